@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package isolate
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// insideEnv marks the process that Command started.
+const insideEnv = "VPCNET_ISOLATED"
+
+// Inside reports whether this process, or an ancestor of it, was started by
+// [Command].
+func Inside() bool { return os.Getenv(insideEnv) != "" }
+
+// Available returns nil where [Command] will work, and otherwise an error that
+// says what forbids it and what the user can do.
+func Available() error {
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{"isolate-probe"}
+	cmd.Env = []string{}
+	cmd.SysProcAttr = attributes()
+	cmd.SysProcAttr.Ptrace = true // stop at exec: the probe runs no code
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("this kernel refuses new namespaces to uid %d: %w%s", os.Getuid(), err, hint())
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		return err
+	}
+	_ = cmd.Wait()
+	return nil
+}
+
+// hint names the setting that most likely forbids user namespaces.
+func hint() string {
+	for _, s := range []struct{ file, bad, advice string }{
+		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
+		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"},
+		{"/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=10000"},
+	} {
+		if b, err := os.ReadFile(s.file); err == nil && strings.TrimSpace(string(b)) == s.bad {
+			return fmt.Sprintf("; %s is %s: run `%s` as root, or run this program as root", s.file, s.bad, s.advice)
+		}
+	}
+	return "; run it as root, or in a container with CAP_SYS_ADMIN"
+}
+
+func attributes() *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	if os.Geteuid() != 0 {
+		a.Cloneflags |= unix.CLONE_NEWUSER
+		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	}
+	return a
+}
+
+// Command returns a command that runs this program again with args in
+// namespaces of its own. The new process must call [Init] before anything
+// else. Start it with [Run], or keep the starting goroutine locked to its
+// thread for as long as the process shall live.
+func Command(args ...string) (*exec.Cmd, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(exe, args...)
+	cmd.Env = append(os.Environ(), insideEnv+"=1")
+	cmd.SysProcAttr = attributes()
+	return cmd, nil
+}
+
+// Run starts cmd and waits for it on one locked thread, because the kernel
+// kills the process when the thread that started it ends.
+func Run(cmd *exec.Cmd) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return cmd.Run()
+}
+
+// Init prepares the new namespaces: mounts stay private, /proc shows the new
+// PID namespace, /run is an empty tmpfs with a netns directory, and lo is up.
+func Init() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+		return fmt.Errorf("mount /run: %w", err)
+	}
+	if err := os.Mkdir("/run/netns", 0o755); err != nil {
+		return err
+	}
+	return linkUp("lo")
+}
+
+func linkUp(name string) error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(s)
+	r, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, r); err != nil {
+		return fmt.Errorf("set %s up: %w", name, err)
+	}
+	return nil
+}
