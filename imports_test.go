@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vpcnet_test
+
+import (
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const module = "github.com/vpcnet/vpcnet"
+
+// listed is what the test needs of `go list -json`.
+type listed struct {
+	ImportPath string
+	Standard   bool
+	Imports    []string
+	Deps       []string
+}
+
+// rules says, for each library directory, which of our own packages its
+// packages may import (a directory may always import what is below itself) and
+// which foreign modules nobody who imports it may end up compiling.
+var rules = map[string]struct {
+	imports []string
+	never   []string
+}{
+	"warmpool":  {never: []string{"github.com/", "go.etcd.io/", "golang.org/", "gonum.org/"}},
+	"eni":       {never: []string{"github.com/vishvananda/", "github.com/google/nftables", "github.com/containernetworking/"}},
+	"datapath":  {never: []string{"github.com/aws/", "github.com/containernetworking/"}},
+	"snat":      {never: []string{"github.com/aws/", "github.com/containernetworking/"}},
+	"ipam":      {never: []string{"github.com/aws/", "github.com/vishvananda/", "github.com/google/nftables"}},
+	"cniplugin": {imports: []string{"datapath"}, never: []string{"github.com/aws/"}},
+}
+
+// agentImports is the one edge that a directory has beyond its own rule.
+var agentImports = []string{"ipam", "warmpool"}
+
+func TestImportRules(t *testing.T) {
+	seen := map[string]bool{}
+	for _, p := range list(t, "./...") {
+		dir := strings.TrimPrefix(p.ImportPath, module+"/")
+		top, _, _ := strings.Cut(dir, "/")
+		rule, library := rules[top]
+		if !library {
+			continue
+		}
+		seen[top] = true
+		allowed := append([]string{top}, rule.imports...)
+		if dir == "ipam/agent" {
+			allowed = append(allowed, agentImports...)
+		}
+		for _, imp := range p.Imports {
+			own, ours := strings.CutPrefix(imp, module+"/")
+			ownTop, _, _ := strings.Cut(own, "/")
+			if ours && !slices.Contains(allowed, ownTop) {
+				t.Errorf("%s imports %s; it may import only %v", dir, own, allowed)
+			}
+			if strings.HasPrefix(imp, "k8s.io/") || strings.HasPrefix(imp, "sigs.k8s.io/") {
+				t.Errorf("%s imports %s; Kubernetes types enter no library package", dir, imp)
+			}
+		}
+		for _, dep := range p.Deps {
+			for _, never := range rule.never {
+				if strings.HasPrefix(dep, never) && !strings.HasPrefix(dep, module) {
+					t.Errorf("whoever imports %s compiles %s", dir, dep)
+				}
+			}
+		}
+	}
+	for top := range rules {
+		if !seen[top] {
+			t.Errorf("no package found below %s: the rule for it holds nothing", top)
+		}
+	}
+}
+
+func list(t *testing.T, patterns ...string) []listed {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-json=ImportPath,Standard,Imports,Deps"}, patterns...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []listed
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listed
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+}
+
+// TestNoInit holds that no package has an init function or reads the
+// environment behind its caller's back: only programs do.
+func TestNoInit(t *testing.T) {
+	for top := range rules {
+		for path, file := range sources(t, top) {
+			ast.Inspect(file, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.FuncDecl:
+					if n.Recv == nil && n.Name.Name == "init" {
+						t.Errorf("%s has an init function", path)
+					}
+				case *ast.SelectorExpr:
+					if x, ok := n.X.(*ast.Ident); ok && x.Name == "os" && slices.Contains([]string{"Getenv", "LookupEnv", "Environ"}, n.Sel.Name) {
+						t.Errorf("%s reads the environment", path)
+					}
+				}
+				return true
+			})
+		}
+	}
+}
+
+// TestSDKTypesStayInside holds that one constructor is the only exported
+// declaration of eni that names an AWS SDK type.
+func TestSDKTypesStayInside(t *testing.T) {
+	var exposed []string
+	for path, file := range sources(t, "eni") {
+		if filepath.Dir(path) != "eni" {
+			continue
+		}
+		sdk := map[string]bool{}
+		for _, imp := range file.Imports {
+			p, err := strconv.Unquote(imp.Path.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasPrefix(p, "github.com/aws/") {
+				continue
+			}
+			name := p[strings.LastIndex(p, "/")+1:]
+			if imp.Name != nil {
+				name = imp.Name.Name
+			}
+			sdk[name] = true
+		}
+		for _, d := range file.Decls {
+			exposed = append(exposed, exposes(d, sdk)...)
+		}
+	}
+	if diff := cmp.Diff([]string{"NewClient"}, exposed); diff != "" {
+		t.Errorf("exported declarations of eni that name AWS SDK types (-want +got):\n%s", diff)
+	}
+}
+
+// exposes returns the names of the exported functions, methods, types and
+// values in d whose public part names a package in sdk.
+func exposes(d ast.Decl, sdk map[string]bool) []string {
+	names := func(n ast.Node) (found bool) {
+		if n == nil {
+			return false
+		}
+		ast.Inspect(n, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.Field:
+				return !hidden(d, n)
+			case *ast.SelectorExpr:
+				if x, ok := n.X.(*ast.Ident); ok && sdk[x.Name] {
+					found = true
+				}
+			}
+			return true
+		})
+		return found
+	}
+	var out []string
+	switch d := d.(type) {
+	case *ast.FuncDecl:
+		if d.Name.IsExported() && names(d.Type) {
+			out = append(out, d.Name.Name)
+		}
+	case *ast.GenDecl:
+		for _, s := range d.Specs {
+			switch s := s.(type) {
+			case *ast.TypeSpec:
+				if s.Name.IsExported() && names(s.Type) {
+					out = append(out, s.Name.Name)
+				}
+			case *ast.ValueSpec:
+				if s.Names[0].IsExported() && s.Type != nil && names(s.Type) {
+					out = append(out, s.Names[0].Name)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// hidden reports whether f is an unexported field of a struct declared in d:
+// what it names is nobody's business.
+func hidden(d ast.Decl, f *ast.Field) bool {
+	if len(f.Names) == 0 || slices.ContainsFunc(f.Names, func(i *ast.Ident) bool { return i.IsExported() }) {
+		return false
+	}
+	inStruct := false
+	ast.Inspect(d, func(n ast.Node) bool {
+		if s, ok := n.(*ast.StructType); ok && slices.Contains(s.Fields.List, f) {
+			inStruct = true
+		}
+		return !inStruct
+	})
+	return inStruct
+}
+
+// sources parses the Go files below dir that are not tests.
+func sources(t *testing.T, dir string) map[string]*ast.File {
+	t.Helper()
+	files := map[string]*ast.File{}
+	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		files[path], err = parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// TestTopLevel holds the fixed top level of the repository.
+func TestTopLevel(t *testing.T) {
+	want := []string{"cniplugin", "datapath", "docs", "eni", "examples", "internal", "ipam", "snat", "warmpool"}
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range entries {
+		if e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
+			got = append(got, e.Name())
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("top level (-want +got):\n%s", diff)
+	}
+	mod, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(mod), "replace") {
+		t.Error("go.mod has a replace line: `go install module/...@latest` would refuse it")
+	}
+}
