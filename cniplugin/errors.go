@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cniplugin
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ErrNotSupported is returned on systems other than Linux.
+var ErrNotSupported = fmt.Errorf("cniplugin: %w", errors.ErrUnsupported)
+
+// ErrAgentAway means that nobody answers on the agent's socket. [Client]
+// returns it, wrapped, after it has tried for as long as it was allowed to.
+var ErrAgentAway = errors.New("agent is not running")
+
+// Code is a CNI error code. Those below 100 are the specification's.
+//
+// https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md#error
+type Code uint
+
+// The codes that this package uses.
+const (
+	CodeIncompatibleVersion Code = 1
+	CodeUnsupportedField    Code = 2
+	CodeUnknownContainer    Code = 3
+	CodeInvalidEnvironment  Code = 4
+	CodeIOFailure           Code = 5
+	CodeDecodingFailure     Code = 6
+	CodeInvalidConfig       Code = 7
+	CodeTryAgainLater       Code = 11
+	// CodeNotAvailable and CodeLimitedConnectivity answer STATUS only: no ADD
+	// can be served; the latter adds that running pods may be affected.
+	CodeNotAvailable        Code = 50
+	CodeLimitedConnectivity Code = 51
+
+	// CodeDatapath means that the kernel refused a link, address, route or rule.
+	CodeDatapath Code = 100
+	// CodeCheckFailed means that CHECK found something missing or changed.
+	CodeCheckFailed Code = 101
+	// CodeAgent means that the agent failed in a way that waiting will not mend.
+	CodeAgent Code = 102
+)
+
+// AgentError is a failure that the agent explains. A [Backend] returns it, the
+// protocol carries it as it is, and the plugin prints it as the CNI error.
+type AgentError struct {
+	// Code is the CNI error code; zero counts as CodeAgent.
+	Code Code
+	// Reason is one word of a closed set, such as subnet-full.
+	Reason string
+	// Message says what happened, in one line.
+	Message string
+	// Details is the evidence: counts, the answer of EC2, what to do.
+	Details string
+	// RetryAfter is when asking again may help. Zero means not known.
+	RetryAfter time.Duration
+}
+
+// agentErrorWire is AgentError in JSON, with the time in milliseconds.
+type agentErrorWire struct {
+	Code             Code   `json:"code"`
+	Reason           string `json:"reason,omitempty"`
+	Message          string `json:"message"`
+	Details          string `json:"details,omitempty"`
+	RetryAfterMillis int64  `json:"retryAfterMillis,omitempty"`
+}
+
+// Error returns reason and message.
+func (e *AgentError) Error() string {
+	if e.Reason == "" {
+		return e.Message
+	}
+	return e.Reason + ": " + e.Message
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (e *AgentError) MarshalJSON() ([]byte, error) {
+	return json.Marshal(agentErrorWire{e.Code, e.Reason, e.Message, e.Details, e.RetryAfter.Milliseconds()})
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (e *AgentError) UnmarshalJSON(b []byte) error {
+	var w agentErrorWire
+	if err := json.Unmarshal(b, &w); err != nil {
+		return err
+	}
+	*e = AgentError{w.Code, w.Reason, w.Message, w.Details, time.Duration(w.RetryAfterMillis) * time.Millisecond}
+	return nil
+}
+
+// Error is a failure of a CNI verb as the runtime reads it from standard
+// output. Its JSON form is the specification's error result.
+type Error struct {
+	CNIVersion string `json:"cniVersion"`
+	Code       Code   `json:"code"`
+	Msg        string `json:"msg"`
+	Details    string `json:"details,omitempty"`
+}
+
+// Error returns message and details.
+func (e *Error) Error() string {
+	if e.Details == "" {
+		return e.Msg
+	}
+	return e.Msg + ": " + e.Details
+}
