@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Reason says why there is no address. The set is closed: every refusal
+// carries one of the values below, unchanged from the place where it was seen
+// to the CNI error, the log and the metric.
+type Reason string
+
+// The reasons.
+const (
+	// ReasonAgentStarting: the agent has not yet seen its ENIs.
+	ReasonAgentStarting Reason = "agent-starting"
+	// ReasonAgentStopping: the agent is shutting down.
+	ReasonAgentStopping Reason = "agent-stopping"
+	// ReasonRefilling: addresses are on their way and did not come in time.
+	ReasonRefilling Reason = "refilling"
+	// ReasonCooling: the only free addresses were released too recently.
+	ReasonCooling Reason = "cooling"
+	// ReasonPoolLimit: the node holds as many attachments as it may.
+	ReasonPoolLimit Reason = "pool-limit"
+	// ReasonENILimit: the instance type carries no more ENIs or addresses.
+	ReasonENILimit Reason = "eni-limit"
+	// ReasonSubnetFull: the subnet has no free address.
+	ReasonSubnetFull Reason = "subnet-full"
+	// ReasonNoFreePrefix: the subnet has free addresses but no whole free prefix.
+	ReasonNoFreePrefix Reason = "no-free-prefix"
+	// ReasonThrottled: EC2 asked for fewer calls.
+	ReasonThrottled Reason = "throttled"
+	// ReasonUnauthorized: the node's IAM role lacks a permission.
+	ReasonUnauthorized Reason = "unauthorized"
+	// ReasonEC2Unreachable: EC2 or the metadata service did not answer.
+	ReasonEC2Unreachable Reason = "ec2-unreachable"
+	// ReasonLinkNotReady: an ENI has addresses, but its link, table or routes
+	// on the node are not verified.
+	ReasonLinkNotReady Reason = "link-not-ready"
+	// ReasonNoBlocks: nobody has given the pool a block of that family and card.
+	ReasonNoBlocks Reason = "no-blocks"
+	// ReasonEC2Refused: EC2 refused for a cause that has no name in this list;
+	// the evidence has its words.
+	ReasonEC2Refused Reason = "ec2-refused"
+)
+
+// Reasons returns all reasons, in the order of their definition.
+func Reasons() []Reason {
+	return []Reason{
+		ReasonAgentStarting, ReasonAgentStopping, ReasonRefilling, ReasonCooling, ReasonPoolLimit,
+		ReasonENILimit, ReasonSubnetFull, ReasonNoFreePrefix, ReasonThrottled, ReasonUnauthorized,
+		ReasonEC2Unreachable, ReasonLinkNotReady, ReasonNoBlocks, ReasonEC2Refused,
+	}
+}
+
+// Sentinels for errors.Is.
+var (
+	// ErrExhausted is every refusal for want of an address; errors.As finds the
+	// *ExhaustedError with its reason.
+	ErrExhausted = errors.New("no address available")
+	// ErrNotAllocated: the attachment holds nothing.
+	ErrNotAllocated = errors.New("attachment holds no address")
+	// ErrInUse: a block or ENI has addresses in use or cooling.
+	ErrInUse = errors.New("addresses in use or cooling")
+	// ErrUnknown: the pool knows no such ENI or block.
+	ErrUnknown = errors.New("unknown to the pool")
+	// ErrConflict: the request contradicts what the pool holds.
+	ErrConflict = errors.New("conflicts with the pool")
+	// ErrInvalid: a value is malformed.
+	ErrInvalid = errors.New("invalid")
+	// ErrJournal: the journal could not be read or written; what was asked for
+	// has not happened.
+	ErrJournal = errors.New("journal")
+)
+
+// ExhaustedError says why no address could be allocated. It is ErrExhausted
+// to errors.Is, and wraps the context's error when waiting came to its end.
+type ExhaustedError struct {
+	Attachment Attachment
+	Family     Family
+	Card       int
+	Reason     Reason
+	// Evidence is what the reason was concluded from, for a person.
+	Evidence string
+	// RetryAfter is when it makes sense to ask again. Zero means unknown.
+	RetryAfter time.Duration
+	// Waited is how long the request stood in the queue.
+	Waited time.Duration
+	// Err is the context's error if the caller's time ran out. May be nil.
+	Err error
+}
+
+// Error names the reason first and the evidence after it.
+func (e *ExhaustedError) Error() string {
+	s := fmt.Sprintf("no %v address on card %d for %v: %s", e.Family, e.Card, e.Attachment, e.Reason)
+	if e.Evidence != "" {
+		s += ": " + e.Evidence
+	}
+	if e.Waited > 0 {
+		s += fmt.Sprintf(" (waited %v)", e.Waited.Round(time.Millisecond))
+	}
+	if e.RetryAfter > 0 {
+		s += fmt.Sprintf("; try again in %v", e.RetryAfter.Round(time.Millisecond))
+	}
+	return s
+}
+
+// Unwrap returns ErrExhausted and the context's error.
+func (e *ExhaustedError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{ErrExhausted}
+	}
+	return []error{ErrExhausted, e.Err}
+}
