@@ -44,7 +44,19 @@ const (
 	CodeAgent Code = 102
 )
 
-// AgentError is a failure that the agent explains. A [Backend] returns it, the
+// Reasons that this package gives on its own; the agent has more.
+const (
+	// ReasonAgentAway: nobody listens on the agent's socket.
+	ReasonAgentAway = "agent-away"
+	// ReasonAgentTimeout: the agent took the call and did not answer in time.
+	ReasonAgentTimeout = "agent-timeout"
+	// ReasonProtocol: agent and plugin do not understand each other.
+	ReasonProtocol = "agent-protocol"
+	// ReasonNotAllowed: this user may not call the agent.
+	ReasonNotAllowed = "not-allowed"
+)
+
+// AgentError is a failure that the agent explains. A backend returns it, the
 // protocol carries it as it is, and the plugin prints it as the CNI error.
 type AgentError struct {
 	// Code is the CNI error code; zero counts as CodeAgent.

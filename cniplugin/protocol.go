@@ -95,11 +95,18 @@ type CheckRequest struct {
 	Attachment
 }
 
-// GCRequest names all attachments of a network that are still in use; the
-// agent releases what the others of that network hold.
+// GCRequest names all attachments of a network that are still in use.
 type GCRequest struct {
 	Network string       `json:"network"`
 	Valid   []Attachment `json:"valid"`
+}
+
+// GCResponse names the attachments of that network that hold something without
+// being in use. The agent keeps what they hold: the plugin takes each out of
+// the kernel first and then sends a DelRequest, so that a crash half way loses
+// nothing.
+type GCResponse struct {
+	Stale []Attachment `json:"stale"`
 }
 
 // Tombstone records that an attachment is gone while the agent was away.

@@ -24,9 +24,9 @@ type Backend interface {
 	// Check returns what an attachment holds, or an AgentError with
 	// [cniplugin.CodeUnknownContainer] if it holds nothing.
 	Check(ctx context.Context, req cniplugin.CheckRequest) (cniplugin.AddResponse, error)
-	// GC releases what attachments of req.Network hold that are not in
-	// req.Valid, and leaves other networks alone.
-	GC(ctx context.Context, req cniplugin.GCRequest) error
+	// GC returns the attachments of req.Network that hold something and are
+	// not in req.Valid. It releases nothing: a Del follows for each.
+	GC(ctx context.Context, req cniplugin.GCRequest) (cniplugin.GCResponse, error)
 	// Status returns nil if an Add would be served now, and otherwise an
 	// AgentError, best with [cniplugin.CodeNotAvailable] or
 	// [cniplugin.CodeLimitedConnectivity].
