@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !linux
+
+package datapath
+
+import "context"
+
+// Handle works on the network of one namespace; here it cannot be opened.
+type Handle struct{}
+
+// Open returns [ErrNotSupported].
+func Open(string) (*Handle, error) { return nil, ErrNotSupported }
+
+// Close does nothing.
+func (h *Handle) Close() error { return nil }
+
+// Observe returns [ErrNotSupported].
+func (h *Handle) Observe(context.Context) (State, error) { return State{}, ErrNotSupported }
+
+// Apply returns [ErrNotSupported].
+func (h *Handle) Apply(context.Context, []Change) error { return ErrNotSupported }
+
+// EnsureNode returns [ErrNotSupported].
+func (h *Handle) EnsureNode(context.Context, Node) error { return ErrNotSupported }
+
+// RemoveENI returns [ErrNotSupported].
+func (h *Handle) RemoveENI(context.Context, Node, string) error { return ErrNotSupported }
+
+// AddPod returns [ErrNotSupported].
+func (h *Handle) AddPod(context.Context, Pod) (Wiring, error) { return Wiring{}, ErrNotSupported }
+
+// DelPod returns [ErrNotSupported].
+func (h *Handle) DelPod(context.Context, Pod) error { return ErrNotSupported }
+
+// CheckPod returns [ErrNotSupported].
+func (h *Handle) CheckPod(context.Context, Pod) error { return ErrNotSupported }

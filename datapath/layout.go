@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// priorityMangle is where the mangle table hooks in: before the routing
+// decision that the mark shall steer.
+const priorityMangle = -150
+
+var (
+	metadata4 = netip.AddrFrom4([4]byte{169, 254, 169, 254})
+	metadata6 = netip.AddrFrom16([16]byte{0: 0xfd, 2: 0x0e, 3: 0xc2, 14: 0x02, 15: 0x54})
+)
+
+// State returns the network of n without pods. Links must be filled in. The
+// wanted state says nothing about the primary ENI's link, address and routes but
+// its MTU: they are the system's.
+func (n Node) State() State {
+	var s State
+	families := n.families()
+	for _, ipv6 := range families {
+		s.Rules = append(s.Rules, n.rules(ipv6)...)
+		s.Sysctls = append(s.Sysctls, n.forwarding(ipv6)...)
+	}
+	for _, e := range n.ENIs {
+		s = Join(s, e.state())
+	}
+	s.Filter = n.filter(families)
+	return s.Canonical()
+}
+
+// families lists false for IPv4, true for IPv6, as far as an ENI has them.
+func (n Node) families() []bool {
+	var has [2]bool
+	for _, e := range n.ENIs {
+		for _, a := range e.Addrs {
+			has[btoi(a.Addr().Is6())] = true
+		}
+		for _, p := range e.Sources {
+			has[btoi(p.Addr().Is6())] = true
+		}
+	}
+	var f []bool
+	for i, ok := range has {
+		if ok {
+			f = append(f, i == 1)
+		}
+	}
+	return f
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// rules returns the node's rules of one family.
+func (n Node) rules(ipv6 bool) []Rule {
+	add := func(rules []Rule, r Rule) []Rule {
+		r.IPv6, r.Protocol = ipv6, ruleProtocol
+		return append(rules, r)
+	}
+	var rules []Rule
+	if n.layout() == Flat {
+		rules = add(rules, Rule{Priority: PriorityToPod, Table: TablePods})
+	}
+	rules = add(rules, Rule{Priority: PriorityPrimaryMark, Mark: MarkPrimary, Mask: MarkPrimary, Table: TableMain})
+	for _, p := range n.ServicePrefixes {
+		if p.Addr().Is6() == ipv6 {
+			rules = add(rules, Rule{Priority: PriorityService, To: p.Masked(), Table: TableMain})
+		}
+	}
+	for _, e := range n.ENIs {
+		if e.Primary() || !e.speaks(ipv6) {
+			continue
+		}
+		if n.layout() == Flat {
+			rules = add(rules, Rule{Priority: PriorityFromPod, Mark: uint32(e.number()), Mask: MarkENI, Table: e.Table()})
+		}
+		for _, a := range e.Addrs {
+			if a.Addr().Is6() == ipv6 {
+				rules = add(rules, Rule{Priority: PriorityFromENI, From: hostPrefix(a.Addr()), Table: e.Table()})
+			}
+		}
+	}
+	return rules
+}
+
+// speaks reports whether the ENI has a way out in a family.
+func (e ENI) speaks(ipv6 bool) bool {
+	for _, a := range e.Addrs {
+		if a.Addr().Is6() == ipv6 {
+			return true
+		}
+	}
+	return false
+}
+
+// forwarding returns the settings that make the node a router for its pods.
+func (n Node) forwarding(ipv6 bool) []Sysctl {
+	if ipv6 {
+		return []Sysctl{{"net.ipv6.conf.all.disable_ipv6", "0"}, {"net.ipv6.conf.all.forwarding", "1"}}
+	}
+	return []Sysctl{{"net.ipv4.ip_forward", "1"}}
+}
+
+// state returns the link, addresses, table and settings of one ENI.
+func (e ENI) state() State {
+	var s State
+	s.Sysctls = e.sysctls()
+	if e.Primary() {
+		if e.MTU != 0 {
+			s.Links = []Link{{Name: e.Link, MAC: e.MAC.String(), MTU: e.MTU, Up: true}}
+		}
+		return s
+	}
+	s.Links = []Link{{Name: e.Link, MAC: e.MAC.String(), MTU: e.MTU, Up: true}}
+	for _, a := range e.Addrs {
+		// The kernel's route to the subnet would send the node's own packets
+		// to the subnet out by this ENI with the primary ENI's address.
+		s.Addresses = append(s.Addresses, Address{Link: e.Link, Prefix: a, NoPrefixRoute: true})
+		gw := e.gateway(a)
+		s.Routes = append(s.Routes,
+			Route{Dst: hostPrefix(gw), Link: e.Link, Table: e.Table(), Protocol: RouteProtocol},
+			Route{Dst: anywhere(gw), Via: gw, Link: e.Link, Table: e.Table(), Protocol: RouteProtocol})
+	}
+	return s
+}
+
+func anywhere(like netip.Addr) netip.Prefix {
+	if like.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
+
+// sysctls returns the settings of an ENI's link. With strict reverse path
+// filtering packets to a pod would be dropped where the way back, which is
+// chosen by a mark that they do not have, is another ENI. Router advertisements
+// would put a second default route into table main on a secondary ENI; on the
+// primary ENI the node's own default route comes from them, and a node that
+// forwards hears them only at 2.
+func (e ENI) sysctls() []Sysctl {
+	link := strings.ReplaceAll(e.Link, ".", "/")
+	var s []Sysctl
+	if e.speaks(false) {
+		s = append(s, Sysctl{"net.ipv4.conf." + link + ".rp_filter", "2"})
+	}
+	if !e.speaks(true) {
+		return s
+	}
+	ra := "0"
+	if e.Primary() {
+		ra = "2"
+	}
+	return append(s,
+		Sysctl{"net.ipv6.conf." + link + ".accept_ra", ra},
+		Sysctl{"net.ipv6.conf." + link + ".disable_ipv6", "0"})
+}
+
+// filter returns our nftables table: a pod's packet is dropped unless the way
+// back to its source is the link that it came from; then the source finds the
+// ENI's mark. A verdict map is used, and a chain an ENI, because that way the
+// other bits of a mark stay as they are on every kernel.
+func (n Node) filter(families []bool) Filter {
+	from := Chain{Name: "from-pod", Rules: []string{"fib saddr . iif oif missing drop"}}
+	f := Filter{Chains: []Chain{{
+		Name: "prerouting", Hook: "prerouting", Priority: priorityMangle,
+		Rules: []string{fmt.Sprintf("iifname %q jump from-pod", n.prefix()+"*")},
+	}}}
+	var chains []Chain
+	for _, ipv6 := range families {
+		if ipv6 {
+			from.Rules = append(from.Rules, "icmpv6 type nd-router-advert drop")
+		}
+		from.Rules = append(from.Rules, n.familyFilter(ipv6)...)
+	}
+	if n.layout() == Flat {
+		for _, e := range n.ENIs {
+			if e.Primary() {
+				continue
+			}
+			name := fmt.Sprintf("eni-%d", e.number())
+			chains = append(chains, Chain{Name: name, Rules: []string{markRule(e.number())}})
+			for _, p := range e.Sources {
+				if e.speaks(p.Addr().Is6()) {
+					f.Sources = append(f.Sources, Source{Prefix: p.Masked(), Chain: name})
+				}
+			}
+		}
+	}
+	f.Chains = append(append(f.Chains, chains...), from)
+	return f
+}
+
+// familyFilter returns the rules of one family for packets from pods.
+func (n Node) familyFilter(ipv6 bool) []string {
+	ip, service, source := "ip", metadata4, "source4"
+	if ipv6 {
+		ip, service, source = "ip6", metadata6, "source6"
+	}
+	var rules []string
+	if n.RefuseMetadata {
+		rules = append(rules, fmt.Sprintf("%s daddr %s reject", ip, service))
+	}
+	if n.layout() == Flat {
+		rules = append(rules, fmt.Sprintf("%s saddr vmap @%s", ip, source))
+	}
+	return rules
+}
+
+// markRule sets the ENI number in the mark and leaves the other bits.
+func markRule(number int) string {
+	return fmt.Sprintf("meta mark set meta mark & %#08x | %#08x", ^uint32(MarkENI)|uint32(number), number)
+}
+
+// HostState returns what the pod needs on the node.
+func (p Pod) HostState() State {
+	s := State{Links: []Link{{
+		Name: p.HostLink(), Kind: "veth", MAC: p.HostMAC().String(), MTU: p.MTU, Up: true, Peer: p.IfName,
+	}}}
+	table := TablePods
+	if p.layout() == PerPod {
+		table = TableMain
+	}
+	for _, a := range p.Addrs {
+		dst := hostPrefix(a.Addr)
+		s.Neighbors = append(s.Neighbors, Neighbor{Link: p.HostLink(), Addr: a.Addr, MAC: p.SandboxMAC().String()})
+		s.Routes = append(s.Routes, Route{Dst: dst, Link: p.HostLink(), Table: table, Protocol: RouteProtocol})
+		if p.layout() != PerPod {
+			continue
+		}
+		rule := Rule{IPv6: a.Addr.Is6(), Protocol: ruleProtocol}
+		rule.Priority, rule.To, rule.Table = PriorityToPod, dst, TableMain
+		s.Rules = append(s.Rules, rule)
+		if a.Table != 0 && a.Table != TableMain {
+			rule.Priority, rule.From, rule.To, rule.Table = PriorityFromPod, dst, netip.Prefix{}, a.Table
+			s.Rules = append(s.Rules, rule)
+		}
+	}
+	return s.Canonical()
+}
+
+// SandboxState returns what the pod needs in its sandbox.
+func (p Pod) SandboxState() State {
+	s := State{Links: []Link{{Name: p.IfName, Kind: "veth", MAC: p.SandboxMAC().String(), MTU: p.MTU, Up: true}}}
+	table := TableMain
+	if p.Index > 0 {
+		table = p.Index
+	}
+	for _, a := range p.Addrs {
+		gw, host := Gateway(a.Addr, p.Index), hostPrefix(a.Addr)
+		s.Addresses = append(s.Addresses, Address{Link: p.IfName, Prefix: host})
+		s.Neighbors = append(s.Neighbors, Neighbor{Link: p.IfName, Addr: gw, MAC: p.HostMAC().String()})
+		s.Routes = append(s.Routes,
+			Route{Dst: hostPrefix(gw), Link: p.IfName, Table: TableMain, Protocol: RouteProtocol},
+			Route{Dst: anywhere(gw), Via: gw, Link: p.IfName, Table: table, MTU: p.pathMTU(anywhere(gw)), Protocol: RouteProtocol})
+		for _, m := range p.PathMTUs {
+			if m.Prefix.Addr().Is4() == gw.Is4() && m.Prefix.Bits() > 0 {
+				s.Routes = append(s.Routes, Route{Dst: m.Prefix.Masked(), Via: gw, Link: p.IfName, Table: table, MTU: m.MTU, Protocol: RouteProtocol})
+			}
+		}
+		if p.Index > 0 {
+			s.Rules = append(s.Rules, Rule{IPv6: gw.Is6(), Priority: priorityInSandbox, From: host, Table: p.Index, Protocol: ruleProtocol})
+		}
+	}
+	if p.speaks(true) {
+		s.Sysctls = []Sysctl{{"net.ipv6.conf." + strings.ReplaceAll(p.IfName, ".", "/") + ".disable_ipv6", "0"}}
+	}
+	return s.Canonical()
+}
+
+func (p Pod) speaks(ipv6 bool) bool {
+	for _, a := range p.Addrs {
+		if a.Addr.Is6() == ipv6 {
+			return true
+		}
+	}
+	return false
+}
+
+func (p Pod) pathMTU(dst netip.Prefix) int {
+	for _, m := range p.PathMTUs {
+		if m.Prefix == dst {
+			return m.MTU
+		}
+	}
+	return 0
+}

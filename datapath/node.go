@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+)
+
+// Layout chooses how the kernel finds the ENI of a pod's packet.
+type Layout string
+
+const (
+	// Flat keeps pods' routes in one table and finds the ENI by a map from
+	// source to mark: the cost of a packet does not grow with the pods. It is
+	// the default.
+	Flat Layout = "flat"
+	// PerPod makes the rules of amazon-vpc-cni-k8s, two a pod.
+	PerPod Layout = "per-pod"
+)
+
+// Node is what a node's network shall be, without its pods.
+type Node struct {
+	// Layout is Flat if empty.
+	Layout Layout
+	// ENIs lists the primary ENI and every ENI whose addresses pods use.
+	// Interfaces that are not listed are never touched.
+	ENIs []ENI
+	// HostLinkPrefix begins the names of host links; "eni" if empty.
+	HostLinkPrefix string
+	// ServicePrefixes are reached by the primary ENI whatever the pod's own.
+	// Optional.
+	ServicePrefixes []netip.Prefix
+	// RefuseMetadata rejects pods' packets to the instance metadata service.
+	RefuseMetadata bool
+}
+
+// ENI is one elastic network interface of a node.
+type ENI struct {
+	ID string
+	// MAC finds the link; the name a system gives it does not matter.
+	MAC net.HardwareAddr
+	// Link is the link's name. [Handle.EnsureNode] fills it in by MAC; set it
+	// only to compute a State without a kernel.
+	Link string
+	// Card and Device are EC2's network card index and device index. Both 0
+	// is the primary ENI.
+	Card, Device int
+	// Addrs are the ENI's own addresses, one a family, with the length of the
+	// subnet's prefix. On the primary ENI the system configures them and they
+	// only say which families the node has.
+	Addrs []netip.Prefix
+	// Gateways are the VPC router's addresses in the subnet, one a family.
+	// Without one it is EC2's: the subnet's base plus one, and fe80:ec2::1.
+	Gateways []netip.Addr
+	// Sources are all addresses and delegated prefixes of the ENI that pods
+	// may use, whether a pod uses them now or not.
+	Sources []netip.Prefix
+	// MTU is left as it is if 0.
+	MTU int
+	// Number replaces the default of [Number] if not 0; 1 to 127.
+	Number int
+}
+
+// Primary reports whether e is the node's primary ENI.
+func (e ENI) Primary() bool { return e.Card == 0 && e.Device == 0 }
+
+// Table returns the number of the ENI's route table.
+func (e ENI) Table() int { return Table(e.Card, e.Device) }
+
+func (e ENI) number() int {
+	if e.Number != 0 {
+		return e.Number
+	}
+	return Number(e.Card, e.Device)
+}
+
+// gateway returns the VPC router's address for the family of p.
+func (e ENI) gateway(p netip.Prefix) netip.Addr {
+	for _, g := range e.Gateways {
+		if g.Is4() == p.Addr().Is4() {
+			return g
+		}
+	}
+	if p.Addr().Is4() {
+		return p.Masked().Addr().Next()
+	}
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 2: 0x0e, 3: 0xc2, 15: 1})
+}
+
+func (n Node) layout() Layout {
+	if n.Layout == "" {
+		return Flat
+	}
+	return n.Layout
+}
+
+func (n Node) prefix() string {
+	if n.HostLinkPrefix == "" {
+		return DefaultHostLinkPrefix
+	}
+	return n.HostLinkPrefix
+}
+
+// Validate reports what makes n impossible to set up: an unknown layout, no
+// primary ENI, two ENIs at one place, with one MAC or one number, an address of two
+// ENIs, a prefix for host links that is empty after trimming or too long.
+func (n Node) Validate() error {
+	var errs []error
+	if l := n.layout(); l != Flat && l != PerPod {
+		errs = append(errs, fmt.Errorf("layout %q is neither %q nor %q", l, Flat, PerPod))
+	}
+	if err := validPrefix(n.prefix()); err != nil {
+		errs = append(errs, err)
+	}
+	seen := map[string]string{}
+	claim := func(what, id string) {
+		if other, ok := seen[what]; ok {
+			errs = append(errs, fmt.Errorf("%s and %s have the same %s", other, id, what))
+		}
+		seen[what] = id
+	}
+	primary := false
+	for _, e := range n.ENIs {
+		primary = primary || e.Primary()
+		if len(e.MAC) != 6 {
+			errs = append(errs, fmt.Errorf("%s: MAC %q is not of 6 bytes", e.ID, e.MAC))
+		}
+		if num := e.number(); num < 0 || num > MarkENI {
+			errs = append(errs, fmt.Errorf("%s: number %d is not in 1..%d", e.ID, num, MarkENI))
+		}
+		claim(fmt.Sprintf("place card %d device %d", e.Card, e.Device), e.ID)
+		claim(fmt.Sprintf("MAC %s", e.MAC), e.ID)
+		claim(fmt.Sprintf("number %d", e.number()), e.ID)
+		for _, s := range e.Sources {
+			claim(fmt.Sprintf("source %s", s.Masked()), e.ID)
+		}
+	}
+	if !primary {
+		errs = append(errs, errors.New("no ENI has card 0 and device 0"))
+	}
+	return errors.Join(errs...)
+}
+
+// validPrefix leaves room for the 11 digits in a link name of at most 15 bytes.
+func validPrefix(p string) error {
+	if len(p) == 0 || len(p) > 4 {
+		return fmt.Errorf("host link prefix %q is not of 1 to 4 bytes", p)
+	}
+	for _, c := range []byte(p) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return fmt.Errorf("host link prefix %q has other bytes than a-z and 0-9", p)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import "net/netip"
+
+// Everything in a node's kernel that is shared with other programs and claimed
+// by this package stands in this file: rule priorities, route tables, marks and
+// names. What carries none of these is never changed.
+
+// Rule priorities. They are those of amazon-vpc-cni-k8s, so that rules of other
+// programs written against that plugin keep their place; lower ones are looked
+// up first. 513 to 1023 and 1025 to 1534 stay free for others.
+const (
+	// PriorityToPod sends packets for pods of this node to their links before
+	// any mark or source can send them out.
+	PriorityToPod = 512
+	// PriorityPrimaryMark sends packets with MarkPrimary out by the primary ENI.
+	PriorityPrimaryMark = 1024
+	// PriorityService sends packets for Node.ServicePrefixes out by the primary
+	// ENI; it stands just before PriorityFromPod.
+	PriorityService = 1535
+	// PriorityFromPod chooses the ENI of a pod's packet.
+	PriorityFromPod = 1536
+	// PriorityFromENI chooses the ENI for packets from an ENI's own address. It
+	// comes just before the kernel's own rule for table main, 32766.
+	PriorityFromENI = 32765
+	// priorityInSandbox chooses the interface inside a pod with several.
+	priorityInSandbox = 1
+)
+
+// Packet marks use one byte, so that the other 24 bits stay with their owners
+// (kube-proxy has 0x4000 and 0x8000). A mark is always set as
+// (mark &^ MarkMask) | value.
+const (
+	// MarkPrimary on a packet or a connection means: leave by the primary ENI.
+	MarkPrimary = 0x80
+	// MarkENI is the mask of the ENI number in the flat layout; 0 is no choice.
+	MarkENI = 0x7f
+	// MarkMask covers both.
+	MarkMask = MarkPrimary | MarkENI
+)
+
+// Route tables.
+const (
+	// TableMain is the kernel's main table, which serves the primary ENI.
+	TableMain = 254
+	// TablePods holds the routes to the pods of this node in the flat layout.
+	TablePods = 20000
+)
+
+// RouteProtocol marks our routes. The numbers that the kernel and the routing
+// daemons use are in /etc/iproute2/rt_protos; 118 is in none of them.
+const RouteProtocol = 118
+
+// ruleProtocol marks our rules: RTPROT_KERNEL, because systemd-networkd deletes
+// rules of every other protocol that it did not make itself.
+const ruleProtocol = 2
+
+// LinkGroupRetired is the link group of host links whose pod is gone and which
+// [Handle.Sweep] removes together.
+const LinkGroupRetired = 118
+
+// DefaultHostLinkPrefix begins the names of host links. Network policy engines
+// expect it.
+const DefaultHostLinkPrefix = "eni"
+
+// FilterTable is the name of our nftables table, of family inet.
+const FilterTable = "vpcnet"
+
+// Table returns the route table of the ENI at a network card index and device
+// index: 254 (main) for the primary ENI, device+1 on card 0, and
+// 10000 + 100*card + device on other cards. The numbers are those of
+// amazon-vpc-cni-k8s.
+func Table(card, device int) int {
+	switch {
+	case card == 0 && device == 0:
+		return TableMain
+	case card == 0:
+		return device + 1
+	default:
+		return 10000 + 100*card + device
+	}
+}
+
+// Number returns the default ENI number, 1 to 127, that stands in the mark of
+// packets from pods on the ENI at a network card index and device index, and 0
+// for the primary ENI. The factor spreads cards so that the numbers differ for
+// every shape of instance that EC2 offers (up to 7 cards with 16 interfaces, 16
+// with 7, 32 with 3); [Node.Validate] finds a clash, and ENI.Number solves it.
+func Number(card, device int) int {
+	if card == 0 && device == 0 {
+		return 0
+	}
+	if n := (card*54 + device) % MarkENI; n != 0 {
+		return n
+	}
+	return MarkENI
+}
+
+// Gateway returns the address that a pod sends its packets to on its n-th
+// interface, starting at 0: 169.254.1.(n+1) or fe80::(n+1). No interface has
+// that address; the pod knows the host link's MAC by a permanent neighbour.
+func Gateway(addr netip.Addr, n int) netip.Addr {
+	if addr.Is4() {
+		return netip.AddrFrom4([4]byte{169, 254, 1, byte(n + 1)})
+	}
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 15: byte(n + 1)})
+}

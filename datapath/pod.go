@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"crypto/sha1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// Pod is one interface of one pod.
+type Pod struct {
+	// ContainerID and IfName are the key: names and MACs derive from them.
+	ContainerID, IfName string
+	// Netns is the path of the sandbox. [Handle.DelPod] works without it.
+	Netns string
+	// Layout must be the node's; Flat if empty.
+	Layout Layout
+	// HostLinkPrefix must be the node's; "eni" if empty.
+	HostLinkPrefix string
+	// Addrs are the pod's addresses, at most one a family. DelPod finds them
+	// in the kernel if there are none here.
+	Addrs []PodAddr
+	// MTU of both ends; 0 leaves the kernel's 1500.
+	MTU int
+	// Index counts the interfaces of a pod from 0. An interface beyond the
+	// first has a route table of its own in the sandbox, with the number Index.
+	Index int
+	// PathMTUs are destinations with an MTU of their own: 0.0.0.0/0 means all
+	// others. Optional.
+	PathMTUs []PathMTU
+}
+
+// PodAddr is a pod's address and the route table of the ENI that owns it.
+type PodAddr struct {
+	Addr netip.Addr
+	// Table is that of [Table]; 0 is TableMain, the primary ENI.
+	Table int
+}
+
+// PathMTU bounds the size of packets to a destination.
+type PathMTU struct {
+	Prefix netip.Prefix
+	MTU    int
+}
+
+// Wiring is what AddPod made.
+type Wiring struct {
+	HostLink, SandboxLink string
+	HostMAC, SandboxMAC   net.HardwareAddr
+	// Addrs are the pod's addresses with full length, and Gateways, in the same
+	// order, what the pod sends its packets to.
+	Addrs    []netip.Prefix
+	Gateways []netip.Addr
+	MTU      int
+}
+
+// HostLinkName returns the name of the host side of an attachment's veth pair:
+// prefix and 11 hexadecimal digits of the SHA-1 of "containerID/ifName". It
+// derives from the sandbox and not from the pod's name, so that a pod started
+// again under its old name never meets its own remains.
+func HostLinkName(prefix, containerID, ifName string) string {
+	return prefix + hex.EncodeToString(digest(containerID, ifName))[:11]
+}
+
+func digest(containerID, ifName string) []byte {
+	sum := sha1.Sum([]byte(containerID + "/" + ifName))
+	return sum[:]
+}
+
+// HostLink returns the name of the pod's host link.
+func (p Pod) HostLink() string {
+	return HostLinkName(p.prefix(), p.ContainerID, p.IfName)
+}
+
+// HostMAC returns the MAC of the host side: locally administered, unicast, from
+// the same digest as the name. A MAC that is known beforehand can be set in the
+// message that creates the link, which keeps udev from changing it, and can be
+// verified later without any record.
+func (p Pod) HostMAC() net.HardwareAddr { return p.mac(6) }
+
+// SandboxMAC returns the MAC of the sandbox side.
+func (p Pod) SandboxMAC() net.HardwareAddr { return p.mac(12) }
+
+func (p Pod) mac(offset int) net.HardwareAddr {
+	mac := net.HardwareAddr(digest(p.ContainerID, p.IfName)[offset : offset+6])
+	mac[0] = mac[0]&^0x01 | 0x02
+	return mac
+}
+
+func (p Pod) layout() Layout { return Node{Layout: p.Layout}.layout() }
+func (p Pod) prefix() string { return Node{HostLinkPrefix: p.HostLinkPrefix}.prefix() }
+
+// Wiring returns what AddPod makes of p, without making it.
+func (p Pod) Wiring() Wiring {
+	w := Wiring{
+		HostLink: p.HostLink(), SandboxLink: p.IfName,
+		HostMAC: p.HostMAC(), SandboxMAC: p.SandboxMAC(),
+		MTU: p.MTU,
+	}
+	for _, a := range p.Addrs {
+		w.Addrs = append(w.Addrs, hostPrefix(a.Addr))
+		w.Gateways = append(w.Gateways, Gateway(a.Addr, p.Index))
+	}
+	return w
+}
+
+func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// Validate reports what makes p impossible to wire.
+func (p Pod) Validate() error {
+	var errs []error
+	if p.ContainerID == "" {
+		errs = append(errs, errors.New("no container ID"))
+	}
+	if err := validLinkName(p.IfName); err != nil {
+		errs = append(errs, err)
+	}
+	if err := validPrefix(p.prefix()); err != nil {
+		errs = append(errs, err)
+	}
+	if l := p.layout(); l != Flat && l != PerPod {
+		errs = append(errs, fmt.Errorf("layout %q is neither %q nor %q", l, Flat, PerPod))
+	}
+	if p.Index < 0 || p.Index > 250 {
+		errs = append(errs, fmt.Errorf("interface index %d is not in 0..250", p.Index))
+	}
+	if len(p.Addrs) == 0 {
+		errs = append(errs, errors.New("no address"))
+	}
+	var families [2]int
+	for _, a := range p.Addrs {
+		switch {
+		case !a.Addr.IsValid() || a.Addr.Is4In6() || a.Addr.Zone() != "" || !a.Addr.IsGlobalUnicast():
+			errs = append(errs, fmt.Errorf("address %s is not a plain unicast address", a.Addr))
+		case a.Addr.Is4():
+			families[0]++
+		default:
+			families[1]++
+		}
+	}
+	if max(families[0], families[1]) > 1 {
+		errs = append(errs, errors.New("two addresses of one family"))
+	}
+	return errors.Join(errs...)
+}
+
+// validLinkName holds the kernel's rules for names of links (dev_valid_name).
+func validLinkName(name string) error {
+	if name == "" || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/: \t\n\v\f\r") {
+		return fmt.Errorf("interface name %q: the kernel wants 1 to 15 bytes without '/', ':' and blanks", name)
+	}
+	return nil
+}
