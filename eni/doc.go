@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package eni looks after the elastic network interfaces of one EC2 instance:
+// it finds them, attaches new ones, puts addresses and delegated prefixes on
+// them, takes them off again, and clears away what a crash left behind.
+//
+// # Parts
+//
+// [Client] speaks to EC2 and to the instance metadata service. Every call of
+// the process goes through it, so that one place keeps the read and the write
+// budget, backs off when EC2 throttles, and knows who spent what.
+//
+// [Manager] is the life of the ENIs of this instance. What to do next is
+// decided by functions over plain values ([Merge], the steps of an [Intent],
+// [FreeSlot], the ladder of subnets); the Manager only makes the calls they
+// name and writes each one down in [Intents] before it is made. After a crash
+// at any point, [Manager.Resume] finishes or undoes what was under way.
+//
+// [Sweep] deletes ENIs that nobody owns any more, from a node, a controller or
+// a command. [LimitsOf] and [MaxPods] say how much an instance type can carry.
+//
+// # What is believed
+//
+// EC2 and the metadata service both lag, by up to minutes, and independently.
+// An [Inventory] therefore names its sources and their times, and [Merge]
+// weighs them against the mutations this node made itself: an ENI or address
+// counts as gone only when both sources say so after every own mutation has
+// had time to show, and an address that was released here does not come back
+// because an old view still lists it.
+//
+// # What is ours
+//
+// A Manager changes only ENIs that carry its owner tag and this instance's ID,
+// and addresses of the primary ENI. Everything else (an ENI of the user, the
+// trunk of a controller, one tagged node.k8s.amazonaws.com/no_manage) is seen,
+// counted against the limits, and left alone.
+//
+// # Permissions
+//
+// A node needs ec2:DescribeNetworkInterfaces, ec2:CreateNetworkInterface,
+// ec2:AttachNetworkInterface, ec2:ModifyNetworkInterfaceAttribute,
+// ec2:DetachNetworkInterface, ec2:DeleteNetworkInterface, ec2:CreateTags and
+// ec2:AssignPrivateIpAddresses / ec2:UnassignPrivateIpAddresses (and their
+// IPv6 twins). ec2:DescribeSubnets is needed by selectors that look at other
+// subnets than the primary ENI's, ec2:DescribeInstanceTypes for types that the
+// built-in table does not know.
+//
+// The package starts no goroutines. Its exported signatures hold no AWS SDK
+// types but for [NewClient].
+package eni
