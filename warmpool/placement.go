@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package warmpool
+
+import "time"
+
+// Placement turns numbers of slots into actions on ENIs. The zero value fills
+// the ENIs that exist in device order before it creates more, and gives whole
+// ENIs back before single slots.
+type Placement struct {
+	// OneStep stops growth after the first action, for policies that look
+	// again after each call.
+	OneStep bool
+	// Batch rounds each growth step up to a multiple of so many slots on that
+	// ENI, as far as there is room: the call is made anyway, so it may as well
+	// carry more. Zero and 1 mean no rounding.
+	Batch int
+	// KeepENIs never deletes an ENI.
+	KeepENIs bool
+	// MinAge is how old an ENI must be before it is deleted.
+	MinAge time.Duration
+}
+
+// Grow appends the actions that add n slots, each with the reason given. It
+// appends fewer if the card has no room for all.
+func (p Placement) Grow(dst []Action, s *Snapshot, n int, why Reason) []Action {
+	for i := range s.ENIs {
+		if n <= 0 {
+			return dst
+		}
+		e := &s.ENIs[i]
+		room := s.room(e)
+		if room == 0 {
+			continue
+		}
+		k := p.batched(n, e.Slots+e.PendingSlots, room)
+		dst = append(dst, Action{Op: OpAssign, ENI: e.ID, N: k, Reason: why})
+		n -= k
+		if p.OneStep {
+			return dst
+		}
+	}
+	for left := s.Limits.MaxENIs - len(s.ENIs); n > 0 && left > 0 && s.Limits.SlotsPerENI > 0; left-- {
+		k := p.batched(n, 0, s.Limits.SlotsPerENI)
+		dst = append(dst, Action{Op: OpCreate, N: k, Reason: why})
+		n -= k
+		if p.OneStep {
+			return dst
+		}
+	}
+	return dst
+}
+
+// batched is the size of one call that wants n slots on an ENI that has some.
+func (p Placement) batched(n, have, room int) int {
+	if p.Batch > 1 {
+		n = alignUp(have+n, p.Batch) - have
+	}
+	return min(n, room)
+}
+
+// Shrink appends the actions that give n slots back, each with the reason
+// given. It appends fewer if not so many are free, or if whole ENIs would go
+// that are younger than MinAge; wait is then the time until the first of those
+// is old enough.
+func (p Placement) Shrink(dst []Action, s *Snapshot, n int, why Reason) (_ []Action, wait time.Duration) {
+	first := len(dst)
+	if !p.KeepENIs {
+		for i := len(s.ENIs) - 1; i >= 0 && n > 0; i-- {
+			e := &s.ENIs[i]
+			if !e.idle() || e.Slots > n {
+				continue
+			}
+			if e.Age < p.MinAge {
+				wait = sooner(wait, p.MinAge-e.Age)
+				n -= e.Slots
+				continue
+			}
+			dst = append(dst, Action{Op: OpDelete, ENI: e.ID, N: e.Slots, Reason: why})
+			n -= e.Slots
+		}
+	}
+	return unassign(dst, first, s, n, why), wait
+}
+
+// unassign appends the actions that give n single slots back, from ENIs that
+// the actions from index first on do not touch yet.
+func unassign(dst []Action, first int, s *Snapshot, n int, why Reason) []Action {
+	for n > 0 {
+		e, free := emptiest(s, dst[first:])
+		if e == nil {
+			break
+		}
+		k := min(free, n)
+		dst = append(dst, Action{Op: OpUnassign, ENI: e.ID, N: k, Reason: why})
+		n -= k
+	}
+	return dst
+}
+
+// emptiest finds the ENI to take single slots from, and how many of them are
+// free: the one with the fewest pods, so that it becomes free as a whole, the
+// primary ENI last, and none that an action names already.
+func emptiest(s *Snapshot, done []Action) (best *ENI, free int) {
+	for i := range s.ENIs {
+		e := &s.ENIs[i]
+		if e.NoPods || named(done, e.ID) {
+			continue
+		}
+		if _, f := e.idleSlots(s.unit()); f > 0 && (best == nil || emptier(e, best)) {
+			best, free = e, f
+		}
+	}
+	return best, free
+}
+
+func emptier(a, b *ENI) bool {
+	if a.Primary != b.Primary {
+		return b.Primary
+	}
+	return a.Assigned+a.Cooling < b.Assigned+b.Cooling
+}
+
+func named(actions []Action, eni string) bool {
+	for i := range actions {
+		if actions[i].ENI == eni {
+			return true
+		}
+	}
+	return false
+}
+
+// idle reports whether the whole ENI may go.
+func (e *ENI) idle() bool {
+	return !e.Primary && !e.NoPods && e.Assigned == 0 && e.Cooling == 0 && e.PendingSlots == 0
+}
+
+// sooner is the smaller of two waits, of which zero means none.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
+}
