@@ -3,10 +3,9 @@
 package ipam
 
 import (
-	"context"
-	"errors"
-	"iter"
-	"net/netip"
+	"fmt"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -29,85 +28,123 @@ const DefaultCooldown = 30 * time.Second
 // Outlook is what the keeper of a pool says about more addresses of one family
 // on one card. It becomes the reason of requests that go unserved.
 type Outlook struct {
-	Reason     Reason
-	Evidence   string
-	RetryAfter time.Duration
+	Reason   Reason
+	Evidence string
+	// RetryAt is when the keeper tries again. Zero means unknown.
+	RetryAt time.Time
 	// Final means that waiting is useless. Requests are then refused at once,
 	// unless a cooling address comes free before their deadline.
 	Final bool
 }
 
-// Pool is a pool of addresses. All methods are safe for concurrent use.
-type Pool struct{}
+// Pool is a pool of addresses: a state that only events change, behind a queue
+// of changes and the journal. All methods are safe for concurrent use. Those
+// that change something return when the change is durable; if the journal
+// fails they return ErrJournal and the change has not happened.
+type Pool struct {
+	journal Journal
+	maxPods int
+	changed chan struct{}
 
-var errSoon = errors.New("not yet")
+	mu sync.Mutex
+	st *state
+	// queue holds the ops of the next batch; led says that someone commits.
+	queue    []*op
+	led      bool
+	waiters  []*waiter
+	waiting  int // len(waiters) after the last batch
+	outlooks map[resource]Outlook
+	logged   int // events in the journal
+	last     time.Time
+}
 
-// Open makes a pool and replays its journal. ENIs that the journal knows are
-// not ready until SetReady says so; what was allocated stays allocated.
-func Open(cfg Config) (*Pool, error) { return &Pool{}, nil }
-
-// Allocate returns the addresses of r's attachment. If it holds none yet it
-// gets one of each family, all or none. Asking again returns the same answer.
-// If there is no address it waits for its turn, oldest request first, until
-// ctx ends; the error is then an *ExhaustedError.
-func (p *Pool) Allocate(ctx context.Context, r Request) ([]Allocation, error) { return nil, errSoon }
+// Open makes a pool and replays its journal. What was allocated stays
+// allocated and what was cooling goes on cooling. ENIs that the journal knows
+// are not ready until SetReady says so. A journal that contradicts itself is
+// ErrJournal; the pool never guesses who owns an address.
+func Open(cfg Config) (*Pool, error) {
+	cooldown := cfg.Cooldown
+	if cooldown == 0 {
+		cooldown = DefaultCooldown
+	}
+	p := &Pool{
+		journal: cfg.Journal, maxPods: cfg.MaxPods, changed: make(chan struct{}, 1),
+		st: newState(max(0, cooldown)), outlooks: map[resource]Outlook{},
+	}
+	if p.journal == nil {
+		return p, nil
+	}
+	events, err := p.journal.Load()
+	if err != nil {
+		return nil, fmt.Errorf("%w: load: %w", ErrJournal, err)
+	}
+	for i, e := range events {
+		if _, err := p.st.apply(e); err != nil {
+			return nil, fmt.Errorf("%w: event %d: %w", ErrJournal, i, err)
+		}
+	}
+	p.st.settle(time.Now().Round(0))
+	p.logged = len(events)
+	return p, nil
+}
 
 // Release takes the addresses of a back and returns them. They rest for
 // Config.Cooldown before anyone gets them again. If a holds nothing it
 // returns ErrNotAllocated, which a CNI DEL may ignore.
-func (p *Pool) Release(ctx context.Context, a Attachment) ([]Allocation, error) { return nil, errSoon }
-
-// ReleaseIf releases every attachment one of whose allocations satisfies gone,
-// in one step, and returns what was released.
-func (p *Pool) ReleaseIf(ctx context.Context, gone func(Allocation) bool) ([]Allocation, error) {
-	return nil, errSoon
+func (p *Pool) Release(a Attachment) ([]Allocation, error) {
+	var out []Allocation
+	err := p.submit(func(t *tx) error {
+		out = t.st.allocations(t.st.held[a])
+		if out == nil {
+			return fmt.Errorf("%v: %w", a, ErrNotAllocated)
+		}
+		return t.do(Event{Kind: EventReleased, Attachment: a})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
-// SetENI makes an ENI known, not ready at first. Repeating it is harmless.
-func (p *Pool) SetENI(e ENI) error { return errSoon }
+// ReleaseIf releases every attachment one of whose allocations satisfies gone,
+// in one step, and returns what was released. It is what CNI's GC and a
+// collector of dead sandboxes need: gone is asked about what is held at that
+// moment, and must be quick and not call the pool.
+func (p *Pool) ReleaseIf(gone func(Allocation) bool) ([]Allocation, error) {
+	var out []Allocation
+	err := p.submit(func(t *tx) error {
+		for _, g := range t.st.sortedGrants() {
+			have := t.st.allocations(g)
+			if !slices.ContainsFunc(have, gone) {
+				continue
+			}
+			if err := t.do(Event{Kind: EventReleased, Attachment: g.attachment}); err != nil {
+				return err
+			}
+			out = append(out, have...)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
-// SetReady says whether link, table and routes of an ENI are verified. Only
-// blocks of ENIs that are ready are allocated from.
-func (p *Pool) SetReady(eni string, ready bool) error { return errSoon }
+// SetOutlook says what to expect for one family on one card. The zero Outlook
+// means that there is nothing to say.
+func (p *Pool) SetOutlook(card int, f Family, o Outlook) {
+	res := resource{card, f}
+	p.mu.Lock()
+	same := p.outlooks[res] == o
+	p.outlooks[res] = o
+	p.mu.Unlock()
+	if !same {
+		// Nothing is written; only waiting requests are looked at again.
+		_ = p.submit(func(*tx) error { return nil })
+	}
+}
 
-// AddBlocks puts blocks into the pool. A block that is there already is left
-// alone; one that overlaps another or is on another ENI is ErrConflict.
-func (p *Pool) AddBlocks(blocks ...Block) error { return errSoon }
-
-// DrainBlocks is the first step of giving blocks back: nothing of them is
-// allocated any more, and that is remembered over restarts. If any of them has
-// addresses in use or cooling it does nothing and returns ErrInUse.
-func (p *Pool) DrainBlocks(prefixes ...netip.Prefix) error { return errSoon }
-
-// RemoveBlocks forgets blocks. If any has addresses in use or cooling it does
-// nothing and returns ErrInUse. Unknown blocks are ignored.
-func (p *Pool) RemoveBlocks(prefixes ...netip.Prefix) error { return errSoon }
-
-// DoubtBlocks says whether the pool's word about blocks is in doubt. Doubted
-// blocks are not allocated from.
-func (p *Pool) DoubtBlocks(doubted bool, prefixes ...netip.Prefix) error { return errSoon }
-
-// DrainENI is the first step of giving an ENI back, as DrainBlocks for all of
-// its blocks.
-func (p *Pool) DrainENI(eni string) error { return errSoon }
-
-// RemoveENI forgets an ENI and its blocks. If it has addresses in use or
-// cooling it does nothing and returns ErrInUse. An unknown ENI is ignored.
-func (p *Pool) RemoveENI(eni string) error { return errSoon }
-
-// SetOutlook says what to expect for one family on one card, and nil that
-// there is nothing to say.
-func (p *Pool) SetOutlook(card int, f Family, o *Outlook) {}
-
-// Changed returns a channel that receives after the pool changed. It holds one
-// value, so that several changes are one; it has one reader.
-func (p *Pool) Changed() <-chan struct{} { return nil }
-
-// View returns the pool as it is now.
-func (p *Pool) View() View { return View{} }
-
-// Lookup returns what a holds, and nil if it holds nothing.
-func (p *Pool) Lookup(a Attachment) []Allocation { return nil }
-
-// Allocations yields all allocations as they are at the call, oldest first.
-func (p *Pool) Allocations() iter.Seq[Allocation] { return func(func(Allocation) bool) {} }
+// Changed returns a channel that receives after the pool or its queue changed.
+// It holds one value, so that several changes are one; it has one reader.
+func (p *Pool) Changed() <-chan struct{} { return p.changed }

@@ -23,6 +23,8 @@ const (
 	ReasonRefilling Reason = "refilling"
 	// ReasonCooling: the only free addresses were released too recently.
 	ReasonCooling Reason = "cooling"
+	// ReasonAllInUse: every address is in use, and nobody said that more come.
+	ReasonAllInUse Reason = "all-in-use"
 	// ReasonPoolLimit: the node holds as many attachments as it may.
 	ReasonPoolLimit Reason = "pool-limit"
 	// ReasonENILimit: the instance type carries no more ENIs or addresses.
@@ -50,7 +52,7 @@ const (
 // Reasons returns all reasons, in the order of their definition.
 func Reasons() []Reason {
 	return []Reason{
-		ReasonAgentStarting, ReasonAgentStopping, ReasonRefilling, ReasonCooling, ReasonPoolLimit,
+		ReasonAgentStarting, ReasonAgentStopping, ReasonRefilling, ReasonCooling, ReasonAllInUse, ReasonPoolLimit,
 		ReasonENILimit, ReasonSubnetFull, ReasonNoFreePrefix, ReasonThrottled, ReasonUnauthorized,
 		ReasonEC2Unreachable, ReasonLinkNotReady, ReasonNoBlocks, ReasonEC2Refused,
 	}

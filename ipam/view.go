@@ -3,7 +3,10 @@
 package ipam
 
 import (
+	"iter"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -68,4 +71,52 @@ type BlockView struct {
 type Waiting struct {
 	Request Request
 	Since   time.Time
+}
+
+// View returns the pool as it is now.
+func (p *Pool) View() View {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v := p.st.view(p.clock())
+	for _, w := range p.waiters {
+		v.Waiting = append(v.Waiting, Waiting{w.request, w.since})
+	}
+	return v
+}
+
+func (s *state) view(now time.Time) View {
+	v := View{At: now, Attachments: len(s.held), Removed: maps.Clone(s.removed)}
+	for _, n := range s.sortedENIs() {
+		e := ENIView{ENI: n.ENI, Ready: n.ready, Draining: n.draining, Since: n.since}
+		for _, b := range n.sortedBlocks() {
+			used, cooling := len(b.used), b.cooling(now, s.cooldown)
+			e.Blocks = append(e.Blocks, BlockView{
+				Block: b.Block, Used: used, Cooling: cooling, Free: b.size() - used - cooling,
+				Draining: b.draining, Doubted: b.doubted, Since: b.since,
+			})
+			if t := b.nextFree(now, s.cooldown); !t.IsZero() && (v.NextFree.IsZero() || t.Before(v.NextFree)) {
+				v.NextFree = t
+			}
+		}
+		v.ENIs = append(v.ENIs, e)
+	}
+	return v
+}
+
+// Lookup returns what a holds, and nil if it holds nothing.
+func (p *Pool) Lookup(a Attachment) []Allocation {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.st.allocations(p.st.held[a])
+}
+
+// Allocations yields all allocations as they are at the call, oldest first.
+func (p *Pool) Allocations() iter.Seq[Allocation] {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []Allocation
+	for _, g := range p.st.sortedGrants() {
+		all = append(all, p.st.allocations(g)...)
+	}
+	return slices.Values(all)
 }

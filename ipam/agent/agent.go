@@ -57,7 +57,7 @@ func (a *Agent) Allocate(ctx context.Context, r ipam.Request) ([]ipam.Allocation
 
 // Release is ipam.Pool.Release.
 func (a *Agent) Release(ctx context.Context, at ipam.Attachment) ([]ipam.Allocation, error) {
-	return a.pool.Release(ctx, at)
+	return a.pool.Release(at)
 }
 
 // Refresh asks for a new observation, for a caller that saw an ENI come or go

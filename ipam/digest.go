@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// digest returns the shortest list of events that leads to the durable part of
+// the state.
+func (s *state) digest() []Event {
+	var out []Event
+	for _, key := range slices.Sorted(maps.Keys(s.removed)) {
+		e := Event{Kind: EventENIRemoved, At: s.removed[key], ENI: key}
+		if strings.Contains(key, "/") {
+			e = Event{Kind: EventBlockRemoved, At: s.removed[key], Block: netip.MustParsePrefix(key)}
+		}
+		out = append(out, e)
+	}
+	for _, n := range s.sortedENIs() {
+		out = append(out, Event{Kind: EventENISet, At: n.since, ENI: n.ID, Card: n.Card, Device: n.Device})
+		for _, b := range n.sortedBlocks() {
+			out = append(out, b.digest()...)
+		}
+		if n.draining {
+			out = append(out, Event{Kind: EventENIDraining, At: n.since, ENI: n.ID})
+		}
+	}
+	for _, g := range s.sortedGrants() {
+		out = append(out, Event{Kind: EventAllocated, At: g.at, Attachment: g.attachment, Addrs: g.addrs, Pod: g.pod, Netns: g.netns})
+	}
+	return out
+}
+
+func (b *block) digest() []Event {
+	e := Event{Kind: EventBlockAdded, At: b.since, ENI: b.ENI, Block: b.Prefix, Next: b.next}
+	if !b.next.IsValid() {
+		// All were given out: the address after the last one says so, also
+		// where it lies outside of the block.
+		e.Next = lastAddr(b.Prefix).Next()
+	}
+	if e.Next == firstAddr(b.Prefix) {
+		e.Next = netip.Addr{}
+	}
+	out := []Event{e}
+	for _, r := range b.rested {
+		if !r.at.IsZero() {
+			out = append(out, Event{Kind: EventRested, At: r.at, Addrs: []netip.Addr{r.addr}})
+		}
+	}
+	if b.draining {
+		out = append(out, Event{Kind: EventBlockDraining, At: b.since, Block: b.Prefix})
+	}
+	return out
+}
+
+// lastAddr returns the highest address of a prefix.
+func lastAddr(p netip.Prefix) netip.Addr {
+	a := p.Addr().AsSlice()
+	for bit := p.Bits(); bit < len(a)*8; bit++ {
+		a[bit/8] |= 1 << (7 - bit%8)
+	}
+	last, _ := netip.AddrFromSlice(a)
+	return last
+}
+
+func (s *state) sortedENIs() []*eni {
+	return slices.SortedFunc(maps.Values(s.enis), compareENIs)
+}
+
+func (n *eni) sortedBlocks() []*block {
+	return slices.SortedFunc(maps.Values(n.blocks), compareBlocks)
+}
+
+func (s *state) sortedGrants() []*grant {
+	return slices.SortedFunc(maps.Values(s.held), func(a, b *grant) int {
+		if c := a.at.Compare(b.at); c != 0 {
+			return c
+		}
+		return strings.Compare(a.attachment.String(), b.attachment.String())
+	})
+}
+
+// settle pulls back into the present what a clock that ran ahead has stamped,
+// so that a step of the clock cannot keep an address from being used for years.
+func (s *state) settle(now time.Time) {
+	for _, b := range s.blocks {
+		for i := range b.rested {
+			if b.rested[i].at.After(now) {
+				b.rested[i].at = now
+			}
+		}
+		slices.SortFunc(b.rested, rest.compare)
+	}
+}

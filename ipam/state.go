@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// remember is how long a pool knows that a block or ENI went. It must exceed
+// the time by which any observation trails behind EC2.
+const remember = 10 * time.Minute
+
+// resource is what requests compete for.
+type resource struct {
+	card   int
+	family Family
+}
+
+// state is the pool as a value that only events change. It knows no clock, no
+// journal and no lock.
+type state struct {
+	cooldown time.Duration
+	enis     map[string]*eni
+	blocks   map[netip.Prefix]*block
+	// bits counts the blocks of each prefix length, by which the block of an
+	// address is found.
+	bits map[int]int
+	// byResource lists blocks by device and address.
+	byResource map[resource][]*block
+	held       map[Attachment]*grant
+	removed    map[string]time.Time
+}
+
+type eni struct {
+	ENI
+	since    time.Time
+	ready    bool
+	draining bool
+	blocks   map[netip.Prefix]*block
+}
+
+// grant is what an attachment holds.
+type grant struct {
+	attachment Attachment
+	addrs      []netip.Addr
+	pod        PodRef
+	netns      string
+	at         time.Time
+}
+
+func newState(cooldown time.Duration) *state {
+	return &state{
+		cooldown: cooldown, enis: map[string]*eni{}, blocks: map[netip.Prefix]*block{}, bits: map[int]int{},
+		byResource: map[resource][]*block{}, held: map[Attachment]*grant{}, removed: map[string]time.Time{},
+	}
+}
+
+// apply changes the state by e and returns what takes the change back. If e
+// does not fit the state it changes nothing and returns an error: a journal
+// whose events all apply has no address with two owners and no owner without a
+// block.
+func (s *state) apply(e Event) (undo func(), err error) {
+	if err := e.validate(); err != nil {
+		return nil, err
+	}
+	switch e.Kind {
+	case EventENISet:
+		return s.setENI(e)
+	case EventENIDraining, EventENIReady, EventENINotReady:
+		return s.flagENI(e)
+	case EventENIRemoved:
+		return s.removeENI(e)
+	case EventBlockAdded:
+		return s.addBlock(e)
+	case EventBlockDraining, EventBlockDoubted, EventBlockTrusted:
+		return s.flagBlock(e)
+	case EventBlockRemoved:
+		return s.removeBlock(e)
+	case EventAllocated:
+		return s.allocate(e)
+	case EventReleased:
+		return s.release(e)
+	case EventRested:
+		return s.rest(e)
+	default:
+		return nil, fmt.Errorf("event %q: %w", e.Kind, ErrInvalid)
+	}
+}
+
+func (s *state) setENI(e Event) (func(), error) {
+	if old := s.enis[e.ENI]; old != nil {
+		if old.Card != e.Card || old.Device != e.Device {
+			return nil, fmt.Errorf("%s at card %d device %d is at card %d device %d: %w",
+				e.ENI, e.Card, e.Device, old.Card, old.Device, ErrConflict)
+		}
+		was := *old
+		old.draining = false
+		return func() { *old = was }, nil
+	}
+	at, gone := s.removed[e.ENI]
+	delete(s.removed, e.ENI)
+	s.enis[e.ENI] = &eni{ENI: ENI{e.ENI, e.Card, e.Device}, since: e.At, blocks: map[netip.Prefix]*block{}}
+	return func() {
+		delete(s.enis, e.ENI)
+		s.restoreRemoved(e.ENI, at, gone)
+	}, nil
+}
+
+func (s *state) flagENI(e Event) (func(), error) {
+	n := s.enis[e.ENI]
+	if n == nil {
+		return nil, fmt.Errorf("%s: %w", e.ENI, ErrUnknown)
+	}
+	ready, draining := n.ready, n.draining
+	switch e.Kind {
+	case EventENIReady:
+		n.ready = true
+	case EventENINotReady:
+		n.ready = false
+	default:
+		n.draining = true
+	}
+	return func() { n.ready, n.draining = ready, draining }, nil
+}
+
+func (s *state) removeENI(e Event) (func(), error) {
+	n := s.enis[e.ENI]
+	if n == nil {
+		return s.noteRemoved(e.ENI, e.At), nil
+	}
+	for _, b := range n.blocks {
+		if len(b.used) > 0 {
+			return nil, fmt.Errorf("%s has %d addresses of %v used: %w", e.ENI, len(b.used), b.Prefix, ErrInUse)
+		}
+	}
+	undos := []func(){s.noteRemoved(e.ENI, e.At)}
+	for _, b := range n.blocks {
+		undos = append(undos, s.noteRemoved(b.Prefix.String(), e.At))
+		s.unlink(b)
+	}
+	delete(s.enis, e.ENI)
+	return func() {
+		s.enis[e.ENI] = n
+		for _, b := range n.blocks {
+			s.link(b)
+		}
+		for _, undo := range slices.Backward(undos) {
+			undo()
+		}
+	}, nil
+}
+
+func (s *state) addBlock(e Event) (func(), error) {
+	n := s.enis[e.ENI]
+	if n == nil {
+		return nil, fmt.Errorf("block %v on %s: %w", e.Block, e.ENI, ErrUnknown)
+	}
+	if other := s.overlapping(e.Block); other != nil {
+		return nil, fmt.Errorf("block %v on %s overlaps %v on %s: %w", e.Block, e.ENI, other.Prefix, other.ENI, ErrConflict)
+	}
+	key := e.Block.String()
+	at, gone := s.removed[key]
+	delete(s.removed, key)
+	b := newBlock(Block{e.Block, e.ENI}, n, e.At)
+	if e.Next.IsValid() {
+		if prev := e.Next.Prev(); e.Block.Contains(prev) && !prev.Less(b.next) {
+			b.skipTo(prev)
+			if b.small() {
+				b.insert(rest{addr: prev})
+			}
+		}
+	}
+	n.blocks[b.Prefix] = b
+	s.link(b)
+	return func() {
+		delete(n.blocks, b.Prefix)
+		s.unlink(b)
+		s.restoreRemoved(key, at, gone)
+	}, nil
+}
+
+func (s *state) flagBlock(e Event) (func(), error) {
+	b := s.blocks[e.Block]
+	if b == nil {
+		return nil, fmt.Errorf("block %v: %w", e.Block, ErrUnknown)
+	}
+	draining, doubted := b.draining, b.doubted
+	switch e.Kind {
+	case EventBlockDoubted:
+		b.doubted = true
+	case EventBlockTrusted:
+		b.doubted = false
+	default:
+		b.draining = true
+	}
+	return func() { b.draining, b.doubted = draining, doubted }, nil
+}
+
+func (s *state) removeBlock(e Event) (func(), error) {
+	b := s.blocks[e.Block]
+	if b == nil {
+		return s.noteRemoved(e.Block.String(), e.At), nil
+	}
+	if len(b.used) > 0 {
+		return nil, fmt.Errorf("block %v has %d addresses used: %w", e.Block, len(b.used), ErrInUse)
+	}
+	undo := s.noteRemoved(e.Block.String(), e.At)
+	delete(b.eni.blocks, b.Prefix)
+	s.unlink(b)
+	return func() {
+		b.eni.blocks[b.Prefix] = b
+		s.link(b)
+		undo()
+	}, nil
+}
+
+func (s *state) allocate(e Event) (func(), error) {
+	if s.held[e.Attachment] != nil {
+		return nil, fmt.Errorf("%v holds addresses already: %w", e.Attachment, ErrConflict)
+	}
+	for i, a := range e.Addrs {
+		b := s.blockOf(a)
+		if b == nil {
+			return nil, fmt.Errorf("address %v: %w", a, ErrUnknown)
+		}
+		if owner, taken := b.used[a]; taken {
+			return nil, fmt.Errorf("address %v belongs to %v: %w", a, owner, ErrConflict)
+		}
+		if a.Less(firstAddr(b.Prefix)) || slices.ContainsFunc(e.Addrs[:i], func(o netip.Addr) bool { return FamilyOf(o) == FamilyOf(a) }) {
+			return nil, fmt.Errorf("address %v for %v: %w", a, e.Attachment, ErrInvalid)
+		}
+	}
+	undos := make([]func(), 0, len(e.Addrs))
+	for _, a := range e.Addrs {
+		undos = append(undos, s.blockOf(a).take(a, e.Attachment))
+	}
+	s.held[e.Attachment] = &grant{e.Attachment, slices.Clone(e.Addrs), e.Pod, e.Netns, e.At}
+	return func() {
+		delete(s.held, e.Attachment)
+		for _, undo := range undos {
+			undo()
+		}
+	}, nil
+}
+
+// take gives one address to an attachment.
+func (b *block) take(a netip.Addr, owner Attachment) (undo func()) {
+	next := b.next
+	b.used[a] = owner
+	if r, ok := b.unrest(a); ok {
+		return func() {
+			delete(b.used, a)
+			b.insert(r)
+		}
+	}
+	if !next.IsValid() || a.Less(next) {
+		return func() { delete(b.used, a) }
+	}
+	skipped := next != a
+	b.skipTo(a)
+	return func() {
+		delete(b.used, a)
+		b.next = next
+		if skipped && b.small() {
+			b.rested = slices.DeleteFunc(b.rested, func(r rest) bool { return !r.addr.Less(next) })
+		}
+	}
+}
+
+func (s *state) release(e Event) (func(), error) {
+	g := s.held[e.Attachment]
+	if g == nil {
+		return nil, fmt.Errorf("%v: %w", e.Attachment, ErrNotAllocated)
+	}
+	for _, a := range g.addrs {
+		b := s.blockOf(a)
+		delete(b.used, a)
+		b.forget(e.At, s.cooldown)
+		b.insert(rest{a, e.At})
+	}
+	delete(s.held, e.Attachment)
+	return func() {
+		s.held[e.Attachment] = g
+		for _, a := range g.addrs {
+			b := s.blockOf(a)
+			b.unrest(a)
+			b.used[a] = e.Attachment
+		}
+	}, nil
+}
+
+// rest notes since when addresses are free. It only occurs in a digest, so
+// that there is nothing to take back.
+func (s *state) rest(e Event) (func(), error) {
+	for _, a := range e.Addrs {
+		b := s.blockOf(a)
+		if b == nil || a.Less(firstAddr(b.Prefix)) {
+			return nil, fmt.Errorf("address %v: %w", a, ErrUnknown)
+		}
+		if _, used := b.used[a]; used {
+			return nil, fmt.Errorf("address %v rests and is used: %w", a, ErrConflict)
+		}
+	}
+	for _, a := range e.Addrs {
+		b := s.blockOf(a)
+		if b.next.IsValid() && !a.Less(b.next) {
+			b.skipTo(a)
+		}
+		b.unrest(a)
+		b.insert(rest{a, e.At})
+	}
+	return func() {}, nil
+}
+
+// blockOf returns the block of an address, or nil.
+func (s *state) blockOf(a netip.Addr) *block {
+	for bits := range s.bits {
+		if p, err := a.Prefix(bits); err == nil {
+			if b := s.blocks[p]; b != nil {
+				return b
+			}
+		}
+	}
+	return nil
+}
+
+func (s *state) overlapping(p netip.Prefix) *block {
+	if b := s.blockOf(p.Addr()); b != nil {
+		return b
+	}
+	if p.IsSingleIP() {
+		return nil
+	}
+	for q, b := range s.blocks {
+		if p.Overlaps(q) {
+			return b
+		}
+	}
+	return nil
+}
+
+func (s *state) link(b *block) {
+	s.blocks[b.Prefix] = b
+	s.bits[b.Prefix.Bits()]++
+	r := resource{b.eni.Card, FamilyOf(b.Prefix.Addr())}
+	i, _ := slices.BinarySearchFunc(s.byResource[r], b, compareBlocks)
+	s.byResource[r] = slices.Insert(s.byResource[r], i, b)
+}
+
+func (s *state) unlink(b *block) {
+	delete(s.blocks, b.Prefix)
+	if s.bits[b.Prefix.Bits()]--; s.bits[b.Prefix.Bits()] == 0 {
+		delete(s.bits, b.Prefix.Bits())
+	}
+	r := resource{b.eni.Card, FamilyOf(b.Prefix.Addr())}
+	s.byResource[r] = slices.DeleteFunc(s.byResource[r], func(o *block) bool { return o == b })
+}
+
+func compareBlocks(a, b *block) int {
+	return cmp.Or(compareENIs(a.eni, b.eni), a.Prefix.Addr().Compare(b.Prefix.Addr()))
+}
+
+func compareENIs(a, b *eni) int {
+	return cmp.Or(cmp.Compare(a.Card, b.Card), cmp.Compare(a.Device, b.Device), cmp.Compare(a.ID, b.ID))
+}
+
+// noteRemoved remembers that something went, and forgets what went long ago.
+func (s *state) noteRemoved(key string, at time.Time) (undo func()) {
+	for k, t := range s.removed {
+		if at.Sub(t) > remember {
+			delete(s.removed, k)
+		}
+	}
+	was, had := s.removed[key]
+	s.removed[key] = at
+	return func() {
+		delete(s.removed, key)
+		s.restoreRemoved(key, was, had)
+	}
+}
+
+func (s *state) restoreRemoved(key string, at time.Time, had bool) {
+	if had {
+		s.removed[key] = at
+	}
+}
