@@ -3,9 +3,12 @@
 package cniplugin
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -42,6 +45,8 @@ const (
 	CodeCheckFailed Code = 101
 	// CodeAgent means that the agent failed in a way that waiting will not mend.
 	CodeAgent Code = 102
+	// CodeInternal is any other failure.
+	CodeInternal Code = 999
 )
 
 // Reasons that this package gives on its own; the agent has more.
@@ -110,6 +115,37 @@ type Error struct {
 	Code       Code   `json:"code"`
 	Msg        string `json:"msg"`
 	Details    string `json:"details,omitempty"`
+}
+
+func newError(code Code, msg, details string) *Error {
+	return &Error{Code: code, Msg: msg, Details: details}
+}
+
+// withVersion sets the version that an error is printed in.
+func withVersion(err error, version string) error {
+	if e := (*Error)(nil); errors.As(err, &e) && e.CNIVersion == "" {
+		e.CNIVersion = version
+	}
+	return err
+}
+
+// agentFailure turns what a Client returned into a CNI error. Reason and
+// message of the agent stand in front, because many a runtime shows no more.
+func agentFailure(err error) *Error {
+	var e *AgentError
+	switch {
+	case errors.As(err, &e):
+		details := e.Details
+		if e.RetryAfter > 0 {
+			details = strings.TrimPrefix(details+"; retry after "+e.RetryAfter.String(), "; ")
+		}
+		return newError(cmp.Or(e.Code, CodeAgent), e.Error(), details)
+	case errors.Is(err, ErrAgentAway):
+		return newError(CodeTryAgainLater, ReasonAgentAway+": "+ErrAgentAway.Error(), err.Error())
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return newError(CodeTryAgainLater, ReasonAgentTimeout+": the agent has not answered in time", err.Error())
+	}
+	return newError(CodeAgent, ReasonProtocol+": the agent cannot be asked", err.Error())
 }
 
 // Error returns message and details.

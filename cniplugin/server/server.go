@@ -4,9 +4,15 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"os"
+	"slices"
+	"time"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
 )
@@ -33,30 +39,184 @@ type Backend interface {
 	Status(ctx context.Context) error
 }
 
+const (
+	// maxRequest bounds what a plugin may send. The list of a GC is the longest:
+	// some 200 kB for a node with a thousand pods.
+	maxRequest = 4 << 20
+	// readTimeout bounds the reading of a request, which plugins send at once.
+	readTimeout = 5 * time.Second
+	// stopTimeout is how long calls under way may go on after ctx has ended.
+	// Whoever waits for a free address gives up at once, because ctx is his too.
+	stopTimeout = 2 * time.Second
+)
+
 // Server answers plugins. The zero value of every field but Backend is useful.
 type Server struct {
 	Backend Backend
 	// AllowUIDs are the users that may call. Empty means root and the user that
 	// runs the server.
 	AllowUIDs []uint32
-	// Logger gets one line for each refused or failed call. Optional.
+	// Logger gets a line for each call: failures as warnings, the rest for
+	// debugging. Optional.
 	Logger *slog.Logger
 }
 
 // Serve answers calls on l, which should come from [Listen], until ctx ends;
-// then it lets the calls under way finish for a moment, closes l and returns
-// nil. It needs the peer's credentials, which only unix sockets have.
+// then it lets calls under way finish for a moment, closes l and returns nil.
+// It needs the peer's credentials, which only unix sockets on Linux have.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	return errors.ErrUnsupported
+	srv := &http.Server{
+		Handler:           s.handler(ctx),
+		ConnContext:       withPeer,
+		ReadHeaderTimeout: readTimeout,
+		ReadTimeout:       readTimeout,
+	}
+	srv.SetKeepAlivesEnabled(false)
+	stopped := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		err := srv.Shutdown(grace)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = srv.Close()
+		}
+		stopped <- err
+	})
+	err := srv.Serve(l)
+	if stop() { // ctx goes on: the listener has failed
+		return errors.Join(err, srv.Close())
+	}
+	return <-stopped
 }
 
-// ErrInUse means that another process answers on the socket.
-var ErrInUse = errors.New("socket is in use by a running agent")
+// peer is who is at the other end of a connection, or why that is not known.
+type peer struct {
+	uid uint32
+	err error
+}
 
-// Listen listens on a unix socket at path that only its owner may open, with
-// missing parent directories made. A socket that a dead process left behind is
-// replaced; if a live one answers there, the error is [ErrInUse]. Closing the
-// listener removes the socket.
-func Listen(path string) (net.Listener, error) {
-	return nil, errors.ErrUnsupported
+type peerKey struct{}
+
+func withPeer(ctx context.Context, conn net.Conn) context.Context {
+	uid, err := peerUID(conn)
+	return context.WithValue(ctx, peerKey{}, peer{uid, err})
+}
+
+// allowed returns nil if the caller of r may call.
+func (s *Server) allowed(r *http.Request) *cniplugin.AgentError {
+	p, _ := r.Context().Value(peerKey{}).(peer)
+	uids := s.AllowUIDs
+	if len(uids) == 0 {
+		uids = []uint32{0, uint32(os.Geteuid())}
+	}
+	switch {
+	case p.err != nil:
+		return notAllowed("the caller's credentials are not known", p.err.Error())
+	case !slices.Contains(uids, p.uid):
+		return notAllowed(fmt.Sprintf("user %d may not call the agent", p.uid), fmt.Sprintf("users %v may", uids))
+	}
+	return nil
+}
+
+func notAllowed(msg, details string) *cniplugin.AgentError {
+	return &cniplugin.AgentError{Code: cniplugin.CodeAgent, Reason: cniplugin.ReasonNotAllowed, Message: msg, Details: details}
+}
+
+func (s *Server) handler(ctx context.Context) http.Handler {
+	mux := http.NewServeMux()
+	b := s.Backend
+	handle(ctx, mux, s, cniplugin.PathAdd, b.Add)
+	handle(ctx, mux, s, cniplugin.PathCheck, b.Check)
+	handle(ctx, mux, s, cniplugin.PathGC, b.GC)
+	handle(ctx, mux, s, cniplugin.PathDel, func(ctx context.Context, req cniplugin.DelRequest) (empty, error) {
+		return empty{}, b.Del(ctx, req)
+	})
+	handle(ctx, mux, s, cniplugin.PathStatus, func(ctx context.Context, _ empty) (empty, error) {
+		return empty{}, b.Status(ctx)
+	})
+	return mux
+}
+
+type empty struct{}
+
+// handle serves one call of the protocol.
+func handle[In, Out any](serve context.Context, mux *http.ServeMux, s *Server, path string, f func(context.Context, In) (Out, error)) {
+	mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		if e := s.allowed(r); e != nil {
+			s.fail(w, path, http.StatusForbidden, e)
+			return
+		}
+		var in In
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&in); err != nil {
+			s.fail(w, path, http.StatusBadRequest, &cniplugin.AgentError{
+				Code: cniplugin.CodeAgent, Reason: cniplugin.ReasonProtocol,
+				Message: "the agent cannot read the plugin's request", Details: path + ": " + err.Error(),
+			})
+			return
+		}
+		ctx, cancel := callContext(serve, r)
+		defer cancel()
+		out, err := f(ctx, in)
+		if err != nil {
+			s.fail(w, path, http.StatusInternalServerError, agentError(err))
+			return
+		}
+		answer(w, http.StatusOK, out)
+		s.logger().Debug("answered a plugin", "call", path, "took", time.Since(start))
+	})
+}
+
+// callContext ends when the plugin has gone, when it has waited for as long as
+// it said, or when the server stops.
+func callContext(serve context.Context, r *http.Request) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(r.Context())
+	stop := context.AfterFunc(serve, cancel)
+	release := func() { stop(); cancel() }
+	left, err := time.ParseDuration(r.Header.Get(cniplugin.TimeoutHeader))
+	if err != nil {
+		return ctx, release
+	}
+	ctx, cancelTimeout := context.WithTimeout(ctx, left)
+	return ctx, func() { cancelTimeout(); release() }
+}
+
+// agentError makes a typed error of whatever a backend returned.
+func agentError(err error) *cniplugin.AgentError {
+	var e *cniplugin.AgentError
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return &cniplugin.AgentError{
+			Code: cniplugin.CodeTryAgainLater, Reason: cniplugin.ReasonAgentTimeout,
+			Message: "the agent has not finished in time", Details: err.Error(),
+		}
+	}
+	return &cniplugin.AgentError{Code: cniplugin.CodeAgent, Message: err.Error()}
+}
+
+func (s *Server) fail(w http.ResponseWriter, path string, status int, e *cniplugin.AgentError) {
+	s.logger().Warn("refused a plugin's call", "call", path, "err", e, "details", e.Details)
+	answer(w, status, e)
+}
+
+// answer writes v. A plugin that has gone does not read it; nobody else can be
+// told.
+func answer(w http.ResponseWriter, status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		status = http.StatusInternalServerError
+		b = nil
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(b)
+}
+
+func (s *Server) logger() *slog.Logger {
+	if s.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Logger
 }

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// lockSuffix names the file that a listening process holds locked. The
+	// kernel gives the lock up when the process ends, however it ends; that
+	// tells a socket in use from a remnant without asking who is behind it.
+	lockSuffix = ".lock"
+	// freshSuffix names the socket until its mode is set.
+	freshSuffix = ".new"
+	// maxPath is the length of sun_path without the final zero.
+	maxPath = 107
+)
+
+// listener removes its socket and gives the lock up when it is closed.
+type listener struct {
+	*net.UnixListener
+	path string
+	lock *os.File
+}
+
+// Listen listens on a unix socket at path that only its owner may open, with
+// missing parent directories made. A socket that a dead process left behind is
+// replaced in one step; if a live one holds it, the error is [ErrInUse].
+// Closing the listener removes the socket.
+func Listen(path string) (net.Listener, error) {
+	fresh := path + freshSuffix
+	if len(fresh) > maxPath {
+		return nil, fmt.Errorf("listen on %s: the path is %d bytes long; the kernel takes %d", path, len(path), maxPath-len(freshSuffix))
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	lock, err := lockFile(path + lockSuffix)
+	if err != nil {
+		return nil, err
+	}
+	l, err := bind(fresh, path)
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return &listener{UnixListener: l, path: path, lock: lock}, nil
+}
+
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrInUse
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// bind makes the socket at fresh, sets its mode there, and moves it to path, so
+// that at path there never is a socket that others may open, nor a moment
+// without one.
+func bind(fresh, path string) (*net.UnixListener, error) {
+	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != fs.ModeSocket {
+		return nil, fmt.Errorf("listen on %s: the file is no socket; remove it", path)
+	}
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	err = os.Chmod(fresh, 0o600)
+	if err == nil {
+		err = os.Rename(fresh, path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close(), os.Remove(fresh))
+	}
+	return l, nil
+}
+
+// Close removes the socket before it stops listening: a plugin that comes now
+// finds nobody, rather than a queue that nobody serves.
+func (l *listener) Close() error {
+	err := os.Remove(l.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, l.UnixListener.Close(), l.lock.Close())
+}
+
+// peerUID returns the user at the other end of conn, as it was when it connected.
+//
+// https://man7.org/linux/man-pages/man7/unix.7.html, SO_PEERCRED
+func peerUID(conn net.Conn) (uint32, error) {
+	c, ok := conn.(*net.UnixConn)
+	if !ok {
+		return 0, fmt.Errorf("%T is no unix socket", conn)
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return 0, err
+	}
+	if credErr != nil {
+		return 0, os.NewSyscallError("getsockopt", credErr)
+	}
+	return cred.Uid, nil
+}
