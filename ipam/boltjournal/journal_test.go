@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package boltjournal_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.etcd.io/bbolt"
+
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/boltjournal"
+)
+
+var netipEqual = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
+
+func open(t testing.TB, path string) *boltjournal.Journal {
+	t.Helper()
+	j, err := boltjournal.Open(path, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { j.Close() })
+	return j
+}
+
+func events() []ipam.Event {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	return []ipam.Event{
+		{Kind: ipam.EventENISet, At: at, ENI: "eni-1", Device: 1},
+		{Kind: ipam.EventBlockAdded, At: at, ENI: "eni-1", Block: netip.MustParsePrefix("10.0.0.16/28")},
+		{
+			Kind: ipam.EventAllocated, At: at.Add(1), Attachment: ipam.Attachment{Network: "net", ContainerID: "c1", IfName: "eth0"},
+			Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.16")}, Pod: ipam.PodRef{Namespace: "ns", Name: "p"}, Netns: "/run/netns/c1",
+		},
+	}
+}
+
+func TestEventsSurviveReopening(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.db")
+	j := open(t, path)
+	want := events()
+	for _, e := range want {
+		if err := j.Append([]ipam.Event{e}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(want []ipam.Event) {
+		t.Helper()
+		j.Close()
+		j = open(t, path)
+		got, err := j.Load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got, netipEqual, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("events (-want +got):\n%s", diff)
+		}
+	}
+	check(want)
+	if err := j.Replace(want[:2]); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Append(want[2:]); err != nil {
+		t.Fatal(err)
+	}
+	check(want)
+}
+
+func TestAppendIsAllOrNone(t *testing.T) {
+	j := open(t, filepath.Join(t.TempDir(), "agent.db"))
+	bad := append(events(), ipam.Event{Kind: "from-the-future"})
+	if err := j.Append(bad); !errors.Is(err, ipam.ErrInvalid) {
+		t.Fatalf("append of an unknown event: %v", err)
+	}
+	if got, err := j.Load(); err != nil || len(got) != 0 {
+		t.Errorf("after a failed append: %v, %v", got, err)
+	}
+}
+
+func TestRefusesWhatItDoesNotKnow(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.db")
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := func(bucket, key, value string) {
+		t.Helper()
+		err := db.Update(func(tx *bbolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists([]byte(bucket))
+			if err != nil {
+				return err
+			}
+			return b.Put([]byte(key), []byte(value))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("ipam-meta", "format", "99")
+	if _, err := boltjournal.New(db); !errors.Is(err, boltjournal.ErrFormat) {
+		t.Errorf("format 99: %v", err)
+	}
+	set("ipam-meta", "format", "1")
+	set("ipam-events", "k", "not json")
+	j, err := boltjournal.New(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ipam.Open(ipam.Config{Journal: j}); !errors.Is(err, ipam.ErrJournal) || !errors.Is(err, ipam.ErrInvalid) {
+		t.Errorf("open over a damaged journal: %v", err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOneProcessAtATime(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.db")
+	open(t, path)
+	if _, err := boltjournal.Open(path, time.Millisecond); err == nil {
+		t.Error("a second opening succeeded")
+	}
+}
+
+// fill makes a pool of n free addresses.
+func fill(t testing.TB, j ipam.Journal, n int) *ipam.Pool {
+	t.Helper()
+	p, err := ipam.Open(ipam.Config{Journal: j, Cooldown: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(p.SetENI(ipam.ENI{ID: "eni-1"}), p.SetReady("eni-1", true))
+	addr := netip.MustParseAddr("10.0.0.0")
+	var blocks []ipam.Block
+	for range n {
+		blocks = append(blocks, ipam.Block{Prefix: netip.PrefixFrom(addr, 32), ENI: "eni-1"})
+		addr = addr.Next()
+	}
+	if err = errors.Join(err, p.AddBlocks(blocks...)); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func request(i int) ipam.Request {
+	return ipam.Request{Attachment: ipam.Attachment{Network: "net", ContainerID: fmt.Sprint("c", i), IfName: "eth0"}}
+}
+
+// counting counts the writes of a journal.
+type counting struct {
+	ipam.Journal
+	writes int
+}
+
+func (c *counting) Append(events []ipam.Event) error {
+	c.writes++
+	return c.Journal.Append(events)
+}
+
+func burst(ctx context.Context, t testing.TB, p *ipam.Pool, n int) {
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			if _, err := p.Allocate(ctx, request(i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestConcurrentAllocationsShareWrites(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.db")
+	c := &counting{Journal: open(t, path)}
+	p := fill(t, c, 100)
+	c.writes = 0
+	burst(t.Context(), t, p, 100)
+	if c.writes > 50 {
+		t.Errorf("%d writes for 100 concurrent allocations", c.writes)
+	}
+	t.Logf("%d writes for 100 concurrent allocations", c.writes)
+	again, err := ipam.Open(ipam.Config{Journal: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		want, got := p.Lookup(request(i).Attachment), again.Lookup(request(i).Attachment)
+		if diff := cmp.Diff(want, got, netipEqual); diff != "" || len(got) != 1 {
+			t.Errorf("attachment %d after reopening (-want +got):\n%s", i, diff)
+		}
+	}
+}
+
+func BenchmarkAllocateRelease(b *testing.B) {
+	p := fill(b, open(b, filepath.Join(b.TempDir(), "agent.db")), 100)
+	for b.Loop() {
+		if _, err := p.Allocate(b.Context(), request(0)); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := p.Release(request(0).Attachment); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkAllocate100AtOnce(b *testing.B) {
+	p := fill(b, open(b, filepath.Join(b.TempDir(), "agent.db")), 100)
+	for b.Loop() {
+		burst(b.Context(), b, p, 100)
+		if _, err := p.ReleaseIf(func(ipam.Allocation) bool { return true }); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
