@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"time"
 )
 
 // ErrNotSupported is returned on every system but Linux.
@@ -31,10 +30,6 @@ var (
 	PeerAddr  = netip.MustParseAddr("192.168.100.10")
 	PeerAddr6 = netip.MustParseAddr("fd00:100::10")
 )
-
-// EchoPort is the port at which the hosts outside answer over TCP and UDP with
-// the source address they see; see [Netns.Echo].
-const EchoPort = 7
 
 // Config says what VPC to build. Only VPC is needed.
 type Config struct {
@@ -94,6 +89,8 @@ type ENI struct {
 	Addrs []netip.Addr
 	// Prefixes are the prefixes delegated to the ENI.
 	Prefixes []netip.Prefix
+	// Unchecked switches the source check off, as EC2 can.
+	Unchecked bool
 	// Public says that the primary address may pass the internet gateway.
 	Public bool
 }
@@ -112,12 +109,4 @@ type Drops struct {
 	Spoofed map[string]uint64
 	// InternetGateway counts packets that had no right to pass it.
 	InternetGateway uint64
-}
-
-// Packet is one frame seen on a link.
-type Packet struct {
-	Time time.Time
-	Link string
-	// Data is the frame from its Ethernet header on, cut at 2,048 bytes.
-	Data []byte
 }

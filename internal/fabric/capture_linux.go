@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fabric
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxFrame is the largest frame a link passes, as it is before segmentation.
+const maxFrame = 1<<16 + 14
+
+// captureBuffer is room in the kernel for a burst of packets.
+const captureBuffer = 8 << 20
+
+// Capture is a running record of a link.
+type Capture struct {
+	link string
+	file *os.File
+	raw  syscall.RawConn
+	done chan struct{}
+
+	mu      sync.Mutex
+	packets []Packet
+	buf     []byte
+}
+
+// Capture starts to record what passes a link of the namespace, as tcpdump
+// would see it. The caller closes it.
+func (n *Netns) Capture(link string) (*Capture, error) {
+	var fd int
+	err := n.Do(func() error {
+		dev, err := net.InterfaceByName(link)
+		if err != nil {
+			return err
+		}
+		fd, err = packetSocket(unix.ETH_P_ALL, dev.Index)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("capture %s in %s: %w", link, n.path, err)
+	}
+	c := &Capture{link: link, file: os.NewFile(uintptr(fd), "capture "+link), done: make(chan struct{}), buf: make([]byte, maxFrame)}
+	if c.raw, err = c.file.SyscallConn(); err != nil {
+		return nil, errors.Join(err, c.file.Close())
+	}
+	go c.run()
+	return c, nil
+}
+
+// packetSocket opens a packet socket in the namespace of the calling thread; an
+// index of 0 means all links.
+func packetSocket(protocol uint16, index int) (int, error) {
+	// Without a protocol the socket stays deaf until it is bound to its link.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, err
+	}
+	// The kernel refuses more than its maximum to those who may not force it;
+	// the default is enough for them.
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, captureBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, captureBuffer)
+	}
+	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: hostToNet(protocol), Ifindex: index})
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+func hostToNet(v uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
+}
+
+// run takes packets out of the kernel's buffer as they come.
+func (c *Capture) run() {
+	defer close(c.done)
+	// Read returns when the file is closed.
+	_ = c.raw.Read(func(fd uintptr) bool {
+		c.drain(int(fd))
+		return false
+	})
+}
+
+// drain takes what the kernel has.
+func (c *Capture) drain(fd int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	control := make([]byte, 128)
+	for {
+		n, k, _, _, err := unix.Recvmsg(fd, c.buf, control, 0)
+		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENETDOWN) {
+			continue
+		}
+		if err != nil {
+			return
+		}
+		c.packets = append(c.packets, Packet{Time: timestamp(control[:k]), Link: c.link, Data: slices.Clone(c.buf[:n])})
+	}
+}
+
+func timestamp(control []byte) time.Time {
+	messages, err := unix.ParseSocketControlMessage(control)
+	if err == nil && len(messages) == 1 && len(messages[0].Data) == 16 {
+		d := messages[0].Data
+		return time.Unix(int64(binary.NativeEndian.Uint64(d)), int64(binary.NativeEndian.Uint64(d[8:])))
+	}
+	return time.Now()
+}
+
+// Packets returns what was seen so far, in order.
+func (c *Capture) Packets() ([]Packet, error) {
+	if err := c.raw.Control(func(fd uintptr) { c.drain(int(fd)) }); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.packets), nil
+}
+
+// Close ends the record.
+func (c *Capture) Close() error {
+	err := c.file.Close()
+	<-c.done
+	return err
+}

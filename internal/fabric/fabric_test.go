@@ -1,0 +1,512 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package fabric_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+
+	"github.com/vpcnet/vpcnet/internal/fabric"
+	"github.com/vpcnet/vpcnet/internal/isolate"
+)
+
+func TestMain(m *testing.M) { isolate.Test(m) }
+
+// silence is how long a test waits for an answer that must not come.
+const silence = 300 * time.Millisecond
+
+var vpcConfig = fabric.Config{
+	VPC: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("2001:db8:1::/56")},
+	Subnets: []fabric.Subnet{
+		{ID: "subnet-a", Zone: "us-west-2a", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.1.0/24"), netip.MustParsePrefix("2001:db8:1:1::/64")}},
+		{ID: "subnet-b", Zone: "us-west-2b", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.2.0/24"), netip.MustParsePrefix("2001:db8:1:2::/64")}},
+	},
+}
+
+// newFabric builds two nodes in two zones with a booted primary ENI each; node-1
+// has a second ENI.
+func newFabric(t *testing.T) *fabric.Fabric {
+	t.Helper()
+	isolate.Require(t)
+	f, err := fabric.New(t.Context(), vpcConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, e := range []fabric.ENI{
+		{ID: "eni-1", Instance: "node-1", Device: 0, Subnet: "subnet-a", MAC: mac(1), Addr: ip("10.0.1.10"), Addrs: []netip.Addr{ip("10.0.1.11"), ip("2001:db8:1:1::10")}, Public: true},
+		{ID: "eni-2", Instance: "node-1", Device: 1, Subnet: "subnet-a", MAC: mac(2), Addr: ip("10.0.1.20"), Addrs: []netip.Addr{ip("10.0.1.21")}, Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.1.32/28"), netip.MustParsePrefix("2001:db8:1:1:f::/80")}},
+		{ID: "eni-3", Instance: "node-2", Device: 0, Subnet: "subnet-b", MAC: mac(3), Addr: ip("10.0.2.10"), Addrs: []netip.Addr{ip("2001:db8:1:2::10")}, Public: true},
+	} {
+		if f.Instance(e.Instance) == nil {
+			if _, err := f.AddInstance(e.Instance); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := f.Attach(e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Primary() {
+			if err := f.Boot(t.Context(), e.Instance); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return f
+}
+
+func mac(n byte) net.HardwareAddr { return net.HardwareAddr{0x02, 0, 0, 0, 0, n} }
+
+func ip(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func echo(t *testing.T, n *fabric.Netns, a netip.Addr) {
+	t.Helper()
+	stop, err := n.Echo(t.Context(), netip.AddrPortFrom(a, fabric.EchoPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+}
+
+// asks asserts what source the server sees, over both protocols; the zero
+// address means that no answer may come.
+func asks(t *testing.T, n *fabric.Netns, from, to, want netip.Addr) {
+	t.Helper()
+	for _, network := range []string{"udp", "tcp"} {
+		limit := 5 * time.Second
+		if !want.IsValid() {
+			limit = silence
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		seen, err := n.Ask(ctx, network, netip.AddrPortFrom(from, 0), netip.AddrPortFrom(to, fabric.EchoPort))
+		cancel()
+		if seen.Addr() != want {
+			t.Errorf("%s from %v to %v: the server saw %v, %v; want %v", network, from, to, seen, err, want)
+		}
+	}
+}
+
+// run calls fn in the namespace.
+func run(t *testing.T, n *fabric.Netns, fn func() error) {
+	t.Helper()
+	if err := n.Do(fn); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func linkUp(name string, addrs ...string) func() error {
+	return func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		for _, s := range addrs {
+			a, err := netlink.ParseAddr(s)
+			if err != nil {
+				return err
+			}
+			if err := netlink.AddrAdd(link, a); err != nil {
+				return err
+			}
+		}
+		return netlink.LinkSetUp(link)
+	}
+}
+
+func capture(t *testing.T, n *fabric.Netns, link string) *fabric.Capture {
+	t.Helper()
+	c, err := n.Capture(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// lines returns the captured packets that contain all of the words.
+func lines(t *testing.T, c *fabric.Capture, words ...string) (matching []string) {
+	t.Helper()
+	packets, err := c.Packets()
+	if err != nil {
+		t.Fatal(err)
+	}
+next:
+	for _, p := range packets {
+		for _, w := range words {
+			if !strings.Contains(p.String(), w) {
+				continue next
+			}
+		}
+		matching = append(matching, p.String())
+	}
+	return matching
+}
+
+func spoofed(t *testing.T, f *fabric.Fabric) map[string]uint64 {
+	t.Helper()
+	d, err := f.Drops()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.Spoofed
+}
+
+func TestDelivery(t *testing.T) {
+	f := newFabric(t)
+	one, two := f.Instance("node-1"), f.Instance("node-2")
+	for _, a := range []netip.Addr{ip("10.0.2.10"), ip("2001:db8:1:2::10")} {
+		echo(t, two, a)
+	}
+	asks(t, one, ip("10.0.1.10"), ip("10.0.2.10"), ip("10.0.1.10"))
+	asks(t, one, ip("2001:db8:1:1::10"), ip("2001:db8:1:2::10"), ip("2001:db8:1:1::10"))
+	asks(t, one, ip("10.0.1.10"), fabric.PeerAddr, ip("10.0.1.10"))
+	asks(t, one, ip("2001:db8:1:1::10"), fabric.PeerAddr6, ip("2001:db8:1:1::10"))
+	asks(t, one, ip("10.0.1.10"), fabric.InternetAddr, ip("10.0.1.10"))
+	asks(t, one, ip("2001:db8:1:1::10"), fabric.InternetAddr6, ip("2001:db8:1:1::10"))
+	for _, a := range []netip.Addr{ip("10.0.2.10"), ip("2001:db8:1:2::10"), ip("10.0.1.1"), fabric.InternetAddr} {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		if rtt, err := one.Ping(ctx, netip.Addr{}, a); err != nil || rtt <= 0 {
+			t.Errorf("ping %v: %v, %v", a, rtt, err)
+		}
+		cancel()
+	}
+	if diff := cmp.Diff(map[string]uint64{"eni-1": 0, "eni-2": 0, "eni-3": 0}, spoofed(t, f)); diff != "" {
+		t.Errorf("honest packets were dropped (-want +got):\n%s", diff)
+	}
+}
+
+// TestNeighbours asks on the link for addresses in the node's own subnet.
+func TestNeighbours(t *testing.T) {
+	f := newFabric(t)
+	one := f.Instance("node-1")
+	if _, err := f.AddInstance("node-3"); err != nil {
+		t.Fatal(err)
+	}
+	err := f.Attach(fabric.ENI{ID: "eni-4", Instance: "node-3", Subnet: "subnet-a", MAC: mac(4), Addr: ip("10.0.1.30"), Addrs: []netip.Addr{ip("2001:db8:1:1::30")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Boot(t.Context(), "node-3"); err != nil {
+		t.Fatal(err)
+	}
+	seen := capture(t, one, "ens5")
+	for _, a := range []netip.Addr{ip("10.0.1.30"), ip("2001:db8:1:1::30")} {
+		echo(t, f.Instance("node-3"), a)
+	}
+	asks(t, one, ip("10.0.1.10"), ip("10.0.1.30"), ip("10.0.1.10"))
+	asks(t, one, ip("2001:db8:1:1::10"), ip("2001:db8:1:1::30"), ip("2001:db8:1:1::10"))
+	if got := lines(t, seen, "ARP, 10.0.1.30 is-at"); len(got) != 1 {
+		t.Errorf("answers to ARP for a neighbour: %q, want one", got)
+	}
+	if got := lines(t, seen, "neighbor advertisement, tgt is 2001:db8:1:1::30"); len(got) != 1 {
+		t.Errorf("answers to neighbour discovery: %q, want one", got)
+	}
+	// Nobody answers for what nobody owns, what this very ENI owns, or what is
+	// not routed.
+	for _, a := range []string{"10.0.1.99", "10.0.1.11", "169.254.1.1", "2001:db8:1:1::99"} {
+		ctx, cancel := context.WithTimeout(t.Context(), silence)
+		_, err := one.Ask(ctx, "udp", netip.AddrPort{}, netip.AddrPortFrom(ip(a), fabric.EchoPort))
+		cancel()
+		if err == nil {
+			t.Errorf("%s answers", a)
+		}
+		if got := append(lines(t, seen, "ARP, "+a+" is-at"), lines(t, seen, "tgt is "+a)...); len(got) != 0 {
+			t.Errorf("the VPC answers for %s: %q", a, got)
+		}
+	}
+}
+
+func TestSecondENI(t *testing.T) {
+	f := newFabric(t)
+	one, two := f.Instance("node-1"), f.Instance("node-2")
+	run(t, one, linkUp("ens6", "10.0.1.20/32"))
+	first, second := capture(t, one, "ens5"), capture(t, one, "ens6")
+	send := func(a string) {
+		t.Helper()
+		if err := two.Send(netip.MustParseAddrPort("10.0.2.10:1"), netip.AddrPortFrom(ip(a), 9), []byte(a)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	counts := func(want1, want2 int, a string) {
+		t.Helper()
+		got1, got2 := lines(t, first, "> "+a+".9"), lines(t, second, "> "+a+".9")
+		if len(got1) != want1 || len(got2) != want2 {
+			t.Errorf("packets for %s: %q on ens5 and %q on ens6, want %d and %d", a, got1, got2, want1, want2)
+		}
+	}
+	for _, a := range []string{"10.0.1.20", "10.0.1.21", "10.0.1.33", "10.0.1.47"} {
+		send(a)
+		counts(0, 1, a)
+	}
+	for _, a := range []string{"10.0.1.10", "10.0.1.11"} {
+		send(a)
+		counts(1, 0, a)
+	}
+	send("10.0.1.48") // just behind the prefix
+	counts(0, 0, "10.0.1.48")
+	err := two.Send(netip.MustParseAddrPort("[2001:db8:1:2::10]:1"), netip.MustParseAddrPort("[2001:db8:1:1:f::77]:9"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts(0, 1, "2001:db8:1:1:f::77")
+
+	// An address moves from one ENI to the other, in either order of the calls.
+	if err := f.SetAddrs("eni-1", []netip.Addr{ip("10.0.1.11"), ip("10.0.1.21")}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.SetAddrs("eni-2", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	send("10.0.1.21")
+	counts(1, 1, "10.0.1.21")
+	send("10.0.1.33")
+	counts(0, 1, "10.0.1.33")
+
+	if err := f.Detach("eni-2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Detach("eni-2"); err != nil {
+		t.Errorf("second detach: %v", err)
+	}
+	run(t, one, func() error {
+		if _, err := netlink.LinkByName("ens6"); !errors.As(err, &netlink.LinkNotFoundError{}) {
+			return fmt.Errorf("ens6 after detach: %v, want none", err)
+		}
+		return nil
+	})
+	send("10.0.1.20")
+	counts(0, 1, "10.0.1.20")
+}
+
+func TestLink(t *testing.T) {
+	f := newFabric(t)
+	run(t, f.Instance("node-1"), func() error {
+		link, err := netlink.LinkByName("ens6")
+		if err != nil {
+			return err
+		}
+		a := link.Attrs()
+		if a.HardwareAddr.String() != mac(2).String() || a.Flags&net.FlagUp != 0 || a.MTU != 9001 {
+			return fmt.Errorf("ens6 has MAC %v, flags %v, MTU %d; want %v, down, 9001", a.HardwareAddr, a.Flags, a.MTU, mac(2))
+		}
+		addrs, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+		if err == nil && len(addrs) != 0 {
+			err = fmt.Errorf("ens6 has addresses %v", addrs)
+		}
+		return err
+	})
+}
+
+func TestSourceCheck(t *testing.T) {
+	f := newFabric(t)
+	one, two := f.Instance("node-1"), f.Instance("node-2")
+	arrived := capture(t, two, "ens5")
+	for i, from := range []string{"10.0.1.20", "10.0.2.99", "192.0.2.1", "10.0.2.10", "2001:db8:1:1::99", "2001:db8:9::1"} {
+		to := netip.MustParseAddrPort("10.0.2.10:9")
+		if ip(from).Is6() {
+			to = netip.MustParseAddrPort("[2001:db8:1:2::10]:9")
+		}
+		if err := one.Send(netip.AddrPortFrom(ip(from), 1), to, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := spoofed(t, f)["eni-1"]; got != uint64(i)+1 {
+			t.Errorf("after a packet from %s: %d counted, want %d", from, got, i+1)
+		}
+	}
+	if got := lines(t, arrived, " > "); len(got) != 0 {
+		t.Errorf("spoofed packets arrived: %q", got)
+	}
+	// Addresses that the ENI does own pass, whether they are configured or not.
+	if err := one.Send(netip.MustParseAddrPort("10.0.1.11:1"), netip.MustParseAddrPort("10.0.2.10:9"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := lines(t, arrived, "10.0.1.11.1 > 10.0.2.10.9"); len(got) != 1 {
+		t.Errorf("packets from a secondary address: %q, want one", got)
+	}
+	if got := spoofed(t, f); got["eni-2"] != 0 || got["eni-3"] != 0 {
+		t.Errorf("other ENIs are blamed: %v", got)
+	}
+}
+
+func TestUncheckedENI(t *testing.T) {
+	f := newFabric(t)
+	if _, err := f.AddInstance("nat"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Attach(fabric.ENI{ID: "eni-9", Instance: "nat", Subnet: "subnet-a", MAC: mac(9), Addr: ip("10.0.1.90"), Unchecked: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Boot(t.Context(), "nat"); err != nil {
+		t.Fatal(err)
+	}
+	arrived := capture(t, f.Instance("node-2"), "ens5")
+	if err := f.Instance("nat").Send(netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("10.0.2.10:9"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := lines(t, arrived, "192.0.2.1.1 > 10.0.2.10.9"); len(got) != 1 {
+		t.Errorf("packets of an unchecked ENI: %q, want one", got)
+	}
+}
+
+func TestInternetGateway(t *testing.T) {
+	f := newFabric(t)
+	one := f.Instance("node-1")
+	run(t, one, linkUp("ens5", "10.0.1.11/32"))
+	asks(t, one, ip("10.0.1.10"), fabric.InternetAddr, ip("10.0.1.10"))
+	outside := capture(t, f.Internet(), "eth0")
+	asks(t, one, ip("10.0.1.11"), fabric.InternetAddr, netip.Addr{})
+	if got := lines(t, outside, "10.0.1.11"); len(got) != 0 {
+		t.Errorf("a private source passed the gateway: %q", got)
+	}
+	d, err := f.Drops()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.InternetGateway == 0 {
+		t.Error("no drop was counted at the internet gateway")
+	}
+	// From outside, too, only the public address can be reached.
+	inside := capture(t, one, "ens5")
+	for _, a := range []string{"10.0.1.10", "10.0.1.11"} {
+		if err := f.Internet().Send(netip.AddrPortFrom(fabric.InternetAddr, 1), netip.AddrPortFrom(ip(a), 9), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := lines(t, inside, "203.0.113.10.1 >"); len(got) != 1 || !strings.Contains(got[0], "> 10.0.1.10.9") {
+		t.Errorf("packets from the internet: %q, want one for the public address", got)
+	}
+	asks(t, one, ip("10.0.1.11"), fabric.PeerAddr, ip("10.0.1.11"))
+}
+
+func TestMetadataAndEC2(t *testing.T) {
+	f := newFabric(t)
+	err := f.ServeMetadata(func(instance string) http.Handler {
+		if instance == "node-2" {
+			return nil
+		}
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, instance) })
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ec2, err := f.ServeEC2(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ec2") }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		node, url, want string
+		status          int
+	}{
+		{"node-1", "http://169.254.169.254/latest", "node-1", http.StatusOK},
+		{"node-1", "http://[fd00:ec2::254]/latest", "node-1", http.StatusOK},
+		{"node-2", "http://169.254.169.254/latest", "404 page not found\n", http.StatusNotFound},
+		{"node-2", ec2, "ec2", http.StatusOK},
+	} {
+		status, body := get(t, f.Instance(test.node), test.url)
+		if status != test.status || body != test.want {
+			t.Errorf("%s of %s = %d %q, want %d %q", test.url, test.node, status, body, test.status, test.want)
+		}
+	}
+}
+
+func get(t *testing.T, n *fabric.Netns, url string) (int, string) {
+	t.Helper()
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return n.Dial(ctx, network, netip.AddrPort{}, netip.MustParseAddrPort(address))
+		},
+	}, Timeout: 5 * time.Second}
+	resp, err := client.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+func TestErrors(t *testing.T) {
+	f := newFabric(t)
+	good := fabric.ENI{ID: "eni-5", Instance: "node-1", Device: 2, Subnet: "subnet-a", MAC: mac(5), Addr: ip("10.0.1.50")}
+	change := func(fn func(e *fabric.ENI)) fabric.ENI { e := good; fn(&e); return e }
+	for name, test := range map[string]struct {
+		err, want error
+	}{
+		"no instance":     {f.Attach(change(func(e *fabric.ENI) { e.Instance = "node-9" })), os.ErrNotExist},
+		"no subnet":       {f.Attach(change(func(e *fabric.ENI) { e.Subnet = "subnet-9" })), os.ErrNotExist},
+		"attached twice":  {f.Attach(change(func(e *fabric.ENI) { e.ID = "eni-1" })), os.ErrExist},
+		"index taken":     {f.Attach(change(func(e *fabric.ENI) { e.Device = 1 })), os.ErrExist},
+		"instance twice":  {func() error { _, err := f.AddInstance("node-1"); return err }(), os.ErrExist},
+		"subnet twice":    {f.AddSubnet(vpcConfig.Subnets[0]), os.ErrExist},
+		"not attached":    {f.SetAddrs("eni-5", nil, nil), os.ErrNotExist},
+		"boot of nothing": {f.Boot(t.Context(), "node-9"), os.ErrNotExist},
+	} {
+		if !errors.Is(test.err, test.want) {
+			t.Errorf("%s: %v, want %v", name, test.err, test.want)
+		}
+	}
+	if _, ok := f.ENI("eni-5"); ok {
+		t.Error("an ENI that could not be attached is listed")
+	}
+	if _, err := fabric.New(t.Context(), fabric.Config{}); err == nil {
+		t.Error("a VPC without prefix was built")
+	}
+}
+
+// TestCloseLeavesNothing builds twice, and looks for what stays behind.
+func TestCloseLeavesNothing(t *testing.T) {
+	isolate.Require(t)
+	before, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		f, err := fabric.New(t.Context(), vpcConfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.AddInstance("node-1"); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Attach(fabric.ENI{ID: "eni-1", Instance: "node-1", Subnet: "subnet-a", MAC: mac(1), Addr: ip("10.0.1.10")}); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.RemoveInstance("node-1"); err != nil {
+			t.Error(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Errorf("second Close: %v", err)
+		}
+	}
+	if names, err := os.ReadDir("/run/netns"); err != nil || len(names) != 0 {
+		t.Errorf("/run/netns has %v, %v, want nothing", names, err)
+	}
+	if after, err := os.ReadDir("/proc/self/fd"); err != nil || len(after) > len(before)+1 {
+		t.Errorf("%d open files, %d before", len(after), len(before))
+	}
+}

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fabric
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// These next hops exist only in the router's neighbour tables, one pair a link:
+// with them a single permanent neighbour serves every address of an ENI.
+var (
+	nextHop4 = netip.MustParseAddr("169.254.0.2")
+	nextHop6 = netip.MustParseAddr("fe80::ec2:2")
+	// routerHop4 and routerHop6 are the router as the hosts outside see it.
+	routerHop4 = netip.MustParseAddr("169.254.0.1")
+	routerHop6 = netip.MustParseAddr("fe80::ec2:1")
+)
+
+// linkLocal4 is never routed: a question for an address in it that is not one
+// of the router's own gets no answer.
+var linkLocal4 = netip.MustParsePrefix("169.254.0.0/16")
+
+// routing programs the router namespace.
+type routing struct {
+	ns  *Netns
+	mtu int
+	h   *netlink.Handle
+	lo  netlink.Link
+	nft *nftables.Conn
+}
+
+// openRouting sets the router up with no link but lo: it forwards, drops what is
+// for an address of the VPC that nobody owns, and holds the services' addresses.
+func openRouting(ns *Netns, cfg Config) (*routing, error) {
+	err := ns.sysctls(
+		"ipv4/ip_forward", "1",
+		"ipv4/conf/all/rp_filter", "0", // the filter checks sources, and counts
+		"ipv4/conf/default/rp_filter", "0",
+		"ipv4/conf/all/send_redirects", "0",
+		"ipv4/conf/default/send_redirects", "0",
+		"ipv6/conf/all/disable_ipv6", "0",
+		"ipv6/conf/default/disable_ipv6", "0",
+		"ipv6/conf/all/forwarding", "1",
+		"ipv6/conf/default/accept_dad", "0",
+	)
+	if err != nil {
+		return nil, fmt.Errorf("router: %w", err)
+	}
+	r := &routing{ns: ns, mtu: cfg.MTU}
+	if r.h, err = ns.handle(); err != nil {
+		return nil, err
+	}
+	if r.nft, err = nftables.New(nftables.WithNetNSFd(int(ns.file.Fd())), nftables.AsLasting()); err != nil {
+		r.h.Close()
+		return nil, err
+	}
+	if err := r.setUp(cfg.VPC); err != nil {
+		r.Close()
+		return nil, fmt.Errorf("router: %w", err)
+	}
+	return r, nil
+}
+
+func (r *routing) Close() {
+	r.h.Close()
+	// It only closes a socket.
+	_ = r.nft.CloseLasting()
+}
+
+func (r *routing) setUp(vpc []netip.Prefix) (err error) {
+	if r.lo, err = r.h.LinkByName("lo"); err != nil {
+		return err
+	}
+	for _, a := range []netip.Addr{MetadataAddr, MetadataAddr6, EC2Addr} {
+		if err := r.addGateway(a); err != nil {
+			return err
+		}
+	}
+	for _, p := range append(slices.Clone(vpc), linkLocal4) {
+		hole := netlink.Route{Dst: ipNet(p), Type: unix.RTN_BLACKHOLE}
+		if err := r.h.RouteReplace(&hole); err != nil {
+			return fmt.Errorf("blackhole %v: %w", p, err)
+		}
+	}
+	return nil
+}
+
+// addGateway makes the router answer for an address on all its links.
+func (r *routing) addGateway(a netip.Addr) error {
+	err := r.h.AddrAdd(r.lo, addr(netip.PrefixFrom(a, a.BitLen())))
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("address %v: %w", a, err)
+	}
+	return nil
+}
+
+// addPort makes the pair of links of an ENI and everything on it that does not
+// depend on its addresses.
+func (r *routing) addPort(p *port, instance *Netns) error {
+	veth := netlink.NewVeth(netlink.NewLinkAttrs())
+	veth.Name, veth.MTU, veth.Alias = p.link, r.mtu, p.ID
+	veth.HardwareAddr = routerMAC(p.MAC)
+	veth.PeerName, veth.PeerHardwareAddr, veth.PeerMTU = p.Link(), p.MAC, uint32(r.mtu)
+	veth.PeerNamespace = netlink.NsFd(instance.file.Fd())
+	if err := r.h.LinkAdd(veth); err != nil {
+		return fmt.Errorf("link %s: %w", p.Link(), err)
+	}
+	err := r.setUpPort(p)
+	if err != nil {
+		return errors.Join(err, r.removePort(p))
+	}
+	return nil
+}
+
+func (r *routing) setUpPort(p *port) error {
+	conf := "ipv4/conf/" + p.link + "/"
+	// proxy_delay 0: the answer for a neighbour's address comes at once.
+	err := r.ns.sysctls(conf+"proxy_arp", "1", "ipv4/neigh/"+p.link+"/proxy_delay", "0")
+	if err != nil {
+		return err
+	}
+	link, err := r.up(p.link, p.MAC)
+	if err != nil {
+		return err
+	}
+	p.index = link.Attrs().Index
+	// The address of the router is link-local and so needs to be on each link.
+	return r.h.AddrAdd(link, addr(netip.PrefixFrom(Gateway6, 64)))
+}
+
+// up sets a link of the router up, with a permanent neighbour for what is at
+// its other end.
+func (r *routing) up(name string, mac net.HardwareAddr) (netlink.Link, error) {
+	link, err := r.h.LinkByName(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.h.LinkSetUp(link); err != nil {
+		return nil, err
+	}
+	return link, neighbours(r.h, link, mac, nextHop4, nextHop6)
+}
+
+func neighbours(h *netlink.Handle, link netlink.Link, mac net.HardwareAddr, hops ...netip.Addr) error {
+	for _, a := range hops {
+		n := netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: mac}
+		if err := h.NeighSet(&n); err != nil {
+			return fmt.Errorf("neighbour %v: %w", a, err)
+		}
+	}
+	return nil
+}
+
+func (r *routing) removePort(p *port) error {
+	link, err := r.h.LinkByName(p.link)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return r.h.LinkDel(link)
+}
+
+// setOwned changes the routes to an ENI.
+func (r *routing) setOwned(p *port, before, after []netip.Prefix) error {
+	for _, o := range after {
+		if slices.Contains(before, o) {
+			continue
+		}
+		if err := r.h.RouteReplace(via(o, p.index, nextHop4, nextHop6)); err != nil {
+			return fmt.Errorf("route to %v: %w", o, err)
+		}
+	}
+	for _, o := range before {
+		if slices.Contains(after, o) {
+			continue
+		}
+		// The route may lead to another ENI already.
+		if err := r.h.RouteDel(via(o, p.index, nextHop4, nextHop6)); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("remove route to %v: %w", o, err)
+		}
+	}
+	return nil
+}
+
+// addOutside connects a host beyond the VPC that owns the addresses. If it is
+// the internet gateway's it is also where everything unknown goes.
+func (r *routing) addOutside(name string, host *Netns, addrs []netip.Addr) error {
+	veth := netlink.NewVeth(netlink.NewLinkAttrs())
+	veth.Name, veth.MTU = name, r.mtu
+	veth.PeerName, veth.PeerMTU = "eth0", uint32(r.mtu)
+	veth.PeerNamespace = netlink.NsFd(host.file.Fd())
+	if err := r.h.LinkAdd(veth); err != nil {
+		return err
+	}
+	h, err := host.handle()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	err = host.sysctls("ipv4/conf/all/rp_filter", "0", "ipv4/conf/default/rp_filter", "0",
+		"ipv6/conf/all/disable_ipv6", "0", "ipv6/conf/eth0/disable_ipv6", "0", "ipv6/conf/eth0/accept_dad", "0")
+	if err != nil {
+		return err
+	}
+	eth0, err := h.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	if err := h.LinkSetUp(eth0); err != nil {
+		return err
+	}
+	link, err := r.up(name, eth0.Attrs().HardwareAddr)
+	if err != nil {
+		return err
+	}
+	if err := neighbours(h, eth0, link.Attrs().HardwareAddr, routerHop4, routerHop6); err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		if err := h.AddrAdd(eth0, addr(netip.PrefixFrom(a, a.BitLen()))); err != nil {
+			return err
+		}
+		if err := r.h.RouteReplace(via(netip.PrefixFrom(a, a.BitLen()), link.Attrs().Index, nextHop4, nextHop6)); err != nil {
+			return err
+		}
+	}
+	for _, all := range []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)} {
+		if err := h.RouteReplace(via(all, eth0.Attrs().Index, routerHop4, routerHop6)); err != nil {
+			return err
+		}
+		if name != internetLink {
+			continue
+		}
+		if err := r.h.RouteReplace(via(all, link.Attrs().Index, nextHop4, nextHop6)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// via is the route to a prefix by the hop of its family.
+func via(p netip.Prefix, index int, hop4, hop6 netip.Addr) *netlink.Route {
+	hop := hop6
+	if p.Addr().Is4() {
+		hop = hop4
+	}
+	return &netlink.Route{Dst: ipNet(p), LinkIndex: index, Gw: hop.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+func addr(p netip.Prefix) *netlink.Addr {
+	a := &netlink.Addr{IPNet: ipNet(p)}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	return a
+}
