@@ -4,10 +4,16 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/warmpool"
 )
 
 // Config configures an Agent.
@@ -19,11 +25,11 @@ type Config struct {
 	Links    Links
 	// Policy decides how much spare capacity there is. Required unless only
 	// IPv6 is served.
-	// Policy warmpool.Policy
-	// Limits of each network card; the index is the card.
-	// Limits []warmpool.Limits
-	// Families that pods get, the first being the one that the policy counts.
-	// Empty means IPv4.
+	Policy warmpool.Policy
+	// Limits of each network card; the index is the card. At least one.
+	Limits []warmpool.Limits
+	// Families that pods get: IPv4, IPv6, or IPv4 and IPv6. Empty means IPv4.
+	// The policy counts IPv4; of IPv6 an ENI gets one prefix and needs no more.
 	Families []ipam.Family
 	// Alive says whether the sandbox of an allocation from before the start
 	// still exists. An error counts as yes. Nil means that all of them do.
@@ -31,7 +37,8 @@ type Config struct {
 	// Tombstones calls release for each attachment whose DEL happened while no
 	// agent ran, and forgets it when release returns nil. Optional.
 	Tombstones func(ctx context.Context, release func(ipam.Attachment) error) error
-	// CallTimeout bounds each call of Provider and Links. Zero means two minutes.
+	// CallTimeout bounds each piece of work with Provider and Links. Zero means
+	// DefaultCallTimeout.
 	CallTimeout time.Duration
 	// Rand returns numbers in [0, 1) for jitter. Nil means math/rand/v2.
 	Rand func() float64
@@ -39,50 +46,194 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// DefaultCallTimeout is time enough to create an ENI, attach it and see it in
+// the metadata on a slow day.
+const DefaultCallTimeout = 3 * time.Minute
+
+// ErrConfig is returned by New for a Config that cannot work.
+var ErrConfig = errors.New("agent configuration")
+
 // Agent keeps a pool filled. All methods are safe for concurrent use.
-type Agent struct{ pool *ipam.Pool }
+type Agent struct {
+	cfg         Config
+	families    []ipam.Family
+	callTimeout time.Duration
+	rand        func() float64
+	log         *slog.Logger
+	refresh     chan struct{}
 
-// New makes an agent. It does nothing before Run, but serves Allocate and
-// Release from what the pool remembers.
-func New(cfg Config) (*Agent, error) { return &Agent{cfg.Pool}, nil }
+	mu      sync.Mutex
+	ran     bool
+	status  Status
+	retryAt time.Time
+}
 
-// Run keeps the pool until ctx ends, and returns nil then. All goroutines it
-// starts have ended when it returns. It may be called once.
-func (a *Agent) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+// New makes an agent. It does nothing before Run, but already serves Allocate
+// and Release from what the pool remembers.
+func New(cfg Config) (*Agent, error) {
+	a := &Agent{
+		cfg: cfg, families: slices.Clone(cfg.Families), callTimeout: cfg.CallTimeout, rand: cfg.Rand,
+		log: cfg.Logger, refresh: make(chan struct{}, 1),
+	}
+	if len(a.families) == 0 {
+		a.families = []ipam.Family{ipam.IPv4}
+	}
+	if a.callTimeout == 0 {
+		a.callTimeout = DefaultCallTimeout
+	}
+	if a.rand == nil {
+		a.rand = rand.Float64
+	}
+	if a.log == nil {
+		a.log = slog.New(slog.DiscardHandler)
+	}
+	slices.Sort(a.families)
+	bad := ""
+	switch {
+	case cfg.Pool == nil || cfg.Provider == nil || cfg.Links == nil:
+		bad = "needs a pool, a provider and links"
+	case len(cfg.Limits) == 0:
+		bad = "needs the limits of card 0"
+	case a.families[0] != ipam.IPv4 && a.families[0] != ipam.IPv6 || len(slices.Compact(a.families)) != len(a.families):
+		bad = fmt.Sprintf("has families %v", cfg.Families)
+	case cfg.Policy == nil && a.families[0] == ipam.IPv4:
+		bad = "needs a policy for IPv4"
+	}
+	if bad != "" {
+		return nil, fmt.Errorf("%w %s", ErrConfig, bad)
+	}
+	a.status = Status{Reason: ipam.ReasonAgentStarting, Evidence: "the agent has not been run"}
+	a.setOutlooks(ipam.Outlook{Reason: a.status.Reason, Evidence: a.status.Evidence})
+	return a, nil
+}
 
-// Allocate is ipam.Pool.Allocate, with the agent's own reason if it fails.
+func (a *Agent) setOutlooks(o ipam.Outlook) {
+	for card := range a.cfg.Limits {
+		for _, f := range a.families {
+			a.cfg.Pool.SetOutlook(card, f, o)
+		}
+	}
+}
+
+// Allocate is ipam.Pool.Allocate. A request without families gets those of the
+// Config.
 func (a *Agent) Allocate(ctx context.Context, r ipam.Request) ([]ipam.Allocation, error) {
-	return a.pool.Allocate(ctx, r)
+	if len(r.Families) == 0 {
+		r.Families = a.families
+	}
+	return a.cfg.Pool.Allocate(ctx, r)
 }
 
 // Release is ipam.Pool.Release.
-func (a *Agent) Release(ctx context.Context, at ipam.Attachment) ([]ipam.Allocation, error) {
-	return a.pool.Release(at)
+func (a *Agent) Release(at ipam.Attachment) ([]ipam.Allocation, error) {
+	return a.cfg.Pool.Release(at)
 }
 
 // Refresh asks for a new observation, for a caller that saw an ENI come or go
-// by itself. It returns at once.
-func (a *Agent) Refresh() {}
-
-// Status is the agent at one moment.
-type Status struct {
-	// Ready means that pods can be served: the first address was verified.
-	Ready bool
-	// Reason says why not, or why no more addresses come at present. Empty if
-	// there is nothing to say.
-	Reason   ipam.Reason
-	Evidence string
-	// RetryAfter is when the agent tries again. Zero if unknown.
-	RetryAfter time.Duration
-	// Free is how many addresses are ready to be allocated.
-	Free int
-	// InFlight lists the actions under way.
-	InFlight []string
-	// LastDecision is the latest decision of each card in words.
-	LastDecision []string
-	// Pool is the pool at the same moment.
-	Pool ipam.View
+// by itself, or a link change. All links are verified anew. It returns at once.
+func (a *Agent) Refresh() {
+	select {
+	case a.refresh <- struct{}{}:
+	default:
+	}
 }
 
-// Status returns the present state.
-func (a *Agent) Status() Status { return Status{} }
+// Run keeps the pool until ctx ends, and returns nil then. First it releases
+// what belongs to dead sandboxes and tombstones, observes the ENIs and
+// verifies their links. All goroutines it starts have ended when it returns.
+// It may be called once.
+func (a *Agent) Run(ctx context.Context) error {
+	a.mu.Lock()
+	ran := a.ran
+	a.ran = true
+	a.mu.Unlock()
+	if ran {
+		return fmt.Errorf("%w: Run was called before", ErrConfig)
+	}
+	l := &loop{
+		Agent: a, ctx: ctx, results: make(chan result), tasks: map[key]task{}, backoffs: map[key]*backoff{},
+		links: map[string]*link{}, gone: map[string]bool{}, memory: map[int]warmpool.Memory{},
+		decided: map[int]warmpool.Decision{}, wanted: time.Now(),
+	}
+	a.collect(ctx)
+	l.run()
+	return nil
+}
+
+// run turns until the context ends, then waits for the work under way.
+func (l *loop) run() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for l.ctx.Err() == nil {
+		timer.Stop()
+		if at := l.turn(); !at.IsZero() {
+			timer.Reset(time.Until(at))
+		}
+		select {
+		case <-l.cfg.Pool.Changed():
+		case r := <-l.results:
+			l.finish(r)
+		case <-l.refresh:
+			l.want(time.Now())
+		case <-timer.C:
+		case <-l.ctx.Done():
+		}
+	}
+	stopping := ipam.Outlook{Reason: ipam.ReasonAgentStopping, Evidence: "the agent was asked to stop", Final: true}
+	l.setOutlooks(stopping)
+	l.mu.Lock()
+	l.status.Ready, l.status.Reason, l.status.Evidence = false, stopping.Reason, stopping.Evidence
+	l.mu.Unlock()
+	for len(l.tasks) > 0 {
+		l.finish(<-l.results)
+	}
+	l.wg.Wait()
+}
+
+func (l *loop) finish(r result) {
+	delete(l.tasks, r.key)
+	r.apply()
+}
+
+// collect releases what belongs to sandboxes that went while no agent ran.
+// Requests that arrive meanwhile are safe: only what was there before counts.
+func (a *Agent) collect(ctx context.Context) {
+	dead := map[ipam.Attachment]time.Time{}
+	if a.cfg.Alive != nil {
+		for al := range a.cfg.Pool.Allocations() {
+			alive, err := a.cfg.Alive(ctx, al)
+			switch {
+			case err != nil:
+				a.log.Warn("sandbox is taken to be alive", "attachment", al.Attachment, "sandbox", al.Netns, "err", err)
+			case !alive:
+				dead[al.Attachment] = al.At
+			}
+		}
+	}
+	if len(dead) > 0 {
+		gone, err := a.cfg.Pool.ReleaseIf(func(al ipam.Allocation) bool {
+			at, ok := dead[al.Attachment]
+			return ok && at.Equal(al.At)
+		})
+		if err != nil {
+			a.log.Error("release what dead sandboxes held", "err", err)
+		}
+		for _, al := range gone {
+			a.log.Info("released: sandbox is gone", "attachment", al.Attachment, "addr", al.Addr, "sandbox", al.Netns)
+		}
+	}
+	if a.cfg.Tombstones == nil {
+		return
+	}
+	err := a.cfg.Tombstones(ctx, func(at ipam.Attachment) error {
+		_, err := a.cfg.Pool.Release(at)
+		if errors.Is(err, ipam.ErrNotAllocated) {
+			return nil
+		}
+		a.log.Info("released: tombstone", "attachment", at)
+		return err
+	})
+	if err != nil {
+		a.log.Error("collect tombstones", "err", err)
+	}
+}

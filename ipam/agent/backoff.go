@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/vpcnet/vpcnet/ipam"
+)
+
+// pause bounds the time between two tries that fail for one reason.
+type pause struct{ first, most time.Duration }
+
+// pauses says how long to wait by reason. What others on the subnet or in the
+// account have to free, or a person has to grant, takes minutes; what one slow
+// answer caused is over in seconds.
+func pauses(r ipam.Reason) pause {
+	switch r {
+	case ipam.ReasonSubnetFull, ipam.ReasonNoFreePrefix:
+		return pause{15 * time.Second, 2 * time.Minute}
+	case ipam.ReasonENILimit:
+		return pause{time.Minute, 10 * time.Minute}
+	case ipam.ReasonUnauthorized:
+		return pause{30 * time.Second, 5 * time.Minute}
+	case ipam.ReasonThrottled, ipam.ReasonEC2Unreachable, ipam.ReasonLinkNotReady:
+		return pause{time.Second, 30 * time.Second}
+	default:
+		return pause{5 * time.Second, 2 * time.Minute}
+	}
+}
+
+// backoff is the failure of one kind of action, and when to try again. The
+// zero value is no failure.
+type backoff struct {
+	failures int
+	until    time.Time
+	reason   ipam.Reason
+	evidence string
+}
+
+// fail notes one more failure. rnd is in [0, 1): up to half of the pause is
+// jitter, so that nodes which failed together do not come back together.
+func (b *backoff) fail(err error, now time.Time, rnd float64) {
+	reason, after := explain(err)
+	if reason != b.reason {
+		b.failures = 0
+	}
+	p := pauses(reason)
+	d := min(p.most, time.Duration(float64(p.first)*math.Pow(2, float64(min(b.failures, 30)))))
+	d = d/2 + time.Duration(rnd*float64(d/2))
+	b.failures++
+	b.reason, b.evidence = reason, err.Error()
+	b.until = now.Add(max(d, after))
+}
+
+func (b *backoff) active(now time.Time) bool { return b.until.After(now) }
+
+// explain turns any error of a provider into a reason of the closed set.
+func explain(err error) (reason ipam.Reason, retryAfter time.Duration) {
+	var after interface{ RetryAfter() time.Duration }
+	if errors.As(err, &after) {
+		retryAfter = after.RetryAfter()
+	}
+	var link *linkError
+	if errors.As(err, &link) {
+		return ipam.ReasonLinkNotReady, retryAfter
+	}
+	var named interface{ Reason() string }
+	if errors.As(err, &named) {
+		for _, r := range ipam.Reasons() {
+			if string(r) == named.Reason() {
+				return r, retryAfter
+			}
+		}
+	}
+	var slow interface{ Timeout() bool }
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &slow) && slow.Timeout() {
+		return ipam.ReasonEC2Unreachable, retryAfter
+	}
+	return ipam.ReasonEC2Refused, retryAfter
+}
+
+// certain says whether a call that failed for this reason had no effect, so
+// that nothing has to be looked up.
+func certain(r ipam.Reason) bool {
+	switch r {
+	case ipam.ReasonSubnetFull, ipam.ReasonNoFreePrefix, ipam.ReasonThrottled, ipam.ReasonUnauthorized:
+		return true
+	default:
+		return false
+	}
+}
+
+// linkError is a failure of Links.
+type linkError struct {
+	eni string
+	err error
+}
+
+func (e *linkError) Error() string { return fmt.Sprintf("link of %s: %v", e.eni, e.err) }
+func (e *linkError) Unwrap() error { return e.err }

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/vpcnet/vpcnet/ipam"
+)
+
+// link is an ENI that pods may use.
+type link struct {
+	ENI
+	// dirty means that the kernel has to be brought to ENI, or verified.
+	dirty bool
+	// edition counts changes of ENI, to see one that came while the link was
+	// worked on.
+	edition int
+	// grown is when the last blocks were assigned.
+	grown   time.Time
+	backoff backoff
+}
+
+// setLink makes an ENI known and has its link looked at.
+func (l *loop) setLink(e ENI) {
+	ln := l.links[e.ID]
+	if ln == nil {
+		if err := l.addENI(e); err != nil {
+			l.try("add ENI", err)
+			return
+		}
+		ln = &link{}
+		l.links[e.ID] = ln
+	}
+	ln.ENI, ln.dirty, ln.backoff.until = e, true, time.Time{}
+	ln.edition++
+}
+
+// addENI puts an ENI into the pool. One that is there and on its way out stays
+// so.
+func (l *loop) addENI(e ENI) error {
+	for _, n := range l.cfg.Pool.View().ENIs {
+		if n.ID == e.ID && n.Card == e.Card && n.Device == e.Device {
+			return nil
+		}
+	}
+	return l.cfg.Pool.SetENI(ipam.ENI{ID: e.ID, Card: e.Card, Device: e.Device})
+}
+
+// ensureLinks brings the next link that needs it up to date.
+func (l *loop) ensureLinks(v ipam.View, wake *earliest) {
+	now, leaving := v.At, map[string]bool{}
+	for _, n := range v.ENIs {
+		leaving[n.ID] = n.Draining
+	}
+	k := key{kind: kindLink}
+	ids := slices.SortedFunc(maps.Keys(l.links), func(a, b string) int {
+		return l.links[a].Device - l.links[b].Device
+	})
+	for _, id := range ids {
+		ln := l.links[id]
+		wake.add(ln.backoff.until, now)
+		if !ln.dirty || ln.backoff.active(now) || !l.ready(k, now) || leaving[id] {
+			continue
+		}
+		e, edition := ln.ENI, ln.edition
+		e.Blocks = slices.Clone(e.Blocks)
+		l.start(k, task{eni: id}, func(ctx context.Context) func() {
+			err := l.cfg.Links.Ensure(ctx, e)
+			return func() { l.ensured(e, edition, err) }
+		})
+	}
+}
+
+// ensured makes the blocks of a verified link allocatable.
+func (l *loop) ensured(e ENI, edition int, err error) {
+	ln := l.links[e.ID]
+	if ln == nil || l.ctx.Err() != nil && err != nil {
+		return
+	}
+	if err != nil {
+		ln.backoff.fail(&linkError{e.ID, err}, time.Now(), l.rand())
+		l.log.Warn("link not ready", "eni", e.ID, "retryIn", time.Until(ln.backoff.until), "err", err)
+		return
+	}
+	ln.backoff = backoff{}
+	ln.dirty = ln.edition != edition
+	have := map[netip.Prefix]bool{}
+	for _, n := range l.cfg.Pool.View().ENIs {
+		for _, b := range n.Blocks {
+			have[b.Prefix] = true
+		}
+	}
+	var add []ipam.Block
+	for _, p := range e.Blocks {
+		// The set may have shrunk while the link was worked on.
+		if !have[p] && slices.Contains(ln.Blocks, p) {
+			add = append(add, ipam.Block{Prefix: p, ENI: e.ID})
+		}
+	}
+	if err := errors.Join(l.cfg.Pool.SetReady(e.ID, true), l.cfg.Pool.AddBlocks(add...)); err != nil {
+		l.try("add blocks", err)
+		ln.dirty = true
+		ln.backoff.fail(err, time.Now(), l.rand())
+		return
+	}
+	if len(add) > 0 {
+		l.log.Info("blocks ready", "eni", e.ID, "blocks", len(add))
+	}
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/vpcnet/vpcnet/ipam"
+)
+
+// outlooks tells the pool what requests that find no address have to expect.
+func (l *loop) outlooks(v ipam.View) {
+	for card := range l.cfg.Limits {
+		for _, f := range l.families {
+			l.cfg.Pool.SetOutlook(card, f, l.outlook(card, f, v))
+		}
+	}
+}
+
+// outlook is the state of growth for one family on one card. What is being
+// done comes before what failed, and that before what is impossible.
+func (l *loop) outlook(card int, f ipam.Family, v ipam.View) ipam.Outlook {
+	if !l.observed {
+		return l.starting()
+	}
+	for _, k := range []kind{kindAssign, kindCreate} {
+		if t, ok := l.tasks[key{k, card, f}]; ok {
+			return ipam.Outlook{Reason: ipam.ReasonRefilling, Evidence: key{k, card, f}.describe(t) + " is under way"}
+		}
+	}
+	if o := l.linkOutlook(card, f, v); o.Reason != "" {
+		return o
+	}
+	if o := l.failed(card, f, v.At); o.Reason != "" {
+		return o
+	}
+	if f == l.families[0] && f == ipam.IPv4 {
+		return l.atLimit(card, v)
+	}
+	return ipam.Outlook{}
+}
+
+func (l *loop) starting() ipam.Outlook {
+	o := ipam.Outlook{Reason: ipam.ReasonAgentStarting, Evidence: "the ENIs of the instance are not yet known"}
+	if b := l.backoffs[key{kind: kindObserve}]; b != nil {
+		o = ipam.Outlook{Reason: b.reason, Evidence: "observe: " + b.evidence, RetryAt: b.until}
+	}
+	return o
+}
+
+// linkOutlook speaks of ENIs whose addresses wait for their link.
+func (l *loop) linkOutlook(card int, f ipam.Family, v ipam.View) ipam.Outlook {
+	var out ipam.Outlook
+	for _, n := range v.ENIs {
+		ln := l.links[n.ID]
+		if n.Card != card || n.Draining || ln == nil || !ln.dirty {
+			continue
+		}
+		waiting := !n.Ready || len(ln.Blocks) > len(n.Blocks)
+		serves := slices.ContainsFunc(ln.Blocks, ofFamily(f))
+		switch {
+		case !waiting || !serves:
+		case ln.backoff.failures == 0:
+			return ipam.Outlook{Reason: ipam.ReasonRefilling, Evidence: "the link of " + n.ID + " is being set up"}
+		case out.Reason == "":
+			out = ipam.Outlook{Reason: ipam.ReasonLinkNotReady, Evidence: ln.backoff.evidence, RetryAt: ln.backoff.until}
+		}
+	}
+	return out
+}
+
+// failed speaks of growth that waits for its next try, the sooner one if
+// several do.
+func (l *loop) failed(card int, f ipam.Family, now time.Time) ipam.Outlook {
+	var out ipam.Outlook
+	for _, k := range []kind{kindAssign, kindCreate} {
+		b := l.backoffs[key{k, card, f}]
+		if b != nil && b.active(now) && (out.Reason == "" || b.until.Before(out.RetryAt)) {
+			out = ipam.Outlook{Reason: b.reason, Evidence: string(k) + ": " + b.evidence, RetryAt: b.until}
+		}
+	}
+	return out
+}
+
+// atLimit speaks of a card that cannot grow. Then only a pod that goes, or an
+// ENI that comes back from being drained, helps.
+func (l *loop) atLimit(card int, v ipam.View) ipam.Outlook {
+	s := l.snapshot(card, v)
+	sup := s.Supply()
+	for k := range l.tasks {
+		if k.card == card && (k.kind == kindUnassign || k.kind == kindDelete) {
+			return ipam.Outlook{Reason: ipam.ReasonRefilling, Evidence: "addresses are being given back; there is room afterwards"}
+		}
+	}
+	if m := s.Limits.MaxPods; m > 0 && sup.Assigned >= m {
+		return ipam.Outlook{Reason: ipam.ReasonPoolLimit, Final: true, Evidence: fmt.Sprintf("%d addresses are in use, of at most %d", sup.Assigned, m)}
+	}
+	if sup.Room == 0 && sup.NewENIs == 0 {
+		return ipam.Outlook{Reason: ipam.ReasonENILimit, Final: true, Evidence: fmt.Sprintf(
+			"card %d has its %d ENIs and %d slots of each", card, s.Limits.MaxENIs, s.Limits.SlotsPerENI)}
+	}
+	if d := l.decided[card]; s.Demand.Waiting > 0 && len(d.Actions) == 0 {
+		return ipam.Outlook{Reason: ipam.ReasonAllInUse, Evidence: "policy: " + d.Reason.String()}
+	}
+	return ipam.Outlook{}
+}

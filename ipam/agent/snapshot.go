@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/warmpool"
+)
+
+// snapshot is one card as the policy sees it.
+func (l *loop) snapshot(card int, v ipam.View) warmpool.Snapshot {
+	family := l.families[0]
+	s := warmpool.Snapshot{Now: v.At, Card: card, Limits: l.cfg.Limits[card], Memory: l.memory[card]}
+	devices := map[string]int{}
+	for _, e := range l.foreign {
+		if e.Card == card {
+			devices[e.ID] = e.Device
+			s.ENIs = append(s.ENIs, warmpool.ENI{ID: e.ID, Primary: e.Primary, NoPods: true})
+		}
+	}
+	seen := map[string]bool{}
+	for _, n := range v.ENIs {
+		seen[n.ID] = true
+		if n.Card != card || slices.ContainsFunc(s.ENIs, func(e warmpool.ENI) bool { return e.ID == n.ID }) {
+			continue
+		}
+		devices[n.ID] = n.Device
+		s.ENIs = append(s.ENIs, l.countENI(n, family, v.At))
+	}
+	slices.SortStableFunc(s.ENIs, func(a, b warmpool.ENI) int { return cmp.Compare(devices[a.ID], devices[b.ID]) })
+	if t, ok := l.tasks[key{kindCreate, card, family}]; ok {
+		s.ENIs = append(s.ENIs, warmpool.ENI{PendingSlots: t.slots})
+	}
+	for _, w := range v.Waiting {
+		if w.Request.Card == card && slices.Contains(w.Request.Families, family) {
+			s.Demand.Waiting++
+		}
+	}
+	s.Subnet = l.subnet
+	for _, k := range []kind{kindAssign, kindCreate} {
+		b := l.backoffs[key{k, card, family}]
+		full := b.reason == ipam.ReasonSubnetFull || b.reason == ipam.ReasonNoFreePrefix
+		s.Subnet.Exhausted = s.Subnet.Exhausted || full && b.active(v.At)
+	}
+	return s
+}
+
+// countENI counts the slots of one ENI. What is on its way out, in doubt or on
+// a link that fails serves nobody and must not be given away: it counts as
+// cooling does.
+func (l *loop) countENI(n ipam.ENIView, family ipam.Family, now time.Time) warmpool.ENI {
+	e := warmpool.ENI{ID: n.ID, NoPods: n.Draining, Age: now.Sub(n.Since)}
+	ln := l.links[n.ID]
+	failing := ln == nil
+	if ln != nil {
+		e.Primary, failing = ln.Primary, ln.backoff.failures > 0
+		for _, p := range ln.Blocks {
+			inPool := slices.ContainsFunc(n.Blocks, func(b ipam.BlockView) bool { return b.Prefix == p })
+			if !inPool && ipam.FamilyOf(p.Addr()) == family {
+				e.PendingSlots++
+			}
+		}
+	}
+	if t, ok := l.tasks[key{kindAssign, n.Card, family}]; ok && t.eni == n.ID {
+		e.PendingSlots += t.slots
+	}
+	for _, b := range n.Blocks {
+		if ipam.FamilyOf(b.Prefix.Addr()) != family {
+			continue
+		}
+		cooling := b.Cooling
+		if b.Draining || b.Doubted || failing {
+			cooling += b.Free
+		}
+		e.Slots++
+		e.Addresses += b.Used + b.Cooling + b.Free
+		e.Assigned += b.Used
+		e.Cooling += cooling
+		e.AssignedPerSlot = append(e.AssignedPerSlot, b.Used)
+		e.CoolingPerSlot = append(e.CoolingPerSlot, cooling)
+	}
+	return e
+}
