@@ -112,7 +112,8 @@ func ParseNetConf(data []byte) (NetConf, error) {
 	// The version comes first: a configuration of another version is answered
 	// as such, whatever else is wrong with it.
 	var v struct {
-		CNIVersion string `json:"cniVersion"`
+		CNIVersion string          `json:"cniVersion"`
+		IPAM       json.RawMessage `json:"ipam"`
 	}
 	if len(bytes.TrimSpace(data)) == 0 {
 		return c, newError(CodeDecodingFailure, "no network configuration on standard input", "")
@@ -128,11 +129,7 @@ func ParseNetConf(data []byte) (NetConf, error) {
 	if err := json.Unmarshal(data, &c); err != nil {
 		return c, newError(CodeDecodingFailure, "network configuration cannot be read", err.Error())
 	}
-	var foreign struct {
-		IPAM map[string]any `json:"ipam"`
-	}
-	if err := json.Unmarshal(data, &foreign); err != nil || len(foreign.IPAM) > 0 {
-		ipam, _ := json.Marshal(foreign.IPAM)
+	if ipam := v.IPAM; len(ipam) > 0 && !slices.Contains([]string{"null", "{}"}, string(ipam)) {
 		return c, newError(CodeUnsupportedField, fmt.Sprintf("field ipam: %s is not supported", ipam),
 			"addresses come from the agent; remove the field")
 	}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cniplugin_test
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+)
+
+func TestParseNetConf(t *testing.T) {
+	const head = `{"cniVersion":"1.0.0","name":"vpcnet","type":"vpc-cni"`
+	for _, tc := range []struct {
+		name, in string
+		want     cniplugin.NetConf
+		code     cniplugin.Code // 0: no error
+		text     string         // in the error
+	}{
+		{name: "least", in: head + `}`, want: cniplugin.NetConf{CNIVersion: "1.0.0", Name: "vpcnet", Type: "vpc-cni"}},
+		{
+			name: "all",
+			in: head + `,"agentSocket":"/a","stateDir":"/s","timeout":"90s","vethPrefix":"vpc","mtu":1500,
+				"pluginLogFile":"/l","pluginLogLevel":"DEBUG","prevResult":{}}`,
+			want: cniplugin.NetConf{
+				CNIVersion: "1.0.0", Name: "vpcnet", Type: "vpc-cni", AgentSocket: "/a", StateDir: "/s",
+				Timeout: cniplugin.Duration(90 * time.Second), VethPrefix: "vpc", MTU: 1500,
+				LogFile: "/l", LogLevel: "DEBUG", PrevResult: json.RawMessage("{}"),
+			},
+		},
+		{
+			name: "written for amazon-vpc-cni-k8s",
+			in: `{"cniVersion":"0.4.0","name":"aws-cni","type":"aws-cni","vethPrefix":"eni","mtu":"9001","podSGEnforcingMode":"strict",
+				"pluginLogFile":"/var/log/aws-routed-eni/plugin.log","pluginLogLevel":"DEBUG",
+				"capabilities":{"io.kubernetes.cri.pod-annotations":true},"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":"b"}}}`,
+			want: cniplugin.NetConf{
+				CNIVersion: "0.4.0", Name: "aws-cni", Type: "aws-cni", VethPrefix: "eni", MTU: 9001,
+				LogFile: "/var/log/aws-routed-eni/plugin.log", LogLevel: "DEBUG",
+			},
+		},
+		{name: "empty ipam and mtu", in: head + `,"ipam":{},"mtu":""}`, want: cniplugin.NetConf{CNIVersion: "1.0.0", Name: "vpcnet", Type: "vpc-cni"}},
+
+		{name: "nothing", in: "", code: 6, text: "no network configuration"},
+		{name: "no JSON", in: "hello", code: 6, text: "not a JSON object"},
+		{name: "cut off", in: head, code: 6, text: "not a JSON object"},
+		{name: "array", in: "[]", code: 6, text: "not a JSON object"},
+		{name: "no version", in: `{"name":"vpcnet"}`, code: 1, text: `"" is not supported`},
+		{name: "old version", in: `{"cniVersion":"0.2.0"}`, code: 1, text: "0.3.1"},
+		{name: "future version", in: `{"cniVersion":"9.0.0","name":7}`, code: 1, text: "9.0.0"},
+		{name: "no name", in: `{"cniVersion":"1.0.0"}`, code: 7, text: "name"},
+		{name: "bad name", in: `{"cniVersion":"1.0.0","name":"a/b"}`, code: 7, text: `"a/b"`},
+		{name: "ipam", in: head + `,"ipam":{"type":"host-local"}}`, code: 2, text: `ipam: {"type":"host-local"}`},
+		{name: "ipam of another type", in: head + `,"ipam":"x"}`, code: 2, text: `ipam: "x"`},
+		{name: "socket of another type", in: head + `,"agentSocket":7}`, code: 6, text: "agentSocket"},
+		{name: "relative socket", in: head + `,"agentSocket":"agent.sock"}`, code: 7, text: `agentSocket "agent.sock"`},
+		{name: "relative state", in: head + `,"stateDir":"x"}`, code: 7, text: `stateDir "x"`},
+		{name: "relative log", in: head + `,"pluginLogFile":"x"}`, code: 7, text: `pluginLogFile "x"`},
+		{name: "log level", in: head + `,"pluginLogLevel":"loud"}`, code: 7, text: `pluginLogLevel "loud"`},
+		{name: "timeout", in: head + `,"timeout":"soon"}`, code: 6, text: `timeout "soon"`},
+		{name: "negative timeout", in: head + `,"timeout":"-1s"}`, code: 7, text: `timeout "-1s"`},
+		{name: "mtu text", in: head + `,"mtu":"big"}`, code: 6, text: `mtu "big"`},
+		{name: "mtu small", in: head + `,"mtu":"100"}`, code: 7, text: `mtu "100"`},
+		{name: "mtu large", in: head + `,"mtu":70000}`, code: 7, text: `mtu "70000"`},
+		{name: "prefix long", in: head + `,"vethPrefix":"pods5"}`, code: 7, text: `vethPrefix "pods5"`},
+		{name: "prefix odd", in: head + `,"vethPrefix":"a/b"}`, code: 7, text: `vethPrefix "a/b"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, err := cniplugin.ParseNetConf([]byte(tc.in))
+			if tc.code != 0 {
+				var e *cniplugin.Error
+				if !errors.As(err, &e) || e.Code != tc.code || !strings.Contains(err.Error(), tc.text) {
+					t.Errorf("error = %#v, want code %d and %q in it", err, tc.code, tc.text)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// Whatever the runtime sends, the answer is a configuration that parses again
+// to the same, or an error with a code of the specification and a text.
+func FuzzParseNetConf(f *testing.F) {
+	for _, s := range []string{
+		"", "{}", "[]", `{"cniVersion":"1.0.0","name":"vpcnet"}`, `{"cniVersion":"1.1.0","name":"n","mtu":"9001","timeout":"1h2m"}`,
+		`{"cniVersion":"0.4.0","name":"n","ipam":{"type":"x"}}`, `{"cniVersion":"0.3.1","name":"n","prevResult":{"ips":[]}}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		got, err := cniplugin.ParseNetConf(in)
+		if err != nil {
+			var e *cniplugin.Error
+			if !errors.As(err, &e) || e.Code == 0 || e.Code > 7 || e.Msg == "" {
+				t.Fatalf("error %#v has no code of the specification", err)
+			}
+			return
+		}
+		b, err := json.Marshal(got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := cniplugin.ParseNetConf(b)
+		if err != nil {
+			t.Fatalf("%s: %v", b, err)
+		}
+		got.PrevResult, again.PrevResult = nil, nil // may differ in white space
+		if diff := cmp.Diff(got, again); diff != "" {
+			t.Errorf("%s: -first +second:\n%s", b, diff)
+		}
+	})
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cniplugin
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types040 "github.com/containernetworking/cni/pkg/types/040"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/datapath"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// strict reads a result as the CNI library of that version does, and refuses
+// fields that the version does not have.
+var strict = map[string]func([]byte) (types.Result, error){
+	"0.3.0": types040.NewResult,
+	"0.3.1": types040.NewResult,
+	"0.4.0": types040.NewResult,
+	"1.0.0": types100.NewResult,
+	"1.1.0": types100.NewResult,
+}
+
+func TestAddWiring(t *testing.T) {
+	w := datapath.Pod{
+		ContainerID: "c1", IfName: "eth0", MTU: 9001,
+		Addrs: []datapath.PodAddr{{Addr: netip.MustParseAddr("10.0.1.5")}, {Addr: netip.MustParseAddr("2001:db8::5")}},
+	}.Wiring()
+	const prev = `{
+		"interfaces": [{"name": "net0", "mac": "02:00:00:00:00:01", "sandbox": "/run/netns/c1", "pciID": "0000:00:1f.6"}],
+		"ips": [{"address": "192.168.0.9/24", "gateway": "192.168.0.1", "interface": 0}],
+		"routes": [{"dst": "192.168.0.0/16", "priority": 7}],
+		"dns": {"nameservers": ["192.168.0.2"]}
+	}`
+	for _, version := range supportedVersions {
+		for name, prev := range map[string]string{"alone": "", "chained": prev} {
+			t.Run(version+"/"+name, func(t *testing.T) {
+				p, err := parsePrevResult(json.RawMessage(prev))
+				if err != nil {
+					t.Fatal(err)
+				}
+				r, err := addWiring(p, version, "/run/netns/c1", w)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var got bytes.Buffer
+				if err := emit(&got, r); err != nil {
+					t.Fatal(err)
+				}
+				golden(t, "result-"+version+"-"+name+".json", got.Bytes())
+				if strict[version] == nil {
+					t.Fatalf("no reader for version %s in this test", version)
+				}
+				lib, err := strict[version](got.Bytes())
+				if err != nil {
+					t.Fatalf("the CNI library refuses it: %v", err)
+				}
+				if _, err := lib.GetAsVersion(newestVersion); err != nil {
+					t.Errorf("the CNI library cannot convert it: %v", err)
+				}
+			})
+		}
+	}
+}
+
+func TestFind(t *testing.T) {
+	w := datapath.Pod{ContainerID: "c1", IfName: "eth0", Addrs: []datapath.PodAddr{{Addr: netip.MustParseAddr("10.0.1.5")}}}.Wiring()
+	r, err := addWiring(result{}, "1.0.0", "/run/netns/c1", w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What a plugin behind this one adds, or writes wrongly, changes nothing.
+	for _, odd := range []string{`7`, `{"name":"ifb0"}`, `{"name":"eth0","sandbox":"/run/netns/other"}`} {
+		r.Interfaces = append([]json.RawMessage{}, append(r.Interfaces, json.RawMessage(odd))...)
+		r.IPs = append(r.IPs, json.RawMessage(odd))
+	}
+	for _, netns := range []string{"/run/netns/c1", ""} {
+		a, found := r.find(w.HostLink, "eth0", "/run/netns/c1")
+		want := []netip.Addr{netip.MustParseAddr("10.0.1.5")}
+		if diff := cmp.Diff(want, a.addrs, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); !found || diff != "" {
+			t.Errorf("in %q: found %v, -want +got:\n%s", netns, found, diff)
+		}
+		if a.inside.MAC != w.SandboxMAC.String() || a.host.MAC != w.HostMAC.String() {
+			t.Errorf("in %q: MACs %s, %s, want %s, %s", netns, a.host.MAC, a.inside.MAC, w.HostMAC, w.SandboxMAC)
+		}
+	}
+	if _, found := r.find("eniffffffffff0", "eth0", ""); found {
+		t.Error("found an attachment that is not there")
+	}
+}
+
+func TestParseArgs(t *testing.T) {
+	for in, want := range map[string]Pod{
+		"":                {},
+		"IgnoreUnknown=1": {},
+		"K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_UID=u-1;K8S_POD_INFRA_CONTAINER_ID=c": {"default", "web-0", "u-1"},
+		"K8S_POD_UID=u-1;;K8S_POD_NAME=web-0;FOO=a=b;":                                              {"", "web-0", "u-1"},
+	} {
+		got, err := parseArgs(in)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%q: %v, -want +got:\n%s", in, err, diff)
+		}
+	}
+	for _, in := range []string{"K8S_POD_NAME", "=x", "a=b;c"} {
+		if _, err := parseArgs(in); err == nil {
+			t.Errorf("%q: no error", in)
+		}
+	}
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s: -want +got:\n%s", path, diff)
+	}
+}

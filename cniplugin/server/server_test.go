@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/cniplugin/server"
+	"github.com/vpcnet/vpcnet/cniplugin/servertest"
+)
+
+var (
+	pod1 = cniplugin.Attachment{Network: "vpcnet", ContainerID: "c1", IfName: "eth0"}
+	pod2 = cniplugin.Attachment{Network: "vpcnet", ContainerID: "c2", IfName: "eth0"}
+	one  = servertest.Config{
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.1.5/32"), netip.MustParsePrefix("2001:db8::5/128")},
+		ENI:      "eni-1", Device: 1, Layout: "per-pod", MTU: 9001, HostLinkPrefix: "eni",
+	}
+)
+
+// socketPath is short: t.TempDir can be longer than a socket's path may be.
+func socketPath(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "vpcnet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "run", "agent.sock")
+}
+
+// serve runs s on path and returns what stops it.
+func serve(t *testing.T, s *server.Server, path string) (stop func()) {
+	t.Helper()
+	l, err := server.Listen(path)
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func TestCalls(t *testing.T) {
+	path := socketPath(t)
+	agent := servertest.New(one)
+	serve(t, &server.Server{Backend: agent}, path)
+	client := cniplugin.Client{Socket: path}
+	ctx := t.Context()
+
+	want := cniplugin.AddResponse{
+		Addresses: []cniplugin.Address{
+			{Addr: netip.MustParseAddr("10.0.1.5"), ENI: "eni-1", Device: 1, Table: 2},
+			{Addr: netip.MustParseAddr("2001:db8::5"), ENI: "eni-1", Device: 1, Table: 2},
+		},
+		Layout: "per-pod", MTU: 9001, HostLinkPrefix: "eni",
+	}
+	for range 2 { // the second is a repetition
+		got, err := client.Add(ctx, cniplugin.AddRequest{Attachment: pod1, Netns: "/run/netns/c1"})
+		if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); err != nil || diff != "" {
+			t.Fatalf("Add: %v, -want +got:\n%s", err, diff)
+		}
+	}
+	if got, err := client.Check(ctx, cniplugin.CheckRequest{Attachment: pod1}); err != nil || len(got.Addresses) != 2 {
+		t.Errorf("Check = %v, %v", got, err)
+	}
+	gc, err := client.GC(ctx, cniplugin.GCRequest{Network: "vpcnet", Valid: []cniplugin.Attachment{pod2}})
+	if diff := cmp.Diff(cniplugin.GCResponse{Stale: []cniplugin.Attachment{pod1}}, gc); err != nil || diff != "" {
+		t.Errorf("GC: %v, -want +got:\n%s", err, diff)
+	}
+	if err := client.Del(ctx, cniplugin.DelRequest{Attachment: pod1}); err != nil {
+		t.Errorf("Del: %v", err)
+	}
+	if held := agent.Held(); len(held) != 0 {
+		t.Errorf("after Del the agent holds %v", held)
+	}
+	if err := client.Status(ctx); err != nil {
+		t.Errorf("Status: %v", err)
+	}
+}
+
+// An agent's error reaches the caller with every field as it was.
+func TestAgentErrorUnchanged(t *testing.T) {
+	path := socketPath(t)
+	agent := servertest.New(one)
+	serve(t, &server.Server{Backend: agent}, path)
+	want := &cniplugin.AgentError{
+		Code: cniplugin.CodeTryAgainLater, Reason: "subnet-full", Message: "subnet-1 has no free address",
+		Details: "EC2: InsufficientFreeAddressesInSubnet", RetryAfter: 1500 * time.Millisecond,
+	}
+	agent.Fail(errors.Join(errors.New("add eni-1"), want))
+	_, err := cniplugin.Client{Socket: path}.Add(t.Context(), cniplugin.AddRequest{Attachment: pod1})
+	var got *cniplugin.AgentError
+	if !errors.As(err, &got) {
+		t.Fatalf("error is %T %v, not an AgentError", err, err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+
+	agent.Fail(errors.New("disk full"))
+	err = cniplugin.Client{Socket: path}.Status(t.Context())
+	if !errors.As(err, &got) || got.Code != cniplugin.CodeAgent || got.Message != "disk full" {
+		t.Errorf("an error without type became %#v", err)
+	}
+}
+
+func TestRefusesOtherUsers(t *testing.T) {
+	path := socketPath(t)
+	agent := servertest.New(one)
+	serve(t, &server.Server{Backend: agent, AllowUIDs: []uint32{uint32(os.Geteuid()) + 1}}, path)
+	_, err := cniplugin.Client{Socket: path}.Add(t.Context(), cniplugin.AddRequest{Attachment: pod1})
+	var got *cniplugin.AgentError
+	if !errors.As(err, &got) || got.Reason != cniplugin.ReasonNotAllowed {
+		t.Errorf("error = %v, want reason %s", err, cniplugin.ReasonNotAllowed)
+	}
+	if n := agent.Calls()["Add"]; n != 0 {
+		t.Errorf("the backend was called %d times", n)
+	}
+}
+
+// A caller whose credentials the kernel does not tell is refused.
+func TestRefusesTCP(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- (&server.Server{Backend: servertest.New(one)}).Serve(ctx, l) }()
+	resp, err := http.Post("http://"+l.Addr().String()+cniplugin.PathStatus, "application/json", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusForbidden {
+		t.Errorf("status %s, want 403", resp.Status)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestListen(t *testing.T) {
+	path := socketPath(t)
+	l, err := server.Listen(path)
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("socket: %v, %v, want mode 0600", info.Mode(), err)
+	}
+	if _, err := server.Listen(path); !errors.Is(err, server.ErrInUse) {
+		t.Errorf("second Listen: %v, want ErrInUse", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("after Close the socket is still there: %v", err)
+	}
+	t.Run("remnant of a dead process", func(t *testing.T) {
+		dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dead.SetUnlinkOnClose(false)
+		dead.Close()
+		serve(t, &server.Server{Backend: servertest.New(one)}, path)
+		if err := (cniplugin.Client{Socket: path}).Status(t.Context()); err != nil {
+			t.Errorf("Status: %v", err)
+		}
+	})
+	t.Run("no socket", func(t *testing.T) {
+		path := socketPath(t)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := server.Listen(path); err == nil || !strings.Contains(err.Error(), "no socket") {
+			t.Errorf("Listen over a file: %v", err)
+		}
+		if b, _ := os.ReadFile(path); string(b) != "precious" {
+			t.Error("Listen has removed a file that is not its own")
+		}
+	})
+	t.Run("long path", func(t *testing.T) {
+		if _, err := server.Listen("/run/" + strings.Repeat("x", 100)); err == nil || !strings.Contains(err.Error(), "105 bytes") {
+			t.Errorf("Listen on a long path: %v", err)
+		}
+	})
+}
+
+// The plugin's patience reaches the backend as the deadline of its context, a
+// little shorter, so that the backend's reason arrives in time.
+func TestDeadline(t *testing.T) {
+	path := socketPath(t)
+	cfg := one
+	cfg.Delay = time.Hour
+	serve(t, &server.Server{Backend: servertest.New(cfg)}, path)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err := cniplugin.Client{Socket: path}.Add(ctx, cniplugin.AddRequest{Attachment: pod1})
+	var got *cniplugin.AgentError
+	if !errors.As(err, &got) || got.Code != cniplugin.CodeTryAgainLater || got.Reason != cniplugin.ReasonAgentTimeout {
+		t.Errorf("error = %#v, want the agent's own timeout", err)
+	}
+}
+
+// A server that stops answers the calls under way.
+func TestStop(t *testing.T) {
+	path := socketPath(t)
+	cfg := one
+	cfg.Delay = time.Hour
+	agent := servertest.New(cfg)
+	stop := serve(t, &server.Server{Backend: agent}, path)
+	errs := make(chan error, 1)
+	go func() {
+		_, err := cniplugin.Client{Socket: path}.Add(t.Context(), cniplugin.AddRequest{Attachment: pod1})
+		errs <- err
+	}()
+	for agent.Calls()["Add"] == 0 {
+		if t.Context().Err() != nil {
+			t.Fatal("the call never arrives")
+		}
+	}
+	stop()
+	var got *cniplugin.AgentError
+	if err := <-errs; !errors.As(err, &got) || got.Code != cniplugin.CodeTryAgainLater {
+		t.Errorf("error = %v, want code 11", err)
+	}
+}
+
+// Plugin and agent of different releases understand each other as far as they
+// can, and otherwise say what is wrong.
+func TestVersionSkew(t *testing.T) {
+	path := socketPath(t)
+	serve(t, &server.Server{Backend: servertest.New(one)}, path)
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}
+	t.Cleanup(transport.CloseIdleConnections)
+	web := &http.Client{Transport: transport}
+	for _, tc := range []struct {
+		name, path, body string
+		status           int
+	}{
+		{"newer plugin, new field", cniplugin.PathAdd, `{"network":"n","containerID":"c","ifName":"eth0","colour":"red","pod":{"labels":{}}}`, http.StatusOK},
+		{"older plugin, fields missing", cniplugin.PathAdd, `{"network":"n","containerID":"c","ifName":"eth0"}`, http.StatusOK},
+		{"newer plugin, new call", "/v2/add", `{}`, http.StatusNotFound},
+		{"no JSON", cniplugin.PathDel, `hello`, http.StatusBadRequest},
+		{"wrong type", cniplugin.PathDel, `{"network":7}`, http.StatusBadRequest},
+		{"empty", cniplugin.PathGC, ``, http.StatusBadRequest},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			resp, err := web.Post("http://agent"+tc.path, "application/json", strings.NewReader(tc.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != tc.status {
+				t.Errorf("status %d, want %d", resp.StatusCode, tc.status)
+			}
+		})
+	}
+}

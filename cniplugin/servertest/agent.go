@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package servertest has an agent in memory, for tests of whatever speaks the
+// protocol of package cniplugin.
+package servertest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/cniplugin/server"
+	"github.com/vpcnet/vpcnet/datapath"
+)
+
+// Config says what an Agent has to give. The zero value has nothing.
+type Config struct {
+	// Prefixes are one a family: each attachment gets an address out of each,
+	// lowest free one first.
+	Prefixes []netip.Prefix
+	// ENI, Card and Device say which ENI all addresses are on.
+	ENI          string
+	Card, Device int
+	// Layout, MTU and HostLinkPrefix go into every response.
+	Layout         datapath.Layout
+	MTU            int
+	HostLinkPrefix string
+	// Delay is how long each call takes.
+	Delay time.Duration
+}
+
+// Agent is a [server.Backend] without EC2, kernel or disk. It keeps its word as
+// a real one must: no address to two attachments, the same address for the same
+// attachment, and an error with a reason when there is none left. It is safe
+// for concurrent use.
+type Agent struct {
+	cfg Config
+
+	mu    sync.Mutex
+	held  map[cniplugin.Attachment][]netip.Addr
+	calls map[string]int
+	err   error
+}
+
+var _ server.Backend = (*Agent)(nil)
+
+// New returns an agent to which every address of cfg is free.
+func New(cfg Config) *Agent {
+	return &Agent{cfg: cfg, held: map[cniplugin.Attachment][]netip.Addr{}, calls: map[string]int{}}
+}
+
+// Fail makes every further call return err, and none if it is nil.
+func (a *Agent) Fail(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.err = err
+}
+
+// Held returns what each attachment holds.
+func (a *Agent) Held() map[cniplugin.Attachment][]netip.Addr {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.held)
+}
+
+// Calls returns how often each method was called.
+func (a *Agent) Calls() map[string]int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.calls)
+}
+
+// begin counts a call and takes its time.
+func (a *Agent) begin(ctx context.Context, method string) error {
+	a.mu.Lock()
+	a.calls[method]++
+	err := a.err
+	a.mu.Unlock()
+	if err != nil || a.cfg.Delay == 0 {
+		return err
+	}
+	t := time.NewTimer(a.cfg.Delay)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Add implements [server.Backend].
+func (a *Agent) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.AddResponse, error) {
+	if err := a.begin(ctx, "Add"); err != nil {
+		return cniplugin.AddResponse{}, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, ok := a.held[req.Attachment]; !ok {
+		var addrs []netip.Addr
+		for _, p := range a.cfg.Prefixes {
+			free, err := a.free(p)
+			if err != nil {
+				return cniplugin.AddResponse{}, err
+			}
+			addrs = append(addrs, free)
+		}
+		a.held[req.Attachment] = addrs
+	}
+	return a.response(req.Attachment), nil
+}
+
+// free returns the lowest address in p that nobody holds. The caller has mu.
+func (a *Agent) free(p netip.Prefix) (netip.Addr, error) {
+	used := map[netip.Addr]bool{}
+	for _, addrs := range a.held {
+		for _, addr := range addrs {
+			used[addr] = true
+		}
+	}
+	for addr := p.Masked().Addr(); p.Contains(addr); addr = addr.Next() {
+		if !used[addr] {
+			return addr, nil
+		}
+	}
+	return netip.Addr{}, &cniplugin.AgentError{
+		Code: cniplugin.CodeTryAgainLater, Reason: "subnet-full", Message: "no free address",
+		Details: fmt.Sprintf("all of %s is in use", p), RetryAfter: 5 * time.Second,
+	}
+}
+
+// response describes what an attachment holds. The caller has mu.
+func (a *Agent) response(key cniplugin.Attachment) cniplugin.AddResponse {
+	resp := cniplugin.AddResponse{Layout: string(a.cfg.Layout), MTU: a.cfg.MTU, HostLinkPrefix: a.cfg.HostLinkPrefix}
+	for _, addr := range a.held[key] {
+		resp.Addresses = append(resp.Addresses, cniplugin.Address{
+			Addr: addr, ENI: a.cfg.ENI, Card: a.cfg.Card, Device: a.cfg.Device,
+			Table: datapath.Table(a.cfg.Card, a.cfg.Device),
+		})
+	}
+	return resp
+}
+
+// Del implements [server.Backend].
+func (a *Agent) Del(ctx context.Context, req cniplugin.DelRequest) error {
+	if err := a.begin(ctx, "Del"); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.held, req.Attachment)
+	return nil
+}
+
+// Check implements [server.Backend].
+func (a *Agent) Check(ctx context.Context, req cniplugin.CheckRequest) (cniplugin.AddResponse, error) {
+	if err := a.begin(ctx, "Check"); err != nil {
+		return cniplugin.AddResponse{}, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, ok := a.held[req.Attachment]; !ok {
+		return cniplugin.AddResponse{}, &cniplugin.AgentError{
+			Code: cniplugin.CodeUnknownContainer, Reason: "not-allocated", Message: "the attachment holds no address",
+			Details: req.Attachment.String(),
+		}
+	}
+	return a.response(req.Attachment), nil
+}
+
+// GC implements [server.Backend].
+func (a *Agent) GC(ctx context.Context, req cniplugin.GCRequest) (cniplugin.GCResponse, error) {
+	if err := a.begin(ctx, "GC"); err != nil {
+		return cniplugin.GCResponse{}, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var resp cniplugin.GCResponse
+	for key := range a.held {
+		if key.Network == req.Network && !slices.Contains(req.Valid, key) {
+			resp.Stale = append(resp.Stale, key)
+		}
+	}
+	return resp, nil
+}
+
+// Status implements [server.Backend].
+func (a *Agent) Status(ctx context.Context) error { return a.begin(ctx, "Status") }
