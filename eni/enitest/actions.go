@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enitest
+
+import "net/url"
+
+// action is one row of the API: its class and what it does.
+type action struct {
+	class Class
+	// prepare decodes the parameters and returns what is then done under the
+	// lock, so that wrong parameters are told even in a dry run.
+	prepare func(url.Values) (func(*tx) (any, error), error)
+}
+
+// do makes an action from a function of decoded parameters.
+func do[In, Out any](class Class, f func(*tx, In) (Out, error)) action {
+	return action{class, func(form url.Values) (func(*tx) (any, error), error) {
+		var in In
+		if err := decode(form, &in); err != nil {
+			return nil, err
+		}
+		return func(t *tx) (any, error) { return f(t, in) }, nil
+	}}
+}
+
+// actions is the table of the API.
+func actions() map[string]action {
+	return map[string]action{
+		"DescribeAvailabilityZones":          do(NonMutating, (*tx).describeAvailabilityZones),
+		"DescribeInstances":                  do(NonMutating, (*tx).describeInstances),
+		"DescribeInstanceTypes":              do(NonMutating, (*tx).describeInstanceTypes),
+		"DescribeNetworkInterfaces":          do(NonMutating, (*tx).describeNetworkInterfaces),
+		"DescribeSecurityGroups":             do(NonMutating, (*tx).describeSecurityGroups),
+		"DescribeSubnets":                    do(NonMutating, (*tx).describeSubnets),
+		"DescribeTags":                       do(NonMutating, (*tx).describeTags),
+		"DescribeTrunkInterfaceAssociations": do(NonMutating, (*tx).describeTrunkInterfaceAssociations),
+		"DescribeVpcs":                       do(NonMutating, (*tx).describeVpcs),
+		"GetSubnetCidrReservations":          do(NonMutating, (*tx).getSubnetCidrReservations),
+
+		"AssignIpv6Addresses":             do(Mutating, (*tx).assignIpv6Addresses),
+		"AssignPrivateIpAddresses":        do(Mutating, (*tx).assignPrivateIPAddresses),
+		"AssociateTrunkInterface":         do(Mutating, (*tx).associateTrunkInterface),
+		"AttachNetworkInterface":          do(Mutating, (*tx).attachNetworkInterface),
+		"CreateNetworkInterface":          do(Mutating, (*tx).createNetworkInterface),
+		"CreateSubnetCidrReservation":     do(Mutating, (*tx).createSubnetCidrReservation),
+		"CreateTags":                      do(Mutating, (*tx).createTags),
+		"DeleteNetworkInterface":          do(Mutating, (*tx).deleteNetworkInterface),
+		"DeleteSubnetCidrReservation":     do(Mutating, (*tx).deleteSubnetCidrReservation),
+		"DeleteTags":                      do(Mutating, (*tx).deleteTags),
+		"DetachNetworkInterface":          do(Mutating, (*tx).detachNetworkInterface),
+		"DisassociateTrunkInterface":      do(Mutating, (*tx).disassociateTrunkInterface),
+		"ModifyNetworkInterfaceAttribute": do(Mutating, (*tx).modifyNetworkInterfaceAttribute),
+		"UnassignIpv6Addresses":           do(Mutating, (*tx).unassignIpv6Addresses),
+		"UnassignPrivateIpAddresses":      do(Mutating, (*tx).unassignPrivateIPAddresses),
+
+		"RunInstances":       do(ResourceIntensive, (*tx).runInstances),
+		"TerminateInstances": do(ResourceIntensive, (*tx).terminateInstances),
+	}
+}
+
+// narrowing are the parameters that make a Describe cost less.
+var narrowing = []string{"Filter.", "MaxResults", "NetworkInterfaceId.", "InstanceId.", "InstanceType.", "SubnetId", "VpcId.",
+	"GroupId.", "GroupName.", "AssociationId.", "ZoneName.", "ZoneId."}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enitest
+
+import "time"
+
+type attachIn struct {
+	ID       string `ec2:"NetworkInterfaceId"`
+	Instance string `ec2:"InstanceId"`
+	Device   *int   `ec2:"DeviceIndex"`
+	Card     int    `ec2:"NetworkCardIndex"`
+}
+
+type attachOut struct {
+	AttachmentID string `xml:"attachmentId"`
+	Card         int    `xml:"networkCardIndex"`
+}
+
+func (t *tx) attachNetworkInterface(in attachIn) (attachOut, error) {
+	var none attachOut
+	e, err := t.changeable(in.ID)
+	if err != nil {
+		return none, err
+	}
+	if in.Instance == "" {
+		return none, missing("instanceId")
+	}
+	if in.Device == nil {
+		return none, missing("deviceIndex")
+	}
+	i := t.instance(in.Instance)
+	if i == nil {
+		return none, kindInstance.unknown(in.Instance)
+	}
+	place := slot{i, in.Card, *in.Device}
+	if err := t.checkAttach(e, place); err != nil {
+		return none, err
+	}
+	e = t.attach(e, place, attachOptions{delay: t.c.delays.Attach})
+	return attachOut{e.Attachment.ID, in.Card}, nil
+}
+
+// slot is a place for an ENI on an instance.
+type slot struct {
+	instance     *Instance
+	card, device int
+}
+
+// checkAttach says whether the ENI can go into the slot.
+func (t *tx) checkAttach(e *ENI, s slot) error {
+	it, id := t.c.types[s.instance.Type], s.instance.ID
+	state := s.instance.State(t.now)
+	switch {
+	case e.Attachment != nil, e.Trunk != nil:
+		return errorf("InvalidNetworkInterface.InUse", "Interface: [%s] in use.", e.ID)
+	case state != "running" && state != "pending":
+		return errorf("IncorrectState", "Instance '%s' is not in a valid state for this operation: %s", id, state)
+	case e.Zone != s.instance.Zone:
+		return errorf("InvalidParameterCombination",
+			"You may not attach a network interface to an instance if they are not in the same availability zone")
+	case s.device < 0:
+		return invalidValue("Value (%d) for parameter deviceIndex is invalid.", s.device)
+	case s.card < 0 || s.card >= len(it.ENIs):
+		return invalidValue("The network card index %d is not valid for instance type %s.", s.card, it.Name)
+	}
+	count := 1
+	for _, have := range t.attached(id, t.now) {
+		if have.Attachment.Card != s.card {
+			continue
+		}
+		if have.Attachment.Device == s.device {
+			return invalidValue("Instance '%s' already has an interface attached at device index '%d'.", id, s.device)
+		}
+		count++
+	}
+	if count > it.ENIs[s.card] {
+		return errorf("AttachmentLimitExceeded", "Interface count %d exceeds the limit for %s", count, it.Name)
+	}
+	return t.checkKind(e, s, it)
+}
+
+// checkKind says whether the instance type can carry this type of interface
+// with all its addresses.
+func (t *tx) checkKind(e *ENI, s slot, it InstanceType) error {
+	if e.Type == "trunk" {
+		if it.Branches == 0 {
+			return errorf("UnsupportedOperation", "Instance type %s does not support trunk network interfaces", it.Name)
+		}
+		for _, have := range t.attached(s.instance.ID, t.now) {
+			if have.Type == "trunk" {
+				return errorf("AttachmentLimitExceeded", "Instance '%s' already has a trunk network interface", s.instance.ID)
+			}
+		}
+	}
+	return checkRoom(e, it)
+}
+
+// attachOptions are the particulars of an attachment.
+type attachOptions struct {
+	delay               time.Duration
+	deleteOnTermination bool
+}
+
+// attach puts the ENI into the slot.
+func (t *tx) attach(e *ENI, s slot, o attachOptions) *ENI {
+	e = e.clone()
+	e.Attachment = &Attachment{
+		ID: t.newID("eni-attach-"), Instance: s.instance.ID, Card: s.card, Device: s.device,
+		AttachTime: t.now, AttachedAt: t.now.Add(o.delay), DeleteOnTermination: o.deleteOnTermination,
+	}
+	t.put(e)
+	t.emit(Attached, e, s.instance.ID, nil)
+	return e
+}
+
+type detachIn struct {
+	ID    string `ec2:"AttachmentId"`
+	Force bool   `ec2:"Force"`
+}
+
+func (t *tx) detachNetworkInterface(in detachIn) (wireReturn, error) {
+	if in.ID == "" {
+		return wireReturn{}, missing("attachmentId")
+	}
+	e := t.byAttachment(in.ID)
+	switch {
+	case e == nil:
+		return wireReturn{}, errorf("InvalidAttachmentID.NotFound", "The attachment ID '%s' does not exist", in.ID)
+	case e.primary():
+		return wireReturn{}, errorf("OperationNotPermitted",
+			"The network interface at device index 0 and networkCard index %d cannot be detached.", e.Attachment.Card)
+	case e.Attachment.Status(t.now) == "detaching" && !in.Force:
+		return wireReturn{}, errorf("IncorrectState", "Attachment '%s' is detaching", in.ID)
+	}
+	e = e.clone()
+	first := e.Attachment.DetachedAt.IsZero()
+	e.Attachment.DetachedAt = t.now.Add(t.c.delays.Detach)
+	t.put(e)
+	if first {
+		t.emit(Detached, e, e.Attachment.Instance, nil)
+	}
+	return wireReturn{true}, nil
+}
+
+// byAttachment is the ENI with that attachment.
+func (t *tx) byAttachment(id string) *ENI {
+	for _, h := range t.c.state.enis {
+		if e := h.at(t.now).seenAt(t.now); e != nil && e.Attachment != nil && e.Attachment.ID == id {
+			return e
+		}
+	}
+	return nil
+}
+
+// primary reports whether e is the primary ENI of its instance.
+func (e *ENI) primary() bool {
+	return e.Attachment != nil && e.Attachment.Device == 0 && e.Attachment.Card == 0
+}
+
+type modifyENIIn struct {
+	ID         string           `ec2:"NetworkInterfaceId"`
+	Attachment *attachmentParam `ec2:"Attachment"`
+	Describe   *stringValue     `ec2:"Description"`
+	Groups     []string         `ec2:"SecurityGroupId"`
+	Check      *boolValue       `ec2:"SourceDestCheck"`
+	Tracking   *trackingParam   `ec2:"ConnectionTrackingSpecification"`
+}
+
+type attachmentParam struct {
+	ID                  string `ec2:"AttachmentId"`
+	DeleteOnTermination *bool  `ec2:"DeleteOnTermination"`
+}
+
+type stringValue struct {
+	Value string `ec2:"Value"`
+}
+
+type boolValue struct {
+	Value bool `ec2:"Value"`
+}
+
+func (t *tx) modifyNetworkInterfaceAttribute(in modifyENIIn) (wireReturn, error) {
+	e, err := t.changeable(in.ID)
+	if err != nil {
+		return wireReturn{}, err
+	}
+	e = e.clone()
+	asked := 0
+	if in.Describe != nil {
+		e.Description = in.Describe.Value
+		asked++
+	}
+	if in.Check != nil {
+		e.SourceDestCheck = in.Check.Value
+		asked++
+	}
+	if in.Tracking != nil {
+		e.Tracking = in.Tracking.value()
+		asked++
+	}
+	if len(in.Groups) > 0 {
+		if e.Groups, err = t.groupsFor(in.Groups, e.VPC); err != nil {
+			return wireReturn{}, err
+		}
+		asked++
+	}
+	if in.Attachment != nil {
+		if e.Attachment == nil || e.Attachment.ID != in.Attachment.ID {
+			return wireReturn{}, errorf("InvalidAttachmentID.NotFound", "The attachment ID '%s' does not exist", in.Attachment.ID)
+		}
+		if in.Attachment.DeleteOnTermination == nil {
+			return wireReturn{}, missing("attachment.deleteOnTermination")
+		}
+		e.Attachment.DeleteOnTermination = *in.Attachment.DeleteOnTermination
+		asked++
+	}
+	if asked != 1 {
+		return wireReturn{}, errorf("InvalidParameterCombination", "Exactly one attribute must be specified, not %d", asked)
+	}
+	t.put(e)
+	return wireReturn{true}, nil
+}

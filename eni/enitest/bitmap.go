@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enitest
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"net/netip"
+)
+
+// bitmap holds the IPv4 addresses of a subnet that are in use, one bit each.
+type bitmap struct {
+	prefix netip.Prefix
+	base   uint32
+	size   int
+	words  []uint64
+	free   int
+}
+
+// newBitmap returns the bitmap of a subnet between /16 and /28. The first four
+// addresses and the last one belong to AWS:
+// https://docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html
+func newBitmap(prefix netip.Prefix) *bitmap {
+	size := 1 << (32 - prefix.Bits())
+	base := prefix.Addr().As4()
+	b := &bitmap{
+		prefix: prefix,
+		base:   binary.BigEndian.Uint32(base[:]),
+		size:   size,
+		words:  make([]uint64, (size+63)/64),
+		free:   size,
+	}
+	for _, i := range []int{0, 1, 2, 3, size - 1} {
+		b.set(i, 1)
+	}
+	return b
+}
+
+// index is the position of the first address of p, and the number of its
+// addresses.
+func (b *bitmap) index(p netip.Prefix) (first, n int) {
+	a := p.Addr().As4()
+	return int(binary.BigEndian.Uint32(a[:]) - b.base), 1 << (32 - p.Bits())
+}
+
+func (b *bitmap) addr(i int) netip.Addr {
+	var a [4]byte
+	binary.BigEndian.PutUint32(a[:], b.base+uint32(i))
+	return netip.AddrFrom4(a)
+}
+
+// mask is the bits of a run that lies within one word. n is a power of two of
+// at most 16 and the run is aligned to it.
+func mask(first, n int) uint64 { return (1<<n - 1) << (first % 64) }
+
+func (b *bitmap) used(first, n int) bool { return b.words[first/64]&mask(first, n) != 0 }
+
+func (b *bitmap) set(first, n int) {
+	b.words[first/64] |= mask(first, n)
+	b.free -= n
+}
+
+func (b *bitmap) clear(first, n int) {
+	b.words[first/64] &^= mask(first, n)
+	b.free += n
+}
+
+// nextFree is the lowest free address from i on, -1 if there is none.
+func (b *bitmap) nextFree(i int) int {
+	for i < b.size {
+		word := ^b.words[i/64] >> (i % 64)
+		if word == 0 {
+			i = (i/64 + 1) * 64
+			continue
+		}
+		if i += bits.TrailingZeros64(word); i < b.size {
+			return i
+		}
+	}
+	return -1
+}
+
+// freeBlocks is the number of aligned, wholly free /28 blocks.
+func (b *bitmap) freeBlocks() int {
+	n := 0
+	for i := 0; i < b.size; i += blockSize {
+		if !b.used(i, blockSize) {
+			n++
+		}
+	}
+	return n
+}
+
+// blockSize is the number of addresses of an IPv4 prefix that EC2 delegates.
+const blockSize = 16

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enitest
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Cloud is a region of EC2 with its metadata services. It is safe for
+// concurrent use. Create it with [New].
+type Cloud struct {
+	cfg   Config
+	types map[string]InstanceType
+
+	// delivering holds one token while events are handed to the hooks.
+	delivering chan struct{}
+
+	mu     sync.Mutex
+	lag    Lag
+	delays Delays
+	state  state
+	hooks  []func(Event)
+	events []Event
+	calls  map[string]int
+	audit  []Call
+	faults []*fault
+	denied map[denial]bool
+	bucket map[string]*bucket
+	// throttle is nil while calls are not limited.
+	throttle *Throttle
+	tokens   map[tokenKey]tokenEntry
+	sessions map[string]session
+	// requests counts requests, for their IDs.
+	requests uint64
+}
+
+// state is everything that calls can change.
+type state struct {
+	// serial counts everything that ever got an ID, a MAC or a public address.
+	serial    uint64
+	vpcs      map[string]*VPC
+	groups    map[string]*SecurityGroup
+	subnets   map[string]*history[Subnet]
+	spaces    map[string]*space
+	instances map[string]*history[Instance]
+	enis      map[string]*history[ENI]
+	// everAttached is an index: the ENIs that are or were attached to an instance.
+	everAttached map[string]map[string]bool
+	// doomed are ENIs that go with an instance, by the time of their end.
+	doomed map[string]time.Time
+}
+
+// New returns a Cloud without any VPC. Inside a synctest bubble, call it there.
+func New(cfg Config) *Cloud {
+	cfg.Region = cmp.Or(cfg.Region, "us-west-2")
+	cfg.Account = cmp.Or(cfg.Account, "123456789012")
+	c := &Cloud{
+		cfg:        cfg,
+		types:      instanceTypes(cfg.Types),
+		delivering: make(chan struct{}, 1),
+		lag:        cfg.Lag,
+		delays:     cfg.Delays,
+		throttle:   cfg.Throttle,
+		calls:      map[string]int{},
+		denied:     map[denial]bool{},
+		bucket:     map[string]*bucket{},
+		tokens:     map[tokenKey]tokenEntry{},
+		sessions:   map[string]session{},
+		state: state{
+			vpcs:      map[string]*VPC{},
+			groups:    map[string]*SecurityGroup{},
+			subnets:   map[string]*history[Subnet]{},
+			spaces:    map[string]*space{},
+			instances: map[string]*history[Instance]{},
+			enis:      map[string]*history[ENI]{},
+			doomed:    map[string]time.Time{},
+
+			everAttached: map[string]map[string]bool{},
+		},
+	}
+	return c
+}
+
+// Region is the region of the API.
+func (c *Cloud) Region() string { return c.cfg.Region }
+
+// SetLag changes how far answers are behind the state.
+func (c *Cloud) SetLag(l Lag) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lag = Lag{Describe: l.Describe, Write: l.Write, Metadata: l.Metadata, Keys: maps.Clone(l.Keys)}
+}
+
+// SetDelays changes the durations of changes that begin from now on.
+func (c *Cloud) SetDelays(d Delays) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.delays = d
+}
+
+// ENI returns the ENI as it is now, without any lag.
+func (c *Cloud) ENI(id string) (ENI, bool) {
+	t := c.begin()
+	defer t.end()
+	if e := t.eni(id); e != nil {
+		return *e.clone(), true
+	}
+	return ENI{}, false
+}
+
+// ENIs returns all ENIs as they are now, by ID.
+func (c *Cloud) ENIs() []ENI {
+	t := c.begin()
+	defer t.end()
+	var all []ENI
+	for _, e := range t.allENIs(t.now) {
+		all = append(all, *e.clone())
+	}
+	return all
+}
+
+// Instance returns the instance as it is now.
+func (c *Cloud) Instance(id string) (Instance, bool) {
+	t := c.begin()
+	defer t.end()
+	if i := t.instance(id); i != nil {
+		return *i.clone(), true
+	}
+	return Instance{}, false
+}
+
+// Instances returns all instances as they are now, by ID.
+func (c *Cloud) Instances() []Instance {
+	t := c.begin()
+	defer t.end()
+	var all []Instance
+	for _, i := range seen(t.c.state.instances, t.now) {
+		all = append(all, *i.clone())
+	}
+	return all
+}
+
+// Subnet returns the subnet as it is now.
+func (c *Cloud) Subnet(id string) (Subnet, bool) {
+	t := c.begin()
+	defer t.end()
+	if s := t.subnet(id); s != nil {
+		return *s.clone(), true
+	}
+	return Subnet{}, false
+}
+
+// Subnets returns all subnets as they are now, by ID.
+func (c *Cloud) Subnets() []Subnet {
+	t := c.begin()
+	defer t.end()
+	var all []Subnet
+	for _, s := range seen(t.c.state.subnets, t.now) {
+		all = append(all, *s.clone())
+	}
+	return all
+}
+
+// VPCs returns all VPCs, by ID.
+func (c *Cloud) VPCs() []VPC {
+	t := c.begin()
+	defer t.end()
+	var all []VPC
+	for _, id := range slices.Sorted(maps.Keys(c.state.vpcs)) {
+		all = append(all, *c.state.vpcs[id].clone())
+	}
+	return all
+}
+
+// SecurityGroups returns all security groups, by ID.
+func (c *Cloud) SecurityGroups() []SecurityGroup {
+	t := c.begin()
+	defer t.end()
+	var all []SecurityGroup
+	for _, id := range slices.Sorted(maps.Keys(c.state.groups)) {
+		all = append(all, *c.state.groups[id].clone())
+	}
+	return all
+}
+
+// InstanceType returns what the Cloud knows about a type.
+func (c *Cloud) InstanceType(name string) (InstanceType, bool) {
+	t, ok := c.types[name]
+	return t, ok
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enitest
+
+import (
+	"slices"
+	"strconv"
+)
+
+type describeInstancesIn struct {
+	query
+	IDs            []string `ec2:"InstanceId"`
+	IncludeManaged *bool    `ec2:"IncludeManagedResources"`
+}
+
+type describeInstancesOut struct {
+	Reservations list[wireReservation] `xml:"reservationSet"`
+	Next         string                `xml:"nextToken,omitempty"`
+}
+
+func (t *tx) describeInstances(in describeInstancesIn) (describeInstancesOut, error) {
+	all := slices.DeleteFunc(seen(t.c.state.instances, t.view), func(i *Instance) bool {
+		return !i.TerminatedAt.IsZero() && i.TerminatedAt.Before(t.view.Add(-terminatedShown))
+	})
+	page, next, err := t.instanceResource().find(all, in.IDs, in.query)
+	if err != nil {
+		return describeInstancesOut{}, err
+	}
+	return describeInstancesOut{listOf(page, func(i *Instance) wireReservation {
+		return wireReservation{ID: i.Reservation, OwnerID: t.c.cfg.Account, Instances: listOf([]*Instance{i}, t.wireInstance)}
+	}), next}, nil
+}
+
+func (t *tx) instanceResource() resource[*Instance] {
+	one := func(f func(*Instance) string) func(*Instance) []string {
+		return func(i *Instance) []string { return []string{f(i)} }
+	}
+	each := func(f func(*ENI) []string) func(*Instance) []string {
+		return func(i *Instance) []string {
+			var all []string
+			for _, e := range t.attached(i.ID, t.view) {
+				all = append(all, f(e)...)
+			}
+			return all
+		}
+	}
+	return resource[*Instance]{
+		kind: kindInstance, idsParam: "instancesSet",
+		id:   func(i *Instance) string { return i.ID },
+		tags: func(i *Instance) map[string]string { return i.Tags },
+		filters: map[string]func(*Instance) []string{
+			"availability-zone":                      one(func(i *Instance) string { return i.Zone }),
+			"availability-zone-id":                   one(func(i *Instance) string { return t.zoneID(i.Zone) }),
+			"image-id":                               one(func(i *Instance) string { return i.Image }),
+			"instance-id":                            one(func(i *Instance) string { return i.ID }),
+			"instance-state-code":                    one(func(i *Instance) string { return strconv.Itoa(stateOf(i.State(t.view)).Code) }),
+			"instance-state-name":                    one(func(i *Instance) string { return i.State(t.view) }),
+			"instance-type":                          one(func(i *Instance) string { return i.Type }),
+			"owner-id":                               one(func(*Instance) string { return t.c.cfg.Account }),
+			"private-dns-name":                       one(func(i *Instance) string { return t.wireInstance(i).PrivateDNSName }),
+			"private-ip-address":                     one(func(i *Instance) string { return t.wireInstance(i).PrivateIP }),
+			"reservation-id":                         one(func(i *Instance) string { return i.Reservation }),
+			"subnet-id":                              one(func(i *Instance) string { return i.Subnet }),
+			"vpc-id":                                 one(func(i *Instance) string { return i.VPC }),
+			"network-interface.network-interface-id": each(func(e *ENI) []string { return []string{e.ID} }),
+			"network-interface.mac-address":          each(func(e *ENI) []string { return []string{e.MAC} }),
+			"network-interface.subnet-id":            each(func(e *ENI) []string { return []string{e.Subnet} }),
+			"network-interface.addresses.private-ip-address": each(func(e *ENI) []string { return texts(e.v4()) }),
+		},
+	}
+}
+
+// stateCodes are the codes of instance states:
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_InstanceState.html
+var stateCodes = map[string]int{"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48}
+
+func stateOf(name string) wireState { return wireState{stateCodes[name], name} }
+
+func (t *tx) wireInstance(i *Instance) wireInstance {
+	w := wireInstance{
+		ID: i.ID, ImageID: i.Image, State: stateOf(i.State(t.view)), InstanceType: i.Type, LaunchTime: stamp(i.LaunchedAt),
+		Placement: wirePlacement{i.Zone, t.zoneID(i.Zone), "default"},
+		SubnetID:  i.Subnet, VPCID: i.VPC, Tags: wireTags(i.Tags),
+		MetadataOptions: wireMetadataOptions{"applied", "required", 2, "enabled"},
+	}
+	if i.MetadataV1 {
+		w.MetadataOptions.HTTPTokens = "optional"
+	}
+	for _, e := range t.attached(i.ID, t.view) {
+		w.NetworkInterfaces.Items = append(w.NetworkInterfaces.Items, t.wireENI(e, t.view))
+		if !e.primary() {
+			continue
+		}
+		w.PrivateIP, w.PrivateDNSName = addrText(e.Addr), t.privateDNS(e.Addr)
+		w.SourceDestCheck, w.Groups = e.SourceDestCheck, t.wireGroups(e.Groups)
+		if e.Public.IsValid() {
+			w.PublicIP, w.DNSName = e.Public.String(), t.publicDNS(e.Public)
+		}
+		if len(e.IPv6Addrs) > 0 {
+			w.IPv6Address = e.IPv6Addrs[0].String()
+		}
+	}
+	return w
+}
+
+type describeTypesIn struct {
+	query
+	Names []string `ec2:"InstanceType"`
+}
+
+type wireCard struct {
+	Index int `xml:"networkCardIndex"`
+	Max   int `xml:"maximumNetworkInterfaces"`
+}
+
+type wireNetworkInfo struct {
+	Cards       list[wireCard] `xml:"networkCards"`
+	MaxCards    int            `xml:"maximumNetworkCards"`
+	DefaultCard int            `xml:"defaultNetworkCardIndex"`
+	MaxENIs     int            `xml:"maximumNetworkInterfaces"`
+	IPv4        int            `xml:"ipv4AddressesPerInterface"`
+	IPv6        int            `xml:"ipv6AddressesPerInterface"`
+	IPv6OK      bool           `xml:"ipv6Supported"`
+}
+
+type wireInstanceType struct {
+	Name       string          `xml:"instanceType"`
+	Hypervisor string          `xml:"hypervisor,omitempty"`
+	BareMetal  bool            `xml:"bareMetal"`
+	Network    wireNetworkInfo `xml:"networkInfo"`
+}
+
+type describeTypesOut struct {
+	Types list[wireInstanceType] `xml:"instanceTypeSet"`
+	Next  string                 `xml:"nextToken,omitempty"`
+}
+
+func (t *tx) describeInstanceTypes(in describeTypesIn) (describeTypesOut, error) {
+	one := func(f func(InstanceType) string) func(InstanceType) []string {
+		return func(it InstanceType) []string { return []string{f(it)} }
+	}
+	r := resource[InstanceType]{
+		kind: kind{notFound: "InvalidInstanceType", noun: "instance type"}, idsParam: "instanceTypes",
+		id: func(it InstanceType) string { return it.Name },
+		filters: map[string]func(InstanceType) []string{
+			"bare-metal":    one(func(it InstanceType) string { return strconv.FormatBool(it.BareMetal) }),
+			"hypervisor":    one(func(it InstanceType) string { return it.Hypervisor }),
+			"instance-type": one(func(it InstanceType) string { return it.Name }),
+			"network-info.ipv4-addresses-per-interface": one(func(it InstanceType) string { return strconv.Itoa(it.IPv4PerENI) }),
+			"network-info.ipv6-addresses-per-interface": one(func(it InstanceType) string { return strconv.Itoa(it.IPv6PerENI) }),
+			"network-info.maximum-network-cards":        one(func(it InstanceType) string { return strconv.Itoa(len(it.ENIs)) }),
+			"network-info.maximum-network-interfaces":   one(func(it InstanceType) string { return strconv.Itoa(it.ENIs[it.DefaultCard]) }),
+		},
+	}
+	if in.MaxResults == nil && len(in.Names) == 0 {
+		size := typesPage
+		in.MaxResults = &size
+	}
+	page, next, err := r.find(byID(t.c.types), in.Names, in.query)
+	if err != nil {
+		return describeTypesOut{}, err
+	}
+	return describeTypesOut{listOf(page, wireType), next}, nil
+}
+
+// typesPage is the page of DescribeInstanceTypes if the caller names no size.
+const typesPage = 100
+
+func wireType(it InstanceType) wireInstanceType {
+	w := wireInstanceType{Name: it.Name, Hypervisor: it.Hypervisor, BareMetal: it.BareMetal, Network: wireNetworkInfo{
+		MaxCards: len(it.ENIs), DefaultCard: it.DefaultCard, MaxENIs: it.ENIs[it.DefaultCard],
+		IPv4: it.IPv4PerENI, IPv6: it.IPv6PerENI, IPv6OK: it.IPv6PerENI > 0,
+	}}
+	for card, n := range it.ENIs {
+		w.Network.Cards.Items = append(w.Network.Cards.Items, wireCard{card, n})
+	}
+	return w
+}

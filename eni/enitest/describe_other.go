@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enitest
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+type describeSubnetsIn struct {
+	query
+	IDs []string `ec2:"SubnetId"`
+}
+
+type describeSubnetsOut struct {
+	Subnets list[wireSubnet] `xml:"subnetSet"`
+	Next    string           `xml:"nextToken,omitempty"`
+}
+
+func (t *tx) describeSubnets(in describeSubnetsIn) (describeSubnetsOut, error) {
+	r := resource[*Subnet]{
+		kind: kindSubnet, idsParam: "subnetSet",
+		id:   func(s *Subnet) string { return s.ID },
+		tags: func(s *Subnet) map[string]string { return s.Tags },
+		filters: map[string]func(*Subnet) []string{
+			"availability-zone":          func(s *Subnet) []string { return []string{s.Zone} },
+			"availability-zone-id":       func(s *Subnet) []string { return []string{t.zoneID(s.Zone)} },
+			"available-ip-address-count": func(s *Subnet) []string { return []string{strconv.Itoa(s.Free)} },
+			"cidr-block":                 func(s *Subnet) []string { return []string{s.Prefix.String()} },
+			"default-for-az":             func(*Subnet) []string { return []string{"false"} },
+			"map-public-ip-on-launch":    func(s *Subnet) []string { return []string{strconv.FormatBool(s.MapPublic)} },
+			"owner-id":                   func(*Subnet) []string { return []string{t.c.cfg.Account} },
+			"state":                      func(*Subnet) []string { return []string{"available"} },
+			"subnet-id":                  func(s *Subnet) []string { return []string{s.ID} },
+			"vpc-id":                     func(s *Subnet) []string { return []string{s.VPC} },
+			"ipv6-cidr-block-association.ipv6-cidr-block": func(s *Subnet) []string { return prefixText(s.IPv6) },
+		},
+	}
+	page, next, err := r.find(seen(t.c.state.subnets, t.view), in.IDs, in.query)
+	if err != nil {
+		return describeSubnetsOut{}, err
+	}
+	return describeSubnetsOut{listOf(page, t.wireSubnet), next}, nil
+}
+
+func (t *tx) wireSubnet(s *Subnet) wireSubnet {
+	return wireSubnet{
+		ID: s.ID, ARN: fmt.Sprintf("arn:aws:ec2:%s:%s:subnet/%s", t.c.cfg.Region, t.c.cfg.Account, s.ID),
+		State: "available", OwnerID: t.c.cfg.Account, VPCID: s.VPC, CIDRBlock: s.Prefix.String(),
+		IPv6:      ipv6Blocks(s.ID, prefixText(s.IPv6)),
+		Available: s.Free, AvailabilityZone: s.Zone, AvailabilityZoneID: t.zoneID(s.Zone),
+		MapPublic: s.MapPublic, Tags: wireTags(s.Tags),
+	}
+}
+
+func prefixText(p netip.Prefix) []string {
+	if !p.IsValid() {
+		return nil
+	}
+	return []string{p.String()}
+}
+
+// ipv6Blocks are the associations of IPv6 blocks with a VPC or subnet. Their
+// IDs derive from the owner's.
+func ipv6Blocks(owner string, blocks []string) list[wireIPv6CIDRSubnet] {
+	kind, digits, _ := strings.Cut(owner, "-")
+	return listOf(blocks, func(b string) wireIPv6CIDRSubnet {
+		return wireIPv6CIDRSubnet{kind + "-cidr-assoc-" + digits, b, "associated"}
+	})
+}
+
+type describeVPCsIn struct {
+	query
+	IDs []string `ec2:"VpcId"`
+}
+
+type describeVPCsOut struct {
+	VPCs list[wireVPC] `xml:"vpcSet"`
+	Next string        `xml:"nextToken,omitempty"`
+}
+
+func (t *tx) describeVpcs(in describeVPCsIn) (describeVPCsOut, error) {
+	r := resource[*VPC]{
+		kind: kindVPC, idsParam: "vpcSet",
+		id:   func(v *VPC) string { return v.ID },
+		tags: func(v *VPC) map[string]string { return v.Tags },
+		filters: map[string]func(*VPC) []string{
+			"cidr":                              func(v *VPC) []string { return []string{v.Prefixes[0].String()} },
+			"cidr-block-association.cidr-block": func(v *VPC) []string { return texts(v.Prefixes) },
+			"ipv6-cidr-block-association.ipv6-cidr-block": func(v *VPC) []string { return texts(v.IPv6) },
+			"is-default": func(*VPC) []string { return []string{"false"} },
+			"owner-id":   func(*VPC) []string { return []string{t.c.cfg.Account} },
+			"state":      func(*VPC) []string { return []string{"available"} },
+			"vpc-id":     func(v *VPC) []string { return []string{v.ID} },
+		},
+	}
+	page, next, err := r.find(byID(t.c.state.vpcs), in.IDs, in.query)
+	if err != nil {
+		return describeVPCsOut{}, err
+	}
+	return describeVPCsOut{listOf(page, func(v *VPC) wireVPC {
+		return wireVPC{
+			ID: v.ID, OwnerID: t.c.cfg.Account, State: "available", CIDRBlock: v.Prefixes[0].String(),
+			IPv4: listOf(v.Prefixes, func(p netip.Prefix) wireCIDRVPC {
+				return wireCIDRVPC{"vpc-cidr-assoc-" + strings.TrimPrefix(v.ID, "vpc-"), p.String(), "associated"}
+			}),
+			IPv6: ipv6Blocks(v.ID, texts(v.IPv6)), Tenancy: "default", Tags: wireTags(v.Tags),
+		}
+	}), next}, nil
+}
+
+// byID returns the values of a map sorted by key.
+func byID[T any](all map[string]T) []T {
+	var values []T
+	for _, id := range slices.Sorted(maps.Keys(all)) {
+		values = append(values, all[id])
+	}
+	return values
+}
+
+type describeGroupsIn struct {
+	query
+	IDs   []string `ec2:"GroupId"`
+	Names []string `ec2:"GroupName"`
+}
+
+type describeGroupsOut struct {
+	Groups list[wireSecurityGroup] `xml:"securityGroupInfo"`
+	Next   string                  `xml:"nextToken,omitempty"`
+}
+
+func (t *tx) describeSecurityGroups(in describeGroupsIn) (describeGroupsOut, error) {
+	r := resource[*SecurityGroup]{
+		kind: kindGroup, idsParam: "groupIds",
+		id:   func(g *SecurityGroup) string { return g.ID },
+		tags: func(g *SecurityGroup) map[string]string { return g.Tags },
+		filters: map[string]func(*SecurityGroup) []string{
+			"description": func(g *SecurityGroup) []string { return []string{g.Description} },
+			"group-id":    func(g *SecurityGroup) []string { return []string{g.ID} },
+			"group-name":  func(g *SecurityGroup) []string { return []string{g.Name} },
+			"owner-id":    func(*SecurityGroup) []string { return []string{t.c.cfg.Account} },
+			"vpc-id":      func(g *SecurityGroup) []string { return []string{g.VPC} },
+		},
+	}
+	if len(in.Names) > 0 {
+		in.Filters = append(in.Filters, filterParam{"group-name", in.Names})
+	}
+	page, next, err := r.find(byID(t.c.state.groups), in.IDs, in.query)
+	if err != nil {
+		return describeGroupsOut{}, err
+	}
+	return describeGroupsOut{listOf(page, func(g *SecurityGroup) wireSecurityGroup {
+		return wireSecurityGroup{g.ID, g.Name, g.Description, t.c.cfg.Account, g.VPC, wireTags(g.Tags)}
+	}), next}, nil
+}
+
+type describeZonesIn struct {
+	Filters []filterParam `ec2:"Filter"`
+	Names   []string      `ec2:"ZoneName"`
+	IDs     []string      `ec2:"ZoneId"`
+	All     bool          `ec2:"AllAvailabilityZones"`
+}
+
+type describeZonesOut struct {
+	Zones list[wireZone] `xml:"availabilityZoneInfo"`
+}
+
+// describeAvailabilityZones lists the zones that have a subnet.
+func (t *tx) describeAvailabilityZones(in describeZonesIn) (describeZonesOut, error) {
+	zones := map[string]string{}
+	for _, s := range seen(t.c.state.subnets, t.now) {
+		zones[s.Zone] = s.Zone
+	}
+	region := []string{t.c.cfg.Region}
+	r := resource[string]{
+		kind: kind{notFound: "InvalidParameterValue", noun: "availability zone"},
+		id:   func(z string) string { return z },
+		filters: map[string]func(string) []string{
+			"group-name":    func(string) []string { return region },
+			"opt-in-status": func(string) []string { return []string{"opt-in-not-required"} },
+			"region-name":   func(string) []string { return region },
+			"state":         func(string) []string { return []string{"available"} },
+			"zone-id":       func(z string) []string { return []string{t.zoneID(z)} },
+			"zone-name":     func(z string) []string { return []string{z} },
+			"zone-type":     func(string) []string { return []string{"availability-zone"} },
+		},
+	}
+	if len(in.IDs) > 0 {
+		in.Filters = append(in.Filters, filterParam{"zone-id", in.IDs})
+	}
+	found, _, err := r.find(byID(zones), in.Names, query{Filters: in.Filters})
+	if err != nil {
+		return describeZonesOut{}, err
+	}
+	return describeZonesOut{listOf(found, func(z string) wireZone {
+		return wireZone{z, t.zoneID(z), "available", t.c.cfg.Region, t.c.cfg.Region, "availability-zone",
+			"opt-in-not-required", t.c.cfg.Region}
+	})}, nil
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enitest
+
+import (
+	"net/url"
+)
+
+// tokenKey names a call that must happen once: EC2 remembers client tokens by
+// account and action.
+type tokenKey struct{ action, token string }
+
+type tokenEntry struct {
+	parameters string
+	answer     any
+}
+
+// once does the call, unless one with the same client token was done before:
+// then it repeats that answer, or refuses if the parameters differ.
+// https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-idempotency.html
+func (c *Cloud) once(call Call, form url.Values, run func(*tx) (any, error)) (any, error) {
+	t := c.begin()
+	defer t.end()
+	t.caller = call.Caller
+	key := tokenKey{call.Action, form.Get("ClientToken")}
+	if key.token == "" {
+		return run(t)
+	}
+	asked := call.Parameters.Encode()
+	if before, ok := c.tokens[key]; ok {
+		if before.parameters != asked {
+			return nil, errorf("IdempotentParameterMismatch",
+				"The client token you have provided is associated with a resource that is already deleted "+
+					"or with a request with different parameters.")
+		}
+		return before.answer, nil
+	}
+	answer, err := run(t)
+	if err == nil {
+		c.tokens[key] = tokenEntry{asked, answer}
+	}
+	return answer, err
+}

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enitest
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// terminatedShown is how long a terminated instance is still described.
+const terminatedShown = time.Hour
+
+// launch is an instance to run.
+type launch struct {
+	kind, image, reservation string
+	tags                     map[string]string
+	metadataV1               bool
+	enis                     []launchENI
+}
+
+// launchENI is an ENI that an instance starts with: a new one, or the one with
+// the given ID.
+type launchENI struct {
+	id                  string
+	spec                eniSpec
+	card, device        int
+	deleteOnTermination bool
+	primary             bool
+}
+
+// run starts an instance, or does nothing.
+func (t *tx) run(l launch) (*Instance, error) {
+	it, ok := t.c.types[l.kind]
+	if !ok {
+		return nil, invalidValue("Invalid value '%s' for InstanceType.", l.kind)
+	}
+	i := &Instance{
+		ID: t.newID(kindInstance.prefix), Type: it.Name, Reservation: l.reservation, Image: l.image,
+		LaunchedAt: t.now, RunningAt: t.now.Add(t.c.delays.Start), MetadataV1: l.metadataV1, Tags: l.tags,
+	}
+	events := len(t.c.events)
+	var made []*ENI
+	for _, want := range l.enis {
+		e, err := t.launchENI(i, want)
+		if e != nil && want.id == "" {
+			made = append(made, e)
+		}
+		if err != nil {
+			for _, e := range made {
+				t.free(t.now, e)
+			}
+			t.c.events = t.c.events[:events]
+			return nil, err
+		}
+	}
+	t.putInstance(i)
+	return i, nil
+}
+
+// launchENI creates or finds an ENI and attaches it to the new instance.
+func (t *tx) launchENI(i *Instance, want launchENI) (*ENI, error) {
+	var e *ENI
+	var err error
+	if want.id != "" {
+		e, err = t.changeable(want.id)
+	} else {
+		it := t.c.types[i.Type]
+		want.spec.kind = cmp.Or(want.spec.kind, "interface")
+		if subnet := t.subnet(want.spec.subnet); subnet != nil {
+			want.spec.public = want.spec.public || want.primary && subnet.MapPublic
+		}
+		if want.primary {
+			want.card = it.DefaultCard
+		}
+		e, err = t.create(want.spec)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if want.primary {
+		i.VPC, i.Subnet, i.Zone = e.VPC, e.Subnet, e.Zone
+	}
+	if err := t.checkAttach(e, slot{i, want.card, want.device}); err != nil {
+		return e, err
+	}
+	return t.attach(e, slot{i, want.card, want.device}, attachOptions{deleteOnTermination: want.deleteOnTermination}), nil
+}
+
+type launchENIParam struct {
+	addressParams
+	ID                  string         `ec2:"NetworkInterfaceId"`
+	Device              int            `ec2:"DeviceIndex"`
+	Card                int            `ec2:"NetworkCardIndex"`
+	Subnet              string         `ec2:"SubnetId"`
+	Description         string         `ec2:"Description"`
+	Groups              []string       `ec2:"SecurityGroupId"`
+	Type                string         `ec2:"InterfaceType"`
+	Public              bool           `ec2:"AssociatePublicIpAddress"`
+	DeleteOnTermination *bool          `ec2:"DeleteOnTermination"`
+	PrimaryIPv6         bool           `ec2:"PrimaryIpv6"`
+	Tracking            *trackingParam `ec2:"ConnectionTrackingSpecification"`
+}
+
+type metadataOptionsParam struct {
+	Tokens   string `ec2:"HttpTokens"`
+	HopLimit int    `ec2:"HttpPutResponseHopLimit"`
+	Endpoint string `ec2:"HttpEndpoint"`
+	IPv6     string `ec2:"HttpProtocolIpv6"`
+	Tags     string `ec2:"InstanceMetadataTags"`
+}
+
+type profileParam struct {
+	ARN  string `ec2:"Arn"`
+	Name string `ec2:"Name"`
+}
+
+type placementParam struct {
+	Zone    string `ec2:"AvailabilityZone"`
+	Tenancy string `ec2:"Tenancy"`
+}
+
+// runIn are the parameters of RunInstances that say something about the node's
+// network; the image, key, profile and user data are taken but do nothing.
+type runIn struct {
+	addressParams
+	Image       string               `ec2:"ImageId"`
+	Type        string               `ec2:"InstanceType"`
+	Min         int                  `ec2:"MinCount"`
+	Max         int                  `ec2:"MaxCount"`
+	Subnet      string               `ec2:"SubnetId"`
+	Groups      []string             `ec2:"SecurityGroupId"`
+	ENIs        []launchENIParam     `ec2:"NetworkInterface"`
+	Tags        []tagSpecParam       `ec2:"TagSpecification"`
+	Metadata    metadataOptionsParam `ec2:"MetadataOptions"`
+	Profile     profileParam         `ec2:"IamInstanceProfile"`
+	Placement   placementParam       `ec2:"Placement"`
+	KeyName     string               `ec2:"KeyName"`
+	UserData    string               `ec2:"UserData"`
+	EBSOptimal  bool                 `ec2:"EbsOptimized"`
+	ClientToken string               `ec2:"ClientToken"`
+}
+
+// runOut is a reservation with the instances that the call has started.
+type runOut struct {
+	wireReservation
+}
+
+func (t *tx) runInstances(in runIn) (runOut, error) {
+	switch {
+	case in.Image == "":
+		return runOut{}, missing("ImageId")
+	case in.Min < 1 || in.Max < in.Min:
+		return runOut{}, invalidValue("Invalid value for the number of instances: %d to %d", in.Min, in.Max)
+	}
+	tags, err := tagsFor("instance", in.Tags)
+	if err != nil {
+		return runOut{}, err
+	}
+	l := launch{
+		kind: cmp.Or(in.Type, "m1.small"), image: in.Image, reservation: t.newID("r-"), tags: tags,
+		metadataV1: in.Metadata.Tokens == "optional",
+	}
+	if l.enis, err = in.launches(); err != nil {
+		return runOut{}, err
+	}
+	out := runOut{wireReservation{ID: l.reservation, OwnerID: t.c.cfg.Account}}
+	t.view = t.now
+	for n := range in.Max {
+		i, err := t.run(l)
+		if err != nil && n < in.Min {
+			return runOut{}, t.abandon(out, err)
+		}
+		if err != nil {
+			break
+		}
+		out.Instances.Items = append(out.Instances.Items, t.wireInstance(i))
+	}
+	return out, nil
+}
+
+// abandon removes the instances of a call that could not start enough of them.
+func (t *tx) abandon(out runOut, err error) error {
+	for _, w := range out.Instances.Items {
+		for _, e := range t.attached(w.ID, t.now) {
+			t.emit(Detached, e, w.ID, nil)
+			t.free(t.now, e)
+		}
+		t.c.state.instances[w.ID].set(t.now, nil)
+	}
+	return err
+}
+
+// launches are the ENIs that the instances start with.
+func (in runIn) launches() ([]launchENI, error) {
+	if len(in.ENIs) == 0 {
+		l := launchENI{primary: true, deleteOnTermination: true, spec: eniSpec{subnet: in.Subnet, groups: in.Groups}}
+		err := in.into(&l.spec)
+		return []launchENI{l}, err
+	}
+	var all []launchENI
+	for _, p := range in.ENIs {
+		l := launchENI{
+			id: p.ID, card: p.Card, device: p.Device, primary: p.Device == 0 && p.Card == 0,
+			deleteOnTermination: p.ID == "" && (p.DeleteOnTermination == nil || *p.DeleteOnTermination),
+			spec: eniSpec{
+				subnet: cmp.Or(p.Subnet, in.Subnet), description: p.Description, groups: p.Groups, kind: p.Type,
+				noIPv4: p.Type == "efa-only", public: p.Public, tracking: p.Tracking.value(),
+			},
+		}
+		if err := p.into(&l.spec); err != nil {
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	slices.SortFunc(all, func(a, b launchENI) int { return cmp.Or(a.card-b.card, a.device-b.device) })
+	if !all[0].primary {
+		return nil, invalidValue("A network interface with device index 0 is required.")
+	}
+	return all, nil
+}
+
+type terminateIn struct {
+	IDs            []string `ec2:"InstanceId"`
+	Force          bool     `ec2:"Force"`
+	SkipOSShutdown bool     `ec2:"SkipOsShutdown"`
+}
+
+type terminateOut struct {
+	Instances list[wireStateChange] `xml:"instancesSet"`
+}
+
+func (t *tx) terminateInstances(in terminateIn) (terminateOut, error) {
+	var missing []string
+	for _, id := range in.IDs {
+		if t.instance(id) == nil {
+			missing = append(missing, id)
+		}
+	}
+	if len(missing) > 0 {
+		return terminateOut{}, kindInstance.unknown(missing...)
+	}
+	var out terminateOut
+	for _, id := range in.IDs {
+		before := t.instance(id)
+		after := t.terminate(before)
+		out.Instances.Items = append(out.Instances.Items,
+			wireStateChange{id, stateOf(after.State(t.now)), stateOf(before.State(t.now))})
+	}
+	return out, nil
+}
+
+// terminate shuts an instance down. Its ENIs leave it, and those with
+// delete-on-termination are gone when it is terminated.
+func (t *tx) terminate(i *Instance) *Instance {
+	if !i.TerminatingAt.IsZero() {
+		return i
+	}
+	i = i.clone()
+	i.TerminatingAt, i.TerminatedAt = t.now, t.now.Add(t.c.delays.Terminate)
+	t.putInstance(i)
+	for _, e := range t.attached(i.ID, t.now) {
+		e = e.clone()
+		if e.Attachment.DetachedAt.IsZero() {
+			t.emit(Detached, e, i.ID, nil)
+		}
+		e.Attachment.DetachedAt = i.TerminatedAt
+		if e.Attachment.DeleteOnTermination {
+			t.c.state.doomed[e.ID] = i.TerminatedAt
+		}
+		t.put(e)
+	}
+	return i
+}
+
+// TerminateInstance terminates an instance, as TerminateInstances does.
+func (c *Cloud) TerminateInstance(id string) error {
+	t := c.begin()
+	_, err := t.terminateInstances(terminateIn{IDs: []string{id}})
+	t.end()
+	c.deliver()
+	return err
+}

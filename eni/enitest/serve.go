@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enitest
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// EC2Handler serves the EC2 Query API.
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/Query-Requests.html
+func (c *Cloud) EC2Handler() http.Handler {
+	table := actions()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := r.ParseForm(); err != nil {
+			c.fail(w, c.requestID(), errorf("MalformedQueryString", "The query string contains a syntax error"))
+			return
+		}
+		name := r.Form.Get("Action")
+		act, ok := table[name]
+		if !ok {
+			c.fail(w, c.requestID(), errorf("InvalidAction", "The action %s is not valid for this web service.", name))
+			return
+		}
+		c.serve(w, r, name, act)
+	})
+}
+
+// serve takes one call through faults, throttling, authorization and dry run
+// to its action.
+func (c *Cloud) serve(w http.ResponseWriter, r *http.Request, name string, act action) {
+	caller := callerOf(r)
+	fault := c.trouble(name, caller)
+	fault.Delay += c.callDelay()
+	call := Call{At: time.Now(), Caller: caller, Action: name, Parameters: parameters(r.Form), RequestID: c.requestID()}
+	var body []byte
+	var err error
+	switch {
+	case !wait(r.Context(), fault):
+		call.Code = "Hang"
+		c.record(call)
+		panic(http.ErrAbortHandler)
+	case fault.Err != nil:
+		err = fault.Err
+	default:
+		body, err = c.perform(call, act, r.Form)
+	}
+	if e := (*APIError)(nil); errors.As(err, &e) {
+		call.Code = e.Code
+	}
+	c.record(call)
+	switch {
+	case fault.Drop:
+		panic(http.ErrAbortHandler)
+	case err != nil:
+		c.fail(w, call.RequestID, err)
+	default:
+		write(w, http.StatusOK, call.RequestID, body)
+	}
+}
+
+// perform does the call and renders its answer.
+func (c *Cloud) perform(call Call, act action, form url.Values) ([]byte, error) {
+	if err := c.admit(call.Action, classOf(act, form)); err != nil {
+		return nil, err
+	}
+	if err := c.authorize(call.Caller, call.Action); err != nil {
+		return nil, err
+	}
+	run, err := act.prepare(form)
+	if err != nil {
+		return nil, err
+	}
+	if form.Get("DryRun") == "true" {
+		return nil, errorf("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
+	}
+	body, err := c.once(call, form, run)
+	c.deliver()
+	if err != nil {
+		return nil, err
+	}
+	return answerXML(call.Action, call.RequestID, body)
+}
+
+func classOf(act action, form url.Values) Class {
+	if act.class != NonMutating {
+		return act.class
+	}
+	for name := range form {
+		for _, p := range narrowing {
+			if strings.HasPrefix(name, p) {
+				return NonMutating
+			}
+		}
+	}
+	return Unfiltered
+}
+
+// parameters are those of an action without the request's own.
+func parameters(form url.Values) url.Values {
+	p := maps.Clone(form)
+	maps.DeleteFunc(p, func(name string, _ []string) bool { return name != "DryRun" && transportParameter(name) })
+	return p
+}
+
+func (c *Cloud) fail(w http.ResponseWriter, requestID string, err error) {
+	body, status := errorXML(requestID, err)
+	write(w, status, requestID, body)
+}
+
+func write(w http.ResponseWriter, status int, requestID string, body []byte) {
+	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
+	w.Header().Set("X-Amzn-Requestid", requestID)
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // the client may have gone
+}
+
+// requestID returns the next request ID, a UUID in form.
+func (c *Cloud) requestID() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.requests++
+	a, b := scramble(c.requests), scramble(c.requests^1<<63)
+	return fmt.Sprintf("%08x-%04x-4%03x-8%03x-%012x", a>>32, a>>16&0xffff, a&0xfff, b>>52, b&0xffffffffffff)
+}
+
+// callDelay is how long each call takes.
+func (c *Cloud) callDelay() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.delays.Call
+}

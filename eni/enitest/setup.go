@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enitest
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// VPCInput describes a VPC to add.
+type VPCInput struct {
+	// Prefixes are its IPv4 and IPv6 blocks. None means 10.0.0.0/16.
+	Prefixes []netip.Prefix
+	Tags     map[string]string
+}
+
+// SubnetInput describes a subnet to add.
+type SubnetInput struct {
+	VPC string
+	// Zone is the availability zone; empty means the region's first.
+	Zone string
+	// Prefix is between /16 and /28; IPv6 is a /64 or left out.
+	Prefix, IPv6 netip.Prefix
+	// MapPublic gives a public address to the primary ENI of new instances.
+	MapPublic bool
+	Tags      map[string]string
+}
+
+// InstanceInput describes an instance to run.
+type InstanceInput struct {
+	Subnet string
+	// Type is the instance type; empty means m5.large.
+	Type string
+	// Groups are the security groups of the primary ENI; none means the VPC's
+	// default one.
+	Groups []string
+	// Addr is the primary private IP; not valid means that EC2 chooses.
+	Addr netip.Addr
+	// IPv6Addrs is the number of IPv6 addresses of the primary ENI.
+	IPv6Addrs int
+	// Tags are put on the instance.
+	Tags map[string]string
+}
+
+// AddVPC adds a VPC with its default security group.
+func (c *Cloud) AddVPC(in VPCInput) (VPC, error) {
+	t := c.begin()
+	defer t.end()
+	v := &VPC{ID: t.newID("vpc-"), Tags: maps.Clone(in.Tags)}
+	for _, p := range in.Prefixes {
+		if p != p.Masked() {
+			return VPC{}, fmt.Errorf("VPC prefix %v has host bits set", p)
+		}
+		if p.Addr().Is4() {
+			v.Prefixes = append(v.Prefixes, p)
+		} else {
+			v.IPv6 = append(v.IPv6, p)
+		}
+	}
+	if len(v.Prefixes) == 0 {
+		v.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}
+	}
+	c.state.vpcs[v.ID] = v
+	t.addGroup(v.ID, "default", "default VPC security group", nil)
+	return *v.clone(), nil
+}
+
+// AddSubnet adds a subnet to a VPC.
+func (c *Cloud) AddSubnet(in SubnetInput) (Subnet, error) {
+	t := c.begin()
+	defer t.end()
+	v := c.state.vpcs[in.VPC]
+	if v == nil {
+		return Subnet{}, kindVPC.unknown(in.VPC)
+	}
+	if err := t.checkSubnet(v, in); err != nil {
+		return Subnet{}, err
+	}
+	s := &Subnet{
+		ID: t.newID("subnet-"), VPC: v.ID, Zone: cmp.Or(in.Zone, c.cfg.Region+"a"),
+		Prefix: in.Prefix, IPv6: in.IPv6, MapPublic: in.MapPublic, Tags: maps.Clone(in.Tags),
+	}
+	c.state.spaces[s.ID] = newSpace(in.Prefix, in.IPv6)
+	s.Free = c.state.spaces[s.ID].v4.free
+	t.putSubnet(s)
+	return *s.clone(), nil
+}
+
+func (t *tx) checkSubnet(v *VPC, in SubnetInput) error {
+	switch {
+	case !in.Prefix.IsValid() || !in.Prefix.Addr().Is4() || in.Prefix != in.Prefix.Masked():
+		return fmt.Errorf("subnet prefix %v is not an IPv4 prefix without host bits", in.Prefix)
+	case in.Prefix.Bits() < 16 || in.Prefix.Bits() > 28:
+		return fmt.Errorf("subnet prefix %v is not between /16 and /28", in.Prefix)
+	case !within(v.Prefixes, in.Prefix):
+		return fmt.Errorf("subnet prefix %v is not within the VPC's %v", in.Prefix, v.Prefixes)
+	case in.IPv6.IsValid() && (in.IPv6.Bits() != 64 || in.IPv6 != in.IPv6.Masked()):
+		return fmt.Errorf("IPv6 subnet prefix %v is not a /64 without host bits", in.IPv6)
+	case in.IPv6.IsValid() && !within(v.IPv6, in.IPv6):
+		return fmt.Errorf("IPv6 subnet prefix %v is not within the VPC's %v", in.IPv6, v.IPv6)
+	}
+	for _, s := range seen(t.c.state.subnets, t.now) {
+		if s.VPC == v.ID && (s.Prefix.Overlaps(in.Prefix) || in.IPv6.IsValid() && s.IPv6.Overlaps(in.IPv6)) {
+			return fmt.Errorf("subnet prefix %v overlaps subnet %s", in.Prefix, s.ID)
+		}
+	}
+	return nil
+}
+
+func within(outer []netip.Prefix, inner netip.Prefix) bool {
+	return slices.ContainsFunc(outer, func(p netip.Prefix) bool {
+		return p.Bits() <= inner.Bits() && p.Contains(inner.Addr())
+	})
+}
+
+// AddSecurityGroup adds a security group to a VPC.
+func (c *Cloud) AddSecurityGroup(vpc, name string, tags map[string]string) (SecurityGroup, error) {
+	t := c.begin()
+	defer t.end()
+	if c.state.vpcs[vpc] == nil {
+		return SecurityGroup{}, kindVPC.unknown(vpc)
+	}
+	return *t.addGroup(vpc, name, name, tags).clone(), nil
+}
+
+func (t *tx) addGroup(vpc, name, description string, tags map[string]string) *SecurityGroup {
+	g := &SecurityGroup{ID: t.newID("sg-"), VPC: vpc, Name: name, Description: description, Tags: maps.Clone(tags)}
+	t.c.state.groups[g.ID] = g
+	return g
+}
+
+// AddTags puts tags on a resource, as CreateTags does.
+func (c *Cloud) AddTags(id string, tags map[string]string) error {
+	t := c.begin()
+	defer t.end()
+	return t.retag(id, func(have map[string]string) { maps.Copy(have, tags) })
+}
+
+// Occupy takes addresses of a subnet for something that the model does not
+// show, as load balancers and VPC endpoints take theirs. It serves to fill or to
+// fragment a subnet.
+func (c *Cloud) Occupy(subnet string, addrs ...netip.Addr) error {
+	t := c.begin()
+	defer t.end()
+	s := t.subnet(subnet)
+	if s == nil {
+		return kindSubnet.unknown(subnet)
+	}
+	space := c.state.spaces[subnet]
+	s = s.clone()
+	for _, a := range addrs {
+		if p := single(a); !space.contains(p) || space.busy(p) {
+			return fmt.Errorf("occupy %v in %v: not a free address of the subnet", a, s.Prefix)
+		}
+		space.take(single(a))
+		s.Occupied = append(s.Occupied, a)
+	}
+	s.Free = space.v4.free
+	t.putSubnet(s)
+	return nil
+}
+
+// Vacate gives back addresses taken with Occupy.
+func (c *Cloud) Vacate(subnet string, addrs ...netip.Addr) error {
+	t := c.begin()
+	defer t.end()
+	s := t.subnet(subnet)
+	if s == nil {
+		return kindSubnet.unknown(subnet)
+	}
+	s = s.clone()
+	for _, a := range addrs {
+		i := slices.Index(s.Occupied, a)
+		if i < 0 {
+			return fmt.Errorf("vacate %v: not occupied", a)
+		}
+		s.Occupied = slices.Delete(s.Occupied, i, i+1)
+		c.state.spaces[subnet].release(single(a))
+	}
+	s.Free = c.state.spaces[subnet].v4.free
+	t.putSubnet(s)
+	return nil
+}
+
+// RunInstance runs an instance with its primary ENI, which is deleted with it.
+func (c *Cloud) RunInstance(in InstanceInput) (Instance, error) {
+	t := c.begin()
+	i, err := t.run(launch{
+		kind: cmp.Or(in.Type, "m5.large"), tags: in.Tags, reservation: t.newID("r-"),
+		enis: []launchENI{{spec: eniSpec{
+			subnet: in.Subnet, groups: in.Groups, addr: in.Addr, v6Addrs: want{n: in.IPv6Addrs},
+		}, deleteOnTermination: true, primary: true}},
+	})
+	t.end()
+	if err != nil {
+		return Instance{}, err
+	}
+	c.deliver()
+	return *i.clone(), nil
+}
+
+// AllowMetadataV1 lets the instance's metadata be read without a session token,
+// as HttpTokens=optional does.
+func (c *Cloud) AllowMetadataV1(instance string) error {
+	t := c.begin()
+	defer t.end()
+	i := t.instance(instance)
+	if i == nil {
+		return kindInstance.unknown(instance)
+	}
+	i = i.clone()
+	i.MetadataV1 = true
+	t.putInstance(i)
+	return nil
+}
+
+// newID returns an ID with the given prefix. They look random and are the same
+// in each run.
+func (t *tx) newID(prefix string) string {
+	t.c.state.serial++
+	return fmt.Sprintf("%s0%016x", prefix, scramble(t.c.state.serial))
+}
+
+// newMAC returns a MAC like EC2's: locally administered, unicast.
+func (t *tx) newMAC() string {
+	t.c.state.serial++
+	n := t.c.state.serial
+	// An odd factor permutes the 32-bit numbers.
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], uint32(n)*0x9e3779b1)
+	return fmt.Sprintf("02:%02x:%02x:%02x:%02x:%02x", byte(n>>32), b[0], b[1], b[2], b[3])
+}
+
+// newPublic returns a public address, out of the block for benchmarks
+// (RFC 2544) so that nobody's real address is used.
+func (t *tx) newPublic() netip.Addr {
+	t.c.state.serial++
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], 198<<24|18<<16|uint32(t.c.state.serial)&0x1ffff)
+	return netip.AddrFrom4(b)
+}
+
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }

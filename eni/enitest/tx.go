@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enitest
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// tx is one look at, or one change of, the state. It holds the Cloud's mutex
+// from begin to end.
+type tx struct {
+	c   *Cloud
+	now time.Time
+	// view is the time whose state a describe shows.
+	view time.Time
+	// caller is who asks, as in the audit log.
+	caller string
+}
+
+func (c *Cloud) begin() *tx {
+	c.mu.Lock()
+	t := &tx{c: c, now: time.Now()}
+	t.view = t.now.Add(-c.lag.Describe)
+	t.bury()
+	return t
+}
+
+func (t *tx) end() { t.c.mu.Unlock() }
+
+// bury deletes the ENIs of instances that have terminated since, and forgets
+// what no lag can show any more.
+func (t *tx) bury() {
+	doomed := t.c.state.doomed
+	due := slices.DeleteFunc(slices.Collect(maps.Keys(doomed)), func(id string) bool { return t.now.Before(doomed[id]) })
+	slices.SortFunc(due, func(a, b string) int {
+		return cmp.Or(doomed[a].Compare(doomed[b]), strings.Compare(a, b))
+	})
+	for _, id := range due {
+		if e := t.c.state.enis[id].at(t.now); e != nil {
+			t.free(doomed[id], e)
+		}
+		delete(doomed, id)
+	}
+}
+
+// eni returns the ENI as it is now, nil if there is none.
+func (t *tx) eni(id string) *ENI { return t.c.state.enis[id].at(t.now).seenAt(t.now) }
+
+// allENIs returns the ENIs as they were at the given time, by ID.
+func (t *tx) allENIs(at time.Time) []*ENI {
+	all := seen(t.c.state.enis, at)
+	for i, e := range all {
+		all[i] = e.seenAt(at)
+	}
+	return all
+}
+
+// put makes e the current version of its ENI.
+func (t *tx) put(e *ENI) {
+	h := t.c.state.enis[e.ID]
+	if h == nil {
+		h = &history[ENI]{}
+		t.c.state.enis[e.ID] = h
+	}
+	h.set(t.now, e)
+	if e.Attachment != nil {
+		ever := t.c.state.everAttached
+		if ever[e.Attachment.Instance] == nil {
+			ever[e.Attachment.Instance] = map[string]bool{}
+		}
+		ever[e.Attachment.Instance][e.ID] = true
+	}
+}
+
+func (t *tx) instance(id string) *Instance { return t.c.state.instances[id].at(t.now) }
+
+func (t *tx) putInstance(i *Instance) {
+	h := t.c.state.instances[i.ID]
+	if h == nil {
+		h = &history[Instance]{}
+		t.c.state.instances[i.ID] = h
+	}
+	h.set(t.now, i)
+}
+
+func (t *tx) subnet(id string) *Subnet { return t.c.state.subnets[id].at(t.now) }
+
+func (t *tx) putSubnet(s *Subnet) { t.putSubnetAt(t.now, s) }
+
+func (t *tx) putSubnetAt(at time.Time, s *Subnet) {
+	h := t.c.state.subnets[s.ID]
+	if h == nil {
+		h = &history[Subnet]{}
+		t.c.state.subnets[s.ID] = h
+	}
+	h.set(at, s)
+}
+
+// recount notes the number of free addresses after a change of the subnet's
+// space.
+func (t *tx) recount(at time.Time, subnet string) {
+	s, free := t.subnet(subnet), t.c.state.spaces[subnet].v4.free
+	if s.Free == free {
+		return
+	}
+	d := *s
+	d.Free = free
+	t.putSubnetAt(at, &d)
+}
+
+// attached returns the ENIs attached to the instance at the given time, by
+// card and device index.
+func (t *tx) attached(instance string, at time.Time) []*ENI {
+	var found []*ENI
+	for id := range t.c.state.everAttached[instance] {
+		e := t.c.state.enis[id].at(at).seenAt(at)
+		if e != nil && e.Attachment != nil && e.Attachment.Instance == instance {
+			found = append(found, e)
+		}
+	}
+	slices.SortFunc(found, func(a, b *ENI) int {
+		return cmp.Or(a.Attachment.Card-b.Attachment.Card, a.Attachment.Device-b.Attachment.Device)
+	})
+	return found
+}
+
+// free deletes an ENI and gives its addresses back to the subnet.
+func (t *tx) free(at time.Time, e *ENI) {
+	space := t.c.state.spaces[e.Subnet]
+	for _, p := range e.owned() {
+		space.release(p)
+	}
+	t.c.state.enis[e.ID].set(at, nil)
+	t.recount(at, e.Subnet)
+	maps.DeleteFunc(t.c.state.enis, func(_ string, h *history[ENI]) bool { return h.dead(t.now) })
+}
+
+// emit queues an event for the hooks. Changes of addresses that change nothing
+// are not worth one.
+func (t *tx) emit(op Op, e *ENI, instance string, changed []netip.Prefix) {
+	if len(changed) == 0 && (op == Assigned || op == Unassigned) {
+		return
+	}
+	t.c.events = append(t.c.events, Event{Op: op, Instance: instance, ENI: *e.clone(), Changed: changed})
+}
