@@ -27,8 +27,12 @@ const (
 	ReasonAllInUse Reason = "all-in-use"
 	// ReasonPoolLimit: the node holds as many attachments as it may.
 	ReasonPoolLimit Reason = "pool-limit"
-	// ReasonENILimit: the instance type carries no more ENIs or addresses.
+	// ReasonENILimit: the instance takes no more ENIs, and those it has are full.
 	ReasonENILimit Reason = "eni-limit"
+	// ReasonSlotLimit: the ENI takes no more addresses.
+	ReasonSlotLimit Reason = "slot-limit"
+	// ReasonQuota: the account's quota of ENIs is used up.
+	ReasonQuota Reason = "quota"
 	// ReasonSubnetFull: the subnet has no free address.
 	ReasonSubnetFull Reason = "subnet-full"
 	// ReasonNoFreePrefix: the subnet has free addresses but no whole free prefix.
@@ -37,8 +41,12 @@ const (
 	ReasonThrottled Reason = "throttled"
 	// ReasonUnauthorized: the node's IAM role lacks a permission.
 	ReasonUnauthorized Reason = "unauthorized"
-	// ReasonEC2Unreachable: EC2 or the metadata service did not answer.
+	// ReasonEC2Unreachable: EC2 did not answer.
 	ReasonEC2Unreachable Reason = "ec2-unreachable"
+	// ReasonNoMetadata: the instance metadata service did not answer.
+	ReasonNoMetadata Reason = "no-metadata"
+	// ReasonSafeMode: an operator or a trip has forbidden changes.
+	ReasonSafeMode Reason = "safe-mode"
 	// ReasonLinkNotReady: an ENI has addresses, but its link, table or routes
 	// on the node are not verified.
 	ReasonLinkNotReady Reason = "link-not-ready"
@@ -53,8 +61,9 @@ const (
 func Reasons() []Reason {
 	return []Reason{
 		ReasonAgentStarting, ReasonAgentStopping, ReasonRefilling, ReasonCooling, ReasonAllInUse, ReasonPoolLimit,
-		ReasonENILimit, ReasonSubnetFull, ReasonNoFreePrefix, ReasonThrottled, ReasonUnauthorized,
-		ReasonEC2Unreachable, ReasonLinkNotReady, ReasonNoBlocks, ReasonEC2Refused,
+		ReasonENILimit, ReasonSlotLimit, ReasonQuota, ReasonSubnetFull, ReasonNoFreePrefix, ReasonThrottled,
+		ReasonUnauthorized, ReasonEC2Unreachable, ReasonNoMetadata, ReasonSafeMode, ReasonLinkNotReady,
+		ReasonNoBlocks, ReasonEC2Refused,
 	}
 }
 

@@ -18,7 +18,7 @@ func (l *loop) decide(card int, v ipam.View, wake *earliest) {
 	if l.families[0] != ipam.IPv4 {
 		return
 	}
-	d := warmpool.Plan(l.cfg.Policy, l.snapshot(card, v))
+	d := warmpool.Plan(serveWaiting{l.cfg.Policy}, l.snapshot(card, v))
 	was := l.decided[card]
 	l.memory[card], l.decided[card] = d.Memory, d
 	if d.Next > 0 {

@@ -22,11 +22,11 @@ func pauses(r ipam.Reason) pause {
 	switch r {
 	case ipam.ReasonSubnetFull, ipam.ReasonNoFreePrefix:
 		return pause{15 * time.Second, 2 * time.Minute}
-	case ipam.ReasonENILimit:
+	case ipam.ReasonENILimit, ipam.ReasonSlotLimit, ipam.ReasonQuota, ipam.ReasonSafeMode:
 		return pause{time.Minute, 10 * time.Minute}
 	case ipam.ReasonUnauthorized:
 		return pause{30 * time.Second, 5 * time.Minute}
-	case ipam.ReasonThrottled, ipam.ReasonEC2Unreachable, ipam.ReasonLinkNotReady:
+	case ipam.ReasonThrottled, ipam.ReasonEC2Unreachable, ipam.ReasonNoMetadata, ipam.ReasonLinkNotReady:
 		return pause{time.Second, 30 * time.Second}
 	default:
 		return pause{5 * time.Second, 2 * time.Minute}
@@ -88,7 +88,8 @@ func explain(err error) (reason ipam.Reason, retryAfter time.Duration) {
 // that nothing has to be looked up.
 func certain(r ipam.Reason) bool {
 	switch r {
-	case ipam.ReasonSubnetFull, ipam.ReasonNoFreePrefix, ipam.ReasonThrottled, ipam.ReasonUnauthorized:
+	case ipam.ReasonSubnetFull, ipam.ReasonNoFreePrefix, ipam.ReasonThrottled, ipam.ReasonUnauthorized,
+		ipam.ReasonQuota, ipam.ReasonSafeMode:
 		return true
 	default:
 		return false

@@ -43,6 +43,9 @@ func (l *loop) snapshot(card int, v ipam.View) warmpool.Snapshot {
 	s.Subnet = l.subnet
 	for _, k := range []kind{kindAssign, kindCreate} {
 		b := l.backoffs[key{k, card, family}]
+		if b == nil {
+			continue
+		}
 		full := b.reason == ipam.ReasonSubnetFull || b.reason == ipam.ReasonNoFreePrefix
 		s.Subnet.Exhausted = s.Subnet.Exhausted || full && b.active(v.At)
 	}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
+	"github.com/vpcnet/vpcnet/warmpool"
+)
+
+// world is what outlives a process: EC2, the kernel, the disk, and the pods
+// with the addresses that they were told to use.
+type world struct {
+	t      *testing.T
+	cloud  *cloud
+	kernel *kernel
+	disk   *disk
+	config func(*agent.Config)
+
+	mu   sync.Mutex
+	pods map[string][]ipam.Allocation
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, cloud: newCloud(), kernel: newKernel(), disk: &disk{}, pods: map[string][]ipam.Allocation{}, config: func(*agent.Config) {}}
+	w.cloud.inUse = func(b netip.Prefix) bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, have := range w.pods {
+			if slices.ContainsFunc(have, func(a ipam.Allocation) bool { return b.Contains(a.Addr) }) {
+				return true
+			}
+		}
+		return false
+	}
+	return w
+}
+
+// process is one running agent.
+type process struct {
+	*world
+	*agent.Agent
+	life *life
+	pool *ipam.Pool
+	stop func()
+}
+
+// boot starts an agent, which dies at the killAt-th step.
+func (w *world) boot(killAt int) *process {
+	w.t.Helper()
+	life := newLife(killAt)
+	pool, err := ipam.Open(ipam.Config{Journal: mortalJournal{life, w.disk}, Cooldown: 30 * time.Second})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	cfg := agent.Config{
+		Pool: pool, Provider: mortalProvider{life, w.cloud}, Links: mortalLinks{life, w.kernel},
+		Policy: warmpool.AWS{WarmIPTarget: 2, MinimumIPTarget: 4},
+		Limits: []warmpool.Limits{{MaxENIs: w.cloud.maxENIs, SlotsPerENI: w.cloud.slots, AddressesPerSlot: 1}},
+		Rand:   func() float64 { return 0.5 },
+	}
+	if w.cloud.prefixes {
+		cfg.Limits[0].AddressesPerSlot = 16
+	}
+	w.config(&cfg)
+	a, err := agent.New(cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := a.Run(ctx); err != nil {
+			w.t.Error(err)
+		}
+	}()
+	return &process{w, a, life, pool, func() { cancel(); <-done }}
+}
+
+func attachment(pod string) ipam.Attachment {
+	return ipam.Attachment{Network: "net", ContainerID: pod, IfName: "eth0"}
+}
+
+// add is a CNI ADD that waits for at most limit.
+func (p *process) add(pod string, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	got, err := p.Allocate(ctx, ipam.Request{Attachment: attachment(pod), Netns: "/run/netns/" + pod})
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range got {
+		for other, have := range p.pods {
+			if other != pod && slices.ContainsFunc(have, func(b ipam.Allocation) bool { return a.Addr == b.Addr }) {
+				p.t.Errorf("%v belongs to %s and %s", a.Addr, other, pod)
+			}
+		}
+		if old := p.pods[pod]; old == nil && !p.kernel.carries(a.ENI, a.Addr) {
+			p.t.Errorf("%v was allocated before the link of %s carried it", a.Addr, a.ENI)
+		}
+	}
+	if old := p.pods[pod]; old != nil && old[0].Addr != got[0].Addr {
+		p.t.Errorf("%s had %v and now has %v", pod, old[0].Addr, got[0].Addr)
+	}
+	p.pods[pod] = got
+	return nil
+}
+
+// del is a CNI DEL. The pod is gone before the agent hears of it.
+func (p *process) del(pod string) error {
+	p.mu.Lock()
+	delete(p.pods, pod)
+	p.mu.Unlock()
+	_, err := p.Release(attachment(pod))
+	if errors.Is(err, ipam.ErrNotAllocated) {
+		return nil
+	}
+	return err
+}
+
+// check holds what must be true at every moment.
+func (w *world) check(p *process) {
+	w.t.Helper()
+	w.cloud.mu.Lock()
+	for _, b := range w.cloud.broken {
+		w.t.Error(b)
+	}
+	w.cloud.broken = nil
+	w.cloud.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for pod, have := range w.pods {
+		if got := p.pool.Lookup(attachment(pod)); len(got) != len(have) || got[0].Addr != have[0].Addr {
+			w.t.Errorf("%s has %v, the pool says %v", pod, have, got)
+		}
+	}
+}
+
+// settle waits until nothing happens any more.
+func settle() {
+	time.Sleep(5 * time.Minute)
+	synctest.Wait()
+}
+
+func reasonOf(t *testing.T, err error) *ipam.ExhaustedError {
+	t.Helper()
+	var e *ipam.ExhaustedError
+	if !errors.As(err, &e) {
+		t.Fatalf("error %v (%T) is no *ExhaustedError", err, err)
+	}
+	return e
+}
+
+func TestStartFillsThePoolThenIsQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		defer p.stop()
+		if s := p.Status(); s.Ready {
+			t.Errorf("ready at once: %+v", s)
+		}
+		if err := p.add("first", time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		s := p.Status()
+		if !s.Ready || s.Reason != "" || s.Free != 3 || len(s.InFlight) != 0 {
+			t.Errorf("status %+v", s)
+		}
+		w.cloud.mu.Lock()
+		before := maps.Clone(w.cloud.calls)
+		w.cloud.mu.Unlock()
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		if diff := cmp.Diff(before, w.cloud.calls); diff != "" {
+			t.Errorf("calls in a quiet day (-before +after):\n%s", diff)
+		}
+		w.check(p)
+	})
+}
+
+func TestBurstOnAnEmptyPool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cloud.slots, w.cloud.maxENIs = 49, 15
+		w.config = func(c *agent.Config) { c.Policy = warmpool.AWS{MinimumIPTarget: 1} }
+		p := w.boot(0)
+		defer p.stop()
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		var worst time.Duration
+		start := time.Now()
+		for i := range 200 {
+			wg.Go(func() {
+				if err := p.add(fmt.Sprint("pod", i), time.Minute); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				worst = max(worst, time.Since(start))
+			})
+		}
+		wg.Wait()
+		t.Logf("200 ADDs served within %v with %v", worst, w.cloud.calls)
+		w.check(p)
+	})
+}
+
+func TestRestartKeepsAllocations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		for i := range 6 {
+			if err := p.add(fmt.Sprint("pod", i), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+		}
+		settle()
+		p.stop()
+		w.config = func(c *agent.Config) {
+			c.Alive = func(_ context.Context, a ipam.Allocation) (bool, error) {
+				if a.ContainerID == "pod1" {
+					return false, errors.New("cannot tell")
+				}
+				return a.Netns != "/run/netns/pod2", nil
+			}
+			c.Tombstones = func(_ context.Context, release func(ipam.Attachment) error) error {
+				return errors.Join(release(attachment("pod3")), release(attachment("never-was")))
+			}
+		}
+		delete(w.pods, "pod2")
+		delete(w.pods, "pod3")
+		q := w.boot(0)
+		defer q.stop()
+		settle()
+		for _, pod := range []string{"pod2", "pod3"} {
+			if got := q.pool.Lookup(attachment(pod)); got != nil {
+				t.Errorf("%s still holds %v", pod, got)
+			}
+		}
+		w.check(q)
+		if !q.Status().Ready {
+			t.Errorf("status %+v", q.Status())
+		}
+	})
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent_test
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/vpcnet/vpcnet/ipam/agent"
+	"github.com/vpcnet/vpcnet/warmpool"
+)
+
+// inventory is who has which blocks, as one party sees it.
+type inventory map[string][]netip.Prefix
+
+func sorted(p []netip.Prefix) []netip.Prefix {
+	out := slices.Clone(p)
+	slices.SortFunc(out, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	return out
+}
+
+// converged checks that EC2, kernel and pool agree, and that nothing is half
+// done.
+func (w *world) converged(p *process) {
+	w.t.Helper()
+	ec2, links, pool := inventory{}, inventory{}, inventory{}
+	w.cloud.mu.Lock()
+	for _, e := range w.cloud.enis {
+		ec2[e.ID] = sorted(e.Blocks)
+	}
+	if n := len(w.cloud.enis); n > w.cloud.maxENIs {
+		w.t.Errorf("%d ENIs, of at most %d", n, w.cloud.maxENIs)
+	}
+	w.cloud.mu.Unlock()
+	w.kernel.mu.Lock()
+	for id, blocks := range w.kernel.links {
+		links[id] = sorted(blocks)
+	}
+	w.kernel.mu.Unlock()
+	for _, n := range p.pool.View().ENIs {
+		if n.Draining || !n.Ready {
+			w.t.Errorf("%s: draining %v, ready %v", n.ID, n.Draining, n.Ready)
+		}
+		var blocks []netip.Prefix
+		for _, b := range n.Blocks {
+			blocks = append(blocks, b.Prefix)
+			if b.Draining || b.Doubted {
+				w.t.Errorf("%v: draining %v, doubted %v", b.Prefix, b.Draining, b.Doubted)
+			}
+		}
+		pool[n.ID] = sorted(blocks)
+	}
+	opt := []cmp.Option{cmpopts.EquateComparable(netip.Prefix{}), cmpopts.EquateEmpty()}
+	if diff := cmp.Diff(ec2, pool, opt...); diff != "" {
+		w.t.Errorf("EC2 and pool (-ec2 +pool):\n%s", diff)
+	}
+	if diff := cmp.Diff(ec2, links, opt...); diff != "" {
+		w.t.Errorf("EC2 and kernel (-ec2 +kernel):\n%s", diff)
+	}
+}
+
+// alive returns p, or the process after it if p was killed.
+func (w *world) alive(p *process) *process {
+	select {
+	case <-p.life.died:
+		p.stop()
+		return w.boot(0)
+	default:
+		return p
+	}
+}
+
+// insist repeats op, over deaths of the process, until it succeeds.
+func (w *world) insist(p *process, what string, op func(p *process) error) *process {
+	w.t.Helper()
+	for range 60 {
+		err := op(p)
+		if p = w.alive(p); err == nil {
+			return p
+		}
+		time.Sleep(time.Second)
+	}
+	w.t.Errorf("%s never succeeded", what)
+	return p
+}
+
+// day is a node's life in short: it fills, bursts over two ENIs, and empties.
+func (w *world) day(killAt int) (steps int) {
+	p := w.boot(killAt)
+	first := p
+	add := func(from, to int) {
+		for i := from; i < to; i++ {
+			pod := fmt.Sprint("pod", i)
+			p = w.insist(p, "add "+pod, func(p *process) error { return p.add(pod, 5*time.Second) })
+		}
+	}
+	del := func(from, to int) {
+		for i := from; i < to; i++ {
+			pod := fmt.Sprint("pod", i)
+			p = w.insist(p, "del "+pod, func(p *process) error { return p.del(pod) })
+		}
+	}
+	add(0, 3)
+	p = w.alive(p)
+	w.check(p)
+	add(0, 8) // the first three again
+	del(1, 8)
+	w.check(p)
+	settle() // blocks and ENIs go back
+	p = w.alive(p)
+	w.check(p)
+	add(8, 10)
+	settle()
+	p = w.alive(p)
+	settle()
+	w.check(p)
+	w.converged(p)
+	p.stop()
+	first.life.mu.Lock()
+	defer first.life.mu.Unlock()
+	return first.life.steps
+}
+
+// TestKillAtEveryStep kills the agent before and after each call to EC2, each
+// touch of the kernel and each write to the journal, and starts another.
+func TestKillAtEveryStep(t *testing.T) {
+	worlds := map[string]func(*world){
+		"addresses": func(*world) {},
+		"prefixes": func(w *world) {
+			w.cloud.prefixes = true
+			w.cloud.slots = 1
+			w.config = func(c *agent.Config) { c.Policy = warmpool.AWS{WarmIPTarget: 12} }
+		},
+		"late metadata": func(w *world) { w.cloud.lag = 2 * time.Minute },
+	}
+	for name, prepare := range worlds {
+		t.Run(name, func(t *testing.T) {
+			steps := 1
+			for killAt := 0; killAt <= steps; killAt++ {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t)
+					prepare(w)
+					if n := w.day(killAt); killAt == 0 {
+						steps = n
+						t.Logf("%d steps, %v", n, w.cloud.calls)
+					}
+				})
+				if t.Failed() {
+					t.Fatalf("killed at step %d of %d", killAt, steps)
+				}
+			}
+		})
+	}
+}
