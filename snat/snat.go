@@ -3,30 +3,36 @@
 package snat
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"math/bits"
 	"net/netip"
+	"slices"
 )
 
 // ErrNotSupported is returned on every system but Linux.
 var ErrNotSupported = fmt.Errorf("snat: nftables needs Linux: %w", errors.ErrUnsupported)
 
-// ErrNoVPC is returned for a Config that would translate but knows no prefix of
-// the VPC: it would translate traffic between pods.
-var ErrNoVPC = errors.New("no prefix of the VPC is known")
+// ErrNoVPC is returned for a Config that would translate but knows no IPv4
+// prefix of the VPC: it would translate what pods say to each other.
+var ErrNoVPC = errors.New("no IPv4 prefix of the VPC is known")
 
 // DefaultMark is the bit that means "leave by the primary ENI", in packet marks
 // and in connection marks alike. It is that of amazon-vpc-cni-k8s.
 const DefaultMark = 0x80
 
+// DefaultHostLinkPrefix is what the names of pods' host links start with.
+const DefaultHostLinkPrefix = "eni"
+
 // Random says how the translated source port is chosen.
 type Random string
 
 const (
-	// RandomPRNG chooses the port fully at random; two flows that start at once
+	// RandomPRNG chooses the port at random; two flows that start at once
 	// hardly ever fight for one port. It is the default.
 	RandomPRNG Random = "prng"
-	// RandomHash derives the port from a keyed hash of the flow.
+	// RandomHash starts the search for a free port at a keyed hash of the flow.
 	RandomHash Random = "hashrandom"
 	// RandomNone keeps the pod's port where it is free.
 	RandomNone Random = "none"
@@ -35,16 +41,19 @@ const (
 // Config says what to translate. NodeAddrs, PrimaryLink and VPC are needed.
 type Config struct {
 	// NodeAddrs are the primary private addresses of the primary ENI, at most
-	// one a family. IPv6 is never translated: every address is a public one.
+	// one a family. Without an IPv4 address nothing is translated: IPv6
+	// addresses are public, and packets from them leave by the ENI that owns them.
 	NodeAddrs []netip.Addr
 	// PrimaryLink is the name of the primary ENI's link.
 	PrimaryLink string
 	// VPC is the set of prefixes of the VPC; traffic to them stays as it is.
 	VPC []netip.Prefix
 	// Excluded are further destinations that stay as they are, peered networks
-	// for example.
+	// for example. 0.0.0.0/0 switches translation off, but not as well as
+	// External does.
 	Excluded []netip.Prefix
-	// HostLinkPrefix is what the names of all pods' host links start with; "" is "eni".
+	// HostLinkPrefix is what the names of all pods' host links start with; ""
+	// is [DefaultHostLinkPrefix].
 	HostLinkPrefix string
 	// External says that something else translates, a NAT gateway for example:
 	// pods' traffic leaves by their own ENI with their own address.
@@ -54,23 +63,135 @@ type Config struct {
 	// NodePort sees to it that answers to what came in through the primary ENI
 	// for the node, and was handed to a pod, return by the primary ENI.
 	NodePort bool
-	// Mark is the bit to use; 0 is [DefaultMark]. It must be one bit.
+	// Mark is the bit to use; 0 is [DefaultMark].
 	Mark uint32
 }
 
-// Ruleset is what the table shall hold. Its String is the text that `nft -f`
-// accepts.
-type Ruleset struct {
-	chains []chain
+// Ruleset computes the rules for c. It is the same for equal sets of prefixes,
+// in whatever order they are given and how often.
+func (c Config) Ruleset() (Ruleset, error) {
+	c.HostLinkPrefix = cmp.Or(c.HostLinkPrefix, DefaultHostLinkPrefix)
+	c.Random = cmp.Or(c.Random, RandomPRNG)
+	c.Mark = cmp.Or(c.Mark, DefaultMark)
+	if err := c.check(); err != nil {
+		return Ruleset{}, fmt.Errorf("snat: %w", err)
+	}
+	node4 := c.node4()
+	translates := !c.External && node4.IsValid()
+	inside := inside4(c.VPC, c.Excluded)
+	if translates && len(inside4(c.VPC)) == 0 {
+		return Ruleset{}, fmt.Errorf("snat: %w", ErrNoVPC)
+	}
+	var r Ruleset
+	if c.NodePort {
+		r.chains = append(r.chains, c.nodePort())
+	}
+	if c.NodePort || translates {
+		r.chains = append(r.chains, c.podMarks(translates))
+	}
+	if translates {
+		r.sets = append(r.sets, set{name: insideSet, prefixes: inside})
+		r.chains = append(r.chains, c.source(node4))
+	}
+	return r, nil
 }
 
-type chain struct{}
+func (c Config) check() error {
+	switch {
+	case c.PrimaryLink == "" || len(c.PrimaryLink) >= maxLinkName:
+		return fmt.Errorf("primary link %q: not a name of 1 to %d bytes", c.PrimaryLink, maxLinkName-1)
+	case len(c.HostLinkPrefix) >= maxLinkName:
+		return fmt.Errorf("host link prefix %q: longer than a link's name", c.HostLinkPrefix)
+	case bits.OnesCount32(c.Mark) != 1:
+		return fmt.Errorf("mark %#x: not one bit", c.Mark)
+	case !slices.Contains([]Random{RandomPRNG, RandomHash, RandomNone}, c.Random):
+		return fmt.Errorf("random mode %q: not one of %s, %s, %s", c.Random, RandomPRNG, RandomHash, RandomNone)
+	}
+	seen := map[bool]bool{}
+	for _, a := range c.NodeAddrs {
+		if !a.IsValid() || a.Is4In6() || a.Zone() != "" || seen[a.Is4()] {
+			return fmt.Errorf("node addresses %v: not at most one plain address a family", c.NodeAddrs)
+		}
+		seen[a.Is4()] = true
+	}
+	for _, p := range slices.Concat(c.VPC, c.Excluded) {
+		if !p.IsValid() {
+			return errors.New("the prefixes hold an invalid one")
+		}
+	}
+	return nil
+}
 
-// Ruleset computes the rules for c.
-func (c Config) Ruleset() (Ruleset, error) { return Ruleset{}, ErrNotSupported }
+func (c Config) node4() netip.Addr {
+	for _, a := range c.NodeAddrs {
+		if a.Is4() {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
 
-// String returns the ruleset in the notation of nft.
-func (r Ruleset) String() string { return "" }
+// inside4 returns the IPv4 prefixes in order, without those that lie in another.
+func inside4(lists ...[]netip.Prefix) []netip.Prefix {
+	var all []netip.Prefix
+	for _, p := range slices.Concat(lists...) {
+		if p.Addr().Is4() {
+			all = append(all, p.Masked())
+		}
+	}
+	slices.SortFunc(all, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	var outer []netip.Prefix
+	for _, p := range all {
+		if len(outer) == 0 || !outer[len(outer)-1].Overlaps(p) {
+			outer = append(outer, p)
+		}
+	}
+	return outer
+}
 
-// Equal reports whether r and o are the same.
-func (r Ruleset) Equal(o Ruleset) bool { return r.String() == o.String() }
+// nodePort remembers flows that come in through the primary ENI for the node
+// itself, before anybody rewrites their destination.
+func (c Config) nodePort() chain {
+	return chain{
+		name: "node-port", kind: kindFilter, hook: hookPrerouting, priority: priorityMangle,
+		rules: []rule{{
+			comment: "answers return by the primary ENI",
+			stmts:   []stmt{linkName{name: c.PrimaryLink}, ctNew{}, addrType{}, setCtMark{c.Mark}},
+		}},
+	}
+}
+
+// podMarks decides for new flows from pods, as they are after the destination
+// is rewritten, and marks the packets of flows for which it was decided.
+func (c Config) podMarks(translates bool) chain {
+	pods := linkName{name: c.HostLinkPrefix + "*"}
+	k := chain{name: "pods", kind: kindFilter, hook: hookPrerouting, priority: priorityAfterDNAT}
+	if translates {
+		k.rules = append(k.rules, rule{
+			comment: "flows that will be translated",
+			stmts:   []stmt{pods, ctNew{}, outside{insideSet}, addrType{not: true}, setCtMark{c.Mark}},
+		})
+	}
+	k.rules = append(k.rules, rule{
+		comment: "leave by the primary ENI",
+		stmts:   []stmt{pods, ctMarked{c.Mark}, setMark{c.Mark}},
+	})
+	return k
+}
+
+// source translates what leaves the VPC and is not the node's own.
+func (c Config) source(node netip.Addr) chain {
+	return chain{
+		name: "source", kind: kindNAT, hook: hookPostrouting, priority: priorityAfterSNAT,
+		rules: []rule{{
+			comment: "pods appear as the node",
+			stmts: []stmt{
+				linkName{out: true, name: c.PrimaryLink}, outside{insideSet},
+				addrType{source: true, not: true}, addrType{not: true},
+				counter{}, translate{node, c.Random},
+			},
+		}},
+	}
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package snat_test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/internal/fabric"
+	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/snat"
+)
+
+// namespace makes an empty namespace and a handle in it.
+func namespace(t *testing.T) (*fabric.Netns, *snat.Handle) {
+	t.Helper()
+	isolate.Require(t)
+	ns, err := fabric.CreateNetns("/run/netns/node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := open(t, ns)
+	t.Cleanup(func() {
+		if err := ns.Delete(); err != nil {
+			t.Error(err)
+		}
+	})
+	return ns, h
+}
+
+func open(t *testing.T, ns *fabric.Netns) *snat.Handle {
+	t.Helper()
+	h, err := snat.Open(ns.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+// apply applies the rules of c and asserts whether that changed something.
+func apply(t *testing.T, h *snat.Handle, c snat.Config, wantChanged bool) {
+	t.Helper()
+	changed, err := h.Apply(t.Context(), ruleset(t, c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if changed != wantChanged {
+		t.Errorf("changed = %v, want %v", changed, wantChanged)
+	}
+}
+
+func observe(t *testing.T, h *snat.Handle) snat.Ruleset {
+	t.Helper()
+	r, err := h.Observe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// tool runs a program in the namespace and returns what it prints. A missing
+// program skips the test.
+func tool(t *testing.T, ns *fabric.Netns, stdin, name string, args ...string) string {
+	t.Helper()
+	if _, err := exec.LookPath(name); err != nil {
+		t.Skipf("needs the program %s: %v", name, err)
+	}
+	var out strings.Builder
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &out
+	err := ns.Start(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, stdin, &out)
+	}
+	return out.String()
+}
+
+func TestKernelHoldsWhatWasApplied(t *testing.T) {
+	for name, c := range configs {
+		t.Run(name, func(t *testing.T) {
+			_, h := namespace(t)
+			want := ruleset(t, c)
+			apply(t, h, c, want.String() != "")
+			if diff := cmp.Diff(want.String(), observe(t, h).String()); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			apply(t, h, c, false)
+			if err := h.Remove(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.Remove(t.Context()); err != nil {
+				t.Errorf("second removal: %v", err)
+			}
+			if got := observe(t, h).String(); got != "" {
+				t.Errorf("after removal: %s", got)
+			}
+		})
+	}
+}
+
+// words splits text where versions of nft break lines differently.
+func words(text string) []string { return strings.Fields(text) }
+
+// TestNftAgrees holds the text against the nft program, both ways.
+func TestNftAgrees(t *testing.T) {
+	for name, c := range configs {
+		t.Run(name, func(t *testing.T) {
+			ns, h := namespace(t)
+			want := ruleset(t, c)
+			if want.String() == "" {
+				return
+			}
+			tool(t, ns, want.String(), "nft", "-f", "-")
+			if diff := cmp.Diff(want.String(), observe(t, h).String()); diff != "" {
+				t.Errorf("loaded by nft (-want +got):\n%s", diff)
+			}
+			apply(t, h, c, false)
+			listed := tool(t, ns, "", "nft", "-s", "list", "table", "inet", snat.Table)
+			if diff := cmp.Diff(words(want.String()), words(listed)); diff != "" {
+				t.Errorf("listed by nft (-want +got):\n%s", diff)
+			}
+			if err := h.Remove(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			apply(t, h, c, true)
+			listed = tool(t, ns, "", "nft", "-s", "list", "table", "inet", snat.Table)
+			if diff := cmp.Diff(words(want.String()), words(listed)); diff != "" {
+				t.Errorf("applied by us, listed by nft (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snat_test
+
+import (
+	"errors"
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/snat"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestMain(m *testing.M) { isolate.Test(m) }
+
+func addrs(list ...string) (all []netip.Addr) {
+	for _, s := range list {
+		all = append(all, netip.MustParseAddr(s))
+	}
+	return all
+}
+
+func prefixes(list ...string) (all []netip.Prefix) {
+	for _, s := range list {
+		all = append(all, netip.MustParsePrefix(s))
+	}
+	return all
+}
+
+func base(change func(*snat.Config)) snat.Config {
+	c := snat.Config{
+		NodeAddrs:   addrs("10.0.1.10"),
+		PrimaryLink: "ens5",
+		VPC:         prefixes("10.0.0.0/16"),
+		NodePort:    true,
+	}
+	if change != nil {
+		change(&c)
+	}
+	return c
+}
+
+// configs are the golden cases; each has a file in testdata.
+var configs = map[string]snat.Config{
+	"default": base(nil),
+	"excluded": base(func(c *snat.Config) {
+		c.VPC = prefixes("100.64.0.0/10", "10.0.0.0/16", "10.0.0.0/16")
+		c.Excluded = prefixes("192.168.100.0/24", "10.0.3.0/24", "198.51.100.7/32", "fd00::/8")
+	}),
+	"exclude-all":       base(func(c *snat.Config) { c.Excluded = prefixes("0.0.0.0/0") }),
+	"external":          base(func(c *snat.Config) { c.External, c.VPC = true, nil }),
+	"external-no-ports": base(func(c *snat.Config) { c.External, c.NodePort = true, false }),
+	"no-node-port":      base(func(c *snat.Config) { c.NodePort = false }),
+	"hashrandom":        base(func(c *snat.Config) { c.Random = snat.RandomHash }),
+	"random-none":       base(func(c *snat.Config) { c.Random = snat.RandomNone }),
+	"ipv6": base(func(c *snat.Config) {
+		c.NodeAddrs, c.VPC = addrs("2001:db8::10"), prefixes("2001:db8::/56")
+	}),
+	"dual": base(func(c *snat.Config) {
+		c.NodeAddrs, c.VPC = addrs("10.0.1.10", "2001:db8::10"), prefixes("10.0.0.0/16", "2001:db8::/56")
+	}),
+	"other-names": base(func(c *snat.Config) { c.PrimaryLink, c.HostLinkPrefix, c.Mark = "eth0", "veth", 0x200 }),
+}
+
+func ruleset(t *testing.T, c snat.Config) snat.Ruleset {
+	t.Helper()
+	r, err := c.Ruleset()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestGolden(t *testing.T) {
+	for name, c := range configs {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join("testdata", name+".nft")
+			got := ruleset(t, c).String()
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+	files, err := filepath.Glob("testdata/*.nft")
+	if err != nil || len(files) != len(configs) {
+		t.Errorf("%d golden files for %d configurations, %v", len(files), len(configs), err)
+	}
+}
+
+func TestOrderDoesNotMatter(t *testing.T) {
+	c := configs["excluded"]
+	want := ruleset(t, c)
+	c.VPC, c.Excluded = slices.Clone(c.VPC), slices.Clone(c.Excluded)
+	slices.Reverse(c.VPC)
+	slices.Reverse(c.Excluded)
+	if got := ruleset(t, c); !got.Equal(want) {
+		t.Errorf("(-want +got):\n%s", cmp.Diff(want.String(), got.String()))
+	}
+}
+
+func TestBadConfigs(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*snat.Config)
+		want   string
+	}{
+		"no VPC":           {func(c *snat.Config) { c.VPC = nil }, "no IPv4 prefix of the VPC is known"},
+		"VPC of IPv6 only": {func(c *snat.Config) { c.VPC = prefixes("2001:db8::/56") }, "no IPv4 prefix of the VPC is known"},
+		"only excluded":    {func(c *snat.Config) { c.VPC, c.Excluded = nil, c.VPC }, "no IPv4 prefix of the VPC is known"},
+		"no link":          {func(c *snat.Config) { c.PrimaryLink = "" }, "primary link"},
+		"long link":        {func(c *snat.Config) { c.PrimaryLink = strings.Repeat("e", 16) }, "primary link"},
+		"long prefix":      {func(c *snat.Config) { c.HostLinkPrefix = strings.Repeat("e", 16) }, "host link prefix"},
+		"two bits":         {func(c *snat.Config) { c.Mark = 0x81 }, "not one bit"},
+		"random":           {func(c *snat.Config) { c.Random = "dice" }, `"dice": not one of prng, hashrandom, none`},
+		"two of a family":  {func(c *snat.Config) { c.NodeAddrs = addrs("10.0.1.10", "10.0.1.11") }, "at most one plain address a family"},
+		"mapped address":   {func(c *snat.Config) { c.NodeAddrs = addrs("::ffff:10.0.1.10") }, "at most one plain address a family"},
+		"invalid prefix":   {func(c *snat.Config) { c.Excluded = []netip.Prefix{{}} }, "invalid one"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := base(test.change).Ruleset()
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %v, want one with %q", err, test.want)
+			}
+			if name == "no VPC" && !errors.Is(err, snat.ErrNoVPC) {
+				t.Errorf("%v is not ErrNoVPC", err)
+			}
+		})
+	}
+}
