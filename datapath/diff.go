@@ -107,12 +107,13 @@ func Diff(have, want State) []Change {
 	have, want = have.Canonical(), want.Canonical()
 	links, oldLinks := diffLinks(have.Links, want.Links)
 	addrs, oldAddrs := diffItems(have.Addresses, want.Addresses, Address.key)
+	addrs = append(remade(have.Addresses, want.Addresses), addrs...)
 	neighs, oldNeighs := diffItems(have.Neighbors, want.Neighbors, Neighbor.key)
 	routes, oldRoutes := diffItems(have.Routes, want.Routes, Route.key)
 	rules, oldRules := diffItems(have.Rules, want.Rules, func(r Rule) Rule { return r })
 	sysctls, _ := diffItems(have.Sysctls, want.Sysctls, Sysctl.key)
 	filter, oldFilter := diffFilter(have.Filter, want.Filter)
-	return slices.Concat(links, sysctls, addrs, neighs, routes, filter, rules,
+	return slices.Concat(sysctls, links, addrs, neighs, routes, rules, filter,
 		oldRules, oldFilter, oldRoutes, oldNeighs, oldAddrs, oldLinks)
 }
 
@@ -140,6 +141,22 @@ func diffItems[T interface {
 	return add, del
 }
 
+// remade deletes addresses that want has with another flag, which the kernel
+// does not change in place. Routes may go with them: the next Diff finds out.
+func remade(have, want []Address) []Change {
+	flag := map[string]bool{}
+	for _, a := range want {
+		flag[a.key()] = a.NoPrefixRoute
+	}
+	var changes []Change
+	for _, a := range have {
+		if f, ok := flag[a.key()]; ok && f != a.NoPrefixRoute {
+			changes = append(changes, Change{OpDelete, a})
+		}
+	}
+	return changes
+}
+
 func diffLinks(have, want []Link) (add, del []Change) {
 	byName, keep := map[string]Link{}, map[string]bool{}
 	for _, l := range have {
@@ -161,7 +178,8 @@ func diffLinks(have, want []Link) (add, del []Change) {
 
 // satisfies reports whether l is as w wants it.
 func (l Link) satisfies(w Link) bool {
-	return l.MAC == w.MAC && l.Up == w.Up && l.Group == w.Group && (w.MTU == 0 || l.MTU == w.MTU)
+	return l.MAC == w.MAC && l.Up == w.Up && (w.MTU == 0 || l.MTU == w.MTU) &&
+		(w.Kind == "" || l.Kind == w.Kind && l.Group == w.Group)
 }
 
 // diffFilter replaces the whole table in one transaction when its chains

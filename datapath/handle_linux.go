@@ -2,41 +2,126 @@
 
 package datapath
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
 
 // Handle works on the network of one namespace. It is safe for concurrent use.
-type Handle struct{}
+// It needs CAP_NET_ADMIN over the namespace, and CAP_SYS_ADMIN to enter
+// sandboxes and, for settings and sockets, a namespace other than the process's.
+type Handle struct {
+	ns *os.File
+	// idle keeps sockets for the next call.
+	idle chan *conn
+}
+
+// idleConns is how many sockets a handle keeps: calls at the same time beyond
+// that open their own, which the kernel would make wait for each other anyway.
+const idleConns = 4
 
 // Open opens the namespace at path, or that of the calling thread if path is
-// empty.
-func Open(path string) (*Handle, error) { return nil, ErrNotSupported }
+// empty. The caller closes the handle.
+func Open(path string) (*Handle, error) {
+	if path == "" {
+		path = ownNetns
+	}
+	ns, err := openNetns(path)
+	if err != nil {
+		return nil, err
+	}
+	return newHandle(ns), nil
+}
 
-// Close releases the handle's descriptors.
-func (h *Handle) Close() error { return nil }
+func newHandle(ns *os.File) *Handle {
+	return &Handle{ns: ns, idle: make(chan *conn, idleConns)}
+}
 
-// Observe reads the whole state of the namespace, ours and others'.
-func (h *Handle) Observe(ctx context.Context) (State, error) { return State{}, ErrNotSupported }
+// Close releases the handle's descriptors. No call may be under way.
+func (h *Handle) Close() error {
+	return errors.Join(h.drain(), h.ns.Close())
+}
 
-// Apply carries out changes in order and stops at the first that fails.
-func (h *Handle) Apply(ctx context.Context, changes []Change) error { return ErrNotSupported }
+// drain closes the sockets and leaves the namespace's descriptor open.
+func (h *Handle) drain() error {
+	var errs []error
+	for {
+		select {
+		case c := <-h.idle:
+			errs = append(errs, c.close())
+		default:
+			return errors.Join(errs...)
+		}
+	}
+}
 
-// EnsureNode makes the namespace's network what n wants, whatever it was, and
-// verifies it; pods stay as they are. It changes nothing where nothing differs.
-// ENIs' links are found by MAC; ErrNoLink means that one is not there yet.
-func (h *Handle) EnsureNode(ctx context.Context, n Node) error { return ErrNotSupported }
+// withConn lends f a socket of the namespace.
+func (h *Handle) withConn(ctx context.Context, f func(*conn) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c, err := h.take()
+	if err != nil {
+		return fmt.Errorf("%s: %w", h.ns.Name(), err)
+	}
+	defer h.give(c)
+	return f(c)
+}
 
-// RemoveENI takes the ENI with that ID out of n and out of service: its
-// addresses, routes, rules and sources go and its link goes down. It succeeds if
-// the link or the ENI is gone already.
-func (h *Handle) RemoveENI(ctx context.Context, n Node, id string) error { return ErrNotSupported }
+func (h *Handle) take() (*conn, error) {
+	select {
+	case c := <-h.idle:
+		return c, nil
+	default:
+		return dial(h.ns)
+	}
+}
 
-// AddPod wires p. Repeating it gives the same answer and repairs what differs.
-// On failure it leaves nothing behind.
-func (h *Handle) AddPod(ctx context.Context, p Pod) (Wiring, error) { return Wiring{}, ErrNotSupported }
+func (h *Handle) give(c *conn) {
+	select {
+	case h.idle <- c:
+	default:
+		_ = c.close()
+	}
+}
 
-// DelPod removes everything of p that AddPod made. It needs only ContainerID
-// and IfName, works when the sandbox is gone, and succeeds when nothing is left.
-func (h *Handle) DelPod(ctx context.Context, p Pod) error { return ErrNotSupported }
+// findLink returns the link of that name, with index 0 if there is none.
+func (h *Handle) findLink(ctx context.Context, name string) (link kernelLink, err error) {
+	err = h.withConn(ctx, func(c *conn) error {
+		var b batch
+		b.findLink(name)
+		answers, err := c.do(&b)
+		switch {
+		case err != nil:
+			return err
+		case errors.Is(answers[0].err, unix.ENODEV):
+			return nil
+		case answers[0].err != nil:
+			return fmt.Errorf("find link %s: %w", name, answers[0].err)
+		}
+		link, err = parseLink(answers[0].data)
+		return err
+	})
+	return link, err
+}
 
-// CheckPod returns a *DriftError if p is not wired as AddPod would.
-func (h *Handle) CheckPod(ctx context.Context, p Pod) error { return ErrNotSupported }
+// deleteLink deletes a link, and with it its routes and neighbours and the
+// other end of a veth pair.
+func (h *Handle) deleteLink(ctx context.Context, index int) error {
+	return h.withConn(ctx, func(c *conn) error {
+		var b batch
+		b.deleteLink(index)
+		answers, err := c.do(&b)
+		if err != nil {
+			return err
+		}
+		if err := answers[0].err; err != nil && !isGone(err) {
+			return fmt.Errorf("delete link: %w", err)
+		}
+		return nil
+	})
+}

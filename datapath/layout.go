@@ -146,7 +146,9 @@ func anywhere(like netip.Addr) netip.Prefix {
 // chosen by a mark that they do not have, is another ENI. Router advertisements
 // would put a second default route into table main on a secondary ENI; on the
 // primary ENI the node's own default route comes from them, and a node that
-// forwards hears them only at 2.
+// forwards hears them only at 2. A secondary ENI's link-local address, made from
+// a MAC that is unique in the VPC, needs no duplicate address detection, which
+// would keep the ENI from asking for its gateway's MAC for two seconds.
 func (e ENI) sysctls() []Sysctl {
 	link := strings.ReplaceAll(e.Link, ".", "/")
 	var s []Sysctl
@@ -156,13 +158,12 @@ func (e ENI) sysctls() []Sysctl {
 	if !e.speaks(true) {
 		return s
 	}
-	ra := "0"
+	conf := "net.ipv6.conf." + link
+	s = append(s, Sysctl{conf + ".disable_ipv6", "0"})
 	if e.Primary() {
-		ra = "2"
+		return append(s, Sysctl{conf + ".accept_ra", "2"})
 	}
-	return append(s,
-		Sysctl{"net.ipv6.conf." + link + ".accept_ra", ra},
-		Sysctl{"net.ipv6.conf." + link + ".disable_ipv6", "0"})
+	return append(s, Sysctl{conf + ".accept_ra", "0"}, Sysctl{conf + ".accept_dad", "0"})
 }
 
 // filter returns our nftables table: a pod's packet is dropped unless the way

@@ -85,17 +85,23 @@ func Table(card, device int) int {
 
 // Number returns the default ENI number, 1 to 127, that stands in the mark of
 // packets from pods on the ENI at a network card index and device index, and 0
-// for the primary ENI. The factor spreads cards so that the numbers differ for
-// every shape of instance that EC2 offers (up to 7 cards with 16 interfaces, 16
-// with 7, 32 with 3); [Node.Validate] finds a clash, and ENI.Number solves it.
+// for the primary ENI. There are more places than numbers, so that far places
+// share one, but no two on any shape of instance that EC2 offers: 16 interfaces
+// on up to 7 cards, 8 on 8, 7 on 16, 3 on 32. [Node.Validate] finds a clash, and
+// ENI.Number solves it.
 func Number(card, device int) int {
-	if card == 0 && device == 0 {
-		return 0
+	n := 0
+	switch {
+	case card == 0:
+		return device % 128
+	case device < 3:
+		n = 16 + (card-1)*3 + device
+	case device < 7:
+		n = 127 - (card-1)*4 - (device - 3)
+	default:
+		n = 99 - (card-1)*9 - (device - 7)
 	}
-	if n := (card*54 + device) % MarkENI; n != 0 {
-		return n
-	}
-	return MarkENI
+	return max(1, min(n, MarkENI))
 }
 
 // Gateway returns the address that a pod sends its packets to on its n-th

@@ -144,14 +144,13 @@ func (l Link) String() string {
 	if l.Group != 0 {
 		fmt.Fprintf(&b, " group %d", l.Group)
 	}
-	if l.Kind == "veth" && l.Peer != "" {
-		fmt.Fprintf(&b, " type veth peer name %s", l.Peer)
-		return b.String()
-	}
 	if l.Up {
 		b.WriteString(" up")
 	} else {
 		b.WriteString(" down")
+	}
+	if l.Kind == "veth" && l.Peer != "" {
+		fmt.Fprintf(&b, " type veth peer name %s", l.Peer)
 	}
 	return b.String()
 }
@@ -345,10 +344,14 @@ func (s State) Canonical() State {
 	s.Neighbors = sorted(s.Neighbors)
 	s.Routes = sortedBy(s.Routes, func(r Route) string {
 		// A gateway must be reachable before a route can name it.
-		return fmt.Sprintf("%s %06d %t %s", family(r.Dst.Addr()), r.Table, r.Via.IsValid(), r)
+		return fmt.Sprintf("%s %t %06d %s", family(r.Dst.Addr()), r.Via.IsValid(), r.Table, r)
 	})
 	s.Rules = sortedBy(s.Rules, func(r Rule) string { return fmt.Sprintf("%t %06d %s", r.IPv6, r.Priority, r) })
-	s.Sysctls = sorted(s.Sysctls)
+	s.Sysctls = sortedBy(s.Sysctls, func(x Sysctl) string {
+		// Links first: when a node begins to forward, the kernel drops the default
+		// routes of router advertisements but those of links with accept_ra=2.
+		return fmt.Sprintf("%t %s", !strings.Contains(x.Key, ".conf.") || strings.Contains(x.Key, ".conf.all."), x)
+	})
 	s.Filter.Sources = sortedBy(s.Filter.Sources, func(s Source) string {
 		b := s.Prefix.Addr().As16()
 		return fmt.Sprintf("%t %x %d", s.Prefix.Addr().Is6(), b, s.Prefix.Bits())

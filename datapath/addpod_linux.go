@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// undoTime bounds the clean-up after a failed ADD whose context may be over.
+const undoTime = 5 * time.Second
+
+// AddPod wires p: a veth pair between node and sandbox, addresses, routes and
+// neighbours on both sides, and in the per-pod layout its rules. Whatever an
+// earlier pod of the same address left behind goes. Repeating it gives the same
+// answer and repairs what differs. If it fails it leaves nothing behind; if it is
+// killed, the next AddPod or DelPod finds what there is. ErrNoSandbox and
+// ErrInterfaceTaken come from the sandbox.
+func (h *Handle) AddPod(ctx context.Context, p Pod) (Wiring, error) {
+	if err := p.Validate(); err != nil {
+		return Wiring{}, fmt.Errorf("pod: %w: %w", ErrInvalid, err)
+	}
+	sandbox, err := openNetns(p.Netns)
+	if err != nil {
+		return Wiring{}, fmt.Errorf("sandbox: %w", err)
+	}
+	defer sandbox.Close()
+	if err := h.addPod(ctx, p, sandbox); err != nil {
+		return Wiring{}, fmt.Errorf("wire %s: %w", p.HostLink(), err)
+	}
+	return p.Wiring(), nil
+}
+
+func (h *Handle) addPod(ctx context.Context, p Pod, sandbox *os.File) error {
+	link, err := h.createVeth(ctx, p, sandbox)
+	if errors.Is(err, unix.EEXIST) {
+		return h.readdPod(ctx, p, sandbox)
+	}
+	if err != nil {
+		return err
+	}
+	return h.wire(ctx, p, sandbox, link)
+}
+
+// wire gives a new veth pair all that belongs to it, or takes it away again.
+func (h *Handle) wire(ctx context.Context, p Pod, sandbox *os.File, link kernelLink) (err error) {
+	done := false
+	defer func() {
+		if !done {
+			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+			defer cancel()
+			err = errors.Join(err, h.DelPod(undo, p))
+		}
+	}()
+	if err := wireSandbox(ctx, p, sandbox, link.peer); err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	if err := h.wireHost(ctx, p, link.index); err != nil {
+		return err
+	}
+	done = true
+	return nil
+}
+
+// createVeth makes the pair and finds the numbers of both ends, in one system
+// call.
+func (h *Handle) createVeth(ctx context.Context, p Pod, sandbox *os.File) (link kernelLink, err error) {
+	err = h.withConn(ctx, func(c *conn) error {
+		var b batch
+		b.createVeth(p, int(sandbox.Fd()))
+		b.findLink(p.HostLink())
+		answers, err := c.do(&b)
+		if err != nil {
+			return err
+		}
+		for _, a := range answers {
+			if a.err != nil {
+				return fmt.Errorf("create veth pair: %w", a.err)
+			}
+		}
+		link, err = parseLink(answers[1].data)
+		return err
+	})
+	return link, err
+}
+
+// wireSandbox sends everything for the sandbox side in one system call.
+func wireSandbox(ctx context.Context, p Pod, sandbox *os.File, index int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c, err := dial(sandbox)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	s := p.SandboxState()
+	changes := Diff(State{}, State{Addresses: s.Addresses, Neighbors: s.Neighbors, Routes: s.Routes, Rules: s.Rules})
+	refused, err := sendNew(c, changes, index)
+	if err != nil || len(refused) == 0 {
+		return err
+	}
+	// The runtime has switched IPv6 off in the sandbox.
+	if err := writeSysctls(sandbox, s.Sysctls); err != nil {
+		return err
+	}
+	refused, err = sendNew(c, refused, index)
+	if err == nil && len(refused) > 0 {
+		err = fmt.Errorf("%s: %w", refused[0], unix.EACCES)
+	}
+	return err
+}
+
+// sendNew brings up one new link and adds its items. A route that is there
+// already belongs to another interface of the sandbox, and is not replaced. It
+// returns what the kernel refuses while IPv6 is off on the link.
+func sendNew(c *conn, changes []Change, index int) (refused []Change, err error) {
+	var b batch
+	b.setLink(index, Link{Up: true})
+	for _, ch := range changes {
+		if r, ok := ch.Item.(Route); ok {
+			b.route(OpAdd, index, r, create)
+		} else {
+			b.change(ch, index)
+		}
+	}
+	answers, err := c.do(&b)
+	if err != nil {
+		return nil, err
+	}
+	if answers[0].err != nil {
+		return nil, fmt.Errorf("set up: %w", answers[0].err)
+	}
+	for i, ch := range changes {
+		err := answers[i+1].err
+		switch {
+		case err == nil || errors.Is(err, unix.EEXIST) && isRule(ch.Item):
+		case isIPv6(ch.Item) && (len(refused) > 0 || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)):
+			refused = append(refused, ch)
+		default:
+			return nil, fmt.Errorf("%s: %w", ch, err)
+		}
+	}
+	return refused, nil
+}
+
+// isIPv6 reports whether an item that may be in a sandbox is of IPv6.
+func isIPv6(i Item) bool {
+	switch i := i.(type) {
+	case Address:
+		return i.Prefix.Addr().Is6()
+	case Neighbor:
+		return i.Addr.Is6()
+	case Route:
+		return i.Dst.Addr().Is6()
+	case Rule:
+		return i.IPv6
+	}
+	return false
+}
+
+func isRule(i Item) bool {
+	_, ok := i.(Rule)
+	return ok
+}
+
+// wireHost sends everything for the host side in one system call: the link up,
+// old rules of the same addresses away, then neighbours, routes and rules.
+func (h *Handle) wireHost(ctx context.Context, p Pod, index int) error {
+	s := p.HostState()
+	changes := Diff(State{}, State{Neighbors: s.Neighbors, Routes: s.Routes, Rules: s.Rules})
+	stale := staleRules(p)
+	return h.withConn(ctx, func(c *conn) error {
+		var b batch
+		b.noLinkLocal(index)
+		b.setLink(index, Link{Up: true})
+		for _, r := range stale {
+			b.rule(OpDelete, r)
+		}
+		for _, ch := range changes {
+			b.change(ch, index)
+		}
+		answers, err := c.do(&b)
+		if err != nil {
+			return err
+		}
+		if err := answers[1].err; err != nil {
+			return fmt.Errorf("set %s up: %w", p.HostLink(), err)
+		}
+		first := 2 + len(stale)
+		for i, ch := range changes {
+			if err := answers[first+i].err; err != nil {
+				return fmt.Errorf("%s: %w", ch, err)
+			}
+		}
+		for i := range stale {
+			if answers[2+i].err == nil {
+				// There was one: there may be more, and the new one may be gone.
+				return purgeRules(c, stale, s.Rules)
+			}
+		}
+		return nil
+	})
+}
+
+// staleRules selects rules that an earlier pod may have left for p's addresses,
+// in whatever table.
+func staleRules(p Pod) []Rule {
+	var rules []Rule
+	for _, a := range p.Addrs {
+		dst := hostPrefix(a.Addr)
+		rules = append(rules,
+			Rule{IPv6: a.Addr.Is6(), Priority: PriorityToPod, To: dst},
+			Rule{IPv6: a.Addr.Is6(), Priority: PriorityFromPod, From: dst})
+	}
+	return rules
+}
+
+// purgeRules deletes all rules that match stale and adds those of keep.
+func purgeRules(c *conn, stale, keep []Rule) error {
+	for found := true; found; {
+		var b batch
+		for _, r := range stale {
+			b.rule(OpDelete, r)
+		}
+		answers, err := c.do(&b)
+		if err != nil {
+			return err
+		}
+		found = false
+		for i, a := range answers {
+			if a.err != nil && !isGone(a.err) {
+				return fmt.Errorf("delete rule %s: %w", stale[i], a.err)
+			}
+			found = found || a.err == nil
+		}
+	}
+	var b batch
+	for _, r := range keep {
+		b.rule(OpAdd, r)
+	}
+	answers, err := c.do(&b)
+	if err != nil {
+		return err
+	}
+	for i, a := range answers {
+		if a.err != nil {
+			return fmt.Errorf("add rule %s: %w", keep[i], a.err)
+		}
+	}
+	return nil
+}
+
+// readdPod finds out why the pair could not be made. If it is there as a whole it
+// is repaired; remains of it are taken away and it is made again; a foreign
+// interface stays.
+func (h *Handle) readdPod(ctx context.Context, p Pod, sandbox *os.File) error {
+	inside := newHandle(sandbox)
+	defer inside.drain()
+	have, err := inside.findLink(ctx, p.IfName)
+	if err != nil {
+		return err
+	}
+	if have.index != 0 && (have.Kind != "veth" || have.MAC != p.SandboxMAC().String()) {
+		return fmt.Errorf("%w: %s with MAC %s", ErrInterfaceTaken, p.IfName, have.MAC)
+	}
+	host, err := h.findLink(ctx, p.HostLink())
+	if err != nil {
+		return err
+	}
+	whole := have.index != 0 && host.peer == have.index && have.peer == host.index && host.MAC == p.HostMAC().String()
+	if whole {
+		return h.repairPod(ctx, p, inside)
+	}
+	for _, remains := range []struct {
+		h    *Handle
+		link kernelLink
+	}{{h, host}, {inside, have}} {
+		if remains.link.index == 0 {
+			continue
+		}
+		if err := remains.h.deleteLink(ctx, remains.link.index); err != nil {
+			return err
+		}
+	}
+	link, err := h.createVeth(ctx, p, sandbox)
+	if err != nil {
+		return err
+	}
+	return h.wire(ctx, p, sandbox, link)
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"fmt"
+)
+
+// CheckPod returns a *DriftError if p is not wired as AddPod would, on either
+// side, and ErrNoSandbox if its sandbox is gone.
+func (h *Handle) CheckPod(ctx context.Context, p Pod) error {
+	if err := p.Validate(); err != nil {
+		return fmt.Errorf("pod: %w: %w", ErrInvalid, err)
+	}
+	sandbox, err := openNetns(p.Netns)
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	defer sandbox.Close()
+	inside := newHandle(sandbox)
+	defer inside.drain()
+	host, within, err := h.podDrift(ctx, p, inside)
+	if err != nil {
+		return err
+	}
+	if changes := append(within, host...); len(changes) > 0 {
+		return &DriftError{Changes: changes}
+	}
+	return nil
+}
+
+// repairPod makes both sides of a pair that exists what they should be.
+func (h *Handle) repairPod(ctx context.Context, p Pod, inside *Handle) error {
+	host, within, err := h.podDrift(ctx, p, inside)
+	if err != nil {
+		return err
+	}
+	if err := inside.Apply(ctx, within); err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	return h.Apply(ctx, host)
+}
+
+// podDrift returns what differs on the two sides of p.
+func (h *Handle) podDrift(ctx context.Context, p Pod, inside *Handle) (host, within []Change, err error) {
+	have, err := h.observeNet(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	host = Diff(p.owned(have), p.HostState())
+	if have, err = inside.observeNet(ctx); err != nil {
+		return nil, nil, err
+	}
+	return host, Diff(p.ownedInSandbox(have), p.SandboxState()), nil
+}
+
+// observeNet is Observe without nftables and without the node's settings, which
+// no pod has a part in.
+func (h *Handle) observeNet(ctx context.Context) (State, error) {
+	var o observation
+	err := h.withConn(ctx, func(c *conn) (err error) {
+		o, err = observeRoutes(c)
+		return err
+	})
+	return o.State, err
+}

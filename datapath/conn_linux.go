@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// conn is a route netlink socket. The kernel works on a request within the
+// system call that sends it, so reading the answers never waits. One goroutine
+// uses a conn at a time.
+type conn struct {
+	fd  int
+	seq uint32
+	buf []byte
+}
+
+// receiveSize holds the largest part of a dump, which the kernel bounds by the
+// reader's buffer and 32 KiB.
+const receiveSize = 64 << 10
+
+// dial opens a socket in the namespace. The thread is there only for the socket
+// call: a socket belongs to its namespace for good.
+func dial(ns *os.File) (*conn, error) {
+	c := &conn{fd: -1, buf: make([]byte, receiveSize)}
+	err := inNetns(ns, func() (err error) {
+		c.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open route netlink socket: %w", err)
+	}
+	// Reasons in words, no echo of the request in answers, and filters in dumps.
+	// A kernel without one of them works as well.
+	for _, opt := range []int{unix.NETLINK_EXT_ACK, unix.NETLINK_CAP_ACK, unix.NETLINK_GET_STRICT_CHK} {
+		_ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, opt, 1)
+	}
+	return c, nil
+}
+
+func (c *conn) close() error { return unix.Close(c.fd) }
+
+// kernelError is the kernel's answer to one request: errno and, if it gave one,
+// its reason in words.
+type kernelError struct {
+	errno  unix.Errno
+	reason string
+}
+
+func (e *kernelError) Error() string {
+	if e.reason == "" {
+		return e.errno.Error()
+	}
+	return fmt.Sprintf("%v (%s)", e.errno, e.reason)
+}
+
+func (e *kernelError) Unwrap() error { return e.errno }
+
+// answer is what came back for one request of a batch.
+type answer struct {
+	err  error
+	data []byte
+}
+
+// do sends a batch in one system call and returns an answer for each request.
+func (c *conn) do(b *batch) ([]answer, error) {
+	if len(b.starts) == 0 {
+		return nil, nil
+	}
+	first := c.seq + 1
+	for _, at := range b.starts {
+		c.seq++
+		binary.NativeEndian.PutUint32(b.buf[at+8:], c.seq)
+	}
+	if err := c.send(b.buf); err != nil {
+		return nil, err
+	}
+	answers := make([]answer, len(b.starts))
+	for left := len(answers); left > 0; {
+		err := c.receive(func(m message) {
+			i := int(m.seq - first)
+			if i < 0 || i >= len(answers) {
+				return
+			}
+			if m.kind != unix.NLMSG_ERROR {
+				answers[i].data = append([]byte(nil), m.body...)
+				return
+			}
+			answers[i].err = m.err()
+			left--
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return answers, nil
+}
+
+// dumpTries bounds how often a dump is started again because something changed
+// meanwhile; on a busy node that happens now and then.
+const dumpTries = 20
+
+// errInterrupted means that what was dumped changed under way.
+var errInterrupted = errors.New("dump interrupted by changes")
+
+// dump sends one request and calls each for every message of the answer, after
+// it has arrived as a whole and consistent.
+func (c *conn) dump(b *batch, each func(body []byte) error) error {
+	var err error
+	for range dumpTries {
+		var bodies [][]byte
+		bodies, err = c.dumpOnce(b)
+		if errors.Is(err, errInterrupted) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, body := range bodies {
+			if err := each(body); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return err
+}
+
+func (c *conn) dumpOnce(b *batch) ([][]byte, error) {
+	c.seq++
+	binary.NativeEndian.PutUint32(b.buf[8:], c.seq)
+	if err := c.send(b.buf); err != nil {
+		return nil, err
+	}
+	var (
+		bodies [][]byte
+		broken error
+		done   bool
+	)
+	for !done {
+		err := c.receive(func(m message) {
+			if m.seq != c.seq {
+				return
+			}
+			if m.flags&unix.NLM_F_DUMP_INTR != 0 {
+				broken = errInterrupted
+			}
+			switch m.kind {
+			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
+				done = true
+				if err := m.err(); err != nil {
+					broken = err
+				}
+			default:
+				bodies = append(bodies, append([]byte(nil), m.body...))
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return bodies, broken
+}
+
+func (c *conn) send(b []byte) error {
+	for {
+		err := unix.Sendto(c.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// message is one netlink message.
+type message struct {
+	kind, flags uint16
+	seq         uint32
+	body        []byte
+}
+
+// receive reads one datagram and calls f for each message in it; the body is
+// valid until f returns.
+func (c *conn) receive(f func(message)) error {
+	n, _, err := unix.Recvfrom(c.fd, c.buf, 0)
+	if errors.Is(err, unix.EINTR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for b := c.buf[:n]; len(b) >= unix.NLMSG_HDRLEN; {
+		size := int(binary.NativeEndian.Uint32(b))
+		if size < unix.NLMSG_HDRLEN || size > len(b) {
+			return fmt.Errorf("netlink message of %d bytes in %d", size, len(b))
+		}
+		f(message{
+			kind:  binary.NativeEndian.Uint16(b[4:]),
+			flags: binary.NativeEndian.Uint16(b[6:]),
+			seq:   binary.NativeEndian.Uint32(b[8:]),
+			body:  b[unix.NLMSG_HDRLEN:size],
+		})
+		b = b[min(align(size), len(b)):]
+	}
+	return nil
+}
+
+// err decodes an NLMSG_ERROR or NLMSG_DONE message; nil is success.
+func (m message) err() error {
+	if len(m.body) < 4 {
+		return nil
+	}
+	code := int32(binary.NativeEndian.Uint32(m.body))
+	if code == 0 {
+		return nil
+	}
+	e := &kernelError{errno: unix.Errno(-code)}
+	// After the code of an error comes the header of the request, unless more.
+	if m.kind == unix.NLMSG_ERROR && m.flags&unix.NLM_F_ACK_TLVS != 0 && m.flags&unix.NLM_F_CAPPED != 0 && len(m.body) >= 20 {
+		for a, v := range attributes(m.body[20:]) {
+			if a == unix.NLMSGERR_ATTR_MSG {
+				e.reason = text(v)
+			}
+		}
+	}
+	return e
+}
+
+func align(n int) int { return (n + 3) &^ 3 }

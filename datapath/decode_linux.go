@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"net"
+	"net/netip"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// attributeType is what remains of an attribute's kind without its two flags.
+const attributeType = 1<<14 - 1
+
+// attributes goes through the attributes in b, whose flags it strips.
+func attributes(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= 4 {
+			size := int(binary.NativeEndian.Uint16(b))
+			kind := binary.NativeEndian.Uint16(b[2:]) & attributeType
+			if size < 4 || size > len(b) || !yield(kind, b[4:size]) {
+				return
+			}
+			b = b[min(align(size), len(b)):]
+		}
+	}
+}
+
+// text is a string that may end with a zero byte.
+func text(b []byte) string {
+	if i := bytes.IndexByte(b, 0); i >= 0 {
+		b = b[:i]
+	}
+	return string(b)
+}
+
+func number(b []byte) int {
+	switch len(b) {
+	case 1:
+		return int(b[0])
+	case 4:
+		return int(binary.NativeEndian.Uint32(b))
+	}
+	return 0
+}
+
+func address(b []byte) netip.Addr {
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// kernelLink is a link with what is not part of a State: its number, the number
+// of the veth's other end, and its settings.
+type kernelLink struct {
+	Link
+	index, peer int
+	sysctls     []Sysctl
+}
+
+// parseLink reads an RTM_NEWLINK body.
+func parseLink(b []byte) (kernelLink, error) {
+	if len(b) < 16 {
+		return kernelLink{}, fmt.Errorf("link message of %d bytes", len(b))
+	}
+	l := kernelLink{index: int(int32(binary.NativeEndian.Uint32(b[4:])))}
+	l.Up = binary.NativeEndian.Uint32(b[8:])&unix.IFF_UP != 0
+	var spec []byte
+	for kind, v := range attributes(b[16:]) {
+		switch kind {
+		case unix.IFLA_IFNAME:
+			l.Name = text(v)
+		case unix.IFLA_ADDRESS:
+			l.MAC = net.HardwareAddr(v).String()
+		case unix.IFLA_MTU:
+			l.MTU = number(v)
+		case unix.IFLA_GROUP:
+			l.Group = number(v)
+		case unix.IFLA_LINK:
+			l.peer = number(v)
+		case unix.IFLA_LINKINFO:
+			for k, v := range attributes(v) {
+				if k == unix.IFLA_INFO_KIND {
+					l.Kind = text(v)
+				}
+			}
+		case unix.IFLA_AF_SPEC:
+			spec = v
+		}
+	}
+	l.sysctls = linkSysctls(l.Name, spec)
+	return l, nil
+}
+
+// linkSettings are the settings of a link that State shows, with their places
+// in the arrays IFLA_INET_CONF (from 1, linux/ip.h) and IFLA_INET6_CONF (from 0,
+// linux/ipv6.h): the link dump brings them along, a file each would not.
+var linkSettings = []struct {
+	family uint16
+	array  uint16
+	place  int
+	key    string
+}{
+	{unix.AF_INET, unix.IFLA_INET_CONF, 7, "net.ipv4.conf.%s.rp_filter"},
+	{unix.AF_INET6, unix.IFLA_INET6_CONF, 3, "net.ipv6.conf.%s.accept_ra"},
+	{unix.AF_INET6, unix.IFLA_INET6_CONF, 26, "net.ipv6.conf.%s.disable_ipv6"},
+	{unix.AF_INET6, unix.IFLA_INET6_CONF, 27, "net.ipv6.conf.%s.accept_dad"},
+}
+
+func linkSysctls(name string, spec []byte) []Sysctl {
+	var s []Sysctl
+	for family, attrs := range attributes(spec) {
+		for array, v := range attributes(attrs) {
+			for _, set := range linkSettings {
+				if set.family != family || set.array != array || len(v) < 4*set.place+4 {
+					continue
+				}
+				value := int32(binary.NativeEndian.Uint32(v[4*set.place:]))
+				key := fmt.Sprintf(set.key, strings.ReplaceAll(name, ".", "/"))
+				s = append(s, Sysctl{key, fmt.Sprint(value)})
+			}
+		}
+	}
+	return s
+}
+
+// names finds the names of links by number.
+type names map[int]string
+
+func (n names) of(index int) string {
+	if name, ok := n[index]; ok {
+		return name
+	}
+	return fmt.Sprintf("if%d", index)
+}
+
+// parseAddress reads an RTM_NEWADDR body.
+func parseAddress(b []byte, links names) (Address, error) {
+	if len(b) < 8 {
+		return Address{}, fmt.Errorf("address message of %d bytes", len(b))
+	}
+	a := Address{Link: links.of(int(binary.NativeEndian.Uint32(b[4:])))}
+	var local, remote netip.Addr
+	flags := uint32(b[2])
+	for kind, v := range attributes(b[8:]) {
+		switch kind {
+		case unix.IFA_LOCAL:
+			local = address(v)
+		case unix.IFA_ADDRESS:
+			remote = address(v)
+		case unix.IFA_FLAGS:
+			flags = uint32(number(v))
+		}
+	}
+	if !local.IsValid() {
+		local = remote
+	}
+	a.Prefix = netip.PrefixFrom(local, int(b[1]))
+	a.NoPrefixRoute = flags&unix.IFA_F_NOPREFIXROUTE != 0
+	return a, nil
+}
+
+// parseNeighbor reads an RTM_NEWNEIGH body; ok is false for an entry that is
+// not permanent.
+func parseNeighbor(b []byte, links names) (n Neighbor, ok bool, err error) {
+	if len(b) < 12 {
+		return n, false, fmt.Errorf("neighbour message of %d bytes", len(b))
+	}
+	if binary.NativeEndian.Uint16(b[8:])&unix.NUD_PERMANENT == 0 {
+		return n, false, nil
+	}
+	n.Link = links.of(int(binary.NativeEndian.Uint32(b[4:])))
+	for kind, v := range attributes(b[12:]) {
+		switch kind {
+		case unix.NDA_DST:
+			n.Addr = address(v)
+		case unix.NDA_LLADDR:
+			n.MAC = net.HardwareAddr(v).String()
+		}
+	}
+	return n, n.Addr.IsValid() && n.MAC != "", nil
+}
+
+// defaultMetric6 is what the kernel gives an IPv6 route that comes without one.
+const defaultMetric6 = 1024
+
+// parseRoute reads an RTM_NEWROUTE body; ok is false for the kernel's own
+// entries: caches, broadcast, anycast and multicast, and all of table local.
+func parseRoute(b []byte, links names) (r Route, ok bool, err error) {
+	if len(b) < 12 {
+		return r, false, fmt.Errorf("route message of %d bytes", len(b))
+	}
+	r.Table, r.Protocol = int(b[4]), int(b[5])
+	kind := b[7]
+	r.Type, ok = routeTypes[kind]
+	if !ok {
+		r.Type = fmt.Sprint(kind)
+	}
+	dst := netip.IPv4Unspecified()
+	if b[0] == unix.AF_INET6 {
+		dst = netip.IPv6Unspecified()
+	}
+	for kind, v := range attributes(b[12:]) {
+		switch kind {
+		case unix.RTA_DST:
+			dst = address(v)
+		case unix.RTA_TABLE:
+			r.Table = number(v)
+		case unix.RTA_OIF:
+			r.Link = links.of(number(v))
+		case unix.RTA_GATEWAY:
+			r.Via = address(v)
+		case unix.RTA_PREFSRC:
+			r.Src = address(v)
+		case unix.RTA_PRIORITY:
+			r.Metric = number(v)
+		case unix.RTA_METRICS:
+			for k, v := range attributes(v) {
+				if k == unix.RTAX_MTU {
+					r.MTU = number(v)
+				}
+			}
+		}
+	}
+	r.Dst = netip.PrefixFrom(dst, int(b[1]))
+	if b[0] == unix.AF_INET6 && r.Metric == defaultMetric6 {
+		r.Metric = 0
+	}
+	own := kind == unix.RTN_BROADCAST || kind == unix.RTN_ANYCAST || kind == unix.RTN_MULTICAST || kind == unix.RTN_LOCAL
+	cloned := binary.NativeEndian.Uint32(b[8:])&unix.RTM_F_CLONED != 0
+	return r, !own && !cloned && r.Table != unix.RT_TABLE_LOCAL, nil
+}
+
+// parseRule reads an RTM_NEWRULE body.
+func parseRule(b []byte) (Rule, error) {
+	if len(b) < 12 {
+		return Rule{}, fmt.Errorf("rule message of %d bytes", len(b))
+	}
+	r := Rule{IPv6: b[0] == unix.AF_INET6, Table: int(b[4])}
+	var other []string
+	if b[3] != 0 {
+		other = append(other, fmt.Sprintf("tos %#x", b[3]))
+	}
+	if binary.NativeEndian.Uint32(b[8:])&unix.FIB_RULE_INVERT != 0 {
+		other = append(other, "not")
+	}
+	if b[7] != unix.FR_ACT_TO_TBL {
+		other = append(other, fmt.Sprintf("action %d", b[7]))
+	}
+	for kind, v := range attributes(b[12:]) {
+		switch kind {
+		case unix.FRA_PRIORITY:
+			r.Priority = number(v)
+		case unix.FRA_SRC:
+			r.From = netip.PrefixFrom(address(v), int(b[2]))
+		case unix.FRA_DST:
+			r.To = netip.PrefixFrom(address(v), int(b[1]))
+		case unix.FRA_FWMARK:
+			r.Mark = uint32(number(v))
+		case unix.FRA_FWMASK:
+			r.Mask = uint32(number(v))
+		case unix.FRA_IIFNAME:
+			r.IIF = text(v)
+		case unix.FRA_TABLE:
+			r.Table = number(v)
+		case unix.FRA_PROTOCOL:
+			r.Protocol = number(v)
+		default:
+			other = append(other, otherSelector(kind, v)...)
+		}
+	}
+	r.Other = strings.Join(other, " ")
+	return r, nil
+}
+
+// otherSelector names what a rule may also select by, which our rules never do.
+func otherSelector(kind uint16, v []byte) []string {
+	switch kind {
+	case unix.FRA_OIFNAME:
+		return []string{"oif " + text(v)}
+	case unix.FRA_GOTO:
+		return []string{fmt.Sprintf("goto %d", number(v))}
+	case unix.FRA_IP_PROTO:
+		return []string{fmt.Sprintf("ipproto %d", number(v))}
+	case unix.FRA_SUPPRESS_PREFIXLEN:
+		if n := int32(number(v)); n >= 0 {
+			return []string{fmt.Sprintf("suppress_prefixlength %d", n)}
+		}
+	case unix.FRA_SPORT_RANGE, unix.FRA_DPORT_RANGE, unix.FRA_UID_RANGE, unix.FRA_TUN_ID, unix.FRA_L3MDEV:
+		if number(v) != 0 || len(v) > 4 {
+			return []string{fmt.Sprintf("selector %d", kind)}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// DelPod removes everything of p that AddPod made. It needs ContainerID and
+// IfName and finds the rest by the host link's name: the sandbox may be gone and
+// the addresses unknown. It succeeds when nothing is left, and never touches what
+// belongs to another pod that has got one of the addresses since.
+func (h *Handle) DelPod(ctx context.Context, p Pod) error {
+	link, err := h.unwire(ctx, p)
+	if err != nil || link.index == 0 {
+		return err
+	}
+	return h.deleteLink(ctx, link.index)
+}
+
+// unwire removes p's rules and finds its host link. Routes and neighbours go
+// with the link; rules go first, because without the link nobody would know
+// whose they are.
+func (h *Handle) unwire(ctx context.Context, p Pod) (link kernelLink, err error) {
+	if link, err = h.findLink(ctx, p.HostLink()); err != nil {
+		return link, err
+	}
+	return link, h.withConn(ctx, func(c *conn) error {
+		addrs, err := podAddrs(c, p, link.index)
+		if err != nil || len(addrs) == 0 {
+			return err
+		}
+		p.Addrs = addrs
+		return purgeRules(c, ownRules(p), nil)
+	})
+}
+
+// ownRules are staleRules with our protocol: DEL has no business with others.
+func ownRules(p Pod) []Rule {
+	rules := staleRules(p)
+	for i := range rules {
+		rules[i].Protocol = ruleProtocol
+	}
+	return rules
+}
+
+// podAddrs returns the addresses whose rules are p's: those that lead to its
+// link, and those that the caller named, unless they lead to another pod's link
+// by now.
+func podAddrs(c *conn, p Pod, index int) ([]PodAddr, error) {
+	var addrs []PodAddr
+	if index != 0 {
+		found, err := addrsBehind(c, index)
+		if err != nil {
+			return nil, err
+		}
+		addrs = found
+	}
+	for _, a := range p.Addrs {
+		taken, err := leadsElsewhere(c, a.Addr, index)
+		if err != nil {
+			return nil, err
+		}
+		if !taken {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs, nil
+}
+
+// addrsBehind finds a pod's addresses by the routes that lead to its link.
+func addrsBehind(c *conn, index int) ([]PodAddr, error) {
+	var addrs []PodAddr
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		var b batch
+		header := make([]byte, 12)
+		header[0] = family
+		b.add(unix.RTM_GETROUTE, unix.NLM_F_DUMP, header, func() { b.attr32(unix.RTA_OIF, uint32(index)) })
+		err := c.dump(&b, func(body []byte) error {
+			r, ok, err := parseRoute(body, names{index: "own"})
+			if ok && r.Link == "own" && r.Protocol == RouteProtocol && r.Dst.IsSingleIP() {
+				addrs = append(addrs, PodAddr{Addr: r.Dst.Addr()})
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list routes: %w", err)
+		}
+	}
+	return addrs, nil
+}
+
+// leadsElsewhere reports whether a route of ours for this address alone leads to
+// another link than that of the number.
+func leadsElsewhere(c *conn, a netip.Addr, index int) (bool, error) {
+	var b batch
+	header := make([]byte, 12)
+	header[0], header[1] = familyOf(a), uint8(a.BitLen())
+	binary.NativeEndian.PutUint32(header[8:], unix.RTM_F_FIB_MATCH)
+	b.add(unix.RTM_GETROUTE, ack, header, func() { b.attr(unix.RTA_DST, a.AsSlice()) })
+	answers, err := c.do(&b)
+	if err != nil {
+		return false, err
+	}
+	if answers[0].err != nil || answers[0].data == nil {
+		return false, nil // no route at all
+	}
+	r, _, err := parseRoute(answers[0].data, names{index: "own"})
+	return r.Protocol == RouteProtocol && r.Dst == hostPrefix(a) && r.Link != "own", err
+}

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+func filterTable() *nftables.Table {
+	return &nftables.Table{Name: FilterTable, Family: nftables.TableFamilyINet}
+}
+
+func openFilter(ns *os.File) (*nftables.Conn, error) {
+	home, err := os.Open(ownNetns)
+	if err != nil {
+		return nil, err
+	}
+	defer home.Close()
+	if same(home, ns) {
+		return nftables.New()
+	}
+	return nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
+}
+
+func sourceSet(ipv6 bool) *nftables.Set {
+	s := &nftables.Set{
+		Table: filterTable(), Name: sourceMaps[btoi(ipv6)].name,
+		IsMap: true, Interval: true,
+		KeyType: nftables.TypeIPAddr, DataType: nftables.TypeVerdict,
+	}
+	if ipv6 {
+		s.KeyType = nftables.TypeIP6Addr
+	}
+	return s
+}
+
+// observeFilter reads our table; a kernel without nftables has none.
+func observeFilter(ns *os.File) (Filter, error) {
+	var f Filter
+	c, err := openFilter(ns)
+	if err != nil {
+		return f, fmt.Errorf("open netfilter socket: %w", err)
+	}
+	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return f, fmt.Errorf("list nft chains: %w", err)
+	}
+	for _, chain := range chains {
+		if chain.Table.Name != FilterTable {
+			continue
+		}
+		observed, err := observeChain(c, chain)
+		if err != nil {
+			return f, err
+		}
+		f.Chains = append(f.Chains, observed)
+	}
+	if len(f.Chains) == 0 {
+		return f, nil
+	}
+	for _, ipv6 := range []bool{false, true} {
+		elements, err := c.GetSetElements(sourceSet(ipv6))
+		if err != nil {
+			// Somebody took the map away: chains without it are none of ours.
+			f.Chains = append(f.Chains, Chain{Name: "no " + sourceMaps[btoi(ipv6)].name})
+			continue
+		}
+		f.Sources = append(f.Sources, decodeElements(elements)...)
+	}
+	return f, nil
+}
+
+func observeChain(c *nftables.Conn, chain *nftables.Chain) (Chain, error) {
+	observed := Chain{Name: chain.Name}
+	if chain.Hooknum != nil && chain.Priority != nil {
+		observed.Hook, observed.Priority = "unknown", int(*chain.Priority)
+		if chain.Type == nftables.ChainTypeFilter && *chain.Hooknum == *nftables.ChainHookPrerouting &&
+			(chain.Policy == nil || *chain.Policy == nftables.ChainPolicyAccept) {
+			observed.Hook = "prerouting"
+		}
+	}
+	rules, err := c.GetRules(filterTable(), chain)
+	if err != nil {
+		return observed, fmt.Errorf("list rules of nft chain %s: %w", chain.Name, err)
+	}
+	for _, r := range rules {
+		observed.Rules = append(observed.Rules, decompileRule(r.Exprs))
+	}
+	return observed, nil
+}
+
+// encodeSource returns the two ends of an interval: the first address, and the
+// one after the last.
+func encodeSource(s Source) []nftables.SetElement {
+	first := s.Prefix.Masked().Addr()
+	elements := []nftables.SetElement{{
+		Key:         first.AsSlice(),
+		VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: s.Chain},
+	}}
+	if after := lastAddr(s.Prefix).Next(); after.IsValid() {
+		elements = append(elements, nftables.SetElement{Key: after.AsSlice(), IntervalEnd: true})
+	}
+	return elements
+}
+
+// lastAddr returns the last address of a prefix.
+func lastAddr(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().AsSlice()
+	for i := p.Bits(); i < 8*len(b); i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	return address(b)
+}
+
+// decodeElements pairs the ends of intervals. The kernel lists them in order of
+// address, in either direction.
+func decodeElements(elements []nftables.SetElement) []Source {
+	slices.SortFunc(elements, func(a, b nftables.SetElement) int {
+		if c := address(a.Key).Compare(address(b.Key)); c != 0 {
+			return c
+		}
+		return btoi(b.IntervalEnd) - btoi(a.IntervalEnd)
+	})
+	var sources []Source
+	for i, e := range elements {
+		if e.IntervalEnd {
+			continue
+		}
+		first := address(e.Key)
+		s := Source{Prefix: netip.PrefixFrom(first, first.BitLen())}
+		if i+1 < len(elements) {
+			s.Prefix = spanning(first, address(elements[i+1].Key))
+		}
+		for kind, v := range attributes(e.Val) {
+			if kind == unix.NFTA_VERDICT_CHAIN {
+				s.Chain = text(v)
+			}
+		}
+		sources = append(sources, s)
+	}
+	return sources
+}
+
+// spanning returns the prefix from first to just before end.
+func spanning(first, end netip.Addr) netip.Prefix {
+	for bits := range first.BitLen() {
+		p := netip.PrefixFrom(first, bits)
+		if p.Masked().Addr() == first && lastAddr(p).Next() == end {
+			return p
+		}
+	}
+	return netip.PrefixFrom(first, first.BitLen())
+}
+
+// applyFilter carries out changes of our table in one transaction.
+func applyFilter(ns *os.File, changes []Change) error {
+	c, err := openFilter(ns)
+	if err != nil {
+		return fmt.Errorf("open netfilter socket: %w", err)
+	}
+	for _, ch := range changes {
+		switch i := ch.Item.(type) {
+		case Filter:
+			if ch.Op == OpDelete {
+				i = Filter{}
+			}
+			if err := replaceFilter(c, i); err != nil {
+				return err
+			}
+		case Source:
+			set := sourceSet(i.Prefix.Addr().Is6())
+			add := c.SetAddElements
+			if ch.Op == OpDelete {
+				add = c.SetDeleteElements
+			}
+			if err := add(set, encodeSource(i)); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.Flush(); err != nil && !onlyGone(changes, err) {
+		return fmt.Errorf("%s: %w", changes[0], err)
+	}
+	return nil
+}
+
+// onlyGone reports whether nothing but deletions failed because there was
+// nothing to delete.
+func onlyGone(changes []Change, err error) bool {
+	for _, ch := range changes {
+		if ch.Op != OpDelete {
+			return false
+		}
+	}
+	return errors.Is(err, unix.ENOENT)
+}
+
+// replaceFilter queues the exchange of the whole table: packets meet the old
+// one or the new one. To add it first makes the deletion succeed always.
+func replaceFilter(c *nftables.Conn, f Filter) error {
+	table := filterTable()
+	c.AddTable(table)
+	c.DelTable(table)
+	if f.empty() {
+		return nil
+	}
+	c.AddTable(table)
+	chains := make([]*nftables.Chain, len(f.Chains))
+	for i, ch := range f.Chains {
+		chains[i] = c.AddChain(newChain(table, ch))
+	}
+	for _, ipv6 := range []bool{false, true} {
+		var elements []nftables.SetElement
+		for _, s := range f.Sources {
+			if s.Prefix.Addr().Is6() == ipv6 {
+				elements = append(elements, encodeSource(s)...)
+			}
+		}
+		if err := c.AddSet(sourceSet(ipv6), elements); err != nil {
+			return err
+		}
+	}
+	for i, ch := range f.Chains {
+		for _, rule := range ch.Rules {
+			exprs, err := compileRule(rule)
+			if err != nil {
+				return err
+			}
+			c.AddRule(&nftables.Rule{Table: table, Chain: chains[i], Exprs: exprs})
+		}
+	}
+	return nil
+}
+
+func newChain(table *nftables.Table, ch Chain) *nftables.Chain {
+	chain := &nftables.Chain{Table: table, Name: ch.Name}
+	if ch.Hook == "" {
+		return chain
+	}
+	policy := nftables.ChainPolicyAccept
+	chain.Type, chain.Policy = nftables.ChainTypeFilter, &policy
+	chain.Hooknum, chain.Priority = nftables.ChainHookPrerouting, nftables.ChainPriorityRef(nftables.ChainPriority(ch.Priority))
+	return chain
+}

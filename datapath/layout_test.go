@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath_test
+
+import (
+	"flag"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vpcnet/vpcnet/datapath"
+)
+
+var update = flag.Bool("update", false, "write the golden files again")
+
+// golden compares got with a file under testdata.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", file, diff)
+	}
+}
+
+func mac(s string) net.HardwareAddr {
+	m, err := net.ParseMAC(s)
+	if err != nil {
+		panic(err)
+	}
+	return m
+}
+
+func prefixes(s ...string) []netip.Prefix {
+	var p []netip.Prefix
+	for _, s := range s {
+		p = append(p, netip.MustParsePrefix(s))
+	}
+	return p
+}
+
+// testNode has a primary ENI, a secondary one, and one on card 1, in both
+// families.
+func testNode(layout datapath.Layout) datapath.Node {
+	return datapath.Node{
+		Layout: layout,
+		ENIs: []datapath.ENI{{
+			ID: "eni-0a", MAC: mac("06:00:00:00:00:05"), Link: "ens5",
+			Addrs:   prefixes("10.0.0.10/24", "2001:db8:0:1::10/64"),
+			Sources: prefixes("10.0.0.100/32", "2001:db8:0:1:a::/80"),
+		}, {
+			ID: "eni-0b", MAC: mac("06:00:00:00:00:06"), Link: "ens6", Device: 1, MTU: 9001,
+			Addrs:   prefixes("10.0.0.20/24", "2001:db8:0:1::20/64"),
+			Sources: prefixes("10.0.0.101/32", "10.0.0.112/28", "10.0.0.128/28", "2001:db8:0:1:b::/80"),
+		}, {
+			ID: "eni-0c", MAC: mac("06:00:00:00:00:07"), Link: "ens7", Card: 1, Device: 1,
+			Addrs:   prefixes("10.0.1.30/24"),
+			Sources: prefixes("10.0.1.101/32"),
+		}},
+	}
+}
+
+func testPod(layout datapath.Layout, table int) datapath.Pod {
+	return datapath.Pod{
+		ContainerID: "0123456789abcdef", IfName: "eth0", Layout: layout, MTU: 9001,
+		Addrs: []datapath.PodAddr{
+			{Addr: netip.MustParseAddr("10.0.0.101"), Table: table},
+			{Addr: netip.MustParseAddr("2001:db8:0:1:b::1"), Table: table},
+		},
+	}
+}
+
+func TestNodeState(t *testing.T) {
+	for _, layout := range []datapath.Layout{datapath.Flat, datapath.PerPod} {
+		golden(t, "node-"+string(layout), testNode(layout).State().String())
+		n := testNode(layout)
+		n.ServicePrefixes = prefixes("198.51.100.0/24")
+		n.RefuseMetadata = true
+		golden(t, "node-"+string(layout)+"-options", n.State().String())
+	}
+}
+
+func TestPodState(t *testing.T) {
+	for _, layout := range []datapath.Layout{datapath.Flat, datapath.PerPod} {
+		p := testPod(layout, 2)
+		golden(t, "pod-"+string(layout), "# host\n"+p.HostState().String()+"# sandbox\n"+p.SandboxState().String())
+	}
+	p := testPod(datapath.Flat, datapath.TableMain)
+	p.IfName, p.Index = "eth1", 1
+	p.PathMTUs = []datapath.PathMTU{
+		{Prefix: netip.MustParsePrefix("0.0.0.0/0"), MTU: 1500},
+		{Prefix: netip.MustParsePrefix("10.0.0.0/16"), MTU: 9001},
+	}
+	golden(t, "pod-second-interface", "# host\n"+p.HostState().String()+"# sandbox\n"+p.SandboxState().String())
+}
+
+// The numbers are those of amazon-vpc-cni-k8s: device+1 on card 0, and
+// 10000+100*card+device elsewhere.
+func TestTable(t *testing.T) {
+	for _, c := range []struct{ card, device, want int }{
+		{0, 0, 254}, {0, 1, 2}, {0, 14, 15}, {1, 0, 10100}, {1, 1, 10101}, {31, 1, 13101},
+	} {
+		if got := datapath.Table(c.card, c.device); got != c.want {
+			t.Errorf("Table(%d, %d) = %d, want %d", c.card, c.device, got, c.want)
+		}
+	}
+}
+
+// TestNumber goes through every shape of instance: cards and interfaces a card.
+func TestNumber(t *testing.T) {
+	for _, shape := range [][2]int{{1, 16}, {2, 16}, {4, 16}, {7, 16}, {8, 8}, {16, 7}, {32, 2}, {32, 3}} {
+		seen := map[int][2]int{}
+		for card := range shape[0] {
+			for device := range shape[1] {
+				n := datapath.Number(card, device)
+				if card+device == 0 {
+					continue
+				}
+				if n < 1 || n > datapath.MarkENI {
+					t.Errorf("Number(%d, %d) = %d, out of range", card, device, n)
+				}
+				if other, ok := seen[n]; ok {
+					t.Errorf("shape %v: %v and %v both have number %d", shape, other, [2]int{card, device}, n)
+				}
+				seen[n] = [2]int{card, device}
+			}
+		}
+	}
+}
+
+func TestHostLinkName(t *testing.T) {
+	p := testPod(datapath.Flat, 0)
+	if got, want := p.HostLink(), "eni10ee1923d96"; got != want {
+		t.Errorf("HostLink() = %q, want %q", got, want)
+	}
+	if got := p.HostMAC(); len(got) != 6 || got[0]&3 != 2 {
+		t.Errorf("HostMAC() = %v, want a locally administered unicast address", got)
+	}
+	if p.HostMAC().String() == p.SandboxMAC().String() {
+		t.Error("both ends have one MAC")
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for name, change := range map[string]func(*datapath.Node){
+		"unknown layout":   func(n *datapath.Node) { n.Layout = "x" },
+		"long prefix":      func(n *datapath.Node) { n.HostLinkPrefix = "abcde" },
+		"odd prefix":       func(n *datapath.Node) { n.HostLinkPrefix = "e*" },
+		"no primary":       func(n *datapath.Node) { n.ENIs = n.ENIs[1:] },
+		"one place twice":  func(n *datapath.Node) { n.ENIs[2].Card = 0 },
+		"one MAC twice":    func(n *datapath.Node) { n.ENIs[2].MAC = n.ENIs[1].MAC },
+		"no MAC":           func(n *datapath.Node) { n.ENIs[2].MAC = nil },
+		"one number twice": func(n *datapath.Node) { n.ENIs[2].Number = 1 },
+		"big number":       func(n *datapath.Node) { n.ENIs[2].Number = 128 },
+		"one source twice": func(n *datapath.Node) { n.ENIs[2].Sources = n.ENIs[1].Sources },
+	} {
+		n := testNode(datapath.Flat)
+		if err := n.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		if change(&n); n.Validate() == nil {
+			t.Errorf("%s: Validate() = nil, want an error", name)
+		}
+	}
+}

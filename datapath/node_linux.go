@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// rounds bounds how often EnsureNode looks again at what it has made. The second
+// look usually finds nothing; a third is for what the kernel took away along with
+// something else, as routes go with the last address of a link.
+const rounds = 4
+
+// EnsureNode makes the namespace's network what n wants, whatever it was, and
+// verifies it; pods stay as they are. It changes nothing where nothing differs,
+// and can be repeated after a failure at any point. ENIs' links are found by MAC;
+// ErrNoLink means that one is not there yet. A *DriftError means that someone
+// undoes what it does.
+func (h *Handle) EnsureNode(ctx context.Context, n Node) error {
+	if err := n.Validate(); err != nil {
+		return fmt.Errorf("node: %w: %w", ErrInvalid, err)
+	}
+	var changes []Change
+	for range rounds {
+		o, err := h.observe(ctx)
+		if err != nil {
+			return err
+		}
+		resolved, err := n.resolve(o.Links)
+		if err != nil {
+			return err
+		}
+		changes = Diff(resolved.Owned(o.State), resolved.State())
+		if len(changes) == 0 {
+			return nil
+		}
+		if err := h.Apply(ctx, changes); err != nil {
+			return err
+		}
+	}
+	return &DriftError{Changes: changes}
+}
+
+// resolve returns n with the names of the ENIs' links. Virtual links often have
+// the MAC of the one below them, so hardware comes first; a veth may play the
+// ENI in tests.
+func (n Node) resolve(links []Link) (Node, error) {
+	n.ENIs = slices.Clone(n.ENIs)
+	var errs []error
+	for i, e := range n.ENIs {
+		name := ""
+		for _, kind := range []string{"", "veth"} {
+			for _, l := range links {
+				if name == "" && l.Kind == kind && l.MAC == e.MAC.String() {
+					name = l.Name
+				}
+			}
+		}
+		if name == "" {
+			errs = append(errs, fmt.Errorf("%s with MAC %s: %w", e.ID, e.MAC, ErrNoLink))
+		}
+		n.ENIs[i].Link = name
+	}
+	return n, errors.Join(errs...)
+}
+
+// RemoveENI takes the ENI with that ID out of n and out of service: its
+// addresses, routes, rules and sources go and its link goes down. It succeeds if
+// the link or the ENI is gone already.
+func (h *Handle) RemoveENI(ctx context.Context, n Node, id string) error {
+	var gone ENI
+	rest := n
+	rest.ENIs = nil
+	for _, e := range n.ENIs {
+		if e.ID == id {
+			gone = e
+		} else {
+			rest.ENIs = append(rest.ENIs, e)
+		}
+	}
+	if err := h.EnsureNode(ctx, rest); err != nil {
+		return err
+	}
+	if gone.ID == "" || gone.Primary() {
+		return nil
+	}
+	o, err := h.observe(ctx)
+	if err != nil {
+		return err
+	}
+	alone, err := Node{ENIs: []ENI{gone}}.resolve(o.Links)
+	if errors.Is(err, ErrNoLink) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	have := alone.Owned(o.State)
+	var changes []Change
+	for _, a := range have.Addresses {
+		changes = append(changes, Change{OpDelete, a})
+	}
+	for _, l := range have.Links {
+		l.Up, l.MAC = false, ""
+		changes = append(changes, Change{OpAdd, l})
+	}
+	err = h.Apply(ctx, changes)
+	if errors.Is(err, unix.ENODEV) {
+		return nil // detached meanwhile
+	}
+	return err
+}

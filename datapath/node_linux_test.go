@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vpcnet/vpcnet/datapath"
+)
+
+var layouts = []datapath.Layout{datapath.Flat, datapath.PerPod}
+
+func TestEnsureNode(t *testing.T) {
+	for _, layout := range layouts {
+		t.Run(string(layout), func(t *testing.T) {
+			l := newLab(t, layout)
+			l.ensure()
+			s, err := l.h.Observe(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(l.n.State().String(), l.n.Owned(s).String()); diff != "" {
+				t.Errorf("node (-want +got):\n%s", diff)
+			}
+			before := l.state()
+			l.ensure()
+			if diff := cmp.Diff(before, l.state()); diff != "" {
+				t.Errorf("second EnsureNode changed something:\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestEnsureNodeWithoutLink(t *testing.T) {
+	l := newLab(t, datapath.Flat)
+	before := l.state()
+	l.n.ENIs[1].MAC = mac("06:00:00:00:00:99")
+	if err := l.h.EnsureNode(t.Context(), l.n); !errors.Is(err, datapath.ErrNoLink) {
+		t.Errorf("EnsureNode = %v, want ErrNoLink", err)
+	}
+	if diff := cmp.Diff(before, l.state()); diff != "" {
+		t.Errorf("it changed something:\n%s", diff)
+	}
+}
+
+func TestRemoveENI(t *testing.T) {
+	for _, layout := range layouts {
+		l := newLab(t, layout)
+		all := l.n
+		l.n.ENIs = all.ENIs[:1]
+		l.ensure()
+		before := l.state()
+		l.n = all
+		l.ensure()
+		for range 2 {
+			if err := l.h.RemoveENI(t.Context(), all, "eni-0b"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		after := l.state()
+		if contains(after, "ens6 address 06:00:00:00:00:06 mtu 1400 up") || contains(after, "dev ens6 table") || contains(after, "lookup 2 ") {
+			t.Errorf("%s: the ENI is still in service; before it:\n%s\nnow:\n%s", layout, before, after)
+		}
+	}
+}

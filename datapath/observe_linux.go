@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+
+	"golang.org/x/sys/unix"
+)
+
+// observation is a State and the numbers of its links.
+type observation struct {
+	State
+	links []kernelLink
+}
+
+func (o observation) link(name string) (kernelLink, bool) {
+	for _, l := range o.links {
+		if l.Name == name {
+			return l, true
+		}
+	}
+	return kernelLink{}, false
+}
+
+// Observe reads the whole network of the namespace, ours and others': links,
+// addresses, permanent neighbours, routes, rules, the settings that matter here,
+// and our nftables table. Table local is left out, as are IPv6 routes to
+// link-local and multicast prefixes, which the kernel makes for each link.
+func (h *Handle) Observe(ctx context.Context) (State, error) {
+	o, err := h.observe(ctx)
+	return o.State, err
+}
+
+func (h *Handle) observe(ctx context.Context) (o observation, err error) {
+	err = h.withConn(ctx, func(c *conn) error {
+		o, err = observeRoutes(c)
+		return err
+	})
+	if err != nil {
+		return o, err
+	}
+	sysctls, err := readSysctls(h.ns)
+	if err != nil {
+		return o, err
+	}
+	o.Sysctls = append(o.Sysctls, sysctls...)
+	if o.Filter, err = observeFilter(h.ns); err != nil {
+		return o, err
+	}
+	o.State = o.Canonical()
+	return o, nil
+}
+
+// observeRoutes reads everything that a route netlink socket tells.
+func observeRoutes(c *conn) (observation, error) {
+	var (
+		o     observation
+		links = names{}
+	)
+	err := c.dumpAll(unix.RTM_GETLINK, linkHeader(0, 0, 0), func(b []byte) error {
+		l, err := parseLink(b)
+		o.links = append(o.links, l)
+		o.Links = append(o.Links, l.Link)
+		o.Sysctls = append(o.Sysctls, l.sysctls...)
+		links[l.index] = l.Name
+		return err
+	})
+	if err != nil {
+		return o, err
+	}
+	err = c.dumpAll(unix.RTM_GETADDR, make([]byte, 8), func(b []byte) error {
+		a, err := parseAddress(b, links)
+		o.Addresses = append(o.Addresses, a)
+		return err
+	})
+	if err != nil {
+		return o, err
+	}
+	err = c.dumpAll(unix.RTM_GETNEIGH, make([]byte, 12), func(b []byte) error {
+		n, ok, err := parseNeighbor(b, links)
+		if ok {
+			o.Neighbors = append(o.Neighbors, n)
+		}
+		return err
+	})
+	if err != nil {
+		return o, err
+	}
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		if err := observeFamily(c, family, &o.State, links); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+// observeFamily reads routes and rules of one family. The header of either
+// begins with the family.
+func observeFamily(c *conn, family byte, s *State, links names) error {
+	header := make([]byte, 12)
+	header[0] = family
+	err := c.dumpAll(unix.RTM_GETROUTE, header, func(b []byte) error {
+		r, ok, err := parseRoute(b, links)
+		if ok && !linkScoped(r) {
+			s.Routes = append(s.Routes, r)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return c.dumpAll(unix.RTM_GETRULE, header, func(b []byte) error {
+		r, err := parseRule(b)
+		s.Rules = append(s.Rules, r)
+		return err
+	})
+}
+
+// linkScoped reports whether r is one of the routes that the kernel makes for
+// every IPv6 link.
+func linkScoped(r Route) bool {
+	a := r.Dst.Addr()
+	return r.Protocol == unix.RTPROT_KERNEL && a.Is6() && (a.IsLinkLocalUnicast() || a.IsMulticast())
+}
+
+func (c *conn) dumpAll(kind uint16, header []byte, each func([]byte) error) error {
+	var b batch
+	b.add(kind, unix.NLM_F_DUMP, header, nil)
+	return c.dump(&b, each)
+}

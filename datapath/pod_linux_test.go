@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/vishvananda/netlink"
+	"github.com/vpcnet/vpcnet/datapath"
+)
+
+// outsideOf returns the outside address of a's family.
+func outsideOf(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return outside4
+	}
+	return outside6
+}
+
+// TestPodPackets sends packets every way that a pod's packets go: to the outside
+// by the pod's ENI, to the node, from the node, and to another pod of the node.
+func TestPodPackets(t *testing.T) {
+	for _, layout := range layouts {
+		for eni, name := range []string{"primary", "secondary"} {
+			t.Run(string(layout)+"/"+name, func(t *testing.T) {
+				l := newLab(t, layout)
+				l.ensure()
+				p, other := l.pod(eni, "one"), l.pod(1-eni, "two")
+				l.add(p)
+				l.add(other)
+				for _, a := range []netip.Addr{host4, host6} {
+					l.listen(l.node, a)
+				}
+				for i, a := range p.Addrs {
+					l.listen(p.Netns, a.Addr)
+					l.expect(p.Netns, a.Addr, outsideOf(a.Addr))
+					l.expect(p.Netns, a.Addr, []netip.Addr{host4, host6}[i])
+					l.expect(other.Netns, other.Addrs[i].Addr, a.Addr)
+					if _, err := ask(l.node, netip.Addr{}, a.Addr); err != nil {
+						t.Errorf("node to pod %s: %v", a.Addr, err)
+					}
+					if _, err := ask(l.vpc, outsideOf(a.Addr), a.Addr); err != nil {
+						t.Errorf("outside to pod %s: %v", a.Addr, err)
+					}
+				}
+				if err := l.h.CheckPod(t.Context(), p); err != nil {
+					t.Errorf("CheckPod: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// expect asks and wants the address unchanged on the other side.
+func (l *lab) expect(path string, from, to netip.Addr) {
+	l.t.Helper()
+	got, err := ask(path, from, to)
+	if err != nil || got != from.String() {
+		l.t.Errorf("%s to %s: seen as %q, %v, want it unchanged", from, to, got, err)
+	}
+}
+
+// TestSpoof takes the address of another pod, of the node, and of nobody.
+func TestSpoof(t *testing.T) {
+	for _, layout := range layouts {
+		t.Run(string(layout), func(t *testing.T) {
+			l := newLab(t, layout)
+			l.ensure()
+			p, other := l.pod(1, "one"), l.pod(0, "two")
+			l.add(p)
+			l.add(other)
+			for _, a := range []netip.Addr{host4, host6} {
+				l.listen(l.node, a)
+			}
+			for i, ends := range [][]string{{"10.0.0.100", "10.0.0.10", "10.0.0.200"}, {"2001:db8:0:1:a::1", "2001:db8:0:1::10", "2001:db8:0:1::200"}} {
+				for _, end := range ends {
+					spoofed := netip.MustParseAddr(end)
+					in(t, p.Netns, func(h *netlink.Handle) error {
+						link, err := h.LinkByName("eth0")
+						if err != nil {
+							return err
+						}
+						return addAddr(h, link, netip.PrefixFrom(spoofed, spoofed.BitLen()).String())
+					})
+					to := []netip.Addr{host4, host6}[i]
+					if to == spoofed {
+						to = outsideOf(to)
+					}
+					if got, err := ask(p.Netns, spoofed, to); err == nil {
+						t.Errorf("a packet from %s got through to %s and was seen as %s", spoofed, to, got)
+					}
+				}
+				l.expect(p.Netns, p.Addrs[i].Addr, outsideOf(p.Addrs[i].Addr))
+			}
+		})
+	}
+}
+
+func TestRefuseMetadata(t *testing.T) {
+	l := newLab(t, datapath.Flat)
+	l.n.RefuseMetadata = true
+	metadata := netip.MustParseAddr("169.254.169.254")
+	in(t, l.vpc, func(h *netlink.Handle) error {
+		lo, err := h.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return addAddr(h, lo, metadata.String()+"/32")
+	})
+	l.listen(l.vpc, metadata)
+	l.ensure()
+	p := l.pod(1, "one")
+	l.add(p)
+	if got, err := ask(p.Netns, p.Addrs[0].Addr, metadata); err == nil {
+		t.Errorf("the pod reached the metadata service as %s", got)
+	}
+	if _, err := ask(l.node, netip.Addr{}, metadata); err != nil {
+		t.Errorf("the node does not reach the metadata service: %v", err)
+	}
+	l.expect(p.Netns, p.Addrs[0].Addr, outside4)
+}
+
+func TestDelLeavesNothing(t *testing.T) {
+	for _, layout := range layouts {
+		for _, name := range []string{"all known", "addresses unknown", "sandbox unknown", "sandbox gone", "only the key"} {
+			t.Run(string(layout)+"/"+name, func(t *testing.T) {
+				l := newLab(t, layout)
+				l.ensure()
+				before := l.state()
+				p := l.pod(1, "one")
+				l.add(p)
+				d := p
+				switch name {
+				case "addresses unknown":
+					d.Addrs = nil
+				case "sandbox unknown":
+					d.Netns = ""
+				case "sandbox gone":
+					removeNetns(p.Netns)
+				case "only the key":
+					d = datapath.Pod{ContainerID: p.ContainerID, IfName: p.IfName}
+				}
+				for i := range 2 {
+					if err := l.h.DelPod(t.Context(), d); err != nil {
+						t.Fatalf("DelPod %d: %v", i, err)
+					}
+				}
+				if diff := cmp.Diff(before, l.state()); diff != "" {
+					t.Errorf("DEL left something (-before +after):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+// TestDelLate has DEL come a second time when another pod has the address.
+func TestDelLate(t *testing.T) {
+	for _, layout := range layouts {
+		t.Run(string(layout), func(t *testing.T) {
+			l := newLab(t, layout)
+			l.ensure()
+			old := l.pod(1, "old")
+			l.add(old)
+			if err := l.h.DelPod(t.Context(), old); err != nil {
+				t.Fatal(err)
+			}
+			p := l.pod(1, "new")
+			l.add(p)
+			if err := l.h.DelPod(t.Context(), old); err != nil {
+				t.Fatal(err)
+			}
+			if err := l.h.CheckPod(t.Context(), p); err != nil {
+				t.Errorf("the late DEL changed another pod: %v", err)
+			}
+		})
+	}
+}
+
+func TestAddTwice(t *testing.T) {
+	for _, layout := range layouts {
+		l := newLab(t, layout)
+		l.ensure()
+		p := l.pod(1, "one")
+		first := l.add(p)
+		before := l.state()
+		if diff := cmp.Diff(first, l.add(p), cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})); diff != "" {
+			t.Errorf("%s: second ADD has another answer:\n%s", layout, diff)
+		}
+		if diff := cmp.Diff(before, l.state()); diff != "" {
+			t.Errorf("%s: second ADD changed something:\n%s", layout, diff)
+		}
+	}
+}
+
+// TestAddOnGarbage seeds what dead pods and other programs may have left.
+func TestAddOnGarbage(t *testing.T) {
+	for _, layout := range layouts {
+		t.Run(string(layout), func(t *testing.T) {
+			l := newLab(t, layout)
+			l.ensure()
+			p := l.pod(1, "one")
+			stranger := l.pod(1, "stranger") // same addresses, never deleted
+			l.add(stranger)
+			in(t, l.node, func(h *netlink.Handle) error { return seed(h, p) })
+			l.add(p)
+			if err := l.h.CheckPod(t.Context(), p); err != nil {
+				t.Errorf("CheckPod: %v", err)
+			}
+			for _, a := range p.Addrs {
+				l.expect(p.Netns, a.Addr, outsideOf(a.Addr))
+			}
+		})
+	}
+}
+
+// seed leaves a link of p's name and rules of its address.
+func seed(h *netlink.Handle, p datapath.Pod) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = p.HostLink()
+	if err := h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "garbage"}); err != nil {
+		return err
+	}
+	for _, a := range p.Addrs {
+		ipnet, err := netlink.ParseIPNet(netip.PrefixFrom(a.Addr, a.Addr.BitLen()).String())
+		if err != nil {
+			return err
+		}
+		for _, table := range []int{77, 78} {
+			r := netlink.NewRule()
+			r.Src, r.Table, r.Priority = ipnet, table, datapath.PriorityFromPod
+			if err := h.RuleAdd(r); err != nil {
+				return fmt.Errorf("rule: %w", err)
+			}
+			r = netlink.NewRule()
+			r.Dst, r.Table, r.Priority = ipnet, table, datapath.PriorityToPod
+			if err := h.RuleAdd(r); err != nil {
+				return fmt.Errorf("rule: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func TestAddErrors(t *testing.T) {
+	l := newLab(t, datapath.PerPod)
+	l.ensure()
+	before := l.state()
+	p := l.pod(1, "one")
+	taken := l.pod(1, "taken")
+	in(t, taken.Netns, func(h *netlink.Handle) error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "eth0"
+		return h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "other"})
+	})
+	for _, c := range []struct {
+		name   string
+		change func(*datapath.Pod)
+		want   error
+	}{
+		{"no container", func(p *datapath.Pod) { p.ContainerID = "" }, datapath.ErrInvalid},
+		{"no address", func(p *datapath.Pod) { p.Addrs = nil }, datapath.ErrInvalid},
+		{"multicast", func(p *datapath.Pod) { p.Addrs[0].Addr = netip.MustParseAddr("224.0.0.1") }, datapath.ErrInvalid},
+		{"long name", func(p *datapath.Pod) { p.IfName = "0123456789abcdef" }, datapath.ErrInvalid},
+		{"no sandbox", func(p *datapath.Pod) { p.Netns = "/run/netns/none" }, datapath.ErrNoSandbox},
+		{"no namespace", func(p *datapath.Pod) { p.Netns = "/proc/self/stat" }, datapath.ErrNoSandbox},
+		{"name taken", func(p *datapath.Pod) { p.Netns = taken.Netns }, datapath.ErrInterfaceTaken},
+	} {
+		q := p
+		q.Addrs = append([]datapath.PodAddr(nil), p.Addrs...)
+		c.change(&q)
+		if _, err := l.h.AddPod(t.Context(), q); !errors.Is(err, c.want) {
+			t.Errorf("%s: AddPod = %v, want %v", c.name, err, c.want)
+		}
+		if diff := cmp.Diff(before, l.state()); diff != "" {
+			t.Fatalf("%s: AddPod left something:\n%s", c.name, diff)
+		}
+	}
+}
+
+// TestIPv6SwitchedOff is about a runtime that switches IPv6 off in sandboxes.
+func TestIPv6SwitchedOff(t *testing.T) {
+	l := newLab(t, datapath.Flat)
+	l.ensure()
+	p := l.pod(1, "one")
+	on(t, p.Netns, func() error {
+		return errors.Join(sysctl("net/ipv6/conf/all/disable_ipv6", "1"), sysctl("net/ipv6/conf/default/disable_ipv6", "1"))
+	})
+	l.add(p)
+	l.expect(p.Netns, p.Addrs[1].Addr, outside6)
+}
+
+// TestRollback makes the last step of ADD fail.
+func TestRollback(t *testing.T) {
+	l := newLab(t, datapath.Flat)
+	l.ensure()
+	before := l.state()
+	p := l.pod(1, "one")
+	in(t, p.Netns, func(h *netlink.Handle) error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "other"
+		if err := h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "peer"}); err != nil {
+			return err
+		}
+		link, err := h.LinkByName("other")
+		if err != nil {
+			return err
+		}
+		if err := h.LinkSetUp(link); err != nil {
+			return err
+		}
+		_, all, _ := net.ParseCIDR("0.0.0.0/0")
+		return h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: all, Scope: netlink.SCOPE_LINK})
+	})
+	if _, err := l.h.AddPod(t.Context(), p); err == nil {
+		t.Error("AddPod succeeded in a sandbox with another default route")
+	}
+	if diff := cmp.Diff(before, l.state()); diff != "" {
+		t.Errorf("a failed ADD left something:\n%s", diff)
+	}
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// nodeSysctls are the settings that State shows beside those of links.
+var nodeSysctls = []string{
+	"net.ipv4.ip_forward",
+	"net.ipv4.conf.all.rp_filter",
+	"net.ipv6.conf.all.disable_ipv6",
+	"net.ipv6.conf.all.forwarding",
+}
+
+// sysctlFile swaps dots and slashes as sysctl(8) does.
+func sysctlFile(key string) string {
+	return "/proc/sys/" + strings.Map(func(r rune) rune {
+		switch r {
+		case '.':
+			return '/'
+		case '/':
+			return '.'
+		}
+		return r
+	}, key)
+}
+
+// readSysctls reads the node's settings; a family that the kernel lacks has
+// none.
+func readSysctls(ns *os.File) ([]Sysctl, error) {
+	var s []Sysctl
+	err := inNetns(ns, func() error {
+		for _, key := range nodeSysctls {
+			b, err := os.ReadFile(sysctlFile(key))
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			s = append(s, Sysctl{key, strings.TrimSpace(string(b))})
+		}
+		return nil
+	})
+	return s, err
+}
+
+// writeSysctls writes settings. A setting that is refused but has its value
+// already is fine: containers often see /proc/sys read-only.
+func writeSysctls(ns *os.File, set []Sysctl) error {
+	if len(set) == 0 {
+		return nil
+	}
+	return inNetns(ns, func() error {
+		for _, s := range set {
+			file := sysctlFile(s.Key)
+			err := os.WriteFile(file, []byte(s.Value), 0)
+			if err == nil {
+				continue
+			}
+			if b, e := os.ReadFile(file); e != nil || strings.TrimSpace(string(b)) != s.Value {
+				return fmt.Errorf("set %s: %w", s, err)
+			}
+		}
+		return nil
+	})
+}
