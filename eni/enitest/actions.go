@@ -53,11 +53,7 @@ func actions() map[string]action {
 		"UnassignIpv6Addresses":           do(Mutating, (*tx).unassignIpv6Addresses),
 		"UnassignPrivateIpAddresses":      do(Mutating, (*tx).unassignPrivateIPAddresses),
 
-		"RunInstances":       do(ResourceIntensive, (*tx).runInstances),
-		"TerminateInstances": do(ResourceIntensive, (*tx).terminateInstances),
+		"RunInstances":       do(Mutating, (*tx).runInstances),
+		"TerminateInstances": do(Mutating, (*tx).terminateInstances),
 	}
 }
-
-// narrowing are the parameters that make a Describe cost less.
-var narrowing = []string{"Filter.", "MaxResults", "NetworkInterfaceId.", "InstanceId.", "InstanceType.", "SubnetId", "VpcId.",
-	"GroupId.", "GroupName.", "AssociationId.", "ZoneName.", "ZoneId."}

@@ -5,7 +5,6 @@ package enitest
 import (
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 type assignIPv4In struct {
@@ -41,6 +40,9 @@ func (t *tx) assignPrivateIPAddresses(in assignIPv4In) (assignIPv4Out, error) {
 	if !e.Addr.IsValid() {
 		return none, errorf("UnsupportedOperation", "The network interface %s does not support IPv4 addresses", e.ID)
 	}
+	if err := checkRoom(e.grown(addrs, blocks, want{}, want{}), t.room(e)); err != nil {
+		return none, err
+	}
 	if in.AllowReassignment {
 		for _, a := range in.Addrs {
 			t.takeAway(a, e)
@@ -48,10 +50,6 @@ func (t *tx) assignPrivateIPAddresses(in assignIPv4In) (assignIPv4Out, error) {
 	}
 	e = e.clone()
 	g := t.grabber(e.Subnet)
-	grown := e.grown(addrs, blocks, want{}, want{})
-	if g.err = checkRoom(grown, t.room(e)); g.err != nil {
-		return none, g.close()
-	}
 	newAddrs, newBlocks := g.addrs(addrs), g.blocks(blocks)
 	if err := g.close(); err != nil {
 		return none, err
@@ -150,10 +148,10 @@ func (t *tx) unassignPrivateIPAddresses(in unassignIPv4In) (wireReturn, error) {
 	e = e.clone()
 	var found bool
 	if e.Addrs, found = without(e.Addrs, in.Addrs); !found {
-		return wireReturn{}, notAssigned(in.Addrs, e)
+		return wireReturn{}, notAssigned(e)
 	}
 	if e.Prefixes, found = without(e.Prefixes, in.Prefixes); !found {
-		return wireReturn{}, notAssigned(in.Prefixes, e)
+		return wireReturn{}, notAssigned(e)
 	}
 	t.giveBack(e, slices.Concat(wantAddrs(0, in.Addrs).exact, in.Prefixes))
 	return wireReturn{true}, nil
@@ -169,8 +167,8 @@ func (t *tx) giveBack(e *ENI, gone []netip.Prefix) {
 	t.changed(Unassigned, e, gone)
 }
 
-func notAssigned[T interface{ String() string }](asked []T, e *ENI) error {
-	return invalidValue("Some of [%s] are not assigned to interface %s", strings.Join(texts(asked), ", "), e.ID)
+func notAssigned(e *ENI) error {
+	return invalidValue("Some of the specified addresses are not assigned to interface %s", e.ID)
 }
 
 type assignIPv6In struct {
@@ -197,11 +195,11 @@ func (t *tx) assignIpv6Addresses(in assignIPv6In) (assignIPv6Out, error) {
 	if err := oneWish(addrs, blocks); err != nil {
 		return none, err
 	}
+	if err := checkRoom(e.grown(want{}, want{}, addrs, blocks), t.room(e)); err != nil {
+		return none, err
+	}
 	e = e.clone()
 	g := t.grabber(e.Subnet)
-	if g.err = checkRoom(e.grown(want{}, want{}, addrs, blocks), t.room(e)); g.err != nil {
-		return none, g.close()
-	}
 	newAddrs, newBlocks := g.addrs6(addrs), g.blocks6(blocks)
 	if err := g.close(); err != nil {
 		return none, err
@@ -236,10 +234,10 @@ func (t *tx) unassignIpv6Addresses(in unassignIPv6In) (unassignIPv6Out, error) {
 	e = e.clone()
 	var found bool
 	if e.IPv6Addrs, found = without(e.IPv6Addrs, in.Addrs); !found {
-		return none, notAssigned(in.Addrs, e)
+		return none, notAssigned(e)
 	}
 	if e.IPv6Prefixes, found = without(e.IPv6Prefixes, in.Prefixes); !found {
-		return none, notAssigned(in.Prefixes, e)
+		return none, notAssigned(e)
 	}
 	t.giveBack(e, slices.Concat(wantAddrs(0, in.Addrs).exact, in.Prefixes))
 	return unassignIPv6Out{e.ID, listOf(in.Addrs, netip.Addr.String), listOf(in.Prefixes, netip.Prefix.String)}, nil

@@ -18,10 +18,14 @@ type Call struct {
 	Action string
 	// Parameters are those of the request without its signature.
 	Parameters url.Values
-	// Code is the error code of the answer; empty for success.
+	// Code is the error code of the answer; empty for success, Abandoned if the
+	// client gave up before the call was done.
 	Code      string
 	RequestID string
 }
+
+// Abandoned is the Code of calls that were not done because the client gave up.
+const Abandoned = "abandoned"
 
 // Calls counts the calls by action since the start or the last ResetCalls,
 // those that failed included.
@@ -46,7 +50,7 @@ func (c *Cloud) Audit() []Call {
 	return slices.Clone(c.audit)
 }
 
-// record begins the entry of a call and returns its index.
+// record counts a call and adds it to the audit log.
 func (c *Cloud) record(call Call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -137,7 +137,7 @@ func (t *tx) metadata(i *Instance, path string) (string, bool) {
 	tree := t.metadataTree(i)
 	path = strings.TrimSuffix(path, "/")
 	if v, ok := tree[path]; ok {
-		return v(), true
+		return v, true
 	}
 	inside := path + "/"
 	if path == "" {
@@ -161,18 +161,25 @@ func (t *tx) metadata(i *Instance, path string) (string, bool) {
 
 // metadataTree is the metadata of an instance by path. A key that has no value
 // is missing, as on EC2.
-func (t *tx) metadataTree(i *Instance) map[string]func() string {
-	tree := map[string]func() string{}
+func (t *tx) metadataTree(i *Instance) map[string]string {
+	tree := map[string]string{}
 	set := func(path, value string) {
 		if value != "" {
-			tree[path] = func() string { return value }
+			tree[path] = value
 		}
 	}
 	t.instanceMetadata(i, set)
 	for _, e := range t.attached(i.ID, t.lagging("macs")) {
-		t.eniMetadata(i, e, set)
+		if e.deviceOf(i.ID, t.lagging("macs")) {
+			t.eniMetadata(i, e, set)
+		}
 	}
 	return tree
+}
+
+// deviceOf reports whether the ENI was a device of the instance at that time.
+func (e *ENI) deviceOf(instance string, at time.Time) bool {
+	return e != nil && e.Attachment != nil && e.Attachment.Instance == instance && e.Attachment.Status(at) == "attached"
 }
 
 // lagging is the time whose state a metadata key shows.
@@ -213,18 +220,13 @@ func (t *tx) eniMetadata(i *Instance, listed *ENI, set func(path, value string))
 	vpc := t.c.state.vpcs[i.VPC]
 	base := "meta-data/network/interfaces/macs/" + listed.MAC + "/"
 	key := func(name string, f func(*ENI) string) {
-		if e := t.c.state.enis[listed.ID].at(t.lagging(name)).seenAt(t.lagging(name)); e != nil {
+		if e := t.c.state.enis[listed.ID].at(t.lagging(name)); e.deviceOf(i.ID, t.lagging(name)) {
 			set(base+name, f(e))
 		}
 	}
-	key("device-number", func(e *ENI) string {
-		if e.Attachment == nil {
-			return ""
-		}
-		return strconv.Itoa(e.Attachment.Device)
-	})
+	key("device-number", func(e *ENI) string { return strconv.Itoa(e.Attachment.Device) })
 	key("network-card", func(e *ENI) string {
-		if e.Attachment == nil || len(t.c.types[i.Type].ENIs) == 1 {
+		if len(t.c.types[i.Type].ENIs) == 1 {
 			return ""
 		}
 		return strconv.Itoa(e.Attachment.Card)

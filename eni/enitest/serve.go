@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 )
 
@@ -42,7 +41,7 @@ func (c *Cloud) serve(w http.ResponseWriter, r *http.Request, name string, act a
 	var err error
 	switch {
 	case !wait(r.Context(), fault):
-		call.Code = "Hang"
+		call.Code = Abandoned
 		c.record(call)
 		panic(http.ErrAbortHandler)
 	case fault.Err != nil:
@@ -66,7 +65,7 @@ func (c *Cloud) serve(w http.ResponseWriter, r *http.Request, name string, act a
 
 // perform does the call and renders its answer.
 func (c *Cloud) perform(call Call, act action, form url.Values) ([]byte, error) {
-	if err := c.admit(call.Action, classOf(act, form)); err != nil {
+	if err := c.admit(call.Action, classOf(call.Action, act, form), form); err != nil {
 		return nil, err
 	}
 	if err := c.authorize(call.Caller, call.Action); err != nil {
@@ -85,20 +84,6 @@ func (c *Cloud) perform(call Call, act action, form url.Values) ([]byte, error) 
 		return nil, err
 	}
 	return answerXML(call.Action, call.RequestID, body)
-}
-
-func classOf(act action, form url.Values) Class {
-	if act.class != NonMutating {
-		return act.class
-	}
-	for name := range form {
-		for _, p := range narrowing {
-			if strings.HasPrefix(name, p) {
-				return NonMutating
-			}
-		}
-	}
-	return Unfiltered
 }
 
 // parameters are those of an action without the request's own.
