@@ -78,6 +78,9 @@ type OpError struct {
 	After time.Duration
 	// Err is the cause, or nil.
 	Err error
+	// lost says that EC2 may have done it all the same: the answer did not
+	// arrive, or was one of a broken server.
+	lost bool
 }
 
 // Error names the operation, the ENI, the reason, and EC2's own words.

@@ -62,11 +62,14 @@ type Intent struct {
 	// Created is the creation time written into the tags.
 	Created time.Time
 	// Attached and Kept say that EC2 accepted the attach call and the
-	// delete-on-termination call.
+	// delete-on-termination call, Ready that the ENI has been seen attached.
 	Attached bool `json:",omitempty"`
 	Kept     bool `json:",omitempty"`
-	// Detached says that EC2 accepted the detach call.
+	Ready    bool `json:",omitempty"`
+	// Detached says that EC2 accepted the detach call, Doubt that it may have:
+	// the answer was lost.
 	Detached bool `json:",omitempty"`
+	Doubt    bool `json:",omitempty"`
 
 	// Blocks are those to take off (unassign), or those that came (assign,
 	// provision).

@@ -4,7 +4,9 @@ package eni
 
 import (
 	"cmp"
+	"context"
 	"slices"
+	"time"
 )
 
 //go:generate go run ./internal/limitsgen
@@ -56,13 +58,13 @@ type typeRow struct {
 // LimitsOf looks an instance type up in the built-in table. It reports false
 // for a type that the table does not hold; [Manager.Limits] asks EC2 then.
 func LimitsOf(instanceType string) (Limits, bool) {
-	i, ok := slices.BinarySearchFunc(types[:], instanceType, func(r typeRow, name string) int {
+	i, ok := slices.BinarySearchFunc(typeRows[:], instanceType, func(r typeRow, name string) int {
 		return cmp.Compare(r.name, name)
 	})
 	if !ok {
 		return Limits{}, false
 	}
-	return profiles[types[i].profile].limits(instanceType), true
+	return profiles[typeRows[i].profile].limits(instanceType), true
 }
 
 func (p profile) limits(name string) Limits {
@@ -78,8 +80,8 @@ func (p profile) limits(name string) Limits {
 
 // InstanceTypes lists the instance types of the built-in table, sorted.
 func InstanceTypes() []string {
-	names := make([]string, len(types))
-	for i, t := range types {
+	names := make([]string, len(typeRows))
+	for i, t := range typeRows {
 		names[i] = t.name
 	}
 	return names
@@ -175,4 +177,41 @@ func podENIs(l Limits, m PodMode, card int) int {
 		n--
 	}
 	return max(n, 0)
+}
+
+// unknownFor is how long safe defaults hold before EC2 is asked again.
+const unknownFor = 10 * time.Minute
+
+// Limits is what the instance can carry: from the built-in table, from EC2 for
+// types it does not know, or safe defaults if EC2 does not tell either. It fails
+// only if the instance cannot be identified.
+func (m *Manager) Limits(ctx context.Context) (Limits, error) {
+	if err := m.discovered(ctx); err != nil {
+		return Limits{}, err
+	}
+	m.mu.Lock()
+	l, learnt, name := m.limits, m.limited, m.inv.Instance.Type
+	m.mu.Unlock()
+	guessed := l.Source == "default" && time.Since(learnt) > unknownFor
+	if l.Source != "" && !guessed {
+		return l, nil
+	}
+	l = m.ec2.LimitsOf(ctx, name)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.limits, m.limited = l, time.Now()
+	return l, nil
+}
+
+// LimitsOf is what an instance type can carry: from the built-in table, or from
+// EC2, or SafeLimits. The Source of the result says which.
+func (c *Client) LimitsOf(ctx context.Context, instanceType string) Limits {
+	if l, ok := LimitsOf(instanceType); ok {
+		return l
+	}
+	l, err := c.describeType(ctx, instanceType)
+	if err != nil {
+		return SafeLimits(instanceType)
+	}
+	return l
 }

@@ -159,8 +159,8 @@ var profiles = [...]profile{
 	{perENI: 15, nitro: true, bareMetal: false, defaultCard: 0, cards: "\x04", trunk: true, branches: 11},
 }
 
-// types names the profile of each instance type, sorted by name.
-var types = [...]typeRow{
+// typeRows names the profile of each instance type, sorted by name.
+var typeRows = [...]typeRow{
 	{"a1.2xlarge", 0},
 	{"a1.4xlarge", 1},
 	{"a1.large", 2},

@@ -3,9 +3,14 @@
 package eni
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -50,105 +55,246 @@ type Config struct {
 	// BranchCooldown is how long a branch ENI rests between its pod's end and
 	// its deletion. Optional; default 60 seconds.
 	BranchCooldown time.Duration
-	// NewToken returns a new unique string of at most 64 ASCII characters.
+	// NewToken returns a new unique string of at most 59 ASCII characters.
 	// Optional; default random.
 	NewToken func() string
 }
 
-// ProvisionInput describes the ENI to make.
-type ProvisionInput struct {
-	// Card is the network card index.
-	Card int
-	// Slots is how many IPv4 slots to fill at once: secondary addresses, or
-	// /28 prefixes if Prefixes is set. More than the type allows means all.
-	Slots int
-	// Prefixes asks for prefixes.
-	Prefixes bool
-	// Singles is how many secondary addresses to assign instead if no subnet
-	// has a free prefix; 0 means to fail with ErrNoFreePrefix.
-	Singles int
-	// Slots6 is how many /80 prefixes to delegate; 1 is enough for a node.
-	Slots6 int
-	// Kind is the kind of ENI. Optional; default KindInterface.
-	Kind Kind
-}
-
-// AssignInput says what to put on an ENI.
-type AssignInput struct {
-	ENI string
-	// Slots is how many slots to fill, 1 or more. More than are free means all
-	// that are.
-	Slots int
-	// Prefixes asks for prefixes instead of single addresses. IPv6 slots are
-	// always /80 prefixes when it is set, single addresses when not.
-	Prefixes bool
-	// Singles is how many single addresses to assign instead if the subnet has
-	// no free prefix; 0 means to fail with ErrNoFreePrefix.
-	Singles int
-	// Family is the IP version. Optional; default IPv4.
-	Family Family
-}
-
-// UnassignInput says what to take off an ENI. Single addresses are given as
-// /32 or /128.
-type UnassignInput struct {
-	ENI    string
-	Blocks []netip.Prefix
+func (c Config) withDefaults() Config {
+	if c.Intents == nil {
+		c.Intents = NewMemory()
+	}
+	if c.Subnets == nil {
+		c.Subnets = PrimarySubnet{}
+	}
+	if c.Groups == nil {
+		c.Groups = PrimaryGroups{}
+	}
+	if c.InUse == nil {
+		c.InUse = func(string, netip.Prefix) bool { return false }
+	}
+	if c.NewToken == nil {
+		c.NewToken = rand.Text
+	}
+	c.Owner = cmp.Or(c.Owner, "vpcnet")
+	c.TripShare = cmp.Or(c.TripShare, 0.5)
+	c.Lag = cmp.Or(c.Lag, 2*time.Minute)
+	c.AttachTimeout = cmp.Or(c.AttachTimeout, 3*time.Minute)
+	c.BranchCooldown = cmp.Or(c.BranchCooldown, time.Minute)
+	return c
 }
 
 // Manager looks after the ENIs of the instance it runs on. It is safe for
 // concurrent use; of two operations on one ENI at a time, one gets ErrInFlight.
 type Manager struct {
 	cfg Config
+	ec2 *Client
+	// looking holds a token while a Discover is under way.
+	looking chan struct{}
+
+	mu      sync.Mutex
+	loaded  bool
+	intents map[string]Intent // open ones, and those done lately
+	busy    map[string]bool   // intents and ENIs that an operation works on
+	inv     Inventory
+	shown   string // what the metadata service showed at the last Discover
+	limits  Limits
+	limited time.Time // when limits were learnt
+	mode    Mode
+	refused map[int]learnt    // ENIs, by card
+	packed  map[string]learnt // slots, by ENI
+	rests   map[string]rest   // by subnet
+	last    string            // the subnet that served last
+	subnets []Subnet
+	listed  time.Time // when subnets was filled
 }
 
-var errNotYet = errors.New("not implemented")
-
 // New returns a Manager. It makes no calls.
-func New(cfg Config) (*Manager, error) { return &Manager{cfg: cfg}, nil }
-
-// Resume finishes or undoes every operation that an earlier process left open.
-// Call it before the first Discover. Operations that cannot go on now (EC2
-// throttles, say) stay in the journal; Resume can be called again.
-func (m *Manager) Resume(ctx context.Context) error { return errNotYet }
-
-// Discover asks the metadata service and EC2 what ENIs the instance has. It
-// fails only if neither answers, or the instance cannot be identified; with one
-// of them it answers as well as it can, see Inventory.
-func (m *Manager) Discover(ctx context.Context) (Inventory, error) { return Inventory{}, errNotYet }
+func New(cfg Config) (*Manager, error) {
+	if cfg.Client == nil {
+		return nil, errors.New("eni: Config.Client is required")
+	}
+	cfg = cfg.withDefaults()
+	return &Manager{
+		cfg: cfg, ec2: cfg.Client, mode: cfg.Mode,
+		looking: make(chan struct{}, 1),
+		intents: map[string]Intent{},
+		busy:    map[string]bool{},
+		refused: map[int]learnt{},
+		packed:  map[string]learnt{},
+		rests:   map[string]rest{},
+	}, nil
+}
 
 // Inventory is what the last Discover found, and what has changed through this
 // Manager since. It makes no calls.
-func (m *Manager) Inventory() Inventory { return Inventory{} }
-
-// Check compares the metadata service with what is known and reports whether a
-// Discover is due. It makes no EC2 calls.
-func (m *Manager) Check(ctx context.Context) (due bool, err error) { return false, errNotYet }
-
-// Provision makes an ENI, attaches it, and waits until it is there.
-func (m *Manager) Provision(ctx context.Context, in ProvisionInput) (ENI, error) {
-	return ENI{}, errNotYet
+func (m *Manager) Inventory() Inventory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	inv := m.inv
+	inv.ENIs = make([]ENI, len(m.inv.ENIs))
+	for i, e := range m.inv.ENIs {
+		inv.ENIs[i] = e.clone()
+	}
+	return inv
 }
-
-// Retire detaches and deletes an ENI. One that is gone already is no error.
-func (m *Manager) Retire(ctx context.Context, id string) error { return errNotYet }
-
-// Assign puts addresses or prefixes on an ENI and returns those that came,
-// which can be fewer than asked for.
-func (m *Manager) Assign(ctx context.Context, in AssignInput) ([]netip.Prefix, error) {
-	return nil, errNotYet
-}
-
-// Unassign takes addresses or prefixes off an ENI. Those that are off already
-// are no error.
-func (m *Manager) Unassign(ctx context.Context, in UnassignInput) error { return errNotYet }
-
-// Limits is what the instance can carry: from the built-in table, from EC2 for
-// types it does not know, or safe defaults.
-func (m *Manager) Limits(ctx context.Context) (Limits, error) { return Limits{}, errNotYet }
 
 // Mode is the safe mode in force.
-func (m *Manager) Mode() Mode { return m.cfg.Mode }
+func (m *Manager) Mode() Mode {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.modeLocked()
+}
+
+func (m *Manager) modeLocked() Mode {
+	if m.inv.Trip != nil {
+		return max(m.mode, ModeNoRelease)
+	}
+	return m.mode
+}
 
 // SetMode sets the safe mode. A trip can make the mode in force stricter.
-func (m *Manager) SetMode(mode Mode) {}
+func (m *Manager) SetMode(mode Mode) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mode = mode
+}
+
+// permit refuses an operation that the safe mode forbids: any in ModeFrozen,
+// those that take away in ModeNoRelease.
+func (m *Manager) permit(op Op, id string, takesAway bool) error {
+	mode := m.Mode()
+	if mode == ModeFrozen || takesAway && mode == ModeNoRelease {
+		return &OpError{Op: string(op), ENI: id, Why: ReasonMode, Err: fmt.Errorf("mode %s", mode)}
+	}
+	return nil
+}
+
+// load reads the journal once.
+func (m *Manager) load(ctx context.Context) error {
+	m.mu.Lock()
+	loaded := m.loaded
+	m.mu.Unlock()
+	if loaded {
+		return nil
+	}
+	all, err := m.cfg.Intents.All(ctx)
+	if err != nil {
+		return fmt.Errorf("read the journal of intents: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.loaded {
+		return nil
+	}
+	for _, in := range all {
+		m.intents[in.ID] = in
+	}
+	m.loaded = true
+	return nil
+}
+
+// put journals an intent. It is not stopped by the end of ctx: what EC2 has
+// done must be written down.
+func (m *Manager) put(ctx context.Context, in Intent) error {
+	if err := m.cfg.Intents.Put(context.WithoutCancel(ctx), in); err != nil {
+		return fmt.Errorf("journal %s: %w", in.Op, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.intents[in.ID] = in
+	return nil
+}
+
+// forget removes an intent that had no effect, or whose effect every source
+// has had time to show.
+func (m *Manager) forget(ctx context.Context, id string) error {
+	m.mu.Lock()
+	delete(m.intents, id)
+	m.mu.Unlock()
+	return m.cfg.Intents.Remove(context.WithoutCancel(ctx), id)
+}
+
+// openIntents lists the operations under way, oldest first.
+func (m *Manager) openIntents() []Intent {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []Intent
+	for _, in := range m.intents {
+		if !in.Done {
+			out = append(out, in)
+		}
+	}
+	slices.SortFunc(out, func(a, b Intent) int { return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.ID, b.ID)) })
+	return out
+}
+
+// hold claims an intent or an ENI for one operation.
+func (m *Manager) hold(key string) (release func(), ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.busy[key] {
+		return nil, false
+	}
+	m.busy[key] = true
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.busy, key)
+	}, true
+}
+
+// start makes an intent of an operation that begins now.
+func (m *Manager) start(op Op) Intent {
+	now := time.Now().UTC()
+	return Intent{ID: string(op) + "-" + m.cfg.NewToken(), Op: op, Start: now, Changed: now}
+}
+
+// known returns an ENI of the inventory, after a Discover if there was none.
+func (m *Manager) known(ctx context.Context, op Op, id string) (ENI, error) {
+	if err := m.discovered(ctx); err != nil {
+		return ENI{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e, ok := m.inv.ENI(id)
+	if !ok {
+		return ENI{}, &OpError{Op: string(op), ENI: id, Why: ReasonNotFound}
+	}
+	return e.clone(), nil
+}
+
+// inventoryAge is how old an inventory may be to choose a free place by it:
+// others can attach ENIs too, but to ask each time would cost a call an ENI.
+const inventoryAge = 5 * time.Minute
+
+// discovered makes sure of an inventory.
+func (m *Manager) discovered(ctx context.Context) error {
+	m.mu.Lock()
+	have := !m.inv.At.IsZero()
+	m.mu.Unlock()
+	if have {
+		return nil
+	}
+	_, err := m.Discover(ctx)
+	return err
+}
+
+// change alters the inventory under the lock.
+func (m *Manager) change(f func(inv *Inventory)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.inv.ENIs = slices.Clone(m.inv.ENIs)
+	f(&m.inv)
+}
+
+// alter changes one ENI of the inventory.
+func (m *Manager) alter(id string, f func(e *ENI)) {
+	m.change(func(inv *Inventory) {
+		if e := find(inv.ENIs, id); e != nil {
+			*e = e.clone()
+			f(e)
+			e.sortBlocks()
+		}
+	})
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package eni
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+)
+
+// Branch is a branch ENI as joined to its trunk.
+type Branch struct {
+	ENI, Trunk  string
+	VLANID      int
+	Association string
+}
+
+// BranchInput describes a branch ENI to make.
+type BranchInput struct {
+	// Trunk is the trunk ENI's ID.
+	Trunk string
+	// Subnet is the branch's subnet. Optional; default the trunk's.
+	Subnet string
+	// Groups are its security groups. Optional; default what the GroupSelector
+	// says for a KindBranch.
+	Groups []string
+}
+
+// vlanMost is the highest VLAN ID that 802.1Q has.
+const vlanMost = 4094
+
+// freeVLAN is the lowest VLAN ID that is not used; 0 if there is none.
+func freeVLAN(used map[int]bool) int {
+	for id := 1; id <= vlanMost; id++ {
+		if !used[id] {
+			return id
+		}
+	}
+	return 0
+}
+
+// Branches lists the branch ENIs of a trunk, those that cool included.
+func (m *Manager) Branches(ctx context.Context, trunk string) ([]Branch, error) {
+	return m.ec2.describeBranches(ctx, trunk)
+}
+
+// CreateBranch makes a branch ENI and joins it to a trunk under the lowest free
+// VLAN ID. A VLAN ID whose branch still cools is not free. It returns the ENI
+// as created, and how it is joined.
+func (m *Manager) CreateBranch(ctx context.Context, in BranchInput) (ENI, Branch, error) {
+	if err := m.permit(OpBranch, in.Trunk, false); err != nil {
+		return ENI{}, Branch{}, err
+	}
+	trunk, err := m.known(ctx, OpBranch, in.Trunk)
+	if err != nil {
+		return ENI{}, Branch{}, err
+	}
+	it := m.start(OpBranch)
+	it.Kind, it.Trunk, it.Subnet = KindInterface, in.Trunk, cmp.Or(in.Subnet, trunk.SubnetID)
+	if it.Groups = in.Groups; it.Groups == nil {
+		it.Groups = m.groupsFor(it.Subnet, KindBranch)
+	}
+	it.Token, it.Created = m.cfg.NewToken(), it.Start.Truncate(time.Second)
+	if it.VLANID, err = m.chooseVLAN(ctx, it); err != nil {
+		return ENI{}, Branch{}, err
+	}
+	release, _ := m.hold(it.ID)
+	defer release()
+	if it, err = m.drive(ctx, it); err != nil {
+		return ENI{}, Branch{}, err
+	}
+	return it.Made.clone(), Branch{ENI: it.ENI, Trunk: it.Trunk, VLANID: it.VLANID, Association: it.Association}, nil
+}
+
+// chooseVLAN finds a VLAN ID that neither EC2 nor an open intent uses, and
+// claims it by putting the intent among the open ones.
+func (m *Manager) chooseVLAN(ctx context.Context, it Intent) (int, error) {
+	limits, err := m.Limits(ctx)
+	if err != nil {
+		return 0, err
+	}
+	joined, err := m.ec2.describeBranches(ctx, it.Trunk)
+	if err != nil {
+		return 0, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	used := map[int]bool{}
+	for _, b := range joined {
+		used[b.VLANID] = true
+	}
+	for _, other := range m.intents {
+		if other.Trunk == it.Trunk && !other.Done {
+			used[other.VLANID] = true
+		}
+	}
+	it.VLANID = freeVLAN(used)
+	if it.VLANID == 0 || len(used) >= limits.Branches {
+		return 0, &OpError{
+			Op: string(OpBranch), ENI: it.Trunk, Why: ReasonENILimit, Err: fmt.Errorf("%d of %d branches", len(used), limits.Branches),
+		}
+	}
+	m.intents[it.ID] = it
+	return it.VLANID, nil
+}
+
+// RetireBranch sets a branch ENI aside. It keeps its VLAN ID and addresses for
+// Config.BranchCooldown, so that late packets reach nobody else; the first
+// Resume after that takes it from its trunk and deletes it.
+func (m *Manager) RetireBranch(ctx context.Context, b Branch) error {
+	if err := m.permit(OpRetireBranch, b.ENI, true); err != nil {
+		return err
+	}
+	if err := m.discovered(ctx); err != nil {
+		return err
+	}
+	for _, in := range m.openIntents() {
+		if in.Op == OpRetireBranch && in.ENI == b.ENI {
+			return nil
+		}
+	}
+	e, there, err := m.ec2.describeENI(ctx, b.ENI)
+	if err != nil || !there {
+		return err
+	}
+	if e.Tags[TagOwner] != m.cfg.Owner || e.Tags[TagInstance] != m.instance() || e.Tags[TagNoManage] == "true" {
+		return &OpError{Op: string(OpRetireBranch), ENI: b.ENI, Why: ReasonNotManaged}
+	}
+	it := m.start(OpRetireBranch)
+	it.ENI, it.Trunk, it.VLANID, it.Association = b.ENI, b.Trunk, b.VLANID, b.Association
+	it.NotBefore = it.Start.Add(m.cfg.BranchCooldown)
+	return m.put(ctx, it)
+}
+
+// associate joins the branch to its trunk.
+func (m *Manager) associate(ctx context.Context, it Intent) (Intent, error) {
+	id, err := m.ec2.associate(ctx, it)
+	switch {
+	case err == nil:
+		it.Association, it.Changed = id, now()
+	case lostAnswer(err), reasonOf(err) == ReasonThrottled:
+	case reasonOf(err) == ReasonNotFound && time.Since(it.Created) < m.cfg.Lag:
+		// just created, it has not reached all of EC2 yet
+		if perr := m.pause(ctx, 0); perr == nil {
+			return it, nil
+		}
+	default:
+		it = it.turn(reasonOf(err))
+	}
+	return it, err
+}
+
+// disassociate takes the branch from its trunk.
+func (m *Manager) disassociate(ctx context.Context, it Intent) (Intent, error) {
+	err := m.ec2.disassociate(ctx, it.Association, it.ID)
+	if err != nil && reasonOf(err) != ReasonNotFound {
+		return it, err
+	}
+	it.Association, it.Changed = "", now()
+	return it, nil
+}

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package eni
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+)
+
+// pageSize is what describe calls ask for. Always paging keeps them in EC2's
+// more generous class of calls; 1000 is the most that EC2 gives
+// (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/throttling.html).
+const pageSize = 1000
+
+// filter is one condition of a describe call: the name has one of the values.
+type filter struct {
+	name   string
+	values []string
+}
+
+func filtersOf(fs []filter) []types.Filter {
+	out := make([]types.Filter, len(fs))
+	for i, f := range fs {
+		out[i] = types.Filter{Name: aws.String(f.name), Values: f.values}
+	}
+	return out
+}
+
+// describeENIs lists the ENIs that match all filters.
+func (c *Client) describeENIs(ctx context.Context, fs ...filter) ([]ENI, error) {
+	return c.listENIs(ctx, func() []filter { return fs })
+}
+
+// listENIs is describeENIs with filters that are settled only when the call is
+// about to be sent.
+func (c *Client) listENIs(ctx context.Context, fs func() []filter) ([]ENI, error) {
+	var out []ENI
+	in := &ec2.DescribeNetworkInterfacesInput{MaxResults: aws.Int32(pageSize)}
+	for {
+		var page *ec2.DescribeNetworkInterfacesOutput
+		err := c.call(ctx, "DescribeNetworkInterfaces", read, func(ctx context.Context) (err error) {
+			if in.NextToken == nil {
+				in.Filters = filtersOf(fs())
+			}
+			page, err = c.ec2.DescribeNetworkInterfaces(ctx, in)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, ni := range page.NetworkInterfaces {
+			out = append(out, eniOf(ni))
+		}
+		if aws.ToString(page.NextToken) == "" {
+			return out, nil
+		}
+		in.NextToken = page.NextToken
+	}
+}
+
+// createENI creates the ENI that an intent describes. The same intent gives the
+// same ENI each time.
+func (c *Client) createENI(ctx context.Context, in Intent, tags map[string]string) (ENI, error) {
+	req := &ec2.CreateNetworkInterfaceInput{
+		SubnetId:    aws.String(in.Subnet),
+		ClientToken: aws.String(in.Token),
+		Groups:      in.Groups,
+		Description: aws.String("vpcnet " + tags[TagInstance]),
+		TagSpecifications: []types.TagSpecification{
+			{ResourceType: types.ResourceTypeNetworkInterface, Tags: tagsOf(tags)},
+		},
+		SecondaryPrivateIpAddressCount: count(in.Addrs),
+		Ipv4PrefixCount:                count(in.Prefixes),
+		Ipv6AddressCount:               count(in.Addrs6),
+		Ipv6PrefixCount:                count(in.Prefixes6),
+	}
+	if in.Kind != KindInterface {
+		req.InterfaceType = types.NetworkInterfaceCreationType(in.Kind)
+	}
+	var made ENI
+	err := c.call(ctx, "CreateNetworkInterface", repeatable, func(ctx context.Context) error {
+		out, err := c.ec2.CreateNetworkInterface(ctx, req)
+		if err != nil {
+			return err
+		}
+		made = eniOf(*out.NetworkInterface)
+		return nil
+	})
+	return made, err
+}
+
+// attachENI attaches an ENI and returns the attachment's ID.
+func (c *Client) attachENI(ctx context.Context, id, instance string, card, device int) (string, error) {
+	var attachment string
+	err := c.call(ctx, "AttachNetworkInterface", once, func(ctx context.Context) error {
+		out, err := c.ec2.AttachNetworkInterface(ctx, &ec2.AttachNetworkInterfaceInput{
+			NetworkInterfaceId: aws.String(id),
+			InstanceId:         aws.String(instance),
+			NetworkCardIndex:   aws.Int32(int32(card)),
+			DeviceIndex:        aws.Int32(int32(device)),
+		})
+		if err == nil {
+			attachment = aws.ToString(out.AttachmentId)
+		}
+		return err
+	})
+	return attachment, err
+}
+
+// deleteOnTermination has EC2 delete an ENI together with its instance.
+func (c *Client) deleteOnTermination(ctx context.Context, id, attachment string) error {
+	return c.modifyENI(ctx, &ec2.ModifyNetworkInterfaceAttributeInput{
+		NetworkInterfaceId: aws.String(id),
+		Attachment: &types.NetworkInterfaceAttachmentChanges{
+			AttachmentId: aws.String(attachment), DeleteOnTermination: aws.Bool(true),
+		},
+	})
+}
+
+// setGroups replaces an ENI's security groups.
+func (c *Client) setGroups(ctx context.Context, id string, groups []string) error {
+	return c.modifyENI(ctx, &ec2.ModifyNetworkInterfaceAttributeInput{NetworkInterfaceId: aws.String(id), Groups: groups})
+}
+
+func (c *Client) modifyENI(ctx context.Context, in *ec2.ModifyNetworkInterfaceAttributeInput) error {
+	return c.call(ctx, "ModifyNetworkInterfaceAttribute", repeatable, func(ctx context.Context) error {
+		_, err := c.ec2.ModifyNetworkInterfaceAttribute(ctx, in)
+		return err
+	})
+}
+
+// detachENI asks for the end of an attachment. The ENI is free some seconds
+// later.
+func (c *Client) detachENI(ctx context.Context, attachment string) error {
+	return c.call(ctx, "DetachNetworkInterface", once, func(ctx context.Context) error {
+		_, err := c.ec2.DetachNetworkInterface(ctx, &ec2.DetachNetworkInterfaceInput{AttachmentId: aws.String(attachment)})
+		return err
+	})
+}
+
+// deleteENI deletes an ENI that is not attached.
+func (c *Client) deleteENI(ctx context.Context, id string) error {
+	return c.call(ctx, "DeleteNetworkInterface", once, func(ctx context.Context) error {
+		_, err := c.ec2.DeleteNetworkInterface(ctx, &ec2.DeleteNetworkInterfaceInput{NetworkInterfaceId: aws.String(id)})
+		return err
+	})
+}
+
+// assign puts n slots on an ENI and returns what came.
+func (c *Client) assign(ctx context.Context, id string, f Family, n int, prefixes bool) ([]netip.Prefix, error) {
+	if f == IPv6 {
+		return c.assign6(ctx, id, n, prefixes)
+	}
+	in := &ec2.AssignPrivateIpAddressesInput{NetworkInterfaceId: aws.String(id)}
+	if prefixes {
+		in.Ipv4PrefixCount = count(n)
+	} else {
+		in.SecondaryPrivateIpAddressCount = count(n)
+	}
+	var got []netip.Prefix
+	err := c.call(ctx, "AssignPrivateIpAddresses", once, func(ctx context.Context) error {
+		out, err := c.ec2.AssignPrivateIpAddresses(ctx, in)
+		if err != nil {
+			return err
+		}
+		for _, a := range out.AssignedPrivateIpAddresses {
+			got = appendBlock(got, a.PrivateIpAddress)
+		}
+		for _, p := range out.AssignedIpv4Prefixes {
+			got = appendBlock(got, p.Ipv4Prefix)
+		}
+		return nil
+	})
+	return got, err
+}
+
+func (c *Client) assign6(ctx context.Context, id string, n int, prefixes bool) ([]netip.Prefix, error) {
+	in := &ec2.AssignIpv6AddressesInput{NetworkInterfaceId: aws.String(id)}
+	if prefixes {
+		in.Ipv6PrefixCount = count(n)
+	} else {
+		in.Ipv6AddressCount = count(n)
+	}
+	var got []netip.Prefix
+	err := c.call(ctx, "AssignIpv6Addresses", once, func(ctx context.Context) error {
+		out, err := c.ec2.AssignIpv6Addresses(ctx, in)
+		if err != nil {
+			return err
+		}
+		for _, s := range slices.Concat(out.AssignedIpv6Addresses, out.AssignedIpv6Prefixes) {
+			got = appendBlock(got, &s)
+		}
+		return nil
+	})
+	return got, err
+}
+
+// unassign takes blocks of one sort (family, and single or prefix) off an ENI.
+func (c *Client) unassign(ctx context.Context, id string, blocks []netip.Prefix) error {
+	names := make([]string, len(blocks))
+	for i, b := range blocks {
+		names[i] = b.String()
+		if b.IsSingleIP() {
+			names[i] = b.Addr().String()
+		}
+	}
+	single := blocks[0].IsSingleIP()
+	if FamilyOf(blocks[0].Addr()) == IPv6 {
+		in := &ec2.UnassignIpv6AddressesInput{NetworkInterfaceId: aws.String(id), Ipv6Prefixes: names}
+		if single {
+			in.Ipv6Addresses, in.Ipv6Prefixes = names, nil
+		}
+		return c.call(ctx, "UnassignIpv6Addresses", once, func(ctx context.Context) error {
+			_, err := c.ec2.UnassignIpv6Addresses(ctx, in)
+			return err
+		})
+	}
+	in := &ec2.UnassignPrivateIpAddressesInput{NetworkInterfaceId: aws.String(id), Ipv4Prefixes: names}
+	if single {
+		in.PrivateIpAddresses, in.Ipv4Prefixes = names, nil
+	}
+	return c.call(ctx, "UnassignPrivateIpAddresses", once, func(ctx context.Context) error {
+		_, err := c.ec2.UnassignPrivateIpAddresses(ctx, in)
+		return err
+	})
+}
+
+// tag sets tags of an ENI.
+func (c *Client) tag(ctx context.Context, id string, tags map[string]string) error {
+	return c.call(ctx, "CreateTags", repeatable, func(ctx context.Context) error {
+		_, err := c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{Resources: []string{id}, Tags: tagsOf(tags)})
+		return err
+	})
+}
+
+// associate joins a branch ENI to a trunk ENI and returns the association's ID.
+func (c *Client) associate(ctx context.Context, in Intent) (string, error) {
+	var id string
+	err := c.call(ctx, "AssociateTrunkInterface", repeatable, func(ctx context.Context) error {
+		out, err := c.ec2.AssociateTrunkInterface(ctx, &ec2.AssociateTrunkInterfaceInput{
+			TrunkInterfaceId:  aws.String(in.Trunk),
+			BranchInterfaceId: aws.String(in.ENI),
+			VlanId:            aws.Int32(int32(in.VLANID)),
+			ClientToken:       aws.String(in.Token + "-vlan"),
+		})
+		if err == nil {
+			id = aws.ToString(out.InterfaceAssociation.AssociationId)
+		}
+		return err
+	})
+	return id, err
+}
+
+// disassociate takes a branch ENI from its trunk.
+func (c *Client) disassociate(ctx context.Context, association, token string) error {
+	return c.call(ctx, "DisassociateTrunkInterface", repeatable, func(ctx context.Context) error {
+		_, err := c.ec2.DisassociateTrunkInterface(ctx, &ec2.DisassociateTrunkInterfaceInput{
+			AssociationId: aws.String(association), ClientToken: aws.String(token),
+		})
+		return err
+	})
+}
+
+// describeBranches lists the branch ENIs of a trunk.
+func (c *Client) describeBranches(ctx context.Context, trunk string) ([]Branch, error) {
+	var out []Branch
+	in := &ec2.DescribeTrunkInterfaceAssociationsInput{
+		Filters:    filtersOf([]filter{{"trunk-interface-association.trunk-interface-id", []string{trunk}}}),
+		MaxResults: aws.Int32(255),
+	}
+	for {
+		var page *ec2.DescribeTrunkInterfaceAssociationsOutput
+		err := c.call(ctx, "DescribeTrunkInterfaceAssociations", read, func(ctx context.Context) (err error) {
+			page, err = c.ec2.DescribeTrunkInterfaceAssociations(ctx, in)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range page.InterfaceAssociations {
+			if aws.ToString(a.TrunkInterfaceId) != trunk {
+				continue
+			}
+			out = append(out, Branch{
+				ENI: aws.ToString(a.BranchInterfaceId), Trunk: trunk,
+				VLANID: int(aws.ToInt32(a.VlanId)), Association: aws.ToString(a.AssociationId),
+			})
+		}
+		if aws.ToString(page.NextToken) == "" {
+			return out, nil
+		}
+		in.NextToken = page.NextToken
+	}
+}
+
+// describeSubnets lists subnets.
+func (c *Client) describeSubnets(ctx context.Context, q SubnetQuery) ([]Subnet, error) {
+	var out []Subnet
+	in := &ec2.DescribeSubnetsInput{Filters: filtersOf(q.filters()), MaxResults: aws.Int32(pageSize)}
+	for {
+		var page *ec2.DescribeSubnetsOutput
+		err := c.call(ctx, "DescribeSubnets", read, func(ctx context.Context) (err error) {
+			page, err = c.ec2.DescribeSubnets(ctx, in)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range page.Subnets {
+			out = append(out, subnetOf(s))
+		}
+		if aws.ToString(page.NextToken) == "" {
+			return out, nil
+		}
+		in.NextToken = page.NextToken
+	}
+}
+
+// filters puts a query into EC2's words.
+func (q SubnetQuery) filters() []filter {
+	var out []filter
+	if len(q.IDs) > 0 {
+		out = append(out, filter{"subnet-id", q.IDs})
+	}
+	if q.VPCID != "" {
+		out = append(out, filter{"vpc-id", []string{q.VPCID}})
+	}
+	if q.Zone != "" {
+		out = append(out, filter{"availability-zone", []string{q.Zone}})
+	}
+	for _, key := range slices.Sorted(maps.Keys(q.Tags)) {
+		if len(q.Tags[key]) == 0 {
+			out = append(out, filter{"tag-key", []string{key}})
+			continue
+		}
+		out = append(out, filter{"tag:" + key, q.Tags[key]})
+	}
+	return out
+}
+
+// describeType asks EC2 what an instance type can carry.
+func (c *Client) describeType(ctx context.Context, name string) (Limits, error) {
+	var out *ec2.DescribeInstanceTypesOutput
+	err := c.call(ctx, "DescribeInstanceTypes", read, func(ctx context.Context) (err error) {
+		out, err = c.ec2.DescribeInstanceTypes(ctx, &ec2.DescribeInstanceTypesInput{
+			InstanceTypes: []types.InstanceType{types.InstanceType(name)},
+		})
+		return err
+	})
+	if err != nil {
+		return Limits{}, err
+	}
+	if len(out.InstanceTypes) == 0 || out.InstanceTypes[0].NetworkInfo == nil {
+		return Limits{}, &OpError{Op: "DescribeInstanceTypes", Why: ReasonNotFound}
+	}
+	return limitsOf(name, out.InstanceTypes[0]), nil
+}

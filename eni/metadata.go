@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package eni
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+)
+
+// The metadata service's tree, see
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-categories.html.
+const macsPath = "network/interfaces/macs/"
+
+// metadata reads one key. It reports false for a key that is not there.
+func (c *Client) metadata(ctx context.Context, path string) (string, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	out, err := c.imds.GetMetadata(ctx, &imds.GetMetadataInput{Path: path})
+	if err != nil {
+		var answer *smithyhttp.ResponseError
+		if errors.As(err, &answer) && answer.HTTPStatusCode() == http.StatusNotFound {
+			return "", false, nil
+		}
+		return "", false, &OpError{Op: "metadata " + path, Why: ReasonNoMetadata, Err: cause(err)}
+	}
+	defer out.Content.Close()
+	body, err := io.ReadAll(out.Content)
+	if err != nil {
+		return "", false, &OpError{Op: "metadata " + path, Why: ReasonNoMetadata, Err: err}
+	}
+	return string(body), true, nil
+}
+
+// macs lists the MACs of the ENIs that the metadata service shows.
+func (c *Client) macs(ctx context.Context) ([]string, error) {
+	body, _, err := c.metadata(ctx, macsPath)
+	if err != nil {
+		return nil, err
+	}
+	out := strings.Fields(body)
+	for i := range out {
+		out[i] = strings.TrimSuffix(out[i], "/")
+	}
+	return out, nil
+}
+
+// identity is what the metadata service says about the instance itself.
+func (c *Client) identity(ctx context.Context) (Instance, error) {
+	var inst Instance
+	for _, key := range []struct {
+		path string
+		to   *string
+	}{
+		{"instance-id", &inst.ID},
+		{"instance-type", &inst.Type},
+		{"placement/availability-zone", &inst.Zone},
+		{"mac", &inst.PrimaryMAC},
+	} {
+		value, ok, err := c.metadata(ctx, key.path)
+		if err == nil && !ok {
+			err = &OpError{Op: "metadata " + key.path, Why: ReasonNoMetadata, Err: errors.New("not there")}
+		}
+		if err != nil {
+			return Instance{}, err
+		}
+		*key.to = strings.TrimSpace(value)
+	}
+	return inst, nil
+}
+
+// leaf holds the keys below one MAC.
+type leaf map[string]string
+
+// leafKeys are the keys read for each ENI, if the listing has them.
+var leafKeys = []string{
+	"interface-id", "device-number", "network-card", "subnet-id", "vpc-id", "security-group-ids",
+	"subnet-ipv4-cidr-block", "subnet-ipv6-cidr-blocks", "vpc-ipv4-cidr-blocks", "vpc-ipv6-cidr-blocks",
+	"local-ipv4s", "ipv4-prefix", "ipv6s", "ipv6-prefix",
+}
+
+// slotKeys are those of the leafKeys that tell an ENI's slots.
+var slotKeys = []string{"interface-id", "local-ipv4s", "ipv4-prefix", "ipv6s", "ipv6-prefix"}
+
+// leaf reads the named keys below a MAC. It is empty if the ENI has gone in
+// between.
+func (c *Client) leaf(ctx context.Context, mac string, keys []string) (leaf, error) {
+	listing, _, err := c.metadata(ctx, macsPath+mac+"/")
+	if err != nil {
+		return nil, err
+	}
+	there := strings.Fields(listing)
+	out := leaf{}
+	for _, key := range keys {
+		if !slices.Contains(there, key) && !slices.Contains(there, key+"/") {
+			continue
+		}
+		value, ok, err := c.metadata(ctx, macsPath+mac+"/"+key)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			out[key] = value
+		}
+	}
+	return out, nil
+}
+
+// eni puts together what the metadata service says of one ENI.
+func (l leaf) eni(mac string) ENI {
+	e := ENI{
+		ID: l.first("interface-id"), MAC: mac, SubnetID: l.first("subnet-id"), VPCID: l.first("vpc-id"),
+		Kind: KindInterface, Status: "attached", Groups: strings.Fields(l["security-group-ids"]), Sources: SourceMetadata,
+	}
+	slices.Sort(e.Groups)
+	e.Device, _ = strconv.Atoi(l.first("device-number"))
+	e.Card, _ = strconv.Atoi(l.first("network-card"))
+	e.Subnet = parseBlock(l.first("subnet-ipv4-cidr-block"))
+	e.Subnet6 = parseBlock(l.first("subnet-ipv6-cidr-blocks"))
+	own4, rest4 := ownAddr(l["local-ipv4s"])
+	own6, rest6 := ownAddr(l["ipv6s"])
+	e.Addr, e.Addr6 = own4, own6
+	for _, s := range slices.Concat(rest4, rest6, strings.Fields(l["ipv4-prefix"]), strings.Fields(l["ipv6-prefix"])) {
+		e.addBlock(parseBlock(s))
+	}
+	if !own4.IsValid() && !own6.IsValid() {
+		e.Kind = KindEFAOnly // the only kind without addresses
+	}
+	e.sortBlocks()
+	return e
+}
+
+// ownAddr splits a list of addresses into the ENI's own, which comes first, and
+// the secondary ones.
+func ownAddr(list string) (netip.Addr, []string) {
+	fields := strings.Fields(list)
+	if len(fields) == 0 {
+		return netip.Addr{}, nil
+	}
+	own, _ := netip.ParseAddr(fields[0])
+	return own, fields[1:]
+}
+
+func (l leaf) first(key string) string {
+	fields := strings.Fields(l[key])
+	if len(fields) == 0 {
+		return ""
+	}
+	return fields[0]
+}
+
+// vpc lists the address ranges of the VPC.
+func (l leaf) vpc() []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range slices.Concat(strings.Fields(l["vpc-ipv4-cidr-blocks"]), strings.Fields(l["vpc-ipv6-cidr-blocks"])) {
+		if p := parseBlock(s); p.IsValid() {
+			out = append(out, p)
+		}
+	}
+	return out
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package eni
+
+import (
+	"slices"
+	"time"
+)
+
+// place is one of EC2's coordinates for an ENI on an instance.
+type place struct {
+	Card, Device int
+}
+
+// learnt is how many ENIs a card took when EC2 refused one more.
+type learnt struct {
+	max int
+	at  time.Time
+}
+
+// learntFor is how long a refusal counts. After it the table is believed again,
+// since whatever else was attached can have gone.
+const learntFor = time.Hour
+
+// cardLimit is how many ENIs a card takes: by the type's limits, less what is
+// reserved, and never more than EC2 was found to accept.
+func cardLimit(l Limits, cfg Config, card int, refused map[int]learnt, now time.Time) int {
+	n := l.MaxENIs(card)
+	if cfg.MaxENIs > 0 {
+		n = min(n, cfg.MaxENIs)
+	}
+	if card == l.DefaultCard {
+		n -= cfg.ReserveENIs
+	}
+	if r, ok := refused[card]; ok && now.Before(r.at.Add(learntFor)) {
+		n = min(n, r.max)
+	}
+	return n
+}
+
+// freePlace finds a device index for one more ENI on a card: the lowest from 1
+// that nobody has. Every attached ENI counts, ours or not, and so do those on
+// their way. It reports false if the card is full.
+func freePlace(card, limit int, taken []place) (place, bool) {
+	slices.SortFunc(taken, func(a, b place) int { return a.Device - b.Device })
+	n, device := 0, 1
+	for _, p := range taken {
+		if p.Card != card {
+			continue
+		}
+		n++
+		if p.Device == device {
+			device++
+		}
+	}
+	if n >= limit {
+		return place{}, false
+	}
+	return place{Card: card, Device: device}, true
+}
+
+// taken lists the places of an inventory and of the intents under way. An ENI
+// is counted once, whoever mentions it.
+func taken(inv Inventory, intents []Intent) []place {
+	var out []place
+	for _, e := range inv.ENIs {
+		out = append(out, place{e.Card, e.Device})
+	}
+	for _, in := range intents {
+		p := place{in.Card, in.Device}
+		onWay := in.Op == OpProvision && !in.Done && in.Device > 0
+		if onWay && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
