@@ -52,35 +52,41 @@ func add(ctx context.Context, c *call) error {
 		}
 		return agentFailure(err)
 	}
-	done := false
-	defer func() {
-		if !done {
-			c.release(ctx, c.Attachment)
-		}
-	}()
 	p, err := c.wanted(resp)
 	if err != nil {
+		c.release(ctx, c.Attachment)
 		return err
 	}
 	h, err := datapath.Open("")
 	if err != nil {
+		c.release(ctx, c.Attachment)
 		return datapathFailure(err)
 	}
 	defer h.Close()
 	w, err := h.AddPod(ctx, p)
 	if err != nil {
-		return datapathFailure(err)
+		return errors.Join(datapathFailure(err), c.undo(ctx, h, p))
 	}
 	r, err := addWiring(prev, c.conf.CNIVersion, c.netns, w)
 	if err == nil {
 		err = emit(c.out, r)
 	}
 	if err != nil {
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
-		defer cancel()
-		return errors.Join(err, h.DelPod(undo, p))
+		return errors.Join(err, c.undo(ctx, h, p))
 	}
-	done = true
+	return nil
+}
+
+// undo takes back an ADD that failed. While the kernel does not let the pod's
+// network go, the address stays with the attachment, and the runtime's DEL tries
+// again.
+func (c *call) undo(ctx context.Context, h *datapath.Handle, p datapath.Pod) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	if err := h.DelPod(ctx, p); err != nil {
+		return fmt.Errorf("undo: %w", err)
+	}
+	c.release(ctx, c.Attachment)
 	return nil
 }
 
@@ -116,7 +122,7 @@ func (c *call) podOf(a Attachment, netns string) datapath.Pod {
 func (c *call) needSandbox() error {
 	switch err := checkSandbox(c.netns); {
 	case errors.Is(err, datapath.ErrNoSandbox):
-		return newError(CodeUnknownContainer, fmt.Sprintf("invalid CNI_NETNS %q: no such network namespace", c.netns), err.Error())
+		return newError(CodeUnknownContainer, fmt.Sprintf("invalid CNI_NETNS %q", c.netns), err.Error())
 	case err != nil:
 		return newError(CodeInvalidEnvironment, fmt.Sprintf("invalid CNI_NETNS %q", c.netns), err.Error())
 	}

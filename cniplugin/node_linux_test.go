@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cniplugin_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/cniplugin/server"
+	"github.com/vpcnet/vpcnet/cniplugin/servertest"
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/internal/isolate"
+)
+
+// binary builds the plugin as it is released, once. It goes to /run, which
+// ends with the namespaces of the test.
+var binary = sync.OnceValues(func() (string, error) {
+	path := "/run/bin/vpc-cni"
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "../examples/vpc-cni")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// node is the private namespace of the test with an agent and the plugin.
+type node struct {
+	t      testing.TB
+	dir    string
+	agent  *servertest.Agent
+	plugin string
+	stop   func()
+}
+
+// ofLayout gives addresses of both families on a secondary ENI, so that the
+// per-pod layout makes all of its rules.
+func ofLayout(layout string) servertest.Config {
+	return servertest.Config{
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.1.0/24"), netip.MustParsePrefix("2001:db8::/80")},
+		ENI:      "eni-0a", Device: 1, Layout: datapath.Layout(layout), MTU: 9001, HostLinkPrefix: "eni",
+	}
+}
+
+// newNode starts an agent. At the end of the test nothing may be left.
+func newNode(t testing.TB, cfg servertest.Config) *node {
+	t.Helper()
+	isolate.Require(t)
+	plugin, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const dir = "/run/vpcnet" // fixed, so that it can stand in golden files
+	n := &node{t: t, dir: dir, agent: servertest.New(cfg), plugin: plugin}
+	before := n.state()
+	t.Cleanup(func() {
+		if n.stop != nil {
+			n.stop()
+		}
+		if !t.Failed() {
+			if diff := cmp.Diff(before, n.state()); diff != "" {
+				t.Errorf("left behind: -before +after:\n%s", diff)
+			}
+		}
+		os.RemoveAll(dir)
+	})
+	n.start()
+	return n
+}
+
+func (n *node) socket() string { return filepath.Join(n.dir, "agent.sock") }
+
+func (n *node) stateDir() string { return filepath.Join(n.dir, "state") }
+
+// start lets the agent listen; stop, which it sets, ends that.
+func (n *node) start() {
+	n.t.Helper()
+	l, err := server.Listen(n.socket())
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(n.t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- (&server.Server{Backend: n.agent}).Serve(ctx, l) }()
+	n.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			n.t.Errorf("Serve: %v", err)
+		}
+		n.stop = nil
+	}
+}
+
+// collect does what an agent does when it starts.
+func (n *node) collect() int {
+	n.t.Helper()
+	count, err := cniplugin.CollectTombstones(n.t.Context(), cniplugin.TombstoneDir(n.stateDir()),
+		func(ctx context.Context, s cniplugin.Tombstone) error {
+			return n.agent.Del(ctx, cniplugin.DelRequest{Attachment: s.Attachment})
+		})
+	if err != nil {
+		n.t.Error(err)
+	}
+	return count
+}
+
+// conf is a network configuration for this node; fields come before the end.
+func (n *node) conf(version string, fields ...string) string {
+	return fmt.Sprintf(`{"cniVersion":%q,"name":"vpcnet","type":"vpc-cni","agentSocket":%q,"stateDir":%q,"timeout":"500ms"%s}`,
+		version, n.socket(), n.stateDir(), strings.Join(append([]string{""}, fields...), ","))
+}
+
+// invocation is one call of the plugin binary.
+type invocation struct {
+	command, id, netns, ifName, args, stdin string
+}
+
+func (n *node) cmd(ctx context.Context, i invocation) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, n.plugin)
+	cmd.Env = []string{
+		"CNI_COMMAND=" + i.command, "CNI_CONTAINERID=" + i.id, "CNI_NETNS=" + i.netns,
+		"CNI_IFNAME=" + i.ifName, "CNI_ARGS=" + i.args, "CNI_PATH=/opt/cni/bin",
+	}
+	cmd.Stdin = strings.NewReader(i.stdin)
+	return cmd
+}
+
+// run executes the plugin and returns its standard output and exit status.
+func (n *node) run(i invocation) (stdout []byte, status int) {
+	n.t.Helper()
+	cmd := n.cmd(n.t.Context(), i)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		n.t.Fatal(err)
+	}
+	if stderr.Len() > 0 {
+		n.t.Logf("%s %s: %s", i.command, i.id, stderr.Bytes())
+	}
+	return out, cmd.ProcessState.ExitCode()
+}
+
+// must is run for an invocation that has to succeed.
+func (n *node) must(i invocation) []byte {
+	n.t.Helper()
+	out, status := n.run(i)
+	if status != 0 {
+		n.t.Fatalf("%s %s: exit status %d: %s", i.command, i.id, status, out)
+	}
+	return out
+}
+
+// add and del are the invocations of a pod whose sandbox is newSandbox(id).
+func (n *node) add(id string) invocation {
+	return invocation{"ADD", id, sandboxPath(id), "eth0", "", n.conf("1.0.0")}
+}
+
+func (n *node) del(id string) invocation {
+	return invocation{"DEL", id, sandboxPath(id), "eth0", "", n.conf("1.0.0")}
+}
+
+func sandboxPath(name string) string { return "/run/netns/" + name }
+
+// newSandbox makes a network namespace under a name, as a runtime does, and
+// removes it at the end of the test.
+func newSandbox(t testing.TB, name string) string {
+	t.Helper()
+	path := sandboxPath(name)
+	errs := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		errs <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				return err
+			}
+			return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+		}()
+	}()
+	if err := <-errs; err != nil {
+		t.Fatalf("sandbox %s: %v", name, err)
+	}
+	t.Cleanup(func() { removeSandbox(t, name) })
+	return path
+}
+
+// removeSandbox may be called again.
+func removeSandbox(t testing.TB, name string) {
+	t.Helper()
+	path := sandboxPath(name)
+	if _, err := os.Stat(path); os.IsNotExist(err) {
+		return
+	}
+	if err := errors.Join(unix.Unmount(path, unix.MNT_DETACH), os.Remove(path)); err != nil {
+		t.Error(err)
+	}
+}
+
+// state is all that a pod can leave on the node: links, routes of all tables,
+// rules, neighbours, what the agent holds, and tombstones.
+func (n *node) state() string {
+	n.t.Helper()
+	lines, err := kernelState()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for a, addrs := range n.agent.Held() {
+		lines = append(lines, fmt.Sprintf("held %s %v", a, addrs))
+	}
+	stones, err := filepath.Glob(cniplugin.TombstoneDir(n.stateDir()) + "/*.json*")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for _, s := range stones {
+		lines = append(lines, "tombstone "+filepath.Base(s))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+func kernelState() (lines []string, err error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range links {
+		lines = append(lines, "link "+l.Attrs().Name)
+	}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range routes {
+			lines = append(lines, fmt.Sprintf("route %d %v", family, r))
+		}
+		rules, err := netlink.RuleList(family)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rules {
+			lines = append(lines, fmt.Sprintf("rule %d %v", family, r))
+		}
+		neighs, err := netlink.NeighList(0, family)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range neighs {
+			if r.State&netlink.NUD_PERMANENT != 0 {
+				lines = append(lines, fmt.Sprintf("neigh %d %v", family, r))
+			}
+		}
+	}
+	return lines, nil
+}
+
+// flushRoutes deletes the IPv4 routes of a sandbox.
+func flushRoutes(path string) error {
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	h, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	routes, err := h.RouteList(nil, netlink.FAMILY_V4)
+	for _, r := range routes {
+		err = errors.Join(err, h.RouteDel(&r))
+	}
+	return err
+}
