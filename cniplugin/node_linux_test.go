@@ -136,7 +136,7 @@ func (n *node) cmd(ctx context.Context, i invocation) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, n.plugin)
 	cmd.Env = []string{
 		"CNI_COMMAND=" + i.command, "CNI_CONTAINERID=" + i.id, "CNI_NETNS=" + i.netns,
-		"CNI_IFNAME=" + i.ifName, "CNI_ARGS=" + i.args, "CNI_PATH=/opt/cni/bin",
+		"CNI_IFNAME=" + i.ifName, "CNI_ARGS=" + i.args,
 	}
 	cmd.Stdin = strings.NewReader(i.stdin)
 	return cmd
@@ -292,4 +292,24 @@ func flushRoutes(path string) error {
 		err = errors.Join(err, h.RouteDel(&r))
 	}
 	return err
+}
+
+// sandboxMAC returns the MAC of a link in a sandbox.
+func sandboxMAC(t testing.TB, path, name string) string {
+	t.Helper()
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	h, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	link, err := h.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link.Attrs().HardwareAddr.String()
 }

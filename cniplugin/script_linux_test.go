@@ -62,8 +62,6 @@ func runScript(t *testing.T, file, layout string) {
 		UpdateScripts: flag.Lookup("update").Value.String() == "true",
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", filepath.Dir(n.plugin)+":"+env.Getenv("PATH"))
-			env.Setenv("CNI_PATH", "/opt/cni/bin")
-			env.Setenv("LAYOUT", layout)
 			return nil
 		},
 		Condition: func(cond string) (bool, error) { return cond == layout, nil },

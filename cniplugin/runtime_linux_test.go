@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cniplugin_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+)
+
+// list returns the node's conflist as libcni reads it.
+func (n *node) list(version string, chained ...json.RawMessage) *libcni.NetworkConfigList {
+	n.t.Helper()
+	b, err := cniplugin.Conflist{
+		CNIVersions: []string{version},
+		Conf:        cniplugin.NetConf{AgentSocket: n.socket(), StateDir: n.stateDir(), MTU: 1500},
+		Chained:     chained,
+	}.JSON()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	list, err := libcni.ConfListFromBytes(b)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return list
+}
+
+func (n *node) runtime(dirs ...string) *libcni.CNIConfig {
+	return libcni.NewCNIConfigWithCacheDir(append(dirs, filepath.Dir(n.plugin)), filepath.Join(n.dir, "cache"), nil)
+}
+
+// The CNI library calls every verb that a version has, as runtimes do.
+func TestLibcni(t *testing.T) {
+	n := newNode(t, ofLayout("flat"))
+	for _, version := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
+		t.Run(version, func(t *testing.T) {
+			id := "pod-" + version
+			rt := &libcni.RuntimeConf{
+				ContainerID: id, NetNS: newSandbox(t, id), IfName: "eth0",
+				Args: [][2]string{{"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_NAME", "web"}, {"IgnoreUnknown", "1"}},
+			}
+			n.lifecycle(t, n.list(version), rt)
+		})
+	}
+}
+
+func (n *node) lifecycle(t *testing.T, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) {
+	cni, ctx := n.runtime(), t.Context()
+	if _, err := cni.ValidateNetworkList(ctx, list); err != nil {
+		t.Fatal("VERSION:", err)
+	}
+	if list.CNIVersion == "1.1.0" {
+		if err := cni.GetStatusNetworkList(ctx, list); err != nil {
+			t.Error("STATUS:", err)
+		}
+	}
+	added, err := cni.AddNetworkList(ctx, list, rt)
+	if err != nil {
+		t.Fatal("ADD:", err)
+	}
+	checkResult(t, added, rt.NetNS, list.CNIVersion)
+	if list.CNIVersion >= "0.4.0" {
+		if err := cni.CheckNetworkList(ctx, list, rt); err != nil {
+			t.Error("CHECK:", err)
+		}
+	}
+	if list.CNIVersion == "1.1.0" {
+		keep := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{{ContainerID: rt.ContainerID, IfName: rt.IfName}}}
+		if err := cni.GCNetworkList(ctx, list, keep); err != nil {
+			t.Error("GC:", err)
+		}
+		if err := cni.CheckNetworkList(ctx, list, rt); err != nil {
+			t.Error("CHECK after GC:", err)
+		}
+	}
+	for range 2 {
+		if err := cni.DelNetworkList(ctx, list, rt); err != nil {
+			t.Error("DEL:", err)
+		}
+	}
+}
+
+// checkResult compares the result with the links that exist.
+func checkResult(t *testing.T, added types.Result, sandbox, version string) {
+	t.Helper()
+	if added.Version() != version {
+		t.Errorf("result of version %s, want %s", added.Version(), version)
+	}
+	r, err := types100.NewResultFromResult(added)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Interfaces) != 2 || len(r.IPs) != 2 || len(r.Routes) != 2 {
+		t.Fatalf("result %+v, want 2 interfaces, addresses and routes", r)
+	}
+	host, inside := r.Interfaces[0], r.Interfaces[1]
+	link, err := net.InterfaceByName(host.Name)
+	if err != nil || link.HardwareAddr.String() != host.Mac || host.Sandbox != "" {
+		t.Errorf("host side %v, the kernel has %+v, %v", host, link, err)
+	}
+	if inside.Name != "eth0" || inside.Sandbox != sandbox || *r.IPs[0].Interface != 1 {
+		t.Errorf("sandbox side %v, address %v", inside, r.IPs[0])
+	}
+	if mac := sandboxMAC(t, sandbox, inside.Name); mac != inside.Mac {
+		t.Errorf("sandbox side has MAC %s, result says %s", mac, inside.Mac)
+	}
+}
+
+// The upstream portmap plugin behind ours gets a result that it can work with,
+// and takes all its rules away again.
+func TestPortmap(t *testing.T) {
+	dir := pluginDir(t, "portmap")
+	n := newNode(t, ofLayout("flat"))
+	list := n.list("1.0.0", json.RawMessage(`{"type":"portmap","capabilities":{"portMappings":true},"snat":true}`))
+	cni := n.runtime(dir)
+	rules := natRules(t)
+	for range 3 {
+		rt := &libcni.RuntimeConf{
+			ContainerID: "c1", NetNS: newSandbox(t, "c1"), IfName: "eth0",
+			CapabilityArgs: map[string]any{"portMappings": []map[string]any{{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}},
+		}
+		if _, err := cni.AddNetworkList(t.Context(), list, rt); err != nil {
+			t.Fatal("ADD:", err)
+		}
+		if natRules(t) == rules {
+			t.Error("portmap has made no rule")
+		}
+		if err := cni.CheckNetworkList(t.Context(), list, rt); err != nil {
+			t.Error("CHECK:", err)
+		}
+		if err := cni.DelNetworkList(t.Context(), list, rt); err != nil {
+			t.Fatal("DEL:", err)
+		}
+		removeSandbox(t, "c1")
+	}
+}
+
+// pluginDir finds an upstream plugin where distributions and go install put
+// them.
+func pluginDir(t *testing.T, name string) string {
+	t.Helper()
+	dirs := slices.Concat(filepath.SplitList(os.Getenv("CNI_PATH")),
+		[]string{"/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"}, filepath.SplitList(os.Getenv("PATH")))
+	if home, err := os.UserHomeDir(); err == nil {
+		dirs = append(dirs, filepath.Join(home, "go", "bin"))
+	}
+	for _, dir := range dirs {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return dir
+		}
+	}
+	t.Skipf("the upstream plugin %s is not installed; go install github.com/containernetworking/plugins/plugins/meta/%s@latest, or set CNI_PATH", name, name)
+	return ""
+}
+
+// natRules prints the DNAT rules of whichever backend portmap has chosen.
+func natRules(t *testing.T) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "sh", "-c", "nft list ruleset | grep -e dnat -e DNAT; iptables -t nat -S | grep DNAT; true").CombinedOutput()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+// Fifty pods at once, as after a reboot, none twice, and all gone again.
+func TestManyAtOnce(t *testing.T) {
+	n := newNode(t, ofLayout("per-pod"))
+	const pods = 50
+	at := func(f func(id string)) {
+		var wg sync.WaitGroup
+		for i := range pods {
+			wg.Go(func() { f(fmt.Sprint("pod", i)) })
+		}
+		wg.Wait()
+	}
+	for i := range pods {
+		newSandbox(t, fmt.Sprint("pod", i))
+	}
+	at(func(id string) {
+		if out, status := n.run(n.add(id)); status != 0 {
+			t.Errorf("ADD %s: %s", id, out)
+		}
+	})
+	seen := map[string]cniplugin.Attachment{}
+	for a, addrs := range n.agent.Held() {
+		if other, ok := seen[addrs[0].String()]; ok {
+			t.Errorf("%s and %s both have %s", a, other, addrs[0])
+		}
+		seen[addrs[0].String()] = a
+	}
+	if len(seen) != pods {
+		t.Errorf("%d addresses in use, want %d", len(seen), pods)
+	}
+	at(func(id string) {
+		if out, status := n.run(n.del(id)); status != 0 {
+			t.Errorf("DEL %s: %s", id, out)
+		}
+	})
+}
+
+// A plugin killed at any moment leaves nothing that the next ADD or DEL trips
+// over, and nothing after the DEL.
+func TestKilled(t *testing.T) {
+	const seed = 20261121
+	random := rand.New(rand.NewPCG(seed, 0))
+	n := newNode(t, ofLayout("per-pod"))
+	before := n.state()
+	// kill runs an invocation for at most a little longer than one takes.
+	kill := func(i invocation) {
+		const longest = 8 * time.Millisecond
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(random.Int64N(int64(longest))))
+		defer cancel()
+		_ = n.cmd(ctx, i).Run() // SIGKILL when ctx ends
+	}
+	for round := range 60 {
+		id := fmt.Sprint("pod", round)
+		newSandbox(t, id)
+		kill(n.add(id))
+		switch round % 3 {
+		case 0: // the runtime tries again
+			n.must(n.add(id))
+		case 1: // the sandbox dies with the plugin
+			removeSandbox(t, id)
+		}
+		kill(n.del(id))
+		del := n.del(id)
+		if round%2 == 0 { // as containerd's second DEL
+			del.netns = ""
+		}
+		n.must(del)
+		if diff := cmp.Diff(before, n.state()); diff != "" {
+			t.Fatalf("round %d, seed %d: left behind: -before +after:\n%s", round, seed, diff)
+		}
+	}
+}
