@@ -15,8 +15,8 @@ type VPC struct {
 	// Prefixes are the IPv4 blocks, the primary one first.
 	Prefixes []netip.Prefix
 	// IPv6 are the IPv6 blocks.
-	IPv6 []netip.Prefix
-	Tags map[string]string
+	IPv6 []netip.Prefix    `json:",omitzero"`
+	Tags map[string]string `json:",omitzero"`
 }
 
 // Subnet is a subnet of a VPC.
@@ -26,15 +26,15 @@ type Subnet struct {
 	Zone   string
 	Prefix netip.Prefix
 	// IPv6 is the subnet's /64; not valid if it has none.
-	IPv6 netip.Prefix
+	IPv6 netip.Prefix `json:",omitzero"`
 	// MapPublic gives a public address to the primary ENI of new instances.
 	MapPublic bool
 	// Free is the number of unused IPv4 addresses.
 	Free int
 	// Occupied are addresses taken by something the model does not show.
-	Occupied     []netip.Addr
-	Reservations []Reservation
-	Tags         map[string]string
+	Occupied     []netip.Addr      `json:",omitzero"`
+	Reservations []Reservation     `json:",omitzero"`
+	Tags         map[string]string `json:",omitzero"`
 }
 
 // Reservation is a subnet CIDR reservation.
@@ -44,8 +44,8 @@ type Reservation struct {
 	// Type is "prefix" (used for delegated prefixes only) or "explicit"
 	// (never used unless asked for).
 	Type        string
-	Description string
-	Tags        map[string]string
+	Description string            `json:",omitzero"`
+	Tags        map[string]string `json:",omitzero"`
 }
 
 // SecurityGroup is a security group. Its rules are not modelled.
@@ -58,14 +58,15 @@ type SecurityGroup struct {
 type Instance struct {
 	ID, Type, VPC, Subnet, Zone string
 	Reservation                 string
-	Image                       string
+	Image                       string `json:",omitzero"`
 	LaunchedAt                  time.Time
 	// RunningAt and TerminatedAt are when the instance reaches these states;
 	// TerminatedAt and TerminatingAt are zero while nobody has asked for it.
-	RunningAt, TerminatingAt, TerminatedAt time.Time
+	RunningAt                   time.Time
+	TerminatingAt, TerminatedAt time.Time `json:",omitzero"`
 	// MetadataV1 lets metadata be read without a session token.
-	MetadataV1 bool
-	Tags       map[string]string
+	MetadataV1 bool              `json:",omitzero"`
+	Tags       map[string]string `json:",omitzero"`
 }
 
 // ENI is an elastic network interface.
@@ -73,32 +74,32 @@ type ENI struct {
 	ID, VPC, Subnet, Zone string
 	// SubnetPrefix is the IPv4 prefix of the subnet, SubnetIPv6 its IPv6 one.
 	SubnetPrefix, SubnetIPv6 netip.Prefix
-	Description              string
+	Description              string `json:",omitzero"`
 	// Type is "interface", "trunk", "branch", "efa" or "efa-only".
 	Type string
 	MAC  string
 	// Addr is the primary private IP; not valid for an ENI without IPv4.
-	Addr netip.Addr
+	Addr netip.Addr `json:",omitzero"`
 	// Public is the public address of Addr; not valid if there is none.
-	Public netip.Addr
+	Public netip.Addr `json:",omitzero"`
 	// Addrs are the secondary private IPs and Prefixes the delegated /28s.
-	Addrs    []netip.Addr
-	Prefixes []netip.Prefix
+	Addrs    []netip.Addr   `json:",omitzero"`
+	Prefixes []netip.Prefix `json:",omitzero"`
 	// IPv6Addrs and IPv6Prefixes are the IPv6 addresses and delegated /80s.
-	IPv6Addrs    []netip.Addr
-	IPv6Prefixes []netip.Prefix
+	IPv6Addrs    []netip.Addr   `json:",omitzero"`
+	IPv6Prefixes []netip.Prefix `json:",omitzero"`
 	Groups       []string
 	// SourceDestCheck is whether EC2 drops packets that are not from or for
 	// this ENI's addresses.
 	SourceDestCheck bool
 	// Requester is the caller that created the ENI.
 	Requester  string
-	Attachment *Attachment
+	Attachment *Attachment `json:",omitzero"`
 	// Trunk is the association of a branch ENI with its trunk.
-	Trunk *TrunkAssociation
-	Tags  map[string]string
+	Trunk *TrunkAssociation `json:",omitzero"`
+	Tags  map[string]string `json:",omitzero"`
 	// Tracking is the idle time-outs of connection tracking, in seconds.
-	Tracking *ConnectionTracking
+	Tracking *ConnectionTracking `json:",omitzero"`
 }
 
 // Attachment is EC2's binding of an ENI to an instance.
@@ -110,7 +111,8 @@ type Attachment struct {
 	AttachTime          time.Time
 	// AttachedAt is when "attaching" ends. DetachedAt is when "detaching"
 	// ends; zero while nobody has asked for it.
-	AttachedAt, DetachedAt time.Time
+	AttachedAt time.Time
+	DetachedAt time.Time `json:",omitzero"`
 }
 
 // TrunkAssociation binds a branch ENI to a trunk ENI.
@@ -125,7 +127,7 @@ type ConnectionTracking struct {
 	TCPEstablished, UDPStream, UDP int
 }
 
-// Status is the ENI's state as EC2 reports it at t: "available", "attaching",
+// Status is the state of the ENI at t: "available", "attaching",
 // "in-use" or "detaching".
 func (e ENI) Status(t time.Time) string {
 	switch e.Attachment.Status(t) {

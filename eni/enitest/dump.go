@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enitest
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+)
+
+// dumpVersion is the version of the format of Dump.
+const dumpVersion = 1
+
+// dump is the state as JSON. Faults, permissions, logs and what lag would still
+// show of the past are not part of it.
+type dump struct {
+	Version         int
+	Region, Account string
+	// Serial counts what ever got an ID, so that none comes twice.
+	Serial         uint64
+	VPCs           []VPC
+	SecurityGroups []SecurityGroup
+	Subnets        []Subnet
+	Instances      []Instance
+	ENIs           []ENI
+}
+
+// Dump writes the state as JSON.
+func (c *Cloud) Dump(w io.Writer) error {
+	d := dump{
+		Version: dumpVersion, Region: c.cfg.Region, Account: c.cfg.Account,
+		VPCs: c.VPCs(), SecurityGroups: c.SecurityGroups(), Subnets: c.Subnets(), Instances: c.Instances(), ENIs: c.ENIs(),
+	}
+	c.mu.Lock()
+	d.Serial = c.state.serial
+	c.mu.Unlock()
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(d)
+}
+
+// Load returns a Cloud with the state that Dump has written. Region and account
+// come from there. Hooks added later are not told about what is there already.
+func Load(cfg Config, r io.Reader) (*Cloud, error) {
+	var d dump
+	if err := json.NewDecoder(r).Decode(&d); err != nil {
+		return nil, fmt.Errorf("load state: %w", err)
+	}
+	if d.Version != dumpVersion {
+		return nil, fmt.Errorf("load state: version %d, want %d", d.Version, dumpVersion)
+	}
+	cfg.Region, cfg.Account = d.Region, d.Account
+	c := New(cfg)
+	t := c.begin()
+	defer t.end()
+	if err := t.load(d); err != nil {
+		return nil, fmt.Errorf("load state: %w", err)
+	}
+	return c, nil
+}
+
+func (t *tx) load(d dump) error {
+	s := &t.c.state
+	s.serial = d.Serial
+	for _, v := range d.VPCs {
+		if len(v.Prefixes) == 0 {
+			return fmt.Errorf("%s has no prefix", v.ID)
+		}
+		s.vpcs[v.ID] = v.clone()
+	}
+	for _, g := range d.SecurityGroups {
+		s.groups[g.ID] = g.clone()
+	}
+	for _, sub := range d.Subnets {
+		if err := t.loadSubnet(sub); err != nil {
+			return err
+		}
+	}
+	for _, i := range d.Instances {
+		if _, ok := t.c.types[i.Type]; !ok {
+			return fmt.Errorf("%s has the unknown type %q", i.ID, i.Type)
+		}
+		t.putInstance(i.clone())
+	}
+	for _, e := range d.ENIs {
+		if err := t.loadENI(e.clone()); err != nil {
+			return err
+		}
+	}
+	for id := range s.subnets {
+		t.recount(t.now, id)
+	}
+	return nil
+}
+
+func (t *tx) loadSubnet(s Subnet) error {
+	v := t.c.state.vpcs[s.VPC]
+	if v == nil {
+		return fmt.Errorf("%s is in the unknown VPC %q", s.ID, s.VPC)
+	}
+	if err := t.checkSubnet(v, SubnetInput{Prefix: s.Prefix, IPv6: s.IPv6}); err != nil {
+		return fmt.Errorf("%s: %w", s.ID, err)
+	}
+	space := newSpace(s.Prefix, s.IPv6)
+	space.reserve(s.Reservations)
+	t.c.state.spaces[s.ID] = space
+	t.putSubnet(s.clone())
+	return space.takeAll(s.ID, wantAddrs(0, s.Occupied).exact)
+}
+
+func (t *tx) loadENI(e *ENI) error {
+	space := t.c.state.spaces[e.Subnet]
+	if space == nil {
+		return fmt.Errorf("%s is in the unknown subnet %q", e.ID, e.Subnet)
+	}
+	for _, g := range e.Groups {
+		if t.c.state.groups[g] == nil {
+			return fmt.Errorf("%s has the unknown security group %q", e.ID, g)
+		}
+	}
+	if a := e.Attachment; a != nil {
+		i := t.instance(a.Instance)
+		if i == nil {
+			return fmt.Errorf("%s is attached to the unknown instance %q", e.ID, a.Instance)
+		}
+		if a.DeleteOnTermination && !i.TerminatedAt.IsZero() {
+			t.c.state.doomed[e.ID] = i.TerminatedAt
+		}
+	}
+	t.put(e)
+	return space.takeAll(e.ID, e.owned())
+}
+
+// takeAll takes addresses and prefixes that must be free.
+func (s *space) takeAll(owner string, all []netip.Prefix) error {
+	for _, p := range all {
+		if !s.contains(p) || s.awsOwned(p) || s.busy(p) {
+			return fmt.Errorf("%s has %v, which is not free in its subnet", owner, p)
+		}
+		s.take(p)
+	}
+	return nil
+}
