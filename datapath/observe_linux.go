@@ -25,8 +25,9 @@ func (o observation) link(name string) (kernelLink, bool) {
 
 // Observe reads the whole network of the namespace, ours and others': links,
 // addresses, permanent neighbours, routes, rules, the settings that matter here,
-// and our nftables table. Table local is left out, as are IPv6 routes to
-// link-local and multicast prefixes, which the kernel makes for each link.
+// and our nftables table. Table local is left out, as are IPv6 link-local
+// addresses and routes to link-local and multicast prefixes, which the kernel
+// makes for each link.
 func (h *Handle) Observe(ctx context.Context) (State, error) {
 	o, err := h.observe(ctx)
 	return o.State, err
@@ -71,7 +72,9 @@ func observeRoutes(c *conn) (observation, error) {
 	}
 	err = c.dumpAll(unix.RTM_GETADDR, make([]byte, 8), func(b []byte) error {
 		a, err := parseAddress(b, links)
-		o.Addresses = append(o.Addresses, a)
+		if !a.Prefix.Addr().Is6() || !a.Prefix.Addr().IsLinkLocalUnicast() {
+			o.Addresses = append(o.Addresses, a)
+		}
 		return err
 	})
 	if err != nil {

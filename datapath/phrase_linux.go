@@ -41,7 +41,7 @@ var phrases = []phrase{
 		text: regexp.MustCompile(`^fib saddr \. iif oif missing`),
 		compile: func([]string) ([]expr.Any, error) {
 			return []expr.Any{
-				&expr.Fib{Register: 1, ResultOIF: true, FlagSADDR: true, FlagIIF: true},
+				&expr.Fib{Register: 1, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
 				equals(make([]byte, 4)),
 			}, nil
 		},
@@ -51,6 +51,7 @@ var phrases = []phrase{
 		text: regexp.MustCompile(`^icmpv6 type nd-router-advert`),
 		compile: func([]string) ([]expr.Any, error) {
 			return []expr.Any{
+				&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, equals([]byte{unix.NFPROTO_IPV6}),
 				&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, equals([]byte{unix.IPPROTO_ICMPV6}),
 				&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1}, equals([]byte{134}),
 			}, nil
