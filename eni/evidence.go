@@ -72,10 +72,12 @@ func (ev *evidence) add(in Intent) {
 	}
 }
 
-// note keeps the latest change of each slot.
+// note keeps the latest change of each slot; of two at one time, the removal.
 func (ev *evidence) note(blocks []netip.Prefix, c change) {
 	for _, b := range blocks {
-		if old, ok := ev.changes[b]; !ok || c.open || !old.open && c.at.After(old.at) {
+		old, ok := ev.changes[b]
+		newer := c.at.After(old.at) || c.removed && c.at.Equal(old.at)
+		if !ok || c.open || !old.open && newer {
 			ev.changes[b] = c
 		}
 	}

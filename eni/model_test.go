@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package eni_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/eni/enitest"
+)
+
+var (
+	seeds = flag.Int("seeds", 400, "seeds of TestModel")
+	seed  = flag.Uint64("seed", 0, "the one seed of TestModel to run, with a log")
+)
+
+// TestModel drives a Manager with random operations against a cloud that lags,
+// throttles, loses answers and refuses, and kills the process between and
+// within calls. After each operation the invariants must hold, and once the
+// trouble ends everything must settle.
+func TestModel(t *testing.T) {
+	if *seed != 0 {
+		synctest.Test(t, func(t *testing.T) { newModel(t, *seed, true).run() })
+		return
+	}
+	for s := range uint64(*seeds) {
+		synctest.Test(t, func(t *testing.T) { newModel(t, s+1, false).run() })
+		if t.Failed() {
+			t.Fatalf("seed %d; run again with -seed %d", s+1, s+1)
+		}
+	}
+}
+
+// model is the world together with what a node's address pool would know.
+type model struct {
+	*world
+	rnd     *rand.Rand
+	verbose bool
+	inst    enitest.Instance
+	foreign map[string]enitest.ENI
+	journal *killable
+	m       *eni.Manager
+	// used are the blocks that pods have, by ENI. It survives a kill, as the
+	// pool's own journal does.
+	used map[string]map[netip.Prefix]bool
+	// fuse is how many calls are left until the process is killed; 0 means
+	// that it lives.
+	fuse int
+}
+
+// killed is what a process panics with when it is killed.
+type killed struct{}
+
+// killable is a journal in memory, and a place to be killed at.
+type killable struct {
+	*eni.Memory
+	burn func()
+}
+
+func (k *killable) Put(ctx context.Context, in eni.Intent) error {
+	k.burn()
+	return k.Memory.Put(ctx, in)
+}
+
+func newModel(t *testing.T, seed uint64, verbose bool) *model {
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	seconds := func(most int) time.Duration { return time.Duration(rnd.IntN(most+1)) * time.Second }
+	cfg := enitest.Config{
+		Delays: enitest.Delays{Attach: seconds(5), Detach: seconds(8), Call: time.Duration(rnd.IntN(300)) * time.Millisecond},
+		Lag:    enitest.Lag{Describe: seconds(110), Write: seconds(4), Metadata: seconds(110)},
+	}
+	x := &model{
+		world: newWorld(t, cfg), rnd: rnd, verbose: verbose,
+		foreign: map[string]enitest.ENI{}, used: map[string]map[netip.Prefix]bool{},
+	}
+	x.inst = x.run1()
+	x.journal = &killable{Memory: eni.NewMemory(), burn: x.burn}
+	time.Sleep(5 * time.Minute)
+	x.addForeign()
+	x.boot()
+	return x
+}
+
+// run1 starts the instance; some have little room.
+func (x *model) run1() enitest.Instance {
+	kinds := []string{"m5.large", "t3.medium", "m5.xlarge"}
+	return x.world.run(kinds[x.rnd.IntN(len(kinds))])
+}
+
+// burn is called at every point where a process can die.
+func (x *model) burn() {
+	if x.fuse == 0 {
+		return
+	}
+	if x.fuse--; x.fuse == 0 {
+		panic(killed{})
+	}
+}
+
+// RoundTrip kills before or after a call to EC2.
+func (x *model) wrap(rt http.RoundTripper) http.RoundTripper {
+	return roundTripper(func(r *http.Request) (*http.Response, error) {
+		if r.URL.Hostname() == "169.254.169.254" {
+			return rt.RoundTrip(r)
+		}
+		x.burn()
+		resp, err := rt.RoundTrip(r)
+		x.burn()
+		return resp, err
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// boot starts a new process.
+func (x *model) boot() {
+	cfg := fast
+	cfg.Random = x.rnd.Float64
+	cfg.Attempts = 3
+	x.m = x.manager(x.inst, eni.Config{
+		Client:  eni.NewClient(x.config(x.inst.ID, x.wrap), cfg),
+		Intents: x.journal,
+		InUse:   func(id string, b netip.Prefix) bool { return x.used[id][b] },
+		NewToken: func() string {
+			return fmt.Sprintf("t%d-%d", x.rnd.Uint64(), time.Now().UnixNano())
+		},
+	})
+}
+
+// addForeign makes an ENI that is not ours: free, or attached to the instance
+// and tagged to be left alone.
+func (x *model) addForeign() {
+	api := ec2.NewFromConfig(x.config(x.inst.ID, nil))
+	out, err := api.CreateNetworkInterface(x.t.Context(), &ec2.CreateNetworkInterfaceInput{
+		SubnetId: aws.String(x.subnet.ID), SecondaryPrivateIpAddressCount: aws.Int32(2),
+	})
+	x.check(err)
+	id := *out.NetworkInterface.NetworkInterfaceId
+	time.Sleep(10 * time.Second)
+	device := 1
+	for _, e := range x.attached(x.inst.ID) {
+		device = max(device, e.Attachment.Device+1)
+	}
+	if x.rnd.IntN(2) == 0 {
+		x.check(x.AddTags(id, map[string]string{eni.TagNoManage: "true", eni.TagOwner: "vpcnet", eni.TagInstance: x.inst.ID}))
+		_, err = api.AttachNetworkInterface(x.t.Context(), &ec2.AttachNetworkInterfaceInput{
+			NetworkInterfaceId: &id, InstanceId: &x.inst.ID, DeviceIndex: aws.Int32(int32(device)),
+		})
+		x.log("foreign %s attached at %d: %v", id, device, err)
+		time.Sleep(10 * time.Second)
+	}
+	x.foreign[id], _ = x.ENI(id)
+}
+
+func (x *model) log(format string, args ...any) {
+	if x.verbose {
+		x.t.Logf("%s  "+format, append([]any{time.Now().Format("04:05.000")}, args...)...)
+	}
+}
+
+func (x *model) run() {
+	for range 25 {
+		x.trouble()
+		x.operate()
+		x.verify()
+		time.Sleep(time.Duration(x.rnd.IntN(40)) * time.Second)
+	}
+	x.settle()
+}
+
+// trouble arranges for something to go wrong soon.
+func (x *model) trouble() {
+	if x.rnd.IntN(3) == 0 {
+		x.fuse = 1 + x.rnd.IntN(12)
+	}
+	if x.rnd.IntN(2) != 0 {
+		return
+	}
+	f := enitest.Fault{Action: "*", Skip: x.rnd.IntN(4), Times: 1 + x.rnd.IntN(2)}
+	switch x.rnd.IntN(5) {
+	case 0:
+		f.Drop = true
+	case 1:
+		f.Hang = true
+	case 2:
+		f.Err = &enitest.APIError{Code: "InternalError", Message: "try again", Status: 500}
+	case 3:
+		f.Err = &enitest.APIError{Code: "RequestLimitExceeded", Message: "slower", Status: 503}
+	case 4:
+		f.Delay = time.Duration(x.rnd.IntN(15)) * time.Second
+	}
+	x.AddFault(f)
+}
+
+// operate does one thing, and starts a new process if it is killed over it.
+func (x *model) operate() {
+	defer func() {
+		x.fuse = 0
+		switch p := recover(); p {
+		case nil:
+		case killed{}:
+			x.log("killed")
+			x.boot()
+			x.resume()
+		default:
+			panic(p)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(x.t.Context(), time.Duration(5+x.rnd.IntN(200))*time.Second)
+	defer cancel()
+	switch x.rnd.IntN(9) {
+	case 0, 1:
+		e, err := x.m.Provision(ctx, eni.ProvisionInput{Slots: x.rnd.IntN(6), Prefixes: x.rnd.IntN(2) == 0, Singles: x.rnd.IntN(3)})
+		x.log("provision %s %v: %v", e.ID, e.Blocks(), err)
+	case 2:
+		if id := x.pick(); id != "" {
+			err := x.m.Retire(ctx, id)
+			x.log("retire %s: %v", id, err)
+			x.ended(err)
+		}
+	case 3, 4:
+		if id := x.pick(); id != "" {
+			got, err := x.m.Assign(ctx, eni.AssignInput{ENI: id, Slots: 1 + x.rnd.IntN(4), Prefixes: x.rnd.IntN(3) == 0, Singles: x.rnd.IntN(2)})
+			x.log("assign %s %v: %v", id, got, err)
+		}
+	case 5, 6:
+		x.unassign(ctx)
+	case 7:
+		x.resume()
+	case 8:
+		inv, err := x.m.Discover(ctx)
+		x.log("discover %v: %v (%v)", slots(inv), err, inv.EC2Err)
+	}
+	x.allocate()
+}
+
+// pick chooses an ENI: usually one of ours, sometimes the primary or a foreign
+// one.
+func (x *model) pick() string {
+	var ids []string
+	for _, e := range x.m.Inventory().ENIs {
+		ids = append(ids, e.ID)
+	}
+	ids = append(ids, slices.Sorted(maps.Keys(x.foreign))...)
+	return ids[x.rnd.IntN(len(ids))]
+}
+
+func (x *model) unassign(ctx context.Context) {
+	id := x.pick()
+	e, ok := x.m.Inventory().ENI(id)
+	if !ok {
+		return
+	}
+	blocks := e.Blocks()
+	x.rnd.Shuffle(len(blocks), func(i, j int) { blocks[i], blocks[j] = blocks[j], blocks[i] })
+	blocks = blocks[:min(len(blocks), x.rnd.IntN(3))]
+	err := x.m.Unassign(ctx, eni.UnassignInput{ENI: id, Blocks: blocks})
+	x.log("unassign %s %v: %v", id, blocks, err)
+	x.ended(err)
+}
+
+// ended checks that what forbids an operation was the reason that it failed.
+func (x *model) ended(err error) {
+	var op *eni.OpError
+	if err != nil && !errors.As(err, &op) && !errors.Is(err, context.DeadlineExceeded) {
+		x.t.Errorf("error without a reason: %v", err)
+	}
+}
+
+// resume does what a node does when it starts.
+func (x *model) resume() {
+	err := x.m.Resume(x.t.Context())
+	x.log("resume: %v", err)
+	_, err = x.m.Discover(x.t.Context())
+	x.log("discover: %v %v", slots(x.m.Inventory()), err)
+}
+
+// allocate gives some of what the inventory shows to pods, and takes some back.
+func (x *model) allocate() {
+	for _, e := range x.m.Inventory().ENIs {
+		if !e.ForPods() {
+			continue
+		}
+		for _, b := range e.Blocks() {
+			if x.rnd.IntN(3) != 0 {
+				continue
+			}
+			if x.used[e.ID] == nil {
+				x.used[e.ID] = map[netip.Prefix]bool{}
+			}
+			x.used[e.ID][b] = true
+		}
+	}
+	for id, blocks := range x.used {
+		for b := range blocks {
+			if (uint64(b.Addr().As16()[15])+uint64(time.Now().UnixNano()))%3 == 0 {
+				delete(x.used[id], b)
+			}
+		}
+	}
+}
+
+// verify checks the invariants against the cloud as it is.
+func (x *model) verify() {
+	x.t.Helper()
+	owner := map[netip.Prefix]string{}
+	for _, e := range x.attached(x.inst.ID) {
+		for _, b := range blocks(e) {
+			owner[b] = e.ID
+		}
+	}
+	for id, used := range x.used {
+		for b := range used {
+			if owner[b] != id {
+				x.t.Errorf("a pod has %s of %s, which has it no more (%q has)", b, id, owner[b])
+			}
+		}
+	}
+	for id, was := range x.foreign {
+		if now, _ := x.ENI(id); cmp.Diff(was, now, cmp.Comparer(equal[netip.Addr]), cmp.Comparer(equal[netip.Prefix])) != "" {
+			x.t.Errorf("foreign ENI changed (-was +is):\n%s", cmp.Diff(was, now, cmp.Comparer(equal[netip.Addr]), cmp.Comparer(equal[netip.Prefix])))
+		}
+	}
+	for _, c := range x.Audit() {
+		if mutates(c.Action) && x.mentionsForeign(c) && c.At.After(x.foreignSince()) {
+			x.t.Errorf("%s of a foreign ENI: %v", c.Action, c.Parameters)
+		}
+	}
+	x.ResetCalls()
+}
+
+func mutates(action string) bool { return !strings.HasPrefix(action, "Describe") }
+
+func (x *model) mentionsForeign(c enitest.Call) bool {
+	return x.foreign[c.Parameters.Get("NetworkInterfaceId")].ID != ""
+}
+
+// foreignSince is when the set-up of the foreign ENI was over.
+func (x *model) foreignSince() time.Time {
+	return x.inst.LaunchedAt.Add(5*time.Minute + 20*time.Second)
+}
+
+// settle ends all trouble and checks that everything comes to rest: nothing in
+// the journal, what is known is what is there, and nothing of ours lies about.
+func (x *model) settle() {
+	x.t.Helper()
+	time.Sleep(30 * time.Minute)
+	for range 3 {
+		x.resume()
+		time.Sleep(5 * time.Minute)
+	}
+	open, err := x.m.Open(x.t.Context())
+	x.check(err)
+	if len(open) > 0 {
+		x.t.Errorf("still open: %+v", open)
+	}
+	_, err = eni.Sweep(x.t.Context(), eni.NewClient(x.config(x.inst.ID, nil), fast), eni.SweepInput{VPCID: x.vpc.ID})
+	x.check(err)
+	want := map[string][]string{}
+	for _, e := range x.ENIs() {
+		ours := e.Tags[eni.TagOwner] != "" && e.Tags[eni.TagNoManage] == ""
+		if e.Attachment == nil && ours {
+			x.t.Errorf("leaked: %s", e.ID)
+		}
+		if e.Attachment != nil {
+			for _, b := range blocks(e) {
+				want[e.ID] = append(want[e.ID], b.String())
+			}
+			slices.Sort(want[e.ID])
+		}
+	}
+	inv := x.m.Inventory()
+	got := slots(inv)
+	for id := range got {
+		slices.Sort(got[id])
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		x.t.Errorf("inventory (-cloud +known):\n%s", diff)
+	}
+	if inv.Trip != nil {
+		x.t.Errorf("tripped: %+v", inv.Trip)
+	}
+	x.verify()
+}
