@@ -35,3 +35,9 @@ func (h *Handle) DelPod(context.Context, Pod) error { return ErrNotSupported }
 
 // CheckPod returns [ErrNotSupported].
 func (h *Handle) CheckPod(context.Context, Pod) error { return ErrNotSupported }
+
+// RetirePod returns [ErrNotSupported].
+func (h *Handle) RetirePod(context.Context, Pod) error { return ErrNotSupported }
+
+// Sweep returns [ErrNotSupported].
+func (h *Handle) Sweep(context.Context) error { return ErrNotSupported }

@@ -324,3 +324,90 @@ func TestRollback(t *testing.T) {
 		t.Errorf("a failed ADD left something:\n%s", diff)
 	}
 }
+
+// TestRetire retires pods, checks that they are cut off, and sweeps.
+func TestRetire(t *testing.T) {
+	for _, layout := range layouts {
+		l := newLab(t, layout)
+		l.ensure()
+		before := l.state()
+		p := l.pod(1, "one")
+		l.add(p)
+		for range 2 {
+			if err := l.h.RetirePod(t.Context(), p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := ask(p.Netns, p.Addrs[0].Addr, outside4); err == nil {
+			t.Errorf("%s: a retired pod still sends, as %s", layout, got)
+		}
+		// A pod of the same addresses does not wait for the sweep.
+		q := l.pod(1, "two")
+		l.add(q)
+		l.expect(q.Netns, q.Addrs[0].Addr, outside4)
+		if err := l.h.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.h.CheckPod(t.Context(), q); err != nil {
+			t.Errorf("%s: %v", layout, err)
+		}
+		removeNetns(q.Netns)
+		l.waitGone(q.HostLink())
+		if err := l.h.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(before, l.state()); diff != "" {
+			t.Errorf("%s: something stayed (-before +after):\n%s", layout, diff)
+		}
+	}
+}
+
+// waitGone waits until the kernel has taken a link away with its sandbox, which
+// it does in its own time.
+func (l *lab) waitGone(link string) {
+	l.t.Helper()
+	for contains(l.state(), link+" ") {
+		if l.t.Context().Err() != nil {
+			return
+		}
+	}
+}
+
+// TestManyAtOnce adds and deletes pods from many goroutines.
+func TestManyAtOnce(t *testing.T) {
+	for _, layout := range layouts {
+		l := newLab(t, layout)
+		l.ensure()
+		before := l.state()
+		var pods []datapath.Pod
+		for i := range 40 {
+			p := l.pod(1, fmt.Sprint("pod", i))
+			p.Addrs = []datapath.PodAddr{
+				{Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(112 + i)}), Table: 2},
+				{Addr: netip.MustParseAddr(fmt.Sprintf("2001:db8:0:1:b::%x", i+1)), Table: 2},
+			}
+			pods = append(pods, p)
+		}
+		all := func(do func(datapath.Pod) error) {
+			t.Helper()
+			errs := make(chan error)
+			for _, p := range pods {
+				go func() { errs <- do(p) }()
+			}
+			for range pods {
+				if err := <-errs; err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		all(func(p datapath.Pod) error {
+			_, err := l.h.AddPod(t.Context(), p)
+			return err
+		})
+		all(func(p datapath.Pod) error { return l.h.CheckPod(t.Context(), p) })
+		all(func(p datapath.Pod) error { return l.h.DelPod(t.Context(), p) })
+		if diff := cmp.Diff(before, l.state()); diff != "" {
+			t.Errorf("%s: something stayed (-before +after):\n%s", layout, diff)
+		}
+	}
+}

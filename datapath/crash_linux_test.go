@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vpcnet/vpcnet/internal/isolate"
+	"golang.org/x/sys/unix"
+)
+
+// crashNode makes a node without ENIs and a sandbox.
+func crashNode(t *testing.T) (h *Handle, sandbox string) {
+	t.Helper()
+	isolate.Require(t)
+	paths := make([]string, 2)
+	for i := range paths {
+		paths[i] = fmt.Sprintf("/run/netns/%s-%d", t.Name()[4:8], i)
+		if err := os.WriteFile(paths[i], nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		errs := make(chan error)
+		go func() {
+			runtime.LockOSThread()
+			err := unix.Unshare(unix.CLONE_NEWNET)
+			if err == nil {
+				err = unix.Mount(ownNetns, paths[i], "", unix.MS_BIND, "")
+			}
+			errs <- err
+		}()
+		if err := <-errs; err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = unix.Unmount(paths[i], unix.MNT_DETACH)
+			_ = os.Remove(paths[i])
+		})
+	}
+	h, err := Open(paths[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	return h, paths[1]
+}
+
+// TestKilled stops ADD and DEL after each of their system calls, as a kill would,
+// since the kernel finishes a system call; then either must work as if nothing
+// had happened.
+func TestKilled(t *testing.T) {
+	h, path := crashNode(t)
+	sandbox, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sandbox.Close()
+	var link kernelLink
+	steps := []struct {
+		name string
+		do   func(context.Context, Pod) error
+	}{
+		{"nothing", func(context.Context, Pod) error { return nil }},
+		{"ADD: veth pair", func(ctx context.Context, p Pod) (err error) {
+			link, err = h.createVeth(ctx, p, sandbox)
+			return err
+		}},
+		{"ADD: sandbox side", func(ctx context.Context, p Pod) error { return wireSandbox(ctx, p, sandbox, link.peer) }},
+		{"ADD: host side", func(ctx context.Context, p Pod) error { return h.wireHost(ctx, p, link.index) }},
+		{"DEL: rules", func(ctx context.Context, p Pod) error {
+			_, err := h.unwire(ctx, p)
+			return err
+		}},
+		{"DEL: link", func(ctx context.Context, _ Pod) error { return h.deleteLink(ctx, link.index) }},
+	}
+	for _, layout := range []Layout{Flat, PerPod} {
+		p := Pod{ContainerID: "killed", IfName: "eth0", Netns: path, Layout: layout, MTU: 9001, Addrs: []PodAddr{
+			{Addr: netip.MustParseAddr("10.0.0.101"), Table: 2}, {Addr: netip.MustParseAddr("2001:db8::1"), Table: 2},
+		}}
+		for n := range steps {
+			for _, then := range []string{"ADD", "DEL", "DEL without addresses"} {
+				before := mustObserve(t, h)
+				for _, s := range steps[:n+1] {
+					if err := s.do(t.Context(), p); err != nil {
+						t.Fatalf("%s: %s: %v", layout, s.name, err)
+					}
+				}
+				name := fmt.Sprintf("%s, killed after %q, then %s", layout, steps[n].name, then)
+				recoverPod(t, h, p, then, name)
+				if diff := cmp.Diff(before, mustObserve(t, h)); diff != "" {
+					t.Fatalf("%s: something stayed (-before +after):\n%s", name, diff)
+				}
+			}
+		}
+	}
+}
+
+// recoverPod adds or deletes p after a kill, checks it, and deletes it.
+func recoverPod(t *testing.T, h *Handle, p Pod, then, name string) {
+	t.Helper()
+	d := p
+	switch then {
+	case "ADD":
+		if _, err := h.AddPod(t.Context(), p); err != nil {
+			t.Errorf("%s: AddPod: %v", name, err)
+		}
+		if err := h.CheckPod(t.Context(), p); err != nil {
+			t.Errorf("%s: CheckPod: %v", name, err)
+		}
+	case "DEL without addresses":
+		d.Addrs = nil
+	}
+	if err := h.DelPod(t.Context(), d); err != nil {
+		t.Errorf("%s: DelPod: %v", name, err)
+	}
+}
+
+func mustObserve(t *testing.T, h *Handle) string {
+	t.Helper()
+	s, err := h.Observe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.String()
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// RetirePod cuts p off like DelPod but leaves its host link, without address,
+// route or rule, to the next [Handle.Sweep]. To delete a link takes the kernel
+// tens of milliseconds, which many links deleted at once share; a caller that is
+// waited for need not. Nobody can send through the link meanwhile.
+func (h *Handle) RetirePod(ctx context.Context, p Pod) error {
+	link, err := h.unwire(ctx, p)
+	if err != nil || link.index == 0 {
+		return err
+	}
+	have, err := h.observeNet(ctx)
+	if err != nil {
+		return err
+	}
+	p.Addrs = nil
+	var changes []Change
+	for _, c := range Diff(p.owned(have), State{}) {
+		if l, ok := c.Item.(Link); ok {
+			l.Group = LinkGroupRetired
+			c = Change{OpAdd, l}
+		}
+		changes = append(changes, c)
+	}
+	err = h.Apply(ctx, changes)
+	if errors.Is(err, unix.ENODEV) {
+		return nil // the sandbox ended meanwhile
+	}
+	return err
+}
+
+// Sweep deletes the links that RetirePod left, all in one go, and the rules of
+// the per-pod layout whose pod's link went away with its sandbox before any DEL.
+// Call it when no AddPod is under way, or not in the per-pod layout.
+func (h *Handle) Sweep(ctx context.Context) error {
+	return h.withConn(ctx, func(c *conn) error {
+		var b batch
+		b.add(unix.RTM_DELLINK, ack, linkHeader(0, 0, 0), func() { b.attr32(unix.IFLA_GROUP, LinkGroupRetired) })
+		answers, err := c.do(&b)
+		if err != nil {
+			return err
+		}
+		if err := answers[0].err; err != nil && !isGone(err) {
+			return fmt.Errorf("delete retired links: %w", err)
+		}
+		orphans, err := orphanRules(c)
+		if err != nil || len(orphans) == 0 {
+			return err
+		}
+		return applyRoutes(c, orphans)
+	})
+}
+
+// orphanRules returns the deletion of rules of pods that no route leads to. AddPod
+// makes the route first, so the rules are listed first.
+func orphanRules(c *conn) ([]Change, error) {
+	var changes []Change
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		header := make([]byte, 12)
+		header[0] = family
+		var rules []Rule
+		err := c.dumpAll(unix.RTM_GETRULE, header, func(b []byte) error {
+			r, err := parseRule(b)
+			if ownedRule(r) && podRule(r) {
+				rules = append(rules, r)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list rules: %w", err)
+		}
+		if len(rules) == 0 {
+			continue
+		}
+		var s State
+		if err := observeFamily(c, family, &s, names{}); err != nil {
+			return nil, err
+		}
+		changes = append(changes, orphansOf(rules, s.Routes)...)
+	}
+	return changes, nil
+}
+
+func orphansOf(rules []Rule, routes []Route) []Change {
+	var changes []Change
+	for _, r := range rules {
+		dst, alive := r.To, false
+		if r.From.IsValid() {
+			dst = r.From
+		}
+		for _, route := range routes {
+			alive = alive || route.Dst == dst && route.Protocol == RouteProtocol && route.Table == TableMain
+		}
+		if !alive {
+			changes = append(changes, Change{OpDelete, r})
+		}
+	}
+	return changes
+}
