@@ -122,6 +122,7 @@ func (m *Manager) pause(ctx context.Context, try int) error {
 // attach attaches the ENI of an intent. What stands in the way teaches: a
 // device index that somebody else took is exchanged, and a limit is remembered.
 func (m *Manager) attach(ctx context.Context, it Intent) (Intent, error) {
+	first := it.Device
 	for try := 0; ; try++ {
 		id, err := m.ec2.attachENI(ctx, it.ENI, m.instance(), it.Card, it.Device)
 		if err == nil {
@@ -129,7 +130,9 @@ func (m *Manager) attach(ctx context.Context, it Intent) (Intent, error) {
 			return it, nil
 		}
 		var giveUp bool
-		if it, giveUp = m.afterAttach(ctx, it, err); it.Attached {
+		if it, giveUp = m.afterAttach(ctx, it, err); it.Device > first+placesMost {
+			return it.turn(reasonOf(err)), err
+		} else if it.Attached {
 			return it, nil
 		}
 		if giveUp || it.Undo || it.Done || try+1 >= patienceTries || m.pause(ctx, try) != nil {
@@ -137,6 +140,10 @@ func (m *Manager) attach(ctx context.Context, it Intent) (Intent, error) {
 		}
 	}
 }
+
+// placesMost is how many device indexes are tried after the first one. EC2 says
+// "invalid" of an index that is taken as of everything else it does not like.
+const placesMost = 2
 
 // afterAttach decides what an attach call that failed means. It returns the
 // intent, which may be attached, turned back or moved to another place, and
@@ -185,8 +192,8 @@ func (m *Manager) learnLimit(ctx context.Context, it Intent) {
 	m.refused[it.Card] = learnt{max: n, at: time.Now()}
 }
 
-// otherPlace finds another device index if the intent's one turns out to be
-// taken.
+// otherPlace finds another device index after EC2 refused the intent's one. It
+// counts as taken even if the listing, which may be old, does not show it.
 func (m *Manager) otherPlace(ctx context.Context, it Intent) (Intent, bool) {
 	enis, err := m.attached(ctx)
 	if err != nil {
@@ -194,15 +201,12 @@ func (m *Manager) otherPlace(ctx context.Context, it Intent) (Intent, bool) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	intents := maps.Clone(m.intents)
-	delete(intents, it.ID)
-	used := taken(Inventory{ENIs: enis}, slices.Collect(maps.Values(intents)))
-	if !slices.Contains(used, place{it.Card, it.Device}) {
-		return it, false
+	used := taken(Inventory{ENIs: enis}, slices.Collect(maps.Values(m.intents)))
+	p, ok := freePlace(it.Card, cardLimit(m.limits, m.cfg, it.Card, m.refused, time.Now())+1, used)
+	if ok {
+		it.Device = p.Device
+		m.intents[it.ID] = it
 	}
-	p, ok := freePlace(it.Card, cardLimit(m.limits, m.cfg, it.Card, m.refused, time.Now()), used)
-	it.Device = p.Device
-	m.intents[it.ID] = it
 	return it, ok
 }
 

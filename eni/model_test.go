@@ -40,10 +40,14 @@ func TestModel(t *testing.T) {
 		return
 	}
 	for s := range uint64(*seeds) {
-		synctest.Test(t, func(t *testing.T) { newModel(t, s+1, false).run() })
-		if t.Failed() {
-			t.Fatalf("seed %d; run again with -seed %d", s+1, s+1)
-		}
+		synctest.Test(t, func(t *testing.T) {
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Logf("run again with -seed %d", s+1)
+				}
+			})
+			newModel(t, s+1, false).run()
+		})
 	}
 }
 

@@ -181,41 +181,46 @@ func (m *Manager) mayUnassign(e ENI, blocks []netip.Prefix) error {
 }
 
 // takeOff makes the calls of an unassign intent, one sort of block at a time,
-// and closes it. What was not reached when EC2 refused stays on the ENI.
+// and closes it. From before the first call the blocks are not shown as usable;
+// those that EC2 refused to take off, which stay on the ENI, are again then.
 func (m *Manager) takeOff(ctx context.Context, it Intent) error {
-	var off []netip.Prefix
-	for _, group := range bySort(it.Blocks) {
-		done, err := m.takeGroup(ctx, it.ENI, group)
-		off = append(off, done...)
-		if err == nil {
-			continue
-		}
-		if lostAnswer(err) {
-			return err // open: they may be off or not
-		}
-		if len(off) == 0 {
-			return errors.Join(err, m.forget(ctx, it.ID))
-		}
-		it.Blocks = off
-		return errors.Join(err, m.tookOff(ctx, it))
-	}
-	return m.tookOff(ctx, it)
-}
-
-func (m *Manager) tookOff(ctx context.Context, it Intent) error {
-	it.Done, it.Changed = true, now()
-	if err := m.put(ctx, it); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	delete(m.packed, it.ENI)
-	m.mu.Unlock()
 	m.alter(it.ENI, func(e *ENI) {
 		for _, b := range it.Blocks {
 			e.drop(b)
 		}
 	})
-	return nil
+	var off []netip.Prefix
+	for _, group := range bySort(it.Blocks) {
+		done, err := m.takeGroup(ctx, it.ENI, group)
+		off = append(off, done...)
+		switch {
+		case err == nil:
+		case lostAnswer(err):
+			return err // open: they may be off or not
+		default:
+			return errors.Join(err, m.tookOff(ctx, it, off))
+		}
+	}
+	return m.tookOff(ctx, it, off)
+}
+
+// tookOff closes an unassign intent that took off these blocks.
+func (m *Manager) tookOff(ctx context.Context, it Intent, off []netip.Prefix) error {
+	m.alter(it.ENI, func(e *ENI) {
+		for _, b := range it.Blocks {
+			if !slices.Contains(off, b) {
+				e.addBlock(b)
+			}
+		}
+	})
+	if len(off) == 0 {
+		return m.forget(ctx, it.ID)
+	}
+	m.mu.Lock()
+	delete(m.packed, it.ENI)
+	m.mu.Unlock()
+	it.Blocks, it.Done, it.Changed = off, true, now()
+	return m.put(ctx, it)
 }
 
 // takeGroup unassigns blocks of one sort and returns those that are off. EC2
