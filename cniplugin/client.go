@@ -54,8 +54,10 @@ func (c Client) Add(ctx context.Context, req AddRequest) (AddResponse, error) {
 }
 
 // Del gives the addresses of an attachment back.
-func (c Client) Del(ctx context.Context, req DelRequest) error {
-	return c.call(ctx, PathDel, req, nil)
+func (c Client) Del(ctx context.Context, req DelRequest) (DelResponse, error) {
+	var resp DelResponse
+	err := c.call(ctx, PathDel, req, &resp)
+	return resp, err
 }
 
 // Check returns what an attachment holds.

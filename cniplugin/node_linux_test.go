@@ -48,6 +48,10 @@ type node struct {
 	agent  *servertest.Agent
 	plugin string
 	stop   func()
+	// sweeps are those that the agent has promised; noSweep is an agent that
+	// leaves links to the plugin.
+	sweeps  sync.WaitGroup
+	noSweep bool
 }
 
 // ofLayout gives addresses of both families on a secondary ENI, so that the
@@ -98,13 +102,28 @@ func (n *node) start() {
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(n.t.Context()))
 	done := make(chan error, 1)
-	go func() { done <- (&server.Server{Backend: n.agent}).Serve(ctx, l) }()
+	srv := &server.Server{Backend: n.agent, SweepSoon: func() { n.sweeps.Go(n.sweep) }}
+	if n.noSweep {
+		srv.SweepSoon = nil
+	}
+	go func() { done <- srv.Serve(ctx, l) }()
 	n.stop = func() {
 		cancel()
 		if err := <-done; err != nil {
 			n.t.Errorf("Serve: %v", err)
 		}
 		n.stop = nil
+	}
+}
+
+// sweep deletes retired links.
+func (n *node) sweep() {
+	h, err := datapath.Open("")
+	if err == nil {
+		err = errors.Join(h.Sweep(context.Background()), h.Close())
+	}
+	if err != nil {
+		n.t.Error("sweep:", err)
 	}
 }
 
@@ -218,9 +237,11 @@ func removeSandbox(t testing.TB, name string) {
 }
 
 // state is all that a pod can leave on the node: links, routes of all tables,
-// rules, neighbours, what the agent holds, and tombstones.
+// rules, neighbours, what the agent holds, and tombstones, once the agent has
+// swept.
 func (n *node) state() string {
 	n.t.Helper()
+	n.sweeps.Wait()
 	lines, err := kernelState()
 	if err != nil {
 		n.t.Fatal(err)

@@ -88,6 +88,16 @@ type Address struct {
 type DelRequest struct {
 	Attachment
 	Pod Pod `json:"pod,omitzero"`
+	// Retired means that the pod is cut off and its host side link waits for
+	// datapath's Handle.Sweep, if the agent does that.
+	Retired bool `json:"retired,omitempty"`
+}
+
+// DelResponse answers a DelRequest.
+type DelResponse struct {
+	// Sweeps means that the agent deletes retired links soon. Otherwise the
+	// plugin does it, which takes the kernel tens of milliseconds.
+	Sweeps bool `json:"sweeps,omitempty"`
 }
 
 // CheckRequest asks what an attachment holds.

@@ -3,6 +3,7 @@
 package cniplugin_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/datapath"
 )
 
 // list returns the node's conflist as libcni reads it.
@@ -214,6 +216,42 @@ func TestManyAtOnce(t *testing.T) {
 			t.Errorf("DEL %s: %s", id, out)
 		}
 	})
+}
+
+// A DEL leaves the link of a living sandbox to an agent that sweeps, and to no
+// other. What such an agent has not swept yet is no obstacle to the same
+// container, and a later sweep none to what runs.
+func TestRetired(t *testing.T) {
+	for _, noSweep := range []bool{false, true} {
+		t.Run(fmt.Sprintf("noSweep=%v", noSweep), func(t *testing.T) {
+			n := newNode(t, ofLayout("per-pod"))
+			n.stop()
+			n.noSweep = noSweep
+			n.start()
+			newSandbox(t, "c1")
+			n.must(n.add("c1"))
+			n.must(n.del("c1"))
+		})
+	}
+
+	n := newNode(t, ofLayout("per-pod"))
+	newSandbox(t, "c1")
+	first := n.must(n.add("c1"))
+	h, err := datapath.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	// As after a DEL of which the agent has not swept anything yet.
+	if err := h.RetirePod(t.Context(), datapath.Pod{ContainerID: "c1", IfName: "eth0", Netns: sandboxPath("c1")}); err != nil {
+		t.Fatal(err)
+	}
+	if second := n.must(n.add("c1")); !bytes.Equal(first, second) {
+		t.Errorf("ADD after a DEL gives %s, before it gave %s", second, first)
+	}
+	n.sweep()
+	n.must(invocation{"CHECK", "c1", sandboxPath("c1"), "eth0", "", n.conf("1.0.0", `"prevResult":`+string(first))})
+	n.must(n.del("c1"))
 }
 
 // A plugin killed at any moment leaves nothing that the next ADD or DEL trips

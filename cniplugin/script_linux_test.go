@@ -71,7 +71,7 @@ func runScript(t *testing.T, file, layout string) {
 				ts.Check(flushRoutes(sandboxPath(args[0])))
 			},
 			"held":    func(ts *testscript.TestScript, _ bool, _ []string) { printHeld(ts, n) },
-			"kernel":  func(ts *testscript.TestScript, _ bool, _ []string) { printKernel(ts, before) },
+			"kernel":  func(ts *testscript.TestScript, _ bool, _ []string) { printKernel(ts, n, before) },
 			"sandbox": func(_ *testscript.TestScript, _ bool, args []string) { each(args, func(s string) { newSandbox(t, s) }) },
 			"rmsandbox": func(_ *testscript.TestScript, _ bool, args []string) {
 				each(args, func(s string) { removeSandbox(t, s) })
@@ -119,7 +119,8 @@ func printHeld(ts *testscript.TestScript, n *node) {
 }
 
 // printKernel prints how many objects of each kind are new, as "link 1".
-func printKernel(ts *testscript.TestScript, before []string) {
+func printKernel(ts *testscript.TestScript, n *node, before []string) {
+	n.sweeps.Wait()
 	now, err := kernelState()
 	if err != nil {
 		ts.Fatalf("%v", err)

@@ -48,18 +48,18 @@ func add(ctx context.Context, c *call) error {
 	resp, err := c.client(agentWait).Add(ctx, AddRequest{Attachment: c.Attachment, Netns: c.netns, Pod: c.pod})
 	if err != nil {
 		if answered := new(AgentError); !errors.As(err, &answered) && !errors.Is(err, ErrAgentAway) {
-			c.release(ctx, c.Attachment) // it may still be working on it
+			c.release(ctx, DelRequest{Attachment: c.Attachment, Pod: c.pod}) // it may still be working on it
 		}
 		return agentFailure(err)
 	}
 	p, err := c.wanted(resp)
 	if err != nil {
-		c.release(ctx, c.Attachment)
+		c.release(ctx, DelRequest{Attachment: c.Attachment, Pod: c.pod})
 		return err
 	}
 	h, err := datapath.Open("")
 	if err != nil {
-		c.release(ctx, c.Attachment)
+		c.release(ctx, DelRequest{Attachment: c.Attachment, Pod: c.pod})
 		return datapathFailure(err)
 	}
 	defer h.Close()
@@ -86,7 +86,7 @@ func (c *call) undo(ctx context.Context, h *datapath.Handle, p datapath.Pod) err
 	if err := h.DelPod(ctx, p); err != nil {
 		return fmt.Errorf("undo: %w", err)
 	}
-	c.release(ctx, c.Attachment)
+	c.release(ctx, DelRequest{Attachment: c.Attachment, Pod: c.pod})
 	return nil
 }
 
@@ -143,19 +143,20 @@ func datapathFailure(err error) *Error {
 // del succeeds whatever is missing already. Only a kernel that refuses to let
 // the pod's network go makes it fail, because then the address is still in use.
 func del(ctx context.Context, c *call) error {
-	netns := c.netns
-	if err := checkSandbox(netns); err != nil {
-		netns = "" // gone, or the node's own, in which nothing is to be deleted
+	p := c.podOf(c.Attachment, c.netns)
+	if err := checkSandbox(c.netns); err != nil {
+		p.Netns = "" // gone, or the node's own, in which nothing is to be deleted
 	}
 	// A prevResult that cannot be read is no reason to keep a pod.
 	prev, _ := parsePrevResult(c.conf.PrevResult)
-	p := c.podOf(c.Attachment, netns)
 	was, _ := prev.find(p.HostLink(), c.IfName, c.netns)
 	return c.remove(ctx, p, was.addrs)
 }
 
 // remove takes p out of the kernel and gives its addresses back. The kernel
 // comes first: an address must not go to another pod while it still leads here.
+// Of a sandbox that lives, the link is only cut off, and deleted afterwards if
+// the agent does not say that it will.
 func (c *call) remove(ctx context.Context, p datapath.Pod, addrs []netip.Addr) error {
 	a := Attachment{Network: c.Network, ContainerID: p.ContainerID, IfName: p.IfName}
 	if len(addrs) == 0 {
@@ -169,10 +170,22 @@ func (c *call) remove(ctx context.Context, p datapath.Pod, addrs []netip.Addr) e
 		return datapathFailure(err)
 	}
 	defer h.Close()
+	if p.Netns == "" {
+		if err := h.DelPod(ctx, p); err != nil {
+			return datapathFailure(err)
+		}
+		c.release(ctx, DelRequest{Attachment: a, Pod: c.pod})
+		return nil
+	}
+	if err := h.RetirePod(ctx, p); err != nil {
+		return datapathFailure(err)
+	}
+	if c.release(ctx, DelRequest{Attachment: a, Pod: c.pod, Retired: true}).Sweeps {
+		return nil
+	}
 	if err := h.DelPod(ctx, p); err != nil {
 		return datapathFailure(err)
 	}
-	c.release(ctx, a)
 	return nil
 }
 
@@ -195,25 +208,26 @@ func (c *call) allocated(ctx context.Context, a Attachment) []netip.Addr {
 	return addrs
 }
 
-// release gives the addresses of a back, or leaves a tombstone from which the
-// agent will learn it. If not even that can be written, the agent still finds
-// out when it compares its allocations with the sandboxes that exist; the
-// runtime could do no more about it, so it is told in the log only.
-func (c *call) release(ctx context.Context, a Attachment) {
+// release gives addresses back, or leaves a tombstone from which the agent will
+// learn it. If not even that can be written, the agent still finds out when it
+// compares its allocations with the sandboxes that exist; the runtime could do
+// no more about it, so it is told in the log only.
+func (c *call) release(ctx context.Context, req DelRequest) DelResponse {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
 	dir := c.conf.tombstones()
-	err := c.client(0).Del(ctx, DelRequest{Attachment: a, Pod: c.pod})
+	resp, err := c.client(0).Del(ctx, req)
 	if e := (*AgentError)(nil); err == nil || errors.As(err, &e) && e.Code == CodeUnknownContainer {
-		if err := removeTombstone(dir, a); err != nil {
+		if err := removeTombstone(dir, req.Attachment); err != nil {
 			c.log.Warn("tombstone of an earlier command cannot be removed", "err", err)
 		}
-		return
+		return resp
 	}
 	c.log.Warn("agent has not taken the addresses back; leaving a tombstone", "err", err)
-	if err := WriteTombstone(dir, Tombstone{Attachment: a, At: time.Now()}); err != nil {
+	if err := WriteTombstone(dir, Tombstone{Attachment: req.Attachment, At: time.Now()}); err != nil {
 		c.log.Error("tombstone cannot be written", "err", err)
 	}
+	return DelResponse{}
 }
 
 // check compares what the runtime was told, what the agent holds and what the

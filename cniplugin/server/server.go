@@ -56,6 +56,13 @@ type Server struct {
 	// AllowUIDs are the users that may call. Empty means root and the user that
 	// runs the server.
 	AllowUIDs []uint32
+	// SweepSoon makes the agent call Handle.Sweep of package datapath before
+	// long, without waiting for it. It is called after a DEL whose plugin has
+	// left the pod's link to the agent: to delete a link takes the kernel tens
+	// of milliseconds, which all links that go together share. An agent that
+	// sets it also sweeps when it starts. Nil means that plugins delete links
+	// themselves, and runtimes wait for it.
+	SweepSoon func()
 	// Logger gets a line for each call: failures as warnings, the rest for
 	// debugging. Optional.
 	Logger *slog.Logger
@@ -128,13 +135,21 @@ func (s *Server) handler(ctx context.Context) http.Handler {
 	handle(ctx, mux, s, cniplugin.PathAdd, b.Add)
 	handle(ctx, mux, s, cniplugin.PathCheck, b.Check)
 	handle(ctx, mux, s, cniplugin.PathGC, b.GC)
-	handle(ctx, mux, s, cniplugin.PathDel, func(ctx context.Context, req cniplugin.DelRequest) (empty, error) {
-		return empty{}, b.Del(ctx, req)
-	})
+	handle(ctx, mux, s, cniplugin.PathDel, s.del)
 	handle(ctx, mux, s, cniplugin.PathStatus, func(ctx context.Context, _ empty) (empty, error) {
 		return empty{}, b.Status(ctx)
 	})
 	return mux
+}
+
+func (s *Server) del(ctx context.Context, req cniplugin.DelRequest) (cniplugin.DelResponse, error) {
+	if err := s.Backend.Del(ctx, req); err != nil {
+		return cniplugin.DelResponse{}, err
+	}
+	if req.Retired && s.SweepSoon != nil {
+		s.SweepSoon()
+	}
+	return cniplugin.DelResponse{Sweeps: s.SweepSoon != nil}, nil
 }
 
 type empty struct{}
