@@ -110,7 +110,7 @@ func Diff(have, want State) []Change {
 	addrs = append(remade(have.Addresses, want.Addresses), addrs...)
 	neighs, oldNeighs := diffItems(have.Neighbors, want.Neighbors, Neighbor.key)
 	routes, oldRoutes := diffItems(have.Routes, want.Routes, Route.key)
-	rules, oldRules := diffItems(have.Rules, want.Rules, func(r Rule) Rule { return r })
+	rules, oldRules := diffItems(have.Rules, want.Rules, Rule.key)
 	sysctls, _ := diffItems(have.Sysctls, want.Sysctls, Sysctl.key)
 	filter, oldFilter := diffFilter(have.Filter, want.Filter)
 	return slices.Concat(sysctls, links, addrs, neighs, routes, rules, filter,
@@ -144,7 +144,7 @@ func diffItems[T interface {
 // remade deletes addresses that want has with another flag, which the kernel
 // does not change in place. Routes may go with them: the next Diff finds out.
 func remade(have, want []Address) []Change {
-	flag := map[string]bool{}
+	flag := map[linkPrefix]bool{}
 	for _, a := range want {
 		flag[a.key()] = a.NoPrefixRoute
 	}

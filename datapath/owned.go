@@ -141,8 +141,8 @@ func (p Pod) ownedInSandbox(s State) State {
 }
 
 // counterparts returns the items of have that have the key of one of want.
-func counterparts[T any](have, want []T, key func(T) string) []T {
-	wanted := map[string]bool{}
+func counterparts[T any, K comparable](have, want []T, key func(T) K) []T {
+	wanted := map[K]bool{}
 	for _, w := range want {
 		wanted[key(w)] = true
 	}

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+func family(a netip.Addr) string {
+	if a.Is4() {
+		return "-4"
+	}
+	return "-6"
+}
+
+
+// String returns the arguments of `ip link add` for a veth pair and of `ip link
+// set` for another link.
+func (l Link) String() string {
+	var b strings.Builder
+	if l.Kind == "veth" && l.Peer != "" {
+		fmt.Fprintf(&b, "link add %s", l.Name)
+	} else {
+		fmt.Fprintf(&b, "link set dev %s", l.Name)
+	}
+	if l.MAC != "" {
+		fmt.Fprintf(&b, " address %s", l.MAC)
+	}
+	if l.MTU != 0 {
+		fmt.Fprintf(&b, " mtu %d", l.MTU)
+	}
+	if l.Group != 0 {
+		fmt.Fprintf(&b, " group %d", l.Group)
+	}
+	if l.Up {
+		b.WriteString(" up")
+	} else {
+		b.WriteString(" down")
+	}
+	if l.Kind == "veth" && l.Peer != "" {
+		fmt.Fprintf(&b, " type veth peer name %s", l.Peer)
+	}
+	return b.String()
+}
+
+func (a Address) String() string {
+	s := fmt.Sprintf("%s dev %s", a.Prefix, a.Link)
+	if a.NoPrefixRoute {
+		s += " noprefixroute"
+	}
+	if a.Prefix.Addr().Is6() {
+		s += " nodad"
+	}
+	return s
+}
+
+func (n Neighbor) String() string {
+	return fmt.Sprintf("%s lladdr %s dev %s nud permanent", n.Addr, n.MAC, n.Link)
+}
+
+func (r Route) String() string {
+	var b strings.Builder
+	if r.Type != "" {
+		b.WriteString(r.Type + " ")
+	}
+	if r.Dst.Bits() == 0 {
+		b.WriteString("default")
+	} else {
+		b.WriteString(plain(r.Dst))
+	}
+	if r.Via.IsValid() {
+		fmt.Fprintf(&b, " via %s", r.Via)
+	}
+	if r.Link != "" {
+		fmt.Fprintf(&b, " dev %s", r.Link)
+	}
+	if r.Table != TableMain {
+		fmt.Fprintf(&b, " table %d", r.Table)
+	}
+	fmt.Fprintf(&b, " proto %s", routeProtocolName(r.Protocol))
+	if !r.Via.IsValid() && r.Dst.Addr().Is4() && r.Type == "" {
+		b.WriteString(" scope link")
+	}
+	if r.Src.IsValid() {
+		fmt.Fprintf(&b, " src %s", r.Src)
+	}
+	if r.Metric != 0 {
+		fmt.Fprintf(&b, " metric %d", r.Metric)
+	}
+	if r.MTU != 0 {
+		fmt.Fprintf(&b, " mtu %d", r.MTU)
+	}
+	return b.String()
+}
+
+func (r Rule) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "pref %d", r.Priority)
+	if r.From.IsValid() {
+		fmt.Fprintf(&b, " from %s", plain(r.From))
+	} else {
+		b.WriteString(" from all")
+	}
+	if r.To.IsValid() {
+		fmt.Fprintf(&b, " to %s", plain(r.To))
+	}
+	if r.Mark != 0 || r.Mask != 0 {
+		fmt.Fprintf(&b, " fwmark %#x/%#x", r.Mark, r.Mask)
+	}
+	if r.IIF != "" {
+		fmt.Fprintf(&b, " iif %s", r.IIF)
+	}
+	if r.Other != "" {
+		b.WriteString(" " + r.Other)
+	}
+	if r.Table != 0 {
+		fmt.Fprintf(&b, " lookup %s", tableName(r.Table))
+	}
+	fmt.Fprintf(&b, " protocol %s", routeProtocolName(r.Protocol))
+	return b.String()
+}
+
+func (s Sysctl) String() string { return s.Key + "=" + s.Value }
+
+func (s Source) String() string { return fmt.Sprintf("%s : jump %s", plain(s.Prefix), s.Chain) }
+
+// plain prints a prefix of full length without the length, as ip and nft do.
+func plain(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
+
+func tableName(t int) string {
+	switch t {
+	case 253:
+		return "default"
+	case TableMain:
+		return "main"
+	case 255:
+		return "local"
+	}
+	return fmt.Sprint(t)
+}
+
+// routeProtocolName returns the names that every iproute2 knows.
+func routeProtocolName(p int) string {
+	switch p {
+	case 1:
+		return "redirect"
+	case 2:
+		return "kernel"
+	case 3:
+		return "boot"
+	case 4:
+		return "static"
+	case 9:
+		return "ra"
+	case 16:
+		return "dhcp"
+	}
+	return fmt.Sprint(p)
+}
+
+// String returns the filter in the notation of `nft list table`.
+func (f Filter) String() string {
+	if f.empty() {
+		return ""
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "table inet %s {\n", FilterTable)
+	for _, m := range sourceMaps {
+		fmt.Fprintf(&b, "\tmap %s {\n\t\ttype %s : verdict\n\t\tflags interval\n", m.name, m.key)
+		var elements []string
+		for _, s := range f.Sources {
+			if s.Prefix.Addr().Is4() == m.ipv4 {
+				elements = append(elements, s.String())
+			}
+		}
+		if len(elements) > 0 {
+			fmt.Fprintf(&b, "\t\telements = { %s }\n", strings.Join(elements, ",\n\t\t\t     "))
+		}
+		b.WriteString("\t}\n\n")
+	}
+	for i, c := range f.Chains {
+		if i > 0 {
+			b.WriteString("\n")
+		}
+		fmt.Fprintf(&b, "\tchain %s {\n", c.Name)
+		if c.Hook != "" {
+			fmt.Fprintf(&b, "\t\ttype filter hook %s priority %s; policy accept;\n", c.Hook, hookPriorityName(c.Priority))
+		}
+		for _, r := range c.Rules {
+			fmt.Fprintf(&b, "\t\t%s\n", r)
+		}
+		b.WriteString("\t}\n")
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+func hookPriorityName(p int) string {
+	if p == priorityMangle {
+		return "mangle"
+	}
+	return fmt.Sprint(p)
+}
+
