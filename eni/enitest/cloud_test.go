@@ -81,19 +81,25 @@ func (w *world) clients(instance string) (*ec2.Client, *imds.Client) {
 		})
 }
 
+// codeOf is the error code of an answer, empty if err is none.
+func codeOf(err error) string {
+	var e smithy.APIError
+	if errors.As(err, &e) {
+		return e.ErrorCode()
+	}
+	return ""
+}
+
 // wantCode fails the test unless err is an answer with that error code.
 func wantCode(t *testing.T, err error, code string) {
 	t.Helper()
-	var e smithy.APIError
-	switch {
-	case code == "" && err == nil:
-	case code == "":
-		t.Errorf("got error %v, want none", err)
-	case !errors.As(err, &e) || e.ErrorCode() != code:
-		t.Errorf("got error %v, want code %s", err, code)
+	if codeOf(err) != code || code == "" && err != nil {
+		t.Errorf("got error %v, want code %q", err, code)
 	}
 }
 
+// must returns a function that returns v, or fails the test if there is an
+// error.
 func must[T any](v T, err error) func(*testing.T) T {
 	return func(t *testing.T) T {
 		t.Helper()

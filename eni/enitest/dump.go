@@ -70,6 +70,9 @@ func (t *tx) load(d dump) error {
 		s.vpcs[v.ID] = v.clone()
 	}
 	for _, g := range d.SecurityGroups {
+		if s.vpcs[g.VPC] == nil {
+			return fmt.Errorf("%s is in the unknown VPC %q", g.ID, g.VPC)
+		}
 		s.groups[g.ID] = g.clone()
 	}
 	for _, sub := range d.Subnets {
@@ -80,6 +83,9 @@ func (t *tx) load(d dump) error {
 	for _, i := range d.Instances {
 		if _, ok := t.c.types[i.Type]; !ok {
 			return fmt.Errorf("%s has the unknown type %q", i.ID, i.Type)
+		}
+		if sub := t.subnet(i.Subnet); sub == nil || sub.VPC != i.VPC {
+			return fmt.Errorf("%s is in the unknown subnet %q", i.ID, i.Subnet)
 		}
 		t.putInstance(i.clone())
 	}

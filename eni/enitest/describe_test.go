@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enitest_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestPages walks through pages of ENIs while some of them go away.
+func TestPages(t *testing.T) {
+	w := newWorld(t, setup{})
+	for range 16 {
+		w.create(t)
+	}
+	pages := ec2.NewDescribeNetworkInterfacesPaginator(w.ec2, &ec2.DescribeNetworkInterfacesInput{MaxResults: aws.Int32(5)})
+	var sizes []int
+	seen := map[string]bool{}
+	for pages.HasMorePages() {
+		page := must(pages.NextPage(t.Context()))(t)
+		sizes = append(sizes, len(page.NetworkInterfaces))
+		for _, e := range page.NetworkInterfaces {
+			if seen[*e.NetworkInterfaceId] {
+				t.Errorf("%s is on two pages", *e.NetworkInterfaceId)
+			}
+			seen[*e.NetworkInterfaceId] = true
+		}
+		// What is on a page already must not shift the next one.
+		if e := page.NetworkInterfaces[0]; e.Attachment == nil {
+			must(w.ec2.DeleteNetworkInterface(t.Context(), &ec2.DeleteNetworkInterfaceInput{NetworkInterfaceId: e.NetworkInterfaceId}))(t)
+		}
+	}
+	if diff := cmp.Diff([]int{5, 5, 5, 2}, sizes); diff != "" {
+		t.Errorf("sizes of pages (-want +got):\n%s", diff)
+	}
+}
+
+// TestFilters finds ENIs in many ways.
+func TestFilters(t *testing.T) {
+	s := newStage(t)
+	ids := map[string]string{s.free: "free", s.second: "second", s.trunk: "trunk", s.branch: "branch", s.primary(): "primary"}
+	if err := s.AddTags(s.second, map[string]string{"app": "web/one", "team": "a*b"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.AddTags(s.free, map[string]string{"app": "db"}); err != nil {
+		t.Fatal(err)
+	}
+	second, _ := s.ENI(s.second)
+	for _, tt := range []struct {
+		filters []string // name, then values up to a "|"
+		want    []string
+	}{
+		{[]string{"status", "available"}, []string{"free"}},
+		{[]string{"status", "in-use", "available"}, []string{"branch", "free", "primary", "second", "trunk"}},
+		{[]string{"attachment.instance-id", s.instance.ID}, []string{"primary", "second", "trunk"}},
+		{[]string{"attachment.device-index", "1", "3"}, []string{"second", "trunk"}},
+		{[]string{"attachment.device-index", "1", "|", "vpc-id", s.vpc.ID}, []string{"second"}},
+		{[]string{"interface-type", "branch"}, []string{"branch"}},
+		{[]string{"tag-key", "app"}, []string{"free", "second"}},
+		{[]string{"tag:app", "web/*"}, []string{"second"}},
+		{[]string{"tag:app", "*b*"}, []string{"free", "second"}},
+		{[]string{"tag:app", "d?"}, []string{"free"}},
+		{[]string{"tag:team", `a\*b`}, []string{"second"}},
+		{[]string{"tag:app", "DB"}, nil},
+		{[]string{"addresses.private-ip-address", "10.0.1.200"}, []string{"second"}},
+		{[]string{"mac-address", second.MAC}, []string{"second"}},
+		{[]string{"ipv6-addresses.ipv6-address", second.IPv6Addrs[0].String()}, []string{"second"}},
+		{[]string{"group-name", "default", "|", "tag-key", "app", "|", "status", "available"}, []string{"free"}},
+	} {
+		var filters []types.Filter
+		for part := range slices.Values(split(tt.filters)) {
+			filters = append(filters, types.Filter{Name: &part[0], Values: part[1:]})
+		}
+		out := must(s.ec2.DescribeNetworkInterfaces(t.Context(), &ec2.DescribeNetworkInterfacesInput{Filters: filters}))(t)
+		var got []string
+		for _, e := range out.NetworkInterfaces {
+			got = append(got, ids[*e.NetworkInterfaceId])
+		}
+		slices.Sort(got)
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%v (-want +got):\n%s", tt.filters, diff)
+		}
+	}
+}
+
+func split(words []string) [][]string {
+	parts := [][]string{nil}
+	for _, w := range words {
+		if w == "|" {
+			parts = append(parts, nil)
+			continue
+		}
+		parts[len(parts)-1] = append(parts[len(parts)-1], w)
+	}
+	return parts
+}
+
+// TestInstanceTypePages lists all instance types, which takes several pages even
+// if the caller asks for none.
+func TestInstanceTypePages(t *testing.T) {
+	w := newWorld(t, setup{})
+	pages := ec2.NewDescribeInstanceTypesPaginator(w.ec2, &ec2.DescribeInstanceTypesInput{})
+	n := 0
+	for pages.HasMorePages() {
+		n += len(must(pages.NextPage(t.Context()))(t).InstanceTypes)
+	}
+	if n < 9 {
+		t.Errorf("got %d instance types", n)
+	}
+}
+
+// TestBranchLimit fills a trunk up to the limit of its type.
+func TestBranchLimit(t *testing.T) {
+	s := newStage(t)
+	it, _ := s.InstanceType("m5.xlarge")
+	for n := range int32(it.Branches - 1) {
+		if err := s.associate(t.Context(), s.world.create(t), 100+n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := s.associate(t.Context(), s.free, 99)
+	wantCode(t, err, "BranchInterfaceLimitExceeded")
+	all := must(s.ec2.DescribeTrunkInterfaceAssociations(t.Context(), &ec2.DescribeTrunkInterfaceAssociationsInput{
+		Filters: []types.Filter{{Name: aws.String("trunk-interface-id"), Values: []string{s.trunk}}},
+	}))(t)
+	if len(all.InterfaceAssociations) != it.Branches {
+		t.Errorf("got %d associations, want %d", len(all.InterfaceAssociations), it.Branches)
+	}
+}
+
+// TestReservation keeps single addresses out of what is reserved and takes
+// prefixes from there first.
+func TestReservation(t *testing.T) {
+	w := newWorld(t, setup{prefix: "10.0.1.0/26", ipv6: true})
+	reserve := func(prefix string, kind types.SubnetCidrReservationType) {
+		must(w.ec2.CreateSubnetCidrReservation(t.Context(), &ec2.CreateSubnetCidrReservationInput{
+			SubnetId: &w.subnet.ID, Cidr: &prefix, ReservationType: kind,
+		}))(t)
+	}
+	reserve("10.0.1.32/28", types.SubnetCidrReservationTypePrefix)
+	reserve("10.0.1.0/29", types.SubnetCidrReservationTypeExplicit)
+	reserve("2001:db8:1:2:7::/80", types.SubnetCidrReservationTypePrefix)
+	id := w.create(t)
+	out := must(w.ec2.AssignPrivateIpAddresses(t.Context(), &ec2.AssignPrivateIpAddressesInput{
+		NetworkInterfaceId: &id, SecondaryPrivateIpAddressCount: aws.Int32(1),
+	}))(t)
+	e, _ := w.ENI(id)
+	got := []string{e.Addr.String(), *out.AssignedPrivateIpAddresses[0].PrivateIpAddress}
+	block := must(w.ec2.AssignPrivateIpAddresses(t.Context(), &ec2.AssignPrivateIpAddressesInput{
+		NetworkInterfaceId: &id, Ipv4PrefixCount: aws.Int32(1),
+	}))(t)
+	got = append(got, *block.AssignedIpv4Prefixes[0].Ipv4Prefix)
+	v6 := must(w.ec2.AssignIpv6Addresses(t.Context(), &ec2.AssignIpv6AddressesInput{NetworkInterfaceId: &id, Ipv6PrefixCount: aws.Int32(1)}))(t)
+	got = append(got, v6.AssignedIpv6Prefixes[0])
+	must(w.ec2.AssignPrivateIpAddresses(t.Context(), &ec2.AssignPrivateIpAddressesInput{
+		NetworkInterfaceId: &id, PrivateIpAddresses: []string{"10.0.1.6"},
+	}))(t)
+	want := []string{"10.0.1.8", "10.0.1.9", "10.0.1.32/28", "2001:db8:1:2:7::/80"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("choices (-want +got):\n%s", diff)
+	}
+	_, err := w.ec2.AssignPrivateIpAddresses(t.Context(), &ec2.AssignPrivateIpAddressesInput{
+		NetworkInterfaceId: &id, Ipv4PrefixCount: aws.Int32(2),
+	})
+	wantCode(t, err, "InsufficientCidrBlocks")
+	checkInvariants(t, w.Cloud)
+}
+
+// TestUnfriendlyType refuses what the hardware cannot do.
+func TestUnfriendlyType(t *testing.T) {
+	w := newWorld(t, setup{kind: "t2.medium"})
+	id := w.ENIs()[0].ID
+	_, err := w.ec2.AssignPrivateIpAddresses(t.Context(), &ec2.AssignPrivateIpAddressesInput{
+		NetworkInterfaceId: &id, Ipv4PrefixCount: aws.Int32(1),
+	})
+	wantCode(t, err, "UnsupportedOperation")
+	trunk := must(w.ec2.CreateNetworkInterface(t.Context(), &ec2.CreateNetworkInterfaceInput{
+		SubnetId: &w.subnet.ID, InterfaceType: types.NetworkInterfaceCreationTypeTrunk,
+	}))(t)
+	_, err = w.ec2.AttachNetworkInterface(t.Context(), &ec2.AttachNetworkInterfaceInput{
+		NetworkInterfaceId: trunk.NetworkInterface.NetworkInterfaceId, InstanceId: &w.instance.ID, DeviceIndex: aws.Int32(1),
+	})
+	wantCode(t, err, "UnsupportedOperation")
+	_, err = w.ec2.AttachNetworkInterface(t.Context(), &ec2.AttachNetworkInterfaceInput{
+		NetworkInterfaceId: aws.String(w.create(t)), InstanceId: &w.instance.ID, DeviceIndex: aws.Int32(1), NetworkCardIndex: aws.Int32(1),
+	})
+	wantCode(t, err, "InvalidParameterValue")
+}
+
+// TestCards gives each network card device indexes and limits of its own.
+func TestCards(t *testing.T) {
+	w := newWorld(t, setup{kind: "c6in.32xlarge"})
+	attach := func(card, device int32) error {
+		_, err := w.ec2.AttachNetworkInterface(t.Context(), &ec2.AttachNetworkInterfaceInput{
+			NetworkInterfaceId: aws.String(w.create(t)), InstanceId: &w.instance.ID, DeviceIndex: &device, NetworkCardIndex: &card,
+		})
+		return err
+	}
+	for card := range int32(2) {
+		for device := int32(1); device <= 8; device++ {
+			if err := attach(card, device); codeOf(err) != map[bool]string{true: "AttachmentLimitExceeded"}[card == 0 && device == 8] {
+				t.Errorf("card %d device %d: %v", card, device, err)
+			}
+		}
+	}
+	if err := attach(1, 9); codeOf(err) != "AttachmentLimitExceeded" {
+		t.Errorf("a ninth ENI on card 1: %v", err)
+	}
+	checkInvariants(t, w.Cloud)
+}
