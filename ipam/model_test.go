@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipam_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/ipam"
+)
+
+const modelCooldown = time.Minute
+
+// model is what anyone could say about a pool from the outside: who was told
+// to use which address, and when an address came back.
+type model struct {
+	t       *testing.T
+	rnd     *rand.Rand
+	journal *memory
+	pool    *ipam.Pool
+	held    map[string][]ipam.Allocation
+	freed   map[netip.Addr]time.Time
+}
+
+func (m *model) open() {
+	m.pool = open(m.t, ipam.Config{Journal: m.journal, Cooldown: modelCooldown})
+}
+
+func (m *model) pod() string { return fmt.Sprint("pod", m.rnd.IntN(25)) }
+
+func (m *model) eni() ipam.ENI {
+	n := m.rnd.IntN(4)
+	return ipam.ENI{ID: fmt.Sprint("eni-", n), Device: n}
+}
+
+// block is one out of a few, some of which overlap.
+func (m *model) block(eni int) netip.Prefix {
+	switch m.rnd.IntN(4) {
+	case 0:
+		return netip.MustParsePrefix(fmt.Sprintf("10.0.%d.%d/28", eni, 16*m.rnd.IntN(3)))
+	case 1:
+		return netip.MustParsePrefix(fmt.Sprintf("2001:db8:0:%d::/80", eni))
+	default:
+		return netip.MustParsePrefix(fmt.Sprintf("10.0.%d.%d/32", eni, 30+m.rnd.IntN(8)))
+	}
+}
+
+func (m *model) allocate() error {
+	pod := m.pod()
+	families := [][]ipam.Family{{4}, {6}, {4, 6}}[m.rnd.IntN(3)]
+	ctx, cancel := context.WithTimeout(m.t.Context(), time.Millisecond)
+	defer cancel()
+	got, err := m.pool.Allocate(ctx, request(pod, families...))
+	if err != nil {
+		return err
+	}
+	if old := m.held[pod]; old != nil {
+		if !slices.Equal(old, got) {
+			m.t.Errorf("%s was told %v, and then %v", pod, old, got)
+		}
+		return nil
+	}
+	for _, a := range got {
+		for other, have := range m.held {
+			for _, b := range have {
+				if a.Addr == b.Addr {
+					m.t.Errorf("%v belongs to %s and %s", a.Addr, pod, other)
+				}
+			}
+		}
+		if at, ok := m.freed[a.Addr]; ok && time.Since(at) < modelCooldown {
+			m.t.Errorf("%v rested only %v", a.Addr, time.Since(at))
+		}
+	}
+	m.held[pod] = got
+	return nil
+}
+
+func (m *model) release() error {
+	pod := m.pod()
+	got, err := m.pool.Release(attachment(pod))
+	if m.held[pod] == nil != errors.Is(err, ipam.ErrNotAllocated) && !errors.Is(err, ipam.ErrJournal) {
+		m.t.Errorf("release of %s, which holds %v: %v", pod, m.held[pod], err)
+	}
+	if err == nil {
+		for _, a := range got {
+			m.freed[a.Addr] = time.Now()
+		}
+		delete(m.held, pod)
+	}
+	return err
+}
+
+// step does one random thing.
+func (m *model) step() error {
+	e := m.eni()
+	b := m.block(e.Device)
+	switch m.rnd.IntN(16) {
+	case 0, 1, 2, 3:
+		return m.allocate()
+	case 4, 5, 6:
+		return m.release()
+	case 7:
+		return m.pool.SetENI(e)
+	case 8:
+		return m.pool.SetReady(e.ID, m.rnd.IntN(4) > 0)
+	case 9, 10:
+		return m.pool.AddBlocks(ipam.Block{Prefix: b, ENI: e.ID}, ipam.Block{Prefix: m.block(e.Device), ENI: e.ID})
+	case 11:
+		return m.pool.DrainBlocks(b)
+	case 12:
+		return m.pool.RemoveBlocks(b)
+	case 13:
+		return errors.Join(m.pool.DoubtBlocks(true, b), m.pool.DoubtBlocks(false, b))
+	case 14:
+		time.Sleep(time.Duration(m.rnd.IntN(60)) * time.Second)
+		return nil
+	default:
+		if m.rnd.IntN(2) == 0 {
+			return m.pool.RemoveENI(e.ID)
+		}
+		return m.pool.DrainENI(e.ID)
+	}
+}
+
+func (m *model) run(steps int) {
+	for range steps {
+		var before ipam.View
+		failing := m.rnd.IntN(10) == 0
+		if failing {
+			before = durable(m.pool.View())
+			m.journal.fail = errors.New("disk full")
+		}
+		err := m.step()
+		m.journal.fail = nil
+		if failing && errors.Is(err, ipam.ErrJournal) {
+			m.unchanged("a failed write", before)
+		}
+		if m.rnd.IntN(20) == 0 {
+			m.restart()
+		}
+		m.check()
+		if m.t.Failed() {
+			return
+		}
+	}
+}
+
+// unchanged compares the pool with what it was.
+func (m *model) unchanged(what string, before ipam.View) {
+	if after := durable(m.pool.View()); !reflect.DeepEqual(before, after) {
+		m.t.Errorf("%s changed the pool:\n%s", what, cmp.Diff(before, after, comparable))
+	}
+}
+
+// restart kills the process: nothing but the journal remains.
+func (m *model) restart() {
+	before := durable(m.pool.View())
+	m.open()
+	m.unchanged("a restart", before)
+	for i := range 4 {
+		if err := m.pool.SetReady(fmt.Sprint("eni-", i), true); err != nil && !errors.Is(err, ipam.ErrUnknown) {
+			m.t.Error(err)
+		}
+	}
+}
+
+func (m *model) check() {
+	for pod, have := range m.held {
+		if got := m.pool.Lookup(attachment(pod)); !slices.Equal(have, got) {
+			m.t.Errorf("%s has %v, the pool says %v", pod, have, got)
+		}
+	}
+	v := m.pool.View()
+	if v.Attachments != len(m.held) {
+		m.t.Errorf("%d attachments, the pool says %d", len(m.held), v.Attachments)
+	}
+	for _, n := range v.ENIs {
+		for _, b := range n.Blocks {
+			used := 0
+			for _, have := range m.held {
+				for _, a := range have {
+					if b.Prefix.Contains(a.Addr) {
+						used++
+					}
+				}
+			}
+			if b.Used != used || b.Used < 0 || b.Cooling < 0 || b.Free < 0 {
+				m.t.Errorf("%v: used %d cooling %d free %d, want %d used", b.Prefix, b.Used, b.Cooling, b.Free, used)
+			}
+		}
+	}
+}
+
+// TestModel does random things to pools, with restarts and failing disks in
+// between, and compares them with what their clients know.
+func TestModel(t *testing.T) {
+	seeds := uint64(2000)
+	if testing.Short() {
+		seeds = 200
+	}
+	for seed := range seeds {
+		synctest.Test(t, func(t *testing.T) {
+			m := &model{
+				t: t, rnd: rand.New(rand.NewPCG(seed, 1)), journal: &memory{},
+				held: map[string][]ipam.Allocation{}, freed: map[netip.Addr]time.Time{},
+			}
+			m.open()
+			m.run(80)
+		})
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
