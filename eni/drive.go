@@ -3,6 +3,7 @@
 package eni
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -177,23 +178,38 @@ func (m *Manager) afterAttach(ctx context.Context, it Intent, err error) (Intent
 // learnLimit remembers how many ENIs a card holds now that EC2 refused one
 // more, so that the next request fails here without a call.
 func (m *Manager) learnLimit(ctx context.Context, it Intent) {
-	enis, err := m.attached(ctx)
+	enis, _ := m.attached(ctx)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err != nil {
-		enis = m.inv.ENIs
-	}
 	n := 0
-	for _, e := range enis {
-		if e.Card == it.Card {
+	for _, p := range m.takenLocked(enis) {
+		if p.Card == it.Card && p.Device != it.Device {
 			n++
 		}
 	}
 	m.refused[it.Card] = learnt{max: n, at: time.Now()}
 }
 
-// otherPlace finds another device index after EC2 refused the intent's one. It
-// counts as taken even if the listing, which may be old, does not show it.
+// takenLocked lists the places that are taken as far as anyone knows: in the
+// inventory, in a newer listing, by intents under way, and by ENIs that stood in
+// the way and that the inventory is too old to show.
+func (m *Manager) takenLocked(enis []ENI) []place {
+	out := taken(m.inv, slices.Collect(maps.Values(m.intents)))
+	for _, e := range enis {
+		out = append(out, place{e.Card, e.Device})
+	}
+	for p, at := range m.others {
+		if m.inv.EC2At.Before(at.Add(m.cfg.Lag)) {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(a, b place) int { return cmp.Or(cmp.Compare(a.Card, b.Card), cmp.Compare(a.Device, b.Device)) })
+	return slices.Compact(out)
+}
+
+// otherPlace finds another device index after EC2 refused the intent's one.
+// That one counts as taken, even if the listing, which may be old, does not show
+// it.
 func (m *Manager) otherPlace(ctx context.Context, it Intent) (Intent, bool) {
 	enis, err := m.attached(ctx)
 	if err != nil {
@@ -201,8 +217,9 @@ func (m *Manager) otherPlace(ctx context.Context, it Intent) (Intent, bool) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	used := taken(Inventory{ENIs: enis}, slices.Collect(maps.Values(m.intents)))
-	p, ok := freePlace(it.Card, cardLimit(m.limits, m.cfg, it.Card, m.refused, time.Now())+1, used)
+	m.others[place{it.Card, it.Device}] = time.Now()
+	limit := cardLimit(m.limits, m.cfg, it.Card, m.refused, time.Now())
+	p, ok := freePlace(it.Card, limit, m.takenLocked(enis))
 	if ok {
 		it.Device = p.Device
 		m.intents[it.ID] = it

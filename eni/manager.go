@@ -101,10 +101,11 @@ type Manager struct {
 	limits  Limits
 	limited time.Time // when limits were learnt
 	mode    Mode
-	refused map[int]learnt    // ENIs, by card
-	packed  map[string]learnt // slots, by ENI
-	rests   map[string]rest   // by subnet
-	last    string            // the subnet that served last
+	refused map[int]learnt      // ENIs, by card
+	others  map[place]time.Time // places that EC2 said somebody has, and when
+	packed  map[string]learnt   // slots, by ENI
+	rests   map[string]rest     // by subnet
+	last    string              // the subnet that served last
 	subnets []Subnet
 	listed  time.Time // when subnets was filled
 }
@@ -121,6 +122,7 @@ func New(cfg Config) (*Manager, error) {
 		intents: map[string]Intent{},
 		busy:    map[string]bool{},
 		refused: map[int]learnt{},
+		others:  map[place]time.Time{},
 		packed:  map[string]learnt{},
 		rests:   map[string]rest{},
 	}, nil

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"time"
 )
 
@@ -82,10 +81,15 @@ func (m *Manager) finish(ctx context.Context, it Intent) (ENI, error) {
 	return e.clone(), nil
 }
 
-// fresh makes sure of an inventory new enough to choose a place by.
+// fresh makes sure of an inventory new enough to choose a place by. One from
+// before EC2 could show an ENI that stood in the way is not.
 func (m *Manager) fresh(ctx context.Context) error {
 	m.mu.Lock()
 	young := time.Since(m.inv.EC2At) < inventoryAge
+	for _, at := range m.others {
+		shows := at.Add(m.cfg.Lag)
+		young = young && (m.inv.EC2At.After(shows) || time.Now().Before(shows))
+	}
 	m.mu.Unlock()
 	if young {
 		return nil
@@ -129,7 +133,7 @@ func (m *Manager) reserve(in ProvisionInput, l Limits) (Intent, func(), error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	limit := cardLimit(l, m.cfg, in.Card, m.refused, it.Start)
-	p, ok := freePlace(in.Card, limit, taken(m.inv, slices.Collect(maps.Values(m.intents))))
+	p, ok := freePlace(in.Card, limit, m.takenLocked(nil))
 	if !ok {
 		return Intent{}, nil, &OpError{
 			Op: string(OpProvision), Why: ReasonENILimit, Err: fmt.Errorf("card %d takes %d ENIs", in.Card, max(limit, 0)),

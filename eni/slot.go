@@ -2,10 +2,7 @@
 
 package eni
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // place is one of EC2's coordinates for an ENI on an instance.
 type place struct {
@@ -39,10 +36,9 @@ func cardLimit(l Limits, cfg Config, card int, refused map[int]learnt, now time.
 }
 
 // freePlace finds a device index for one more ENI on a card: the lowest from 1
-// that nobody has. Every attached ENI counts, ours or not, and so do those on
-// their way. It reports false if the card is full.
+// that is not among those taken, which are sorted and each there once. Every
+// attached ENI counts, ours or not. It reports false if the card is full.
 func freePlace(card, limit int, taken []place) (place, bool) {
-	slices.SortFunc(taken, func(a, b place) int { return a.Device - b.Device })
 	n, device := 0, 1
 	for _, p := range taken {
 		if p.Card != card {
@@ -59,18 +55,15 @@ func freePlace(card, limit int, taken []place) (place, bool) {
 	return place{Card: card, Device: device}, true
 }
 
-// taken lists the places of an inventory and of the intents under way. An ENI
-// is counted once, whoever mentions it.
+// taken lists the places of an inventory and of the intents under way.
 func taken(inv Inventory, intents []Intent) []place {
 	var out []place
 	for _, e := range inv.ENIs {
 		out = append(out, place{e.Card, e.Device})
 	}
 	for _, in := range intents {
-		p := place{in.Card, in.Device}
-		onWay := in.Op == OpProvision && !in.Done && in.Device > 0
-		if onWay && !slices.Contains(out, p) {
-			out = append(out, p)
+		if in.Op == OpProvision && !in.Done && in.Device > 0 {
+			out = append(out, place{in.Card, in.Device})
 		}
 	}
 	return out
