@@ -212,16 +212,7 @@ func checkSlots(t *testing.T, name string, d warmpool.Decision, short, over int)
 	if d.Short != short || d.Over != over {
 		t.Errorf("%s: short %d, over %d; want %d, %d (%s)", name, d.Short, d.Over, short, over, d.Reason)
 	}
-	n := 0
-	for _, a := range d.Actions {
-		switch a.Op {
-		case warmpool.OpAssign, warmpool.OpCreate:
-			n += a.N
-		default:
-			n -= a.N
-		}
-	}
-	if n != short-over {
+	if n := slotsOf(d); n != short-over {
 		t.Errorf("%s: actions %v add %d slots; want %d", name, d.Actions, n, short-over)
 	}
 }

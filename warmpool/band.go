@@ -7,69 +7,159 @@ import (
 	"time"
 )
 
-// Band is the default policy: a dead band of free addresses, filled in batches.
-// The zero value is ready to use.
+// Band is the default policy: a dead band of free addresses, filled in batches
+// and emptied only after a surplus has lasted. The zero value is ready to use.
+//
+// Demand D counts the pods that have an address and those that are known to
+// need one. The pool grows as soon as fewer than Low addresses are free, and
+// then to the next multiple of Batch, so that one call carries what the next
+// pods need as well:
+//
+//	Min = D + Low     GrowTo   = ShrinkTo = Min rounded up to a multiple of Batch
+//	                  Max      = D + High
+//
+// It shrinks when more than High are free, and when they were during all of
+// HoldDown; what goes is the least surplus of that time, not that of its end.
+// High is at least Low + Batch, so a batch never lands above the band, and a
+// pod that comes and goes never costs a call.
+//
+//	 T   D | Low 1, High 9, Batch 4
+//	 0   0 | grow to 4
+//	 4   3 | nothing: 1 is free
+//	 4   4 | grow to 8
+//	 8   0 | nothing: 8 free are in the band
+//	16   6 | 10 free: after 5 minutes of that down to 8
+//
+// A burst of n pods costs one call an ENI, because pods that wait are demand. An
+// ENI that has lost its last slot stays attached for KeepENI: growing into it
+// takes one call of a second where a new ENI takes three and several seconds.
+//
+// While the subnet is exhausted Band keeps one free address, takes no batches,
+// holds a sixth of the time, and keeps no ENI for later.
 type Band struct {
-	// Low is the number of free addresses below which the pool grows, High the
-	// number above which it shrinks. Zero means a default; a High below
-	// Low + Batch is raised to that, so that a batch never lands outside.
-	Low, High int
-	// Batch is the number of addresses that growth is aligned to. Zero means
-	// what suits the card: a prefix, or 8 addresses if an ENI has that many.
+	// Low is the number of free addresses below which the pool grows. Zero
+	// means 1, negative none: then addresses are fetched for pods that wait.
+	Low int
+	// High is the number of free addresses above which the pool shrinks. Zero
+	// means Low + 8, for prefixes Low + 16. Below Low + Batch it is raised to that.
+	High int
+	// Batch is the number of addresses that growth is aligned to. Zero means 4,
+	// for prefixes one prefix.
 	Batch int
 	// HoldDown is how long a surplus must last before any of it is released.
-	// Zero means 3 minutes.
+	// Zero means 5 minutes.
 	HoldDown time.Duration
+	// KeepENI is how long an ENI without any slot stays attached. Zero means
+	// 30 minutes.
+	KeepENI time.Duration
 	// Warmup is the number of addresses that a new node gets before its first
 	// pod; once it has had them, the band rules alone. Zero means none.
 	Warmup int
 }
 
+// The defaults come out of package sim; docs/warm-pool.md has the figures.
 const (
-	bandLow      = 2
-	bandBatch    = 8
-	bandHoldDown = 3 * time.Minute
+	bandLow      = 1
+	bandWidth    = 8
+	bandBatch    = 4
+	bandHoldDown = 5 * time.Minute
+	bandKeepENI  = 30 * time.Minute
 )
+
+// Band's memory.
+const (
+	bandSurplus, bandEmpty = 0, 1 // since when there is a surplus, an empty ENI
+	bandWarm, bandLeast    = 0, 1 // warm-up is over; the least surplus since then
+)
+
+// limits are Band's numbers as they are in force.
+type bandLimits struct {
+	low, high, batch int
+	hold, keep       time.Duration
+}
+
+func (p Band) limits(s *Snapshot, unit int) bandLimits {
+	if s.Subnet.Exhausted {
+		low := min(1, max(0, cmp.Or(p.Low, bandLow)))
+		return bandLimits{low: low, high: low + unit, batch: unit, hold: cmp.Or(p.HoldDown, bandHoldDown) / 6}
+	}
+	l := bandLimits{
+		low:   max(0, cmp.Or(p.Low, bandLow)),
+		batch: cmp.Or(p.Batch, max(bandBatch, unit)),
+		hold:  cmp.Or(p.HoldDown, bandHoldDown),
+		keep:  cmp.Or(p.KeepENI, bandKeepENI),
+	}
+	if unit == 1 {
+		l.batch = min(l.batch, max(1, s.Limits.SlotsPerENI))
+	}
+	l.high = max(cmp.Or(p.High, l.low+max(bandWidth, unit)), l.low+l.batch)
+	return l
+}
 
 // Decide implements Policy.
 func (p Band) Decide(s Snapshot) Decision {
 	v := s.Supply()
 	d := Decision{Memory: s.Memory}
-	batch := cmp.Or(p.Batch, max(v.Unit, min(bandBatch, s.Limits.SlotsPerENI)))
-	low := cmp.Or(p.Low, bandLow)
-	high := max(p.High, low+batch)
-	hold := cmp.Or(p.HoldDown, bandHoldDown)
-	if s.Subnet.Exhausted {
-		batch, low, high, hold = v.Unit, min(low, 1), min(low, 1)+v.Unit, hold/6
-	}
+	l := p.limits(&s, v.Unit)
 	demand := v.Assigned + s.Demand.Pending()
-	want := demand + low
-	if d.Memory.Counts[0] == 0 {
+	want := demand + l.low
+	if m := &d.Memory; m.Counts[bandWarm] == 0 {
 		if v.Usable() >= p.Warmup {
-			d.Memory.Counts[0] = 1
+			m.Counts[bandWarm] = 1
 		}
 		want = max(want, p.Warmup)
 	}
-	target := alignUp(want, batch)
-	c := Corridor{Min: want, GrowTo: target, Max: max(target, demand+high), ShrinkTo: target}
+	target := alignUp(want, l.batch)
+	c := Corridor{Min: want, GrowTo: target, Max: max(target, demand+l.high), ShrinkTo: target}
 	d.Short, d.Over = c.Slots(v)
-	d.Reason = Because("free %d of %d, low %d, high %d: demand %d = %d assigned + %d pending",
-		v.Free(), v.Usable(), low, high, demand, v.Assigned, s.Demand.Pending())
-	place := Placement{MinAge: time.Minute}
-	if d.Over == 0 {
-		d.Memory.Times[0] = time.Time{}
-		d.Actions = place.Grow(nil, &s, d.Short, d.Reason)
-		return d
-	}
-	if d.Memory.Times[0].IsZero() {
-		d.Memory.Times[0] = s.Now
-	}
-	if passed := s.since(d.Memory.Times[0]); passed < hold {
-		d.Next = hold - passed
-		return d
-	}
-	var wait time.Duration
-	d.Actions, wait = place.Shrink(nil, &s, d.Over, d.Reason)
-	d.Next = wait
+	d.Reason = Because("%d free of %d usable, band %d to %d in batches of %d: demand %d = %d assigned + %d pending",
+		v.Free(), v.Usable(), l.low, l.high, l.batch, demand, v.Assigned, s.Demand.Pending())
+	d.Actions = Placement{}.Grow(nil, &s, d.Short, d.Reason)
+	p.release(&s, &d, l.hold)
+	p.deleteEmpty(&s, &d, l.keep)
 	return d
+}
+
+// release gives the least surplus of the hold-down back at its end.
+func (p Band) release(s *Snapshot, d *Decision, hold time.Duration) {
+	since, least := &d.Memory.Times[bandSurplus], &d.Memory.Counts[bandLeast]
+	if d.Over == 0 {
+		*since = time.Time{}
+		return
+	}
+	if since.IsZero() {
+		*since, *least = s.Now, d.Over
+	}
+	*least = min(*least, d.Over)
+	if passed := s.Now.Sub(*since); passed < hold {
+		d.Next = hold - passed
+		return
+	}
+	d.Actions, _ = Placement{KeepENIs: true}.Shrink(d.Actions, s, *least, d.Reason)
+	*since = time.Time{}
+	d.Next = hold
+}
+
+// deleteEmpty deletes an ENI that has had no slot for long enough.
+func (p Band) deleteEmpty(s *Snapshot, d *Decision, keep time.Duration) {
+	m := &d.Memory
+	var empty *ENI
+	for i := range s.ENIs {
+		if e := &s.ENIs[i]; e.idle() && e.Slots == 0 && !named(d.Actions, e.ID) {
+			empty = e
+		}
+	}
+	if empty == nil {
+		m.Times[bandEmpty] = time.Time{}
+		return
+	}
+	if m.Times[bandEmpty].IsZero() {
+		m.Times[bandEmpty] = s.Now
+	}
+	if passed := s.since(m.Times[bandEmpty]); passed < keep {
+		d.Next = sooner(d.Next, keep-passed)
+		return
+	}
+	m.Times[bandEmpty] = time.Time{}
+	d.Actions = append(d.Actions, Action{Op: OpDelete, ENI: empty.ID, Reason: Because("the ENI has had no slot for %d s", int(keep.Seconds()))})
 }
