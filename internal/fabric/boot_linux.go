@@ -4,9 +4,12 @@ package fabric
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -17,27 +20,76 @@ const bootMetric = 512
 
 // Boot configures the primary ENI of the instance as an EC2 image does over
 // DHCP: link up, primary address, connected and default route. For IPv6 it takes
-// the first address and the route that the router would advertise.
+// the first address and the route that the router would advertise. It returns when
+// packets pass.
 func (f *Fabric) Boot(ctx context.Context, instance string) error {
-	if err := ctx.Err(); err != nil {
-		return err
+	p, err := f.bootPrimary(instance)
+	if err == nil {
+		err = errors.Join(f.instanceUp(ctx, p), f.router.waitUp(ctx, p.link))
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	ns := f.instances[instance]
-	var primary *port
-	for _, p := range f.ports {
-		if p.Instance == instance && p.Primary() {
-			primary = p
-		}
-	}
-	if ns == nil || primary == nil {
-		return fmt.Errorf("fabric: boot %s: no primary ENI: %w", instance, os.ErrNotExist)
-	}
-	if err := bootLink(ns, primary.ENI, f.subnets[primary.Subnet]); err != nil {
+	if err != nil {
 		return fmt.Errorf("fabric: boot %s: %w", instance, err)
 	}
 	return nil
+}
+
+func (f *Fabric) bootPrimary(instance string) (*port, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.ports {
+		if p.Instance == instance && p.Primary() {
+			return p, bootLink(f.instances[instance], p.ENI, f.subnets[p.Subnet])
+		}
+	}
+	return nil, fmt.Errorf("no primary ENI: %w", os.ErrNotExist)
+}
+
+func (f *Fabric) instanceUp(ctx context.Context, p *port) error {
+	ns := f.Instance(p.Instance)
+	if ns == nil {
+		return os.ErrNotExist
+	}
+	return ns.waitUp(ctx, p.Link())
+}
+
+// WaitUp waits until a link of the instance, set up before, passes packets in
+// both directions. A link that comes up does so at both of its ends a moment
+// later, and until then the kernel drops what is sent.
+func (f *Fabric) WaitUp(ctx context.Context, id string) error {
+	f.mu.Lock()
+	p, ok := f.ports[id]
+	f.mu.Unlock()
+	if !ok {
+		return fmt.Errorf("fabric: %s is not attached: %w", id, os.ErrNotExist)
+	}
+	if err := errors.Join(f.instanceUp(ctx, p), f.router.waitUp(ctx, p.link)); err != nil {
+		return fmt.Errorf("fabric: %s: %w", id, err)
+	}
+	return nil
+}
+
+func (n *Netns) waitUp(ctx context.Context, name string) error {
+	h, err := n.handle()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		link, err := h.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("link %s in %s stays %v: %w", name, n.path, link.Attrs().OperState, ctx.Err())
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 func bootLink(ns *Netns, e ENI, s Subnet) error {
@@ -53,16 +105,24 @@ func bootLink(ns *Netns, e ENI, s Subnet) error {
 	if err := h.LinkSetUp(link); err != nil {
 		return err
 	}
-	for _, a := range append([]netip.Addr{e.Addr}, e.Addrs...) {
-		// Further IPv4 addresses do not come over DHCP.
-		if !a.IsValid() || a.Is4() && a != e.Addr {
-			continue
-		}
+	for _, a := range bootAddrs(e) {
 		if err := bootAddr(h, link, a, s); err != nil {
 			return fmt.Errorf("address %v: %w", a, err)
 		}
 	}
 	return nil
+}
+
+// bootAddrs are the addresses that come over DHCP: the primary one and the first
+// of IPv6.
+func bootAddrs(e ENI) (all []netip.Addr) {
+	if e.Addr.IsValid() {
+		all = append(all, e.Addr)
+	}
+	if i := slices.IndexFunc(e.Addrs, netip.Addr.Is6); i >= 0 {
+		all = append(all, e.Addrs[i])
+	}
+	return all
 }
 
 func bootAddr(h *netlink.Handle, link netlink.Link, a netip.Addr, s Subnet) error {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -166,7 +167,19 @@ func (n *Netns) Ask(ctx context.Context, network string, local, remote netip.Add
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("ask %v over %s from %v: %w", remote, network, c.LocalAddr(), err)
 	}
+	if c, ok := c.(*net.TCPConn); ok {
+		hangUp(ctx, c)
+	}
 	return seen, nil
+}
+
+// hangUp ends a connection so that no packet of it is on the way afterwards.
+func hangUp(ctx context.Context, c *net.TCPConn) {
+	defer context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })()
+	if c.CloseWrite() == nil {
+		// The answer is known; how the connection ends does not change it.
+		_, _ = io.Copy(io.Discard, c)
+	}
 }
 
 // Exchange sends one line over a connection to an [Netns.Echo] and returns the

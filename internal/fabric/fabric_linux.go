@@ -50,6 +50,8 @@ func (p *port) owned() []netip.Prefix {
 	return append(all, p.Prefixes...)
 }
 
+var errClosed = fmt.Errorf("fabric: %w", os.ErrClosed)
+
 // New builds the router, the internet host and the peer host of a VPC. The
 // caller closes it.
 func New(ctx context.Context, cfg Config) (*Fabric, error) {
@@ -180,6 +182,9 @@ func (f *Fabric) Instance(name string) *Netns {
 func (f *Fabric) AddSubnet(s Subnet) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.net == nil {
+		return errClosed
+	}
 	if _, ok := f.subnets[s.ID]; ok {
 		return fmt.Errorf("fabric: subnet %s: %w", s.ID, os.ErrExist)
 	}
@@ -199,6 +204,9 @@ func (f *Fabric) AddSubnet(s Subnet) error {
 func (f *Fabric) AddInstance(name string) (*Netns, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.net == nil {
+		return nil, errClosed
+	}
 	if _, ok := f.instances[name]; ok {
 		return nil, fmt.Errorf("fabric: instance %s: %w", name, os.ErrExist)
 	}
@@ -356,6 +364,9 @@ func (p *port) clone() ENI {
 func (f *Fabric) Drops() (Drops, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.net == nil {
+		return Drops{}, errClosed
+	}
 	return f.net.drops(f.ports)
 }
 

@@ -58,6 +58,9 @@ func (f *Fabric) ENIs(string) []ENI { return nil }
 // Boot returns [ErrNotSupported].
 func (f *Fabric) Boot(context.Context, string) error { return ErrNotSupported }
 
+// WaitUp returns [ErrNotSupported].
+func (f *Fabric) WaitUp(context.Context, string) error { return ErrNotSupported }
+
 // ServeMetadata returns [ErrNotSupported].
 func (f *Fabric) ServeMetadata(func(instance string) http.Handler) error { return ErrNotSupported }
 

@@ -160,6 +160,37 @@ next:
 	return matching
 }
 
+// eventually waits until cond holds. Packets are on their way for a moment when
+// the call that sent them returns.
+func eventually(t *testing.T, cond func() bool) bool {
+	t.Helper()
+	deadline := time.After(5 * time.Second)
+	for !cond() {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-deadline:
+			return false
+		}
+	}
+	return true
+}
+
+// sends sends a datagram and then waits for the answer to a ping, behind which
+// no trace of the datagram is missing. A spoofed source gets no answer, a ping does.
+func sends(t *testing.T, n *fabric.Netns, from, to string) {
+	t.Helper()
+	dst := netip.AddrPortFrom(ip(to), 9)
+	if err := n.Send(netip.AddrPortFrom(ip(from), 1), dst, nil); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	gateway := map[string]string{"node-1": "10.0.1.1", "node-2": "10.0.2.1", "nat": "10.0.1.1", "internet": "10.0.1.10"}[n.Name()]
+	if _, err := n.Ping(ctx, netip.Addr{}, ip(gateway)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func spoofed(t *testing.T, f *fabric.Fabric) map[string]uint64 {
 	t.Helper()
 	d, err := f.Drops()
@@ -238,17 +269,18 @@ func TestSecondENI(t *testing.T) {
 	f := newFabric(t)
 	one, two := f.Instance("node-1"), f.Instance("node-2")
 	run(t, one, linkUp("ens6", "10.0.1.20/32"))
-	first, second := capture(t, one, "ens5"), capture(t, one, "ens6")
-	send := func(a string) {
-		t.Helper()
-		if err := two.Send(netip.MustParseAddrPort("10.0.2.10:1"), netip.AddrPortFrom(ip(a), 9), []byte(a)); err != nil {
-			t.Fatal(err)
-		}
+	if err := f.WaitUp(t.Context(), "eni-2"); err != nil {
+		t.Fatal(err)
 	}
+	first, second := capture(t, one, "ens5"), capture(t, one, "ens6")
+	send := func(a string) { t.Helper(); sends(t, two, "10.0.2.10", a) }
 	counts := func(want1, want2 int, a string) {
 		t.Helper()
-		got1, got2 := lines(t, first, "> "+a+".9"), lines(t, second, "> "+a+".9")
-		if len(got1) != want1 || len(got2) != want2 {
+		var got1, got2 []string
+		if !eventually(t, func() bool {
+			got1, got2 = lines(t, first, "> "+a+".9"), lines(t, second, "> "+a+".9")
+			return len(got1) == want1 && len(got2) == want2
+		}) {
 			t.Errorf("packets for %s: %q on ens5 and %q on ens6, want %d and %d", a, got1, got2, want1, want2)
 		}
 	}
@@ -262,10 +294,7 @@ func TestSecondENI(t *testing.T) {
 	}
 	send("10.0.1.48") // just behind the prefix
 	counts(0, 0, "10.0.1.48")
-	err := two.Send(netip.MustParseAddrPort("[2001:db8:1:2::10]:1"), netip.MustParseAddrPort("[2001:db8:1:1:f::77]:9"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	sends(t, two, "2001:db8:1:2::10", "2001:db8:1:1:f::77")
 	counts(0, 1, "2001:db8:1:1:f::77")
 
 	// An address moves from one ENI to the other, in either order of the calls.
@@ -320,26 +349,22 @@ func TestSourceCheck(t *testing.T) {
 	one, two := f.Instance("node-1"), f.Instance("node-2")
 	arrived := capture(t, two, "ens5")
 	for i, from := range []string{"10.0.1.20", "10.0.2.99", "192.0.2.1", "10.0.2.10", "2001:db8:1:1::99", "2001:db8:9::1"} {
-		to := netip.MustParseAddrPort("10.0.2.10:9")
+		to := "10.0.2.10"
 		if ip(from).Is6() {
-			to = netip.MustParseAddrPort("[2001:db8:1:2::10]:9")
+			to = "2001:db8:1:2::10"
 		}
-		if err := one.Send(netip.AddrPortFrom(ip(from), 1), to, nil); err != nil {
-			t.Fatal(err)
-		}
-		if got := spoofed(t, f)["eni-1"]; got != uint64(i)+1 {
-			t.Errorf("after a packet from %s: %d counted, want %d", from, got, i+1)
+		sends(t, one, from, to)
+		if !eventually(t, func() bool { return spoofed(t, f)["eni-1"] == uint64(i)+1 }) {
+			t.Errorf("after a packet from %s: %d counted, want %d", from, spoofed(t, f)["eni-1"], i+1)
 		}
 	}
-	if got := lines(t, arrived, " > "); len(got) != 0 {
+	if got := lines(t, arrived, ": UDP"); len(got) != 0 {
 		t.Errorf("spoofed packets arrived: %q", got)
 	}
 	// Addresses that the ENI does own pass, whether they are configured or not.
-	if err := one.Send(netip.MustParseAddrPort("10.0.1.11:1"), netip.MustParseAddrPort("10.0.2.10:9"), nil); err != nil {
-		t.Fatal(err)
-	}
-	if got := lines(t, arrived, "10.0.1.11.1 > 10.0.2.10.9"); len(got) != 1 {
-		t.Errorf("packets from a secondary address: %q, want one", got)
+	sends(t, one, "10.0.1.11", "10.0.2.10")
+	if !eventually(t, func() bool { return len(lines(t, arrived, "10.0.1.11.1 > 10.0.2.10.9")) == 1 }) {
+		t.Errorf("a packet from a secondary address did not arrive: %q, %v", lines(t, arrived), spoofed(t, f))
 	}
 	if got := spoofed(t, f); got["eni-2"] != 0 || got["eni-3"] != 0 {
 		t.Errorf("other ENIs are blamed: %v", got)
@@ -358,11 +383,9 @@ func TestUncheckedENI(t *testing.T) {
 		t.Fatal(err)
 	}
 	arrived := capture(t, f.Instance("node-2"), "ens5")
-	if err := f.Instance("nat").Send(netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("10.0.2.10:9"), nil); err != nil {
-		t.Fatal(err)
-	}
-	if got := lines(t, arrived, "192.0.2.1.1 > 10.0.2.10.9"); len(got) != 1 {
-		t.Errorf("packets of an unchecked ENI: %q, want one", got)
+	sends(t, f.Instance("nat"), "192.0.2.1", "10.0.2.10")
+	if !eventually(t, func() bool { return len(lines(t, arrived, "192.0.2.1.1 > 10.0.2.10.9")) == 1 }) {
+		t.Error("a packet of an unchecked ENI did not arrive")
 	}
 }
 
@@ -385,13 +408,14 @@ func TestInternetGateway(t *testing.T) {
 	}
 	// From outside, too, only the public address can be reached.
 	inside := capture(t, one, "ens5")
-	for _, a := range []string{"10.0.1.10", "10.0.1.11"} {
-		if err := f.Internet().Send(netip.AddrPortFrom(fabric.InternetAddr, 1), netip.AddrPortFrom(ip(a), 9), nil); err != nil {
-			t.Fatal(err)
-		}
+	for _, a := range []string{"10.0.1.11", "10.0.1.10"} {
+		sends(t, f.Internet(), "203.0.113.10", a)
 	}
-	if got := lines(t, inside, "203.0.113.10.1 >"); len(got) != 1 || !strings.Contains(got[0], "> 10.0.1.10.9") {
-		t.Errorf("packets from the internet: %q, want one for the public address", got)
+	if !eventually(t, func() bool { return len(lines(t, inside, "203.0.113.10.1 > 10.0.1.10.9")) == 1 }) {
+		t.Error("no packet came from the internet for the public address")
+	}
+	if got := lines(t, inside, "203.0.113.10.1 > 10.0.1.11.9"); len(got) != 0 {
+		t.Errorf("the internet reached a private address: %q", got)
 	}
 	asks(t, one, ip("10.0.1.11"), fabric.PeerAddr, ip("10.0.1.11"))
 }
@@ -501,6 +525,10 @@ func TestCloseLeavesNothing(t *testing.T) {
 		}
 		if err := f.Close(); err != nil {
 			t.Errorf("second Close: %v", err)
+		}
+		_, err = f.AddInstance("node-1")
+		if err := errors.Join(f.AddSubnet(fabric.Subnet{ID: "subnet-c"}), err); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("after Close: %v, want ErrClosed", err)
 		}
 	}
 	if names, err := os.ReadDir("/run/netns"); err != nil || len(names) != 0 {

@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package snat_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/internal/fabric"
+	"github.com/vpcnet/vpcnet/snat"
+)
+
+func TestInternetSeesTheNode(t *testing.T) {
+	for _, nodePort := range []bool{true, false} {
+		t.Run(fmt.Sprintf("node ports %v", nodePort), func(t *testing.T) {
+			w := newWorld(t)
+			apply(t, w.snat, base(func(c *snat.Config) { c.NodePort = nodePort }), true)
+			check := w.watch(t, "ens5")
+			w.asks(t, w.a, podA, echoAt(fabric.InternetAddr), node1)
+			w.asks(t, w.b, podB, echoAt(fabric.InternetAddr), node1)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			if _, err := w.b.Ping(ctx, podB, fabric.InternetAddr); err != nil {
+				t.Error(err)
+			}
+			check(fabric.InternetAddr)
+		})
+	}
+}
+
+func TestWithoutRulesNothingLeaves(t *testing.T) {
+	w := newWorld(t)
+	w.asks(t, w.b, podB, echoAt(fabric.InternetAddr), netip.Addr{})
+}
+
+func TestInsideTheVPCNothingChanges(t *testing.T) {
+	w := newWorld(t)
+	apply(t, w.snat, base(nil), true)
+	for link, pod := range map[string]struct {
+		ns   *fabric.Netns
+		addr netip.Addr
+	}{"ens5": {w.a, podA}, "ens6": {w.b, podB}} {
+		check := w.watch(t, link)
+		w.asks(t, pod.ns, pod.addr, echoAt(node2), pod.addr)
+		check(node2)
+	}
+	w.asks(t, w.a, podA, echoAt(podB), podA)
+}
+
+func TestExcluded(t *testing.T) {
+	w := newWorld(t)
+	apply(t, w.snat, base(nil), true)
+	w.asks(t, w.b, podB, echoAt(fabric.PeerAddr), node1)
+	apply(t, w.snat, base(func(c *snat.Config) { c.Excluded = prefixes("192.168.0.0/16") }), true)
+	check := w.watch(t, "ens6")
+	w.asks(t, w.b, podB, echoAt(fabric.PeerAddr), podB)
+	check(fabric.PeerAddr)
+	w.asks(t, w.b, podB, echoAt(fabric.InternetAddr), node1)
+	// Everything excluded: pods' own addresses leave, by their own ENIs.
+	apply(t, w.snat, configs["exclude-all"], true)
+	w.asks(t, w.a, podA, echoAt(fabric.PeerAddr), podA)
+	w.asks(t, w.b, podB, echoAt(fabric.InternetAddr), netip.Addr{})
+}
+
+// TestHostIsLeftAlone shows it by the ports: those of a translated flow are random.
+func TestHostIsLeftAlone(t *testing.T) {
+	w := newWorld(t)
+	apply(t, w.snat, base(nil), true)
+	for _, test := range []struct {
+		from netip.AddrPort
+		to   netip.Addr
+	}{
+		{netip.AddrPortFrom(node1, 40001), fabric.InternetAddr},
+		{netip.AddrPortFrom(node1, 40002), fabric.PeerAddr},
+		{netip.AddrPortFrom(second, 40003), fabric.PeerAddr},
+		{netip.AddrPortFrom(node1, 40004), node2},
+		{netip.AddrPortFrom(node1, 40005), podB},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		seen, err := w.node.Ask(ctx, "udp", test.from, echoAt(test.to))
+		cancel()
+		if seen != test.from {
+			t.Errorf("the node's own %v to %v: the server saw %v, %v", test.from, test.to, seen, err)
+		}
+	}
+}
+
+func TestRandom(t *testing.T) {
+	for random, keeps := range map[snat.Random]bool{snat.RandomPRNG: false, snat.RandomHash: false, snat.RandomNone: true} {
+		t.Run(string(random), func(t *testing.T) {
+			w := newWorld(t)
+			apply(t, w.snat, base(func(c *snat.Config) { c.Random = random }), true)
+			kept := 0
+			for port := range uint16(4) {
+				from := netip.AddrPortFrom(podA, 40000+port)
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				seen, err := w.a.Ask(ctx, "udp", from, echoAt(fabric.InternetAddr))
+				cancel()
+				if err != nil || seen.Addr() != node1 {
+					t.Errorf("the server saw %v, %v", seen, err)
+				}
+				if seen.Port() == from.Port() {
+					kept++
+				}
+			}
+			if (kept == 4) != keeps {
+				t.Errorf("%d of 4 ports kept", kept)
+			}
+		})
+	}
+}
+
+func TestExternal(t *testing.T) {
+	w := newWorld(t)
+	apply(t, w.snat, configs["external"], true)
+	check := w.watch(t, "ens6")
+	w.asks(t, w.b, podB, echoAt(fabric.PeerAddr), podB)
+	check(fabric.PeerAddr)
+	w.asks(t, w.b, podB, echoAt(fabric.InternetAddr), netip.Addr{})
+	proxy{daddr: node1, port: 30007, to: podB}.nft(t, w.node)
+	check = w.watch(t, "ens5")
+	w.asks(t, w.other, node2, netip.AddrPortFrom(node1, 30007), node2)
+	check(node2)
+}
+
+func TestIPv6IsNotTranslated(t *testing.T) {
+	w := newWorld(t)
+	c := base(func(c *snat.Config) {
+		c.NodeAddrs, c.VPC = addrs("10.0.1.10", "2001:db8:1:1::10"), prefixes("10.0.0.0/16", "2001:db8:1::/56")
+	})
+	apply(t, w.snat, c, true)
+	check := w.watch(t, "ens6")
+	for _, to := range []netip.Addr{fabric.InternetAddr6, node26} {
+		w.asks(t, w.b, podB6, echoAt(to), podB6)
+		check(to)
+	}
+}
+
+// proxy is one service as kube-proxy makes it: the destination is rewritten at
+// priority -100.
+type proxy struct {
+	daddr      netip.Addr
+	port       uint16
+	to         netip.Addr
+	masquerade bool
+}
+
+func (p proxy) nft(t *testing.T, ns *fabric.Netns) {
+	t.Helper()
+	family, mark, masquerade := "ip", "", ""
+	if p.to.Is6() {
+		family = "ip6"
+	}
+	if p.masquerade {
+		mark, masquerade = "meta mark set mark | 0x4000", "meta mark & 0x4000 == 0x4000 masquerade fully-random"
+	}
+	to := netip.AddrPortFrom(p.to, fabric.EchoPort)
+	tool(t, ns, fmt.Sprintf(`
+table %[1]s kube-proxy {
+	chain services {
+		type nat hook prerouting priority dstnat; policy accept;
+		%[1]s daddr %[2]v meta l4proto { tcp, udp } th dport %[3]d %[4]s dnat to %[5]v
+	}
+	chain masquerading {
+		type nat hook postrouting priority srcnat; policy accept;
+		%[6]s
+	}
+}`, family, p.daddr, p.port, mark, to, masquerade), "nft", "-f", "-")
+}
+
+// iptables is the same with one of the two kinds of iptables.
+func (p proxy) iptables(kind string) func(*testing.T, *fabric.Netns) {
+	return func(t *testing.T, ns *fabric.Netns) {
+		t.Helper()
+		program := "iptables-" + kind
+		if p.to.Is6() {
+			program = "ip6tables-" + kind
+		}
+		for _, protocol := range []string{"tcp", "udp"} {
+			match := []string{"-t", "nat", "-A", "PREROUTING", "-d", p.daddr.String(), "-p", protocol, "--dport", fmt.Sprint(p.port)}
+			if p.masquerade {
+				tool(t, ns, "", program, append(match, "-j", "MARK", "--or-mark", "0x4000")...)
+			}
+			tool(t, ns, "", program, append(match, "-j", "DNAT", "--to-destination", netip.AddrPortFrom(p.to, fabric.EchoPort).String())...)
+		}
+		if p.masquerade {
+			tool(t, ns, "", program, "-t", "nat", "-A", "POSTROUTING", "-m", "mark", "--mark", "0x4000/0x4000", "-j", "MASQUERADE", "--random-fully")
+		}
+	}
+}
+
+// modes are the kinds of kube-proxy.
+func (p proxy) modes() map[string]func(*testing.T, *fabric.Netns) {
+	return map[string]func(*testing.T, *fabric.Netns){
+		"nft": p.nft, "iptables-nft": p.iptables("nft"), "iptables-legacy": p.iptables("legacy"),
+	}
+}
+
+// TestNodePort comes in by the primary ENI for a pod on the second one.
+func TestNodePort(t *testing.T) {
+	for _, family := range []struct {
+		name                           string
+		node, pod, other, web, private netip.Addr
+	}{
+		{"IPv4", node1, podB, node2, fabric.InternetAddr, fabric.PeerAddr},
+		{"IPv6", node16, podB6, node26, fabric.InternetAddr6, fabric.PeerAddr6},
+	} {
+		for _, masquerade := range []bool{false, true} {
+			p := proxy{daddr: family.node, port: 30007, to: family.pod, masquerade: masquerade}
+			for mode, install := range p.modes() {
+				t.Run(fmt.Sprintf("%s/%s/masquerade=%v", family.name, mode, masquerade), func(t *testing.T) {
+					w := newWorld(t)
+					// In either order: nothing may depend on who came first.
+					if masquerade {
+						apply(t, w.snat, base(nil), true)
+					}
+					install(t, w.node)
+					if !masquerade {
+						apply(t, w.snat, base(nil), true)
+					}
+					for _, client := range []struct {
+						ns   *fabric.Netns
+						addr netip.Addr
+					}{{w.other, family.other}, {w.Internet(), family.web}, {w.Peer(), family.private}} {
+						want := client.addr
+						if masquerade {
+							want = family.node
+						}
+						check := w.watch(t, "ens5")
+						w.asks(t, client.ns, client.addr, netip.AddrPortFrom(family.node, 30007), want)
+						check(client.addr)
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestNodePortNeedsItsRules(t *testing.T) {
+	w := newWorld(t)
+	proxy{daddr: node1, port: 30007, to: podB}.nft(t, w.node)
+	apply(t, w.snat, base(func(c *snat.Config) { c.NodePort = false }), true)
+	w.asks(t, w.Internet(), fabric.InternetAddr, netip.AddrPortFrom(node1, 30007), netip.Addr{})
+	apply(t, w.snat, base(nil), true)
+	w.asks(t, w.Internet(), fabric.InternetAddr, netip.AddrPortFrom(node1, 30007), fabric.InternetAddr)
+}
+
+// TestReversePathFilter has the values that rp_filter can have on the ENIs. The
+// answer to what a pod of the second ENI sends out comes in by the primary one,
+// which the strict check takes for a forgery.
+func TestReversePathFilter(t *testing.T) {
+	for value, passes := range map[string]bool{"0": true, "1": false, "2": true} {
+		t.Run(value, func(t *testing.T) {
+			w := newWorld(t)
+			for _, link := range []string{"ens5", "ens6"} {
+				if err := w.node.Sysctl("ipv4/conf/"+link+"/rp_filter", value); err != nil {
+					t.Fatal(err)
+				}
+			}
+			apply(t, w.snat, base(nil), true)
+			proxy{daddr: node1, port: 30007, to: podB}.nft(t, w.node)
+			want, wantClient := node1, fabric.InternetAddr
+			if !passes {
+				want, wantClient = netip.Addr{}, netip.Addr{}
+			}
+			w.asks(t, w.b, podB, echoAt(fabric.InternetAddr), want)
+			w.asks(t, w.Internet(), fabric.InternetAddr, netip.AddrPortFrom(node1, 30007), wantClient)
+			w.asks(t, w.a, podA, echoAt(fabric.InternetAddr), node1)
+		})
+	}
+}
+
+// TestClusterIP asks a service from a pod on the second ENI.
+func TestClusterIP(t *testing.T) {
+	service := netip.MustParseAddr("172.20.0.10")
+	for _, test := range []struct {
+		name           string
+		endpoint, want netip.Addr
+		link           string
+	}{
+		{"endpoint in the VPC", node2, podB, "ens6"},
+		{"endpoint outside", fabric.InternetAddr, node1, "ens5"},
+	} {
+		for mode, install := range (proxy{daddr: service, port: 80, to: test.endpoint}).modes() {
+			t.Run(test.name+"/"+mode, func(t *testing.T) {
+				w := newWorld(t)
+				install(t, w.node)
+				apply(t, w.snat, base(nil), true)
+				check := w.watch(t, test.link)
+				w.asks(t, w.b, podB, netip.AddrPortFrom(service, 80), test.want)
+				check(test.endpoint)
+			})
+		}
+	}
+}
+
+// TestOtherMarksStay lets somebody else mark packets and flows, before and after.
+func TestOtherMarksStay(t *testing.T) {
+	w := newWorld(t)
+	tool(t, w.node, `
+table inet other {
+	counter kept {}
+	counter lost {}
+	chain early {
+		type filter hook prerouting priority -140; policy accept;
+		iifname "eni*" meta mark set mark | 0x10001 ct mark set ct mark | 0x20000
+	}
+	chain late {
+		type filter hook postrouting priority 300; policy accept;
+		oifname "ens5" ip daddr 203.0.113.10 meta mark & 0x10081 == 0x10081 ct mark & 0x20080 == 0x20080 counter name kept return
+		oifname "ens5" ip daddr 203.0.113.10 counter name lost
+	}
+}`, "nft", "-f", "-")
+	apply(t, w.snat, base(nil), true)
+	w.asks(t, w.b, podB, echoAt(fabric.InternetAddr), node1)
+	listed := tool(t, w.node, "", "nft", "list", "counters", "table", "inet", "other")
+	kept, lost, _ := strings.Cut(listed, "lost")
+	if strings.Contains(kept, "packets 0 ") || !strings.Contains(lost, "packets 0 ") {
+		t.Errorf("marks of others did not stay:\n%s", listed)
+	}
+}
+
+// TestFlowsSurviveChanges keeps connections open over changes of the rules.
+func TestFlowsSurviveChanges(t *testing.T) {
+	w := newWorld(t)
+	plain := base(nil)
+	excluding := base(func(c *snat.Config) {
+		c.Excluded = []netip.Prefix{netip.PrefixFrom(fabric.InternetAddr, 32), netip.PrefixFrom(fabric.PeerAddr, 32)}
+	})
+	apply(t, w.snat, plain, true)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	say := w.conversation(ctx, t, fabric.InternetAddr)
+	translated := say()
+	if translated.Addr() != node1 {
+		t.Fatalf("the server saw %v, want %v", translated, node1)
+	}
+	apply(t, w.snat, excluding, true)
+	if got := say(); got != translated {
+		t.Errorf("after its destination was excluded the flow comes from %v, before from %v", got, translated)
+	}
+	sayOwn := w.conversation(ctx, t, fabric.PeerAddr)
+	own := sayOwn()
+	if own.Addr() != podB {
+		t.Fatalf("the server saw %v, want %v", own, podB)
+	}
+	apply(t, w.snat, plain, true)
+	if got := sayOwn(); got != own {
+		t.Errorf("after its destination was included the flow comes from %v, before from %v", got, own)
+	}
+	if err := w.snat.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, w.snat, plain, true)
+	if got := say(); got != translated {
+		t.Errorf("after rules went and came the flow comes from %v, before from %v", got, translated)
+	}
+}
+
+// conversation opens a connection from podB and returns a function that says
+// something on it and returns the source the server sees.
+func (w *world) conversation(ctx context.Context, t *testing.T, to netip.Addr) func() netip.AddrPort {
+	t.Helper()
+	conn, err := w.b.Dial(ctx, "tcp", netip.AddrPort{}, echoAt(to))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return func() netip.AddrPort {
+		t.Helper()
+		seen, err := fabric.Exchange(ctx, conn, "still here")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return seen
+	}
+}
+
+// TestForeignTables: nobody else's rules change, and ours are repaired.
+func TestForeignTables(t *testing.T) {
+	ns, h := namespace(t)
+	proxy{daddr: node1, port: 30007, to: podB, masquerade: true}.nft(t, ns)
+	tool(t, ns, "table inet vpcnet { chain c { accept; }; }\ntable ip vpcnet-snat { chain c { accept; }; }", "nft", "-f", "-")
+	before := tool(t, ns, "", "nft", "list", "ruleset")
+	apply(t, h, base(nil), true)
+	for _, damage := range []string{
+		"flush chain inet vpcnet-snat pods",
+		"add rule inet vpcnet-snat pods accept",
+		"insert rule inet vpcnet-snat source drop",
+		"add element inet vpcnet-snat inside { 203.0.113.0/24 }",
+		"delete element inet vpcnet-snat inside { 10.0.0.0/16 }",
+		"add element inet vpcnet-snat inside { 192.0.2.1-192.0.2.6 }",
+		"add set inet vpcnet-snat extra { type ipv6_addr; }",
+		"add chain inet vpcnet-snat extra",
+		"add chain inet vpcnet-snat source { policy drop; }",
+		"add chain inet vpcnet-snat extra { type filter hook input priority 0; }",
+		"add rule inet vpcnet-snat node-port ct mark set 0",
+		"flush ruleset",
+	} {
+		tool(t, ns, damage, "nft", "-f", "-")
+		if observe(t, h).Equal(ruleset(t, base(nil))) {
+			t.Errorf("%q goes unseen", damage)
+		}
+		apply(t, h, base(nil), true)
+		if diff := cmp.Diff(ruleset(t, base(nil)).String(), observe(t, h).String()); diff != "" {
+			t.Errorf("after %q (-want +got):\n%s", damage, diff)
+		}
+		if damage == "flush ruleset" {
+			tool(t, ns, before, "nft", "-f", "-")
+		}
+	}
+	if err := h.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, tool(t, ns, "", "nft", "list", "ruleset")); diff != "" {
+		t.Errorf("foreign rules changed (-before +after):\n%s", diff)
+	}
+}
