@@ -23,7 +23,7 @@ func (s *state) digest() []Event {
 	}
 	for _, n := range s.sortedENIs() {
 		out = append(out, Event{Kind: EventENISet, At: n.since, ENI: n.ID, Card: n.Card, Device: n.Device})
-		for _, b := range n.sortedBlocks() {
+		for _, b := range n.blocks {
 			out = append(out, b.digest()...)
 		}
 		if n.draining {
@@ -70,10 +70,6 @@ func lastAddr(p netip.Prefix) netip.Addr {
 
 func (s *state) sortedENIs() []*eni {
 	return slices.SortedFunc(maps.Values(s.enis), compareENIs)
-}
-
-func (n *eni) sortedBlocks() []*block {
-	return slices.SortedFunc(maps.Values(n.blocks), compareBlocks)
 }
 
 func (s *state) sortedGrants() []*grant {

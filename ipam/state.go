@@ -40,7 +40,7 @@ type eni struct {
 	since    time.Time
 	ready    bool
 	draining bool
-	blocks   map[netip.Prefix]*block
+	blocks   []*block // by address
 }
 
 // grant is what an attachment holds.
@@ -103,7 +103,7 @@ func (s *state) setENI(e Event) (func(), error) {
 	}
 	at, gone := s.removed[e.ENI]
 	delete(s.removed, e.ENI)
-	s.enis[e.ENI] = &eni{ENI: ENI{e.ENI, e.Card, e.Device}, since: e.At, blocks: map[netip.Prefix]*block{}}
+	s.enis[e.ENI] = &eni{ENI: ENI{e.ENI, e.Card, e.Device}, since: e.At}
 	return func() {
 		delete(s.enis, e.ENI)
 		s.restoreRemoved(e.ENI, at, gone)
@@ -138,14 +138,15 @@ func (s *state) removeENI(e Event) (func(), error) {
 		}
 	}
 	undos := []func(){s.noteRemoved(e.ENI, e.At)}
-	for _, b := range n.blocks {
+	blocks := slices.Clone(n.blocks)
+	for _, b := range blocks {
 		undos = append(undos, s.noteRemoved(b.Prefix.String(), e.At))
 		s.unlink(b)
 	}
 	delete(s.enis, e.ENI)
 	return func() {
 		s.enis[e.ENI] = n
-		for _, b := range n.blocks {
+		for _, b := range blocks {
 			s.link(b)
 		}
 		for _, undo := range slices.Backward(undos) {
@@ -174,10 +175,8 @@ func (s *state) addBlock(e Event) (func(), error) {
 			}
 		}
 	}
-	n.blocks[b.Prefix] = b
 	s.link(b)
 	return func() {
-		delete(n.blocks, b.Prefix)
 		s.unlink(b)
 		s.restoreRemoved(key, at, gone)
 	}, nil
@@ -209,10 +208,8 @@ func (s *state) removeBlock(e Event) (func(), error) {
 		return nil, fmt.Errorf("block %v has %d addresses used: %w", e.Block, len(b.used), ErrInUse)
 	}
 	undo := s.noteRemoved(e.Block.String(), e.At)
-	delete(b.eni.blocks, b.Prefix)
 	s.unlink(b)
 	return func() {
-		b.eni.blocks[b.Prefix] = b
 		s.link(b)
 		undo()
 	}, nil
@@ -347,8 +344,8 @@ func (s *state) link(b *block) {
 	s.blocks[b.Prefix] = b
 	s.bits[b.Prefix.Bits()]++
 	r := resource{b.eni.Card, FamilyOf(b.Prefix.Addr())}
-	i, _ := slices.BinarySearchFunc(s.byResource[r], b, compareBlocks)
-	s.byResource[r] = slices.Insert(s.byResource[r], i, b)
+	s.byResource[r] = insertBlock(s.byResource[r], b)
+	b.eni.blocks = insertBlock(b.eni.blocks, b)
 }
 
 func (s *state) unlink(b *block) {
@@ -356,8 +353,15 @@ func (s *state) unlink(b *block) {
 	if s.bits[b.Prefix.Bits()]--; s.bits[b.Prefix.Bits()] == 0 {
 		delete(s.bits, b.Prefix.Bits())
 	}
+	same := func(o *block) bool { return o == b }
 	r := resource{b.eni.Card, FamilyOf(b.Prefix.Addr())}
-	s.byResource[r] = slices.DeleteFunc(s.byResource[r], func(o *block) bool { return o == b })
+	s.byResource[r] = slices.DeleteFunc(s.byResource[r], same)
+	b.eni.blocks = slices.DeleteFunc(b.eni.blocks, same)
+}
+
+func insertBlock(blocks []*block, b *block) []*block {
+	i, _ := slices.BinarySearchFunc(blocks, b, compareBlocks)
+	return slices.Insert(blocks, i, b)
 }
 
 func compareBlocks(a, b *block) int {

@@ -160,7 +160,7 @@ func (t *tx) idle(b *block) error {
 }
 
 func (t *tx) idleENI(n *eni) error {
-	for _, b := range n.sortedBlocks() {
+	for _, b := range n.blocks {
 		if err := t.idle(b); err != nil {
 			return err
 		}

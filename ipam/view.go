@@ -85,10 +85,10 @@ func (p *Pool) View() View {
 }
 
 func (s *state) view(now time.Time) View {
-	v := View{At: now, Attachments: len(s.held), Removed: maps.Clone(s.removed)}
+	v := View{At: now, ENIs: make([]ENIView, 0, len(s.enis)), Attachments: len(s.held), Removed: maps.Clone(s.removed)}
 	for _, n := range s.sortedENIs() {
-		e := ENIView{ENI: n.ENI, Ready: n.ready, Draining: n.draining, Since: n.since}
-		for _, b := range n.sortedBlocks() {
+		e := ENIView{ENI: n.ENI, Ready: n.ready, Draining: n.draining, Since: n.since, Blocks: make([]BlockView, 0, len(n.blocks))}
+		for _, b := range n.blocks {
 			used, cooling := len(b.used), b.cooling(now, s.cooldown)
 			e.Blocks = append(e.Blocks, BlockView{
 				Block: b.Block, Used: used, Cooling: cooling, Free: b.size() - used - cooling,
