@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package ec2fabric_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+
+	"github.com/vpcnet/vpcnet/eni/enitest"
+	"github.com/vpcnet/vpcnet/internal/fabric"
+	"github.com/vpcnet/vpcnet/internal/fabric/ec2fabric"
+	"github.com/vpcnet/vpcnet/internal/isolate"
+)
+
+func TestMain(m *testing.M) { isolate.Test(m) }
+
+// region is a cloud with one VPC and the fabric that follows it.
+type region struct {
+	t      *testing.T
+	cloud  *enitest.Cloud
+	fabric *fabric.Fabric
+	follow *ec2fabric.Follower
+	subnet string
+}
+
+func newRegion(t *testing.T) *region {
+	t.Helper()
+	isolate.Require(t)
+	cloud := enitest.New(enitest.Config{})
+	vpc, err := cloud.AddVPC(enitest.VPCInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	subnet, err := cloud.AddSubnet(enitest.SubnetInput{VPC: vpc.ID, Prefix: netip.MustParsePrefix("10.0.1.0/24"), MapPublic: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &region{t: t, cloud: cloud, subnet: subnet.ID}
+	r.run("node-1") // before anybody follows
+	if r.fabric, err = fabric.New(t.Context(), fabric.Config{VPC: vpc.Prefixes}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.fabric.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if r.follow, err = ec2fabric.Follow(r.fabric, cloud); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (r *region) run(name string) enitest.Instance {
+	r.t.Helper()
+	i, err := r.cloud.RunInstance(enitest.InstanceInput{Subnet: r.subnet, Tags: map[string]string{"Name": name}})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return i
+}
+
+// client speaks HTTP from a node.
+func client(n *fabric.Netns) *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		to, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return nil, err
+		}
+		return n.Dial(ctx, network, netip.AddrPort{}, to)
+	}}, Timeout: 10 * time.Second}
+}
+
+func api(n *fabric.Netns) *ec2.Client {
+	return ec2.New(ec2.Options{
+		Region: "us-west-2", BaseEndpoint: aws.String("http://" + fabric.EC2Addr.String()), HTTPClient: client(n),
+		Credentials: credentials.NewStaticCredentialsProvider("AKID", "secret", ""),
+	})
+}
+
+func links(t *testing.T, n *fabric.Netns) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	err := n.Do(func() error {
+		list, err := netlink.LinkList()
+		for _, l := range list {
+			if l.Attrs().Name != "lo" {
+				all[l.Attrs().Name] = l.Attrs().HardwareAddr.String()
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestLifeOfAnENI is the way of an ENI over the unmodified SDK, from its
+// instance's own namespace, with its link at each step.
+func TestLifeOfAnENI(t *testing.T) {
+	r := newRegion(t)
+	two := r.run("node-2")
+	for _, name := range []string{"node-1", "node-2"} {
+		if err := r.fabric.Boot(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	node := r.fabric.Instance("node-2")
+	primary := r.fabric.ENIs("node-2")[0]
+	want := map[string]string{"ens5": primary.MAC.String()}
+	if diff := cmp.Diff(want, links(t, node)); diff != "" {
+		t.Errorf("links after boot (-want +got):\n%s", diff)
+	}
+	if !primary.Public || primary.Unchecked || primary.Subnet != r.subnet {
+		t.Errorf("primary ENI %+v", primary)
+	}
+	calls := api(node)
+	created, err := calls.CreateNetworkInterface(t.Context(), &ec2.CreateNetworkInterfaceInput{SubnetId: &r.subnet, SecondaryPrivateIpAddressCount: aws.Int32(2)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := *created.NetworkInterface.NetworkInterfaceId
+	attached, err := calls.AttachNetworkInterface(t.Context(), &ec2.AttachNetworkInterfaceInput{NetworkInterfaceId: &id, InstanceId: &two.ID, DeviceIndex: aws.Int32(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want["ens6"] = *created.NetworkInterface.MacAddress
+	if diff := cmp.Diff(want, links(t, node)); diff != "" {
+		t.Errorf("links after attach (-want +got):\n%s", diff)
+	}
+	owned := func(want int) {
+		t.Helper()
+		if e, ok := r.fabric.ENI(id); !ok || len(e.Addrs)+len(e.Prefixes) != want {
+			t.Errorf("the fabric delivers %v and %v to the ENI, want %d", e.Addrs, e.Prefixes, want)
+		}
+	}
+	owned(2)
+	if _, err := calls.AssignPrivateIpAddresses(t.Context(), &ec2.AssignPrivateIpAddressesInput{NetworkInterfaceId: &id, SecondaryPrivateIpAddressCount: aws.Int32(3)}); err != nil {
+		t.Fatal(err)
+	}
+	owned(5)
+	e, _ := r.fabric.ENI(id)
+	if _, err := calls.UnassignPrivateIpAddresses(t.Context(), &ec2.UnassignPrivateIpAddressesInput{NetworkInterfaceId: &id, PrivateIpAddresses: []string{e.Addrs[0].String()}}); err != nil {
+		t.Fatal(err)
+	}
+	owned(4)
+	if _, err := calls.DetachNetworkInterface(t.Context(), &ec2.DetachNetworkInterfaceInput{AttachmentId: attached.AttachmentId}); err != nil {
+		t.Fatal(err)
+	}
+	delete(want, "ens6")
+	if diff := cmp.Diff(want, links(t, node)); diff != "" {
+		t.Errorf("links after detach (-want +got):\n%s", diff)
+	}
+	if err := r.follow.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestMetadata asks from two nodes and expects two answers.
+func TestMetadata(t *testing.T) {
+	r := newRegion(t)
+	r.run("node-2")
+	for _, i := range r.cloud.Instances() {
+		name := i.Tags["Name"]
+		if err := r.fabric.Boot(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		service := imds.New(imds.Options{Endpoint: "http://" + fabric.MetadataAddr.String(), HTTPClient: client(r.fabric.Instance(name))})
+		got := map[string]string{}
+		for _, key := range []string{"instance-id", "local-ipv4"} {
+			answer, err := service.GetMetadata(t.Context(), &imds.GetMetadataInput{Path: key})
+			if err != nil {
+				t.Fatal(err)
+			}
+			value, err := io.ReadAll(answer.Content)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[key] = string(value)
+		}
+		want := map[string]string{"instance-id": i.ID, "local-ipv4": r.fabric.ENIs(name)[0].Addr.String()}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("what %s is told (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func TestHooksReportErrors(t *testing.T) {
+	r := newRegion(t)
+	if _, err := r.fabric.AddInstance("node-3"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.fabric.RemoveInstance("node-1"); err != nil {
+		t.Fatal(err)
+	}
+	if r.follow.Err() != nil {
+		t.Fatal(r.follow.Err())
+	}
+	if err := r.fabric.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.run("node-2")
+	if r.follow.Err() == nil {
+		t.Error("an instance that cannot be followed goes unseen")
+	}
+}
