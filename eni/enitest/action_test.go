@@ -222,10 +222,11 @@ var calls = map[string]func(context.Context, *stage) (got any, want any, err err
 		return n, []int{2, 2}, err
 	},
 	"TerminateInstances": func(ctx context.Context, s *stage) (any, any, error) {
+		primary := primaryOf(s.Cloud)
 		out, err := s.ec2.TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{s.instance.ID}})
-		_, primary := s.ENI(s.primary())
+		_, kept := s.ENI(primary)
 		_, second := s.ENI(s.second)
-		return []any{out.TerminatingInstances[0].CurrentState.Name, primary, second},
+		return []any{out.TerminatingInstances[0].CurrentState.Name, kept, second},
 			[]any{types.InstanceStateNameTerminated, false, true}, err
 	},
 	"UnassignIpv6Addresses": func(ctx context.Context, s *stage) (any, any, error) {
@@ -253,9 +254,9 @@ func newStageless() *ec2.Client {
 	return client
 }
 
-// primary is the instance's primary ENI, or what it was.
-func (s *stage) primary() string {
-	for _, e := range s.ENIs() {
+// primaryOf is the first primary ENI of a cloud.
+func primaryOf(c *enitest.Cloud) string {
+	for _, e := range c.ENIs() {
 		if e.Attachment != nil && e.Attachment.Device == 0 {
 			return e.ID
 		}

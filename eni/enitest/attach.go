@@ -48,7 +48,7 @@ type slot struct {
 
 // checkAttach says whether the ENI can go into the slot.
 func (t *tx) checkAttach(e *ENI, s slot) error {
-	it, id := t.c.types[s.instance.Type], s.instance.ID
+	it, id := t.typeOf(s.instance), s.instance.ID
 	state := s.instance.State(t.now)
 	switch {
 	case e.Attachment != nil, e.Trunk != nil:

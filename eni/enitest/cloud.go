@@ -13,8 +13,7 @@ import (
 // Cloud is a region of EC2 with its metadata services. It is safe for
 // concurrent use. Create it with [New].
 type Cloud struct {
-	cfg   Config
-	types map[string]InstanceType
+	cfg Config
 
 	// delivering holds one token while events are handed to the hooks.
 	delivering chan struct{}
@@ -60,7 +59,6 @@ func New(cfg Config) *Cloud {
 	cfg.Account = cmp.Or(cfg.Account, "123456789012")
 	c := &Cloud{
 		cfg:        cfg,
-		types:      instanceTypes(cfg.Types),
 		delivering: make(chan struct{}, 1),
 		lag:        cfg.Lag,
 		delays:     cfg.Delays,
@@ -185,10 +183,4 @@ func (c *Cloud) SecurityGroups() []SecurityGroup {
 		all = append(all, *c.state.groups[id].clone())
 	}
 	return all
-}
-
-// InstanceType returns what the Cloud knows about a type.
-func (c *Cloud) InstanceType(name string) (InstanceType, bool) {
-	t, ok := c.types[name]
-	return t, ok
 }

@@ -17,7 +17,7 @@ type Config struct {
 	Lag Lag
 	// Throttle limits the rate of calls. Nil means no limit.
 	Throttle *Throttle
-	// Types adds instance types to the built-in table, or replaces some.
+	// Types adds instance types to the table of package eni, or replaces some.
 	Types []InstanceType
 }
 

@@ -69,7 +69,7 @@ func (t *tx) fill(e *ENI, s eniSpec) error {
 	e.IPv6Addrs = addrsOf(g.addrs6(s.v6Addrs))
 	e.IPv6Prefixes = g.blocks6(s.v6Blocks)
 	if g.err == nil {
-		g.err = checkRoom(e, t.c.largest())
+		g.err = checkRoom(e, t.room(e))
 	}
 	return g.close()
 }

@@ -156,7 +156,7 @@ func (t *tx) describeInstanceTypes(in describeTypesIn) (describeTypesOut, error)
 		size := typesPage
 		in.MaxResults = &size
 	}
-	page, next, err := r.find(byID(t.c.types), in.Names, in.query)
+	page, next, err := r.find(t.c.instanceTypes(), in.Names, in.query)
 	if err != nil {
 		return describeTypesOut{}, err
 	}

@@ -3,6 +3,7 @@
 package enitest_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -10,6 +11,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/eni"
 )
 
 // TestPages walks through pages of ENIs while some of them go away.
@@ -43,7 +46,7 @@ func TestPages(t *testing.T) {
 // TestFilters finds ENIs in many ways.
 func TestFilters(t *testing.T) {
 	s := newStage(t)
-	ids := map[string]string{s.free: "free", s.second: "second", s.trunk: "trunk", s.branch: "branch", s.primary(): "primary"}
+	ids := map[string]string{s.free: "free", s.second: "second", s.trunk: "trunk", s.branch: "branch", primaryOf(s.Cloud): "primary"}
 	if err := s.AddTags(s.second, map[string]string{"app": "web/one", "team": "a*b"}); err != nil {
 		t.Fatal(err)
 	}
@@ -109,8 +112,8 @@ func TestInstanceTypePages(t *testing.T) {
 	for pages.HasMorePages() {
 		n += len(must(pages.NextPage(t.Context()))(t).InstanceTypes)
 	}
-	if n < 9 {
-		t.Errorf("got %d instance types", n)
+	if want := len(eni.InstanceTypes()); n != want {
+		t.Errorf("got %d instance types, want %d", n, want)
 	}
 }
 
@@ -212,4 +215,47 @@ func TestCards(t *testing.T) {
 		t.Errorf("a ninth ENI on card 1: %v", err)
 	}
 	checkInvariants(t, w.Cloud)
+}
+
+// TestAllLimits fills instances of every set of limits that occurs: all ENIs of
+// all cards, the first with all its addresses, and not one more.
+func TestAllLimits(t *testing.T) {
+	done := map[string]bool{}
+	for _, name := range eni.InstanceTypes() {
+		l, _ := eni.LimitsOf(name)
+		limits := fmt.Sprint(l.Cards, l.AddrsPerENI)
+		if done[limits] {
+			continue
+		}
+		done[limits] = true
+		w := newWorld(t, setup{kind: name, prefix: "10.0.0.0/20"})
+		attach := func(card, device int32) string {
+			_, err := w.ec2.AttachNetworkInterface(t.Context(), &ec2.AttachNetworkInterfaceInput{
+				NetworkInterfaceId: aws.String(w.create(t)), InstanceId: &w.instance.ID, DeviceIndex: &device, NetworkCardIndex: &card,
+			})
+			return codeOf(err)
+		}
+		for card, n := range l.Cards {
+			first := 0
+			if card == l.DefaultCard {
+				first = 1
+			}
+			for device := first; device < n; device++ {
+				if code := attach(int32(card), int32(device)); code != "" {
+					t.Errorf("%s: card %d device %d: %s", name, card, device, code)
+				}
+			}
+			if code := attach(int32(card), int32(n)); code != "AttachmentLimitExceeded" {
+				t.Errorf("%s: one too many on card %d: got code %q", name, card, code)
+			}
+		}
+		in := &ec2.AssignPrivateIpAddressesInput{
+			NetworkInterfaceId: aws.String(primaryOf(w.Cloud)), SecondaryPrivateIpAddressCount: aws.Int32(int32(l.AddrsPerENI)),
+		}
+		_, err := w.ec2.AssignPrivateIpAddresses(t.Context(), in)
+		wantCode(t, err, "PrivateIpAddressLimitExceeded")
+		*in.SecondaryPrivateIpAddressCount--
+		must(w.ec2.AssignPrivateIpAddresses(t.Context(), in))(t)
+		checkInvariants(t, w.Cloud)
+	}
 }

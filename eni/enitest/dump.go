@@ -81,7 +81,7 @@ func (t *tx) load(d dump) error {
 		}
 	}
 	for _, i := range d.Instances {
-		if _, ok := t.c.types[i.Type]; !ok {
+		if _, ok := t.c.InstanceType(i.Type); !ok {
 			return fmt.Errorf("%s has the unknown type %q", i.ID, i.Type)
 		}
 		if sub := t.subnet(i.Subnet); sub == nil || sub.VPC != i.VPC {

@@ -129,7 +129,7 @@ var refusals = []struct {
 		}},
 	{"detach the primary", "OperationNotPermitted", "device index 0",
 		func(ctx context.Context, s *stage) error {
-			e, _ := s.ENI(s.primary())
+			e, _ := s.ENI(primaryOf(s.Cloud))
 			_, err := s.ec2.DetachNetworkInterface(ctx, &ec2.DetachNetworkInterfaceInput{AttachmentId: &e.Attachment.ID})
 			return err
 		}},

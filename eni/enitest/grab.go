@@ -156,24 +156,6 @@ func checkRoom(e *ENI, it InstanceType) error {
 	return nil
 }
 
-// largest is the limit of an ENI that is attached to nothing: the most that
-// any type permits.
-func (c *Cloud) largest() InstanceType {
-	most := InstanceType{Hypervisor: "nitro"}
-	for _, t := range c.types {
-		most.IPv4PerENI, most.IPv6PerENI = max(most.IPv4PerENI, t.IPv4PerENI), max(most.IPv6PerENI, t.IPv6PerENI)
-	}
-	return most
-}
-
-// room is the limit of the ENI's addresses: its instance type's.
-func (t *tx) room(e *ENI) InstanceType {
-	if e.Attachment == nil {
-		return t.c.largest()
-	}
-	return t.c.types[t.instance(e.Attachment.Instance).Type]
-}
-
 // without returns all but those in gone, and whether all of gone were there.
 func without[T comparable](all, gone []T) (rest []T, found bool) {
 	rest = slices.DeleteFunc(slices.Clone(all), func(one T) bool { return slices.Contains(gone, one) })

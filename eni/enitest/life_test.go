@@ -71,24 +71,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("got prefix %s", *assigned.AssignedIpv4Prefixes[0].Ipv4Prefix)
 	}
 
-	mac := "network/interfaces/macs/" + *e.MacAddress + "/"
-	for path, want := range map[string]string{
-		"instance-id":                 w.instance.ID,
-		"instance-type":               "m5.large",
-		mac + "interface-id":          id,
-		mac + "device-number":         "1",
-		mac + "local-ipv4s":           "10.0.1.5\n10.0.1.6\n10.0.1.7",
-		mac + "ipv4-prefix":           "10.0.1.16/28",
-		mac + "subnet-id":             w.subnet.ID,
-		mac + "vpc-id":                w.vpc.ID,
-		mac + "network-card":          "404",
-		mac + "ipv6s":                 "404",
-		"placement/availability-zone": "us-west-2a",
-	} {
-		if got := metadata(t, w.imds, path); got != want {
-			t.Errorf("metadata %s: got %q, want %q", path, got, want)
-		}
-	}
+	checkLifeMetadata(t, w, *e.MacAddress, id)
 
 	must(w.ec2.UnassignPrivateIpAddresses(ctx, &ec2.UnassignPrivateIpAddressesInput{
 		NetworkInterfaceId: &id, PrivateIpAddresses: []string{"10.0.1.6"},
@@ -109,6 +92,29 @@ func TestLife(t *testing.T) {
 	}
 	if n := w.Calls()["DescribeNetworkInterfaces"]; n != 2 {
 		t.Errorf("got %d describes, want 2", n)
+	}
+}
+
+// checkLifeMetadata checks how TestLife's ENI looks in metadata.
+func checkLifeMetadata(t *testing.T, w *world, mac, id string) {
+	t.Helper()
+	mac = "network/interfaces/macs/" + mac + "/"
+	for path, want := range map[string]string{
+		"instance-id":                 w.instance.ID,
+		"instance-type":               "m5.large",
+		mac + "interface-id":          id,
+		mac + "device-number":         "1",
+		mac + "local-ipv4s":           "10.0.1.5\n10.0.1.6\n10.0.1.7",
+		mac + "ipv4-prefix":           "10.0.1.16/28",
+		mac + "subnet-id":             w.subnet.ID,
+		mac + "vpc-id":                w.vpc.ID,
+		mac + "network-card":          "404",
+		mac + "ipv6s":                 "404",
+		"placement/availability-zone": "us-west-2a",
+	} {
+		if got := metadata(t, w.imds, path); got != want {
+			t.Errorf("metadata %s: got %q, want %q", path, got, want)
+		}
 	}
 }
 

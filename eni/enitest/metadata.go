@@ -226,7 +226,7 @@ func (t *tx) eniMetadata(i *Instance, listed *ENI, set func(path, value string))
 	}
 	key("device-number", func(e *ENI) string { return strconv.Itoa(e.Attachment.Device) })
 	key("network-card", func(e *ENI) string {
-		if len(t.c.types[i.Type].ENIs) == 1 {
+		if len(t.typeOf(i).ENIs) == 1 {
 			return ""
 		}
 		return strconv.Itoa(e.Attachment.Card)

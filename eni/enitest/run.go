@@ -31,7 +31,7 @@ type launchENI struct {
 
 // run starts an instance, or does nothing.
 func (t *tx) run(l launch) (*Instance, error) {
-	it, ok := t.c.types[l.kind]
+	it, ok := t.c.InstanceType(l.kind)
 	if !ok {
 		return nil, invalidValue("Invalid value '%s' for InstanceType.", l.kind)
 	}
@@ -65,7 +65,7 @@ func (t *tx) launchENI(i *Instance, want launchENI) (*ENI, error) {
 	if want.id != "" {
 		e, err = t.changeable(want.id)
 	} else {
-		it := t.c.types[i.Type]
+		it := t.typeOf(i)
 		want.spec.kind = cmp.Or(want.spec.kind, "interface")
 		if subnet := t.subnet(want.spec.subnet); subnet != nil {
 			want.spec.public = want.spec.public || want.primary && subnet.MapPublic

@@ -2,24 +2,75 @@
 
 package enitest
 
-// instanceTypes is the built-in table plus the given types.
-func instanceTypes(more []InstanceType) map[string]InstanceType {
-	all := map[string]InstanceType{}
-	for _, t := range []InstanceType{
-		{Name: "t3.small", ENIs: []int{3}, IPv4PerENI: 4, IPv6PerENI: 4, Hypervisor: "nitro"},
-		{Name: "t3.medium", ENIs: []int{3}, IPv4PerENI: 6, IPv6PerENI: 6, Hypervisor: "nitro"},
-		{Name: "t3.large", ENIs: []int{3}, IPv4PerENI: 12, IPv6PerENI: 12, Hypervisor: "nitro"},
-		{Name: "t2.medium", ENIs: []int{3}, IPv4PerENI: 6, IPv6PerENI: 6, Hypervisor: "xen"},
-		{Name: "m5.large", ENIs: []int{3}, IPv4PerENI: 10, IPv6PerENI: 10, Hypervisor: "nitro", Branches: 9},
-		{Name: "m5.xlarge", ENIs: []int{4}, IPv4PerENI: 15, IPv6PerENI: 15, Hypervisor: "nitro", Branches: 18},
-		{Name: "c5.large", ENIs: []int{3}, IPv4PerENI: 10, IPv6PerENI: 10, Hypervisor: "nitro", Branches: 9},
-		{Name: "c6in.32xlarge", ENIs: []int{8, 8}, IPv4PerENI: 50, IPv6PerENI: 50, Hypervisor: "nitro", Branches: 106},
-		{Name: "p4d.24xlarge", ENIs: []int{15, 15, 15, 15}, IPv4PerENI: 50, IPv6PerENI: 50, Hypervisor: "nitro", Branches: 62},
-	} {
-		all[t.Name] = t
+import (
+	"slices"
+
+	"github.com/vpcnet/vpcnet/eni"
+)
+
+// InstanceType returns what the Cloud knows about a type: what Config.Types
+// says, or the table of package eni.
+func (c *Cloud) InstanceType(name string) (InstanceType, bool) {
+	for _, t := range c.cfg.Types {
+		if t.Name == name {
+			return t, true
+		}
 	}
-	for _, t := range more {
-		all[t.Name] = t
+	l, ok := eni.LimitsOf(name)
+	return typeOf(l), ok
+}
+
+// instanceTypes are all types that the Cloud knows, by name.
+func (c *Cloud) instanceTypes() []InstanceType {
+	names := eni.InstanceTypes()
+	for _, t := range c.cfg.Types {
+		names = append(names, t.Name)
+	}
+	slices.Sort(names)
+	var all []InstanceType
+	for _, name := range slices.Compact(names) {
+		t, _ := c.InstanceType(name)
+		all = append(all, t)
 	}
 	return all
+}
+
+func typeOf(l eni.Limits) InstanceType {
+	t := InstanceType{
+		Name: l.Type, ENIs: l.Cards, IPv4PerENI: l.AddrsPerENI, IPv6PerENI: l.AddrsPerENI,
+		DefaultCard: l.DefaultCard, BareMetal: l.BareMetal,
+	}
+	switch {
+	case l.BareMetal:
+	case l.Nitro:
+		t.Hypervisor = "nitro"
+	default:
+		t.Hypervisor = "xen"
+	}
+	if l.Trunk {
+		t.Branches = l.Branches
+	}
+	return t
+}
+
+// maxPerENI is the most addresses that an ENI of any instance type has.
+const maxPerENI = 64
+
+// room is the limit of the ENI's addresses: its instance type's, or for an ENI
+// that is attached to nothing the most that any type permits.
+func (t *tx) room(e *ENI) InstanceType {
+	if e.Attachment != nil {
+		return t.typeOf(t.instance(e.Attachment.Instance))
+	}
+	most := InstanceType{Hypervisor: "nitro", IPv4PerENI: maxPerENI, IPv6PerENI: maxPerENI}
+	for _, it := range t.c.cfg.Types {
+		most.IPv4PerENI, most.IPv6PerENI = max(most.IPv4PerENI, it.IPv4PerENI), max(most.IPv6PerENI, it.IPv6PerENI)
+	}
+	return most
+}
+
+// typeOf is the type of an instance, which was looked up when it began.
+func (t *tx) typeOf(i *Instance) InstanceType {
+	it, _ := t.c.InstanceType(i.Type)
+	return it
 }

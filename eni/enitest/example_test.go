@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enitest_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+
+	"github.com/vpcnet/vpcnet/eni/enitest"
+)
+
+// small returns a cloud with one instance, and the SDK's client on it.
+func small() (*enitest.Cloud, enitest.Instance, *ec2.Client) {
+	cloud := enitest.New(enitest.Config{})
+	vpc, err := cloud.AddVPC(enitest.VPCInput{})
+	if err != nil {
+		panic(err)
+	}
+	subnet, err := cloud.AddSubnet(enitest.SubnetInput{VPC: vpc.ID, Prefix: netip.MustParsePrefix("10.0.1.0/26")})
+	if err != nil {
+		panic(err)
+	}
+	node, err := cloud.RunInstance(enitest.InstanceInput{Subnet: subnet.ID, Type: "t3.medium"})
+	if err != nil {
+		panic(err)
+	}
+	return cloud, node, ec2.New(ec2.Options{
+		Region:      cloud.Region(),
+		HTTPClient:  &http.Client{Transport: cloud.Transport(node.ID)},
+		Credentials: aws.AnonymousCredentials{},
+	})
+}
+
+// A prefix for the primary ENI, through the unmodified SDK.
+func ExampleNew() {
+	cloud, node, client := small()
+	cloud.OnChange(func(e enitest.Event) { fmt.Println(e.Op, e.Changed, "on", e.Instance == node.ID) })
+
+	eni := cloud.ENIs()[0]
+	out, err := client.AssignPrivateIpAddresses(context.Background(), &ec2.AssignPrivateIpAddressesInput{
+		NetworkInterfaceId: &eni.ID, Ipv4PrefixCount: aws.Int32(1),
+	})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println("prefix", *out.AssignedIpv4Prefixes[0].Ipv4Prefix)
+
+	_, err = client.AssignPrivateIpAddresses(context.Background(), &ec2.AssignPrivateIpAddressesInput{
+		NetworkInterfaceId: &eni.ID, SecondaryPrivateIpAddressCount: aws.Int32(5),
+	})
+	fmt.Println(codeOf(err))
+	// Output:
+	// assigned [10.0.1.16/28] on true
+	// prefix 10.0.1.16/28
+	// PrivateIpAddressLimitExceeded
+}
+
+// The second call of an action fails; the log tells who made which.
+func ExampleCloud_AddFault() {
+	cloud, _, client := small()
+	cloud.AddFault(enitest.Fault{
+		Action: "DescribeSubnets", Skip: 1, Times: 1,
+		Err: &enitest.APIError{Code: "UnauthorizedOperation", Message: "no"},
+	})
+	for range 3 {
+		_, err := client.DescribeSubnets(context.Background(), &ec2.DescribeSubnetsInput{})
+		fmt.Printf("%q ", codeOf(err))
+	}
+	fmt.Println(cloud.Calls())
+	// Output: "" "UnauthorizedOperation" "" map[DescribeSubnets:3]
+}
+
+// A broken-up subnet has addresses but no /28: occupy one address of each block.
+func ExampleCloud_Occupy() {
+	cloud, _, client := small()
+	subnet := cloud.Subnets()[0]
+	for _, a := range []string{"10.0.1.20", "10.0.1.40"} {
+		if err := cloud.Occupy(subnet.ID, netip.MustParseAddr(a)); err != nil {
+			panic(err)
+		}
+	}
+	_, err := client.CreateNetworkInterface(context.Background(), &ec2.CreateNetworkInterfaceInput{
+		SubnetId: &subnet.ID, Ipv4PrefixCount: aws.Int32(1),
+	})
+	after, _ := cloud.Subnet(subnet.ID)
+	fmt.Println(codeOf(err), after.Free)
+	if err := cloud.Vacate(subnet.ID, netip.MustParseAddr("10.0.1.40")); err != nil {
+		panic(err)
+	}
+	_, err = client.CreateNetworkInterface(context.Background(), &ec2.CreateNetworkInterfaceInput{
+		SubnetId: &subnet.ID, Ipv4PrefixCount: aws.Int32(1),
+	})
+	fmt.Println(err)
+	// Output:
+	// InsufficientCidrBlocks 56
+	// <nil>
+}
