@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"time"
 )
 
@@ -73,23 +74,19 @@ func (m *Manager) CreateBranch(ctx context.Context, in BranchInput) (ENI, Branch
 	return it.Made.clone(), Branch{ENI: it.ENI, Trunk: it.Trunk, VLANID: it.VLANID, Association: it.Association}, nil
 }
 
-// chooseVLAN finds a VLAN ID that neither EC2 nor an open intent uses, and
-// claims it by putting the intent among the open ones.
+// chooseVLAN finds a VLAN ID of the trunk that is free, and claims it by putting
+// the intent among the open ones. EC2 is asked once for each trunk.
 func (m *Manager) chooseVLAN(ctx context.Context, it Intent) (int, error) {
 	limits, err := m.Limits(ctx)
 	if err != nil {
 		return 0, err
 	}
-	joined, err := m.ec2.describeBranches(ctx, it.Trunk)
-	if err != nil {
+	if err := m.listVLANs(ctx, it.Trunk); err != nil {
 		return 0, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	used := map[int]bool{}
-	for _, b := range joined {
-		used[b.VLANID] = true
-	}
+	used := maps.Clone(m.vlans[it.Trunk])
 	for _, other := range m.intents {
 		if other.Trunk == it.Trunk && !other.Done {
 			used[other.VLANID] = true
@@ -103,6 +100,41 @@ func (m *Manager) chooseVLAN(ctx context.Context, it Intent) (int, error) {
 	}
 	m.intents[it.ID] = it
 	return it.VLANID, nil
+}
+
+// listVLANs makes sure that the VLAN IDs of a trunk are known.
+func (m *Manager) listVLANs(ctx context.Context, trunk string) error {
+	m.mu.Lock()
+	known := m.vlans[trunk] != nil
+	m.mu.Unlock()
+	if known {
+		return nil
+	}
+	joined, err := m.ec2.describeBranches(ctx, trunk)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.vlans[trunk] = map[int]bool{}
+	for _, b := range joined {
+		m.vlans[trunk][b.VLANID] = true
+	}
+	return nil
+}
+
+// noteVLAN keeps the VLAN IDs of a trunk up to date.
+func (m *Manager) noteVLAN(it Intent, used bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ids := m.vlans[it.Trunk]
+	switch {
+	case ids == nil:
+	case used:
+		ids[it.VLANID] = true
+	default:
+		delete(ids, it.VLANID)
+	}
 }
 
 // RetireBranch sets a branch ENI aside. It keeps its VLAN ID and addresses for
@@ -139,6 +171,7 @@ func (m *Manager) associate(ctx context.Context, it Intent) (Intent, error) {
 	switch {
 	case err == nil:
 		it.Association, it.Changed = id, now()
+		m.noteVLAN(it, true)
 	case lostAnswer(err), reasonOf(err) == ReasonThrottled:
 	case reasonOf(err) == ReasonNotFound && time.Since(it.Created) < m.cfg.Lag:
 		// just created, it has not reached all of EC2 yet
@@ -146,6 +179,9 @@ func (m *Manager) associate(ctx context.Context, it Intent) (Intent, error) {
 			return it, nil
 		}
 	default:
+		m.mu.Lock()
+		delete(m.vlans, it.Trunk) // what was known of it may be wrong
+		m.mu.Unlock()
 		it = it.turn(reasonOf(err))
 	}
 	return it, err
@@ -158,5 +194,6 @@ func (m *Manager) disassociate(ctx context.Context, it Intent) (Intent, error) {
 		return it, err
 	}
 	it.Association, it.Changed = "", now()
+	m.noteVLAN(it, false)
 	return it, nil
 }

@@ -267,11 +267,12 @@ func (c *Client) disassociate(ctx context.Context, association, token string) er
 	})
 }
 
-// describeBranches lists the branch ENIs of a trunk.
+// describeBranches lists the branch ENIs of a trunk. EC2 has no filter for the
+// trunk, so this lists the VLAN associations of the account and picks.
 func (c *Client) describeBranches(ctx context.Context, trunk string) ([]Branch, error) {
 	var out []Branch
 	in := &ec2.DescribeTrunkInterfaceAssociationsInput{
-		Filters:    filtersOf([]filter{{"trunk-interface-association.trunk-interface-id", []string{trunk}}}),
+		Filters:    filtersOf([]filter{{"interface-protocol", []string{"VLAN"}}}),
 		MaxResults: aws.Int32(255),
 	}
 	for {

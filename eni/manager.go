@@ -101,11 +101,12 @@ type Manager struct {
 	limits  Limits
 	limited time.Time // when limits were learnt
 	mode    Mode
-	refused map[int]learnt      // ENIs, by card
-	others  map[place]time.Time // places that EC2 said somebody has, and when
-	packed  map[string]learnt   // slots, by ENI
-	rests   map[string]rest     // by subnet
-	last    string              // the subnet that served last
+	refused map[int]learnt          // ENIs, by card
+	others  map[place]time.Time     // places that EC2 said somebody has, and when
+	packed  map[string]learnt       // slots, by ENI
+	rests   map[string]rest         // by subnet
+	last    string                  // the subnet that served last
+	vlans   map[string]map[int]bool // VLAN IDs in use, by trunk
 	subnets []Subnet
 	listed  time.Time // when subnets was filled
 }
@@ -125,6 +126,7 @@ func New(cfg Config) (*Manager, error) {
 		others:  map[place]time.Time{},
 		packed:  map[string]learnt{},
 		rests:   map[string]rest{},
+		vlans:   map[string]map[int]bool{},
 	}, nil
 }
 

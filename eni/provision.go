@@ -292,10 +292,15 @@ func (m *Manager) candidates(ctx context.Context) ([]string, error) {
 		m.subnets, m.listed = known, time.Now()
 		m.mu.Unlock()
 	}
-	var out []string
+	var out, full []string
 	for _, s := range m.cfg.Subnets.Order(inst, known) {
+		if s.Free == 0 {
+			full = append(full, s.ID) // the last resort: it may have changed
+			continue
+		}
 		out = append(out, s.ID)
 	}
+	out = append(out, full...)
 	if len(out) == 0 {
 		return nil, &OpError{
 			Op: string(OpProvision), Why: ReasonNotFound, Err: fmt.Errorf("none of %d subnets in %s is selected", len(known), inst.Zone),

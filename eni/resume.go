@@ -55,6 +55,9 @@ func (m *Manager) resume(ctx context.Context, it Intent) error {
 	if err := m.permit(it.Op, it.ENI, takesAway); err != nil {
 		return err
 	}
+	if it.next(time.Now()) == stepCool {
+		return nil
+	}
 	switch it.Op {
 	case OpAssign:
 		return m.resumeAssign(ctx, it)
@@ -69,10 +72,6 @@ func (m *Manager) resume(ctx context.Context, it Intent) error {
 		return err
 	}
 	_, err := m.drive(ctx, m.look(ctx, it))
-	var op *OpError
-	if errors.As(err, &op) && it.Op == OpRetireBranch && op.Why == ReasonStillInFlight {
-		return nil // it cools
-	}
 	return err
 }
 
