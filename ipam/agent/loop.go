@@ -75,6 +75,8 @@ type loop struct {
 	// observed says that there was an observation; lag is its source's.
 	observed bool
 	lag      time.Duration
+	// proved says that a pod could have had an address since Run began.
+	proved bool
 	// wanted is the time that the next observation has to speak about, zero if
 	// none is wanted.
 	wanted time.Time
@@ -86,6 +88,9 @@ func (l *loop) turn() time.Time {
 	v := l.cfg.Pool.View()
 	var wake earliest
 	l.observe(v, &wake)
+	for range allocatable(v) {
+		l.proved = true
+	}
 	if l.observed {
 		l.resume(v)
 		l.ensureLinks(v, &wake)

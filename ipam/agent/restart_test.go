@@ -145,6 +145,11 @@ func TestKillAtEveryStep(t *testing.T) {
 			steps := 1
 			for killAt := 0; killAt <= steps; killAt++ {
 				synctest.Test(t, func(t *testing.T) {
+					defer func() {
+						if t.Failed() {
+							t.Logf("killed at step %d of %d", killAt, steps)
+						}
+					}()
 					w := newWorld(t)
 					prepare(w)
 					if n := w.day(killAt); killAt == 0 {
@@ -152,9 +157,6 @@ func TestKillAtEveryStep(t *testing.T) {
 						t.Logf("%d steps, %v", n, w.cloud.calls)
 					}
 				})
-				if t.Failed() {
-					t.Fatalf("killed at step %d of %d", killAt, steps)
-				}
 			}
 		})
 	}

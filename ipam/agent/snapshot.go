@@ -40,6 +40,11 @@ func (l *loop) snapshot(card int, v ipam.View) warmpool.Snapshot {
 			s.Demand.Waiting++
 		}
 	}
+	if card == 0 && !l.proved {
+		// A node is ready when an address was seen to work, so a policy that
+		// keeps none in stock gets one to begin with.
+		s.Demand.Waiting = max(1, s.Demand.Waiting)
+	}
 	s.Subnet = l.subnet
 	for _, k := range []kind{kindAssign, kindCreate} {
 		b := l.backoffs[key{k, card, family}]

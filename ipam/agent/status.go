@@ -102,10 +102,7 @@ func (l *loop) publish() {
 	s.Reason, s.Evidence = worst.Reason, worst.Evidence
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s.Ready = l.status.Ready
-	for range allocatable(v) {
-		s.Ready = true
-	}
+	s.Ready = l.proved
 	if !s.Ready && s.Reason == "" {
 		s.Reason, s.Evidence = ipam.ReasonNoBlocks, "no ENI has an address for pods yet"
 	}

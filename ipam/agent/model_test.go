@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent_test
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
+	"github.com/vpcnet/vpcnet/warmpool"
+)
+
+// trouble does random things to a node: pods come and go, EC2 fails, lies and
+// loses answers, links do not come up, metadata is late, the agent is killed.
+type trouble struct {
+	*world
+	rnd *rand.Rand
+	p   *process
+	// What happened, to see that enough of it did.
+	adds, refusals, kills int
+}
+
+func (m *trouble) error() error {
+	reasons := []string{"subnet-full", "no-free-prefix", "throttled", "unauthorized", "ec2-unreachable", "eni-limit", "in-use"}
+	if n := m.rnd.IntN(len(reasons) + 3); n < len(reasons) {
+		return refusal{reason: reasons[n], after: time.Duration(m.rnd.IntN(5)) * time.Second}
+	}
+	return errLost
+}
+
+func (m *trouble) boot() {
+	killAt := 0
+	if m.rnd.IntN(3) > 0 {
+		killAt = 1 + m.rnd.IntN(60)
+	}
+	m.p = m.world.boot(killAt)
+}
+
+func (m *trouble) step() {
+	pod := fmt.Sprint("pod", m.rnd.IntN(12))
+	switch m.rnd.IntN(10) {
+	case 0, 1, 2, 3:
+		// The runtime gives up on the pod, or asks again later.
+		switch err := m.p.add(pod, time.Duration(1+m.rnd.IntN(20))*time.Second); {
+		case err == nil:
+			m.adds++
+		case !errors.Is(err, ipam.ErrJournal):
+			reasonOf(m.t, err)
+			m.refusals++
+		}
+	case 4, 5:
+		// A DEL that fails is repeated, so that the pool hears of it in the end.
+		m.p = m.insist(m.p, "del "+pod, func(p *process) error { return p.del(pod) })
+	case 6:
+		op := []string{"observe", "create", "assign", "unassign", "delete"}[m.rnd.IntN(5)]
+		m.cloud.mu.Lock()
+		m.cloud.faults[op] = append(m.cloud.faults[op], m.error())
+		m.cloud.mu.Unlock()
+	case 7:
+		m.kernel.mu.Lock()
+		m.kernel.failing[fmt.Sprint("eni-", m.rnd.IntN(5))] = m.rnd.IntN(4)
+		m.kernel.mu.Unlock()
+	case 8:
+		time.Sleep(time.Duration(m.rnd.IntN(200)) * time.Second)
+	default:
+		switch m.rnd.IntN(3) {
+		case 0:
+			m.p.stop()
+			m.boot()
+		case 1:
+			m.p.Refresh()
+		default:
+			time.Sleep(time.Duration(m.rnd.IntN(1000)) * time.Millisecond)
+		}
+	}
+	select {
+	case <-m.p.life.died:
+		m.kills++
+		m.p.stop()
+		m.boot()
+	default:
+	}
+}
+
+func (m *trouble) run(policy warmpool.Policy) {
+	c := m.cloud
+	c.maxENIs, c.slots, c.free = 1+m.rnd.IntN(4), 1+m.rnd.IntN(6), m.rnd.IntN(30)
+	c.prefixes = m.rnd.IntN(3) == 0
+	c.latency = time.Duration(1+m.rnd.IntN(4000)) * time.Millisecond
+	if m.rnd.IntN(2) == 0 {
+		c.lag = time.Duration(m.rnd.IntN(120)) * time.Second
+	}
+	maxPods, dual, jitter := m.rnd.IntN(3) == 0, m.rnd.IntN(3) == 0, m.rnd.Float64()
+	m.config = func(cfg *agent.Config) {
+		cfg.Policy = policy
+		cfg.Rand = func() float64 { return jitter }
+		if maxPods {
+			cfg.Limits[0].MaxPods = 6
+		}
+		if dual {
+			cfg.Families = []ipam.Family{ipam.IPv4, ipam.IPv6}
+		}
+	}
+	m.boot()
+	for range 30 {
+		m.step()
+		m.check(m.p)
+		if m.t.Failed() {
+			m.p.stop()
+			return
+		}
+	}
+	c.mu.Lock()
+	clear(c.faults)
+	c.free += 100
+	c.mu.Unlock()
+	m.kernel.mu.Lock()
+	clear(m.kernel.failing)
+	m.kernel.mu.Unlock()
+	m.p.stop()
+	m.p = m.world.boot(0)
+	time.Sleep(time.Hour)
+	m.check(m.p)
+	m.converged(m.p)
+	if m.t.Failed() {
+		m.t.Logf("%+v", m.p.Status())
+	}
+	if !m.p.Status().Ready {
+		m.t.Errorf("status %+v", m.p.Status())
+	}
+	m.p.stop()
+}
+
+func TestModel(t *testing.T) {
+	seeds := uint64(1500)
+	if testing.Short() {
+		seeds = 150
+	}
+	byName := policies(t)
+	names := slices.Sorted(maps.Keys(byName))
+	var adds, refusals, kills int
+	calls := map[string]int{}
+	for seed := range seeds {
+		synctest.Test(t, func(t *testing.T) {
+			defer func() {
+				if t.Failed() {
+					t.Logf("seed %d, policy %s", seed, names[seed%uint64(len(names))])
+				}
+			}()
+			m := &trouble{world: newWorld(t), rnd: rand.New(rand.NewPCG(seed, 1))}
+			m.run(byName[names[seed%uint64(len(names))]])
+			adds, refusals, kills = adds+m.adds, refusals+m.refusals, kills+m.kills
+			for op, n := range m.cloud.calls {
+				calls[op] += n
+			}
+		})
+	}
+	t.Logf("%d ADDs served, %d refused, %d kills, calls %v", adds, refusals, kills, calls)
+}
