@@ -59,14 +59,13 @@ func compile(s stmt, sets map[string]*nftables.Set) []expr.Any {
 		}
 	case counter:
 		return []expr.Any{&expr.Counter{}}
-	case translate:
+	case protocol:
 		return []expr.Any{
-			&expr.Immediate{Register: 1, Data: s.to.AsSlice()},
-			&expr.NAT{
-				Type: expr.NATTypeSourceNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1,
-				FullyRandom: s.random == RandomPRNG, Random: s.random == RandomHash,
-			},
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(s)}},
 		}
+	case translate:
+		return compileTranslate(s)
 	}
 	return nil
 }
@@ -106,6 +105,21 @@ func compileOutside(s outside, sets map[string]*nftables.Set) []expr.Any {
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: destinationOffset, Len: 4},
 		lookup,
 	}
+}
+
+func compileTranslate(s translate) []expr.Any {
+	nat := &expr.NAT{
+		Type: expr.NATTypeSourceNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1,
+		FullyRandom: s.random == RandomPRNG, Random: s.random == RandomHash,
+	}
+	all := []expr.Any{&expr.Immediate{Register: 1, Data: s.to.AsSlice()}}
+	if s.ports != (Ports{}) {
+		nat.RegProtoMin, nat.RegProtoMax, nat.Specified = 2, 3, true
+		all = append(all,
+			&expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, s.ports.First)},
+			&expr.Immediate{Register: 3, Data: binary.BigEndian.AppendUint16(nil, s.ports.Last)})
+	}
+	return append(all, nat)
 }
 
 // decompile finds the parts that compile to the expressions. It guesses what a
@@ -153,7 +167,8 @@ func normalize(e expr.Any) {
 
 // guesses returns what the expressions may begin with.
 func guesses(exprs []expr.Any) []stmt {
-	all := []stmt{ctNew{}, counter{}, addrType{}, addrType{not: true}, addrType{source: true}, addrType{source: true, not: true}}
+	all := []stmt{ctNew{}, counter{}, protocolTCP, protocolUDP, addrType{}, addrType{not: true}, addrType{source: true}, addrType{source: true, not: true}}
+	var ports []uint16
 	for _, e := range exprs[:min(len(exprs), 4)] {
 		switch e := e.(type) {
 		case *expr.Cmp:
@@ -170,10 +185,18 @@ func guesses(exprs []expr.Any) []stmt {
 		case *expr.Lookup:
 			all = append(all, outside{e.SetName})
 		case *expr.Immediate:
-			if a, ok := netip.AddrFromSlice(e.Data); ok {
-				all = append(all, translate{a, RandomPRNG}, translate{a, RandomHash}, translate{a, RandomNone})
+			if len(e.Data) == 2 {
+				ports = append(ports, binary.BigEndian.Uint16(e.Data))
 			}
 		}
+	}
+	if to, ok := exprs[0].(*expr.Immediate); ok && len(to.Data) == 4 {
+		var p Ports
+		if len(ports) == 2 {
+			p = Ports{ports[0], ports[1]}
+		}
+		a := netip.AddrFrom4([4]byte(to.Data))
+		all = append(all, translate{a, p, RandomPRNG}, translate{a, p, RandomHash}, translate{a, p, RandomNone})
 	}
 	return all
 }

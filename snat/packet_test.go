@@ -118,6 +118,24 @@ func TestRandom(t *testing.T) {
 	}
 }
 
+// TestPorts asks for less ports than a flow of its own would choose by chance.
+func TestPorts(t *testing.T) {
+	w := newWorld(t)
+	ports := snat.Ports{First: 20000, Last: 20015}
+	apply(t, w.snat, base(func(c *snat.Config) { c.Ports = ports }), true)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for _, network := range []string{"tcp", "udp", "tcp", "udp"} {
+		seen, err := w.b.Ask(ctx, network, netip.AddrPortFrom(podB, 0), echoAt(fabric.InternetAddr))
+		if err != nil || seen.Addr() != node1 || seen.Port() < ports.First || seen.Port() > ports.Last {
+			t.Errorf("over %s the server saw %v, %v; want %v with a port of %v", network, seen, err, node1, ports)
+		}
+	}
+	if _, err := w.b.Ping(ctx, podB, fabric.InternetAddr); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestExternal(t *testing.T) {
 	w := newWorld(t)
 	apply(t, w.snat, configs["external"], true)

@@ -65,6 +65,11 @@ type rule struct {
 	comment string
 }
 
+const (
+	protocolTCP protocol = 6
+	protocolUDP protocol = 17
+)
+
 // stmt is one matching or acting part of a rule.
 type stmt interface{ String() string }
 
@@ -89,9 +94,13 @@ type (
 	setCtMark struct{ bit uint32 }
 	setMark   struct{ bit uint32 }
 	counter   struct{}
-	// translate gives the flow its source address.
+	// protocol matches packets of a transport protocol.
+	protocol byte
+	// translate gives the flow its source address, and a port of the range if
+	// there is one.
 	translate struct {
 		to     netip.Addr
+		ports  Ports
 		random Random
 	}
 	// foreign is something that we never write.
@@ -126,8 +135,15 @@ func (s setMark) String() string   { return fmt.Sprintf("meta mark set meta mark
 func (counter) String() string     { return "counter" }
 func (s foreign) String() string   { return "# " + s.what }
 
+func (s protocol) String() string {
+	return "meta l4proto " + map[protocol]string{protocolTCP: "tcp", protocolUDP: "udp"}[s]
+}
+
 func (s translate) String() string {
 	flags := map[Random]string{RandomPRNG: " fully-random", RandomHash: " random"}[s.random]
+	if s.ports != (Ports{}) {
+		return fmt.Sprintf("snat ip to %v:%d-%d%s", s.to, s.ports.First, s.ports.Last, flags)
+	}
 	return fmt.Sprintf("snat ip to %v%s", s.to, flags)
 }
 

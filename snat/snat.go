@@ -60,12 +60,19 @@ type Config struct {
 	External bool
 	// Random is the choice of ports; "" is [RandomPRNG].
 	Random Random
+	// Ports is the range of the translated ports of TCP and UDP; the zero value
+	// leaves it to the kernel, which takes 1024 to 65535. Give what the
+	// network's access lists let pass.
+	Ports Ports
 	// NodePort sees to it that answers to what came in through the primary ENI
 	// for the node, and was handed to a pod, return by the primary ENI.
 	NodePort bool
 	// Mark is the bit to use; 0 is [DefaultMark].
 	Mark uint32
 }
+
+// Ports is a range of port numbers, both ends included.
+type Ports struct{ First, Last uint16 }
 
 // Ruleset computes the rules for c. It is the same for equal sets of prefixes,
 // in whatever order they are given and how often.
@@ -104,6 +111,8 @@ func (c Config) check() error {
 		return fmt.Errorf("host link prefix %q: longer than a link's name", c.HostLinkPrefix)
 	case bits.OnesCount32(c.Mark) != 1:
 		return fmt.Errorf("mark %#x: not one bit", c.Mark)
+	case c.Ports != Ports{} && (c.Ports.First == 0 || c.Ports.First > c.Ports.Last):
+		return fmt.Errorf("ports %d to %d: not a range", c.Ports.First, c.Ports.Last)
 	case !slices.Contains([]Random{RandomPRNG, RandomHash, RandomNone}, c.Random):
 		return fmt.Errorf("random mode %q: not one of %s, %s, %s", c.Random, RandomPRNG, RandomHash, RandomNone)
 	}
@@ -183,15 +192,19 @@ func (c Config) podMarks(translates bool) chain {
 
 // source translates what leaves the VPC and is not the node's own.
 func (c Config) source(node netip.Addr) chain {
-	return chain{
-		name: "source", kind: kindNAT, hook: hookPostrouting, priority: priorityAfterSNAT,
-		rules: []rule{{
-			comment: "pods appear as the node",
-			stmts: []stmt{
-				linkName{out: true, name: c.PrimaryLink}, outside{insideSet},
-				addrType{source: true, not: true}, addrType{not: true},
-				counter{}, translate{node, c.Random},
-			},
-		}},
+	k := chain{name: "source", kind: kindNAT, hook: hookPostrouting, priority: priorityAfterSNAT}
+	pods := []stmt{linkName{out: true, name: c.PrimaryLink}, outside{insideSet}, addrType{source: true, not: true}}
+	if c.Ports != (Ports{}) {
+		for _, p := range []protocol{protocolTCP, protocolUDP} {
+			k.rules = append(k.rules, rule{
+				comment: "pods appear as the node",
+				stmts:   slices.Concat(pods, []stmt{p, counter{}, translate{node, c.Ports, c.Random}}),
+			})
+		}
 	}
+	k.rules = append(k.rules, rule{
+		comment: "pods appear as the node",
+		stmts:   slices.Concat(pods, []stmt{counter{}, translate{node, Ports{}, c.Random}}),
+	})
+	return k
 }

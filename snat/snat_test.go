@@ -68,6 +68,7 @@ var configs = map[string]snat.Config{
 	"dual": base(func(c *snat.Config) {
 		c.NodeAddrs, c.VPC = addrs("10.0.1.10", "2001:db8::10"), prefixes("10.0.0.0/16", "2001:db8::/56")
 	}),
+	"ports":       base(func(c *snat.Config) { c.Ports = snat.Ports{First: 32768, Last: 60999} }),
 	"other-names": base(func(c *snat.Config) { c.PrimaryLink, c.HostLinkPrefix, c.Mark = "eth0", "veth", 0x200 }),
 }
 
@@ -128,6 +129,8 @@ func TestBadConfigs(t *testing.T) {
 		"long link":        {func(c *snat.Config) { c.PrimaryLink = strings.Repeat("e", 16) }, "primary link"},
 		"long prefix":      {func(c *snat.Config) { c.HostLinkPrefix = strings.Repeat("e", 16) }, "host link prefix"},
 		"two bits":         {func(c *snat.Config) { c.Mark = 0x81 }, "not one bit"},
+		"no first port":    {func(c *snat.Config) { c.Ports.Last = 9 }, "not a range"},
+		"ports backwards":  {func(c *snat.Config) { c.Ports = snat.Ports{First: 9, Last: 8} }, "not a range"},
 		"random":           {func(c *snat.Config) { c.Random = "dice" }, `"dice": not one of prng, hashrandom, none`},
 		"two of a family":  {func(c *snat.Config) { c.NodeAddrs = addrs("10.0.1.10", "10.0.1.11") }, "at most one plain address a family"},
 		"mapped address":   {func(c *snat.Config) { c.NodeAddrs = addrs("::ffff:10.0.1.10") }, "at most one plain address a family"},

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snat_test
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/vpcnet/vpcnet/snat"
+)
+
+// The rules of a node that translates for its pods and serves node ports. To put
+// them into the kernel, give them to Handle.Apply.
+func ExampleConfig_Ruleset() {
+	rules, err := snat.Config{
+		NodeAddrs:   []netip.Addr{netip.MustParseAddr("10.0.1.10")},
+		PrimaryLink: "ens5",
+		VPC:         []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
+		Excluded:    []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")},
+	}.Ruleset()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Print(rules)
+	// Output:
+	// table inet vpcnet-snat {
+	// 	set inside {
+	// 		type ipv4_addr
+	// 		flags interval
+	// 		elements = { 10.0.0.0/16, 192.168.0.0/16 }
+	// 	}
+	//
+	// 	chain pods {
+	// 		type filter hook prerouting priority dstnat + 10; policy accept;
+	// 		iifname "eni*" ct state new ip daddr != @inside fib daddr type != local ct mark set ct mark | 0x00000080 comment "flows that will be translated"
+	// 		iifname "eni*" ct mark & 0x00000080 == 0x00000080 meta mark set meta mark | 0x00000080 comment "leave by the primary ENI"
+	// 	}
+	//
+	// 	chain source {
+	// 		type nat hook postrouting priority srcnat + 10; policy accept;
+	// 		oifname "ens5" ip daddr != @inside fib saddr type != local counter snat ip to 10.0.1.10 fully-random comment "pods appear as the node"
+	// 	}
+	// }
+}
