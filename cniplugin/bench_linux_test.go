@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -65,6 +66,44 @@ func benchmarkVerbs(b *testing.B, cfg servertest.Config) {
 			return took
 		})
 	})
+}
+
+// BenchmarkBurst is fifty ADDs at once, from the first exec to the last exit, as
+// when a node gets its pods back, and then the fifty DELs.
+func BenchmarkBurst(b *testing.B) {
+	const pods = 50
+	for _, layout := range []string{"flat", "per-pod"} {
+		b.Run(layout, func(b *testing.B) {
+			n := newNode(b, ofLayout(layout))
+			together := func(of func(id string) invocation) time.Duration {
+				var wg sync.WaitGroup
+				start := time.Now()
+				for i := range pods {
+					wg.Go(func() {
+						if err := n.cmd(b.Context(), of(fmt.Sprint("pod", i))).Run(); err != nil {
+							b.Error(err)
+						}
+					})
+				}
+				wg.Wait()
+				return time.Since(start)
+			}
+			var dels time.Duration
+			measure(b, func() time.Duration {
+				for i := range pods {
+					newSandbox(b, fmt.Sprint("pod", i))
+				}
+				took := together(n.add)
+				dels += together(n.del)
+				n.sweeps.Wait()
+				for i := range pods {
+					removeSandbox(b, fmt.Sprint("pod", i))
+				}
+				return took
+			})
+			b.ReportMetric(float64(dels.Milliseconds())/float64(b.N), "ms-DELs-mean")
+		})
+	}
 }
 
 // execute returns how long a command took that has to succeed.

@@ -78,7 +78,8 @@ func (c Conflist) JSON() ([]byte, error) {
 // WriteFile writes the list to path in one step, so that a runtime that watches
 // the directory never reads half of it, and reports whether the file changed.
 // An agent writes it when it can serve the first pod: its existence is what
-// makes a node ready.
+// makes a node ready. What stood at path is lost; to keep a list that a person
+// has edited, do not call it.
 func (c Conflist) WriteFile(path string) (changed bool, err error) {
 	b, err := c.JSON()
 	if err != nil {

@@ -43,11 +43,13 @@ var binary = sync.OnceValues(func() (string, error) {
 
 // node is the private namespace of the test with an agent and the plugin.
 type node struct {
-	t      testing.TB
-	dir    string
-	agent  *servertest.Agent
-	plugin string
-	stop   func()
+	t     testing.TB
+	dir   string
+	agent *servertest.Agent
+	// backend is what answers: the agent, or something around it.
+	backend server.Backend
+	plugin  string
+	stop    func()
 	// sweeps are those that the agent has promised; noSweep is an agent that
 	// leaves links to the plugin.
 	sweeps  sync.WaitGroup
@@ -72,7 +74,8 @@ func newNode(t testing.TB, cfg servertest.Config) *node {
 		t.Fatal(err)
 	}
 	const dir = "/run/vpcnet" // fixed, so that it can stand in golden files
-	n := &node{t: t, dir: dir, agent: servertest.New(cfg), plugin: plugin}
+	agent := servertest.New(cfg)
+	n := &node{t: t, dir: dir, agent: agent, backend: agent, plugin: plugin}
 	before := n.state()
 	t.Cleanup(func() {
 		if n.stop != nil {
@@ -102,7 +105,7 @@ func (n *node) start() {
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(n.t.Context()))
 	done := make(chan error, 1)
-	srv := &server.Server{Backend: n.agent, SweepSoon: func() { n.sweeps.Go(n.sweep) }}
+	srv := &server.Server{Backend: n.backend, SweepSoon: func() { n.sweeps.Go(n.sweep) }}
 	if n.noSweep {
 		srv.SweepSoon = nil
 	}
@@ -142,7 +145,7 @@ func (n *node) collect() int {
 
 // conf is a network configuration for this node; fields come before the end.
 func (n *node) conf(version string, fields ...string) string {
-	return fmt.Sprintf(`{"cniVersion":%q,"name":"vpcnet","type":"vpc-cni","agentSocket":%q,"stateDir":%q,"timeout":"500ms"%s}`,
+	return fmt.Sprintf(`{"cniVersion":%q,"name":"vpcnet","type":"vpc-cni","agentSocket":%q,"stateDir":%q%s}`,
 		version, n.socket(), n.stateDir(), strings.Join(append([]string{""}, fields...), ","))
 }
 

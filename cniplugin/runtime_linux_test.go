@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/cniplugin/servertest"
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
@@ -252,6 +254,55 @@ func TestRetired(t *testing.T) {
 	n.sweep()
 	n.must(invocation{"CHECK", "c1", sandboxPath("c1"), "eth0", "", n.conf("1.0.0", `"prevResult":`+string(first))})
 	n.must(n.del("c1"))
+}
+
+// oddAgent answers an ADD with whatever it is told.
+type oddAgent struct {
+	*servertest.Agent
+	answer cniplugin.AddResponse
+}
+
+func (a *oddAgent) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.AddResponse, error) {
+	_, err := a.Agent.Add(ctx, req)
+	return a.answer, err
+}
+
+// An answer that makes no pod is the agent's mistake, and the address goes back.
+func TestOddAgents(t *testing.T) {
+	n := newNode(t, ofLayout("flat"))
+	odd := &oddAgent{Agent: n.agent}
+	n.backend = odd
+	n.stop()
+	n.start()
+	newSandbox(t, "c1")
+	one := cniplugin.Address{Addr: netip.MustParseAddr("10.0.1.5"), Table: 2}
+	two := cniplugin.Address{Addr: netip.MustParseAddr("10.0.1.6"), Table: 2}
+	for _, tc := range []struct {
+		name   string
+		answer cniplugin.AddResponse
+		code   cniplugin.Code // 0: older agents answer like this
+		text   string
+	}{
+		{name: "least", answer: cniplugin.AddResponse{Addresses: []cniplugin.Address{one}}},
+		{name: "no address", code: cniplugin.CodeAgent, text: "no address"},
+		{name: "two of a family", answer: cniplugin.AddResponse{Addresses: []cniplugin.Address{one, two}}, code: cniplugin.CodeAgent, text: "two addresses"},
+		{name: "zero address", answer: cniplugin.AddResponse{Addresses: []cniplugin.Address{{}}}, code: cniplugin.CodeAgent, text: "agent-protocol"},
+		{name: "new layout", answer: cniplugin.AddResponse{Addresses: []cniplugin.Address{one}, Layout: "round"}, code: cniplugin.CodeAgent, text: "round"},
+		{name: "other prefix", answer: cniplugin.AddResponse{Addresses: []cniplugin.Address{one}, HostLinkPrefix: "vpc"}, code: cniplugin.CodeInvalidConfig, text: "vpc"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			before := n.state()
+			odd.answer = tc.answer
+			out, status := n.run(n.add("c1"))
+			expect(t, badInput{code: tc.code, text: tc.text}, status, out)
+			if tc.code == 0 {
+				n.must(n.del("c1"))
+			}
+			if diff := cmp.Diff(before, n.state()); diff != "" {
+				t.Errorf("left behind: -before +after:\n%s", diff)
+			}
+		})
+	}
 }
 
 // A plugin killed at any moment leaves nothing that the next ADD or DEL trips

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 const (
@@ -25,6 +26,10 @@ const (
 	// its own attachment: otherwise the collection could release what that ADD
 	// has just been given.
 	lockName = "lock"
+	// tempPrefix begins the names of files that are being written. A writer that
+	// is killed leaves one; after staleTemp nobody writes it any more.
+	tempPrefix = ".tmp-"
+	staleTemp  = time.Hour
 )
 
 // TombstoneDir returns the directory of tombstones in a state directory.
@@ -95,6 +100,9 @@ func readTombstones(dir string) (stones []Tombstone, errs []error) {
 		return nil, []error{err}
 	}
 	for _, e := range entries {
+		if info, err := e.Info(); err == nil && strings.HasPrefix(e.Name(), tempPrefix) && time.Since(info.ModTime()) > staleTemp {
+			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+		}
 		if !strings.HasSuffix(e.Name(), tombstoneSuffix) {
 			continue
 		}
@@ -136,7 +144,7 @@ func removeTombstone(dir string, a Attachment) error {
 // writeFile puts b at path in one step: whoever opens path reads the old
 // content or the new, also after a crash.
 func writeFile(path string, b []byte, mode fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
 	if err != nil {
 		return err
 	}

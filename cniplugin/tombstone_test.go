@@ -18,7 +18,7 @@ import (
 
 func TestTombstones(t *testing.T) {
 	dir := cniplugin.TombstoneDir(t.TempDir())
-	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	at := time.Date(2020, 11, 21, 12, 0, 0, 0, time.UTC)
 	stone := func(id string, age time.Duration) cniplugin.Tombstone {
 		return cniplugin.Tombstone{
 			Attachment: cniplugin.Attachment{Network: "vpcnet", ContainerID: id, IfName: "eth0"},
@@ -53,6 +53,14 @@ func TestTombstones(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	// What writers have left that were killed, and what one writes just now.
+	for name, at := range map[string]time.Time{".tmp-1": at.Add(-1000 * time.Hour), ".tmp-2": time.Now()} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+
 	n, got, err := collect("old")
 	if diff := cmp.Diff([]string{"old", long, "young"}, got); n != 2 || diff != "" {
 		t.Errorf("collected %d, -want +got:\n%s", n, diff)
@@ -65,6 +73,9 @@ func TestTombstones(t *testing.T) {
 	}
 	if n, _, err := collect(""); n != 0 || err != nil {
 		t.Errorf("third time: %d, %v", n, err)
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, ".tmp-*")); err != nil || len(left) != 1 || filepath.Base(left[0]) != ".tmp-2" {
+		t.Errorf("temporary files %v, %v, want the new one only", left, err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "garbage.json.bad")); err != nil {
 		t.Error("what cannot be read was not kept:", err)

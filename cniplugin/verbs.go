@@ -30,8 +30,8 @@ func (c *call) client(wait time.Duration) Client {
 	return Client{Socket: c.conf.AgentSocket, Wait: wait}
 }
 
-// add allocates, wires and prints, and undoes in the reverse order what it has
-// done when a later step fails.
+// add allocates, wires and prints. When a step fails, what was done is undone in
+// the reverse order.
 func add(ctx context.Context, c *call) error {
 	ctx, cancel := context.WithTimeout(ctx, c.conf.timeout())
 	defer cancel()
@@ -45,45 +45,48 @@ func add(ctx context.Context, c *call) error {
 	if err := removeTombstone(c.conf.tombstones(), c.Attachment); err != nil {
 		return newError(CodeIOFailure, "tombstone of an earlier DEL cannot be removed", err.Error())
 	}
-	resp, err := c.client(agentWait).Add(ctx, AddRequest{Attachment: c.Attachment, Netns: c.netns, Pod: c.pod})
-	if err != nil {
-		if answered := new(AgentError); !errors.As(err, &answered) && !errors.Is(err, ErrAgentAway) {
-			c.release(ctx, DelRequest{Attachment: c.Attachment, Pod: c.pod}) // it may still be working on it
-		}
-		return agentFailure(err)
-	}
-	p, err := c.wanted(resp)
-	if err != nil {
-		c.release(ctx, DelRequest{Attachment: c.Attachment, Pod: c.pod})
-		return err
-	}
 	h, err := datapath.Open("")
 	if err != nil {
-		c.release(ctx, DelRequest{Attachment: c.Attachment, Pod: c.pod})
 		return datapathFailure(err)
 	}
 	defer h.Close()
-	w, err := h.AddPod(ctx, p)
+	resp, err := c.client(agentWait).Add(ctx, AddRequest{Attachment: c.Attachment, Netns: c.netns, Pod: c.pod})
 	if err != nil {
-		return errors.Join(datapathFailure(err), c.undo(ctx, h, p))
+		if answered := new(AgentError); errors.As(err, &answered) || errors.Is(err, ErrAgentAway) {
+			return agentFailure(err)
+		}
+		return errors.Join(agentFailure(err), c.undo(ctx, h)) // it may still be working on it
 	}
-	r, err := addWiring(prev, c.conf.CNIVersion, c.netns, w)
-	if err == nil {
-		err = emit(c.out, r)
-	}
-	if err != nil {
-		return errors.Join(err, c.undo(ctx, h, p))
+	if err := c.wire(ctx, h, prev, resp); err != nil {
+		return errors.Join(err, c.undo(ctx, h))
 	}
 	return nil
+}
+
+// wire makes the pod that the agent's answer describes, and prints the result.
+func (c *call) wire(ctx context.Context, h *datapath.Handle, prev result, resp AddResponse) error {
+	p, err := c.wanted(resp)
+	if err != nil {
+		return err
+	}
+	w, err := h.AddPod(ctx, p)
+	if err != nil {
+		return datapathFailure(err)
+	}
+	r, err := addWiring(prev, c.conf.CNIVersion, c.netns, w)
+	if err != nil {
+		return err
+	}
+	return emit(c.out, r)
 }
 
 // undo takes back an ADD that failed. While the kernel does not let the pod's
 // network go, the address stays with the attachment, and the runtime's DEL tries
 // again.
-func (c *call) undo(ctx context.Context, h *datapath.Handle, p datapath.Pod) error {
+func (c *call) undo(ctx context.Context, h *datapath.Handle) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
-	if err := h.DelPod(ctx, p); err != nil {
+	if err := h.DelPod(ctx, c.podOf(c.Attachment, c.netns)); err != nil {
 		return fmt.Errorf("undo: %w", err)
 	}
 	c.release(ctx, DelRequest{Attachment: c.Attachment, Pod: c.pod})
@@ -136,6 +139,8 @@ func datapathFailure(err error) *Error {
 		return newError(CodeUnknownContainer, "invalid CNI_NETNS: the sandbox is gone", err.Error())
 	case errors.Is(err, datapath.ErrInterfaceTaken):
 		return newError(CodeInvalidEnvironment, "invalid CNI_IFNAME: the sandbox has this interface already", err.Error())
+	case errors.Is(err, context.DeadlineExceeded):
+		return newError(CodeTryAgainLater, "the kernel has not finished in time", err.Error())
 	}
 	return newError(CodeDatapath, "network of the pod cannot be changed", err.Error())
 }

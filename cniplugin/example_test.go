@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cniplugin_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/cniplugin/server"
+	"github.com/vpcnet/vpcnet/cniplugin/servertest"
+)
+
+// A list with the upstream portmap plugin behind ours, for hostPort.
+func ExampleConflist() {
+	list := cniplugin.Conflist{
+		Conf:    cniplugin.NetConf{LogFile: "/var/log/vpc-cni.log"},
+		Chained: []json.RawMessage{json.RawMessage(`{"type":"portmap","capabilities":{"portMappings":true}}`)},
+	}
+	b, err := list.JSON()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Print(string(b))
+	// Output:
+	// {
+	//   "cniVersion": "1.0.0",
+	//   "cniVersions": [
+	//     "1.0.0",
+	//     "1.1.0"
+	//   ],
+	//   "name": "vpcnet",
+	//   "plugins": [
+	//     {
+	//       "type": "vpc-cni",
+	//       "pluginLogFile": "/var/log/vpc-cni.log"
+	//     },
+	//     {
+	//       "type": "portmap",
+	//       "capabilities": {
+	//         "portMappings": true
+	//       }
+	//     }
+	//   ]
+	// }
+}
+
+// The plugin in a program of one's own.
+func ExamplePlugin_Main() {
+	environment := map[string]string{"CNI_COMMAND": "VERSION"}
+	status := cniplugin.Plugin{}.Main(context.Background(), cniplugin.Invocation{
+		Getenv: func(name string) string { return environment[name] },
+		Stdin:  strings.NewReader(`{"cniVersion": "1.0.0"}`),
+		Stdout: os.Stdout,
+		Stderr: os.Stderr,
+	})
+	fmt.Println("exit status", status)
+	// Output:
+	// {
+	//     "cniVersion": "1.0.0",
+	//     "supportedVersions": [
+	//         "0.3.0",
+	//         "0.3.1",
+	//         "0.4.0",
+	//         "1.0.0",
+	//         "1.1.0"
+	//     ]
+	// }
+	// exit status 0
+}
+
+// What the plugin makes of a configuration that it cannot use.
+func ExampleParseNetConf() {
+	_, err := cniplugin.ParseNetConf([]byte(`{"cniVersion": "1.0.0", "name": "vpcnet", "mtu": "90"}`))
+	var e *cniplugin.Error
+	if errors.As(err, &e) {
+		fmt.Println(e.Code, e.Msg)
+	}
+	fmt.Println(e.Details)
+	// Output:
+	// 7 invalid mtu "90"
+	// it is a number of bytes from 576 to 65535
+}
+
+// An agent with one address, and two pods that want it.
+func ExampleClient() {
+	dir, err := os.MkdirTemp("", "vpcnet")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	socket := filepath.Join(dir, "agent.sock")
+	l, err := server.Listen(socket)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	agent := servertest.New(servertest.Config{
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.1.5/32")}, ENI: "eni-0a1b", Device: 1,
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- (&server.Server{Backend: agent}).Serve(ctx, l) }()
+
+	client := cniplugin.Client{Socket: socket, Wait: time.Second}
+	for _, id := range []string{"web", "db"} {
+		got, err := client.Add(ctx, cniplugin.AddRequest{
+			Attachment: cniplugin.Attachment{Network: "vpcnet", ContainerID: id, IfName: "eth0"},
+			Netns:      "/run/netns/" + id,
+		})
+		var e *cniplugin.AgentError
+		if errors.As(err, &e) {
+			fmt.Println(id, e.Code, e.Reason, e.RetryAfter)
+			continue
+		}
+		fmt.Println(id, got.Addresses[0].Addr, "on", got.Addresses[0].ENI, "table", got.Addresses[0].Table)
+	}
+	stop()
+	fmt.Println(<-done)
+	// Output:
+	// web 10.0.1.5 on eni-0a1b table 2
+	// db 11 subnet-full 5s
+	// <nil>
+}
+
+// A DEL that found no agent, and the agent that starts afterwards.
+func ExampleCollectTombstones() {
+	state, err := os.MkdirTemp("", "vpcnet")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(state)
+	dir := cniplugin.TombstoneDir(state)
+	web := cniplugin.Attachment{Network: "vpcnet", ContainerID: "web", IfName: "eth0"}
+	if err := cniplugin.WriteTombstone(dir, cniplugin.Tombstone{Attachment: web, At: time.Now()}); err != nil {
+		fmt.Println(err)
+		return
+	}
+	n, err := cniplugin.CollectTombstones(context.Background(), dir, func(_ context.Context, t cniplugin.Tombstone) error {
+		fmt.Println("release", t.Attachment)
+		return nil
+	})
+	fmt.Println(n, err)
+	// Output:
+	// release vpcnet/web/eth0
+	// 1 <nil>
+}
