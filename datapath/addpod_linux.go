@@ -194,7 +194,8 @@ func (h *Handle) wireHost(ctx context.Context, p Pod, index int) error {
 		}
 		first := 2 + len(stale)
 		for i, ch := range changes {
-			if err := answers[first+i].err; err != nil {
+			// A rule that is there again was made by Watch just now.
+			if err := answers[first+i].err; err != nil && !(errors.Is(err, unix.EEXIST) && isRule(ch.Item)) {
 				return fmt.Errorf("%s: %w", ch, err)
 			}
 		}
@@ -249,7 +250,7 @@ func purgeRules(c *conn, stale, keep []Rule) error {
 		return err
 	}
 	for i, a := range answers {
-		if a.err != nil {
+		if a.err != nil && !errors.Is(a.err, unix.EEXIST) {
 			return fmt.Errorf("add rule %s: %w", keep[i], a.err)
 		}
 	}

@@ -176,10 +176,11 @@ func (c *conn) send(b []byte) error {
 	}
 }
 
-// message is one netlink message.
+// message is one netlink message. The port is that of the socket whose request
+// it answers or reports, 0 for the kernel itself.
 type message struct {
 	kind, flags uint16
-	seq         uint32
+	seq, port   uint32
 	body        []byte
 }
 
@@ -202,6 +203,7 @@ func (c *conn) receive(f func(message)) error {
 			kind:  binary.NativeEndian.Uint16(b[4:]),
 			flags: binary.NativeEndian.Uint16(b[6:]),
 			seq:   binary.NativeEndian.Uint32(b[8:]),
+			port:  binary.NativeEndian.Uint32(b[12:]),
 			body:  b[unix.NLMSG_HDRLEN:size],
 		})
 		b = b[min(align(size), len(b)):]

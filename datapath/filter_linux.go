@@ -204,11 +204,18 @@ func onlyGone(changes []Change, err error) bool {
 }
 
 // replaceFilter queues the exchange of the whole table: packets meet the old
-// one or the new one. To add it first makes the deletion succeed always.
+// one or the new one.
 func replaceFilter(c *nftables.Conn, f Filter) error {
 	table := filterTable()
-	c.AddTable(table)
-	c.DelTable(table)
+	tables, err := c.ListTablesOfFamily(table.Family)
+	if err != nil {
+		return fmt.Errorf("list nft tables: %w", err)
+	}
+	for _, t := range tables {
+		if t.Name == table.Name {
+			c.DelTable(table)
+		}
+	}
 	if f.empty() {
 		return nil
 	}

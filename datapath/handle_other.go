@@ -41,3 +41,6 @@ func (h *Handle) RetirePod(context.Context, Pod) error { return ErrNotSupported 
 
 // Sweep returns [ErrNotSupported].
 func (h *Handle) Sweep(context.Context) error { return ErrNotSupported }
+
+// Watch returns [ErrNotSupported].
+func (h *Handle) Watch(context.Context, WatchConfig) error { return ErrNotSupported }

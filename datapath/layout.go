@@ -111,9 +111,13 @@ func (n Node) forwarding(ipv6 bool) []Sysctl {
 	return []Sysctl{{"net.ipv4.ip_forward", "1"}}
 }
 
-// state returns the link, addresses, table and settings of one ENI.
+// state returns the link, addresses, table and settings of one ENI; nothing if
+// its link is not there.
 func (e ENI) state() State {
 	var s State
+	if e.Link == "" {
+		return s
+	}
 	s.Sysctls = e.sysctls()
 	if e.Primary() {
 		if e.MTU != 0 {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // Layout chooses how the kernel finds the ENI of a pod's packet.
@@ -155,4 +156,27 @@ func validPrefix(p string) error {
 		}
 	}
 	return nil
+}
+
+// resolve returns n with the names of the ENIs' links. Virtual links often have
+// the MAC of the one below them, so hardware comes first; a veth may play the
+// ENI in tests.
+func (n Node) resolve(links []Link) (Node, error) {
+	n.ENIs = slices.Clone(n.ENIs)
+	var errs []error
+	for i, e := range n.ENIs {
+		name := ""
+		for _, kind := range []string{"", "veth"} {
+			for _, l := range links {
+				if name == "" && l.Kind == kind && l.MAC == e.MAC.String() {
+					name = l.Name
+				}
+			}
+		}
+		if name == "" {
+			errs = append(errs, fmt.Errorf("%s with MAC %s: %w", e.ID, e.MAC, ErrNoLink))
+		}
+		n.ENIs[i].Link = name
+	}
+	return n, errors.Join(errs...)
 }

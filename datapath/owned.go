@@ -54,7 +54,7 @@ func (n Node) Owned(s State) State {
 // secondary reports whether link is that of a secondary ENI of n.
 func (n Node) secondary(link string) bool {
 	for _, e := range n.ENIs {
-		if e.Link == link && !e.Primary() {
+		if link != "" && e.Link == link && !e.Primary() {
 			return true
 		}
 	}
@@ -97,6 +97,32 @@ func ownedRule(r Rule) bool {
 // podRule reports whether r, a rule of this package, belongs to one pod.
 func podRule(r Rule) bool {
 	return r.Priority == PriorityToPod && r.To.IsValid() || r.Priority == PriorityFromPod && r.From.IsValid()
+}
+
+// podOf returns the address that a pod's rule is about.
+func podOf(r Rule) netip.Prefix {
+	if r.From.IsValid() {
+		return r.From
+	}
+	return r.To
+}
+
+// orphansOf returns the deletion of those rules of pods that no route to the pod
+// goes with.
+func orphansOf(rules []Rule, routes []Route) []Change {
+	leads := map[netip.Prefix]bool{}
+	for _, r := range routes {
+		if r.Protocol == RouteProtocol && r.Table == TableMain {
+			leads[r.Dst] = true
+		}
+	}
+	var changes []Change
+	for _, r := range rules {
+		if !leads[podOf(r)] {
+			changes = append(changes, Change{OpDelete, r})
+		}
+	}
+	return changes
 }
 
 // owned returns the part of a node's state that belongs to p: its host link with

@@ -90,20 +90,3 @@ func orphanRules(c *conn) ([]Change, error) {
 	}
 	return changes, nil
 }
-
-func orphansOf(rules []Rule, routes []Route) []Change {
-	var changes []Change
-	for _, r := range rules {
-		dst, alive := r.To, false
-		if r.From.IsValid() {
-			dst = r.From
-		}
-		for _, route := range routes {
-			alive = alive || route.Dst == dst && route.Protocol == RouteProtocol && route.Table == TableMain
-		}
-		if !alive {
-			changes = append(changes, Change{OpDelete, r})
-		}
-	}
-	return changes
-}

@@ -15,7 +15,6 @@ func family(a netip.Addr) string {
 	return "-6"
 }
 
-
 // String returns the arguments of `ip link add` for a veth pair and of `ip link
 // set` for another link.
 func (l Link) String() string {
@@ -208,4 +207,3 @@ func hookPriorityName(p int) string {
 	}
 	return fmt.Sprint(p)
 }
-

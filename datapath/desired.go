@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import "net/netip"
+
+// Desired is all that shall be on a node: the node's own part and its pods.
+type Desired struct {
+	Node Node
+	// Pods are all pods that have an address of the node. One whose host link does
+	// not exist is not wired yet, or no more, and wants nothing.
+	Pods []Pod
+}
+
+// Drift returns the changes that make a node's whole state, as Observe reads it,
+// what it should be. What belongs to pods that are not in d stays, but for rules
+// that no pod's route belongs to. ENIs whose link is missing want nothing on it.
+func (d Desired) Drift(have State) []Change {
+	n, _ := d.Node.resolve(have.Links) // an ENI without link is no drift
+	wired := map[string]Pod{}
+	for _, p := range d.Pods {
+		wired[p.HostLink()] = p
+	}
+	for name := range wired {
+		if !isWired(have.Links, name) {
+			delete(wired, name)
+		}
+	}
+	wants, owns := []State{n.State()}, n.Owned(have)
+	for _, p := range wired {
+		wants = append(wants, p.HostState())
+	}
+	return Diff(Join(owns, podsOwned(have, wired)), Join(wants...))
+}
+
+// isWired reports whether a host link exists and is not retired.
+func isWired(links []Link, name string) bool {
+	for _, l := range links {
+		if l.Name == name {
+			return l.Group != LinkGroupRetired
+		}
+	}
+	return false
+}
+
+// podsOwned returns what belongs to the pods, by host link, and rules of pods
+// that no route leads to.
+func podsOwned(have State, wired map[string]Pod) State {
+	var o State
+	addrs := map[netip.Prefix]bool{}
+	for _, p := range wired {
+		for _, a := range p.Addrs {
+			addrs[hostPrefix(a.Addr)] = true
+		}
+	}
+	for _, l := range have.Links {
+		if _, ok := wired[l.Name]; ok {
+			o.Links = append(o.Links, l)
+		}
+	}
+	for _, n := range have.Neighbors {
+		if _, ok := wired[n.Link]; ok {
+			o.Neighbors = append(o.Neighbors, n)
+		}
+	}
+	for _, r := range have.Routes {
+		if _, ok := wired[r.Link]; ok || r.Protocol == RouteProtocol && addrs[r.Dst] {
+			o.Routes = append(o.Routes, r)
+		}
+	}
+	var others []Rule
+	for _, r := range have.Rules {
+		switch {
+		case !ownedRule(r) || !podRule(r):
+		case addrs[podOf(r)]:
+			o.Rules = append(o.Rules, r)
+		default:
+			others = append(others, r)
+		}
+	}
+	for _, c := range orphansOf(others, have.Routes) {
+		o.Rules = append(o.Rules, c.Item.(Rule))
+	}
+	return o
+}

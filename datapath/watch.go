@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"log/slog"
+	"time"
+)
+
+// WatchConfig says what [Handle.Watch] keeps up.
+type WatchConfig struct {
+	// Desired returns what shall be. It is called for each look, on Watch's
+	// goroutine, and should be quick.
+	Desired func() Desired
+	// Repaired is called after each repair, for metrics. Optional.
+	Repaired func(Repair)
+	// Logger gets a line for each repair. Optional.
+	Logger *slog.Logger
+	// Every is how often to look although the kernel reports nothing: it does not
+	// report every setting. One minute if 0.
+	Every time.Duration
+}
+
+// Repair is what Watch found and did.
+type Repair struct {
+	Changes []Change
+	// Took is the time from the kernel's report to the end of the repair; from the
+	// beginning of the look if there was no report.
+	Took time.Duration
+	// By names the programs whose changes were undone, as "name (pid 7)", as far as
+	// the kernel tells.
+	By []string
+	// Fighting means that someone changed the same thing so often that Watch now
+	// waits before it repairs that thing again.
+	Fighting bool
+	// Err is what kept some of Changes from being made; they are tried again.
+	Err error
+}
+
+// A fighting peer gets burst repairs of one thing at once, then one each
+// firstWait; the wait doubles with each that is used up, to lastWait.
+const (
+	burst     = 10
+	firstWait = 500 * time.Millisecond
+	lastWait  = 30 * time.Second
+)
+
+// patience decides how soon the same repair is made again. Without it two
+// programs that want different things would keep a processor busy each.
+type patience struct {
+	seen map[string]*tally
+}
+
+// tally counts the repairs of one thing.
+type tally struct {
+	left  int           // repairs that need not wait
+	wait  time.Duration // until another is granted
+	since time.Time     // when the last was granted or used
+}
+
+// grant splits changes into those to make now and the time until the next of the
+// others. fighting reports that a repair is the last one before a wait.
+func (p *patience) grant(changes []Change, now time.Time) (due []Change, next time.Duration, fighting bool) {
+	if p.seen == nil {
+		p.seen = map[string]*tally{}
+	}
+	p.forget(now)
+	for _, c := range changes {
+		key := c.String()
+		t := p.seen[key]
+		if t == nil {
+			t = &tally{left: burst, wait: firstWait}
+			p.seen[key] = t
+		}
+		for t.left < burst && now.Sub(t.since) >= t.wait {
+			t.left++
+			t.since = t.since.Add(t.wait)
+		}
+		if t.left == 0 {
+			if d := t.wait - now.Sub(t.since); next == 0 || d < next {
+				next = d
+			}
+			continue
+		}
+		if t.left == burst {
+			t.since = now
+		}
+		t.left--
+		if t.left == 0 {
+			t.wait = min(2*t.wait, lastWait)
+			fighting = true
+		}
+		due = append(due, c)
+	}
+	return due, next, fighting
+}
+
+// forget drops what has been quiet for long enough to have its whole burst again.
+func (p *patience) forget(now time.Time) {
+	for key, t := range p.seen {
+		if now.Sub(t.since) > burst*t.wait {
+			delete(p.seen, key)
+		}
+	}
+}
+
+// confirmed returns the changes of a look that a second look may carry out.
+// Deletions of pods' rules count only if both saw them: between the dumps of one
+// look an ADD may have made a pod's link, routes and rules.
+func confirmed(first, second []Change) []Change {
+	saw := map[Change]bool{}
+	for _, c := range first {
+		if doubtful(c) {
+			saw[c] = true
+		}
+	}
+	var changes []Change
+	for _, c := range second {
+		if !doubtful(c) || saw[c] {
+			changes = append(changes, c)
+		}
+	}
+	return changes
+}
+
+// doubtful reports whether c may come from a look in the middle of an ADD.
+func doubtful(c Change) bool {
+	r, ok := c.Item.(Rule)
+	return ok && c.Op == OpDelete && podRule(r)
+}
+
+func anyDoubtful(changes []Change) bool {
+	for _, c := range changes {
+		if doubtful(c) {
+			return true
+		}
+	}
+	return false
+}

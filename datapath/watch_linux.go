@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// everyDefault is how often Watch looks without a report.
+const everyDefault = time.Minute
+
+// Watch keeps the namespace as cfg.Desired wants it until ctx ends, whose error
+// it returns. The kernel reports each change of links, addresses, routes, rules,
+// neighbours and nftables; Watch looks only when a report is about something that
+// is ours, and repairs what differs, usually within a few milliseconds. What others
+// have on the node, and the insides of sandboxes, it never touches. Run one Watch
+// for a namespace; AddPod, DelPod and EnsureNode may run beside it.
+func (h *Handle) Watch(ctx context.Context, cfg WatchConfig) error {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Every == 0 {
+		cfg.Every = everyDefault
+	}
+	m, err := newMonitor(h.ns)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	w := &watcher{h: h, cfg: cfg}
+	for {
+		next, err := w.look(ctx)
+		if err != nil {
+			return err
+		}
+		if err := w.idle(ctx, m, next); err != nil {
+			return err
+		}
+	}
+}
+
+// watcher is the state of one Watch.
+type watcher struct {
+	h        *Handle
+	cfg      WatchConfig
+	patience patience
+	filter   eventFilter
+	// reported is when the first report came that asked for the next look.
+	reported time.Time
+	// by names the programs behind the reports.
+	by map[string]bool
+}
+
+// idle waits until there is a reason to look: a report about something of ours,
+// or the end of d.
+func (w *watcher) idle(ctx context.Context, m *monitor, d time.Duration) error {
+	w.reported, w.by = time.Time{}, map[string]bool{}
+	end := time.Now().Add(d)
+	for {
+		left := time.Until(end)
+		if left <= 0 {
+			return nil
+		}
+		if err := m.wait(ctx, left); err != nil {
+			return err
+		}
+		came := time.Now()
+		look := false
+		lost, err := m.read(func(e event) {
+			look = w.filter.concerns(e) || look
+			if name := culprit(e); look && name != "" {
+				w.by[name] = true
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if look || lost {
+			w.reported = came
+			return nil
+		}
+	}
+}
+
+// look compares what is with what should be, repairs the difference, and looks
+// again until there is none. It returns when to look next.
+func (w *watcher) look(ctx context.Context) (time.Duration, error) {
+	if w.reported.IsZero() {
+		w.reported = time.Now()
+	}
+	for range rounds {
+		changes, err := w.drift(ctx)
+		if err != nil {
+			return 0, err
+		}
+		due, next, fighting := w.patience.grant(changes, time.Now())
+		if len(due) == 0 {
+			if next == 0 {
+				next = w.cfg.Every
+			}
+			return next, nil
+		}
+		w.repair(ctx, due, fighting)
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+	}
+	return firstWait, nil
+}
+
+// drift observes, and once more where one look may be wrong.
+func (w *watcher) drift(ctx context.Context) ([]Change, error) {
+	changes, have, err := w.driftOnce(ctx)
+	if err == nil && anyDoubtful(changes) {
+		var second []Change
+		second, have, err = w.driftOnce(ctx)
+		changes = confirmed(changes, second)
+	}
+	if err != nil {
+		return nil, err
+	}
+	w.filter.learn(w.cfg.Desired(), have)
+	return changes, nil
+}
+
+func (w *watcher) driftOnce(ctx context.Context) ([]Change, observation, error) {
+	have, err := w.h.observe(ctx)
+	if err != nil {
+		return nil, have, err
+	}
+	return w.cfg.Desired().Drift(have.State), have, nil
+}
+
+// repair makes changes, one by one if not all can be made, and tells of it.
+func (w *watcher) repair(ctx context.Context, changes []Change, fighting bool) {
+	err := w.h.Apply(ctx, changes)
+	if err != nil {
+		var errs []error
+		for _, c := range changes {
+			// A link that is gone has taken along what was to be repaired on it.
+			if err := w.h.Apply(ctx, []Change{c}); err != nil && !errors.Is(err, unix.ENODEV) {
+				errs = append(errs, err)
+			}
+		}
+		err = errors.Join(errs...)
+	}
+	r := Repair{
+		Changes: changes, Took: time.Since(w.reported),
+		By: slices.Sorted(maps.Keys(w.by)), Fighting: fighting, Err: err,
+	}
+	var words []string
+	for _, c := range changes {
+		words = append(words, strings.SplitN(c.String(), "\n", 2)[0])
+	}
+	level := slog.LevelInfo
+	if fighting || err != nil {
+		level = slog.LevelWarn
+	}
+	w.cfg.Logger.Log(ctx, level, "network repaired", "changes", words, "took", r.Took, "by", r.By, "fighting", fighting, "err", err)
+	if w.cfg.Repaired != nil {
+		w.cfg.Repaired(r)
+	}
+}
+
+// culprit names the program that caused an event, as far as it can be known. A
+// socket's port is by default the ID of the process that opened it, though a
+// process's further sockets get others; nftables tells the program's name, at the
+// end of each transaction.
+func culprit(e event) string {
+	if e.nft {
+		return generationBy(e)
+	}
+	pid := int(int32(e.port))
+	if pid <= 0 || pid == os.Getpid() {
+		return ""
+	}
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		return fmt.Sprintf("pid %d", pid)
+	}
+	return fmt.Sprintf("%s (pid %d)", strings.TrimSpace(string(comm)), pid)
+}
+
+// generationBy returns the program behind an nftables transaction, unless it has
+// the name of this one.
+func generationBy(e event) string {
+	if e.kind != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN || len(e.body) < 4 {
+		return ""
+	}
+	var name string
+	var pid uint32
+	for kind, v := range attributes(e.body[4:]) {
+		switch {
+		case kind == unix.NFTA_GEN_PROC_NAME:
+			name = text(v)
+		case kind == unix.NFTA_GEN_PROC_PID && len(v) == 4:
+			pid = binary.BigEndian.Uint32(v)
+		}
+	}
+	if own, err := os.ReadFile("/proc/self/comm"); name == "" || err == nil && strings.TrimSpace(string(own)) == name {
+		return ""
+	}
+	return fmt.Sprintf("%s (pid %d)", name, pid)
+}
