@@ -113,10 +113,10 @@ func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 // times and counters whose meaning is the policy's own. It is a plain value,
 // so that it can be stored and a decision be replayed exactly.
 type Memory struct {
-	Times  [3]time.Time
-	Counts [16]int
+	Times  [3]time.Time `json:"times"`
+	Counts [16]int      `json:"counts"`
 	// Inner holds the memories of the policies that a wrapper runs.
-	Inner []Memory
+	Inner []Memory `json:"inner,omitempty"`
 }
 
 // inner returns the memory of the i-th wrapped policy.

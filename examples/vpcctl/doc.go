@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command vpcctl looks at a node's VPC networking and reckons with it.
+//
+//	vpcctl pool sim    try warm pool policies on a simulated fleet
+//	vpcctl pool plan   what a policy would do with a pool, and why
+//	vpcctl pool tune   search a policy's settings for an objective
+//
+// Each command explains its flags with -h.
+package main

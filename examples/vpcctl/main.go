@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"text/tabwriter"
+)
+
+// command is a subcommand; those that have more below them call dispatch.
+type command struct {
+	name, doc string
+	run       func(ctx context.Context, std stdio, args []string) error
+}
+
+// commands lists the subcommands; each has a file of its own.
+var commands = []command{
+	{"pool", "simulate, plan and tune warm pool policies", pool},
+}
+
+// stdio is what a command reads and writes.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// errUsage marks wrong arguments; what is wrong has been said.
+var errUsage = errors.New("usage")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, stdio{os.Stdin, os.Stdout, os.Stderr}, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// run returns the exit status: 0, 1 for a failure, 2 for wrong arguments.
+func run(ctx context.Context, std stdio, args []string) int {
+	err := dispatch(ctx, std, "vpcctl", commands, args)
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, errUsage):
+		return 2
+	}
+	fmt.Fprintln(std.err, "vpcctl:", err)
+	return 1
+}
+
+// dispatch runs the command that the first argument names.
+func dispatch(ctx context.Context, std stdio, program string, commands []command, args []string) error {
+	if len(args) == 0 {
+		usage(std.err, program, commands)
+		return errUsage
+	}
+	switch args[0] {
+	case "help", "-h", "-help", "--help":
+		usage(std.out, program, commands)
+		return nil
+	}
+	for _, c := range commands {
+		if c.name == args[0] {
+			return c.run(ctx, std, args[1:])
+		}
+	}
+	fmt.Fprintf(std.err, "%s: no command %q\n", program, args[0])
+	usage(std.err, program, commands)
+	return errUsage
+}
+
+func usage(w io.Writer, program string, commands []command) {
+	fmt.Fprintf(w, "Usage: %s COMMAND [flags]\n\n", program)
+	out := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	for _, c := range commands {
+		fmt.Fprintf(out, "  %s\t%s\n", c.name, c.doc)
+	}
+	out.Flush()
+	fmt.Fprintf(w, "\n%s COMMAND -h tells the flags of a command.\n", program)
+}
+
+// parse parses the flags of a command that takes no other arguments. Help goes
+// to standard output, because somebody asked for it.
+func parse(fs *flag.FlagSet, std stdio, args []string, about string) error {
+	fs.SetOutput(std.err)
+	fs.Usage = func() {
+		fmt.Fprintf(fs.Output(), "%s\n\nUsage: vpcctl %s [flags]\n\n", about, fs.Name())
+		fs.PrintDefaults()
+	}
+	for _, a := range args {
+		if a == "-h" || a == "-help" || a == "--help" {
+			fs.SetOutput(std.out)
+		}
+	}
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return errUsage
+	}
+	if fs.NArg() > 0 {
+		return wrong(fs, std, fmt.Sprintf("unexpected argument %q", fs.Arg(0)))
+	}
+	return nil
+}
+
+// wrong says what is wrong with the arguments.
+func wrong(fs *flag.FlagSet, std stdio, what string) error {
+	fmt.Fprintf(std.err, "vpcctl %s: %s\n(vpcctl %s -h tells the flags)\n", fs.Name(), what, fs.Name())
+	return errUsage
+}

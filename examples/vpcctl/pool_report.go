@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	_ "embed"
+	"fmt"
+	"html/template"
+	"io"
+	"math"
+	"strings"
+
+	"github.com/vpcnet/vpcnet/warmpool/sim"
+)
+
+//go:embed report.html
+var reportHTML string
+
+// page is what the report's template shows.
+type page struct {
+	Command  string
+	World    []string
+	Sections []section
+}
+
+// section is one workload.
+type section struct {
+	Trace, Doc, Summary string
+	Rows                []row
+	Pareto              template.HTML
+	Policies            []panel
+	HasPresets          bool
+}
+
+// row is one policy in the table of a section.
+type row struct {
+	sim.Report
+	Key      int
+	Frontier bool
+	// BeatenBy names the policies that are at least as good in all three
+	// measures and better in one.
+	BeatenBy string
+	// The share of each of the worst, for the bars.
+	WaitPart, CallsPart, IdlePart float64
+}
+
+// panel are the plots over time of one policy.
+type panel struct {
+	Key           int
+	Policy        string
+	Supply, Calls template.HTML
+}
+
+// renderReport writes the HTML page. It needs nothing but itself.
+func renderReport(out io.Writer, reports []sim.Report, w *world, args []string) error {
+	t, err := template.New("report").Funcs(template.FuncMap{
+		"f0": func(v float64) string { return fmt.Sprintf("%.0f", v) },
+		"f2": func(v float64) string { return fmt.Sprintf("%.2f", v) },
+	}).Parse(reportHTML)
+	if err != nil {
+		return err
+	}
+	l := w.cfg.Limits
+	p := page{
+		Command: "vpcctl pool sim " + strings.Join(quoted(args), " "),
+		World: []string{
+			fmt.Sprintf("instance type %s: %d ENIs of %d slots, %d addresses a slot, max-pods %d", w.instanceType, l.MaxENIs, l.SlotsPerENI, l.AddressesPerSlot, l.MaxPods),
+			fmt.Sprintf("an EC2 call takes %v, an ENI %v more to attach (medians); the account bears %g calls of one action at once and %g a second", w.cfg.EC2.Call, w.cfg.EC2.Attach, w.cfg.EC2.Burst, w.cfg.EC2.Rate),
+			fmt.Sprintf("a released address rests %v; the subnet has %d addresses; seed %d", w.cfg.Cooldown, w.cfg.Subnet.Addresses, w.cfg.Seed),
+		},
+	}
+	docs := map[string]string{}
+	for name, doc := range sim.Shapes() {
+		docs[name] = doc
+	}
+	for first := 0; first < len(reports); {
+		last := first
+		for last < len(reports) && reports[last].Trace == reports[first].Trace {
+			last++
+		}
+		s := newSection(reports[first:last])
+		s.Doc = docs[s.Trace]
+		p.Sections = append(p.Sections, s)
+		first = last
+	}
+	return t.Execute(out, p)
+}
+
+func quoted(args []string) []string {
+	out := make([]string, len(args))
+	for i, a := range args {
+		out[i] = a
+		if strings.ContainsAny(a, " <>*;&|'\"$") {
+			out[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+	}
+	return out
+}
+
+func newSection(reports []sim.Report) section {
+	s := section{Trace: reports[0].Trace}
+	s.Summary = fmt.Sprintf("%d pods came in the measured time.", reports[0].Pods)
+	var wait, calls, idle, supply, rate float64
+	for _, r := range reports {
+		wait, calls, idle = max(wait, r.WaitP99Seconds), max(calls, float64(r.EC2CallsTotal)), max(idle, r.IdleAddressHours)
+		for _, p := range r.Series {
+			supply, rate = max(supply, float64(p.Supply)), max(rate, float64(p.Calls))
+		}
+	}
+	for i, r := range reports {
+		var better []string
+		for _, o := range reports {
+			if o.Dominates(r) {
+				better = append(better, o.Policy)
+			}
+		}
+		s.Rows = append(s.Rows, row{
+			Report: r, Key: i + 1, Frontier: len(better) == 0, BeatenBy: strings.Join(better, "; "),
+			WaitPart: part(r.WaitP99Seconds, wait), CallsPart: part(math.Log10(1+float64(r.EC2CallsTotal)), math.Log10(1+calls)), IdlePart: part(r.IdleAddressHours, idle),
+		})
+		s.Policies = append(s.Policies, panel{
+			Key: i + 1, Policy: r.Policy,
+			Supply: template.HTML(supplyChart(r, supply).svg()), Calls: template.HTML(callsChart(r, rate).svg()),
+		})
+	}
+	s.Pareto = template.HTML(paretoChart(s.Rows).svg())
+	return s
+}
+
+func part(v, most float64) float64 {
+	if most == 0 {
+		return 0
+	}
+	return math.Round(100 * v / most)
+}
+
+// paretoChart shows idle addresses against calls; what waits is a class of its own.
+func paretoChart(rows []row) chart {
+	c := chart{
+		title:  "Idle address-hours against EC2 calls: lower left is better",
+		xLabel: "idle address-hours", yLabel: "EC2 calls", logY: true, points: true, width: 720, height: 330,
+	}
+	for _, r := range rows {
+		class := "dot"
+		if r.WaitP99Seconds > 0 {
+			class = "dot waits"
+		}
+		if r.Frontier {
+			class += " front"
+		}
+		c.series = append(c.series, series{
+			name: fmt.Sprint(r.Key), class: class,
+			x: []float64{r.IdleAddressHours}, y: []float64{float64(r.EC2CallsTotal)},
+			tips: []string{fmt.Sprintf("%s: p99 wait %.2f s, %d calls, %.0f idle address-hours", r.Policy, r.WaitP99Seconds, r.EC2CallsTotal, r.IdleAddressHours)},
+		})
+	}
+	return c
+}
+
+// hours makes a line of the points over time.
+func hours(name, class string, points []sim.Point, value func(sim.Point) int) series {
+	s := series{name: name, class: class}
+	for _, p := range points {
+		s.x = append(s.x, p.Seconds/3600)
+		s.y = append(s.y, float64(value(p)))
+	}
+	return s
+}
+
+func supplyChart(r sim.Report, most float64) chart {
+	return chart{
+		title: "Addresses held and used", xLabel: "hours", yLabel: "addresses", yMax: most, width: 470, height: 190,
+		series: []series{
+			hours("held", "held", r.Series, func(p sim.Point) int { return p.Supply }),
+			hours("used by pods", "used", r.Series, func(p sim.Point) int { return p.Demand }),
+			hours("pods waiting", "waiting", r.Series, func(p sim.Point) int { return p.Waiting }),
+		},
+	}
+}
+
+func callsChart(r sim.Report, most float64) chart {
+	return chart{
+		title: "EC2 calls between two points", xLabel: "hours", yLabel: "calls", yMax: max(most, 1), width: 470, height: 190,
+		series: []series{hours("EC2 calls", "calls", r.Series, func(p sim.Point) int { return p.Calls })},
+	}
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/vpcnet/vpcnet/warmpool/sim"
+)
+
+const simAbout = `sim runs warm pool policies over workloads of a simulated fleet and tells how
+long pods waited for an address, what EC2 had to bear, and what lay idle.
+
+  vpcctl pool sim -policy band -policy presets -shape rollout,cron -html report.html
+  vpcctl pool sim -policy aws:WARM_IP_TARGET=5,MINIMUM_IP_TARGET=10 -trace pods.csv -o json
+
+-policy presets stands for the peers as they are commonly set.`
+
+func poolSim(ctx context.Context, std stdio, args []string) error {
+	fs := flag.NewFlagSet("pool sim", flag.ContinueOnError)
+	var w world
+	var c choices
+	c.register(fs, "a policy to try, can be repeated")
+	w.register(fs, "churn")
+	format := fs.String("o", "table", "output `format`: table, json or csv")
+	series := fs.Bool("series", false, "with -o json, add the points over time")
+	html := fs.String("html", "", "write a report with plots to this `file`")
+	if err := parse(fs, std, args, simAbout+"\n\n"+policyHelp()); err != nil {
+		return err
+	}
+	if *format != "table" && *format != "json" && *format != "csv" {
+		return wrong(fs, std, fmt.Sprintf("-o %q is none of table, json, csv", *format))
+	}
+	jobs, err := w.jobs(&c)
+	if err != nil {
+		return wrong(fs, std, err.Error())
+	}
+	start := time.Now()
+	reports, err := simulate(ctx, jobs, newProgress(std.err, len(jobs)))
+	if err != nil {
+		return err
+	}
+	if *html != "" {
+		if err := writeHTML(*html, reports, &w, args); err != nil {
+			return err
+		}
+		fmt.Fprintln(std.err, "report:", *html)
+	}
+	events := 0
+	for i := range reports {
+		events += reports[i].Events
+		if !*series {
+			reports[i].Series = nil
+		}
+	}
+	switch *format {
+	case "json":
+		enc := json.NewEncoder(std.out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(reports)
+	case "csv":
+		return sim.WriteCSV(std.out, reports)
+	}
+	if err := sim.WriteTable(std.out, reports); err != nil {
+		return err
+	}
+	took := time.Since(start)
+	fmt.Fprintf(std.err, "%d events in %s, %.0f a second\n", events, took.Round(time.Millisecond), float64(events)/took.Seconds())
+	return nil
+}
+
+// jobs are all policies over all traces.
+func (w *world) jobs(c *choices) ([]job, error) {
+	if err := w.ready(); err != nil {
+		return nil, err
+	}
+	policies, err := c.build(w.prefixes)
+	if err != nil {
+		return nil, err
+	}
+	traces, err := w.traces()
+	if err != nil {
+		return nil, err
+	}
+	var jobs []job
+	for _, t := range traces {
+		for _, p := range policies {
+			cfg := w.cfg
+			cfg.Name, cfg.Policy = p.label, p.policy
+			jobs = append(jobs, job{cfg, t})
+		}
+	}
+	return jobs, nil
+}
+
+// writeHTML writes the report, whole or not at all.
+func writeHTML(path string, reports []sim.Report, w *world, args []string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := renderReport(f, reports, w, args); err != nil {
+		f.Close()
+		os.Remove(path)
+		return err
+	}
+	return f.Close()
+}
