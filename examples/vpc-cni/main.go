@@ -3,12 +3,16 @@
 // Command vpc-cni is a CNI plugin that gives a pod an address of the VPC. It
 // asks the node's agent (see ../ipamd) for it and wires the pod; a runtime finds
 // it by the type in a network configuration list. See package cniplugin.
+//
+// Build it with CGO_ENABLED=0: a static binary starts half a millisecond faster,
+// and runs on nodes with any C library.
 package main
 
 import (
 	"context"
 	"io"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strings"
 
@@ -16,7 +20,11 @@ import (
 )
 
 func main() {
-	debug.SetGCPercent(-1) // the process ends before it would pay to collect
+	// The process does one thing after the other and ends before it would pay to
+	// collect garbage. Without these two lines fifty ADDs at once take half as
+	// long again, for threads that only wake each other.
+	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(-1)
 	os.Exit(cniplugin.Plugin{Version: version()}.Main(context.Background(), cniplugin.Invocation{
 		Getenv: os.Getenv,
 		Stdin:  stdin(),
