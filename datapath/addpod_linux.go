@@ -63,6 +63,9 @@ func (h *Handle) wire(ctx context.Context, p Pod, sandbox *os.File, link kernelL
 	if err := h.wireHost(ctx, p, link.index); err != nil {
 		return err
 	}
+	if err := waitRunning(ctx, sandbox, link.peer); err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
 	done = true
 	return nil
 }

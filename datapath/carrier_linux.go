@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// runningEvery is the pause between two looks at a link that is not running yet.
+const runningEvery = time.Millisecond
+
+// waitRunning returns when the sandbox side can send. The end of a veth pair that
+// is set up first has no carrier until the other one is up, and gets its queue
+// only afterwards, from a worker of the kernel: what is sent before is dropped
+// without a word, and a pod's first SYN would be repeated a second later. To ask
+// for one link makes recent kernels (6.8) do that work at once; on older ones it
+// takes a moment.
+func waitRunning(ctx context.Context, sandbox *os.File, index int) error {
+	c, err := dial(sandbox)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	for {
+		var b batch
+		b.add(unix.RTM_GETLINK, ack, linkHeader(index, 0, 0), func() { b.attr32(unix.IFLA_EXT_MASK, filterSkipStats) })
+		answers, err := c.do(&b)
+		switch {
+		case err != nil:
+			return err
+		case answers[0].err != nil:
+			return fmt.Errorf("look at link: %w", answers[0].err)
+		case len(answers[0].data) < 16:
+			return errors.New("link message is too short")
+		case binary.NativeEndian.Uint32(answers[0].data[8:])&unix.IFF_RUNNING != 0:
+			return nil
+		}
+		select {
+		case <-time.After(runningEvery):
+		case <-ctx.Done():
+			return fmt.Errorf("link has no carrier: %w", ctx.Err())
+		}
+	}
+}
