@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
+)
+
+// backend answers the CNI plugin. It can be asked before there is an agent,
+// and says then how far the start has come.
+type backend struct {
+	pool     *ipam.Pool
+	settings settings
+	// agent is nil until the node's ENIs have been seen once.
+	agent atomic.Pointer[agent.Agent]
+	// trouble is why the start does not go on; nil if it does.
+	trouble atomic.Pointer[error]
+}
+
+// startRetry is what a plugin is told to wait while the agent starts.
+const startRetry = 2 * time.Second
+
+// Add allocates the addresses of a pod.
+func (b *backend) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.AddResponse, error) {
+	a := b.agent.Load()
+	if a == nil {
+		return cniplugin.AddResponse{}, b.starting()
+	}
+	got, err := a.Allocate(ctx, ipam.Request{
+		Attachment: ipam.Attachment(req.Attachment), Pod: ipam.PodRef(req.Pod), Netns: req.Netns,
+	})
+	if err != nil {
+		return cniplugin.AddResponse{}, explain(err)
+	}
+	return b.response(got), nil
+}
+
+// Del releases the addresses of a pod. It does not need the agent.
+func (b *backend) Del(ctx context.Context, req cniplugin.DelRequest) error {
+	_, err := b.pool.Release(ipam.Attachment(req.Attachment))
+	if err == nil || errors.Is(err, ipam.ErrNotAllocated) {
+		return nil
+	}
+	return explain(err)
+}
+
+// Check returns what a pod holds.
+func (b *backend) Check(_ context.Context, req cniplugin.CheckRequest) (cniplugin.AddResponse, error) {
+	got := b.pool.Lookup(ipam.Attachment(req.Attachment))
+	if len(got) == 0 {
+		return cniplugin.AddResponse{}, &cniplugin.AgentError{
+			Code:    cniplugin.CodeUnknownContainer,
+			Message: fmt.Sprintf("attachment %v holds no address", req.Attachment),
+		}
+	}
+	return b.response(got), nil
+}
+
+// GC names what holds addresses of the network and is not known to the runtime.
+func (b *backend) GC(_ context.Context, req cniplugin.GCRequest) (cniplugin.GCResponse, error) {
+	valid := map[cniplugin.Attachment]bool{}
+	for _, a := range req.Valid {
+		valid[a] = true
+	}
+	var res cniplugin.GCResponse
+	for a := range b.pool.Allocations() {
+		stale := cniplugin.Attachment(a.Attachment)
+		if a.Network == req.Network && !valid[stale] && !slices.Contains(res.Stale, stale) {
+			res.Stale = append(res.Stale, stale)
+		}
+	}
+	return res, nil
+}
+
+// Status returns nil once pods can be served. A pool that is empty for the
+// moment is no trouble of the node: a runtime that hears otherwise reports the
+// node as not ready, and its running pods are evicted.
+func (b *backend) Status(context.Context) error {
+	a := b.agent.Load()
+	if a == nil {
+		err := b.starting()
+		err.Code = cniplugin.CodeNotAvailable
+		return err
+	}
+	s := a.Status()
+	if s.Ready {
+		return nil
+	}
+	return &cniplugin.AgentError{
+		Code: cniplugin.CodeNotAvailable, Reason: string(s.Reason), RetryAfter: s.RetryAfter,
+		Message: "no address can be given to a pod yet", Details: s.Evidence,
+	}
+}
+
+// starting is the answer while there is no agent.
+func (b *backend) starting() *cniplugin.AgentError {
+	err := &cniplugin.AgentError{
+		Code: cniplugin.CodeTryAgainLater, Reason: string(ipam.ReasonAgentStarting), RetryAfter: startRetry,
+		Message: "the agent is starting",
+	}
+	if trouble := b.trouble.Load(); trouble != nil && *trouble != nil {
+		err.Reason, err.Details = string(reasonOf(*trouble)), (*trouble).Error()
+		err.Message = "the agent cannot start yet"
+	}
+	return err
+}
+
+func (b *backend) response(got []ipam.Allocation) cniplugin.AddResponse {
+	res := cniplugin.AddResponse{
+		Layout: b.settings.Layout, MTU: b.settings.podMTU(), HostLinkPrefix: b.settings.VethPrefix,
+	}
+	for _, a := range got {
+		res.Addresses = append(res.Addresses, cniplugin.Address{
+			Addr: a.Addr, ENI: a.ENI, Card: a.Card, Device: a.Device, Table: datapath.Table(a.Card, a.Device),
+		})
+	}
+	return res
+}
+
+// explain puts an error of the pool into the plugin's words.
+func explain(err error) *cniplugin.AgentError {
+	var none *ipam.ExhaustedError
+	switch {
+	case errors.As(err, &none):
+		return &cniplugin.AgentError{
+			Code: cniplugin.CodeTryAgainLater, Reason: string(none.Reason), RetryAfter: none.RetryAfter,
+			Message: none.Error(), Details: none.Evidence,
+		}
+	case errors.Is(err, ipam.ErrInvalid), errors.Is(err, ipam.ErrConflict):
+		return &cniplugin.AgentError{Code: cniplugin.CodeInvalidEnvironment, Message: err.Error()}
+	case errors.Is(err, ipam.ErrJournal):
+		return &cniplugin.AgentError{
+			Code: cniplugin.CodeIOFailure, Message: err.Error(),
+			Details: "nothing was changed; see whether the agent's state directory is writable and the disk has room",
+		}
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return &cniplugin.AgentError{Code: cniplugin.CodeTryAgainLater, Message: err.Error()}
+	}
+	return &cniplugin.AgentError{Code: cniplugin.CodeAgent, Message: err.Error()}
+}
+
+// reasonOf is the reason that an error carries in the pool's words.
+func reasonOf(err error) ipam.Reason {
+	var r interface{ Reason() string }
+	if !errors.As(err, &r) {
+		return ipam.ReasonAgentStarting
+	}
+	for _, known := range ipam.Reasons() {
+		if string(known) == r.Reason() {
+			return known
+		}
+	}
+	return ipam.ReasonEC2Unreachable
+}

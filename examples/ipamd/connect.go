@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
+
+	"github.com/vpcnet/vpcnet/eni"
+)
+
+// connect makes the client of EC2 and the metadata service. It asks the latter
+// for the region unless the environment names one.
+func connect(ctx context.Context, s settings) (*eni.Client, error) {
+	httpClient := &http.Client{Timeout: s.HTTPTimeout}
+	options := []func(*config.LoadOptions) error{
+		config.WithHTTPClient(httpClient),
+		config.WithEC2IMDSRegion(func(o *config.UseEC2IMDSRegion) {
+			o.Client = imds.New(imds.Options{Endpoint: s.MetadataEndpoint, HTTPClient: httpClient})
+		}),
+	}
+	if s.MetadataEndpoint != "" {
+		options = append(options, config.WithEC2IMDSEndpoint(s.MetadataEndpoint))
+	}
+	cfg, err := config.LoadDefaultConfig(ctx, options...)
+	if err != nil {
+		return nil, &eni.OpError{Op: "find the region", Why: eni.ReasonNoMetadata, Err: err}
+	}
+	if s.EC2Endpoint != "" {
+		// Only the EC2 client is made from cfg; credentials that come from
+		// other services have been set up with their own endpoints.
+		cfg.BaseEndpoint = aws.String(s.EC2Endpoint)
+	}
+	return eni.NewClient(cfg, eni.ClientConfig{MetadataEndpoint: s.MetadataEndpoint, Timeout: s.HTTPTimeout}), nil
+}
+
+// advice says what a person can do about a failure, empty if there is nothing
+// to add to what the error says.
+func advice(err error, s settings) string {
+	endpoint := s.EC2Endpoint
+	if endpoint == "" {
+		endpoint = "the region's EC2 endpoint"
+	}
+	switch {
+	case errors.Is(err, eni.ErrNoMetadata):
+		return "see that the instance metadata service is switched on and, if the agent runs in a container with a network of its own, that its hop limit is 2; -metadata-endpoint (AWS_EC2_METADATA_SERVICE_ENDPOINT) names another one, AWS_REGION saves asking it for the region"
+	case errors.Is(err, eni.ErrUnreachable):
+		return fmt.Sprintf("see that the node can reach %s: route, VPC endpoint, security groups, proxy; -ec2-endpoint (AWS_ENDPOINT_URL_EC2) names another one", endpoint)
+	case errors.Is(err, eni.ErrUnauthorized):
+		return "give the node's IAM role the action that the error names"
+	}
+	return ""
+}

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+)
+
+// settings is all that can be set from outside.
+type settings struct {
+	WarmPolicy       string
+	WarmENITarget    int
+	WarmIPTarget     int
+	MinimumIPTarget  int
+	WarmPrefixTarget int
+	MaxENI           int
+	MaxPods          int
+	Cooldown         time.Duration
+	Prefixes         bool
+
+	Layout          string
+	ENIMTU          int
+	PodMTU          int
+	VethPrefix      string
+	ServicePrefixes []netip.Prefix
+	RefuseMetadata  bool
+
+	ExternalSNAT bool
+	ExcludeSNAT  []netip.Prefix
+	Randomize    string
+	NodePort     bool
+
+	ClusterName      string
+	ENITags          map[string]string
+	EC2Endpoint      string
+	MetadataEndpoint string
+	HTTPTimeout      time.Duration
+
+	Socket        string
+	StateDir      string
+	Conflist      string
+	Introspection string
+	LogLevel      string
+
+	// given holds the names of the flags that were set, by flag or variable.
+	given map[string]bool
+}
+
+// The warm pool policies: auto is aws if one of its targets is set, else band.
+const (
+	policyAuto = "auto"
+	policyAWS  = "aws"
+	policyBand = "band"
+)
+
+func defaults() settings {
+	return settings{
+		WarmPolicy:    policyAuto,
+		WarmENITarget: 1,
+		Cooldown:      30 * time.Second,
+		Layout:        "flat",
+		ENIMTU:        9001,
+		VethPrefix:    "eni",
+		Randomize:     "prng",
+		NodePort:      true,
+		HTTPTimeout:   10 * time.Second,
+		Socket:        cniplugin.DefaultSocket,
+		StateDir:      cniplugin.DefaultStateDir,
+		Conflist:      "/etc/cni/net.d/10-vpcnet.conflist",
+		Introspection: "unix:/run/vpcnet/status.sock",
+		LogLevel:      "info",
+	}
+}
+
+// option is one setting: its flag, its environment variable and its help. The
+// variable has amazon-vpc-cni-k8s's name where that has one, and otherwise
+// begins with VPCNET_.
+type option struct {
+	group string
+	name  string
+	env   string
+	arg   string // what stands for the value in the help
+	help  string
+	value value
+}
+
+// options lists every setting in the order of the help.
+func (s *settings) options() []option {
+	return slices.Concat(s.poolOptions(), s.kernelOptions(), s.snatOptions(), s.cloudOptions(), s.processOptions())
+}
+
+func (s *settings) poolOptions() []option {
+	const group = "Warm pool and addresses"
+	return []option{
+		{group, "warm-policy", "VPCNET_WARM_POLICY", "NAME", "Who decides how much spare capacity the node keeps: aws, which follows the four targets below as amazon-vpc-cni-k8s does; band, a dead band that needs no setting; or auto, which is aws if one of the targets is set and band otherwise.", choiceValue(&s.WarmPolicy, policyAuto, policyAWS, policyBand)},
+		{group, "warm-eni-target", "WARM_ENI_TARGET", "N", "Keep as many free addresses as N whole ENIs have. Overridden by the two IP targets; not used with prefixes.", intValue(&s.WarmENITarget, 0, 1000)},
+		{group, "warm-ip-target", "WARM_IP_TARGET", "N", "Keep N addresses free. 0 means not set.", intValue(&s.WarmIPTarget, 0, 100000)},
+		{group, "minimum-ip-target", "MINIMUM_IP_TARGET", "N", "Hold at least N addresses, free or in use. 0 means not set.", intValue(&s.MinimumIPTarget, 0, 100000)},
+		{group, "warm-prefix-target", "WARM_PREFIX_TARGET", "N", "Keep N delegated prefixes wholly free. Used with prefixes only; overridden by the two IP targets.", intValue(&s.WarmPrefixTarget, 0, 10000)},
+		{group, "enable-prefix-delegation", "ENABLE_PREFIX_DELEGATION", "", "Assign /28 prefixes to ENIs instead of single addresses.", boolValue(&s.Prefixes)},
+		{group, "max-eni", "MAX_ENI", "N", "Use at most N ENIs of each network card. 0 or -1 means what the instance type allows.", intValue(&s.MaxENI, -1, 1000)},
+		{group, "max-pods", "VPCNET_MAX_PODS", "N", "Give addresses to at most N pods. 0 means as many as the ENIs have addresses for.", intValue(&s.MaxPods, 0, 100000)},
+		{group, "ip-cooldown-period", "IP_COOLDOWN_PERIOD", "SECONDS", "How long a released address rests before another pod gets it.", secondsValue(&s.Cooldown)},
+	}
+}
+
+func (s *settings) kernelOptions() []option {
+	const group = "Links, routes and rules"
+	return []option{
+		{group, "layout", "VPCNET_LAYOUT", "NAME", "How pods are routed: flat, where rules do not grow with pods, or per-pod, the rules of amazon-vpc-cni-k8s. Change it only on a node without pods.", choiceValue(&s.Layout, "flat", "per-pod")},
+		{group, "eni-mtu", "AWS_VPC_ENI_MTU", "BYTES", "MTU of the ENIs.", intValue(&s.ENIMTU, 576, 9001)},
+		{group, "pod-mtu", "POD_MTU", "BYTES", "MTU of pod links. 0 means that of the ENIs.", zeroOr(intValue(&s.PodMTU, 576, 9001), &s.PodMTU)},
+		{group, "veth-prefix", "AWS_VPC_K8S_CNI_VETHPREFIX", "PREFIX", "First letters of the names of the host side links of pods, at most four.", nameValue(&s.VethPrefix, 4, "eth", "lo", "vlan")},
+		{group, "external-services", "AWS_EXTERNAL_SERVICE_CIDRS", "CIDR,...", "Destinations that pods always reach by the primary ENI.", prefixesValue(&s.ServicePrefixes)},
+		{group, "refuse-metadata", "VPCNET_REFUSE_METADATA", "", "Keep pods from the instance metadata service.", boolValue(&s.RefuseMetadata)},
+	}
+}
+
+func (s *settings) snatOptions() []option {
+	const group = "Traffic that leaves the VPC"
+	return []option{
+		{group, "external-snat", "AWS_VPC_K8S_CNI_EXTERNALSNAT", "", "Somebody else, such as a NAT gateway, translates the sources of pods; the node does not.", boolValue(&s.ExternalSNAT)},
+		{group, "exclude-snat-cidrs", "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "CIDR,...", "Destinations beside the VPC's own that see pods with their own address, such as a peered VPC.", prefixesValue(&s.ExcludeSNAT)},
+		{group, "randomize-snat", "AWS_VPC_K8S_CNI_RANDOMIZESNAT", "HOW", "How source ports are chosen: prng, hashrandom or none.", choiceValue(&s.Randomize, "prng", "hashrandom", "none")},
+		{group, "node-port-support", "AWS_VPC_CNI_NODE_PORT_SUPPORT", "", "Let replies to connections that came in by the primary ENI, as those to node ports do, leave by it again.", boolValue(&s.NodePort)},
+	}
+}
+
+func (s *settings) cloudOptions() []option {
+	const group = "AWS"
+	return []option{
+		{group, "cluster-name", "CLUSTER_NAME", "NAME", "Name of the cluster, written on the ENIs that the agent creates.", textValue(&s.ClusterName)},
+		{group, "additional-eni-tags", "ADDITIONAL_ENI_TAGS", "JSON", "Further tags for the ENIs that the agent creates, as a JSON object of strings.", tagsValue(&s.ENITags)},
+		{group, "ec2-endpoint", "AWS_ENDPOINT_URL_EC2", "URL", "Address of the EC2 API. Empty means that of the region.", urlValue(&s.EC2Endpoint)},
+		{group, "metadata-endpoint", "AWS_EC2_METADATA_SERVICE_ENDPOINT", "URL", "Address of the instance metadata service. Empty means http://169.254.169.254.", urlValue(&s.MetadataEndpoint)},
+		{group, "http-timeout", "HTTP_TIMEOUT", "SECONDS", "How long one request to EC2 or the metadata service may take.", positive(secondsValue(&s.HTTPTimeout), &s.HTTPTimeout)},
+	}
+}
+
+func (s *settings) processOptions() []option {
+	const group = "Process"
+	return []option{
+		{group, "socket", "VPCNET_SOCKET", "PATH", "Unix socket on which vpc-cni asks for addresses.", textValue(&s.Socket)},
+		{group, "state-dir", "VPCNET_STATE_DIR", "PATH", "Directory for what must survive a restart.", textValue(&s.StateDir)},
+		{group, "conflist", "VPCNET_CONFLIST", "PATH", "Where to write the CNI configuration, once the first address can be given to a pod: that is what makes kubelet call the node ready. Empty means nowhere.", textValue(&s.Conflist)},
+		{group, "introspection-bind-address", "INTROSPECTION_BIND_ADDRESS", "WHERE", "Where /v1/status shows the pool as JSON: unix:PATH, or HOST:PORT, which every process with the node's network can read. Empty means nowhere.", textValue(&s.Introspection)},
+		{group, "log-level", "AWS_VPC_K8S_CNI_LOGLEVEL", "LEVEL", "debug, info, warn or error. The log goes to standard error, one JSON object a line.", choiceValue(&s.LogLevel, "debug", "info", "warn", "error")},
+	}
+}
+
+// parse reads the command line and the environment. A flag wins over its
+// variable; a variable that is set but empty counts as not set.
+func parse(args []string, getenv func(string) string, stderr io.Writer) (settings, error) {
+	s := defaults()
+	options := s.options()
+	fs := flag.NewFlagSet("ipamd", flag.ContinueOnError)
+	fs.SetOutput(io.Discard) // the caller prints errors
+	for _, o := range options {
+		fs.Var(o.value, o.name, o.help)
+	}
+	fs.Usage = func() { usage(stderr) }
+	if err := fs.Parse(args); err != nil {
+		return s, err
+	}
+	if fs.NArg() > 0 {
+		return s, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	s.given = map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { s.given[f.Name] = true })
+	for _, o := range options {
+		text := getenv(o.env)
+		if text == "" || s.given[o.name] {
+			continue
+		}
+		if err := o.value.Set(text); err != nil {
+			return s, fmt.Errorf("environment variable %s=%q: %w", o.env, text, err)
+		}
+		s.given[o.name] = true
+	}
+	return s, s.validate()
+}
+
+// validate checks what no single value can know.
+func (s *settings) validate() error {
+	switch {
+	case s.Socket == "" || s.StateDir == "":
+		return errors.New("-socket and -state-dir (VPCNET_SOCKET, VPCNET_STATE_DIR) must not be empty")
+	case len(s.Socket) > 107:
+		return fmt.Errorf("-socket %s: longer than the 107 bytes that a unix socket's path can have", s.Socket)
+	case s.PodMTU > s.ENIMTU:
+		return fmt.Errorf("-pod-mtu %d (POD_MTU) is more than -eni-mtu %d (AWS_VPC_ENI_MTU)", s.PodMTU, s.ENIMTU)
+	}
+	return nil
+}
+
+// policyName resolves auto.
+func (s *settings) policyName() string {
+	if s.WarmPolicy != policyAuto {
+		return s.WarmPolicy
+	}
+	for _, target := range []string{"warm-eni-target", "warm-ip-target", "minimum-ip-target", "warm-prefix-target"} {
+		if s.given[target] {
+			return policyAWS
+		}
+	}
+	return policyBand
+}
+
+// cooldown is the pool's, for which zero means the default and less than zero
+// none.
+func (s *settings) cooldown() time.Duration {
+	if s.Cooldown == 0 {
+		return -1
+	}
+	return s.Cooldown
+}
+
+func (s *settings) podMTU() int {
+	if s.PodMTU == 0 {
+		return s.ENIMTU
+	}
+	return s.PodMTU
+}
+
+// level is the least level that is logged; the value has been checked.
+func (s *settings) level() slog.Level {
+	var l slog.Level
+	_ = l.UnmarshalText([]byte(s.LogLevel))
+	return l
+}
+
+// usage prints the help: every flag, its variable and its default.
+func usage(w io.Writer) {
+	fmt.Fprint(w, `Usage: ipamd [flags]
+
+Ipamd is the node agent of vpcnet. It attaches ENIs to this EC2 instance, keeps
+a pool of their addresses, and hands them to the CNI plugin vpc-cni.
+
+Each flag can be given by its environment variable instead; the flag wins. The
+region and credentials come from the AWS SDK's usual places.
+`)
+	d := defaults()
+	group := ""
+	for _, o := range d.options() {
+		if o.group != group {
+			group = o.group
+			fmt.Fprintf(w, "\n%s:\n", group)
+		}
+		head := "  -" + o.name
+		if o.arg != "" {
+			head += " " + o.arg
+		}
+		fmt.Fprintf(w, "\n%s\n      env %s", head, o.env)
+		if text := o.value.String(); text != "" {
+			fmt.Fprintf(w, ", default %s", text)
+		}
+		fmt.Fprintln(w)
+		for _, line := range wrap(o.help, 72) {
+			fmt.Fprintln(w, "      "+line)
+		}
+	}
+}
+
+func wrap(text string, width int) []string {
+	var lines []string
+	line := ""
+	for word := range strings.FieldsSeq(text) {
+		if line != "" && len(line)+1+len(word) > width {
+			lines, line = append(lines, line), ""
+		}
+		line = strings.TrimPrefix(line+" "+word, " ")
+	}
+	return append(lines, line)
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"io"
+	"net/netip"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func noEnv(string) string { return "" }
+
+func env(m map[string]string) func(string) string { return func(k string) string { return m[k] } }
+
+func TestHelp(t *testing.T) {
+	const golden = "testdata/help.txt"
+	var out bytes.Buffer
+	if _, err := parse([]string{"--help"}, noEnv, &out); !errors.Is(err, flag.ErrHelp) {
+		t.Fatalf("parse(--help) = %v, want flag.ErrHelp", err)
+	}
+	if *update {
+		if err := os.WriteFile(golden, out.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), out.String()); diff != "" {
+		t.Errorf("help (-want +got), rewrite with -update:\n%s", diff)
+	}
+}
+
+// examples has a valid value, other than the default, for every variable.
+var examples = map[string]string{
+	"VPCNET_WARM_POLICY":                 "band",
+	"WARM_ENI_TARGET":                    "2",
+	"WARM_IP_TARGET":                     "3",
+	"MINIMUM_IP_TARGET":                  "4",
+	"WARM_PREFIX_TARGET":                 "5",
+	"ENABLE_PREFIX_DELEGATION":           "true",
+	"MAX_ENI":                            "6",
+	"VPCNET_MAX_PODS":                    "7",
+	"IP_COOLDOWN_PERIOD":                 "8",
+	"VPCNET_LAYOUT":                      "per-pod",
+	"AWS_VPC_ENI_MTU":                    "1500",
+	"POD_MTU":                            "1400",
+	"AWS_VPC_K8S_CNI_VETHPREFIX":         "veth",
+	"AWS_EXTERNAL_SERVICE_CIDRS":         "100.64.0.0/10",
+	"VPCNET_REFUSE_METADATA":             "true",
+	"AWS_VPC_K8S_CNI_EXTERNALSNAT":       "true",
+	"AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS": "10.1.2.3/8, 172.16.0.0/12",
+	"AWS_VPC_K8S_CNI_RANDOMIZESNAT":      "none",
+	"AWS_VPC_CNI_NODE_PORT_SUPPORT":      "false",
+	"CLUSTER_NAME":                       "prod",
+	"ADDITIONAL_ENI_TAGS":                `{"team":"net"}`,
+	"AWS_ENDPOINT_URL_EC2":               "http://127.0.0.1:1",
+	"AWS_EC2_METADATA_SERVICE_ENDPOINT":  "http://127.0.0.1:2",
+	"HTTP_TIMEOUT":                       "9",
+	"VPCNET_SOCKET":                      "/tmp/a.sock",
+	"VPCNET_STATE_DIR":                   "/tmp/a",
+	"VPCNET_CONFLIST":                    "/tmp/a.conflist",
+	"INTROSPECTION_BIND_ADDRESS":         "127.0.0.1:61679",
+	"AWS_VPC_K8S_CNI_LOGLEVEL":           "DEBUG",
+}
+
+// TestOptionsComplete holds the table of options together: each has a flag, a
+// variable and help of its own, each changes exactly one setting, by flag and
+// by variable alike, and no setting is out of reach.
+func TestOptionsComplete(t *testing.T) {
+	d := defaults()
+	names, reached := map[string]bool{}, map[string]string{}
+	for _, o := range d.options() {
+		if o.group == "" || o.help == "" || !strings.HasSuffix(o.help, ".") {
+			t.Errorf("-%s: no group, or no help that ends with a full stop", o.name)
+		}
+		if names[o.name] || names[o.env] {
+			t.Errorf("-%s or %s is there twice", o.name, o.env)
+		}
+		names[o.name], names[o.env] = true, true
+		text, ok := examples[o.env]
+		if !ok {
+			t.Errorf("%s: this test has no example", o.env)
+			continue
+		}
+		byEnv, err := parse(nil, env(map[string]string{o.env: text}), io.Discard)
+		if err != nil {
+			t.Errorf("%s=%s: %v", o.env, text, err)
+		}
+		byFlag, err := parse([]string{"-" + o.name + "=" + text}, noEnv, io.Discard)
+		if err != nil {
+			t.Errorf("-%s=%s: %v", o.name, text, err)
+		}
+		if diff := cmp.Diff(byEnv, byFlag, allFields); diff != "" {
+			t.Errorf("-%s and %s differ (-variable +flag):\n%s", o.name, o.env, diff)
+		}
+		for _, field := range changed(defaults(), byEnv) {
+			if by := reached[field]; by != "" {
+				t.Errorf("setting %s is changed by %s and %s", field, by, o.env)
+			}
+			reached[field] = o.env
+		}
+	}
+	for field := range reflect.TypeFor[settings]().Fields() {
+		if field.IsExported() && reached[field.Name] == "" {
+			t.Errorf("no option changes setting %s", field.Name)
+		}
+	}
+}
+
+var allFields = cmp.Options{cmp.AllowUnexported(settings{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
+
+func changed(before, after settings) []string {
+	var fields []string
+	for f := range reflect.TypeFor[settings]().Fields() {
+		a, b := reflect.ValueOf(before).FieldByIndex(f.Index), reflect.ValueOf(after).FieldByIndex(f.Index)
+		if f.IsExported() && !reflect.DeepEqual(a.Interface(), b.Interface()) {
+			fields = append(fields, f.Name)
+		}
+	}
+	return fields
+}
+
+func TestFlagWinsOverVariable(t *testing.T) {
+	s, err := parse([]string{"--warm-ip-target", "7"}, env(map[string]string{"WARM_IP_TARGET": "3", "IP_COOLDOWN_PERIOD": ""}), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.WarmIPTarget != 7 || s.Cooldown != 30*time.Second {
+		t.Errorf("WarmIPTarget, Cooldown = %d, %v, want 7, 30s", s.WarmIPTarget, s.Cooldown)
+	}
+}
+
+func TestAutoPolicy(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, policyBand},
+		{[]string{"-max-eni=2"}, policyBand},
+		{[]string{"-warm-eni-target=1"}, policyAWS},
+		{[]string{"-minimum-ip-target=9"}, policyAWS},
+		{[]string{"-warm-eni-target=1", "-warm-policy=band"}, policyBand},
+	} {
+		s, err := parse(c.args, noEnv, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.policyName(); got != c.want {
+			t.Errorf("%v: policy %q, want %q", c.args, got, c.want)
+		}
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		env  map[string]string
+		want string // part of the message
+	}{
+		{args: []string{"-warm-eni"}, want: "flag provided but not defined: -warm-eni"},
+		{args: []string{"start"}, want: `unexpected argument "start"`},
+		{args: []string{"-warm-eni-target=-1"}, want: "want a whole number from 0 to"},
+		{env: map[string]string{"WARM_IP_TARGET": "many"}, want: `environment variable WARM_IP_TARGET="many": want a whole number`},
+		{env: map[string]string{"ENABLE_PREFIX_DELEGATION": "yes"}, want: "want true or false"},
+		{env: map[string]string{"IP_COOLDOWN_PERIOD": "-3"}, want: "want seconds"},
+		{env: map[string]string{"HTTP_TIMEOUT": "0"}, want: "want more than 0"},
+		{env: map[string]string{"AWS_VPC_ENI_MTU": "9100"}, want: "want a whole number from 576 to 9001"},
+		{env: map[string]string{"POD_MTU": "9001", "AWS_VPC_ENI_MTU": "1500"}, want: "-pod-mtu 9001 (POD_MTU) is more than"},
+		{env: map[string]string{"AWS_VPC_K8S_CNI_VETHPREFIX": "eth"}, want: "none of eth, lo, vlan"},
+		{env: map[string]string{"AWS_VPC_K8S_CNI_VETHPREFIX": "toolong"}, want: "want 1 to 4 characters"},
+		{env: map[string]string{"AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS": "10.0.0.0"}, want: `"10.0.0.0" is no CIDR block`},
+		{env: map[string]string{"AWS_VPC_K8S_CNI_RANDOMIZESNAT": "dice"}, want: "want one of [prng hashrandom none]"},
+		{env: map[string]string{"AWS_ENDPOINT_URL_EC2": "localhost:80"}, want: "want a URL"},
+		{env: map[string]string{"ADDITIONAL_ENI_TAGS": "team=net"}, want: "want a JSON object of strings"},
+		{args: []string{"-socket="}, want: "must not be empty"},
+		{args: []string{"-socket=/" + strings.Repeat("x", 107)}, want: "longer than the 107 bytes"},
+	} {
+		var stderr bytes.Buffer
+		status := run(t.Context(), c.args, env(c.env), &stderr)
+		if status != 2 || !strings.Contains(stderr.String(), c.want) {
+			t.Errorf("ipamd %v with %v: status %d and %q, want 2 and %q", c.args, c.env, status, stderr.String(), c.want)
+		}
+	}
+}

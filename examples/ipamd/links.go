@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
+	"github.com/vpcnet/vpcnet/snat"
+)
+
+// links is an [agent.Links] over the kernel of this node. The kernel's state is
+// a function of all ENIs together, so it remembers them.
+type links struct {
+	path *datapath.Handle
+	snat *snat.Handle
+	node datapath.Node // without ENIs
+	out  snat.Config   // without what is learned of the node
+
+	mu   sync.Mutex
+	enis map[string]datapath.ENI
+	vpc  []netip.Prefix
+	// turn holds one token; it orders the changes to the kernel.
+	turn chan struct{}
+}
+
+// openLinks opens the network namespace that the process is in.
+func openLinks(s settings) (*links, error) {
+	path, err := datapath.Open("")
+	if err != nil {
+		return nil, err
+	}
+	out, err := snat.Open("")
+	if err != nil {
+		return nil, errors.Join(err, path.Close())
+	}
+	return &links{
+		path: path,
+		snat: out,
+		node: datapath.Node{
+			Layout: datapath.Layout(s.Layout), HostLinkPrefix: s.VethPrefix,
+			ServicePrefixes: s.ServicePrefixes, RefuseMetadata: s.RefuseMetadata,
+		},
+		out: snat.Config{
+			Excluded: s.ExcludeSNAT, HostLinkPrefix: s.VethPrefix, External: s.ExternalSNAT,
+			Random: snat.Random(s.Randomize), NodePort: s.NodePort,
+		},
+		enis: map[string]datapath.ENI{},
+		turn: make(chan struct{}, 1),
+	}, nil
+}
+
+func (l *links) close() error { return errors.Join(l.path.Close(), l.snat.Close()) }
+
+// know takes in what was observed: the VPC's prefixes, and ENIs that are new.
+// ENIs that are known already stay as Ensure saw them last.
+func (l *links) know(vpc []netip.Prefix, enis []agent.ENI) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.vpc = slices.Clone(vpc)
+	for _, e := range enis {
+		if _, known := l.enis[e.ID]; !known && !e.NoPods {
+			l.enis[e.ID] = convertLink(e)
+		}
+	}
+}
+
+// Ensure makes the node's network follow from e and all other ENIs, and the
+// translation at the VPC's edge with it.
+func (l *links) Ensure(ctx context.Context, e agent.ENI) error {
+	l.mu.Lock()
+	l.enis[e.ID] = convertLink(e)
+	l.mu.Unlock()
+	return l.inTurn(ctx, func() error {
+		err := l.path.EnsureNode(ctx, l.snapshot(nil))
+		if errors.Is(err, datapath.ErrNoLink) {
+			err = l.ensureAttached(ctx, e.ID)
+		}
+		if err != nil {
+			return err
+		}
+		return l.translate(ctx)
+	})
+}
+
+// ensureAttached leaves out ENIs whose link is not there, unless it is that of
+// the ENI that this is about: what they had in the kernel went with the link.
+func (l *links) ensureAttached(ctx context.Context, id string) error {
+	state, err := l.path.Observe(ctx)
+	if err != nil {
+		return err
+	}
+	there := map[string]bool{}
+	for _, link := range state.Links {
+		there[link.MAC] = true
+	}
+	return l.path.EnsureNode(ctx, l.snapshot(func(e datapath.ENI) bool {
+		return e.ID == id || e.Primary() || there[e.MAC.String()]
+	}))
+}
+
+// translate brings the SNAT rules up to date.
+func (l *links) translate(ctx context.Context) error {
+	cfg := l.out
+	l.mu.Lock()
+	cfg.VPC = slices.Clone(l.vpc)
+	primary := datapath.ENI{}
+	for _, e := range l.enis {
+		if e.Primary() {
+			primary = e
+		}
+	}
+	l.mu.Unlock()
+	state, err := l.path.Observe(ctx)
+	if err != nil {
+		return err
+	}
+	for _, link := range state.Links {
+		if link.MAC == primary.MAC.String() {
+			cfg.PrimaryLink = link.Name
+		}
+	}
+	for _, a := range primary.Addrs {
+		cfg.NodeAddrs = append(cfg.NodeAddrs, a.Addr())
+	}
+	rules, err := cfg.Ruleset()
+	if err != nil {
+		return fmt.Errorf("source translation: %w", err)
+	}
+	_, err = l.snat.Apply(ctx, rules)
+	return err
+}
+
+// Remove takes an ENI out of the node's network.
+func (l *links) Remove(ctx context.Context, id string) error {
+	return l.inTurn(ctx, func() error {
+		err := l.path.RemoveENI(ctx, l.snapshot(nil), id)
+		if err == nil {
+			l.mu.Lock()
+			delete(l.enis, id)
+			l.mu.Unlock()
+		}
+		return err
+	})
+}
+
+// snapshot is the node with those of its ENIs that keep accepts, all if it is
+// nil.
+func (l *links) snapshot(keep func(datapath.ENI) bool) datapath.Node {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.node
+	for _, id := range slices.Sorted(maps.Keys(l.enis)) {
+		if e := l.enis[id]; keep == nil || keep(e) {
+			n.ENIs = append(n.ENIs, e)
+		}
+	}
+	return n
+}
+
+// inTurn calls do when no one else does.
+func (l *links) inTurn(ctx context.Context, do func() error) error {
+	select {
+	case l.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-l.turn }()
+	return do()
+}
+
+func convertLink(e agent.ENI) datapath.ENI {
+	return datapath.ENI{
+		ID: e.ID, MAC: e.MAC, Card: e.Card, Device: e.Device, Addrs: e.Addrs,
+		Gateways: e.Gateways, Sources: e.Blocks, MTU: e.MTU,
+	}
+}
+
+// alive reports whether the sandbox of an allocation still exists. It is gone
+// only if both the sandbox's path and the pod's link on this node are.
+func (l *links) alive(ctx context.Context, a ipam.Allocation) (bool, error) {
+	if _, err := os.Stat(a.Netns); err == nil || !errors.Is(err, os.ErrNotExist) || a.Netns == "" {
+		return true, nil
+	}
+	state, err := l.path.Observe(ctx)
+	if err != nil {
+		return false, err
+	}
+	pod := datapath.Pod{ContainerID: a.ContainerID, IfName: a.IfName, HostLinkPrefix: l.node.HostLinkPrefix}
+	return slices.ContainsFunc(state.Links, func(link datapath.Link) bool {
+		return strings.EqualFold(link.Name, pod.HostLink())
+	}), nil
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vpcnet/vpcnet/cniplugin/server"
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/boltjournal"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stderr))
+}
+
+// run is main with its outside as parameters. It returns the exit status: 2 for
+// a mistake in flags or variables, 1 if the agent cannot run.
+func run(ctx context.Context, args []string, getenv func(string) string, stderr io.Writer) int {
+	s, err := parse(args, getenv, stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		fmt.Fprintf(stderr, "ipamd: %v\nRun ipamd -help for all flags and variables.\n", err)
+		return 2
+	}
+	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: s.level()}))
+	if err := serve(ctx, s, log); err != nil {
+		log.Error("agent ends", "err", err)
+		return 1
+	}
+	log.Info("agent ended")
+	return 0
+}
+
+// journalWait is how long a start waits for its predecessor to let go of the
+// state directory.
+const journalWait = 20 * time.Second
+
+// serve runs the agent until ctx ends. The socket opens first: from then on
+// plugins get an answer, if only that the agent is starting.
+func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
+	listener, err := server.Listen(s.Socket)
+	if err != nil {
+		return fmt.Errorf("listen on -socket: %w", err)
+	}
+	defer listener.Close()
+	if err := os.MkdirAll(s.StateDir, 0o700); err != nil {
+		return fmt.Errorf("make -state-dir: %w", err)
+	}
+	journal, err := boltjournal.Open(filepath.Join(s.StateDir, "agent.db"), journalWait)
+	if err != nil {
+		return fmt.Errorf("open the journal; does another agent use %s? %w", s.StateDir, err)
+	}
+	defer func() { err = errors.Join(err, journal.Close()) }()
+	pool, err := ipam.Open(ipam.Config{Journal: journal, Cooldown: s.cooldown(), MaxPods: s.MaxPods})
+	if err != nil {
+		return err
+	}
+	links, err := openLinks(s)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, links.close()) }()
+
+	b := &backend{pool: pool, settings: s}
+	log.Info("agent listens", "socket", s.Socket, "layout", s.Layout, "policy", s.policyName())
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return (&server.Server{Backend: b, Logger: log}).Serve(ctx, listener)
+	})
+	g.Go(func() error { return introspect(ctx, s.Introspection, b) })
+	g.Go(func() error {
+		a, err := start(ctx, s, b, links, log)
+		if err != nil || a == nil {
+			return err
+		}
+		g.Go(func() error { return announce(ctx, s, a, log) })
+		return a.Run(ctx)
+	})
+	return g.Wait()
+}

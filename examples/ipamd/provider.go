@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
+)
+
+// provider is an [agent.Provider] over an [eni.Manager].
+type provider struct {
+	manager  *eni.Manager
+	links    *links
+	prefixes bool // assign /28 prefixes
+	mtu      int
+}
+
+// Observe asks EC2 and the metadata service what there is. The links learn of
+// all ENIs at once, so that none of them is taken for a left-over while another
+// is set up.
+func (p *provider) Observe(ctx context.Context) (agent.Observation, error) {
+	inv, err := p.manager.Discover(ctx)
+	if err != nil {
+		return agent.Observation{}, err
+	}
+	o := agent.Observation{Source: inv.Source.String(), At: inv.At}
+	if free := inv.Instance.PrimarySubnet.Free; free >= 0 {
+		o.FreeAddrs = &free
+	}
+	for _, e := range inv.ENIs {
+		converted, err := p.convert(e)
+		if err != nil {
+			return agent.Observation{}, err
+		}
+		o.ENIs = append(o.ENIs, converted)
+	}
+	p.links.know(inv.Instance.VPC, o.ENIs)
+	return o, nil
+}
+
+// CreateENI creates and attaches an ENI.
+func (p *provider) CreateENI(ctx context.Context, in agent.CreateInput) (agent.ENI, error) {
+	e, err := p.manager.Provision(ctx, eni.ProvisionInput{Card: in.Card, Slots: in.Slots, Prefixes: p.prefixes})
+	if err != nil {
+		return agent.ENI{}, err
+	}
+	return p.convert(e)
+}
+
+// Assign puts more blocks on an ENI.
+func (p *provider) Assign(ctx context.Context, in agent.AssignInput) ([]netip.Prefix, error) {
+	return p.manager.Assign(ctx, eni.AssignInput{
+		ENI: in.ENI, Slots: in.Slots, Prefixes: p.prefixes, Family: eni.Family(in.Family),
+	})
+}
+
+// Unassign takes blocks off an ENI.
+func (p *provider) Unassign(ctx context.Context, id string, blocks []netip.Prefix) error {
+	return p.manager.Unassign(ctx, eni.UnassignInput{ENI: id, Blocks: blocks})
+}
+
+// DeleteENI detaches and deletes an ENI.
+func (p *provider) DeleteENI(ctx context.Context, id string) error {
+	return p.manager.Retire(ctx, id)
+}
+
+// convert puts an ENI into the agent's words.
+func (p *provider) convert(e eni.ENI) (agent.ENI, error) {
+	mac, err := net.ParseMAC(e.MAC)
+	if err != nil {
+		return agent.ENI{}, fmt.Errorf("%s: %w", e.ID, err)
+	}
+	out := agent.ENI{
+		ID: e.ID, Primary: e.Primary, Card: e.Card, Device: e.Device, NoPods: !e.ForPods(),
+		MAC: mac, MTU: p.mtu, Blocks: e.Blocks(),
+	}
+	for _, a := range []struct {
+		addr   netip.Addr
+		subnet netip.Prefix
+	}{{e.Addr, e.Subnet}, {e.Addr6, e.Subnet6}} {
+		if a.addr.IsValid() && a.subnet.IsValid() {
+			out.Addrs = append(out.Addrs, netip.PrefixFrom(a.addr, a.subnet.Bits()))
+			out.Gateways = append(out.Gateways, e.Gateway(eni.FamilyOf(a.addr)))
+		}
+	}
+	return out, nil
+}
+
+// inUse returns the question that the manager asks before it takes addresses
+// away.
+func inUse(pool *ipam.Pool) func(string, netip.Prefix) bool {
+	return func(id string, block netip.Prefix) bool {
+		for a := range pool.Allocations() {
+			if a.ENI == id && block.Contains(a.Addr) {
+				return true
+			}
+		}
+		return false
+	}
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/eni/filejournal"
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
+	"github.com/vpcnet/vpcnet/warmpool"
+)
+
+// The pause between two attempts to start doubles from the first to the second.
+const (
+	firstPause = time.Second
+	lastPause  = 30 * time.Second
+)
+
+// start makes the agent as soon as EC2 or the metadata service says what the
+// instance is, and tries for as long as that takes. It returns nil if ctx ends
+// first.
+func start(ctx context.Context, s settings, b *backend, l *links, log *slog.Logger) (*agent.Agent, error) {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		manager, limits, err := prepare(ctx, s, b.pool)
+		if err == nil {
+			return newAgent(s, b, l, manager, limits, log)
+		}
+		if ctx.Err() != nil {
+			return nil, nil
+		}
+		if hint := advice(err, s); hint != "" {
+			err = fmt.Errorf("%w; %s", err, hint)
+		}
+		b.trouble.Store(&err)
+		log.Error("agent cannot start yet", "err", err, "reason", reasonOf(err), "retry", pause.String())
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, nil
+		}
+	}
+}
+
+// prepare finishes what an earlier process left open and finds out what the
+// instance can carry.
+func prepare(ctx context.Context, s settings, pool *ipam.Pool) (*eni.Manager, eni.Limits, error) {
+	client, err := connect(ctx, s)
+	if err != nil {
+		return nil, eni.Limits{}, err
+	}
+	intents, err := filejournal.Open(filepath.Join(s.StateDir, "eni.journal"))
+	if err != nil {
+		return nil, eni.Limits{}, err
+	}
+	manager, err := eni.New(eni.Config{
+		Client: client, Intents: intents, Cluster: s.ClusterName, Tags: s.ENITags,
+		MaxENIs: max(s.MaxENI, 0), InUse: inUse(pool),
+	})
+	if err != nil {
+		return nil, eni.Limits{}, err
+	}
+	if err := manager.Resume(ctx); err != nil {
+		return nil, eni.Limits{}, err
+	}
+	limits, err := manager.Limits(ctx)
+	return manager, limits, err
+}
+
+func newAgent(s settings, b *backend, l *links, manager *eni.Manager, limits eni.Limits, log *slog.Logger) (*agent.Agent, error) {
+	a, err := agent.New(agent.Config{
+		Pool:       b.pool,
+		Provider:   &provider{manager: manager, links: l, prefixes: s.prefixes(limits), mtu: s.ENIMTU},
+		Links:      l,
+		Policy:     s.policy(),
+		Limits:     s.limits(limits),
+		Alive:      l.alive,
+		Tombstones: tombstones(cniplugin.TombstoneDir(s.StateDir)),
+		Logger:     log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	log.Info("instance known", "type", limits.Type, "limits", limits.Source, "enis", limits.Cards, "slots", limits.SlotsPerENI())
+	b.trouble.Store(nil)
+	b.agent.Store(a)
+	return a, nil
+}
+
+// policy is the chosen policy of the warm pool.
+func (s *settings) policy() warmpool.Policy {
+	if s.policyName() == policyBand {
+		return warmpool.Band{}
+	}
+	return warmpool.AWS{
+		WarmENITarget: s.WarmENITarget, WarmIPTarget: s.WarmIPTarget,
+		MinimumIPTarget: s.MinimumIPTarget, WarmPrefixTarget: s.WarmPrefixTarget,
+	}
+}
+
+// prefixes reports whether slots hold prefixes: where they are wanted and the
+// instance type can have them.
+func (s *settings) prefixes(l eni.Limits) bool { return s.Prefixes && l.Nitro }
+
+// limits are those of the cards that pods get addresses from: the one with the
+// primary ENI. The others stay empty.
+func (s *settings) limits(l eni.Limits) []warmpool.Limits {
+	cards := make([]warmpool.Limits, l.DefaultCard+1)
+	enis := l.MaxENIs(l.DefaultCard)
+	if s.MaxENI > 0 {
+		enis = min(enis, s.MaxENI)
+	}
+	perSlot := 1
+	if s.prefixes(l) {
+		perSlot = eni.PrefixSize
+	}
+	cards[l.DefaultCard] = warmpool.Limits{
+		MaxENIs: enis, SlotsPerENI: l.SlotsPerENI(), AddressesPerSlot: perSlot, MaxPods: s.MaxPods,
+	}
+	return cards
+}
+
+// tombstones is the agent's way to the plugin's records of pods that went while
+// no agent ran.
+func tombstones(dir string) func(context.Context, func(ipam.Attachment) error) error {
+	return func(ctx context.Context, release func(ipam.Attachment) error) error {
+		_, err := cniplugin.CollectTombstones(ctx, dir, func(_ context.Context, t cniplugin.Tombstone) error {
+			return release(ipam.Attachment(t.Attachment))
+		})
+		return err
+	}
+}
+
+// announceEvery is how often announce looks; the kubelet looks for the file
+// every 5 seconds.
+const announceEvery = 50 * time.Millisecond
+
+// announce writes the CNI configuration when the first address can be given to
+// a pod, and ends then.
+func announce(ctx context.Context, s settings, a *agent.Agent, log *slog.Logger) error {
+	if s.Conflist == "" {
+		return nil
+	}
+	tick := time.NewTicker(announceEvery)
+	defer tick.Stop()
+	for !a.Status().Ready {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(s.Conflist), 0o755); err != nil {
+		return fmt.Errorf("make the directory of -conflist: %w", err)
+	}
+	changed, err := cniplugin.Conflist{Conf: cniplugin.NetConf{
+		AgentSocket: s.Socket, StateDir: s.StateDir, VethPrefix: s.VethPrefix,
+	}}.WriteFile(s.Conflist)
+	if err != nil {
+		return fmt.Errorf("write -conflist: %w", err)
+	}
+	log.Info("node is ready for pods", "conflist", s.Conflist, "changed", changed)
+	return nil
+}

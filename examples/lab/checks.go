@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vpcnet/vpcnet/internal/fabric"
+)
+
+// refillWithin is how long a pool may take to be full again.
+const refillWithin = 20 * time.Second
+
+// quietFor is how long nothing may be asked of EC2 once nothing changes.
+const quietFor = time.Second
+
+// checkWarmPool waits until the first node has as many free addresses again as
+// its targets ask for, or as it can have, and sees that EC2 is left alone then.
+func (k *walk) checkWarmPool(ctx context.Context) error {
+	n := k.nodes[0]
+	k.p.section("The warm pool")
+	k.p.text(`Addresses are fetched before pods need them, for EC2 takes its time. With WARM_ENI_TARGET=1 the agent keeps
+		as many addresses free as one whole ENI has. So the first pod made it attach a second ENI, and the pods
+		after that a third, if the instance type allows. While nothing changes the agent asks EC2 nothing.`)
+	per, most := k.limits.SlotsPerENI(), k.limits.SlotsPerENI()*k.limits.MaxENIs(k.limits.DefaultCard)
+	want := min(warmTarget(k.agentEnv, per), most-len(n.pods))
+	done := k.p.progress("waiting for the pool of %s", n.name)
+	waited, cancel := context.WithTimeout(ctx, refillWithin)
+	defer cancel()
+	var pool poolState
+	err := poll(waited, func() (done bool, err error) {
+		pool, err = n.pool(waited)
+		return err == nil && pool.Free >= want && len(pool.InFlight) == 0, err
+	})
+	done("")
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	detail := fmt.Sprintf("%s has %d pods and %d free addresses on %d ENIs; the target is %d", n.name, len(n.pods), pool.Free, len(n.enis()), want)
+	if err != nil {
+		k.check("warm-pool-refilled", "", fmt.Errorf("%s after %v: %w", detail, refillWithin, err))
+		return nil
+	}
+	before := total(k.cloud.Calls())
+	select {
+	case <-time.After(quietFor):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if calls := total(k.cloud.Calls()) - before; calls > 0 {
+		err = fmt.Errorf("%s; but %d EC2 calls within %v although nothing changed: %v", detail, calls, quietFor, pool.LastDecision)
+	}
+	k.p.command(n.name, "curl --unix-socket status.sock http://ipamd/v1/status | jq .LastDecision[]", pool.LastDecision)
+	k.p.text("EC2 calls of all nodes so far:")
+	k.p.block(callTable(k.cloud.Calls()))
+	k.check("warm-pool-refilled", detail+fmt.Sprintf("; no EC2 call within %v after that", quietFor), err)
+	return nil
+}
+
+// warmTarget is the number of free addresses that the agents' environment asks
+// for; with a policy that has no such number, one.
+func warmTarget(env []string, perENI int) int {
+	value := map[string]string{}
+	for _, v := range env {
+		name, text, _ := strings.Cut(v, "=")
+		value[name] = text
+	}
+	if n, err := strconv.Atoi(value["WARM_IP_TARGET"]); err == nil && n > 0 {
+		return n
+	}
+	if n, err := strconv.Atoi(value["WARM_ENI_TARGET"]); err == nil {
+		return n * perENI
+	}
+	return 1
+}
+
+func total(calls map[string]int) int {
+	n := 0
+	for _, c := range calls {
+		n += c
+	}
+	return n
+}
+
+// checkSameNode sends between two pods of one node.
+func (k *walk) checkSameNode(ctx context.Context) error {
+	n := k.nodes[0]
+	a, b := n.pods[0], n.pods[len(n.pods)-1]
+	k.p.section("From pod to pod on one node")
+	k.p.text(`%s talks to %s. The packet leaves the pod by eth0 to the gateway's MAC, which is the node's end of the
+		veth pair. The node looks its rules up: 512 finds the route to %s, and the packet goes down that pod's
+		link. It never reaches an ENI, whichever ENI the two addresses belong to.`, a.name, b.name, b.addr)
+	points := append([]point{a.point(), n.point(a.hostLink), n.point(b.hostLink), b.point()}, n.eniPoints()...)
+	seen, err := record(points, func() error {
+		_, err := ping(ctx, a.ns, b.addr)
+		return err
+	})
+	k.p.command(n.name, fmt.Sprintf("tcpdump -i any -n icmp   # while %s runs ping -c 1 %s", a.name, b.addr), tcpdump(seen))
+	var server netip.Addr
+	if err == nil {
+		server, err = ask(ctx, "tcp", a.ns, b.echo())
+	}
+	atENIs := 0
+	for _, e := range n.enis() {
+		atENIs += len(about(at(seen, n.name, link(e)), b.addr))
+	}
+	switch {
+	case err != nil:
+	case between(at(seen, b.name, ifName), a.addr, b.addr) == 0:
+		err = errors.New("the echo request was not seen in the other pod with the first pod's address")
+	case server != a.addr:
+		err = fmt.Errorf("over TCP %s saw %v as the source, not %v", b.name, server, a.addr)
+	case atENIs > 0:
+		err = fmt.Errorf("%d of the packets were seen on ENIs", atENIs)
+	}
+	k.check("pod-to-pod-same-node", fmt.Sprintf("%s %v -> %s %v: ICMP and TCP answered, source unchanged, nothing on any ENI", a.name, a.addr, b.name, b.addr), err)
+	return nil
+}
+
+// checkAcrossNodes sends between pods of different nodes and looks at the
+// packets on both ENIs.
+func (k *walk) checkAcrossNodes(ctx context.Context) error {
+	a, b := k.nodes[0].pods[0], k.nodes[1].pods[0]
+	k.p.section("From pod to pod across nodes")
+	k.p.text(`%s on %s talks to %s on %s, in another availability zone. No rule of the first node knows the destination,
+		so the packet leaves by an ENI to the VPC's router, which hands it to the ENI that owns %s. There, rule 512
+		finds the pod. Both ENIs see the pods' own addresses: no overlay, no translation.`,
+		a.name, a.node.name, b.name, b.node.name, b.addr)
+	points := append(append([]point{a.point()}, a.node.eniPoints()...), append(b.node.eniPoints(), b.point())...)
+	var server netip.Addr
+	seen, err := record(points, func() error {
+		if _, err := ping(ctx, a.ns, b.addr); err != nil {
+			return err
+		}
+		var err error
+		server, err = ask(ctx, "tcp", a.ns, b.echo())
+		return err
+	})
+	out, _ := a.node.owner(a.addr)
+	in, _ := b.node.owner(b.addr)
+	k.p.command("all", fmt.Sprintf("tcpdump -n icmp   # while %s runs ping -c 1 %s", a.name, b.addr), tcpdump(icmp(seen)))
+
+	pairs, reachErr := k.allAcross(ctx)
+	k.check("pod-to-pod-across-nodes", fmt.Sprintf("%d pairs of pods on different nodes answered each other's ICMP echo", pairs), reachErr)
+
+	sent, received := at(seen, a.node.name, link(out)), at(seen, b.node.name, link(in))
+	switch {
+	case err != nil:
+	case server != a.addr:
+		err = fmt.Errorf("%s saw %v as the source, not %v", b.name, server, a.addr)
+	case between(sent, a.addr, b.addr) == 0 || between(received, a.addr, b.addr) != between(sent, a.addr, b.addr):
+		err = fmt.Errorf("%d packets %v > %v at the first ENI, %d at the second", between(sent, a.addr, b.addr), a.addr, b.addr, between(received, a.addr, b.addr))
+	case between(received, b.addr, a.addr) == 0 || between(sent, b.addr, a.addr) != between(received, b.addr, a.addr):
+		err = fmt.Errorf("%d answers %v > %v at the second ENI, %d at the first", between(received, b.addr, a.addr), b.addr, a.addr, between(sent, b.addr, a.addr))
+	case strangers(sent, a, b)+strangers(received, a, b) > 0:
+		err = fmt.Errorf("packets of the two pods with other addresses were seen on the ENIs:\n%s", strings.Join(tcpdump(seen), "\n"))
+	}
+	k.check("no-nat-inside-vpc", fmt.Sprintf("%d packets %v > %v and %d back, the same at %s of %s and at %s of %s", between(sent, a.addr, b.addr), a.addr, b.addr,
+		between(sent, b.addr, a.addr), link(out), a.node.name, link(in), b.node.name), err)
+	return nil
+}
+
+// strangers counts packets with the address of one of two pods on one side and
+// neither on the other, as a translated packet would be.
+func strangers(seen []sighting, a, b *pod) int {
+	n := 0
+	for _, s := range seen {
+		src, dst := s.flow.Src.Addr(), s.flow.Dst.Addr()
+		ours := (src == a.addr || src == b.addr) != (dst == a.addr || dst == b.addr)
+		if ours {
+			n++
+		}
+	}
+	return n
+}
+
+// icmp selects the ICMP packets.
+func icmp(seen []sighting) []sighting {
+	var out []sighting
+	for _, s := range seen {
+		if s.flow.Protocol == 1 {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// allAcross pings from each pod to the first and last pod of each other node.
+func (k *walk) allAcross(ctx context.Context) (pairs int, err error) {
+	done := k.p.progress("pinging across nodes")
+	defer done("")
+	for _, a := range k.pods() {
+		for _, n := range k.nodes {
+			if n == a.node {
+				continue
+			}
+			for _, b := range ends(n.pods) {
+				if _, e := ping(ctx, a.ns, b.addr); e != nil {
+					err = errors.Join(err, fmt.Errorf("%s -> %s: %w", a.name, b.name, e))
+				}
+				pairs++
+			}
+		}
+	}
+	return pairs, err
+}
+
+// ends are the first and the last of pods.
+func ends(pods []*pod) []*pod {
+	if len(pods) < 2 {
+		return pods
+	}
+	return []*pod{pods[0], pods[len(pods)-1]}
+}
+
+// checkSecondENI sends from a pod on a secondary ENI to another node.
+func (k *walk) checkSecondENI(ctx context.Context) error {
+	a, b := k.nodes[0].onSecondENI(), k.nodes[1].pods[0]
+	k.p.section("Out by the second ENI")
+	if a == nil {
+		k.check("second-eni-egress", "", fmt.Errorf("no pod of %s has an address of a secondary ENI", k.nodes[0].name))
+		return nil
+	}
+	own, _ := a.node.owner(a.addr)
+	first := a.node.enis()[0]
+	k.p.text(`%s has an address of the ENI with device index %d. If its packets left by the primary ENI, EC2 would drop
+		them: that ENI does not own the address. So rule 1536 sends them to table %d, whose default route leads out by
+		%s. Packets to the pod arrive by the same ENI.`, a.name, own.Attachment.Device, own.Attachment.Device+1, link(own))
+	before, err := k.net.Drops()
+	if err != nil {
+		return err
+	}
+	seen, err := record(a.node.eniPoints(), func() error {
+		_, err := ping(ctx, a.ns, b.addr)
+		return err
+	})
+	k.p.command(a.node.name, fmt.Sprintf("tcpdump -i any -n icmp   # while %s runs ping -c 1 %s", a.name, b.addr), tcpdump(seen))
+	after, dropErr := k.net.Drops()
+	switch {
+	case err != nil || dropErr != nil:
+		err = errors.Join(err, dropErr)
+	case between(at(seen, a.node.name, link(own)), a.addr, b.addr) == 0:
+		err = fmt.Errorf("the echo request did not leave by %s", link(own))
+	case len(about(at(seen, a.node.name, link(first)), a.addr)) > 0:
+		err = fmt.Errorf("packets of %s were seen on the primary ENI", a.name)
+	case after.Spoofed[own.ID]+after.Spoofed[first.ID] != before.Spoofed[own.ID]+before.Spoofed[first.ID]:
+		err = errors.New("the VPC dropped packets for their source address")
+	}
+	k.check("second-eni-egress", fmt.Sprintf("%s %v left by %s (%s) and its answer came in there; nothing on %s", a.name, a.addr, link(own), own.ID, link(first)), err)
+	return nil
+}
+
+// checkInternet sends from pods on both kinds of ENI to the internet.
+func (k *walk) checkInternet(ctx context.Context) error {
+	n := k.nodes[0]
+	k.p.section("From a pod to the internet")
+	k.p.text(`The internet gateway knows only the primary address of an ENI; a packet with a pod's address would be
+		dropped there. So what a pod sends to outside of the VPC leaves by the primary ENI, with the node's primary
+		address %v as its source. The packet is marked 0x80 as it leaves the pod's link, rule 1024 sends it to the
+		main table, and the nftables chain at the end translates its source. This holds for pods on secondary
+		ENIs as well.`, n.addr)
+	remote := netip.AddrPortFrom(fabric.InternetAddr, fabric.EchoPort)
+	sources := ends(n.pods)
+	if p := n.onSecondENI(); p != nil {
+		sources[len(sources)-1] = p
+	}
+	var failed error
+	for _, p := range sources {
+		points := append([]point{n.point(p.hostLink)}, append(n.eniPoints(), point{k.net.Internet(), "internet", "eth0"})...)
+		seen, err := record(points, func() error {
+			_, err := ping(ctx, p.ns, fabric.InternetAddr)
+			return err
+		})
+		k.p.command("all", fmt.Sprintf("tcpdump -n icmp   # while %s runs ping -c 1 %v", p.name, fabric.InternetAddr), tcpdump(icmp(seen)))
+		if err == nil && between(at(seen, n.name, link(n.enis()[0])), n.addr, fabric.InternetAddr) == 0 {
+			err = fmt.Errorf("no packet %v > %v on the primary ENI", n.addr, fabric.InternetAddr)
+		}
+		for _, network := range []string{"tcp", "udp"} {
+			server, e := ask(ctx, network, p.ns, remote)
+			if e == nil && server != n.addr {
+				e = fmt.Errorf("over %s the internet host saw %v, not %v", network, server, n.addr)
+			}
+			err = errors.Join(err, e)
+		}
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", p.name, err))
+		}
+	}
+	k.check("snat-to-node-primary", fmt.Sprintf("the internet host saw %v for ICMP, TCP and UDP from %s", n.addr, names(sources)), failed)
+	return nil
+}
+
+func names(pods []*pod) string {
+	var list []string
+	for _, p := range pods {
+		list = append(list, p.name)
+	}
+	return strings.Join(list, " and ")
+}
+
+// checkHostToPod connects from the nodes to pods, as the kubelet's probes do.
+func (k *walk) checkHostToPod(ctx context.Context) error {
+	k.p.section("From a node to pods")
+	k.p.text(`The kubelet probes the pods of its node, with the node's address as source; other nodes reach them as well.
+		The answer of a pod on a secondary ENI must come back to the node itself and not leave by that ENI.`)
+	var failed error
+	tried := 0
+	for _, n := range k.nodes {
+		for _, p := range append(ends(n.pods), ends(k.nodes[0].pods)...) {
+			source, err := ask(ctx, "tcp", n.ns, p.echo())
+			if err == nil && source != n.addr {
+				err = fmt.Errorf("the pod saw %v, not the node's %v", source, n.addr)
+			}
+			if err != nil {
+				failed = errors.Join(failed, fmt.Errorf("%s -> %s: %w", n.name, p.name, err))
+			}
+			tried++
+		}
+	}
+	k.check("host-to-pod", fmt.Sprintf("%d TCP connections from nodes to their own and to other nodes' pods, each with the node's primary address as source", tried), failed)
+	return nil
+}
+
+// settle is how long a packet that must not arrive gets to arrive after all.
+const settle = 300 * time.Millisecond
+
+// checkSpoofed sends packets with addresses that the sender does not have.
+func (k *walk) checkSpoofed(ctx context.Context) error {
+	n := k.nodes[0]
+	a, b := n.pods[0], k.nodes[1].pods[0]
+	k.p.section("A pod that lies about its address")
+	k.p.text(`EC2 checks that an ENI owns the source of what it sends, but several pods share an ENI, so EC2 cannot tell
+		them apart. The node can: a packet that comes from a pod's link must have an address whose route leads back
+		to that link. %s sends to %s, once as itself, and then with addresses that are not its own.`, a.name, b.name)
+	var lies []netip.Addr
+	for _, p := range []*pod{ends(n.pods)[len(ends(n.pods))-1], k.nodes[1].pods[len(k.nodes[1].pods)-1]} {
+		if p != a && p != b {
+			lies = append(lies, p.addr)
+		}
+	}
+	lies = append(lies, n.addr, fabric.InternetAddr)
+	before, err := k.net.Drops()
+	if err != nil {
+		return err
+	}
+	points := append(append([]point{a.point()}, n.eniPoints()...), b.point())
+	seen, err := record(points, func() error {
+		to := netip.AddrPortFrom(b.addr, 9)
+		for _, source := range append([]netip.Addr{a.addr}, lies...) {
+			if err := a.ns.Send(netip.AddrPortFrom(source, 999), to, []byte("who am I?")); err != nil {
+				return fmt.Errorf("send as %v: %w", source, err)
+			}
+		}
+		select {
+		case <-time.After(settle):
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	var shown []sighting
+	for _, s := range seen {
+		if s.flow.Dst == netip.AddrPortFrom(b.addr, 9) {
+			shown = append(shown, s)
+		}
+	}
+	k.p.command("all", "tcpdump -n udp dst port 9", tcpdump(shown))
+	after, dropErr := k.net.Drops()
+	err = errors.Join(err, dropErr)
+	if err == nil && between(at(shown, b.name, ifName), a.addr, b.addr) == 0 {
+		err = fmt.Errorf("the packet with the pod's own address did not arrive, so the others prove nothing")
+	}
+	for _, lie := range lies {
+		left := between(shown, lie, b.addr) - between(at(shown, a.name, ifName), lie, b.addr)
+		if err == nil && left > 0 {
+			err = fmt.Errorf("a packet with source %v got past the node", lie)
+		}
+		if err == nil && between(at(shown, a.name, ifName), lie, b.addr) == 0 {
+			err = fmt.Errorf("the packet with source %v was never sent", lie)
+		}
+	}
+	if err == nil {
+		err = k.checkVPCDrops(n, b, before.Spoofed, after.Spoofed)
+	}
+	k.check("spoofed-source-dropped", fmt.Sprintf("%d packets of %s with other sources did not get past the node, its own did; a packet sent by the node itself with a foreign source was dropped by the VPC", len(lies), a.name), err)
+	return nil
+}
+
+// checkVPCDrops sends a packet from the node itself, past the check for pods,
+// and sees that the VPC drops and counts it.
+func (k *walk) checkVPCDrops(n *node, to *pod, before, after map[string]uint64) error {
+	primary := n.enis()[0].ID
+	if after[primary] != before[primary] {
+		return errors.New("the VPC had to drop packets of the pod: the node let them out")
+	}
+	foreign := netip.MustParseAddr("10.9.9.9")
+	if err := n.ns.Send(netip.AddrPortFrom(foreign, 999), netip.AddrPortFrom(to.addr, 9), []byte("who am I?")); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
+	defer cancel()
+	err := poll(ctx, func() (bool, error) {
+		now, err := k.net.Drops()
+		return err == nil && now.Spoofed[primary] == after[primary]+1, err
+	})
+	if err != nil {
+		return fmt.Errorf("the VPC did not drop a packet with source %v that the node sent: %w", foreign, err)
+	}
+	return nil
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/internal/fabric"
+	"github.com/vpcnet/vpcnet/internal/isolate"
+)
+
+// startEnv tells the second process when the first one began, in nanoseconds
+// of Unix time, so that the elapsed time counts the building.
+const startEnv = "VPCNET_LAB_START"
+
+// inside is the second process: it has namespaces of its own.
+func inside(o options) (bool, error) {
+	if err := isolate.Init(); err != nil {
+		return false, err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	f := toFirst()
+	var stands atomic.Bool
+	go f.watch(func() {
+		if !stands.Load() {
+			cancel()
+		}
+	})
+	programs, err := adopt(os.Getenv(programsEnv))
+	if err != nil {
+		return false, err
+	}
+	w, err := newWorld(ctx, o, programs)
+	if err != nil {
+		return false, err
+	}
+	p := newPrinter(os.Stdout, os.Stderr, o.JSON)
+	ok := explore(ctx, w, p, os.Stdout)
+	if ctx.Err() != nil {
+		return false, errors.Join(errors.New("interrupted"), w.close())
+	}
+	if !o.Keep {
+		return ok, w.close()
+	}
+	stands.Store(true)
+	if err := keep(ctx, w, f, ok); err != nil {
+		return false, errors.Join(err, w.close())
+	}
+	return ok, nil
+}
+
+// adopt moves the programs into the lab's own /run, so that nothing is left of
+// them when it ends, however it ends.
+func adopt(dir string) (string, error) {
+	const own = "/run/programs"
+	if err := os.Mkdir(own, 0o755); err != nil {
+		return "", err
+	}
+	for _, name := range programs() {
+		if err := copyProgram(dir+"/"+name, own+"/"+name); err != nil {
+			return "", err
+		}
+	}
+	return own, os.RemoveAll(dir)
+}
+
+// explore walks through the world, prints what comes of it, and reports whether
+// every check held.
+func explore(ctx context.Context, w *world, p *printer, jsonOut io.Writer) bool {
+	k := &walk{world: w, p: p}
+	stopped := k.run(ctx)
+	ok := k.report.finish(stopped)
+	k.report.EC2Calls = w.cloud.Calls()
+	k.report.Nodes = w.describe()
+	k.report.ElapsedSeconds = elapsed()
+	if stopped != nil && ctx.Err() == nil {
+		fmt.Fprintln(os.Stderr, "lab:", stopped)
+	}
+	k.summary(ok)
+	if w.o.JSON {
+		e := json.NewEncoder(jsonOut)
+		e.SetIndent("", "  ")
+		if err := e.Encode(k.report); err != nil {
+			fmt.Fprintln(os.Stderr, "lab:", err)
+			return false
+		}
+	}
+	return ok
+}
+
+// elapsed is the time since the person started the lab, in seconds.
+func elapsed() float64 {
+	var start int64
+	if _, err := fmt.Sscan(os.Getenv(startEnv), &start); err != nil {
+		return 0
+	}
+	return time.Since(time.Unix(0, start)).Round(time.Millisecond).Seconds()
+}
+
+// describe is the lab as -json prints it.
+func (w *world) describe() []nodeReport {
+	nodes := make([]nodeReport, 0, len(w.nodes))
+	for _, n := range w.nodes {
+		r := nodeReport{Name: n.name, InstanceType: w.o.InstanceType, ENIs: []eniReport{}, Pods: []podReport{}}
+		for _, e := range n.enis() {
+			er := eniReport{
+				ID: e.ID, MAC: e.MAC, Device: e.Attachment.Device, Primary: e.Attachment.Device == 0,
+				Table: datapath.Table(e.Attachment.Card, e.Attachment.Device), Addresses: []string{e.Addr.String()},
+			}
+			for _, a := range e.Addrs {
+				er.Addresses = append(er.Addresses, a.String())
+			}
+			for _, p := range e.Prefixes {
+				er.Addresses = append(er.Addresses, p.String())
+			}
+			r.ENIs = append(r.ENIs, er)
+		}
+		for _, p := range n.pods {
+			r.Pods = append(r.Pods, podReport{Name: p.name, IP: p.addr.String(), ENI: p.eni, Node: n.name, IfName: ifName})
+		}
+		nodes = append(nodes, r)
+	}
+	return nodes
+}
+
+// summary ends the walk: all checks in one table.
+func (k *walk) summary(ok bool) {
+	k.p.section("What held")
+	var rows [][]string
+	held := 0
+	for _, c := range k.report.Checks {
+		mark := k.p.style(red, "FAIL")
+		if c.OK {
+			mark = k.p.style(green, "ok  ")
+			held++
+		}
+		rows = append(rows, []string{"", mark, c.Name})
+	}
+	fmt.Fprintln(k.p.out)
+	k.p.block(columns(rows))
+	last := fmt.Sprintf("%d of %d checks held", held, len(k.report.Checks))
+	if !ok && held == len(k.report.Checks) {
+		last += ", but the lab did not come to its end"
+	}
+	k.p.text("%s; layout %s, %d nodes, %d pods, %d EC2 calls, %.1f s.", last, k.o.Layout, len(k.nodes), len(k.pods()), total(k.report.EC2Calls), k.report.ElapsedSeconds)
+}
+
+// keep tells the first process that the lab stands and waits until somebody
+// ends it.
+func keep(ctx context.Context, w *world, f *first, ok bool) error {
+	it := standing{OK: ok, Dir: w.dir}
+	for _, n := range w.nodes {
+		it.Places = append(it.Places, place{n.name, n.ns.Path()})
+		for _, p := range n.pods {
+			it.Places = append(it.Places, place{p.name, p.ns.Path()})
+		}
+	}
+	for _, ns := range []*fabric.Netns{w.net.Internet(), w.net.Router()} {
+		it.Places = append(it.Places, place{ns.Name(), ns.Path()})
+	}
+	if err := detach(); err != nil {
+		return err
+	}
+	if err := json.NewEncoder(f.stand).Encode(it); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return w.close()
+}

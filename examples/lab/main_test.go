@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/vpcnet/vpcnet/internal/isolate"
+)
+
+// asLabEnv makes the test binary behave as the lab, for tests of the program as
+// a whole.
+const asLabEnv = "VPCNET_LAB_TEST_AS_LAB"
+
+// TestMain builds the lab's programs where the module cache and the network
+// are, and runs the tests in namespaces of their own.
+func TestMain(m *testing.M) {
+	switch {
+	case os.Getenv(asLabEnv) != "":
+		os.Exit(run(os.Args[1:]))
+	case isolate.Inside():
+		isolate.Test(m)
+	case isolate.Available() != nil:
+		os.Exit(m.Run())
+	}
+	status, err := testInside()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+	}
+	os.Exit(status)
+}
+
+func testInside() (int, error) {
+	dir, err := os.MkdirTemp("", "vpcnet-lab-test-")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	if err := build(context.Background(), dir); err != nil {
+		return 1, err
+	}
+	cmd, err := isolate.Command(os.Args[1:]...)
+	if err != nil {
+		return 1, err
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(cmd.Env, programsEnv+"="+dir)
+	err = isolate.Run(cmd)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		return exit.ExitCode(), nil
+	}
+	if err != nil {
+		return 1, err
+	}
+	return 0, nil
+}
+
+// small is a lab that has all that the walk needs, and no more.
+func small(layout string) options {
+	return options{Nodes: 2, Pods: 1, InstanceType: "t3.small", Layout: layout}
+}
+
+// testWorld builds a lab for a test.
+func testWorld(t testing.TB, o options) *world {
+	t.Helper()
+	isolate.Require(t)
+	w, err := newWorld(t.Context(), o, os.Getenv(programsEnv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// testWalk makes a walk through w that prints nothing.
+func testWalk(w *world) *walk {
+	return &walk{world: w, p: &printer{out: io.Discard, status: io.Discard}}
+}
+
+// start runs the first steps of every walk: agents and pods.
+func start(t testing.TB, k *walk) {
+	t.Helper()
+	for _, step := range []func(context.Context) error{k.startAgents, k.addPods} {
+		if err := step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/eni/enitest"
+	"github.com/vpcnet/vpcnet/internal/fabric"
+)
+
+// node is an EC2 instance with its agent and pods.
+type node struct {
+	name, zone string
+	instance   string // EC2's ID
+	addr       netip.Addr
+	world      *world
+	ns         *fabric.Netns
+	dir        string // the node's files; on a real one they lie below /run, /var and /etc
+	pods       []*pod
+	lastPod    int
+	agent      *process
+}
+
+func (n *node) socket() string       { return filepath.Join(n.dir, "agent.sock") }
+func (n *node) statusSocket() string { return filepath.Join(n.dir, "status.sock") }
+func (n *node) stateDir() string     { return filepath.Join(n.dir, "state") }
+func (n *node) conflist() string     { return filepath.Join(n.dir, "net.d", "10-vpcnet.conflist") }
+func (n *node) logFile() string      { return filepath.Join(n.dir, "ipamd.log") }
+
+// enis lists the node's ENIs as EC2 has them, by card and device.
+func (n *node) enis() []enitest.ENI {
+	var enis []enitest.ENI
+	for _, e := range n.world.cloud.ENIs() {
+		if e.Attachment != nil && e.Attachment.Instance == n.instance {
+			enis = append(enis, e)
+		}
+	}
+	slices.SortFunc(enis, func(a, b enitest.ENI) int {
+		return (a.Attachment.Card-b.Attachment.Card)*1000 + a.Attachment.Device - b.Attachment.Device
+	})
+	return enis
+}
+
+// link is the name of an ENI's interface on its node.
+func link(e enitest.ENI) string {
+	return fabric.ENI{Card: e.Attachment.Card, Device: e.Attachment.Device}.Link()
+}
+
+// owner is the ENI that an address is on.
+func (n *node) owner(a netip.Addr) (enitest.ENI, bool) {
+	for _, e := range n.enis() {
+		if e.Addr == a || slices.Contains(e.Addrs, a) ||
+			slices.ContainsFunc(e.Prefixes, func(p netip.Prefix) bool { return p.Contains(a) }) {
+			return e, true
+		}
+	}
+	return enitest.ENI{}, false
+}
+
+// process is a running program.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+	err  error         // how, once it has
+}
+
+// startAgent starts ipamd in the node's network namespace and waits until it
+// can serve pods.
+func (n *node) startAgent(ctx context.Context) error {
+	log, err := os.OpenFile(n.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(filepath.Join(n.world.programs, "ipamd"),
+		"-layout="+n.world.o.Layout,
+		"-socket="+n.socket(), "-introspection-bind-address=unix:"+n.statusSocket(),
+		"-state-dir="+n.stateDir(), "-conflist="+n.conflist(),
+	)
+	cmd.Env = n.world.agentEnv
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the lab alone
+	if err := n.ns.Start(cmd); err != nil {
+		return fmt.Errorf("start ipamd on %s: %w", n.name, err)
+	}
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	n.agent = p
+	return n.waitForAgent(ctx)
+}
+
+// agentPatience is how long an agent may take to start.
+const agentPatience = 30 * time.Second
+
+// waitForAgent waits until the agent says that it can serve pods and has
+// written the CNI configuration.
+func (n *node) waitForAgent(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, agentPatience)
+	defer cancel()
+	client := cniplugin.Client{Socket: n.socket()}
+	var last error
+	err := poll(ctx, func() (bool, error) {
+		select {
+		case <-n.agent.done:
+			return false, fmt.Errorf("it ended: %v", n.agent.err)
+		default:
+		}
+		last = client.Status(ctx)
+		if last == nil {
+			_, last = os.Stat(n.conflist())
+		}
+		return last == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("ipamd on %s is not ready: %w\n%s", n.name, errors.Join(err, last), tail(n.logFile()))
+	}
+	return nil
+}
+
+// tail returns the end of a file, for a person who looks for the cause.
+func tail(path string) []byte {
+	b, _ := os.ReadFile(path) // an empty answer says enough
+	return b[max(0, len(b)-4000):]
+}
+
+// signalAgent sends a signal to the agent and waits for its end.
+func (n *node) signalAgent(s os.Signal) error {
+	if n.agent == nil {
+		return nil
+	}
+	if err := n.agent.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-n.agent.done:
+	case <-time.After(patience / 2):
+		_ = n.agent.cmd.Process.Kill() // it may have ended this moment
+		<-n.agent.done
+		if s != syscall.SIGKILL {
+			return fmt.Errorf("ipamd on %s did not end on %v", n.name, s)
+		}
+	}
+	n.agent = nil
+	return nil
+}
+
+// poolState is what the lab reads of the agent's /v1/status.
+type poolState struct {
+	Ready bool
+	Free  int
+	Pool  struct {
+		Attachments int
+		ENIs        []struct {
+			ID     string
+			Blocks []struct {
+				Prefix              netip.Prefix
+				Used, Cooling, Free int
+			}
+		}
+	}
+	Allocations  []struct{ Addr netip.Addr }
+	LastDecision []string
+	InFlight     []string
+}
+
+// pool asks the agent for the state of its pool.
+func (n *node) pool(ctx context.Context) (poolState, error) {
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", n.statusSocket())
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://ipamd/v1/status", nil)
+	if err != nil {
+		return poolState{}, err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return poolState{}, fmt.Errorf("status of ipamd on %s: %w", n.name, err)
+	}
+	defer res.Body.Close()
+	var s poolState
+	if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
+		return poolState{}, fmt.Errorf("status of ipamd on %s: %w", n.name, err)
+	}
+	return s, nil
+}
+
+// observe reads the node's links, addresses, routes, rules and settings.
+func (n *node) observe(ctx context.Context) (datapath.State, error) { return observe(ctx, n.ns) }
+
+func observe(ctx context.Context, ns *fabric.Netns) (datapath.State, error) {
+	h, err := datapath.Open(ns.Path())
+	if err != nil {
+		return datapath.State{}, err
+	}
+	defer h.Close()
+	return h.Observe(ctx)
+}
+
+// close ends the agent and removes what is left of the pods.
+func (n *node) close() error {
+	err := n.signalAgent(syscall.SIGTERM)
+	for _, p := range n.pods {
+		err = errors.Join(err, p.close())
+	}
+	n.pods = nil
+	return err
+}
+
+// pollEvery is the pause between two looks at something that takes a moment.
+const pollEvery = 20 * time.Millisecond
+
+// poll calls done until it is true, fails, or ctx ends.
+func poll(ctx context.Context, done func() (bool, error)) error {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		ok, err := done()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

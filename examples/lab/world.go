@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/eni/enitest"
+	"github.com/vpcnet/vpcnet/internal/fabric"
+	"github.com/vpcnet/vpcnet/internal/fabric/ec2fabric"
+)
+
+// world is the VPC with everything in it.
+type world struct {
+	o      options
+	limits eni.Limits
+	cloud  *enitest.Cloud
+	net    *fabric.Fabric
+	// follower makes the network follow what is done over the EC2 API.
+	follower *ec2fabric.Follower
+	nodes    []*node
+	// programs is the directory of the binaries, dir that of the nodes' files.
+	programs, dir string
+	// agentEnv is the agents' environment.
+	agentEnv []string
+}
+
+const region = "us-east-1"
+
+// The address plan: one VPC with a public subnet in each of two availability
+// zones.
+var (
+	vpcPrefix = netip.MustParsePrefix("192.168.0.0/16")
+	zones     = []struct {
+		name   string
+		prefix netip.Prefix
+	}{
+		{region + "a", netip.MustParsePrefix("192.168.0.0/22")},
+		{region + "b", netip.MustParsePrefix("192.168.4.0/22")},
+	}
+)
+
+// delays are EC2's, much shortened: enough that nothing is there by accident
+// before it is announced.
+var delays = enitest.Delays{Attach: 200 * time.Millisecond, Detach: 200 * time.Millisecond, Call: 10 * time.Millisecond}
+
+// newWorld builds the VPC and boots its nodes; no agent runs yet. The caller
+// closes it.
+func newWorld(ctx context.Context, o options, programs string) (*world, error) {
+	limits, ok := eni.LimitsOf(o.InstanceType)
+	if !ok {
+		return nil, fmt.Errorf("instance type %s is not known", o.InstanceType)
+	}
+	dir, err := os.MkdirTemp("/run", "lab-")
+	if err != nil {
+		return nil, err
+	}
+	w := &world{o: o, limits: limits, programs: programs, dir: dir}
+	if err := w.build(ctx); err != nil {
+		return nil, errors.Join(err, w.close())
+	}
+	return w, nil
+}
+
+func (w *world) build(ctx context.Context) error {
+	var err error
+	w.cloud = enitest.New(enitest.Config{Region: region, Delays: delays})
+	if w.net, err = fabric.New(ctx, fabric.Config{VPC: []netip.Prefix{vpcPrefix}}); err != nil {
+		return err
+	}
+	if w.follower, err = ec2fabric.Follow(w.net, w.cloud); err != nil {
+		return err
+	}
+	w.agentEnv = agentEnv(os.Environ())
+	vpc, err := w.cloud.AddVPC(enitest.VPCInput{Prefixes: []netip.Prefix{vpcPrefix}, Tags: map[string]string{"Name": "lab"}})
+	if err != nil {
+		return err
+	}
+	var subnets []string
+	for _, z := range zones {
+		s, err := w.cloud.AddSubnet(enitest.SubnetInput{VPC: vpc.ID, Zone: z.name, Prefix: z.prefix, MapPublic: true})
+		if err != nil {
+			return err
+		}
+		subnets = append(subnets, s.ID)
+	}
+	for i := range w.o.Nodes {
+		n, err := w.addNode(ctx, fmt.Sprintf("node-%d", i+1), subnets[i%len(subnets)])
+		if err != nil {
+			return err
+		}
+		w.nodes = append(w.nodes, n)
+	}
+	return w.follower.Err()
+}
+
+// addNode runs an instance and boots it.
+func (w *world) addNode(ctx context.Context, name, subnet string) (*node, error) {
+	i, err := w.cloud.RunInstance(enitest.InstanceInput{Subnet: subnet, Type: w.o.InstanceType, Tags: map[string]string{"Name": name}})
+	if err != nil {
+		return nil, fmt.Errorf("run instance %s: %w", name, err)
+	}
+	if err := w.net.Boot(ctx, name); err != nil {
+		return nil, err
+	}
+	n := &node{name: name, zone: i.Zone, instance: i.ID, world: w, ns: w.net.Instance(name), dir: filepath.Join(w.dir, name)}
+	n.addr = n.enis()[0].Addr
+	return n, os.MkdirAll(n.stateDir(), 0o755)
+}
+
+// close ends every process and removes every namespace and file.
+func (w *world) close() error {
+	var err error
+	for _, n := range w.nodes {
+		err = errors.Join(err, n.close())
+	}
+	if w.net != nil {
+		err = errors.Join(err, w.net.Close())
+	}
+	return errors.Join(err, os.RemoveAll(w.dir))
+}
+
+// pods lists the pods of all nodes.
+func (w *world) pods() []*pod {
+	var all []*pod
+	for _, n := range w.nodes {
+		all = append(all, n.pods...)
+	}
+	return all
+}
+
+// agentEnv makes the agents' environment out of the lab's: what concerns the
+// person's own AWS account stays out, and the lab's own settings come in.
+func agentEnv(environ []string) []string {
+	var env []string
+	given := map[string]bool{}
+	for _, v := range environ {
+		name, _, _ := strings.Cut(v, "=")
+		foreign := strings.HasPrefix(name, "AWS_") && !strings.HasPrefix(name, "AWS_VPC_") && name != "AWS_EXTERNAL_SERVICE_CIDRS"
+		if !foreign {
+			env, given[name] = append(env, v), true
+		}
+	}
+	targets := []string{"VPCNET_WARM_POLICY", "WARM_ENI_TARGET", "WARM_IP_TARGET", "MINIMUM_IP_TARGET", "WARM_PREFIX_TARGET"}
+	if !slices.ContainsFunc(targets, func(name string) bool { return given[name] }) {
+		env = append(env, "WARM_ENI_TARGET=1") // as EKS sets it
+	}
+	if !given["IP_COOLDOWN_PERIOD"] {
+		env = append(env, "IP_COOLDOWN_PERIOD="+fmt.Sprint(cooldown.Seconds())) // nobody wants to watch 30 s go by
+	}
+	return append(env,
+		"CLUSTER_NAME=lab",
+		"AWS_ENDPOINT_URL_EC2=http://"+fabric.EC2Addr.String(),
+		"AWS_ACCESS_KEY_ID=lab", "AWS_SECRET_ACCESS_KEY=lab",
+	)
+}
+
+// cooldown is how long the lab's agents let a released address rest.
+const cooldown = 2 * time.Second
