@@ -64,6 +64,7 @@ func (l *loop) assign(k key, eni string, slots int) bool {
 		blocks, err := l.cfg.Provider.Assign(ctx, AssignInput{ENI: eni, Family: k.family, Slots: slots})
 		return func() {
 			l.outcome(k, eni, err)
+			l.subnetUntil = time.Time{} // what it counted is no longer true
 			ln := l.links[eni]
 			if ln == nil || len(blocks) == 0 {
 				return
@@ -88,6 +89,7 @@ func (l *loop) create(k key, slots int) bool {
 	l.start(k, task{slots: slots}, func(ctx context.Context) func() {
 		e, err := l.cfg.Provider.CreateENI(ctx, in)
 		return func() {
+			l.subnetUntil = time.Time{}
 			if l.outcome(k, e.ID, err); err == nil {
 				l.setLink(e)
 				if ln := l.links[e.ID]; ln != nil {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/vpcnet/vpcnet/ipam"
@@ -50,7 +49,7 @@ func (b *backoff) fail(err error, now time.Time, rnd float64) {
 		b.failures = 0
 	}
 	p := pauses(reason)
-	d := min(p.most, time.Duration(float64(p.first)*math.Pow(2, float64(min(b.failures, 30)))))
+	d := min(p.most, p.first<<min(b.failures, 10))
 	d = d/2 + time.Duration(rnd*float64(d/2))
 	b.failures++
 	b.reason, b.evidence = reason, err.Error()

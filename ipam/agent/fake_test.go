@@ -91,9 +91,10 @@ func (c *cloud) call(ctx context.Context, op string) (planned error) {
 	if q := c.faults[op]; len(q) > 0 {
 		planned, c.faults[op] = q[0], q[1:]
 	}
+	latency := c.latency
 	c.mu.Unlock()
 	select {
-	case <-time.After(c.latency):
+	case <-time.After(latency):
 		return planned
 	case <-ctx.Done():
 		return ctx.Err()

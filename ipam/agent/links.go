@@ -84,6 +84,9 @@ func (l *loop) ensured(e ENI, edition int, err error) {
 		return
 	}
 	if err != nil {
+		// Whoever has an address keeps it; nobody else gets one until the link is
+		// as it should be.
+		l.setAside(e.ID)
 		ln.backoff.fail(&linkError{e.ID, err}, time.Now(), l.rand())
 		l.log.Warn("link not ready", "eni", e.ID, "retryIn", time.Until(ln.backoff.until), "err", err)
 		return

@@ -71,9 +71,13 @@ type loop struct {
 	gone    map[string]bool
 	memory  map[int]warmpool.Memory
 	decided map[int]warmpool.Decision
-	subnet  warmpool.Subnet
-	// observed says that there was an observation; lag is its source's.
+	// subnet is believed until subnetUntil.
+	subnet      warmpool.Subnet
+	subnetUntil time.Time
+	// observed says that there was an observation, asked when the last one was
+	// made, and lag how far its source may be behind.
 	observed bool
+	asked    time.Time
 	lag      time.Duration
 	// proved says that a pod could have had an address since Run began.
 	proved bool
@@ -99,12 +103,13 @@ func (l *loop) turn() time.Time {
 			l.supplyIPv6(card, v)
 		}
 	}
-	l.outlooks(v)
+	worst := l.outlooks(v)
 	for _, b := range l.backoffs {
 		wake.add(b.until, v.At)
 	}
 	wake.add(v.NextFree, v.At)
-	l.publish()
+	wake.add(l.subnetUntil, v.At)
+	l.publish(worst)
 	return wake.at
 }
 

@@ -26,7 +26,9 @@ func (l *loop) observe(v ipam.View, wake *earliest) {
 	if l.wanted.IsZero() || !l.ready(k, v.At) {
 		return
 	}
-	if at := l.wanted.Add(l.lag); l.observed && at.After(v.At) {
+	// The first look comes at once and may already show what is sought; the
+	// last one when the source cannot be behind any more.
+	if at := l.wanted.Add(l.lag); l.observed && !l.asked.Before(l.wanted) && at.After(v.At) {
 		wake.add(at, v.At)
 		return
 	}
@@ -48,11 +50,11 @@ func (l *loop) adopt(o Observation) {
 	if !l.observed {
 		l.log.Info("observed", "source", o.Source, "lag", o.Lag, "enis", len(o.ENIs))
 	}
-	l.observed, l.lag = true, o.Lag
+	l.observed, l.lag, l.asked = true, o.Lag, o.At
 	if !o.truth().Before(l.wanted) {
 		l.wanted = time.Time{}
 	}
-	l.subnet = o.subnet()
+	l.subnet, l.subnetUntil = o.subnet(), o.At.Add(subnetMemory)
 	v := l.cfg.Pool.View()
 	c := reconcile(v, o)
 	for _, n := range c.notes {
@@ -82,6 +84,11 @@ func (l *loop) adopt(o Observation) {
 		l.gone[id] = true
 	}
 }
+
+// subnetMemory is how long the count of a subnet's free addresses is believed.
+// Other nodes take and return addresses all the time; beyond it, trying and
+// being refused is the better source.
+const subnetMemory = 30 * time.Second
 
 func (o Observation) subnet() (s warmpool.Subnet) {
 	if o.FreeAddrs != nil {

@@ -10,13 +10,19 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
-// outlooks tells the pool what requests that find no address have to expect.
-func (l *loop) outlooks(v ipam.View) {
+// outlooks tells the pool what requests that find no address have to expect,
+// and returns the first of them that says something.
+func (l *loop) outlooks(v ipam.View) (first ipam.Outlook) {
 	for card := range l.cfg.Limits {
 		for _, f := range l.families {
-			l.cfg.Pool.SetOutlook(card, f, l.outlook(card, f, v))
+			o := l.outlook(card, f, v)
+			l.cfg.Pool.SetOutlook(card, f, o)
+			if first.Reason == "" {
+				first = o
+			}
 		}
 	}
+	return first
 }
 
 // outlook is the state of growth for one family on one card. What is being
@@ -100,6 +106,10 @@ func (l *loop) atLimit(card int, v ipam.View) ipam.Outlook {
 	if sup.Room == 0 && sup.NewENIs == 0 {
 		return ipam.Outlook{Reason: ipam.ReasonENILimit, Final: true, Evidence: fmt.Sprintf(
 			"card %d has its %d ENIs and %d slots of each", card, s.Limits.MaxENIs, s.Limits.SlotsPerENI)}
+	}
+	if s.Subnet.Exhausted {
+		return ipam.Outlook{Reason: ipam.ReasonSubnetFull, RetryAt: l.subnetUntil, Evidence: fmt.Sprintf(
+			"the subnet had %d free addresses when it was last looked at", s.Subnet.Free)}
 	}
 	if d := l.decided[card]; s.Demand.Waiting > 0 && len(d.Actions) == 0 {
 		return ipam.Outlook{Reason: ipam.ReasonAllInUse, Evidence: "policy: " + d.Reason.String()}

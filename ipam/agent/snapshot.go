@@ -45,7 +45,9 @@ func (l *loop) snapshot(card int, v ipam.View) warmpool.Snapshot {
 		// keeps none in stock gets one to begin with.
 		s.Demand.Waiting = max(1, s.Demand.Waiting)
 	}
-	s.Subnet = l.subnet
+	if l.subnetUntil.After(v.At) {
+		s.Subnet = l.subnet
+	}
 	for _, k := range []kind{kindAssign, kindCreate} {
 		b := l.backoffs[key{k, card, family}]
 		if b == nil {
@@ -57,6 +59,10 @@ func (l *loop) snapshot(card int, v ipam.View) warmpool.Snapshot {
 	return s
 }
 
+// linkPatience is the number of failures in a row after which a link no longer
+// counts as one that will be up soon.
+const linkPatience = 3
+
 // countENI counts the slots of one ENI. What is on its way out, in doubt or on
 // a link that fails serves nobody and must not be given away: it counts as
 // cooling does.
@@ -65,7 +71,7 @@ func (l *loop) countENI(n ipam.ENIView, family ipam.Family, now time.Time) warmp
 	ln := l.links[n.ID]
 	failing := ln == nil
 	if ln != nil {
-		e.Primary, failing = ln.Primary, ln.backoff.failures > 0
+		e.Primary, failing = ln.Primary, ln.backoff.failures >= linkPatience
 		for _, p := range ln.Blocks {
 			inPool := slices.ContainsFunc(n.Blocks, func(b ipam.BlockView) bool { return b.Prefix == p })
 			if !inPool && ipam.FamilyOf(p.Addr()) == family {

@@ -76,9 +76,8 @@ func ofFamily(f ipam.Family) func(netip.Prefix) bool {
 }
 
 // publish makes the loop's state visible to Status.
-func (l *loop) publish() {
-	v := l.cfg.Pool.View()
-	s := Status{}
+func (l *loop) publish(o ipam.Outlook) {
+	s := Status{Ready: l.proved, Reason: o.Reason, Evidence: o.Evidence}
 	for k, t := range l.tasks {
 		s.InFlight = append(s.InFlight, k.describe(t))
 	}
@@ -91,20 +90,10 @@ func (l *loop) publish() {
 		}
 		s.Decisions = append(s.Decisions, strings.Join(parts, "; "))
 	}
-	var worst ipam.Outlook
-	for card := range l.cfg.Limits {
-		for _, f := range l.families {
-			if o := l.outlook(card, f, v); worst.Reason == "" {
-				worst = o
-			}
-		}
-	}
-	s.Reason, s.Evidence = worst.Reason, worst.Evidence
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s.Ready = l.proved
 	if !s.Ready && s.Reason == "" {
 		s.Reason, s.Evidence = ipam.ReasonNoBlocks, "no ENI has an address for pods yet"
 	}
-	l.status, l.retryAt = s, worst.RetryAt
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.status, l.retryAt = s, o.RetryAt
 }
