@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cniplugin
+
+import (
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/datapath"
+)
+
+// Whatever the plugins before this one have written stays, and the attachment is
+// found again in what is made of it.
+func FuzzPrevResult(f *testing.F) {
+	for _, s := range []string{
+		"", "{}", "null", `{"interfaces":[null,7],"ips":[{}],"dns":{"domain":"x"}}`,
+		`{"interfaces":[{"name":"eth0","sandbox":"/run/netns/c1"}],"ips":[{"interface":0,"address":"10.0.0.1/8"}],"routes":[{"dst":"::/0"}]}`,
+	} {
+		f.Add([]byte(s))
+	}
+	w := datapath.Pod{ContainerID: "c1", IfName: "eth0", Addrs: []datapath.PodAddr{{Addr: netip.MustParseAddr("10.0.1.5")}}}.Wiring()
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		prev, err := parsePrevResult(raw)
+		if err != nil {
+			return
+		}
+		r, err := addWiring(prev, "1.0.0", "/run/netns/c1", w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := parsePrevResult(b)
+		if err != nil {
+			t.Fatalf("%s: %v", b, err)
+		}
+		if len(again.Interfaces) != len(prev.Interfaces)+2 || len(again.IPs) != len(prev.IPs)+1 || len(again.Routes) != len(prev.Routes)+1 {
+			t.Errorf("%s became %s", raw, b)
+		}
+		a, found := again.find(w.HostLink, "eth0", "/run/netns/c1")
+		want := []netip.Addr{netip.MustParseAddr("10.0.1.5")}
+		if diff := cmp.Diff(want, a.addrs, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); !found || diff != "" {
+			t.Errorf("%s: found %v, -want +got:\n%s", b, found, diff)
+		}
+	})
+}
+
+// An answer of the agent is a status with a body, or it is broken and the call
+// is repeated, or it is not HTTP.
+func FuzzParseResponse(f *testing.F) {
+	for _, s := range []string{
+		"", "HTTP/1.0 200 OK\r\n\r\n{}", "HTTP/1.1 500\r\nContent-Length: 2\r\n\r\n{}", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "SSH-2.0\r\n\r\n",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		status, body, err := parseResponse(raw)
+		if err != nil {
+			if status != 0 || body != nil {
+				t.Errorf("%q: %d, %q with %v", raw, status, body, err)
+			}
+			return
+		}
+		var out AddResponse
+		if err := decode(PathAdd, status, body, &out); err != nil {
+			if e := (*AgentError)(nil); !errors.As(err, &e) || e.Message == "" {
+				t.Errorf("%q: error %#v says nothing", raw, err)
+			}
+		}
+	})
+}
+
+// Arguments of any form give a pod or an error, and order does not matter.
+func FuzzParseArgs(f *testing.F) {
+	f.Add("K8S_POD_NAME=web;K8S_POD_NAMESPACE=default", "K8S_POD_UID=u")
+	f.Add("=", ";")
+	f.Fuzz(func(t *testing.T, a, b string) {
+		p, err := parseArgs(a)
+		q, errQ := parseArgs(b)
+		_, errBoth := parseArgs(a + ";" + b)
+		if (errBoth == nil) != (err == nil && errQ == nil) {
+			t.Errorf("%q: %v, %q: %v, together %v", a, err, b, errQ, errBoth)
+		}
+		if err != nil && p != (Pod{}) || errQ != nil && q != (Pod{}) {
+			t.Errorf("a pod with an error: %v, %v", p, q)
+		}
+	})
+}
