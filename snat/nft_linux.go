@@ -82,9 +82,9 @@ func compileLink(s linkName) []expr.Any {
 		key = expr.MetaKeyOIFNAME
 	}
 	// A shorter comparison looks only at the beginning of the name.
-	name, any := strings.CutSuffix(s.name, "*")
+	name, isPrefix := strings.CutSuffix(s.name, "*")
 	data := []byte(name)
-	if !any {
+	if !isPrefix {
 		data = append(data, make([]byte, maxLinkName-len(name))...)
 	}
 	return []expr.Any{

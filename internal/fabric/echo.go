@@ -175,7 +175,7 @@ func (n *Netns) Ask(ctx context.Context, network string, local, remote netip.Add
 
 // hangUp ends a connection so that no packet of it is on the way afterwards.
 func hangUp(ctx context.Context, c *net.TCPConn) {
-	defer context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })()
 	if c.CloseWrite() == nil {
 		// The answer is known; how the connection ends does not change it.
 		_, _ = io.Copy(io.Discard, c)
@@ -186,8 +186,8 @@ func hangUp(ctx context.Context, c *net.TCPConn) {
 // source the server saw. Over UDP it repeats the line until ctx ends. Not for
 // concurrent use of one connection.
 func Exchange(ctx context.Context, c net.Conn, line string) (netip.AddrPort, error) {
-	defer c.SetReadDeadline(time.Time{})
-	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
+	defer func() { _ = c.SetReadDeadline(time.Time{}) }()
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	_, datagrams := c.(*net.UDPConn)
 	buf := make([]byte, 65536)
@@ -196,7 +196,7 @@ func Exchange(ctx context.Context, c net.Conn, line string) (netip.AddrPort, err
 			return netip.AddrPort{}, err
 		}
 		if datagrams {
-			c.SetReadDeadline(time.Now().Add(askEvery))
+			_ = c.SetReadDeadline(time.Now().Add(askEvery))
 		}
 		k, err := c.Read(buf)
 		if ctx.Err() != nil {

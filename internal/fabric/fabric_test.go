@@ -90,13 +90,22 @@ func echo(t *testing.T, n *fabric.Netns, a netip.Addr) {
 // address means that no answer may come.
 func asks(t *testing.T, n *fabric.Netns, from, to, want netip.Addr) {
 	t.Helper()
+	asksAt(t, n, from, netip.AddrPortFrom(to, fabric.EchoPort), want)
+}
+
+func asksAt(t *testing.T, n *fabric.Netns, from netip.Addr, to netip.AddrPort, want netip.Addr) {
+	t.Helper()
 	for _, network := range []string{"udp", "tcp"} {
 		limit := 5 * time.Second
 		if !want.IsValid() {
 			limit = silence
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
-		seen, err := n.Ask(ctx, network, netip.AddrPortFrom(from, 0), netip.AddrPortFrom(to, fabric.EchoPort))
+		var local netip.AddrPort
+		if from.IsValid() {
+			local = netip.AddrPortFrom(from, 0)
+		}
+		seen, err := n.Ask(ctx, network, local, to)
 		cancel()
 		if seen.Addr() != want {
 			t.Errorf("%s from %v to %v: the server saw %v, %v; want %v", network, from, to, seen, err, want)

@@ -48,7 +48,7 @@ func (n *Netns) Ping(ctx context.Context, from, to netip.Addr) (time.Duration, e
 		return 0, err
 	}
 	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })()
 	echo := &icmp.Echo{ID: rand.IntN(1 << 16), Seq: 1, Data: []byte("vpcnet ping")}
 	// The kernel fills in the ICMPv6 checksum.
 	request, err := (&icmp.Message{Type: p.request, Body: echo}).Marshal(nil)

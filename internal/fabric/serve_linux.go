@@ -45,7 +45,7 @@ func (f *Fabric) serve(a netip.Addr, h http.Handler) error {
 		return fmt.Errorf("fabric: serve at %v: %w", a, err)
 	}
 	s := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute}
-	go s.Serve(l)
+	go func() { _ = s.Serve(l) }() // until it is closed
 	f.closeLater(s)
 	return nil
 }

@@ -214,8 +214,8 @@ func (s *suite) places(p *suitePod, family int) []place {
 	all := []place{
 		{"own node", s.hosts[0].addrs[family], own, ""},
 		{"other node", s.hosts[1].addrs[family], own, p.link},
-		{"internet", []netip.Addr{fabric.InternetAddr, fabric.InternetAddr6}[family], outside, outsideENI},
-		{"peer", []netip.Addr{fabric.PeerAddr, fabric.PeerAddr6}[family], outside, outsideENI},
+		{"internet", outsideAddrs[family], outside, outsideENI},
+		{"peer", peerAddrs[family], outside, outsideENI},
 	}
 	for _, k := range podKinds {
 		all = append(all, place{"other node's " + k.name + " pod", s.hosts[1].pods[k.name].addrs[family], own, p.link})
@@ -297,7 +297,7 @@ func (s *suite) inward(t *testing.T) {
 		}{
 			{s.hosts[0].ns, s.hosts[0].addrs[family]},
 			{s.hosts[1].ns, s.hosts[1].addrs[family]},
-			{s.Peer(), []netip.Addr{fabric.PeerAddr, fabric.PeerAddr6}[family]},
+			{s.Peer(), peerAddrs[family]},
 		} {
 			for _, k := range podKinds {
 				t.Run(fmt.Sprintf("IPv%d/%s to %s pod", 4+2*family, from.ns.Name(), k.name), func(t *testing.T) {
@@ -324,7 +324,7 @@ func TestSpoofedSources(t *testing.T) {
 				} {
 					for _, a := range from {
 						if a != near.pods[k.name].addrs[family] {
-							s.forge(t, near.pods[k.name], a, far.addrs[family], []netip.Addr{fabric.InternetAddr, fabric.InternetAddr6}[family])
+							s.forge(t, near.pods[k.name], a, far.addrs[family], outsideAddrs[family])
 						}
 					}
 				}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package fabric
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+)
+
+// port is the router's end of an attached ENI.
+type port struct {
+	ENI
+	link  string
+	index int
+}
+
+// owned lists everything the ENI owns, in prefixes.
+func (p *port) owned() []netip.Prefix {
+	var all []netip.Prefix
+	for _, a := range append([]netip.Addr{p.Addr}, p.Addrs...) {
+		if a.IsValid() {
+			all = append(all, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	return append(all, p.Prefixes...)
+}
+
+// Attach gives the ENI to its instance: a link with its MAC appears there, down
+// and without addresses, and the router delivers the ENI's addresses to it.
+func (f *Fabric) Attach(e ENI) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.attach(e); err != nil {
+		return fmt.Errorf("fabric: attach %s: %w", e.ID, err)
+	}
+	return nil
+}
+
+func (f *Fabric) attach(e ENI) error {
+	instance, ok := f.instances[e.Instance]
+	switch {
+	case !ok:
+		return fmt.Errorf("instance %q: %w", e.Instance, os.ErrNotExist)
+	case f.ports[e.ID] != nil:
+		return os.ErrExist
+	}
+	if _, ok := f.subnets[e.Subnet]; !ok {
+		return fmt.Errorf("subnet %q: %w", e.Subnet, os.ErrNotExist)
+	}
+	e.Addrs, e.Prefixes = slices.Clone(e.Addrs), slices.Clone(e.Prefixes)
+	f.lastPort++
+	p := &port{ENI: e, link: fmt.Sprintf("p%d", f.lastPort)}
+	if err := f.net.addPort(p, instance); err != nil {
+		return err
+	}
+	f.ports[e.ID] = p
+	err := f.net.setOwned(p, nil, p.owned())
+	if err == nil {
+		err = f.net.setFilter(f.ports)
+	}
+	if err != nil {
+		return errors.Join(err, f.detach(e.ID))
+	}
+	return nil
+}
+
+// Detach takes the ENI away; its link disappears. An ENI that is not attached
+// is no error.
+func (f *Fabric) Detach(id string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.detach(id)
+}
+
+func (f *Fabric) detach(id string) error {
+	p, ok := f.ports[id]
+	if !ok {
+		return nil
+	}
+	delete(f.ports, id)
+	if err := errors.Join(f.net.removePort(p), f.net.setFilter(f.ports)); err != nil {
+		return fmt.Errorf("fabric: detach %s: %w", id, err)
+	}
+	return nil
+}
+
+// SetAddrs replaces the further addresses and the delegated prefixes of the ENI.
+func (f *Fabric) SetAddrs(id string, addrs []netip.Addr, prefixes []netip.Prefix) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p, ok := f.ports[id]
+	if !ok {
+		return fmt.Errorf("fabric: %s is not attached: %w", id, os.ErrNotExist)
+	}
+	before := p.owned()
+	p.Addrs, p.Prefixes = slices.Clone(addrs), slices.Clone(prefixes)
+	if err := f.net.setOwned(p, before, p.owned()); err != nil {
+		return fmt.Errorf("fabric: addresses of %s: %w", id, err)
+	}
+	return nil
+}
+
+// ENI returns the attached ENI of that ID.
+func (f *Fabric) ENI(id string) (ENI, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p, ok := f.ports[id]; ok {
+		return p.clone(), true
+	}
+	return ENI{}, false
+}
+
+// ENIs returns the attached ENIs of the instance by card and device, of all
+// instances if the name is empty.
+func (f *Fabric) ENIs(instance string) []ENI {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []ENI
+	for _, p := range f.ports {
+		if instance == "" || p.Instance == instance {
+			all = append(all, p.clone())
+		}
+	}
+	slices.SortFunc(all, func(a, b ENI) int {
+		return cmp.Or(cmp.Compare(a.Instance, b.Instance), cmp.Compare(a.Card, b.Card), cmp.Compare(a.Device, b.Device))
+	})
+	return all
+}
+
+func (p *port) clone() ENI {
+	e := p.ENI
+	e.MAC, e.Addrs, e.Prefixes = slices.Clone(e.MAC), slices.Clone(e.Addrs), slices.Clone(e.Prefixes)
+	return e
+}
