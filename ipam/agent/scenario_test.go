@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
+	"github.com/vpcnet/vpcnet/warmpool"
+)
+
+// edit changes what EC2 has behind the agent's back.
+func (c *cloud) edit(do func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	do()
+	c.record()
+}
+
+func (c *cloud) count(op string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.calls[op]
+}
+
+// TestStaleMetadataTakesNothingAway is the outage of amazon-vpc-cni-k8s#1967:
+// after a restart the metadata does not show an ENI whose addresses pods use.
+func TestStaleMetadataTakesNothingAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		for i := range 8 {
+			if err := p.add(fmt.Sprint("pod", i), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.stop()
+		w.cloud.lag = 2 * time.Minute // metadata still shows the bare primary ENI
+		p = w.boot(0)
+		defer p.stop()
+		time.Sleep(10 * time.Second)
+		if n := len(p.pool.View().ENIs); n != 2 {
+			t.Errorf("%d ENIs in the pool", n)
+		}
+		w.check(p)
+		settle()
+		w.check(p)
+		w.converged(p)
+		if w.cloud.count("delete")+w.cloud.count("unassign") > 0 {
+			t.Errorf("calls %v", w.cloud.calls)
+		}
+	})
+}
+
+// TestStaleMetadataBringsNothingBack: a block given back just before a restart
+// is not taken for ours because late metadata still shows it.
+func TestStaleMetadataBringsNothingBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		for i := range 5 {
+			if err := p.add(fmt.Sprint("pod", i), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range 5 {
+			if err := p.del(fmt.Sprint("pod", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for w.cloud.count("unassign")+w.cloud.count("delete") == 0 {
+			time.Sleep(time.Second)
+		}
+		time.Sleep(10 * time.Second)
+		p.stop()
+		w.cloud.lag = 2 * time.Minute
+		p = w.boot(0)
+		defer p.stop()
+		time.Sleep(5 * time.Second)
+		w.cloud.mu.Lock()
+		real := map[netip.Prefix]bool{}
+		for _, e := range w.cloud.enis {
+			for _, b := range e.Blocks {
+				real[b] = true
+			}
+		}
+		w.cloud.mu.Unlock()
+		for _, n := range p.pool.View().ENIs {
+			for _, b := range n.Blocks {
+				if !real[b.Prefix] {
+					t.Errorf("%v is back in the pool", b.Prefix)
+				}
+			}
+		}
+		settle()
+		w.converged(p)
+	})
+}
+
+// TestBlockTakenBehindOurBack: somebody unassigns addresses by hand. The pod
+// that has one keeps its record, nobody gets one anew, and when the pod goes
+// the block is forgotten.
+func TestBlockTakenBehindOurBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		defer p.stop()
+		if err := p.add("a", time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		var taken []netip.Prefix
+		w.cloud.edit(func() {
+			e := w.cloud.find("eni-0")
+			taken, e.Blocks = e.Blocks, nil
+		})
+		p.Refresh()
+		settle()
+		for _, n := range p.pool.View().ENIs {
+			for _, b := range n.Blocks {
+				if slices.Contains(taken, b.Prefix) && (b.Used == 0 || !b.Doubted) {
+					t.Errorf("%+v", b)
+				}
+			}
+		}
+		if err := p.add("b", time.Minute); err != nil {
+			t.Error(err)
+		}
+		w.check(p)
+		if err := p.del("a"); err != nil {
+			t.Error(err)
+		}
+		settle()
+		w.converged(p)
+	})
+}
+
+// TestENIComesAndGoesByItself: ENIs that an operator attaches and detaches.
+func TestENIComesAndGoesByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		defer p.stop()
+		settle()
+		w.cloud.edit(func() {
+			blocks, _ := w.cloud.blocks(3)
+			w.cloud.enis = append(w.cloud.enis, agent.ENI{ID: "eni-9", Device: 1, Blocks: blocks})
+		})
+		p.Refresh()
+		time.Sleep(2 * time.Second)
+		if v := p.pool.View(); len(v.ENIs) != 2 || !v.ENIs[1].Ready {
+			t.Errorf("%+v", v.ENIs)
+		}
+		w.cloud.edit(func() {
+			w.cloud.enis = slices.DeleteFunc(w.cloud.enis, func(e agent.ENI) bool { return e.ID == "eni-9" })
+		})
+		before := w.cloud.count("delete")
+		p.Refresh()
+		settle()
+		w.converged(p)
+		if w.cloud.count("delete") != before {
+			t.Errorf("an ENI that is gone was deleted")
+		}
+	})
+}
+
+// TestForeignENIsAreLeftAlone: ENIs that are not for pods take up room.
+func TestForeignENIsAreLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cloud.enis = append(w.cloud.enis,
+			agent.ENI{ID: "eni-trunk", Device: 1, NoPods: true}, agent.ENI{ID: "eni-other", Device: 2, NoPods: true})
+		w.cloud.record()
+		p := w.boot(0)
+		defer p.stop()
+		for i := range w.cloud.slots {
+			if err := p.add(fmt.Sprint("pod", i), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if e := reasonOf(t, p.add("one more", time.Minute)); e.Reason != ipam.ReasonENILimit {
+			t.Errorf("%v", e)
+		}
+		if n := w.cloud.count("create") + w.cloud.count("delete"); n > 0 {
+			t.Errorf("calls %v", w.cloud.calls)
+		}
+		if _, ok := w.kernel.links["eni-trunk"]; ok {
+			t.Error("the trunk's link was set up")
+		}
+	})
+}
+
+// TestTwoFamilies: every ENI that serves pods has an IPv6 prefix, and pods get
+// both addresses on one ENI.
+func TestTwoFamilies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.config = func(c *agent.Config) { c.Families = []ipam.Family{ipam.IPv4, ipam.IPv6} }
+		p := w.boot(0)
+		defer p.stop()
+		for i := range 8 {
+			if err := p.add(fmt.Sprint("pod", i), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for pod, have := range w.pods {
+			if len(have) != 2 || have[0].ENI != have[1].ENI || !have[0].Addr.Is4() || !have[1].Addr.Is6() {
+				t.Errorf("%s has %v", pod, have)
+			}
+		}
+		settle()
+		w.converged(p)
+	})
+}
+
+// TestIPv6Alone: one prefix serves for ever, and no policy is asked.
+func TestIPv6Alone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.config = func(c *agent.Config) { c.Families, c.Policy = []ipam.Family{ipam.IPv6}, nil }
+		p := w.boot(0)
+		defer p.stop()
+		for i := range 200 {
+			if err := p.add(fmt.Sprint("pod", i), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+		}
+		settle()
+		w.converged(p)
+		if w.cloud.calls["assign"] != 1 || len(w.cloud.calls) != 2 {
+			t.Errorf("calls %v", w.cloud.calls)
+		}
+	})
+}
+
+// TestCards: each network card has its own pool.
+func TestCards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.config = func(c *agent.Config) {
+			c.Limits = []warmpool.Limits{{MaxENIs: 2, SlotsPerENI: 5}, {MaxENIs: 2, SlotsPerENI: 5}}
+			c.Policy = warmpool.AWS{MinimumIPTarget: 1}
+		}
+		w.cloud.maxENIs = 4
+		p := w.boot(0)
+		defer p.stop()
+		for card := range 2 {
+			got, err := p.Allocate(t.Context(), ipam.Request{Attachment: attachment(fmt.Sprint("card", card)), Card: card})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got[0].Card != card {
+				t.Errorf("%+v", got)
+			}
+		}
+		settle()
+		w.converged(p)
+	})
+}
+
+// TestSlowEC2StopsNobody: while a call hangs, pods get what is there.
+func TestSlowEC2StopsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		defer p.stop()
+		settle()
+		w.cloud.mu.Lock()
+		w.cloud.latency = time.Hour
+		w.cloud.mu.Unlock()
+		start := time.Now()
+		for i := range 4 {
+			if err := p.add(fmt.Sprint("pod", i), time.Second); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := p.del("pod0"); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if s := p.Status(); len(s.InFlight) == 0 || time.Since(start) > time.Millisecond {
+			t.Errorf("after %v in flight: %v", time.Since(start), s.InFlight)
+		}
+	})
+}
+
+// TestLinkThatFailsLater: an ENI whose link breaks gives out nothing until it
+// is repaired, and pods keep what they have.
+func TestLinkThatFailsLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cloud.maxENIs = 1
+		p := w.boot(0)
+		defer p.stop()
+		if err := p.add("a", time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		settle()
+		w.kernel.mu.Lock()
+		w.kernel.failing["eni-0"] = 3
+		w.kernel.mu.Unlock()
+		p.Refresh()
+		time.Sleep(time.Second)
+		if e := reasonOf(t, p.add("b", 100*time.Millisecond)); e.Reason != ipam.ReasonLinkNotReady || !strings.Contains(e.Evidence, "MAC") {
+			t.Errorf("%v", e)
+		}
+		w.check(p)
+		if err := p.add("b", time.Minute); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestLostAnswers: EC2 did what was asked and nobody heard of it.
+func TestLostAnswers(t *testing.T) {
+	for _, op := range []string{"assign", "create", "unassign", "delete"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.cloud.faults[op] = []error{errLost}
+			w.day(0)
+			if len(w.cloud.faults[op]) > 0 {
+				t.Errorf("%s was never called", op)
+			}
+		})
+	}
+}
+
+func TestDecisionsAreLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		w := newWorld(t)
+		w.cloud.faults["assign"] = []error{refusal{reason: "throttled"}}
+		w.config = func(c *agent.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) }
+		p := w.boot(0)
+		settle()
+		p.stop()
+		for _, want := range []string{
+			`msg=action op=assign card=0 eni=eni-0 slots=4 reason="WARM_IP_TARGET 2`,
+			`msg="action failed" op=assign card=0 eni=eni-0 reason=throttled`,
+			`msg="blocks ready" eni=eni-0 blocks=4`,
+		} {
+			if !strings.Contains(log.String(), want) {
+				t.Errorf("the log lacks %q:\n%s", want, &log)
+			}
+		}
+	})
+}
+
+func TestNewRefuses(t *testing.T) {
+	pool, err := ipam.Open(ipam.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := agent.Config{Pool: pool, Provider: newCloud(), Links: newKernel(), Policy: warmpool.Band{}, Limits: []warmpool.Limits{{MaxENIs: 1}}}
+	if _, err := agent.New(good); err != nil {
+		t.Error(err)
+	}
+	for name, spoil := range map[string]func(*agent.Config){
+		"no pool":      func(c *agent.Config) { c.Pool = nil },
+		"no provider":  func(c *agent.Config) { c.Provider = nil },
+		"no links":     func(c *agent.Config) { c.Links = nil },
+		"no limits":    func(c *agent.Config) { c.Limits = nil },
+		"no policy":    func(c *agent.Config) { c.Policy = nil },
+		"family 5":     func(c *agent.Config) { c.Families = []ipam.Family{5} },
+		"family twice": func(c *agent.Config) { c.Families = []ipam.Family{4, 4} },
+	} {
+		bad := good
+		spoil(&bad)
+		if _, err := agent.New(bad); !errors.Is(err, agent.ErrConfig) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestRunOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		settle()
+		p.stop()
+		if err := p.Run(t.Context()); !errors.Is(err, agent.ErrConfig) {
+			t.Errorf("second Run: %v", err)
+		}
+	})
+}
