@@ -290,12 +290,12 @@ func believed(e *ENI, b netip.Prefix) belief {
 	return no
 }
 
-// settleDoubles puts in doubt what two ENIs claim, unless it was put on one of
-// them here just now.
+// settleDoubles puts in doubt what two ENIs claim, be it in doubt already,
+// unless it was put on one of them here just now.
 func (m *merger) settleDoubles(enis []ENI) {
 	claims := map[netip.Prefix]int{}
 	for _, e := range enis {
-		for _, b := range e.Blocks() {
+		for _, b := range slices.Concat(e.Blocks(), e.Doubtful) {
 			claims[b]++
 		}
 	}

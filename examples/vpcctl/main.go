@@ -23,6 +23,8 @@ type command struct {
 // commands lists the subcommands; each has a file of its own.
 var commands = []command{
 	{"pool", "simulate, plan and tune warm pool policies", pool},
+	{"max-pods", "tell how many pods an instance type can carry", maxPods},
+	{"sweep", "delete ENIs that nodes left behind", sweep},
 }
 
 // stdio is what a command reads and writes.

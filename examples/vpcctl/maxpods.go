@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/config"
+
+	"github.com/vpcnet/vpcnet/eni"
+)
+
+// capacity is what max-pods prints.
+type capacity struct {
+	InstanceType string `json:"instanceType"`
+	MaxPods      int    `json:"maxPods"`
+	// Addresses is how many pods can have an address of their own.
+	Addresses   int    `json:"addresses"`
+	ENIs        []int  `json:"enis"` // by network card
+	SlotsPerENI int    `json:"slotsPerENI"`
+	BranchENIs  int    `json:"branchENIs"`
+	Prefixes    bool   `json:"prefixes"` // whether slots hold prefixes
+	Source      string `json:"source"`   // table, ec2 or default
+}
+
+// maxPods prints how many pods an instance type can carry.
+func maxPods(ctx context.Context, std stdio, args []string) error {
+	fs := flag.NewFlagSet("max-pods", flag.ContinueOnError)
+	kind := fs.String("instance-type", "", "EC2 instance `type`, such as m5.large")
+	output := fs.String("o", "text", "output `format`: text or json")
+	var mode eni.PodMode
+	fs.BoolVar(&mode.Prefixes, "prefix", false, "slots hold /28 prefixes")
+	fs.BoolVar(&mode.CustomNetworking, "custom-networking", false, "the primary ENI carries no pods")
+	fs.BoolVar(&mode.Trunk, "trunk", false, "keep one ENI slot for a trunk ENI, where the type can have one")
+	fs.BoolVar(&mode.AllCards, "all-cards", false, "use the ENIs of every network card")
+	fs.IntVar(&mode.MaxENIs, "max-enis", 0, "most ENIs of each network card; 0 means as many as the type takes")
+	fs.IntVar(&mode.Cap, "cap", 0, "most pods, whatever the addresses allow; 0 means no cap")
+	about := "Tells how many pods an instance type can carry: the kubelet's --max-pods.\nEC2 is asked about a type that the built-in table does not know."
+	if err := parse(fs, std, args, about); err != nil {
+		return err
+	}
+	if *kind == "" {
+		return wrong(fs, std, "-instance-type is required")
+	}
+	if *output != "text" && *output != "json" {
+		return wrong(fs, std, fmt.Sprintf("-o %q: want text or json", *output))
+	}
+	l, err := limitsOf(ctx, *kind)
+	if err != nil {
+		return err
+	}
+	if l.Source == "default" {
+		fmt.Fprintf(std.err, "vpcctl: neither the table nor EC2 knows %s; these are safe defaults\n", *kind)
+	}
+	c := capacity{
+		InstanceType: l.Type, MaxPods: eni.MaxPods(l, mode), Addresses: eni.MaxAddresses(l, mode), ENIs: l.Cards,
+		SlotsPerENI: l.SlotsPerENI(), BranchENIs: l.Branches, Prefixes: mode.Prefixes && l.Nitro, Source: l.Source,
+	}
+	if *output == "json" {
+		return json.NewEncoder(std.out).Encode(c)
+	}
+	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "instance type\t%s (limits from: %s)\n", c.InstanceType, c.Source)
+	fmt.Fprintf(w, "ENIs by card\t%d\nslots an ENI\t%d\nbranch ENIs\t%d\n", c.ENIs, c.SlotsPerENI, c.BranchENIs)
+	fmt.Fprintf(w, "pods with an address\t%d\nmax-pods\t%d\n", c.Addresses, c.MaxPods)
+	return w.Flush()
+}
+
+// describeTimeout bounds the question to EC2: it may well be that nobody here
+// has credentials.
+const describeTimeout = 10 * time.Second
+
+// limitsOf looks in the table first, and needs no credentials for what is there.
+func limitsOf(ctx context.Context, kind string) (eni.Limits, error) {
+	if l, ok := eni.LimitsOf(kind); ok {
+		return l, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
+	defer cancel()
+	cfg, err := config.LoadDefaultConfig(ctx)
+	if err != nil {
+		return eni.Limits{}, fmt.Errorf("AWS configuration: %w", err)
+	}
+	return eni.NewClient(cfg, eni.ClientConfig{Attempts: 2}).LimitsOf(ctx, kind), nil
+}

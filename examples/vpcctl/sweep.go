@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/config"
+
+	"github.com/vpcnet/vpcnet/eni"
+)
+
+// sweep deletes ENIs that nodes left behind.
+func sweep(ctx context.Context, std stdio, args []string) error {
+	fs := flag.NewFlagSet("sweep", flag.ContinueOnError)
+	var in eni.SweepInput
+	fs.StringVar(&in.VPCID, "vpc", "", "`ID` of the VPC")
+	fs.StringVar(&in.Cluster, "cluster", "", "`name` of the cluster; ENIs of others are not touched")
+	fs.StringVar(&in.Owner, "owner", "vpcnet", "`value` of the tag "+eni.TagOwner)
+	fs.StringVar(&in.Instance, "instance", "", "only ENIs made for this instance `ID`")
+	fs.DurationVar(&in.MinAge, "min-age", 10*time.Minute, "least age of an ENI")
+	fs.BoolVar(&in.DryRun, "dry-run", false, "tell what would be deleted, and delete nothing")
+	about := "Deletes ENIs that this library made and that nobody uses: what nodes that died\nleft behind. It needs the EC2 permissions to describe and delete network interfaces."
+	if err := parse(fs, std, args, about); err != nil {
+		return err
+	}
+	if in.VPCID == "" {
+		return wrong(fs, std, "-vpc is required")
+	}
+	cfg, err := config.LoadDefaultConfig(ctx)
+	if err != nil {
+		return fmt.Errorf("AWS configuration: %w", err)
+	}
+	swept, err := eni.Sweep(ctx, eni.NewClient(cfg, eni.ClientConfig{}), in)
+	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ENI\tINSTANCE\tCREATED\tWHAT")
+	for _, s := range swept {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.ENI.ID, s.ENI.Tags[eni.TagInstance], s.ENI.Tags[eni.TagCreated], whatBecame(s, in.DryRun))
+	}
+	if ferr := w.Flush(); err == nil {
+		err = ferr
+	}
+	return err
+}
+
+// whatBecame says what became of an ENI.
+func whatBecame(s eni.Swept, dryRun bool) string {
+	switch {
+	case s.Err != nil:
+		return "failed: " + s.Err.Error()
+	case s.Kept != "":
+		return "kept: " + s.Kept
+	case dryRun:
+		return "would be deleted"
+	}
+	return "deleted"
+}
