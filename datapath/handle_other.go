@@ -44,3 +44,9 @@ func (h *Handle) Sweep(context.Context) error { return ErrNotSupported }
 
 // Watch returns [ErrNotSupported].
 func (h *Handle) Watch(context.Context, WatchConfig) error { return ErrNotSupported }
+
+// Confirm returns [ErrNotSupported].
+func (h *Handle) Confirm(context.Context, Path) ([]Fault, error) { return nil, ErrNotSupported }
+
+// View returns [ErrNotSupported].
+func (h *Handle) View(context.Context, string) (View, error) { return View{}, ErrNotSupported }
