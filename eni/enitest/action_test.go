@@ -209,6 +209,7 @@ var calls = map[string]func(context.Context, *stage) (got any, want any, err err
 	},
 	"RunInstances": func(ctx context.Context, s *stage) (any, any, error) {
 		out, err := s.ec2.RunInstances(ctx, &ec2.RunInstancesInput{
+			KeyName: aws.String("k"), BlockDeviceMappings: []types.BlockDeviceMapping{{DeviceName: aws.String("/dev/xvda")}},
 			ImageId: aws.String("ami-1"), InstanceType: types.InstanceTypeC5Large, MinCount: aws.Int32(2), MaxCount: aws.Int32(2),
 			NetworkInterfaces: []types.InstanceNetworkInterfaceSpecification{
 				{DeviceIndex: aws.Int32(1), SubnetId: &s.subnet.ID, DeleteOnTermination: aws.Bool(false)},

@@ -40,7 +40,10 @@ func (t *tx) assignPrivateIPAddresses(in assignIPv4In) (assignIPv4Out, error) {
 	if !e.Addr.IsValid() {
 		return none, errorf("UnsupportedOperation", "The network interface %s does not support IPv4 addresses", e.ID)
 	}
-	if err := checkRoom(e.grown(addrs, blocks, want{}, want{}), t.room(e)); err != nil {
+	l := e.load()
+	l.v4 += addrs.size() + blocks.size()
+	l.prefixes += blocks.size()
+	if err := l.check(t.room(e)); err != nil {
 		return none, err
 	}
 	if in.AllowReassignment {
@@ -88,17 +91,6 @@ func (t *tx) changed(op Op, e *ENI, what []netip.Prefix) {
 		instance = e.Attachment.Instance
 	}
 	t.emit(op, e, instance, what)
-}
-
-// grown is e as it would be with more addresses; those to be chosen are left
-// blank.
-func (e *ENI) grown(v4Addrs, v4Blocks, v6Addrs, v6Blocks want) *ENI {
-	d := e.clone()
-	d.Addrs = append(d.Addrs, make([]netip.Addr, v4Addrs.size())...)
-	d.Prefixes = append(d.Prefixes, make([]netip.Prefix, v4Blocks.size())...)
-	d.IPv6Addrs = append(d.IPv6Addrs, make([]netip.Addr, v6Addrs.size())...)
-	d.IPv6Prefixes = append(d.IPv6Prefixes, make([]netip.Prefix, v6Blocks.size())...)
-	return d
 }
 
 func wantAddrs(n int, addrs []netip.Addr) want {
@@ -195,7 +187,10 @@ func (t *tx) assignIpv6Addresses(in assignIPv6In) (assignIPv6Out, error) {
 	if err := oneWish(addrs, blocks); err != nil {
 		return none, err
 	}
-	if err := checkRoom(e.grown(want{}, want{}, addrs, blocks), t.room(e)); err != nil {
+	l := e.load()
+	l.v6 += addrs.size() + blocks.size()
+	l.prefixes += blocks.size()
+	if err := l.check(t.room(e)); err != nil {
 		return none, err
 	}
 	e = e.clone()

@@ -9,6 +9,9 @@ type attachIn struct {
 	Instance string `ec2:"InstanceId"`
 	Device   *int   `ec2:"DeviceIndex"`
 	Card     int    `ec2:"NetworkCardIndex"`
+
+	EnaQueues ignored `ec2:"EnaQueueCount"`
+	EnaSRD    ignored `ec2:"EnaSrdSpecification"`
 }
 
 type attachOut struct {
@@ -92,7 +95,7 @@ func (t *tx) checkKind(e *ENI, s slot, it InstanceType) error {
 			}
 		}
 	}
-	return checkRoom(e, it)
+	return e.load().check(it)
 }
 
 // attachOptions are the particulars of an attachment.

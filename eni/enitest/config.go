@@ -24,7 +24,8 @@ type Config struct {
 // Delays are the durations of changes that EC2 makes in its own time. Zero
 // means at once.
 type Delays struct {
-	// Attach is how long an attachment is "attaching" before it is "attached".
+	// Attach is how long an attachment is "attaching" before it is "attached" and
+	// metadata shows it. Hooks hear of it when the call is made.
 	Attach time.Duration
 	// Detach is how long an attachment is "detaching" before the ENI is
 	// "available". The device leaves the instance when the call is made.

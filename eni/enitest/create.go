@@ -54,6 +54,16 @@ func (t *tx) create(s eniSpec) (*ENI, error) {
 
 // fill gives the new ENI its addresses, all or none.
 func (t *tx) fill(e *ENI, s eniSpec) error {
+	l := load{v4: s.v4Addrs.size() + s.v4Blocks.size(), v6: s.v6Addrs.size() + s.v6Blocks.size()}
+	if s.noIPv4 && (s.addr.IsValid() || l != (load{})) {
+		return errorf("InvalidParameterCombination", "A network interface of type %s has no IP addresses", s.kind)
+	}
+	if !s.noIPv4 {
+		l.v4++
+	}
+	if err := l.check(t.room(e)); err != nil {
+		return err
+	}
 	g := t.grabber(e.Subnet)
 	if !s.noIPv4 {
 		primary := want{n: 1}
@@ -68,9 +78,6 @@ func (t *tx) fill(e *ENI, s eniSpec) error {
 	}
 	e.IPv6Addrs = addrsOf(g.addrs6(s.v6Addrs))
 	e.IPv6Prefixes = g.blocks6(s.v6Blocks)
-	if g.err == nil {
-		g.err = checkRoom(e, t.room(e))
-	}
 	return g.close()
 }
 
@@ -200,6 +207,7 @@ type createENIIn struct {
 	Tags        []tagSpecParam `ec2:"TagSpecification"`
 	Tracking    *trackingParam `ec2:"ConnectionTrackingSpecification"`
 	PrimaryIPv6 bool           `ec2:"EnablePrimaryIpv6"`
+	Operator    ignored        `ec2:"Operator"`
 	ClientToken string         `ec2:"ClientToken"`
 }
 

@@ -60,6 +60,12 @@ var refusals = []struct {
 				PrivateIpAddresses:             []types.PrivateIpAddressSpecification{{PrivateIpAddress: aws.String("10.0.1.99")}},
 			})
 		}},
+	{"address for an EFA-only interface", "InvalidParameterCombination", "has no IP addresses",
+		func(ctx context.Context, s *stage) error {
+			return s.create(ctx, ec2.CreateNetworkInterfaceInput{
+				InterfaceType: types.NetworkInterfaceCreationTypeEfaOnly, SecondaryPrivateIpAddressCount: aws.Int32(1),
+			})
+		}},
 	{"create in full subnet", "InsufficientFreeAddressesInSubnet", "does not have enough free addresses",
 		func(ctx context.Context, s *stage) error {
 			s.fill(1)
@@ -211,9 +217,21 @@ var refusals = []struct {
 			}
 			return s.create(ctx, ec2.CreateNetworkInterfaceInput{SubnetId: &other.ID, Ipv6AddressCount: aws.Int32(1)})
 		}},
-	{"parameter that nobody knows", "UnknownParameter", "The parameter Operator.Principal is not recognized",
+	{"parameter that nobody knows", "UnknownParameter", "The parameter LaunchTemplate.LaunchTemplateName is not recognized",
 		func(ctx context.Context, s *stage) error {
-			return s.create(ctx, ec2.CreateNetworkInterfaceInput{Operator: &types.OperatorRequest{Principal: aws.String("x")}})
+			_, err := s.ec2.RunInstances(ctx, &ec2.RunInstancesInput{
+				MinCount: aws.Int32(1), MaxCount: aws.Int32(1),
+				LaunchTemplate: &types.LaunchTemplateSpecification{LaunchTemplateName: aws.String("node")},
+			})
+			return err
+		}},
+	{"subnet of instance and of interface", "InvalidParameterCombination", "may not be specified on the same request",
+		func(ctx context.Context, s *stage) error {
+			_, err := s.ec2.RunInstances(ctx, &ec2.RunInstancesInput{
+				ImageId: aws.String("ami-1"), MinCount: aws.Int32(1), MaxCount: aws.Int32(1), SubnetId: &s.subnet.ID,
+				NetworkInterfaces: []types.InstanceNetworkInterfaceSpecification{{DeviceIndex: aws.Int32(0), SubnetId: &s.subnet.ID}},
+			})
+			return err
 		}},
 	{"unknown action", "InvalidAction", "CreateKeyPair",
 		func(ctx context.Context, s *stage) error {

@@ -141,16 +141,25 @@ func wireText(p netip.Prefix) string {
 	return p.String()
 }
 
-// checkRoom says whether an instance type's limits let the ENI have all its
-// addresses.
-func checkRoom(e *ENI, it InstanceType) error {
-	if n := len(e.v4()) + len(e.Prefixes); n > it.IPv4PerENI {
+// load is how many slots an ENI uses: addresses and prefixes.
+type load struct{ v4, v6, prefixes int }
+
+// load is what the ENI uses now.
+func (e *ENI) load() load {
+	return load{
+		v4: len(e.v4()) + len(e.Prefixes), v6: len(e.IPv6Addrs) + len(e.IPv6Prefixes),
+		prefixes: len(e.Prefixes) + len(e.IPv6Prefixes),
+	}
+}
+
+// check says whether an instance type's limits permit the load.
+func (l load) check(it InstanceType) error {
+	switch {
+	case l.v4 > it.IPv4PerENI:
 		return errorf("PrivateIpAddressLimitExceeded", "Number of private addresses will exceed limit.")
-	}
-	if n := len(e.IPv6Addrs) + len(e.IPv6Prefixes); n > it.IPv6PerENI {
+	case l.v6 > it.IPv6PerENI:
 		return errorf("Ipv6AddressLimitExceeded", "Number of IPv6 addresses will exceed limit.")
-	}
-	if len(e.Prefixes)+len(e.IPv6Prefixes) > 0 && !it.prefixes() {
+	case l.prefixes > 0 && !it.prefixes():
 		return errorf("UnsupportedOperation", "Prefixes are not supported on instance type '%s'", it.Name)
 	}
 	return nil

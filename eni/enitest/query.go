@@ -55,6 +55,9 @@ var textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
 
 func (d *decoder) value(name string, v reflect.Value) error {
 	switch {
+	case v.Type() == reflect.TypeFor[ignored]():
+		d.ignore(name)
+		return nil
 	case v.Kind() == reflect.Pointer:
 		if !d.present(name) {
 			return nil
@@ -75,6 +78,18 @@ func (d *decoder) value(name string, v reflect.Value) error {
 		return invalidValue("Value (%s) for parameter %s is invalid.", text[0], name)
 	}
 	return nil
+}
+
+// ignored is a parameter that is taken and means nothing here, such as the disks
+// of an instance.
+type ignored struct{}
+
+func (d *decoder) ignore(name string) {
+	for key := range d.form {
+		if key == name || strings.HasPrefix(key, name+".") {
+			d.known[key] = true
+		}
+	}
 }
 
 // fields decodes a struct; embedded structs share the name of the outer one.

@@ -66,27 +66,66 @@ func errText(err error) string {
 	return err.Error()
 }
 
-// FuzzDecode feeds parameters of any form to every action: none may panic, and
-// what is refused is refused with an error of the API.
-func FuzzDecode(f *testing.F) {
-	table := actions()
-	for name := range table {
-		f.Add(name, "NetworkInterfaceId.1=eni-1&Filter.1.Name=a&Filter.1.Value.1=b&DryRun=true&MaxResults=5")
+// fuzzCloud is a cloud with one instance; its IDs are the same each time.
+func fuzzCloud(tb testing.TB) (c *Cloud, subnet, instance, eni string) {
+	tb.Helper()
+	c = New(Config{})
+	v, err := c.AddVPC(VPCInput{})
+	if err != nil {
+		tb.Fatal(err)
 	}
-	f.Add("RunInstances", "NetworkInterface.1.PrivateIpAddresses.1.Primary=true&MinCount=1&MaxCount=0&Tag.9.Key=")
+	s, err := c.AddSubnet(SubnetInput{VPC: v.ID, Prefix: netip.MustParsePrefix("10.0.0.0/27")})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	i, err := c.RunInstance(InstanceInput{Subnet: s.ID})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return c, s.ID, i.ID, c.ENIs()[0].ID
+}
+
+// FuzzActions feeds parameters of any form to every action: none may panic, and
+// the count of free addresses stays true.
+func FuzzActions(f *testing.F) {
+	table := actions()
+	_, subnet, instance, eni := fuzzCloud(f)
+	for name := range table {
+		f.Add(name, "NetworkInterfaceId="+eni+"&Filter.1.Name=status&Filter.1.Value.1=b&DryRun=true&MaxResults=5")
+		f.Add(name, "NetworkInterfaceId.1="+eni+"&InstanceId.1="+instance+"&SubnetId.1="+subnet)
+	}
+	f.Add("CreateNetworkInterface", "SubnetId="+subnet+"&Ipv4PrefixCount=1&PrivateIpAddress=10.0.0.9&TagSpecification.1.ResourceType=network-interface")
+	f.Add("AssignPrivateIpAddresses", "NetworkInterfaceId="+eni+"&PrivateIpAddress.1=10.0.0.7&PrivateIpAddress.2=10.0.0.7")
+	f.Add("AssignPrivateIpAddresses", "NetworkInterfaceId="+eni+"&Ipv4Prefix.1=10.0.0.16/28")
+	f.Add("AssignPrivateIpAddresses", "NetworkInterfaceId="+eni+"&SecondaryPrivateIpAddressCount=2147483647")
+	f.Add("CreateNetworkInterface", "SubnetId="+subnet+"&Ipv6AddressCount=2147483647")
+	f.Add("UnassignPrivateIpAddresses", "NetworkInterfaceId="+eni+"&PrivateIpAddress.1=10.0.0.4")
+	f.Add("RunInstances", "ImageId=a&InstanceType=m5.large&MinCount=1&MaxCount=3&NetworkInterface.1.SubnetId="+subnet+
+		"&NetworkInterface.1.PrivateIpAddresses.1.Primary=true")
+	f.Add("CreateSubnetCidrReservation", "SubnetId="+subnet+"&Cidr=10.0.0.16/28&ReservationType=prefix")
+	f.Add("TerminateInstances", "InstanceId.1="+instance+"&InstanceId.2="+instance)
 	f.Fuzz(func(t *testing.T, name, query string) {
 		act, ok := table[name]
 		form, err := url.ParseQuery(query)
 		if !ok || err != nil {
 			t.Skip("not a query of an action")
 		}
-		c := New(Config{})
 		run, err := act.prepare(form)
 		if err != nil {
 			return
 		}
+		c, subnet, _, _ := fuzzCloud(t)
 		tx := c.begin()
-		defer tx.end()
 		_, _ = run(tx)
+		tx.end()
+		used := 5 // those that AWS keeps
+		for _, e := range c.ENIs() {
+			for _, p := range e.owned() {
+				used += 1 << (32 - p.Bits())
+			}
+		}
+		if s, _ := c.Subnet(subnet); s.Free != 32-used {
+			t.Errorf("%d addresses are free, want %d", s.Free, 32-used)
+		}
 	})
 }

@@ -100,6 +100,8 @@ type launchENIParam struct {
 	DeleteOnTermination *bool          `ec2:"DeleteOnTermination"`
 	PrimaryIPv6         bool           `ec2:"PrimaryIpv6"`
 	Tracking            *trackingParam `ec2:"ConnectionTrackingSpecification"`
+	EnaQueues           ignored        `ec2:"EnaQueueCount"`
+	EnaSRD              ignored        `ec2:"EnaSrdSpecification"`
 }
 
 type metadataOptionsParam struct {
@@ -110,20 +112,32 @@ type metadataOptionsParam struct {
 	Tags     string `ec2:"InstanceMetadataTags"`
 }
 
-type profileParam struct {
-	ARN  string `ec2:"Arn"`
-	Name string `ec2:"Name"`
+// machineParams are the parameters of RunInstances about the machine and its
+// software.
+type machineParams struct {
+	Devices      ignored `ec2:"BlockDeviceMapping"`
+	Capacity     ignored `ec2:"CapacityReservationSpecification"`
+	CPU          ignored `ec2:"CpuOptions"`
+	Credit       ignored `ec2:"CreditSpecification"`
+	NoStop       ignored `ec2:"DisableApiStop"`
+	NoTerminate  ignored `ec2:"DisableApiTermination"`
+	EBSOptimized ignored `ec2:"EbsOptimized"`
+	Enclave      ignored `ec2:"EnclaveOptions"`
+	Hibernation  ignored `ec2:"HibernationOptions"`
+	Profile      ignored `ec2:"IamInstanceProfile"`
+	Shutdown     ignored `ec2:"InstanceInitiatedShutdownBehavior"`
+	Market       ignored `ec2:"InstanceMarketOptions"`
+	KeyName      ignored `ec2:"KeyName"`
+	Maintenance  ignored `ec2:"MaintenanceOptions"`
+	Monitoring   ignored `ec2:"Monitoring"`
+	Placement    ignored `ec2:"Placement"`
+	DNS          ignored `ec2:"PrivateDnsNameOptions"`
+	UserData     ignored `ec2:"UserData"`
 }
 
-type placementParam struct {
-	Zone    string `ec2:"AvailabilityZone"`
-	Tenancy string `ec2:"Tenancy"`
-}
-
-// runIn are the parameters of RunInstances that say something about the node's
-// network; the image, key, profile and user data are taken but do nothing.
 type runIn struct {
 	addressParams
+	machineParams
 	Image       string               `ec2:"ImageId"`
 	Type        string               `ec2:"InstanceType"`
 	Min         int                  `ec2:"MinCount"`
@@ -133,11 +147,6 @@ type runIn struct {
 	ENIs        []launchENIParam     `ec2:"NetworkInterface"`
 	Tags        []tagSpecParam       `ec2:"TagSpecification"`
 	Metadata    metadataOptionsParam `ec2:"MetadataOptions"`
-	Profile     profileParam         `ec2:"IamInstanceProfile"`
-	Placement   placementParam       `ec2:"Placement"`
-	KeyName     string               `ec2:"KeyName"`
-	UserData    string               `ec2:"UserData"`
-	EBSOptimal  bool                 `ec2:"EbsOptimized"`
 	ClientToken string               `ec2:"ClientToken"`
 }
 
@@ -150,6 +159,9 @@ func (t *tx) runInstances(in runIn) (runOut, error) {
 	switch {
 	case in.Image == "":
 		return runOut{}, missing("ImageId")
+	case len(in.ENIs) > 0 && (in.Subnet != "" || len(in.Groups) > 0):
+		return runOut{}, errorf("InvalidParameterCombination",
+			"Network interfaces and an instance-level subnet ID or security groups may not be specified on the same request")
 	case in.Min < 1 || in.Max < in.Min:
 		return runOut{}, invalidValue("Invalid value for the number of instances: %d to %d", in.Min, in.Max)
 	}
@@ -204,7 +216,7 @@ func (in runIn) launches() ([]launchENI, error) {
 			id: p.ID, card: p.Card, device: p.Device, primary: p.Device == 0 && p.Card == 0,
 			deleteOnTermination: p.ID == "" && (p.DeleteOnTermination == nil || *p.DeleteOnTermination),
 			spec: eniSpec{
-				subnet: cmp.Or(p.Subnet, in.Subnet), description: p.Description, groups: p.Groups, kind: p.Type,
+				subnet: p.Subnet, description: p.Description, groups: p.Groups, kind: p.Type,
 				noIPv4: p.Type == "efa-only", public: p.Public, tracking: p.Tracking.value(),
 			},
 		}

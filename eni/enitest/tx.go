@@ -32,8 +32,7 @@ func (c *Cloud) begin() *tx {
 
 func (t *tx) end() { t.c.mu.Unlock() }
 
-// bury deletes the ENIs of instances that have terminated since, and forgets
-// what no lag can show any more.
+// bury deletes the ENIs of instances that have terminated since.
 func (t *tx) bury() {
 	doomed := t.c.state.doomed
 	due := slices.DeleteFunc(slices.Collect(maps.Keys(doomed)), func(id string) bool { return t.now.Before(doomed[id]) })
@@ -137,7 +136,27 @@ func (t *tx) free(at time.Time, e *ENI) {
 	}
 	t.c.state.enis[e.ID].set(at, nil)
 	t.recount(at, e.Subnet)
-	maps.DeleteFunc(t.c.state.enis, func(_ string, h *history[ENI]) bool { return h.dead(t.now) })
+	if e.Type == "trunk" {
+		for _, b := range t.branches(e.ID) {
+			b = b.clone()
+			b.Trunk = nil
+			t.put(b)
+		}
+	}
+	t.forget()
+}
+
+// forget drops the ENIs that no lag can show any more.
+func (t *tx) forget() {
+	for id, h := range t.c.state.enis {
+		if !h.dead(t.now) {
+			continue
+		}
+		delete(t.c.state.enis, id)
+		for _, ever := range t.c.state.everAttached {
+			delete(ever, id)
+		}
+	}
 }
 
 // emit queues an event for the hooks. Changes of addresses that change nothing
