@@ -254,6 +254,21 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
+// A pod may wait for its address for longer than any timeout of the connection.
+func TestLongWait(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes six seconds")
+	}
+	t.Parallel()
+	path := socketPath(t)
+	cfg := one
+	cfg.Delay = 6 * time.Second
+	serve(t, &server.Server{Backend: servertest.New(cfg)}, path)
+	if _, err := (cniplugin.Client{Socket: path}).Add(t.Context(), cniplugin.AddRequest{Attachment: pod1}); err != nil {
+		t.Error(err)
+	}
+}
+
 // A server that stops answers the calls under way.
 func TestStop(t *testing.T) {
 	path := socketPath(t)
