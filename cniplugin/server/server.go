@@ -43,10 +43,9 @@ const (
 	// maxRequest bounds what a plugin may send. The list of a GC is the longest:
 	// some 200 kB for a node with a thousand pods.
 	maxRequest = 4 << 20
-	// headerTimeout bounds the reading of a request's header, which plugins send
-	// at once. There is none for the whole request: net/http would count the
-	// time of the answer in, and a pod may wait long for its address.
-	headerTimeout = 5 * time.Second
+	// readTimeout bounds the reading of a request, which plugins send at once. It
+	// does not count the answer in: net/http lifts it when the body has been read.
+	readTimeout = 5 * time.Second
 	// stopTimeout is how long calls under way may go on after ctx has ended.
 	// Whoever waits for a free address gives up at once, because ctx is his too.
 	stopTimeout = 2 * time.Second
@@ -77,7 +76,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler(ctx),
 		ConnContext:       withPeer,
-		ReadHeaderTimeout: headerTimeout,
+		ReadHeaderTimeout: readTimeout,
+		ReadTimeout:       readTimeout,
 		ErrorLog:          slog.NewLogLogger(s.logger().Handler(), slog.LevelWarn),
 	}
 	srv.SetKeepAlivesEnabled(false)

@@ -254,6 +254,41 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
+// waiting is a backend whose Add waits for the end of its context.
+type waiting struct {
+	*servertest.Agent
+	began, ended chan struct{}
+}
+
+func (w *waiting) Add(ctx context.Context, _ cniplugin.AddRequest) (cniplugin.AddResponse, error) {
+	close(w.began)
+	<-ctx.Done()
+	close(w.ended)
+	return cniplugin.AddResponse{}, ctx.Err()
+}
+
+// A backend learns when the plugin that it works for is killed.
+func TestPluginDies(t *testing.T) {
+	path := socketPath(t)
+	w := &waiting{Agent: servertest.New(one), began: make(chan struct{}), ended: make(chan struct{})}
+	serve(t, &server.Server{Backend: w}, path)
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("POST " + cniplugin.PathAdd + " HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}")); err != nil {
+		t.Fatal(err)
+	}
+	<-w.began
+	conn.Close()
+	select {
+	case <-w.ended:
+	case <-time.After(10 * time.Second):
+		t.Error("the backend still waits")
+	}
+}
+
 // A pod may wait for its address for longer than any timeout of the connection.
 func TestLongWait(t *testing.T) {
 	if testing.Short() {
