@@ -63,6 +63,9 @@ type Quirks struct {
 	// cards other than 0: an idle card gives its only prefix back and asks for
 	// it again for ever.
 	CardUnits bool
+	// ZeroFlaps gives the last free prefix or ENI back where the prefix or ENI
+	// target is zero, and asks for it again because nothing is free.
+	ZeroFlaps bool
 }
 
 const (
@@ -153,6 +156,9 @@ func (p AWS) countPrefixes(v awsView) (short, over int, why Reason) {
 		short = max(1, p.WarmPrefixTarget-v.idle)
 	} else {
 		over = max(0, v.idle-p.WarmPrefixTarget)
+		if !p.Quirks.ZeroFlaps {
+			over = min(over, (v.free-1)/v.Unit)
+		}
 	}
 	why = Because("WARM_PREFIX_TARGET %d: %d free addresses, %d wholly free prefixes of %d",
 		p.WarmPrefixTarget, v.free, v.idle, v.Slots)
@@ -198,10 +204,13 @@ func (p AWS) release(s *Snapshot, v awsView, d *Decision) {
 
 // spare says that the targets hold without e.
 func (p AWS) spare(v awsView, e *ENI) bool {
+	gone := e.addresses(v.Unit)
+	if !v.targets && v.free-gone < 1 && !p.Quirks.ZeroFlaps {
+		return false
+	}
 	if !v.targets && v.Unit == 1 {
 		return v.free >= (p.WarmENITarget+1)*v.perENI
 	}
-	gone := e.addresses(v.Unit)
 	if v.free-gone < alignUp(v.warm, v.Unit) || v.usable-gone < alignUp(v.min, v.Unit) {
 		return false
 	}

@@ -247,6 +247,23 @@ func TestAWSQuirks(t *testing.T) {
 	})
 }
 
+// TestAWSZeroFlaps drives a pool whose only free prefix or ENI goes and comes
+// for ever in the original.
+func TestAWSZeroFlaps(t *testing.T) {
+	for _, limits := range []warmpool.Limits{t3prefix, t3small} {
+		pool := warmpooltest.NewPool(limits)
+		for range 3 {
+			pool.AddPod()
+		}
+		if ok, err := pool.Settle(warmpool.AWS{}, 100); !ok || err != nil {
+			t.Errorf("%+v: no rest: %v", limits, err)
+		}
+	}
+	s := prefixes(1, 1, 0)
+	checkSlots(t, "the last free prefix stays", warmpool.Plan(warmpool.AWS{}, s), 0, 0)
+	checkSlots(t, "and goes in the original", warmpool.Plan(warmpool.AWS{Quirks: warmpool.Quirks{ZeroFlaps: true}}, s), 0, 1)
+}
+
 func TestAWSRelease(t *testing.T) {
 	p := warmpool.AWS{WarmIPTarget: 1}
 	s := addresses(5, 2)
@@ -259,7 +276,7 @@ func TestAWSRelease(t *testing.T) {
 	if len(d.Actions) != 0 || d.Next != 20*time.Second {
 		t.Errorf("10 s after the last release: actions %v, next %v; want none, 20s", d.Actions, d.Next)
 	}
-	s = addresses(5, 5)
+	s = addresses(5, 4)
 	s.Limits.MaxENIs = 3
 	s.ENIs = append(s.ENIs, warmpool.ENI{ID: "eni-1", Slots: 2, Age: 59 * time.Second})
 	if d := warmpool.Plan(warmpool.AWS{WarmENITarget: 0}, s); len(d.Actions) != 0 {

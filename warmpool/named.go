@@ -71,6 +71,7 @@ func buildAWS(s *settings) Policy {
 	s.duration("release-every", &p.ReleaseEvery)
 	s.flag("quirk-cooling-is-free", &p.Quirks.CoolingIsFree)
 	s.flag("quirk-card-units", &p.Quirks.CardUnits)
+	s.flag("quirk-zero-flaps", &p.Quirks.ZeroFlaps)
 	return p
 }
 

@@ -15,6 +15,7 @@ import (
 // there to the fullest slot, as the pool of package ipam does.
 type Pool struct {
 	Now    time.Time
+	Card   int
 	Limits warmpool.Limits
 	Subnet warmpool.Subnet
 	// Waiting counts pods that found no address.
@@ -30,6 +31,7 @@ type Pool struct {
 type poolENI struct {
 	id            string
 	primary       bool
+	noPods        bool
 	born          time.Time
 	used, cooling []int // by slot
 }
@@ -47,11 +49,24 @@ func NewPool(limits warmpool.Limits) *Pool {
 
 // AddENI adds an ENI with so many free slots. The first one is the primary.
 func (p *Pool) AddENI(slots int) {
-	p.enis = append(p.enis, poolENI{
-		id: fmt.Sprintf("eni-%d", p.nextID), primary: p.nextID == 0, born: p.Now,
-		used: make([]int, slots), cooling: make([]int, slots),
-	})
+	p.enis = append(p.enis, poolENI{id: fmt.Sprintf("eni-%d", p.nextID), primary: p.nextID == 0, born: p.Now})
+	p.enis[len(p.enis)-1].fill(slots)
 	p.nextID++
+}
+
+// fill adds free slots.
+func (e *poolENI) fill(slots int) {
+	e.used = append(e.used, make([]int, slots)...)
+	e.cooling = append(e.cooling, make([]int, slots)...)
+}
+
+// pods counts the pods, those that wait included.
+func (p *Pool) pods() int {
+	n := p.Waiting
+	for _, e := range p.enis {
+		n += sum(e.used)
+	}
+	return n
 }
 
 func (p *Pool) unit() int { return max(1, p.Limits.AddressesPerSlot) }
@@ -60,6 +75,9 @@ func (p *Pool) unit() int { return max(1, p.Limits.AddressesPerSlot) }
 func (p *Pool) AddPod() bool {
 	for i := range p.enis {
 		e := &p.enis[i]
+		if e.noPods {
+			continue
+		}
 		best := -1
 		for s := range e.used {
 			if e.used[s]+e.cooling[s] < p.unit() && (best < 0 || e.used[s] > e.used[best]) {
@@ -106,12 +124,12 @@ func (p *Pool) serve() {
 // Snapshot is what a policy sees.
 func (p *Pool) Snapshot() warmpool.Snapshot {
 	s := warmpool.Snapshot{
-		Now: p.Now, Limits: p.Limits, Subnet: p.Subnet, Memory: p.memory,
+		Now: p.Now, Card: p.Card, Limits: p.Limits, Subnet: p.Subnet, Memory: p.memory,
 		Demand: warmpool.Demand{Waiting: p.Waiting},
 	}
 	for _, e := range p.enis {
 		s.ENIs = append(s.ENIs, warmpool.ENI{
-			ID: e.id, Primary: e.primary, Slots: len(e.used), Addresses: len(e.used) * p.unit(),
+			ID: e.id, Primary: e.primary, NoPods: e.noPods, Slots: len(e.used), Addresses: len(e.used) * p.unit(),
 			Assigned: sum(e.used), Cooling: sum(e.cooling), Age: p.Now.Sub(e.born),
 			AssignedPerSlot: slices.Clone(e.used), CoolingPerSlot: slices.Clone(e.cooling),
 		})
@@ -154,8 +172,7 @@ func (p *Pool) act(a warmpool.Action) error {
 		if len(e.used)+a.N > p.Limits.SlotsPerENI {
 			return fmt.Errorf("an ENI has %d slots, this one has %d filled", p.Limits.SlotsPerENI, len(e.used))
 		}
-		e.used = append(e.used, make([]int, a.N)...)
-		e.cooling = append(e.cooling, make([]int, a.N)...)
+		e.fill(a.N)
 	case warmpool.OpUnassign:
 		return e.unassign(a.N)
 	case warmpool.OpDelete:
@@ -182,20 +199,26 @@ func (e *poolENI) unassign(n int) error {
 	return nil
 }
 
+// quiet is how long nothing must happen for a pool to be at rest.
+const quiet = 2 * time.Hour
+
 // Settle plans and applies until nothing is left to do, moving the clock to
-// the policy's next look whenever it waits. It reports whether it came to rest
-// within the number of steps.
-func (p *Pool) Settle(policy warmpool.Policy, steps int) (bool, error) {
-	for range steps {
+// the policy's next look whenever it waits. It reports whether the pool came to
+// rest within the number of looks: the policy asks for no other look, or has
+// done nothing for two hours.
+func (p *Pool) Settle(policy warmpool.Policy, looks int) (bool, error) {
+	last := p.Now
+	for range looks {
 		d := warmpool.Plan(policy, p.Snapshot())
 		if err := p.Apply(d); err != nil {
 			return false, err
 		}
 		if len(d.Actions) > 0 {
 			p.Now = p.Now.Add(time.Second)
+			last = p.Now
 			continue
 		}
-		if d.Next == 0 {
+		if d.Next == 0 || p.Now.Sub(last) >= quiet {
 			return true, nil
 		}
 		p.Now = p.Now.Add(d.Next)
