@@ -164,7 +164,7 @@ func TestCompaction(t *testing.T) {
 		supply(t, p, ipam.ENI{ID: "eni-0"}, "10.0.0.0/28", "10.0.1.1/32", "2001:db8::/80", "10.0.2.0/28")
 		supply(t, p, ipam.ENI{ID: "eni-1", Device: 1}, "10.0.3.0/28", "10.0.4.0/28")
 		must(t, p.RemoveBlocks(netip.MustParsePrefix("10.0.4.0/28")), p.DrainENI("eni-1"), p.DrainBlocks(netip.MustParsePrefix("10.0.2.0/28")))
-		longest := 0
+		longest, last, compactions := 0, 0, 0
 		for i := range 10000 {
 			allocate(t, p, request(fmt.Sprint(i), ipam.IPv4, ipam.IPv6))
 			if i >= 5 {
@@ -172,15 +172,20 @@ func TestCompaction(t *testing.T) {
 				must(t, err)
 			}
 			time.Sleep(10 * time.Second)
-			longest = max(longest, len(j.events))
-			if i%1500 == 0 {
+			compacted := len(j.events) < last
+			last = len(j.events)
+			longest = max(longest, last)
+			if compacted {
+				compactions++
+			}
+			if compacted || i%1500 == 0 {
 				if diff := cmp.Diff(durable(p.View()), durable(open(t, cfg).View()), comparable); diff != "" {
 					t.Fatalf("after %d pods (-pool +journal):\n%s", i, diff)
 				}
 			}
 		}
-		if longest > 6000 {
-			t.Errorf("the journal grew to %d events", longest)
+		if longest > 6000 || compactions == 0 {
+			t.Errorf("the journal grew to %d events and was compacted %d times", longest, compactions)
 		}
 	})
 }

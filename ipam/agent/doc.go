@@ -1,5 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package agent keeps an ipam.Pool filled: it drives a warmpool.Policy over a
-// provider of ENIs and over the links of the node.
+// Package agent keeps an ipam.Pool filled. It drives a warmpool.Policy over a
+// [Provider] of ENIs and the [Links] of the node, both of which the caller
+// implements; it knows neither EC2 nor the kernel itself.
+//
+// # The loop
+//
+// [Agent.Run] is one loop that sleeps until something changes: the pool, the
+// outcome of a call, a time that the policy or a back-off has named. Each turn
+// looks at everything once and starts what can be started:
+//
+//	observe     ask the provider what there is, if something is uncertain
+//	resume      go on with blocks and ENIs that are on their way out
+//	links       verify or repair one ENI's link
+//	decide      warmpool.Plan for each network card, and start its actions
+//	outlook     tell the pool what pods that wait have to expect
+//
+// Work that takes time runs in goroutines of Run, at most one of each kind on
+// a card, and hands its outcome back to the loop. No lock is held meanwhile:
+// pods get what the pool has, however long EC2 takes. When nothing changes no
+// call is made.
+//
+// # Order of growth and of shrinking
+//
+//	grow      Provider.Assign or CreateENI ▶ Links.Ensure ▶ Pool.AddBlocks
+//	shrink    Pool.DrainBlocks ▶ Provider.Unassign ▶ Pool.RemoveBlocks ▶ Links.Ensure
+//	          Pool.DrainENI ▶ Links.Remove ▶ Provider.DeleteENI ▶ Pool.RemoveENI
+//
+// An address can be allocated only when the link that carries it was verified,
+// and it is out of the pool, durably, before EC2 is asked to take it. Killed
+// between any two steps, the next start finds the way from what is observed
+// and from what the journal says is draining.
+//
+// # One rule beside the policy
+//
+// Pods that wait are served if there is room, in one refill of the size of the
+// queue, whatever the warm targets say; and nothing is given back meanwhile. A
+// policy without any stock works on demand. A node without an address gets a
+// first one in any case, because [Status].Ready means that an address was seen
+// to work.
+//
+// # What an observation may do
+//
+// The pool's journal is the first source. An [Observation] speaks about the
+// time At-Lag; what happened later it may not know.
+//
+//	observed, unknown to the pool    adopted, unless the pool removed it later than At-Lag
+//	in the pool, not observed        kept, if the pool got it later than At-Lag
+//	                                 else forgotten, if nobody uses it
+//	                                 else kept and doubted: pods keep their addresses,
+//	                                 nobody gets one anew, and it is looked at again
+//
+// Forgetting concerns the pool and the links only: nothing is unassigned or
+// deleted in EC2 because an observation lacks it. After a call whose outcome is
+// unknown the agent observes at once, and again when Lag has passed.
+//
+// # Failure
+//
+// Errors of a provider carry a reason (see [Provider]). Each kind of action
+// backs off by itself, by reason: seconds for throttling, minutes for a full
+// subnet or a missing permission, half of each pause being jitter. The reason,
+// EC2's words and the time of the next try are what a pod that waits is told,
+// what [Status] shows and what is logged.
 package agent

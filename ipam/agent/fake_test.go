@@ -287,8 +287,11 @@ func newKernel() *kernel {
 }
 
 func (k *kernel) Ensure(ctx context.Context, e agent.ENI) error {
+	k.mu.Lock()
+	latency := k.latency
+	k.mu.Unlock()
 	select {
-	case <-time.After(k.latency):
+	case <-time.After(latency):
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -94,6 +94,7 @@ func (m *trouble) run(policy warmpool.Policy) {
 	c.maxENIs, c.slots, c.free = 1+m.rnd.IntN(4), 1+m.rnd.IntN(6), m.rnd.IntN(30)
 	c.prefixes = m.rnd.IntN(3) == 0
 	c.latency = time.Duration(1+m.rnd.IntN(4000)) * time.Millisecond
+	m.kernel.latency = time.Duration(1+m.rnd.IntN(3000)) * time.Millisecond
 	if m.rnd.IntN(2) == 0 {
 		c.lag = time.Duration(m.rnd.IntN(120)) * time.Second
 	}

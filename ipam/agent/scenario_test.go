@@ -200,6 +200,61 @@ func TestForeignENIsAreLeftAlone(t *testing.T) {
 	})
 }
 
+// TestLateMetadataWhileALinkComesUp: blocks that are assigned and wait for
+// their link are not lost to an observation that does not know them yet.
+func TestLateMetadataWhileALinkComesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cloud.lag = 2 * time.Minute
+		p := w.boot(0)
+		defer p.stop()
+		time.Sleep(600 * time.Millisecond) // observed; blocks are being assigned
+		w.kernel.mu.Lock()
+		w.kernel.failing["eni-0"] = 3
+		w.kernel.mu.Unlock()
+		time.Sleep(time.Second)
+		p.Refresh()
+		if err := p.add("a", 20*time.Second); err != nil {
+			t.Error(err)
+		}
+		if n := w.cloud.count("assign"); n != 1 {
+			t.Errorf("%d calls to assign", n)
+		}
+	})
+}
+
+// TestBlocksGoWhileALinkIsWorkedOn: what was given back meanwhile does not
+// come back with the link.
+func TestBlocksGoWhileALinkIsWorkedOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		defer p.stop()
+		for i := range 5 {
+			if err := p.add(fmt.Sprint("pod", i), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+		}
+		settle()
+		for i := range 5 {
+			if err := p.del(fmt.Sprint("pod", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.kernel.mu.Lock()
+		w.kernel.latency = time.Minute
+		w.kernel.mu.Unlock()
+		before := w.cloud.count("unassign")
+		p.Refresh()
+		for w.cloud.count("unassign") == before {
+			time.Sleep(time.Second)
+		}
+		settle()
+		w.check(p)
+		w.converged(p)
+	})
+}
+
 // TestTwoFamilies: every ENI that serves pods has an IPv6 prefix, and pods get
 // both addresses on one ENI.
 func TestTwoFamilies(t *testing.T) {
