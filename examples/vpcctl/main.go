@@ -25,6 +25,8 @@ var commands = []command{
 	{"pool", "simulate, plan and tune warm pool policies", pool},
 	{"max-pods", "tell how many pods an instance type can carry", maxPods},
 	{"sweep", "delete ENIs that nodes left behind", sweep},
+	{"trace", "explain a packet's way and name what is wrong with it", trace},
+	{"state", "save a node's network state, and compare two", state},
 }
 
 // stdio is what a command reads and writes.
@@ -43,7 +45,8 @@ func main() {
 	os.Exit(code)
 }
 
-// run returns the exit status: 0, 1 for a failure, 2 for wrong arguments.
+// run returns the exit status: 0, 1 for a failure, 2 for wrong arguments, 3 for
+// a fault or a difference that was found and printed.
 func run(ctx context.Context, std stdio, args []string) int {
 	err := dispatch(ctx, std, "vpcctl", commands, args)
 	switch {
@@ -51,6 +54,8 @@ func run(ctx context.Context, std stdio, args []string) int {
 		return 0
 	case errors.Is(err, errUsage):
 		return 2
+	case errors.Is(err, errFault):
+		return 3
 	}
 	fmt.Fprintln(std.err, "vpcctl:", err)
 	return 1

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/vpcnet/vpcnet/datapath"
+)
+
+const traceAbout = `trace explains the way of a packet from a pod, or from the node, to a destination
+and the way of the answer back, decision by decision, and names what is wrong
+with it. Exit status 3 means that it found a fault.
+
+  vpcctl trace 10.0.1.23 8.8.8.8 -proto tcp -port 443
+  vpcctl trace -sandbox /run/netns/cni-1234 10.0.1.23 10.0.2.7
+  vpcctl trace -agent localhost:61679 default/web-0 8.8.8.8
+  vpcctl trace -state saved.json 10.0.1.23 8.8.8.8
+
+The source is an address or, with -agent, a pod as NAMESPACE/NAME. Without
+-agent it is not known which ENI owns an address, nor is a wrong ENI seen. On a
+live node the kernel is asked as well, as "ip route get" does.`
+
+// errFault marks a trace that found a fault, which has been printed.
+var errFault = errors.New("fault")
+
+// trace runs "vpcctl trace".
+func trace(ctx context.Context, std stdio, args []string) error {
+	fs := flag.NewFlagSet("trace", flag.ContinueOnError)
+	var w where
+	w.register(fs)
+	state := fs.String("state", "", "explain the state in `file`, as \"vpcctl state save\" writes it, and not this node's")
+	proto := fs.String("proto", "", "`protocol` of the packet, to be shown")
+	port := fs.Uint("port", 0, "destination `port`, to be shown")
+	link := fs.String("link", "", "host `link` the packet comes from; found by the source if empty")
+	format := fs.String("o", "text", "output `format`: text or json")
+	pos, err := parseMixed(fs, std, args, traceAbout, "SOURCE DESTINATION")
+	if err != nil {
+		return err
+	}
+	if len(pos) != 2 {
+		return wrong(fs, std, "want a source and a destination")
+	}
+	if *format != "text" && *format != "json" {
+		return wrong(fs, std, fmt.Sprintf("-o %q is neither text nor json", *format))
+	}
+	dst, err := netip.ParseAddr(pos[1])
+	if err != nil {
+		return wrong(fs, std, err.Error())
+	}
+	if *port > 65535 {
+		return wrong(fs, std, fmt.Sprintf("-port %d is not in 0..65535", *port))
+	}
+	s, err := w.read(ctx, *state)
+	if err != nil {
+		return err
+	}
+	src, err := s.address(pos[0], dst)
+	if err != nil {
+		return err
+	}
+	path := datapath.Trace(s.View, datapath.Flow{Src: src, Dst: dst, HostLink: *link, Proto: *proto, Port: uint16(*port)})
+	if *state == "" {
+		if err := w.confirm(ctx, &path); err != nil {
+			return err
+		}
+	}
+	return printPath(std, path, *format)
+}
+
+// confirm adds the kernel's own answer where it is another.
+func (w *where) confirm(ctx context.Context, path *datapath.Path) error {
+	h, err := datapath.Open(w.netns)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	faults, err := h.Confirm(ctx, *path)
+	path.Faults = append(path.Faults, faults...)
+	return err
+}
+
+func printPath(std stdio, path datapath.Path, format string) error {
+	if format == "json" {
+		enc := json.NewEncoder(std.out)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(path); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprint(std.out, path)
+	}
+	if !path.OK() {
+		return errFault
+	}
+	return nil
+}
+
+// address finds the source: an address, or a pod's address of dst's family.
+func (s saved) address(name string, dst netip.Addr) (netip.Addr, error) {
+	if a, err := netip.ParseAddr(name); err == nil {
+		return a, nil
+	}
+	for _, p := range s.Pods {
+		if p.Namespace+"/"+p.Pod == name && p.Addr.Is4() == dst.Is4() {
+			return p.Addr, nil
+		}
+	}
+	if len(s.Pods) == 0 {
+		return netip.Addr{}, fmt.Errorf("%q is no address, and no pods are known: name the agent's introspection address by -agent", name)
+	}
+	return netip.Addr{}, fmt.Errorf("the agent knows no pod %q with an address for %s; pods are named NAMESPACE/NAME", name, dst)
+}
+
+// parseMixed parses flags that may stand before, between and after arguments.
+func parseMixed(fs *flag.FlagSet, std stdio, args []string, about, arguments string) ([]string, error) {
+	fs.SetOutput(std.err)
+	fs.Usage = func() {
+		fmt.Fprintf(fs.Output(), "%s\n\nUsage: vpcctl %s [flags] %s\n\n", about, fs.Name(), arguments)
+		fs.PrintDefaults()
+	}
+	for _, a := range args {
+		if a == "-h" || strings.TrimLeft(a, "-") == "help" {
+			fs.SetOutput(std.out)
+		}
+	}
+	var pos []string
+	for {
+		if err := fs.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, err
+			}
+			return nil, errUsage
+		}
+		if fs.NArg() == 0 {
+			return pos, nil
+		}
+		pos, args = append(pos, fs.Arg(0)), fs.Args()[1:]
+	}
+}
