@@ -390,6 +390,28 @@ func TestLostAnswers(t *testing.T) {
 	}
 }
 
+// TestSubnetThatIsFullOnlyForAWhile: what was observed of a subnet is not
+// believed for ever, and growth starts again without another observation.
+func TestSubnetThatIsFullOnlyForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cloud.free = 0
+		p := w.boot(0)
+		defer p.stop()
+		e := reasonOf(t, p.add("a", 10*time.Second))
+		if e.Reason != ipam.ReasonSubnetFull || e.RetryAfter == 0 {
+			t.Errorf("%v", e)
+		}
+		w.cloud.edit(func() { w.cloud.free = 10 })
+		if err := p.add("a", 3*time.Minute); err != nil {
+			t.Error(err)
+		}
+		if n := w.cloud.count("observe"); n != 1 {
+			t.Errorf("%d observations", n)
+		}
+	})
+}
+
 func TestDecisionsAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer

@@ -24,7 +24,7 @@ type Status struct {
 	Evidence string
 	// RetryAfter is when the agent tries again. Zero if unknown.
 	RetryAfter time.Duration
-	// Free is how many addresses could be allocated at once.
+	// Free is how many addresses of the first family could be allocated at once.
 	Free int
 	// InFlight lists the actions under way, and Decisions the latest decision
 	// of each card, in words.
@@ -41,18 +41,20 @@ func (a *Agent) Status() Status {
 	s, retryAt := a.status, a.retryAt
 	a.mu.Unlock()
 	s.InFlight, s.Decisions = slices.Clone(s.InFlight), slices.Clone(s.Decisions)
-	s.Pool, s.Free = v, free(v)
+	s.Pool, s.Free = v, free(v, a.families[0])
 	if retryAt.After(v.At) {
 		s.RetryAfter = retryAt.Sub(v.At)
 	}
 	return s
 }
 
-// free counts the addresses that can be allocated now.
-func free(v ipam.View) int {
+// free counts the addresses of a family that can be allocated now.
+func free(v ipam.View, f ipam.Family) int {
 	n := 0
 	for b := range allocatable(v) {
-		n += b.Free
+		if ipam.FamilyOf(b.Prefix.Addr()) == f {
+			n += b.Free
+		}
 	}
 	return n
 }
