@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package enitest
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// macsDir is the directory of the ENIs, by MAC.
+const macsDir = "meta-data/network/interfaces/macs/"
+
+// instanceKeys are the metadata of an instance, by path. A key whose value is
+// empty is missing, as on EC2.
+var instanceKeys = map[string]func(*tx, *Instance) string{
+	"dynamic/instance-identity/document":             (*tx).identity,
+	"meta-data/ami-id":                               func(_ *tx, i *Instance) string { return i.Image },
+	"meta-data/hostname":                             func(t *tx, i *Instance) string { return t.privateDNS(t.primaryOf(i).Addr) },
+	"meta-data/iam/security-credentials/" + roleName: (*tx).credentials,
+	"meta-data/instance-id":                          func(_ *tx, i *Instance) string { return i.ID },
+	"meta-data/instance-life-cycle":                  func(*tx, *Instance) string { return "on-demand" },
+	"meta-data/instance-type":                        func(_ *tx, i *Instance) string { return i.Type },
+	"meta-data/ipv6":                                 func(t *tx, i *Instance) string { return firstLine(texts(t.primaryOf(i).IPv6Addrs)) },
+	"meta-data/local-hostname":                       func(t *tx, i *Instance) string { return t.privateDNS(t.primaryOf(i).Addr) },
+	"meta-data/local-ipv4":                           func(t *tx, i *Instance) string { return addrText(t.primaryOf(i).Addr) },
+	"meta-data/mac":                                  func(t *tx, i *Instance) string { return t.primaryOf(i).MAC },
+	"meta-data/placement/availability-zone":          func(_ *tx, i *Instance) string { return i.Zone },
+	"meta-data/placement/availability-zone-id":       func(t *tx, i *Instance) string { return t.zoneID(i.Zone) },
+	"meta-data/placement/region":                     func(t *tx, _ *Instance) string { return t.c.cfg.Region },
+	"meta-data/public-ipv4":                          func(t *tx, i *Instance) string { return addrText(t.primaryOf(i).Public) },
+	"meta-data/reservation-id":                       func(_ *tx, i *Instance) string { return i.Reservation },
+	"meta-data/security-groups":                      func(t *tx, i *Instance) string { return lines(t.groupNames(t.primaryOf(i).Groups)) },
+	"meta-data/services/domain":                      func(*tx, *Instance) string { return "amazonaws.com" },
+	"meta-data/services/partition":                   func(*tx, *Instance) string { return "aws" },
+}
+
+// eniKeys are the metadata of an attached ENI.
+var eniKeys = map[string]func(*tx, *ENI) string{
+	"device-number":  func(_ *tx, e *ENI) string { return strconv.Itoa(e.Attachment.Device) },
+	"interface-id":   func(_ *tx, e *ENI) string { return e.ID },
+	"ipv4-prefix":    func(_ *tx, e *ENI) string { return lines(texts(e.Prefixes)) },
+	"ipv6-prefix":    func(_ *tx, e *ENI) string { return lines(texts(e.IPv6Prefixes)) },
+	"ipv6s":          func(_ *tx, e *ENI) string { return lines(texts(e.IPv6Addrs)) },
+	"local-hostname": func(t *tx, e *ENI) string { return t.privateDNS(e.Addr) },
+	"local-ipv4s":    func(_ *tx, e *ENI) string { return lines(texts(e.v4())) },
+	"mac":            func(_ *tx, e *ENI) string { return e.MAC },
+	"network-card": func(t *tx, e *ENI) string {
+		if len(t.room(e).ENIs) == 1 {
+			return ""
+		}
+		return strconv.Itoa(e.Attachment.Card)
+	},
+	"owner-id": func(t *tx, _ *ENI) string { return t.c.cfg.Account },
+	"public-hostname": func(t *tx, e *ENI) string {
+		if !e.Public.IsValid() {
+			return ""
+		}
+		return t.publicDNS(e.Public)
+	},
+	"public-ipv4s":            func(_ *tx, e *ENI) string { return addrText(e.Public) },
+	"security-group-ids":      func(_ *tx, e *ENI) string { return lines(e.Groups) },
+	"security-groups":         func(t *tx, e *ENI) string { return lines(t.groupNames(e.Groups)) },
+	"subnet-id":               func(_ *tx, e *ENI) string { return e.Subnet },
+	"subnet-ipv4-cidr-block":  func(_ *tx, e *ENI) string { return e.SubnetPrefix.String() },
+	"subnet-ipv6-cidr-blocks": func(_ *tx, e *ENI) string { return lines(prefixText(e.SubnetIPv6)) },
+	"vpc-id":                  func(_ *tx, e *ENI) string { return e.VPC },
+	"vpc-ipv4-cidr-block":     func(t *tx, e *ENI) string { return firstLine(texts(t.c.state.vpcs[e.VPC].Prefixes)) },
+	"vpc-ipv4-cidr-blocks":    func(t *tx, e *ENI) string { return lines(texts(t.c.state.vpcs[e.VPC].Prefixes)) },
+	"vpc-ipv6-cidr-blocks":    func(t *tx, e *ENI) string { return lines(texts(t.c.state.vpcs[e.VPC].IPv6)) },
+}
+
+// metadata is the value at a path below /latest, or the listing of a directory.
+func (t *tx) metadata(i *Instance, path string) (string, bool) {
+	path = strings.TrimSuffix(path, "/")
+	if rest, ok := strings.CutPrefix(path, macsDir); ok {
+		return t.eniMetadata(i, rest)
+	}
+	if key, ok := instanceKeys[path]; ok {
+		value := key(t, i)
+		return value, value != ""
+	}
+	return t.listing(i, path)
+}
+
+// listing is what a directory outside of macsDir holds.
+func (t *tx) listing(i *Instance, dir string) (string, bool) {
+	if dir != "" {
+		dir += "/"
+	}
+	var names []string
+	add := func(path string) {
+		rest, _ := strings.CutPrefix(path, dir)
+		name, _, deeper := strings.Cut(rest, "/")
+		if deeper {
+			name += "/"
+		}
+		names = append(names, name)
+	}
+	for path, key := range instanceKeys {
+		if strings.HasPrefix(path, dir) && key(t, i) != "" {
+			add(path)
+		}
+	}
+	if strings.HasPrefix(macsDir, dir) {
+		for _, e := range t.listed(i) {
+			add(macsDir + e.MAC + "/")
+		}
+	}
+	slices.Sort(names)
+	return lines(slices.Compact(names)), len(names) > 0
+}
+
+// listed are the ENIs in the listing of MACs.
+func (t *tx) listed(i *Instance) []*ENI {
+	at := t.lagging("macs")
+	return slices.DeleteFunc(t.attached(i.ID, at), func(e *ENI) bool { return !e.deviceOf(i.ID, at) })
+}
+
+// eniMetadata is the value of a key of an ENI, as it was as long ago as the
+// key's lag, or the listing of its keys. The path is below macsDir.
+func (t *tx) eniMetadata(i *Instance, path string) (string, bool) {
+	mac, name, one := strings.Cut(path, "/")
+	all := t.listed(i)
+	at := slices.IndexFunc(all, func(e *ENI) bool { return e.MAC == mac })
+	if at < 0 {
+		return "", false
+	}
+	if one {
+		return t.eniValue(i, all[at].ID, name)
+	}
+	var names []string
+	for name := range eniKeys {
+		if _, ok := t.eniValue(i, all[at].ID, name); ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return lines(names), len(names) > 0
+}
+
+func (t *tx) eniValue(i *Instance, id, name string) (string, bool) {
+	key, ok := eniKeys[name]
+	e, at := t.c.state.enis[id], t.lagging(name)
+	if !ok || !e.at(at).deviceOf(i.ID, at) {
+		return "", false
+	}
+	value := key(t, e.at(at))
+	return value, value != ""
+}
+
+// lagging is the time whose state a metadata key shows.
+func (t *tx) lagging(key string) time.Time { return t.now.Add(-t.c.lag.ofKey(key)) }
+
+// deviceOf reports whether the ENI was a device of the instance at that time.
+func (e *ENI) deviceOf(instance string, at time.Time) bool {
+	return e != nil && e.Attachment != nil && e.Attachment.Instance == instance && e.Attachment.Status(at) == "attached"
+}
+
+// primaryOf is the primary ENI of an instance; an empty one once the instance
+// has none any more.
+func (t *tx) primaryOf(i *Instance) *ENI {
+	for _, e := range t.attached(i.ID, t.now) {
+		if e.primary() {
+			return e
+		}
+	}
+	return &ENI{}
+}
+
+func lines(all []string) string { return strings.Join(all, "\n") }
+
+func firstLine(all []string) string {
+	if len(all) == 0 {
+		return ""
+	}
+	return all[0]
+}
+
+// credentials are those of the node's role. The access key ID names the
+// instance, so that the audit log does too.
+func (t *tx) credentials(i *Instance) string {
+	return asJSON(map[string]string{
+		"Code": "Success", "Type": "AWS-HMAC", "LastUpdated": t.now.UTC().Format(time.RFC3339),
+		"AccessKeyId":     keyPrefix + strings.ToUpper(strings.TrimPrefix(i.ID, kindInstance.prefix)),
+		"SecretAccessKey": "secret", "Token": "token",
+		"Expiration": t.now.Add(6 * time.Hour).UTC().Format(time.RFC3339),
+	})
+}
+
+// identity is the instance identity document.
+func (t *tx) identity(i *Instance) string {
+	return asJSON(map[string]any{
+		"accountId": t.c.cfg.Account, "availabilityZone": i.Zone, "imageId": i.Image, "instanceId": i.ID,
+		"instanceType": i.Type, "pendingTime": i.LaunchedAt.UTC().Format(time.RFC3339), "region": t.c.cfg.Region,
+		"version": "2017-09-30", "architecture": "x86_64",
+	})
+}
+
+func asJSON(v any) string {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		panic(fmt.Sprintf("encode %v: %v", v, err)) // plain values always encode
+	}
+	return string(text)
+}
