@@ -12,59 +12,110 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
 )
 
 // Handle works on our table in one network namespace, over netlink. It needs
-// CAP_NET_ADMIN there and the kernel's nf_tables with nat for family inet (Linux
-// 5.2). It is safe for concurrent use.
+// CAP_NET_ADMIN there, CAP_SYS_ADMIN to enter another one, and a kernel with
+// nf_tables and nat for family inet (Linux 5.2). It is safe for concurrent use.
 type Handle struct {
 	mu   sync.Mutex
+	ns   *os.File // nil: that of the calling thread
 	conn *nftables.Conn
+	done bool
 }
 
 // Open returns a handle on the network namespace at path, on that of the calling
 // thread if path is empty. The caller closes it.
 func Open(path string) (*Handle, error) {
-	options := []nftables.ConnOption{nftables.AsLasting()}
+	h := &Handle{}
 	if path != "" {
-		f, err := os.Open(path)
+		ns, err := os.Open(path)
 		if err != nil {
 			return nil, fmt.Errorf("snat: %w", err)
 		}
-		defer f.Close()
-		options = append(options, nftables.WithNetNSFd(int(f.Fd())))
+		h.ns = ns
 	}
-	conn, err := nftables.New(options...)
-	if err != nil {
-		return nil, fmt.Errorf("snat: open nftables: %w", err)
+	if err := h.use(func(*nftables.Conn) error { return nil }); err != nil {
+		return nil, errors.Join(err, h.Close())
 	}
-	return &Handle{conn: conn}, nil
+	return h, nil
 }
 
 // Close lets go of the namespace and leaves the rules as they are.
 func (h *Handle) Close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.conn.CloseLasting()
+	h.done = true
+	err := h.drop()
+	if h.ns != nil {
+		err = errors.Join(err, h.ns.Close())
+		h.ns = nil
+	}
+	return err
+}
+
+func (h *Handle) drop() error {
+	if h.conn == nil {
+		return nil
+	}
+	err := h.conn.CloseLasting()
+	h.conn = nil
+	return err
+}
+
+// use calls fn with an open connection. After an error there may be answers left
+// in it that belong to no question, so the next call opens another one.
+func (h *Handle) use(fn func(*nftables.Conn) error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.done {
+		return fmt.Errorf("snat: handle: %w", os.ErrClosed)
+	}
+	if h.conn == nil {
+		options := []nftables.ConnOption{nftables.AsLasting()}
+		if h.ns != nil {
+			options = append(options, nftables.WithNetNSFd(int(h.ns.Fd())))
+		}
+		conn, err := nftables.New(options...)
+		if err != nil {
+			return fmt.Errorf("snat: open nftables: %w", explain(err))
+		}
+		h.conn = conn
+	}
+	if err := fn(h.conn); err != nil {
+		return errors.Join(fmt.Errorf("snat: table inet %s: %w", Table, explain(err)), h.drop())
+	}
+	return nil
+}
+
+// explain adds what is missing when the kernel says no more than no.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%w: CAP_NET_ADMIN in the namespace is needed, and CAP_SYS_ADMIN to enter another one", err)
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EPROTONOSUPPORT):
+		return fmt.Errorf("%w: the kernel needs nf_tables with fib, ct and nat for family inet (Linux 5.2)", err)
+	}
+	return err
 }
 
 // Apply makes the table hold r, in one transaction. It changes nothing if that
 // is so already, and reports whether it changed something. Flows that exist keep
 // their translation and their mark.
 func (h *Handle) Apply(ctx context.Context, r Ruleset) (changed bool, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	have, err := h.observe(ctx)
-	if err != nil {
+	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	if have.Equal(r) {
-		return false, nil
-	}
-	if err := h.replace(r); err != nil {
-		return false, fmt.Errorf("snat: replace table inet %s: %w", Table, err)
-	}
-	return true, nil
+	err = h.use(func(conn *nftables.Conn) error {
+		have, err := readStable(conn)
+		if err != nil || have.Equal(r) {
+			return err
+		}
+		changed = true
+		return replace(conn, r)
+	})
+	return changed && err == nil, err
 }
 
 // Remove deletes the table. It is no error if there is none.
@@ -73,25 +124,34 @@ func (h *Handle) Remove(ctx context.Context) error {
 	return err
 }
 
+// maxElements is how many elements go into one message: their attribute's length
+// is a 16-bit number.
+const maxElements = 1000
+
 // replace deletes the table and makes it anew in the same batch: no packet sees
 // anything but the old or the new rules.
-func (h *Handle) replace(r Ruleset) error {
+func replace(conn *nftables.Conn, r Ruleset) error {
 	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: Table}
-	h.conn.AddTable(t) // so that there is one to delete
-	h.conn.DelTable(t)
+	conn.AddTable(t) // so that there is one to delete
+	conn.DelTable(t)
 	if r.empty() {
-		return h.conn.Flush()
+		return conn.Flush()
 	}
-	h.conn.AddTable(t)
+	conn.AddTable(t)
 	sets := map[string]*nftables.Set{}
 	for _, s := range r.sets {
 		sets[s.name] = &nftables.Set{Table: t, Name: s.name, KeyType: nftables.TypeIPAddr, Interval: true}
-		if err := h.conn.AddSet(sets[s.name], intervals(s.prefixes)); err != nil {
+		if err := conn.AddSet(sets[s.name], nil); err != nil {
 			return err
+		}
+		for part := range slices.Chunk(intervals(s.prefixes), maxElements) {
+			if err := conn.SetAddElements(sets[s.name], part); err != nil {
+				return err
+			}
 		}
 	}
 	for _, c := range r.chains {
-		k := h.conn.AddChain(&nftables.Chain{
+		k := conn.AddChain(&nftables.Chain{
 			Table: t, Name: c.name, Type: nftables.ChainType(c.kind),
 			Hooknum: hookNumbers[c.hook], Priority: nftables.ChainPriorityRef(nftables.ChainPriority(c.priority)),
 		})
@@ -103,10 +163,10 @@ func (h *Handle) replace(r Ruleset) error {
 			if r.comment != "" {
 				added.UserData = userdata.AppendString(nil, userdata.TypeComment, r.comment)
 			}
-			h.conn.AddRule(added)
+			conn.AddRule(added)
 		}
 	}
-	return h.conn.Flush()
+	return conn.Flush()
 }
 
 // hookNumbers gives each hook in use its number.
@@ -118,25 +178,32 @@ var hookNumbers = map[string]*nftables.ChainHook{
 // Observe reads the table; an absent one is an empty Ruleset. What is in the
 // table and not of our kind shows up as a comment in the text, and makes the
 // Ruleset unequal to any that a Config gives.
-func (h *Handle) Observe(ctx context.Context) (Ruleset, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.observe(ctx)
-}
-
-func (h *Handle) observe(ctx context.Context) (Ruleset, error) {
+func (h *Handle) Observe(ctx context.Context) (r Ruleset, err error) {
 	if err := ctx.Err(); err != nil {
 		return Ruleset{}, err
 	}
-	r, err := h.read()
-	if err != nil {
-		return Ruleset{}, fmt.Errorf("snat: read table inet %s: %w", Table, err)
-	}
-	return r, nil
+	err = h.use(func(conn *nftables.Conn) error {
+		r, err = readStable(conn)
+		return err
+	})
+	return r, err
 }
 
-func (h *Handle) read() (r Ruleset, err error) {
-	tables, err := h.conn.ListTablesOfFamily(nftables.TableFamilyINet)
+// reads is how often a read begins again because the table changes meanwhile.
+const reads = 10
+
+// readStable reads until nothing that was listed is gone when it is looked into.
+func readStable(conn *nftables.Conn) (r Ruleset, err error) {
+	for range reads {
+		if r, err = read(conn); !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	return r, err
+}
+
+func read(conn *nftables.Conn) (r Ruleset, err error) {
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return r, err
 	}
@@ -144,10 +211,10 @@ func (h *Handle) read() (r Ruleset, err error) {
 	if i < 0 {
 		return r, nil
 	}
-	if r.sets, err = h.readSets(tables[i]); err != nil {
+	if r.sets, err = readSets(conn, tables[i]); err != nil {
 		return r, err
 	}
-	chains, err := h.conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return r, err
 	}
@@ -155,7 +222,7 @@ func (h *Handle) read() (r Ruleset, err error) {
 		if k.Table.Name != Table {
 			continue
 		}
-		c, err := h.readChain(tables[i], k)
+		c, err := readChain(conn, tables[i], k)
 		if err != nil {
 			return r, err
 		}
@@ -167,13 +234,13 @@ func (h *Handle) read() (r Ruleset, err error) {
 	return r, nil
 }
 
-func (h *Handle) readSets(t *nftables.Table) (all []set, err error) {
-	sets, err := h.conn.GetSets(t)
+func readSets(conn *nftables.Conn, t *nftables.Table) (all []set, err error) {
+	sets, err := conn.GetSets(t)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range sets {
-		elements, err := h.conn.GetSetElements(s)
+		elements, err := conn.GetSetElements(s)
 		if err != nil {
 			return nil, err
 		}
@@ -188,7 +255,7 @@ func (h *Handle) readSets(t *nftables.Table) (all []set, err error) {
 	return all, nil
 }
 
-func (h *Handle) readChain(t *nftables.Table, k *nftables.Chain) (c chain, err error) {
+func readChain(conn *nftables.Conn, t *nftables.Table, k *nftables.Chain) (c chain, err error) {
 	c = chain{name: k.Name, kind: string(k.Type)}
 	if k.Hooknum == nil || k.Priority == nil {
 		c.odd = "not on a hook"
@@ -204,7 +271,7 @@ func (h *Handle) readChain(t *nftables.Table, k *nftables.Chain) (c chain, err e
 	if k.Policy != nil && *k.Policy != nftables.ChainPolicyAccept {
 		c.odd = "policy drop"
 	}
-	rules, err := h.conn.GetRules(t, k)
+	rules, err := conn.GetRules(t, k)
 	if err != nil {
 		return c, errors.Join(err, fmt.Errorf("rules of chain %s", k.Name))
 	}

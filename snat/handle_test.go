@@ -5,8 +5,13 @@
 package snat_test
 
 import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -141,5 +146,80 @@ func TestNftAgrees(t *testing.T) {
 				t.Errorf("applied by us, listed by nft (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestManyPrefixes excludes more than fit into one message.
+func TestManyPrefixes(t *testing.T) {
+	_, h := namespace(t)
+	c := base(func(c *snat.Config) {
+		for i := range 5000 {
+			c.Excluded = append(c.Excluded, netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(i >> 8), byte(i), 0}), 24))
+		}
+	})
+	apply(t, h, c, true)
+	apply(t, h, c, false)
+	if diff := cmp.Diff(ruleset(t, c).String(), observe(t, h).String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestAtTheSameTime applies two rulesets over and over from two handles, while a
+// third reads: whoever comes last, the table is one of the two.
+func TestAtTheSameTime(t *testing.T) {
+	ns, reader := namespace(t)
+	want := []snat.Ruleset{ruleset(t, configs["default"]), ruleset(t, configs["excluded"])}
+	var group sync.WaitGroup
+	for _, r := range want {
+		h := open(t, ns)
+		group.Go(func() {
+			for range 50 {
+				if _, err := h.Apply(t.Context(), r); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 50 {
+		if _, err := reader.Observe(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	group.Wait()
+	if got := observe(t, reader); !got.Equal(want[0]) && !got.Equal(want[1]) {
+		t.Errorf("the table is neither:\n%s", got)
+	}
+}
+
+func TestClosedHandle(t *testing.T) {
+	_, h := namespace(t)
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Observe(t.Context()); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Observe after Close: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := h.Apply(ctx, snat.Ruleset{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Apply with a cancelled context: %v", err)
+	}
+	if _, err := snat.Open("/run/netns/nobody"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Open of no namespace: %v", err)
+	}
+}
+
+// TestOwnNamespace: without a path the handle works where the process is.
+func TestOwnNamespace(t *testing.T) {
+	isolate.Require(t)
+	h, err := snat.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	apply(t, h, base(nil), true)
+	if err := h.Remove(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

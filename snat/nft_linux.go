@@ -3,6 +3,7 @@
 package snat
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -237,13 +238,8 @@ func prefixes(elements []nftables.SetElement) (all []netip.Prefix, err error) {
 		bounds = append(bounds, bound{uint64(binary.BigEndian.Uint32(e.Key)), e.IntervalEnd})
 	}
 	slices.SortFunc(bounds, func(a, b bound) int {
-		switch {
-		case a.at != b.at:
-			return int(int64(a.at) - int64(b.at))
-		case a.end:
-			return -1
-		}
-		return 1
+		ends := map[bool]int{true: 0, false: 1} // one interval ends where the next begins
+		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(ends[a.end], ends[b.end]))
 	})
 	for i, b := range bounds {
 		if b.end {

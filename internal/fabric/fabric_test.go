@@ -326,7 +326,7 @@ func TestSecondENI(t *testing.T) {
 	}
 	run(t, one, func() error {
 		if _, err := netlink.LinkByName("ens6"); !errors.As(err, &netlink.LinkNotFoundError{}) {
-			return fmt.Errorf("ens6 after detach: %v, want none", err)
+			return fmt.Errorf("ens6 after detach: %w, want none", err)
 		}
 		return nil
 	})
