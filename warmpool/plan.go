@@ -18,6 +18,15 @@ import "time"
 // for concurrent use if the policy is.
 func Plan(p Policy, s Snapshot) Decision {
 	d := p.Decide(s)
+	d.Next = max(d.Next, 0)
+	if len(d.Actions) == 0 {
+		return d
+	}
+	return enforce(d, s)
+}
+
+// enforce is apart from Plan so that a decision to do nothing allocates nothing.
+func enforce(d Decision, s Snapshot) Decision {
 	f := newFrame(&s)
 	for i, a := range d.Actions {
 		allowed := f.allow(a)
@@ -40,7 +49,6 @@ func Plan(p Policy, s Snapshot) Decision {
 	if d.Capped.IsZero() {
 		d.Capped = f.capped
 	}
-	d.Next = max(d.Next, 0)
 	return d
 }
 
