@@ -56,17 +56,6 @@ func (p Plugin) Main(ctx context.Context, inv Invocation) int {
 	return 1
 }
 
-// call is one invocation, parsed and checked.
-type call struct {
-	Attachment
-	conf  NetConf
-	netns string
-	pod   Pod
-	stdin []byte
-	out   io.Writer
-	log   *slog.Logger
-}
-
 // verb is one CNI command.
 type verb struct {
 	run func(context.Context, *call) error
