@@ -73,12 +73,11 @@ func (m *Manager) lookMetadata(ctx context.Context) (MergeInput, string, error) 
 		if err != nil {
 			return in, "", err
 		}
-		e := l.eni(mac)
+		e := l.eni(mac, mac == inst.PrimaryMAC)
 		if e.ID == "" {
 			continue // gone between the listing and the reading
 		}
-		if mac == inst.PrimaryMAC {
-			e.Card, e.Device = 0, 0
+		if e.Primary {
 			inst.PrimaryENI, inst.VPCID, inst.Groups, inst.VPC = e.ID, e.VPCID, e.Groups, l.vpc()
 			inst.PrimarySubnet = Subnet{
 				ID: e.SubnetID, Zone: inst.Zone, VPCID: e.VPCID, Prefix: e.Subnet, Prefix6: e.Subnet6, Free: -1,
@@ -109,7 +108,7 @@ func signature(enis []ENI) string {
 // lately, or what the last Discover weighed already, is no news.
 func (m *Manager) Check(ctx context.Context) (due bool, err error) {
 	m.mu.Lock()
-	never := m.inv.At.IsZero()
+	never, primary := m.inv.At.IsZero(), m.inv.Instance.PrimaryMAC
 	m.mu.Unlock()
 	if never {
 		return true, nil
@@ -124,7 +123,7 @@ func (m *Manager) Check(ctx context.Context) (due bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if e := l.eni(mac); e.ID != "" {
+		if e := l.eni(mac, mac == primary); e.ID != "" {
 			enis = append(enis, e)
 		}
 	}

@@ -57,9 +57,8 @@ func (e *ENI) setAddresses(ni types.NetworkInterface) {
 		e.addBlock(parseBlock(aws.ToString(p.Ipv4Prefix)))
 	}
 	for i, a := range ni.Ipv6Addresses {
-		addr, err := netip.ParseAddr(aws.ToString(a.Ipv6Address))
-		if err == nil && i == 0 {
-			e.Addr6 = addr // the first is the ENI's own
+		if e.Primary && i == 0 || aws.ToBool(a.IsPrimaryIpv6) {
+			e.Addr6, _ = netip.ParseAddr(aws.ToString(a.Ipv6Address))
 			continue
 		}
 		e.addBlock(parseBlock(aws.ToString(a.Ipv6Address)))

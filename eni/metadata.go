@@ -114,10 +114,11 @@ func (c *Client) leaf(ctx context.Context, mac string, keys []string) (leaf, err
 	return out, nil
 }
 
-// eni puts together what the metadata service says of one ENI.
-func (l leaf) eni(mac string) ENI {
+// eni puts together what the metadata service says of one ENI, which is the
+// primary one or not.
+func (l leaf) eni(mac string, primary bool) ENI {
 	e := ENI{
-		ID: l.first("interface-id"), MAC: mac, SubnetID: l.first("subnet-id"), VPCID: l.first("vpc-id"),
+		ID: l.first("interface-id"), MAC: mac, Primary: primary, SubnetID: l.first("subnet-id"), VPCID: l.first("vpc-id"),
 		Kind: KindInterface, Status: "attached", Groups: strings.Fields(l["security-group-ids"]), Sources: SourceMetadata,
 	}
 	slices.Sort(e.Groups)
@@ -125,13 +126,17 @@ func (l leaf) eni(mac string) ENI {
 	e.Card, _ = strconv.Atoi(l.first("network-card"))
 	e.Subnet = parseBlock(l.first("subnet-ipv4-cidr-block"))
 	e.Subnet6 = parseBlock(l.first("subnet-ipv6-cidr-blocks"))
-	own4, rest4 := ownAddr(l["local-ipv4s"])
-	own6, rest6 := ownAddr(l["ipv6s"])
-	e.Addr, e.Addr6 = own4, own6
+	var rest4 []string
+	e.Addr, rest4 = ownAddr(l["local-ipv4s"])
+	rest6 := strings.Fields(l["ipv6s"])
+	if primary {
+		e.Device, e.Card = 0, 0 // whatever is shown
+		e.Addr6, rest6 = ownAddr(l["ipv6s"])
+	}
 	for _, s := range slices.Concat(rest4, rest6, strings.Fields(l["ipv4-prefix"]), strings.Fields(l["ipv6-prefix"])) {
 		e.addBlock(parseBlock(s))
 	}
-	if !own4.IsValid() && !own6.IsValid() {
+	if l["local-ipv4s"] == "" && l["ipv6s"] == "" {
 		e.Kind = KindEFAOnly // the only kind without addresses
 	}
 	e.sortBlocks()

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package eni_test
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/eni/enitest"
+)
+
+// TestAccounts has two callers spend calls, some in vain.
+func TestAccounts(t *testing.T) {
+	inBubble(func(t *testing.T) {
+		w := newWorld(t, enitest.Config{})
+		inst := w.run("m5.large")
+		cfg := fast
+		var calls []eni.Call
+		cfg.OnCall = func(c eni.Call) { calls = append(calls, c) }
+		client := eni.NewClient(w.config(inst.ID, nil), cfg)
+		m := w.manager(inst, eni.Config{Client: client})
+		throttle := enitest.Fault{Action: "AssignPrivateIpAddresses", Times: 2, Err: &enitest.APIError{Code: "RequestLimitExceeded", Status: 503}}
+		w.AddFault(throttle)
+		w.AddFault(enitest.Fault{Action: "DescribeNetworkInterfaces", Times: 1, Hang: true})
+
+		_, err := m.Discover(eni.WithCaller(t.Context(), "start"))
+		w.check(err)
+		ctx := eni.WithPriority(eni.WithCaller(t.Context(), "add"), eni.PriorityPod)
+		_, err = m.Assign(ctx, eni.AssignInput{ENI: w.eni(m), Slots: 1})
+		w.check(err)
+		want := map[eni.Account]eni.Spending{
+			{Caller: "start", Action: "DescribeNetworkInterfaces"}: {Tries: 2, Failed: 1},
+			{Caller: "add", Action: "AssignPrivateIpAddresses"}:    {Tries: 3, Failed: 2, Throttled: 2},
+		}
+		if diff := cmp.Diff(want, client.Spent()); diff != "" {
+			t.Errorf("spent (-want +got):\n%s", diff)
+		}
+		if len(calls) != 5 || calls[0].Took != 10*time.Second || calls[0].Code != "error" ||
+			calls[2].Code != "RequestLimitExceeded" || calls[4].Code != "" || calls[4].Priority != eni.PriorityPod {
+			t.Errorf("calls %+v", calls)
+		}
+	})(t)
+}
+
+// TestGivesUp stops after the attempts that the configuration allows.
+func TestGivesUp(t *testing.T) {
+	inBubble(func(t *testing.T) {
+		w := newWorld(t, enitest.Config{})
+		inst := w.run("m5.large")
+		cfg := fast
+		cfg.Attempts = 3
+		m := w.manager(inst, eni.Config{Client: eni.NewClient(w.config(inst.ID, nil), cfg)})
+		_, err := m.Discover(t.Context())
+		w.check(err)
+		w.AddFault(enitest.Fault{Action: "AssignPrivateIpAddresses", Err: &enitest.APIError{Code: "RequestLimitExceeded", Status: 503}})
+		_, err = m.Assign(t.Context(), eni.AssignInput{ENI: w.eni(m), Slots: 1})
+		var op *eni.OpError
+		if !errors.Is(err, eni.ErrThrottled) || !errors.As(err, &op) || op.RetryAfter() == 0 || op.Code != "RequestLimitExceeded" {
+			t.Errorf("%v", err)
+		}
+		if got := w.Calls()["AssignPrivateIpAddresses"]; got != 3 {
+			t.Errorf("%d tries", got)
+		}
+		if open, err := m.Open(t.Context()); err != nil || len(open) != 0 {
+			t.Errorf("left in the journal: %+v, %v", open, err)
+		}
+	})(t)
+}
+
+// TestCoalesce retires ENIs at the same time: one describe serves all.
+func TestCoalesce(t *testing.T) {
+	inBubble(func(t *testing.T) {
+		w := newWorld(t, enitest.Config{})
+		inst := w.run("m5.xlarge")
+		cfg := fast
+		cfg.Coalesce = 20 * time.Millisecond
+		m := w.manager(inst, eni.Config{Client: eni.NewClient(w.config(inst.ID, nil), cfg)})
+		for range 3 {
+			w.provision(m, eni.ProvisionInput{Slots: 1})
+		}
+		w.ResetCalls()
+		var all sync.WaitGroup
+		for _, e := range m.Inventory().ENIs[1:] {
+			all.Go(func() {
+				if err := m.Retire(t.Context(), e.ID); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		want := map[string]int{"DescribeNetworkInterfaces": 1, "DetachNetworkInterface": 3, "DeleteNetworkInterface": 3}
+		if diff := cmp.Diff(want, w.Calls()); diff != "" {
+			t.Errorf("calls (-want +got):\n%s", diff)
+		}
+	})(t)
+}
+
+// TestErrors sees that EC2's codes become reasons, in both directions.
+func TestErrors(t *testing.T) {
+	for code, want := range map[string]error{
+		"RequestLimitExceeded":               eni.ErrThrottled,
+		"UnauthorizedOperation":              eni.ErrUnauthorized,
+		"InsufficientFreeAddressesInSubnet":  eni.ErrSubnetFull,
+		"InsufficientCidrBlocks":             eni.ErrNoFreePrefix,
+		"PrivateIpAddressLimitExceeded":      eni.ErrSlotLimit,
+		"InvalidNetworkInterfaceID.NotFound": eni.ErrNotFound,
+		"InvalidParameterValue":              eni.ErrInvalid,
+	} {
+		t.Run(code, inBubble(func(t *testing.T) {
+			w := newWorld(t, enitest.Config{})
+			m := w.manager(w.run("m5.large"), eni.Config{})
+			_, err := m.Discover(t.Context())
+			w.check(err)
+			w.AddFault(enitest.Fault{Action: "AssignPrivateIpAddresses", Err: &enitest.APIError{Code: code, Message: "because", Status: 400}})
+			_, err = m.Assign(t.Context(), eni.AssignInput{ENI: w.eni(m), Slots: 1})
+			var op *eni.OpError
+			if !errors.Is(err, want) || !errors.As(err, &op) || op.Code != code || op.Op != "AssignPrivateIpAddresses" {
+				t.Errorf("%v", err)
+			}
+			for _, other := range []error{eni.ErrThrottled, eni.ErrENILimit, eni.ErrNoMetadata} {
+				if other != want && errors.Is(err, other) {
+					t.Errorf("%v is %v too", err, other)
+				}
+			}
+		}))
+	}
+}
