@@ -20,6 +20,9 @@ const (
 	// releaseTimeout bounds one call that gives an address back. A tombstone is
 	// as good as an answer, so nobody has to wait for a busy agent.
 	releaseTimeout = 5 * time.Second
+	// lookupTimeout bounds the question which addresses a pod had, whose answer
+	// is there at once or not worth waiting for.
+	lookupTimeout = time.Second
 	// statusTimeout is short because runtimes ask all the time.
 	statusTimeout = 5 * time.Second
 )

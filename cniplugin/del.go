@@ -62,10 +62,10 @@ func (c *call) remove(ctx context.Context, p datapath.Pod, addrs []netip.Addr) e
 
 // allocated asks the agent which addresses an attachment has. It is asked when
 // the runtime does not say: rules by address outlive the sandbox, and then
-// nothing else in the kernel leads to them. Without an answer the agent removes
-// them when it is back and finds the tombstone.
+// nothing else in the kernel leads to them. Without an answer they stay until the
+// agent sweeps, which it does when it starts.
 func (c *call) allocated(ctx context.Context, a Attachment) []netip.Addr {
-	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	resp, err := c.client(0).Check(ctx, CheckRequest{a})
 	if err != nil {
