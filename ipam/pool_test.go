@@ -20,7 +20,7 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
-var comparable = cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()}
+var equate = cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()}
 
 // memory is a journal that can fail.
 type memory struct {
@@ -136,18 +136,18 @@ func TestAllocateIsIdempotent(t *testing.T) {
 		want[i].Attachment, want[i].ENI, want[i].Device = r.Attachment, "eni-1", 1
 		want[i].Pod, want[i].Netns, want[i].At = r.Pod, r.Netns, first[0].At
 	}
-	if diff := cmp.Diff(want, first, comparable); diff != "" {
+	if diff := cmp.Diff(want, first, equate); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	again, err := p.Allocate(t.Context(), r)
-	if diff := cmp.Diff(first, again, comparable); diff != "" || err != nil {
+	if diff := cmp.Diff(first, again, equate); diff != "" || err != nil {
 		t.Errorf("second answer: %v (-first +second):\n%s", err, diff)
 	}
 	allocate(t, p, request("b", ipam.IPv4))
 	if _, err := p.Allocate(t.Context(), request("b", ipam.IPv4, ipam.IPv6)); !errors.Is(err, ipam.ErrConflict) {
 		t.Errorf("more families than at first: %v", err)
 	}
-	if diff := cmp.Diff(first, p.Lookup(r.Attachment), comparable); diff != "" {
+	if diff := cmp.Diff(first, p.Lookup(r.Attachment), equate); diff != "" {
 		t.Errorf("lookup:\n%s", diff)
 	}
 }
@@ -277,7 +277,7 @@ func TestBadInput(t *testing.T) {
 		}
 		after := p.View()
 		after.At = before.At
-		if diff := cmp.Diff(before, after, comparable); diff != "" {
+		if diff := cmp.Diff(before, after, equate); diff != "" {
 			t.Errorf("%s changed the pool:\n%s", name, diff)
 		}
 	}

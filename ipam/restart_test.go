@@ -44,10 +44,10 @@ func TestRestartKeepsOwnersAndCooldown(t *testing.T) {
 
 		time.Sleep(20 * time.Second)
 		q := open(t, cfg)
-		if diff := cmp.Diff(durable(p.View()), durable(q.View()), comparable); diff != "" {
+		if diff := cmp.Diff(durable(p.View()), durable(q.View()), equate); diff != "" {
 			t.Errorf("after the restart (-before +after):\n%s", diff)
 		}
-		if got := allocate(t, q, request("kept", ipam.IPv4, ipam.IPv6)); !cmp.Equal(got, kept, comparable) {
+		if got := allocate(t, q, request("kept", ipam.IPv4, ipam.IPv6)); !cmp.Equal(got, kept, equate) {
 			t.Errorf("kept %v, got %v", kept, got)
 		}
 		must(t, q.SetReady("eni-0", true))
@@ -99,7 +99,7 @@ func TestJournalThatFails(t *testing.T) {
 			if err := do(); !errors.Is(err, ipam.ErrJournal) || !errors.Is(err, broken) {
 				t.Errorf("%s: %v", name, err)
 			}
-			if diff := cmp.Diff(before, durable(p.View()), comparable); diff != "" {
+			if diff := cmp.Diff(before, durable(p.View()), equate); diff != "" {
 				t.Errorf("%s left something behind:\n%s", name, diff)
 			}
 		}
@@ -179,7 +179,7 @@ func TestCompaction(t *testing.T) {
 				compactions++
 			}
 			if compacted || i%1500 == 0 {
-				if diff := cmp.Diff(durable(p.View()), durable(open(t, cfg).View()), comparable); diff != "" {
+				if diff := cmp.Diff(durable(p.View()), durable(open(t, cfg).View()), equate); diff != "" {
 					t.Fatalf("after %d pods (-pool +journal):\n%s", i, diff)
 				}
 			}

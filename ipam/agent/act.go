@@ -44,7 +44,8 @@ func (l *loop) act(card int, a warmpool.Action, v ipam.View) bool {
 	case warmpool.OpAssign:
 		return l.assign(k, a.ENI, a.N)
 	case warmpool.OpCreate:
-		return l.create(k, a.N)
+		l.create(k, a.N)
+		return true
 	case warmpool.OpUnassign:
 		return l.unassign(k, a.ENI, idleBlocks(v, a.ENI, k.family, a.N))
 	case warmpool.OpDelete:
@@ -84,7 +85,7 @@ func (l *loop) assign(k key, eni string, slots int) bool {
 }
 
 // create adds an ENI: Provider, then the link, then the pool.
-func (l *loop) create(k key, slots int) bool {
+func (l *loop) create(k key, slots int) {
 	in := CreateInput{Card: k.card, Slots: slots, Families: l.families}
 	l.start(k, task{slots: slots}, func(ctx context.Context) func() {
 		e, err := l.cfg.Provider.CreateENI(ctx, in)
@@ -98,7 +99,6 @@ func (l *loop) create(k key, slots int) bool {
 			}
 		}
 	})
-	return true
 }
 
 // idleBlocks picks n blocks of an ENI that nobody uses, the last ones first.

@@ -88,16 +88,16 @@ func TestStaleMetadataBringsNothingBack(t *testing.T) {
 		defer p.stop()
 		time.Sleep(5 * time.Second)
 		w.cloud.mu.Lock()
-		real := map[netip.Prefix]bool{}
+		inEC2 := map[netip.Prefix]bool{}
 		for _, e := range w.cloud.enis {
 			for _, b := range e.Blocks {
-				real[b] = true
+				inEC2[b] = true
 			}
 		}
 		w.cloud.mu.Unlock()
 		for _, n := range p.pool.View().ENIs {
 			for _, b := range n.Blocks {
-				if !real[b.Prefix] {
+				if !inEC2[b.Prefix] {
 					t.Errorf("%v is back in the pool", b.Prefix)
 				}
 			}

@@ -131,8 +131,8 @@ func TestOneProcessAtATime(t *testing.T) {
 	}
 }
 
-// fill makes a pool of n free addresses.
-func fill(t testing.TB, j ipam.Journal, n int) *ipam.Pool {
+// fill makes a pool of a hundred free addresses.
+func fill(t testing.TB, j ipam.Journal) *ipam.Pool {
 	t.Helper()
 	p, err := ipam.Open(ipam.Config{Journal: j, Cooldown: -1})
 	if err != nil {
@@ -141,7 +141,7 @@ func fill(t testing.TB, j ipam.Journal, n int) *ipam.Pool {
 	err = errors.Join(p.SetENI(ipam.ENI{ID: "eni-1"}), p.SetReady("eni-1", true))
 	addr := netip.MustParseAddr("10.0.0.0")
 	var blocks []ipam.Block
-	for range n {
+	for range 100 {
 		blocks = append(blocks, ipam.Block{Prefix: netip.PrefixFrom(addr, 32), ENI: "eni-1"})
 		addr = addr.Next()
 	}
@@ -166,9 +166,9 @@ func (c *counting) Append(events []ipam.Event) error {
 	return c.Journal.Append(events)
 }
 
-func burst(ctx context.Context, t testing.TB, p *ipam.Pool, n int) {
+func burst(ctx context.Context, t testing.TB, p *ipam.Pool) {
 	var wg sync.WaitGroup
-	for i := range n {
+	for i := range 100 {
 		wg.Go(func() {
 			if _, err := p.Allocate(ctx, request(i)); err != nil {
 				t.Error(err)
@@ -181,9 +181,9 @@ func burst(ctx context.Context, t testing.TB, p *ipam.Pool, n int) {
 func TestConcurrentAllocationsShareWrites(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "agent.db")
 	c := &counting{Journal: open(t, path)}
-	p := fill(t, c, 100)
+	p := fill(t, c)
 	c.writes = 0
-	burst(t.Context(), t, p, 100)
+	burst(t.Context(), t, p)
 	if c.writes > 50 {
 		t.Errorf("%d writes for 100 concurrent allocations", c.writes)
 	}
@@ -201,7 +201,7 @@ func TestConcurrentAllocationsShareWrites(t *testing.T) {
 }
 
 func BenchmarkAllocateRelease(b *testing.B) {
-	p := fill(b, open(b, filepath.Join(b.TempDir(), "agent.db")), 100)
+	p := fill(b, open(b, filepath.Join(b.TempDir(), "agent.db")))
 	for b.Loop() {
 		if _, err := p.Allocate(b.Context(), request(0)); err != nil {
 			b.Fatal(err)
@@ -213,9 +213,9 @@ func BenchmarkAllocateRelease(b *testing.B) {
 }
 
 func BenchmarkAllocate100AtOnce(b *testing.B) {
-	p := fill(b, open(b, filepath.Join(b.TempDir(), "agent.db")), 100)
+	p := fill(b, open(b, filepath.Join(b.TempDir(), "agent.db")))
 	for b.Loop() {
-		burst(b.Context(), b, p, 100)
+		burst(b.Context(), b, p)
 		if _, err := p.ReleaseIf(func(ipam.Allocation) bool { return true }); err != nil {
 			b.Fatal(err)
 		}
