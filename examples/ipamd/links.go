@@ -6,12 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/ipam"
@@ -32,6 +34,8 @@ type links struct {
 	vpc  []netip.Prefix
 	// turn holds one token; it orders the changes to the kernel.
 	turn chan struct{}
+	// left is told of links that plugins have left behind to be deleted.
+	left chan struct{}
 }
 
 // openLinks opens the network namespace that the process is in.
@@ -57,6 +61,7 @@ func openLinks(s settings) (*links, error) {
 		},
 		enis: map[string]datapath.ENI{},
 		turn: make(chan struct{}, 1),
+		left: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -152,6 +157,46 @@ func (l *links) Remove(ctx context.Context, id string) error {
 		}
 		return err
 	})
+}
+
+// sweepSoon returns what tells sweep of links to delete, nil in the per-pod
+// layout: there a sweep must not meet an ADD, so plugins delete links themselves.
+func (l *links) sweepSoon() func() {
+	if l.node.Layout == datapath.PerPod {
+		return nil
+	}
+	return func() {
+		select {
+		case l.left <- struct{}{}:
+		default: // it knows already
+		}
+	}
+}
+
+// sweepTogether is how long sweep waits for more: to delete a link takes the
+// kernel tens of milliseconds, which all that go together share.
+const sweepTogether = 100 * time.Millisecond
+
+// sweep deletes the links that plugins leave behind, until ctx ends.
+func (l *links) sweep(ctx context.Context, log *slog.Logger) error {
+	if l.node.Layout == datapath.PerPod {
+		return nil
+	}
+	for {
+		if err := l.path.Sweep(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("links of ended pods stay for now", "err", err)
+		}
+		select {
+		case <-l.left:
+		case <-ctx.Done():
+			return nil
+		}
+		select {
+		case <-time.After(sweepTogether):
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // snapshot is the node with those of its ENIs that keep accepts, all if it is

@@ -7,19 +7,72 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/vpcnet/vpcnet/cniplugin/server"
 	"github.com/vpcnet/vpcnet/ipam"
-	"github.com/vpcnet/vpcnet/ipam/agent"
 )
 
-// status is what the introspection address answers, as JSON.
+// status is what the introspection address answers, as JSON. It leaves out the
+// IDs of sandboxes: with one of them a process could pretend to be the runtime.
 type status struct {
-	agent.Status
-	// Allocations lists who has which address, oldest first.
-	Allocations []ipam.Allocation
+	Ready       bool         `json:"ready"`
+	Reason      ipam.Reason  `json:"reason,omitempty"`
+	Evidence    string       `json:"evidence,omitempty"`
+	Free        int          `json:"free"`
+	InFlight    []string     `json:"inFlight,omitempty"`
+	Decisions   []string     `json:"decisions,omitempty"`
+	ENIs        []eniStatus  `json:"enis"`
+	Allocations []allocation `json:"allocations"`
+}
+
+type eniStatus struct {
+	ID     string        `json:"id"`
+	Card   int           `json:"card"`
+	Device int           `json:"device"`
+	Ready  bool          `json:"ready"`
+	Blocks []blockStatus `json:"blocks"`
+}
+
+// blockStatus counts the addresses of a block.
+type blockStatus struct {
+	Prefix  netip.Prefix `json:"prefix"`
+	Used    int          `json:"used"`
+	Cooling int          `json:"cooling"`
+	Free    int          `json:"free"`
+}
+
+type allocation struct {
+	Addr      netip.Addr `json:"addr"`
+	ENI       string     `json:"eni"`
+	Namespace string     `json:"namespace,omitempty"`
+	Pod       string     `json:"pod,omitempty"`
+	At        time.Time  `json:"at"`
+}
+
+// status is the present state.
+func (b *backend) status() status {
+	out := status{Reason: ipam.ReasonAgentStarting, ENIs: []eniStatus{}, Allocations: []allocation{}}
+	view := b.pool.View()
+	if a := b.agent.Load(); a != nil {
+		s := a.Status()
+		view = s.Pool
+		out.Ready, out.Reason, out.Evidence = s.Ready, s.Reason, s.Evidence
+		out.Free, out.InFlight, out.Decisions = s.Free, s.InFlight, s.Decisions
+	}
+	for _, e := range view.ENIs {
+		es := eniStatus{ID: e.ID, Card: e.Card, Device: e.Device, Ready: e.Ready, Blocks: []blockStatus{}}
+		for _, bv := range e.Blocks {
+			es.Blocks = append(es.Blocks, blockStatus{bv.Prefix, bv.Used, bv.Cooling, bv.Free})
+		}
+		out.ENIs = append(out.ENIs, es)
+	}
+	for a := range b.pool.Allocations() {
+		out.Allocations = append(out.Allocations, allocation{a.Addr, a.ENI, a.Pod.Namespace, a.Pod.Name, a.At})
+	}
+	return out
 }
 
 // introspect shows the agent's state at /v1/status until ctx ends. where is a
@@ -34,17 +87,10 @@ func introspect(ctx context.Context, where string, b *backend) error {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		out := status{Status: agent.Status{Reason: ipam.ReasonAgentStarting, Pool: b.pool.View()}}
-		if a := b.agent.Load(); a != nil {
-			out.Status = a.Status()
-		}
-		for a := range b.pool.Allocations() {
-			out.Allocations = append(out.Allocations, a)
-		}
 		w.Header().Set("Content-Type", "application/json")
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
-		_ = e.Encode(out) // the client went away
+		_ = e.Encode(b.status()) // the client went away
 	})
 	srv := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })

@@ -9,13 +9,13 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
-
-// refillWithin is how long a pool may take to be full again.
-const refillWithin = 20 * time.Second
 
 // quietFor is how long nothing may be asked of EC2 once nothing changes.
 const quietFor = time.Second
@@ -31,7 +31,7 @@ func (k *walk) checkWarmPool(ctx context.Context) error {
 	per, most := k.limits.SlotsPerENI(), k.limits.SlotsPerENI()*k.limits.MaxENIs(k.limits.DefaultCard)
 	want := min(warmTarget(k.agentEnv, per), most-len(n.pods))
 	done := k.p.progress("waiting for the pool of %s", n.name)
-	waited, cancel := context.WithTimeout(ctx, refillWithin)
+	waited, cancel := context.WithTimeout(ctx, k.patience)
 	defer cancel()
 	var pool poolState
 	err := poll(waited, func() (done bool, err error) {
@@ -44,7 +44,7 @@ func (k *walk) checkWarmPool(ctx context.Context) error {
 	}
 	detail := fmt.Sprintf("%s has %d pods and %d free addresses on %d ENIs; the target is %d", n.name, len(n.pods), pool.Free, len(n.enis()), want)
 	if err != nil {
-		k.check("warm-pool-refilled", "", fmt.Errorf("%s after %v: %w", detail, refillWithin, err))
+		k.check("warm-pool-refilled", "", fmt.Errorf("%s after %v: %w", detail, k.patience, err))
 		return nil
 	}
 	before := total(k.cloud.Calls())
@@ -54,9 +54,9 @@ func (k *walk) checkWarmPool(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if calls := total(k.cloud.Calls()) - before; calls > 0 {
-		err = fmt.Errorf("%s; but %d EC2 calls within %v although nothing changed: %v", detail, calls, quietFor, pool.LastDecision)
+		err = fmt.Errorf("%s; but %d EC2 calls within %v although nothing changed: %v", detail, calls, quietFor, pool.Decisions)
 	}
-	k.p.command(n.name, "curl --unix-socket status.sock http://ipamd/v1/status | jq .LastDecision[]", pool.LastDecision)
+	k.p.command(n.name, "curl --unix-socket status.sock http://ipamd/v1/status | jq .decisions[]", pool.Decisions)
 	k.p.text("EC2 calls of all nodes so far:")
 	k.p.block(callTable(k.cloud.Calls()))
 	k.check("warm-pool-refilled", detail+fmt.Sprintf("; no EC2 call within %v after that", quietFor), err)
@@ -191,24 +191,37 @@ func icmp(seen []sighting) []sighting {
 	return out
 }
 
+// pingsAtOnce is how many pings allAcross has under way.
+const pingsAtOnce = 8
+
 // allAcross pings from each pod to the first and last pod of each other node.
 func (k *walk) allAcross(ctx context.Context) (pairs int, err error) {
 	done := k.p.progress("pinging across nodes")
 	defer done("")
+	var g errgroup.Group
+	g.SetLimit(pingsAtOnce)
+	var failed []error
+	var mu sync.Mutex
 	for _, a := range k.pods() {
 		for _, n := range k.nodes {
 			if n == a.node {
 				continue
 			}
 			for _, b := range ends(n.pods) {
-				if _, e := ping(ctx, a.ns, b.addr); e != nil {
-					err = errors.Join(err, fmt.Errorf("%s -> %s: %w", a.name, b.name, e))
-				}
 				pairs++
+				g.Go(func() error {
+					if _, err := ping(ctx, a.ns, b.addr); err != nil {
+						mu.Lock()
+						defer mu.Unlock()
+						failed = append(failed, fmt.Errorf("%s -> %s: %w", a.name, b.name, err))
+					}
+					return nil
+				})
 			}
 		}
 	}
-	return pairs, err
+	err = g.Wait()
+	return pairs, errors.Join(append(failed, err)...)
 }
 
 // ends are the first and the last of pods.

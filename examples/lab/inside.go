@@ -80,7 +80,7 @@ func adopt(dir string) (string, error) {
 // explore walks through the world, prints what comes of it, and reports whether
 // every check held.
 func explore(ctx context.Context, w *world, p *printer, jsonOut io.Writer) bool {
-	k := &walk{world: w, p: p}
+	k := newWalk(w, p)
 	stopped := k.run(ctx)
 	ok := k.report.finish(stopped)
 	k.report.EC2Calls = w.cloud.Calls()

@@ -175,7 +175,7 @@ func (n *node) snapshot(ctx context.Context) (snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range pool.Pool.ENIs {
+	for _, e := range pool.ENIs {
 		for _, b := range e.Blocks {
 			lines = append(lines, fmt.Sprintf("pool: %s of %s: %d used, %d cooling, %d free", b.Prefix, e.ID, b.Used, b.Cooling, b.Free))
 		}
@@ -280,14 +280,17 @@ func (k *walk) addAndDelete(ctx context.Context, n *node) (added []string, compa
 	if err := p.repeatDelete(ctx); err != nil {
 		return added, 0, fmt.Errorf("DEL of a pod that is gone: %w", err)
 	}
-	after, err := k.settled(ctx, n)
-	if err != nil {
-		return added, 0, err
+	waited, cancel := context.WithTimeout(ctx, k.patience)
+	defer cancel()
+	var after snapshot
+	err = poll(waited, func() (bool, error) {
+		after, err = k.settled(ctx, n)
+		return slices.Equal(before, after), err
+	})
+	if left, missing := after.minus(before), before.minus(after); err != nil && len(left)+len(missing) > 0 {
+		err = fmt.Errorf("left over: %q; missing: %q", left, missing)
 	}
-	if !slices.Equal(before, after) {
-		return added, 0, fmt.Errorf("left over: %q; missing: %q", after.minus(before), before.minus(after))
-	}
-	return added, len(after), nil
+	return added, len(after), err
 }
 
 // repeatDelete runs DEL once more, without a sandbox: it must succeed.
@@ -300,13 +303,10 @@ func (p *pod) repeatDelete(ctx context.Context) error {
 	return p.node.ns.Do(func() error { return p.cni().DelNetworkList(ctx, list, rt) })
 }
 
-// settleWithin is how long a node may take to come to rest.
-const settleWithin = cooldown + 8*time.Second
-
 // settled takes a snapshot of the node once no address is cooling and no call to
 // EC2 is under way.
 func (k *walk) settled(ctx context.Context, n *node) (snapshot, error) {
-	waited, cancel := context.WithTimeout(ctx, settleWithin)
+	waited, cancel := context.WithTimeout(ctx, k.patience)
 	defer cancel()
 	err := poll(waited, func() (bool, error) {
 		s, err := n.pool(waited)
@@ -314,7 +314,7 @@ func (k *walk) settled(ctx context.Context, n *node) (snapshot, error) {
 			return false, err
 		}
 		cooling := 0
-		for _, e := range s.Pool.ENIs {
+		for _, e := range s.ENIs {
 			for _, b := range e.Blocks {
 				cooling += b.Cooling
 			}
@@ -322,7 +322,7 @@ func (k *walk) settled(ctx context.Context, n *node) (snapshot, error) {
 		return cooling == 0 && len(s.InFlight) == 0, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("the node does not come to rest within %v: %w", settleWithin, err)
+		return nil, fmt.Errorf("the node does not come to rest within %v: %w", k.patience, err)
 	}
 	return n.snapshot(ctx)
 }

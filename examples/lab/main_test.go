@@ -83,17 +83,7 @@ func testWorld(t testing.TB, o options) *world {
 	return w
 }
 
-// testWalk makes a walk through w that prints nothing.
-func testWalk(w *world) *walk {
-	return &walk{world: w, p: &printer{out: io.Discard, status: io.Discard}}
-}
-
-// start runs the first steps of every walk: agents and pods.
-func start(t testing.TB, k *walk) {
-	t.Helper()
-	for _, step := range []func(context.Context) error{k.startAgents, k.addPods} {
-		if err := step(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
+// silent is a walk through w that prints nothing.
+func silent(w *world) *walk {
+	return newWalk(w, &printer{out: io.Discard, status: io.Discard})
 }

@@ -164,21 +164,17 @@ func (n *node) signalAgent(s os.Signal) error {
 
 // poolState is what the lab reads of the agent's /v1/status.
 type poolState struct {
-	Ready bool
-	Free  int
-	Pool  struct {
-		Attachments int
-		ENIs        []struct {
-			ID     string
-			Blocks []struct {
-				Prefix              netip.Prefix
-				Used, Cooling, Free int
-			}
+	Free      int
+	InFlight  []string
+	Decisions []string
+	ENIs      []struct {
+		ID     string
+		Blocks []struct {
+			Prefix              netip.Prefix
+			Used, Cooling, Free int
 		}
 	}
-	Allocations  []struct{ Addr netip.Addr }
-	LastDecision []string
-	InFlight     []string
+	Allocations []struct{ Addr netip.Addr }
 }
 
 // pool asks the agent for the state of its pool.

@@ -31,7 +31,8 @@ type pod struct {
 	device    int    // and its device index
 	hostLink  string
 	result    *types100.Result
-	took      time.Duration // of the ADD
+	took      time.Duration // the ADD
+	tookDel   time.Duration // the DEL
 	stopEcho  func()
 }
 
@@ -114,10 +115,12 @@ func (p *pod) delete(ctx context.Context) error {
 		return err
 	}
 	p.stop()
+	start := time.Now()
 	err = p.node.ns.Do(func() error { return p.cni().DelNetworkList(ctx, list, rt) })
 	if err != nil {
 		return fmt.Errorf("DEL %s: %w", p.name, err)
 	}
+	p.tookDel = time.Since(start)
 	p.node.pods = slices.DeleteFunc(p.node.pods, func(o *pod) bool { return o == p })
 	return p.close()
 }

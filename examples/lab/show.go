@@ -36,8 +36,13 @@ func interfaces(s datapath.State) []string {
 func routes(s datapath.State, table int) []string {
 	var lines []string
 	for _, r := range s.Routes {
-		if r.Table == table && r.Dst.Addr().Is4() {
-			r.Table = datapath.TableMain // the command names the table already
+		if r.Table != table || !r.Dst.Addr().Is4() {
+			continue
+		}
+		r.Table = datapath.TableMain // the command names the table already
+		if r.Dst.Bits() == 0 {
+			lines = slices.Insert(lines, 0, r.String())
+		} else {
 			lines = append(lines, r.String())
 		}
 	}

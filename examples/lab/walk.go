@@ -19,8 +19,13 @@ type walk struct {
 	*world
 	p      *printer
 	report report
-	// start is when the lab began.
-	start time.Time
+	// patience is how long a node may take to come to rest.
+	patience time.Duration
+}
+
+// newWalk returns a walk through w that prints to p.
+func newWalk(w *world, p *printer) *walk {
+	return &walk{world: w, p: p, patience: 20 * time.Second}
 }
 
 // run takes all steps. A check that fails is noted and the walk goes on; an
@@ -146,7 +151,7 @@ func (k *walk) showENIs(ctx context.Context, n *node) error {
 		return err
 	}
 	used := map[string]int{}
-	for _, e := range s.Pool.ENIs {
+	for _, e := range s.ENIs {
 		for _, b := range e.Blocks {
 			used[e.ID] += b.Used
 		}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/snat"
+)
+
+// TestChecksCanFail breaks what each check is about, one after the other, and
+// sees that the check notices. A check that cannot fail is worth nothing.
+func TestChecksCanFail(t *testing.T) {
+	faults := []struct {
+		check string
+		step  func(*walk, context.Context) error
+		// sabotage breaks the lab and returns how to mend it.
+		sabotage func(*walk) (mend func() error, err error)
+	}{
+		{"pod-to-pod-same-node", (*walk).checkSameNode, cutRoute(0)},
+		{"pod-to-pod-across-nodes", (*walk).checkAcrossNodes, cutRoute(1)},
+		{"no-nat-inside-vpc", (*walk).checkAcrossNodes, translateAll},
+		{"second-eni-egress", (*walk).checkSecondENI, dropRules(datapath.PriorityFromPod)},
+		{"snat-to-node-primary", (*walk).checkInternet, translateNothing},
+		{"host-to-pod", (*walk).checkHostToPod, cutRoute(0)},
+		{"spoofed-source-dropped", (*walk).checkSpoofed, believeAll},
+		{"warm-pool-refilled", (*walk).checkWarmPool, wantMore},
+		{"agent-restart-keeps-pods", (*walk).checkRestart, forget},
+		{"delete-leaves-nothing", (*walk).checkDelete, ignoreDel},
+	}
+	var covered []string
+	for _, f := range faults {
+		covered = append(covered, f.check)
+	}
+	for _, name := range checkNames() {
+		if !slices.Contains(covered, name) {
+			t.Errorf("no fault for check %s", name)
+		}
+	}
+	k := silent(testWorld(t, small(layoutFlat)))
+	for _, step := range []func(context.Context) error{k.startAgents, k.addPods, k.checkWarmPool} {
+		if err := step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.patience = 4 * time.Second
+	for _, f := range faults {
+		mend, err := f.sabotage(k)
+		if err != nil {
+			t.Fatalf("%s: sabotage: %v", f.check, err)
+		}
+		k.report.Checks = nil
+		if err := f.step(k, t.Context()); err != nil {
+			t.Errorf("%s: the walk stopped: %v", f.check, err)
+		}
+		i := slices.IndexFunc(k.report.Checks, func(c check) bool { return c.Name == f.check })
+		if i < 0 || k.report.Checks[i].OK {
+			t.Errorf("%s: held although the lab was broken: %+v", f.check, k.report.Checks)
+		}
+		if err := mend(); err != nil {
+			t.Fatalf("%s: mend: %v", f.check, err)
+		}
+	}
+}
+
+// change applies changes on the first node and returns how to undo them.
+func change(k *walk, n *node, pick func(datapath.State) []datapath.Item) (func() error, error) {
+	ctx := context.Background()
+	state, err := n.observe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var away, back []datapath.Change
+	for _, item := range pick(state) {
+		away = append(away, datapath.Change{Op: datapath.OpDelete, Item: item})
+		back = append(back, datapath.Change{Op: datapath.OpAdd, Item: item})
+	}
+	if len(away) == 0 {
+		return nil, errors.New("nothing to break")
+	}
+	apply := func(changes []datapath.Change) error {
+		h, err := datapath.Open(n.ns.Path())
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return h.Apply(ctx, changes)
+	}
+	return func() error { return apply(back) }, apply(away)
+}
+
+// cutRoute takes away the routes to the pods of a node.
+func cutRoute(node int) func(*walk) (func() error, error) {
+	return func(k *walk) (func() error, error) {
+		return change(k, k.nodes[node], func(s datapath.State) (items []datapath.Item) {
+			for _, r := range s.Routes {
+				if slices.ContainsFunc(k.nodes[node].pods, func(p *pod) bool { return r.Dst.Addr() == p.addr }) {
+					items = append(items, r)
+				}
+			}
+			return items
+		})
+	}
+}
+
+func dropRules(priority int) func(*walk) (func() error, error) {
+	return func(k *walk) (func() error, error) {
+		return change(k, k.nodes[0], func(s datapath.State) (items []datapath.Item) {
+			for _, r := range s.Rules {
+				if r.Priority == priority {
+					items = append(items, r)
+				}
+			}
+			return items
+		})
+	}
+}
+
+// retranslate puts other rules in the place of the first node's.
+func retranslate(k *walk, r snat.Ruleset) (func() error, error) {
+	h, err := snat.Open(k.nodes[0].ns.Path())
+	if err != nil {
+		return nil, err
+	}
+	before, err := h.Observe(context.Background())
+	if err == nil {
+		_, err = h.Apply(context.Background(), r)
+	}
+	return func() error {
+		_, err := h.Apply(context.Background(), before)
+		return errors.Join(err, h.Close())
+	}, err
+}
+
+// translateAll translates traffic within the VPC as well.
+func translateAll(k *walk) (func() error, error) {
+	r, err := snat.Config{
+		NodeAddrs: []netip.Addr{k.nodes[0].addr}, PrimaryLink: link(k.nodes[0].enis()[0]),
+		VPC: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+	}.Ruleset()
+	if err != nil {
+		return nil, err
+	}
+	return retranslate(k, r)
+}
+
+// translateNothing leaves the sources of all packets as they are.
+func translateNothing(k *walk) (func() error, error) { return retranslate(k, snat.Ruleset{}) }
+
+// believeAll lets pods send with any source address.
+func believeAll(k *walk) (func() error, error) {
+	n := k.nodes[0]
+	setting := "ipv4/conf/" + n.pods[0].hostLink + "/rp_filter"
+	if err := n.ns.Sysctl(setting, "0"); err != nil {
+		return nil, err
+	}
+	mend, err := change(k, n, func(s datapath.State) []datapath.Item { return []datapath.Item{s.Filter} })
+	return func() error { return errors.Join(mend(), n.ns.Sysctl(setting, "1")) }, err
+}
+
+// wantMore makes the lab expect an instance type with bigger ENIs.
+func wantMore(k *walk) (func() error, error) {
+	limits := k.limits
+	k.limits.AddrsPerENI += 10
+	return func() error { k.limits = limits; return nil }, nil
+}
+
+// forget makes the agent lose its journal between its end and its start.
+func forget(k *walk) (func() error, error) {
+	n := k.nodes[0]
+	wrapper := fmt.Sprintf("#!/bin/sh\nrm -rf %s/*\nexec %s \"$@\"\n", n.stateDir(), filepath.Join(k.programs, "ipamd"))
+	return k.replaceProgram("ipamd", wrapper)
+}
+
+// ignoreDel makes the plugin do nothing on DEL.
+func ignoreDel(k *walk) (func() error, error) {
+	wrapper := fmt.Sprintf("#!/bin/sh\n[ \"$CNI_COMMAND\" = DEL ] && exit 0\nexec %s\n", filepath.Join(k.programs, "vpc-cni"))
+	return k.replaceProgram("vpc-cni", wrapper)
+}
+
+// replaceProgram puts a script in the place of one of the lab's programs.
+func (k *walk) replaceProgram(name, script string) (func() error, error) {
+	before := k.programs
+	dir, err := os.MkdirTemp("/run", "programs-")
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range programs() {
+		if err := os.Symlink(filepath.Join(before, p), filepath.Join(dir, p)); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, name)); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
+		return nil, err
+	}
+	k.programs = dir
+	return func() error { k.programs = before; return os.RemoveAll(dir) }, nil
+}
