@@ -138,7 +138,7 @@ func (g *generator) rollout(t time.Duration) {
 	if t < every || t%every >= lasts || t%wave != 0 {
 		return
 	}
-	for range int(g.total() / 5 / float64(lasts/wave)) {
+	for range g.times(g.total() / 5 / float64(lasts/wave)) {
 		if old, ok := g.random(); ok {
 			g.add()
 			g.endIn(old, 20*time.Second)

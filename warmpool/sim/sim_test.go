@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/warmpool"
+	"github.com/vpcnet/vpcnet/warmpool/sim"
+)
+
+func run(t *testing.T, c sim.Config, tr sim.Trace) sim.Report {
+	t.Helper()
+	r, err := sim.Run(t.Context(), c, tr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func generate(t testing.TB, w sim.Workload) sim.Trace {
+	t.Helper()
+	tr, err := w.Trace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
+// exact makes every call take the same time.
+var exact = sim.EC2{Call: time.Second, Visible: time.Second, Attach: 4 * time.Second, Detach: 3 * time.Second, Sigma: -1}
+
+func parse(t *testing.T, csv string) sim.Trace {
+	t.Helper()
+	tr, err := sim.ReadCSV(strings.NewReader(csv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
+// TestByHand runs a trace small enough to reckon: one node, at most 2 addresses
+// an ENI, no spare, each pod fetched when it comes.
+func TestByHand(t *testing.T) {
+	tr := parse(t, "10,n,add,a\n10,n,add,b\n20,n,add,c\n100,n,delete,c\n")
+	r := run(t, sim.Config{
+		Name: "on demand", Policy: warmpool.Band{Low: -1, Batch: 1, HoldDown: time.Minute, KeepENI: time.Minute},
+		Limits: warmpool.Limits{MaxENIs: 3, SlotsPerENI: 2}, EC2: exact,
+	}, tr)
+	// a waits 2 s for the call and the address; b comes at the same moment, its
+	// slot is the next decision and the next call: 4 s. c needs an ENI: three
+	// calls of 1 s and 4 s to attach, 7 s.
+	want := sim.Report{
+		Policy: "on demand", Trace: "trace", Pods: 3, PodsThatWaited: 3,
+		WaitP50Seconds: 4, WaitP99Seconds: 7, WaitMaxSeconds: 7, PodWaitSeconds: 13,
+		EC2Calls: map[string]int{
+			"AssignPrivateIpAddresses": 2, "CreateNetworkInterface": 1, "AttachNetworkInterface": 1, "ModifyNetworkInterfaceAttribute": 1,
+		},
+		EC2CallsTotal: 5, PeakCallsPerSecond: 1, ENIChurn: 1, SubnetHighWater: 1 + 2 + 2,
+	}
+	got := r
+	got.Series, got.Events, got.Decisions = nil, 0, 0
+	got.IdleAddressHours, got.HeldAddressHours = 0, 0
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("report (-want +got):\n%s", diff)
+	}
+	// a and b: held 2 s before they can be used, from the call on. c: 7 s; then,
+	// from 100 s to the end at 700 s, its address and that of its ENI.
+	idle := (2.0 + 2 + 7*2 + (100 - 27) + 600*2) / 3600
+	if math.Abs(r.IdleAddressHours-idle) > 1e-6 {
+		t.Errorf("idle address-hours %v; want %v", r.IdleAddressHours, idle)
+	}
+}
+
+func TestShapesAreTraces(t *testing.T) {
+	for name := range sim.Shapes() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tr := generate(t, sim.Workload{Shape: name, Nodes: 5, Pods: 10, Horizon: 6 * time.Hour})
+			live, last := map[[2]int]bool{}, time.Duration(0)
+			most, n := 0, 0
+			for ev := range tr.Events {
+				pod := [2]int{ev.Node, ev.Pod}
+				if ev.At < last || live[pod] == !ev.Delete {
+					t.Fatalf("event %+v after %v, live %v", ev, last, live[pod])
+				}
+				if last = ev.At; ev.Delete {
+					delete(live, pod)
+				} else {
+					live[pod] = true
+				}
+				most = max(most, len(live))
+				n++
+			}
+			if n < 50 || most < 30 || most > 200 {
+				t.Errorf("%d events, %d pods at most; want some, and about 50", n, most)
+			}
+		})
+	}
+}
+
+func TestDeterministic(t *testing.T) {
+	tr := generate(t, sim.Workload{Shape: "churn", Nodes: 3, Horizon: 3 * time.Hour, Seed: 7})
+	c := sim.Config{Policy: warmpool.AWS{WarmIPTarget: 2}, Placement: sim.Spread, Seed: 3}
+	a, b := run(t, c, tr), run(t, c, tr)
+	if diff := cmp.Diff(a, b); diff != "" {
+		t.Errorf("two runs of the same (-first +second):\n%s", diff)
+	}
+	c.Seed = 4
+	if cmp.Equal(a, run(t, c, tr)) {
+		t.Error("another seed changes nothing")
+	}
+}
+
+// TestThrottling restarts a fleet against a small bucket: calls fail, are tried
+// again, and in the end everybody is served.
+func TestThrottling(t *testing.T) {
+	tr := generate(t, sim.Workload{Shape: "scale", Nodes: 100, Horizon: 3 * time.Hour})
+	r := run(t, sim.Config{Policy: warmpool.AWS{WarmIPTarget: 1}, EC2: sim.EC2{Burst: 5, Rate: 1}}, tr)
+	if r.Throttled == 0 || r.WaitMaxSeconds < 10 {
+		t.Errorf("throttled %d, longest wait %.1f s; want some and long", r.Throttled, r.WaitMaxSeconds)
+	}
+	if free := run(t, sim.Config{Policy: warmpool.AWS{WarmIPTarget: 1}, EC2: sim.EC2{Burst: 1e6, Rate: 1e6}}, tr); free.Throttled != 0 || free.PodWaitSeconds > r.PodWaitSeconds/10 {
+		t.Errorf("without limits: throttled %d, %.0f pod-seconds of waiting, with limits %.0f", free.Throttled, free.PodWaitSeconds, r.PodWaitSeconds)
+	}
+}
+
+func TestSubnet(t *testing.T) {
+	tr := generate(t, sim.Workload{Shape: "steady", Nodes: 10, Pods: 20, Horizon: 2 * time.Hour})
+	small := sim.Config{Policy: warmpool.Band{}, Subnet: sim.Subnet{Addresses: 160}}
+	r := run(t, small, tr)
+	if r.SubnetHighWater > 155 || r.Refused == 0 || r.Unserved == 0 {
+		t.Errorf("200 pods on 155 addresses: high water %d, refused %d, unserved %d", r.SubnetHighWater, r.Refused, r.Unserved)
+	}
+	prefixes := sim.Config{
+		Policy: warmpool.Band{}, Limits: warmpool.Limits{MaxENIs: 4, SlotsPerENI: 14, AddressesPerSlot: 16, MaxPods: 110},
+		Subnet: sim.Subnet{Addresses: 4096, Fragmented: 0.95},
+	}
+	if r := run(t, prefixes, tr); r.Refused == 0 || r.SubnetHighWater > 400 {
+		t.Errorf("13 whole blocks left: refused %d, high water %d", r.Refused, r.SubnetHighWater)
+	}
+	prefixes.Subnet.Fragmented = 0
+	if r := run(t, prefixes, tr); r.Refused != 0 || r.Unserved != 0 {
+		t.Errorf("a whole subnet: refused %d, unserved %d", r.Refused, r.Unserved)
+	}
+}
+
+// TestCooldownIsNoSupply: a node without another address makes the next pod
+// wait for the old pod's address to cool.
+func TestCooldownIsNoSupply(t *testing.T) {
+	tr := parse(t, "0,n,add,a\n60,n,delete,a\n70,n,add,b\n")
+	c := sim.Config{Policy: warmpool.Band{}, Limits: warmpool.Limits{MaxENIs: 1, SlotsPerENI: 1}, EC2: exact}
+	if r := run(t, c, tr); r.WaitMaxSeconds != 20 {
+		t.Errorf("waited %v s; want 20, the rest of 30", r.WaitMaxSeconds)
+	}
+	c.Cooldown = -1
+	if r := run(t, c, tr); r.WaitMaxSeconds != 2 {
+		t.Errorf("waited %v s; want 2, for the first address only", r.WaitMaxSeconds)
+	}
+}
+
+func TestLeadAndPeriod(t *testing.T) {
+	tr := parse(t, "60,n,add,a\n60,n,add,b\n60,n,add,c\n")
+	c := sim.Config{Policy: warmpool.Band{Low: -1, Batch: 1}, Limits: warmpool.Limits{MaxENIs: 1, SlotsPerENI: 10}, EC2: exact, Lead: 5 * time.Second}
+	if r := run(t, c, tr); r.WaitMaxSeconds > 0 {
+		t.Errorf("waited %v s though the pods were known 5 s before", r.WaitMaxSeconds)
+	}
+	c.Lead, c.Period = 0, 45*time.Second
+	if r := run(t, c, tr); r.WaitMaxSeconds != 32 {
+		t.Errorf("waited %v s; want 32: the agent looks at 90 s, the call takes 2", r.WaitMaxSeconds)
+	}
+}
+
+func TestReadTrace(t *testing.T) {
+	const csv = "time,node,op\n1,b,add\n0.5,a,add\n3,b,delete\n"
+	const lines = `{"time":1,"node":"b","op":"add"}
+		{"time":0.5,"node":"a","op":"add","pod":""} {"time":3,"node":"b","op":"delete"}`
+	want := []sim.Event{{At: 500 * time.Millisecond, Node: 0}, {At: time.Second, Node: 1}, {At: 3 * time.Second, Node: 1, Delete: true}}
+	a := parse(t, csv)
+	b, err := sim.ReadJSONLines(strings.NewReader(lines))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tr := range []sim.Trace{a, b} {
+		if diff := cmp.Diff(want, slices.Collect(tr.Events)); diff != "" || tr.Nodes != 2 || tr.Horizon != 10*time.Minute+3*time.Second {
+			t.Errorf("%d nodes, %v, events (-want +got):\n%s", tr.Nodes, tr.Horizon, diff)
+		}
+	}
+	for text, says := range map[string]string{
+		"":                          "no events",
+		"1,a,add,x\n2,a,add,x\n":    "comes twice",
+		"1,a,delete,x\n":            "is not there",
+		"1,a,grow\n":                "neither add nor delete",
+		"0,a,add\nsoon,a,add\n":     "no number of seconds",
+		"1,a\n":                     "has 2 fields",
+		"-1,a,add\n":                "time -1",
+		"1,,add\n":                  `node ""`,
+		"1,a,add,x,y,z\n1,a,\"add":  "has 6 fields",
+		"1,a,add\n1,a,\"add\nquote": "extraneous or missing",
+	} {
+		_, err := sim.ReadCSV(strings.NewReader(text))
+		if !errors.Is(err, sim.ErrTrace) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: error %v; want one that says %q", text, err, says)
+		}
+	}
+	if _, err := sim.ReadJSONLines(strings.NewReader(`{"time":1}{`)); !errors.Is(err, sim.ErrTrace) {
+		t.Errorf("bad JSON: error %v", err)
+	}
+}
+
+func FuzzReadTrace(f *testing.F) {
+	f.Add("1,a,add,x\n2,a,delete,x\n")
+	f.Add(`{"time":1,"node":"b","op":"add"}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, read := range []func(s string) (sim.Trace, error){
+			func(s string) (sim.Trace, error) { return sim.ReadCSV(strings.NewReader(s)) },
+			func(s string) (sim.Trace, error) { return sim.ReadJSONLines(strings.NewReader(s)) },
+		} {
+			tr, err := read(text)
+			if err != nil || tr.Horizon > 24*time.Hour {
+				continue
+			}
+			if _, err := sim.Run(t.Context(), sim.Config{Policy: warmpool.Band{}}, tr); err != nil {
+				t.Errorf("a trace that was read does not run: %v", err)
+			}
+		}
+	})
+}
+
+func TestBadInput(t *testing.T) {
+	if _, err := (sim.Workload{Shape: "flood"}).Trace(); !errors.Is(err, sim.ErrShape) {
+		t.Errorf("unknown shape: %v", err)
+	}
+	ok := parse(t, "1,a,add\n")
+	for name, tc := range map[string]struct {
+		cfg   sim.Config
+		trace sim.Trace
+		says  string
+	}{
+		"no policy": {sim.Config{}, ok, "no policy"},
+		"no nodes":  {sim.Config{Policy: warmpool.Band{}}, sim.Trace{}, "0 nodes"},
+		"no room":   {sim.Config{Policy: warmpool.Band{}, Limits: warmpool.Limits{MaxENIs: 1}}, ok, "no room"},
+		"unsorted": {sim.Config{Policy: warmpool.Band{}}, sim.Trace{Nodes: 1, Horizon: time.Hour,
+			Events: slices.Values([]sim.Event{{At: time.Minute}, {At: time.Second, Pod: 1}})}, "after 1m0s"},
+		"unknown pod": {sim.Config{Policy: warmpool.Band{}}, sim.Trace{Nodes: 1, Horizon: time.Hour,
+			Events: slices.Values([]sim.Event{{Delete: true}})}, "is not there"},
+	} {
+		_, err := sim.Run(t.Context(), tc.cfg, tc.trace)
+		if err == nil || !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s: error %v; want one that says %q", name, err, tc.says)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	long := generate(t, sim.Workload{Shape: "churn"})
+	if _, err := sim.Run(ctx, sim.Config{Policy: warmpool.Band{}}, long); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+func TestReports(t *testing.T) {
+	r := run(t, sim.Config{Name: "band", Policy: warmpool.Band{}}, parse(t, "1,a,add\n"))
+	var table, csv, js bytes.Buffer
+	if err := errors.Join(sim.WriteTable(&table, []sim.Report{r}), sim.WriteCSV(&csv, []sim.Report{r}), json.NewEncoder(&js).Encode(r)); err != nil {
+		t.Fatal(err)
+	}
+	if lines := strings.Split(strings.TrimRight(table.String(), "\n"), "\n"); len(lines) != 2 || len(lines[0]) != len(lines[1]) {
+		t.Errorf("table:\n%s", table.String())
+	}
+	if !strings.Contains(csv.String(), "AssignPrivateIpAddresses\nband,") {
+		t.Errorf("CSV:\n%s", csv.String())
+	}
+	var got map[string]any
+	if err := json.Unmarshal(js.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"policy", "pods", "waitP50Seconds", "waitP99Seconds", "podWaitSeconds", "ec2Calls",
+		"peakCallsPerSecond", "idleAddressHours", "eniChurn", "subnetHighWater"} {
+		if _, ok := got[key]; !ok {
+			t.Errorf("JSON has no %s", key)
+		}
+	}
+}
+
+func TestFrontier(t *testing.T) {
+	r := func(name string, wait float64, calls int, idle float64) sim.Report {
+		return sim.Report{Policy: name, WaitP99Seconds: wait, EC2CallsTotal: calls, IdleAddressHours: idle}
+	}
+	all := []sim.Report{r("a", 1, 10, 5), r("b", 0, 20, 5), r("c", 1, 10, 6), r("d", 0, 20, 5)}
+	var got []string
+	for _, x := range sim.Frontier(all) {
+		got = append(got, x.Policy)
+	}
+	if diff := cmp.Diff([]string{"a", "b", "d"}, got); diff != "" {
+		t.Errorf("frontier (-want +got):\n%s", diff)
+	}
+}
+
+// ExampleRun compares two policies over the same day of a small fleet.
+func ExampleRun() {
+	trace, err := sim.Workload{Shape: "rollout", Nodes: 10}.Trace()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	var reports []sim.Report
+	for name, p := range map[string]warmpool.Policy{"band": warmpool.Band{}, "warm 5": warmpool.AWS{WarmIPTarget: 5}} {
+		r, err := sim.Run(context.Background(), sim.Config{Name: name, Policy: p}, trace)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		reports = append(reports, r)
+	}
+	slices.SortFunc(reports, func(a, b sim.Report) int { return strings.Compare(a.Policy, b.Policy) })
+	for _, r := range reports {
+		fmt.Printf("%s: p99 wait %.0f s, more than 1000 EC2 calls: %v\n", r.Policy, r.WaitP99Seconds, r.EC2CallsTotal > 1000)
+	}
+	// Output:
+	// band: p99 wait 0 s, more than 1000 EC2 calls: false
+	// warm 5: p99 wait 0 s, more than 1000 EC2 calls: true
+}
+
+// BenchmarkFleetDay simulates a day of 1,000 nodes with 25 pods each, of which
+// some 1.7 million come and go.
+func BenchmarkFleetDay(b *testing.B) {
+	tr := generate(b, sim.Workload{Shape: "churn", Nodes: 1000})
+	events, pods := 0, 0
+	for b.Loop() {
+		r, err := sim.Run(b.Context(), sim.Config{Policy: warmpool.Band{}}, tr)
+		if err != nil {
+			b.Fatal(err)
+		}
+		events += r.Events
+		pods = r.Pods
+	}
+	b.ReportMetric(float64(events)/b.Elapsed().Seconds(), "events/s")
+	b.ReportMetric(float64(pods), "pods")
+}
