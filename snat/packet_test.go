@@ -8,7 +8,11 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -134,6 +138,68 @@ func TestPorts(t *testing.T) {
 	if _, err := w.b.Ping(ctx, podB, fabric.InternetAddr); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestManyFlows opens the same ports from two pods to one destination at once.
+func TestManyFlows(t *testing.T) {
+	w := newWorld(t)
+	apply(t, w.snat, base(nil), true)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	const workers, flows = 8, 100 // for each pod
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	seen := map[netip.AddrPort]int{}
+	for _, pod := range []struct {
+		ns   *fabric.Netns
+		addr netip.Addr
+	}{{w.a, podA}, {w.b, podB}} {
+		for n := range uint16(workers) {
+			group.Go(func() {
+				for port := 20000 + n*flows; port < 20000+(n+1)*flows; port++ {
+					source, err := pod.ns.Ask(ctx, "udp", netip.AddrPortFrom(pod.addr, port), echoAt(fabric.InternetAddr))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					mu.Lock()
+					seen[source]++
+					mu.Unlock()
+				}
+			})
+		}
+	}
+	group.Wait()
+	for source, n := range seen {
+		if source.Addr() != node1 || n != 1 {
+			t.Errorf("%d flows were translated to %v, want one of %v", n, source, node1)
+		}
+	}
+	if failed := insertFailed(t, w.node); failed != 0 {
+		t.Errorf("connection tracking refused %d flows", failed)
+	}
+}
+
+// insertFailed returns how often two flows were translated to the same.
+func insertFailed(t *testing.T, n *fabric.Netns) (total uint64) {
+	t.Helper()
+	in(t, n, func() error {
+		b, err := os.ReadFile("/proc/thread-self/net/stat/nf_conntrack")
+		if err != nil {
+			return err
+		}
+		rows := strings.Split(strings.TrimSpace(string(b)), "\n")
+		column := slices.Index(strings.Fields(rows[0]), "insert_failed")
+		for _, row := range rows[1:] {
+			v, err := strconv.ParseUint(strings.Fields(row)[column], 16, 64)
+			if err != nil {
+				return err
+			}
+			total += v
+		}
+		return nil
+	})
+	return total
 }
 
 func TestExternal(t *testing.T) {

@@ -44,11 +44,11 @@ func CreateNetns(path string) (*Netns, error) {
 		return nil, fmt.Errorf("create namespace %s: %w", path, err)
 	}
 	n, err := OpenNetns(path)
-	if err == nil {
-		err = n.linkUp("lo")
-	}
 	if err != nil {
 		return nil, errors.Join(err, unix.Unmount(path, unix.MNT_DETACH), os.Remove(path))
+	}
+	if err := n.linkUp("lo"); err != nil {
+		return nil, errors.Join(err, n.Delete())
 	}
 	return n, nil
 }
