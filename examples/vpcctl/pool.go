@@ -171,8 +171,8 @@ func (w *world) register(fs *flag.FlagSet, shape string) {
 	fs.DurationVar(&w.workload.Horizon, "for", 24*time.Hour, "length of a generated workload")
 	fs.Uint64Var(&w.workload.Seed, "seed", 0, "seed of all that is random")
 	fs.StringVar(&w.instanceType, "instance-type", "m5.xlarge", "whose limits each node has")
-	fs.BoolVar(&w.prefixes, "prefixes", false, "slots hold a /28 prefix instead of one address")
-	fs.IntVar(&w.cfg.Limits.MaxPods, "max-pods", 0, "max-pods of each node (default: what AWS publishes for the type, with -prefixes at most 110)")
+	fs.BoolVar(&w.prefixes, "prefix", false, "slots hold a /28 prefix instead of one address")
+	fs.IntVar(&w.cfg.Limits.MaxPods, "max-pods", 0, "max-pods of each node (default: what AWS publishes for the type, with -prefix at most 110)")
 	fs.Func("placement", "choice of a pod's address: `pack` or spread (default pack)", func(v string) error {
 		w.cfg.Placement = sim.Placement(v)
 		if w.cfg.Placement != sim.Pack && w.cfg.Placement != sim.Spread {

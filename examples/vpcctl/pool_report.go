@@ -64,7 +64,7 @@ func renderReport(out io.Writer, reports []sim.Report, w *world, args []string) 
 	p := page{
 		Command: "vpcctl pool sim " + strings.Join(quoted(args), " "),
 		World: []string{
-			fmt.Sprintf("instance type %s: %d ENIs of %d slots, %d addresses a slot, max-pods %d", w.instanceType, l.MaxENIs, l.SlotsPerENI, l.AddressesPerSlot, l.MaxPods),
+			fmt.Sprintf("instance type %s: %d ENIs of %d slots, %d address(es) a slot, max-pods %d", w.instanceType, l.MaxENIs, l.SlotsPerENI, l.AddressesPerSlot, l.MaxPods),
 			fmt.Sprintf("an EC2 call takes %v, an ENI %v more to attach (medians); the account bears %g calls of one action at once and %g a second", w.cfg.EC2.Call, w.cfg.EC2.Attach, w.cfg.EC2.Burst, w.cfg.EC2.Rate),
 			fmt.Sprintf("a released address rests %v; the subnet has %d addresses; seed %d", w.cfg.Cooldown, w.cfg.Subnet.Addresses, w.cfg.Seed),
 		},
