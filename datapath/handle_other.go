@@ -24,6 +24,9 @@ func (h *Handle) Apply(context.Context, []Change) error { return ErrNotSupported
 // EnsureNode returns [ErrNotSupported].
 func (h *Handle) EnsureNode(context.Context, Node) error { return ErrNotSupported }
 
+// Ensure returns [ErrNotSupported].
+func (h *Handle) Ensure(context.Context, Desired) error { return ErrNotSupported }
+
 // RemoveENI returns [ErrNotSupported].
 func (h *Handle) RemoveENI(context.Context, Node, string) error { return ErrNotSupported }
 

@@ -246,8 +246,8 @@ func (l *lab) configurePrimary() {
 	})
 }
 
-// echo answers every UDP packet to the outside addresses with the sender's
-// address as the outside sees it.
+// echo answers every UDP packet to the outside addresses: "hello" with the
+// sender's address as the outside sees it, everything else with itself.
 func (l *lab) echo() {
 	for _, a := range []netip.Addr{outside4, outside6} {
 		l.listen(l.vpc, a)
@@ -265,11 +265,15 @@ func (l *lab) listen(path string, a netip.Addr) {
 	go func() {
 		b := make([]byte, 2048)
 		for {
-			_, from, err := c.ReadFromUDPAddrPort(b)
+			n, from, err := c.ReadFromUDPAddrPort(b)
 			if err != nil {
 				return
 			}
-			_, _ = c.WriteToUDPAddrPort([]byte(from.Addr().Unmap().String()), from)
+			answer := b[:n]
+			if string(answer) == "hello" {
+				answer = []byte(from.Addr().Unmap().String())
+			}
+			_, _ = c.WriteToUDPAddrPort(answer, from)
 		}
 	}()
 }

@@ -24,17 +24,38 @@ func (h *Handle) EnsureNode(ctx context.Context, n Node) error {
 	if err := n.Validate(); err != nil {
 		return fmt.Errorf("node: %w: %w", ErrInvalid, err)
 	}
+	return h.converge(ctx, func(have State) ([]Change, error) {
+		resolved, err := n.resolve(have.Links)
+		return Diff(resolved.Owned(have), resolved.State()), err
+	})
+}
+
+// Ensure makes the node and the host sides of its pods what d wants, in one row
+// of changes, and verifies it. It converts a node from one layout to the other
+// under the pods' traffic: everything new is in place before the first old piece
+// goes. Pods that are not in d keep what they have, which after a conversion may
+// no longer work; an AddPod beside it must already have the new layout.
+func (h *Handle) Ensure(ctx context.Context, d Desired) error {
+	if err := d.Node.Validate(); err != nil {
+		return fmt.Errorf("node: %w: %w", ErrInvalid, err)
+	}
+	return h.converge(ctx, func(have State) ([]Change, error) {
+		_, err := d.Node.resolve(have.Links)
+		return d.Drift(have), err
+	})
+}
+
+// converge observes and applies until drift finds nothing.
+func (h *Handle) converge(ctx context.Context, drift func(have State) ([]Change, error)) error {
 	var changes []Change
 	for range rounds {
-		o, err := h.observe(ctx)
+		have, err := h.Observe(ctx)
 		if err != nil {
 			return err
 		}
-		resolved, err := n.resolve(o.Links)
-		if err != nil {
+		if changes, err = drift(have); err != nil {
 			return err
 		}
-		changes = Diff(resolved.Owned(o.State), resolved.State())
 		if len(changes) == 0 {
 			return nil
 		}

@@ -40,7 +40,7 @@ type Repair struct {
 // A fighting peer gets burst repairs of one thing at once, then one each
 // firstWait; the wait doubles with each that is used up, to lastWait.
 const (
-	burst     = 10
+	burst     = 20
 	firstWait = 500 * time.Millisecond
 	lastWait  = 30 * time.Second
 )

@@ -44,6 +44,8 @@ type damage struct {
 	do   func(h *netlink.Handle, p datapath.Pod) error
 	// layout is where it applies; both if empty.
 	layout datapath.Layout
+	// slow means that the kernel takes its time after the repair.
+	slow bool
 }
 
 var damages = []damage{
@@ -59,7 +61,7 @@ var damages = []damage{
 			return h.NeighSet(n)
 		})
 	}},
-	{name: "set the host link down", do: func(h *netlink.Handle, p datapath.Pod) error {
+	{name: "set the host link down", slow: true, do: func(h *netlink.Handle, p datapath.Pod) error {
 		return withLink(h, p.HostLink(), h.LinkSetDown)
 	}},
 	{name: "give the host link another MAC", do: func(h *netlink.Handle, p datapath.Pod) error {
@@ -77,13 +79,13 @@ var damages = []damage{
 	{name: "flush the ENI's table", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return eachRoute(h, "ens6", 2, h.RouteDel)
 	}},
-	{name: "set the ENI down", do: func(h *netlink.Handle, _ datapath.Pod) error {
+	{name: "set the ENI down", slow: true, do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, "ens6", h.LinkSetDown)
 	}},
 	{name: "give the ENI another MTU", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, "ens6", func(l netlink.Link) error { return h.LinkSetMTU(l, 1350) })
 	}},
-	{name: "delete the ENI's addresses", do: func(h *netlink.Handle, _ datapath.Pod) error {
+	{name: "delete the ENI's addresses", slow: true, do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, "ens6", func(l netlink.Link) error {
 			addrs, err := h.AddrList(l, netlink.FAMILY_V4)
 			for _, a := range addrs {
