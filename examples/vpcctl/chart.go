@@ -60,6 +60,19 @@ func (c chart) svg() string {
 	return b.String()
 }
 
+// file returns the chart as an SVG file of its own, in light colours.
+func (c chart) file() string {
+	attributes := fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" width="%g" height="%g" `, c.width, c.height)
+	body, _ := strings.CutPrefix(c.svg(), "<svg ")
+	head, rest, _ := strings.Cut(body, ">")
+	return attributes + head + "><style>" + fileStyle + `</style><rect width="100%" height="100%" fill="#fff"/>` + rest + "\n"
+}
+
+const fileStyle = "text{fill:#1d2430;font:12px sans-serif}.tick{fill:#667085;font-size:11px}.title{font-weight:600}" +
+	".grid{stroke:#dfe3e8}polyline{fill:none;stroke-width:1.6}.held{stroke:#3b76c4}.used{stroke:#2a9d6f}.waiting{stroke:#d1495b}" +
+	".calls{stroke:#8250a8}.dot circle{fill:none;stroke:#3b76c4;stroke-width:1.8}.dot.waits circle{stroke:#d1495b}" +
+	".dot.front circle{fill:#3b76c4}.dot.front.waits circle{fill:#d1495b}"
+
 // fit finds the ends of the axes.
 func (c *chart) fit() {
 	xMax, yMax := c.xMax, c.yMax

@@ -8,6 +8,8 @@ import (
 	"html/template"
 	"io"
 	"math"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/vpcnet/vpcnet/warmpool/sim"
@@ -29,7 +31,6 @@ type section struct {
 	Rows                []row
 	Pareto              template.HTML
 	Policies            []panel
-	HasPresets          bool
 }
 
 // row is one policy in the table of a section.
@@ -73,15 +74,10 @@ func renderReport(out io.Writer, reports []sim.Report, w *world, args []string) 
 	for name, doc := range sim.Shapes() {
 		docs[name] = doc
 	}
-	for first := 0; first < len(reports); {
-		last := first
-		for last < len(reports) && reports[last].Trace == reports[first].Trace {
-			last++
-		}
-		s := newSection(reports[first:last])
+	for _, group := range byTrace(reports) {
+		s := newSection(group)
 		s.Doc = docs[s.Trace]
 		p.Sections = append(p.Sections, s)
-		first = last
 	}
 	return t.Execute(out, p)
 }
@@ -97,15 +93,49 @@ func quoted(args []string) []string {
 	return out
 }
 
+// byTrace splits the reports where the trace changes.
+func byTrace(reports []sim.Report) [][]sim.Report {
+	var out [][]sim.Report
+	for _, r := range reports {
+		if n := len(out); n > 0 && out[n-1][0].Trace == r.Trace {
+			out[n-1] = append(out[n-1], r)
+			continue
+		}
+		out = append(out, []sim.Report{r})
+	}
+	return out
+}
+
 func newSection(reports []sim.Report) section {
 	s := section{Trace: reports[0].Trace}
 	s.Summary = fmt.Sprintf("%d pods came in the measured time.", reports[0].Pods)
-	var wait, calls, idle, supply, rate float64
+	s.Rows = newRows(reports)
+	supply, rate := highest(reports)
+	for i, r := range reports {
+		s.Policies = append(s.Policies, panel{
+			Key: i + 1, Policy: r.Policy,
+			Supply: template.HTML(supplyChart(r, supply).svg()), Calls: template.HTML(callsChart(r, rate).svg()),
+		})
+	}
+	s.Pareto = template.HTML(paretoChart(s.Trace, s.Rows).svg())
+	return s
+}
+
+// highest are the highest points of all curves.
+func highest(reports []sim.Report) (supply, calls float64) {
+	for _, r := range reports {
+		for _, p := range r.Series {
+			supply, calls = max(supply, float64(p.Supply)), max(calls, float64(p.Calls))
+		}
+	}
+	return supply, calls
+}
+
+func newRows(reports []sim.Report) []row {
+	var rows []row
+	var wait, calls, idle float64
 	for _, r := range reports {
 		wait, calls, idle = max(wait, r.WaitP99Seconds), max(calls, float64(r.EC2CallsTotal)), max(idle, r.IdleAddressHours)
-		for _, p := range r.Series {
-			supply, rate = max(supply, float64(p.Supply)), max(rate, float64(p.Calls))
-		}
 	}
 	for i, r := range reports {
 		var better []string
@@ -114,17 +144,12 @@ func newSection(reports []sim.Report) section {
 				better = append(better, o.Policy)
 			}
 		}
-		s.Rows = append(s.Rows, row{
+		rows = append(rows, row{
 			Report: r, Key: i + 1, Frontier: len(better) == 0, BeatenBy: strings.Join(better, "; "),
 			WaitPart: part(r.WaitP99Seconds, wait), CallsPart: part(math.Log10(1+float64(r.EC2CallsTotal)), math.Log10(1+calls)), IdlePart: part(r.IdleAddressHours, idle),
 		})
-		s.Policies = append(s.Policies, panel{
-			Key: i + 1, Policy: r.Policy,
-			Supply: template.HTML(supplyChart(r, supply).svg()), Calls: template.HTML(callsChart(r, rate).svg()),
-		})
 	}
-	s.Pareto = template.HTML(paretoChart(s.Rows).svg())
-	return s
+	return rows
 }
 
 func part(v, most float64) float64 {
@@ -134,10 +159,33 @@ func part(v, most float64) float64 {
 	return math.Round(100 * v / most)
 }
 
+// writeSVG writes the plots of the report as files of their own.
+func writeSVG(dir string, reports []sim.Report) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	files := map[string]chart{}
+	for _, group := range byTrace(reports) {
+		trace := group[0].Trace
+		supply, calls := highest(group)
+		files[trace] = paretoChart(trace, newRows(group))
+		for i, r := range group {
+			files[fmt.Sprintf("%s-%d-supply", trace, i+1)] = supplyChart(r, supply)
+			files[fmt.Sprintf("%s-%d-calls", trace, i+1)] = callsChart(r, calls)
+		}
+	}
+	for name, c := range files {
+		if err := os.WriteFile(filepath.Join(dir, name+".svg"), []byte(c.file()), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // paretoChart shows idle addresses against calls; what waits is a class of its own.
-func paretoChart(rows []row) chart {
+func paretoChart(trace string, rows []row) chart {
 	c := chart{
-		title:  "Idle address-hours against EC2 calls: lower left is better",
+		title:  trace + ": idle addresses against EC2 calls, lower left is better",
 		xLabel: "idle address-hours", yLabel: "EC2 calls", logY: true, points: true, width: 720, height: 330,
 	}
 	for _, r := range rows {
@@ -169,7 +217,7 @@ func hours(name, class string, points []sim.Point, value func(sim.Point) int) se
 
 func supplyChart(r sim.Report, most float64) chart {
 	return chart{
-		title: "Addresses held and used", xLabel: "hours", yLabel: "addresses", yMax: most, width: 470, height: 190,
+		title: r.Policy + ": addresses held and used", xLabel: "hours", yLabel: "addresses", yMax: most, width: 470, height: 190,
 		series: []series{
 			hours("held", "held", r.Series, func(p sim.Point) int { return p.Supply }),
 			hours("used by pods", "used", r.Series, func(p sim.Point) int { return p.Demand }),
@@ -180,7 +228,7 @@ func supplyChart(r sim.Report, most float64) chart {
 
 func callsChart(r sim.Report, most float64) chart {
 	return chart{
-		title: "EC2 calls between two points", xLabel: "hours", yLabel: "calls", yMax: max(most, 1), width: 470, height: 190,
+		title: r.Policy + ": EC2 calls between two points", xLabel: "hours", yLabel: "calls", yMax: max(most, 1), width: 470, height: 190,
 		series: []series{hours("EC2 calls", "calls", r.Series, func(p sim.Point) int { return p.Calls })},
 	}
 }

@@ -30,6 +30,7 @@ func poolSim(ctx context.Context, std stdio, args []string) error {
 	format := fs.String("o", "table", "output `format`: table, json or csv")
 	series := fs.Bool("series", false, "with -o json, add the points over time")
 	html := fs.String("html", "", "write a report with plots to this `file`")
+	svg := fs.String("svg", "", "write the report's plots as files into this `directory`")
 	if err := parse(fs, std, args, simAbout+"\n\n"+policyHelp()); err != nil {
 		return err
 	}
@@ -50,6 +51,11 @@ func poolSim(ctx context.Context, std stdio, args []string) error {
 			return err
 		}
 		fmt.Fprintln(std.err, "report:", *html)
+	}
+	if *svg != "" {
+		if err := writeSVG(*svg, reports); err != nil {
+			return err
+		}
 	}
 	events := 0
 	for i := range reports {
