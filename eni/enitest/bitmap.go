@@ -17,10 +17,13 @@ type bitmap struct {
 	free   int
 }
 
-// newBitmap returns the bitmap of a subnet between /16 and /28. The first four
-// addresses and the last one belong to AWS:
-// https://docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html
+// newBitmap returns the bitmap of a subnet between /16 and /28, or an empty one
+// for a subnet without IPv4. The first four addresses and the last one belong to
+// AWS: https://docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html
 func newBitmap(prefix netip.Prefix) *bitmap {
+	if !prefix.IsValid() {
+		return &bitmap{}
+	}
 	size := 1 << (32 - prefix.Bits())
 	base := prefix.Addr().As4()
 	b := &bitmap{

@@ -17,7 +17,8 @@ type eniSpec struct {
 	groups                    []string
 	// addr is the primary private IP; not valid means any.
 	addr netip.Addr
-	// noIPv4 leaves out the primary private IP, as EFA-only ENIs do.
+	// noIPv4 leaves out the primary private IP, as EFA-only ENIs do and all ENIs
+	// of a subnet without IPv4.
 	noIPv4            bool
 	v4Addrs, v4Blocks want
 	v6Addrs, v6Blocks want
@@ -41,11 +42,17 @@ func (t *tx) create(s eniSpec) (*ENI, error) {
 		Description: s.description, Type: s.kind, Groups: groups, SourceDestCheck: true, Requester: t.caller,
 		Tags: s.tags, Tracking: s.tracking,
 	}
+	if !subnet.Prefix.IsValid() {
+		s.noIPv4 = true
+		if s.v6Addrs.size() == 0 && s.kind != "efa-only" {
+			s.v6Addrs.n = 1
+		}
+	}
 	if err := t.fill(e, s); err != nil {
 		return nil, err
 	}
 	e.ID, e.MAC = t.newID(kindENI.prefix), t.newMAC()
-	if s.public {
+	if s.public && e.Addr.IsValid() {
 		e.Public = t.newPublic()
 	}
 	t.put(e)
@@ -55,8 +62,11 @@ func (t *tx) create(s eniSpec) (*ENI, error) {
 // fill gives the new ENI its addresses, all or none.
 func (t *tx) fill(e *ENI, s eniSpec) error {
 	l := load{v4: s.v4Addrs.size() + s.v4Blocks.size(), v6: s.v6Addrs.size() + s.v6Blocks.size()}
-	if s.noIPv4 && (s.addr.IsValid() || l != (load{})) {
+	switch {
+	case s.kind == "efa-only" && (s.addr.IsValid() || l != (load{})):
 		return errorf("InvalidParameterCombination", "A network interface of type %s has no IP addresses", s.kind)
+	case s.noIPv4 && (s.addr.IsValid() || l.v4 > 0):
+		return invalidValue("The specified subnet %s does not have an associated IPv4 CIDR block.", e.Subnet)
 	}
 	if !s.noIPv4 {
 		l.v4++

@@ -30,7 +30,8 @@ func (t *tx) describeSubnets(in describeSubnetsIn) (describeSubnetsOut, error) {
 			"availability-zone":          func(s *Subnet) []string { return []string{s.Zone} },
 			"availability-zone-id":       func(s *Subnet) []string { return []string{t.zoneID(s.Zone)} },
 			"available-ip-address-count": func(s *Subnet) []string { return []string{strconv.Itoa(s.Free)} },
-			"cidr-block":                 func(s *Subnet) []string { return []string{s.Prefix.String()} },
+			"cidr-block":                 func(s *Subnet) []string { return prefixText(s.Prefix) },
+			"ipv6-native":                func(s *Subnet) []string { return []string{strconv.FormatBool(!s.Prefix.IsValid())} },
 			"default-for-az":             func(*Subnet) []string { return []string{"false"} },
 			"map-public-ip-on-launch":    func(s *Subnet) []string { return []string{strconv.FormatBool(s.MapPublic)} },
 			"owner-id":                   func(*Subnet) []string { return []string{t.c.cfg.Account} },
@@ -50,9 +51,10 @@ func (t *tx) describeSubnets(in describeSubnetsIn) (describeSubnetsOut, error) {
 func (t *tx) wireSubnet(s *Subnet) wireSubnet {
 	return wireSubnet{
 		ID: s.ID, ARN: fmt.Sprintf("arn:aws:ec2:%s:%s:subnet/%s", t.c.cfg.Region, t.c.cfg.Account, s.ID),
-		State: "available", OwnerID: t.c.cfg.Account, VPCID: s.VPC, CIDRBlock: s.Prefix.String(),
-		IPv6:      ipv6Blocks(s.ID, prefixText(s.IPv6)),
-		Available: s.Free, AvailabilityZone: s.Zone, AvailabilityZoneID: t.zoneID(s.Zone),
+		State: "available", OwnerID: t.c.cfg.Account, VPCID: s.VPC, CIDRBlock: firstLine(prefixText(s.Prefix)),
+		IPv6Native: !s.Prefix.IsValid(),
+		IPv6:       ipv6Blocks(s.ID, prefixText(s.IPv6)),
+		Available:  s.Free, AvailabilityZone: s.Zone, AvailabilityZoneID: t.zoneID(s.Zone),
 		MapPublic: s.MapPublic, Tags: wireTags(s.Tags),
 	}
 }

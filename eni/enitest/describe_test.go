@@ -4,6 +4,7 @@ package enitest_test
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
 // TestPages walks through pages of ENIs while some of them go away.
@@ -258,4 +260,43 @@ func TestAllLimits(t *testing.T) {
 		must(w.ec2.AssignPrivateIpAddresses(t.Context(), in))(t)
 		checkInvariants(t, w.Cloud)
 	}
+}
+
+// TestIPv6Only has a subnet without IPv4: an instance there and its ENIs have
+// IPv6 addresses only.
+func TestIPv6Only(t *testing.T) {
+	w := newWorld(t, setup{ipv6: true})
+	var err error
+	if w.subnet, err = w.AddSubnet(enitest.SubnetInput{VPC: w.vpc.ID, IPv6: netip.MustParsePrefix("2001:db8:1:9::/64"), MapPublic: true}); err != nil {
+		t.Fatal(err)
+	}
+	w.instance = w.runInstance(t, "m5.large")
+	w.ec2, w.imds = w.clients(w.instance.ID)
+	e, _ := w.ENI(w.create(t))
+	if e.Addr.IsValid() || len(e.IPv6Addrs) != 1 {
+		t.Errorf("got addresses %v and %v, want one of IPv6", e.Addr, e.IPv6Addrs)
+	}
+	_, err = w.ec2.AssignPrivateIpAddresses(t.Context(), &ec2.AssignPrivateIpAddressesInput{
+		NetworkInterfaceId: &e.ID, Ipv4PrefixCount: aws.Int32(1),
+	})
+	wantCode(t, err, "UnsupportedOperation")
+	_, err = w.ec2.CreateNetworkInterface(t.Context(), &ec2.CreateNetworkInterfaceInput{
+		SubnetId: &w.subnet.ID, SecondaryPrivateIpAddressCount: aws.Int32(1),
+	})
+	wantCode(t, err, "InvalidParameterValue")
+	out := must(w.ec2.DescribeSubnets(t.Context(), &ec2.DescribeSubnetsInput{
+		Filters: []types.Filter{{Name: aws.String("ipv6-native"), Values: []string{"true"}}},
+	}))(t)
+	if len(out.Subnets) != 1 || out.Subnets[0].CidrBlock != nil {
+		t.Errorf("got %d subnets without IPv4, want 1", len(out.Subnets))
+	}
+	if got := metadata(t, w.imds, "local-ipv4"); got != "404" {
+		t.Errorf("got local-ipv4 %q", got)
+	}
+	mac := "network/interfaces/macs/" + metadata(t, w.imds, "mac") + "/"
+	got := []string{metadata(t, w.imds, mac+"local-ipv4s"), metadata(t, w.imds, mac+"subnet-ipv4-cidr-block"), metadata(t, w.imds, mac+"subnet-ipv6-cidr-blocks")}
+	if diff := cmp.Diff([]string{"404", "404", "2001:db8:1:9::/64"}, got); diff != "" {
+		t.Errorf("metadata (-want +got):\n%s", diff)
+	}
+	roundTrip(t, w.Cloud)
 }

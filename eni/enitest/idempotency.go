@@ -2,9 +2,7 @@
 
 package enitest
 
-import (
-	"net/url"
-)
+import "net/url"
 
 // tokenKey names a call that must happen once: EC2 remembers client tokens by
 // account and action.
@@ -30,8 +28,7 @@ func (c *Cloud) once(call Call, form url.Values, run func(*tx) (any, error)) (an
 	if before, ok := c.tokens[key]; ok {
 		if before.parameters != asked {
 			return nil, errorf("IdempotentParameterMismatch",
-				"The client token you have provided is associated with a resource that is already deleted "+
-					"or with a request with different parameters.")
+				"The request uses the same client token as a previous, but non-identical request.")
 		}
 		return before.answer, nil
 	}

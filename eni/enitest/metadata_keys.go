@@ -65,7 +65,7 @@ var eniKeys = map[string]func(*tx, *ENI) string{
 	"security-group-ids":      func(_ *tx, e *ENI) string { return lines(e.Groups) },
 	"security-groups":         func(t *tx, e *ENI) string { return lines(t.groupNames(e.Groups)) },
 	"subnet-id":               func(_ *tx, e *ENI) string { return e.Subnet },
-	"subnet-ipv4-cidr-block":  func(_ *tx, e *ENI) string { return e.SubnetPrefix.String() },
+	"subnet-ipv4-cidr-block":  func(_ *tx, e *ENI) string { return lines(prefixText(e.SubnetPrefix)) },
 	"subnet-ipv6-cidr-blocks": func(_ *tx, e *ENI) string { return lines(prefixText(e.SubnetIPv6)) },
 	"vpc-id":                  func(_ *tx, e *ENI) string { return e.VPC },
 	"vpc-ipv4-cidr-block":     func(t *tx, e *ENI) string { return firstLine(texts(t.c.state.vpcs[e.VPC].Prefixes)) },

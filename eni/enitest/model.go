@@ -23,8 +23,9 @@ type VPC struct {
 type Subnet struct {
 	ID, VPC string
 	// Zone is the availability zone's name, such as us-west-2a.
-	Zone   string
-	Prefix netip.Prefix
+	Zone string
+	// Prefix is the IPv4 prefix; not valid if the subnet has only IPv6.
+	Prefix netip.Prefix `json:",omitzero"`
 	// IPv6 is the subnet's /64; not valid if it has none.
 	IPv6 netip.Prefix `json:",omitzero"`
 	// MapPublic gives a public address to the primary ENI of new instances.

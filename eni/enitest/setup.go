@@ -5,6 +5,7 @@ package enitest
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -24,7 +25,7 @@ type SubnetInput struct {
 	VPC string
 	// Zone is the availability zone; empty means the region's first.
 	Zone string
-	// Prefix is between /16 and /28; IPv6 is a /64 or left out.
+	// Prefix is between /16 and /28; IPv6 is a /64. One of them may be left out.
 	Prefix, IPv6 netip.Prefix
 	// MapPublic gives a public address to the primary ENI of new instances.
 	MapPublic bool
@@ -92,12 +93,15 @@ func (c *Cloud) AddSubnet(in SubnetInput) (Subnet, error) {
 }
 
 func (t *tx) checkSubnet(v *VPC, in SubnetInput) error {
+	v4 := in.Prefix.IsValid()
 	switch {
-	case !in.Prefix.IsValid() || !in.Prefix.Addr().Is4() || in.Prefix != in.Prefix.Masked():
+	case !v4 && !in.IPv6.IsValid():
+		return errors.New("a subnet needs an IPv4 or an IPv6 prefix")
+	case v4 && (!in.Prefix.Addr().Is4() || in.Prefix != in.Prefix.Masked()):
 		return fmt.Errorf("subnet prefix %v is not an IPv4 prefix without host bits", in.Prefix)
-	case in.Prefix.Bits() < 16 || in.Prefix.Bits() > 28:
+	case v4 && (in.Prefix.Bits() < 16 || in.Prefix.Bits() > 28):
 		return fmt.Errorf("subnet prefix %v is not between /16 and /28", in.Prefix)
-	case !within(v.Prefixes, in.Prefix):
+	case v4 && !within(v.Prefixes, in.Prefix):
 		return fmt.Errorf("subnet prefix %v is not within the VPC's %v", in.Prefix, v.Prefixes)
 	case in.IPv6.IsValid() && (in.IPv6.Bits() != 64 || in.IPv6 != in.IPv6.Masked()):
 		return fmt.Errorf("IPv6 subnet prefix %v is not a /64 without host bits", in.IPv6)

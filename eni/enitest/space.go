@@ -29,7 +29,7 @@ func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) 
 // contains reports whether p lies within the subnet.
 func (s *space) contains(p netip.Prefix) bool {
 	if p.Addr().Is4() {
-		return p.Bits() >= s.v4.prefix.Bits() && s.v4.prefix.Contains(p.Addr())
+		return s.v4.prefix.Contains(p.Addr()) && p.Bits() >= s.v4.prefix.Bits()
 	}
 	return s.v6 != nil && p.Bits() >= s.v6.prefix.Bits() && s.v6.prefix.Contains(p.Addr())
 }

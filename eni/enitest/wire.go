@@ -186,7 +186,8 @@ type wireSubnet struct {
 	State              string                   `xml:"state"`
 	OwnerID            string                   `xml:"ownerId"`
 	VPCID              string                   `xml:"vpcId"`
-	CIDRBlock          string                   `xml:"cidrBlock"`
+	CIDRBlock          string                   `xml:"cidrBlock,omitempty"`
+	IPv6Native         bool                     `xml:"ipv6Native"`
 	IPv6               list[wireIPv6CIDRSubnet] `xml:"ipv6CidrBlockAssociationSet"`
 	Available          int                      `xml:"availableIpAddressCount"`
 	AvailabilityZone   string                   `xml:"availabilityZone"`
