@@ -36,8 +36,8 @@ func Open(path string) (*Handle, error) {
 		}
 		h.ns = ns
 	}
-	if err := h.use(func(*nftables.Conn) error { return nil }); err != nil {
-		return nil, errors.Join(err, h.Close())
+	if err := h.connect(); err != nil {
+		return nil, errors.Join(fmt.Errorf("snat: %w", explain(err)), h.Close())
 	}
 	return h, nil
 }
@@ -64,38 +64,71 @@ func (h *Handle) drop() error {
 	return err
 }
 
-// use calls fn with an open connection. After an error there may be answers left
-// in it that belong to no question, so the next call opens another one.
-func (h *Handle) use(fn func(*nftables.Conn) error) error {
+// errTorn is that what was listed is gone when it is looked into. Which error the
+// kernel gave the library does not tell.
+var errTorn = errors.New("the table changes while it is read")
+
+// tries is how often a call begins again for errTorn.
+const tries = 20
+
+// use calls fn with an open connection, again if what fn has just seen is gone
+// when it looks closer. After an error there may be answers left in a connection
+// that belong to no question, so the next try opens another one.
+func (h *Handle) use(ctx context.Context, fn func(*nftables.Conn) error) (err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.done {
-		return fmt.Errorf("snat: handle: %w", os.ErrClosed)
-	}
-	if h.conn == nil {
-		options := []nftables.ConnOption{nftables.AsLasting()}
-		if h.ns != nil {
-			options = append(options, nftables.WithNetNSFd(int(h.ns.Fd())))
+	for range tries {
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-		conn, err := nftables.New(options...)
-		if err != nil {
-			return fmt.Errorf("snat: open nftables: %w", explain(err))
+		if h.done {
+			return fmt.Errorf("snat: handle: %w", os.ErrClosed)
 		}
-		h.conn = conn
+		if err = h.connect(); err == nil {
+			err = fn(h.conn)
+		}
+		if err == nil {
+			return nil
+		}
+		err = errors.Join(fmt.Errorf("snat: table inet %s: %w", Table, explain(err)), h.drop())
+		if !errors.Is(err, errTorn) {
+			break
+		}
 	}
-	if err := fn(h.conn); err != nil {
-		return errors.Join(fmt.Errorf("snat: table inet %s: %w", Table, explain(err)), h.drop())
+	return err
+}
+
+func (h *Handle) connect() error {
+	if h.conn != nil {
+		return nil
 	}
+	options := []nftables.ConnOption{nftables.AsLasting()}
+	if h.ns != nil {
+		options = append(options, nftables.WithNetNSFd(int(h.ns.Fd())))
+	}
+	conn, err := nftables.New(options...)
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	h.conn = conn
 	return nil
 }
 
 // explain adds what is missing when the kernel says no more than no.
 func explain(err error) error {
-	switch {
-	case errors.Is(err, os.ErrPermission):
+	if errors.Is(err, os.ErrPermission) {
 		return fmt.Errorf("%w: CAP_NET_ADMIN in the namespace is needed, and CAP_SYS_ADMIN to enter another one", err)
-	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EPROTONOSUPPORT):
-		return fmt.Errorf("%w: the kernel needs nf_tables with fib, ct and nat for family inet (Linux 5.2)", err)
+	}
+	return err
+}
+
+// explainReplace does so for a batch that names nothing it does not make itself:
+// if something is not found, it is a part of the kernel.
+func explainReplace(err error) error {
+	for _, missing := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT} {
+		if errors.Is(err, missing) {
+			return fmt.Errorf("%w: the kernel needs nf_tables with fib, ct and nat for family inet (Linux 5.2): %s", errors.ErrUnsupported, err.Error())
+		}
 	}
 	return err
 }
@@ -104,16 +137,13 @@ func explain(err error) error {
 // is so already, and reports whether it changed something. Flows that exist keep
 // their translation and their mark.
 func (h *Handle) Apply(ctx context.Context, r Ruleset) (changed bool, err error) {
-	if err := ctx.Err(); err != nil {
-		return false, err
-	}
-	err = h.use(func(conn *nftables.Conn) error {
-		have, err := readStable(conn)
+	err = h.use(ctx, func(conn *nftables.Conn) error {
+		have, err := read(conn)
 		if err != nil || have.Equal(r) {
 			return err
 		}
 		changed = true
-		return replace(conn, r)
+		return explainReplace(replace(conn, r))
 	})
 	return changed && err == nil, err
 }
@@ -179,26 +209,10 @@ var hookNumbers = map[string]*nftables.ChainHook{
 // table and not of our kind shows up as a comment in the text, and makes the
 // Ruleset unequal to any that a Config gives.
 func (h *Handle) Observe(ctx context.Context) (r Ruleset, err error) {
-	if err := ctx.Err(); err != nil {
-		return Ruleset{}, err
-	}
-	err = h.use(func(conn *nftables.Conn) error {
-		r, err = readStable(conn)
+	err = h.use(ctx, func(conn *nftables.Conn) error {
+		r, err = read(conn)
 		return err
 	})
-	return r, err
-}
-
-// reads is how often a read begins again because the table changes meanwhile.
-const reads = 10
-
-// readStable reads until nothing that was listed is gone when it is looked into.
-func readStable(conn *nftables.Conn) (r Ruleset, err error) {
-	for range reads {
-		if r, err = read(conn); !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
 	return r, err
 }
 
@@ -234,15 +248,17 @@ func read(conn *nftables.Conn) (r Ruleset, err error) {
 	return r, nil
 }
 
+func torn(err error) error { return fmt.Errorf("%w: %w", errTorn, err) }
+
 func readSets(conn *nftables.Conn, t *nftables.Table) (all []set, err error) {
 	sets, err := conn.GetSets(t)
 	if err != nil {
-		return nil, err
+		return nil, torn(err)
 	}
 	for _, s := range sets {
 		elements, err := conn.GetSetElements(s)
 		if err != nil {
-			return nil, err
+			return nil, torn(err)
 		}
 		read := set{name: s.Name}
 		if s.KeyType.Name != nftables.TypeIPAddr.Name || !s.Interval || s.Constant || s.IsMap || s.Dynamic || s.HasTimeout {
@@ -273,7 +289,7 @@ func readChain(conn *nftables.Conn, t *nftables.Table, k *nftables.Chain) (c cha
 	}
 	rules, err := conn.GetRules(t, k)
 	if err != nil {
-		return c, errors.Join(err, fmt.Errorf("rules of chain %s", k.Name))
+		return c, fmt.Errorf("rules of chain %s: %w", k.Name, torn(err))
 	}
 	for _, r := range rules {
 		comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
