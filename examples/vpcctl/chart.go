@@ -69,7 +69,7 @@ func (c chart) file() string {
 }
 
 const fileStyle = "text{fill:#1d2430;font:12px sans-serif}.tick{fill:#667085;font-size:11px}.title{font-weight:600}" +
-	".grid{stroke:#dfe3e8}polyline{fill:none;stroke-width:1.6}.held{stroke:#3b76c4}.used{stroke:#2a9d6f}.waiting{stroke:#d1495b}" +
+	".grid{stroke:#dfe3e8}polyline{fill:none;stroke-width:1.6}.held{stroke:#3b76c4}.used{stroke:#2a9d6f}.peak{stroke:#2a9d6f;stroke-width:.7;stroke-dasharray:3 2}.waiting{stroke:#d1495b}" +
 	".calls{stroke:#8250a8}.dot circle{fill:none;stroke:#3b76c4;stroke-width:1.8}.dot.waits circle{stroke:#d1495b}" +
 	".dot.front circle{fill:#3b76c4}.dot.front.waits circle{fill:#d1495b}"
 

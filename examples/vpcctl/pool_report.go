@@ -125,7 +125,7 @@ func newSection(reports []sim.Report) section {
 func highest(reports []sim.Report) (supply, calls float64) {
 	for _, r := range reports {
 		for _, p := range r.Series {
-			supply, calls = max(supply, float64(p.Supply)), max(calls, float64(p.Calls))
+			supply, calls = max(supply, p.Supply, float64(p.PeakDemand)), max(calls, float64(p.Calls))
 		}
 	}
 	return supply, calls
@@ -206,29 +206,30 @@ func paretoChart(trace string, rows []row) chart {
 }
 
 // hours makes a line of the points over time.
-func hours(name, class string, points []sim.Point, value func(sim.Point) int) series {
+func hours(name, class string, points []sim.Point, value func(sim.Point) float64) series {
 	s := series{name: name, class: class}
 	for _, p := range points {
 		s.x = append(s.x, p.Seconds/3600)
-		s.y = append(s.y, float64(value(p)))
+		s.y = append(s.y, value(p))
 	}
 	return s
 }
 
 func supplyChart(r sim.Report, most float64) chart {
 	return chart{
-		title: r.Policy + ": addresses held and used", xLabel: "hours", yLabel: "addresses", yMax: most, width: 470, height: 190,
+		title: r.Policy + ": held and used", xLabel: "hours", yLabel: "addresses", yMax: most, width: 470, height: 190,
 		series: []series{
-			hours("held", "held", r.Series, func(p sim.Point) int { return p.Supply }),
-			hours("used by pods", "used", r.Series, func(p sim.Point) int { return p.Demand }),
-			hours("pods waiting", "waiting", r.Series, func(p sim.Point) int { return p.Waiting }),
+			hours("used at most", "peak", r.Series, func(p sim.Point) float64 { return float64(p.PeakDemand) }),
+			hours("held", "held", r.Series, func(p sim.Point) float64 { return p.Supply }),
+			hours("used by pods", "used", r.Series, func(p sim.Point) float64 { return p.Demand }),
+			hours("pods waiting", "waiting", r.Series, func(p sim.Point) float64 { return float64(p.Waiting) }),
 		},
 	}
 }
 
 func callsChart(r sim.Report, most float64) chart {
 	return chart{
-		title: r.Policy + ": EC2 calls between two points", xLabel: "hours", yLabel: "calls", yMax: max(most, 1), width: 470, height: 190,
-		series: []series{hours("EC2 calls", "calls", r.Series, func(p sim.Point) int { return p.Calls })},
+		title: r.Policy + ": EC2 calls", xLabel: "hours", yLabel: "calls", yMax: max(most, 1), width: 470, height: 190,
+		series: []series{hours("EC2 calls", "calls", r.Series, func(p sim.Point) float64 { return float64(p.Calls) })},
 	}
 }

@@ -24,20 +24,23 @@ type metrics struct {
 
 	idleArea, heldArea, waitArea float64 // address-seconds, pod-seconds
 	series                       []Point
-	callsInSample                int
+	// next is the point that is being filled, its means as areas so far.
+	next Point
 }
 
-// Point is the state of the fleet at one moment.
+// Point is the state of the fleet in the time since the point before.
 type Point struct {
-	At time.Duration `json:"-"`
-	// Seconds is At as JSON and CSV have it.
+	// Seconds is when the time ends.
 	Seconds float64 `json:"seconds"`
-	// Supply counts addresses held, Demand those that pods use, Waiting the
-	// pods without one. Calls counts the EC2 calls since the last point.
-	Supply  int `json:"supply"`
-	Demand  int `json:"demand"`
-	Waiting int `json:"waiting"`
-	Calls   int `json:"calls"`
+	// Supply is the mean number of addresses held, Demand of those that pods
+	// use: the area between them is what lies idle. PeakDemand is the most that
+	// pods used, Waiting the most pods that were without one.
+	Supply     float64 `json:"supply"`
+	Demand     float64 `json:"demand"`
+	PeakDemand int     `json:"peakDemand"`
+	Waiting    int     `json:"waiting"`
+	// Calls counts the EC2 calls.
+	Calls int `json:"calls"`
 }
 
 func newMetrics(c Config, t Trace) *metrics {
@@ -48,13 +51,9 @@ func newMetrics(c Config, t Trace) *metrics {
 	}
 }
 
+// advance counts what stayed as it is from one time to another.
 func (m *metrics) advance(from, to time.Duration) {
-	for next := time.Duration(len(m.series)) * m.sample; next <= to; next += m.sample {
-		m.series = append(m.series, Point{
-			At: next, Seconds: next.Seconds(), Supply: m.held, Demand: m.assigned, Waiting: m.waiting, Calls: m.callsInSample,
-		})
-		m.callsInSample = 0
-	}
+	m.fill(from, to)
 	if from = max(from, m.from); to <= from {
 		return
 	}
@@ -62,6 +61,26 @@ func (m *metrics) advance(from, to time.Duration) {
 	m.idleArea += float64(m.held-m.assigned) * s
 	m.heldArea += float64(m.held) * s
 	m.waitArea += float64(m.waiting) * s
+}
+
+// fill fills the points of the series.
+func (m *metrics) fill(from, to time.Duration) {
+	for from < to {
+		end := time.Duration(len(m.series)+1) * m.sample
+		part := min(to, end) - from
+		m.next.Supply += float64(m.held) * part.Seconds()
+		m.next.Demand += float64(m.assigned) * part.Seconds()
+		m.next.PeakDemand = max(m.next.PeakDemand, m.assigned)
+		m.next.Waiting = max(m.next.Waiting, m.waiting)
+		if from += part; from < end {
+			return
+		}
+		m.next.Seconds = end.Seconds()
+		m.next.Supply /= m.sample.Seconds()
+		m.next.Demand /= m.sample.Seconds()
+		m.series = append(m.series, m.next)
+		m.next = Point{}
+	}
 }
 
 func (m *metrics) served(now, wait time.Duration) {
@@ -85,7 +104,7 @@ func (m *metrics) gaveUp(now, wait time.Duration) {
 }
 
 func (m *metrics) call(c call, now time.Duration) {
-	m.callsInSample++
+	m.next.Calls++
 	if now < m.from {
 		return
 	}
