@@ -166,28 +166,81 @@ func applyFilter(ns *os.File, changes []Change) error {
 	if err != nil {
 		return fmt.Errorf("open netfilter socket: %w", err)
 	}
-	for _, ch := range changes {
-		switch i := ch.Item.(type) {
-		case Filter:
-			if ch.Op == OpDelete {
-				i = Filter{}
+	for i := 0; i < len(changes); {
+		f, ok := changes[i].Item.(Filter)
+		if ok {
+			if changes[i].Op == OpDelete {
+				f = Filter{}
 			}
-			if err := replaceFilter(c, i); err != nil {
+			if err := replaceFilter(c, f); err != nil {
 				return err
 			}
-		case Source:
-			set := sourceSet(i.Prefix.Addr().Is6())
-			add := c.SetAddElements
-			if ch.Op == OpDelete {
-				add = c.SetDeleteElements
-			}
-			if err := add(set, encodeSource(i)); err != nil {
-				return err
-			}
+			i++
+			continue
 		}
+		row := sourceRow(changes[i:])
+		if err := changeSources(c, changes[i].Op, row); err != nil {
+			return err
+		}
+		i += len(row)
 	}
 	if err := c.Flush(); err != nil && !onlyGone(changes, err) {
 		return fmt.Errorf("%s: %w", changes[0], err)
+	}
+	return nil
+}
+
+// elementsAtOnce bounds the elements of one message: the kernel counts the bytes
+// of a list in 16 bits.
+const elementsAtOnce = 250
+
+// sourceRow returns the elements at the head of changes that are for one map and
+// have one operation.
+func sourceRow(changes []Change) []Source {
+	var row []Source
+	for _, ch := range changes {
+		s, ok := ch.Item.(Source)
+		if !ok || ch.Op != changes[0].Op || len(row) > 0 && s.Prefix.Addr().Is6() != row[0].Prefix.Addr().Is6() {
+			break
+		}
+		row = append(row, s)
+	}
+	return row
+}
+
+// addSources queues elements of both maps.
+func addSources(c *nftables.Conn, sources []Source) error {
+	for _, ipv6 := range []bool{false, true} {
+		var row []Source
+		for _, s := range sources {
+			if s.Prefix.Addr().Is6() == ipv6 {
+				row = append(row, s)
+			}
+		}
+		if len(row) == 0 {
+			continue
+		}
+		if err := changeSources(c, OpAdd, row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changeSources queues elements of one map.
+func changeSources(c *nftables.Conn, op Op, row []Source) error {
+	for some := range slices.Chunk(row, elementsAtOnce) {
+		var elements []nftables.SetElement
+		for _, s := range some {
+			elements = append(elements, encodeSource(s)...)
+		}
+		do := c.SetAddElements
+		if op == OpDelete {
+			do = c.SetDeleteElements
+		}
+		if err := do(sourceSet(row[0].Prefix.Addr().Is6()), elements); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -225,15 +278,12 @@ func replaceFilter(c *nftables.Conn, f Filter) error {
 		chains[i] = c.AddChain(newChain(table, ch))
 	}
 	for _, ipv6 := range []bool{false, true} {
-		var elements []nftables.SetElement
-		for _, s := range f.Sources {
-			if s.Prefix.Addr().Is6() == ipv6 {
-				elements = append(elements, encodeSource(s)...)
-			}
-		}
-		if err := c.AddSet(sourceSet(ipv6), elements); err != nil {
+		if err := c.AddSet(sourceSet(ipv6), nil); err != nil {
 			return err
 		}
+	}
+	if err := addSources(c, f.Sources); err != nil {
+		return err
 	}
 	for i, ch := range f.Chains {
 		for _, rule := range ch.Rules {

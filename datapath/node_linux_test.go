@@ -4,6 +4,7 @@ package datapath_test
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -64,4 +65,23 @@ func TestRemoveENI(t *testing.T) {
 			t.Errorf("%s: the ENI is still in service; before it:\n%s\nnow:\n%s", layout, before, after)
 		}
 	}
+}
+
+// TestManySources has more addresses than fit into one message.
+func TestManySources(t *testing.T) {
+	l := newLab(t, datapath.Flat)
+	few, many := l.n.ENIs[1].Sources, prefixes("10.0.0.101/32", "2001:db8:0:1:b::/80")
+	for i := range 3000 {
+		many = append(many, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 9, byte(i / 250), byte(i % 250)}), 32))
+	}
+	l.n.ENIs[1].Sources = many
+	l.ensure()
+	l.n.ENIs[1].Sources = few
+	l.ensure()
+	l.n.ENIs[1].Sources = many
+	l.ensure()
+	p := l.pod(1, "one")
+	p.Addrs = []datapath.PodAddr{{Addr: netip.MustParseAddr("10.0.0.101"), Table: 2}}
+	l.add(p)
+	l.expect(p.Netns, p.Addrs[0].Addr, outside4)
 }
