@@ -34,8 +34,8 @@ type Event struct {
 }
 
 // OnChange adds a function that is called with each Event before the API call
-// that made it is answered, in the order of the changes. It may read the Cloud
-// but must not change it.
+// that made it is answered, in the order of the changes. It may read the Cloud,
+// over the API too, but must not change it.
 func (c *Cloud) OnChange(f func(Event)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -46,12 +46,6 @@ func (c *Cloud) OnChange(f func(Event)) {
 // done. A channel stands in for a mutex because a hook may sleep, and inside a
 // synctest bubble time stands still while a goroutine waits for a mutex.
 func (c *Cloud) deliver() {
-	c.mu.Lock()
-	idle := len(c.events) == 0
-	c.mu.Unlock()
-	if idle && len(c.delivering) == 0 {
-		return
-	}
 	c.delivering <- struct{}{}
 	defer func() { <-c.delivering }()
 	for {

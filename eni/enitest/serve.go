@@ -89,7 +89,9 @@ func (c *Cloud) perform(call Call, act action, form url.Values) ([]byte, error) 
 		return nil, errorf("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
 	}
 	body, err := c.once(call, form, run)
-	c.deliver()
+	if act.class == Mutating {
+		c.deliver()
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ package enitest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -78,7 +79,8 @@ func (r *recorder) Write(b []byte) (int, error) { return r.body.Write(b) }
 // which it does by panicking with http.ErrAbortHandler.
 func (r *recorder) serve(h http.Handler, in *http.Request) (answered bool) {
 	defer func() {
-		if p := recover(); p != nil && p != http.ErrAbortHandler {
+		p := recover()
+		if err, ok := p.(error); p != nil && !(ok && errors.Is(err, http.ErrAbortHandler)) {
 			panic(p)
 		}
 	}()

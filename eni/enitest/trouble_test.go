@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -275,4 +276,33 @@ func TestClientToken(t *testing.T) {
 	in.Description = aws.String("another")
 	_, err := w.ec2.CreateNetworkInterface(t.Context(), in)
 	wantCode(t, err, "IdempotentParameterMismatch")
+}
+
+// TestHooks has slow hooks that look at the cloud, and calls at the same time:
+// events come in the order of the changes, each before its call returns.
+func TestHooks(t *testing.T) {
+	bubble(t, setup{}, func(t *testing.T, w *world) {
+		id := w.ENIs()[0].ID
+		sizes := []int{}
+		w.OnChange(func(e enitest.Event) {
+			time.Sleep(time.Second)
+			w.describe(t, id)
+			sizes = append(sizes, len(e.ENI.Addrs))
+		})
+		var wg sync.WaitGroup
+		for range 5 {
+			wg.Go(func() {
+				out, err := w.ec2.AssignPrivateIpAddresses(t.Context(), &ec2.AssignPrivateIpAddressesInput{
+					NetworkInterfaceId: &id, SecondaryPrivateIpAddressCount: aws.Int32(1),
+				})
+				if err != nil || len(out.AssignedPrivateIpAddresses) != 1 {
+					t.Errorf("got %v and error %v, want one address", out, err)
+				}
+			})
+		}
+		wg.Wait()
+		if diff := cmp.Diff([]int{1, 2, 3, 4, 5}, sizes); diff != "" {
+			t.Errorf("sizes of the ENI as told to the hook (-want +got):\n%s", diff)
+		}
+	})
 }
