@@ -20,8 +20,8 @@ import (
 //
 // It shrinks when more than High are free, and when they were during all of
 // HoldDown; what goes is the least surplus of that time, not that of its end.
-// High is at least Low + Batch, so a batch never lands above the band, and a
-// pod that comes and goes never costs a call.
+// High is at least Low + Batch - 1, so a batch never lands above the band. With
+// the defaults a pod that comes and goes costs no call.
 //
 //	 T   D | Low 1, High 9, Batch 4
 //	 0   0 | grow to 4
@@ -41,7 +41,8 @@ type Band struct {
 	// means 1, negative none: then addresses are fetched for pods that wait.
 	Low int
 	// High is the number of free addresses above which the pool shrinks. Zero
-	// means Low + 8, for prefixes Low + 16. Below Low + Batch it is raised to that.
+	// means Low + 8, for prefixes Low + 16. Below Low + Batch - 1 it is raised to
+	// that.
 	High int
 	// Batch is the number of addresses that growth is aligned to. Zero means 4,
 	// for prefixes one prefix.
@@ -92,7 +93,7 @@ func (p Band) limits(s *Snapshot, unit int) bandLimits {
 	if unit == 1 {
 		l.batch = min(l.batch, max(1, s.Limits.SlotsPerENI))
 	}
-	l.high = max(cmp.Or(p.High, l.low+max(bandWidth, unit)), l.low+l.batch)
+	l.high = max(cmp.Or(p.High, l.low+max(bandWidth, unit)), l.low+l.batch-1)
 	return l
 }
 

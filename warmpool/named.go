@@ -52,7 +52,7 @@ var policies = []struct {
 
 func buildBand(s *settings) Policy {
 	var p Band
-	s.num("low", &p.Low)
+	s.numFrom(-1, "low", &p.Low)
 	s.num("high", &p.High)
 	s.num("batch", &p.Batch)
 	s.duration("hold-down", &p.HoldDown)
@@ -188,14 +188,16 @@ func (s *settings) text(key string) (string, bool) {
 	return v, ok
 }
 
-func (s *settings) num(key string, to *int) {
+func (s *settings) num(key string, to *int) { s.numFrom(0, key, to) }
+
+func (s *settings) numFrom(least int, key string, to *int) {
 	v, ok := s.text(key)
 	if !ok {
 		return
 	}
 	n, err := strconv.Atoi(v)
-	if err != nil || n < 0 {
-		s.bad(key, v, "a number of at least 0")
+	if err != nil || n < least {
+		s.bad(key, v, fmt.Sprintf("a number of at least %d", least))
 	}
 	*to = n
 }

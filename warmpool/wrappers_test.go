@@ -285,7 +285,8 @@ func TestNamed(t *testing.T) {
 	}{
 		{"bend", "", "", "only band"},
 		{"band", "lo", "1", "low, high"},
-		{"band", "low", "many", "a number of at least 0"},
+		{"band", "low", "many", "a number of at least -1"},
+		{"band", "high", "-1", "a number of at least 0"},
 		{"band", "hold-down", "5", "a duration such as 90s"},
 		{"cilium", "release", "maybe", "true or false"},
 	} {

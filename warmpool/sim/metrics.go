@@ -112,6 +112,18 @@ func (m *metrics) call(c call, now time.Duration) {
 	m.perSecond[now/time.Second]++
 }
 
+func (m *metrics) throttle(now time.Duration) {
+	if now >= m.from {
+		m.throttled++
+	}
+}
+
+func (m *metrics) refuse(now time.Duration) {
+	if now >= m.from {
+		m.refused++
+	}
+}
+
 func (m *metrics) churn(now time.Duration) {
 	if now >= m.from {
 		m.churned++

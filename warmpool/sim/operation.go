@@ -148,7 +148,7 @@ func (e *engine) send(n *node) {
 	e.m.call(c, e.now)
 	op.tries++
 	if !e.bucket(c).take(e.now) {
-		e.m.throttled++
+		e.m.throttle(e.now)
 		backoff := time.Duration(float64(500*time.Millisecond) * math.Pow(2, float64(min(op.tries-1, 5))))
 		e.push(e.now+backoff/2+time.Duration(e.rng.Int64N(int64(backoff))), n.id, dueStep)
 		return
@@ -239,7 +239,7 @@ func (e *engine) refused(n *node) {
 	n.op, n.plan = nil, nil
 	n.exhausted = e.now + e.cfg.Subnet.Backoff
 	n.noGrowth = e.now + askAgain
-	e.m.refused++
+	e.m.refuse(e.now)
 	e.changed(n)
 }
 
