@@ -83,16 +83,5 @@ func (b *bitmap) nextFree(i int) int {
 	return -1
 }
 
-// freeBlocks is the number of aligned, wholly free /28 blocks.
-func (b *bitmap) freeBlocks() int {
-	n := 0
-	for i := 0; i < b.size; i += blockSize {
-		if !b.used(i, blockSize) {
-			n++
-		}
-	}
-	return n
-}
-
 // blockSize is the number of addresses of an IPv4 prefix that EC2 delegates.
 const blockSize = 16

@@ -33,7 +33,6 @@ type setup struct {
 	kind   string
 	prefix string
 	ipv6   bool
-	addr   netip.Addr
 }
 
 func newWorld(t *testing.T, s setup) *world {

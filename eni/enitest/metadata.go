@@ -72,7 +72,7 @@ func (c *Cloud) serveMetadata(w http.ResponseWriter, r *http.Request, instance s
 		return
 	}
 	var body string
-	status := http.StatusOK
+	var status int
 	if path == "api/token" {
 		body, status = c.openSession(w, r, instance)
 	} else {

@@ -80,7 +80,10 @@ func (r *recorder) Write(b []byte) (int, error) { return r.body.Write(b) }
 func (r *recorder) serve(h http.Handler, in *http.Request) (answered bool) {
 	defer func() {
 		p := recover()
-		if err, ok := p.(error); p != nil && !(ok && errors.Is(err, http.ErrAbortHandler)) {
+		if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+			return
+		}
+		if p != nil {
 			panic(p)
 		}
 	}()
