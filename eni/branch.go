@@ -5,6 +5,7 @@ package eni
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -48,7 +49,8 @@ func (m *Manager) Branches(ctx context.Context, trunk string) ([]Branch, error) 
 
 // CreateBranch makes a branch ENI and joins it to a trunk under the lowest free
 // VLAN ID. A VLAN ID whose branch still cools is not free. It returns the ENI
-// as created, and how it is joined.
+// as created, and how it is joined. A branch that a later Resume finishes is
+// nobody's: compare Branches with the pods there are.
 func (m *Manager) CreateBranch(ctx context.Context, in BranchInput) (ENI, Branch, error) {
 	if err := m.permit(OpBranch, in.Trunk, false); err != nil {
 		return ENI{}, Branch{}, err
@@ -56,6 +58,9 @@ func (m *Manager) CreateBranch(ctx context.Context, in BranchInput) (ENI, Branch
 	trunk, err := m.known(ctx, OpBranch, in.Trunk)
 	if err != nil {
 		return ENI{}, Branch{}, err
+	}
+	if trunk.Kind != KindTrunk || !trunk.Managed {
+		return ENI{}, Branch{}, &OpError{Op: string(OpBranch), ENI: in.Trunk, Why: ReasonNotManaged, Err: errors.New("not a trunk of ours")}
 	}
 	it := m.start(OpBranch)
 	it.Kind, it.Trunk, it.Subnet = KindInterface, in.Trunk, cmp.Or(in.Subnet, trunk.SubnetID)
@@ -68,6 +73,11 @@ func (m *Manager) CreateBranch(ctx context.Context, in BranchInput) (ENI, Branch
 	}
 	release, _ := m.hold(it.ID)
 	defer release()
+	if it, err = m.createOnce(ctx, it, false); err != nil && it.Token == "" {
+		return ENI{}, Branch{}, errors.Join(err, m.forget(ctx, it.ID))
+	} else if err != nil {
+		return ENI{}, Branch{}, err
+	}
 	if it, err = m.drive(ctx, it); err != nil {
 		return ENI{}, Branch{}, err
 	}
@@ -86,6 +96,9 @@ func (m *Manager) chooseVLAN(ctx context.Context, it Intent) (int, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if trunk, ok := m.inv.ENI(it.Trunk); !ok || trunk.InFlight || m.busy[it.Trunk] {
+		return 0, &OpError{Op: string(OpBranch), ENI: it.Trunk, Why: ReasonStillInFlight, After: patienceFirst}
+	}
 	used := maps.Clone(m.vlans[it.Trunk])
 	for _, other := range m.intents {
 		if other.Trunk == it.Trunk && !other.Done {
@@ -137,6 +150,27 @@ func (m *Manager) noteVLAN(it Intent, used bool) {
 	}
 }
 
+// carries says whether a trunk has branches, or may have: by EC2, or by the
+// journal, which knows of those that EC2 does not show yet.
+func (m *Manager) carries(ctx context.Context, trunk string) (bool, error) {
+	joined, err := m.ec2.describeBranches(ctx, trunk)
+	if err != nil || len(joined) > 0 {
+		return len(joined) > 0, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	left := map[string]bool{}
+	for _, in := range m.intents {
+		left[in.ENI] = left[in.ENI] || in.Op == OpRetireBranch && in.Done
+	}
+	for _, in := range m.intents {
+		if in.Trunk == trunk && !left[in.ENI] && !(in.Done && in.Undo) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // RetireBranch sets a branch ENI aside. It keeps its VLAN ID and addresses for
 // Config.BranchCooldown, so that late packets reach nobody else; the first
 // Resume after that takes it from its trunk and deletes it.
@@ -173,7 +207,7 @@ func (m *Manager) associate(ctx context.Context, it Intent) (Intent, error) {
 		it.Association, it.Changed = id, now()
 		m.noteVLAN(it, true)
 	case lostAnswer(err), reasonOf(err) == ReasonThrottled:
-	case reasonOf(err) == ReasonNotFound && time.Since(it.Created) < m.cfg.Lag:
+	case reasonOf(err) == ReasonNotFound && time.Since(it.Changed) < m.cfg.Lag:
 		// just created, it has not reached all of EC2 yet
 		if perr := m.pause(ctx, 0); perr == nil {
 			return it, nil
@@ -185,6 +219,23 @@ func (m *Manager) associate(ctx context.Context, it Intent) (Intent, error) {
 		it = it.turn(reasonOf(err))
 	}
 	return it, err
+}
+
+// joined looks for an association that was made although the answer was lost.
+func (m *Manager) joined(ctx context.Context, it Intent) Intent {
+	if it.Trunk == "" {
+		return it
+	}
+	branches, err := m.ec2.describeBranches(ctx, it.Trunk)
+	if err != nil {
+		return it
+	}
+	for _, b := range branches {
+		if b.ENI == it.ENI {
+			it.Association, it.VLANID = b.Association, b.VLANID
+		}
+	}
+	return it
 }
 
 // disassociate takes the branch from its trunk.

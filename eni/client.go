@@ -159,6 +159,7 @@ func (c *Client) call(ctx context.Context, action string, n nature, do func(cont
 	if n == read {
 		b = c.reads
 	}
+	lost := false
 	for try := 1; ; try++ {
 		begin := time.Now()
 		if err := b.wait(ctx, priorityOf(ctx)); err != nil {
@@ -177,6 +178,9 @@ func (c *Client) call(ctx context.Context, action string, n nature, do func(cont
 		if failed.Why == ReasonThrottled {
 			b.throttled()
 		}
+		// A refusal says nothing about an earlier try whose answer was lost.
+		lost = lost || failed.lost
+		failed.lost = lost
 		again := failed.Why == ReasonThrottled || failed.Why == ReasonUnreachable && n != once
 		if !again || try >= c.cfg.Attempts || ctx.Err() != nil {
 			return failed

@@ -96,7 +96,7 @@ func (m *Manager) look(ctx context.Context, it Intent) Intent {
 
 // recreate repeats the create call of an intent whose answer was never seen.
 func (m *Manager) recreate(ctx context.Context, it Intent) (Intent, error) {
-	it, err := m.createOnce(ctx, it)
+	it, err := m.createOnce(ctx, it, true)
 	if err != nil && it.Token == "" {
 		it.Done = true // refused: nothing is there
 	}
@@ -158,7 +158,7 @@ func (m *Manager) afterAttach(ctx context.Context, it Intent, err error) (Intent
 		return it, true
 	case why == ReasonNotFound:
 		// Just created, it may not have reached all of EC2 yet.
-		if time.Since(it.Created) < m.cfg.Lag {
+		if time.Since(it.Changed) < m.cfg.Lag {
 			return it, false
 		}
 		return it.turn(why), true
@@ -341,12 +341,15 @@ func (m *Manager) delete(ctx context.Context, it Intent) (Intent, error) {
 		err := m.ec2.deleteENI(ctx, it.ENI)
 		why := reasonOf(err)
 		// An ENI that was never attached may be too new to be found.
-		tooNew := why == ReasonNotFound && !it.Attached && time.Since(it.Created) < m.cfg.Lag
+		tooNew := why == ReasonNotFound && !it.Attached && time.Since(it.Changed) < m.cfg.Lag
 		switch {
 		case err == nil || why == ReasonNotFound && !tooNew:
 			it.Done, it.Changed = true, time.Now().UTC()
 			return it, nil
 		case tooNew, lostAnswer(err), why == ReasonInUse, why == ReasonInvalid:
+			if it = m.joined(ctx, it); it.Association != "" {
+				return it, nil // it has to come off its trunk first
+			}
 		default:
 			return it, err
 		}

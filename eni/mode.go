@@ -2,10 +2,7 @@
 
 package eni
 
-import (
-	"fmt"
-	"time"
-)
+import "fmt"
 
 // Mode restricts what a Manager may change, for cloud incidents and for views
 // of the world that are too strange to act on.
@@ -39,14 +36,4 @@ func ParseMode(s string) (Mode, error) {
 		}
 	}
 	return 0, fmt.Errorf("mode %q: want full, no-release or frozen", s)
-}
-
-// Trip records that one view showed a large part of the inventory gone at
-// once. While it stands, the mode is at least ModeNoRelease and what is missing
-// counts as doubtful. It is lifted by a view that shows the missing again, or
-// by one at least Config.Lag later that still denies it.
-type Trip struct {
-	At time.Time
-	// Missing is how many of the Known slots the view did not show.
-	Missing, Known int
 }

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -39,14 +40,20 @@ func TestModel(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) { newModel(t, *seed, true).run() })
 		return
 	}
-	for s := range uint64(*seeds) {
-		synctest.Test(t, func(t *testing.T) {
-			t.Cleanup(func() {
-				if t.Failed() {
-					t.Logf("run again with -seed %d", s+1)
-				}
-			})
-			newModel(t, s+1, false).run()
+	shards := uint64(runtime.GOMAXPROCS(0))
+	for shard := range shards {
+		t.Run(fmt.Sprint(shard), func(t *testing.T) {
+			t.Parallel()
+			for s := shard + 1; s <= uint64(*seeds); s += shards {
+				synctest.Test(t, func(t *testing.T) {
+					t.Cleanup(func() {
+						if t.Failed() {
+							t.Logf("run again with -seed %d", s)
+						}
+					})
+					newModel(t, s, false).run()
+				})
+			}
 		})
 	}
 }
@@ -63,6 +70,12 @@ type model struct {
 	// used are the blocks that pods have, by ENI. It survives a kill, as the
 	// pool's own journal does.
 	used map[string]map[netip.Prefix]bool
+	// trunk is the trunk ENI, if there is one, and branches those of its
+	// branches that were returned and not retired since.
+	trunk    string
+	branches []eni.Branch
+	// faults take back the trouble that was arranged.
+	faults []func()
 	// fuse is how many calls are left until the process is killed; 0 means
 	// that it lives.
 	fuse int
@@ -195,11 +208,16 @@ func (x *model) trouble() {
 	if x.rnd.IntN(3) == 0 {
 		x.fuse = 1 + x.rnd.IntN(12)
 	}
-	if x.rnd.IntN(2) != 0 {
-		return
+	for range x.rnd.IntN(4) {
+		x.faults = append(x.faults, x.AddFault(x.fault()))
 	}
-	f := enitest.Fault{Action: "*", Skip: x.rnd.IntN(4), Times: 1 + x.rnd.IntN(2)}
-	switch x.rnd.IntN(5) {
+}
+
+func (x *model) fault() enitest.Fault {
+	f := enitest.Fault{Action: "*", Skip: x.rnd.IntN(5), Times: 1 + x.rnd.IntN(2)}
+	switch x.rnd.IntN(6) {
+	case 5:
+		f.Err = &enitest.APIError{Code: "UnauthorizedOperation", Message: "not you", Status: 403}
 	case 0:
 		f.Drop = true
 	case 1:
@@ -211,7 +229,7 @@ func (x *model) trouble() {
 	case 4:
 		f.Delay = time.Duration(x.rnd.IntN(15)) * time.Second
 	}
-	x.AddFault(f)
+	return f
 }
 
 // operate does one thing, and starts a new process if it is killed over it.
@@ -230,7 +248,13 @@ func (x *model) operate() {
 	}()
 	ctx, cancel := context.WithTimeout(x.t.Context(), time.Duration(5+x.rnd.IntN(200))*time.Second)
 	defer cancel()
-	switch x.rnd.IntN(9) {
+	switch x.rnd.IntN(11) {
+	case 9:
+		x.branch(ctx)
+	case 10:
+		due, err := x.m.Check(ctx)
+		changes, rerr := x.m.Reconcile(ctx)
+		x.log("check: due %v, %v; reconcile: %d changes, %v", due, err, changes, rerr)
 	case 0, 1:
 		e, err := x.m.Provision(ctx, eni.ProvisionInput{Slots: x.rnd.IntN(6), Prefixes: x.rnd.IntN(2) == 0, Singles: x.rnd.IntN(3)})
 		x.log("provision %s %v: %v", e.ID, e.Blocks(), err)
@@ -254,6 +278,32 @@ func (x *model) operate() {
 		x.log("discover %v: %v (%v)", slots(inv), err, inv.EC2Err)
 	}
 	x.allocate()
+}
+
+// branch makes the trunk, or a branch, or retires one.
+func (x *model) branch(ctx context.Context) {
+	switch {
+	case x.trunk == "":
+		e, err := x.m.Provision(ctx, eni.ProvisionInput{Kind: eni.KindTrunk})
+		x.log("trunk %s: %v", e.ID, err)
+		if err == nil && e.Kind == eni.KindTrunk { // it can have finished another ENI
+			x.trunk = e.ID
+		}
+	case len(x.branches) > 0 && x.rnd.IntN(2) == 0:
+		b := x.branches[0]
+		x.branches = x.branches[1:]
+		err := x.m.RetireBranch(ctx, b)
+		x.log("retire branch %+v: %v", b, err)
+	default:
+		_, b, err := x.m.CreateBranch(ctx, eni.BranchInput{Trunk: x.trunk})
+		x.log("branch %+v: %v", b, err)
+		if err == nil {
+			x.branches = append(x.branches, b)
+		}
+		if errors.Is(err, eni.ErrNotFound) {
+			x.trunk = "" // retired by the other branch of operate
+		}
+	}
 }
 
 // pick chooses an ENI: usually one of ours, sometimes the primary or a foreign
@@ -338,6 +388,13 @@ func (x *model) verify() {
 			}
 		}
 	}
+	for _, b := range x.branches {
+		if e, _ := x.ENI(b.ENI); e.Trunk == nil || e.Trunk.Trunk != b.Trunk || e.Trunk.VLANID != b.VLANID {
+			x.t.Errorf("branch %+v is %+v", b, e.Trunk)
+		} else if trunk, _ := x.ENI(b.Trunk); trunk.Attachment == nil {
+			x.t.Errorf("branch %+v has lost its trunk", b)
+		}
+	}
 	for id, was := range x.foreign {
 		if now, _ := x.ENI(id); cmp.Diff(was, now, cmp.Comparer(equal[netip.Addr]), cmp.Comparer(equal[netip.Prefix])) != "" {
 			x.t.Errorf("foreign ENI changed (-was +is):\n%s", cmp.Diff(was, now, cmp.Comparer(equal[netip.Addr]), cmp.Comparer(equal[netip.Prefix])))
@@ -366,6 +423,9 @@ func (x *model) foreignSince() time.Time {
 // the journal, what is known is what is there, and nothing of ours lies about.
 func (x *model) settle() {
 	x.t.Helper()
+	for _, remove := range x.faults {
+		remove()
+	}
 	time.Sleep(30 * time.Minute)
 	for range 3 {
 		x.resume()
@@ -376,12 +436,17 @@ func (x *model) settle() {
 	if len(open) > 0 {
 		x.t.Errorf("still open: %+v", open)
 	}
-	_, err = eni.Sweep(x.t.Context(), eni.NewClient(x.config(x.inst.ID, nil), fast), eni.SweepInput{VPCID: x.vpc.ID})
+	swept, err := eni.Sweep(x.t.Context(), eni.NewClient(x.config(x.inst.ID, nil), fast), eni.SweepInput{VPCID: x.vpc.ID})
 	x.check(err)
+	for _, s := range swept {
+		if s.Deleted { // the journal was kept all the time, so nothing may be left
+			x.t.Errorf("leaked and swept: %s", s.ENI.ID)
+		}
+	}
 	want := map[string][]string{}
 	for _, e := range x.ENIs() {
 		ours := e.Tags[eni.TagOwner] != "" && e.Tags[eni.TagNoManage] == ""
-		if e.Attachment == nil && ours {
+		if e.Attachment == nil && e.Trunk == nil && ours {
 			x.t.Errorf("leaked: %s", e.ID)
 		}
 		if e.Attachment != nil {

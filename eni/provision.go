@@ -160,7 +160,7 @@ func (m *Manager) create(ctx context.Context, it Intent, w want, subnets []strin
 		it.Token, it.Subnet, it.Addrs, it.Prefixes = m.cfg.NewToken(), r.Subnet, r.Singles, r.Prefixes
 		it.Groups = m.groupsFor(r.Subnet, it.Kind)
 		it.Created = time.Now().UTC().Truncate(time.Second)
-		it, err = m.createOnce(ctx, it)
+		it, err = m.createOnce(ctx, it, false)
 		if err == nil {
 			m.served(r)
 			return it, nil
@@ -178,15 +178,21 @@ func (m *Manager) create(ctx context.Context, it Intent, w want, subnets []strin
 }
 
 // createOnce makes the create call of an intent and journals its answer. An
-// intent whose call was refused comes back without its token.
-func (m *Manager) createOnce(ctx context.Context, it Intent) (Intent, error) {
+// intent that has certainly made no ENI comes back without its token. If the
+// call may have been made before, a refusal for want of permission does not tell,
+// since EC2 checks that before it looks at the token.
+func (m *Manager) createOnce(ctx context.Context, it Intent, before bool) (Intent, error) {
 	if err := m.put(ctx, it); err != nil {
-		it.Token = ""
+		if !before {
+			it.Token = ""
+		}
 		return it, err
 	}
 	made, err := m.ec2.createENI(ctx, it, m.tags(it))
 	if err != nil {
-		if !lostAnswer(err) && reasonOf(err) != ReasonThrottled {
+		why := reasonOf(err)
+		unsure := lostAnswer(err) || why == ReasonThrottled || before && why == ReasonUnauthorized
+		if !unsure {
 			it.Token = ""
 		}
 		return it, err

@@ -64,14 +64,27 @@ func (m *Manager) resume(ctx context.Context, it Intent) error {
 	case OpUnassign:
 		return m.resumeUnassign(ctx, it)
 	case OpRetire:
-		it = m.look(ctx, it)
-		if e, ok := m.Inventory().ENI(it.ENI); ok && !it.Detached && m.anyInUse(e) {
-			return m.callOff(ctx, it)
-		}
-		_, err := m.drive(ctx, it)
-		return err
+		return m.resumeRetire(ctx, m.look(ctx, it))
 	}
 	_, err := m.drive(ctx, m.look(ctx, it))
+	return err
+}
+
+// resumeRetire goes on unless someone has come to use the ENI.
+func (m *Manager) resumeRetire(ctx context.Context, it Intent) error {
+	if e, ok := m.Inventory().ENI(it.ENI); ok && !it.Detached {
+		used := m.anyInUse(e)
+		if it.Kind == KindTrunk && !used {
+			var err error
+			if used, err = m.carries(ctx, it.ENI); err != nil {
+				return err
+			}
+		}
+		if used {
+			return m.callOff(ctx, it)
+		}
+	}
+	_, err := m.drive(ctx, it)
 	return err
 }
 

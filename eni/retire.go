@@ -11,8 +11,8 @@ import (
 )
 
 // Retire detaches and deletes an ENI. One that is gone already is no error. It
-// refuses the primary ENI, ENIs that are not managed, and ENIs with an address
-// in use. EC2 is asked about the ENI first, since this cannot be taken back:
+// refuses the primary ENI, ENIs that are not managed, ENIs with an address in
+// use, and trunks with branches. EC2 is asked about the ENI first, since this cannot be taken back:
 // three calls when nothing goes wrong.
 //
 // If EC2 stops answering half-way the operation stays in the journal, the ENI
@@ -41,7 +41,7 @@ func (m *Manager) Retire(ctx context.Context, id string) error {
 	if !there {
 		return m.retireUnseen(id)
 	}
-	if err := m.mayRetire(e); err != nil {
+	if err := m.mayRetire(ctx, e); err != nil {
 		return err
 	}
 	it := m.start(OpRetire)
@@ -94,7 +94,7 @@ func (m *Manager) retireUnseen(id string) error {
 
 // mayRetire checks an ENI, as EC2 just showed it, against everything that
 // forbids its end.
-func (m *Manager) mayRetire(e ENI) error {
+func (m *Manager) mayRetire(ctx context.Context, e ENI) error {
 	refuse := func(why Reason, format string, args ...any) error {
 		return &OpError{Op: string(OpRetire), ENI: e.ID, Why: why, Err: fmt.Errorf(format, args...)}
 	}
@@ -115,7 +115,14 @@ func (m *Manager) mayRetire(e ENI) error {
 			return refuse(ReasonInUse, "%s is in use", b)
 		}
 	}
-	return nil
+	if e.Kind != KindTrunk {
+		return nil
+	}
+	busy, err := m.carries(ctx, e.ID)
+	if err == nil && busy {
+		err = refuse(ReasonInUse, "it has branches")
+	}
+	return err
 }
 
 // UnassignInput says what to take off an ENI. Single addresses are given as
@@ -238,6 +245,10 @@ func (m *Manager) takeGroup(ctx context.Context, id string, group []netip.Prefix
 	for _, b := range group {
 		done, err := m.takeGroup(ctx, id, []netip.Prefix{b})
 		off = append(off, done...)
+		var op *OpError
+		if errors.As(err, &op) {
+			op.lost = true // which of them are off is not known any more
+		}
 		if err != nil {
 			return off, err
 		}
