@@ -73,7 +73,7 @@ func TestKilled(t *testing.T) {
 		{"ADD: sandbox side", func(ctx context.Context, p Pod) error { return wireSandbox(ctx, p, sandbox, link.peer) }},
 		{"ADD: host side", func(ctx context.Context, p Pod) error { return h.wireHost(ctx, p, link.index) }},
 		{"DEL: rules", func(ctx context.Context, p Pod) error {
-			_, err := h.unwire(ctx, p)
+			_, _, err := h.unwire(ctx, p)
 			return err
 		}},
 		{"DEL: link", func(ctx context.Context, _ Pod) error { return h.deleteLink(ctx, link.index) }},

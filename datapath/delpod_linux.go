@@ -16,28 +16,28 @@ import (
 // the addresses unknown. It succeeds when nothing is left, and never touches what
 // belongs to another pod that has got one of the addresses since.
 func (h *Handle) DelPod(ctx context.Context, p Pod) error {
-	link, err := h.unwire(ctx, p)
+	link, _, err := h.unwire(ctx, p)
 	if err != nil || link.index == 0 {
 		return err
 	}
 	return h.deleteLink(ctx, link.index)
 }
 
-// unwire removes p's rules and finds its host link. Routes and neighbours go
-// with the link; rules go first, because without the link nobody would know
-// whose they are.
-func (h *Handle) unwire(ctx context.Context, p Pod) (link kernelLink, err error) {
+// unwire removes p's rules and finds its host link and addresses. Routes and
+// neighbours go with the link; rules go first, because without the link nobody
+// would know whose they are.
+func (h *Handle) unwire(ctx context.Context, p Pod) (link kernelLink, addrs []PodAddr, err error) {
 	if link, err = h.findLink(ctx, p.HostLink()); err != nil {
-		return link, err
+		return link, nil, err
 	}
-	return link, h.withConn(ctx, func(c *conn) error {
-		addrs, err := podAddrs(c, p, link.index)
-		if err != nil || len(addrs) == 0 {
+	err = h.withConn(ctx, func(c *conn) (err error) {
+		if addrs, err = podAddrs(c, p, link.index); err != nil || len(addrs) == 0 {
 			return err
 		}
 		p.Addrs = addrs
 		return purgeRules(c, ownRules(p), nil)
 	})
+	return link, addrs, err
 }
 
 // ownRules are staleRules with our protocol: DEL has no business with others.

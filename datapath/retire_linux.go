@@ -4,7 +4,6 @@ package datapath
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -15,28 +14,31 @@ import (
 // tens of milliseconds, which many links deleted at once share; a caller that is
 // waited for need not. Nobody can send through the link meanwhile.
 func (h *Handle) RetirePod(ctx context.Context, p Pod) error {
-	link, err := h.unwire(ctx, p)
+	link, addrs, err := h.unwire(ctx, p)
 	if err != nil || link.index == 0 {
 		return err
 	}
-	have, err := h.observeNet(ctx)
-	if err != nil {
-		return err
-	}
-	p.Addrs = nil
-	var changes []Change
-	for _, c := range Diff(p.owned(have), State{}) {
-		if l, ok := c.Item.(Link); ok {
-			l.Group = LinkGroupRetired
-			c = Change{OpAdd, l}
+	return h.withConn(ctx, func(c *conn) error {
+		var b batch
+		b.add(unix.RTM_SETLINK, ack, linkHeader(link.index, 0, 0), func() { b.attr32(unix.IFLA_GROUP, LinkGroupRetired) })
+		for _, a := range addrs {
+			for _, table := range []int{TablePods, TableMain} {
+				b.route(OpDelete, link.index, Route{Dst: hostPrefix(a.Addr), Table: table, Protocol: RouteProtocol}, 0)
+			}
+			b.neighbor(OpDelete, link.index, Neighbor{Addr: a.Addr})
 		}
-		changes = append(changes, c)
-	}
-	err = h.Apply(ctx, changes)
-	if errors.Is(err, unix.ENODEV) {
-		return nil // the sandbox ended meanwhile
-	}
-	return err
+		answers, err := c.do(&b)
+		if err != nil {
+			return err
+		}
+		for _, a := range answers {
+			// What is gone went with the sandbox.
+			if a.err != nil && !isGone(a.err) {
+				return fmt.Errorf("retire %s: %w", link.Name, a.err)
+			}
+		}
+		return nil
+	})
 }
 
 // Sweep deletes the links that RetirePod left, all in one go, and the rules of

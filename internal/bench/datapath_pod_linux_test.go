@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/vpcnet/vpcnet/datapath"
+)
+
+// wirer adds and deletes one pod in some way.
+type wirer struct {
+	name     string
+	add, del func(ctx context.Context, p datapath.Pod) error
+	layout   datapath.Layout
+	adds     figures
+	dels     figures
+}
+
+// BenchmarkPod adds and deletes pods in process: in both layouts, retired and
+// swept later, and by a lower bound that makes the same netlink requests, one by
+// one, and nothing else.
+func BenchmarkPod(b *testing.B) {
+	f := newFabric(b)
+	flat, perPod := newNode(b, f, 0, datapath.Flat), newNode(b, f, 1, datapath.PerPod)
+	bound := &lowerBound{b: b, path: flat.ns.Path()}
+	add := func(n *node) func(context.Context, datapath.Pod) error {
+		return func(ctx context.Context, p datapath.Pod) error {
+			_, err := n.h.AddPod(ctx, p)
+			return err
+		}
+	}
+	wirers := []*wirer{
+		{name: "flat", add: add(flat), del: flat.h.DelPod, layout: datapath.Flat},
+		{name: "per-pod", add: add(perPod), del: perPod.h.DelPod, layout: datapath.PerPod},
+		{name: "retire", add: add(flat), del: flat.h.RetirePod, layout: datapath.Flat},
+		{name: "bound", add: bound.add, del: bound.del, layout: datapath.Flat},
+	}
+	round := 0
+	for b.Loop() {
+		for _, w := range wirers {
+			w.round(b, flat.pod(round%2000), round)
+			round++
+		}
+		if err := flat.h.Sweep(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+	for _, w := range wirers {
+		b.ReportMetric(float64(w.adds.median().Microseconds()), w.name+"_ADD_us")
+		b.ReportMetric(float64(w.adds.least().Microseconds()), w.name+"_ADD_least_us")
+		b.ReportMetric(float64(w.dels.median().Microseconds()), w.name+"_DEL_us")
+	}
+	last := wirers[len(wirers)-1]
+	for _, w := range wirers[:2] {
+		ratio(b, w.name+"/bound ADD", w.adds.median(), last.adds.median())
+		ratio(b, w.name+"/bound ADD least", w.adds.least(), last.adds.least())
+		ratio(b, w.name+"/bound DEL", w.dels.median(), last.dels.median())
+	}
+}
+
+func (w *wirer) round(b *testing.B, p datapath.Pod, round int) {
+	b.Helper()
+	p.ContainerID, p.Layout = fmt.Sprintf("%s-%d", w.name, round), w.layout
+	ns := newSandbox(b, "/run/netns/"+p.ContainerID)
+	p.Netns = ns.Path()
+	start := time.Now()
+	if err := w.add(b.Context(), p); err != nil {
+		b.Fatalf("%s: %v", w.name, err)
+	}
+	w.adds = append(w.adds, time.Since(start))
+	start = time.Now()
+	if err := w.del(b.Context(), p); err != nil {
+		b.Fatalf("%s: %v", w.name, err)
+	}
+	w.dels = append(w.dels, time.Since(start))
+	if err := ns.Delete(); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// lowerBound makes the netlink requests of one pod in the flat layout with the
+// netlink library, over one socket on either side.
+type lowerBound struct {
+	b    *testing.B
+	path string
+	host *netlink.Handle
+}
+
+func (l *lowerBound) open() error {
+	if l.host != nil {
+		return nil
+	}
+	ns, err := netns.GetFromPath(l.path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	l.host, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	return err
+}
+
+func (l *lowerBound) add(_ context.Context, p datapath.Pod) error {
+	if err := l.open(); err != nil {
+		return err
+	}
+	sandbox, err := netns.GetFromPath(p.Netns)
+	if err != nil {
+		return err
+	}
+	defer sandbox.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr = p.HostLink(), p.HostMAC()
+	err = l.host.LinkAdd(&netlink.Veth{
+		LinkAttrs: attrs, PeerName: p.IfName, PeerHardwareAddr: p.SandboxMAC(), PeerNamespace: netlink.NsFd(sandbox),
+	})
+	if err != nil {
+		return err
+	}
+	host, err := l.host.LinkByName(p.HostLink())
+	if err != nil {
+		return err
+	}
+	inside, err := netlink.NewHandleAt(sandbox, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	if err := addInside(inside, p); err != nil {
+		return fmt.Errorf("inside: %w", err)
+	}
+	return addHost(l.host, host, p)
+}
+
+// full is a single address as a prefix.
+func full(a datapath.PodAddr) *net.IPNet {
+	return &net.IPNet{IP: a.Addr.AsSlice(), Mask: net.CIDRMask(32, 32)}
+}
+
+func addInside(h *netlink.Handle, p datapath.Pod) error {
+	link, err := h.LinkByName(p.IfName)
+	if err != nil {
+		return err
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return err
+	}
+	if err := h.AddrAdd(link, &netlink.Addr{IPNet: full(p.Addrs[0])}); err != nil {
+		return err
+	}
+	gw := net.IPv4(169, 254, 1, 1).To4()
+	index := link.Attrs().Index
+	err = h.NeighSet(&netlink.Neigh{LinkIndex: index, IP: gw, HardwareAddr: p.HostMAC(), State: netlink.NUD_PERMANENT})
+	if err != nil {
+		return err
+	}
+	err = h.RouteAdd(&netlink.Route{LinkIndex: index, Scope: netlink.SCOPE_LINK, Dst: &net.IPNet{IP: gw, Mask: net.CIDRMask(32, 32)}})
+	if err != nil {
+		return err
+	}
+	return h.RouteAdd(&netlink.Route{LinkIndex: index, Gw: gw})
+}
+
+func addHost(h *netlink.Handle, link netlink.Link, p datapath.Pod) error {
+	if err := h.LinkSetUp(link); err != nil {
+		return err
+	}
+	index := link.Attrs().Index
+	err := h.NeighSet(&netlink.Neigh{LinkIndex: index, IP: p.Addrs[0].Addr.AsSlice(), HardwareAddr: p.SandboxMAC(), State: netlink.NUD_PERMANENT})
+	if err != nil {
+		return err
+	}
+	return h.RouteReplace(&netlink.Route{LinkIndex: index, Table: datapath.TablePods, Scope: netlink.SCOPE_LINK, Dst: full(p.Addrs[0]), Protocol: datapath.RouteProtocol})
+}
+
+func (l *lowerBound) del(_ context.Context, p datapath.Pod) error {
+	link, err := l.host.LinkByName(p.HostLink())
+	if err != nil {
+		return err
+	}
+	return l.host.LinkDel(link)
+}
+
+// BenchmarkBurst adds 100 pods at once, from as many goroutines, and deletes
+// them.
+func BenchmarkBurst(b *testing.B) {
+	f := newFabric(b)
+	n := newNode(b, f, 0, datapath.Flat)
+	const pods = 100
+	var adds, dels figures
+	round := 0
+	for b.Loop() {
+		var all []datapath.Pod
+		for k := range pods {
+			p := n.pod(k)
+			p.ContainerID = fmt.Sprintf("burst-%d-%d", round, k)
+			p.Netns = newSandbox(b, "/run/netns/"+p.ContainerID).Path()
+			all = append(all, p)
+		}
+		adds = append(adds, atOnce(b, all, func(p datapath.Pod) error {
+			_, err := n.h.AddPod(b.Context(), p)
+			return err
+		}))
+		dels = append(dels, atOnce(b, all, func(p datapath.Pod) error { return n.h.DelPod(b.Context(), p) }))
+		for _, p := range all {
+			_ = unix.Unmount(p.Netns, unix.MNT_DETACH)
+			_ = os.Remove(p.Netns)
+		}
+		round++
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(float64(adds.median().Microseconds())/1000, "100_ADDs_ms")
+	b.ReportMetric(float64(dels.median().Microseconds())/1000, "100_DELs_ms")
+}
+
+// atOnce returns how long it took until the last was done.
+func atOnce(b *testing.B, pods []datapath.Pod, do func(datapath.Pod) error) time.Duration {
+	b.Helper()
+	errs := make(chan error)
+	start := time.Now()
+	for _, p := range pods {
+		go func() { errs <- do(p) }()
+	}
+	for range pods {
+		if err := <-errs; err != nil {
+			b.Error(err)
+		}
+	}
+	return time.Since(start)
+}
+
+// BenchmarkLook observes a node with 1,000 pods' routes and rules and compares it
+// with what should be.
+func BenchmarkLook(b *testing.B) {
+	f := newFabric(b)
+	i := 0
+	for _, layout := range []datapath.Layout{datapath.Flat, datapath.PerPod} {
+		n := newNode(b, f, i, layout)
+		i++
+		holder, _ := n.run("/run/netns", 0)
+		n.crowd(holder, 1000)
+		b.Run(string(layout), func(b *testing.B) {
+			for b.Loop() {
+				have, err := n.h.Observe(b.Context())
+				if err != nil {
+					b.Fatal(err)
+				}
+				datapath.Desired{Node: n.want}.Drift(have)
+			}
+		})
+	}
+}
