@@ -15,39 +15,46 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// newNetns makes a network namespace at path.
+func newNetns(t *testing.T, path string) {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	errs := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the thread ends with the goroutine
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			err = unix.Mount(ownNetns, path, "", unix.MS_BIND, "")
+		}
+		errs <- err
+	}()
+	if err := <-errs; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dropNetns(path) })
+}
+
+func dropNetns(path string) {
+	_ = unix.Unmount(path, unix.MNT_DETACH)
+	_ = os.Remove(path)
+}
+
 // crashNode makes a node without ENIs and a sandbox.
 func crashNode(t *testing.T) (h *Handle, sandbox string) {
 	t.Helper()
 	isolate.Require(t)
-	paths := make([]string, 2)
-	for i := range paths {
-		paths[i] = fmt.Sprintf("/run/netns/%s-%d", t.Name()[4:8], i)
-		if err := os.WriteFile(paths[i], nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		errs := make(chan error)
-		go func() {
-			runtime.LockOSThread()
-			err := unix.Unshare(unix.CLONE_NEWNET)
-			if err == nil {
-				err = unix.Mount(ownNetns, paths[i], "", unix.MS_BIND, "")
-			}
-			errs <- err
-		}()
-		if err := <-errs; err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_ = unix.Unmount(paths[i], unix.MNT_DETACH)
-			_ = os.Remove(paths[i])
-		})
-	}
-	h, err := Open(paths[0])
+	node := "/run/netns/node-" + t.Name()
+	sandbox = "/run/netns/sandbox-" + t.Name()
+	newNetns(t, node)
+	newNetns(t, sandbox)
+	h, err := Open(node)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { h.Close() })
-	return h, paths[1]
+	return h, sandbox
 }
 
 // TestKilled stops ADD and DEL after each of their system calls, as a kill would,
