@@ -117,7 +117,7 @@ func Example_snat() {
 	//
 	// 	chain source {
 	// 		type nat hook postrouting priority srcnat + 10; policy accept;
-	// 		oifname "ens5" ip daddr != @inside fib saddr type != local fib daddr type != local counter snat ip to 10.0.1.10 fully-random comment "pods appear as the node"
+	// 		oifname "ens5" ip daddr != @inside fib saddr type != local counter snat ip to 10.0.1.10 fully-random comment "pods appear as the node"
 	// 	}
 	// }
 	//  <nil>

@@ -245,7 +245,7 @@ func TestDeadline(t *testing.T) {
 	cfg := one
 	cfg.Delay = time.Hour
 	serve(t, &server.Server{Backend: servertest.New(cfg)}, path)
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	_, err := cniplugin.Client{Socket: path}.Add(ctx, cniplugin.AddRequest{Attachment: pod1})
 	var got *cniplugin.AgentError

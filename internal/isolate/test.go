@@ -15,9 +15,13 @@ import (
 // skips those that need the kernel.
 func Test(m *testing.M) {
 	if Inside() {
-		if err := Init(); err != nil {
-			fmt.Fprintln(os.Stderr, "isolate:", err)
-			os.Exit(1)
+		// Workers of the fuzzer share the namespaces of the process that started
+		// them; only that one, the first in its PID namespace, prepares them.
+		if os.Getpid() == 1 {
+			if err := Init(); err != nil {
+				fmt.Fprintln(os.Stderr, "isolate:", err)
+				os.Exit(1)
+			}
 		}
 		os.Exit(m.Run())
 	}
