@@ -12,6 +12,7 @@ import (
 
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
 )
@@ -23,7 +24,8 @@ type backend struct {
 	settings settings
 	// agent is nil until the node's ENIs have been seen once.
 	agent atomic.Pointer[agent.Agent]
-	// trouble is why the start does not go on; nil if it does.
+	// trouble is what is wrong with EC2 or the metadata service at present, nil
+	// if nothing is known.
 	trouble atomic.Pointer[error]
 }
 
@@ -40,9 +42,20 @@ func (b *backend) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.
 		Attachment: ipam.Attachment(req.Attachment), Pod: ipam.PodRef(req.Pod), Netns: req.Netns,
 	})
 	if err != nil {
-		return cniplugin.AddResponse{}, explain(err)
+		return cniplugin.AddResponse{}, b.explain(err)
 	}
 	return b.response(got), nil
+}
+
+// heard takes note of a try of a call to EC2: one that got no answer is trouble
+// long before the last try has failed.
+func (b *backend) heard(c eni.Call) {
+	if c.Code != "error" { // what the client says of a call without any answer
+		b.trouble.Store(nil)
+		return
+	}
+	err := advise(&eni.OpError{Op: c.Action, Why: eni.ReasonUnreachable}, b.settings)
+	b.trouble.Store(&err)
 }
 
 // Del releases the addresses of a pod. It does not need the agent.
@@ -51,7 +64,7 @@ func (b *backend) Del(ctx context.Context, req cniplugin.DelRequest) error {
 	if err == nil || errors.Is(err, ipam.ErrNotAllocated) {
 		return nil
 	}
-	return explain(err)
+	return b.explain(err)
 }
 
 // Check returns what a pod holds.
@@ -108,7 +121,7 @@ func (b *backend) starting() *cniplugin.AgentError {
 		Code: cniplugin.CodeTryAgainLater, Reason: string(ipam.ReasonAgentStarting), RetryAfter: startRetry,
 		Message: "the agent is starting",
 	}
-	if trouble := b.trouble.Load(); trouble != nil && *trouble != nil {
+	if trouble := b.trouble.Load(); trouble != nil {
 		err.Reason, err.Details = string(reasonOf(*trouble)), (*trouble).Error()
 		err.Message = "the agent cannot start yet"
 	}
@@ -128,14 +141,18 @@ func (b *backend) response(got []ipam.Allocation) cniplugin.AddResponse {
 }
 
 // explain puts an error of the pool into the plugin's words.
-func explain(err error) *cniplugin.AgentError {
+func (b *backend) explain(err error) *cniplugin.AgentError {
 	var none *ipam.ExhaustedError
 	switch {
 	case errors.As(err, &none):
-		return &cniplugin.AgentError{
+		out := &cniplugin.AgentError{
 			Code: cniplugin.CodeTryAgainLater, Reason: string(none.Reason), RetryAfter: none.RetryAfter,
 			Message: none.Error(), Details: none.Evidence,
 		}
+		if trouble := b.trouble.Load(); trouble != nil {
+			out.Details += "; " + (*trouble).Error()
+		}
+		return out
 	case errors.Is(err, ipam.ErrInvalid), errors.Is(err, ipam.ErrConflict):
 		return &cniplugin.AgentError{Code: cniplugin.CodeInvalidEnvironment, Message: err.Error()}
 	case errors.Is(err, ipam.ErrJournal):

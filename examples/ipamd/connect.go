@@ -6,9 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 
@@ -16,28 +16,44 @@ import (
 )
 
 // connect makes the client of EC2 and the metadata service. It asks the latter
-// for the region unless the environment names one.
-func connect(ctx context.Context, s settings) (*eni.Client, error) {
-	httpClient := &http.Client{Timeout: s.HTTPTimeout}
-	options := []func(*config.LoadOptions) error{
-		config.WithHTTPClient(httpClient),
-		config.WithEC2IMDSRegion(func(o *config.UseEC2IMDSRegion) {
-			o.Client = imds.New(imds.Options{Endpoint: s.MetadataEndpoint, HTTPClient: httpClient})
-		}),
-	}
+// for the region unless the environment names one. onCall hears of every try of
+// every call to EC2.
+func connect(ctx context.Context, s settings, onCall func(eni.Call)) (*eni.Client, error) {
+	// Only the SDK's own client can take a CA bundle from the environment.
+	httpClient := awshttp.NewBuildableClient().WithTimeout(s.HTTPTimeout)
+	options := []func(*config.LoadOptions) error{config.WithHTTPClient(httpClient)}
 	if s.MetadataEndpoint != "" {
 		options = append(options, config.WithEC2IMDSEndpoint(s.MetadataEndpoint))
 	}
 	cfg, err := config.LoadDefaultConfig(ctx, options...)
 	if err != nil {
-		return nil, &eni.OpError{Op: "find the region", Why: eni.ReasonNoMetadata, Err: err}
+		return nil, fmt.Errorf("AWS settings: %w", err)
+	}
+	if cfg.Region == "" {
+		metadata := imds.New(imds.Options{Endpoint: s.MetadataEndpoint, HTTPClient: httpClient})
+		found, err := metadata.GetRegion(ctx, nil)
+		if err != nil {
+			return nil, &eni.OpError{Op: "find the region", Why: eni.ReasonNoMetadata, Err: err}
+		}
+		// Again, because the sources of credentials need the region too.
+		if cfg, err = config.LoadDefaultConfig(ctx, append(options, config.WithRegion(found.Region))...); err != nil {
+			return nil, fmt.Errorf("AWS settings: %w", err)
+		}
 	}
 	if s.EC2Endpoint != "" {
 		// Only the EC2 client is made from cfg; credentials that come from
 		// other services have been set up with their own endpoints.
 		cfg.BaseEndpoint = aws.String(s.EC2Endpoint)
 	}
-	return eni.NewClient(cfg, eni.ClientConfig{MetadataEndpoint: s.MetadataEndpoint, Timeout: s.HTTPTimeout}), nil
+	return eni.NewClient(cfg, eni.ClientConfig{MetadataEndpoint: s.MetadataEndpoint, Timeout: s.HTTPTimeout, OnCall: onCall}), nil
+}
+
+// advise adds to an error what a person can do about it.
+func advise(err error, s settings) error {
+	if hint := advice(err, s); hint != "" {
+		return fmt.Errorf("%w; %s", err, hint)
+	}
+	return err
 }
 
 // advice says what a person can do about a failure, empty if there is nothing

@@ -29,16 +29,14 @@ const (
 // first.
 func start(ctx context.Context, s settings, b *backend, l *links, log *slog.Logger) (*agent.Agent, error) {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		manager, limits, err := prepare(ctx, s, b.pool)
+		manager, limits, err := prepare(ctx, s, b)
 		if err == nil {
 			return newAgent(s, b, l, manager, limits, log)
 		}
 		if ctx.Err() != nil {
 			return nil, nil
 		}
-		if hint := advice(err, s); hint != "" {
-			err = fmt.Errorf("%w; %s", err, hint)
-		}
+		err = advise(err, s)
 		b.trouble.Store(&err)
 		log.Error("agent cannot start yet", "err", err, "reason", reasonOf(err), "retry", pause.String())
 		select {
@@ -51,8 +49,8 @@ func start(ctx context.Context, s settings, b *backend, l *links, log *slog.Logg
 
 // prepare finishes what an earlier process left open and finds out what the
 // instance can carry.
-func prepare(ctx context.Context, s settings, pool *ipam.Pool) (*eni.Manager, eni.Limits, error) {
-	client, err := connect(ctx, s)
+func prepare(ctx context.Context, s settings, b *backend) (*eni.Manager, eni.Limits, error) {
+	client, err := connect(ctx, s, b.heard)
 	if err != nil {
 		return nil, eni.Limits{}, err
 	}
@@ -62,7 +60,7 @@ func prepare(ctx context.Context, s settings, pool *ipam.Pool) (*eni.Manager, en
 	}
 	manager, err := eni.New(eni.Config{
 		Client: client, Intents: intents, Cluster: s.ClusterName, Tags: s.ENITags,
-		MaxENIs: max(s.MaxENI, 0), InUse: inUse(pool),
+		MaxENIs: max(s.MaxENI, 0), InUse: inUse(b.pool),
 	})
 	if err != nil {
 		return nil, eni.Limits{}, err

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/eni/enitest"
+	"github.com/vpcnet/vpcnet/internal/isolate"
+)
+
+func TestMain(m *testing.M) { isolate.Test(m) }
+
+// host is an EC2 instance around the test's own network namespace: its primary
+// ENI is one end of a veth pair, EC2 and the metadata service are on loopback.
+type host struct {
+	cloud    *enitest.Cloud
+	ec2      string
+	metadata string
+	dir      string
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	isolate.Require(t)
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+	h := &host{cloud: enitest.New(enitest.Config{}), dir: t.TempDir()}
+	vpc, err := h.cloud.AddVPC(enitest.VPCInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	subnet, err := h.cloud.AddSubnet(enitest.SubnetInput{VPC: vpc.ID, Prefix: netip.MustParsePrefix("10.0.0.0/24")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	instance, err := h.cloud.RunInstance(enitest.InstanceInput{Subnet: subnet.ID, Type: "t3.small"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := h.cloud.Listen(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = srv.Close() })
+	h.ec2 = srv.EC2URL
+	if h.metadata, err = srv.IMDSURL(t.Context(), instance.ID); err != nil {
+		t.Fatal(err)
+	}
+	h.plugIn(t)
+	return h
+}
+
+// plugIn makes the link of the primary ENI.
+func (h *host) plugIn(t *testing.T) {
+	t.Helper()
+	e := h.cloud.ENIs()[0]
+	mac, err := net.ParseMAC(e.MAC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr = "ens5", mac
+	link := &netlink.Veth{LinkAttrs: attrs, PeerName: "vpc"}
+	if err := netlink.LinkAdd(link); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = netlink.LinkDel(link) })
+	addr, err := netlink.ParseAddr(netip.PrefixFrom(e.Addr, e.SubnetPrefix.Bits()).String())
+	if err == nil {
+		peer := netlink.NewLinkAttrs()
+		peer.Name = "vpc"
+		err = errors.Join(netlink.AddrAdd(link, addr), netlink.LinkSetUp(link), netlink.LinkSetUp(&netlink.Device{LinkAttrs: peer}))
+	}
+	if err == nil {
+		err = netlink.RouteAdd(&netlink.Route{LinkIndex: link.Index, Gw: e.SubnetPrefix.Addr().Next().AsSlice()})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
+
+func (h *host) client() cniplugin.Client {
+	return cniplugin.Client{Socket: h.path("agent.sock"), Wait: 5 * time.Second}
+}
+
+// process is an agent that runs in this process.
+type process struct {
+	stop func()
+	done chan int
+	log  lockedBuffer
+}
+
+// run starts the agent with further variables.
+func (h *host) run(t *testing.T, vars map[string]string) *process {
+	t.Helper()
+	all := map[string]string{
+		"AWS_ENDPOINT_URL_EC2": h.ec2, "AWS_EC2_METADATA_SERVICE_ENDPOINT": h.metadata, "HTTP_TIMEOUT": "1",
+		"VPCNET_SOCKET": h.path("agent.sock"), "VPCNET_STATE_DIR": h.path("state"),
+		"VPCNET_CONFLIST": h.path("net.d/10-vpcnet.conflist"), "INTROSPECTION_BIND_ADDRESS": "unix:" + h.path("status.sock"),
+	}
+	for name, v := range vars {
+		all[name] = v
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	p := &process{stop: stop, done: make(chan int, 1)}
+	go func() { p.done <- run(ctx, nil, env(all), &p.log) }()
+	t.Cleanup(func() {
+		stop()
+		select {
+		case <-p.done:
+		case <-time.After(20 * time.Second):
+			t.Error("the agent does not end")
+		}
+	})
+	return p
+}
+
+// lockedBuffer is a log that can be read while it is written.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// eventually calls try until it returns nil.
+func eventually(t *testing.T, p *process, try func() error) {
+	t.Helper()
+	deadline := time.After(15 * time.Second)
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-deadline:
+			log := p.log.String()
+			t.Fatalf("%v\n%s", err, log[max(0, len(log)-2000):])
+		}
+	}
+}
+
+func request(id string) cniplugin.AddRequest {
+	return cniplugin.AddRequest{
+		Attachment: cniplugin.Attachment{Network: "vpcnet", ContainerID: id, IfName: "eth0"},
+		Netns:      "/proc/self/ns/net",
+		Pod:        cniplugin.Pod{Namespace: "default", Name: "pod-" + id},
+	}
+}
+
+// TestTrouble starts the agent without what it needs: each ADD is told to try
+// again later, why, and what a person can do, and the node is not called ready.
+func TestTrouble(t *testing.T) {
+	const refused = "http://127.0.0.1:1"
+	metadata := "see that the instance metadata service is switched on"
+	reach := "see that the node can reach "
+	for _, c := range []struct {
+		name    string
+		vars    func(hang string) map[string]string
+		reasons string // those that are right, depending on how far the agent came
+		advice  string
+	}{
+		{"no metadata service", func(string) map[string]string {
+			return map[string]string{"AWS_EC2_METADATA_SERVICE_ENDPOINT": refused}
+		}, "no-metadata", metadata},
+		{"metadata service hangs", func(hang string) map[string]string {
+			return map[string]string{"AWS_EC2_METADATA_SERVICE_ENDPOINT": hang}
+		}, "no-metadata", metadata},
+		{"EC2 refuses", func(string) map[string]string {
+			return map[string]string{"AWS_ENDPOINT_URL_EC2": refused}
+		}, "ec2-unreachable refilling", reach + refused},
+		{"EC2 hangs", func(hang string) map[string]string {
+			return map[string]string{"AWS_ENDPOINT_URL_EC2": hang}
+		}, "ec2-unreachable refilling", reach + "http://127.0.0.1:"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newHost(t)
+			p := h.run(t, c.vars(hanging(t)))
+			var got *cniplugin.AgentError
+			eventually(t, p, func() error {
+				ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+				defer cancel()
+				_, err := h.client().Add(ctx, request("a"))
+				switch {
+				case !errors.As(err, &got):
+					return fmt.Errorf("ADD: %v, want an AgentError", err)
+				case !strings.Contains(c.reasons, got.Reason) || !strings.Contains(got.Details, c.advice):
+					return fmt.Errorf("ADD: reason %q, details %q, want one of %q and %q", got.Reason, got.Details, c.reasons, c.advice)
+				}
+				return nil
+			})
+			if got.Code != cniplugin.CodeTryAgainLater {
+				t.Errorf("ADD: %+v, want code 11", got)
+			}
+			if _, err := h.client().Del(t.Context(), cniplugin.DelRequest{Attachment: request("a").Attachment}); err != nil {
+				t.Errorf("DEL: %v, want success", err)
+			}
+			if err := h.client().Status(t.Context()); !errors.As(err, &got) || got.Code != cniplugin.CodeNotAvailable {
+				t.Errorf("STATUS: %v, want code 50", err)
+			}
+			if _, err := os.Stat(h.path("net.d/10-vpcnet.conflist")); err == nil {
+				t.Error("the CNI configuration was written")
+			}
+		})
+	}
+}
+
+// hanging is the URL of a server that never answers.
+func hanging(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return "http://" + l.Addr().String()
+}
+
+// TestAgent takes an agent from its start to its end and starts another one.
+func TestAgent(t *testing.T) {
+	h := newHost(t)
+	p := h.run(t, map[string]string{"WARM_IP_TARGET": "2"})
+	var first cniplugin.AddResponse
+	eventually(t, p, func() (err error) {
+		first, err = h.client().Add(t.Context(), request("a"))
+		return err
+	})
+	eventually(t, p, func() error {
+		_, err := os.Stat(h.path("net.d/10-vpcnet.conflist"))
+		return err
+	})
+	again, err := h.client().Add(t.Context(), request("a"))
+	if err != nil || again.Addresses[0] != first.Addresses[0] {
+		t.Errorf("the same ADD again: %v, %v, want %v", again, err, first)
+	}
+	if got := first.Addresses[0]; got.ENI != h.cloud.ENIs()[0].ID || got.Table != 254 || !netip.MustParsePrefix("10.0.0.0/24").Contains(got.Addr) {
+		t.Errorf("ADD: %+v, want an address of the primary ENI", got)
+	}
+	if s := readStatus(t, h); !s.Ready || len(s.Allocations) != 1 || s.Allocations[0].Pod != "pod-a" {
+		t.Errorf("status: %+v, want it ready with the pod's address", s)
+	}
+	if status := run(t.Context(), []string{"-socket=" + h.path("agent.sock"), "-state-dir=" + h.path("other")}, noEnv, &lockedBuffer{}); status != 1 {
+		t.Errorf("a second agent on the same socket ended with status %d, want 1", status)
+	}
+
+	p.stop()
+	if status := <-p.done; status != 0 {
+		t.Errorf("the agent ended with status %d, want 0\n%s", status, p.log.String())
+	}
+	p.done <- 0 // for the clean-up
+	for line := range strings.Lines(p.log.String()) {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("log line is no JSON: %s", line)
+		}
+	}
+	p = h.run(t, map[string]string{"WARM_IP_TARGET": "2"})
+	eventually(t, p, func() error {
+		second, err := h.client().Add(t.Context(), request("b"))
+		if err == nil && second.Addresses[0].Addr == first.Addresses[0].Addr {
+			t.Fatalf("two pods have %v", second.Addresses[0].Addr)
+		}
+		return err
+	})
+	res, err := h.client().GC(t.Context(), cniplugin.GCRequest{Network: "vpcnet", Valid: []cniplugin.Attachment{request("b").Attachment}})
+	if err != nil || len(res.Stale) != 1 || res.Stale[0] != request("a").Attachment {
+		t.Errorf("GC: %v, %v, want attachment a as stale", res, err)
+	}
+}
+
+func readStatus(t *testing.T, h *host) status {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", h.path("status.sock"))
+	}}}
+	res, err := client.Get("http://ipamd/v1/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var s status
+	if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
