@@ -226,6 +226,19 @@ func TestAWSCallCount(t *testing.T) {
 	}
 }
 
+// TestAWSOtherCards: on a network card other than 0 both address targets are 1.
+func TestAWSOtherCards(t *testing.T) {
+	p := warmpool.AWS{WarmENITarget: 3, WarmIPTarget: 10, MinimumIPTarget: 20, WarmPrefixTarget: 2}
+	for _, r := range []struct{ total, assigned, short, over int }{{0, 0, 1, 0}, {1, 0, 0, 0}, {1, 1, 1, 0}, {5, 2, 0, 2}} {
+		s := addresses(r.total, r.assigned)
+		s.Card = 1
+		checkSlots(t, fmt.Sprintf("card 1, %+v", r), warmpool.Plan(p, s), r.short, r.over)
+	}
+	s := prefixes(0, 0, 0)
+	s.Card = 2
+	checkSlots(t, "card 2, prefixes", warmpool.Plan(p, s), 1, 0)
+}
+
 func TestAWSQuirks(t *testing.T) {
 	t.Run("CoolingIsFree", func(t *testing.T) {
 		s := addresses(5, 2)
