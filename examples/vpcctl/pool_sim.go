@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/vpcnet/vpcnet/warmpool/sim"
@@ -46,6 +47,7 @@ func poolSim(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return err
 	}
+	took := time.Since(start)
 	if *html != "" {
 		if err := writeHTML(*html, reports, &w, args); err != nil {
 			return err
@@ -57,15 +59,19 @@ func poolSim(ctx context.Context, std stdio, args []string) error {
 			return err
 		}
 	}
-	events := 0
-	for i := range reports {
-		events += reports[i].Events
-		if !*series {
-			reports[i].Series = nil
-		}
-	}
-	switch *format {
+	return printReports(std, reports, *format, *series, took)
+}
+
+// printReports writes the reports in the format asked for.
+func printReports(std stdio, reports []sim.Report, format string, series bool, took time.Duration) error {
+	switch format {
 	case "json":
+		if !series {
+			reports = slices.Clone(reports)
+			for i := range reports {
+				reports[i].Series = nil
+			}
+		}
 		enc := json.NewEncoder(std.out)
 		enc.SetIndent("", "  ")
 		return enc.Encode(reports)
@@ -75,7 +81,10 @@ func poolSim(ctx context.Context, std stdio, args []string) error {
 	if err := sim.WriteTable(std.out, reports); err != nil {
 		return err
 	}
-	took := time.Since(start)
+	events := 0
+	for _, r := range reports {
+		events += r.Events
+	}
 	fmt.Fprintf(std.err, "%d events in %s, %.0f a second\n", events, took.Round(time.Millisecond), float64(events)/took.Seconds())
 	return nil
 }
