@@ -164,7 +164,7 @@ func (m *Manager) carries(ctx context.Context, trunk string) (bool, error) {
 		left[in.ENI] = left[in.ENI] || in.Op == OpRetireBranch && in.Done
 	}
 	for _, in := range m.intents {
-		if in.Trunk == trunk && !left[in.ENI] && !(in.Done && in.Undo) {
+		if in.Trunk == trunk && !left[in.ENI] && (!in.Done || !in.Undo) {
 			return true, nil
 		}
 	}

@@ -123,6 +123,3 @@ func blocks(e enitest.ENI) []netip.Prefix {
 	}
 	return slices.Concat(out, e.Prefixes, e.IPv6Prefixes)
 }
-
-// calls lists the calls to EC2 since the last reset as "Action xN", sorted.
-func (w *world) calls() map[string]int { return w.Calls() }

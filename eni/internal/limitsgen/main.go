@@ -86,11 +86,11 @@ func cards(s string) (string, error) {
 		if card != strconv.Itoa(n) {
 			return "", fmt.Errorf("cards %q are not counted from 0", s)
 		}
-		max, err := strconv.ParseUint(enis, 10, 8)
+		most, err := strconv.ParseUint(enis, 10, 8)
 		if err != nil {
 			return "", err
 		}
-		out = append(out, byte(max))
+		out = append(out, byte(most))
 	}
 	return string(out), nil
 }

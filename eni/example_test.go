@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package eni_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+
+	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/eni/enitest"
+)
+
+// exampleNode is a cloud with one instance, and a client on it. In a program
+// the configuration comes from config.LoadDefaultConfig.
+func exampleNode(kind string) (*enitest.Cloud, *eni.Client) {
+	cloud := enitest.New(enitest.Config{})
+	vpc, err := cloud.AddVPC(enitest.VPCInput{})
+	if err != nil {
+		panic(err)
+	}
+	subnet, err := cloud.AddSubnet(enitest.SubnetInput{VPC: vpc.ID, Prefix: netip.MustParsePrefix("10.0.1.0/24")})
+	if err != nil {
+		panic(err)
+	}
+	inst, err := cloud.RunInstance(enitest.InstanceInput{Subnet: subnet.ID, Type: kind})
+	if err != nil {
+		panic(err)
+	}
+	return cloud, eni.NewClient(aws.Config{
+		Region: cloud.Region(), HTTPClient: &http.Client{Transport: cloud.Transport(inst.ID)},
+		Credentials: credentials.NewStaticCredentialsProvider("AKIAEXAMPLE", "secret", ""),
+	}, eni.ClientConfig{})
+}
+
+// A node looks at what it has, attaches an ENI, and puts a prefix on it.
+func Example() {
+	ctx := context.Background()
+	_, client := exampleNode("m5.large")
+	m, err := eni.New(eni.Config{Client: client, Cluster: "blue"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := m.Resume(ctx); err != nil { // what an earlier process left open
+		fmt.Println(err)
+	}
+	inv, err := m.Discover(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("%s with %d ENI, says %s\n", inv.Instance.Type, len(inv.ENIs), inv.Source)
+	e, err := m.Provision(ctx, eni.ProvisionInput{Slots: 3})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("device", e.Device, "gateway", e.Gateway(eni.IPv4), e.Blocks())
+	got, err := m.Assign(ctx, eni.AssignInput{ENI: e.ID, Slots: 1, Prefixes: true})
+	fmt.Println(got, err)
+	// Output:
+	// m5.large with 1 ENI, says ec2+metadata
+	// device 1 gateway 10.0.1.1 [10.0.1.6/32 10.0.1.7/32 10.0.1.8/32]
+	// [10.0.1.16/28] <nil>
+}
+
+// Failures carry a reason out of a closed set.
+func ExampleOpError() {
+	ctx := context.Background()
+	_, client := exampleNode("t3.medium")
+	m, _ := eni.New(eni.Config{Client: client})
+	for {
+		_, err := m.Provision(ctx, eni.ProvisionInput{Slots: 1})
+		if err == nil {
+			continue
+		}
+		var op *eni.OpError
+		fmt.Println(errors.Is(err, eni.ErrENILimit), errors.As(err, &op) && op.Reason() == "eni-limit")
+		fmt.Println(err)
+		return
+	}
+	// Output:
+	// true true
+	// provision: eni-limit: card 0 takes 3 ENIs
+}
+
+// Pods live in other subnets than the nodes, and have their own security group.
+func ExampleByZone() {
+	placement := eni.ByZone{
+		"us-west-2a": {Subnets: []string{"subnet-pods-a"}, Groups: []string{"sg-pods"}},
+		"us-west-2b": {Subnets: []string{"subnet-pods-b"}, Groups: []string{"sg-pods"}},
+	}
+	_, client := exampleNode("m5.large")
+	_, err := eni.New(eni.Config{Client: client, Subnets: placement, Groups: placement})
+	inst := eni.Instance{Zone: "us-west-2b", Groups: []string{"sg-node"}}
+	fmt.Println(placement.Groups(inst, "subnet-pods-b", eni.KindInterface), err)
+	// Output: [sg-pods] <nil>
+}
+
+// A dry run of the sweeper tells what it would delete.
+func ExampleSweep() {
+	cloud, client := exampleNode("m5.large")
+	swept, err := eni.Sweep(context.Background(), client, eni.SweepInput{VPCID: cloud.VPCs()[0].ID, Cluster: "blue", DryRun: true})
+	for _, s := range swept {
+		fmt.Println(s.ENI.ID, s.Deleted, s.Kept)
+	}
+	fmt.Println(len(swept), err)
+	// Output: 0 <nil>
+}
