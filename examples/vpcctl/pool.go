@@ -57,7 +57,7 @@ var prefixPresets = append([]string{"aws:WARM_PREFIX_TARGET=1"}, presets[1:]...)
 type choices struct{ list []choice }
 
 func (c *choices) register(fs *flag.FlagSet, help string) {
-	fs.Func("policy", help+", as `NAME[:key=value,...]`; see the list below", func(v string) error {
+	fs.Func("policy", help+", as `NAME[:key=value,...]`; the names stand above", func(v string) error {
 		name, rest, _ := strings.Cut(v, ":")
 		ch := choice{label: v, name: name, set: map[string]string{}}
 		for pair := range strings.SplitSeq(rest, ",") {
@@ -180,7 +180,7 @@ func (w *world) register(fs *flag.FlagSet, shape string) {
 		}
 		return nil
 	})
-	fs.DurationVar(&w.cfg.Cooldown, "cooldown", 30*time.Second, "how long a released address rests; negative for not at all")
+	fs.DurationVar(&w.cfg.Cooldown, "cooldown", 30*time.Second, "how long a released address rests")
 	fs.DurationVar(&w.cfg.Lead, "lead", 0, "how long before its ADD a bound pod is known to the agent")
 	fs.DurationVar(&w.cfg.Period, "period", 0, "how often an agent looks at its pool (default: at each change)")
 	fs.DurationVar(&w.cfg.EC2.Call, "ec2-call", 250*time.Millisecond, "median time of an EC2 call")
@@ -198,6 +198,14 @@ func (w *world) ready() error {
 		return fmt.Errorf("instance type %q is not in the table", w.instanceType)
 	}
 	w.cfg.Seed = w.workload.Seed
+	// A zero means the default in Config, and zero to who types it.
+	if w.cfg.Cooldown == 0 {
+		w.cfg.Cooldown = -1
+	}
+	w.cfg.EC2.Call, w.cfg.EC2.Attach = max(w.cfg.EC2.Call, 1), max(w.cfg.EC2.Attach, 1)
+	if w.cfg.Subnet.Addresses < eni.PrefixSize {
+		return fmt.Errorf("a subnet of %d addresses is none", w.cfg.Subnet.Addresses)
+	}
 	limits := &w.cfg.Limits
 	limits.MaxENIs, limits.SlotsPerENI, limits.AddressesPerSlot = l.Cards[l.DefaultCard], l.AddrsPerENI-1, 1
 	mode := eni.PodMode{}

@@ -242,6 +242,9 @@ func TestBadInput(t *testing.T) {
 	if _, err := (sim.Workload{Shape: "flood"}).Trace(); !errors.Is(err, sim.ErrShape) {
 		t.Errorf("unknown shape: %v", err)
 	}
+	if _, err := (sim.Workload{Shape: "churn", Nodes: -1}).Trace(); !errors.Is(err, sim.ErrTrace) {
+		t.Errorf("no nodes: %v", err)
+	}
 	ok := parse(t, "1,a,add\n")
 	for name, tc := range map[string]struct {
 		cfg   sim.Config

@@ -63,7 +63,11 @@ func fromStart(time.Duration) time.Duration { return 0 }
 var ErrShape = errors.New("unknown workload shape")
 
 // Trace returns the workload's trace. The same workload gives the same trace.
+// An unknown shape is an error that wraps ErrShape.
 func (w Workload) Trace() (Trace, error) {
+	if w.Nodes < 0 || w.Pods < 0 || w.Horizon < 0 {
+		return Trace{}, fmt.Errorf("%w: %d nodes with %d pods for %v", ErrTrace, w.Nodes, w.Pods, w.Horizon)
+	}
 	w.Nodes, w.Pods = cmp.Or(w.Nodes, 10), cmp.Or(w.Pods, 25)
 	w.Horizon = cmp.Or(w.Horizon, 24*time.Hour)
 	for _, s := range shapes {
