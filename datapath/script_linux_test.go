@@ -11,10 +11,14 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
+// shellSysctl stands in for sysctl(8), which is not on every system.
+const shellSysctl = `sysctl() { echo "${2#*=}" >/proc/sys/$(echo "${2%%=*}" | tr ./ /.); }
+`
+
 // TestScript has iproute2 and nft make a node out of the text of its State, and
 // compares with what this package makes: the text is no paraphrase.
 func TestScript(t *testing.T) {
-	for _, tool := range []string{"ip", "nft", "sysctl"} {
+	for _, tool := range []string{"ip", "nft"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("needs the program %s: %v", tool, err)
 		}
@@ -25,6 +29,7 @@ func TestScript(t *testing.T) {
 			ours.n.RefuseMetadata, theirs.n.RefuseMetadata = true, true
 			ours.ensure()
 			var script strings.Builder
+			script.WriteString(shellSysctl)
 			for _, c := range datapath.Diff(datapath.State{}, theirs.n.State()) {
 				script.WriteString(c.String() + "\n")
 			}

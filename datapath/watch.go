@@ -41,7 +41,7 @@ type Repair struct {
 // firstWait; the wait doubles with each that is used up, to lastWait.
 const (
 	burst     = 20
-	firstWait = 500 * time.Millisecond
+	firstWait = 100 * time.Millisecond
 	lastWait  = 30 * time.Second
 )
 
