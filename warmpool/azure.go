@@ -40,7 +40,7 @@ func (p AzureV2) Decide(s Snapshot) Decision {
 		batch, percent, target, demand, v.Usable())
 	d.Actions = Placement{}.Grow(nil, &s, d.Short, d.Reason)
 	if d.Over > 0 && d.Over == (v.Usable()-target)/v.Unit {
-		d.Actions, d.Next = Placement{}.Shrink(d.Actions, &s, d.Over, d.Reason)
+		d.Actions = Placement{}.Shrink(d.Actions, &s, d.Over, d.Reason)
 	}
 	return d
 }
@@ -97,6 +97,6 @@ func (p AzureV1) Decide(s Snapshot) Decision {
 	d.Reason = Because("batch %d, free %d of %d: fewer than %d free go up to %d, %d or more go down to %d",
 		batch, usable-v.Assigned, usable, minFree, up, maxFree, down)
 	d.Actions = Placement{}.Grow(nil, &s, d.Short, d.Reason)
-	d.Actions, d.Next = Placement{}.Shrink(d.Actions, &s, d.Over, d.Reason)
+	d.Actions = Placement{}.Shrink(d.Actions, &s, d.Over, d.Reason)
 	return d
 }

@@ -136,7 +136,7 @@ func (p Band) release(s *Snapshot, d *Decision, hold time.Duration) {
 		d.Next = hold - passed
 		return
 	}
-	d.Actions, _ = Placement{KeepENIs: true}.Shrink(d.Actions, s, *least, d.Reason)
+	d.Actions = Placement{KeepENIs: true}.Shrink(d.Actions, s, *least, d.Reason)
 	*since = time.Time{}
 	d.Next = hold
 }

@@ -68,7 +68,7 @@ func atMost(d Decision, s *Snapshot, v Supply, ceiling int, why Reason) Decision
 	if surplus > 0 {
 		surplus += released(d.Actions)
 		d.Actions = trim(d.Actions, false, surplus)
-		d.Actions, d.Next = Placement{}.Shrink(d.Actions, s, surplus, why)
+		d.Actions = Placement{}.Shrink(d.Actions, s, surplus, why)
 		d.Over = max(d.Over, surplus)
 	}
 	return d

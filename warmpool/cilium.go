@@ -91,7 +91,5 @@ func held(s *Snapshot, d *Decision, place Placement, hold time.Duration) {
 		d.Next = hold - passed
 		return
 	}
-	var wait time.Duration
-	d.Actions, wait = place.Shrink(d.Actions, s, d.Over, d.Reason)
-	d.Next = sooner(d.Next, wait)
+	d.Actions = place.Shrink(d.Actions, s, d.Over, d.Reason)
 }

@@ -126,3 +126,11 @@ func (m Memory) inner(i int) Memory {
 	}
 	return Memory{}
 }
+
+// sooner is the smaller of two waits, of which zero means none.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
+}

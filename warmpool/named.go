@@ -62,7 +62,7 @@ func buildBand(s *settings) Policy {
 }
 
 func buildAWS(s *settings) Policy {
-	var p AWS
+	p := AWS{WarmENITarget: 1}
 	s.num("WARM_ENI_TARGET", &p.WarmENITarget)
 	s.num("WARM_IP_TARGET", &p.WarmIPTarget)
 	s.num("MINIMUM_IP_TARGET", &p.MinimumIPTarget)
@@ -126,7 +126,8 @@ func wrapWith(s *settings, p Policy) Policy {
 }
 
 // Named makes a policy from its name and settings as texts, for flags and
-// configuration files. What is not set is zero. The settings that start with
+// configuration files. What is not set is zero, but WARM_ENI_TARGET, which is 1
+// as in amazon-vpc-cni-k8s. The settings that start with
 // "with-" put the wrapper of that name around any policy. An unknown name, an
 // unknown setting or a bad value is an error that wraps ErrSetting.
 func Named(name string, set map[string]string) (Policy, error) {

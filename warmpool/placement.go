@@ -2,8 +2,6 @@
 
 package warmpool
 
-import "time"
-
 // Placement turns numbers of slots into actions on ENIs. The zero value fills
 // the ENIs that exist in device order before it creates more, and gives whole
 // ENIs back before single slots.
@@ -11,14 +9,8 @@ type Placement struct {
 	// OneStep stops growth after the first action, for policies that look
 	// again after each call.
 	OneStep bool
-	// Batch rounds each growth step up to a multiple of so many slots on that
-	// ENI, as far as there is room: the call is made anyway, so it may as well
-	// carry more. Zero and 1 mean no rounding.
-	Batch int
 	// KeepENIs never deletes an ENI.
 	KeepENIs bool
-	// MinAge is how old an ENI must be before it is deleted.
-	MinAge time.Duration
 }
 
 // Grow appends the actions that add n slots, each with the reason given. It
@@ -33,7 +25,7 @@ func (p Placement) Grow(dst []Action, s *Snapshot, n int, why Reason) []Action {
 		if room == 0 {
 			continue
 		}
-		k := p.batched(n, e.Slots+e.PendingSlots, room)
+		k := min(n, room)
 		dst = append(dst, Action{Op: OpAssign, ENI: e.ID, N: k, Reason: why})
 		n -= k
 		if p.OneStep {
@@ -41,7 +33,7 @@ func (p Placement) Grow(dst []Action, s *Snapshot, n int, why Reason) []Action {
 		}
 	}
 	for left := s.Limits.MaxENIs - len(s.ENIs); n > 0 && left > 0 && s.Limits.SlotsPerENI > 0; left-- {
-		k := p.batched(n, 0, s.Limits.SlotsPerENI)
+		k := min(n, s.Limits.SlotsPerENI)
 		dst = append(dst, Action{Op: OpCreate, N: k, Reason: why})
 		n -= k
 		if p.OneStep {
@@ -51,36 +43,18 @@ func (p Placement) Grow(dst []Action, s *Snapshot, n int, why Reason) []Action {
 	return dst
 }
 
-// batched is the size of one call that wants n slots on an ENI that has some.
-func (p Placement) batched(n, have, room int) int {
-	if p.Batch > 1 {
-		n = alignUp(have+n, p.Batch) - have
-	}
-	return min(n, room)
-}
-
 // Shrink appends the actions that give n slots back, each with the reason
-// given. It appends fewer if not so many are free, or if whole ENIs would go
-// that are younger than MinAge; wait is then the time until the first of those
-// is old enough.
-func (p Placement) Shrink(dst []Action, s *Snapshot, n int, why Reason) (_ []Action, wait time.Duration) {
+// given. It appends fewer if not so many are free.
+func (p Placement) Shrink(dst []Action, s *Snapshot, n int, why Reason) []Action {
 	first := len(dst)
-	if !p.KeepENIs {
-		for i := len(s.ENIs) - 1; i >= 0 && n > 0; i-- {
-			e := &s.ENIs[i]
-			if !e.idle() || e.Slots > n {
-				continue
-			}
-			if e.Age < p.MinAge {
-				wait = sooner(wait, p.MinAge-e.Age)
-				n -= e.Slots
-				continue
-			}
+	for i := len(s.ENIs) - 1; i >= 0 && n > 0 && !p.KeepENIs; i-- {
+		e := &s.ENIs[i]
+		if e.idle() && e.Slots <= n {
 			dst = append(dst, Action{Op: OpDelete, ENI: e.ID, N: e.Slots, Reason: why})
 			n -= e.Slots
 		}
 	}
-	return unassign(dst, first, s, n, why), wait
+	return unassign(dst, first, s, n, why)
 }
 
 // unassign appends the actions that give n single slots back, from ENIs that
@@ -133,12 +107,4 @@ func named(actions []Action, eni string) bool {
 // idle reports whether the whole ENI may go.
 func (e *ENI) idle() bool {
 	return !e.Primary && !e.NoPods && e.Assigned == 0 && e.Cooling == 0 && e.PendingSlots == 0
-}
-
-// sooner is the smaller of two waits, of which zero means none.
-func sooner(a, b time.Duration) time.Duration {
-	if a == 0 || b > 0 && b < a {
-		return b
-	}
-	return a
 }

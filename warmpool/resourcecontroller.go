@@ -39,7 +39,7 @@ func (p ResourceController) Decide(s Snapshot) Decision {
 	d.Reason = Because("deviation %d: warm %d, minimum %d; %d assigned, %d free or pending, %d cooling",
 		deviation, p.targets(v.Unit)[0], p.targets(v.Unit)[1], v.Assigned, v.Free(), v.Cooling)
 	d.Actions = Placement{}.Grow(nil, &s, d.Short, d.Reason)
-	d.Actions, d.Next = Placement{}.Shrink(d.Actions, &s, d.Over, d.Reason)
+	d.Actions = Placement{}.Shrink(d.Actions, &s, d.Over, d.Reason)
 	return d
 }
 

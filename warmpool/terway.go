@@ -92,9 +92,7 @@ func (p Terway) Decide(s Snapshot) Decision {
 		d.Over = 0
 	}
 	d.Actions = perCall(Placement{}.Grow(nil, &s, d.Short, d.Reason), cmp.Or(p.PerCall, 10))
-	var wait time.Duration
-	d.Actions, wait = Placement{}.Shrink(d.Actions, &s, d.Over, d.Reason)
-	d.Next = sooner(d.Next, wait)
+	d.Actions = Placement{}.Shrink(d.Actions, &s, d.Over, d.Reason)
 	return d
 }
 

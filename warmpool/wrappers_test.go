@@ -266,7 +266,7 @@ func TestPlan(t *testing.T) {
 
 func TestNamed(t *testing.T) {
 	p, err := warmpool.Named("aws", map[string]string{"WARM_IP_TARGET": "2", "MINIMUM_IP_TARGET": "5", "with-hold-down": "1m"})
-	want := warmpool.HoldDown{Policy: warmpool.AWS{WarmIPTarget: 2, MinimumIPTarget: 5}, For: time.Minute}
+	want := warmpool.HoldDown{Policy: warmpool.AWS{WarmENITarget: 1, WarmIPTarget: 2, MinimumIPTarget: 5}, For: time.Minute}
 	if diff := cmp.Diff(warmpool.Policy(want), p); diff != "" || err != nil {
 		t.Errorf("error %v, policy (-want +got):\n%s", err, diff)
 	}

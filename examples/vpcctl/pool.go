@@ -156,7 +156,6 @@ type world struct {
 	shapes       string
 	trace        string
 	workload     sim.Workload
-	unit         int
 }
 
 func (w *world) register(fs *flag.FlagSet, shape string) {

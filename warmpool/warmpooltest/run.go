@@ -180,7 +180,7 @@ func checkDeterministic(p warmpool.Policy, pool *Pool, _ *rand.Rand) error {
 	s, same := pool.Snapshot(), pool.Snapshot()
 	first := p.Decide(s)
 	if !reflect.DeepEqual(s, same) {
-		return fmt.Errorf("Decide has changed the snapshot it was given\n%s", describe(same, first))
+		return fmt.Errorf("the policy has changed the snapshot it was given\n%s", describe(same, first))
 	}
 	for range 3 {
 		if second := p.Decide(s); !reflect.DeepEqual(first, second) {

@@ -114,7 +114,7 @@ func TestPlantedFaults(t *testing.T) {
 			d.Short, d.Over = warmpool.Corridor{Min: v.Assigned + 40, GrowTo: v.Assigned + 40, Max: v.Assigned + 60, ShrinkTo: v.Assigned}.Slots(v)
 			d.Actions = warmpool.Placement{}.Grow(nil, &s, d.Short, d.Reason)
 			if d.Short == 0 {
-				d.Actions, _ = warmpool.Placement{}.Shrink(nil, &s, v.FreeSlots/2, d.Reason)
+				d.Actions = warmpool.Placement{}.Shrink(nil, &s, v.FreeSlots/2, d.Reason)
 			}
 			return d
 		}},
