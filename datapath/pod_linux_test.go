@@ -411,3 +411,45 @@ func TestManyAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestTwoInterfaces gives one pod an interface on each ENI, with an MTU of its own
+// for a destination: packets leave by the interface whose address they have.
+func TestTwoInterfaces(t *testing.T) {
+	for _, layout := range layouts {
+		l := newLab(t, layout)
+		l.ensure()
+		before := l.state()
+		first, second := l.pod(0, "one"), l.pod(1, "one")
+		second.Netns, second.IfName, second.Index = first.Netns, "eth1", 1
+		second.PathMTUs = []datapath.PathMTU{{Prefix: netip.MustParsePrefix("198.51.100.0/24"), MTU: 1300}}
+		for range 2 {
+			l.add(first)
+			l.add(second)
+		}
+		for _, p := range []datapath.Pod{first, second} {
+			for _, a := range p.Addrs {
+				l.expect(p.Netns, a.Addr, outsideOf(a.Addr))
+			}
+			if err := l.h.CheckPod(t.Context(), p); err != nil {
+				t.Errorf("%s: %s: %v", layout, p.IfName, err)
+			}
+		}
+		in(t, first.Netns, func(h *netlink.Handle) error {
+			routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: 1}, netlink.RT_FILTER_TABLE)
+			for _, r := range routes {
+				if r.Dst != nil && r.Dst.String() == "198.51.100.0/24" && r.MTU == 1300 {
+					return err
+				}
+			}
+			return errors.Join(err, fmt.Errorf("no route with the MTU of the path in %v", routes))
+		})
+		for _, p := range []datapath.Pod{first, second} {
+			if err := l.h.DelPod(t.Context(), p); err != nil {
+				t.Error(err)
+			}
+		}
+		if diff := cmp.Diff(before, l.state()); diff != "" {
+			t.Errorf("%s: something stayed (-before +after):\n%s", layout, diff)
+		}
+	}
+}
