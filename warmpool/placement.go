@@ -14,7 +14,8 @@ type Placement struct {
 }
 
 // Grow appends the actions that add n slots, each with the reason given. It
-// appends fewer if the card has no room for all.
+// appends fewer if the card has no room for all, and leaves what fits on an ENI
+// that is being created until that is there.
 func (p Placement) Grow(dst []Action, s *Snapshot, n int, why Reason) []Action {
 	for i := range s.ENIs {
 		if n <= 0 {
@@ -26,8 +27,11 @@ func (p Placement) Grow(dst []Action, s *Snapshot, n int, why Reason) []Action {
 			continue
 		}
 		k := min(n, room)
-		dst = append(dst, Action{Op: OpAssign, ENI: e.ID, N: k, Reason: why})
 		n -= k
+		if e.ID == "" {
+			continue
+		}
+		dst = append(dst, Action{Op: OpAssign, ENI: e.ID, N: k, Reason: why})
 		if p.OneStep {
 			return dst
 		}
@@ -106,5 +110,5 @@ func named(actions []Action, eni string) bool {
 
 // idle reports whether the whole ENI may go.
 func (e *ENI) idle() bool {
-	return !e.Primary && !e.NoPods && e.Assigned == 0 && e.Cooling == 0 && e.PendingSlots == 0
+	return e.ID != "" && !e.Primary && !e.NoPods && e.Assigned == 0 && e.Cooling == 0 && e.PendingSlots == 0
 }

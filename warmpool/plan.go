@@ -188,7 +188,7 @@ func (f *frame) touched(eni string) bool { return named(f.done, eni) }
 
 func (f *frame) find(eni string) *ENI {
 	for i := range f.s.ENIs {
-		if f.s.ENIs[i].ID == eni {
+		if f.s.ENIs[i].ID == eni && eni != "" {
 			return &f.s.ENIs[i]
 		}
 	}

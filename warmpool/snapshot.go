@@ -40,6 +40,9 @@ type Limits struct {
 
 // ENI is one elastic network interface of the card.
 type ENI struct {
+	// ID is empty for an ENI that is being created: it counts as one of
+	// Limits.MaxENIs, and its PendingSlots as supply, but nothing can be done
+	// with it yet.
 	ID      string
 	Primary bool
 	// NoPods says that pods get no address of it: a trunk ENI, an excluded or

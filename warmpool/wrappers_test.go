@@ -264,6 +264,31 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// TestENIOnItsWay: an ENI that is being created is supply and takes its place,
+// and what it has room for waits until it is there.
+func TestENIOnItsWay(t *testing.T) {
+	s := warmpool.Snapshot{
+		Limits: warmpool.Limits{MaxENIs: 3, SlotsPerENI: 6},
+		ENIs:   []warmpool.ENI{{ID: "eni-0", Primary: true, Slots: 6, Assigned: 6}, {PendingSlots: 4}},
+	}
+	for waiting, want := range map[int]int{3: 0, 5: 0, 6: 4, 10: 6} {
+		s.Demand.Waiting = waiting
+		d := warmpool.Plan(warmpool.Band{}, s)
+		for _, a := range d.Actions {
+			if a.Op != warmpool.OpCreate {
+				t.Errorf("%d wait: %v", waiting, d.Actions)
+			}
+		}
+		if slotsOf(d) != want {
+			t.Errorf("%d wait: %d slots; want %d (%s)", waiting, slotsOf(d), want, d.Reason)
+		}
+	}
+	d := warmpool.Plan(fixed{{Op: warmpool.OpAssign, N: 1}, {Op: warmpool.OpDelete}}, s)
+	if len(d.Actions) > 0 {
+		t.Errorf("acts on an ENI without a name: %v", d.Actions)
+	}
+}
+
 func TestNamed(t *testing.T) {
 	p, err := warmpool.Named("aws", map[string]string{"WARM_IP_TARGET": "2", "MINIMUM_IP_TARGET": "5", "with-hold-down": "1m"})
 	want := warmpool.HoldDown{Policy: warmpool.AWS{WarmENITarget: 1, WarmIPTarget: 2, MinimumIPTarget: 5}, For: time.Minute}
