@@ -47,8 +47,8 @@ type AWS struct {
 	WarmPrefixTarget int
 	// MinAge is how old an ENI must be before it is deleted. Zero means 60 s.
 	MinAge time.Duration
-	// ReleaseEvery is the least time between two unassignments. Zero means 30 s.
-	ReleaseEvery time.Duration
+	// UnassignEvery is the least time between two unassignments. Zero means 30 s.
+	UnassignEvery time.Duration
 	// Quirks switches defects of the original on.
 	Quirks Quirks
 }
@@ -69,8 +69,8 @@ type Quirks struct {
 }
 
 const (
-	awsMinAge       = time.Minute
-	awsReleaseEvery = 30 * time.Second
+	awsMinAge        = time.Minute
+	awsUnassignEvery = 30 * time.Second
 )
 
 // awsView is what the formulas look at.
@@ -189,7 +189,7 @@ func (p AWS) release(s *Snapshot, v awsView, d *Decision) {
 	if left <= 0 {
 		return
 	}
-	every := cmp.Or(p.ReleaseEvery, awsReleaseEvery)
+	every := cmp.Or(p.UnassignEvery, awsUnassignEvery)
 	last := s.Memory.Times[0]
 	if passed := s.since(last); !last.IsZero() && passed < every {
 		d.Next = sooner(d.Next, every-passed)

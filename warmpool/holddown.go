@@ -27,7 +27,7 @@ func (w HoldDown) Decide(s Snapshot) Decision {
 	}
 	if passed := s.since(m.Times[0]); n > 0 && passed < w.For {
 		d.Actions = trim(d.Actions, false, n)
-		d.Capped = Because("release of %d slots held: wanted for %d s of %d s", n, int(passed.Seconds()), int(w.For.Seconds()))
+		d.Capped = Because("giving %d slots back is held down: wanted for %d s of %d s", n, int(passed.Seconds()), int(w.For.Seconds()))
 		d.Next = sooner(d.Next, w.For-passed)
 	}
 	d.Memory = m.wrap(d.Memory)

@@ -68,7 +68,7 @@ func buildAWS(s *settings) Policy {
 	s.num("MINIMUM_IP_TARGET", &p.MinimumIPTarget)
 	s.num("WARM_PREFIX_TARGET", &p.WarmPrefixTarget)
 	s.duration("min-age", &p.MinAge)
-	s.duration("release-every", &p.ReleaseEvery)
+	s.duration("unassign-every", &p.UnassignEvery)
 	s.flag("quirk-cooling-is-free", &p.Quirks.CoolingIsFree)
 	s.flag("quirk-card-units", &p.Quirks.CardUnits)
 	s.flag("quirk-zero-flaps", &p.Quirks.ZeroFlaps)

@@ -88,7 +88,7 @@ func (f *frame) allow(a Action) Action {
 	}
 	e := f.find(a.ENI)
 	if e == nil || e.NoPods {
-		f.cap(Because("release refused: no ENI of that name is for pods"))
+		f.cap(Because("giving back refused: no ENI of that name is for pods"))
 		return Action{}
 	}
 	_, free := e.idleSlots(f.supply.Unit)
@@ -103,11 +103,11 @@ func (f *frame) allow(a Action) Action {
 	}
 	free -= f.slots(a.ENI, OpUnassign)
 	if a.Op != OpUnassign || free <= 0 || a.N <= 0 || f.slots(a.ENI, OpDelete) > 0 {
-		f.cap(Because("release refused: %d slots wanted, %d free", a.N, max(0, free)))
+		f.cap(Because("giving back refused: %d slots wanted, %d free", a.N, max(0, free)))
 		return Action{}
 	}
 	if a.N > free {
-		f.cap(Because("release cut from %d slots to the %d that are free", a.N, free))
+		f.cap(Because("giving back cut from %d slots to the %d that are free", a.N, free))
 		a.N = free
 	}
 	return a
