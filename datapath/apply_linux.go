@@ -86,7 +86,7 @@ func applyRoutes(c *conn, changes []Change) error {
 		return err
 	}
 	for i, a := range answers {
-		if err := settle(c, sent[i], index[linkOf(sent[i].Item)], a.err); err != nil {
+		if err := settle(c, sent[i], a.err); err != nil {
 			return fmt.Errorf("%s: %w", sent[i], err)
 		}
 	}
@@ -115,7 +115,7 @@ func (b *batch) change(ch Change, index int) {
 
 // settle decides about the kernel's answer to a change. What cannot be changed
 // in place is deleted and added again.
-func settle(c *conn, ch Change, index int, err error) error {
+func settle(c *conn, ch Change, err error) error {
 	switch {
 	case err == nil:
 		return nil

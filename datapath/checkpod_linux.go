@@ -19,7 +19,7 @@ func (h *Handle) CheckPod(ctx context.Context, p Pod) error {
 	}
 	defer sandbox.Close()
 	inside := newHandle(sandbox)
-	defer inside.drain()
+	defer func() { _ = inside.drain() }() // what was read is read
 	host, within, err := h.podDrift(ctx, p, inside)
 	if err != nil {
 		return err

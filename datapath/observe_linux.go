@@ -14,15 +14,6 @@ type observation struct {
 	links []kernelLink
 }
 
-func (o observation) link(name string) (kernelLink, bool) {
-	for _, l := range o.links {
-		if l.Name == name {
-			return l, true
-		}
-	}
-	return kernelLink{}, false
-}
-
 // Observe reads the whole network of the namespace, ours and others': links,
 // addresses, permanent neighbours, routes, rules, the settings that matter here,
 // and our nftables table. Table local is left out, as are IPv6 link-local
