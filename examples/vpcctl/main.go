@@ -26,6 +26,7 @@ var commands = []command{
 	{"max-pods", "tell how many pods an instance type can carry", maxPods},
 	{"sweep", "delete ENIs that nodes left behind", sweep},
 	{"trace", "explain a packet's way and name what is wrong with it", trace},
+	{"preflight", "report what else on a node configures interfaces, and keep it away", preflightCheck},
 	{"state", "save a node's network state, and compare two", state},
 }
 

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package preflight
+
+import (
+	"path"
+	"slices"
+	"strings"
+)
+
+// networkDirs are where systemd looks for .network and .link files, first to last.
+var networkDirs = []string{
+	"etc/systemd/network", "run/systemd/network", "usr/local/lib/systemd/network", "usr/lib/systemd/network", "lib/systemd/network",
+}
+
+// networkd reports whether systemd-networkd runs or will at the next boot.
+func (s system) networkd() bool {
+	// The brackets make Glob list the directory instead of following the link,
+	// which on an image points to nothing.
+	return len(s.has("run/systemd/netif/state", "etc/systemd/system/*.wants/systemd-networkd.servic[e]")) > 0
+}
+
+// networkdForeign finds that networkd deletes what it did not make.
+func networkdForeign(s system, _ Config) []Finding {
+	if !s.networkd() {
+		return nil
+	}
+	files := []string{"etc/systemd/networkd.conf"}
+	files = append(files, s.inOrder("*.conf", "etc/systemd/networkd.conf.d", "run/systemd/networkd.conf.d",
+		"usr/local/lib/systemd/networkd.conf.d", "usr/lib/systemd/networkd.conf.d")...)
+	values, paths := map[string]string{}, []string{}
+	for _, f := range files {
+		t, ok := s.read(f)
+		if !ok {
+			continue
+		}
+		for key, v := range settings(t) {
+			if strings.HasPrefix(key, "Network.ManageForeign") {
+				values[key] = last(v)
+				paths = append(paths, f)
+			}
+		}
+	}
+	if no(values["Network.ManageForeignRoutingPolicyRules"]) && no(values["Network.ManageForeignRoutes"]) {
+		return nil
+	}
+	if len(paths) == 0 {
+		paths = files[:1]
+	}
+	slices.Sort(paths)
+	return []Finding{{
+		Severity: Risk,
+		What:     "systemd-networkd deletes rules and routes of other programs when an interface appears or is configured again",
+		Why:      "ManageForeignRoutingPolicyRules and ManageForeignRoutes are on unless they are switched off; rules of protocol kernel, as vpcnet's are, stay, but routes on an interface that networkd manages do not",
+		Do:       "set both to no in /" + networkdDropIn + " and restart systemd-networkd",
+		Paths:    slices.Compact(paths), Written: true,
+	}}
+}
+
+// candidate is a link as a [Match] section sees it.
+type candidate struct {
+	name, kind string
+	drivers    []string
+}
+
+// podENIs are names that pod ENIs may have, on one system or another.
+func podENIs(c Config) (links []candidate) {
+	for _, name := range []string{"ens6", "eth1", "enp0s6", "enX1"} {
+		if !slices.Contains(c.Keep, name) {
+			links = append(links, candidate{name: name, drivers: c.drivers()})
+		}
+	}
+	return links
+}
+
+func hostLink(c Config) candidate {
+	return candidate{name: c.prefix() + "0123456789a", kind: "veth", drivers: []string{"veth"}}
+}
+
+// matches reports whether the [Match] section of a file may be about l. A file
+// for one MAC address or bus path is about a link that exists, not about those to
+// come.
+func (l candidate) matches(file map[string][]string) bool {
+	for _, key := range []string{"MACAddress", "PermanentMACAddress", "Path", "WLANInterfaceType", "SSID"} {
+		if len(file["Match."+key]) > 0 {
+			return false
+		}
+	}
+	name := matchesAny(file["Match.Name"], l.name) && matchesAny(file["Match.OriginalName"], l.name)
+	kind := matchesAny(file["Match.Kind"], l.kind) && matchesAny(file["Match.Type"], "ether")
+	driver := slices.ContainsFunc(l.drivers, func(d string) bool { return matchesAny(file["Match.Driver"], d) })
+	return name && kind && driver
+}
+
+// matchesAny reports whether one of the patterns matches, none of them if the list
+// begins with an exclamation mark, or there are no patterns.
+func matchesAny(lists []string, s string) bool {
+	patterns := strings.Fields(strings.Join(lists, " "))
+	if len(patterns) == 0 {
+		return true
+	}
+	inverted := strings.HasPrefix(patterns[0], "!")
+	patterns[0] = strings.TrimPrefix(patterns[0], "!")
+	return inverted != slices.ContainsFunc(patterns, func(p string) bool {
+		ok, err := path.Match(p, s)
+		return ok && err == nil
+	})
+}
+
+// claimants returns the files that make networkd configure one of links, as far
+// as no earlier file says that nobody shall, and whether there is such a file.
+func (s system) claimants(links []candidate) (files []string, guarded bool) {
+	for _, f := range s.inOrder("*.network", networkDirs...) {
+		t, _ := s.read(f)
+		parsed := settings(t)
+		if !slices.ContainsFunc(links, func(l candidate) bool { return l.matches(parsed) }) {
+			continue
+		}
+		if u := last(parsed["Link.Unmanaged"]); u != "" && !no(u) {
+			return files, true
+		}
+		files = append(files, f)
+	}
+	return files, false
+}
+
+// networkdPodENIs finds .network files that hand pod ENIs or host links to
+// networkd, with nothing to keep them from it.
+func networkdPodENIs(s system, c Config) (findings []Finding) {
+	if !s.networkd() {
+		return nil
+	}
+	const reload = " and run networkctl reload"
+	if files, guarded := s.claimants(podENIs(c)); len(files) > 0 && !guarded {
+		findings = append(findings, Finding{
+			Severity: Harm,
+			What:     "systemd-networkd asks DHCP for an address on each new pod ENI, adds another default route, and deletes the ENI's addresses and routes when it loses its carrier",
+			Why:      "these files match every ENI, not only the primary one",
+			Do:       "name the primary ENI's link, so that the file /" + podENIsNetwork + " can be written," + reload,
+			Paths:    files, Written: len(c.Keep) > 0,
+		})
+	}
+	if files, guarded := s.claimants([]candidate{hostLink(c)}); len(files) > 0 && !guarded {
+		findings = append(findings, Finding{
+			Severity: Harm,
+			What:     "systemd-networkd configures pods' host links",
+			Why:      "these files match links named " + c.prefix() + "*",
+			Do:       "write /" + hostLinksNetwork + reload,
+			Paths:    files, Written: true,
+		})
+	}
+	return findings
+}
+
+// networkdOrder finds files that stand before the one that says unmanaged.
+func networkdOrder(s system, c Config) (findings []Finding) {
+	if !s.networkd() {
+		return nil
+	}
+	var early []string
+	for _, links := range [][]candidate{podENIs(c), {hostLink(c)}} {
+		if files, guarded := s.claimants(links); guarded {
+			early = append(early, files...)
+		}
+	}
+	if len(early) == 0 {
+		return nil
+	}
+	slices.Sort(early)
+	return []Finding{{
+		Severity: Harm,
+		What:     "the files that keep systemd-networkd away have no effect",
+		Why:      "networkd takes the first file that matches, by name, and these come earlier",
+		Do:       "give these files a name above 05-vpcnet, or a [Match] that leaves out pod ENIs and links named " + c.prefix() + "*",
+		Paths:    slices.Compact(early),
+	}}
+}
+
+// udevMAC finds that udev gives host links a MAC address of its own.
+func udevMAC(s system, c Config) []Finding {
+	for _, f := range s.inOrder("*.link", networkDirs...) {
+		t, _ := s.read(f)
+		parsed := settings(t)
+		if !hostLink(c).matches(parsed) {
+			continue
+		}
+		// The first file that matches is the only one that counts.
+		if last(parsed["Link.MACAddressPolicy"]) != "persistent" {
+			return nil
+		}
+		return []Finding{{
+			Severity: Risk,
+			What:     "udev may change the MAC address of a pod's host link, and the pod no longer reaches its gateway",
+			Why:      "MACAddressPolicy=persistent applies to links named " + c.prefix() + "*; links that are made with an address, as vpcnet's are, are left alone, those of other CNI plugins are not",
+			Do:       "write /" + hostLinksLink,
+			Paths:    []string{f}, Written: true,
+		}}
+	}
+	return nil
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/vpcnet/vpcnet/datapath/preflight"
+)
+
+// preflightReport is what "vpcctl preflight -o json" prints.
+type preflightReport struct {
+	// Keep names the links that the system configures.
+	Keep     []string            `json:"keep"`
+	Written  []string            `json:"written"`
+	Findings []preflight.Finding `json:"findings"`
+}
+
+// preflightCheck runs "vpcctl preflight".
+func preflightCheck(_ context.Context, std stdio, args []string) error {
+	fs := flag.NewFlagSet("preflight", flag.ContinueOnError)
+	root := fs.String("root", "/", "look at, and write, the files below this `directory`: an image's, or a node's seen from a container")
+	write := fs.Bool("write", false, "write the files that keep other programs away from pods' links")
+	format := fs.String("o", "text", "output `format`: text or json")
+	keep := fs.String("keep", "", "the `links` that the system shall configure, with commas; those of the default routes if empty")
+	var c preflight.Config
+	fs.StringVar(&c.HostLinkPrefix, "host-link-prefix", "eni", "`prefix` of the names of pods' host links")
+	fs.IntVar(&c.Peers, "peers", 0, "how many other `addresses` of its subnets this node talks to at a time")
+	about := "preflight reports what else on this system configures interfaces, rules and routes,\nand what to do about it. Exit status 3 means that it found something."
+	if err := parse(fs, std, args, about); err != nil {
+		return err
+	}
+	if *format != "text" && *format != "json" {
+		return wrong(fs, std, fmt.Sprintf("-o %q is neither text nor json", *format))
+	}
+	fsys := os.DirFS(*root)
+	if c.Keep = strings.FieldsFunc(*keep, func(r rune) bool { return r == ',' }); len(c.Keep) == 0 {
+		c.Keep = defaultRouteLinks(fsys)
+	}
+	if err := c.Validate(); err != nil {
+		return wrong(fs, std, err.Error())
+	}
+	report := preflightReport{Keep: c.Keep, Written: []string{}}
+	if *write {
+		written, err := preflight.Write(*root, preflight.Files(c))
+		if err != nil {
+			return err
+		}
+		report.Written = append(report.Written, written...)
+	}
+	report.Findings = preflight.Check(fsys, c)
+	if *format == "json" {
+		enc := json.NewEncoder(std.out)
+		enc.SetIndent("", " ")
+		if err := enc.Encode(report); err != nil {
+			return err
+		}
+	} else {
+		report.print(std.out)
+	}
+	if len(report.Findings) > 0 {
+		return errFault
+	}
+	return nil
+}
+
+// defaultRouteLinks returns the links of the default routes for IPv4, which on
+// a node without pods is the primary ENI's. See
+// https://man7.org/linux/man-pages/man5/proc_pid_net.5.html.
+func defaultRouteLinks(fsys fs.FS) []string {
+	links := []string{}
+	table, err := fs.ReadFile(fsys, "proc/net/route")
+	if err != nil {
+		return links
+	}
+	for line := range strings.Lines(string(table)) {
+		f := strings.Fields(line)
+		if len(f) > 7 && f[1] == "00000000" && f[7] == "00000000" && !slices.Contains(links, f[0]) {
+			links = append(links, f[0])
+		}
+	}
+	return links
+}
+
+func (r preflightReport) print(w io.Writer) {
+	for _, path := range r.Written {
+		fmt.Fprintf(w, "wrote /%s\n", path)
+	}
+	if len(r.Keep) == 0 {
+		fmt.Fprintln(w, "No default route and no -keep: nothing tells pod ENIs from the primary one, so no file is about them.")
+	}
+	for _, f := range r.Findings {
+		fmt.Fprintf(w, "\n%s (%s): %s\n  why:   %s\n  do:    %s\n", f.ID, f.Severity, f.What, f.Why, f.Do)
+		if f.Written {
+			fmt.Fprintln(w, "         (vpcctl preflight -write writes it)")
+		}
+		fmt.Fprintf(w, "  found: /%s\n", strings.Join(f.Paths, " /"))
+	}
+	if len(r.Findings) == 0 {
+		fmt.Fprintln(w, "Nothing on this system works against pods' network.")
+	}
+}
