@@ -63,8 +63,8 @@ func (h *Handle) wire(ctx context.Context, p Pod, sandbox *os.File, link kernelL
 	if err := h.wireHost(ctx, p, link.index); err != nil {
 		return err
 	}
-	if err := waitRunning(ctx, sandbox, link.peer); err != nil {
-		return fmt.Errorf("sandbox: %w", err)
+	if err := h.waitPair(ctx, sandbox, link); err != nil {
+		return err
 	}
 	done = true
 	return nil
@@ -265,7 +265,7 @@ func purgeRules(c *conn, stale, keep []Rule) error {
 // interface stays.
 func (h *Handle) readdPod(ctx context.Context, p Pod, sandbox *os.File) error {
 	inside := newHandle(sandbox)
-	defer func() { _ = inside.drain() }() // what was read is read
+	defer inside.drain()
 	have, err := inside.findLink(ctx, p.IfName)
 	if err != nil {
 		return err

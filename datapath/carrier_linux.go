@@ -16,18 +16,13 @@ import (
 // runningEvery is the pause between two looks at a link that is not running yet.
 const runningEvery = time.Millisecond
 
-// waitRunning returns when the sandbox side can send. The end of a veth pair that
-// is set up first has no carrier until the other one is up, and gets its queue
-// only afterwards, from a worker of the kernel: what is sent before is dropped
-// without a word, and a pod's first SYN would be repeated a second later. To ask
-// for one link makes recent kernels (6.8) do that work at once; on older ones it
-// takes a moment.
-func waitRunning(ctx context.Context, sandbox *os.File, index int) error {
-	c, err := dial(sandbox)
-	if err != nil {
-		return err
-	}
-	defer c.close()
+// waitRunning returns when the link can send. The end of a veth pair that is set
+// up first has no carrier until the other one is up, and gets its queue only
+// afterwards, from a worker of the kernel: what is sent before is dropped without
+// a word, and a pod's first SYN would be repeated a second later. To ask for one
+// link makes recent kernels (6.8) do that work at once; on older ones it takes a
+// moment.
+func waitRunning(ctx context.Context, c *conn, index int) error {
 	for {
 		var b batch
 		b.add(unix.RTM_GETLINK, ack, linkHeader(index, 0, 0), func() { b.attr32(unix.IFLA_EXT_MASK, filterSkipStats) })
@@ -48,4 +43,18 @@ func waitRunning(ctx context.Context, sandbox *os.File, index int) error {
 			return fmt.Errorf("link has no carrier: %w", ctx.Err())
 		}
 	}
+}
+
+// waitPair waits for both ends of a pod's veth pair: Watch may have set up the
+// host side before AddPod came to the sandbox side.
+func (h *Handle) waitPair(ctx context.Context, sandbox *os.File, link kernelLink) error {
+	c, err := dial(sandbox)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	if err := waitRunning(ctx, c, link.peer); err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	return h.withConn(ctx, func(c *conn) error { return waitRunning(ctx, c, link.index) })
 }
