@@ -128,6 +128,35 @@ func (b *backend) starting() *cniplugin.AgentError {
 	return err
 }
 
+// wiring is how long a plugin may be at work on a pod after it has the address.
+const wiring = 10 * time.Second
+
+// pods are the pods that hold addresses, as the datapath wires them, without
+// those that a plugin may still be wiring: what they lack is no drift.
+func (b *backend) pods() []datapath.Pod {
+	wired := map[ipam.Attachment]*datapath.Pod{}
+	var order []ipam.Attachment
+	for a := range b.pool.Allocations() {
+		if time.Since(a.At) < wiring {
+			continue
+		}
+		p := wired[a.Attachment]
+		if p == nil {
+			p = &datapath.Pod{
+				ContainerID: a.ContainerID, IfName: a.IfName, Netns: a.Netns, MTU: b.settings.podMTU(),
+				Layout: datapath.Layout(b.settings.Layout), HostLinkPrefix: b.settings.VethPrefix,
+			}
+			wired[a.Attachment], order = p, append(order, a.Attachment)
+		}
+		p.Addrs = append(p.Addrs, datapath.PodAddr{Addr: a.Addr, Table: datapath.Table(a.Card, a.Device)})
+	}
+	pods := make([]datapath.Pod, 0, len(order))
+	for _, a := range order {
+		pods = append(pods, *wired[a])
+	}
+	return pods
+}
+
 func (b *backend) response(got []ipam.Allocation) cniplugin.AddResponse {
 	res := cniplugin.AddResponse{
 		Layout: b.settings.Layout, MTU: b.settings.podMTU(), HostLinkPrefix: b.settings.VethPrefix,

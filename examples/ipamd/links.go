@@ -149,14 +149,32 @@ func (l *links) translate(ctx context.Context) error {
 // Remove takes an ENI out of the node's network.
 func (l *links) Remove(ctx context.Context, id string) error {
 	return l.inTurn(ctx, func() error {
-		err := l.path.RemoveENI(ctx, l.snapshot(nil), id)
-		if err == nil {
+		before := l.snapshot(nil)
+		l.mu.Lock()
+		e, known := l.enis[id]
+		delete(l.enis, id) // first, so that watch does not put it back
+		l.mu.Unlock()
+		err := l.path.RemoveENI(ctx, before, id)
+		if err != nil && known {
 			l.mu.Lock()
-			delete(l.enis, id)
+			l.enis[id] = e
 			l.mu.Unlock()
 		}
 		return err
 	})
+}
+
+// watch repairs what others change of the node's and its pods' network, until
+// ctx ends. Start it when all ENIs are known: what belongs to none goes.
+func (l *links) watch(ctx context.Context, pods func() []datapath.Pod, log *slog.Logger) error {
+	err := l.path.Watch(ctx, datapath.WatchConfig{
+		Desired: func() datapath.Desired { return datapath.Desired{Node: l.snapshot(nil), Pods: pods()} },
+		Logger:  log,
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // sweepSoon returns what tells sweep of links to delete, nil in the per-pod

@@ -91,7 +91,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		if err != nil || a == nil {
 			return err
 		}
-		g.Go(func() error { return announce(ctx, s, a, log) })
+		g.Go(func() error { return whenReady(ctx, b, links, log) })
 		return a.Run(ctx)
 	})
 	return g.Wait()

@@ -136,24 +136,32 @@ func tombstones(dir string) func(context.Context, func(ipam.Attachment) error) e
 	}
 }
 
-// announceEvery is how often announce looks; the kubelet looks for the file
-// every 5 seconds.
-const announceEvery = 50 * time.Millisecond
+// readyEvery is how often whenReady looks; the kubelet looks for the CNI
+// configuration every 5 seconds.
+const readyEvery = 50 * time.Millisecond
 
-// announce writes the CNI configuration when the first address can be given to
-// a pod, and ends then.
-func announce(ctx context.Context, s settings, a *agent.Agent, log *slog.Logger) error {
-	if s.Conflist == "" {
-		return nil
-	}
-	tick := time.NewTicker(announceEvery)
+// whenReady waits until the first address can be given to a pod, writes the CNI
+// configuration, and then keeps the node's network as it is.
+func whenReady(ctx context.Context, b *backend, l *links, log *slog.Logger) error {
+	tick := time.NewTicker(readyEvery)
 	defer tick.Stop()
-	for !a.Status().Ready {
+	for !b.agent.Load().Status().Ready {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return nil
 		}
+	}
+	if err := announce(b.settings, log); err != nil {
+		return err
+	}
+	return l.watch(ctx, b.pods, log)
+}
+
+// announce writes the CNI configuration.
+func announce(s settings, log *slog.Logger) error {
+	if s.Conflist == "" {
+		return nil
 	}
 	if err := os.MkdirAll(filepath.Dir(s.Conflist), 0o755); err != nil {
 		return fmt.Errorf("make the directory of -conflist: %w", err)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -72,9 +73,13 @@ func TestChecksCanFail(t *testing.T) {
 	}
 }
 
-// change applies changes on the first node and returns how to undo them.
-func change(k *walk, n *node, pick func(datapath.State) []datapath.Item) (func() error, error) {
+// change takes items of a node's network away and returns how to put them back.
+// The agent sleeps meanwhile, because it would repair that at once.
+func change(n *node, pick func(datapath.State) []datapath.Item) (func() error, error) {
 	ctx := context.Background()
+	if err := n.agent.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		return nil, err
+	}
 	state, err := n.observe(ctx)
 	if err != nil {
 		return nil, err
@@ -95,13 +100,13 @@ func change(k *walk, n *node, pick func(datapath.State) []datapath.Item) (func()
 		defer h.Close()
 		return h.Apply(ctx, changes)
 	}
-	return func() error { return apply(back) }, apply(away)
+	return func() error { return errors.Join(apply(back), n.agent.cmd.Process.Signal(syscall.SIGCONT)) }, apply(away)
 }
 
 // cutRoute takes away the routes to the pods of a node.
 func cutRoute(node int) func(*walk) (func() error, error) {
 	return func(k *walk) (func() error, error) {
-		return change(k, k.nodes[node], func(s datapath.State) (items []datapath.Item) {
+		return change(k.nodes[node], func(s datapath.State) (items []datapath.Item) {
 			for _, r := range s.Routes {
 				if slices.ContainsFunc(k.nodes[node].pods, func(p *pod) bool { return r.Dst.Addr() == p.addr }) {
 					items = append(items, r)
@@ -114,7 +119,7 @@ func cutRoute(node int) func(*walk) (func() error, error) {
 
 func dropRules(priority int) func(*walk) (func() error, error) {
 	return func(k *walk) (func() error, error) {
-		return change(k, k.nodes[0], func(s datapath.State) (items []datapath.Item) {
+		return change(k.nodes[0], func(s datapath.State) (items []datapath.Item) {
 			for _, r := range s.Rules {
 				if r.Priority == priority {
 					items = append(items, r)
@@ -160,11 +165,11 @@ func translateNothing(k *walk) (func() error, error) { return retranslate(k, sna
 func believeAll(k *walk) (func() error, error) {
 	n := k.nodes[0]
 	setting := "ipv4/conf/" + n.pods[0].hostLink + "/rp_filter"
-	if err := n.ns.Sysctl(setting, "0"); err != nil {
+	mend, err := change(n, func(s datapath.State) []datapath.Item { return []datapath.Item{s.Filter} })
+	if err != nil {
 		return nil, err
 	}
-	mend, err := change(k, n, func(s datapath.State) []datapath.Item { return []datapath.Item{s.Filter} })
-	return func() error { return errors.Join(mend(), n.ns.Sysctl(setting, "1")) }, err
+	return func() error { return errors.Join(n.ns.Sysctl(setting, "1"), mend()) }, n.ns.Sysctl(setting, "0")
 }
 
 // wantMore makes the lab expect an instance type with bigger ENIs.
