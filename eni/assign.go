@@ -45,6 +45,9 @@ func (m *Manager) Assign(ctx context.Context, in AssignInput) ([]netip.Prefix, e
 	if err != nil {
 		return nil, err
 	}
+	if e.InFlight {
+		return nil, &OpError{Op: string(OpAssign), ENI: in.ENI, Why: ReasonStillInFlight, After: patienceFirst}
+	}
 	if !e.ForPods() {
 		return nil, &OpError{Op: string(OpAssign), ENI: in.ENI, Why: ReasonNotManaged}
 	}
@@ -53,6 +56,9 @@ func (m *Manager) Assign(ctx context.Context, in AssignInput) ([]netip.Prefix, e
 		return nil, &OpError{Op: string(OpAssign), ENI: in.ENI, Why: ReasonStillInFlight, After: patienceFirst}
 	}
 	defer release()
+	if err := m.releaseLeft(ctx, in.ENI); err != nil {
+		return nil, err
+	}
 	w, err := m.room(ctx, e, in)
 	if err != nil {
 		return nil, err

@@ -11,10 +11,11 @@
 // budget, backs off when EC2 throttles, and knows who spent what.
 //
 // [Manager] is the life of the ENIs of this instance. What to do next is
-// decided by functions over plain values ([Merge], the steps of an [Intent],
-// [FreeSlot], the ladder of subnets); the Manager only makes the calls they
-// name and writes each one down in [Intents] before it is made. After a crash
-// at any point, [Manager.Resume] finishes or undoes what was under way.
+// decided by functions over plain values: [Merge] weighs what is seen, an
+// [Intent] tells its next step, a [SubnetSelector] and the ladder of attempts say
+// where addresses come from. The Manager only makes the calls they name, and
+// writes each one down in [Intents] before it is made. After a crash at any
+// point, [Manager.Resume] finishes or undoes what was under way.
 //
 // [Sweep] deletes ENIs that nobody owns any more, from a node, a controller or
 // a command. [LimitsOf] and [MaxPods] say how much an instance type can carry.

@@ -67,6 +67,9 @@ func (m *Manager) done(ctx context.Context, it Intent) error {
 	if it.ENI == "" {
 		return m.forget(ctx, it.ID)
 	}
+	if it.Op == OpProvision && !it.Undo {
+		it = m.complete(it)
+	}
 	it.Done = true
 	if err := m.put(ctx, it); err != nil {
 		return err
@@ -267,12 +270,12 @@ func (m *Manager) wait(ctx context.Context, it Intent) (Intent, error) {
 	for poll := pollFirst; ; poll = min(2*poll, pollMost) {
 		if macs, err := m.ec2.macs(ctx); err == nil && slices.Contains(macs, it.Made.MAC) {
 			it.Ready = true
-			return m.complete(it), nil
+			return it, nil
 		}
 		if now := time.Now(); !now.Before(ask) {
 			it = m.look(ctx, it)
 			if it.Ready || it.Done {
-				return m.complete(it), nil
+				return it, nil
 			}
 			ask = now.Add(2 * now.Sub(begin))
 		}

@@ -66,8 +66,9 @@ type Intent struct {
 	Attached bool `json:",omitempty"`
 	Kept     bool `json:",omitempty"`
 	Ready    bool `json:",omitempty"`
-	// Detached says that EC2 accepted the detach call, Doubt that it may have:
-	// the answer was lost.
+	// Detached says that EC2 accepted the detach call. Doubt says that a call
+	// may have had its effect although no answer tells: a detach, or an
+	// unassign that goes on after an interruption.
 	Detached bool `json:",omitempty"`
 	Doubt    bool `json:",omitempty"`
 

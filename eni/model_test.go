@@ -258,6 +258,9 @@ func (x *model) operate() {
 	case 0, 1:
 		e, err := x.m.Provision(ctx, eni.ProvisionInput{Slots: x.rnd.IntN(6), Prefixes: x.rnd.IntN(2) == 0, Singles: x.rnd.IntN(3)})
 		x.log("provision %s %v: %v", e.ID, e.Blocks(), err)
+		if err == nil && (!e.ForPods() || e.Device == 0 || e.Attachment == "" || !e.DeleteOnTermination || !e.Subnet.IsValid()) {
+			x.t.Errorf("not complete: %+v", e)
+		}
 	case 2:
 		if id := x.pick(); id != "" {
 			err := x.m.Retire(ctx, id)

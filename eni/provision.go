@@ -29,8 +29,8 @@ type ProvisionInput struct {
 }
 
 // Provision makes an ENI, attaches it, and waits until it is there: three calls
-// to EC2 when nothing goes wrong. If an earlier call left an ENI on the way for
-// the same card, that one is finished instead and no other made.
+// to EC2 when nothing goes wrong. If an earlier call left an ENI of the same kind on
+// the way to the same card, that one is finished and no other made.
 //
 // When a step fails for good, what was done is undone before it returns. When
 // EC2 does not answer, or throttles for too long, or ctx ends, the operation
@@ -42,9 +42,15 @@ func (m *Manager) Provision(ctx context.Context, in ProvisionInput) (ENI, error)
 	if err := m.fresh(ctx); err != nil {
 		return ENI{}, err
 	}
-	if left, release, ok := m.unfinished(in.Card); ok {
-		defer release()
-		return m.finish(ctx, m.look(ctx, left))
+	if in.Kind == "" {
+		in.Kind = KindInterface
+	}
+	if left, release, ok := m.unfinished(in); ok {
+		e, err := m.finish(ctx, m.look(ctx, left))
+		release()
+		if err != nil || e.ID != "" {
+			return e, err
+		}
 	}
 	limits, err := m.Limits(ctx)
 	if err != nil {
@@ -66,19 +72,15 @@ func (m *Manager) Provision(ctx context.Context, in ProvisionInput) (ENI, error)
 	return m.finish(ctx, it)
 }
 
-// finish drives a provision intent to its end and returns the ENI.
+// finish drives a provision intent to its end and returns the ENI: the zero ENI
+// if what was left of an earlier attempt has been cleared away.
 func (m *Manager) finish(ctx context.Context, it Intent) (ENI, error) {
 	it, err := m.drive(ctx, it)
-	if err != nil {
+	if err != nil || it.Undo {
 		return ENI{}, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	e, ok := m.inv.ENI(it.ENI)
-	if !ok {
-		return ENI{}, &OpError{Op: string(OpProvision), ENI: it.ENI, Why: it.Why}
-	}
-	return e.clone(), nil
+	e, _ := m.Inventory().ENI(it.ENI)
+	return e, nil
 }
 
 // fresh makes sure of an inventory new enough to choose a place by. One from
@@ -101,10 +103,11 @@ func (m *Manager) fresh(ctx context.Context) error {
 	return inv.EC2Err
 }
 
-// unfinished finds an ENI that is on its way to a card since an earlier call.
-func (m *Manager) unfinished(card int) (Intent, func(), bool) {
+// unfinished finds an ENI of the same kind that is on its way to the same card
+// since an earlier call.
+func (m *Manager) unfinished(want ProvisionInput) (Intent, func(), bool) {
 	for _, in := range m.openIntents() {
-		if in.Op != OpProvision || in.Card != card {
+		if in.Op != OpProvision || in.Card != want.Card || in.Kind != want.Kind {
 			continue
 		}
 		if release, ok := m.hold(in.ID); ok {
@@ -127,9 +130,6 @@ func (m *Manager) wanted(in ProvisionInput, l Limits) want {
 func (m *Manager) reserve(in ProvisionInput, l Limits) (Intent, func(), error) {
 	it := m.start(OpProvision)
 	it.Kind, it.Prefixes6 = in.Kind, in.Slots6
-	if it.Kind == "" {
-		it.Kind = KindInterface
-	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	limit := cardLimit(l, m.cfg, in.Card, m.refused, it.Start)

@@ -114,6 +114,7 @@ func (m *Manager) resumeUnassign(ctx context.Context, it Intent) error {
 	if len(it.Blocks) == 0 {
 		return m.forget(ctx, it.ID)
 	}
+	it.Doubt = true // some may be off already, whatever EC2 says now
 	if err := m.put(ctx, it); err != nil {
 		return err
 	}

@@ -105,6 +105,8 @@ func (m *Manager) mayRetire(ctx context.Context, e ENI) error {
 	switch {
 	case e.ID == inst.PrimaryENI:
 		return refuse(ReasonNotManaged, "it is the primary ENI")
+	case known.InFlight:
+		return refuse(ReasonStillInFlight, "it is being attached or detached")
 	case e.Instance != "" && e.Instance != inst.ID:
 		return refuse(ReasonNotManaged, "it is attached to %s", e.Instance)
 	case e.Tags[TagNoManage] == "true" || e.Tags[TagOwner] != m.cfg.Owner || e.Tags[TagInstance] != inst.ID:
@@ -136,8 +138,9 @@ type UnassignInput struct {
 // Those that are off already are no error. It refuses all of them if one is in
 // use, in doubt, or the ENI's own.
 //
-// If EC2 stops answering half-way the operation stays in the journal; until
-// Resume has finished it, the blocks are not shown as usable.
+// If EC2 stops answering half-way the operation stays in the journal, and the
+// next Assign, Unassign or Resume finishes it; until then the blocks are not
+// shown as usable.
 func (m *Manager) Unassign(ctx context.Context, in UnassignInput) error {
 	if len(in.Blocks) == 0 {
 		return nil
@@ -154,6 +157,9 @@ func (m *Manager) Unassign(ctx context.Context, in UnassignInput) error {
 		return &OpError{Op: string(OpUnassign), ENI: in.ENI, Why: ReasonStillInFlight, After: patienceFirst}
 	}
 	defer release()
+	if err := m.releaseLeft(ctx, in.ENI); err != nil {
+		return err
+	}
 	if err := m.mayUnassign(e, in.Blocks); err != nil {
 		return err
 	}
@@ -174,6 +180,9 @@ func (m *Manager) mayUnassign(e ENI, blocks []netip.Prefix) error {
 	if !e.Managed {
 		return refuse(ReasonNotManaged, "nothing is taken off it")
 	}
+	if e.InFlight {
+		return refuse(ReasonStillInFlight, "it is being attached or detached")
+	}
 	for _, b := range blocks {
 		switch {
 		case b.IsSingleIP() && (b.Addr() == e.Addr || b.Addr() == e.Addr6):
@@ -182,6 +191,25 @@ func (m *Manager) mayUnassign(e ENI, blocks []netip.Prefix) error {
 			return refuse(ReasonInUse, "the sources do not agree on %s", b)
 		case m.cfg.InUse(e.ID, b):
 			return refuse(ReasonInUse, "%s is in use", b)
+		}
+	}
+	return nil
+}
+
+// releaseLeft goes on with what an earlier Unassign of the ENI left open.
+func (m *Manager) releaseLeft(ctx context.Context, id string) error {
+	for _, it := range m.openIntents() {
+		if it.Op != OpUnassign || it.ENI != id {
+			continue
+		}
+		release, ok := m.hold(it.ID)
+		if !ok {
+			continue
+		}
+		err := m.resume(ctx, it)
+		release()
+		if err != nil && !errors.Is(err, ErrMode) {
+			return err
 		}
 	}
 	return nil
@@ -202,7 +230,7 @@ func (m *Manager) takeOff(ctx context.Context, it Intent) error {
 		off = append(off, done...)
 		switch {
 		case err == nil:
-		case lostAnswer(err):
+		case lostAnswer(err) || it.Doubt:
 			return err // open: they may be off or not
 		default:
 			return errors.Join(err, m.tookOff(ctx, it, off))
