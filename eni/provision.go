@@ -300,7 +300,7 @@ func (m *Manager) candidates(ctx context.Context) ([]string, error) {
 	}
 	var out, full []string
 	for _, s := range m.cfg.Subnets.Order(inst, known) {
-		if s.Free == 0 {
+		if s.Free == 0 && s.Prefix.IsValid() {
 			full = append(full, s.ID) // the last resort: it may have changed
 			continue
 		}
