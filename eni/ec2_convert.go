@@ -57,7 +57,7 @@ func (e *ENI) setAddresses(ni types.NetworkInterface) {
 		e.addBlock(parseBlock(aws.ToString(p.Ipv4Prefix)))
 	}
 	for i, a := range ni.Ipv6Addresses {
-		if e.Primary && i == 0 || aws.ToBool(a.IsPrimaryIpv6) {
+		if i == 0 && (e.Primary || !e.Addr.IsValid()) || aws.ToBool(a.IsPrimaryIpv6) {
 			e.Addr6, _ = netip.ParseAddr(aws.ToString(a.Ipv6Address))
 			continue
 		}

@@ -85,7 +85,8 @@ type ENI struct {
 	Managed bool
 	// Addr and Addr6 are the ENI's own addresses, never a pod's; the zero Addr
 	// where it has none. An own IPv6 address is the first one of the primary
-	// ENI, which is the instance's, or one marked as primary.
+	// ENI, which is the instance's, or of an ENI without IPv4, or one marked as
+	// primary.
 	Addr, Addr6 netip.Addr
 	// Addrs are the secondary addresses and Prefixes the delegated prefixes,
 	// of both families, in order.

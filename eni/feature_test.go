@@ -119,6 +119,30 @@ func TestFamilies(t *testing.T) {
 	})(t)
 }
 
+// TestIPv6Only has an ENI in a subnet without IPv4.
+func TestIPv6Only(t *testing.T) {
+	inBubble(func(t *testing.T) {
+		w := newWorld(t, enitest.Config{})
+		six, err := w.AddSubnet(enitest.SubnetInput{VPC: w.vpc.ID, IPv6: netip.MustParsePrefix("2001:db8:1:6::/64")})
+		w.check(err)
+		m := w.manager(w.run("m5.large"), eni.Config{Subnets: eni.SubnetsByID{six.ID}})
+		e := w.provision(m, eni.ProvisionInput{Slots6: 1})
+		if e.Addr.IsValid() || e.Slots(eni.IPv6) != 1 || e.Subnet.IsValid() || e.Subnet6 != six.IPv6 || e.Gateway(eni.IPv4).IsValid() {
+			t.Errorf("made %+v", e)
+		}
+		got, err := m.Assign(t.Context(), eni.AssignInput{ENI: e.ID, Slots: 1, Prefixes: true, Family: eni.IPv6})
+		w.check(err)
+		before := slots(m.Inventory())
+		inv, err := m.Discover(t.Context())
+		w.check(err)
+		if after, ok := inv.ENI(e.ID); !ok || !after.ForPods() || !slices.Equal(before[e.ID], slots(inv)[e.ID]) {
+			t.Errorf("%v before, %+v after", before, after)
+		}
+		w.check(m.Unassign(t.Context(), eni.UnassignInput{ENI: e.ID, Blocks: got}))
+		w.check(m.Retire(t.Context(), e.ID))
+	})(t)
+}
+
 // TestCards has ENIs on several network cards, one without addresses and one
 // that is not ours, with gaps.
 func TestCards(t *testing.T) {

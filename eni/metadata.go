@@ -131,6 +131,8 @@ func (l leaf) eni(mac string, primary bool) ENI {
 	rest6 := strings.Fields(l["ipv6s"])
 	if primary {
 		e.Device, e.Card = 0, 0 // whatever is shown
+	}
+	if primary || !e.Addr.IsValid() {
 		e.Addr6, rest6 = ownAddr(l["ipv6s"])
 	}
 	for _, s := range slices.Concat(rest4, rest6, strings.Fields(l["ipv4-prefix"]), strings.Fields(l["ipv6-prefix"])) {

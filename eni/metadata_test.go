@@ -53,7 +53,7 @@ func TestLeaf(t *testing.T) {
 			ID: "eni-1", MAC: "m", Device: 1, Kind: KindInterface, Status: "attached", Addr: netip.MustParseAddr("10.0.1.5"), Sources: SourceMetadata,
 		}},
 		{"IPv6 only", leaf{"interface-id": "eni-1", "device-number": "1", "ipv6s": "2001:db8::1", "ipv6-prefix": "2001:db8:0:0:1::/80"}, false, ENI{
-			ID: "eni-1", MAC: "m", Device: 1, Kind: KindInterface, Status: "attached", Addrs: addrs("2001:db8::1"),
+			ID: "eni-1", MAC: "m", Device: 1, Kind: KindInterface, Status: "attached", Addr6: netip.MustParseAddr("2001:db8::1"),
 			Prefixes: prefixes("2001:db8:0:0:1::/80"), Sources: SourceMetadata,
 		}},
 		{"no addresses", leaf{"interface-id": "eni-1", "device-number": "1"}, false, ENI{
