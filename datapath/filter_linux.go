@@ -30,9 +30,11 @@ func openFilter(ns *os.File) (*nftables.Conn, error) {
 	return nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
 }
 
+// sourceSet numbers the set itself: the library would take the number from a
+// variable that handles at work at the same time race for.
 func sourceSet(ipv6 bool) *nftables.Set {
 	s := &nftables.Set{
-		Table: filterTable(), Name: sourceMaps[btoi(ipv6)].name,
+		Table: filterTable(), ID: uint32(1 + btoi(ipv6)), Name: sourceMaps[btoi(ipv6)].name,
 		IsMap: true, Interval: true,
 		KeyType: nftables.TypeIPAddr, DataType: nftables.TypeVerdict,
 	}

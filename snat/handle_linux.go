@@ -169,8 +169,10 @@ func replace(conn *nftables.Conn, r Ruleset) error {
 	}
 	conn.AddTable(t)
 	sets := map[string]*nftables.Set{}
-	for _, s := range r.sets {
-		sets[s.name] = &nftables.Set{Table: t, Name: s.name, KeyType: nftables.TypeIPAddr, Interval: true}
+	for i, s := range r.sets {
+		// The number names the set within the batch. Left to the library it would
+		// come from a variable that handles at work at the same time race for.
+		sets[s.name] = &nftables.Set{Table: t, ID: uint32(i + 1), Name: s.name, KeyType: nftables.TypeIPAddr, Interval: true}
 		if err := conn.AddSet(sets[s.name], nil); err != nil {
 			return err
 		}
