@@ -157,6 +157,9 @@ func compileDestination(args []string) ([]expr.Any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if args[1] != ipKeyword(a.Is6()) || a.Zone() != "" || a.Is4In6() {
+		return nil, fmt.Errorf("%w: %s address %s", ErrInvalid, args[1], a)
+	}
 	return append(network(args[1], 16, 24), equals(a.AsSlice())), nil
 }
 
