@@ -265,7 +265,7 @@ func purgeRules(c *conn, stale, keep []Rule) error {
 // interface stays.
 func (h *Handle) readdPod(ctx context.Context, p Pod, sandbox *os.File) error {
 	inside := newHandle(sandbox)
-	defer inside.drain()
+	defer func() { _ = inside.drain() }() // what was read is read
 	have, err := inside.findLink(ctx, p.IfName)
 	if err != nil {
 		return err

@@ -42,9 +42,9 @@ func BenchmarkPacket(b *testing.B) {
 	for _, layout := range []datapath.Layout{datapath.Flat, datapath.PerPod} {
 		for _, pods := range crowds {
 			n := newNode(b, f, i, layout)
-			holder, _ := n.run("/run/netns", 0)
+			holder, _ := n.run(0)
 			n.crowd(holder, pods)
-			_, ns := n.run("/run/netns", traveller0)
+			_, ns := n.run(traveller0)
 			all[layout] = append(all[layout], newTraveller(b, ns, fmt.Sprintf("%s-%d", layout, pods)))
 			i++
 		}

@@ -247,7 +247,7 @@ func BenchmarkLook(b *testing.B) {
 	for _, layout := range []datapath.Layout{datapath.Flat, datapath.PerPod} {
 		n := newNode(b, f, i, layout)
 		i++
-		holder, _ := n.run("/run/netns", 0)
+		holder, _ := n.run(0)
 		n.crowd(holder, 1000)
 		b.Run(string(layout), func(b *testing.B) {
 			for b.Loop() {

@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"errors"
 	"io"
 	"net/netip"
 	"testing"
@@ -41,9 +42,9 @@ func BenchmarkTCP(b *testing.B) {
 	sandboxes, times := map[datapath.Layout]*fabric.Netns{}, map[datapath.Layout]figures{}
 	for i, layout := range layouts {
 		n := newNode(b, f, i, layout)
-		holder, _ := n.run("/run/netns", 0)
+		holder, _ := n.run(0)
 		n.crowd(holder, 737)
-		_, sandboxes[layout] = n.run("/run/netns", traveller0)
+		_, sandboxes[layout] = n.run(traveller0)
 	}
 	for b.Loop() {
 		for _, layout := range layouts {
@@ -75,7 +76,7 @@ func stream(b *testing.B, ns *fabric.Netns) time.Duration {
 	if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 		b.Fatal(err)
 	}
-	if _, err := c.Read(buf[:1]); err != io.EOF {
+	if _, err := c.Read(buf[:1]); !errors.Is(err, io.EOF) {
 		b.Fatalf("end of stream: %v", err)
 	}
 	return time.Since(start)

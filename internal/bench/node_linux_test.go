@@ -91,10 +91,10 @@ func (n *node) pod(k int) datapath.Pod {
 }
 
 // run wires pod k in a new sandbox.
-func (n *node) run(dir string, k int) (datapath.Pod, *fabric.Netns) {
+func (n *node) run(k int) (datapath.Pod, *fabric.Netns) {
 	n.b.Helper()
 	p := n.pod(k)
-	ns := newSandbox(n.b, dir+"/"+p.ContainerID)
+	ns := newSandbox(n.b, "/run/netns/"+p.ContainerID)
 	p.Netns = ns.Path()
 	if _, err := n.h.AddPod(n.b.Context(), p); err != nil {
 		n.b.Fatal(err)
