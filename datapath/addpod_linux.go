@@ -37,6 +37,9 @@ func (h *Handle) AddPod(ctx context.Context, p Pod) (Wiring, error) {
 }
 
 func (h *Handle) addPod(ctx context.Context, p Pod, sandbox *os.File) error {
+	if !p.Mode.isVeth() {
+		return h.addMode(ctx, p, sandbox)
+	}
 	link, err := h.createVeth(ctx, p, sandbox)
 	if errors.Is(err, unix.EEXIST) {
 		return h.readdPod(ctx, p, sandbox)
@@ -222,6 +225,9 @@ func staleRules(p Pod) []Rule {
 			Rule{IPv6: a.Addr.Is6(), Priority: PriorityToPod, To: dst},
 			Rule{IPv6: a.Addr.Is6(), Priority: PriorityFromPod, From: dst})
 	}
+	if p.Mode.Branch != nil {
+		rules = append(append(rules, branchRules(p.HostLink())...), branchRules(p.Mode.Branch.Link())...)
+	}
 	return rules
 }
 
@@ -266,20 +272,37 @@ func purgeRules(c *conn, stale, keep []Rule) error {
 func (h *Handle) readdPod(ctx context.Context, p Pod, sandbox *os.File) error {
 	inside := newHandle(sandbox)
 	defer func() { _ = inside.drain() }() // what was read is read
-	have, err := inside.findLink(ctx, p.IfName)
+	whole, err := h.clearRemains(ctx, p, inside)
 	if err != nil {
 		return err
 	}
+	if whole {
+		return h.repairPod(ctx, p, inside)
+	}
+	link, err := h.createVeth(ctx, p, sandbox)
+	if err != nil {
+		return err
+	}
+	return h.wire(ctx, p, sandbox, link)
+}
+
+// clearRemains reports whether the veth pair is there as a whole, and takes away
+// what is left of it if not.
+func (h *Handle) clearRemains(ctx context.Context, p Pod, inside *Handle) (whole bool, err error) {
+	have, err := inside.findLink(ctx, p.sandboxEnd())
+	if err != nil {
+		return false, err
+	}
 	if have.index != 0 && (have.Kind != "veth" || have.MAC != p.SandboxMAC().String()) {
-		return fmt.Errorf("%w: %s with MAC %s", ErrInterfaceTaken, p.IfName, have.MAC)
+		return false, fmt.Errorf("%w: %s with MAC %s", ErrInterfaceTaken, p.sandboxEnd(), have.MAC)
 	}
 	host, err := h.findLink(ctx, p.HostLink())
 	if err != nil {
-		return err
+		return false, err
 	}
-	whole := have.index != 0 && host.peer == have.index && have.peer == host.index && host.MAC == p.HostMAC().String()
+	whole = have.index != 0 && host.peer == have.index && have.peer == host.index && host.MAC == p.HostMAC().String()
 	if whole {
-		return h.repairPod(ctx, p, inside)
+		return true, nil
 	}
 	for _, remains := range []struct {
 		h    *Handle
@@ -289,12 +312,8 @@ func (h *Handle) readdPod(ctx context.Context, p Pod, sandbox *os.File) error {
 			continue
 		}
 		if err := remains.h.deleteLink(ctx, remains.link.index); err != nil {
-			return err
+			return false, err
 		}
 	}
-	link, err := h.createVeth(ctx, p, sandbox)
-	if err != nil {
-		return err
-	}
-	return h.wire(ctx, p, sandbox, link)
+	return false, nil
 }

@@ -33,6 +33,10 @@ func (h *Handle) applySome(ctx context.Context, changes []Change) (int, error) {
 	switch i := changes[0].Item.(type) {
 	case Sysctl:
 		return 1, writeSysctls(h.ns, []Sysctl{i})
+	case Link:
+		if special(changes[0]) {
+			return 1, h.applyVirtual(ctx, i)
+		}
 	case Filter, Source:
 		n := 1
 		for n < len(changes) && isFilterItem(changes[n].Item) {
@@ -41,10 +45,16 @@ func (h *Handle) applySome(ctx context.Context, changes []Change) (int, error) {
 		return n, applyFilter(h.ns, changes[:n])
 	}
 	n := 1
-	for n < min(len(changes), batchSize) && isRouteItem(changes[n].Item) {
+	for n < min(len(changes), batchSize) && isRouteItem(changes[n].Item) && !special(changes[n]) {
 		n++
 	}
 	return n, h.withConn(ctx, func(c *conn) error { return applyRoutes(c, changes[:n]) })
+}
+
+// special reports whether a change of a link concerns other links too.
+func special(c Change) bool {
+	l, ok := c.Item.(Link)
+	return ok && c.Op == OpAdd && (l.virtual() || l.Master != "")
 }
 
 func isFilterItem(i Item) bool {

@@ -20,6 +20,9 @@ func (h *Handle) CheckPod(ctx context.Context, p Pod) error {
 	defer sandbox.Close()
 	inside := newHandle(sandbox)
 	defer func() { _ = inside.drain() }() // what was read is read
+	if p, err = h.resolvePod(ctx, p); err != nil {
+		return err
+	}
 	host, within, err := h.podDrift(ctx, p, inside)
 	if err != nil {
 		return err

@@ -59,7 +59,10 @@ func address(b []byte) netip.Addr {
 type kernelLink struct {
 	Link
 	index, peer int
-	sysctls     []Sysctl
+	// below is the link that a VLAN is on, master the bridge that it is a port of.
+	below, master int
+	alias         alias
+	sysctls       []Sysctl
 }
 
 // parseLink reads an RTM_NEWLINK body.
@@ -83,17 +86,37 @@ func parseLink(b []byte) (kernelLink, error) {
 		case unix.IFLA_LINK:
 			l.peer = number(v)
 		case unix.IFLA_LINKINFO:
-			for k, v := range attributes(v) {
-				if k == unix.IFLA_INFO_KIND {
-					l.Kind = text(v)
-				}
-			}
+			l.Kind, l.VLAN = parseKind(v)
+		case unix.IFLA_MASTER:
+			l.master = number(v)
+		case unix.IFLA_IFALIAS:
+			l.alias = parseAlias(text(v))
 		case unix.IFLA_AF_SPEC:
 			spec = v
 		}
 	}
+	if l.Kind == "vlan" {
+		l.below, l.peer = l.peer, 0
+	}
 	l.sysctls = linkSysctls(l.Name, spec)
 	return l, nil
+}
+
+// parseKind reads IFLA_LINKINFO: the kind, and the ID of a VLAN.
+func parseKind(b []byte) (kind string, vlan int) {
+	for k, v := range attributes(b) {
+		switch k {
+		case unix.IFLA_INFO_KIND:
+			kind = text(v)
+		case unix.IFLA_INFO_DATA:
+			for k, v := range attributes(v) {
+				if kind == "vlan" && k == vlanID && len(v) == 2 {
+					vlan = int(binary.NativeEndian.Uint16(v))
+				}
+			}
+		}
+	}
+	return kind, vlan
 }
 
 // linkSettings are the settings of a link that State shows, with their places

@@ -16,9 +16,12 @@ import (
 // the addresses unknown. It succeeds when nothing is left, and never touches what
 // belongs to another pod that has got one of the addresses since.
 func (h *Handle) DelPod(ctx context.Context, p Pod) error {
-	link, _, err := h.unwire(ctx, p)
-	if err != nil || link.index == 0 {
+	link, addrs, err := h.unwire(ctx, p)
+	if err != nil {
 		return err
+	}
+	if link.index == 0 || link.alias != (alias{}) || p.Index > 0 {
+		return h.delMode(ctx, p, link, addrs)
 	}
 	return h.deleteLink(ctx, link.index)
 }
@@ -27,7 +30,7 @@ func (h *Handle) DelPod(ctx context.Context, p Pod) error {
 // neighbours go with the link; rules go first, because without the link nobody
 // would know whose they are.
 func (h *Handle) unwire(ctx context.Context, p Pod) (link kernelLink, addrs []PodAddr, err error) {
-	if link, err = h.findLink(ctx, p.HostLink()); err != nil {
+	if link, err = h.findHostLink(ctx, p); err != nil {
 		return link, nil, err
 	}
 	err = h.withConn(ctx, func(c *conn) (err error) {

@@ -19,6 +19,7 @@ func (d Desired) Drift(have State) []Change {
 	n, _ := d.Node.resolve(have.Links) // an ENI without link is no drift
 	wired := map[string]Pod{}
 	for _, p := range d.Pods {
+		p, _ = p.resolve(have.Links)
 		wired[p.HostLink()] = p
 	}
 	for name := range wired {
@@ -47,19 +48,23 @@ func isWired(links []Link, name string) bool {
 // that no route leads to.
 func podsOwned(have State, wired map[string]Pod) State {
 	var o State
+	wired, shared := withFurtherLinks(wired)
 	addrs := map[netip.Prefix]bool{}
 	for _, p := range wired {
 		for _, a := range p.Addrs {
 			addrs[hostPrefix(a.Addr)] = true
 		}
+		if !p.Mode.isVeth() {
+			o.Sysctls = append(o.Sysctls, counterparts(have.Sysctls, p.HostState().Sysctls, Sysctl.key)...)
+		}
 	}
 	for _, l := range have.Links {
-		if _, ok := wired[l.Name]; ok {
+		if _, ok := wired[l.Name]; ok || shared[l.Name] {
 			o.Links = append(o.Links, l)
 		}
 	}
 	for _, n := range have.Neighbors {
-		if _, ok := wired[n.Link]; ok {
+		if _, ok := wired[n.Link]; ok || shared[n.Link] && addrs[hostPrefix(n.Addr)] {
 			o.Neighbors = append(o.Neighbors, n)
 		}
 	}
@@ -72,7 +77,7 @@ func podsOwned(have State, wired map[string]Pod) State {
 	for _, r := range have.Rules {
 		switch {
 		case !ownedRule(r) || !podRule(r):
-		case addrs[podOf(r)]:
+		case r.IIF == "" && addrs[podOf(r)], hasKey(wired, r.IIF):
 			o.Rules = append(o.Rules, r)
 		default:
 			others = append(others, r)
@@ -82,4 +87,9 @@ func podsOwned(have State, wired map[string]Pod) State {
 		o.Rules = append(o.Rules, c.Item.(Rule))
 	}
 	return o
+}
+
+func hasKey(m map[string]Pod, key string) bool {
+	_, ok := m[key]
+	return ok
 }

@@ -105,7 +105,7 @@ func (s State) additions() []Change {
 // setting that want does not name stays.
 func Diff(have, want State) []Change {
 	have, want = have.Canonical(), want.Canonical()
-	links, oldLinks := diffLinks(have.Links, want.Links)
+	made, links, oldLinks := diffLinks(have.Links, want.Links)
 	addrs, oldAddrs := diffItems(have.Addresses, want.Addresses, Address.key)
 	addrs = append(remade(have.Addresses, want.Addresses), addrs...)
 	neighs, oldNeighs := diffItems(have.Neighbors, want.Neighbors, Neighbor.key)
@@ -113,7 +113,7 @@ func Diff(have, want State) []Change {
 	rules, oldRules := diffItems(have.Rules, want.Rules, Rule.key)
 	sysctls, _ := diffItems(have.Sysctls, want.Sysctls, Sysctl.key)
 	filter, oldFilter := diffFilter(have.Filter, want.Filter)
-	return slices.Concat(sysctls, links, addrs, neighs, routes, rules, filter,
+	return slices.Concat(made, sysctls, links, addrs, neighs, routes, rules, filter,
 		oldRules, oldFilter, oldRoutes, oldNeighs, oldAddrs, oldLinks)
 }
 
@@ -157,7 +157,9 @@ func remade(have, want []Address) []Change {
 	return changes
 }
 
-func diffLinks(have, want []Link) (add, del []Change) {
+// diffLinks returns also the links to make before anything else: down, so that
+// their settings are in place when they come up.
+func diffLinks(have, want []Link) (made, add, del []Change) {
 	byName, keep := map[string]Link{}, map[string]bool{}
 	for _, l := range have {
 		byName[l.Name] = l
@@ -166,6 +168,10 @@ func diffLinks(have, want []Link) (add, del []Change) {
 		keep[w.Name] = true
 		if h, ok := byName[w.Name]; !ok || !h.satisfies(w) {
 			add = append(add, Change{OpAdd, w})
+			if w.virtual() {
+				w.Up = false
+				made = append(made, Change{OpAdd, w})
+			}
 		}
 	}
 	for _, h := range slices.Backward(have) {
@@ -173,13 +179,14 @@ func diffLinks(have, want []Link) (add, del []Change) {
 			del = append(del, Change{OpDelete, h})
 		}
 	}
-	return add, del
+	return made, add, del
 }
 
 // satisfies reports whether l is as w wants it.
 func (l Link) satisfies(w Link) bool {
 	return l.MAC == w.MAC && l.Up == w.Up && (w.MTU == 0 || l.MTU == w.MTU) &&
-		(w.Kind == "" || l.Kind == w.Kind && l.Group == w.Group)
+		(w.Kind == "" || l.Kind == w.Kind && l.Group == w.Group && l.Master == w.Master && l.VLAN == w.VLAN) &&
+		(w.Parent == "" || l.Parent == w.Parent)
 }
 
 // diffFilter replaces the whole table in one transaction when its chains

@@ -110,7 +110,7 @@ func (b *batch) createVeth(p Pod, sandbox int) {
 			b.nest(unix.IFLA_INFO_DATA, func() {
 				b.nest(vethInfoPeer, func() {
 					b.buf = append(b.buf, linkHeader(0, 0, 0)...)
-					side(p.IfName, p.SandboxMAC())
+					side(p.sandboxEnd(), p.SandboxMAC())
 					b.attr32(unix.IFLA_NET_NS_FD, uint32(sandbox))
 				})
 			})
@@ -154,7 +154,7 @@ func (b *batch) setLink(index int, l Link) {
 		if l.MTU != 0 {
 			b.attr32(unix.IFLA_MTU, uint32(l.MTU))
 		}
-		if mac, err := net.ParseMAC(l.MAC); err == nil && l.Kind == "veth" {
+		if mac, err := net.ParseMAC(l.MAC); err == nil && (l.Kind == "veth" || l.virtual()) {
 			b.attr32(unix.IFLA_GROUP, uint32(l.Group))
 			b.attr(unix.IFLA_ADDRESS, mac)
 		}

@@ -14,6 +14,7 @@ const priorityMangle = -150
 
 var (
 	metadata4 = netip.AddrFrom4([4]byte{169, 254, 169, 254})
+	router6   = netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 2: 0x0e, 3: 0xc2, 15: 1})
 	metadata6 = netip.AddrFrom16([16]byte{0: 0xfd, 2: 0x0e, 3: 0xc2, 14: 0x02, 15: 0x54})
 )
 
@@ -26,6 +27,8 @@ func (n Node) State() State {
 	for _, ipv6 := range families {
 		s.Rules = append(s.Rules, n.rules(ipv6)...)
 		s.Sysctls = append(s.Sysctls, n.forwarding(ipv6)...)
+		rules, sysctls := n.enforcement(ipv6)
+		s.Rules, s.Sysctls = append(s.Rules, rules...), append(s.Sysctls, sysctls...)
 	}
 	for _, e := range n.ENIs {
 		s = Join(s, e.state())
@@ -226,10 +229,10 @@ func markRule(number int) string {
 	return fmt.Sprintf("meta mark set meta mark & %#08x | %#08x", ^uint32(MarkENI)|uint32(number), number)
 }
 
-// HostState returns what the pod needs on the node.
-func (p Pod) HostState() State {
+// routedHost returns the host side of a veth pair, and how packets find it.
+func (p Pod) routedHost() State {
 	s := State{Links: []Link{{
-		Name: p.HostLink(), Kind: "veth", MAC: p.HostMAC().String(), MTU: p.MTU, Up: true, Peer: p.IfName,
+		Name: p.HostLink(), Kind: "veth", MAC: p.HostMAC().String(), MTU: p.MTU, Up: true, Peer: p.sandboxEnd(),
 	}}}
 	table := TablePods
 	if p.layout() == PerPod {
@@ -253,33 +256,15 @@ func (p Pod) HostState() State {
 	return s.Canonical()
 }
 
-// SandboxState returns what the pod needs in its sandbox.
-func (p Pod) SandboxState() State {
-	s := State{Links: []Link{{Name: p.IfName, Kind: "veth", MAC: p.SandboxMAC().String(), MTU: p.MTU, Up: true}}}
-	table := TableMain
-	if p.Index > 0 {
-		table = p.Index
-	}
+// routedSandbox returns the sandbox side of a veth pair: everything goes to the
+// node.
+func (p Pod) routedSandbox() State {
+	s := p.uplink(p.sandboxEnd(), func(a netip.Addr) netip.Addr { return Gateway(a, p.Index) })
+	s.Links = []Link{{Name: p.sandboxEnd(), Kind: "veth", MAC: p.SandboxMAC().String(), MTU: p.MTU, Up: true}}
 	for _, a := range p.Addrs {
-		gw, host := Gateway(a.Addr, p.Index), hostPrefix(a.Addr)
-		s.Addresses = append(s.Addresses, Address{Link: p.IfName, Prefix: host})
-		s.Neighbors = append(s.Neighbors, Neighbor{Link: p.IfName, Addr: gw, MAC: p.HostMAC().String()})
-		s.Routes = append(s.Routes,
-			Route{Dst: hostPrefix(gw), Link: p.IfName, Table: TableMain, Protocol: RouteProtocol},
-			Route{Dst: anywhere(gw), Via: gw, Link: p.IfName, Table: table, MTU: p.pathMTU(anywhere(gw)), Protocol: RouteProtocol})
-		for _, m := range p.PathMTUs {
-			if m.Prefix.Addr().Is4() == gw.Is4() && m.Prefix.Bits() > 0 {
-				s.Routes = append(s.Routes, Route{Dst: m.Prefix.Masked(), Via: gw, Link: p.IfName, Table: table, MTU: m.MTU, Protocol: RouteProtocol})
-			}
-		}
-		if p.Index > 0 {
-			s.Rules = append(s.Rules, Rule{IPv6: gw.Is6(), Priority: priorityInSandbox, From: host, Table: p.Index, Protocol: ruleProtocol})
-		}
+		s.Neighbors = append(s.Neighbors, Neighbor{Link: p.sandboxEnd(), Addr: Gateway(a.Addr, p.Index), MAC: p.HostMAC().String()})
 	}
-	if p.speaks(true) {
-		s.Sysctls = []Sysctl{{"net.ipv6.conf." + strings.ReplaceAll(p.IfName, ".", "/") + ".disable_ipv6", "0"}}
-	}
-	return s.Canonical()
+	return s
 }
 
 func (p Pod) speaks(ipv6 bool) bool {

@@ -34,6 +34,9 @@ type Node struct {
 	// ServicePrefixes are reached by the primary ENI whatever the pod's own.
 	// Optional.
 	ServicePrefixes []netip.Prefix
+	// Enforcement prepares the node for pods with [Branch]; without it the rules
+	// of table local stay as they are.
+	Enforcement Enforcement
 	// RefuseMetadata rejects pods' packets to the instance metadata service.
 	RefuseMetadata bool
 }
@@ -88,7 +91,7 @@ func (e ENI) gateway(p netip.Prefix) netip.Addr {
 	if p.Addr().Is4() {
 		return p.Masked().Addr().Next()
 	}
-	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 2: 0x0e, 3: 0xc2, 15: 1})
+	return router6
 }
 
 func (n Node) layout() Layout {
@@ -115,6 +118,12 @@ func (n Node) Validate() error {
 	}
 	if err := validPrefix(n.prefix()); err != nil {
 		errs = append(errs, err)
+	}
+	if isBranchLink(n.prefix()) {
+		errs = append(errs, fmt.Errorf("host link prefix %q is that of branch ENIs", n.prefix()))
+	}
+	if n.Enforcement != "" && n.Enforcement != Standard && n.Enforcement != Strict {
+		errs = append(errs, fmt.Errorf("enforcement %q is neither %q nor %q", n.Enforcement, Standard, Strict))
 	}
 	seen := map[string]string{}
 	claim := func(what, id string) {

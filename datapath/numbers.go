@@ -27,6 +27,12 @@ const (
 	PriorityFromENI = 32765
 	// priorityInSandbox chooses the interface inside a pod with several.
 	priorityInSandbox = 1
+	// PriorityBranch sends packets from a pod on a branch ENI, and from that ENI,
+	// to its table, under [Strict].
+	PriorityBranch = 10
+	// PriorityLocal is where the lookup of the node's own addresses is under
+	// [Strict], instead of 0.
+	PriorityLocal = 20
 )
 
 // Packet marks use one byte, so that the other 24 bits stay with their owners

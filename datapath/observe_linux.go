@@ -46,20 +46,13 @@ func (h *Handle) observe(ctx context.Context) (o observation, err error) {
 
 // observeRoutes reads everything that a route netlink socket tells.
 func observeRoutes(c *conn) (observation, error) {
-	var (
-		o     observation
-		links = names{}
-	)
-	err := c.dumpAll(unix.RTM_GETLINK, linkHeader(0, 0, 0), func(b []byte) error {
-		l, err := parseLink(b)
-		o.links = append(o.links, l)
-		o.Links = append(o.Links, l.Link)
-		o.Sysctls = append(o.Sysctls, l.sysctls...)
-		links[l.index] = l.Name
-		return err
-	})
+	o, err := dumpLinks(c)
 	if err != nil {
 		return o, err
+	}
+	links := names{}
+	for _, l := range o.links {
+		links[l.index] = l.Name
 	}
 	err = c.dumpAll(unix.RTM_GETADDR, make([]byte, 8), func(b []byte) error {
 		a, err := parseAddress(b, links)
@@ -87,6 +80,29 @@ func observeRoutes(c *conn) (observation, error) {
 		}
 	}
 	return o, nil
+}
+
+// dumpLinks reads the links and their settings.
+func dumpLinks(c *conn) (observation, error) {
+	var o observation
+	links := names{}
+	err := c.dumpAll(unix.RTM_GETLINK, linkHeader(0, 0, 0), func(b []byte) error {
+		l, err := parseLink(b)
+		o.links = append(o.links, l)
+		o.Sysctls = append(o.Sysctls, l.sysctls...)
+		links[l.index] = l.Name
+		return err
+	})
+	for i, l := range o.links {
+		if l.below != 0 {
+			o.links[i].Parent = links.of(l.below)
+		}
+		if l.master != 0 {
+			o.links[i].Master = links.of(l.master)
+		}
+		o.Links = append(o.Links, o.links[i].Link)
+	}
+	return o, err
 }
 
 // observeFamily reads routes and rules of one family. The header of either

@@ -44,7 +44,8 @@ func hasTwins[T comparable](items []T) bool {
 func compareLinks(a, b Link) int {
 	return cmp.Or(
 		strings.Compare(a.Name, b.Name), strings.Compare(a.Kind, b.Kind), strings.Compare(a.MAC, b.MAC),
-		cmp.Compare(a.MTU, b.MTU), compareBools(a.Up, b.Up), strings.Compare(a.Peer, b.Peer), cmp.Compare(a.Group, b.Group))
+		cmp.Compare(a.MTU, b.MTU), compareBools(a.Up, b.Up), strings.Compare(a.Peer, b.Peer), cmp.Compare(a.Group, b.Group),
+		strings.Compare(a.Parent, b.Parent), cmp.Compare(a.VLAN, b.VLAN), strings.Compare(a.Master, b.Master))
 }
 
 func compareAddresses(a, b Address) int {

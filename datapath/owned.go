@@ -44,7 +44,7 @@ func (n Node) Owned(s State) State {
 		}
 	}
 	for _, r := range s.Rules {
-		if ownedRule(r) && !podRule(r) {
+		if ownedRule(r) && !podRule(r) || n.ownsLocalRule(r) {
 			o.Rules = append(o.Rules, r)
 		}
 	}
@@ -78,6 +78,9 @@ func (n Node) ownsRoute(r Route) bool {
 
 // podRoute reports whether r leads to a pod of this node.
 func (n Node) podRoute(r Route) bool {
+	if r.Protocol == RouteProtocol && isBranchLink(r.Link) {
+		return true
+	}
 	return r.Protocol == RouteProtocol && r.Dst.IsSingleIP() && !r.Via.IsValid() &&
 		(r.Table == TablePods || r.Table == TableMain) && strings.HasPrefix(r.Link, n.prefix())
 }
@@ -88,7 +91,7 @@ func ownedRule(r Rule) bool {
 		return false
 	}
 	switch r.Priority {
-	case PriorityToPod, PriorityPrimaryMark, PriorityService, PriorityFromPod, PriorityFromENI:
+	case PriorityBranch, PriorityToPod, PriorityPrimaryMark, PriorityService, PriorityFromPod, PriorityFromENI:
 		return true
 	}
 	return false
@@ -96,7 +99,7 @@ func ownedRule(r Rule) bool {
 
 // podRule reports whether r, a rule of this package, belongs to one pod.
 func podRule(r Rule) bool {
-	return r.Priority == PriorityToPod && r.To.IsValid() || r.Priority == PriorityFromPod && r.From.IsValid()
+	return r.Priority == PriorityBranch || r.Priority == PriorityToPod && r.To.IsValid() || r.Priority == PriorityFromPod && r.From.IsValid()
 }
 
 // podOf returns the address that a pod's rule is about.
@@ -110,15 +113,16 @@ func podOf(r Rule) netip.Prefix {
 // orphansOf returns the deletion of those rules of pods that no route to the pod
 // goes with.
 func orphansOf(rules []Rule, routes []Route) []Change {
-	leads := map[netip.Prefix]bool{}
+	leads, ends := map[netip.Prefix]bool{}, map[string]bool{}
 	for _, r := range routes {
-		if r.Protocol == RouteProtocol && r.Table == TableMain {
-			leads[r.Dst] = true
+		if r.Protocol == RouteProtocol {
+			leads[r.Dst] = leads[r.Dst] || r.Table == TableMain
+			ends[r.Link] = true
 		}
 	}
 	var changes []Change
 	for _, r := range rules {
-		if !leads[podOf(r)] {
+		if r.IIF != "" && !ends[r.IIF] || r.IIF == "" && !leads[podOf(r)] {
 			changes = append(changes, Change{OpDelete, r})
 		}
 	}
@@ -130,25 +134,27 @@ func orphansOf(rules []Rule, routes []Route) []Change {
 func (p Pod) owned(s State) State {
 	var o State
 	for _, l := range s.Links {
-		if l.Name == p.HostLink() {
+		if p.ownsLink(l.Name) || p.sharesLink(l.Name) {
 			o.Links = append(o.Links, l)
 		}
 	}
 	for _, n := range s.Neighbors {
-		if n.Link == p.HostLink() {
+		if p.ownsLink(n.Link) || p.sharesLink(n.Link) && p.has(hostPrefix(n.Addr)) {
 			o.Neighbors = append(o.Neighbors, n)
 		}
 	}
 	for _, r := range s.Routes {
-		if r.Link == p.HostLink() || r.Protocol == RouteProtocol && p.has(r.Dst) {
+		if p.ownsLink(r.Link) || r.Protocol == RouteProtocol && p.has(r.Dst) {
 			o.Routes = append(o.Routes, r)
 		}
 	}
 	for _, r := range s.Rules {
-		if r.Priority == PriorityToPod && p.has(r.To) || r.Priority == PriorityFromPod && p.has(r.From) {
+		if r.Priority == PriorityToPod && p.has(r.To) || r.Priority == PriorityFromPod && p.has(r.From) ||
+			r.Priority == PriorityBranch && p.ownsLink(r.IIF) {
 			o.Rules = append(o.Rules, r)
 		}
 	}
+	o.Sysctls = counterparts(s.Sysctls, p.HostState().Sysctls, Sysctl.key)
 	return o
 }
 

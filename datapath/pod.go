@@ -33,6 +33,8 @@ type Pod struct {
 	// PathMTUs are destinations with an MTU of their own: 0.0.0.0/0 means all
 	// others. Optional.
 	PathMTUs []PathMTU
+	// Mode is a veth pair that the layout routes, unless something is set.
+	Mode Mode
 }
 
 // PodAddr is a pod's address and the route table of the ENI that owns it.
@@ -93,21 +95,15 @@ func (p Pod) mac(offset int) net.HardwareAddr {
 }
 
 func (p Pod) layout() Layout { return Node{Layout: p.Layout}.layout() }
-func (p Pod) prefix() string { return Node{HostLinkPrefix: p.HostLinkPrefix}.prefix() }
+func (p Pod) prefix() string {
+	if p.Mode.Branch != nil && p.Mode.Branch.strict() {
+		return strictPrefix
+	}
+	return Node{HostLinkPrefix: p.HostLinkPrefix}.prefix()
+}
 
 // Wiring returns what AddPod makes of p, without making it.
-func (p Pod) Wiring() Wiring {
-	w := Wiring{
-		HostLink: p.HostLink(), SandboxLink: p.IfName,
-		HostMAC: p.HostMAC(), SandboxMAC: p.SandboxMAC(),
-		MTU: p.MTU,
-	}
-	for _, a := range p.Addrs {
-		w.Addrs = append(w.Addrs, hostPrefix(a.Addr))
-		w.Gateways = append(w.Gateways, Gateway(a.Addr, p.Index))
-	}
-	return w
-}
+func (p Pod) Wiring() Wiring { return p.Mode.wiring(p) }
 
 func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
@@ -125,6 +121,9 @@ func (p Pod) Validate() error {
 	}
 	if l := p.layout(); l != Flat && l != PerPod {
 		errs = append(errs, fmt.Errorf("layout %q is neither %q nor %q", l, Flat, PerPod))
+	}
+	if err := p.Mode.validate(p); err != nil {
+		errs = append(errs, err)
 	}
 	if p.Index < 0 || p.Index > 250 {
 		errs = append(errs, fmt.Errorf("interface index %d is not in 0..250", p.Index))

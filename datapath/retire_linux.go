@@ -15,8 +15,11 @@ import (
 // waited for need not. Nobody can send through the link meanwhile.
 func (h *Handle) RetirePod(ctx context.Context, p Pod) error {
 	link, addrs, err := h.unwire(ctx, p)
-	if err != nil || link.index == 0 {
+	if err != nil {
 		return err
+	}
+	if link.index == 0 || link.alias != (alias{}) || p.Index > 0 {
+		return h.delMode(ctx, p, link, addrs)
 	}
 	return h.withConn(ctx, func(c *conn) error {
 		var b batch

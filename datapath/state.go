@@ -35,6 +35,11 @@ type Link struct {
 	Peer string
 	// Group is the link group.
 	Group int
+	// Parent is the link below a VLAN, and VLAN its ID.
+	Parent string `json:",omitempty"`
+	VLAN   int    `json:",omitempty"`
+	// Master is the bridge that the link is a port of.
+	Master string `json:",omitempty"`
 }
 
 // Address is an address on a link.

@@ -11,6 +11,7 @@ import (
 
 // nodeSysctls are the settings that State shows beside those of links.
 var nodeSysctls = []string{
+	"net.ipv4.ip_early_demux",
 	"net.ipv4.ip_forward",
 	"net.ipv4.conf.all.rp_filter",
 	"net.ipv6.conf.all.disable_ipv6",

@@ -15,13 +15,16 @@ func family(a netip.Addr) string {
 	return "-6"
 }
 
-// String returns the arguments of `ip link add` for a veth pair and of `ip link
-// set` for another link.
+// String returns the arguments of `ip link add` for a veth pair and for a virtual
+// link that is down, and of `ip link set` for another link.
 func (l Link) String() string {
 	var b strings.Builder
-	if l.Kind == "veth" && l.Peer != "" {
+	switch {
+	case l.Kind == "veth" && l.Peer != "":
 		fmt.Fprintf(&b, "link add %s", l.Name)
-	} else {
+	case l.virtual() && !l.Up:
+		return l.addition()
+	default:
 		fmt.Fprintf(&b, "link set dev %s", l.Name)
 	}
 	if l.MAC != "" {
@@ -32,6 +35,9 @@ func (l Link) String() string {
 	}
 	if l.Group != 0 {
 		fmt.Fprintf(&b, " group %d", l.Group)
+	}
+	if l.Master != "" {
+		fmt.Fprintf(&b, " master %s", l.Master)
 	}
 	if l.Up {
 		b.WriteString(" up")

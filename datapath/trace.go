@@ -166,6 +166,9 @@ func Trace(v View, f Flow) Path {
 	if t.p.Flow.HostLink == "" {
 		t.p.Flow.HostLink = v.hostLinkOf(f.Src)
 	}
+	if t.direct() {
+		return t.p
+	}
 	if t.out() {
 		t.back()
 	}
@@ -199,6 +202,9 @@ func (v View) hostLinkOf(a netip.Addr) string {
 func (v View) owner(a netip.Addr) (ENI, bool) {
 	if v.Desired == nil {
 		return ENI{}, false
+	}
+	if e, ok := v.branchOwner(a); ok {
+		return e, true
 	}
 	n, _ := v.Desired.Node.resolve(v.Node.Links)
 	for _, e := range n.ENIs {

@@ -109,6 +109,9 @@ func (t *tracer) usable(name string) bool {
 // prerouting goes through our nftables table and package snat's mark.
 func (t *tracer) prerouting() bool {
 	f, s := t.p.Flow, t.v.Node
+	if !t.v.isPodLink(f.HostLink) {
+		return true // a branch ENI's, which no rule is about
+	}
 	if s.Filter.empty() || !hasChain(s.Filter, "prerouting") || !hasChain(s.Filter, "from-pod") {
 		t.fault(FaultNoFilter, "the nftables table inet %s or a chain of it is missing", FilterTable)
 	}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// owners are the names that the pod's host link may have, whatever its mode.
+func (p Pod) owners() []string {
+	plain := Pod{ContainerID: p.ContainerID, IfName: p.IfName, HostLinkPrefix: p.HostLinkPrefix}
+	return []string{plain.HostLink(), HostLinkName(strictPrefix, p.ContainerID, p.IfName)}
+}
+
+// findHostLink finds the pod's host link, under either name if the mode is not
+// known.
+func (h *Handle) findHostLink(ctx context.Context, p Pod) (kernelLink, error) {
+	link, err := h.findLink(ctx, p.HostLink())
+	if err != nil || link.index != 0 || !p.Mode.isVeth() {
+		return link, err
+	}
+	return h.findLink(ctx, p.owners()[1])
+}
+
+// delMode removes what DelPod leaves of a pod that is more than a veth pair, and
+// the pair. What it is, the alias of the host link tells, or those of other links
+// on the node and in the sandbox.
+func (h *Handle) delMode(ctx context.Context, p Pod, link kernelLink, addrs []PodAddr) error {
+	found, err := h.aliased(ctx, p.owners()...)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, l := range found {
+		errs = append(errs, h.delLink(ctx, p, l))
+	}
+	errs = append(errs, h.purge(ctx, branchRules(p.owners()[1])))
+	errs = append(errs, h.delInside(ctx, p, link, addrs))
+	if link.index != 0 {
+		errs = append(errs, h.deleteLink(ctx, link.index))
+	}
+	return errors.Join(errs...)
+}
+
+// delLink removes what one link of the pod stands for.
+func (h *Handle) delLink(ctx context.Context, p Pod, l kernelLink) error {
+	switch l.alias.mode {
+	case "eni":
+		return h.returnENI(ctx, h, l)
+	case "bridge":
+		return h.leaveBridge(ctx, p, l.alias.link)
+	case "branch":
+		if l.Name != l.alias.link {
+			return nil // the veth pair; the VLAN link has the same alias
+		}
+		if err := h.purge(ctx, branchRules(l.Name)); err != nil {
+			return err
+		}
+		return h.deleteLink(ctx, l.index)
+	}
+	return nil
+}
+
+// purge deletes all rules that match.
+func (h *Handle) purge(ctx context.Context, rules []Rule) error {
+	return h.withConn(ctx, func(c *conn) error { return purgeRules(c, rules, nil) })
+}
+
+// branchRules select the rules of packets that come in by a link.
+func branchRules(link string) []Rule {
+	r := Rule{Priority: PriorityBranch, IIF: link, Protocol: ruleProtocol}
+	r6 := r
+	r6.IPv6 = true
+	return []Rule{r, r6}
+}
+
+// leaveBridge removes the routes and rules of the addresses that the bridge
+// delivers to the pod's MAC.
+func (h *Handle) leaveBridge(ctx context.Context, p Pod, bridge string) error {
+	o, err := h.observeNet(ctx)
+	if err != nil {
+		return err
+	}
+	var addrs []netip.Addr
+	for _, n := range o.Neighbors {
+		if n.Link == bridge && n.MAC == p.SandboxMAC().String() {
+			addrs = append(addrs, n.Addr)
+		}
+	}
+	p.Addrs = nil
+	if err := h.Apply(ctx, (&Bridge{Name: bridge}).remains(p, addrs)); err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		p.Addrs = append(p.Addrs, PodAddr{Addr: a})
+	}
+	return h.purge(ctx, ownRules(p))
+}
+
+// delInside removes what would stay in a sandbox that lives on: a link that is
+// not of the veth pair, and the rules of an interface beyond the first.
+func (h *Handle) delInside(ctx context.Context, p Pod, link kernelLink, addrs []PodAddr) error {
+	if p.Netns == "" {
+		return nil
+	}
+	sandbox, err := openNetns(p.Netns)
+	if errors.Is(err, ErrNoSandbox) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer sandbox.Close()
+	inside := newHandle(sandbox)
+	defer func() { _ = inside.drain() }()
+	found, err := inside.aliased(ctx, p.owners()...)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, l := range found {
+		if l.alias.mode == "eni" {
+			errs = append(errs, h.returnENI(ctx, inside, l))
+		}
+	}
+	if link.alias.mode == "ipvlan" || p.Mode.IPVLAN != nil {
+		own, err := inside.findLink(ctx, p.IfName)
+		errs = append(errs, err)
+		if own.Kind == "ipvlan" {
+			errs = append(errs, inside.deleteLink(ctx, own.index))
+		}
+	}
+	var rules []Rule
+	for _, a := range append(addrs, p.Addrs...) {
+		rules = append(rules, Rule{IPv6: a.Addr.Is6(), Priority: priorityInSandbox, From: hostPrefix(a.Addr), Protocol: ruleProtocol})
+	}
+	if p.Index > 0 && len(rules) > 0 {
+		errs = append(errs, ignoreGone(inside.purge(ctx, rules)))
+	}
+	return errors.Join(errs...)
+}
+
+// ignoreGone drops an error that says that there is nothing to delete, or no
+// such family.
+func ignoreGone(err error) error {
+	if isGone(err) || errors.Is(err, unix.EAFNOSUPPORT) {
+		return nil
+	}
+	return err
+}

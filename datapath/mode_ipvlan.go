@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// IPVLAN gives the pod an ipvlan link, in L2 mode, on the ENI that owns its
+// addresses: what the pod exchanges with the VPC does not go through the node's
+// routing at all. A veth pair beside it, as in the mode without name, carries the
+// rest: packets between node and pod, services, and what the node translates.
+//
+// The ENI stays with the node. Nothing but EC2's source check keeps the pod from
+// sending with another address of the same ENI.
+type IPVLAN struct {
+	// ENI is the one below, which the node has as well.
+	ENI ENI
+	// Direct are the destinations reached by the ENI, as the VPC's prefixes and
+	// those of peered networks.
+	Direct []netip.Prefix
+	// Except are destinations among them that are reached by the node: its own
+	// addresses, above all. Optional.
+	Except []netip.Prefix
+}
+
+func (m *IPVLAN) enis() []*ENI { return []*ENI{&m.ENI} }
+
+func (m *IPVLAN) validate(p Pod) error {
+	if p.Index > 9 {
+		return fmt.Errorf("interface index %d with ipvlan is not in 0..9", p.Index)
+	}
+	if m.nodeLink(p) == p.IfName {
+		return fmt.Errorf("interface name %q is that of the veth pair beside ipvlan", p.IfName)
+	}
+	return m.ENI.needsSubnet(p)
+}
+
+// nodeLink is the name of the sandbox side of the veth pair.
+func (m *IPVLAN) nodeLink(p Pod) string { return fmt.Sprintf("node%d", p.Index) }
+
+func (m *IPVLAN) host(p Pod) State { return p.routedHost() }
+
+// sandbox is that of a veth pair with the addresses on the ipvlan link instead,
+// because that link takes packets for the addresses that it has, and with the
+// routes by the ENI. Siblings on the ENI are asked for themselves: the VPC does
+// not send back what comes from an ENI.
+func (m *IPVLAN) sandbox(p Pod) State {
+	s := p.routedSandbox()
+	for i := range s.Addresses {
+		s.Addresses[i].Link = p.IfName
+	}
+	s.Links = append(s.Links, Link{Name: p.IfName, Kind: "ipvlan", MAC: m.ENI.MAC.String(), MTU: p.MTU, Up: true})
+	table := TableMain
+	if p.Index > 0 {
+		table = p.Index
+	}
+	direct := Route{Link: p.IfName, Table: table, Protocol: RouteProtocol}
+	add := func(dst netip.Prefix, via netip.Addr, link string) {
+		r := direct
+		r.Dst, r.Via, r.Link, r.MTU = dst.Masked(), via, link, p.pathMTU(dst)
+		s.Routes = append(s.Routes, r)
+	}
+	for _, a := range p.Addrs {
+		gw := m.ENI.gatewayFor(a.Addr)
+		add(hostPrefix(gw), netip.Addr{}, p.IfName)
+		for _, subnet := range m.ENI.Addrs {
+			if subnet.Addr().Is4() == gw.Is4() {
+				add(subnet, netip.Addr{}, p.IfName)
+			}
+		}
+		for _, dst := range m.Direct {
+			if dst.Addr().Is4() == gw.Is4() && dst.Bits() > 0 {
+				add(dst, gw, p.IfName)
+			}
+		}
+		for _, dst := range m.Except {
+			if dst.Addr().Is4() == gw.Is4() {
+				add(dst, Gateway(a.Addr, p.Index), m.nodeLink(p))
+			}
+		}
+		if gw.Is4() {
+			// The answer to what went by one link may come by the other.
+			s.Sysctls = append(s.Sysctls, linkSysctl("ipv4", p.IfName, "rp_filter", "2"), linkSysctl("ipv4", m.nodeLink(p), "rp_filter", "2"))
+		} else {
+			s.Sysctls = append(s.Sysctls, enableIPv6(p.IfName), linkSysctl("ipv6", p.IfName, "accept_dad", "0"))
+		}
+	}
+	return s
+}

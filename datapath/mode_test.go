@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/vpcnet/vpcnet/datapath"
+)
+
+// testBranch is a branch ENI on the second ENI of testNode.
+func testBranch(enforcement datapath.Enforcement) *datapath.Branch {
+	n := testNode(datapath.Flat)
+	return &datapath.Branch{
+		ENI: datapath.ENI{
+			ID: "eni-0d", MAC: mac("06:00:00:00:00:0d"),
+			Addrs: prefixes("10.0.2.40/24", "2001:db8:0:2::40/64"),
+		},
+		Trunk: n.ENIs[1], VLAN: 5, Enforcement: enforcement,
+	}
+}
+
+// modes has each mode that a pod can have but the plain veth pair.
+func modes() map[string]datapath.Mode {
+	enis := testNode(datapath.Flat).ENIs
+	return map[string]datapath.Mode{
+		"ipvlan": {IPVLAN: &datapath.IPVLAN{
+			ENI:    enis[1],
+			Direct: prefixes("10.0.0.0/16", "2001:db8::/56"),
+			Except: prefixes("10.0.0.10/32", "2001:db8:0:1::10/128"),
+		}},
+		"eni":             {Whole: &datapath.WholeENI{ENI: enis[1]}},
+		"branch-standard": {Branch: testBranch(datapath.Standard)},
+		"branch-strict":   {Branch: testBranch(datapath.Strict)},
+		"bridge":          {Bridge: &datapath.Bridge{}},
+	}
+}
+
+func TestModeState(t *testing.T) {
+	for name, mode := range modes() {
+		p := testPod(datapath.Flat, 2)
+		p.Mode = mode
+		if mode.Branch != nil {
+			p.Addrs = branchAddrs()
+		}
+		if err := p.Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		golden(t, "mode-"+name, "# host\n"+p.HostState().String()+"# sandbox\n"+p.SandboxState().String())
+	}
+}
+
+func TestEnforcementState(t *testing.T) {
+	for _, e := range []datapath.Enforcement{datapath.Standard, datapath.Strict} {
+		n := testNode(datapath.PerPod)
+		n.Enforcement = e
+		golden(t, "node-"+string(e), n.State().String())
+	}
+}
+
+func TestValidateMode(t *testing.T) {
+	for name, change := range map[string]func(*datapath.Pod){
+		"two modes":       func(p *datapath.Pod) { p.Mode.Bridge, p.Mode.Whole = &datapath.Bridge{}, modes()["eni"].Whole },
+		"no MAC":          func(p *datapath.Pod) { p.Mode.Whole = &datapath.WholeENI{} },
+		"no subnet":       func(p *datapath.Pod) { p.Mode = modes()["eni"]; p.Mode.Whole.ENI.Addrs = nil },
+		"VLAN 0":          func(p *datapath.Pod) { p.Mode = modes()["branch-strict"]; p.Mode.Branch.VLAN = 0 },
+		"table main":      func(p *datapath.Pod) { p.Mode = modes()["branch-strict"]; p.Mode.Branch.VLAN = 154 },
+		"odd enforcement": func(p *datapath.Pod) { p.Mode = modes()["branch-strict"]; p.Mode.Branch.Enforcement = "x" },
+		"branch MAC":      func(p *datapath.Pod) { p.Mode = modes()["branch-strict"]; p.Mode.Branch.ENI.MAC = nil },
+		"bridge's name":   func(p *datapath.Pod) { p.Mode.Bridge = &datapath.Bridge{Name: "cbr0"} },
+		"ipvlan's name":   func(p *datapath.Pod) { p.Mode = modes()["ipvlan"]; p.IfName = "node0" },
+	} {
+		p := testPod(datapath.Flat, 2)
+		if change(&p); p.Validate() == nil {
+			t.Errorf("%s: Validate() = nil, want an error", name)
+		}
+	}
+	n := testNode(datapath.Flat)
+	if n.Enforcement = "x"; n.Validate() == nil {
+		t.Error("node with an odd enforcement is valid")
+	}
+}
+
+// TestTraceMode follows packets that the node has no part in, and one by a branch
+// ENI.
+func TestTraceMode(t *testing.T) {
+	for name, mode := range modes() {
+		p := testPod(datapath.PerPod, 2)
+		p.Mode = mode
+		n := testNode(datapath.PerPod)
+		if mode.Branch != nil {
+			n.Enforcement = mode.Branch.Enforcement
+			p.Addrs = branchAddrs()
+		}
+		host, sandbox := datapath.Join(n.State(), p.HostState()), p.SandboxState()
+		for _, e := range n.ENIs {
+			if _, ok := linkOf(host, e.Link); !ok {
+				host.Links = append(host.Links, datapath.Link{Name: e.Link, MAC: e.MAC.String(), Up: true})
+			}
+		}
+		v := datapath.View{Node: host, Sandbox: &sandbox, Desired: &datapath.Desired{Node: n, Pods: []datapath.Pod{p}}}
+		path := datapath.Trace(v, datapath.Flow{Src: p.Addrs[0].Addr, Dst: netip.MustParseAddr("10.0.7.7")})
+		golden(t, "trace-"+name, path.String())
+	}
+}
+
+// branchAddrs are a branch ENI's own addresses, which its pod has.
+func branchAddrs() []datapath.PodAddr {
+	return []datapath.PodAddr{{Addr: netip.MustParseAddr("10.0.2.40")}, {Addr: netip.MustParseAddr("2001:db8:0:2::40")}}
+}
+
+func linkOf(s datapath.State, name string) (datapath.Link, bool) {
+	for _, l := range s.Links {
+		if l.Name == name {
+			return l, true
+		}
+	}
+	return datapath.Link{}, false
+}
