@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vpcnet/vpcnet/cniplugin/server"
+	"github.com/vpcnet/vpcnet/cniplugin/servertest"
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/internal/fabric"
+)
+
+// contender is one way to give pods a network, with a node of its own.
+type contender struct {
+	name, program, bin string
+	// conf is the network configuration; none for the empty program.
+	conf map[string]any
+	node *fabric.Netns
+	// stop ends the agent; sweeps are what the agent has promised to delete.
+	stop   func() error
+	sweeps sync.WaitGroup
+	mu     sync.Mutex
+	errs   []error // of sweeps
+}
+
+// newContender makes the node of a contender.
+func newContender(name, program, bin string) (*contender, error) {
+	node, err := fabric.CreateNetns("/run/netns/" + name)
+	if err != nil {
+		return nil, err
+	}
+	return &contender{name: name, program: filepath.Join(bin, program), bin: bin, node: node, stop: func() error { return nil }}, nil
+}
+
+// serve starts an agent for vpc-cni, with all addresses on a secondary ENI.
+func (c *contender) serve(ctx context.Context, layout datapath.Layout, sweep bool) error {
+	dir := filepath.Join("/run", c.name)
+	l, err := server.Listen(dir + "/agent.sock")
+	if err != nil {
+		return err
+	}
+	srv := &server.Server{Backend: servertest.New(servertest.Config{
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
+		ENI:      "eni-0a", Device: 1, Layout: layout, MTU: 9001, HostLinkPrefix: "eni",
+	})}
+	if sweep {
+		srv.SweepSoon = func() { c.sweeps.Go(func() { c.sweep(ctx) }) }
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ctx, l) }()
+	c.stop = func() error { cancel(); return <-done }
+	c.conf = map[string]any{
+		"cniVersion": "1.0.0", "name": "vpcnet", "type": "vpc-cni",
+		"agentSocket": dir + "/agent.sock", "stateDir": dir + "/state",
+	}
+	return nil
+}
+
+// sweep deletes retired links.
+func (c *contender) sweep(ctx context.Context) {
+	h, err := datapath.Open(c.node.Path())
+	if err == nil {
+		err = h.Sweep(ctx)
+		h.Close()
+	}
+	if err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.errs = append(c.errs, err)
+	}
+}
+
+// settle waits for the agent's sweeps.
+func (c *contender) settle() error {
+	c.sweeps.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.errs) > 0 {
+		return fmt.Errorf("%s: sweep: %w", c.name, c.errs[0])
+	}
+	return nil
+}
+
+// pod is one pod of a contender.
+type pod struct {
+	c       *contender
+	id      string
+	sandbox *fabric.Netns
+	result  json.RawMessage // of ADD
+}
+
+func (c *contender) newPod(i int) (*pod, error) {
+	id := fmt.Sprintf("%s-pod%d", c.name, i)
+	ns, err := fabric.CreateNetns("/run/netns/" + id)
+	return &pod{c: c, id: id, sandbox: ns}, err
+}
+
+// call executes a verb as a runtime does, and returns the time from exec to exit.
+func (p *pod) call(ctx context.Context, verb string) (took time.Duration, err error) {
+	conf := map[string]any{}
+	for k, v := range p.c.conf {
+		conf[k] = v
+	}
+	if verb == "DEL" && p.result != nil {
+		conf["prevResult"] = p.result
+	}
+	stdin, err := json.Marshal(conf)
+	if err != nil {
+		return 0, err
+	}
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, p.c.program)
+	cmd.Env = []string{
+		"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + p.id, "CNI_NETNS=" + p.sandbox.Path(),
+		"CNI_IFNAME=eth0", "CNI_PATH=" + p.c.bin,
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
+	var start time.Time
+	err = p.c.node.Do(func() error {
+		start = time.Now()
+		return cmd.Start()
+	})
+	if err == nil {
+		err = cmd.Wait()
+	}
+	took = time.Since(start)
+	if err != nil {
+		return took, fmt.Errorf("%s %s: %w: %s", verb, p.id, err, strings.TrimSpace(stdout.String()+stderr.String()))
+	}
+	if verb == "ADD" && stdout.Len() > 0 {
+		p.result = stdout.Bytes()
+	}
+	return took, nil
+}

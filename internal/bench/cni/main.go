@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/vpcnet/vpcnet/internal/isolate"
+)
+
+// upstream is the release of github.com/containernetworking/plugins compared with.
+const upstream = "v1.9.1"
+
+// options are the program's flags.
+type options struct {
+	rounds, burst, bursts int
+	format, plugins, bin  string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Stdout, os.Args[1:])
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "cni:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out io.Writer, args []string) error {
+	var o options
+	fs := flag.NewFlagSet("cni", flag.ContinueOnError)
+	fs.IntVar(&o.rounds, "rounds", 50, "`number` of pods, one after another, of each kind")
+	fs.IntVar(&o.burst, "burst", 100, "`number` of pods at once")
+	fs.IntVar(&o.bursts, "bursts", 3, "`number` of bursts of each kind")
+	fs.StringVar(&o.format, "o", "table", "output `format`: table or json")
+	fs.StringVar(&o.plugins, "plugins", "", "`directory` with ptp and host-local; built if empty")
+	fs.StringVar(&o.bin, "bin", "", "`directory` with everything that is measured, for the inner process only")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if o.rounds < 1 || o.burst < 1 || o.bursts < 1 || o.format != "table" && o.format != "json" {
+		return errors.New("-rounds, -burst and -bursts want at least 1, -o table or json")
+	}
+	if o.bin == "" {
+		return outside(ctx, out, o, args)
+	}
+	if err := isolate.Init(); err != nil {
+		return err
+	}
+	report, err := measure(ctx, o)
+	if err != nil {
+		return err
+	}
+	return report.print(out, o.format)
+}
+
+// outside builds what is measured and starts this program again in namespaces of
+// its own, which have no way to the module proxy.
+func outside(ctx context.Context, out io.Writer, o options, args []string) error {
+	if err := isolate.Available(); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "bench-cni")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := build(ctx, dir, o.plugins); err != nil {
+		return err
+	}
+	cmd, err := isolate.Command(append(args, "-bin", dir)...)
+	if err != nil {
+		return err
+	}
+	cmd.Stdout, cmd.Stderr = out, os.Stderr
+	return isolate.Run(cmd)
+}
+
+// build puts all programs into dir, ours as they are released.
+func build(ctx context.Context, dir, plugins string) error {
+	empty := filepath.Join(dir, "empty.go")
+	if err := os.WriteFile(empty, []byte("package main\n\nfunc main() {}\n"), 0o600); err != nil {
+		return err
+	}
+	const modules = "github.com/containernetworking/plugins/plugins/"
+	for _, args := range [][]string{
+		{"build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "empty"), empty},
+		{"build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "vpc-cni"), "github.com/vpcnet/vpcnet/examples/vpc-cni"},
+		{"install", "-trimpath", "-ldflags=-s -w", modules + "main/ptp@" + upstream, modules + "ipam/host-local@" + upstream},
+	} {
+		if args[0] == "install" && plugins != "" {
+			continue
+		}
+		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+dir)
+		if msg, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go %s: %w\n%s(-plugins names a directory with ptp and host-local)", args[0], err, msg)
+		}
+	}
+	if plugins == "" {
+		return nil
+	}
+	for _, name := range []string{"ptp", "host-local"} {
+		program, err := filepath.Abs(filepath.Join(plugins, name))
+		if err != nil {
+			return err
+		}
+		if err := os.Symlink(program, filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/vpcnet/vpcnet/internal/isolate"
+)
+
+func TestMain(m *testing.M) { isolate.Test(m) }
+
+// pluginsDir finds ptp and host-local where distributions and nodes have them.
+func pluginsDir(t *testing.T) string {
+	t.Helper()
+	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/lib/cni", "/opt/cni/bin") {
+		_, ptp := os.Stat(filepath.Join(dir, "ptp"))
+		_, hostLocal := os.Stat(filepath.Join(dir, "host-local"))
+		if ptp == nil && hostLocal == nil {
+			return dir
+		}
+	}
+	t.Skip("needs ptp and host-local: apt-get install containernetworking-plugins")
+	return ""
+}
+
+// TestMeasure runs everything once and holds that every figure is there.
+func TestMeasure(t *testing.T) {
+	isolate.Require(t)
+	dir := t.TempDir()
+	if err := build(t.Context(), dir, pluginsDir(t)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := measure(t.Context(), options{rounds: 2, burst: 5, bursts: 1, bin: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range r.Rows {
+		if w.Add.Min <= 0 || w.Del.Min <= 0 || w.BurstAdd <= 0 || w.BurstDel <= 0 || w.ToPtp.Add <= 0 || about[w.Name] == "" {
+			t.Errorf("%s lacks figures: %+v", w.Name, *w)
+		}
+	}
+	if len(r.Rows) != len(about) {
+		t.Errorf("%d rows, want %d", len(r.Rows), len(about))
+	}
+	var table, text bytes.Buffer
+	if err := r.print(&table, "table"); err != nil || !strings.Contains(table.String(), "5 ADDs") {
+		t.Errorf("table: %v\n%s", err, table.String())
+	}
+	if err := r.print(&text, "json"); err != nil {
+		t.Fatal(err)
+	}
+	var again report
+	if err := json.Unmarshal(text.Bytes(), &again); err != nil || len(again.Rows) != len(r.Rows) {
+		t.Errorf("JSON: %v\n%s", err, text.String())
+	}
+}
+
+func TestArguments(t *testing.T) {
+	for _, args := range [][]string{{"-rounds", "0"}, {"-o", "xml"}, {"-burst", "-1"}} {
+		if err := run(t.Context(), &bytes.Buffer{}, args); err == nil {
+			t.Errorf("%v is accepted", args)
+		}
+	}
+}
