@@ -32,6 +32,9 @@ func (h *Handle) applyVirtual(ctx context.Context, l Link) error {
 	if have.index == 0 {
 		return fmt.Errorf("%s: %w", Change{OpAdd, l}, unix.ENODEV)
 	}
+	if have.MAC == l.MAC {
+		l.MAC = "" // to set a MAC again costs the link its neighbours
+	}
 	master, err := h.otherLink(ctx, l.Master)
 	if err != nil {
 		return err
