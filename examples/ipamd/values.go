@@ -132,12 +132,13 @@ func urlValue(p *string) value {
 	return v
 }
 
-// nameValue takes one word of at most size characters that is none of reserved.
+// nameValue takes a word of at most size letters a-z and digits that is none of
+// reserved.
 func nameValue(p *string, size int, reserved ...string) value {
 	return value{
 		set: func(s string) error {
-			if s == "" || len(s) > size || strings.ContainsAny(s, "/ \t\n") || slices.Contains(reserved, s) {
-				return fmt.Errorf("want 1 to %d characters, none of %s", size, strings.Join(reserved, ", "))
+			if s == "" || len(s) > size || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789") != "" || slices.Contains(reserved, s) {
+				return fmt.Errorf("want 1 to %d letters a-z and digits, none of %s", size, strings.Join(reserved, ", "))
 			}
 			*p = s
 			return nil

@@ -15,36 +15,36 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vpcnet/vpcnet/internal/fabric"
+	"github.com/vpcnet/vpcnet/snat"
 )
 
 // quietFor is how long nothing may be asked of EC2 once nothing changes.
 const quietFor = time.Second
 
-// checkWarmPool waits until the first node has as many free addresses again as
-// its targets ask for, or as it can have, and sees that EC2 is left alone then.
+// checkWarmPool waits until each node has as many free addresses again as its
+// targets ask for, or as it can have, and sees that EC2 is left alone then.
 func (k *walk) checkWarmPool(ctx context.Context) error {
 	n := k.nodes[0]
 	k.p.section("The warm pool")
-	k.p.text(`Addresses are fetched before pods need them, for EC2 takes its time. With WARM_ENI_TARGET=1 the agent keeps
-		as many addresses free as one whole ENI has. So the first pod made it attach a second ENI, and the pods
-		after that a third, if the instance type allows. While nothing changes the agent asks EC2 nothing.`)
-	per, most := k.limits.SlotsPerENI(), k.limits.SlotsPerENI()*k.limits.MaxENIs(k.limits.DefaultCard)
-	want := min(warmTarget(k.agentEnv, per), most-len(n.pods))
-	done := k.p.progress("waiting for the pool of %s", n.name)
+	k.p.text(`Addresses are fetched before pods need them, for EC2 takes its time. With WARM_ENI_TARGET=1, as EKS has it, the
+		agent keeps as many addresses free as one whole ENI has. So the first pod made it attach a second ENI, and the
+		pods after that a third, if the instance type allows. While nothing changes the agent asks EC2 nothing.`)
+	done := k.p.progress("waiting for the pools")
 	waited, cancel := context.WithTimeout(ctx, k.patience)
 	defer cancel()
-	var pool poolState
-	err := poll(waited, func() (done bool, err error) {
-		pool, err = n.pool(waited)
-		return err == nil && pool.Free >= want && len(pool.InFlight) == 0, err
-	})
+	var details []string
+	var err error
+	for _, n := range k.nodes {
+		detail, e := k.refilled(waited, n)
+		details = append(details, detail)
+		err = errors.Join(err, e)
+	}
 	done("")
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	detail := fmt.Sprintf("%s has %d pods and %d free addresses on %d ENIs; the target is %d", n.name, len(n.pods), pool.Free, len(n.enis()), want)
 	if err != nil {
-		k.check("warm-pool-refilled", "", fmt.Errorf("%s after %v: %w", detail, k.patience, err))
+		k.check("warm-pool-refilled", "", fmt.Errorf("%s after %v: %w", strings.Join(details, "; "), k.patience, err))
 		return nil
 	}
 	before := total(k.cloud.Calls())
@@ -54,13 +54,27 @@ func (k *walk) checkWarmPool(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if calls := total(k.cloud.Calls()) - before; calls > 0 {
-		err = fmt.Errorf("%s; but %d EC2 calls within %v although nothing changed: %v", detail, calls, quietFor, pool.Decisions)
+		err = fmt.Errorf("%d EC2 calls within %v although nothing changed", calls, quietFor)
 	}
+	pool, poolErr := n.pool(ctx)
 	k.p.command(n.name, "curl --unix-socket status.sock http://ipamd/v1/status | jq .decisions[]", pool.Decisions)
 	k.p.text("EC2 calls of all nodes so far:")
 	k.p.block(callTable(k.cloud.Calls()))
-	k.check("warm-pool-refilled", detail+fmt.Sprintf("; no EC2 call within %v after that", quietFor), err)
+	k.check("warm-pool-refilled", fmt.Sprintf("%s; no EC2 call within %v after that", strings.Join(details, "; "), quietFor), errors.Join(err, poolErr))
 	return nil
+}
+
+// refilled waits until a node's pool has what it should have, and says what it
+// has.
+func (k *walk) refilled(ctx context.Context, n *node) (detail string, err error) {
+	per, most := k.limits.SlotsPerENI(), k.limits.SlotsPerENI()*k.limits.MaxENIs(k.limits.DefaultCard)
+	want := min(warmTarget(k.agentEnv, per), most-len(n.pods))
+	var pool poolState
+	err = poll(ctx, func() (done bool, err error) {
+		pool, err = n.pool(ctx)
+		return err == nil && pool.Free >= want && len(pool.InFlight) == 0, err
+	})
+	return fmt.Sprintf("%s has %d pods and %d free addresses on %d ENIs, the target is %d", n.name, len(n.pods), pool.Free, len(n.enis()), want), err
 }
 
 // warmTarget is the number of free addresses that the agents' environment asks
@@ -278,6 +292,9 @@ func (k *walk) checkInternet(ctx context.Context) error {
 		address %v as its source. The packet is marked 0x80 as it leaves the pod's link, rule 1024 sends it to the
 		main table, and the nftables chain at the end translates its source. This holds for pods on secondary
 		ENIs as well.`, n.addr)
+	if err := k.showTranslation(ctx, n); err != nil {
+		return err
+	}
 	remote := netip.AddrPortFrom(fabric.InternetAddr, fabric.EchoPort)
 	sources := ends(n.pods)
 	if p := n.onSecondENI(); p != nil {
@@ -306,6 +323,21 @@ func (k *walk) checkInternet(ctx context.Context) error {
 		}
 	}
 	k.check("snat-to-node-primary", fmt.Sprintf("the internet host saw %v for ICMP, TCP and UDP from %s", n.addr, names(sources)), failed)
+	return nil
+}
+
+// showTranslation prints the rules at the VPC's edge.
+func (k *walk) showTranslation(ctx context.Context, n *node) error {
+	h, err := snat.Open(n.ns.Path())
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	r, err := h.Observe(ctx)
+	if err != nil {
+		return err
+	}
+	k.p.command(n.name, "nft list table inet vpcnet-snat", strings.Split(strings.TrimSpace(r.String()), "\n"))
 	return nil
 }
 

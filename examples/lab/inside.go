@@ -50,7 +50,7 @@ func inside(o options) (bool, error) {
 	p := newPrinter(os.Stdout, os.Stderr, o.JSON)
 	ok := explore(ctx, w, p, os.Stdout)
 	if ctx.Err() != nil {
-		return false, errors.Join(errors.New("interrupted"), w.close())
+		return false, w.close() // the first process says why
 	}
 	if !o.Keep {
 		return ok, w.close()

@@ -120,7 +120,10 @@ func TestReportOfStoppedLab(t *testing.T) {
 	if len(r.Checks) != len(checkNames()) {
 		t.Errorf("%d checks, want %d", len(r.Checks), len(checkNames()))
 	}
-	for _, c := range r.Checks[1:] {
+	for _, c := range r.Checks {
+		if c.Name == "host-to-pod" {
+			continue
+		}
 		if c.OK || !strings.HasPrefix(c.Detail, "not reached") {
 			t.Errorf("check that was not reached: %+v", c)
 		}

@@ -127,23 +127,24 @@ func (s *second) wait(ctx context.Context, p *printer) (bool, error) {
 		p.standing(it, s.cmd.Process.Pid)
 		return it.OK, nil
 	case err := <-s.ended:
-		return exited(err)
+		return s.exited(ctx, err)
 	case <-ctx.Done():
 	}
 	s.alive.Close() // a signal may not have reached it
 	select {
 	case err := <-s.ended:
-		_, err = exited(err)
-		return false, errors.Join(errors.New("interrupted; everything is removed"), err)
+		return s.exited(ctx, err)
 	case <-time.After(patience):
 		return false, errors.Join(fmt.Errorf("interrupted; the lab did not stop within %v and was killed", patience), s.cmd.Process.Kill())
 	}
 }
 
 // exited makes an outcome of how the second process ended.
-func exited(err error) (bool, error) {
+func (s *second) exited(ctx context.Context, err error) (bool, error) {
 	var exit *exec.ExitError
 	switch {
+	case ctx.Err() != nil:
+		return false, errors.New("interrupted; everything is removed")
 	case err == nil:
 		return true, nil
 	case errors.As(err, &exit) && exit.ExitCode() == statusFail:

@@ -231,24 +231,29 @@ func (k *walk) checkDelete(ctx context.Context) error {
 		node must be as it was: links, addresses, neighbours, routes, rules, settings, nftables elements,
 		the agent's pool, the plugin's files.`, cooldown)
 	done := k.p.progress("adding and deleting pods")
-	var failed error
-	lines := 0
+	added := make([][]string, len(k.nodes))
+	compared, failed := make([]int, len(k.nodes)), make([]error, len(k.nodes))
+	var g errgroup.Group
 	for i, n := range k.nodes {
-		added, compared, err := k.addAndDelete(ctx, n)
-		if err != nil && ctx.Err() != nil {
-			done("")
-			return ctx.Err()
-		}
-		if err != nil {
-			failed = errors.Join(failed, fmt.Errorf("%s: %w", n.name, err))
-		}
-		if i == 0 {
-			defer func() { k.p.text("What the pod had added on %s:", n.name); k.p.block(added) }()
-		}
-		lines += compared
+		g.Go(func() (err error) {
+			if added[i], compared[i], err = k.addAndDelete(ctx, n); err != nil {
+				failed[i] = fmt.Errorf("%s: %w", n.name, err)
+			}
+			return nil
+		})
 	}
+	err := g.Wait()
 	done("")
-	k.check("delete-leaves-nothing", fmt.Sprintf("after DEL each of %d nodes is as before ADD, %d lines compared", len(k.nodes), lines), failed)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	k.p.text("What the pod had added on %s:", k.nodes[0].name)
+	k.p.block(added[0])
+	lines := 0
+	for _, n := range compared {
+		lines += n
+	}
+	k.check("delete-leaves-nothing", fmt.Sprintf("after DEL each of %d nodes is as before ADD, %d lines compared", len(k.nodes), lines), errors.Join(append(failed, err)...))
 	return nil
 }
 

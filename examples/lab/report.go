@@ -46,7 +46,7 @@ type podReport struct {
 	IfName string `json:"ifname"`
 }
 
-// checkNames lists every check in the order of the walk. A lab that stops
+// checkNames lists every check in the order of the report. A lab that stops
 // early reports those that it did not reach as failed.
 func checkNames() []string {
 	return []string{
@@ -63,7 +63,8 @@ func checkNames() []string {
 	}
 }
 
-// finish adds what is missing and reports whether every check held.
+// finish adds what is missing, puts the checks in order, and reports whether
+// every one held.
 func (r *report) finish(stopped error) bool {
 	for _, name := range checkNames() {
 		known := slices.ContainsFunc(r.Checks, func(c check) bool { return c.Name == name })
@@ -71,5 +72,8 @@ func (r *report) finish(stopped error) bool {
 			r.Checks = append(r.Checks, check{Name: name, Detail: fmt.Sprintf("not reached: %v", stopped)})
 		}
 	}
+	slices.SortStableFunc(r.Checks, func(a, b check) int {
+		return slices.Index(checkNames(), a.Name) - slices.Index(checkNames(), b.Name)
+	})
 	return stopped == nil && !slices.ContainsFunc(r.Checks, func(c check) bool { return !c.OK })
 }
