@@ -71,6 +71,13 @@ func ExampleNamed() {
 	// true
 }
 
+func ExampleParse() {
+	name, set, err := warmpool.Parse("aws:WARM_IP_TARGET=4,with-hold-down=5m")
+	fmt.Println(name, set, err)
+	// Output:
+	// aws map[WARM_IP_TARGET:4 with-hold-down:5m] <nil>
+}
+
 func ExampleSchedule() {
 	officeHours := warmpool.Schedule{
 		Policy: warmpool.Band{},

@@ -151,6 +151,25 @@ func Named(name string, set map[string]string) (Policy, error) {
 	return nil, fmt.Errorf("%w: no policy %q, only %s", ErrSetting, name, strings.Join(all, ", "))
 }
 
+// Parse splits the text NAME or NAME:key=value,..., as flags and variables carry
+// it, into what Named takes. What is no such text is an error that wraps
+// ErrSetting.
+func Parse(text string) (name string, set map[string]string, err error) {
+	name, rest, hasSettings := strings.Cut(text, ":")
+	set = map[string]string{}
+	if !hasSettings {
+		return name, set, nil
+	}
+	for pair := range strings.SplitSeq(rest, ",") {
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok {
+			return "", nil, fmt.Errorf("%w: %q is not key=value", ErrSetting, pair)
+		}
+		set[key] = value
+	}
+	return name, set, nil
+}
+
 // Names yields the names that Named knows, each with a line that says what it is.
 func Names() iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {

@@ -21,6 +21,7 @@ import (
 // and says then how far the start has come.
 type backend struct {
 	pool     *ipam.Pool
+	intents  eni.Intents
 	settings settings
 	// agent is nil until the node's ENIs have been seen once.
 	agent atomic.Pointer[agent.Agent]

@@ -56,7 +56,8 @@ type settings struct {
 	given map[string]bool
 }
 
-// The warm pool policies: auto is aws if one of its targets is set, else band.
+// Names of warm pool policies: auto is aws if one of its targets is set, else
+// band.
 const (
 	policyAuto = "auto"
 	policyAWS  = "aws"
@@ -102,7 +103,7 @@ func (s *settings) options() []option {
 func (s *settings) poolOptions() []option {
 	const group = "Warm pool and addresses"
 	return []option{
-		{group, "warm-policy", "VPCNET_WARM_POLICY", "NAME", "Who decides how much spare capacity the node keeps: aws, which follows the four targets below as amazon-vpc-cni-k8s does; band, a dead band that needs no setting; or auto, which is aws if one of the targets is set and band otherwise.", choiceValue(&s.WarmPolicy, policyAuto, policyAWS, policyBand)},
+		{group, "warm-policy", "VPCNET_WARM_POLICY", "POLICY", "Who decides how much spare capacity the node keeps, as NAME or NAME:key=value,...; `vpcctl pool sim -help` lists names and keys. aws by itself follows the four targets below as amazon-vpc-cni-k8s does; band is a dead band that needs no setting; auto is aws if one of the targets is set and band otherwise.", policyValue(&s.WarmPolicy)},
 		{group, "warm-eni-target", "WARM_ENI_TARGET", "N", "Keep as many free addresses as N whole ENIs have. Overridden by the two IP targets; not used with prefixes.", intValue(&s.WarmENITarget, 0, 1000)},
 		{group, "warm-ip-target", "WARM_IP_TARGET", "N", "Keep N addresses free. 0 means not set.", intValue(&s.WarmIPTarget, 0, 100000)},
 		{group, "minimum-ip-target", "MINIMUM_IP_TARGET", "N", "Hold at least N addresses, free or in use. 0 means not set.", intValue(&s.MinimumIPTarget, 0, 100000)},

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/warmpool"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -164,6 +166,27 @@ func TestAutoPolicy(t *testing.T) {
 	}
 }
 
+// TestPolicies: every policy of package warmpool can be chosen.
+func TestPolicies(t *testing.T) {
+	for name := range warmpool.Names() {
+		s, err := parse([]string{"-warm-policy=" + name + ":with-hold-down=5m"}, noEnv, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := s.policy()
+		if _, wrapped := p.(warmpool.HoldDown); err != nil || !wrapped {
+			t.Errorf("%s: %T, %v, want it with its wrapper", name, p, err)
+		}
+	}
+	s, err := parse([]string{"-warm-ip-target=7"}, noEnv, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := s.policy(); err != nil || p != (warmpool.AWS{WarmENITarget: 1, WarmIPTarget: 7}) {
+		t.Errorf("policy %+v, %v, want the targets of amazon-vpc-cni-k8s", p, err)
+	}
+}
+
 func TestMistakes(t *testing.T) {
 	for _, c := range []struct {
 		args []string
@@ -172,6 +195,9 @@ func TestMistakes(t *testing.T) {
 	}{
 		{args: []string{"-warm-eni"}, want: "flag provided but not defined: -warm-eni"},
 		{args: []string{"start"}, want: `unexpected argument "start"`},
+		{args: []string{"-warm-policy=nobody"}, want: `no policy "nobody", only band, aws`},
+		{args: []string{"-warm-policy=band:lo=3"}, want: `policy band has no "lo", only low`},
+		{env: map[string]string{"VPCNET_WARM_POLICY": "cilium:8"}, want: `"8" is not key=value`},
 		{args: []string{"-warm-eni-target=-1"}, want: "want a whole number from 0 to"},
 		{env: map[string]string{"WARM_IP_TARGET": "many"}, want: `environment variable WARM_IP_TARGET="many": want a whole number`},
 		{env: map[string]string{"ENABLE_PREFIX_DELEGATION": "yes"}, want: "want true or false"},

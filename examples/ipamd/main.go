@@ -15,11 +15,13 @@ import (
 	"syscall"
 	"time"
 
+	"go.etcd.io/bbolt"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vpcnet/vpcnet/cniplugin/server"
+	enijournal "github.com/vpcnet/vpcnet/eni/boltjournal"
 	"github.com/vpcnet/vpcnet/ipam"
-	"github.com/vpcnet/vpcnet/ipam/boltjournal"
+	ipamjournal "github.com/vpcnet/vpcnet/ipam/boltjournal"
 )
 
 func main() {
@@ -63,11 +65,19 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err := os.MkdirAll(s.StateDir, 0o700); err != nil {
 		return fmt.Errorf("make -state-dir: %w", err)
 	}
-	journal, err := boltjournal.Open(filepath.Join(s.StateDir, "agent.db"), journalWait)
+	db, err := bbolt.Open(filepath.Join(s.StateDir, "agent.db"), 0o600, &bbolt.Options{Timeout: journalWait, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
 		return fmt.Errorf("open the journal; does another agent use %s? %w", s.StateDir, err)
 	}
-	defer func() { err = errors.Join(err, journal.Close()) }()
+	defer func() { err = errors.Join(err, db.Close()) }()
+	journal, err := ipamjournal.New(db)
+	if err != nil {
+		return err
+	}
+	intents, err := enijournal.New(db)
+	if err != nil {
+		return err
+	}
 	pool, err := ipam.Open(ipam.Config{Journal: journal, Cooldown: s.cooldown(), MaxPods: s.MaxPods})
 	if err != nil {
 		return err
@@ -78,7 +88,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, links.close()) }()
 
-	b := &backend{pool: pool, settings: s}
+	b := &backend{pool: pool, intents: intents, settings: s}
 	log.Info("agent listens", "socket", s.Socket, "layout", s.Layout, "policy", s.policyName())
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -87,10 +97,11 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	g.Go(func() error { return links.sweep(ctx, log) })
 	g.Go(func() error { return introspect(ctx, s.Introspection, b) })
 	g.Go(func() error {
-		a, err := start(ctx, s, b, links, log)
+		a, manager, err := start(ctx, s, b, links, log)
 		if err != nil || a == nil {
 			return err
 		}
+		g.Go(func() error { return audit(ctx, manager, a, log) })
 		g.Go(func() error { return whenReady(ctx, b, links, log) })
 		return a.Run(ctx)
 	})

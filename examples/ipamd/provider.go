@@ -16,12 +16,14 @@ import (
 // provider is an [agent.Provider] over an [eni.Manager].
 type provider struct {
 	manager  *eni.Manager
+	pool     *ipam.Pool
 	links    *links
 	prefixes bool // assign /28 prefixes
 	mtu      int
 }
 
-// Observe asks EC2 and the metadata service what there is. The links learn of
+// Observe asks EC2 and the metadata service what there is. The manager has
+// weighed how far either may be behind, so Lag stays zero. The links learn of
 // all ENIs at once, so that none of them is taken for a left-over while another
 // is set up.
 func (p *provider) Observe(ctx context.Context) (agent.Observation, error) {
@@ -46,7 +48,9 @@ func (p *provider) Observe(ctx context.Context) (agent.Observation, error) {
 
 // CreateENI creates and attaches an ENI.
 func (p *provider) CreateENI(ctx context.Context, in agent.CreateInput) (agent.ENI, error) {
-	e, err := p.manager.Provision(ctx, eni.ProvisionInput{Card: in.Card, Slots: in.Slots, Prefixes: p.prefixes})
+	e, err := p.manager.Provision(p.urgency(ctx), eni.ProvisionInput{
+		Card: in.Card, Slots: in.Slots, Prefixes: p.prefixes, Singles: p.singles(in.Slots),
+	})
 	if err != nil {
 		return agent.ENI{}, err
 	}
@@ -55,19 +59,36 @@ func (p *provider) CreateENI(ctx context.Context, in agent.CreateInput) (agent.E
 
 // Assign puts more blocks on an ENI.
 func (p *provider) Assign(ctx context.Context, in agent.AssignInput) ([]netip.Prefix, error) {
-	return p.manager.Assign(ctx, eni.AssignInput{
-		ENI: in.ENI, Slots: in.Slots, Prefixes: p.prefixes, Family: eni.Family(in.Family),
+	return p.manager.Assign(p.urgency(ctx), eni.AssignInput{
+		ENI: in.ENI, Slots: in.Slots, Prefixes: p.prefixes, Singles: p.singles(in.Slots), Family: eni.Family(in.Family),
 	})
+}
+
+// urgency puts calls that a pod waits for before those that only fill the pool.
+func (p *provider) urgency(ctx context.Context) context.Context {
+	if len(p.pool.View().Waiting) > 0 {
+		return eni.WithCaller(eni.WithPriority(ctx, eni.PriorityPod), "pod")
+	}
+	return eni.WithCaller(eni.WithPriority(ctx, eni.PriorityRefill), "refill")
+}
+
+// singles is how many single addresses do instead of prefixes where a subnet has
+// no whole prefix left.
+func (p *provider) singles(slots int) int {
+	if !p.prefixes {
+		return 0
+	}
+	return slots
 }
 
 // Unassign takes blocks off an ENI.
 func (p *provider) Unassign(ctx context.Context, id string, blocks []netip.Prefix) error {
-	return p.manager.Unassign(ctx, eni.UnassignInput{ENI: id, Blocks: blocks})
+	return p.manager.Unassign(eni.WithCaller(eni.WithPriority(ctx, eni.PriorityRelease), "release"), eni.UnassignInput{ENI: id, Blocks: blocks})
 }
 
 // DeleteENI detaches and deletes an ENI.
 func (p *provider) DeleteENI(ctx context.Context, id string) error {
-	return p.manager.Retire(ctx, id)
+	return p.manager.Retire(eni.WithCaller(eni.WithPriority(ctx, eni.PriorityRelease), "release"), id)
 }
 
 // convert puts an ENI into the agent's words.

@@ -12,7 +12,6 @@ import (
 
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/eni"
-	"github.com/vpcnet/vpcnet/eni/filejournal"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
 	"github.com/vpcnet/vpcnet/warmpool"
@@ -27,14 +26,15 @@ const (
 // start makes the agent as soon as EC2 or the metadata service says what the
 // instance is, and tries for as long as that takes. It returns nil if ctx ends
 // first.
-func start(ctx context.Context, s settings, b *backend, l *links, log *slog.Logger) (*agent.Agent, error) {
+func start(ctx context.Context, s settings, b *backend, l *links, log *slog.Logger) (*agent.Agent, *eni.Manager, error) {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		manager, limits, err := prepare(ctx, s, b)
+		manager, limits, err := prepare(ctx, s, b, log)
 		if err == nil {
-			return newAgent(s, b, l, manager, limits, log)
+			a, err := newAgent(s, b, l, manager, limits, log)
+			return a, manager, err
 		}
 		if ctx.Err() != nil {
-			return nil, nil
+			return nil, nil, nil
 		}
 		err = advise(err, s)
 		b.trouble.Store(&err)
@@ -42,42 +42,71 @@ func start(ctx context.Context, s settings, b *backend, l *links, log *slog.Logg
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return nil, nil
+			return nil, nil, nil
+		}
+	}
+}
+
+// auditEvery is how often the metadata service is asked whether somebody else
+// changed the instance's ENIs. It costs no EC2 call.
+const auditEvery = time.Minute
+
+// audit has the agent look again when the metadata service shows what the
+// manager does not know. That the service cannot be reached is no news here:
+// whoever needs it will say so.
+func audit(ctx context.Context, manager *eni.Manager, a *agent.Agent, log *slog.Logger) error {
+	tick := time.NewTicker(auditEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		due, err := manager.Check(ctx)
+		if err != nil {
+			log.Debug("audit", "err", err)
+		}
+		if due {
+			log.Info("the metadata service shows other ENIs or addresses than are known")
+			a.Refresh()
 		}
 	}
 }
 
 // prepare finishes what an earlier process left open and finds out what the
 // instance can carry.
-func prepare(ctx context.Context, s settings, b *backend) (*eni.Manager, eni.Limits, error) {
+func prepare(ctx context.Context, s settings, b *backend, log *slog.Logger) (*eni.Manager, eni.Limits, error) {
 	client, err := connect(ctx, s, b.heard)
 	if err != nil {
 		return nil, eni.Limits{}, err
 	}
-	intents, err := filejournal.Open(filepath.Join(s.StateDir, "eni.journal"))
-	if err != nil {
-		return nil, eni.Limits{}, err
-	}
 	manager, err := eni.New(eni.Config{
-		Client: client, Intents: intents, Cluster: s.ClusterName, Tags: s.ENITags,
+		Client: client, Intents: b.intents, Cluster: s.ClusterName, Tags: s.ENITags,
 		MaxENIs: max(s.MaxENI, 0), InUse: inUse(b.pool),
 	})
 	if err != nil {
 		return nil, eni.Limits{}, err
 	}
 	if err := manager.Resume(ctx); err != nil {
-		return nil, eni.Limits{}, err
+		// Pods that run need the agent more than a half-made ENI needs its end:
+		// what is left stays in the journal and out of the way.
+		log.Warn("operations of an earlier process are not finished yet", "err", err)
 	}
 	limits, err := manager.Limits(ctx)
 	return manager, limits, err
 }
 
 func newAgent(s settings, b *backend, l *links, manager *eni.Manager, limits eni.Limits, log *slog.Logger) (*agent.Agent, error) {
+	policy, err := s.policy()
+	if err != nil {
+		return nil, err
+	}
 	a, err := agent.New(agent.Config{
 		Pool:       b.pool,
-		Provider:   &provider{manager: manager, links: l, prefixes: s.prefixes(limits), mtu: s.ENIMTU},
+		Provider:   &provider{manager: manager, pool: b.pool, links: l, prefixes: s.prefixes(limits), mtu: s.ENIMTU},
 		Links:      l,
-		Policy:     s.policy(),
+		Policy:     policy,
 		Limits:     s.limits(limits),
 		Alive:      l.alive,
 		Tombstones: tombstones(cniplugin.TombstoneDir(s.StateDir)),
@@ -93,14 +122,18 @@ func newAgent(s settings, b *backend, l *links, manager *eni.Manager, limits eni
 }
 
 // policy is the chosen policy of the warm pool.
-func (s *settings) policy() warmpool.Policy {
-	if s.policyName() == policyBand {
-		return warmpool.Band{}
+func (s *settings) policy() (warmpool.Policy, error) {
+	if s.policyName() == policyAWS {
+		return warmpool.AWS{
+			WarmENITarget: s.WarmENITarget, WarmIPTarget: s.WarmIPTarget,
+			MinimumIPTarget: s.MinimumIPTarget, WarmPrefixTarget: s.WarmPrefixTarget,
+		}, nil
 	}
-	return warmpool.AWS{
-		WarmENITarget: s.WarmENITarget, WarmIPTarget: s.WarmIPTarget,
-		MinimumIPTarget: s.MinimumIPTarget, WarmPrefixTarget: s.WarmPrefixTarget,
+	name, set, err := warmpool.Parse(s.policyName())
+	if err != nil {
+		return nil, err
 	}
+	return warmpool.Named(name, set)
 }
 
 // prefixes reports whether slots hold prefixes: where they are wanted and the

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/vpcnet/vpcnet/warmpool"
 )
 
 // value is a [flag.Value] that refuses what makes no sense, with a message that
@@ -160,6 +162,25 @@ func choiceValue[T ~string](p *T, choices ...T) value {
 		},
 		text: func() string { return string(*p) },
 	}
+}
+
+// policyValue takes auto, or a policy of package warmpool with its settings.
+func policyValue(p *string) value {
+	v := textValue(p)
+	v.set = func(s string) error {
+		if s != policyAuto {
+			name, set, err := warmpool.Parse(s)
+			if err != nil {
+				return err
+			}
+			if _, err := warmpool.Named(name, set); err != nil {
+				return err
+			}
+		}
+		*p = s
+		return nil
+	}
+	return v
 }
 
 // prefixesValue takes a list of CIDR blocks with commas between them.

@@ -58,17 +58,11 @@ type choices struct{ list []choice }
 
 func (c *choices) register(fs *flag.FlagSet, help string) {
 	fs.Func("policy", help+", as `NAME[:key=value,...]`; the names stand above", func(v string) error {
-		name, rest, _ := strings.Cut(v, ":")
-		ch := choice{label: v, name: name, set: map[string]string{}}
-		for pair := range strings.SplitSeq(rest, ",") {
-			if rest == "" {
-				break
-			}
-			if err := ch.add(pair); err != nil {
-				return err
-			}
+		name, set, err := warmpool.Parse(v)
+		if err != nil {
+			return err
 		}
-		c.list = append(c.list, ch)
+		c.list = append(c.list, choice{label: v, name: name, set: set})
 		return nil
 	})
 	fs.Func("set", "set `key=value` of the policy before it, or of the default policy; can be repeated", func(v string) error {

@@ -4,8 +4,7 @@
 // (go.etcd.io/bbolt): one bucket, one key for each event, one transaction for
 // each batch, each of them on disk before the pool answers.
 //
-// The file can hold other buckets as well. A program that keeps more than the
-// pool's journal opens the file itself and calls New.
+// The program opens the file and closes it, and can keep other buckets in it.
 //
 // Values are JSON, so that a person can read the journal with the bbolt
 // command: `bbolt keys agent.db ipam-events`.

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -26,28 +25,10 @@ var ErrFormat = errors.New("journal has another format")
 
 // Journal is an ipam.Journal in a bbolt file.
 type Journal struct {
-	db    *bbolt.DB
-	owned bool
+	db *bbolt.DB
 }
 
 var _ ipam.Journal = (*Journal)(nil)
-
-// Open opens the journal at path, and makes the file, readable by its owner
-// only, if there is none. Only one process has it open at a time: Open waits
-// up to wait for another one to end, and for ever if wait is zero. Whoever
-// opened it closes it.
-func Open(path string, wait time.Duration) (*Journal, error) {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: wait, FreelistType: bbolt.FreelistMapType})
-	if err != nil {
-		return nil, fmt.Errorf("open journal %s: %w", path, err)
-	}
-	j, err := New(db)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open journal %s: %w", path, err), db.Close())
-	}
-	j.owned = true
-	return j, nil
-}
 
 // New keeps a journal in buckets of its own of a file that the caller opened
 // and will close.
@@ -73,14 +54,6 @@ func New(db *bbolt.DB) (*Journal, error) {
 		return nil, err
 	}
 	return &Journal{db: db}, nil
-}
-
-// Close closes the file if Open opened it.
-func (j *Journal) Close() error {
-	if !j.owned {
-		return nil
-	}
-	return j.db.Close()
 }
 
 // Load returns all events in their order.
