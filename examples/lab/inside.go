@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"sync/atomic"
@@ -107,7 +108,7 @@ func elapsed() float64 {
 	if _, err := fmt.Sscan(os.Getenv(startEnv), &start); err != nil {
 		return 0
 	}
-	return time.Since(time.Unix(0, start)).Round(time.Millisecond).Seconds()
+	return math.Round(time.Since(time.Unix(0, start)).Seconds()*1000) / 1000
 }
 
 // describe is the lab as -json prints it.
