@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/internal/isolate"
+)
+
+func TestMain(m *testing.M) { isolate.Test(m) }
+
+func TestRun(t *testing.T) {
+	isolate.Require(t)
+	o := options{duration: time.Second, bound: time.Second, format: "json", layouts: []datapath.Layout{datapath.Flat, datapath.PerPod}}
+	var out bytes.Buffer
+	if err := run(t.Context(), &out, o); err != nil {
+		t.Errorf("run: %v\n%s", err, out.String())
+	}
+	var r report
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil || len(r.Rows) != 2 {
+		t.Fatalf("%v: %s", err, out.String())
+	}
+	for _, x := range r.Rows {
+		if x.Damages == 0 || x.Packets == 0 || x.Repair.P50 <= 0 || x.Total.P99 <= 0 || x.Passing.P50 <= 0 {
+			t.Errorf("figures are missing: %+v", x)
+		}
+	}
+}
+
+// TestEveryDamage holds that there is a damage for each kind of thing that is ours.
+func TestEveryDamage(t *testing.T) {
+	isolate.Require(t)
+	n, err := newNode(t.Context(), datapath.Flat)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.close()
+	kinds := map[string]int{}
+	for _, d := range damages(n.want) {
+		switch d.Item.(type) {
+		case datapath.Link:
+			kinds["link"]++
+		case datapath.Address:
+			kinds["address"]++
+		case datapath.Route:
+			kinds["route"]++
+		case datapath.Rule:
+			kinds["rule"]++
+		case datapath.Neighbor:
+			kinds["neighbor"]++
+		case datapath.Sysctl:
+			kinds["sysctl"]++
+		case datapath.Source:
+			kinds["source"]++
+		case datapath.Filter:
+			kinds["filter"]++
+		}
+	}
+	for _, k := range []string{"link", "address", "route", "rule", "neighbor", "sysctl", "filter", "source"} {
+		if kinds[k] == 0 {
+			t.Errorf("no damage to a %s in %v", k, kinds)
+		}
+	}
+	t.Log(kinds)
+}
+
+func TestLost(t *testing.T) {
+	base := time.Now()
+	at := func(ms int) time.Time { return base.Add(time.Duration(ms) * time.Millisecond) }
+	f := &flow{answered: map[int]bool{0: true, 3: true}}
+	for _, ms := range []int{0, 10, 20, 30, 40, 50} {
+		f.sent = append(f.sent, at(ms))
+	}
+	windows := []window{{at(5), at(25), "a"}, {at(45), at(60), "b"}}
+	if within, after := f.lost(windows); within != 3 || len(after) != 1 || after[0] != `15ms after the recovery from "a"` {
+		t.Errorf("lost = %d, %q, want 3 within and 1 after 15ms", within, after)
+	}
+}
+
+func TestArguments(t *testing.T) {
+	for _, args := range [][]string{{"-for", "0s"}, {"-o", "xml"}, {"-layout", "round"}, {"-bound", "-1s"}} {
+		if _, err := parse(args); err == nil {
+			t.Errorf("%v is accepted", args)
+		}
+	}
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/vpcnet/vpcnet/datapath"
+)
+
+// report is what the program prints.
+type report struct {
+	Rows []row `json:"rows"`
+}
+
+// row is what happened in one layout.
+type row struct {
+	Layout  datapath.Layout `json:"layout"`
+	Seconds float64         `json:"seconds"`
+	Damages int             `json:"damages"`
+	// Unrepaired counts damages that stayed, and Stayed says which.
+	Unrepaired int      `json:"unrepaired"`
+	Stayed     []string `json:"stayed,omitempty"`
+	// Repair is from the kernel's report to the end of the repair, Total from
+	// before the damage to when a look by another program finds everything right.
+	Repair times `json:"repairMs"`
+	Total  times `json:"totalMs"`
+	// Passing is from before the damage to when new packets pass again.
+	Passing times `json:"passingMs"`
+	// Packets were sent; LostWithin were lost between a damage and the first packet
+	// that passed after its repair, within the bound, and LostAfter at other times.
+	Packets    int `json:"packets"`
+	LostWithin int `json:"lostWithin"`
+	LostAfter  int `json:"lostAfter"`
+	// Late tells when each packet of LostAfter was sent.
+	Late []string `json:"late,omitempty"`
+	// Foreign is how many pieces of the node differ in the end.
+	Foreign int `json:"foreign"`
+}
+
+// times are milliseconds.
+type times struct {
+	P50 float64 `json:"p50"`
+	P99 float64 `json:"p99"`
+	Max float64 `json:"max"`
+}
+
+func (r report) print(w io.Writer, format string) error {
+	if format == "json" {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", " ")
+		return enc.Encode(r)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "\tseconds\tdamages\tunrepaired\trepair p50 ms\tp99\tmax\tseen p50\tp99\tpassing p50\tp99\tpackets\tlost within bound\tafter\tforeign changed\t")
+	for _, x := range r.Rows {
+		fmt.Fprintf(t, "%s\t%.0f\t%d\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%d\t%d\t%d\t%d\t\n", x.Layout, x.Seconds, x.Damages, x.Unrepaired,
+			x.Repair.P50, x.Repair.P99, x.Repair.Max, x.Total.P50, x.Total.P99, x.Passing.P50, x.Passing.P99, x.Packets, x.LostWithin, x.LostAfter, x.Foreign)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, x := range r.Rows {
+		for _, s := range x.Stayed {
+			fmt.Fprintf(w, "%s: not repaired: %s\n", x.Layout, s)
+		}
+		for _, s := range x.Late {
+			fmt.Fprintf(w, "%s: lost %s\n", x.Layout, s)
+		}
+	}
+	return nil
+}
