@@ -22,6 +22,7 @@ import (
 type backend struct {
 	pool     *ipam.Pool
 	intents  eni.Intents
+	metrics  *metrics
 	settings settings
 	// agent is nil until the node's ENIs have been seen once.
 	agent atomic.Pointer[agent.Agent]
@@ -51,6 +52,7 @@ func (b *backend) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.
 // heard takes note of a try of a call to EC2: one that got no answer is trouble
 // long before the last try has failed.
 func (b *backend) heard(c eni.Call) {
+	b.metrics.called(c)
 	if c.Code != "error" { // what the client says of a call without any answer
 		b.trouble.Store(nil)
 		return

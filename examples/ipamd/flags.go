@@ -154,7 +154,7 @@ func (s *settings) processOptions() []option {
 		{group, "socket", "VPCNET_SOCKET", "PATH", "Unix socket on which vpc-cni asks for addresses.", textValue(&s.Socket)},
 		{group, "state-dir", "VPCNET_STATE_DIR", "PATH", "Directory for what must survive a restart.", textValue(&s.StateDir)},
 		{group, "conflist", "VPCNET_CONFLIST", "PATH", "Where to write the CNI configuration, once the first address can be given to a pod: that is what makes kubelet call the node ready. Empty means nowhere.", textValue(&s.Conflist)},
-		{group, "introspection-bind-address", "INTROSPECTION_BIND_ADDRESS", "WHERE", "Where /v1/status shows the pool as JSON: unix:PATH, or HOST:PORT, which every process with the node's network can read. Empty means nowhere.", textValue(&s.Introspection)},
+		{group, "introspection-bind-address", "INTROSPECTION_BIND_ADDRESS", "WHERE", "Where /v1/status shows the pool as JSON, and /metrics counts for Prometheus: unix:PATH, or HOST:PORT, which every process with the node's network can read. Empty means nowhere.", textValue(&s.Introspection)},
 		{group, "log-level", "AWS_VPC_K8S_CNI_LOGLEVEL", "LEVEL", "debug, info, warn or error. The log goes to standard error, one JSON object a line.", choiceValue(&s.LogLevel, "debug", "info", "warn", "error")},
 	}
 }

@@ -166,10 +166,11 @@ func (l *links) Remove(ctx context.Context, id string) error {
 
 // watch repairs what others change of the node's and its pods' network, until
 // ctx ends. Start it when all ENIs are known: what belongs to none goes.
-func (l *links) watch(ctx context.Context, pods func() []datapath.Pod, log *slog.Logger) error {
+func (l *links) watch(ctx context.Context, b *backend, log *slog.Logger) error {
 	err := l.path.Watch(ctx, datapath.WatchConfig{
-		Desired: func() datapath.Desired { return datapath.Desired{Node: l.snapshot(nil), Pods: pods()} },
-		Logger:  log,
+		Desired:  func() datapath.Desired { return datapath.Desired{Node: l.snapshot(nil), Pods: b.pods()} },
+		Repaired: b.metrics.repaired,
+		Logger:   log,
 	})
 	if ctx.Err() != nil {
 		return nil

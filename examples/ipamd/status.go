@@ -75,7 +75,8 @@ func (b *backend) status() status {
 	return out
 }
 
-// introspect shows the agent's state at /v1/status until ctx ends. where is a
+// introspect shows the agent's state at /v1/status, and counts for Prometheus at
+// /metrics, until ctx ends. where is a
 // host and port, or "unix:" and a path; empty means not at all.
 func introspect(ctx context.Context, where string, b *backend) error {
 	if where == "" {
@@ -92,6 +93,7 @@ func introspect(ctx context.Context, where string, b *backend) error {
 		e.SetIndent("", "  ")
 		_ = e.Encode(b.status()) // the client went away
 	})
+	mux.Handle("GET /metrics", b.metrics.handler())
 	srv := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
