@@ -213,7 +213,7 @@ func TestTrouble(t *testing.T) {
 				_, err := h.client().Add(ctx, request("a"))
 				switch {
 				case !errors.As(err, &got):
-					return fmt.Errorf("ADD: %v, want an AgentError", err)
+					return errors.Join(errors.New("want an AgentError of ADD"), err)
 				case !strings.Contains(c.reasons, got.Reason) || !strings.Contains(got.Details, c.advice):
 					return fmt.Errorf("ADD: reason %q, details %q, want one of %q and %q", got.Reason, got.Details, c.reasons, c.advice)
 				}

@@ -112,7 +112,7 @@ func (k *walk) checkSameNode(ctx context.Context) error {
 		link. It never reaches an ENI, whichever ENI the two addresses belong to.`, a.name, b.name, b.addr)
 	points := append([]point{a.point(), n.point(a.hostLink), n.point(b.hostLink), b.point()}, n.eniPoints()...)
 	seen, err := record(points, func() error {
-		_, err := ping(ctx, a.ns, b.addr)
+		err := ping(ctx, a.ns, b.addr)
 		return err
 	})
 	k.p.command(n.name, fmt.Sprintf("tcpdump -i any -n icmp   # while %s runs ping -c 1 %s", a.name, b.addr), tcpdump(seen))
@@ -149,7 +149,7 @@ func (k *walk) checkAcrossNodes(ctx context.Context) error {
 	points := append(append([]point{a.point()}, a.node.eniPoints()...), append(b.node.eniPoints(), b.point())...)
 	var server netip.Addr
 	seen, err := record(points, func() error {
-		if _, err := ping(ctx, a.ns, b.addr); err != nil {
+		if err := ping(ctx, a.ns, b.addr); err != nil {
 			return err
 		}
 		var err error
@@ -224,7 +224,7 @@ func (k *walk) allAcross(ctx context.Context) (pairs int, err error) {
 			for _, b := range ends(n.pods) {
 				pairs++
 				g.Go(func() error {
-					if _, err := ping(ctx, a.ns, b.addr); err != nil {
+					if err := ping(ctx, a.ns, b.addr); err != nil {
 						mu.Lock()
 						defer mu.Unlock()
 						failed = append(failed, fmt.Errorf("%s -> %s: %w", a.name, b.name, err))
@@ -264,7 +264,7 @@ func (k *walk) checkSecondENI(ctx context.Context) error {
 		return err
 	}
 	seen, err := record(a.node.eniPoints(), func() error {
-		_, err := ping(ctx, a.ns, b.addr)
+		err := ping(ctx, a.ns, b.addr)
 		return err
 	})
 	k.p.command(a.node.name, fmt.Sprintf("tcpdump -i any -n icmp   # while %s runs ping -c 1 %s", a.name, b.addr), tcpdump(seen))
@@ -304,7 +304,7 @@ func (k *walk) checkInternet(ctx context.Context) error {
 	for _, p := range sources {
 		points := append([]point{n.point(p.hostLink)}, append(n.eniPoints(), point{k.net.Internet(), "internet", "eth0"})...)
 		seen, err := record(points, func() error {
-			_, err := ping(ctx, p.ns, fabric.InternetAddr)
+			err := ping(ctx, p.ns, fabric.InternetAddr)
 			return err
 		})
 		k.p.command("all", fmt.Sprintf("tcpdump -n icmp   # while %s runs ping -c 1 %v", p.name, fabric.InternetAddr), tcpdump(icmp(seen)))

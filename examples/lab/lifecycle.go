@@ -268,7 +268,7 @@ func (k *walk) addAndDelete(ctx context.Context, n *node) (added []string, compa
 	if err != nil {
 		return nil, 0, err
 	}
-	if _, err := ping(ctx, p.ns, fabric.InternetAddr); err != nil {
+	if err := ping(ctx, p.ns, fabric.InternetAddr); err != nil {
 		return nil, 0, err
 	}
 	during, err := n.snapshot(ctx)

@@ -120,7 +120,7 @@ func (n *node) waitForAgent(ctx context.Context) error {
 	err := poll(ctx, func() (bool, error) {
 		select {
 		case <-n.agent.done:
-			return false, fmt.Errorf("it ended: %v", n.agent.err)
+			return false, errors.Join(errors.New("it ended"), n.agent.err)
 		default:
 		}
 		last = client.Status(ctx)
