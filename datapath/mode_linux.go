@@ -31,7 +31,12 @@ func (h *Handle) addMode(ctx context.Context, p Pod, sandbox *os.File) (err erro
 	if err != nil {
 		return err
 	}
-	if err := inside.Apply(ctx, p.SandboxState().additions()); err != nil {
+	// What is there already stays: ipvlan refuses an address that it has.
+	have, err := inside.observeNet(ctx)
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	if err := inside.Apply(ctx, Diff(p.ownedInSandbox(have), p.SandboxState())); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	if err := h.applyHost(ctx, p); err != nil {
