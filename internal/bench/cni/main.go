@@ -104,7 +104,7 @@ func build(ctx context.Context, dir, plugins string) error {
 		cmd := exec.CommandContext(ctx, "go", args...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOBIN="+dir)
 		if msg, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("go %s: %w\n%s(-plugins names a directory with ptp and host-local)", args[0], err, msg)
+			return fmt.Errorf("go %v: %w\n%s", args, err, msg)
 		}
 	}
 	if plugins == "" {

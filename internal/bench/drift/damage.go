@@ -13,7 +13,7 @@ import (
 type damage struct {
 	datapath.Change
 	// slow means that after the repair the kernel takes up to two seconds until it
-	// asks for a neighbour again.
+	// asks for a neighbour again; packets may pass for a moment before it does.
 	slow bool
 }
 

@@ -21,6 +21,9 @@ const patience = 10 * time.Second
 // with the host outside waiting for a processor.
 const inFlight = 20 * time.Millisecond
 
+// slowEvery is how often a damage is a slow one, whose bound is long.
+const slowEvery = 10
+
 // harass does random damage to a node in one layout, and waits for each repair.
 func harass(ctx context.Context, o options, layout datapath.Layout) (r row, err error) {
 	n, err := newNode(ctx, layout)
@@ -99,13 +102,18 @@ type rounds struct {
 }
 
 // rage does damage until the time is over, and returns when packets may be lost:
-// from a damage until packets pass again, and for the bound at most. Between that
-// and the next damage nothing may be lost.
+// for the bound after a damage. Then the node has a while in which nothing may be
+// lost.
 func (n *node) rage(ctx context.Context, o options, r *row, w rounds) (windows []window, err error) {
 	all := damages(n.want)
+	slow := slices.DeleteFunc(slices.Clone(all), func(d damage) bool { return !d.slow })
+	fast := slices.DeleteFunc(all, func(d damage) bool { return d.slow })
 	var report, total, outage []time.Duration
 	for end := time.Now().Add(o.duration); time.Now().Before(end) && ctx.Err() == nil; {
-		d := all[rand.IntN(len(all))]
+		d := fast[rand.IntN(len(fast))]
+		if r.Damages%slowEvery == slowEvery-1 {
+			d = slow[rand.IntN(len(slow))]
+		}
 		for len(w.repairs) > 0 {
 			<-w.repairs // the last of a damage that was made good before
 		}
@@ -128,9 +136,10 @@ func (n *node) rage(ctx context.Context, o options, r *row, w rounds) (windows [
 		whole := time.Now()
 		passed := again(w.flows, whole, start.Add(bound))
 		report, total, outage = append(report, took), append(total, whole.Sub(start)), append(outage, passed.Sub(start))
-		windows = append(windows, window{start.Add(-inFlight), passed, d.name()})
+		closes := start.Add(bound)
+		windows = append(windows, window{start.Add(-inFlight), closes, d.name()})
 		select {
-		case <-time.After(time.Duration(40+rand.IntN(60)) * time.Millisecond):
+		case <-time.After(time.Until(closes) + time.Duration(50+rand.IntN(100))*time.Millisecond):
 		case <-ctx.Done():
 		}
 	}

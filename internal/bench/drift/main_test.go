@@ -16,7 +16,7 @@ func TestMain(m *testing.M) { isolate.Test(m) }
 
 func TestRun(t *testing.T) {
 	isolate.Require(t)
-	o := options{duration: time.Second, bound: time.Second, format: "json", layouts: []datapath.Layout{datapath.Flat, datapath.PerPod}}
+	o := options{duration: 2 * time.Second, bound: 300 * time.Millisecond, format: "json", layouts: []datapath.Layout{datapath.Flat, datapath.PerPod}}
 	var out bytes.Buffer
 	if err := run(t.Context(), &out, o); err != nil {
 		t.Errorf("run: %v\n%s", err, out.String())
@@ -77,7 +77,7 @@ func TestLost(t *testing.T) {
 		f.sent = append(f.sent, at(ms))
 	}
 	windows := []window{{at(5), at(25), "a"}, {at(45), at(60), "b"}}
-	if within, after := f.lost(windows); within != 3 || len(after) != 1 || after[0] != `15ms after the recovery from "a"` {
+	if within, after := f.lost(windows); within != 3 || len(after) != 1 || after[0] != `15ms after the time for "a"` {
 		t.Errorf("lost = %d, %q, want 3 within and 1 after 15ms", within, after)
 	}
 }

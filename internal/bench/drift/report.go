@@ -30,8 +30,8 @@ type row struct {
 	Total  times `json:"totalMs"`
 	// Passing is from before the damage to when new packets pass again.
 	Passing times `json:"passingMs"`
-	// Packets were sent; LostWithin were lost between a damage and the first packet
-	// that passed after its repair, within the bound, and LostAfter at other times.
+	// Packets were sent; LostWithin were lost within the bound after a damage and LostAfter
+	// at other times.
 	Packets    int `json:"packets"`
 	LostWithin int `json:"lostWithin"`
 	LostAfter  int `json:"lostAfter"`
@@ -67,7 +67,7 @@ func (r report) print(w io.Writer, format string) error {
 		for _, s := range x.Stayed {
 			fmt.Fprintf(w, "%s: not repaired: %s\n", x.Layout, s)
 		}
-		for _, s := range x.Late {
+		for _, s := range x.Late[:min(len(x.Late), 10)] {
 			fmt.Fprintf(w, "%s: lost %s\n", x.Layout, s)
 		}
 	}

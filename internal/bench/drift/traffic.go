@@ -132,7 +132,7 @@ func (f *flow) lost(windows []window) (within int, after []string) {
 		case w < len(windows) && at.After(windows[w].from):
 			within++
 		case w > 0:
-			after = append(after, fmt.Sprintf("%v after the recovery from %q", at.Sub(windows[w-1].to), windows[w-1].damage))
+			after = append(after, fmt.Sprintf("%v after the time for %q", at.Sub(windows[w-1].to), windows[w-1].damage))
 		default:
 			after = append(after, "before any damage")
 		}
