@@ -164,12 +164,17 @@ func (l *lab) attach(h *netlink.Handle, i int, e datapath.ENI) error {
 	if err := h.LinkAdd(veth); err != nil {
 		return err
 	}
-	link, err := h.LinkByName(attrs.Name)
+	return joinVPC(h, attrs.Name, e)
+}
+
+// joinVPC makes a link of the VPC's side deliver the ENI's addresses.
+func joinVPC(h *netlink.Handle, name string, e datapath.ENI) error {
+	link, err := h.LinkByName(name)
 	if err != nil {
 		return err
 	}
 	for key, value := range map[string]string{"ipv4/conf/%s/rp_filter": "1", "ipv6/conf/%s/accept_dad": "0", "ipv6/conf/%s/forwarding": "1"} {
-		if err := sysctl("net/"+fmt.Sprintf(key, attrs.Name), value); err != nil {
+		if err := sysctl("net/"+fmt.Sprintf(key, name), value); err != nil {
 			return err
 		}
 	}

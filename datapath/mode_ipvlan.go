@@ -13,7 +13,9 @@ import (
 // rest: packets between node and pod, services, and what the node translates.
 //
 // The ENI stays with the node. Nothing but EC2's source check keeps the pod from
-// sending with another address of the same ENI.
+// sending with another address of the same ENI. An address cannot be given to a
+// pod while the ipvlan link of another still has it (EADDRINUSE): that pod's DEL
+// must have known its sandbox, or the sandbox be gone.
 type IPVLAN struct {
 	// ENI is the one below, which the node has as well.
 	ENI ENI

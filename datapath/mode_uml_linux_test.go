@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/internal/isolate"
+	"golang.org/x/sys/unix"
+)
+
+// umlEnv is set where the tests run in User-Mode Linux.
+const umlEnv = "VPCNET_UML"
+
+// TestOtherKinds has the modes that need 802.1Q and ipvlan links. On a kernel
+// without them it runs itself in User-Mode Linux.
+func TestOtherKinds(t *testing.T) {
+	isolate.Require(t)
+	if lacking := lackingKind(t); lacking != "" {
+		if os.Getenv(umlEnv) != "" {
+			t.Fatalf("this kernel has no links of kind %s", lacking)
+		}
+		inUML(t)
+		return
+	}
+	for _, enforcement := range []datapath.Enforcement{datapath.Standard, datapath.Strict} {
+		t.Run("branch/"+string(enforcement), func(t *testing.T) { testBranchPod(t, enforcement) })
+	}
+	t.Run("enforcement", testEnforcement)
+	t.Run("ipvlan", testIPVLAN)
+}
+
+// lackingKind tries links of the kinds that the tests need.
+func lackingKind(t *testing.T) string {
+	lacking := ""
+	in(t, newNetns(t), func(h *netlink.Handle) error {
+		named := func(name string, parent int) netlink.LinkAttrs {
+			a := netlink.NewLinkAttrs()
+			a.Name, a.ParentIndex = name, parent
+			return a
+		}
+		below := &netlink.Veth{LinkAttrs: named("a", 0), PeerName: "b"}
+		if err := h.LinkAdd(below); err != nil {
+			return err
+		}
+		for kind, link := range map[string]netlink.Link{
+			"vlan":   &netlink.Vlan{LinkAttrs: named("v", below.Index), VlanId: 1},
+			"ipvlan": &netlink.IPVlan{LinkAttrs: named("i", below.Index), Mode: netlink.IPVLAN_MODE_L2},
+		} {
+			err := h.LinkAdd(link)
+			if errors.Is(err, unix.EOPNOTSUPP) {
+				lacking = kind
+			} else if err != nil {
+				return fmt.Errorf("%s: %w", kind, err)
+			}
+			_ = h.LinkDel(link)
+		}
+		return nil
+	})
+	return lacking
+}
+
+// inUML runs the test alone in User-Mode Linux.
+func inUML(t *testing.T) {
+	if _, err := exec.LookPath("linux.uml"); err != nil {
+		t.Skipf("this kernel lacks kinds of links, and there is no other: %v (Debian package user-mode-linux)", err)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "../.ci/uml", "env", umlEnv+"=1", exe, "-test.v", "-test.timeout=90s", "-test.run", "^"+regexp.QuoteMeta(t.Name())+"$")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("in User-Mode Linux: %v\n%s", err, out)
+	}
+	t.Logf("in User-Mode Linux:\n%s", out)
+}
+
+// prepare makes the node what l.n wants but for nftables, whose tables of family
+// inet the kernel of Debian's User-Mode Linux lacks.
+func (l *lab) prepare() {
+	l.t.Helper()
+	for range 2 {
+		have, err := l.h.Observe(l.t.Context())
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		want, owned := l.n.State(), l.n.Owned(have)
+		want.Filter, owned.Filter = datapath.Filter{}, datapath.Filter{}
+		if err := l.h.Apply(l.t.Context(), datapath.Diff(owned, want)); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+}
+
+// branch makes a branch ENI on the trunk, the lab's second ENI, and a pod on it.
+func (l *lab) branch(enforcement datapath.Enforcement, id string) datapath.Pod {
+	l.t.Helper()
+	b := testBranch(enforcement)
+	b.Trunk = l.n.ENIs[1]
+	b.Trunk.Link = "" // found by MAC
+	in(l.t, l.vpc, func(h *netlink.Handle) error {
+		trunk, err := h.LinkByName("v1")
+		if err != nil {
+			return err
+		}
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.ParentIndex = "vlan", trunk.Attrs().Index
+		if err := h.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: b.VLAN, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}); err != nil {
+			return err
+		}
+		if lo, err := h.LinkByName("lo"); err != nil || addAddr(h, lo, "10.0.2.1/32") != nil {
+			return fmt.Errorf("gateway: %w", err)
+		}
+		if err := joinVPC(h, "vlan", b.ENI); err != nil {
+			return err
+		}
+		// The VPC forwards from ENI to ENI here.
+		return sysctl("net/ipv6/conf/all/forwarding", "1")
+	})
+	return datapath.Pod{
+		ContainerID: id, IfName: "eth0", Netns: newNetns(l.t), Layout: l.n.Layout, MTU: 1400, Addrs: branchAddrs(),
+		Mode: datapath.Mode{Branch: b},
+	}
+}
+
+// connect opens a TCP connection from the node to a listener in the sandbox.
+func (l *lab) connect(p datapath.Pod, to netip.Addr) error {
+	var listener net.Listener
+	on(l.t, p.Netns, func() (err error) {
+		listener, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(to, 80)))
+		return err
+	})
+	defer listener.Close()
+	return try(l.node, func() error {
+		c, err := net.DialTimeout("tcp", listener.Addr().String(), 5*time.Second)
+		if err == nil {
+			err = c.Close()
+		}
+		return err
+	})
+}
+
+// received counts the packets that came in by a link of the node.
+func (l *lab) received(link string) (n uint64) {
+	in(l.t, l.node, func(h *netlink.Handle) error {
+		found, err := h.LinkByName(link)
+		if err == nil {
+			n = found.Attrs().Statistics.RxPackets
+		}
+		return err
+	})
+	return n
+}
+
+// knowGateway tells the node the MAC of the branch ENI's gateway: unlike AWS's,
+// the lab's router answers only who asks with an address of the subnet.
+func (l *lab) knowGateway() {
+	var mac net.HardwareAddr
+	in(l.t, l.vpc, func(h *netlink.Handle) error {
+		link, err := h.LinkByName("vlan")
+		if err == nil {
+			mac = link.Attrs().HardwareAddr
+		}
+		return err
+	})
+	in(l.t, l.node, func(h *netlink.Handle) error {
+		link, err := h.LinkByName("vlan.eth.5")
+		if err != nil {
+			return err
+		}
+		return h.NeighSet(&netlink.Neigh{
+			LinkIndex: link.Attrs().Index, IP: net.IPv4(10, 0, 2, 1), HardwareAddr: mac, State: netlink.NUD_PERMANENT,
+		})
+	})
+}
+
+func testBranchPod(t *testing.T, enforcement datapath.Enforcement) {
+	l := newLab(t, datapath.PerPod)
+	l.n.Enforcement = enforcement
+	l.prepare()
+	p, other := l.branch(enforcement, "one"), l.pod(1, "two")
+	l.add(other)
+	before := l.state()
+	for range 2 {
+		l.add(p)
+		if err := l.h.CheckPod(t.Context(), p); err != nil {
+			t.Errorf("CheckPod: %v", err)
+		}
+	}
+	l.knowGateway()
+	for i, a := range p.Addrs {
+		l.listen(p.Netns, a.Addr)
+		l.expect(p.Netns, a.Addr, outsideOf(a.Addr))
+		seen := l.received("vlan.eth.5")
+		l.expect(other.Netns, other.Addrs[i].Addr, a.Addr)
+		if _, err := ask(l.node, netip.Addr{}, a.Addr); err != nil {
+			t.Errorf("node to pod %s: %v", a.Addr, err)
+		}
+		if err := l.connect(p, a.Addr); err != nil {
+			t.Errorf("node to pod %s by TCP: %v", a.Addr, err)
+		}
+		// Fewer are neighbour discovery and the like.
+		if passed := l.received("vlan.eth.5") >= seen+5; passed != (enforcement == datapath.Strict) {
+			t.Errorf("packets of this node to pod %s passed the branch ENI: %t", a.Addr, passed)
+		}
+	}
+	for _, a := range []netip.Addr{host4, host6} {
+		l.listen(l.node, a)
+		l.expect(p.Netns, p.Addrs[btoi(a.Is6())].Addr, a)
+	}
+	l.delVariants(p, before)
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// delVariants deletes a pod in each way that a runtime may, and wants the state
+// before it each time.
+func (l *lab) delVariants(p datapath.Pod, before string) {
+	l.t.Helper()
+	key := datapath.Pod{ContainerID: p.ContainerID, IfName: p.IfName}
+	withNetns := key
+	withNetns.Netns = p.Netns
+	for _, d := range []datapath.Pod{p, withNetns, key} {
+		for range 2 {
+			if err := l.h.DelPod(l.t.Context(), d); err != nil {
+				l.t.Fatal(err)
+			}
+		}
+		if diff := cmp.Diff(before, l.state()); diff != "" {
+			l.t.Errorf("DEL left something (-before +after):\n%s", diff)
+		}
+		if d.Netns == "" {
+			removeNetns(p.Netns)
+			p.Netns = newNetns(l.t)
+		}
+		// The kernel takes a sandbox apart in its own time, and ipvlan refuses the
+		// addresses that it still has there.
+		for range 100 {
+			_, err := l.h.AddPod(l.t.Context(), p)
+			if !errors.Is(err, unix.EADDRINUSE) {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		l.add(p)
+	}
+	removeNetns(p.Netns)
+	for l.hasLink(p.HostLink()) && l.t.Context().Err() == nil {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := l.h.DelPod(l.t.Context(), p); err != nil {
+		l.t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, l.state()); diff != "" {
+		l.t.Errorf("DEL without sandbox left something (-before +after):\n%s", diff)
+	}
+}
+
+func (l *lab) hasLink(name string) bool { return contains(l.state(), "link set dev "+name+" ") }
+
+// testEnforcement changes a node from one enforcement to the other and back.
+func testEnforcement(t *testing.T) {
+	l := newLab(t, datapath.PerPod)
+	l.n.Enforcement = datapath.Standard
+	l.prepare()
+	before := l.state()
+	l.n.Enforcement = datapath.Strict
+	l.prepare()
+	if s := l.state(); contains(s, "pref 0 from all lookup local") || !contains(s, "-4 rule add pref 20 from all lookup local", "-6 rule add pref 20 from all lookup local", "ip_early_demux=0") {
+		t.Errorf("strict:\n%s", s)
+	}
+	if _, err := ask(l.node, netip.Addr{}, outside4); err != nil {
+		t.Errorf("the node under strict enforcement: %v", err)
+	}
+	l.n.Enforcement = datapath.Standard
+	l.prepare()
+	if diff := cmp.Diff(before, l.state()); diff != "" {
+		t.Errorf("back again (-before +after):\n%s", diff)
+	}
+}
+
+func testIPVLAN(t *testing.T) {
+	l := newLab(t, datapath.PerPod)
+	l.prepare()
+	before := l.state()
+	p, sibling := l.pod(1, "one"), l.pod(1, "two")
+	sibling.Addrs = []datapath.PodAddr{
+		{Addr: netip.MustParseAddr("10.0.0.112"), Table: 2}, {Addr: netip.MustParseAddr("2001:db8:0:1:b::2"), Table: 2},
+	}
+	mode := datapath.IPVLAN{
+		ENI: l.n.ENIs[1], Direct: prefixes("10.0.0.0/16", "198.51.100.0/24", "2001:db8::/56"), Except: prefixes("10.0.0.10/32", "2001:db8:0:1::10/128"),
+	}
+	p.Mode.IPVLAN, sibling.Mode.IPVLAN = &mode, &mode
+	for range 2 {
+		l.add(p)
+		l.add(sibling)
+		if err := l.h.CheckPod(t.Context(), p); err != nil {
+			t.Errorf("CheckPod: %v", err)
+		}
+	}
+	for _, a := range []netip.Addr{host4, host6} {
+		l.listen(l.node, a)
+		l.expect(p.Netns, p.Addrs[btoi(a.Is6())].Addr, a)
+	}
+	for i, a := range p.Addrs {
+		l.listen(p.Netns, a.Addr)
+		seen := l.received(p.HostLink())
+		if a.Addr.Is4() {
+			for range 5 {
+				l.expect(p.Netns, a.Addr, outside4)
+			}
+		}
+		l.expect(sibling.Netns, sibling.Addrs[i].Addr, a.Addr)
+		if passed := l.received(p.HostLink()) >= seen+5; passed && a.Addr.Is4() {
+			t.Errorf("packets of %s into the VPC passed the node", a.Addr)
+		}
+		l.expect(p.Netns, a.Addr, outsideOf(a.Addr))
+		if _, err := ask(l.node, netip.Addr{}, a.Addr); err != nil {
+			t.Errorf("node to pod %s: %v", a.Addr, err)
+		}
+	}
+	for _, d := range []datapath.Pod{p, sibling} {
+		if err := l.h.DelPod(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.Netns = newNetns(t) // the echo keeps the old one alive
+	l.add(p)
+	l.delVariants(p, before)
+	if s := observe(t, sibling.Netns); contains(s, "eth0") || contains(s, "node0") {
+		t.Errorf("DEL left something in the sandbox:\n%s", s)
+	}
+}
