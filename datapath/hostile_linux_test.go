@@ -18,7 +18,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-var hostileTime = flag.Duration("hostile", 3*time.Second, "how long a hostile program changes the node in TestHostile")
+var hostileTime = flag.Duration("hostile", 5*time.Second, "how long a hostile program changes the node in TestHostile")
 
 // A packet may be lost for repairBound after a damage. Most repairs take a few
 // milliseconds; a busy machine with two processors takes its time. Where a link
@@ -27,6 +27,8 @@ var hostileTime = flag.Duration("hostile", 3*time.Second, "how long a hostile pr
 const (
 	repairBound = 300 * time.Millisecond
 	kernelBound = 2500 * time.Millisecond
+	// quietTime is how long nothing is damaged once a bound has passed.
+	quietTime = 200 * time.Millisecond
 )
 
 // blow is a damage that was done; packets after it may be lost until end.
@@ -155,7 +157,13 @@ func (l *lab) harass(p datapath.Pod, want string, repairs <-chan datapath.Repair
 		}
 		times = append(times, r.Took)
 		damaged = append(damaged, blow{start, start.Add(bound)})
-		for pause := time.After(50 * time.Millisecond); ; {
+		// Most damages follow soon on each other; after some comes a quiet time in
+		// which no packet is excused.
+		wait := 50 * time.Millisecond
+		if len(damaged)%4 == 0 {
+			wait = time.Until(start.Add(bound)) + quietTime
+		}
+		for pause := time.After(wait); ; {
 			select {
 			case <-repairs:
 				continue

@@ -7,6 +7,7 @@
 //	vpcctl pool tune   search a policy's settings for an objective
 //	vpcctl max-pods    how many pods an instance type can carry
 //	vpcctl sweep       delete ENIs that nodes left behind
+//	vpcctl preflight   what else on a node configures interfaces, and keep it away
 //	vpcctl trace       the way of a packet, step by step, and what is wrong with it
 //	vpcctl state       save a node's network state, and compare two
 //
