@@ -8,8 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"regexp"
 	"testing"
 	"time"
 
@@ -23,15 +21,15 @@ import (
 // umlEnv is set where the tests run in User-Mode Linux.
 const umlEnv = "VPCNET_UML"
 
-// TestOtherKinds has the modes that need 802.1Q and ipvlan links. On a kernel
-// without them it runs itself in User-Mode Linux.
+// TestOtherKinds has the modes that need 802.1Q and ipvlan links. For kernels
+// without them, the test of internal/uml runs it in User-Mode Linux.
 func TestOtherKinds(t *testing.T) {
 	isolate.Require(t)
 	if lacking := lackingKind(t); lacking != "" {
 		if os.Getenv(umlEnv) != "" {
 			t.Fatalf("this kernel has no links of kind %s", lacking)
 		}
-		inUML(t)
+		t.Logf("no links of kind %s here: internal/uml runs this test", lacking)
 		return
 	}
 	for _, enforcement := range []datapath.Enforcement{datapath.Standard, datapath.Strict} {
@@ -69,23 +67,6 @@ func lackingKind(t *testing.T) string {
 		return nil
 	})
 	return lacking
-}
-
-// inUML runs the test alone in User-Mode Linux.
-func inUML(t *testing.T) {
-	if _, err := exec.LookPath("linux.uml"); err != nil {
-		t.Skipf("this kernel lacks kinds of links, and there is no other: %v (Debian package user-mode-linux)", err)
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), "../.ci/uml", "env", umlEnv+"=1", exe, "-test.v", "-test.timeout=90s", "-test.run", "^"+regexp.QuoteMeta(t.Name())+"$")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Errorf("in User-Mode Linux: %v\n%s", err, out)
-	}
-	t.Logf("in User-Mode Linux:\n%s", out)
 }
 
 // prepare makes the node what l.n wants but for nftables, whose tables of family
