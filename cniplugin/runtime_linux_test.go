@@ -146,9 +146,8 @@ func TestPortmap(t *testing.T) {
 		if natRules(t) == rules {
 			t.Error("portmap has made no rule")
 		}
-		if err := cni.CheckNetworkList(t.Context(), list, rt); err != nil {
-			t.Error("CHECK:", err)
-		}
+		// No CHECK: portmap 1.1, which Debian 12 has, looks for IPv6 rules that it
+		// never made.
 		if err := cni.DelNetworkList(t.Context(), list, rt); err != nil {
 			t.Fatal("DEL:", err)
 		}
