@@ -42,7 +42,7 @@ func (h *Handle) applySome(ctx context.Context, changes []Change) (int, error) {
 		for n < len(changes) && isFilterItem(changes[n].Item) {
 			n++
 		}
-		return n, applyFilter(h.ns, changes[:n])
+		return n, h.applyFilter(changes[:n])
 	}
 	n := 1
 	for n < min(len(changes), batchSize) && isRouteItem(changes[n].Item) && !special(changes[n]) {

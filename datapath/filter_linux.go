@@ -3,31 +3,20 @@
 package datapath
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/vpcnet/vpcnet/internal/nft"
 	"golang.org/x/sys/unix"
 )
 
 func filterTable() *nftables.Table {
 	return &nftables.Table{Name: FilterTable, Family: nftables.TableFamilyINet}
-}
-
-func openFilter(ns *os.File) (*nftables.Conn, error) {
-	home, err := os.Open(ownNetns)
-	if err != nil {
-		return nil, err
-	}
-	defer home.Close()
-	if same(home, ns) {
-		return nftables.New()
-	}
-	return nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
 }
 
 // sourceSet numbers the set itself: the library would take the number from a
@@ -44,13 +33,13 @@ func sourceSet(ipv6 bool) *nftables.Set {
 	return s
 }
 
-// observeFilter reads our table; a kernel without nftables has none.
-func observeFilter(ns *os.File) (Filter, error) {
-	var f Filter
-	c, err := openFilter(ns)
-	if err != nil {
-		return f, fmt.Errorf("open netfilter socket: %w", err)
-	}
+// observeFilter reads our table; a kernel without family inet has none.
+func (h *Handle) observeFilter(ctx context.Context) (Filter, error) {
+	same := func(a, b Filter) bool { return a.String() == b.String() }
+	return nft.Read(ctx, h.nft, same, readFilter)
+}
+
+func readFilter(c *nftables.Conn) (f Filter, err error) {
 	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return f, fmt.Errorf("list nft chains: %w", err)
@@ -68,12 +57,20 @@ func observeFilter(ns *os.File) (Filter, error) {
 	if len(f.Chains) == 0 {
 		return f, nil
 	}
+	sets, err := c.GetSets(filterTable())
+	if err != nil {
+		return f, nft.Torn("list nft maps", err)
+	}
 	for _, ipv6 := range []bool{false, true} {
-		elements, err := c.GetSetElements(sourceSet(ipv6))
-		if err != nil {
+		m := sourceSet(ipv6)
+		if !slices.ContainsFunc(sets, func(s *nftables.Set) bool { return s.Name == m.Name }) {
 			// Somebody took the map away: chains without it are none of ours.
-			f.Chains = append(f.Chains, Chain{Name: "no " + sourceMaps[btoi(ipv6)].name})
+			f.Chains = append(f.Chains, Chain{Name: "no " + m.Name})
 			continue
+		}
+		elements, err := c.GetSetElements(m)
+		if err != nil {
+			return f, nft.Torn("list elements of nft map "+m.Name, err)
 		}
 		f.Sources = append(f.Sources, decodeElements(elements)...)
 	}
@@ -91,7 +88,7 @@ func observeChain(c *nftables.Conn, chain *nftables.Chain) (Chain, error) {
 	}
 	rules, err := c.GetRules(filterTable(), chain)
 	if err != nil {
-		return observed, fmt.Errorf("list rules of nft chain %s: %w", chain.Name, err)
+		return observed, nft.Torn("list rules of nft chain "+chain.Name, err)
 	}
 	for _, r := range rules {
 		observed.Rules = append(observed.Rules, decompileRule(r.Exprs))
@@ -163,11 +160,20 @@ func spanning(first, end netip.Addr) netip.Prefix {
 }
 
 // applyFilter carries out changes of our table in one transaction.
-func applyFilter(ns *os.File, changes []Change) error {
-	c, err := openFilter(ns)
-	if err != nil {
-		return fmt.Errorf("open netfilter socket: %w", err)
+func (h *Handle) applyFilter(changes []Change) error {
+	err := h.nft.Do(func(c *nftables.Conn) error {
+		if err := queueFilter(c, changes); err != nil {
+			return err
+		}
+		return c.Flush()
+	})
+	if err != nil && !onlyGone(changes, err) {
+		return fmt.Errorf("%s: %w", changes[0], err)
 	}
+	return nil
+}
+
+func queueFilter(c *nftables.Conn, changes []Change) error {
 	for i := 0; i < len(changes); {
 		f, ok := changes[i].Item.(Filter)
 		if ok {
@@ -185,9 +191,6 @@ func applyFilter(ns *os.File, changes []Change) error {
 			return err
 		}
 		i += len(row)
-	}
-	if err := c.Flush(); err != nil && !onlyGone(changes, err) {
-		return fmt.Errorf("%s: %w", changes[0], err)
 	}
 	return nil
 }
@@ -262,15 +265,8 @@ func onlyGone(changes []Change, err error) bool {
 // one or the new one.
 func replaceFilter(c *nftables.Conn, f Filter) error {
 	table := filterTable()
-	tables, err := c.ListTablesOfFamily(table.Family)
-	if err != nil {
-		return fmt.Errorf("list nft tables: %w", err)
-	}
-	for _, t := range tables {
-		if t.Name == table.Name {
-			c.DelTable(table)
-		}
-	}
+	c.AddTable(table) // so that there is one to delete
+	c.DelTable(table)
 	if f.empty() {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/vpcnet/vpcnet/internal/nft"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,6 +19,7 @@ type Handle struct {
 	ns *os.File
 	// idle keeps sockets for the next call.
 	idle chan *conn
+	nft  *nft.Socket
 }
 
 // idleConns is how many sockets a handle keeps: calls at the same time beyond
@@ -38,7 +40,7 @@ func Open(path string) (*Handle, error) {
 }
 
 func newHandle(ns *os.File) *Handle {
-	return &Handle{ns: ns, idle: make(chan *conn, idleConns)}
+	return &Handle{ns: ns, idle: make(chan *conn, idleConns), nft: nft.New(ns)}
 }
 
 // Close releases the handle's descriptors. No call may be under way.
@@ -54,7 +56,7 @@ func (h *Handle) drain() error {
 		case c := <-h.idle:
 			errs = append(errs, c.close())
 		default:
-			return errors.Join(errs...)
+			return errors.Join(append(errs, h.nft.Close())...)
 		}
 	}
 }

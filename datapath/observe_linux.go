@@ -37,7 +37,7 @@ func (h *Handle) observe(ctx context.Context) (o observation, err error) {
 		return o, err
 	}
 	o.Sysctls = append(o.Sysctls, sysctls...)
-	if o.Filter, err = observeFilter(h.ns); err != nil {
+	if o.Filter, err = h.observeFilter(ctx); err != nil {
 		return o, err
 	}
 	o.State = o.Canonical()

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vpcnet/vpcnet/internal/nft"
 	"golang.org/x/sys/unix"
 )
 
@@ -101,6 +102,10 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 	}
 	for range rounds {
 		changes, err := w.drift(ctx)
+		if errors.Is(err, errInterrupted) || errors.Is(err, nft.ErrTorn) {
+			w.cfg.Logger.WarnContext(ctx, "network not observed: others change it without pause", "err", err)
+			return firstWait, nil
+		}
 		if err != nil {
 			return 0, err
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/userdata"
+	"github.com/vpcnet/vpcnet/internal/nft"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,24 +21,27 @@ import (
 // nf_tables and nat for family inet (Linux 5.2). It is safe for concurrent use.
 type Handle struct {
 	mu   sync.Mutex
-	ns   *os.File // nil: that of the calling thread
-	conn *nftables.Conn
+	ns   *os.File
+	nft  *nft.Socket
 	done bool
 }
 
 // Open returns a handle on the network namespace at path, on that of the calling
 // thread if path is empty. The caller closes it.
 func Open(path string) (*Handle, error) {
-	h := &Handle{}
-	if path != "" {
-		ns, err := os.Open(path)
-		if err != nil {
-			return nil, fmt.Errorf("snat: %w", err)
-		}
-		h.ns = ns
+	if path == "" {
+		path = "/proc/thread-self/ns/net"
 	}
-	if err := h.connect(); err != nil {
-		return nil, errors.Join(fmt.Errorf("snat: %w", explain(err)), h.Close())
+	ns, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("snat: %w", err)
+	}
+	h := &Handle{ns: ns, nft: nft.New(ns)}
+	err = h.use(context.Background(), func() error {
+		return h.nft.Do(func(*nftables.Conn) error { return nil })
+	})
+	if err != nil {
+		return nil, errors.Join(err, h.Close())
 	}
 	return h, nil
 }
@@ -46,71 +50,26 @@ func Open(path string) (*Handle, error) {
 func (h *Handle) Close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.done = true
-	err := h.drop()
-	if h.ns != nil {
-		err = errors.Join(err, h.ns.Close())
-		h.ns = nil
-	}
-	return err
-}
-
-func (h *Handle) drop() error {
-	if h.conn == nil {
+	if h.done {
 		return nil
 	}
-	err := h.conn.CloseLasting()
-	h.conn = nil
-	return err
+	h.done = true
+	return errors.Join(h.nft.Close(), h.ns.Close())
 }
 
-// errTorn is that what was listed is gone when it is looked into. Which error the
-// kernel gave the library does not tell.
-var errTorn = errors.New("the table changes while it is read")
-
-// tries is how often a call begins again for errTorn.
-const tries = 20
-
-// use calls fn with an open connection, again if what fn has just seen is gone
-// when it looks closer. After an error there may be answers left in a connection
-// that belong to no question, so the next try opens another one.
-func (h *Handle) use(ctx context.Context, fn func(*nftables.Conn) error) (err error) {
+// use calls fn while nobody else uses or closes the handle.
+func (h *Handle) use(ctx context.Context, fn func() error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for range tries {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if h.done {
-			return fmt.Errorf("snat: handle: %w", os.ErrClosed)
-		}
-		if err = h.connect(); err == nil {
-			err = fn(h.conn)
-		}
-		if err == nil {
-			return nil
-		}
-		err = errors.Join(fmt.Errorf("snat: table inet %s: %w", Table, explain(err)), h.drop())
-		if !errors.Is(err, errTorn) {
-			break
-		}
+	if err := ctx.Err(); err != nil {
+		return err
 	}
-	return err
-}
-
-func (h *Handle) connect() error {
-	if h.conn != nil {
-		return nil
+	if h.done {
+		return fmt.Errorf("snat: handle: %w", os.ErrClosed)
 	}
-	options := []nftables.ConnOption{nftables.AsLasting()}
-	if h.ns != nil {
-		options = append(options, nftables.WithNetNSFd(int(h.ns.Fd())))
+	if err := fn(); err != nil {
+		return fmt.Errorf("snat: table inet %s: %w", Table, explain(err))
 	}
-	conn, err := nftables.New(options...)
-	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
-	}
-	h.conn = conn
 	return nil
 }
 
@@ -137,13 +96,13 @@ func explainReplace(err error) error {
 // is so already, and reports whether it changed something. Flows that exist keep
 // their translation and their mark.
 func (h *Handle) Apply(ctx context.Context, r Ruleset) (changed bool, err error) {
-	err = h.use(ctx, func(conn *nftables.Conn) error {
-		have, err := read(conn)
+	err = h.use(ctx, func() error {
+		have, err := nft.Read(ctx, h.nft, Ruleset.Equal, read)
 		if err != nil || have.Equal(r) {
 			return err
 		}
 		changed = true
-		return explainReplace(replace(conn, r))
+		return explainReplace(h.nft.Do(func(conn *nftables.Conn) error { return replace(conn, r) }))
 	})
 	return changed && err == nil, err
 }
@@ -211,8 +170,8 @@ var hookNumbers = map[string]*nftables.ChainHook{
 // table and not of our kind shows up as a comment in the text, and makes the
 // Ruleset unequal to any that a Config gives.
 func (h *Handle) Observe(ctx context.Context) (r Ruleset, err error) {
-	err = h.use(ctx, func(conn *nftables.Conn) error {
-		r, err = read(conn)
+	err = h.use(ctx, func() (err error) {
+		r, err = nft.Read(ctx, h.nft, Ruleset.Equal, read)
 		return err
 	})
 	return r, err
@@ -250,17 +209,15 @@ func read(conn *nftables.Conn) (r Ruleset, err error) {
 	return r, nil
 }
 
-func torn(err error) error { return fmt.Errorf("%w: %w", errTorn, err) }
-
 func readSets(conn *nftables.Conn, t *nftables.Table) (all []set, err error) {
 	sets, err := conn.GetSets(t)
 	if err != nil {
-		return nil, torn(err)
+		return nil, nft.Torn("list sets", err)
 	}
 	for _, s := range sets {
 		elements, err := conn.GetSetElements(s)
 		if err != nil {
-			return nil, torn(err)
+			return nil, nft.Torn("list elements of set "+s.Name, err)
 		}
 		read := set{name: s.Name}
 		if s.KeyType.Name != nftables.TypeIPAddr.Name || !s.Interval || s.Constant || s.IsMap || s.Dynamic || s.HasTimeout {
@@ -291,7 +248,7 @@ func readChain(conn *nftables.Conn, t *nftables.Table, k *nftables.Chain) (c cha
 	}
 	rules, err := conn.GetRules(t, k)
 	if err != nil {
-		return c, fmt.Errorf("rules of chain %s: %w", k.Name, torn(err))
+		return c, nft.Torn("list rules of chain "+k.Name, err)
 	}
 	for _, r := range rules {
 		comment, _ := userdata.GetString(r.UserData, userdata.TypeComment)
