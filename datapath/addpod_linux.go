@@ -300,7 +300,7 @@ func (h *Handle) clearRemains(ctx context.Context, p Pod, inside *Handle) (whole
 	if err != nil {
 		return false, err
 	}
-	whole = have.index != 0 && host.peer == have.index && have.peer == host.index && host.MAC == p.HostMAC().String()
+	whole = have.index != 0 && host.peer == have.index && have.peer == host.index && host.MAC == p.HostMAC().String() && !ending(host.Group)
 	if whole {
 		return true, nil
 	}

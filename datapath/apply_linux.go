@@ -51,10 +51,11 @@ func (h *Handle) applySome(ctx context.Context, changes []Change) (int, error) {
 	return n, h.withConn(ctx, func(c *conn) error { return applyRoutes(c, changes[:n]) })
 }
 
-// special reports whether a change of a link concerns other links too.
+// special reports whether a change of a link concerns other links too: the one
+// below it, or the bridge that it shall be a port of or no more.
 func special(c Change) bool {
 	l, ok := c.Item.(Link)
-	return ok && c.Op == OpAdd && (l.virtual() || l.Master != "")
+	return ok && c.Op == OpAdd && l.Kind != ""
 }
 
 func isFilterItem(i Item) bool {

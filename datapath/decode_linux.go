@@ -97,6 +97,7 @@ func parseLink(b []byte) (kernelLink, error) {
 	}
 	if l.Kind == "vlan" {
 		l.below, l.peer = l.peer, 0
+		l.Alias = l.alias.String()
 	}
 	l.sysctls = linkSysctls(l.Name, spec)
 	return l, nil

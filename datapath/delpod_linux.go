@@ -28,12 +28,18 @@ func (h *Handle) DelPod(ctx context.Context, p Pod) error {
 
 // unwire removes p's rules and finds its host link and addresses. Routes and
 // neighbours go with the link; rules go first, because without the link nobody
-// would know whose they are.
+// would know whose they are. The mark on the link keeps Watch from bringing
+// anything back meanwhile, and AddPod from taking the link for whole.
 func (h *Handle) unwire(ctx context.Context, p Pod) (link kernelLink, addrs []PodAddr, err error) {
 	if link, err = h.findHostLink(ctx, p); err != nil {
 		return link, nil, err
 	}
 	err = h.withConn(ctx, func(c *conn) (err error) {
+		if link.index != 0 && !ending(link.Group) {
+			if err := setGroup(c, link.index, linkGroupEnding); err != nil {
+				return err
+			}
+		}
 		if addrs, err = podAddrs(c, p, link.index); err != nil || len(addrs) == 0 {
 			return err
 		}
@@ -41,6 +47,20 @@ func (h *Handle) unwire(ctx context.Context, p Pod) (link kernelLink, addrs []Po
 		return purgeRules(c, ownRules(p), nil)
 	})
 	return link, addrs, err
+}
+
+// setGroup puts a link into a link group. One that is gone is fine.
+func setGroup(c *conn, index, group int) error {
+	var b batch
+	b.group(index, group)
+	answers, err := c.do(&b)
+	if err != nil {
+		return err
+	}
+	if err := answers[0].err; err != nil && !isGone(err) {
+		return fmt.Errorf("set link group: %w", err)
+	}
+	return nil
 }
 
 // ownRules are staleRules with our protocol: DEL has no business with others.

@@ -34,11 +34,12 @@ func (d Desired) Drift(have State) []Change {
 	return Diff(Join(owns, podsOwned(have, wired)), Join(wants...))
 }
 
-// isWired reports whether a host link exists and is not retired.
+// isWired reports whether a host link exists and no DEL is at work on it or done
+// with it.
 func isWired(links []Link, name string) bool {
 	for _, l := range links {
 		if l.Name == name {
-			return l.Group != LinkGroupRetired
+			return !ending(l.Group)
 		}
 	}
 	return false

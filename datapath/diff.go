@@ -186,7 +186,7 @@ func diffLinks(have, want []Link) (made, add, del []Change) {
 func (l Link) satisfies(w Link) bool {
 	return l.MAC == w.MAC && l.Up == w.Up && (w.MTU == 0 || l.MTU == w.MTU) &&
 		(w.Kind == "" || l.Kind == w.Kind && l.Group == w.Group && l.Master == w.Master && l.VLAN == w.VLAN) &&
-		(w.Parent == "" || l.Parent == w.Parent)
+		(w.Parent == "" || l.Parent == w.Parent) && (w.Alias == "" || l.Alias == w.Alias)
 }
 
 // diffFilter replaces the whole table in one transaction when its chains

@@ -144,7 +144,7 @@ func (b *batch) noLinkLocal(index int) {
 }
 
 // setLink asks for the settings of l on a link that exists. An ENI keeps its
-// MAC and its group.
+// MAC and its group, and a link without MAC in l its own.
 func (b *batch) setLink(index int, l Link) {
 	var flags uint32
 	if l.Up {
@@ -154,11 +154,21 @@ func (b *batch) setLink(index int, l Link) {
 		if l.MTU != 0 {
 			b.attr32(unix.IFLA_MTU, uint32(l.MTU))
 		}
-		if mac, err := net.ParseMAC(l.MAC); err == nil && (l.Kind == "veth" || l.virtual()) {
+		if l.Kind == "veth" || l.virtual() {
 			b.attr32(unix.IFLA_GROUP, uint32(l.Group))
-			b.attr(unix.IFLA_ADDRESS, mac)
+			if mac, err := net.ParseMAC(l.MAC); err == nil {
+				b.attr(unix.IFLA_ADDRESS, mac)
+			}
+		}
+		if l.Alias != "" {
+			b.attrText(unix.IFLA_IFALIAS, l.Alias)
 		}
 	})
+}
+
+// group puts a link into a link group.
+func (b *batch) group(index, group int) {
+	b.add(unix.RTM_SETLINK, ack, linkHeader(index, 0, 0), func() { b.attr32(unix.IFLA_GROUP, uint32(group)) })
 }
 
 func familyOf(a netip.Addr) uint8 {

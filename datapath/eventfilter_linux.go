@@ -11,47 +11,81 @@ import (
 
 // eventFilter decides whether a report may be about something of ours that has
 // become wrong. Pods come and go all the time; a look at everything for each
-// would cost more than they do.
+// would cost more than they do. What a pod that came after the last look wants is
+// not known here: of what carries our marks it is a reason to look if it goes, and
+// none if it comes.
 type eventFilter struct {
 	prefix string
 	node   Node // with the names of links
 	names  names
-	links  map[string]Link // as last seen or reported
-	rules  map[Rule]bool   // wanted by the node or a pod, as are the following
-	routes map[routeKey]Route
-	addrs  map[linkPrefix]bool
-	neighs map[linkAddr]Neighbor
+	seen   map[string]seenLink // links as last seen or reported
+	// What the node and its pods want; settings are known by link.
+	links    map[string]Link
+	rules    map[Rule]wanted[Rule]
+	routes   map[routeKey]wanted[Route]
+	addrs    map[linkPrefix]bool
+	neighs   map[linkAddr]wanted[Neighbor]
+	settings map[string]bool
+}
+
+// wanted is an item with the host link of the pod that wants it, none if it is the
+// node.
+type wanted[T any] struct {
+	item  T
+	owner string
+}
+
+// seenLink is a link as a report tells of it, with the number of the bridge that it
+// is a port of instead of the name.
+type seenLink struct {
+	Link
+	master int
+}
+
+func seen(l kernelLink) seenLink {
+	l.Parent, l.Master = "", ""
+	return seenLink{l.Link, l.master}
 }
 
 // learn takes over what a look has found and what is wanted.
 func (f *eventFilter) learn(d Desired, have observation) {
 	*f = eventFilter{
-		prefix: d.Node.prefix(), names: names{}, links: map[string]Link{},
-		rules: map[Rule]bool{}, routes: map[routeKey]Route{}, addrs: map[linkPrefix]bool{}, neighs: map[linkAddr]Neighbor{},
+		prefix: d.Node.prefix(), names: names{}, seen: map[string]seenLink{}, links: map[string]Link{},
+		rules: map[Rule]wanted[Rule]{}, routes: map[routeKey]wanted[Route]{}, addrs: map[linkPrefix]bool{},
+		neighs: map[linkAddr]wanted[Neighbor]{}, settings: map[string]bool{},
 	}
 	f.node, _ = d.Node.resolve(have.Links)
 	for _, l := range have.links {
-		f.links[l.Name] = l.Link
+		f.seen[l.Name] = seen(l)
 		f.names[l.index] = l.Name
 	}
-	f.want(f.node.State())
+	f.want(f.node.State(), "")
 	for _, p := range d.Pods {
-		f.want(p.HostState())
+		f.want(p.HostState(), p.HostLink())
 	}
 }
 
-func (f *eventFilter) want(s State) {
+// want adds what the node, or the pod with that host link, wants.
+func (f *eventFilter) want(s State, owner string) {
+	for _, l := range s.Links {
+		f.links[l.Name] = l
+	}
 	for _, r := range s.Rules {
-		f.rules[r] = true
+		f.rules[r] = wanted[Rule]{r, owner}
 	}
 	for _, r := range s.Routes {
-		f.routes[r.key()] = r
+		f.routes[r.key()] = wanted[Route]{r, owner}
 	}
 	for _, a := range s.Addresses {
 		f.addrs[a.key()] = true
 	}
 	for _, n := range s.Neighbors {
-		f.neighs[n.key()] = n
+		f.neighs[n.key()] = wanted[Neighbor]{n, owner}
+	}
+	for _, x := range s.Sysctls {
+		if link := x.link(); link != "" {
+			f.settings[link] = true
+		}
 	}
 }
 
@@ -59,6 +93,9 @@ func (f *eventFilter) want(s State) {
 func (f *eventFilter) concerns(e event) bool {
 	if e.nft {
 		return concernsTable(e)
+	}
+	if len(e.body) > 0 && e.body[0] == unix.AF_BRIDGE {
+		return false // what a bridge learns; of ports that come and go it tells twice
 	}
 	switch e.kind {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
@@ -74,37 +111,50 @@ func (f *eventFilter) concerns(e event) bool {
 	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
 		return f.concernsRule(e)
 	case unix.RTM_NEWNETCONF:
-		return true
+		return f.concernsSettings(e)
 	}
 	return false
 }
 
-// concernsLink wants to know of ENIs that come, go or change, and of changes of
-// host links other than coming up.
+// concernsLink wants to know of ENIs that come, go or change; of links that pods
+// share or have beside their host links, if they go; and of changes of all of
+// these and of host links for the worse.
 func (f *eventFilter) concernsLink(e event) bool {
 	l, err := parseLink(e.body)
 	if err != nil {
 		return true
 	}
-	old, known := f.links[l.Name]
+	old, before := f.seen[l.Name]
+	want, known := f.links[l.Name]
 	if e.kind == unix.RTM_DELLINK {
-		delete(f.links, l.Name)
+		delete(f.seen, l.Name)
 		delete(f.names, l.index)
 	} else {
 		f.names[l.index] = l.Name
-		f.links[l.Name] = l.Link
-	}
-	if strings.HasPrefix(l.Name, f.prefix) {
-		return e.kind == unix.RTM_NEWLINK && known &&
-			(old.MAC != l.MAC || old.MTU != l.MTU || old.Up && !l.Up || old.Group != l.Group)
+		f.seen[l.Name] = seen(l)
 	}
 	for _, eni := range f.node.ENIs {
 		if l.MAC == eni.MAC.String() || l.Name == eni.Link {
-			return e.kind == unix.RTM_DELLINK || !known || old != l.Link
+			return e.kind == unix.RTM_DELLINK || !before || old != seen(l)
 		}
 	}
-	return false
+	if !known && !strings.HasPrefix(l.Name, f.prefix) || ending(l.Group) {
+		return false
+	}
+	if e.kind == unix.RTM_DELLINK {
+		return want.virtual()
+	}
+	if l.Kind == "bridge" {
+		l.MTU = old.MTU // it follows the ports
+	}
+	return before && (old.MAC != l.MAC || old.MTU != l.MTU || old.Up && !l.Up || old.Group != l.Group ||
+		old.Kind != l.Kind || old.VLAN != l.VLAN || old.Alias != l.Alias ||
+		old.master != l.master && (old.master != 0 || known && f.names.of(l.master) != want.Master))
 }
+
+// isEnding reports whether a link is a host link that a DEL is at work on or done
+// with: it takes its routes, neighbours and rules away.
+func (f *eventFilter) isEnding(link string) bool { return ending(f.seen[link].Group) }
 
 // concernsNeighbor looks at the entries of pods.
 func (f *eventFilter) concernsNeighbor(e event) bool {
@@ -112,17 +162,21 @@ func (f *eventFilter) concernsNeighbor(e event) bool {
 	if err != nil {
 		return true
 	}
-	if len(e.body) >= 8 && n.Link == "" {
-		n.Link = f.names.of(int(binary.NativeEndian.Uint32(e.body[4:])))
-	}
-	if !strings.HasPrefix(n.Link, f.prefix) {
-		return false
-	}
-	if e.kind == unix.RTM_DELNEIGH || !permanent {
-		return true
+	n.Link = f.names.of(int(binary.NativeEndian.Uint32(e.body[4:])))
+	for kind, v := range attributes(e.body[12:]) {
+		if kind == unix.NDA_DST {
+			n.Addr = address(v)
+		}
 	}
 	want, ok := f.neighs[n.key()]
-	return ok && want != n
+	if f.isEnding(n.Link) || f.isEnding(want.owner) {
+		return false
+	}
+	if ok {
+		return e.kind == unix.RTM_DELNEIGH || !permanent || want.item != n
+	}
+	multicast := binary.NativeEndian.Uint16(e.body[8:])&unix.NUD_NOARP != 0
+	return strings.HasPrefix(n.Link, f.prefix) && !f.seen[n.Link].virtual() && !multicast && (e.kind == unix.RTM_DELNEIGH || !permanent)
 }
 
 func (f *eventFilter) concernsRoute(e event) bool {
@@ -130,16 +184,16 @@ func (f *eventFilter) concernsRoute(e event) bool {
 	if err != nil {
 		return true
 	}
-	if !ok || linkScoped(r) {
+	want, known := f.routes[r.key()]
+	if !ok || linkScoped(r) || f.isEnding(r.Link) || f.isEnding(want.owner) {
 		return false
 	}
-	want, wanted := f.routes[r.key()]
 	if e.kind == unix.RTM_DELROUTE {
-		_, there := f.links[r.Link]
-		return wanted || there && f.node.podRoute(r)
+		_, there := f.seen[r.Link]
+		return known || there && f.node.podRoute(r)
 	}
-	if wanted {
-		return want != r
+	if known {
+		return want.item != r
 	}
 	return f.node.ownsRoute(r)
 }
@@ -149,10 +203,37 @@ func (f *eventFilter) concernsRule(e event) bool {
 	if err != nil {
 		return true
 	}
-	if e.kind == unix.RTM_DELRULE {
-		return f.rules[r] || ownedRule(r)
+	want, known := f.rules[r]
+	if f.isEnding(want.owner) {
+		return false
 	}
-	return ownedRule(r) && !f.rules[r] && (!podRule(r) || f.node.layout() == Flat)
+	if e.kind == unix.RTM_DELRULE {
+		return known || ownedRule(r)
+	}
+	return ownedRule(r) && !known && (!podRule(r) || f.node.layout() == Flat)
+}
+
+// From linux/netconf.h: the size of struct netconfmsg with its padding, the
+// attribute with the number of the link, and the number that stands for all links.
+const (
+	netconfHeader = 4
+	netconfIndex  = 1
+	netconfAll    = -1
+)
+
+// concernsSettings wants to know of changed settings of all links, and of the
+// links that have a setting of ours. It hears of each new link as well.
+func (f *eventFilter) concernsSettings(e event) bool {
+	if len(e.body) < netconfHeader {
+		return true
+	}
+	for kind, v := range attributes(e.body[netconfHeader:]) {
+		if kind == netconfIndex {
+			index := int(int32(number(v)))
+			return index == netconfAll || f.settings[f.names[index]]
+		}
+	}
+	return true
 }
 
 // concernsTable reports whether an nftables report is about our table. The one at

@@ -45,7 +45,7 @@ func FuzzDecode(f *testing.F) {
 			_ = Change{OpDelete, r}.String()
 			_ = r.matches(query{src: netip.MustParseAddr("10.0.0.1"), dst: netip.MustParseAddr("10.0.0.1")})
 		}
-		_ = (&eventFilter{names: names{}, links: map[string]Link{}, prefix: "eni"}).concerns(event{message: message{kind: 16, body: body}})
+		_ = (&eventFilter{names: names{}, seen: map[string]seenLink{}, prefix: "eni"}).concerns(event{message: message{kind: 16, body: body}})
 	})
 }
 

@@ -5,55 +5,18 @@ package datapath
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// aliasOwner begins the aliases of links by which DelPod, with nothing but the
-// pod's key, finds what belongs to the pod beside a plain veth pair. An alias goes
-// with its link from one namespace to another, and ends with it.
-const aliasOwner = "vpcnet"
-
-// alias is what the alias of a link says: the host link's name, which stands for
-// the pod; the kind of its mode; and the name of its further link: of the VLAN, of
-// the bridge, and of a whole ENI before it became the pod's.
-type alias struct{ owner, mode, link string }
-
-func (a alias) String() string {
-	return strings.Join([]string{aliasOwner, a.owner, a.mode, a.link}, " ")
-}
-
-// parseAlias returns the zero alias for one that somebody else set.
-func parseAlias(s string) alias {
-	f := strings.Fields(s)
-	if len(f) != 4 || f[0] != aliasOwner {
-		return alias{}
+// setAlias sets the alias of a link; no text leaves it as it is.
+func (h *Handle) setAlias(ctx context.Context, index int, text string) error {
+	if text == "" {
+		return nil
 	}
-	return alias{f[1], f[2], f[3]}
-}
-
-// aliasOf returns the alias of p's links.
-func aliasOf(p Pod) alias {
-	a := alias{owner: p.HostLink()}
-	switch m := p.Mode; {
-	case m.IPVLAN != nil:
-		a.mode, a.link = "ipvlan", p.IfName
-	case m.Whole != nil:
-		a.mode, a.link = "eni", m.Whole.ENI.Link
-	case m.Branch != nil:
-		a.mode, a.link = "branch", m.Branch.Link()
-	case m.Bridge != nil:
-		a.mode, a.link = "bridge", m.Bridge.name()
-	}
-	return a
-}
-
-// setAlias sets the alias of a link.
-func (h *Handle) setAlias(ctx context.Context, index int, a alias) error {
 	return h.withConn(ctx, func(c *conn) error {
 		var b batch
-		b.alias(index, a.String())
+		b.alias(index, text)
 		answers, err := c.do(&b)
 		if err == nil {
 			err = answers[0].err
@@ -67,6 +30,15 @@ func (h *Handle) setAlias(ctx context.Context, index int, a alias) error {
 
 func (b *batch) alias(index int, text string) {
 	b.add(unix.RTM_SETLINK, ack, linkHeader(index, 0, 0), func() { b.attrText(unix.IFLA_IFALIAS, text) })
+}
+
+// aliasByName sets the alias of a link that is made in the same row of requests,
+// so that no kill comes between.
+func (b *batch) aliasByName(name, text string) {
+	b.add(unix.RTM_SETLINK, ack, linkHeader(0, 0, 0), func() {
+		b.attrText(unix.IFLA_IFNAME, name)
+		b.attrText(unix.IFLA_IFALIAS, text)
+	})
 }
 
 // aliased returns the links whose alias names one of the owners.

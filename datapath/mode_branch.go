@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -16,6 +17,7 @@ import (
 // 100 + ID, in either layout.
 type Branch struct {
 	// ENI is the branch ENI: its MAC, addresses with the subnet's length, gateways.
+	// Its MTU is the trunk's if 0.
 	ENI ENI
 	// Trunk is the ENI that carries the VLAN.
 	Trunk ENI
@@ -90,7 +92,8 @@ func (m *Branch) host(p Pod) State {
 		}
 	}
 	s.Links = append(s.Links, Link{
-		Name: m.Link(), Kind: "vlan", Parent: m.Trunk.Link, VLAN: m.VLAN, MAC: m.ENI.MAC.String(), MTU: m.ENI.MTU, Up: true,
+		Name: m.Link(), Kind: "vlan", Parent: m.Trunk.Link, VLAN: m.VLAN, MAC: m.ENI.MAC.String(), MTU: cmp.Or(m.ENI.MTU, m.Trunk.MTU), Up: true,
+		Alias: aliasOf(p).String(),
 	})
 	for _, a := range p.Addrs {
 		gw := m.ENI.gatewayFor(a.Addr)

@@ -33,7 +33,7 @@ func (h *Handle) lendENI(ctx context.Context, p Pod, inside *Handle) error {
 	if link.MAC != eni.MAC.String() {
 		return fmt.Errorf("%s with MAC %s, not %s: %w", eni.Link, eni.MAC, link.MAC, ErrNoLink)
 	}
-	if err := h.setAlias(ctx, link.index, aliasOf(p)); err != nil {
+	if err := h.setAlias(ctx, link.index, aliasOf(p).String()); err != nil {
 		return err
 	}
 	return h.move(ctx, link.index, p.IfName, inside.ns)

@@ -78,7 +78,7 @@ func (h *Handle) ensureVirtual(ctx context.Context, l Link) error {
 	}
 	if have.index != 0 {
 		if have.Kind == l.Kind && have.VLAN == l.VLAN && have.below == parent.index {
-			return nil
+			return h.setAlias(ctx, have.index, l.Alias)
 		}
 		if err := h.deleteLink(ctx, have.index); err != nil {
 			return err
@@ -87,6 +87,9 @@ func (h *Handle) ensureVirtual(ctx context.Context, l Link) error {
 	err = h.withConn(ctx, func(c *conn) error {
 		var b batch
 		b.createVirtual(l, parent.index)
+		if l.Alias != "" {
+			b.aliasByName(l.Name, l.Alias)
+		}
 		answers, err := c.do(&b)
 		if err != nil {
 			return err

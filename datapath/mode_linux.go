@@ -87,7 +87,7 @@ func (h *Handle) place(ctx context.Context, p Pod, inside *Handle) (kernelLink, 
 	if err != nil {
 		return pair, err
 	}
-	if err := h.setAlias(ctx, pair.index, aliasOf(p)); err != nil {
+	if err := h.setAlias(ctx, pair.index, aliasOf(p).String()); err != nil {
 		return pair, err
 	}
 	for _, l := range p.HostState().Links {
@@ -95,16 +95,6 @@ func (h *Handle) place(ctx context.Context, p Pod, inside *Handle) (kernelLink, 
 			continue
 		}
 		if err := h.ensureVirtual(ctx, l); err != nil {
-			return pair, err
-		}
-		if p.Mode.Branch == nil {
-			continue
-		}
-		made, err := h.findLink(ctx, l.Name)
-		if err != nil {
-			return pair, err
-		}
-		if err := h.setAlias(ctx, made.index, aliasOf(p)); err != nil {
 			return pair, err
 		}
 	}

@@ -37,6 +37,7 @@ func TestOtherKinds(t *testing.T) {
 	}
 	t.Run("enforcement", testEnforcement)
 	t.Run("ipvlan", testIPVLAN)
+	t.Run("watch", testWatchKinds)
 }
 
 // lackingKind tries links of the kinds that the tests need.

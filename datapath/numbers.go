@@ -67,6 +67,13 @@ const ruleProtocol = 2
 // [Handle.Sweep] removes together.
 const LinkGroupRetired = 118
 
+// linkGroupEnding is the link group of host links while DelPod and RetirePod take
+// them apart, so that Watch does not put anything back.
+const linkGroupEnding = 119
+
+// ending reports whether a host link of that group has no pod any more.
+func ending(group int) bool { return group == LinkGroupRetired || group == linkGroupEnding }
+
 // DefaultHostLinkPrefix begins the names of host links. Network policy engines
 // expect it.
 const DefaultHostLinkPrefix = "eni"

@@ -45,7 +45,8 @@ func compareLinks(a, b Link) int {
 	return cmp.Or(
 		strings.Compare(a.Name, b.Name), strings.Compare(a.Kind, b.Kind), strings.Compare(a.MAC, b.MAC),
 		cmp.Compare(a.MTU, b.MTU), compareBools(a.Up, b.Up), strings.Compare(a.Peer, b.Peer), cmp.Compare(a.Group, b.Group),
-		strings.Compare(a.Parent, b.Parent), cmp.Compare(a.VLAN, b.VLAN), strings.Compare(a.Master, b.Master))
+		strings.Compare(a.Parent, b.Parent), cmp.Compare(a.VLAN, b.VLAN), strings.Compare(a.Master, b.Master),
+		strings.Compare(a.Alias, b.Alias))
 }
 
 func compareAddresses(a, b Address) int {
@@ -82,6 +83,15 @@ func compareSysctls(a, b Sysctl) int {
 
 func (s Sysctl) global() bool {
 	return !strings.Contains(s.Key, ".conf.") || strings.Contains(s.Key, ".conf.all.")
+}
+
+// link returns the name of the link that a setting is of; empty if of none.
+func (s Sysctl) link() string {
+	parts := strings.Split(s.Key, ".")
+	if len(parts) < 5 {
+		return ""
+	}
+	return strings.ReplaceAll(parts[3], "/", ".")
 }
 
 func compareSources(a, b Source) int {

@@ -23,7 +23,7 @@ func (h *Handle) RetirePod(ctx context.Context, p Pod) error {
 	}
 	return h.withConn(ctx, func(c *conn) error {
 		var b batch
-		b.add(unix.RTM_SETLINK, ack, linkHeader(link.index, 0, 0), func() { b.attr32(unix.IFLA_GROUP, LinkGroupRetired) })
+		b.group(link.index, LinkGroupRetired)
 		for _, a := range addrs {
 			for _, table := range []int{TablePods, TableMain} {
 				b.route(OpDelete, link.index, Route{Dst: hostPrefix(a.Addr), Table: table, Protocol: RouteProtocol}, 0)

@@ -40,6 +40,8 @@ type Link struct {
 	VLAN   int    `json:",omitempty"`
 	// Master is the bridge that the link is a port of.
 	Master string `json:",omitempty"`
+	// Alias of a VLAN link of ours tells DelPod whose it is.
+	Alias string `json:",omitempty"`
 }
 
 // Address is an address on a link.

@@ -39,6 +39,9 @@ func (l Link) String() string {
 	if l.Master != "" {
 		fmt.Fprintf(&b, " master %s", l.Master)
 	}
+	if l.Alias != "" {
+		fmt.Fprintf(&b, " alias '%s'", l.Alias)
+	}
 	if l.Up {
 		b.WriteString(" up")
 	} else {

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"net/netip"
+	"testing"
+)
+
+// TestEventsOfPods holds that a Watch does not look for each pod that comes or goes,
+// whether it has known it before or not, and that it does for a damage to it.
+func TestEventsOfPods(t *testing.T) {
+	h, path := crashNode(t)
+	m, err := newMonitor(h.ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	for _, layout := range []Layout{Flat, PerPod} {
+		for name, mode := range map[string]Mode{"veth": {}, "bridge": {Bridge: &Bridge{}}} {
+			p := Pod{ContainerID: "events", IfName: "eth0", Netns: path, Layout: layout, Mode: mode, Addrs: []PodAddr{
+				{Addr: netip.MustParseAddr("10.0.0.101"), Table: 2}, {Addr: netip.MustParseAddr("2001:db8::1"), Table: 2},
+			}}
+			var f eventFilter
+			learn := func(pods ...Pod) {
+				t.Helper()
+				have, err := h.observe(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				f.learn(Desired{Node: Node{Layout: layout}, Pods: pods}, have)
+			}
+			// looks counts the reports since the last call that are a reason to look.
+			looks := func() (n int) {
+				t.Helper()
+				_, err := m.read(func(e event) {
+					if f.concerns(e) {
+						n++
+					}
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+			looks()
+			for _, known := range []bool{false, true} {
+				learn()
+				if known {
+					learn(p)
+				}
+				if _, err := h.AddPod(t.Context(), p); err != nil {
+					t.Fatal(err)
+				}
+				if n := looks(); n > 0 {
+					t.Errorf("%s %s, known %t: %d reasons to look in an ADD", layout, name, known, n)
+				}
+				learn(p)
+				if err := h.Apply(t.Context(), []Change{{OpAdd, Link{Name: p.HostLink(), MTU: 1300, Up: true}}}); err != nil {
+					t.Fatal(err)
+				}
+				if looks() == 0 {
+					t.Errorf("%s %s: no reason to look though the host link has another MTU", layout, name)
+				}
+				if err := h.RetirePod(t.Context(), p); err != nil {
+					t.Fatal(err)
+				}
+				if err := h.Sweep(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if n := looks(); n > 0 {
+					t.Errorf("%s %s, known %t: %d reasons to look in a DEL", layout, name, known, n)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath_test
+
+import (
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vpcnet/vpcnet/datapath"
+)
+
+// vlanLink is that of the branch ENI that testBranch makes.
+const vlanLink = "vlan.eth.5"
+
+// vlanDamages are to a branch ENI.
+var vlanDamages = []modeDamage{
+	{"VLAN link down", func(h *netlink.Handle, _ datapath.Pod) error { return withLink(h, vlanLink, h.LinkSetDown) }, vlanLink},
+	{"MAC of the VLAN link", func(h *netlink.Handle, _ datapath.Pod) error {
+		return withLink(h, vlanLink, func(l netlink.Link) error { return h.LinkSetHardwareAddr(l, mac("02:00:00:00:00:97")) })
+	}, vlanLink + " address"},
+	{"alias of the VLAN link", func(h *netlink.Handle, _ datapath.Pod) error {
+		return withLink(h, vlanLink, func(l netlink.Link) error { return h.LinkSetAlias(l, "nobody's") })
+	}, "alias"},
+	{"table of the VLAN link", func(h *netlink.Handle, p datapath.Pod) error {
+		return eachRoute(h, vlanLink, p.Mode.Branch.Table(), h.RouteDel)
+	}, "table 105"},
+	{"setting of the VLAN link", func(*netlink.Handle, datapath.Pod) error {
+		return sysctl("net/ipv4/conf/"+vlanLink+"/rp_filter", "1")
+	}, "rp_filter=2"},
+	{"no VLAN link", func(h *netlink.Handle, _ datapath.Pod) error { return withLink(h, vlanLink, h.LinkDel) }, "type vlan id 5"},
+	{"another VLAN's link", func(h *netlink.Handle, _ datapath.Pod) error {
+		if err := withLink(h, vlanLink, h.LinkDel); err != nil {
+			return err
+		}
+		return withLink(h, "ens6", func(trunk netlink.Link) error {
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name, attrs.ParentIndex = vlanLink, trunk.Attrs().Index
+			return ignoreExists(h.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: 6, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}))
+		})
+	}, "type vlan id 5"},
+}
+
+// branchRuleDamages are to what the node does under Strict.
+var branchRuleDamages = []modeDamage{
+	{"rules by incoming link", func(h *netlink.Handle, _ datapath.Pod) error {
+		return eachRule(h, func(r netlink.Rule) bool { return r.Priority == datapath.PriorityBranch }, h.RuleDel)
+	}, "iif"},
+}
+
+// testWatchKinds is [TestWatchModes] for pods on a branch ENI and on ipvlan.
+func testWatchKinds(t *testing.T) {
+	for _, enforcement := range []datapath.Enforcement{datapath.Standard, datapath.Strict} {
+		t.Run("branch "+string(enforcement), func(t *testing.T) {
+			l := newLab(t, datapath.PerPod)
+			l.n.Enforcement = enforcement
+			l.prepare()
+			damages := [][]modeDamage{hostDamages, vlanDamages, nodeDamages, eniDamages}
+			if enforcement == datapath.Strict {
+				damages = append(damages, branchRuleDamages)
+			}
+			l.watchModes([]datapath.Pod{l.branch(enforcement, "one"), l.pod(0, "two")}, damages...)
+		})
+	}
+	t.Run("ipvlan", func(t *testing.T) {
+		l := newLab(t, datapath.PerPod)
+		l.prepare()
+		p := l.pod(1, "one")
+		p.Mode.IPVLAN = &datapath.IPVLAN{ENI: l.n.ENIs[1], Direct: prefixes("10.0.0.0/16", "2001:db8::/56")}
+		l.watchModes([]datapath.Pod{p, l.pod(0, "two")}, hostDamages, nodeDamages, eniDamages)
+	})
+}
