@@ -242,6 +242,8 @@ func parseRoute(b []byte, links names) (r Route, ok bool, err error) {
 			r.Src = address(v)
 		case unix.RTA_PRIORITY:
 			r.Metric = number(v)
+		case unix.RTA_MULTIPATH:
+			r.Link, r.Via, r.Other = parseNextHops(v, links)
 		case unix.RTA_METRICS:
 			for k, v := range attributes(v) {
 				if k == unix.RTAX_MTU {
@@ -257,6 +259,40 @@ func parseRoute(b []byte, links names) (r Route, ok bool, err error) {
 	own := kind == unix.RTN_BROADCAST || kind == unix.RTN_ANYCAST || kind == unix.RTN_MULTICAST || kind == unix.RTN_LOCAL
 	cloned := binary.NativeEndian.Uint32(b[8:])&unix.RTM_F_CLONED != 0
 	return r, !own && !cloned && r.Table != unix.RT_TABLE_LOCAL, nil
+}
+
+// parseNextHops reads the next hops of a route that has several: a row of struct
+// rtnexthop with attributes. Link and gateway are those of all, if they agree.
+func parseNextHops(b []byte, links names) (link string, via netip.Addr, text string) {
+	const header = 8
+	for first := true; len(b) >= header; first = false {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < header || size > len(b) {
+			break
+		}
+		l, gw := links.of(int(binary.NativeEndian.Uint32(b[4:]))), netip.Addr{}
+		for kind, v := range attributes(b[header:size]) {
+			if kind == unix.RTA_GATEWAY {
+				gw = address(v)
+			}
+		}
+		hop := "nexthop"
+		if gw.IsValid() {
+			hop += " via " + gw.String()
+		}
+		text = strings.TrimPrefix(fmt.Sprintf("%s %s dev %s weight %d", text, hop, l, int(b[3])+1), " ")
+		if first {
+			link, via = l, gw
+		}
+		if link != l {
+			link = ""
+		}
+		if via != gw {
+			via = netip.Addr{}
+		}
+		b = b[min(align(size), len(b)):]
+	}
+	return link, via, text
 }
 
 // parseRule reads an RTM_NEWRULE body.
@@ -289,6 +325,8 @@ func parseRule(b []byte) (Rule, error) {
 			r.Mask = uint32(number(v))
 		case unix.FRA_IIFNAME:
 			r.IIF = text(v)
+		case unix.FRA_IP_PROTO:
+			r.IPProto = number(v)
 		case unix.FRA_TABLE:
 			r.Table = number(v)
 		case unix.FRA_PROTOCOL:
@@ -308,16 +346,26 @@ func otherSelector(kind uint16, v []byte) []string {
 		return []string{"oif " + text(v)}
 	case unix.FRA_GOTO:
 		return []string{fmt.Sprintf("goto %d", number(v))}
-	case unix.FRA_IP_PROTO:
-		return []string{fmt.Sprintf("ipproto %d", number(v))}
+	case unix.FRA_SPORT_RANGE:
+		return []string{"sport " + portRange(v)}
+	case unix.FRA_DPORT_RANGE:
+		return []string{"dport " + portRange(v)}
 	case unix.FRA_SUPPRESS_PREFIXLEN:
 		if n := int32(number(v)); n >= 0 {
 			return []string{fmt.Sprintf("suppress_prefixlength %d", n)}
 		}
-	case unix.FRA_SPORT_RANGE, unix.FRA_DPORT_RANGE, unix.FRA_UID_RANGE, unix.FRA_TUN_ID, unix.FRA_L3MDEV:
+	case unix.FRA_UID_RANGE, unix.FRA_TUN_ID, unix.FRA_L3MDEV:
 		if number(v) != 0 || len(v) > 4 {
 			return []string{fmt.Sprintf("selector %d", kind)}
 		}
 	}
 	return nil
+}
+
+// portRange reads struct fib_rule_port_range.
+func portRange(b []byte) string {
+	if len(b) < 4 {
+		return "?"
+	}
+	return fmt.Sprintf("%d-%d", binary.NativeEndian.Uint16(b), binary.NativeEndian.Uint16(b[2:]))
 }

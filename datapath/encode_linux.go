@@ -299,6 +299,9 @@ func (b *batch) rule(op Op, r Rule) {
 		if r.IIF != "" {
 			b.attrText(unix.FRA_IIFNAME, r.IIF)
 		}
+		if r.IPProto != 0 {
+			b.attr(unix.FRA_IP_PROTO, []byte{uint8(r.IPProto)})
+		}
 		if r.Table != 0 {
 			b.attr32(unix.FRA_TABLE, uint32(r.Table))
 		}

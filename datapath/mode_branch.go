@@ -146,7 +146,7 @@ func (n Node) enforcement(ipv6 bool) ([]Rule, []Sysctl) {
 		rules := []Rule{local}
 		rules[0].Priority = PriorityLocal
 		if ipv6 {
-			local.From = hostPrefix(router6)
+			local.From, local.IPProto = hostPrefix(router6), icmp6
 			rules = append(rules, local)
 		}
 		return rules, []Sysctl{{earlyDemux, "0"}}

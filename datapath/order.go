@@ -63,7 +63,7 @@ func compareRoutes(a, b Route) int {
 		compareBools(a.Dst.Addr().Is6(), b.Dst.Addr().Is6()), compareBools(a.Via.IsValid(), b.Via.IsValid()),
 		cmp.Compare(a.Table, b.Table), a.Dst.Compare(b.Dst), cmp.Compare(a.Metric, b.Metric),
 		strings.Compare(a.Link, b.Link), a.Via.Compare(b.Via), a.Src.Compare(b.Src),
-		cmp.Compare(a.MTU, b.MTU), cmp.Compare(a.Protocol, b.Protocol), strings.Compare(a.Type, b.Type))
+		cmp.Compare(a.MTU, b.MTU), cmp.Compare(a.Protocol, b.Protocol), strings.Compare(a.Type, b.Type), strings.Compare(a.Other, b.Other))
 }
 
 func compareRules(a, b Rule) int {
@@ -71,7 +71,7 @@ func compareRules(a, b Rule) int {
 		compareBools(a.IPv6, b.IPv6), cmp.Compare(a.Priority, b.Priority),
 		comparePrefixes(a.From, b.From), comparePrefixes(a.To, b.To),
 		cmp.Compare(a.Mark, b.Mark), cmp.Compare(a.Mask, b.Mask), strings.Compare(a.IIF, b.IIF),
-		cmp.Compare(a.Table, b.Table), cmp.Compare(a.Protocol, b.Protocol), strings.Compare(a.Other, b.Other))
+		cmp.Compare(a.IPProto, b.IPProto), cmp.Compare(a.Table, b.Table), cmp.Compare(a.Protocol, b.Protocol), strings.Compare(a.Other, b.Other))
 }
 
 // compareSysctls puts those of links first: when a node begins to forward, the

@@ -73,6 +73,9 @@ type Route struct {
 	Protocol int
 	// Type is empty for unicast, else as in ip: "unreachable", "blackhole", ...
 	Type string
+	// Other holds what this package never makes but can show: several next hops.
+	// Via and Link are set if they have them in common.
+	Other string `json:",omitempty"`
 }
 
 // Rule is a routing rule. From and To without address match everything.
@@ -82,8 +85,10 @@ type Rule struct {
 	From, To   netip.Prefix
 	Mark, Mask uint32
 	IIF        string
-	Table      int
-	Protocol   int
+	// IPProto is the number of a transport protocol; 0 is any.
+	IPProto  int `json:",omitempty"`
+	Table    int
+	Protocol int
 	// Other holds what this package never makes but can show, as "not" or
 	// "goto 100".
 	Other string

@@ -78,17 +78,18 @@ func (r Route) String() string {
 	} else {
 		b.WriteString(plain(r.Dst))
 	}
-	if r.Via.IsValid() {
+	single := r.Other == ""
+	if r.Via.IsValid() && single {
 		fmt.Fprintf(&b, " via %s", r.Via)
 	}
-	if r.Link != "" {
+	if r.Link != "" && single {
 		fmt.Fprintf(&b, " dev %s", r.Link)
 	}
 	if r.Table != TableMain {
 		fmt.Fprintf(&b, " table %d", r.Table)
 	}
 	fmt.Fprintf(&b, " proto %s", routeProtocolName(r.Protocol))
-	if !r.Via.IsValid() && r.Dst.Addr().Is4() && r.Type == "" {
+	if !r.Via.IsValid() && r.Dst.Addr().Is4() && r.Type == "" && single {
 		b.WriteString(" scope link")
 	}
 	if r.Src.IsValid() {
@@ -99,6 +100,9 @@ func (r Route) String() string {
 	}
 	if r.MTU != 0 {
 		fmt.Fprintf(&b, " mtu %d", r.MTU)
+	}
+	if !single {
+		b.WriteString(" " + r.Other)
 	}
 	return b.String()
 }
@@ -120,6 +124,9 @@ func (r Rule) String() string {
 	if r.IIF != "" {
 		fmt.Fprintf(&b, " iif %s", r.IIF)
 	}
+	if r.IPProto != 0 {
+		b.WriteString(" ipproto " + ipProtoName(r.IPProto))
+	}
 	if r.Other != "" {
 		b.WriteString(" " + r.Other)
 	}
@@ -128,6 +135,23 @@ func (r Rule) String() string {
 	}
 	fmt.Fprintf(&b, " protocol %s", routeProtocolName(r.Protocol))
 	return b.String()
+}
+
+// ipProtos are the transport protocols that have a name here.
+var ipProtos = []struct {
+	name   string
+	number int
+}{{"icmp", 1}, {"tcp", 6}, {"udp", 17}, {"ipv6-icmp", icmp6}, {"sctp", 132}}
+
+const icmp6 = 58
+
+func ipProtoName(number int) string {
+	for _, p := range ipProtos {
+		if p.number == number {
+			return p.name
+		}
+	}
+	return fmt.Sprint(number)
 }
 
 func (s Sysctl) String() string { return s.Key + "=" + s.Value }
