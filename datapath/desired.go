@@ -27,7 +27,7 @@ func (d Desired) Drift(have State) []Change {
 			delete(wired, name)
 		}
 	}
-	wants, owns := []State{n.State()}, n.Owned(have)
+	wants, owns := []State{n.stateIn(have)}, n.Owned(have)
 	for _, p := range wired {
 		wants = append(wants, p.HostState())
 	}

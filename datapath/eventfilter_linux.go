@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -190,7 +191,7 @@ func (f *eventFilter) concernsRoute(e event) bool {
 	}
 	if e.kind == unix.RTM_DELROUTE {
 		_, there := f.seen[r.Link]
-		return known || there && f.node.podRoute(r)
+		return known || there && f.node.podRoute(r) || slices.ContainsFunc(f.node.ENIs, func(e ENI) bool { return e.Primary() && e.isDefault6(r) })
 	}
 	if known {
 		return want.item != r

@@ -5,6 +5,7 @@ package datapath
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -35,6 +36,32 @@ func (n Node) State() State {
 	}
 	s.Filter = n.filter(families)
 	return s.Canonical()
+}
+
+// stateIn returns the state of n for a namespace that is as have. It says nothing
+// about accept_ra of the primary ENI where that is 0, the node forwards already and
+// has its IPv6 default route by that ENI. Then not the kernel but a program hears
+// the router advertisements, and has told the kernel not to: systemd-networkd,
+// NetworkManager and dhcpcd do so, each time they configure the link. Before the node
+// begins to forward it is 2 all the same, because with that step the kernel drops
+// the route if it was the one who made it, whoever keeps it alive by now.
+func (n Node) stateIn(have State) State {
+	s := n.State()
+	if have.sysctl(forwarding6) != "1" {
+		return s
+	}
+	for _, e := range n.ENIs {
+		key := acceptRA(e.Link)
+		if e.Primary() && have.sysctl(key) == "0" && slices.ContainsFunc(have.Routes, e.isDefault6) {
+			s.Sysctls = slices.DeleteFunc(slices.Clone(s.Sysctls), func(x Sysctl) bool { return x.Key == key })
+		}
+	}
+	return s
+}
+
+// isDefault6 reports whether r is the node's IPv6 default route by the ENI.
+func (e ENI) isDefault6(r Route) bool {
+	return e.Link != "" && r.Link == e.Link && r.Table == TableMain && r.Dst == anywhere(netip.IPv6Unspecified()) && r.Type == ""
 }
 
 // families lists false for IPv4, true for IPv6, as far as an ENI has them.
@@ -106,10 +133,14 @@ func (e ENI) speaks(ipv6 bool) bool {
 	return false
 }
 
+const forwarding6 = "net.ipv6.conf.all.forwarding"
+
+func acceptRA(link string) string { return linkSysctl("ipv6", link, "accept_ra", "").Key }
+
 // forwarding returns the settings that make the node a router for its pods.
 func (n Node) forwarding(ipv6 bool) []Sysctl {
 	if ipv6 {
-		return []Sysctl{{"net.ipv6.conf.all.disable_ipv6", "0"}, {"net.ipv6.conf.all.forwarding", "1"}}
+		return []Sysctl{{"net.ipv6.conf.all.disable_ipv6", "0"}, {forwarding6, "1"}}
 	}
 	return []Sysctl{{"net.ipv4.ip_forward", "1"}}
 }
@@ -152,8 +183,8 @@ func anywhere(like netip.Addr) netip.Prefix {
 // filtering packets to a pod would be dropped where the way back, which is
 // chosen by a mark that they do not have, is another ENI. Router advertisements
 // would put a second default route into table main on a secondary ENI; on the
-// primary ENI the node's own default route comes from them, and a node that
-// forwards hears them only at 2. A secondary ENI's link-local address, made from
+// primary ENI the node's own default route comes from them, and a kernel that
+// forwards hears them only at 2, but see [Node.stateIn]. A secondary ENI's link-local address, made from
 // a MAC that is unique in the VPC, needs no duplicate address detection, which
 // would keep the ENI from asking for its gateway's MAC for two seconds.
 func (e ENI) sysctls() []Sysctl {
@@ -168,9 +199,9 @@ func (e ENI) sysctls() []Sysctl {
 	conf := "net.ipv6.conf." + link
 	s = append(s, Sysctl{conf + ".disable_ipv6", "0"})
 	if e.Primary() {
-		return append(s, Sysctl{conf + ".accept_ra", "2"})
+		return append(s, Sysctl{acceptRA(e.Link), "2"})
 	}
-	return append(s, Sysctl{conf + ".accept_ra", "0"}, Sysctl{conf + ".accept_dad", "0"})
+	return append(s, Sysctl{acceptRA(e.Link), "0"}, Sysctl{conf + ".accept_dad", "0"})
 }
 
 // filter returns our nftables table: a pod's packet is dropped unless the way

@@ -156,11 +156,6 @@ func collect(t *testing.T, repairs <-chan datapath.Repair, stop <-chan struct{})
 	return all
 }
 
-// acceptRA is what networkd switches off on links that it configures, to listen to
-// router advertisements itself. The kernel reports no change of a setting; Watch
-// finds it when it looks the next time.
-const acceptRA = "net.ipv6.conf.ens5.accept_ra"
-
 // drift returns what is missing or wrong of ours.
 func (l *lab) drift(pods ...datapath.Pod) []string {
 	l.t.Helper()
@@ -170,9 +165,6 @@ func (l *lab) drift(pods ...datapath.Pod) []string {
 	}
 	var words []string
 	for _, c := range (datapath.Desired{Node: l.n, Pods: pods}).Drift(have) {
-		if s, ok := c.Item.(datapath.Sysctl); ok && s.Key == acceptRA {
-			continue
-		}
 		words = append(words, strings.SplitN(c.String(), "\n", 2)[0])
 	}
 	return words

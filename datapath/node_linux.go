@@ -26,7 +26,7 @@ func (h *Handle) EnsureNode(ctx context.Context, n Node) error {
 	}
 	return h.converge(ctx, func(have State) ([]Change, error) {
 		resolved, err := n.resolve(have.Links)
-		return Diff(resolved.Owned(have), resolved.State()), err
+		return Diff(resolved.Owned(have), resolved.stateIn(have)), err
 	})
 }
 

@@ -77,3 +77,44 @@ func TestDrift(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+// TestDriftAcceptRA has accept_ra of the primary ENI at each value, on a node that
+// forwards or does not and has a default route or none. Drift wants 2 but where a
+// program hears the router advertisements.
+func TestDriftAcceptRA(t *testing.T) {
+	n := Node{ENIs: []ENI{{
+		ID: "eni-a", MAC: []byte{6, 0, 0, 0, 0, 5}, Link: "ens5", Addrs: []netip.Prefix{netip.MustParsePrefix("2001:db8::10/64")},
+	}}}
+	hears := Route{Dst: netip.MustParsePrefix("::/0"), Via: router6, Link: "ens5", Table: TableMain, Protocol: 9}
+	elsewhere := hears
+	elsewhere.Link = "ens9"
+	for _, tt := range []struct {
+		value, forwarding string
+		route             Route
+		stays             bool
+	}{
+		{"0", "1", hears, true},
+		{"0", "0", hears, false},
+		{"0", "1", elsewhere, false},
+		{"1", "1", hears, false},
+		{"2", "1", hears, true},
+	} {
+		have := n.State()
+		have.Links = []Link{{Name: "ens5", MAC: "06:00:00:00:00:05", Up: true}}
+		have.Routes = []Route{tt.route}
+		have.Sysctls = []Sysctl{
+			{"net.ipv6.conf.ens5.accept_ra", tt.value}, {"net.ipv6.conf.ens5.disable_ipv6", "0"},
+			{"net.ipv6.conf.all.disable_ipv6", "0"}, {forwarding6, tt.forwarding},
+		}
+		var want []Change
+		if !tt.stays {
+			want = append(want, Change{OpAdd, Sysctl{"net.ipv6.conf.ens5.accept_ra", "2"}})
+		}
+		if tt.forwarding != "1" { // after accept_ra
+			want = append(want, Change{OpAdd, Sysctl{forwarding6, "1"}})
+		}
+		if diff := cmp.Diff(want, Desired{Node: n}.Drift(have), equateAddrs); diff != "" {
+			t.Errorf("%+v (-want +got):\n%s", tt, diff)
+		}
+	}
+}
