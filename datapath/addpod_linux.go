@@ -181,7 +181,7 @@ func (h *Handle) wireHost(ctx context.Context, p Pod, index int) error {
 	s := p.HostState()
 	changes := Diff(State{}, State{Neighbors: s.Neighbors, Routes: s.Routes, Rules: s.Rules})
 	stale := staleRules(p)
-	return h.withConn(ctx, func(c *conn) error {
+	return h.withRules(ctx, s, func(c *conn) error {
 		var b batch
 		b.noLinkLocal(index)
 		b.setLink(index, Link{Up: true})

@@ -5,6 +5,7 @@ package datapath
 import (
 	"context"
 	"fmt"
+	"slices"
 )
 
 // CheckPod returns a *DriftError if p is not wired as AddPod would, on either
@@ -42,7 +43,10 @@ func (h *Handle) repairPod(ctx context.Context, p Pod, inside *Handle) error {
 	if err := inside.Apply(ctx, within); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
-	return h.Apply(ctx, host)
+	if !slices.ContainsFunc(host, func(c Change) bool { return isRule(c.Item) }) {
+		return h.Apply(ctx, host)
+	}
+	return h.locked(ctx, shared, func() error { return h.Apply(ctx, host) })
 }
 
 // podDrift returns what differs on the two sides of p.

@@ -34,19 +34,31 @@ func (h *Handle) unwire(ctx context.Context, p Pod) (link kernelLink, addrs []Po
 	if link, err = h.findHostLink(ctx, p); err != nil {
 		return link, nil, err
 	}
-	err = h.withConn(ctx, func(c *conn) (err error) {
-		if link.index != 0 && !ending(link.Group) {
-			if err := setGroup(c, link.index, linkGroupEnding); err != nil {
+	if link.index != 0 && !ending(link.Group) {
+		err := h.withConn(ctx, func(c *conn) error { return setGroup(c, link.index, linkGroupEnding) })
+		if err != nil {
+			return link, nil, err
+		}
+	}
+	addrs, err = h.purgeAddrs(ctx, p, link.index)
+	return link, addrs, err
+}
+
+// purgeAddrs removes the rules of p, whose link has that number, and returns its
+// addresses.
+func (h *Handle) purgeAddrs(ctx context.Context, p Pod, index int) (addrs []PodAddr, err error) {
+	if index == 0 && len(p.Addrs) == 0 {
+		return nil, nil
+	}
+	err = h.locked(ctx, alone, func() error {
+		return h.withConn(ctx, func(c *conn) (err error) {
+			if addrs, err = podAddrs(c, p, index); err != nil || len(addrs) == 0 {
 				return err
 			}
-		}
-		if addrs, err = podAddrs(c, p, link.index); err != nil || len(addrs) == 0 {
-			return err
-		}
-		p.Addrs = addrs
-		return purgeRules(c, ownRules(p), nil)
+			return purgeRules(c, ownRules(addrs), nil)
+		})
 	})
-	return link, addrs, err
+	return addrs, err
 }
 
 // setGroup puts a link into a link group. One that is gone is fine.
@@ -64,8 +76,8 @@ func setGroup(c *conn, index, group int) error {
 }
 
 // ownRules are staleRules with our protocol: DEL has no business with others.
-func ownRules(p Pod) []Rule {
-	rules := staleRules(p)
+func ownRules(addrs []PodAddr) []Rule {
+	rules := staleRules(Pod{Addrs: addrs})
 	for i := range rules {
 		rules[i].Protocol = ruleProtocol
 	}
@@ -96,7 +108,8 @@ func podAddrs(c *conn, p Pod, index int) ([]PodAddr, error) {
 	return addrs, nil
 }
 
-// addrsBehind finds a pod's addresses by the routes that lead to its link.
+// addrsBehind finds a pod's addresses by the routes that lead to its link. A link
+// that has gone meanwhile has none.
 func addrsBehind(c *conn, index int) ([]PodAddr, error) {
 	var addrs []PodAddr
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
@@ -111,7 +124,7 @@ func addrsBehind(c *conn, index int) ([]PodAddr, error) {
 			}
 			return err
 		})
-		if err != nil {
+		if err != nil && !isGone(err) {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
 	}

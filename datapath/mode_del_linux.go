@@ -98,7 +98,8 @@ func (h *Handle) leaveBridge(ctx context.Context, p Pod, bridge string) error {
 	for _, a := range addrs {
 		p.Addrs = append(p.Addrs, PodAddr{Addr: a})
 	}
-	return h.purge(ctx, ownRules(p))
+	_, err = h.purgeAddrs(ctx, p, 0)
+	return err
 }
 
 // delInside removes what would stay in a sandbox that lives on: a link that is

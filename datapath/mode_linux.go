@@ -124,13 +124,16 @@ func (h *Handle) ensurePair(ctx context.Context, p Pod, inside *Handle) (kernelL
 // the rules that an earlier pod of the same addresses left.
 func (h *Handle) applyHost(ctx context.Context, p Pod) error {
 	s := p.HostState()
-	rules := s.Rules
-	s.Rules = nil
-	if err := h.Apply(ctx, s.additions()); err != nil {
+	links, rest := s, s
+	links.Neighbors, links.Routes, links.Rules = nil, nil, nil
+	rest.Links, rest.Sysctls, rest.Rules = nil, nil, nil
+	if err := h.Apply(ctx, links.additions()); err != nil || p.Mode.Whole != nil {
 		return err
 	}
-	if p.Mode.Whole != nil {
-		return nil
-	}
-	return h.withConn(ctx, func(c *conn) error { return purgeRules(c, staleRules(p), rules) })
+	return h.withRules(ctx, s, func(c *conn) error {
+		if err := applyRoutes(c, rest.additions()); err != nil {
+			return err
+		}
+		return purgeRules(c, staleRules(p), s.Rules)
+	})
 }

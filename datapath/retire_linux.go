@@ -46,9 +46,10 @@ func (h *Handle) RetirePod(ctx context.Context, p Pod) error {
 
 // Sweep deletes the links that RetirePod left, all in one go, and the rules of
 // the per-pod layout whose pod's link went away with its sandbox before any DEL.
-// Call it when no AddPod is under way, or not in the per-pod layout.
+// It may run beside anything else, also in other processes: a new pod with an
+// address of one that is swept keeps all that is its own.
 func (h *Handle) Sweep(ctx context.Context) error {
-	return h.withConn(ctx, func(c *conn) error {
+	err := h.withConn(ctx, func(c *conn) error {
 		var b batch
 		b.add(unix.RTM_DELLINK, ack, linkHeader(0, 0, 0), func() { b.attr32(unix.IFLA_GROUP, LinkGroupRetired) })
 		answers, err := c.do(&b)
@@ -58,17 +59,35 @@ func (h *Handle) Sweep(ctx context.Context) error {
 		if err := answers[0].err; err != nil && !isGone(err) {
 			return fmt.Errorf("delete retired links: %w", err)
 		}
-		orphans, err := orphanRules(c)
-		if err != nil || len(orphans) == 0 {
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	orphans, err := h.orphanRules(ctx)
+	if err != nil || len(orphans) == 0 {
+		return err
+	}
+	return h.locked(ctx, alone, func() error {
+		if orphans, err = h.orphanRules(ctx); err != nil {
 			return err
 		}
-		return applyRoutes(c, orphans)
+		return h.Apply(ctx, orphans)
 	})
 }
 
 // orphanRules returns the deletion of rules of pods that no route leads to. AddPod
-// makes the route first, so the rules are listed first.
-func orphanRules(c *conn) ([]Change, error) {
+// makes the route first, so the rules are listed first. Without the lock a rule may
+// have got a pod by the time that it is deleted.
+func (h *Handle) orphanRules(ctx context.Context) (changes []Change, err error) {
+	err = h.withConn(ctx, func(c *conn) error {
+		changes, err = listOrphans(c)
+		return err
+	})
+	return changes, err
+}
+
+func listOrphans(c *conn) ([]Change, error) {
 	var changes []Change
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		header := make([]byte, 12)

@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -104,36 +105,21 @@ func (p *patience) forget(now time.Time) {
 	}
 }
 
-// confirmed returns the changes of a look that a second look may carry out.
-// Deletions of pods' rules count only if both saw them: between the dumps of one
-// look an ADD may have made a pod's link, routes and rules.
+// confirmed returns the changes of a look but for those deletions of pods' rules
+// that a second look does not find: between the dumps of one look an ADD may have
+// made a pod's link, routes and rules.
 func confirmed(first, second []Change) []Change {
-	saw := map[Change]bool{}
-	for _, c := range first {
-		if doubtful(c) {
-			saw[c] = true
-		}
-	}
-	var changes []Change
+	again := map[Change]bool{}
 	for _, c := range second {
-		if !doubtful(c) || saw[c] {
-			changes = append(changes, c)
+		if doubtful(c) {
+			again[c] = true
 		}
 	}
-	return changes
+	return slices.DeleteFunc(slices.Clone(first), func(c Change) bool { return doubtful(c) && !again[c] })
 }
 
 // doubtful reports whether c may come from a look in the middle of an ADD.
 func doubtful(c Change) bool {
 	r, ok := c.Item.(Rule)
 	return ok && c.Op == OpDelete && podRule(r)
-}
-
-func anyDoubtful(changes []Change) bool {
-	for _, c := range changes {
-		if doubtful(c) {
-			return true
-		}
-	}
-	return false
 }

@@ -116,7 +116,9 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 			}
 			return next, nil
 		}
-		w.repair(ctx, due, fighting)
+		if err := w.repairSurely(ctx, due, fighting); err != nil {
+			return 0, err
+		}
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
@@ -124,27 +126,34 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 	return firstWait, nil
 }
 
-// drift observes, and once more where one look may be wrong.
+// drift observes and compares.
 func (w *watcher) drift(ctx context.Context) ([]Change, error) {
-	changes, have, err := w.driftOnce(ctx)
-	if err == nil && anyDoubtful(changes) {
-		var second []Change
-		second, have, err = w.driftOnce(ctx)
-		changes = confirmed(changes, second)
-	}
+	have, err := w.h.observe(ctx)
 	if err != nil {
 		return nil, err
 	}
-	w.filter.learn(w.cfg.Desired(), have)
-	return changes, nil
+	d := w.cfg.Desired()
+	w.filter.learn(d, have)
+	return d.Drift(have.State), nil
 }
 
-func (w *watcher) driftOnce(ctx context.Context) ([]Change, observation, error) {
-	have, err := w.h.observe(ctx)
-	if err != nil {
-		return nil, have, err
+// repairSurely repairs, and looks once more where one look may be wrong: with the
+// lock, so that no ADD is in the middle and none begins before the repair is done.
+func (w *watcher) repairSurely(ctx context.Context, changes []Change, fighting bool) error {
+	if !slices.ContainsFunc(changes, doubtful) {
+		w.repair(ctx, changes, fighting)
+		return nil
 	}
-	return w.cfg.Desired().Drift(have.State), have, nil
+	return w.h.locked(ctx, alone, func() error {
+		second, err := w.drift(ctx)
+		if err != nil {
+			return err
+		}
+		if changes = confirmed(changes, second); len(changes) > 0 {
+			w.repair(ctx, changes, fighting)
+		}
+		return nil
+	})
 }
 
 // repair makes changes, one by one if not all can be made, and tells of it.

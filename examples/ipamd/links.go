@@ -178,17 +178,11 @@ func (l *links) watch(ctx context.Context, b *backend, log *slog.Logger) error {
 	return err
 }
 
-// sweepSoon returns what tells sweep of links to delete, nil in the per-pod
-// layout: there a sweep must not meet an ADD, so plugins delete links themselves.
-func (l *links) sweepSoon() func() {
-	if l.node.Layout == datapath.PerPod {
-		return nil
-	}
-	return func() {
-		select {
-		case l.left <- struct{}{}:
-		default: // it knows already
-		}
+// sweepSoon tells sweep of links to delete.
+func (l *links) sweepSoon() {
+	select {
+	case l.left <- struct{}{}:
+	default: // it knows already
 	}
 }
 
@@ -198,9 +192,6 @@ const sweepTogether = 100 * time.Millisecond
 
 // sweep deletes the links that plugins leave behind, until ctx ends.
 func (l *links) sweep(ctx context.Context, log *slog.Logger) error {
-	if l.node.Layout == datapath.PerPod {
-		return nil
-	}
 	for {
 		if err := l.path.Sweep(ctx); err != nil && ctx.Err() == nil {
 			log.Warn("links of ended pods stay for now", "err", err)

@@ -92,7 +92,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	log.Info("agent listens", "socket", s.Socket, "layout", s.Layout, "policy", s.policyName())
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return (&server.Server{Backend: b, SweepSoon: links.sweepSoon(), Logger: log}).Serve(ctx, listener)
+		return (&server.Server{Backend: b, SweepSoon: links.sweepSoon, Logger: log}).Serve(ctx, listener)
 	})
 	g.Go(func() error { return links.sweep(ctx, log) })
 	g.Go(func() error { return introspect(ctx, s.Introspection, b) })

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vpcnet/vpcnet/internal/isolate"
+)
+
+var sweepRounds = flag.Int("sweep-rounds", 40, "how many pods each address of TestSweepBesideAdd gets, one after the other")
+
+// TestSweepBesideAdd gives each of some addresses to one pod after the other, while
+// sweeps follow each other without a pause. A pod ends by DEL, whose remains the
+// sweeps delete, or with its sandbox, whose rules they find; a second DEL runs beside
+// the next ADD. What a new pod of the same address has must stay.
+func TestSweepBesideAdd(t *testing.T) {
+	isolate.Require(t)
+	for _, layout := range []Layout{Flat, PerPod} {
+		t.Run(string(layout), func(t *testing.T) {
+			newNetns(t, "/run/netns/sweep-"+string(layout))
+			h, err := Open("/run/netns/sweep-" + string(layout))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer h.Close()
+			empty, err := h.Observe(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			agent, err := Open("/run/netns/sweep-" + string(layout))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer agent.Close()
+			stop, swept := make(chan struct{}), make(chan struct{})
+			sweeps := 0
+			go func() {
+				defer close(swept)
+				for running := true; running; sweeps++ {
+					select {
+					case <-stop:
+						running = false // once more
+					default:
+					}
+					if err := agent.Sweep(t.Context()); err != nil {
+						t.Error(err)
+					}
+				}
+			}()
+			lasts := make([]Pod, addresses)
+			var wg sync.WaitGroup
+			for i := range lasts {
+				wg.Go(func() { lasts[i] = inARow(t, h, layout, i) })
+			}
+			wg.Wait()
+			close(stop)
+			<-swept
+			t.Logf("%d pods, %d sweeps", addresses**sweepRounds, sweeps)
+			want := []State{empty}
+			for _, p := range lasts {
+				if p.ContainerID != "" {
+					want = append(want, p.HostState())
+				}
+			}
+			compareHost(t, h, Join(want...))
+		})
+	}
+}
+
+// inARow adds one pod after the other with the i-th address, and returns the last,
+// which stays.
+func inARow(t *testing.T, h *Handle, layout Layout, i int) (p Pod) {
+	addrs := []PodAddr{
+		{Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(100 + i)})}, {Addr: netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", 100+i))},
+	}
+	for n := range *sweepRounds {
+		old := p
+		p = Pod{ContainerID: fmt.Sprintf("sweep-%d-%d", i, n), IfName: "eth0", Layout: layout, MTU: 1400, Addrs: slices.Clone(addrs)}
+		for k := range p.Addrs {
+			p.Addrs[k].Table = 2 + n%2 // an ENI that is not the last pod's
+		}
+		p.Netns = "/run/netns/" + p.ContainerID
+		newNetns(t, p.Netns)
+		var again sync.WaitGroup
+		if old.ContainerID != "" {
+			if err := endPod(t, h, old, n); err != nil {
+				t.Error(err)
+			}
+			again.Go(func() { // as a plugin does whose agent does not sweep
+				if err := h.DelPod(t.Context(), old); err != nil {
+					t.Errorf("second DEL: %v", err)
+				}
+			})
+		}
+		if _, err := h.AddPod(t.Context(), p); err != nil {
+			t.Errorf("AddPod: %v", err)
+			return Pod{}
+		}
+		again.Wait()
+		if err := h.CheckPod(t.Context(), p); err != nil {
+			var drift *DriftError
+			errors.As(err, &drift)
+			t.Errorf("CheckPod: %v: %+v", err, drift)
+		}
+		if old.ContainerID != "" {
+			dropNetns(old.Netns)
+		}
+	}
+	return p
+}
+
+// endPod ends a pod in one of three ways.
+func endPod(t *testing.T, h *Handle, p Pod, way int) error {
+	if way%3 > 0 {
+		return h.RetirePod(t.Context(), p)
+	}
+	dropNetns(p.Netns)
+	// Every other time the new pod comes while the old link is still there.
+	for way%2 > 0 {
+		link, err := h.findLink(t.Context(), p.HostLink())
+		if err != nil || link.index == 0 {
+			return err
+		}
+	}
+	return nil
+}
+
+// compareHost wants the namespace to be as in want, but for settings and what only
+// a wanted state knows.
+func compareHost(t *testing.T, h *Handle, want State) {
+	t.Helper()
+	have, err := h.Observe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.Sysctls, have.Sysctls = nil, nil
+	for i := range want.Links {
+		want.Links[i].Peer = ""
+	}
+	if diff := cmp.Diff(want.String(), have.String()); diff != "" {
+		t.Fatalf("(-want +got):\n%s", diff)
+	}
+}
