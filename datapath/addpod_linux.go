@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -60,6 +61,9 @@ func (h *Handle) wire(ctx context.Context, p Pod, sandbox *os.File, link kernelL
 			err = errors.Join(err, h.DelPod(undo, p))
 		}
 	}()
+	if err := writeSysctls(h.ns, missing(link.sysctls, p.HostState().Sysctls)); err != nil {
+		return err
+	}
 	if err := wireSandbox(ctx, p, sandbox, link.peer); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
@@ -71,6 +75,11 @@ func (h *Handle) wire(ctx context.Context, p Pod, sandbox *os.File, link kernelL
 	}
 	done = true
 	return nil
+}
+
+// missing returns what of want is not in have.
+func missing(have, want []Sysctl) []Sysctl {
+	return slices.DeleteFunc(slices.Clone(want), func(s Sysctl) bool { return slices.Contains(have, s) })
 }
 
 // createVeth makes the pair and finds the numbers of both ends, in one system
@@ -108,11 +117,15 @@ func wireSandbox(ctx context.Context, p Pod, sandbox *os.File, index int) error 
 	s := p.SandboxState()
 	changes := Diff(State{}, State{Addresses: s.Addresses, Neighbors: s.Neighbors, Routes: s.Routes, Rules: s.Rules})
 	refused, err := sendNew(c, changes, index)
-	if err != nil || len(refused) == 0 {
+	if err != nil {
+		return err
+	}
+	off, err := ipv6Off(c, p)
+	if err != nil || !off && len(refused) == 0 {
 		return err
 	}
 	// The runtime has switched IPv6 off in the sandbox.
-	if err := writeSysctls(sandbox, s.Sysctls); err != nil {
+	if err := writeSysctls(sandbox, s.Sysctls); err != nil || len(refused) == 0 {
 		return err
 	}
 	refused, err = sendNew(c, refused, index)
@@ -120,6 +133,24 @@ func wireSandbox(ctx context.Context, p Pod, sandbox *os.File, index int) error 
 		err = fmt.Errorf("%s: %w", refused[0], unix.EACCES)
 	}
 	return err
+}
+
+// ipv6Off reports whether a pod that needs IPv6 on its loopback link has it off.
+func ipv6Off(c *conn, p Pod) (bool, error) {
+	if !p.speaks(true) {
+		return false, nil
+	}
+	var b batch
+	b.findLink("lo")
+	answers, err := c.do(&b)
+	if err != nil {
+		return false, err
+	}
+	if answers[0].err != nil {
+		return false, fmt.Errorf("find link lo: %w", answers[0].err)
+	}
+	lo, err := parseLink(answers[0].data)
+	return len(missing(lo.sysctls, []Sysctl{enableIPv6("lo")})) > 0, err
 }
 
 // sendNew brings up one new link and adds its items. A route that is there

@@ -45,6 +45,18 @@ func waitRunning(ctx context.Context, c *conn, index int) error {
 	}
 }
 
+// waitENI waits for the link of a whole ENI in its sandbox, which is h's.
+func (h *Handle) waitENI(ctx context.Context, name string) error {
+	link, err := h.findLink(ctx, name)
+	if err == nil {
+		err = h.withConn(ctx, func(c *conn) error { return waitRunning(ctx, c, link.index) })
+	}
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	return nil
+}
+
 // waitPair waits for both ends of a pod's veth pair: Watch may have set up the
 // host side before AddPod came to the sandbox side.
 func (h *Handle) waitPair(ctx context.Context, sandbox *os.File, link kernelLink) error {

@@ -36,17 +36,32 @@ func (h *Handle) CheckPod(ctx context.Context, p Pod) error {
 
 // repairPod makes both sides of a pair that exists what they should be.
 func (h *Handle) repairPod(ctx context.Context, p Pod, inside *Handle) error {
-	host, within, err := h.podDrift(ctx, p, inside)
-	if err != nil {
+	if err := inside.repairInside(ctx, p); err != nil {
 		return err
 	}
-	if err := inside.Apply(ctx, within); err != nil {
+	return converge(ctx, h.observeNet, h.applyPod, func(have State) ([]Change, error) {
+		return Diff(p.owned(have), p.HostState()), nil
+	})
+}
+
+// applyPod carries out changes of one pod, beside no sweep if they have rules.
+func (h *Handle) applyPod(ctx context.Context, changes []Change) error {
+	if !slices.ContainsFunc(changes, func(c Change) bool { return isRule(c.Item) }) {
+		return h.Apply(ctx, changes)
+	}
+	return h.locked(ctx, shared, func() error { return h.Apply(ctx, changes) })
+}
+
+// repairInside makes the sandbox of h what p wants. What is there already stays:
+// ipvlan refuses an address that it has.
+func (h *Handle) repairInside(ctx context.Context, p Pod) error {
+	err := converge(ctx, h.observeNet, h.Apply, func(have State) ([]Change, error) {
+		return Diff(p.ownedInSandbox(have), p.SandboxState()), nil
+	})
+	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
-	if !slices.ContainsFunc(host, func(c Change) bool { return isRule(c.Item) }) {
-		return h.Apply(ctx, host)
-	}
-	return h.locked(ctx, shared, func() error { return h.Apply(ctx, host) })
+	return nil
 }
 
 // podDrift returns what differs on the two sides of p.

@@ -129,6 +129,7 @@ var linkSettings = []struct {
 	place  int
 	key    string
 }{
+	{unix.AF_INET, unix.IFLA_INET_CONF, 0, "net.ipv4.conf.%s.forwarding"},
 	{unix.AF_INET, unix.IFLA_INET_CONF, 7, "net.ipv4.conf.%s.rp_filter"},
 	{unix.AF_INET6, unix.IFLA_INET6_CONF, 3, "net.ipv6.conf.%s.accept_ra"},
 	{unix.AF_INET6, unix.IFLA_INET6_CONF, 26, "net.ipv6.conf.%s.disable_ipv6"},
@@ -137,7 +138,9 @@ var linkSettings = []struct {
 
 func linkSysctls(name string, spec []byte) []Sysctl {
 	var s []Sysctl
+	hasIPv6 := false
 	for family, attrs := range attributes(spec) {
+		hasIPv6 = hasIPv6 || family == unix.AF_INET6
 		for array, v := range attributes(attrs) {
 			for _, set := range linkSettings {
 				if set.family != family || set.array != array || len(v) < 4*set.place+4 {
@@ -148,6 +151,9 @@ func linkSysctls(name string, spec []byte) []Sysctl {
 				s = append(s, Sysctl{key, fmt.Sprint(value)})
 			}
 		}
+	}
+	if !hasIPv6 {
+		s = append(s, refuseRouter(name)) // as good as set
 	}
 	return s
 }
@@ -255,6 +261,9 @@ func parseRoute(b []byte, links names) (r Route, ok bool, err error) {
 	r.Dst = netip.PrefixFrom(dst, int(b[1]))
 	if b[0] == unix.AF_INET6 && r.Metric == defaultMetric6 {
 		r.Metric = 0
+	}
+	if kind == unix.RTN_BLACKHOLE || kind == unix.RTN_UNREACHABLE || kind == unix.RTN_PROHIBIT {
+		r.Link = "" // the kernel says lo for IPv6
 	}
 	own := kind == unix.RTN_BROADCAST || kind == unix.RTN_ANYCAST || kind == unix.RTN_MULTICAST || kind == unix.RTN_LOCAL
 	cloned := binary.NativeEndian.Uint32(b[8:])&unix.RTM_F_CLONED != 0

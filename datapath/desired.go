@@ -45,18 +45,23 @@ func isWired(links []Link, name string) bool {
 	return false
 }
 
-// podsOwned returns what belongs to the pods, by host link, and rules of pods
-// that no route leads to.
+// podsOwned returns what belongs to the pods, by host link, their addresses where
+// the node has them, and rules of pods that no route leads to.
 func podsOwned(have State, wired map[string]Pod) State {
 	var o State
 	wired, shared := withFurtherLinks(wired)
 	addrs := map[netip.Prefix]bool{}
+	var settings []Sysctl
 	for _, p := range wired {
 		for _, a := range p.Addrs {
 			addrs[hostPrefix(a.Addr)] = true
 		}
-		if !p.Mode.isVeth() {
-			o.Sysctls = append(o.Sysctls, counterparts(have.Sysctls, p.HostState().Sysctls, Sysctl.key)...)
+		settings = append(settings, p.HostState().Sysctls...)
+	}
+	o.Sysctls = counterparts(have.Sysctls, settings, Sysctl.key)
+	for _, a := range have.Addresses {
+		if addrs[hostPrefix(a.Prefix.Addr())] {
+			o.Addresses = append(o.Addresses, a)
 		}
 	}
 	for _, l := range have.Links {

@@ -157,9 +157,10 @@ func remade(have, want []Address) []Change {
 	return changes
 }
 
-// diffLinks returns also the links to make before anything else: down, so that
-// their settings are in place when they come up.
+// diffLinks returns also the links to make before anything else, so that they can
+// be given their settings.
 func diffLinks(have, want []Link) (made, add, del []Change) {
+	var pairs []Change
 	byName, keep := map[string]Link{}, map[string]bool{}
 	for _, l := range have {
 		byName[l.Name] = l
@@ -167,10 +168,16 @@ func diffLinks(have, want []Link) (made, add, del []Change) {
 	for _, w := range want {
 		keep[w.Name] = true
 		if h, ok := byName[w.Name]; !ok || !h.satisfies(w) {
-			add = append(add, Change{OpAdd, w})
-			if w.virtual() {
+			change := Change{OpAdd, w}
+			switch {
+			case w.virtual():
 				w.Up = false
 				made = append(made, Change{OpAdd, w})
+				add = append(add, change)
+			case !ok && w.Kind == "veth":
+				pairs = append(pairs, change)
+			default:
+				add = append(add, change)
 			}
 		}
 	}
@@ -179,7 +186,7 @@ func diffLinks(have, want []Link) (made, add, del []Change) {
 			del = append(del, Change{OpDelete, h})
 		}
 	}
-	return made, add, del
+	return append(made, pairs...), add, del
 }
 
 // satisfies reports whether l is as w wants it.

@@ -51,12 +51,26 @@
 // as a [State]: plain values, whose text is the script of ip and nft commands that
 // would make it. [Handle.Observe] reads what is, [Diff] finds the changes, and
 // [Handle.Apply] carries them out. [Handle.EnsureNode] does all of it for a node.
-// Pods take a direct way, because a runtime waits for them: [Handle.AddPod] needs
-// three system calls and [Handle.DelPod] a few, whatever else is on the node.
+// Pods take a direct way, because a runtime waits for them: [Handle.AddPod] and
+// [Handle.DelPod] need a few system calls, whatever else is on the node.
 //
 // Everything is keyed by container and interface, and its names and MACs derive
 // from that key. So each step can be repeated, a killed ADD is finished or undone
 // by the next ADD or DEL, and DEL needs no record of what ADD did.
+//
+// [Handle.Watch] hears of each change that others make, and puts back what is ours.
+// [Trace] explains the way of a packet from values alone, and [Handle.Confirm]
+// compares that with the kernel's own answer.
+//
+// # Modes
+//
+// A pod need not have a veth pair that the layout routes: [Mode] also knows a
+// [WholeENI] for the pod alone, an [IPVLAN] link beside the veth pair, a [Branch]
+// ENI with security groups of its own, and a [Bridge]. A pod with several interfaces
+// has one [Pod] value for each, with an Index. Each mode's documentation says what
+// checks the source of its packets.
+//
+// # Ownership
 //
 // What belongs to this package is marked: routes by protocol number 118, rules by
 // priority, everything in its nftables table, and addresses and routes on secondary

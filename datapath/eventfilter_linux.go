@@ -4,6 +4,8 @@ package datapath
 
 import (
 	"encoding/binary"
+	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -20,13 +22,14 @@ type eventFilter struct {
 	node   Node // with the names of links
 	names  names
 	seen   map[string]seenLink // links as last seen or reported
-	// What the node and its pods want; settings are known by link.
+	// What the node and its pods want; settings are known by name.
 	links    map[string]Link
 	rules    map[Rule]wanted[Rule]
 	routes   map[routeKey]wanted[Route]
 	addrs    map[linkPrefix]bool
 	neighs   map[linkAddr]wanted[Neighbor]
-	settings map[string]bool
+	pods     map[netip.Addr]bool // their addresses
+	settings map[string]string
 }
 
 // wanted is an item with the host link of the pod that wants it, none if it is the
@@ -53,7 +56,7 @@ func (f *eventFilter) learn(d Desired, have observation) {
 	*f = eventFilter{
 		prefix: d.Node.prefix(), names: names{}, seen: map[string]seenLink{}, links: map[string]Link{},
 		rules: map[Rule]wanted[Rule]{}, routes: map[routeKey]wanted[Route]{}, addrs: map[linkPrefix]bool{},
-		neighs: map[linkAddr]wanted[Neighbor]{}, settings: map[string]bool{},
+		neighs: map[linkAddr]wanted[Neighbor]{}, pods: map[netip.Addr]bool{}, settings: map[string]string{},
 	}
 	f.node, _ = d.Node.resolve(have.Links)
 	for _, l := range have.links {
@@ -63,6 +66,9 @@ func (f *eventFilter) learn(d Desired, have observation) {
 	f.want(f.node.State(), "")
 	for _, p := range d.Pods {
 		f.want(p.HostState(), p.HostLink())
+		for _, a := range p.Addrs {
+			f.pods[a.Addr] = true
+		}
 	}
 }
 
@@ -84,9 +90,7 @@ func (f *eventFilter) want(s State, owner string) {
 		f.neighs[n.key()] = wanted[Neighbor]{n, owner}
 	}
 	for _, x := range s.Sysctls {
-		if link := x.link(); link != "" {
-			f.settings[link] = true
-		}
+		f.settings[x.Key] = x.Value
 	}
 }
 
@@ -103,7 +107,7 @@ func (f *eventFilter) concerns(e event) bool {
 		return f.concernsLink(e)
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		a, err := parseAddress(e.body, f.names)
-		return err != nil || f.node.secondary(a.Link) && !a.Prefix.Addr().IsLinkLocalUnicast() &&
+		return err != nil || f.pods[a.Prefix.Addr()] && e.kind == unix.RTM_NEWADDR || f.node.secondary(a.Link) && !a.Prefix.Addr().IsLinkLocalUnicast() &&
 			f.addrs[a.key()] == (e.kind == unix.RTM_DELADDR)
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		return f.concernsNeighbor(e)
@@ -214,27 +218,42 @@ func (f *eventFilter) concernsRule(e event) bool {
 	return ownedRule(r) && !known && (!podRule(r) || f.node.layout() == Flat)
 }
 
-// From linux/netconf.h: the size of struct netconfmsg with its padding, the
-// attribute with the number of the link, and the number that stands for all links.
+// From linux/netconf.h: the size of struct netconfmsg with its padding, attributes,
+// and the number that stands for all links.
 const (
-	netconfHeader = 4
-	netconfIndex  = 1
-	netconfAll    = -1
+	netconfHeader     = 4
+	netconfIndex      = 1
+	netconfForwarding = 2
+	netconfRPFilter   = 3
+	netconfAll        = -1
 )
 
-// concernsSettings wants to know of changed settings of all links, and of the
-// links that have a setting of ours. It hears of each new link as well.
+// concernsSettings wants to know of changed settings of all links, and of settings
+// of ours with another value. It hears of each new link as well.
 func (f *eventFilter) concernsSettings(e event) bool {
 	if len(e.body) < netconfHeader {
 		return true
 	}
+	family := "ipv4"
+	if e.body[0] == unix.AF_INET6 {
+		family = "ipv6"
+	}
+	values := map[uint16]int{}
 	for kind, v := range attributes(e.body[netconfHeader:]) {
-		if kind == netconfIndex {
-			index := int(int32(number(v)))
-			return index == netconfAll || f.settings[f.names[index]]
+		values[kind] = int(int32(number(v)))
+	}
+	if values[netconfIndex] == netconfAll {
+		return true
+	}
+	link := f.names[values[netconfIndex]]
+	for kind, key := range map[uint16]string{netconfForwarding: "forwarding", netconfRPFilter: "rp_filter"} {
+		value, reported := values[kind]
+		want, wanted := f.settings[linkSysctl(family, link, key, "").Key]
+		if reported && wanted && want != fmt.Sprint(value) {
+			return true
 		}
 	}
-	return true
+	return false
 }
 
 // concernsTable reports whether an nftables report is about our table. The one at

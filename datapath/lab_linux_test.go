@@ -339,16 +339,21 @@ func (l *lab) ensure() {
 	}
 	// The kernel tells a link's own IPv6 of its carrier up to a second later.
 	for _, e := range l.n.ENIs {
-		var err error
-		for range 10 {
-			if _, err = ask(l.node, e.Addrs[1].Addr(), outside6); err == nil {
-				break
-			}
-		}
-		if err != nil {
-			l.t.Fatalf("%s never came up: %v", e.ID, err)
+		l.waitAnswer(l.node, e.Addrs[1].Addr(), outside6)
+	}
+}
+
+// waitAnswer asks until an answer comes: the VPC's side of an ENI that has just
+// come up drops packets for up to a second.
+func (l *lab) waitAnswer(path string, from, to netip.Addr) {
+	l.t.Helper()
+	var err error
+	for range 10 {
+		if _, err = ask(path, from, to); err == nil {
+			return
 		}
 	}
+	l.t.Fatalf("%s never reached %s: %v", from, to, err)
 }
 
 func (l *lab) add(p datapath.Pod) datapath.Wiring {

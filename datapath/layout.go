@@ -28,8 +28,7 @@ func (n Node) State() State {
 	for _, ipv6 := range families {
 		s.Rules = append(s.Rules, n.rules(ipv6)...)
 		s.Sysctls = append(s.Sysctls, n.forwarding(ipv6)...)
-		rules, sysctls := n.enforcement(ipv6)
-		s.Rules, s.Sysctls = append(s.Rules, rules...), append(s.Sysctls, sysctls...)
+		s = Join(s, n.enforcement(ipv6))
 	}
 	for _, e := range n.ENIs {
 		s = Join(s, e.state())
@@ -191,7 +190,7 @@ func (e ENI) sysctls() []Sysctl {
 	link := strings.ReplaceAll(e.Link, ".", "/")
 	var s []Sysctl
 	if e.speaks(false) {
-		s = append(s, Sysctl{"net.ipv4.conf." + link + ".rp_filter", "2"})
+		s = append(s, Sysctl{"net.ipv4.conf." + link + ".rp_filter", "2"}, Sysctl{"net.ipv4.conf." + link + ".forwarding", "1"})
 	}
 	if !e.speaks(true) {
 		return s
@@ -207,19 +206,30 @@ func (e ENI) sysctls() []Sysctl {
 // filter returns our nftables table: a pod's packet is dropped unless the way
 // back to its source is the link that it came from; then the source finds the
 // ENI's mark. A verdict map is used, and a chain an ENI, because that way the
-// other bits of a mark stay as they are on every kernel.
+// other bits of a mark stay as they are on every kernel. The source of a pod on a
+// branch ENI under Strict is checked by rules, see Branch: the lookup here does
+// not know them.
 func (n Node) filter(families []bool) Filter {
 	from := Chain{Name: "from-pod", Rules: []string{"fib saddr . iif oif missing drop"}}
-	f := Filter{Chains: []Chain{{
+	branch := Chain{Name: "from-branch"}
+	hook := Chain{
 		Name: "prerouting", Hook: "prerouting", Priority: priorityMangle,
 		Rules: []string{fmt.Sprintf("iifname %q jump from-pod", n.prefix()+"*")},
-	}}}
-	var chains []Chain
+	}
 	for _, ipv6 := range families {
-		if ipv6 {
-			from.Rules = append(from.Rules, "icmpv6 type nd-router-advert drop")
+		refused := n.refused(ipv6)
+		branch.Rules = append(branch.Rules, refused...)
+		from.Rules = append(from.Rules, refused...)
+		if n.layout() == Flat {
+			from.Rules = append(from.Rules, vmapRule(ipv6))
 		}
-		from.Rules = append(from.Rules, n.familyFilter(ipv6)...)
+	}
+	var f Filter
+	var chains []Chain
+	if n.Enforcement == Strict && len(branch.Rules) > 0 {
+		hook.Rules = append(hook.Rules,
+			fmt.Sprintf("iifname %q accept", branchPrefix+"*"), fmt.Sprintf("iifname %q jump from-branch", strictPrefix+"*"))
+		chains = append(chains, branch)
 	}
 	if n.layout() == Flat {
 		for _, e := range n.ENIs {
@@ -235,24 +245,34 @@ func (n Node) filter(families []bool) Filter {
 			}
 		}
 	}
-	f.Chains = append(append(f.Chains, chains...), from)
+	f.Chains = append(append([]Chain{hook}, chains...), from)
 	return f
 }
 
-// familyFilter returns the rules of one family for packets from pods.
-func (n Node) familyFilter(ipv6 bool) []string {
-	ip, service, source := "ip", metadata4, "source4"
-	if ipv6 {
-		ip, service, source = "ip6", metadata6, "source6"
-	}
+// refused returns the rules of one family for what no pod may send.
+func (n Node) refused(ipv6 bool) []string {
+	ip, service := "ip", metadata4
 	var rules []string
+	if ipv6 {
+		ip, service = "ip6", metadata6
+		rules = append(rules, "icmpv6 type nd-router-advert drop")
+	}
 	if n.RefuseMetadata {
 		rules = append(rules, fmt.Sprintf("%s daddr %s reject", ip, service))
 	}
-	if n.layout() == Flat {
-		rules = append(rules, fmt.Sprintf("%s saddr vmap @%s", ip, source))
-	}
 	return rules
+}
+
+// vmapRule looks the source up in the map of its family.
+func vmapRule(ipv6 bool) string {
+	return fmt.Sprintf("%s saddr vmap @%s", ipKeyword(ipv6), sourceMaps[btoi(ipv6)].name)
+}
+
+func ipKeyword(ipv6 bool) string {
+	if ipv6 {
+		return "ip6"
+	}
+	return "ip"
 }
 
 // markRule sets the ENI number in the mark and leaves the other bits.
@@ -265,6 +285,7 @@ func (p Pod) routedHost() State {
 	s := State{Links: []Link{{
 		Name: p.HostLink(), Kind: "veth", MAC: p.HostMAC().String(), MTU: p.MTU, Up: true, Peer: p.sandboxEnd(),
 	}}}
+	s.Sysctls = p.hostSysctls(p.HostLink())
 	table := TablePods
 	if p.layout() == PerPod {
 		table = TableMain
@@ -285,6 +306,20 @@ func (p Pod) routedHost() State {
 		}
 	}
 	return s.Canonical()
+}
+
+// hostSysctls are the settings of the link on the node that leads to the pod. A
+// pod is no router to the node, and a link that is told to forward follows no
+// change of the node's own setting.
+func (p Pod) hostSysctls(link string) []Sysctl {
+	s := []Sysctl{refuseRouter(link)}
+	if p.speaks(false) {
+		s = append(s, linkSysctl("ipv4", link, "forwarding", "1"))
+	}
+	if p.speaks(true) {
+		s = append(s, enableIPv6(link))
+	}
+	return s
 }
 
 // routedSandbox returns the sandbox side of a veth pair: everything goes to the

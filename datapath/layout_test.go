@@ -164,12 +164,50 @@ func TestValidate(t *testing.T) {
 		"one number twice": func(n *datapath.Node) { n.ENIs[2].Number = 1 },
 		"big number":       func(n *datapath.Node) { n.ENIs[2].Number = 128 },
 		"one source twice": func(n *datapath.Node) { n.ENIs[2].Sources = n.ENIs[1].Sources },
+		"source in another": func(n *datapath.Node) {
+			n.ENIs[2].Sources = append(n.ENIs[2].Sources, netip.MustParsePrefix("10.0.0.120/29"))
+		},
+		"no source":          func(n *datapath.Node) { n.ENIs[2].Sources = []netip.Prefix{{}} },
+		"no address":         func(n *datapath.Node) { n.ENIs[2].Addrs = []netip.Prefix{{}} },
+		"no service prefix":  func(n *datapath.Node) { n.ServicePrefixes = []netip.Prefix{{}} },
+		"negative MTU":       func(n *datapath.Node) { n.ENIs[2].MTU = -1 },
+		"MTU too small":      func(n *datapath.Node) { n.ENIs[1].MTU = 1279 },
+		"MTU too big":        func(n *datapath.Node) { n.ENIs[2].MTU = 65536 },
+		"table default":      func(n *datapath.Node) { n.ENIs[2].Card, n.ENIs[2].Device = 0, 252 },
+		"table beyond local": func(n *datapath.Node) { n.ENIs[2].Card, n.ENIs[2].Device = 0, 300 },
+		"negative card":      func(n *datapath.Node) { n.ENIs[2].Card = -1 },
+		"card 100":           func(n *datapath.Node) { n.ENIs[2].Card = 100 },
+		"device 100":         func(n *datapath.Node) { n.ENIs[2].Device = 100 },
 	} {
 		n := testNode(datapath.Flat)
 		if err := n.Validate(); err != nil {
 			t.Fatal(err)
 		}
 		if change(&n); n.Validate() == nil {
+			t.Errorf("%s: Validate() = nil, want an error", name)
+		}
+	}
+}
+
+func TestValidatePod(t *testing.T) {
+	for name, change := range map[string]func(*datapath.Pod){
+		"negative MTU":      func(p *datapath.Pod) { p.MTU = -5 },
+		"MTU too big":       func(p *datapath.Pod) { p.MTU = 65536 },
+		"MTU too small":     func(p *datapath.Pod) { p.MTU = 1000 },
+		"no destination":    func(p *datapath.Pod) { p.PathMTUs = []datapath.PathMTU{{MTU: 1500}} },
+		"path MTU 0":        func(p *datapath.Pod) { p.PathMTUs = []datapath.PathMTU{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}} },
+		"path MTU negative": func(p *datapath.Pod) { p.PathMTUs = []datapath.PathMTU{{netip.MustParsePrefix("::/0"), -1}} },
+		"negative table":    func(p *datapath.Pod) { p.Addrs[0].Table = -3 },
+		"table default":     func(p *datapath.Pod) { p.Addrs[0].Table = 253 },
+		"table local":       func(p *datapath.Pod) { p.Addrs[0].Table = 255 },
+		"table of pods":     func(p *datapath.Pod) { p.Addrs[0].Table = datapath.TablePods },
+		"interface 251":     func(p *datapath.Pod) { p.Index = 251 },
+	} {
+		p := testPod(datapath.Flat, 2)
+		if err := p.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		if change(&p); p.Validate() == nil {
 			t.Errorf("%s: Validate() = nil, want an error", name)
 		}
 	}

@@ -174,12 +174,17 @@ func (p Pod) uplink(link string, gateway func(netip.Addr) netip.Addr) State {
 		}
 	}
 	if p.speaks(true) {
-		s.Sysctls = []Sysctl{enableIPv6(link)}
+		// Without IPv6 on lo the pod does not reach its own address.
+		s.Sysctls = []Sysctl{enableIPv6(link), enableIPv6("lo")}
 	}
 	return s
 }
 
 func enableIPv6(link string) Sysctl { return linkSysctl("ipv6", link, "disable_ipv6", "0") }
+
+// refuseRouter keeps a link from taking addresses and routes from router
+// advertisements.
+func refuseRouter(link string) Sysctl { return linkSysctl("ipv6", link, "accept_ra", "0") }
 
 func linkSysctl(family, link, key, value string) Sysctl {
 	return Sysctl{"net." + family + ".conf." + strings.ReplaceAll(link, ".", "/") + "." + key, value}

@@ -39,7 +39,8 @@ const (
 	// Strict sends everything by the branch ENI, packets of the same node
 	// included. The node's lookup of its own addresses moves behind the rules of
 	// such pods, and early demultiplexing is off: it takes an answer of the pod to
-	// the node for the node's before routing, and the kernel then drops it.
+	// the node for the node's before routing, and the kernel then drops it. What
+	// such a pod sends with a source that is not its own is dropped by a rule.
 	Strict Enforcement = "strict"
 )
 
@@ -95,15 +96,19 @@ func (m *Branch) host(p Pod) State {
 		Name: m.Link(), Kind: "vlan", Parent: m.Trunk.Link, VLAN: m.VLAN, MAC: m.ENI.MAC.String(), MTU: cmp.Or(m.ENI.MTU, m.Trunk.MTU), Up: true,
 		Alias: aliasOf(p).String(),
 	})
+	s.Sysctls = append(s.Sysctls, refuseRouter(m.Link()))
 	for _, a := range p.Addrs {
 		gw := m.ENI.gatewayFor(a.Addr)
 		s.Routes = append(s.Routes,
 			Route{Dst: hostPrefix(gw), Link: m.Link(), Table: m.Table(), Protocol: RouteProtocol},
 			Route{Dst: anywhere(gw), Via: gw, Link: m.Link(), Table: m.Table(), Protocol: RouteProtocol})
 		if m.strict() {
-			for _, link := range []string{m.Link(), p.HostLink()} {
-				s.Rules = append(s.Rules, Rule{IPv6: gw.Is6(), Priority: PriorityBranch, IIF: link, Table: m.Table(), Protocol: ruleProtocol})
-			}
+			rule := Rule{IPv6: gw.Is6(), Priority: PriorityBranch, IIF: m.Link(), Table: m.Table(), Protocol: ruleProtocol}
+			s.Rules = append(s.Rules, rule)
+			rule.IIF, rule.From = p.HostLink(), hostPrefix(a.Addr)
+			s.Rules = append(s.Rules, rule)
+			rule.Priority, rule.From, rule.Table = PriorityForged, netip.Prefix{}, TableNowhere
+			s.Rules = append(s.Rules, rule)
 		}
 		s.Sysctls = append(s.Sysctls, m.sysctls(p, gw)...)
 	}
@@ -115,11 +120,9 @@ func (m *Branch) host(p Pod) State {
 // does not follow.
 func (m *Branch) sysctls(p Pod, like netip.Addr) []Sysctl {
 	if like.Is6() {
-		return []Sysctl{
-			enableIPv6(m.Link()), linkSysctl("ipv6", m.Link(), "accept_ra", "0"), linkSysctl("ipv6", m.Link(), "accept_dad", "0"),
-		}
+		return []Sysctl{enableIPv6(m.Link()), linkSysctl("ipv6", m.Link(), "accept_dad", "0")}
 	}
-	s := []Sysctl{linkSysctl("ipv4", m.Link(), "rp_filter", "2")}
+	s := []Sysctl{linkSysctl("ipv4", m.Link(), "rp_filter", "2"), linkSysctl("ipv4", m.Link(), "forwarding", "1")}
 	if m.strict() {
 		s = append(s, linkSysctl("ipv4", p.HostLink(), "rp_filter", "2"))
 	}
@@ -132,26 +135,29 @@ func (m *Branch) sandbox(p Pod) State { return p.routedSandbox() }
 // branch ENIs.
 func isBranchLink(name string) bool { return strings.HasPrefix(name, strictPrefix) }
 
-// enforcement returns the rules and settings of the node for pods on branch
-// ENIs, nothing if the node has none. Under Strict the lookup of table local goes
-// from priority 0 to 20, behind the rules of such pods; the VPC router alone
-// still reaches the node's own addresses on VLAN links, so that neighbour
-// discovery works.
-func (n Node) enforcement(ipv6 bool) ([]Rule, []Sysctl) {
+// enforcement returns what the node needs for pods on branch ENIs, nothing if it
+// has none. Under Strict the lookup of table local goes from priority 0 to 20,
+// behind the rules of such pods; the VPC router alone still reaches the node's own
+// addresses on VLAN links, so that neighbour discovery works.
+func (n Node) enforcement(ipv6 bool) State {
 	local := Rule{IPv6: ipv6, Table: tableLocal, Protocol: ruleProtocol}
 	switch n.Enforcement {
 	case Standard:
-		return []Rule{local}, []Sysctl{{earlyDemux, "1"}}
+		return State{Rules: []Rule{local}, Sysctls: []Sysctl{{earlyDemux, "1"}}}
 	case Strict:
-		rules := []Rule{local}
-		rules[0].Priority = PriorityLocal
+		nowhere := Route{Dst: anywhere(netip.IPv4Unspecified()), Type: "blackhole", Table: TableNowhere, Protocol: RouteProtocol}
+		behind := local
+		behind.Priority = PriorityLocal
+		s := State{Rules: []Rule{behind}, Sysctls: []Sysctl{{earlyDemux, "0"}}}
 		if ipv6 {
+			nowhere.Dst = anywhere(netip.IPv6Unspecified())
 			local.From, local.IPProto = hostPrefix(router6), icmp6
-			rules = append(rules, local)
+			s.Rules = append(s.Rules, local)
 		}
-		return rules, []Sysctl{{earlyDemux, "0"}}
+		s.Routes = []Route{nowhere}
+		return s
 	}
-	return nil, nil
+	return State{}
 }
 
 // earlyDemux is for both families.

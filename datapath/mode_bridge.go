@@ -61,6 +61,7 @@ func (m *Bridge) host(p Pod) State {
 	for i := range s.Routes {
 		s.Routes[i].Link = m.name()
 	}
+	s.Sysctls = p.hostSysctls(m.name())
 	s.Links = append(s.Links, Link{Name: m.name(), Kind: "bridge", MAC: m.mac().String(), Up: true})
 	return s
 }

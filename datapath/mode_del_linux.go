@@ -72,10 +72,13 @@ func (h *Handle) purge(ctx context.Context, rules []Rule) error {
 
 // branchRules select the rules of packets that come in by a link.
 func branchRules(link string) []Rule {
-	r := Rule{Priority: PriorityBranch, IIF: link, Protocol: ruleProtocol}
-	r6 := r
-	r6.IPv6 = true
-	return []Rule{r, r6}
+	var rules []Rule
+	for _, priority := range []int{PriorityBranch, PriorityForged} {
+		for _, ipv6 := range []bool{false, true} {
+			rules = append(rules, Rule{IPv6: ipv6, Priority: priority, IIF: link, Protocol: ruleProtocol})
+		}
+	}
+	return rules
 }
 
 // leaveBridge removes the routes and rules of the addresses that the bridge

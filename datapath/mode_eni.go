@@ -21,6 +21,7 @@ func (m *WholeENI) host(Pod) State       { return State{} }
 func (m *WholeENI) sandbox(p Pod) State {
 	s := p.uplink(p.IfName, m.ENI.gatewayFor)
 	s.Links = []Link{{Name: p.IfName, MAC: m.ENI.MAC.String(), MTU: p.MTU, Up: true}}
+	s.Sysctls = append(s.Sysctls, refuseRouter(p.IfName))
 	if p.speaks(true) {
 		// The MAC, and with it the link-local address, is unique in the VPC.
 		s.Sysctls = append(s.Sysctls, linkSysctl("ipv6", p.IfName, "accept_dad", "0"))

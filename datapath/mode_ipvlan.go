@@ -54,6 +54,7 @@ func (m *IPVLAN) sandbox(p Pod) State {
 		s.Addresses[i].Link = p.IfName
 	}
 	s.Links = append(s.Links, Link{Name: p.IfName, Kind: "ipvlan", MAC: m.ENI.MAC.String(), MTU: p.MTU, Up: true})
+	s.Sysctls = append(s.Sysctls, refuseRouter(p.IfName))
 	table := TableMain
 	if p.Index > 0 {
 		table = p.Index

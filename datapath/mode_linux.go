@@ -5,7 +5,6 @@ package datapath
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -31,24 +30,19 @@ func (h *Handle) addMode(ctx context.Context, p Pod, sandbox *os.File) (err erro
 	if err != nil {
 		return err
 	}
-	// What is there already stays: ipvlan refuses an address that it has.
-	have, err := inside.observeNet(ctx)
-	if err != nil {
-		return fmt.Errorf("sandbox: %w", err)
-	}
-	if err := inside.Apply(ctx, Diff(p.ownedInSandbox(have), p.SandboxState())); err != nil {
-		return fmt.Errorf("sandbox: %w", err)
+	if err := inside.repairInside(ctx, p); err != nil {
+		return err
 	}
 	if err := h.applyHost(ctx, p); err != nil {
 		return err
 	}
-	if pair.index != 0 {
-		if err := h.waitPair(ctx, sandbox, pair); err != nil {
-			return err
-		}
+	if p.Mode.Whole != nil {
+		err = inside.waitENI(ctx, p.IfName)
+	} else {
+		err = h.waitPair(ctx, sandbox, pair)
 	}
-	done = true
-	return nil
+	done = err == nil
+	return err
 }
 
 // resolvePod finds the links of the pod's ENIs by MAC. A whole ENI that is in the

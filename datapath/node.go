@@ -49,8 +49,8 @@ type ENI struct {
 	// Link is the link's name. [Handle.EnsureNode] fills it in by MAC; set it
 	// only to compute a State without a kernel.
 	Link string
-	// Card and Device are EC2's network card index and device index. Both 0
-	// is the primary ENI.
+	// Card and Device are EC2's network card index, 0 to 99, and device index, 0
+	// to 99, on card 0 to 251. Both 0 is the primary ENI.
 	Card, Device int
 	// Addrs are the ENI's own addresses, one a family, with the length of the
 	// subnet's prefix. On the primary ENI the system configures them and they
@@ -62,7 +62,7 @@ type ENI struct {
 	// Sources are all addresses and delegated prefixes of the ENI that pods
 	// may use, whether a pod uses them now or not.
 	Sources []netip.Prefix
-	// MTU is left as it is if 0.
+	// MTU in bytes, 68 to 65535, with IPv6 at least 1280; left as it is if 0.
 	MTU int
 	// Number replaces the default of [Number] if not 0; 1 to 127.
 	Number int
@@ -109,8 +109,9 @@ func (n Node) prefix() string {
 }
 
 // Validate reports what makes n impossible to set up: an unknown layout, no
-// primary ENI, two ENIs at one place, with one MAC or one number, an address of two
-// ENIs, a prefix for host links that is empty after trimming or too long.
+// primary ENI, two ENIs at one place, with one MAC or one number, sources that
+// overlap, numbers out of their range, a prefix for host links that is too long or
+// has other bytes than a-z and 0-9.
 func (n Node) Validate() error {
 	var errs []error
 	if l := n.layout(); l != Flat && l != PerPod {
@@ -144,14 +145,68 @@ func (n Node) Validate() error {
 		claim(fmt.Sprintf("place card %d device %d", e.Card, e.Device), e.ID)
 		claim(fmt.Sprintf("MAC %s", e.MAC), e.ID)
 		claim(fmt.Sprintf("number %d", e.number()), e.ID)
-		for _, s := range e.Sources {
-			claim(fmt.Sprintf("source %s", s.Masked()), e.ID)
-		}
+		errs = append(errs, e.validate())
 	}
+	errs = append(errs, disjoint(n.ENIs), validPrefixes("service prefix", n.ServicePrefixes))
 	if !primary {
 		errs = append(errs, errors.New("no ENI has card 0 and device 0"))
 	}
 	return errors.Join(errs...)
+}
+
+// validate reports what is wrong with e by itself.
+func (e ENI) validate() error {
+	var errs []error
+	if e.Card < 0 || e.Card > 99 || e.Device < 0 || e.Card > 0 && e.Device > 99 || e.Card == 0 && e.Device > 251 {
+		errs = append(errs, fmt.Errorf("no route table for card %d, device %d", e.Card, e.Device))
+	}
+	errs = append(errs, validMTU(e.MTU, e.speaks(true)), validPrefixes("address", e.Addrs), validPrefixes("source", e.Sources))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("%s: %w", e.ID, err)
+	}
+	return nil
+}
+
+// validMTU holds the kernel's bounds: 68 (RFC 791) and, or else it switches IPv6
+// off, 1280 (RFC 8200). 0 is any.
+func validMTU(mtu int, ipv6 bool) error {
+	if mtu < 0 || mtu > 0 && mtu < 68 || mtu > 65535 {
+		return fmt.Errorf("MTU %d is not in 68..65535", mtu)
+	}
+	if ipv6 && mtu > 0 && mtu < 1280 {
+		return fmt.Errorf("MTU %d is less than the 1280 of IPv6", mtu)
+	}
+	return nil
+}
+
+func validPrefixes(what string, prefixes []netip.Prefix) error {
+	for _, p := range prefixes {
+		if !p.IsValid() || p.Addr().Is4In6() {
+			return fmt.Errorf("%s %s is no prefix of IPv4 or IPv6", what, p)
+		}
+	}
+	return nil
+}
+
+// disjoint reports sources that overlap: the kernel's map would refuse them.
+func disjoint(enis []ENI) error {
+	type owned struct {
+		prefix netip.Prefix
+		id     string
+	}
+	var all []owned
+	for _, e := range enis {
+		for _, s := range e.Sources {
+			all = append(all, owned{s.Masked(), e.ID})
+		}
+	}
+	slices.SortFunc(all, func(a, b owned) int { return a.prefix.Compare(b.prefix) })
+	for i := 1; i < len(all); i++ {
+		if a, b := all[i-1], all[i]; a.prefix.Overlaps(b.prefix) {
+			return fmt.Errorf("source %s of %s overlaps %s of %s", a.prefix, a.id, b.prefix, b.id)
+		}
+	}
+	return nil
 }
 
 // validPrefix leaves room for the 11 digits in a link name of at most 15 bytes.

@@ -16,15 +16,16 @@ import (
 const rounds = 4
 
 // EnsureNode makes the namespace's network what n wants, whatever it was, and
-// verifies it; pods stay as they are. It changes nothing where nothing differs,
-// and can be repeated after a failure at any point. ENIs' links are found by MAC;
+// verifies it; pods stay as they are, so that a node with pods changes its layout
+// by [Handle.Ensure]. It changes nothing where nothing differs, and can be
+// repeated after a failure at any point. ENIs' links are found by MAC;
 // ErrNoLink means that one is not there yet. A *DriftError means that someone
 // undoes what it does.
 func (h *Handle) EnsureNode(ctx context.Context, n Node) error {
 	if err := n.Validate(); err != nil {
 		return fmt.Errorf("node: %w: %w", ErrInvalid, err)
 	}
-	return h.converge(ctx, func(have State) ([]Change, error) {
+	return converge(ctx, h.Observe, h.Apply, func(have State) ([]Change, error) {
 		resolved, err := n.resolve(have.Links)
 		return Diff(resolved.Owned(have), resolved.stateIn(have)), err
 	})
@@ -39,17 +40,20 @@ func (h *Handle) Ensure(ctx context.Context, d Desired) error {
 	if err := d.Node.Validate(); err != nil {
 		return fmt.Errorf("node: %w: %w", ErrInvalid, err)
 	}
-	return h.converge(ctx, func(have State) ([]Change, error) {
+	return converge(ctx, h.Observe, h.Apply, func(have State) ([]Change, error) {
 		_, err := d.Node.resolve(have.Links)
 		return d.Drift(have), err
 	})
 }
 
 // converge observes and applies until drift finds nothing.
-func (h *Handle) converge(ctx context.Context, drift func(have State) ([]Change, error)) error {
+func converge(
+	ctx context.Context, observe func(context.Context) (State, error), apply func(context.Context, []Change) error,
+	drift func(have State) ([]Change, error),
+) error {
 	var changes []Change
 	for range rounds {
-		have, err := h.Observe(ctx)
+		have, err := observe(ctx)
 		if err != nil {
 			return err
 		}
@@ -59,7 +63,7 @@ func (h *Handle) converge(ctx context.Context, drift func(have State) ([]Change,
 		if len(changes) == 0 {
 			return nil
 		}
-		if err := h.Apply(ctx, changes); err != nil {
+		if err := apply(ctx, changes); err != nil {
 			return err
 		}
 	}

@@ -30,6 +30,9 @@ const (
 	// PriorityBranch sends packets from a pod on a branch ENI, and from that ENI,
 	// to its table, under [Strict].
 	PriorityBranch = 10
+	// PriorityForged drops, under [Strict], what comes from a pod on a branch ENI
+	// with a source that is not the pod's.
+	PriorityForged = 11
 	// PriorityLocal is where the lookup of the node's own addresses is under
 	// [Strict], instead of 0.
 	PriorityLocal = 20
@@ -53,6 +56,8 @@ const (
 	TableMain = 254
 	// TablePods holds the routes to the pods of this node in the flat layout.
 	TablePods = 20000
+	// TableNowhere drops everything; PriorityForged leads to it.
+	TableNowhere = 20001
 )
 
 // RouteProtocol marks our routes. The numbers that the kernel and the routing
@@ -96,6 +101,11 @@ func Table(card, device int) int {
 	}
 }
 
+// isENITable reports whether t may be the table of an address: 0 or any of Table.
+func isENITable(t int) bool {
+	return t >= 0 && t < tableDefault || t == TableMain || t >= Table(1, 0) && t <= Table(99, 99)
+}
+
 // Number returns the default ENI number, 1 to 127, that stands in the mark of
 // packets from pods on the ENI at a network card index and device index, and 0
 // for the primary ENI. There are more places than numbers, so that far places
@@ -118,7 +128,7 @@ func Number(card, device int) int {
 }
 
 // Gateway returns the address that a pod sends its packets to on its n-th
-// interface, starting at 0: 169.254.1.(n+1) or fe80::(n+1). No interface has
+// interface, from 0 to 254: 169.254.1.(n+1) or fe80::(n+1). No interface has
 // that address; the pod knows the host link's MAC by a permanent neighbour.
 func Gateway(addr netip.Addr, n int) netip.Addr {
 	if addr.Is4() {

@@ -85,15 +85,6 @@ func (s Sysctl) global() bool {
 	return !strings.Contains(s.Key, ".conf.") || strings.Contains(s.Key, ".conf.all.")
 }
 
-// link returns the name of the link that a setting is of; empty if of none.
-func (s Sysctl) link() string {
-	parts := strings.Split(s.Key, ".")
-	if len(parts) < 5 {
-		return ""
-	}
-	return strings.ReplaceAll(parts[3], "/", ".")
-}
-
 func compareSources(a, b Source) int {
 	return cmp.Or(a.Prefix.Compare(b.Prefix), strings.Compare(a.Chain, b.Chain))
 }

@@ -10,8 +10,9 @@ import (
 // Owned returns the part of a namespace's state that n is responsible for: what
 // EnsureNode may change or delete. That is, without what belongs to single pods:
 //   - rules at our priorities with our protocol;
-//   - routes with our protocol, everything in the ENIs' tables, and what leads
-//     out of table main by a secondary ENI, such as a default route by DHCP;
+//   - routes with our protocol, everything in the ENIs' tables, TablePods and
+//     TableNowhere, and what leads out of table main by a secondary ENI, such as a
+//     default route by DHCP;
 //   - global addresses of secondary ENIs;
 //   - links and settings that n names;
 //   - our nftables table.
@@ -65,7 +66,7 @@ func (n Node) ownsRoute(r Route) bool {
 	if n.podRoute(r) {
 		return false
 	}
-	if r.Protocol == RouteProtocol || n.secondary(r.Link) {
+	if r.Protocol == RouteProtocol || n.secondary(r.Link) || r.Table == TablePods || r.Table == TableNowhere {
 		return true
 	}
 	for _, e := range n.ENIs {
@@ -91,7 +92,7 @@ func ownedRule(r Rule) bool {
 		return false
 	}
 	switch r.Priority {
-	case PriorityBranch, PriorityToPod, PriorityPrimaryMark, PriorityService, PriorityFromPod, PriorityFromENI:
+	case PriorityBranch, PriorityForged, PriorityToPod, PriorityPrimaryMark, PriorityService, PriorityFromPod, PriorityFromENI:
 		return true
 	}
 	return false
@@ -99,7 +100,7 @@ func ownedRule(r Rule) bool {
 
 // podRule reports whether r, a rule of this package, belongs to one pod.
 func podRule(r Rule) bool {
-	return r.Priority == PriorityBranch || r.Priority == PriorityToPod && r.To.IsValid() || r.Priority == PriorityFromPod && r.From.IsValid()
+	return r.Priority == PriorityBranch || r.Priority == PriorityForged || r.Priority == PriorityToPod && r.To.IsValid() || r.Priority == PriorityFromPod && r.From.IsValid()
 }
 
 // podOf returns the address that a pod's rule is about.
@@ -130,12 +131,18 @@ func orphansOf(rules []Rule, routes []Route) []Change {
 }
 
 // owned returns the part of a node's state that belongs to p: its host link with
-// all that is on it, and rules for its addresses at our priorities.
+// all that is on it, rules for its addresses at our priorities, and its addresses
+// on any link, where they would take its packets from it.
 func (p Pod) owned(s State) State {
 	var o State
 	for _, l := range s.Links {
 		if p.ownsLink(l.Name) || p.sharesLink(l.Name) {
 			o.Links = append(o.Links, l)
+		}
+	}
+	for _, a := range s.Addresses {
+		if p.has(hostPrefix(a.Prefix.Addr())) {
+			o.Addresses = append(o.Addresses, a)
 		}
 	}
 	for _, n := range s.Neighbors {
@@ -150,7 +157,7 @@ func (p Pod) owned(s State) State {
 	}
 	for _, r := range s.Rules {
 		if r.Priority == PriorityToPod && p.has(r.To) || r.Priority == PriorityFromPod && p.has(r.From) ||
-			r.Priority == PriorityBranch && p.ownsLink(r.IIF) {
+			(r.Priority == PriorityBranch || r.Priority == PriorityForged) && p.ownsLink(r.IIF) {
 			o.Rules = append(o.Rules, r)
 		}
 	}

@@ -108,6 +108,13 @@ var phrases = []phrase{
 		},
 	},
 	{
+		text: regexp.MustCompile(`^accept`),
+		compile: func([]string) ([]expr.Any, error) {
+			return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}, nil
+		},
+		guess: func([]expr.Any) string { return "accept" },
+	},
+	{
 		text: regexp.MustCompile(`^drop`),
 		compile: func([]string) ([]expr.Any, error) {
 			return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}, nil
@@ -134,13 +141,6 @@ func compared(e []expr.Any, i int) []byte {
 		return c.Data
 	}
 	return nil
-}
-
-func ipKeyword(ipv6 bool) string {
-	if ipv6 {
-		return "ip6"
-	}
-	return "ip"
 }
 
 // network limits a rule to one family and loads an address of its header.

@@ -25,9 +25,10 @@ type Pod struct {
 	// Addrs are the pod's addresses, at most one a family. DelPod finds them
 	// in the kernel if there are none here.
 	Addrs []PodAddr
-	// MTU of both ends; 0 leaves the kernel's 1500.
+	// MTU of both ends in bytes, 68 to 65535, with IPv6 at least 1280; 0 leaves the
+	// kernel's 1500.
 	MTU int
-	// Index counts the interfaces of a pod from 0. An interface beyond the
+	// Index counts the interfaces of a pod from 0 to 250. An interface beyond the
 	// first has a route table of its own in the sandbox, with the number Index.
 	Index int
 	// PathMTUs are destinations with an MTU of their own: 0.0.0.0/0 means all
@@ -44,7 +45,8 @@ type PodAddr struct {
 	Table int
 }
 
-// PathMTU bounds the size of packets to a destination.
+// PathMTU bounds the size of packets to a destination, in bytes: 68 to 65535, for
+// IPv6 at least 1280.
 type PathMTU struct {
 	Prefix netip.Prefix
 	MTU    int
@@ -128,11 +130,24 @@ func (p Pod) Validate() error {
 	if p.Index < 0 || p.Index > 250 {
 		errs = append(errs, fmt.Errorf("interface index %d is not in 0..250", p.Index))
 	}
+	errs = append(errs, validMTU(p.MTU, p.speaks(true)))
+	for _, m := range p.PathMTUs {
+		err := validMTU(m.MTU, m.Prefix.Addr().Is6())
+		if m.MTU == 0 {
+			err = errors.New("MTU 0")
+		}
+		if err = errors.Join(validPrefixes("destination", []netip.Prefix{m.Prefix}), err); err != nil {
+			errs = append(errs, fmt.Errorf("path MTU to %s: %w", m.Prefix, err))
+		}
+	}
 	if len(p.Addrs) == 0 {
 		errs = append(errs, errors.New("no address"))
 	}
 	var families [2]int
 	for _, a := range p.Addrs {
+		if !isENITable(a.Table) {
+			errs = append(errs, fmt.Errorf("address %s: %d is no ENI's route table", a.Addr, a.Table))
+		}
 		switch {
 		case !a.Addr.IsValid() || a.Addr.Is4In6() || a.Addr.Zone() != "" || !a.Addr.IsGlobalUnicast():
 			errs = append(errs, fmt.Errorf("address %s is not a plain unicast address", a.Addr))

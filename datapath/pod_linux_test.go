@@ -286,18 +286,6 @@ func TestAddErrors(t *testing.T) {
 	}
 }
 
-// TestIPv6SwitchedOff is about a runtime that switches IPv6 off in sandboxes.
-func TestIPv6SwitchedOff(t *testing.T) {
-	l := newLab(t, datapath.Flat)
-	l.ensure()
-	p := l.pod(1, "one")
-	on(t, p.Netns, func() error {
-		return errors.Join(sysctl("net/ipv6/conf/all/disable_ipv6", "1"), sysctl("net/ipv6/conf/default/disable_ipv6", "1"))
-	})
-	l.add(p)
-	l.expect(p.Netns, p.Addrs[1].Addr, outside6)
-}
-
 // TestRollback makes the last step of ADD fail.
 func TestRollback(t *testing.T) {
 	l := newLab(t, datapath.Flat)

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vpcnet/vpcnet/datapath"
+	"golang.org/x/sys/unix"
+)
+
+// talks wants that packets of every family of the pod go out and come back, and
+// that CheckPod finds nothing.
+func (l *lab) talks(p datapath.Pod) {
+	l.t.Helper()
+	for _, a := range p.Addrs {
+		l.expect(p.Netns, a.Addr, outsideOf(a.Addr))
+	}
+	if err := l.h.CheckPod(l.t.Context(), p); err != nil {
+		l.t.Errorf("CheckPod: %v", err)
+	}
+}
+
+// TestAddMends damages both sides of a pod and repeats its ADD.
+func TestAddMends(t *testing.T) {
+	link := func(name string, f func(*netlink.Handle, netlink.Link) error) func(*netlink.Handle) error {
+		return func(h *netlink.Handle) error {
+			found, err := h.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			return f(h, found)
+		}
+	}
+	mtu := func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetMTU(l, 1300) }
+	group := func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetGroup(l, 7) }
+	mac := func(h *netlink.Handle, l netlink.Link) error {
+		return h.LinkSetHardwareAddr(l, mac("02:00:00:00:00:98"))
+	}
+	down := func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetDown(l) }
+	for _, layout := range layouts {
+		for name, f := range map[string]func(*netlink.Handle, netlink.Link) error{"MTU": mtu, "group": group, "MAC": mac, "down": down} {
+			t.Run(fmt.Sprintf("%s/%s", layout, name), func(t *testing.T) {
+				l := newLab(t, layout)
+				l.ensure()
+				p := l.pod(1, "one")
+				l.add(p)
+				in(t, l.node, link(p.HostLink(), f))
+				l.add(p)
+				l.talks(p)
+				if name == "MAC" {
+					return // a sandbox's link with another MAC is somebody else's
+				}
+				in(t, p.Netns, link("eth0", f))
+				l.add(p)
+				l.talks(p)
+			})
+		}
+		t.Run(string(layout)+"/other MTU", func(t *testing.T) {
+			l := newLab(t, layout)
+			l.ensure()
+			p := l.pod(1, "one")
+			l.add(p)
+			p.MTU = 1390
+			l.add(p)
+			l.talks(p)
+		})
+	}
+}
+
+// TestIPv6SwitchedOff is about a runtime, or a node, that switches IPv6 off where
+// nobody asks for it.
+func TestIPv6SwitchedOff(t *testing.T) {
+	off := func(names ...string) func() error {
+		return func() error {
+			var errs []error
+			for _, n := range names {
+				errs = append(errs, sysctl("net/ipv6/conf/"+n+"/disable_ipv6", "1"))
+			}
+			return errors.Join(errs...)
+		}
+	}
+	for _, layout := range layouts {
+		for name, where := range map[string]struct{ node, sandbox []string }{
+			"sandbox": {nil, []string{"all", "default"}},
+			"lo":      {nil, []string{"lo"}},
+			"node":    {[]string{"default"}, nil},
+		} {
+			t.Run(fmt.Sprintf("%s/%s", layout, name), func(t *testing.T) {
+				l := newLab(t, layout)
+				l.ensure()
+				p := l.pod(1, "one")
+				on(t, l.node, off(where.node...))
+				on(t, p.Netns, off(where.sandbox...))
+				l.add(p)
+				l.talks(p)
+				own := p.Addrs[1].Addr
+				l.listen(p.Netns, own)
+				l.expect(p.Netns, own, own)
+				l.listen(p.Netns, netip.IPv6Loopback())
+				l.expect(p.Netns, netip.IPv6Loopback(), netip.IPv6Loopback())
+				on(t, p.Netns, off("lo"))
+				var drift *datapath.DriftError
+				if err := l.h.CheckPod(t.Context(), p); !errors.As(err, &drift) {
+					t.Errorf("CheckPod = %v though lo has no IPv6", err)
+				}
+			})
+		}
+	}
+}
+
+// TestMends damages what a node needs for a pod, by others' doing, and holds that
+// Ensure finds it and Watch does so by itself.
+func TestMends(t *testing.T) {
+	addr := func(link string) func(*lab, datapath.Pod) error {
+		return func(l *lab, p datapath.Pod) error {
+			return try(l.node, func() error {
+				h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+				if err != nil {
+					return err
+				}
+				defer h.Close()
+				found, err := h.LinkByName(link)
+				if err != nil {
+					return err
+				}
+				for _, a := range p.Addrs {
+					if err := addAddr(h, found, netip.PrefixFrom(a.Addr, a.Addr.BitLen()).String()); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+	}
+	forwarding := func(link func(datapath.Pod) string) func(*lab, datapath.Pod) error {
+		return func(l *lab, p datapath.Pod) error {
+			return try(l.node, func() error { return sysctl("net/ipv4/conf/"+link(p)+"/forwarding", "0") })
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		damage func(*lab, datapath.Pod) error
+	}{
+		{"pod's address on the primary ENI", addr("ens5")},
+		{"pod's address on the second ENI", addr("ens6")},
+		{"pod's address on lo", addr("lo")},
+		{"no forwarding on the host link", forwarding(datapath.Pod.HostLink)},
+		{"no forwarding on the ENI", forwarding(func(datapath.Pod) string { return "ens6" })},
+		{"route of another in the table of pods", func(l *lab, _ datapath.Pod) error {
+			return l.h.Apply(l.t.Context(), []datapath.Change{{Op: datapath.OpAdd, Item: datapath.Route{
+				Dst: netip.PrefixFrom(outside4, 32), Via: netip.MustParseAddr("10.0.0.1"), Link: "ens5", Table: datapath.TablePods, Protocol: 4,
+			}}})
+		}},
+	} {
+		for _, layout := range layouts {
+			t.Run(fmt.Sprintf("%s/%s", layout, c.name), func(t *testing.T) {
+				l := newLab(t, layout)
+				l.ensure()
+				p := l.pod(1, "one")
+				l.add(p)
+				before := l.state()
+				if err := c.damage(l, p); err != nil {
+					t.Fatal(err)
+				}
+				if l.state() == before {
+					t.Fatal("the damage is not seen")
+				}
+				want := datapath.Desired{Node: l.n, Pods: []datapath.Pod{p}}
+				if err := l.h.Ensure(t.Context(), want); err != nil {
+					t.Fatal(err)
+				}
+				l.talks(p)
+				if after := l.state(); after != before {
+					t.Errorf("after Ensure:\n%s\nwant:\n%s", after, before)
+				}
+				repairs := l.watch(p)
+				time.Sleep(20 * time.Millisecond) // beyond the first look, which sees everything
+				if err := c.damage(l, p); err != nil {
+					t.Fatal(err)
+				}
+				if _, ok := l.repaired(before, repairs); !ok {
+					t.Errorf("Watch leaves:\n%s\nwant:\n%s", l.state(), before)
+				}
+			})
+		}
+	}
+}
+
+// TestRouterAdvertisements: the link of an ENI that a pod has for itself takes
+// nothing from them.
+func TestRouterAdvertisements(t *testing.T) {
+	l, p := wholeENI(t)
+	l.add(p)
+	l.waitAnswer(p.Netns, p.Addrs[0].Addr, outside4) // so that the link is ready for whatever comes
+	l.waitAnswer(p.Netns, p.Addrs[1].Addr, outside6)
+	before := observe(t, p.Netns)
+	in(t, l.vpc, func(h *netlink.Handle) error {
+		eni, err := h.LinkByName("v1")
+		if err != nil {
+			return err
+		}
+		return advertise(eni.Attrs().Index)
+	})
+	l.heard(p.Netns, "Icmp6InRouterAdvertisements")
+	if after := observe(t, p.Netns); after != before {
+		t.Errorf("after a router advertisement:\n%s\nbefore:\n%s", after, before)
+	}
+	l.talks(p)
+}
+
+// heard waits until a namespace has counted something.
+func (l *lab) heard(path, counter string) {
+	l.t.Helper()
+	for range 500 {
+		var table []byte
+		on(l.t, path, func() (err error) {
+			table, err = os.ReadFile("/proc/thread-self/net/snmp6")
+			return err
+		})
+		for line := range strings.Lines(string(table)) {
+			if f := strings.Fields(line); len(f) == 2 && f[0] == counter && f[1] != "0" {
+				return
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	l.t.Fatalf("%s: no %s", path, counter)
+}
+
+// advertise sends a router advertisement with a prefix to make addresses from.
+func advertise(index int) error {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for _, hops := range []int{unix.IPV6_MULTICAST_HOPS, unix.IPV6_UNICAST_HOPS} {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, hops, 255); err != nil {
+			return err
+		}
+	}
+	prefix := netip.MustParseAddr("2001:db8:66::").As16()
+	packet := append([]byte{
+		134, 0, 0, 0, 64, 0x80, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0, // a router for half an hour
+		3, 4, 64, 0xc0, 0, 1, 0x51, 0x80, 0, 0, 0x38, 0x40, 0, 0, 0, 0, // a prefix for a day
+	}, prefix[:]...)
+	all := netip.MustParseAddr("ff02::1").As16()
+	return unix.Sendto(fd, packet, 0, &unix.SockaddrInet6{Addr: all, ZoneId: uint32(index)})
+}
