@@ -134,13 +134,13 @@ func (b *backend) starting() *cniplugin.AgentError {
 // wiring is how long a plugin may be at work on a pod after it has the address.
 const wiring = 10 * time.Second
 
-// pods are the pods that hold addresses, as the datapath wires them, without
-// those that a plugin may still be wiring: what they lack is no drift.
-func (b *backend) pods() []datapath.Pod {
+// pods are the pods that have held addresses for a time, as the datapath wires
+// them.
+func (b *backend) pods(held time.Duration) []datapath.Pod {
 	wired := map[ipam.Attachment]*datapath.Pod{}
 	var order []ipam.Attachment
 	for a := range b.pool.Allocations() {
-		if time.Since(a.At) < wiring {
+		if time.Since(a.At) < held {
 			continue
 		}
 		p := wired[a.Attachment]

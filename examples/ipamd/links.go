@@ -28,12 +28,17 @@ type links struct {
 	snat *snat.Handle
 	node datapath.Node // without ENIs
 	out  snat.Config   // without what is learned of the node
+	// pods lists the pods that have had their addresses for that long.
+	pods func(time.Duration) []datapath.Pod
 
 	mu   sync.Mutex
 	enis map[string]datapath.ENI
 	vpc  []netip.Prefix
 	// turn holds one token; it orders the changes to the kernel.
 	turn chan struct{}
+	// converted is true when the pods have the node's layout, which they may not
+	// have from an agent before this one. It goes with the turn.
+	converted bool
 	// left is told of links that plugins have left behind to be deleted.
 	left chan struct{}
 }
@@ -87,7 +92,7 @@ func (l *links) Ensure(ctx context.Context, e agent.ENI) error {
 	l.enis[e.ID] = convertLink(e)
 	l.mu.Unlock()
 	return l.inTurn(ctx, func() error {
-		err := l.path.EnsureNode(ctx, l.snapshot(nil))
+		err := l.ensureNode(ctx, l.snapshot(nil))
 		if errors.Is(err, datapath.ErrNoLink) {
 			err = l.ensureAttached(ctx, e.ID)
 		}
@@ -96,6 +101,16 @@ func (l *links) Ensure(ctx context.Context, e agent.ENI) error {
 		}
 		return l.translate(ctx)
 	})
+}
+
+// ensureNode makes the node's part, and the pods' the first time.
+func (l *links) ensureNode(ctx context.Context, n datapath.Node) error {
+	if l.converted {
+		return l.path.EnsureNode(ctx, n)
+	}
+	err := l.path.Ensure(ctx, datapath.Desired{Node: n, Pods: l.pods(0)})
+	l.converted = err == nil
+	return err
 }
 
 // ensureAttached leaves out ENIs whose link is not there, unless it is that of
@@ -109,7 +124,7 @@ func (l *links) ensureAttached(ctx context.Context, id string) error {
 	for _, link := range state.Links {
 		there[link.MAC] = true
 	}
-	return l.path.EnsureNode(ctx, l.snapshot(func(e datapath.ENI) bool {
+	return l.ensureNode(ctx, l.snapshot(func(e datapath.ENI) bool {
 		return e.ID == id || e.Primary() || there[e.MAC.String()]
 	}))
 }
@@ -165,11 +180,12 @@ func (l *links) Remove(ctx context.Context, id string) error {
 }
 
 // watch repairs what others change of the node's and its pods' network, until
-// ctx ends. Start it when all ENIs are known: what belongs to none goes.
-func (l *links) watch(ctx context.Context, b *backend, log *slog.Logger) error {
+// ctx ends. Start it when all ENIs are known: what belongs to none goes. What a
+// pod lacks that a plugin may still be wiring is no drift.
+func (l *links) watch(ctx context.Context, repaired func(datapath.Repair), log *slog.Logger) error {
 	err := l.path.Watch(ctx, datapath.WatchConfig{
-		Desired:  func() datapath.Desired { return datapath.Desired{Node: l.snapshot(nil), Pods: b.pods()} },
-		Repaired: b.metrics.repaired,
+		Desired:  func() datapath.Desired { return datapath.Desired{Node: l.snapshot(nil), Pods: l.pods(wiring)} },
+		Repaired: repaired,
 		Logger:   log,
 	})
 	if ctx.Err() != nil {

@@ -89,6 +89,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	defer func() { err = errors.Join(err, links.close()) }()
 
 	b := &backend{pool: pool, intents: intents, metrics: newMetrics(pool), settings: s}
+	links.pods = b.pods
 	log.Info("agent listens", "socket", s.Socket, "layout", s.Layout, "policy", s.policyName())
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

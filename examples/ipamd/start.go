@@ -188,7 +188,7 @@ func whenReady(ctx context.Context, b *backend, l *links, log *slog.Logger) erro
 	if err := announce(b.settings, log); err != nil {
 		return err
 	}
-	return l.watch(ctx, b, log)
+	return l.watch(ctx, b.metrics.repaired, log)
 }
 
 // announce writes the CNI configuration.
