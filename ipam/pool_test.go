@@ -28,6 +28,8 @@ type memory struct {
 	events []ipam.Event
 	fail   error
 	writes int
+	// replaced counts the writes that put all events in the place of others.
+	replaced int
 	// before runs ahead of each write, outside of the lock.
 	before func()
 }
@@ -43,7 +45,7 @@ func (m *memory) Append(events []ipam.Event) error {
 }
 
 func (m *memory) Replace(events []ipam.Event) error {
-	return m.write(func() { m.events = slices.Clone(events) })
+	return m.write(func() { m.events, m.replaced = slices.Clone(events), m.replaced+1 })
 }
 
 func (m *memory) write(do func()) error {
@@ -488,6 +490,29 @@ func TestGivingBackIsRefusedWhileUsedOrCooling(t *testing.T) {
 		if v := p.View(); !v.Removed["eni-0"].IsZero() || !v.Removed[used.String()].IsZero() {
 			t.Errorf("back again, and still removed: %+v", v.Removed)
 		}
+	})
+}
+
+// TestDrainingENIServesNobody: what is about to be detached gets no new pod, also
+// after a restart, until somebody calls the draining off.
+func TestDrainingENIServesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := ipam.Config{Journal: &memory{}}
+		p := open(t, cfg)
+		supply(t, p, ipam.ENI{ID: "eni-1", Device: 1}, "10.0.0.16/28")
+		must(t, p.DrainENI("eni-1"))
+		for _, when := range []string{"drained", "restarted"} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			got, err := p.Allocate(ctx, request("a"))
+			cancel()
+			if !errors.Is(err, ipam.ErrExhausted) {
+				t.Fatalf("%s: %v, %v, want ErrExhausted", when, got, err)
+			}
+			p = open(t, cfg)
+			must(t, p.SetReady("eni-1", true))
+		}
+		must(t, p.SetENI(ipam.ENI{ID: "eni-1", Device: 1}))
+		allocate(t, p, request("a"))
 	})
 }
 

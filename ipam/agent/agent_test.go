@@ -260,3 +260,108 @@ func TestRestartKeepsAllocations(t *testing.T) {
 		}
 	})
 }
+
+// fullDisk is a disk that can have no room left.
+type fullDisk struct {
+	disk
+	full bool
+}
+
+func (d *fullDisk) Append(events []ipam.Event) error {
+	if d.full {
+		return errors.New("no space left on device")
+	}
+	return d.disk.Append(events)
+}
+
+// TestTombstoneOfAFullDisk: the keeper of tombstones hears that a release did not
+// last, so that it tries another time.
+func TestTombstoneOfAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		j := &fullDisk{}
+		pool := poolWith(t, ipam.Config{Journal: j}, "a")
+		j.full = true
+		heard := errors.New("nothing")
+		a, err := agent.New(agent.Config{
+			Pool: pool, Provider: w.cloud, Links: w.kernel, Policy: warmpool.AWS{}, Limits: make([]warmpool.Limits, 1),
+			Tombstones: func(_ context.Context, release func(ipam.Attachment) error) error {
+				heard = release(attachment("a"))
+				return heard
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := a.Run(ctx); err != nil || !errors.Is(heard, ipam.ErrJournal) || pool.Lookup(attachment("a")) == nil {
+			t.Errorf("run %v, heard %v, pod has %v; want ErrJournal and the address kept", err, heard, pool.Lookup(attachment("a")))
+		}
+	})
+}
+
+// TestDeadSandboxComesBack: a sandbox that is found dead and whose attachment is
+// asked for anew meanwhile keeps what it got then.
+func TestDeadSandboxComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		pool := poolWith(t, ipam.Config{}, "a")
+		a, err := agent.New(agent.Config{
+			Pool: pool, Provider: w.cloud, Links: w.kernel, Policy: warmpool.AWS{}, Limits: make([]warmpool.Limits, 1),
+			Alive: func(_ context.Context, al ipam.Allocation) (bool, error) {
+				time.Sleep(time.Second)
+				if _, err := pool.Release(al.Attachment); err != nil {
+					t.Error(err)
+				}
+				if _, err := pool.Allocate(t.Context(), ipam.Request{Attachment: al.Attachment}); err != nil {
+					t.Error(err)
+				}
+				return false, nil
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := a.Run(ctx); err != nil || pool.Lookup(attachment("a")) == nil {
+			t.Errorf("run %v, pod has %v; want what it got anew", err, pool.Lookup(attachment("a")))
+		}
+	})
+}
+
+// poolWith is a pool with an ENI of which pods have addresses.
+func poolWith(t *testing.T, cfg ipam.Config, pods ...string) *ipam.Pool {
+	t.Helper()
+	pool, err := ipam.Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(pool.SetENI(ipam.ENI{ID: "eni-0"}), pool.SetReady("eni-0", true),
+		pool.AddBlocks(ipam.Block{Prefix: netip.MustParsePrefix("10.0.1.0/28"), ENI: "eni-0"}))
+	for _, pod := range pods {
+		_, failed := pool.Allocate(t.Context(), ipam.Request{Attachment: attachment(pod)})
+		err = errors.Join(err, failed)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pool
+}
+
+// TestRetryAfterIsKept: EC2's word on when to come back counts.
+func TestRetryAfterIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cloud.faults["assign"] = []error{refusal{reason: string(ipam.ReasonThrottled), after: 5 * time.Minute}}
+		p := w.boot(0)
+		defer p.stop()
+		time.Sleep(4 * time.Minute)
+		early := w.cloud.count("assign")
+		time.Sleep(2 * time.Minute)
+		if late := w.cloud.count("assign"); early != 1 || late != 2 {
+			t.Errorf("%d calls within 4 minutes, %d within 6, want 1 and 2", early, late)
+		}
+	})
+}

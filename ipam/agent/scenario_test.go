@@ -107,6 +107,54 @@ func TestStaleMetadataBringsNothingBack(t *testing.T) {
 	})
 }
 
+// TestBrokenENIServesNobody: an ENI whose link never comes up does not count as
+// supply, and gets no more addresses: pods are served from the others, and a new
+// one when these are full.
+func TestBrokenENIServesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		broken := []netip.Prefix{netip.MustParsePrefix("10.0.2.1/32"), netip.MustParsePrefix("10.0.2.2/32")}
+		w.cloud.edit(func() { w.cloud.enis = append(w.cloud.enis, agent.ENI{ID: "eni-1", Device: 1, Blocks: broken}) })
+		w.cloud.nextENI = 1
+		w.kernel.failing["eni-1"] = 1000000
+		p := w.boot(0)
+		defer p.stop()
+		for i := range 2 * w.cloud.slots {
+			if err := p.add(fmt.Sprint("pod", i), time.Minute); err != nil {
+				t.Fatalf("pod %d: %v", i, err)
+			}
+		}
+		w.check(p)
+		w.cloud.edit(func() {
+			if got := w.cloud.find("eni-1").Blocks; len(got) != len(broken) {
+				t.Errorf("the ENI has %v, want no more than the %v it had", got, broken)
+			}
+			if w.cloud.find("eni-2") == nil {
+				t.Error("no other ENI was made")
+			}
+		})
+	})
+}
+
+// TestNoGrowthWhileEveryLinkFails: what keeps every link down is no reason to
+// make ENIs that would stay down as well.
+func TestNoGrowthWhileEveryLinkFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for i := range w.cloud.maxENIs {
+			w.kernel.failing[fmt.Sprint("eni-", i)] = 1000000
+		}
+		p := w.boot(0)
+		defer p.stop()
+		if err := p.add("a", time.Hour); !errors.Is(err, ipam.ErrExhausted) {
+			t.Errorf("add: %v, want ErrExhausted", err)
+		}
+		if n := w.cloud.count("create"); n != 0 {
+			t.Errorf("%d ENIs made", n)
+		}
+	})
+}
+
 // TestBlockTakenBehindOurBack: somebody unassigns addresses by hand. The pod
 // that has one keeps its record, nobody gets one anew, and when the pod goes
 // the block is forgotten.

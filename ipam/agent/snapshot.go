@@ -5,7 +5,6 @@ package agent
 import (
 	"cmp"
 	"slices"
-	"time"
 
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/warmpool"
@@ -29,7 +28,7 @@ func (l *loop) snapshot(card int, v ipam.View) warmpool.Snapshot {
 			continue
 		}
 		devices[n.ID] = n.Device
-		s.ENIs = append(s.ENIs, l.countENI(n, family, v.At))
+		s.ENIs = append(s.ENIs, l.countENI(n, family, v))
 	}
 	slices.SortStableFunc(s.ENIs, func(a, b warmpool.ENI) int { return cmp.Compare(devices[a.ID], devices[b.ID]) })
 	if t, ok := l.tasks[key{kindCreate, card, family}]; ok {
@@ -63,21 +62,25 @@ func (l *loop) snapshot(card int, v ipam.View) warmpool.Snapshot {
 // counts as one that will be up soon.
 const linkPatience = 3
 
-// countENI counts the slots of one ENI. What is on its way out, in doubt or on
-// a link that fails serves nobody and must not be given away: it counts as
-// cooling does.
-func (l *loop) countENI(n ipam.ENIView, family ipam.Family, now time.Time) warmpool.ENI {
-	e := warmpool.ENI{ID: n.ID, NoPods: n.Draining, Age: now.Sub(n.Since)}
+// countENI counts the slots of one ENI. What is on its way out, in doubt or on an
+// ENI that was not observed serves nobody and must not be given away: it counts as
+// cooling does. An ENI whose link fails is left alone while another one serves;
+// while none does, the fault is hardly the ENI's, and more of them would fail too.
+func (l *loop) countENI(n ipam.ENIView, family ipam.Family, v ipam.View) warmpool.ENI {
+	e := warmpool.ENI{ID: n.ID, NoPods: n.Draining, Age: v.At.Sub(n.Since)}
 	ln := l.links[n.ID]
-	failing := ln == nil
 	if ln != nil {
-		e.Primary, failing = ln.Primary, ln.backoff.failures >= linkPatience
+		e.Primary = ln.Primary
 		for _, p := range ln.Blocks {
 			inPool := slices.ContainsFunc(n.Blocks, func(b ipam.BlockView) bool { return b.Prefix == p })
 			if !inPool && ipam.FamilyOf(p.Addr()) == family {
 				e.PendingSlots++
 			}
 		}
+	}
+	if ln != nil && ln.backoff.failures >= linkPatience {
+		serves := func(o ipam.ENIView) bool { return o.Ready }
+		e.NoPods = e.NoPods || slices.ContainsFunc(v.ENIs, serves)
 	}
 	if t, ok := l.tasks[key{kindAssign, n.Card, family}]; ok && t.eni == n.ID {
 		e.PendingSlots += t.slots
@@ -87,7 +90,7 @@ func (l *loop) countENI(n ipam.ENIView, family ipam.Family, now time.Time) warmp
 			continue
 		}
 		cooling := b.Cooling
-		if b.Draining || b.Doubted || failing {
+		if b.Draining || b.Doubted || ln == nil {
 			cooling += b.Free
 		}
 		e.Slots++
