@@ -4,6 +4,7 @@ package eni_test
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -129,4 +130,27 @@ func TestErrors(t *testing.T) {
 			}
 		}))
 	}
+}
+
+// TestThrottlingSlowsDown: each time EC2 throttles, the rate of calls halves, down
+// to a sixteenth, and each answer gives a tenth of it back.
+func TestThrottlingSlowsDown(t *testing.T) {
+	inBubble(func(t *testing.T) {
+		w := newWorld(t, enitest.Config{})
+		var waited []time.Duration
+		c := eni.NewClient(w.config(w.run("m5.large").ID, nil), eni.ClientConfig{
+			ReadRate: 1, ReadBurst: 1, Attempts: 1, OnCall: func(c eni.Call) { waited = append(waited, c.Waited.Round(10*time.Millisecond)) },
+		})
+		w.AddFault(enitest.Fault{Action: "DescribeNetworkInterfaces", Times: 6, Err: &enitest.APIError{Code: "RequestLimitExceeded"}})
+		for i := range 9 {
+			if _, err := eni.Sweep(t.Context(), c, eni.SweepInput{VPCID: w.vpc.ID}); (i < 6) != errors.Is(err, eni.ErrThrottled) {
+				t.Fatalf("call %d: %v", i+1, err)
+			}
+		}
+		s := time.Second
+		want := []time.Duration{0, 2 * s, 4 * s, 8 * s, 16 * s, 16 * s, 16 * s, 6150 * time.Millisecond, 3810 * time.Millisecond}
+		if !slices.Equal(waited, want) {
+			t.Errorf("calls waited %v, want %v", waited, want)
+		}
+	})(t)
 }

@@ -255,6 +255,9 @@ func TestTripStopsRelease(t *testing.T) {
 		if err := m.Retire(t.Context(), inv.ENIs[1].ID); !errors.Is(err, eni.ErrMode) {
 			t.Errorf("retire: %v", err)
 		}
+		if due, err := m.Check(t.Context()); err != nil || !due {
+			t.Errorf("check while the trip stands: %v, %v, want a second look to be due", due, err)
+		}
 		time.Sleep(3 * time.Minute)
 		inv, err = m.Discover(t.Context())
 		w.check(err)
