@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,14 +12,17 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"go.etcd.io/bbolt"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/eni"
+	enijournal "github.com/vpcnet/vpcnet/eni/boltjournal"
 	"github.com/vpcnet/vpcnet/eni/enitest"
 	"github.com/vpcnet/vpcnet/internal/isolate"
 )
@@ -134,22 +136,14 @@ func (h *host) run(t *testing.T, vars map[string]string) *process {
 	return p
 }
 
-// lockedBuffer is a log that can be read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+// end stops the agent and waits for its end.
+func (p *process) end(t *testing.T) {
+	t.Helper()
+	p.stop()
+	if status := <-p.done; status != 0 {
+		t.Errorf("the agent ended with status %d, want 0\n%s", status, p.log.String())
+	}
+	p.done <- 0 // for the clean-up
 }
 
 // eventually calls try until it returns nil.
@@ -272,11 +266,7 @@ func TestAgent(t *testing.T) {
 		t.Errorf("a second agent on the same socket ended with status %d, want 1", status)
 	}
 
-	p.stop()
-	if status := <-p.done; status != 0 {
-		t.Errorf("the agent ended with status %d, want 0\n%s", status, p.log.String())
-	}
-	p.done <- 0 // for the clean-up
+	p.end(t)
 	for line := range strings.Lines(p.log.String()) {
 		if !json.Valid([]byte(line)) {
 			t.Errorf("log line is no JSON: %s", line)
@@ -293,6 +283,92 @@ func TestAgent(t *testing.T) {
 	res, err := h.client().GC(t.Context(), cniplugin.GCRequest{Network: "vpcnet", Valid: []cniplugin.Attachment{request("b").Attachment}})
 	if err != nil || len(res.Stale) != 1 || res.Stale[0] != request("a").Attachment {
 		t.Errorf("GC: %v, %v, want attachment a as stale", res, err)
+	}
+}
+
+// TestResumeFails starts the agent with an operation of its predecessor in the
+// journal that EC2 refuses to finish: pods are served all the same, the operation
+// stays in the journal, and a later agent finishes it.
+func TestResumeFails(t *testing.T) {
+	h := newHost(t)
+	if err := os.Mkdir(h.path("state"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	intents, done := h.intents(t)
+	if err := intents.Put(t.Context(), halfMade(h.cloud.Subnets()[0].ID)); err != nil {
+		t.Fatal(err)
+	}
+	done()
+	h.cloud.Deny("", "CreateNetworkInterface")
+	p := h.run(t, map[string]string{"WARM_IP_TARGET": "2"})
+	eventually(t, p, func() error {
+		_, err := h.client().Add(t.Context(), request("a"))
+		return err
+	})
+	eventually(t, p, func() error { return h.client().Status(t.Context()) })
+	const said = "operations of an earlier process are not finished yet"
+	if log := p.log.String(); !strings.Contains(log, said) || !strings.Contains(log, "UnauthorizedOperation") {
+		t.Errorf("the log does not say that something is left open, and why:\n%s", log)
+	}
+	p.end(t)
+	if left := h.open(t); len(left) != 1 || left[0].Token != "token-1" {
+		t.Errorf("the journal has %+v, want what was left open", left)
+	}
+	h.cloud.Allow("", "CreateNetworkInterface")
+	p = h.run(t, map[string]string{"WARM_IP_TARGET": "2"})
+	eventually(t, p, func() error { return h.client().Status(t.Context()) })
+	p.end(t)
+	if left := h.open(t); len(left) != 0 || h.cloud.Calls()["AttachNetworkInterface"] != 1 || strings.Contains(p.log.String(), said) {
+		t.Errorf("the journal has %+v after %v calls to attach, want the operation finished", left, h.cloud.Calls()["AttachNetworkInterface"])
+	}
+}
+
+// intents opens the journal of operations while no agent runs.
+func (h *host) intents(t *testing.T) (journal *enijournal.Journal, done func()) {
+	t.Helper()
+	db, err := bbolt.Open(h.path("state/agent.db"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if journal, err = enijournal.New(db); err != nil {
+		t.Fatal(err)
+	}
+	return journal, func() {
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// open lists the operations of making an ENI in the journal that are not finished.
+func (h *host) open(t *testing.T) []eni.Intent {
+	t.Helper()
+	journal, done := h.intents(t)
+	defer done()
+	all, err := journal.All(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(all, func(in eni.Intent) bool { return in.Done || in.Op != eni.OpProvision })
+}
+
+// TestStartsWhenMetadataComes: an agent that could not start does as soon as it
+// can, and what was wrong is forgotten.
+func TestStartsWhenMetadataComes(t *testing.T) {
+	h := newHost(t)
+	back := h.cloud.AddFault(enitest.Fault{Action: "meta-data/instance-id", Err: &enitest.APIError{Status: 404}})
+	p := h.run(t, map[string]string{"WARM_IP_TARGET": "2"})
+	eventually(t, p, func() error {
+		var got *cniplugin.AgentError
+		if err := h.client().Status(t.Context()); !errors.As(err, &got) || got.Reason != "no-metadata" {
+			return fmt.Errorf("STATUS: %w, want reason no-metadata", err)
+		}
+		return nil
+	})
+	back()
+	eventually(t, p, func() error { return h.client().Status(t.Context()) })
+	if _, err := h.client().Add(t.Context(), request("a")); err != nil {
+		t.Errorf("ADD: %v", err)
 	}
 }
 

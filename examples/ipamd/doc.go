@@ -12,6 +12,7 @@
 //	links.go     datapath and snat as the agent's links
 //	backend.go   the agent as the backend of the plugin's protocol
 //	status.go    the state of it all, for people
+//	start.go     what is tried until the agent can run, and the audit after it
 //	main.go      order of start and end
 //
 // It can be killed at any time. What it must remember is written down before

@@ -169,8 +169,11 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (setting
 	for _, o := range options {
 		fs.Var(o.value, o.name, o.help)
 	}
-	fs.Usage = func() { usage(stderr) }
+	fs.Usage = func() {}
 	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			usage(stderr)
+		}
 		return s, err
 	}
 	if fs.NArg() > 0 {

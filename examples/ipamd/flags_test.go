@@ -217,8 +217,8 @@ func TestMistakes(t *testing.T) {
 	} {
 		var stderr bytes.Buffer
 		status := run(t.Context(), c.args, env(c.env), &stderr)
-		if status != 2 || !strings.Contains(stderr.String(), c.want) {
-			t.Errorf("ipamd %v with %v: status %d and %q, want 2 and %q", c.args, c.env, status, stderr.String(), c.want)
+		if status != 2 || !strings.Contains(stderr.String(), c.want) || strings.Count(stderr.String(), "\n") != 2 {
+			t.Errorf("ipamd %v with %v: status %d and %q, want 2, and two lines with %q", c.args, c.env, status, stderr.String(), c.want)
 		}
 	}
 }

@@ -102,7 +102,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		if err != nil || a == nil {
 			return err
 		}
-		g.Go(func() error { return audit(ctx, manager, a, log) })
+		g.Go(func() error { return audit(ctx, b, manager, a, log) })
 		g.Go(func() error { return whenReady(ctx, b, links, log) })
 		return a.Run(ctx)
 	})

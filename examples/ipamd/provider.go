@@ -23,18 +23,16 @@ type provider struct {
 }
 
 // Observe asks EC2 and the metadata service what there is. The manager has
-// weighed how far either may be behind, so Lag stays zero. The links learn of
-// all ENIs at once, so that none of them is taken for a left-over while another
-// is set up.
+// weighed how far either may be behind, so Lag stays zero. What is left in the
+// subnet costs a call of its own to learn, so it is left out: EC2 says when it is
+// full. The links learn of all ENIs at once, so that none of them is taken for a
+// left-over while another is set up.
 func (p *provider) Observe(ctx context.Context) (agent.Observation, error) {
 	inv, err := p.manager.Discover(ctx)
 	if err != nil {
 		return agent.Observation{}, err
 	}
 	o := agent.Observation{Source: inv.Source.String(), At: inv.At}
-	if free := inv.Instance.PrimarySubnet.Free; free >= 0 {
-		o.FreeAddrs = &free
-	}
 	for _, e := range inv.ENIs {
 		converted, err := p.convert(e)
 		if err != nil {

@@ -47,14 +47,15 @@ func start(ctx context.Context, s settings, b *backend, l *links, log *slog.Logg
 	}
 }
 
-// auditEvery is how often the metadata service is asked whether somebody else
-// changed the instance's ENIs. It costs no EC2 call.
+// auditEvery is how often somebody looks whether anything was left behind.
 const auditEvery = time.Minute
 
 // audit has the agent look again when the metadata service shows what the
-// manager does not know. That the service cannot be reached is no news here:
-// whoever needs it will say so.
-func audit(ctx context.Context, manager *eni.Manager, a *agent.Agent, log *slog.Logger) error {
+// manager does not know, which costs no EC2 call, and when an operation could be
+// finished that EC2 had left half-way. That the service cannot be reached is no
+// news here: whoever needs it will say so. It also releases what plugins could not
+// while the agent was too busy for them.
+func audit(ctx context.Context, b *backend, manager *eni.Manager, a *agent.Agent, log *slog.Logger) error {
 	tick := time.NewTicker(auditEvery)
 	defer tick.Stop()
 	for {
@@ -63,15 +64,41 @@ func audit(ctx context.Context, manager *eni.Manager, a *agent.Agent, log *slog.
 		case <-ctx.Done():
 			return nil
 		}
+		release := func(at ipam.Attachment) error {
+			return b.Del(ctx, cniplugin.DelRequest{Attachment: cniplugin.Attachment(at)})
+		}
+		if err := tombstones(cniplugin.TombstoneDir(b.settings.StateDir))(ctx, release); err != nil {
+			log.Error("collect tombstones", "err", err)
+		}
 		due, err := manager.Check(ctx)
 		if err != nil {
 			log.Debug("audit", "err", err)
 		}
 		if due {
 			log.Info("the metadata service shows other ENIs or addresses than are known")
+		}
+		if finish(ctx, manager, log) || due {
 			a.Refresh()
 		}
 	}
+}
+
+// finish goes on with the operations that were left open, and reports whether
+// any of them ended. Without one it makes no call.
+func finish(ctx context.Context, manager *eni.Manager, log *slog.Logger) bool {
+	before, err := manager.Open(ctx)
+	if err != nil || len(before) == 0 {
+		return false
+	}
+	if err := manager.Resume(ctx); err != nil {
+		log.Debug("operations are not finished yet", "err", err)
+	}
+	after, err := manager.Open(ctx)
+	if err != nil || len(after) >= len(before) {
+		return false
+	}
+	log.Info("operations finished that were open", "ended", len(before)-len(after), "open", len(after))
+	return true
 }
 
 // prepare finishes what an earlier process left open and finds out what the
@@ -116,7 +143,6 @@ func newAgent(s settings, b *backend, l *links, manager *eni.Manager, limits eni
 		return nil, err
 	}
 	log.Info("instance known", "type", limits.Type, "limits", limits.Source, "enis", limits.Cards, "slots", limits.SlotsPerENI())
-	b.trouble.Store(nil)
 	b.agent.Store(a)
 	return a, nil
 }
@@ -159,7 +185,7 @@ func (s *settings) limits(l eni.Limits) []warmpool.Limits {
 }
 
 // tombstones is the agent's way to the plugin's records of pods that went while
-// no agent ran.
+// no agent answered.
 func tombstones(dir string) func(context.Context, func(ipam.Attachment) error) error {
 	return func(ctx context.Context, release func(ipam.Attachment) error) error {
 		_, err := cniplugin.CollectTombstones(ctx, dir, func(_ context.Context, t cniplugin.Tombstone) error {
