@@ -34,16 +34,27 @@ type options struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil && !errors.Is(err, flag.ErrHelp) {
+	err := run(ctx, os.Args[1:], os.Stdout)
+	stop()
+	switch {
+	case err == nil || errors.Is(err, flag.ErrHelp):
+	case errors.As(err, new(usageError)):
+		fmt.Fprintf(os.Stderr, "ec2sim: %v\n(ec2sim -h tells the flags)\n", err)
+		os.Exit(2)
+	default:
 		fmt.Fprintln(os.Stderr, "ec2sim:", err)
-		stop()
 		os.Exit(1)
 	}
 }
 
-func parse(args []string) (options, error) {
+// usageError is what is wrong with the arguments.
+type usageError struct{ error }
+
+func parse(args []string, stdout io.Writer) (options, error) {
 	var o options
 	f := flag.NewFlagSet("ec2sim", flag.ContinueOnError)
+	f.SetOutput(io.Discard) // main says what is wrong
+	f.Usage = func() {}
 	f.StringVar(&o.listen, "listen", "127.0.0.1:0", "serve the EC2 API on this `address`; metadata takes other ports of the same host")
 	f.StringVar(&o.state, "state", "", "load the state from this `file` if it exists, and save it there at the end")
 	f.StringVar(&o.instanceType, "instance-type", "m5.large", "the `type` of the instances")
@@ -56,13 +67,38 @@ func parse(args []string) (options, error) {
 	f.DurationVar(&o.describeLag, "describe-lag", 0, "how far Describe calls are behind")
 	f.DurationVar(&o.imdsLag, "metadata-lag", 0, "how far metadata is behind")
 	f.BoolVar(&o.throttle, "throttle", false, "limit the rate of calls as AWS documents it")
-	if err := f.Parse(args); err != nil {
+	err := f.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		f.SetOutput(stdout)
+		fmt.Fprint(stdout, "Usage: ec2sim [flags]\n\nEc2sim serves an EC2 API and an instance metadata service, for any client.\n\n")
+		f.PrintDefaults()
 		return o, err
 	}
-	if f.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
+	if err == nil {
+		err = o.check(f.Args())
+	}
+	if err != nil {
+		return o, usageError{err}
 	}
 	return o, nil
+}
+
+func (o options) check(rest []string) error {
+	vpc, err := netip.ParsePrefix(o.vpc)
+	vpc6, err6 := netip.ParsePrefix(o.vpc6)
+	switch {
+	case len(rest) > 0:
+		return fmt.Errorf("unexpected argument %q", rest[0])
+	case err != nil || !vpc.Addr().Is4():
+		return fmt.Errorf("-vpc %q: want an IPv4 prefix such as 10.0.0.0/16", o.vpc)
+	case o.vpc6 != "" && (err6 != nil || !vpc6.Addr().Is6()):
+		return fmt.Errorf("-vpc6 %q: want an IPv6 prefix such as 2001:db8::/56", o.vpc6)
+	case o.instances < 0:
+		return fmt.Errorf("-instances %d: want 0 or more", o.instances)
+	case min(o.attachDelay, o.callDelay, o.describeLag, o.imdsLag) < 0:
+		return errors.New("delays and lags: want 0 or more")
+	}
+	return nil
 }
 
 func (o options) config() enitest.Config {
@@ -77,9 +113,9 @@ func (o options) config() enitest.Config {
 	return c
 }
 
-// run serves until ctx ends.
+// run serves until ctx ends. Wrong arguments are a usageError.
 func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
-	o, err := parse(args)
+	o, err := parse(args, stdout)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"path/filepath"
@@ -84,12 +85,20 @@ func TestState(t *testing.T) {
 func TestBadFlags(t *testing.T) {
 	for _, tt := range []struct{ args, want string }{
 		{"-instance-type z9.nano", "Invalid value 'z9.nano' for InstanceType"},
-		{"-vpc 10.0.0.0", "no '/'"},
+		{"-vpc 10.0.0.0", "-vpc \"10.0.0.0\": want an IPv4 prefix"},
+		{"-vpc 2001:db8::/56", "want an IPv4 prefix"},
+		{"-vpc6 10.0.0.0/16", "-vpc6 \"10.0.0.0/16\": want an IPv6 prefix"},
+		{"-instances -1", "-instances -1: want 0 or more"},
+		{"-instances many", `invalid value "many" for flag -instances`},
+		{"-metadata-lag -1s", "delays and lags: want 0 or more"},
 		{"-listen nowhere", "listen address"},
 		{"extra", `unexpected argument "extra"`},
 		{"-state main.go", "load state"},
 	} {
 		err := run(t.Context(), strings.Fields(tt.args), io.Discard)
+		if usage := tt.want[0] != 'I' && tt.want[0] != 'l'; errors.As(err, new(usageError)) != usage {
+			t.Errorf("%s: error %v, called one of the arguments: %v", tt.args, err, !usage)
+		}
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got error %v, want %q", tt.args, err, tt.want)
 		}

@@ -39,7 +39,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	fs.IntVar(&o.Nodes, "nodes", 3, "how many `nodes` the VPC has, 2 or more; they take turns in two availability zones")
 	fs.IntVar(&o.Pods, "pods", 2, "how many `pods` each node starts with; node-1 gets more, until one stands on its second ENI")
 	fs.StringVar(&o.InstanceType, "instance-type", "t3.medium", "EC2 instance `type` of the nodes: it decides how many ENIs and addresses a node can have")
-	fs.StringVar(&o.Layout, "layout", layoutFlat, "how pods are routed: `flat` (rules do not grow with pods) or per-pod (as amazon-vpc-cni-k8s)")
+	fs.StringVar(&o.Layout, "layout", layoutFlat, "`how` pods are routed: flat (rules do not grow with pods) or per-pod (as amazon-vpc-cni-k8s)")
 	fs.BoolVar(&o.JSON, "json", false, "print one JSON object instead of the walk")
 	fs.BoolVar(&o.Keep, "keep", false, "leave the lab running and print how to enter it")
 	fs.BoolVar(&o.Remove, "rm", false, "remove the labs that -keep left running, and do nothing else")

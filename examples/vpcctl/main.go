@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"text/tabwriter"
 )
@@ -93,29 +94,38 @@ func usage(w io.Writer, program string, commands []command) {
 	fmt.Fprintf(w, "\n%s COMMAND -h tells the flags of a command.\n", program)
 }
 
-// parse parses the flags of a command that takes no other arguments. Help goes
-// to standard output, because somebody asked for it.
+// parse parses the flags of a command that takes no other arguments.
 func parse(fs *flag.FlagSet, std stdio, args []string, about string) error {
-	fs.SetOutput(std.err)
-	fs.Usage = func() {
-		fmt.Fprintf(fs.Output(), "%s\n\nUsage: vpcctl %s [flags]\n\n", about, fs.Name())
-		fs.PrintDefaults()
+	rest, err := parseMixed(fs, std, args, about, "")
+	if err == nil && len(rest) > 0 {
+		err = wrong(fs, std, fmt.Sprintf("unexpected argument %q", rest[0]))
 	}
-	for _, a := range args {
-		if a == "-h" || a == "-help" || a == "--help" {
-			fs.SetOutput(std.out)
-		}
-	}
-	if err := fs.Parse(args); err != nil {
+	return err
+}
+
+// parseMixed parses flags that may stand before, between and after arguments,
+// and returns the arguments. Help goes to standard output, because somebody asked
+// for it.
+func parseMixed(fs *flag.FlagSet, std stdio, args []string, about, arguments string) ([]string, error) {
+	fs.SetOutput(io.Discard) // what is wrong is said here, without all flags behind it
+	fs.Usage = func() {}
+	var rest []string
+	for {
+		err := fs.Parse(args)
 		if errors.Is(err, flag.ErrHelp) {
-			return err
+			fs.SetOutput(std.out)
+			fmt.Fprintf(std.out, "%s\n\nUsage: %s\n\n", about, strings.TrimSpace("vpcctl "+fs.Name()+" [flags] "+arguments))
+			fs.PrintDefaults()
+			return nil, err
 		}
-		return errUsage
+		if err != nil {
+			return nil, wrong(fs, std, err.Error())
+		}
+		if fs.NArg() == 0 {
+			return rest, nil
+		}
+		rest, args = append(rest, fs.Arg(0)), fs.Args()[1:]
 	}
-	if fs.NArg() > 0 {
-		return wrong(fs, std, fmt.Sprintf("unexpected argument %q", fs.Arg(0)))
-	}
-	return nil
 }
 
 // wrong says what is wrong with the arguments.

@@ -50,12 +50,15 @@ func maxPods(ctx context.Context, std stdio, args []string) error {
 	if *output != "text" && *output != "json" {
 		return wrong(fs, std, fmt.Sprintf("-o %q: want text or json", *output))
 	}
+	if mode.MaxENIs < 0 || mode.Cap < 0 {
+		return wrong(fs, std, "-max-enis and -cap: want 0 or more")
+	}
 	l, err := limitsOf(ctx, *kind)
 	if err != nil {
 		return err
 	}
 	if l.Source == "default" {
-		fmt.Fprintf(std.err, "vpcctl: neither the table nor EC2 knows %s; these are safe defaults\n", *kind)
+		fmt.Fprintf(std.err, "vpcctl: neither the table nor EC2 tells about %s; these are safe defaults\n", *kind)
 	}
 	c := capacity{
 		InstanceType: l.Type, MaxPods: eni.MaxPods(l, mode), Addresses: eni.MaxAddresses(l, mode), ENIs: l.Cards,

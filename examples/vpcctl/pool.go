@@ -166,7 +166,7 @@ func (w *world) register(fs *flag.FlagSet, shape string) {
 	fs.StringVar(&w.instanceType, "instance-type", "m5.xlarge", "whose limits each node has")
 	fs.BoolVar(&w.prefixes, "prefix", false, "slots hold a /28 prefix instead of one address")
 	fs.IntVar(&w.cfg.Limits.MaxPods, "max-pods", 0, "max-pods of each node (default: what AWS publishes for the type, with -prefix at most 110)")
-	fs.Func("placement", "choice of a pod's address: `pack` or spread (default pack)", func(v string) error {
+	fs.Func("placement", "`how` a pod's address is chosen: pack or spread (default pack)", func(v string) error {
 		w.cfg.Placement = sim.Placement(v)
 		if w.cfg.Placement != sim.Pack && w.cfg.Placement != sim.Spread {
 			return fmt.Errorf("%q is neither pack nor spread", v)
@@ -186,6 +186,24 @@ func (w *world) register(fs *flag.FlagSet, shape string) {
 
 // ready checks the flags and fills in the limits.
 func (w *world) ready() error {
+	for _, f := range []struct {
+		name string
+		ok   bool
+		want string
+	}{
+		{"nodes", w.workload.Nodes > 0, "1 or more"},
+		{"pods", w.workload.Pods > 0, "1 or more"},
+		{"for", w.workload.Horizon > 0, "more than 0"},
+		{"max-pods", w.cfg.Limits.MaxPods >= 0, "0 or more"},
+		{"cooldown", w.cfg.Cooldown >= 0, "0 or more"},
+		{"ec2-burst", w.cfg.EC2.Burst > 0, "more than 0"},
+		{"ec2-rate", w.cfg.EC2.Rate > 0, "more than 0"},
+		{"fragmented", w.cfg.Subnet.Fragmented >= 0 && w.cfg.Subnet.Fragmented <= 1, "a share from 0 to 1"},
+	} {
+		if !f.ok {
+			return fmt.Errorf("-%s: want %s", f.name, f.want)
+		}
+	}
 	l, ok := eni.LimitsOf(w.instanceType)
 	if !ok {
 		return fmt.Errorf("instance type %q is not in the table", w.instanceType)

@@ -67,11 +67,14 @@ func poolTune(ctx context.Context, std stdio, args []string) error {
 		given = append(given, v)
 		return nil
 	})
-	wish := fs.String("objective", "p99<=1, min idle", "limits to `meet` and what to minimise")
+	wish := fs.String("objective", "p99<=1, min idle", "`limits` to meet and what to minimise")
 	most := fs.Int("runs", 400, "most settings to try; of more, so many are drawn at random")
 	format := fs.String("o", "table", "output `format`: table or json")
 	if err := parse(fs, std, args, tuneAbout+"\n\n"+policyHelp()); err != nil {
 		return err
+	}
+	if *most < 1 {
+		return wrong(fs, std, fmt.Sprintf("-runs %d: want 1 or more", *most))
 	}
 	goal, err := parseObjective(*wish)
 	if err != nil {
@@ -130,7 +133,7 @@ func settingsToTry(c *choices, given []string, most int, seed uint64) ([]choice,
 	if len(list) > most {
 		rng := rand.New(rand.NewPCG(seed, 0x7e57))
 		rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
-		list = list[:max(1, most)]
+		list = list[:most]
 	}
 	for i := range list {
 		list[i].label = labelOf(list[i])

@@ -41,6 +41,14 @@ func preflightCheck(_ context.Context, std stdio, args []string) error {
 	if *format != "text" && *format != "json" {
 		return wrong(fs, std, fmt.Sprintf("-o %q is neither text nor json", *format))
 	}
+	if c.Peers < 0 {
+		return wrong(fs, std, fmt.Sprintf("-peers %d: want 0 or more", c.Peers))
+	}
+	if info, err := os.Stat(*root); err != nil {
+		return err
+	} else if !info.IsDir() {
+		return fmt.Errorf("-root %s is no directory", *root)
+	}
 	fsys := os.DirFS(*root)
 	if c.Keep = strings.FieldsFunc(*keep, func(r rune) bool { return r == ',' }); len(c.Keep) == 0 {
 		c.Keep = defaultRouteLinks(fsys)

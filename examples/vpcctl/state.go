@@ -30,7 +30,7 @@ func stateSave(ctx context.Context, std stdio, args []string) error {
 	w.register(fs)
 	format := fs.String("o", "json", "output `format`: json, for diff and trace, or text, a script of ip and nft commands")
 	about := "save writes the links, addresses, neighbours, routes, rules, settings and marks of\nthis node, as they are, with what the agent knows."
-	if _, err := parseMixed(fs, std, args, about, ""); err != nil {
+	if err := parse(fs, std, args, about); err != nil {
 		return err
 	}
 	s, err := w.observe(ctx)

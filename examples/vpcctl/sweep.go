@@ -31,6 +31,9 @@ func sweep(ctx context.Context, std stdio, args []string) error {
 	if in.VPCID == "" {
 		return wrong(fs, std, "-vpc is required")
 	}
+	if in.MinAge <= 0 {
+		return wrong(fs, std, fmt.Sprintf("-min-age %s: want more than 0, and more than an attachment can take", in.MinAge))
+	}
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
 		return fmt.Errorf("AWS configuration: %w", err)

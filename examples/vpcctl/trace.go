@@ -9,7 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"github.com/vpcnet/vpcnet/datapath"
 )
@@ -52,7 +51,7 @@ func trace(ctx context.Context, std stdio, args []string) error {
 	}
 	dst, err := netip.ParseAddr(pos[1])
 	if err != nil {
-		return wrong(fs, std, err.Error())
+		return wrong(fs, std, fmt.Sprintf("destination %q is no address", pos[1]))
 	}
 	if *port > 65535 {
 		return wrong(fs, std, fmt.Sprintf("-port %d is not in 0..65535", *port))
@@ -64,6 +63,9 @@ func trace(ctx context.Context, std stdio, args []string) error {
 	src, err := s.address(pos[0], dst)
 	if err != nil {
 		return err
+	}
+	if src.Is4() != dst.Is4() {
+		return wrong(fs, std, fmt.Sprintf("%s and %s are of different families", src, dst))
 	}
 	path := datapath.Trace(s.View, datapath.Flow{Src: src, Dst: dst, HostLink: *link, Proto: *proto, Port: uint16(*port)})
 	if *state == "" {
@@ -116,31 +118,4 @@ func (s saved) address(name string, dst netip.Addr) (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("%q is no address, and no pods are known: name the agent's introspection address by -agent", name)
 	}
 	return netip.Addr{}, fmt.Errorf("the agent knows no pod %q with an address for %s; pods are named NAMESPACE/NAME", name, dst)
-}
-
-// parseMixed parses flags that may stand before, between and after arguments.
-func parseMixed(fs *flag.FlagSet, std stdio, args []string, about, arguments string) ([]string, error) {
-	fs.SetOutput(std.err)
-	fs.Usage = func() {
-		fmt.Fprintf(fs.Output(), "%s\n\nUsage: vpcctl %s [flags] %s\n\n", about, fs.Name(), arguments)
-		fs.PrintDefaults()
-	}
-	for _, a := range args {
-		if a == "-h" || strings.TrimLeft(a, "-") == "help" {
-			fs.SetOutput(std.out)
-		}
-	}
-	var pos []string
-	for {
-		if err := fs.Parse(args); err != nil {
-			if errors.Is(err, flag.ErrHelp) {
-				return nil, err
-			}
-			return nil, errUsage
-		}
-		if fs.NArg() == 0 {
-			return pos, nil
-		}
-		pos, args = append(pos, fs.Arg(0)), fs.Args()[1:]
-	}
 }

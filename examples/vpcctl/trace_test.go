@@ -120,7 +120,9 @@ func TestTraceUsage(t *testing.T) {
 		want string
 	}{
 		{[]string{"10.0.0.113"}, 2, "want a source and a destination"},
-		{[]string{"10.0.0.113", "nowhere"}, 2, "nowhere"},
+		{[]string{"10.0.0.113", "nowhere"}, 2, `"nowhere" is no address`},
+		{[]string{"-state", file, "10.0.0.113", "2001:db8::1"}, 2, "of different families"},
+		{[]string{"-ports", "80", "10.0.0.113", "8.8.8.8"}, 2, "flag provided but not defined: -ports\n("},
 		{[]string{"10.0.0.113", "8.8.8.8", "-o", "xml"}, 2, "neither text nor json"},
 		{[]string{"10.0.0.113", "8.8.8.8", "-port", "70000"}, 2, "70000"},
 		{[]string{"-state", file, "default/none", "8.8.8.8"}, 1, "knows no pod"},
