@@ -267,6 +267,25 @@ func TestTripStopsRelease(t *testing.T) {
 	})(t)
 }
 
+// TestAttachmentThatNeverCompletes is undone, and leaves neither an ENI nor an
+// open operation.
+func TestAttachmentThatNeverCompletes(t *testing.T) {
+	inBubble(func(t *testing.T) {
+		w := newWorld(t, enitest.Config{Delays: enitest.Delays{Attach: 24 * time.Hour}})
+		inst := w.run("m5.large")
+		m := w.manager(inst, eni.Config{})
+		begin := time.Now()
+		_, err := m.Provision(t.Context(), eni.ProvisionInput{Slots: 1})
+		if took := time.Since(begin); !errors.Is(err, eni.ErrUnreachable) || took < 3*time.Minute || took > 10*time.Minute {
+			t.Errorf("%v after %v, want ErrUnreachable after AttachTimeout", err, took)
+		}
+		open, err := m.Open(t.Context())
+		if err != nil || len(open) > 0 || len(w.ENIs()) != 1 {
+			t.Errorf("open %+v, %v, %d ENIs; want nothing open and the primary ENI alone", open, err, len(w.ENIs()))
+		}
+	})(t)
+}
+
 // TestUnknownType needs EC2 to know the limits, and gets by without it.
 func TestUnknownType(t *testing.T) {
 	inBubble(func(t *testing.T) {
