@@ -4,6 +4,8 @@ package warmpool_test
 
 import (
 	"errors"
+	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -232,6 +234,7 @@ func TestPlan(t *testing.T) {
 		{"max-pods, cooling not counted", func(s *warmpool.Snapshot) { s.Limits.MaxPods = 22 }, fixed{{Op: create, N: 9}}, []string{"create  3"}, "max-pods 22"},
 		{"subnet", func(s *warmpool.Snapshot) { s.Subnet.Free = 2 }, fixed{{Op: create, N: 9}}, []string{"create  2"}, "2 left in the subnet"},
 		{"in use and cooling stay", nil, fixed{{Op: unassign, ENI: "primary", N: 5}}, []string{"unassign primary 2"}, "the 2 that are free"},
+		{"one more than is free", nil, fixed{{Op: unassign, ENI: "primary", N: 3}}, []string{"unassign primary 2"}, "the 2 that are free"},
 		{"free slots go once", nil, fixed{{Op: unassign, ENI: "cooling", N: 2}, {Op: unassign, ENI: "cooling", N: 1}}, []string{"unassign cooling 2"}, "0 free"},
 		{"the primary stays", nil, fixed{{Op: deleted, ENI: "primary"}}, nil, "is the primary"},
 		{"cooling ENIs stay", nil, fixed{{Op: deleted, ENI: "cooling"}}, nil, "1 cooling"},
@@ -287,6 +290,53 @@ func TestENIOnItsWay(t *testing.T) {
 	if len(d.Actions) > 0 {
 		t.Errorf("acts on an ENI without a name: %v", d.Actions)
 	}
+}
+
+// TestEachSettingCounts: there is no setting that is accepted and forgotten.
+func TestEachSettingCounts(t *testing.T) {
+	for name := range warmpool.Names() {
+		plain, err := warmpool.Named(name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := map[string]string{}
+		settings := warmpool.Settings(name)
+		wrappers := len(slices.DeleteFunc(slices.Clone(settings), func(s string) bool { return !strings.HasPrefix(s, "with-") }))
+		if own := len(settings) - wrappers; own != fields(reflect.TypeOf(plain)) {
+			t.Errorf("policy %s has %d settings for %d fields", name, own, fields(reflect.TypeOf(plain)))
+		}
+		for _, key := range settings {
+			counts := false
+			for _, value := range []string{"7", "7m", "true"} {
+				p, err := warmpool.Named(name, map[string]string{key: value})
+				if err != nil {
+					continue // of another kind
+				}
+				text := fmt.Sprintf("%T %+v", p, p)
+				counts = counts || text != fmt.Sprintf("%T %+v", plain, plain)
+				if other, twice := seen[text]; twice {
+					t.Errorf("policy %s: %s does the same as %s", name, key, other)
+				}
+				seen[text] = key
+			}
+			if !counts {
+				t.Errorf("policy %s: setting %s changes nothing", name, key)
+			}
+		}
+	}
+}
+
+// fields counts the fields of a structure, those of inner ones by themselves.
+func fields(s reflect.Type) int {
+	n := 0
+	for f := range s.Fields() {
+		if f.Type.Kind() == reflect.Struct {
+			n += fields(f.Type)
+		} else {
+			n++
+		}
+	}
+	return n
 }
 
 func TestNamed(t *testing.T) {
