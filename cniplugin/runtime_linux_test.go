@@ -304,6 +304,42 @@ func TestOddAgents(t *testing.T) {
 	}
 }
 
+// oddGC calls stale whatever it is told.
+type oddGC struct {
+	*servertest.Agent
+	stale []cniplugin.Attachment
+}
+
+func (a *oddGC) GC(context.Context, cniplugin.GCRequest) (cniplugin.GCResponse, error) {
+	return cniplugin.GCResponse{Stale: a.stale}, nil
+}
+
+// A GC takes nothing down that the runtime lists, nor anything of another
+// network, whatever the agent says.
+func TestOddGC(t *testing.T) {
+	n := newNode(t, ofLayout("flat"))
+	valid := cniplugin.Attachment{Network: "vpcnet", ContainerID: "c1", IfName: "eth0"}
+	foreign := cniplugin.Attachment{Network: "other", ContainerID: "c2", IfName: "eth0"}
+	n.backend = &oddGC{n.agent, []cniplugin.Attachment{valid, foreign}}
+	n.stop()
+	n.start()
+	newSandbox(t, "c1")
+	n.must(n.add("c1"))
+	if _, err := n.agent.Add(t.Context(), cniplugin.AddRequest{Attachment: foreign}); err != nil {
+		t.Fatal(err)
+	}
+	before := n.state()
+	list := `"cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"}]`
+	n.must(invocation{command: "GC", stdin: n.conf("1.1.0", list)})
+	if diff := cmp.Diff(before, n.state()); diff != "" {
+		t.Errorf("-before +after:\n%s", diff)
+	}
+	n.must(n.del("c1"))
+	if err := n.agent.Del(t.Context(), cniplugin.DelRequest{Attachment: foreign}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A plugin killed at any moment leaves nothing that the next ADD or DEL trips
 // over, and nothing after the DEL.
 func TestKilled(t *testing.T) {

@@ -49,6 +49,17 @@ func TestTombstones(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	for _, file := range []string{"", "*.json"} {
+		found, err := filepath.Glob(filepath.Join(dir, file))
+		if err != nil || len(found) == 0 {
+			t.Fatal(found, err)
+		}
+		for _, path := range found {
+			if info, err := os.Stat(path); err != nil || info.Mode().Perm()&0o077 != 0 {
+				t.Errorf("%s: %v, %v; want it to be its owner's alone", path, info.Mode(), err)
+			}
+		}
+	}
 	if err := os.WriteFile(filepath.Join(dir, "garbage.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
