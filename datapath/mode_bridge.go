@@ -6,7 +6,6 @@ import (
 	"crypto/sha1"
 	"fmt"
 	"net"
-	"net/netip"
 	"strings"
 )
 
@@ -74,11 +73,8 @@ func (m *Bridge) sandbox(p Pod) State {
 	return s
 }
 
-// remains returns what is on the bridge for a pod of these addresses.
-func (m *Bridge) remains(p Pod, addrs []netip.Addr) []Change {
-	for _, a := range addrs {
-		p.Addrs = append(p.Addrs, PodAddr{Addr: a})
-	}
+// remains returns what is on the bridge for p.
+func (m *Bridge) remains(p Pod) []Change {
 	p.Mode = Mode{Bridge: m}
 	var changes []Change
 	for _, layout := range []Layout{Flat, PerPod} {

@@ -4,8 +4,8 @@ package datapath
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
-	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,7 +35,7 @@ func (h *Handle) delMode(ctx context.Context, p Pod, link kernelLink, addrs []Po
 		return err
 	}
 	var errs []error
-	for _, l := range found {
+	for _, l := range append(found, link) {
 		errs = append(errs, h.delLink(ctx, p, l))
 	}
 	errs = append(errs, h.purge(ctx, branchRules(p.owners()[1])))
@@ -52,7 +52,7 @@ func (h *Handle) delLink(ctx context.Context, p Pod, l kernelLink) error {
 	case "eni":
 		return h.returnENI(ctx, h, l)
 	case "bridge":
-		return h.leaveBridge(ctx, p, l.alias.link)
+		return h.leaveBridge(ctx, p, l.alias)
 	case "branch":
 		if l.Name != l.alias.link {
 			return nil // the veth pair; the VLAN link has the same alias
@@ -81,28 +81,57 @@ func branchRules(link string) []Rule {
 	return rules
 }
 
-// leaveBridge removes the routes and rules of the addresses that the bridge
-// delivers to the pod's MAC.
-func (h *Handle) leaveBridge(ctx context.Context, p Pod, bridge string) error {
-	o, err := h.observeNet(ctx)
+// leaveBridge removes the routes, neighbours and rules of the pod's addresses, but
+// for those that the bridge delivers to another pod by now.
+func (h *Handle) leaveBridge(ctx context.Context, p Pod, a alias) error {
+	bridge, err := h.findLink(ctx, a.link)
 	if err != nil {
 		return err
 	}
-	var addrs []netip.Addr
-	for _, n := range o.Neighbors {
-		if n.Link == bridge && n.MAC == p.SandboxMAC().String() {
-			addrs = append(addrs, n.Addr)
+	p.Addrs = a.podAddrs()
+	if bridge.index != 0 {
+		err := h.withConn(ctx, func(c *conn) (err error) {
+			p.Addrs, err = notDelivered(c, bridge.index, p)
+			return err
+		})
+		if err != nil {
+			return err
 		}
 	}
-	p.Addrs = nil
-	if err := h.Apply(ctx, (&Bridge{Name: bridge}).remains(p, addrs)); err != nil {
+	if err := h.Apply(ctx, (&Bridge{Name: a.link}).remains(p)); err != nil {
 		return err
-	}
-	for _, a := range addrs {
-		p.Addrs = append(p.Addrs, PodAddr{Addr: a})
 	}
 	_, err = h.purgeAddrs(ctx, p, 0)
 	return err
+}
+
+// notDelivered returns the addresses of p for which a bridge has no neighbour but
+// p's own.
+func notDelivered(c *conn, bridge int, p Pod) (addrs []PodAddr, err error) {
+	var b batch
+	for _, a := range p.Addrs {
+		header := make([]byte, 12)
+		header[0] = familyOf(a.Addr)
+		binary.NativeEndian.PutUint32(header[4:], uint32(bridge))
+		b.add(unix.RTM_GETNEIGH, ack, header, func() { b.attr(unix.NDA_DST, a.Addr.AsSlice()) })
+	}
+	answers, err := c.do(&b)
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range answers {
+		if a.err == nil {
+			n, permanent, err := parseNeighbor(a.data, names{})
+			if err != nil {
+				return nil, err
+			}
+			if permanent && n.MAC != p.SandboxMAC().String() {
+				continue
+			}
+		}
+		addrs = append(addrs, p.Addrs[i])
+	}
+	return addrs, nil
 }
 
 // delInside removes what would stay in a sandbox that lives on: a link that is

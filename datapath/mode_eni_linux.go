@@ -33,7 +33,7 @@ func (h *Handle) lendENI(ctx context.Context, p Pod, inside *Handle) error {
 	if link.MAC != eni.MAC.String() {
 		return fmt.Errorf("%s with MAC %s, not %s: %w", eni.Link, eni.MAC, link.MAC, ErrNoLink)
 	}
-	if err := h.setAlias(ctx, link.index, aliasOf(p).String()); err != nil {
+	if err := h.markLink(ctx, link.Name, aliasOf(p)); err != nil {
 		return err
 	}
 	return h.move(ctx, link.index, p.IfName, inside.ns)
@@ -70,13 +70,13 @@ func restore(c *conn, l kernelLink) error {
 	if l.Name != l.alias.link {
 		b.add(unix.RTM_SETLINK, ack, linkHeader(l.index, 0, 0), func() { b.attrText(unix.IFLA_IFNAME, l.alias.link) })
 	}
-	b.alias(l.index, "")
+	b.unmark(l.index, l.alias)
 	answers, err := c.do(&b)
 	if err != nil {
 		return err
 	}
 	for _, a := range answers {
-		if a.err != nil && !isGone(a.err) && !errors.Is(a.err, unix.EEXIST) {
+		if a.err != nil && !isGone(a.err) && !marked(a.err) {
 			return fmt.Errorf("take %s back: %w", l.Name, a.err)
 		}
 	}

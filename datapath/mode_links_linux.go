@@ -78,7 +78,10 @@ func (h *Handle) ensureVirtual(ctx context.Context, l Link) error {
 	}
 	if have.index != 0 {
 		if have.Kind == l.Kind && have.VLAN == l.VLAN && have.below == parent.index {
-			return h.setAlias(ctx, have.index, l.Alias)
+			if a := parseAlias(l.Alias); a != (alias{}) {
+				return h.markLink(ctx, l.Name, a)
+			}
+			return nil
 		}
 		if err := h.deleteLink(ctx, have.index); err != nil {
 			return err
@@ -87,8 +90,8 @@ func (h *Handle) ensureVirtual(ctx context.Context, l Link) error {
 	err = h.withConn(ctx, func(c *conn) error {
 		var b batch
 		b.createVirtual(l, parent.index)
-		if l.Alias != "" {
-			b.aliasByName(l.Name, l.Alias)
+		if a := parseAlias(l.Alias); a != (alias{}) {
+			b.mark(l.Name, a)
 		}
 		answers, err := c.do(&b)
 		if err != nil {
