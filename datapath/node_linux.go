@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,9 +41,28 @@ func (h *Handle) Ensure(ctx context.Context, d Desired) error {
 	if err := d.Node.Validate(); err != nil {
 		return fmt.Errorf("node: %w: %w", ErrInvalid, err)
 	}
-	return converge(ctx, h.Observe, h.Apply, func(have State) ([]Change, error) {
+	apply := func(ctx context.Context, changes []Change) error {
+		return h.surely(ctx, d, changes, func(changes []Change) error { return h.Apply(ctx, changes) })
+	}
+	return converge(ctx, h.Observe, apply, func(have State) ([]Change, error) {
 		_, err := d.Node.resolve(have.Links)
 		return d.Drift(have), err
+	})
+}
+
+// surely lends f changes that a look has found, after another look if the first may
+// have been wrong: with the lock, so that no ADD is in the middle and none begins
+// before f is done.
+func (h *Handle) surely(ctx context.Context, d Desired, changes []Change, f func([]Change) error) error {
+	if !slices.ContainsFunc(changes, doubtful) {
+		return f(changes)
+	}
+	return h.locked(ctx, alone, func() error {
+		have, err := h.Observe(ctx)
+		if err != nil {
+			return err
+		}
+		return f(confirmed(changes, d.Drift(have)))
 	})
 }
 

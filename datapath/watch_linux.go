@@ -102,12 +102,8 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 	}
 	for range rounds {
 		changes, err := w.drift(ctx)
-		if errors.Is(err, errInterrupted) || errors.Is(err, nft.ErrTorn) {
-			w.cfg.Logger.WarnContext(ctx, "network not observed: others change it without pause", "err", err)
-			return firstWait, nil
-		}
 		if err != nil {
-			return 0, err
+			return w.unobserved(ctx, err)
 		}
 		due, next, fighting := w.patience.grant(changes, time.Now())
 		if len(due) == 0 {
@@ -116,14 +112,27 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 			}
 			return next, nil
 		}
-		if err := w.repairSurely(ctx, due, fighting); err != nil {
-			return 0, err
+		err = w.h.surely(ctx, w.cfg.Desired(), due, func(changes []Change) error {
+			w.repair(ctx, changes, fighting)
+			return nil
+		})
+		if err != nil {
+			return w.unobserved(ctx, err)
 		}
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
 	}
 	return firstWait, nil
+}
+
+// unobserved says when to look again if a look has failed for a reason that passes.
+func (w *watcher) unobserved(ctx context.Context, err error) (time.Duration, error) {
+	if errors.Is(err, errInterrupted) || errors.Is(err, nft.ErrTorn) {
+		w.cfg.Logger.WarnContext(ctx, "network not observed: others change it without pause", "err", err)
+		return firstWait, nil
+	}
+	return 0, err
 }
 
 // drift observes and compares.
@@ -137,27 +146,11 @@ func (w *watcher) drift(ctx context.Context) ([]Change, error) {
 	return d.Drift(have.State), nil
 }
 
-// repairSurely repairs, and looks once more where one look may be wrong: with the
-// lock, so that no ADD is in the middle and none begins before the repair is done.
-func (w *watcher) repairSurely(ctx context.Context, changes []Change, fighting bool) error {
-	if !slices.ContainsFunc(changes, doubtful) {
-		w.repair(ctx, changes, fighting)
-		return nil
-	}
-	return w.h.locked(ctx, alone, func() error {
-		second, err := w.drift(ctx)
-		if err != nil {
-			return err
-		}
-		if changes = confirmed(changes, second); len(changes) > 0 {
-			w.repair(ctx, changes, fighting)
-		}
-		return nil
-	})
-}
-
 // repair makes changes, one by one if not all can be made, and tells of it.
 func (w *watcher) repair(ctx context.Context, changes []Change, fighting bool) {
+	if len(changes) == 0 {
+		return
+	}
 	err := w.h.Apply(ctx, changes)
 	if err != nil {
 		var errs []error
