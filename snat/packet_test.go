@@ -487,6 +487,7 @@ func TestForeignTables(t *testing.T) {
 		"add chain inet vpcnet-snat source { policy drop; }",
 		"add chain inet vpcnet-snat extra { type filter hook input priority 0; }",
 		"add rule inet vpcnet-snat node-port ct mark set 0",
+		"add table inet vpcnet-snat { flags dormant; }",
 		"flush ruleset",
 	} {
 		tool(t, ns, damage, "nft", "-f", "-")

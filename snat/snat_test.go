@@ -117,6 +117,14 @@ func TestOrderDoesNotMatter(t *testing.T) {
 	}
 }
 
+// TestOnePort: a range may be a single port.
+func TestOnePort(t *testing.T) {
+	rules, err := base(func(c *snat.Config) { c.Ports = snat.Ports{First: 4000, Last: 4000} }).Ruleset()
+	if err != nil || !strings.Contains(rules.String(), ":4000-4000") {
+		t.Errorf("%v, rules\n%v", err, rules)
+	}
+}
+
 func TestBadConfigs(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(*snat.Config)
