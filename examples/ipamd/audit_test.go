@@ -12,10 +12,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 
-	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/eni/enitest"
-	"github.com/vpcnet/vpcnet/ipam"
 )
 
 const shown = "the metadata service shows other ENIs or addresses than are known"
@@ -119,31 +117,6 @@ func TestAuditFinishes(t *testing.T) {
 		}
 		if !strings.Contains(n.log.String(), `"msg":"operations finished that were open","ended":1,"open":0`) {
 			t.Errorf("the log does not say it:\n%s", n.log.String())
-		}
-	})
-}
-
-// TestAuditCollectsTombstones: an address that a plugin could not give back,
-// because the agent was too busy or its disk was full, is free a minute later.
-func TestAuditCollectsTombstones(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := newNode(t, nil)
-		a := n.run(t.Context(), 1)
-		for _, id := range []string{"a", "b"} {
-			_, err := a.Allocate(t.Context(), ipam.Request{Attachment: attachment(id)})
-			n.check(err)
-		}
-		for _, id := range []string{"a", "unknown"} {
-			n.check(cniplugin.WriteTombstone(cniplugin.TombstoneDir(n.backend.settings.StateDir), cniplugin.Tombstone{
-				Attachment: cniplugin.Attachment(attachment(id)), At: time.Now(),
-			}))
-		}
-		time.Sleep(auditEvery + time.Second)
-		if len(n.pool.Lookup(attachment("a"))) > 0 || len(n.pool.Lookup(attachment("b"))) == 0 {
-			t.Errorf("pod a has %v, pod b %v; want only b to have something", n.pool.Lookup(attachment("a")), n.pool.Lookup(attachment("b")))
-		}
-		if strings.Contains(n.log.String(), "collect tombstones") {
-			t.Errorf("log\n%s", n.log.String())
 		}
 	})
 }

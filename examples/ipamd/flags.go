@@ -194,13 +194,17 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (setting
 	return s, s.validate()
 }
 
+// longestSocket is what server.Listen leaves of the 107 bytes that the path of
+// a unix socket can have.
+const longestSocket = 103
+
 // validate checks what no single value can know.
 func (s *settings) validate() error {
 	switch {
 	case s.Socket == "" || s.StateDir == "":
 		return errors.New("-socket and -state-dir (VPCNET_SOCKET, VPCNET_STATE_DIR) must not be empty")
-	case len(s.Socket) > 107:
-		return fmt.Errorf("-socket %s: longer than the 107 bytes that a unix socket's path can have", s.Socket)
+	case len(s.Socket) > longestSocket:
+		return fmt.Errorf("-socket %s: longer than %d bytes", s.Socket, longestSocket)
 	case s.PodMTU > s.ENIMTU:
 		return fmt.Errorf("-pod-mtu %d (POD_MTU) is more than -eni-mtu %d (AWS_VPC_ENI_MTU)", s.PodMTU, s.ENIMTU)
 	}

@@ -213,7 +213,7 @@ func TestMistakes(t *testing.T) {
 		{env: map[string]string{"AWS_ENDPOINT_URL_EC2": "localhost:80"}, want: "want a URL"},
 		{env: map[string]string{"ADDITIONAL_ENI_TAGS": "team=net"}, want: "want a JSON object of strings"},
 		{args: []string{"-socket="}, want: "must not be empty"},
-		{args: []string{"-socket=/" + strings.Repeat("x", 107)}, want: "longer than the 107 bytes"},
+		{args: []string{"-socket=/" + strings.Repeat("x", longestSocket)}, want: "longer than 103 bytes"},
 	} {
 		var stderr bytes.Buffer
 		status := run(t.Context(), c.args, env(c.env), &stderr)

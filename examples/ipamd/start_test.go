@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -17,10 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.etcd.io/bbolt"
-	bberrors "go.etcd.io/bbolt/errors"
 
-	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/warmpool"
@@ -70,24 +66,6 @@ func TestStartTriesForEver(t *testing.T) {
 	})
 }
 
-// TestStateDirTaken: two agents never share what must survive a restart.
-func TestStateDirTaken(t *testing.T) {
-	dir := t.TempDir()
-	db, err := bbolt.Open(filepath.Join(dir, "agent.db"), 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	synctest.Test(t, func(t *testing.T) {
-		s := defaults()
-		s.Socket, s.StateDir = filepath.Join(dir, "agent.sock"), dir
-		err := serve(t.Context(), s, slog.New(slog.DiscardHandler))
-		if !errors.Is(err, bberrors.ErrTimeout) || !strings.Contains(err.Error(), "does another agent use "+dir) {
-			t.Errorf("serve: %v, want it to say that another agent uses the directory", err)
-		}
-	})
-}
-
 // TestLimits: what the instance type can carry, cut down to what is set.
 func TestLimits(t *testing.T) {
 	m5 := eni.Limits{Cards: []int{3}, AddrsPerENI: 10, Nitro: true}
@@ -114,30 +92,6 @@ func TestLimits(t *testing.T) {
 		}
 		if diff := cmp.Diff(c.want, s.limits(c.limits)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
-		}
-	}
-}
-
-// TestTombstones: what went while no agent ran is released, and its record goes
-// only when it has been.
-func TestTombstones(t *testing.T) {
-	dir := cniplugin.TombstoneDir(t.TempDir())
-	want := attachment("a")
-	if err := cniplugin.WriteTombstone(dir, cniplugin.Tombstone{Attachment: cniplugin.Attachment(want), At: time.Now()}); err != nil {
-		t.Fatal(err)
-	}
-	full := errors.New("disk full")
-	for i, answer := range []error{full, nil, nil} {
-		var got []ipam.Attachment
-		err := tombstones(dir)(t.Context(), func(a ipam.Attachment) error {
-			got = append(got, a)
-			return answer
-		})
-		if !errors.Is(err, answer) {
-			t.Errorf("collection %d: %v, want %v", i+1, err, answer)
-		}
-		if left := i < 2; left != slices.Equal(got, []ipam.Attachment{want}) {
-			t.Errorf("collection %d is told to release %v", i+1, got)
 		}
 	}
 }

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bberrors "go.etcd.io/bbolt/errors"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/cniplugin/server"
+	"github.com/vpcnet/vpcnet/ipam"
+)
+
+// TestStateDirTaken: two agents never share what must survive a restart.
+func TestStateDirTaken(t *testing.T) {
+	dir := t.TempDir()
+	db, err := bbolt.Open(filepath.Join(dir, "agent.db"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	synctest.Test(t, func(t *testing.T) {
+		s := defaults()
+		s.Socket, s.StateDir = filepath.Join(dir, "agent.sock"), dir
+		err := serve(t.Context(), s, slog.New(slog.DiscardHandler))
+		if !errors.Is(err, bberrors.ErrTimeout) || !strings.Contains(err.Error(), "does another agent use "+dir) {
+			t.Errorf("serve: %v, want it to say that another agent uses the directory", err)
+		}
+	})
+}
+
+// TestLongestSocket: what the flag takes can be listened on.
+func TestLongestSocket(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		bytes int
+		ok    bool
+	}{{longestSocket, true}, {longestSocket + 1, false}} {
+		l, err := server.Listen(filepath.Join(dir, strings.Repeat("x", c.bytes-len(dir)-1)))
+		if (err == nil) != c.ok {
+			t.Errorf("a path of %d bytes: %v", c.bytes, err)
+		}
+		if err == nil {
+			_ = l.Close()
+		}
+	}
+}
+
+// TestTombstones: what went while no agent ran is released, and its record goes
+// only when it has been.
+func TestTombstones(t *testing.T) {
+	dir := cniplugin.TombstoneDir(t.TempDir())
+	want := attachment("a")
+	if err := cniplugin.WriteTombstone(dir, cniplugin.Tombstone{Attachment: cniplugin.Attachment(want), At: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	full := errors.New("disk full")
+	for i, answer := range []error{full, nil, nil} {
+		var got []ipam.Attachment
+		err := tombstones(dir)(t.Context(), func(a ipam.Attachment) error {
+			got = append(got, a)
+			return answer
+		})
+		if !errors.Is(err, answer) {
+			t.Errorf("collection %d: %v, want %v", i+1, err, answer)
+		}
+		if left := i < 2; left != slices.Equal(got, []ipam.Attachment{want}) {
+			t.Errorf("collection %d is told to release %v", i+1, got)
+		}
+	}
+}
+
+// TestAuditCollectsTombstones: an address that a plugin could not give back,
+// because the agent was too busy or its disk was full, is free a minute later.
+func TestAuditCollectsTombstones(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, nil)
+		a := n.run(t.Context(), 1)
+		for _, id := range []string{"a", "b"} {
+			_, err := a.Allocate(t.Context(), ipam.Request{Attachment: attachment(id)})
+			n.check(err)
+		}
+		for _, id := range []string{"a", "unknown"} {
+			n.check(cniplugin.WriteTombstone(cniplugin.TombstoneDir(n.backend.settings.StateDir), cniplugin.Tombstone{
+				Attachment: cniplugin.Attachment(attachment(id)), At: time.Now(),
+			}))
+		}
+		time.Sleep(auditEvery + time.Second)
+		if len(n.pool.Lookup(attachment("a"))) > 0 || len(n.pool.Lookup(attachment("b"))) == 0 {
+			t.Errorf("pod a has %v, pod b %v; want only b to have something", n.pool.Lookup(attachment("a")), n.pool.Lookup(attachment("b")))
+		}
+		if strings.Contains(n.log.String(), "collect tombstones") {
+			t.Errorf("log\n%s", n.log.String())
+		}
+	})
+}
