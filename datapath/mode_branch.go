@@ -115,14 +115,16 @@ func (m *Branch) host(p Pod) State {
 	return s
 }
 
-// sysctls returns the settings for one family. The way back from a branch ENI
-// is known to rules by incoming link or source alone, which reverse path filtering
-// does not follow.
+// sysctls returns the settings for one family. Of the way back from a branch ENI
+// reverse path filtering sees only a part: from a pod of this node that sends by
+// the VPC a packet comes in here, and would return directly. The VLAN link has no
+// address, without which the loose kind is strict, so there is none; the VPC checks
+// sources.
 func (m *Branch) sysctls(p Pod, like netip.Addr) []Sysctl {
 	if like.Is6() {
 		return []Sysctl{enableIPv6(m.Link()), linkSysctl("ipv6", m.Link(), "accept_dad", "0")}
 	}
-	s := []Sysctl{linkSysctl("ipv4", m.Link(), "rp_filter", "2"), linkSysctl("ipv4", m.Link(), "forwarding", "1")}
+	s := []Sysctl{linkSysctl("ipv4", m.Link(), "rp_filter", "0"), linkSysctl("ipv4", m.Link(), "forwarding", "1")}
 	if m.strict() {
 		s = append(s, linkSysctl("ipv4", p.HostLink(), "rp_filter", "2"))
 	}

@@ -16,6 +16,10 @@ import (
 // sending with another address of the same ENI. An address cannot be given to a
 // pod while the ipvlan link of another still has it (EADDRINUSE): that pod's DEL
 // must have known its sandbox, or the sandbox be gone.
+//
+// The answers of what is reached by the ENI come by the ENI, past the node: a
+// Service with endpoints there needs a kube-proxy that masquerades all. And what
+// the node itself has on that ENI, pods with a veth pair say, cannot be reached.
 type IPVLAN struct {
 	// ENI is the one below, which the node has as well.
 	ENI ENI
@@ -84,7 +88,9 @@ func (m *IPVLAN) sandbox(p Pod) State {
 			}
 		}
 		if gw.Is4() {
-			// The answer to what went by one link may come by the other.
+			// The answer to what went by one link may come by the other. On a link
+			// without an address even loose reverse path filtering is strict.
+			s.Addresses = append(s.Addresses, Address{Link: m.nodeLink(p), Prefix: hostPrefix(a.Addr)})
 			s.Sysctls = append(s.Sysctls, linkSysctl("ipv4", p.IfName, "rp_filter", "2"), linkSysctl("ipv4", m.nodeLink(p), "rp_filter", "2"))
 		} else {
 			s.Sysctls = append(s.Sysctls, enableIPv6(p.IfName), linkSysctl("ipv6", p.IfName, "accept_dad", "0"))

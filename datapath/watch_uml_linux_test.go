@@ -26,7 +26,7 @@ var vlanDamages = []modeDamage{
 	}, "table 105"},
 	{"setting of the VLAN link", func(*netlink.Handle, datapath.Pod) error {
 		return sysctl("net/ipv4/conf/"+vlanLink+"/rp_filter", "1")
-	}, "rp_filter=2"},
+	}, "rp_filter=0"},
 	{"no VLAN link", func(h *netlink.Handle, _ datapath.Pod) error { return withLink(h, vlanLink, h.LinkDel) }, "type vlan id 5"},
 	{"another VLAN's link", func(h *netlink.Handle, _ datapath.Pod) error {
 		if err := withLink(h, vlanLink, h.LinkDel); err != nil {
