@@ -30,7 +30,8 @@ func (p *port) owned() []netip.Prefix {
 }
 
 // Attach gives the ENI to its instance: a link with its MAC appears there, down
-// and without addresses, and the router delivers the ENI's addresses to it.
+// and without addresses, and the router delivers the ENI's addresses to it. For a
+// branch ENI no link appears: the instance makes one on that of the trunk.
 func (f *Fabric) Attach(e ENI) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -41,6 +42,13 @@ func (f *Fabric) Attach(e ENI) error {
 }
 
 func (f *Fabric) attach(e ENI) error {
+	trunk := f.ports[e.Trunk]
+	if e.branch() && (trunk == nil || trunk.branch()) {
+		return fmt.Errorf("trunk %q: %w", e.Trunk, os.ErrNotExist)
+	}
+	if e.branch() {
+		e.Instance = trunk.Instance
+	}
 	instance, ok := f.instances[e.Instance]
 	switch {
 	case !ok:
@@ -54,7 +62,7 @@ func (f *Fabric) attach(e ENI) error {
 	e.Addrs, e.Prefixes = slices.Clone(e.Addrs), slices.Clone(e.Prefixes)
 	f.lastPort++
 	p := &port{ENI: e, link: fmt.Sprintf("p%d", f.lastPort)}
-	if err := f.net.addPort(p, instance); err != nil {
+	if err := f.net.addPort(p, trunk, instance); err != nil {
 		return err
 	}
 	f.ports[e.ID] = p
@@ -68,8 +76,8 @@ func (f *Fabric) attach(e ENI) error {
 	return nil
 }
 
-// Detach takes the ENI away; its link disappears. An ENI that is not attached
-// is no error.
+// Detach takes the ENI away; its link disappears, and with a trunk its branch
+// ENIs. An ENI that is not attached is no error.
 func (f *Fabric) Detach(id string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -81,11 +89,30 @@ func (f *Fabric) detach(id string) error {
 	if !ok {
 		return nil
 	}
+	for branch, b := range f.ports {
+		if b.Trunk == id {
+			if err := f.detach(branch); err != nil {
+				return err
+			}
+		}
+	}
 	delete(f.ports, id)
 	if err := errors.Join(f.net.removePort(p), f.net.setFilter(f.ports)); err != nil {
 		return fmt.Errorf("fabric: detach %s: %w", id, err)
 	}
 	return nil
+}
+
+// Capture starts to record what passes between the ENI and the VPC, wherever the
+// instance has its link. The caller closes it.
+func (f *Fabric) Capture(id string) (*Capture, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p, ok := f.ports[id]
+	if !ok {
+		return nil, fmt.Errorf("fabric: %s is not attached: %w", id, os.ErrNotExist)
+	}
+	return f.router.Capture(p.link)
 }
 
 // SetAddrs replaces the further addresses and the delegated prefixes of the ENI.

@@ -49,12 +49,16 @@ func (f *Fabric) instanceUp(ctx context.Context, p *port) error {
 	if ns == nil {
 		return os.ErrNotExist
 	}
+	if p.branch() {
+		return nil // whose link is the instance's own
+	}
 	return ns.waitUp(ctx, p.Link())
 }
 
 // WaitUp waits until a link of the instance, set up before, passes packets in
 // both directions. A link that comes up does so at both of its ends a moment
-// later, and until then the kernel drops what is sent.
+// later, and until then the kernel drops what is sent. For a branch ENI it looks
+// at the router's end alone.
 func (f *Fabric) WaitUp(ctx context.Context, id string) error {
 	f.mu.Lock()
 	p, ok := f.ports[id]

@@ -72,6 +72,9 @@ func packetSocket(protocol uint16, index int) (int, error) {
 	}
 	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
 	if err == nil {
+		err = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1)
+	}
+	if err == nil {
 		err = unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: hostToNet(protocol), Ifindex: index})
 	}
 	if err != nil {
@@ -108,17 +111,28 @@ func (c *Capture) drain(fd int) {
 		if err != nil {
 			return
 		}
-		c.packets = append(c.packets, Packet{Time: timestamp(control[:k]), Link: c.link, Data: slices.Clone(c.buf[:n])})
+		p := Packet{Time: time.Now(), Link: c.link, Data: slices.Clone(c.buf[:n])}
+		p.describe(control[:k])
+		c.packets = append(c.packets, p)
 	}
 }
 
-func timestamp(control []byte) time.Time {
+// describe takes over what the kernel says of the frame: the time, as a timespec,
+// and the tag, as a tpacket_auxdata.
+func (p *Packet) describe(control []byte) {
 	messages, err := unix.ParseSocketControlMessage(control)
-	if err == nil && len(messages) == 1 && len(messages[0].Data) == 16 {
-		d := messages[0].Data
-		return time.Unix(int64(binary.NativeEndian.Uint64(d)), int64(binary.NativeEndian.Uint64(d[8:])))
+	if err != nil {
+		return
 	}
-	return time.Now()
+	const status, tag, idBits = 0, 16, 1<<12 - 1
+	for _, m := range messages {
+		switch d := m.Data; {
+		case m.Header.Level == unix.SOL_SOCKET && len(d) >= 16:
+			p.Time = time.Unix(int64(binary.NativeEndian.Uint64(d)), int64(binary.NativeEndian.Uint64(d[8:])))
+		case m.Header.Level == unix.SOL_PACKET && len(d) >= 20 && binary.NativeEndian.Uint32(d[status:])&unix.TP_STATUS_VLAN_VALID != 0:
+			p.VLAN = int(binary.NativeEndian.Uint16(d[tag:])) & idBits
+		}
+	}
 }
 
 // Packets returns what was seen so far, in order.

@@ -28,6 +28,7 @@
 //     addresses are public by nature and pass. Unlike AWS, the internet sees the
 //     private address itself, for there is no second translation; that makes it
 //     easy to see which address left the node.
+//   - A branch ENI is a VLAN on the link of its trunk ENI, and an ENI as any other.
 //   - The peer network (a data centre behind a transit gateway, say) sees every
 //     address of the VPC.
 //   - 169.254.169.254 and fd00:ec2::254 are the instance metadata service, and

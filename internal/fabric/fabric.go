@@ -78,10 +78,14 @@ func (s Subnet) Gateway(a netip.Addr) netip.Addr {
 type ENI struct {
 	ID       string
 	MAC      net.HardwareAddr
-	Instance string // name of the instance
+	Instance string // name of the instance; that of the trunk for a branch ENI
 	Card     int    // network card index
 	Device   int    // device index on the card; 0 on card 0 is the primary ENI
 	Subnet   string // ID of the subnet
+	// Trunk is the ID of the attached ENI that carries this one, which is then a
+	// branch ENI: its packets are those with the VLAN ID on the trunk's link.
+	Trunk string
+	VLAN  int
 	// Addr is the primary private IPv4 address. It may be missing only on an
 	// ENI that has IPv6 addresses.
 	Addr netip.Addr
@@ -97,11 +101,18 @@ type ENI struct {
 
 // Link returns the name under which the ENI appears in its instance: ens5 for
 // device 0 of card 0, ens6 for device 1, and so on; further cards count on from
-// ens37, ens69, …
-func (e ENI) Link() string { return fmt.Sprintf("ens%d", 5+e.Device+32*e.Card) }
+// ens37, ens69, … A branch ENI has no link but its trunk's, and no name.
+func (e ENI) Link() string {
+	if e.branch() {
+		return ""
+	}
+	return fmt.Sprintf("ens%d", 5+e.Device+32*e.Card)
+}
 
 // Primary reports whether e is the primary ENI of its instance.
-func (e ENI) Primary() bool { return e.Card == 0 && e.Device == 0 }
+func (e ENI) Primary() bool { return e.Card == 0 && e.Device == 0 && !e.branch() }
+
+func (e ENI) branch() bool { return e.Trunk != "" }
 
 // Drops are packets the VPC refused to carry.
 type Drops struct {

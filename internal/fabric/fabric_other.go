@@ -55,6 +55,9 @@ func (f *Fabric) ENI(string) (ENI, bool) { return ENI{}, false }
 // ENIs returns nil.
 func (f *Fabric) ENIs(string) []ENI { return nil }
 
+// Capture returns [ErrNotSupported].
+func (f *Fabric) Capture(string) (*Capture, error) { return nil, ErrNotSupported }
+
 // Boot returns [ErrNotSupported].
 func (f *Fabric) Boot(context.Context, string) error { return ErrNotSupported }
 

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -381,6 +382,94 @@ func TestSourceCheck(t *testing.T) {
 	}
 }
 
+// TestBranchENI has a VLAN on the link of a trunk.
+func TestBranchENI(t *testing.T) {
+	f := newFabric(t)
+	if slices.Contains(lacking(t), "vlan") {
+		t.Log("no links of kind vlan here: internal/vm runs this test")
+		return
+	}
+	one, two := f.Instance("node-1"), f.Instance("node-2")
+	e := fabric.ENI{ID: "eni-b", Trunk: "eni-2", VLAN: 5, Subnet: "subnet-b", MAC: mac(8), Addr: ip("10.0.2.80"), Addrs: []netip.Addr{ip("2001:db8:1:2::80")}}
+	if err := f.Attach(e); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := f.ENI("eni-b"); got.Instance != "node-1" || got.Primary() || got.Link() != "" {
+		t.Errorf("attached: %+v", got)
+	}
+	again := e
+	again.ID = "eni-c"
+	if err := f.Attach(again); !errors.Is(err, os.ErrExist) {
+		t.Errorf("a second branch ENI with the VLAN ID: %v", err)
+	}
+	again.Trunk = "eni-b"
+	if err := f.Attach(again); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a branch ENI as trunk: %v", err)
+	}
+	run(t, one, linkUp("ens6"))
+	run(t, one, func() error {
+		trunk, err := netlink.LinkByName("ens6")
+		if err != nil {
+			return err
+		}
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.ParentIndex, attrs.HardwareAddr = "branch", trunk.Attrs().Index, e.MAC
+		if err := netlink.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: 5}); err != nil {
+			return err
+		}
+		return linkUp("branch", "10.0.2.80/24", "2001:db8:1:2::80/64")()
+	})
+	if err := f.WaitUp(t.Context(), "eni-b"); err != nil {
+		t.Fatal(err)
+	}
+	var captures []*fabric.Capture
+	for _, id := range []string{"eni-2", "eni-b"} {
+		c, err := f.Capture(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		captures = append(captures, c)
+	}
+	for i, a := range []netip.Addr{ip("10.0.2.10"), ip("2001:db8:1:2::10")} {
+		echo(t, two, a)
+		own := append([]netip.Addr{e.Addr}, e.Addrs...)[i]
+		asks(t, one, own, a, own)
+		for j, vlan := range []int{5, 0} {
+			if got := vlans(t, captures[j], own); !slices.Equal(got, []int{vlan}) {
+				t.Errorf("%s: packets with VLAN IDs %v, want %d", own, got, vlan)
+			}
+		}
+	}
+	if err := one.Send(netip.MustParseAddrPort("10.0.2.99:1"), netip.MustParseAddrPort("10.0.2.10:9"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if !eventually(t, func() bool { return spoofed(t, f)["eni-b"] == 1 }) {
+		t.Errorf("dropped %v, want one of eni-b", spoofed(t, f))
+	}
+	if err := f.Detach("eni-2"); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := f.ENI("eni-b"); ok {
+		t.Error("the branch ENI outlives its trunk")
+	}
+}
+
+// vlans returns the VLAN IDs of the packets from or for an address, each once.
+func vlans(t *testing.T, c *fabric.Capture, a netip.Addr) (ids []int) {
+	t.Helper()
+	packets, err := c.Packets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range packets {
+		if f, ok := p.Flow(); ok && (f.Src.Addr() == a || f.Dst.Addr() == a) && !slices.Contains(ids, p.VLAN) {
+			ids = append(ids, p.VLAN)
+		}
+	}
+	return ids
+}
+
 func TestUncheckedENI(t *testing.T) {
 	f := newFabric(t)
 	if _, err := f.AddInstance("nat"); err != nil {
@@ -454,19 +543,24 @@ func TestMetadataAndEC2(t *testing.T) {
 		{"node-2", "http://169.254.169.254/latest", "404 page not found\n", http.StatusNotFound},
 		{"node-2", ec2, "ec2", http.StatusOK},
 	} {
-		status, body := get(t, f.Instance(test.node), test.url)
+		status, body := get(t, f.Instance(test.node), netip.Addr{}, test.url)
 		if status != test.status || body != test.want {
 			t.Errorf("%s of %s = %d %q, want %d %q", test.url, test.node, status, body, test.status, test.want)
 		}
 	}
 }
 
-func get(t *testing.T, n *fabric.Netns, url string) (int, string) {
+// get asks with the address from, the kernel's choice if it is zero.
+func get(t *testing.T, n *fabric.Netns, from netip.Addr, url string) (int, string) {
 	t.Helper()
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return n.Dial(ctx, network, netip.AddrPort{}, netip.MustParseAddrPort(address))
+			var local netip.AddrPort
+			if from.IsValid() {
+				local = netip.AddrPortFrom(from, 0)
+			}
+			return n.Dial(ctx, network, local, netip.MustParseAddrPort(address))
 		},
 	}, Timeout: 5 * time.Second}
 	resp, err := client.Get(url)
@@ -495,6 +589,8 @@ func TestErrors(t *testing.T) {
 		"instance twice":  {func() error { _, err := f.AddInstance("node-1"); return err }(), os.ErrExist},
 		"subnet twice":    {f.AddSubnet(vpcConfig.Subnets[0]), os.ErrExist},
 		"not attached":    {f.SetAddrs("eni-5", nil, nil), os.ErrNotExist},
+		"no trunk":        {f.Attach(change(func(e *fabric.ENI) { e.Trunk = "eni-9" })), os.ErrNotExist},
+		"capture":         {func() error { _, err := f.Capture("eni-5"); return err }(), os.ErrNotExist},
 		"boot of nothing": {f.Boot(t.Context(), "node-9"), os.ErrNotExist},
 	} {
 		if !errors.Is(test.err, test.want) {

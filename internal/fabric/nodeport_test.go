@@ -14,14 +14,25 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
+// serviceKinds are the kinds of pods whose packets from and to the world the
+// node routes, so that it can rewrite them.
+func (s *suite) serviceKinds() (kinds []podKind) {
+	for _, k := range s.kinds {
+		if s.way(&end{kind: k}) == byNode {
+			kinds = append(kinds, k)
+		}
+	}
+	return kinds
+}
+
 // services makes, as kube-proxy does, a node port for each pod of the host and
 // a service whose only endpoint is the host outside.
-func services(t *testing.T, h *host) {
+func (s *suite) services(t *testing.T, h *host) {
 	t.Helper()
 	var text strings.Builder
 	for family, name := range []string{"ip", "ip6"} {
 		fmt.Fprintf(&text, "table %s kube-proxy {\n\tchain services {\n\t\ttype nat hook prerouting priority dstnat;\n", name)
-		for i, k := range podKinds {
+		for i, k := range s.serviceKinds() {
 			to := netip.AddrPortFrom(h.pods[k.name].addrs[family], fabric.EchoPort)
 			fmt.Fprintf(&text, "\t\tfib daddr type local meta l4proto { tcp, udp } th dport %d dnat to %v\n", nodePort(i), to)
 		}
@@ -51,51 +62,46 @@ var (
 	peerAddrs    = [2]netip.Addr{fabric.PeerAddr, fabric.PeerAddr6}
 )
 
-// TestServices comes in through node ports, and goes out through a service with
+// nodePorts comes in through node ports, and goes out through a service with
 // an endpoint outside the VPC.
-func TestServices(t *testing.T) {
-	for _, layout := range layouts {
-		t.Run(string(layout), func(t *testing.T) {
-			s := newSuite(t, layout)
-			near, far := s.hosts[0], s.hosts[1]
-			services(t, near)
-			byPrimary, bySecond := capture(t, near.ns, "ens5"), capture(t, near.ns, "ens6")
-			for family := range 2 {
-				for i, k := range podKinds {
-					for _, client := range []struct {
-						ns   *fabric.Netns
-						addr netip.Addr
-					}{
-						{far.ns, far.addrs[family]},
-						{far.pods["second"].ns, far.pods["second"].addrs[family]},
-						{s.Internet(), outsideAddrs[family]},
-						{s.Peer(), peerAddrs[family]},
-					} {
-						t.Run(fmt.Sprintf("IPv%d/%s to node port of %s pod", 4+2*family, client.ns.Name(), k.name), func(t *testing.T) {
-							asksAt(t, client.ns, client.addr, netip.AddrPortFrom(near.addrs[family], nodePort(i)), client.addr)
-							if len(flows(t, byPrimary, client.addr)) == 0 || len(flows(t, bySecond, client.addr)) != 0 {
-								t.Errorf("by the second ENI:\n%s", strings.Join(flows(t, bySecond, client.addr), "\n"))
-							}
-						})
+func (s *suite) nodePorts(t *testing.T) {
+	near, far := s.hosts[0], s.hosts[1]
+	s.services(t, near)
+	byPrimary, bySecond := capture(t, near.ns, "ens5"), capture(t, near.ns, "ens6")
+	for family := range 2 {
+		for i, k := range s.serviceKinds() {
+			for _, client := range []struct {
+				ns   *fabric.Netns
+				addr netip.Addr
+			}{
+				{far.ns, far.addrs[family]},
+				{far.pods["second"].ns, far.pods["second"].addrs[family]},
+				{s.Internet(), outsideAddrs[family]},
+				{s.Peer(), peerAddrs[family]},
+			} {
+				t.Run(fmt.Sprintf("IPv%d/%s to node port of %s pod", 4+2*family, client.ns.Name(), k.name), func(t *testing.T) {
+					asksAt(t, client.ns, client.addr, netip.AddrPortFrom(near.addrs[family], nodePort(i)), client.addr)
+					pod := near.pods[k.name].addrs[family]
+					if len(between(t, byPrimary, client.addr, near.addrs[family])) == 0 {
+						t.Error("no packets by the primary ENI")
 					}
-				}
+					if got := between(t, bySecond, client.addr, near.addrs[family], pod); len(got) != 0 {
+						t.Errorf("by the second ENI:\n%s", strings.Join(got, "\n"))
+					}
+				})
 			}
-			for family := range 2 {
-				for _, k := range podKinds {
-					t.Run(fmt.Sprintf("IPv%d/%s pod to a service outside", 4+2*family, k.name), func(t *testing.T) {
-						want := near.pods[k.name].addrs[family]
-						if family == 0 {
-							want = near.addrs[0]
-						}
-						asksAt(t, near.pods[k.name].ns, netip.Addr{}, netip.AddrPortFrom(serviceAddrs[family], fabric.EchoPort), want)
-					})
-				}
-			}
-			for id, n := range spoofed(t, s.Fabric) {
-				if n != 0 {
-					t.Errorf("the VPC dropped %d packets of %s for their source", n, id)
-				}
-			}
-		})
+		}
 	}
+	for family := range 2 {
+		for _, k := range s.serviceKinds() {
+			t.Run(fmt.Sprintf("IPv%d/%s pod to a service outside", 4+2*family, k.name), func(t *testing.T) {
+				want := near.pods[k.name].addrs[family]
+				if family == 0 {
+					want = near.addrs[0]
+				}
+				asksAt(t, near.pods[k.name].ns, near.pods[k.name].addrs[family], netip.AddrPortFrom(serviceAddrs[family], fabric.EchoPort), want)
+			})
+		}
+	}
+	wantSpoofed(t, s.Fabric)
 }

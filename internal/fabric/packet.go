@@ -19,6 +19,9 @@ import (
 type Packet struct {
 	Time time.Time
 	Link string
+	// VLAN is the ID that the frame is tagged with, 0 if it is not. The tag is not
+	// in Data.
+	VLAN int
 	// Data is the frame from its Ethernet header on.
 	Data []byte
 }

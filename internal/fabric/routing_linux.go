@@ -102,16 +102,22 @@ func (r *routing) addGateway(a netip.Addr) error {
 	return nil
 }
 
-// addPort makes the pair of links of an ENI and everything on it that does not
-// depend on its addresses.
-func (r *routing) addPort(p *port, instance *Netns) error {
-	veth := netlink.NewVeth(netlink.NewLinkAttrs())
-	veth.Name, veth.MTU, veth.Alias = p.link, r.mtu, p.ID
-	veth.HardwareAddr = routerMAC(p.MAC)
+// addPort makes the pair of links of an ENI, or the VLAN of a branch ENI on its
+// trunk, and everything on it that does not depend on its addresses.
+func (r *routing) addPort(p, trunk *port, instance *Netns) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.Alias = p.link, r.mtu, p.ID
+	attrs.HardwareAddr = routerMAC(p.MAC)
+	veth := netlink.NewVeth(attrs)
 	veth.PeerName, veth.PeerHardwareAddr, veth.PeerMTU = p.Link(), p.MAC, uint32(r.mtu)
 	veth.PeerNamespace = netlink.NsFd(instance.file.Fd())
-	if err := r.h.LinkAdd(veth); err != nil {
-		return fmt.Errorf("link %s: %w", p.Link(), err)
+	var made netlink.Link = veth
+	if trunk != nil {
+		attrs.ParentIndex = trunk.index
+		made = &netlink.Vlan{LinkAttrs: attrs, VlanId: p.VLAN, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}
+	}
+	if err := r.h.LinkAdd(made); err != nil {
+		return fmt.Errorf("%s link of %s: %w", made.Type(), p.ID, err)
 	}
 	err := r.setUpPort(p)
 	if err != nil {
@@ -159,6 +165,8 @@ func neighbours(h *netlink.Handle, link netlink.Link, mac net.HardwareAddr, hops
 	return nil
 }
 
+// removePort removes the link of an ENI. It may be gone, or go meanwhile, with
+// the namespace that its other end was in.
 func (r *routing) removePort(p *port) error {
 	link, err := r.h.LinkByName(p.link)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -167,7 +175,10 @@ func (r *routing) removePort(p *port) error {
 	if err != nil {
 		return err
 	}
-	return r.h.LinkDel(link)
+	if err := r.h.LinkDel(link); !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil
 }
 
 // setOwned changes the routes to an ENI.

@@ -5,9 +5,7 @@
 package fabric_test
 
 import (
-	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -21,46 +19,72 @@ import (
 )
 
 // The suite wires two nodes with datapath and snat as an agent does, and sends
-// packets from every kind of pod to every kind of place, in both layouts and
-// both families. Each row says what source the far side sees and by which ENI the
-// packets pass.
+// packets from every kind of pod to every kind of place, in both layouts, both
+// families and each enforcement. Each row says what source the far side sees and
+// by which ENIs the packets pass.
 
-var layouts = []datapath.Layout{datapath.Flat, datapath.PerPod}
+// setting is what a node is told beside its ENIs.
+type setting struct {
+	layout      datapath.Layout
+	enforcement datapath.Enforcement
+}
+
+func (s setting) String() string {
+	return strings.Trim(string(s.layout)+"-"+string(s.enforcement), "-")
+}
+
+func TestSuite(t *testing.T) {
+	for _, layout := range []datapath.Layout{datapath.Flat, datapath.PerPod} {
+		for _, enforcement := range []datapath.Enforcement{"", datapath.Standard, datapath.Strict} {
+			with := setting{layout, enforcement}
+			t.Run(with.String(), func(t *testing.T) {
+				s := newSuite(t, with)
+				t.Run("no drift", s.noDrift)
+				t.Run("every way", s.everyWay)
+				t.Run("services", s.nodePorts)
+				t.Run("metadata", s.metadata)
+				t.Run("spoofed sources", s.spoofedSources)
+				t.Run("deleted pods", s.deletedPods)
+				t.Run("without filter", s.withoutFilter)
+			})
+		}
+	}
+}
+
+// end is what packets of the suite are from and for: a pod, a node, or a host
+// beyond the VPC, which has neither host nor ENI.
+type end struct {
+	name  string
+	ns    *fabric.Netns
+	addrs [2]netip.Addr // IPv4, IPv6
+	host  *host
+	eni   string // ID of the ENI that owns the addresses
+	kind  podKind
+}
 
 // host is a node of the suite. Its pods are by kind.
 type host struct {
-	name  string
-	ns    *fabric.Netns
-	path  *datapath.Handle
-	node  datapath.Node
-	addrs [2]netip.Addr // IPv4, IPv6
-	pods  map[string]*suitePod
+	end
+	number int
+	path   *datapath.Handle
+	node   datapath.Node
+	pods   map[string]*suitePod
 }
 
 type suitePod struct {
-	ns    *fabric.Netns
-	pod   datapath.Pod
-	addrs [2]netip.Addr
-	link  string // of the ENI that owns the addresses
-}
-
-// podKinds are the places a pod's addresses can come from.
-var podKinds = []struct {
-	name, eni, link string
-	offset          int // of the IPv4 address in the subnet, and of the IPv6 one
-	device          int
-}{
-	{"primary", "eni-%d0", "ens5", 0x0b, 0},
-	{"second", "eni-%d1", "ens6", 0x15, 1},
-	{"prefix", "eni-%d1", "ens6", 0x23, 1},
+	end
+	pod datapath.Pod
 }
 
 type suite struct {
 	*fabric.Fabric
-	hosts []*host
+	setting
+	kinds          []podKind
+	hosts          []*host
+	internet, peer *end
 }
 
-func newSuite(t *testing.T, layout datapath.Layout) *suite {
+func newSuite(t *testing.T, with setting) *suite {
 	t.Helper()
 	isolate.Require(t)
 	f, err := fabric.New(t.Context(), vpcConfig)
@@ -72,9 +96,19 @@ func newSuite(t *testing.T, layout datapath.Layout) *suite {
 			t.Error(err)
 		}
 	})
-	s := &suite{Fabric: f}
+	s := &suite{
+		Fabric: f, setting: with,
+		internet: &end{name: "internet", ns: f.Internet(), addrs: outsideAddrs},
+		peer:     &end{name: "peer", ns: f.Peer(), addrs: peerAddrs},
+	}
+	lacks := lacking(t)
+	for _, k := range podKinds() {
+		if !slices.Contains(lacks, k.needs) && (k.needs != "vlan" || with.enforcement != "") {
+			s.kinds = append(s.kinds, k)
+		}
+	}
 	for n := 1; n <= 2; n++ {
-		s.hosts = append(s.hosts, s.host(t, n, layout))
+		s.hosts = append(s.hosts, s.newHost(t, n))
 	}
 	err = f.ServeMetadata(func(instance string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, instance) })
@@ -85,55 +119,39 @@ func newSuite(t *testing.T, layout datapath.Layout) *suite {
 	return s
 }
 
-func in4(n, offset int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(n), byte(offset)}) }
-
-func in6(n, offset int) netip.Addr {
-	return netip.MustParseAddr(fmt.Sprintf("2001:db8:1:%d::%x", n, offset))
-}
-
-// host attaches a primary and a second ENI to a new instance, and wires them.
-func (s *suite) host(t *testing.T, n int, layout datapath.Layout) *host {
+// newHost attaches all ENIs that pods need to a new instance, and wires it.
+func (s *suite) newHost(t *testing.T, n int) *host {
 	t.Helper()
-	h := &host{name: fmt.Sprintf("node-%d", n), addrs: [2]netip.Addr{in4(n, 0x0a), in6(n, 0x0a)}, pods: map[string]*suitePod{}}
-	subnet := []string{"subnet-a", "subnet-b"}[n-1]
-	ns, err := s.AddInstance(h.name)
-	if err != nil {
+	h := &host{number: n, pods: map[string]*suitePod{}, node: datapath.Node{Layout: s.layout, Enforcement: s.enforcement}}
+	h.end = end{name: fmt.Sprintf("node-%d", n), addrs: [2]netip.Addr{in4(n, 10), in6(n, 10)}, host: h, eni: eniID(n, primary)}
+	var err error
+	if h.ns, err = s.AddInstance(h.name); err != nil {
 		t.Fatal(err)
 	}
-	h.ns = ns
-	full := func(list ...netip.Addr) (all []netip.Prefix) {
-		for _, a := range list {
-			all = append(all, netip.PrefixFrom(a, a.BitLen()))
+	for i, k := range eniKinds {
+		if k.vlan != 0 && !s.has("branch") {
+			continue
 		}
-		return all
-	}
-	block4, block6 := netip.PrefixFrom(in4(n, 0x20), 28), netip.MustParsePrefix(fmt.Sprintf("2001:db8:1:%d:f::/80", n))
-	enis := []fabric.ENI{
-		{ID: fmt.Sprintf("eni-%d0", n), Addr: h.addrs[0], Addrs: []netip.Addr{h.addrs[1], in4(n, 0x0b), in6(n, 0x0b)}, Public: true},
-		{ID: fmt.Sprintf("eni-%d1", n), Addr: in4(n, 0x14), Addrs: []netip.Addr{in6(n, 0x14), in4(n, 0x15), in6(n, 0x15)}, Prefixes: []netip.Prefix{block4, block6}, Device: 1},
-	}
-	h.node.Layout = layout
-	for i, e := range enis {
-		e.Instance, e.Subnet, e.MAC = h.name, subnet, net.HardwareAddr{2, 0, 0, 0, byte(n), byte(i)}
-		if err := s.Attach(e); err != nil {
+		if err := s.Attach(fabricENI(n, i)); err != nil {
 			t.Fatal(err)
 		}
-		d := datapath.ENI{
-			ID: e.ID, MAC: e.MAC, Device: e.Device, MTU: 9001,
-			Addrs:   []netip.Prefix{netip.PrefixFrom(e.Addr, 24), netip.PrefixFrom(in6(n, 0x0a+0x0a*i), 64)},
-			Sources: slices.Concat(full(e.Addrs[1:]...), e.Prefixes),
+		if i != lent && k.vlan == 0 {
+			h.node.ENIs = append(h.node.ENIs, h.describe(i))
 		}
-		h.node.ENIs = append(h.node.ENIs, d)
 	}
 	if err := s.Boot(t.Context(), h.name); err != nil {
 		t.Fatal(err)
 	}
-	s.wire(t, h, n)
+	s.wire(t, h)
 	return h
 }
 
+func (s *suite) has(kind string) bool {
+	return slices.ContainsFunc(s.kinds, func(k podKind) bool { return k.name == kind })
+}
+
 // wire does what the agent and the plugin do.
-func (s *suite) wire(t *testing.T, h *host, n int) {
+func (s *suite) wire(t *testing.T, h *host) {
 	t.Helper()
 	var err error
 	if h.path, err = datapath.Open(h.ns.Path()); err != nil {
@@ -143,8 +161,10 @@ func (s *suite) wire(t *testing.T, h *host, n int) {
 	if err := h.path.EnsureNode(t.Context(), h.node); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.WaitUp(t.Context(), h.node.ENIs[1].ID); err != nil {
-		t.Fatal(err)
+	for _, e := range h.node.ENIs {
+		if err := s.WaitUp(t.Context(), e.ID); err != nil {
+			t.Fatal(err)
+		}
 	}
 	rules, err := snat.Config{NodeAddrs: h.addrs[:], PrimaryLink: "ens5", VPC: vpcConfig.VPC, NodePort: true}.Ruleset()
 	if err != nil {
@@ -158,21 +178,47 @@ func (s *suite) wire(t *testing.T, h *host, n int) {
 	if _, err := nft.Apply(t.Context(), rules); err != nil {
 		t.Fatal(err)
 	}
-	for _, k := range podKinds {
-		addrs := [2]netip.Addr{in4(n, k.offset), in6(n, k.offset)}
-		if k.name == "prefix" {
-			addrs[1] = netip.MustParseAddr(fmt.Sprintf("2001:db8:1:%d:f::%x", n, k.offset))
-		}
-		h.pods[k.name] = h.pod(t, k.name, k.link, addrs, datapath.Table(0, k.device))
+	for _, k := range s.kinds {
+		s.add(t, h, k, k.name)
 	}
 	for _, a := range h.addrs {
 		echo(t, h.ns, a)
 	}
 }
 
-func (h *host) pod(t *testing.T, kind, link string, addrs [2]netip.Addr, table int) *suitePod {
+// add wires the pod of a kind in a new sandbox, or as the second interface of
+// another pod.
+func (s *suite) add(t *testing.T, h *host, k podKind, sandbox string) {
 	t.Helper()
-	ns, err := fabric.CreateNetns("/run/netns/" + h.name + "-" + kind)
+	p := &suitePod{
+		end: end{name: k.name + " pod", addrs: k.addrs(h.number), host: h, eni: eniID(h.number, k.eni), kind: k},
+		pod: datapath.Pod{ContainerID: h.name + sandbox, IfName: "eth0", Layout: s.layout, MTU: 9001},
+	}
+	if k.beside != "" {
+		first := h.pods[k.beside]
+		p.ns, p.pod.ContainerID, p.pod.IfName, p.pod.Index = first.ns, first.pod.ContainerID, "eth1", 1
+	} else {
+		p.ns = createNetns(t, h.name+"-"+sandbox)
+	}
+	p.pod.Netns = p.ns.Path()
+	if k.mode != nil {
+		p.pod.Mode = k.mode(h)
+	}
+	for _, a := range p.addrs {
+		p.pod.Addrs = append(p.pod.Addrs, datapath.PodAddr{Addr: a, Table: datapath.Table(eniKinds[k.eni].card, eniKinds[k.eni].device)})
+	}
+	if _, err := h.path.AddPod(t.Context(), p.pod); err != nil {
+		t.Fatalf("%s: %v", p.name, err)
+	}
+	for _, a := range p.addrs {
+		echo(t, p.ns, a)
+	}
+	h.pods[k.name] = p
+}
+
+func createNetns(t *testing.T, name string) *fabric.Netns {
+	t.Helper()
+	ns, err := fabric.CreateNetns("/run/netns/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,219 +227,5 @@ func (h *host) pod(t *testing.T, kind, link string, addrs [2]netip.Addr, table i
 			t.Error(err)
 		}
 	})
-	p := &suitePod{ns: ns, addrs: addrs, link: link, pod: datapath.Pod{
-		ContainerID: h.name + kind, IfName: "eth0", Netns: ns.Path(), Layout: h.node.Layout, MTU: 9001,
-	}}
-	for _, a := range addrs {
-		p.pod.Addrs = append(p.pod.Addrs, datapath.PodAddr{Addr: a, Table: table})
-	}
-	if _, err := h.path.AddPod(t.Context(), p.pod); err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range addrs {
-		echo(t, ns, a)
-	}
-	return p
-}
-
-// place is a destination of the suite.
-type place struct {
-	name string
-	to   netip.Addr
-	want netip.Addr // the source the far side sees
-	eni  string     // the ENI of the sender's node that the packets pass; "" for none
-}
-
-// places are the destinations of a pod on hosts[0].
-func (s *suite) places(p *suitePod, family int) []place {
-	own := p.addrs[family]
-	outside, outsideENI := own, p.link
-	if family == 0 {
-		outside, outsideENI = s.hosts[0].addrs[0], "ens5"
-	}
-	all := []place{
-		{"own node", s.hosts[0].addrs[family], own, ""},
-		{"other node", s.hosts[1].addrs[family], own, p.link},
-		{"internet", outsideAddrs[family], outside, outsideENI},
-		{"peer", peerAddrs[family], outside, outsideENI},
-	}
-	for _, k := range podKinds {
-		all = append(all, place{"other node's " + k.name + " pod", s.hosts[1].pods[k.name].addrs[family], own, p.link})
-		if near := s.hosts[0].pods[k.name]; near != p {
-			all = append(all, place{"same node's " + k.name + " pod", near.addrs[family], own, ""})
-		}
-	}
-	return all
-}
-
-func TestEveryWay(t *testing.T) {
-	for _, layout := range layouts {
-		t.Run(string(layout), func(t *testing.T) {
-			s := newSuite(t, layout)
-			enis := map[string]*fabric.Capture{"ens5": capture(t, s.hosts[0].ns, "ens5"), "ens6": capture(t, s.hosts[0].ns, "ens6")}
-			rows := 0
-			for _, k := range podKinds {
-				p := s.hosts[0].pods[k.name]
-				for family := range 2 {
-					for _, to := range s.places(p, family) {
-						rows++
-						t.Run(fmt.Sprintf("IPv%d/%s pod to %s", 4+2*family, k.name, to.name), func(t *testing.T) {
-							s.check(t, p, family, to, enis)
-						})
-					}
-				}
-			}
-			if want := len(podKinds) * 2 * (4 + 2*len(podKinds) - 1); rows != want {
-				t.Errorf("%d rows, want %d", rows, want)
-			}
-			s.inward(t)
-			for id, n := range spoofed(t, s.Fabric) {
-				if n != 0 {
-					t.Errorf("the VPC dropped %d packets of %s for their source", n, id)
-				}
-			}
-		})
-	}
-}
-
-// check asks over both protocols and looks at the ENIs meanwhile.
-func (s *suite) check(t *testing.T, p *suitePod, family int, to place, enis map[string]*fabric.Capture) {
-	t.Helper()
-	before := map[string]int{}
-	for link, c := range enis {
-		before[link] = len(flows(t, c, to.to))
-	}
-	asks(t, p.ns, p.addrs[family], to.to, to.want)
-	for link, c := range enis {
-		seen := flows(t, c, to.to)[before[link]:]
-		if (link == to.eni) != (len(seen) > 0) {
-			t.Errorf("packets on %s, want them on %q:\n%s", link, to.eni, strings.Join(seen, "\n"))
-		}
-	}
-}
-
-// flows returns the packets from or for the address.
-func flows(t *testing.T, c *fabric.Capture, a netip.Addr) (all []string) {
-	t.Helper()
-	packets, err := c.Packets()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range packets {
-		if f, ok := p.Flow(); ok && f.Protocol != 58 && (f.Src.Addr() == a || f.Dst.Addr() == a) {
-			all = append(all, p.String())
-		}
-	}
-	return all
-}
-
-// inward asks pods: from their node, from another node, and from the peer
-// network, to which no answer may be translated.
-func (s *suite) inward(t *testing.T) {
-	for family := range 2 {
-		for _, from := range []struct {
-			ns   *fabric.Netns
-			addr netip.Addr
-		}{
-			{s.hosts[0].ns, s.hosts[0].addrs[family]},
-			{s.hosts[1].ns, s.hosts[1].addrs[family]},
-			{s.Peer(), peerAddrs[family]},
-		} {
-			for _, k := range podKinds {
-				t.Run(fmt.Sprintf("IPv%d/%s to %s pod", 4+2*family, from.ns.Name(), k.name), func(t *testing.T) {
-					asks(t, from.ns, from.addr, s.hosts[0].pods[k.name].addrs[family], from.addr)
-				})
-			}
-		}
-	}
-}
-
-// TestSpoofedSources lets each pod send what it does not own. Nothing of it may
-// leave the node, by any ENI, so that the VPC has nothing to drop.
-func TestSpoofedSources(t *testing.T) {
-	for _, layout := range layouts {
-		t.Run(string(layout), func(t *testing.T) {
-			s := newSuite(t, layout)
-			near, far := s.hosts[0], s.hosts[1]
-			arrived := capture(t, far.ns, "ens5")
-			outside := capture(t, s.Internet(), "eth0")
-			for _, k := range podKinds {
-				for family, from := range [][]netip.Addr{
-					{near.pods["primary"].addrs[0], near.pods["second"].addrs[0], near.addrs[0], in4(1, 0x14), ip("10.0.1.99"), ip("192.0.2.1")},
-					{near.pods["primary"].addrs[1], near.pods["prefix"].addrs[1], near.addrs[1], in6(1, 0x14), ip("2001:db8:1:1::99"), ip("2001:db8:9::1")},
-				} {
-					for _, a := range from {
-						if a != near.pods[k.name].addrs[family] {
-							s.forge(t, near.pods[k.name], a, far.addrs[family], outsideAddrs[family])
-						}
-					}
-				}
-				// Behind the honest one there are no forged ones on their way.
-				asks(t, near.pods[k.name].ns, netip.Addr{}, far.addrs[0], near.pods[k.name].addrs[0])
-			}
-			for _, c := range []*fabric.Capture{arrived, outside} {
-				if got := lines(t, c, ".666 >"); len(got) != 0 {
-					t.Errorf("forged packets arrived:\n%s", strings.Join(got, "\n"))
-				}
-			}
-			for id, n := range spoofed(t, s.Fabric) {
-				if n != 0 {
-					t.Errorf("%d forged packets left by %s", n, id)
-				}
-			}
-		})
-	}
-}
-
-func (s *suite) forge(t *testing.T, p *suitePod, from netip.Addr, to ...netip.Addr) {
-	t.Helper()
-	for _, a := range to {
-		if err := p.ns.Send(netip.AddrPortFrom(from, 666), netip.AddrPortFrom(a, fabric.EchoPort), []byte("forged")); err != nil {
-			t.Errorf("send from %v to %v: %v", from, a, err)
-		}
-	}
-}
-
-// TestMetadataFromPods: a pod is told about its node, whichever ENI it is on.
-func TestMetadataFromPods(t *testing.T) {
-	for _, layout := range layouts {
-		t.Run(string(layout), func(t *testing.T) {
-			s := newSuite(t, layout)
-			for _, h := range s.hosts {
-				for _, k := range podKinds {
-					for _, url := range []string{"http://169.254.169.254/", "http://[fd00:ec2::254]/"} {
-						if status, body := get(t, h.pods[k.name].ns, url); status != http.StatusOK || body != h.name {
-							t.Errorf("%s pod of %s is told %d %q by %s", k.name, h.name, status, body, url)
-						}
-					}
-				}
-			}
-		})
-	}
-}
-
-// TestDeletedPod: nobody answers for a pod that is gone.
-func TestDeletedPod(t *testing.T) {
-	for _, layout := range layouts {
-		t.Run(string(layout), func(t *testing.T) {
-			s := newSuite(t, layout)
-			p := s.hosts[0].pods["second"]
-			asks(t, s.hosts[1].ns, s.hosts[1].addrs[0], p.addrs[0], s.hosts[1].addrs[0])
-			if err := s.hosts[0].path.DelPod(t.Context(), p.pod); err != nil {
-				t.Fatal(err)
-			}
-			for family := range 2 {
-				ctx, cancel := context.WithTimeout(t.Context(), silence)
-				if seen, err := s.hosts[1].ns.Ask(ctx, "udp", netip.AddrPort{}, netip.AddrPortFrom(p.addrs[family], fabric.EchoPort)); err == nil {
-					t.Errorf("%v still answers: %v", p.addrs[family], seen)
-				}
-				cancel()
-			}
-			// The address comes back in another sandbox.
-			again := s.hosts[0].pod(t, "again", p.link, p.addrs, datapath.Table(0, 1))
-			for family := range 2 {
-				asks(t, again.ns, p.addrs[family], s.hosts[1].addrs[family], p.addrs[family])
-			}
-		})
-	}
+	return ns
 }
