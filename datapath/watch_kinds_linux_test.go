@@ -48,12 +48,12 @@ var branchRuleDamages = []modeDamage{
 }
 
 // testWatchKinds is [TestWatchModes] for pods on a branch ENI and on ipvlan.
-func testWatchKinds(t *testing.T) {
+func testWatchKinds(t *testing.T, layout datapath.Layout) {
 	for _, enforcement := range []datapath.Enforcement{datapath.Standard, datapath.Strict} {
 		t.Run("branch "+string(enforcement), func(t *testing.T) {
-			l := newLab(t, datapath.PerPod)
+			l := newLab(t, layout)
 			l.n.Enforcement = enforcement
-			l.prepare()
+			l.ensure()
 			damages := [][]modeDamage{hostDamages, vlanDamages, nodeDamages, eniDamages}
 			if enforcement == datapath.Strict {
 				damages = append(damages, branchRuleDamages)
@@ -62,8 +62,8 @@ func testWatchKinds(t *testing.T) {
 		})
 	}
 	t.Run("ipvlan", func(t *testing.T) {
-		l := newLab(t, datapath.PerPod)
-		l.prepare()
+		l := newLab(t, layout)
+		l.ensure()
 		p := l.pod(1, "one")
 		p.Mode.IPVLAN = &datapath.IPVLAN{ENI: l.n.ENIs[1], Direct: prefixes("10.0.0.0/16", "2001:db8::/56")}
 		l.watchModes([]datapath.Pod{p, l.pod(0, "two")}, hostDamages, nodeDamages, eniDamages)

@@ -18,26 +18,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// umlEnv is set where the tests run in User-Mode Linux.
-const umlEnv = "VPCNET_UML"
+// vmEnv is set where the tests run in the emulated machine of internal/vm.
+const vmEnv = "VPCNET_VM"
 
 // TestOtherKinds has the modes that need 802.1Q and ipvlan links. For kernels
-// without them, the test of internal/uml runs it in User-Mode Linux.
+// without them, the test of internal/vm runs it on one that has them.
 func TestOtherKinds(t *testing.T) {
 	isolate.Require(t)
 	if lacking := lackingKind(t); lacking != "" {
-		if os.Getenv(umlEnv) != "" {
+		if os.Getenv(vmEnv) != "" {
 			t.Fatalf("this kernel has no links of kind %s", lacking)
 		}
-		t.Logf("no links of kind %s here: internal/uml runs this test", lacking)
+		t.Logf("no links of kind %s here: internal/vm runs this test", lacking)
 		return
 	}
-	for _, enforcement := range []datapath.Enforcement{datapath.Standard, datapath.Strict} {
-		t.Run("branch/"+string(enforcement), func(t *testing.T) { testBranchPod(t, enforcement) })
+	for _, layout := range layouts {
+		t.Run(string(layout), func(t *testing.T) {
+			for _, enforcement := range []datapath.Enforcement{datapath.Standard, datapath.Strict} {
+				t.Run("branch/"+string(enforcement), func(t *testing.T) { testBranchPod(t, layout, enforcement) })
+			}
+			t.Run("enforcement", func(t *testing.T) { testEnforcement(t, layout) })
+			t.Run("ipvlan", func(t *testing.T) { testIPVLAN(t, layout) })
+			t.Run("watch", func(t *testing.T) { testWatchKinds(t, layout) })
+		})
 	}
-	t.Run("enforcement", testEnforcement)
-	t.Run("ipvlan", testIPVLAN)
-	t.Run("watch", testWatchKinds)
 }
 
 // lackingKind tries links of the kinds that the tests need.
@@ -68,23 +72,6 @@ func lackingKind(t *testing.T) string {
 		return nil
 	})
 	return lacking
-}
-
-// prepare makes the node what l.n wants but for nftables, whose tables of family
-// inet the kernel of Debian's User-Mode Linux lacks.
-func (l *lab) prepare() {
-	l.t.Helper()
-	for range 2 {
-		have, err := l.h.Observe(l.t.Context())
-		if err != nil {
-			l.t.Fatal(err)
-		}
-		want, owned := l.n.State(), l.n.Owned(have)
-		want.Filter, owned.Filter = datapath.Filter{}, datapath.Filter{}
-		if err := l.h.Apply(l.t.Context(), datapath.Diff(owned, want)); err != nil {
-			l.t.Fatal(err)
-		}
-	}
 }
 
 // branch makes a branch ENI on the trunk, the lab's second ENI, and a pod on it.
@@ -169,10 +156,10 @@ func (l *lab) knowGateway() {
 	})
 }
 
-func testBranchPod(t *testing.T, enforcement datapath.Enforcement) {
-	l := newLab(t, datapath.PerPod)
+func testBranchPod(t *testing.T, layout datapath.Layout, enforcement datapath.Enforcement) {
+	l := newLab(t, layout)
 	l.n.Enforcement = enforcement
-	l.prepare()
+	l.ensure()
 	p, other := l.branch(enforcement, "one"), l.pod(1, "two")
 	l.add(other)
 	before := l.state()
@@ -259,13 +246,13 @@ func (l *lab) delVariants(p datapath.Pod, before string) {
 func (l *lab) hasLink(name string) bool { return contains(l.state(), "link set dev "+name+" ") }
 
 // testEnforcement changes a node from one enforcement to the other and back.
-func testEnforcement(t *testing.T) {
-	l := newLab(t, datapath.PerPod)
+func testEnforcement(t *testing.T, layout datapath.Layout) {
+	l := newLab(t, layout)
 	l.n.Enforcement = datapath.Standard
-	l.prepare()
+	l.ensure()
 	before := l.state()
 	l.n.Enforcement = datapath.Strict
-	l.prepare()
+	l.ensure()
 	if s := l.state(); contains(s, "pref 0 from all lookup local") || !contains(s, "-4 rule add pref 20 from all lookup local", "-6 rule add pref 20 from all lookup local", "ip_early_demux=0") {
 		t.Errorf("strict:\n%s", s)
 	}
@@ -273,15 +260,15 @@ func testEnforcement(t *testing.T) {
 		t.Errorf("the node under strict enforcement: %v", err)
 	}
 	l.n.Enforcement = datapath.Standard
-	l.prepare()
+	l.ensure()
 	if diff := cmp.Diff(before, l.state()); diff != "" {
 		t.Errorf("back again (-before +after):\n%s", diff)
 	}
 }
 
-func testIPVLAN(t *testing.T) {
-	l := newLab(t, datapath.PerPod)
-	l.prepare()
+func testIPVLAN(t *testing.T, layout datapath.Layout) {
+	l := newLab(t, layout)
+	l.ensure()
 	before := l.state()
 	p, sibling := l.pod(1, "one"), l.pod(1, "two")
 	sibling.Addrs = []datapath.PodAddr{

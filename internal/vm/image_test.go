@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vm_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// kernelDir is where .ci/kernel puts the kernel.
+const kernelDir = "/var/lib/vpcnet-ci/kernel"
+
+// modules are those that the tests need, beside those that these need.
+var modules = []string{
+	"veth", "8021q", "ipvlan", "bridge", "nft_fib_inet", "nft_ct", "nft_objref", "nft_chain_nat", "nft_nat", "nft_reject_inet",
+}
+
+// kernel is an unpacked package of a Linux kernel.
+type kernel struct {
+	image   string // path of the kernel itself
+	modules string // path of the directory with modules.dep
+}
+
+func findKernel() (k kernel, err error) {
+	for _, f := range []struct {
+		to      *string
+		pattern string
+	}{{&k.image, "boot/vmlinuz-*"}, {&k.modules, "lib/modules/*"}} {
+		found, err := filepath.Glob(filepath.Join(kernelDir, f.pattern))
+		if err != nil {
+			return k, err
+		}
+		if len(found) != 1 {
+			return k, fmt.Errorf("%d files %s in %s", len(found), f.pattern, kernelDir)
+		}
+		*f.to = found[0]
+	}
+	return k, nil
+}
+
+// files returns the paths of modules and of all that they need, each behind what
+// it needs. What is no module is part of the kernel, nft_objref since Linux 6.2.
+func (k kernel) files(names []string) (all []string, err error) {
+	deps, err := os.ReadFile(filepath.Join(k.modules, "modules.dep"))
+	if err != nil {
+		return nil, err
+	}
+	lines := map[string][]string{}
+	for line := range strings.Lines(string(deps)) {
+		f := strings.Fields(strings.Replace(line, ":", "", 1))
+		lines[strings.TrimSuffix(path.Base(f[0]), ".ko")] = f
+	}
+	for _, name := range names {
+		for _, f := range slices.Backward(lines[name]) { // the first is the module itself
+			if f = filepath.Join(k.modules, f); !slices.Contains(all, f) {
+				all = append(all, f)
+			}
+		}
+	}
+	return all, nil
+}
+
+// archive writes the kernel's form of a file system: cpio, "newc"
+// (https://docs.kernel.org/driver-api/early-userspace/buffer-format.html).
+type archive struct{ bytes.Buffer }
+
+const (
+	directory  = 0o040755
+	executable = 0o100755
+)
+
+func (a *archive) add(name string, mode int, data []byte) {
+	const inode, links = 0, 1
+	header := []int{inode, mode, 0, 0, links, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0}
+	a.WriteString("070701")
+	for _, v := range header {
+		fmt.Fprintf(a, "%08x", v)
+	}
+	a.WriteString(name + "\x00")
+	a.pad()
+	a.Write(data)
+	a.pad()
+}
+
+func (a *archive) pad() {
+	for a.Len()%4 != 0 {
+		a.WriteByte(0)
+	}
+}
+
+// image is the file system of the machine.
+type image struct {
+	programs map[string]string // name inside, path outside
+}
+
+// addShared adds a program with the libraries that it needs.
+func (im image) addShared(ctx context.Context, program string) error {
+	im.programs["bin/"+filepath.Base(program)] = program
+	out, err := exec.CommandContext(ctx, "ldd", program).Output()
+	if err != nil {
+		return fmt.Errorf("ldd %s: %w", program, err)
+	}
+	for f := range strings.FieldsSeq(string(out)) {
+		if filepath.IsAbs(f) {
+			im.programs[f[1:]] = f
+		}
+	}
+	return nil
+}
+
+// write writes the image, with the modules, to a file.
+func (im image) write(to string, k kernel) error {
+	files := maps.Clone(im.programs)
+	found, err := k.files(modules)
+	if err != nil {
+		return err
+	}
+	for i, f := range found {
+		files[fmt.Sprintf("modules/%03d-%s", i, filepath.Base(f))] = f
+	}
+	var a archive
+	made := map[string]bool{".": true}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		a.mkdir(path.Dir(name), made)
+		data, err := os.ReadFile(files[name])
+		if err != nil {
+			return err
+		}
+		a.add(name, executable, data)
+	}
+	a.add("TRAILER!!!", 0, nil)
+	return os.WriteFile(to, a.Bytes(), 0o600)
+}
+
+// mkdir adds a directory and those above it.
+func (a *archive) mkdir(name string, made map[string]bool) {
+	if made[name] {
+		return
+	}
+	made[name] = true
+	a.mkdir(path.Dir(name), made)
+	a.add(name, directory, nil)
+}
