@@ -43,7 +43,8 @@
 //	512    to 10.0.0.101 lookup main
 //	1536   from 10.0.0.101 lookup 2
 //
-// which the kernel goes through one by one for each packet.
+// which the kernel goes through one by one for each packet. A rule for each ENI,
+// 1024 fwmark 0x1/0xff lookup 2, is for answers that package snat marks.
 //
 // # Values and effects
 //

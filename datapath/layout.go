@@ -110,9 +110,13 @@ func (n Node) rules(ipv6 bool) []Rule {
 		if e.Primary() || !e.speaks(ipv6) {
 			continue
 		}
-		if n.layout() == Flat {
-			rules = add(rules, Rule{Priority: PriorityFromPod, Mark: uint32(e.number()), Mask: MarkENI, Table: e.Table()})
+		// In the layout per-pod no mark comes from a source: rules of pods do
+		// that, and must not come before those for answers (package snat).
+		marked := Rule{Priority: PriorityFromPod, Mark: uint32(e.number()), Mask: MarkENI, Table: e.Table()}
+		if n.layout() == PerPod {
+			marked.Priority, marked.Mask = PriorityPrimaryMark, MarkMask
 		}
+		rules = add(rules, marked)
 		for _, a := range e.Addrs {
 			if a.Addr().Is6() == ipv6 {
 				rules = add(rules, Rule{Priority: PriorityFromENI, From: hostPrefix(a.Addr()), Table: e.Table()})

@@ -18,7 +18,8 @@ const (
 	// source to mark: the cost of a packet does not grow with the pods. It is
 	// the default.
 	Flat Layout = "flat"
-	// PerPod makes the rules of amazon-vpc-cni-k8s, two a pod.
+	// PerPod makes the rules of amazon-vpc-cni-k8s, two a pod, and one more for each
+	// ENI: see [PriorityPrimaryMark].
 	PerPod Layout = "per-pod"
 )
 

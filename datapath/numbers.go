@@ -15,7 +15,10 @@ const (
 	// PriorityToPod sends packets for pods of this node to their links before
 	// any mark or source can send them out.
 	PriorityToPod = 512
-	// PriorityPrimaryMark sends packets with MarkPrimary out by the primary ENI.
+	// PriorityPrimaryMark sends packets with MarkPrimary out by the primary ENI,
+	// and in the layout PerPod those with the number of another ENI by that one.
+	// The latter is the one kind of rule that amazon-vpc-cni-k8s does not have: what
+	// comes in for the node at another ENI's own address could not be answered.
 	PriorityPrimaryMark = 1024
 	// PriorityService sends packets for Node.ServicePrefixes out by the primary
 	// ENI; it stands just before PriorityFromPod.
@@ -44,7 +47,9 @@ const (
 const (
 	// MarkPrimary on a packet or a connection means: leave by the primary ENI.
 	MarkPrimary = 0x80
-	// MarkENI is the mask of the ENI number in the flat layout; 0 is no choice.
+	// MarkENI is the mask of the ENI number; 0 is no choice. The flat layout
+	// chooses by source; and in both, package snat may choose for the answer to what
+	// came in by that ENI.
 	MarkENI = 0x7f
 	// MarkMask covers both.
 	MarkMask = MarkPrimary | MarkENI

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package snat translates the source of what pods send out of the VPC to the
-// node's primary address, and sees to it that such flows, and flows that came in
-// through a node port, use the primary ENI in both directions.
+// node's primary address, and sees to it that such flows use the primary ENI in
+// both directions, and flows that came in through a node port the ENI that they
+// came in by.
 //
 // [Config] says what is wanted, [Config.Ruleset] computes the rules, and a
 // [Handle] makes the kernel's nftables hold them. A Ruleset prints itself as nft
@@ -17,7 +18,8 @@
 // packet's mark, 0x80, carries it: a routing rule (it belongs to package
 // datapath: priority 1024, fwmark 0x80/0x80 lookup main) sends marked packets by the primary
 // ENI. The same bit of the connection's mark remembers it for the rest of the
-// flow. All other bits of both marks are left alone.
+// flow. All other bits of both marks are left alone, but for those of
+// [Config.ReturnMask].
 //
 // # A flow out of the VPC
 //
@@ -66,6 +68,23 @@
 //
 // Without the mark the answer would leave by the pod's ENI, with a source that
 // this ENI does not own.
+//
+// A node port answers at the addresses of the other ENIs too, and what holds for
+// the primary ENI holds for each of them: the answer has that ENI's address, and
+// only that ENI may send it. [Config.Returns] has a number for each, which the
+// connection's mark remembers in seven more bits, and which returns in the marks
+// of answers:
+//
+//	client ── ens6 ─▶ prerouting
+//	                 -150 chain node-port: connection mark 0x01
+//	                 -100 kube-proxy: destination is now the pod
+//	               ── eni… ─▶ a pod here; or ens5 ─▶ another node, masqueraded
+//	answer ─────────▶ prerouting
+//	                 -100 connection tracking: the masquerading is undone
+//	                  -90 chains pods, returns: packet mark 0x01, instead of what
+//	                      the source had chosen
+//	               route: fwmark 0x1, the table of ens6 (package datapath)
+//	            ── ens6 ─▶ client
 //
 // # What stays as it is
 //

@@ -141,13 +141,18 @@ func replace(conn *nftables.Conn, r Ruleset) error {
 			}
 		}
 	}
-	for _, c := range r.chains {
-		k := conn.AddChain(&nftables.Chain{
-			Table: t, Name: c.name, Type: nftables.ChainType(c.kind),
-			Hooknum: hookNumbers[c.hook], Priority: nftables.ChainPriorityRef(nftables.ChainPriority(c.priority)),
-		})
+	chains := make([]*nftables.Chain, len(r.chains))
+	for i, c := range r.chains { // before the rules that jump to them
+		chains[i] = &nftables.Chain{Table: t, Name: c.name}
+		if c.hook != "" {
+			chains[i].Type, chains[i].Hooknum = nftables.ChainType(c.kind), hookNumbers[c.hook]
+			chains[i].Priority = nftables.ChainPriorityRef(nftables.ChainPriority(c.priority))
+		}
+		conn.AddChain(chains[i])
+	}
+	for i, c := range r.chains {
 		for _, r := range c.rules {
-			added := &nftables.Rule{Table: t, Chain: k}
+			added := &nftables.Rule{Table: t, Chain: chains[i]}
 			for _, s := range r.stmts {
 				added.Exprs = append(added.Exprs, compile(s, sets)...)
 			}
@@ -232,9 +237,7 @@ func readSets(conn *nftables.Conn, t *nftables.Table) (all []set, err error) {
 
 func readChain(conn *nftables.Conn, t *nftables.Table, k *nftables.Chain) (c chain, err error) {
 	c = chain{name: k.Name, kind: string(k.Type)}
-	if k.Hooknum == nil || k.Priority == nil {
-		c.odd = "not on a hook"
-	} else {
+	if k.Hooknum != nil && k.Priority != nil {
 		c.priority = int(*k.Priority)
 		c.odd = "on another hook"
 		for name, n := range hookNumbers {

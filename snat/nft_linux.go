@@ -40,12 +40,6 @@ func compile(s stmt, sets map[string]*nftables.Set) []expr.Any {
 			&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagSADDR: s.source, FlagDADDR: !s.source},
 			&expr.Cmp{Op: op, Register: 1, Data: native(unix.RTN_LOCAL)},
 		}
-	case ctMarked:
-		return []expr.Any{
-			&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
-			mask(native(s.bit), native(0)),
-			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native(s.bit)},
-		}
 	case setCtMark:
 		return []expr.Any{
 			&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
@@ -58,6 +52,8 @@ func compile(s stmt, sets map[string]*nftables.Set) []expr.Any {
 			mask(native(^s.bit), native(s.bit)),
 			&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
 		}
+	case ctMarked, ctNumbered, ctReply, setCtNumber, setNumber, jump:
+		return compileReturn(s)
 	case counter:
 		return []expr.Any{&expr.Counter{}}
 	case protocol:
@@ -70,6 +66,47 @@ func compile(s stmt, sets map[string]*nftables.Set) []expr.Any {
 	}
 	return nil
 }
+
+// compileReturn is compile for what the way of answers takes.
+func compileReturn(s stmt) []expr.Any {
+	switch s := s.(type) {
+	case ctReply:
+		return []expr.Any{
+			&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{ipCtDirReply}},
+		}
+	case ctNumbered:
+		return []expr.Any{
+			&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
+			mask(native(s.mask), native(0)),
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: native(0)},
+		}
+	case ctMarked:
+		return []expr.Any{
+			&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
+			mask(native(s.mask), native(0)),
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native(s.value)},
+		}
+	case setCtNumber:
+		return []expr.Any{
+			&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
+			mask(native(^s.mask), native(s.number)),
+			&expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true},
+		}
+	case setNumber:
+		return []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
+			mask(native(^s.mask), native(s.number)),
+			&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
+		}
+	case jump:
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: s.chain}}
+	}
+	return nil
+}
+
+// ipCtDirReply is IP_CT_DIR_REPLY of the kernel.
+const ipCtDirReply = 1
 
 func native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
 
@@ -168,11 +205,15 @@ func normalize(e expr.Any) {
 
 // guesses returns what the expressions may begin with.
 func guesses(exprs []expr.Any) []stmt {
-	all := []stmt{ctNew{}, counter{}, protocolTCP, protocolUDP, addrType{}, addrType{not: true}, addrType{source: true}, addrType{source: true, not: true}}
+	all := []stmt{ctNew{}, ctReply{}, counter{}, protocolTCP, protocolUDP, addrType{}, addrType{not: true}, addrType{source: true}, addrType{source: true, not: true}}
 	var ports []uint16
+	var bits uint32
 	for _, e := range exprs[:min(len(exprs), 4)] {
 		switch e := e.(type) {
 		case *expr.Cmp:
+			if len(e.Data) == 4 {
+				all = append(all, ctMarked{bits, binary.NativeEndian.Uint32(e.Data)})
+			}
 			name, _, closed := strings.Cut(string(e.Data), "\x00")
 			if !closed {
 				name += "*"
@@ -180,11 +221,14 @@ func guesses(exprs []expr.Any) []stmt {
 			all = append(all, linkName{name: name}, linkName{out: true, name: name})
 		case *expr.Bitwise:
 			if len(e.Mask) == 4 && len(e.Xor) == 4 {
-				bit := binary.NativeEndian.Uint32(e.Xor)
-				all = append(all, ctMarked{binary.NativeEndian.Uint32(e.Mask)}, setCtMark{bit}, setMark{bit})
+				and, or := binary.NativeEndian.Uint32(e.Mask), binary.NativeEndian.Uint32(e.Xor)
+				bits = and
+				all = append(all, ctNumbered{and}, setCtMark{or}, setMark{or}, setCtNumber{^and, or}, setNumber{^and, or})
 			}
 		case *expr.Lookup:
 			all = append(all, outside{e.SetName})
+		case *expr.Verdict:
+			all = append(all, jump{e.Chain})
 		case *expr.Immediate:
 			if len(e.Data) == 2 {
 				ports = append(ports, binary.BigEndian.Uint16(e.Data))

@@ -30,6 +30,7 @@ var (
 	node1, node16 = netip.MustParseAddr("10.0.1.10"), netip.MustParseAddr("2001:db8:1:1::10")
 	podA, podA6   = netip.MustParseAddr("10.0.1.11"), netip.MustParseAddr("2001:db8:1:1::11")
 	second        = netip.MustParseAddr("10.0.1.20")
+	second6       = netip.MustParseAddr("2001:db8:1:1::20")
 	podB, podB6   = netip.MustParseAddr("10.0.1.21"), netip.MustParseAddr("2001:db8:1:1::21")
 	node2, node26 = netip.MustParseAddr("10.0.2.10"), netip.MustParseAddr("2001:db8:1:2::10")
 	gateway       = netip.MustParseAddr("10.0.1.1")
@@ -65,7 +66,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{Fabric: f}
 	for _, e := range []fabric.ENI{
 		{ID: "eni-1", Instance: "node-1", Subnet: "subnet-a", Addr: node1, Addrs: []netip.Addr{node16, podA, podA6}, Public: true},
-		{ID: "eni-2", Instance: "node-1", Subnet: "subnet-a", Addr: second, Addrs: []netip.Addr{podB, podB6}, Device: 1},
+		{ID: "eni-2", Instance: "node-1", Subnet: "subnet-a", Addr: second, Addrs: []netip.Addr{second6, podB, podB6}, Device: 1, Public: true},
 		{ID: "eni-3", Instance: "node-2", Subnet: "subnet-b", Addr: node2, Addrs: []netip.Addr{node26}, Public: true},
 	} {
 		e.MAC = net.HardwareAddr{2, 0, 0, 0, 0, e.ID[4]}
@@ -82,7 +83,7 @@ func newWorld(t *testing.T) *world {
 	for _, at := range []struct {
 		ns   *fabric.Netns
 		addr netip.Addr
-	}{{w.b, podB}, {w.b, podB6}, {w.other, node2}, {w.other, node26}} {
+	}{{w.a, podA}, {w.a, podA6}, {w.b, podB}, {w.b, podB6}, {w.other, node2}, {w.other, node26}} {
 		stop, err := at.ns.Echo(t.Context(), netip.AddrPortFrom(at.addr, fabric.EchoPort))
 		if err != nil {
 			t.Fatal(err)
@@ -132,6 +133,11 @@ func (w *world) wire(t *testing.T) {
 			bit := uint32(snat.DefaultMark)
 			m.Mark, m.Mask = bit, &bit
 		}
+		number, mask := uint32(1), uint32(0xff)
+		answer4, answer6 := rule(1024, unix.AF_INET, 2), rule(1024, unix.AF_INET6, 2)
+		for _, m := range []*netlink.Rule{answer4, answer6} {
+			m.Mark, m.Mask = number, &mask
+		}
 		own := rule(32765, unix.AF_INET, 2)
 		own.Src = ipNet(second)
 		return first(
@@ -140,7 +146,7 @@ func (w *world) wire(t *testing.T) {
 			netlink.RouteAdd(&netlink.Route{Dst: ipNet(gateway), LinkIndex: index, Scope: netlink.SCOPE_LINK, Table: 2}),
 			netlink.RouteAdd(&netlink.Route{Dst: all(gateway), Gw: gateway.AsSlice(), LinkIndex: index, Table: 2}),
 			netlink.RouteAdd(&netlink.Route{Dst: all(fabric.Gateway6), Gw: fabric.Gateway6.AsSlice(), LinkIndex: index, Table: 2, Flags: int(netlink.FLAG_ONLINK)}),
-			netlink.RuleAdd(marked4), netlink.RuleAdd(marked6), netlink.RuleAdd(own),
+			netlink.RuleAdd(marked4), netlink.RuleAdd(marked6), netlink.RuleAdd(answer4), netlink.RuleAdd(answer6), netlink.RuleAdd(own),
 		)
 	})
 }

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/vpcnet/vpcnet/internal/fabric"
 	"github.com/vpcnet/vpcnet/snat"
@@ -326,6 +328,76 @@ func TestNodePort(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestReturns comes in by the second ENI for a pod on the primary one.
+func TestReturns(t *testing.T) {
+	c := base(func(c *snat.Config) { c.Returns = []snat.Return{{Link: "ens6", Mark: 1}} })
+	for _, family := range []struct {
+		name                        string
+		second, pod, other, private netip.Addr
+		masqueraded                 netip.Addr // what the kernel takes of the node's own
+	}{
+		{"IPv4", second, podA, node2, fabric.PeerAddr, node1},
+		{"IPv6", second6, podA6, node26, fabric.PeerAddr6, second6},
+	} {
+		for _, masquerade := range []bool{false, true} {
+			p := proxy{daddr: family.second, port: 30007, to: family.pod, masquerade: masquerade}
+			for mode, install := range p.modes() {
+				t.Run(fmt.Sprintf("%s/%s/masquerade=%v", family.name, mode, masquerade), func(t *testing.T) {
+					w := newWorld(t)
+					in(t, w.node, func() error {
+						ens6, err := netlink.LinkByName("ens6")
+						if err != nil {
+							return err
+						}
+						return netlink.AddrAdd(ens6, &netlink.Addr{IPNet: ipNet(second6), Flags: unix.IFA_F_NODAD})
+					})
+					apply(t, w.snat, c, true)
+					install(t, w.node)
+					for _, client := range []struct {
+						ns   *fabric.Netns
+						addr netip.Addr
+					}{{w.other, family.other}, {w.Peer(), family.private}} {
+						want := client.addr
+						if masquerade {
+							want = family.masqueraded
+						}
+						check := w.watch(t, "ens6")
+						w.asks(t, client.ns, client.addr, netip.AddrPortFrom(family.second, 30007), want)
+						check(client.addr)
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestReturnsOverSources lets the source of an answer choose another ENI before,
+// and somebody else use another bit.
+func TestReturnsOverSources(t *testing.T) {
+	w := newWorld(t)
+	proxy{daddr: second, port: 30007, to: podA}.nft(t, w.node)
+	tool(t, w.node, `
+table inet other {
+	counter kept {}
+	chain early {
+		type filter hook prerouting priority -140; policy accept;
+		iifname "eni*" meta mark set mark | 0x10002
+	}
+	chain late {
+		type filter hook postrouting priority 300; policy accept;
+		oifname "ens6" meta mark & 0x100ff == 0x10001 counter name kept
+	}
+}`, "nft", "-f", "-")
+	apply(t, w.snat, base(func(c *snat.Config) { c.Returns = []snat.Return{{Link: "ens6", Mark: 1}} }), true)
+	w.asks(t, w.Peer(), fabric.PeerAddr, netip.AddrPortFrom(second, 30007), fabric.PeerAddr)
+	if listed := tool(t, w.node, "", "nft", "list", "counters", "table", "inet", "other"); strings.Contains(listed, "packets 0 ") {
+		t.Errorf("marks of others did not stay:\n%s", listed)
+	}
+	// Without returns the answer leaves by the primary ENI, where the VPC drops it.
+	apply(t, w.snat, base(nil), true)
+	w.asks(t, w.Peer(), fabric.PeerAddr, netip.AddrPortFrom(second, 30007), netip.Addr{})
 }
 
 func TestNodePortNeedsItsRules(t *testing.T) {

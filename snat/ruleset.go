@@ -15,6 +15,9 @@ const Table = "vpcnet-snat"
 // insideSet holds the destinations that stay as they are.
 const insideSet = "inside"
 
+// returnsChain marks the answers that return by other ENIs than the primary.
+const returnsChain = "returns"
+
 // maxLinkName is the kernel's IFNAMSIZ, which counts the closing zero.
 const maxLinkName = 16
 
@@ -52,6 +55,7 @@ type set struct {
 	odd string
 }
 
+// chain without a hook is one to jump to.
 type chain struct {
 	name, kind, hook string
 	priority         int
@@ -87,13 +91,22 @@ type (
 	// addrType matches a destination, or a source, that is one of the node's
 	// own addresses, or is not.
 	addrType struct{ source, not bool }
-	// ctMarked matches flows that carry the bit.
-	ctMarked struct{ bit uint32 }
+	// ctMarked matches flows that carry the value in the bits of the mask, and
+	// ctNumbered those that carry any there but 0.
+	ctMarked   struct{ mask, value uint32 }
+	ctNumbered struct{ mask uint32 }
 	// setCtMark and setMark set the bit in the flow and in the packet, and leave
 	// the other bits alone.
 	setCtMark struct{ bit uint32 }
 	setMark   struct{ bit uint32 }
-	counter   struct{}
+	// ctReply matches the packets that answer a flow's first one.
+	ctReply struct{}
+	// setCtNumber and setNumber put the number into the bits of the mask, in the
+	// flow and in the packet, and leave the other bits alone.
+	setCtNumber struct{ mask, number uint32 }
+	setNumber   struct{ mask, number uint32 }
+	jump        struct{ chain string }
+	counter     struct{}
 	// protocol matches packets of a transport protocol.
 	protocol byte
 	// translate gives the flow its source address, and a port of the range if
@@ -129,11 +142,30 @@ func (s addrType) String() string {
 	return fmt.Sprintf("fib %s type %slocal", selector, not)
 }
 
-func (s ctMarked) String() string  { return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", s.bit, s.bit) }
-func (s setCtMark) String() string { return fmt.Sprintf("ct mark set ct mark | 0x%08x", s.bit) }
-func (s setMark) String() string   { return fmt.Sprintf("meta mark set meta mark | 0x%08x", s.bit) }
-func (counter) String() string     { return "counter" }
-func (s foreign) String() string   { return "# " + s.what }
+func (s ctMarked) String() string {
+	return fmt.Sprintf("ct mark & 0x%08x == 0x%08x", s.mask, s.value)
+}
+func (s ctNumbered) String() string {
+	return fmt.Sprintf("ct mark & 0x%08x != 0x00000000", s.mask)
+}
+func (s setCtMark) String() string   { return fmt.Sprintf("ct mark set ct mark | 0x%08x", s.bit) }
+func (s setMark) String() string     { return fmt.Sprintf("meta mark set meta mark | 0x%08x", s.bit) }
+func (ctReply) String() string       { return "ct direction reply" }
+func (s setCtNumber) String() string { return "ct mark set ct mark" + bitsText(s.mask, s.number) }
+func (s setNumber) String() string   { return "meta mark set meta mark" + bitsText(s.mask, s.number) }
+func (s jump) String() string        { return "jump " + s.chain }
+func (counter) String() string       { return "counter" }
+func (s foreign) String() string     { return "# " + s.what }
+
+// bitsText writes the change of bits as nft does: only those that are to be 0
+// are cleared first.
+func bitsText(mask, number uint32) string {
+	text := fmt.Sprintf(" | 0x%08x", number)
+	if keep := ^mask | number; keep != ^uint32(0) {
+		text = fmt.Sprintf(" & 0x%08x", keep) + text
+	}
+	return text
+}
 
 func (s protocol) String() string {
 	return "meta l4proto " + map[protocol]string{protocolTCP: "tcp", protocolUDP: "udp"}[s]

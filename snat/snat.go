@@ -22,6 +22,10 @@ var ErrNoVPC = errors.New("no IPv4 prefix of the VPC is known")
 // and in connection marks alike. It is that of amazon-vpc-cni-k8s.
 const DefaultMark = 0x80
 
+// DefaultReturnMask are the bits that number the other ENIs, in packet marks and
+// in connection marks alike.
+const DefaultReturnMask = 0x7f
+
 // DefaultHostLinkPrefix is what the names of pods' host links start with.
 const DefaultHostLinkPrefix = "eni"
 
@@ -67,19 +71,33 @@ type Config struct {
 	// NodePort sees to it that answers to what came in through the primary ENI
 	// for the node, and was handed to a pod, return by the primary ENI.
 	NodePort bool
+	// Returns does the same for what came in through other ENIs. They need
+	// NodePort, and a routing rule for each mark.
+	Returns []Return
 	// Mark is the bit to use; 0 is [DefaultMark].
+	Mark uint32
+	// ReturnMask are the bits for the marks of Returns; 0 is [DefaultReturnMask].
+	ReturnMask uint32
+}
+
+// Return is a link of an ENI, and the mark that makes a packet leave by it.
+type Return struct {
+	Link string
+	// Mark is not 0 and has no bits but those of [Config.ReturnMask].
 	Mark uint32
 }
 
 // Ports is a range of port numbers, both ends included.
 type Ports struct{ First, Last uint16 }
 
-// Ruleset computes the rules for c. It is the same for equal sets of prefixes,
-// in whatever order they are given and how often.
+// Ruleset computes the rules for c. It is the same for equal sets of prefixes
+// and returns, in whatever order they are given, and prefixes how often.
 func (c Config) Ruleset() (Ruleset, error) {
 	c.HostLinkPrefix = cmp.Or(c.HostLinkPrefix, DefaultHostLinkPrefix)
 	c.Random = cmp.Or(c.Random, RandomPRNG)
 	c.Mark = cmp.Or(c.Mark, DefaultMark)
+	c.ReturnMask = cmp.Or(c.ReturnMask, DefaultReturnMask)
+	c.Returns = slices.SortedFunc(slices.Values(c.Returns), func(a, b Return) int { return cmp.Compare(a.Link, b.Link) })
 	if err := c.check(); err != nil {
 		return Ruleset{}, fmt.Errorf("snat: %w", err)
 	}
@@ -95,6 +113,9 @@ func (c Config) Ruleset() (Ruleset, error) {
 	}
 	if c.NodePort || translates {
 		r.chains = append(r.chains, c.podMarks(translates))
+	}
+	if len(c.Returns) > 0 {
+		r.chains = append(r.chains, c.returns())
 	}
 	if translates {
 		r.sets = append(r.sets, set{name: insideSet, prefixes: inside})
@@ -116,6 +137,9 @@ func (c Config) check() error {
 	case !slices.Contains([]Random{RandomPRNG, RandomHash, RandomNone}, c.Random):
 		return fmt.Errorf("random mode %q: not one of %s, %s, %s", c.Random, RandomPRNG, RandomHash, RandomNone)
 	}
+	if err := c.checkReturns(); err != nil {
+		return err
+	}
 	seen := map[bool]bool{}
 	for _, a := range c.NodeAddrs {
 		if !a.IsValid() || a.Is4In6() || a.Zone() != "" || seen[a.Is4()] {
@@ -127,6 +151,28 @@ func (c Config) check() error {
 		if !p.IsValid() {
 			return errors.New("the prefixes hold an invalid one")
 		}
+	}
+	return nil
+}
+
+func (c Config) checkReturns() error {
+	switch {
+	case len(c.Returns) > 0 && !c.NodePort:
+		return errors.New("returns without node ports")
+	case c.ReturnMask&c.Mark != 0:
+		return fmt.Errorf("return mask %#x: has the bit %#x of the primary ENI", c.ReturnMask, c.Mark)
+	}
+	links := map[string]bool{c.PrimaryLink: true}
+	for _, r := range c.Returns {
+		switch {
+		case r.Link == "" || len(r.Link) >= maxLinkName:
+			return fmt.Errorf("return link %q: not a name of 1 to %d bytes", r.Link, maxLinkName-1)
+		case links[r.Link]:
+			return fmt.Errorf("return link %s: has two marks", r.Link)
+		case r.Mark == 0 || r.Mark&^c.ReturnMask != 0:
+			return fmt.Errorf("return link %s: mark %#x is 0 or not in %#x", r.Link, r.Mark, c.ReturnMask)
+		}
+		links[r.Link] = true
 	}
 	return nil
 }
@@ -160,16 +206,23 @@ func inside4(lists ...[]netip.Prefix) []netip.Prefix {
 	return outer
 }
 
-// nodePort remembers flows that come in through the primary ENI for the node
-// itself, before anybody rewrites their destination.
+// nodePort remembers by which ENI a flow comes in for the node itself, before
+// anybody rewrites its destination.
 func (c Config) nodePort() chain {
-	return chain{
+	k := chain{
 		name: "node-port", kind: kindFilter, hook: hookPrerouting, priority: priorityMangle,
 		rules: []rule{{
 			comment: "answers return by the primary ENI",
 			stmts:   []stmt{linkName{name: c.PrimaryLink}, ctNew{}, addrType{}, setCtMark{c.Mark}},
 		}},
 	}
+	for _, r := range c.Returns {
+		k.rules = append(k.rules, rule{
+			comment: "answers return by " + r.Link,
+			stmts:   []stmt{linkName{name: r.Link}, ctNew{}, addrType{}, setCtNumber{c.ReturnMask, r.Mark}},
+		})
+	}
+	return k
 }
 
 // podMarks decides for new flows from pods, as they are after the destination
@@ -185,8 +238,28 @@ func (c Config) podMarks(translates bool) chain {
 	}
 	k.rules = append(k.rules, rule{
 		comment: "leave by the primary ENI",
-		stmts:   []stmt{pods, ctMarked{c.Mark}, setMark{c.Mark}},
+		stmts:   []stmt{pods, ctMarked{c.Mark, c.Mark}, setMark{c.Mark}},
 	})
+	if len(c.Returns) > 0 {
+		k.rules = append(k.rules, rule{
+			comment: "leave by the ENI of the question",
+			stmts:   []stmt{ctNumbered{c.ReturnMask}, ctReply{}, jump{returnsChain}},
+		})
+	}
+	return k
+}
+
+// returns marks answers of flows that came in through other ENIs than the
+// primary. It makes no difference where they come from: an endpoint may be a pod
+// here, or on another node that answers to this one.
+func (c Config) returns() chain {
+	k := chain{name: returnsChain}
+	for _, r := range c.Returns {
+		k.rules = append(k.rules, rule{
+			comment: "leave by " + r.Link,
+			stmts:   []stmt{ctMarked{c.ReturnMask, r.Mark}, setNumber{c.ReturnMask, r.Mark}},
+		})
+	}
 	return k
 }
 

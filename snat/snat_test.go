@@ -49,6 +49,9 @@ func base(change func(*snat.Config)) snat.Config {
 	return c
 }
 
+// returns are the ENIs of a node beside its primary one.
+var returns = []snat.Return{{Link: "ens7", Mark: 0x02}, {Link: "ens6", Mark: 0x01}, {Link: "ens37", Mark: 0x7f}}
+
 // configs are the golden cases; each has a file in testdata.
 var configs = map[string]snat.Config{
 	"default": base(nil),
@@ -68,7 +71,15 @@ var configs = map[string]snat.Config{
 	"dual": base(func(c *snat.Config) {
 		c.NodeAddrs, c.VPC = addrs("10.0.1.10", "2001:db8::10"), prefixes("10.0.0.0/16", "2001:db8::/56")
 	}),
-	"ports":       base(func(c *snat.Config) { c.Ports = snat.Ports{First: 32768, Last: 60999} }),
+	"ports":   base(func(c *snat.Config) { c.Ports = snat.Ports{First: 32768, Last: 60999} }),
+	"returns": base(func(c *snat.Config) { c.Returns = returns }),
+	"returns-external": base(func(c *snat.Config) {
+		c.External, c.VPC, c.Returns = true, nil, returns
+	}),
+	"returns-other-mask": base(func(c *snat.Config) {
+		c.Mark, c.ReturnMask = 0x100, 0xff0000
+		c.Returns = []snat.Return{{Link: "ens6", Mark: 0xff0000}, {Link: "ens7", Mark: 0x10000}}
+	}),
 	"other-names": base(func(c *snat.Config) { c.PrimaryLink, c.HostLinkPrefix, c.Mark = "eth0", "veth", 0x200 }),
 }
 
@@ -108,8 +119,11 @@ func TestGolden(t *testing.T) {
 
 func TestOrderDoesNotMatter(t *testing.T) {
 	c := configs["excluded"]
+	c.Returns = returns
 	want := ruleset(t, c)
 	c.VPC, c.Excluded = slices.Clone(c.VPC), slices.Clone(c.Excluded)
+	c.Returns = slices.Clone(returns)
+	slices.Reverse(c.Returns)
 	slices.Reverse(c.VPC)
 	slices.Reverse(c.Excluded)
 	if got := ruleset(t, c); !got.Equal(want) {
@@ -130,19 +144,26 @@ func TestBadConfigs(t *testing.T) {
 		change func(*snat.Config)
 		want   string
 	}{
-		"no VPC":           {func(c *snat.Config) { c.VPC = nil }, "no IPv4 prefix of the VPC is known"},
-		"VPC of IPv6 only": {func(c *snat.Config) { c.VPC = prefixes("2001:db8::/56") }, "no IPv4 prefix of the VPC is known"},
-		"only excluded":    {func(c *snat.Config) { c.VPC, c.Excluded = nil, c.VPC }, "no IPv4 prefix of the VPC is known"},
-		"no link":          {func(c *snat.Config) { c.PrimaryLink = "" }, "primary link"},
-		"long link":        {func(c *snat.Config) { c.PrimaryLink = strings.Repeat("e", 16) }, "primary link"},
-		"long prefix":      {func(c *snat.Config) { c.HostLinkPrefix = strings.Repeat("e", 16) }, "host link prefix"},
-		"two bits":         {func(c *snat.Config) { c.Mark = 0x81 }, "not one bit"},
-		"no first port":    {func(c *snat.Config) { c.Ports.Last = 9 }, "not a range"},
-		"ports backwards":  {func(c *snat.Config) { c.Ports = snat.Ports{First: 9, Last: 8} }, "not a range"},
-		"random":           {func(c *snat.Config) { c.Random = "dice" }, `"dice": not one of prng, hashrandom, none`},
-		"two of a family":  {func(c *snat.Config) { c.NodeAddrs = addrs("10.0.1.10", "10.0.1.11") }, "at most one plain address a family"},
-		"mapped address":   {func(c *snat.Config) { c.NodeAddrs = addrs("::ffff:10.0.1.10") }, "at most one plain address a family"},
-		"invalid prefix":   {func(c *snat.Config) { c.Excluded = []netip.Prefix{{}} }, "invalid one"},
+		"no VPC":            {func(c *snat.Config) { c.VPC = nil }, "no IPv4 prefix of the VPC is known"},
+		"VPC of IPv6 only":  {func(c *snat.Config) { c.VPC = prefixes("2001:db8::/56") }, "no IPv4 prefix of the VPC is known"},
+		"only excluded":     {func(c *snat.Config) { c.VPC, c.Excluded = nil, c.VPC }, "no IPv4 prefix of the VPC is known"},
+		"no link":           {func(c *snat.Config) { c.PrimaryLink = "" }, "primary link"},
+		"long link":         {func(c *snat.Config) { c.PrimaryLink = strings.Repeat("e", 16) }, "primary link"},
+		"long prefix":       {func(c *snat.Config) { c.HostLinkPrefix = strings.Repeat("e", 16) }, "host link prefix"},
+		"two bits":          {func(c *snat.Config) { c.Mark = 0x81 }, "not one bit"},
+		"no first port":     {func(c *snat.Config) { c.Ports.Last = 9 }, "not a range"},
+		"ports backwards":   {func(c *snat.Config) { c.Ports = snat.Ports{First: 9, Last: 8} }, "not a range"},
+		"return no port":    {func(c *snat.Config) { c.NodePort, c.Returns = false, returns }, "without node ports"},
+		"return by primary": {func(c *snat.Config) { c.Returns = []snat.Return{{Link: "ens5", Mark: 1}} }, "has two marks"},
+		"two returns":       {func(c *snat.Config) { c.Returns = []snat.Return{{Link: "ens6", Mark: 1}, {Link: "ens6", Mark: 2}} }, "has two marks"},
+		"return by nothing": {func(c *snat.Config) { c.Returns = []snat.Return{{Mark: 1}} }, "return link"},
+		"return unmarked":   {func(c *snat.Config) { c.Returns = []snat.Return{{Link: "ens6"}} }, "is 0 or not in 0x7f"},
+		"return too high":   {func(c *snat.Config) { c.Returns = []snat.Return{{Link: "ens6", Mark: 0x81}} }, "is 0 or not in 0x7f"},
+		"return mask":       {func(c *snat.Config) { c.ReturnMask = 0xff }, "has the bit 0x80"},
+		"random":            {func(c *snat.Config) { c.Random = "dice" }, `"dice": not one of prng, hashrandom, none`},
+		"two of a family":   {func(c *snat.Config) { c.NodeAddrs = addrs("10.0.1.10", "10.0.1.11") }, "at most one plain address a family"},
+		"mapped address":    {func(c *snat.Config) { c.NodeAddrs = addrs("::ffff:10.0.1.10") }, "at most one plain address a family"},
+		"invalid prefix":    {func(c *snat.Config) { c.Excluded = []netip.Prefix{{}} }, "invalid one"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := base(test.change).Ruleset()

@@ -37,6 +37,7 @@ func TestTranslation(t *testing.T) {
 	}{
 		{name: "whole"},
 		{name: "ports", config: func(c *Config) { c.Ports = Ports{1024, 2047} }},
+		{name: "returns", config: func(c *Config) { c.Returns = []Return{{"ens6", 1}} }},
 		{name: "another bit", config: func(c *Config) { c.Mark = 0x100 }, want: func(w *Translation) { w.Mark = 0x100 }},
 		{name: "external", config: func(c *Config) { c.External = true }, none: true},
 		{name: "nothing", damage: func(r *Ruleset) { *r = Ruleset{} }, none: true},

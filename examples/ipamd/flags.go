@@ -133,7 +133,7 @@ func (s *settings) snatOptions() []option {
 		{group, "external-snat", "AWS_VPC_K8S_CNI_EXTERNALSNAT", "", "Somebody else, such as a NAT gateway, translates the sources of pods; the node does not.", boolValue(&s.ExternalSNAT)},
 		{group, "exclude-snat-cidrs", "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "CIDR,...", "Destinations beside the VPC's own that see pods with their own address, such as a peered VPC.", prefixesValue(&s.ExcludeSNAT)},
 		{group, "randomize-snat", "AWS_VPC_K8S_CNI_RANDOMIZESNAT", "HOW", "How source ports are chosen: prng, hashrandom or none.", choiceValue(&s.Randomize, "prng", "hashrandom", "none")},
-		{group, "node-port-support", "AWS_VPC_CNI_NODE_PORT_SUPPORT", "", "Let replies to connections that came in by the primary ENI, as those to node ports do, leave by it again.", boolValue(&s.NodePort)},
+		{group, "node-port-support", "AWS_VPC_CNI_NODE_PORT_SUPPORT", "", "Let replies to connections that came in by an ENI's own address, as those to node ports do, leave by that ENI again.", boolValue(&s.NodePort)},
 	}
 }
 

@@ -63,6 +63,7 @@ func openLinks(s settings) (*links, error) {
 		out: snat.Config{
 			Excluded: s.ExcludeSNAT, HostLinkPrefix: s.VethPrefix, External: s.ExternalSNAT,
 			Random: snat.Random(s.Randomize), NodePort: s.NodePort,
+			Mark: datapath.MarkPrimary, ReturnMask: datapath.MarkENI,
 		},
 		enis: map[string]datapath.ENI{},
 		turn: make(chan struct{}, 1),
@@ -134,24 +135,30 @@ func (l *links) translate(ctx context.Context) error {
 	cfg := l.out
 	l.mu.Lock()
 	cfg.VPC = slices.Clone(l.vpc)
-	primary := datapath.ENI{}
-	for _, e := range l.enis {
-		if e.Primary() {
-			primary = e
-		}
-	}
+	enis := slices.Collect(maps.Values(l.enis))
 	l.mu.Unlock()
 	state, err := l.path.Observe(ctx)
 	if err != nil {
 		return err
 	}
-	for _, link := range state.Links {
-		if link.MAC == primary.MAC.String() {
-			cfg.PrimaryLink = link.Name
+	names := map[string]string{}
+	for _, kind := range []string{"veth", ""} { // hardware, if there is any
+		for _, link := range state.Links {
+			if link.Kind == kind {
+				names[link.MAC] = link.Name
+			}
 		}
 	}
-	for _, a := range primary.Addrs {
-		cfg.NodeAddrs = append(cfg.NodeAddrs, a.Addr())
+	for _, e := range enis {
+		switch link := names[e.MAC.String()]; {
+		case e.Primary():
+			cfg.PrimaryLink = link
+			for _, a := range e.Addrs {
+				cfg.NodeAddrs = append(cfg.NodeAddrs, a.Addr())
+			}
+		case link != "" && cfg.NodePort:
+			cfg.Returns = append(cfg.Returns, snat.Return{Link: link, Mark: uint32(datapath.Number(e.Card, e.Device))})
+		}
 	}
 	rules, err := cfg.Ruleset()
 	if err != nil {

@@ -53,6 +53,9 @@ func TestLab(t *testing.T) {
 			if len(r.Nodes) != 2 || len(r.Nodes[0].ENIs) < 2 || len(r.Nodes[0].Pods) < 4 || r.EC2Calls["CreateNetworkInterface"] == 0 {
 				t.Errorf("report lacks nodes, ENIs, pods or calls: %s", jsonText.String())
 			}
+			if !strings.Contains(text.String(), `comment "leave by ens6"`) {
+				t.Error("answers to what comes in by the second ENI do not leave by it")
+			}
 			if strings.Contains(text.String(), "\x1b") {
 				t.Error("escape sequences although the output is no terminal")
 			}

@@ -126,9 +126,13 @@ func (k *walk) startAgents(ctx context.Context) error {
 // explainRules says what the node's rules are for.
 func (k *walk) explainRules() {
 	k.p.text(`Rules are looked up from the lowest number on, until one leads to a route:`)
+	marked := ""
+	if k.o.Layout != layoutFlat {
+		marked = "; those with an ENI's number by that ENI: replies to node ports at its address"
+	}
 	lines := [][]string{
 		{"512", "packets to pods of this node go to the pod's link, wherever they come from"},
-		{"1024", "packets with mark 0x80 leave by the primary ENI: traffic to outside of the VPC, and replies to node ports"},
+		{"1024", "packets with mark 0x80 leave by the primary ENI: traffic to outside of the VPC, and replies to node ports" + marked},
 		{"1536", "packets from a pod whose address is on a secondary ENI leave by that ENI"},
 		{"32765", "packets from a secondary ENI's own address leave by that ENI"},
 	}

@@ -40,10 +40,10 @@ var eniKinds = [...]struct {
 	public       bool
 }{
 	primary:     {offset: 10, public: true},
-	second:      {offset: 20, device: 1},
+	second:      {offset: 20, device: 1, public: true},
 	lent:        {offset: 30, device: 2, public: true},
 	underIPVLAN: {offset: 50, device: 3},
-	secondCard:  {offset: 60, card: 1},
+	secondCard:  {offset: 60, card: 1, public: true},
 	branch5:     {offset: 70, vlan: 5, public: true},
 	branch6:     {offset: 80, vlan: 6, public: true},
 }

@@ -25,19 +25,25 @@ func (s *suite) serviceKinds() (kinds []podKind) {
 	return kinds
 }
 
-// services makes, as kube-proxy does, a node port for each pod of the host and
-// a service whose only endpoint is the host outside.
-func (s *suite) services(t *testing.T, h *host) {
+// services makes on a host, as kube-proxy does, a node port for each of its pods,
+// one for each pod of the other host, which the node asks with its own address,
+// and a service whose only endpoint is the host outside.
+func (s *suite) services(t *testing.T, h, far *host) {
 	t.Helper()
 	var text strings.Builder
 	for family, name := range []string{"ip", "ip6"} {
 		fmt.Fprintf(&text, "table %s kube-proxy {\n\tchain services {\n\t\ttype nat hook prerouting priority dstnat;\n", name)
-		for i, k := range s.serviceKinds() {
-			to := netip.AddrPortFrom(h.pods[k.name].addrs[family], fabric.EchoPort)
-			fmt.Fprintf(&text, "\t\tfib daddr type local meta l4proto { tcp, udp } th dport %d dnat to %v\n", nodePort(i), to)
+		port := func(number uint16, mark string, pod *suitePod) {
+			to := netip.AddrPortFrom(pod.addrs[family], fabric.EchoPort)
+			fmt.Fprintf(&text, "\t\tfib daddr type local meta l4proto { tcp, udp } th dport %d %s dnat to %v\n", number, mark, to)
 		}
-		fmt.Fprintf(&text, "\t\t%s daddr %v meta l4proto { tcp, udp } th dport %d dnat to %v\n\t}\n}\n",
+		for i, k := range s.serviceKinds() {
+			port(nodePort(i), "", h.pods[k.name])
+			port(farPort(i), "meta mark set meta mark | 0x4000", far.pods[k.name])
+		}
+		fmt.Fprintf(&text, "\t\t%s daddr %v meta l4proto { tcp, udp } th dport %d dnat to %v\n\t}\n",
 			name, serviceAddrs[family], fabric.EchoPort, netip.AddrPortFrom(outsideAddrs[family], fabric.EchoPort))
+		text.WriteString("\tchain masquerading {\n\t\ttype nat hook postrouting priority srcnat;\n\t\tmeta mark & 0x4000 == 0x4000 masquerade\n\t}\n}\n")
 	}
 	if _, err := exec.LookPath("nft"); err != nil {
 		t.Skipf("needs the program nft: %v", err)
@@ -55,6 +61,7 @@ func (s *suite) services(t *testing.T, h *host) {
 }
 
 func nodePort(i int) uint16 { return uint16(30000 + i) }
+func farPort(i int) uint16  { return uint16(30100 + i) }
 
 var (
 	serviceAddrs = [2]netip.Addr{ip("172.20.0.10"), ip("fd00:20::10")}
@@ -62,35 +69,14 @@ var (
 	peerAddrs    = [2]netip.Addr{fabric.PeerAddr, fabric.PeerAddr6}
 )
 
-// nodePorts comes in through node ports, and goes out through a service with
-// an endpoint outside the VPC.
+// nodePorts comes in through node ports at the address of each ENI, and goes out
+// through a service with an endpoint outside the VPC.
 func (s *suite) nodePorts(t *testing.T) {
 	near, far := s.hosts[0], s.hosts[1]
-	s.services(t, near)
-	byPrimary, bySecond := capture(t, near.ns, "ens5"), capture(t, near.ns, "ens6")
-	for family := range 2 {
-		for i, k := range s.serviceKinds() {
-			for _, client := range []struct {
-				ns   *fabric.Netns
-				addr netip.Addr
-			}{
-				{far.ns, far.addrs[family]},
-				{far.pods["second"].ns, far.pods["second"].addrs[family]},
-				{s.Internet(), outsideAddrs[family]},
-				{s.Peer(), peerAddrs[family]},
-			} {
-				t.Run(fmt.Sprintf("IPv%d/%s to node port of %s pod", 4+2*family, client.ns.Name(), k.name), func(t *testing.T) {
-					asksAt(t, client.ns, client.addr, netip.AddrPortFrom(near.addrs[family], nodePort(i)), client.addr)
-					pod := near.pods[k.name].addrs[family]
-					if len(between(t, byPrimary, client.addr, near.addrs[family])) == 0 {
-						t.Error("no packets by the primary ENI")
-					}
-					if got := between(t, bySecond, client.addr, near.addrs[family], pod); len(got) != 0 {
-						t.Errorf("by the second ENI:\n%s", strings.Join(got, "\n"))
-					}
-				})
-			}
-		}
+	s.services(t, near, far)
+	captures := s.captures(t)
+	for _, q := range s.questions() {
+		t.Run(q.String(), func(t *testing.T) { s.askNodePort(t, q, captures) })
 	}
 	for family := range 2 {
 		for _, k := range s.serviceKinds() {
@@ -104,4 +90,49 @@ func (s *suite) nodePorts(t *testing.T) {
 		}
 	}
 	wantSpoofed(t, s.Fabric)
+}
+
+// question is one to a node port of the first node, at its address on an ENI.
+type question struct {
+	from, pod *end
+	eni       int
+	port      uint16
+	family    int
+}
+
+func (q question) String() string {
+	return fmt.Sprintf("IPv%d/%s by ENI %d to %s of %s", 4+2*q.family, q.from.name, q.eni, q.pod.name, q.pod.host.name)
+}
+
+func (s *suite) questions() (all []question) {
+	near, far := s.hosts[0], s.hosts[1]
+	for family := range 2 {
+		for _, eni := range []int{primary, second, secondCard} {
+			for i, k := range s.serviceKinds() {
+				for _, from := range []*end{&far.end, &far.pods["second"].end, s.internet, s.peer} {
+					all = append(all, question{from, &near.pods[k.name].end, eni, nodePort(i), family})
+				}
+				all = append(all, question{s.peer, &far.pods[k.name].end, eni, farPort(i), family})
+			}
+		}
+	}
+	return all
+}
+
+// askNodePort asks over both protocols. Question and answer pass the ENI that was
+// asked, and no other, and what the pod answers none with its own address.
+func (s *suite) askNodePort(t *testing.T, q question, captures map[string]*fabric.Capture) {
+	t.Helper()
+	asked := [2]netip.Addr{in4(1, eniKinds[q.eni].offset), in6(1, eniKinds[q.eni].offset)}[q.family]
+	from, want := q.from.addrs[q.family], q.from.addrs[q.family]
+	if q.pod.host == s.hosts[1] {
+		want = s.hosts[0].addrs[q.family] // masqueraded
+	}
+	asksAt(t, q.from.ns, from, netip.AddrPortFrom(asked, q.port), want)
+	for id, c := range captures {
+		seen := between(t, c, from, asked, q.pod.addrs[q.family])
+		if (id == eniID(1, q.eni)) != (len(seen) > 0) {
+			t.Errorf("packets on %s, want them on %s:\n%s", id, eniID(1, q.eni), strings.Join(seen, "\n"))
+		}
+	}
 }

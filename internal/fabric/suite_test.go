@@ -166,7 +166,12 @@ func (s *suite) wire(t *testing.T, h *host) {
 			t.Fatal(err)
 		}
 	}
-	rules, err := snat.Config{NodeAddrs: h.addrs[:], PrimaryLink: "ens5", VPC: vpcConfig.VPC, NodePort: true}.Ruleset()
+	cfg := snat.Config{NodeAddrs: h.addrs[:], PrimaryLink: "ens5", VPC: vpcConfig.VPC, NodePort: true, ReturnMask: datapath.MarkENI}
+	for _, e := range h.node.ENIs[1:] {
+		link := fabric.ENI{Card: e.Card, Device: e.Device}.Link()
+		cfg.Returns = append(cfg.Returns, snat.Return{Link: link, Mark: uint32(datapath.Number(e.Card, e.Device))})
+	}
+	rules, err := cfg.Ruleset()
 	if err != nil {
 		t.Fatal(err)
 	}

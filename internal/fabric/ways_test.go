@@ -102,6 +102,16 @@ func (s *suite) name(r row) string {
 // everyWay asks from each kind of pod at every place, and from the places that
 // are no pods at each kind of pod.
 func (s *suite) everyWay(t *testing.T) {
+	captures := s.captures(t)
+	for _, r := range s.rows() {
+		t.Run(s.name(r), func(t *testing.T) { s.check(t, r, captures) })
+	}
+	wantSpoofed(t, s.Fabric)
+}
+
+// captures records what passes the first node's ENIs.
+func (s *suite) captures(t *testing.T) map[string]*fabric.Capture {
+	t.Helper()
 	captures := map[string]*fabric.Capture{}
 	for _, e := range s.ENIs("node-1") {
 		c, err := s.Capture(e.ID)
@@ -111,10 +121,7 @@ func (s *suite) everyWay(t *testing.T) {
 		t.Cleanup(func() { c.Close() })
 		captures[e.ID] = c
 	}
-	for _, r := range s.rows() {
-		t.Run(s.name(r), func(t *testing.T) { s.check(t, r, captures) })
-	}
-	wantSpoofed(t, s.Fabric)
+	return captures
 }
 
 // check asks over both protocols and looks at the ENIs meanwhile.
