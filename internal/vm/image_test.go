@@ -20,7 +20,7 @@ const kernelDir = "/var/lib/vpcnet-ci/kernel"
 
 // modules are those that the tests need, beside those that these need.
 var modules = []string{
-	"veth", "8021q", "ipvlan", "bridge", "nft_fib_inet", "nft_ct", "nft_objref", "nft_chain_nat", "nft_nat", "nft_reject_inet",
+	"veth", "8021q", "ipvlan", "bridge", "nft_fib_inet", "nft_ct", "nft_objref", "nft_chain_nat", "nft_nat", "nft_masq", "nft_reject_inet",
 }
 
 // kernel is an unpacked package of a Linux kernel.
