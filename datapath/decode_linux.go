@@ -215,9 +215,6 @@ func parseNeighbor(b []byte, links names) (n Neighbor, ok bool, err error) {
 	return n, n.Addr.IsValid() && n.MAC != "", nil
 }
 
-// defaultMetric6 is what the kernel gives an IPv6 route that comes without one.
-const defaultMetric6 = 1024
-
 // parseRoute reads an RTM_NEWROUTE body; ok is false for the kernel's own
 // entries: caches, broadcast, anycast and multicast, and all of table local.
 func parseRoute(b []byte, links names) (r Route, ok bool, err error) {

@@ -76,8 +76,8 @@ func ExampleTrace() {
 		fmt.Printf("%s: %s\n", f.Name, f.Detail)
 	}
 	// Output:
-	// wrong-eni: it leaves by ens5, but ens6 owns 10.0.0.113: the VPC drops it
-	// missing-mark: the source map should give 10.0.0.113 the mark 0x1, not 0x0
+	// missing-mark: the map of sources should give 10.0.0.113 the mark 0x1, not 0x0
+	// wrong-eni: it leaves by ens5, decided by "pref 32766 from all lookup main protocol kernel", but ens6 owns 10.0.0.113: the VPC drops it
 }
 
 // An agent sets its node up, wires pods, and keeps everything as it should be.

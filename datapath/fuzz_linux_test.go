@@ -43,7 +43,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		if r, err := parseRule(body); err == nil {
 			_ = Change{OpDelete, r}.String()
-			_ = r.matches(query{src: netip.MustParseAddr("10.0.0.1"), dst: netip.MustParseAddr("10.0.0.1")})
+			_, _ = r.judge(query{src: netip.MustParseAddr("10.0.0.1"), dst: netip.MustParseAddr("10.0.0.1")})
 		}
 		_ = (&eventFilter{names: names{}, seen: map[string]seenLink{}, prefix: "eni"}).concerns(event{message: message{kind: 16, body: body}})
 	})

@@ -2,28 +2,95 @@
 
 package datapath
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
 
 // direct follows a packet that the sandbox sends into the VPC itself, by an
 // ipvlan link or a whole ENI: the node has no part in it. It reports false for any
 // other.
 func (t *tracer) direct() bool {
 	f := t.p.Flow
-	if t.v.Sandbox == nil || !t.v.Sandbox.hasAddress(f.Src) {
+	l := t.leg(f.Src, f.Dst, "", &t.p.Out)
+	p, wanted := t.v.podWith(f.Src)
+	var want verdict
+	if wanted {
+		s := p.SandboxState()
+		s.Rules = append(s.Rules, builtinRules(f.Dst.Is6())...)
+		want = s.lookup(query{src: f.Src, dst: f.Dst})
+	}
+	whole := wanted && p.Mode.Whole != nil
+	if t.v.Sandbox == nil {
+		if whole {
+			t.note(NoteSandbox, "what is inside the pod with %s, which has an ENI of its own and needs nothing of the node", f.Src)
+		}
+		return whole
+	}
+	v := t.v.Sandbox.lookup(query{src: f.Src, dst: f.Dst, proto: l.proto})
+	past := v.found && !v.local && !v.refuses() && !byNode(v.route)
+	if !whole && !(past && t.v.Sandbox.hasAddress(f.Src)) {
 		return false
 	}
-	v := t.v.Sandbox.lookup(query{src: f.Src, dst: f.Dst})
-	if !v.found || v.local || v.route.Type != "" || isPodGateway(v.route.Via) || isPodGateway(v.route.Dst.Addr()) {
-		return false
-	}
-	link := v.route.Link
-	t.hop("pod "+link, "sends it into the VPC, past the node", v.route.String())
-	if l, ok := t.v.Sandbox.link(link); !ok || !l.Up {
-		t.fault(FaultLinkDown, "link %s of the sandbox is down or missing", link)
+	t.unjudged(v)
+	if !t.ownLink(f.Src, p, wanted) {
 		return true
 	}
-	t.hopBack("pod "+link, "receives the answer from the VPC", "")
+	switch {
+	case v.refuses():
+		t.fault(FaultBlockedRoute, "%s in the sandbox refuses %s", v, f.Dst)
+		return true
+	case !v.found:
+		t.fault(FaultMissingRoute, "the sandbox has no route to %s", f.Dst)
+		return true
+	}
+	link := v.route.Link
+	l.hop("pod "+link, "sends it into the VPC, past the node", v.route.String())
+	if wanted && (want.route.Via != v.route.Via || want.route.Link != link) {
+		t.fault(FaultWrongRoute, "the sandbox sends it by %q, and should by %q", v.route, want.route)
+		return true
+	}
+	if !wanted {
+		t.note(NoteOwner, "whether the ENI below %s owns %s, and whether that gateway is its subnet's", link, f.Src)
+	}
+	if whole && !t.v.External && private(f.Src) && public(f.Dst) {
+		t.note(NoteUntouched, "whether something beyond the node translates %s: packets of a pod with an ENI of its own leave as they are", f.Src)
+	}
+	t.hopBackDirect(link)
 	return true
+}
+
+func (t *tracer) hopBackDirect(link string) {
+	t.p.Back = append(t.p.Back, Hop{"pod " + link, "receives the answer from the VPC", ""})
+}
+
+// byNode reports whether a route of a sandbox leads to the node.
+func byNode(r Route) bool { return isPodGateway(r.Via) || isPodGateway(r.Dst.Addr()) }
+
+// ownLink checks the link of a sandbox that is in the VPC itself, and that the
+// pod has its address.
+func (t *tracer) ownLink(src netip.Addr, p Pod, wanted bool) bool {
+	s := t.v.Sandbox
+	name := s.holder(src)
+	if wanted {
+		name = p.IfName
+	}
+	link, ok := s.link(name)
+	switch {
+	case name != "" && !ok:
+		t.fault(FaultNoLink, "link %s of the sandbox does not exist", name)
+	case ok && !link.Up:
+		t.fault(FaultLinkDown, "link %s of the sandbox is down", name)
+	case !s.hasAddress(src):
+		t.fault(FaultMissingAddr, "the sandbox does not have the address %s", src)
+	case wanted && len(p.Wiring().SandboxMAC) > 0 && link.MAC != p.Wiring().SandboxMAC.String():
+		t.fault(FaultWrongMAC, "link %s of the sandbox has MAC %s, its ENI %s: the VPC drops it", name, link.MAC, p.Wiring().SandboxMAC)
+	default:
+		return true
+	}
+	return false
 }
 
 // isPodGateway reports whether a is of the addresses that Gateway returns.
@@ -36,14 +103,110 @@ func isPodGateway(a netip.Addr) bool {
 	return n > 0 && a == Gateway(a, n-1)
 }
 
-// branchOwner returns the branch ENI of the pod with an address.
-func (v View) branchOwner(a netip.Addr) (ENI, bool) {
-	for _, p := range v.Desired.Pods {
-		if p.Mode.Branch != nil && p.has(hostPrefix(a)) {
-			e := p.Mode.Branch.ENI
-			e.Link = p.Mode.Branch.Link()
-			return e, true
+// isVLANLink reports whether a link is that of a branch ENI, isStrictLink whether
+// it is the host link of a pod on one under Strict.
+func isVLANLink(name string) bool   { return strings.HasPrefix(name, branchPrefix) }
+func isStrictLink(name string) bool { return isBranchLink(name) && !isVLANLink(name) }
+
+// port checks that a packet passes the bridge between the node and a pod.
+func (t *tracer) port(a netip.Addr, bridge string) bool {
+	if l, _ := t.v.Node.link(bridge); l.Kind != "bridge" {
+		return true
+	}
+	p, ok := t.v.podWith(a)
+	if !ok {
+		t.note(NotePort, "by which port of %s the pod with %s is reached", bridge, a)
+		return true
+	}
+	l, ok := t.v.Node.link(p.HostLink())
+	switch {
+	case !ok:
+		t.fault(FaultNoLink, "link %s does not exist", p.HostLink())
+	case !l.Up:
+		t.fault(FaultLinkDown, "link %s is down", l.Name)
+	case l.Master != bridge:
+		t.fault(FaultNoPort, "link %s is no port of %s", l.Name, bridge)
+	default:
+		return true
+	}
+	return false
+}
+
+// vlanOf returns the VLAN ID of the branch ENI of a pod under Strict.
+func (t *tracer) vlanOf(a netip.Addr, hostLink string) (int, bool) {
+	if p, ok := t.v.podWith(a); ok && p.Mode.Branch != nil {
+		return p.Mode.Branch.VLAN, true
+	}
+	for _, r := range t.v.Node.Routes {
+		if r.Dst == hostPrefix(a) && r.Link == hostLink && r.Table > branchTables {
+			return r.Table - branchTables, true
 		}
 	}
-	return ENI{}, false
+	return 0, false
+}
+
+// vlan checks the link of a branch ENI, by which a packet leaves: its ID, the
+// trunk below it and, for IPv6 under Strict, that its router is heard.
+func (t *tracer) vlan(l *leg, name string) bool {
+	if !isVLANLink(name) {
+		return true
+	}
+	link, _ := t.v.Node.link(name)
+	id, _ := strconv.Atoi(strings.TrimPrefix(name, branchPrefix))
+	if link.VLAN != id {
+		t.fault(FaultWrongVLAN, "link %s has the VLAN ID %d", name, link.VLAN)
+		return false
+	}
+	if p, ok := t.v.podWith(l.src); ok && p.Mode.Branch != nil && p.Mode.Branch.VLAN == id {
+		b := p.Mode.Branch
+		switch {
+		case b.Trunk.Link != "" && link.Parent != b.Trunk.Link:
+			t.fault(FaultWrongVLAN, "link %s is on %s, not on the trunk ENI's link %s", name, link.Parent, b.Trunk.Link)
+			return false
+		case link.MAC != b.ENI.MAC.String():
+			t.fault(FaultWrongMAC, "link %s has MAC %s, its ENI %s: the VPC drops it", name, link.MAC, b.ENI.MAC)
+			return false
+		}
+	}
+	if isStrictLink(l.in) && l.dst.Is6() {
+		heard := slices.ContainsFunc(t.v.Node.rulesFor(true), func(r Rule) bool {
+			applies, _ := r.judge(query{src: router6, dst: l.src, iif: name, proto: icmp6})
+			return applies && r.Table == tableLocal && r.Priority < PriorityBranch
+		})
+		if !heard {
+			t.fault(FaultMissingRule, "no rule before %d looks for what %s says in table local: neighbour discovery on %s fails", PriorityBranch, router6, name)
+			return false
+		}
+	}
+	return t.usable(l, link.Parent)
+}
+
+// enforced checks what packets between the node itself and a pod under Strict
+// need: the rules of such pods come before the lookup of the node's own addresses,
+// and the kernel does not look for a socket before that.
+func (t *tracer) enforced() {
+	f := t.p.Flow
+	link, node := f.HostLink, f.Dst
+	if !isStrictLink(link) {
+		link, node = t.v.hostLinkOf(f.Dst), f.Src
+	}
+	if !isStrictLink(link) || !t.v.Node.hasAddress(node) {
+		return
+	}
+	local := false
+	for _, r := range t.v.Node.rulesFor(f.Dst.Is6()) {
+		if r.Table != tableLocal || r.From.IsValid() || r.Other != "" {
+			continue
+		}
+		local = true
+		if r.Priority < PriorityBranch {
+			t.fault(FaultLocalFirst, "rule %q comes before those of priority %d, so that packets between the node and the pod pass no branch ENI", r, PriorityBranch)
+		}
+	}
+	if !local {
+		t.fault(FaultMissingRule, "no rule looks into table local, so that %s is not the node's own", node)
+	}
+	if t.v.Node.sysctl(earlyDemux) == "1" {
+		t.fault(FaultEarlyDemux, "%s is 1: the kernel takes an answer of the pod for the node's own packet, and drops it", earlyDemux)
+	}
 }

@@ -3,8 +3,10 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -16,33 +18,53 @@ type View struct {
 	// Sandbox is the state of the pod's sandbox. Optional.
 	Sandbox *State `json:",omitempty"`
 	// Desired tells which ENI owns an address. Without it, Trace cannot see that
-	// a packet leaves by the wrong one. Optional.
+	// a packet leaves by the wrong one, and says so. Optional.
 	Desired *Desired `json:",omitempty"`
 	// Translation is how the node translates sources; nil is not at all.
 	Translation *Translation `json:",omitempty"`
 	// External says that something beyond the node translates sources.
 	External bool `json:",omitempty"`
+	// Filters are the base chains of other programs in nftables that may stop a
+	// packet. Trace names them and does not read their rules.
+	Filters []OtherChain `json:",omitempty"`
 }
 
-// Translation is what package snat sets up, as far as a packet's way goes.
+// OtherChain is a base chain of another program, in nft's words.
+type OtherChain struct {
+	Family, Table, Chain string
+	// Drops says that its policy is to drop.
+	Drops bool `json:",omitempty"`
+}
+
+func (c OtherChain) String() string {
+	s := fmt.Sprintf("%s %s %s", c.Family, c.Table, c.Chain)
+	if c.Drops {
+		s += " (policy drop)"
+	}
+	return s
+}
+
+// Translation is what package snat sets up, as far as a packet's way goes. Its
+// fields are those of snat.Translation.
 type Translation struct {
 	// Inside are the destinations that sources are not translated for.
 	Inside []netip.Prefix
-	// To is the source afterwards.
-	To netip.Addr
+	// To is the source afterwards, and Link the link that a packet must leave by
+	// to be translated. Without To nothing is translated.
+	To   netip.Addr
+	Link string
+	// Mark is what packets that shall be translated are marked with, MarkPrimary
+	// on a healthy node; 0 is not at all.
+	Mark uint32
+	// HostLinkPrefix begins the names of the links whose packets are marked.
+	HostLinkPrefix string
+	// Odd are parts of the rules whose meaning is unknown.
+	Odd []string `json:",omitempty"`
 }
 
-// applies reports whether a packet from a pod to dst is translated.
-func (t *Translation) applies(dst netip.Addr) bool {
-	if t == nil || dst.Is6() {
-		return false
-	}
-	for _, p := range t.Inside {
-		if p.Contains(dst) {
-			return false
-		}
-	}
-	return true
+// outside reports whether t is about packets to dst.
+func (t *Translation) outside(dst netip.Addr) bool {
+	return t != nil && dst.Is4() && !contains(t.Inside, dst)
 }
 
 // Flow is a packet and its answer.
@@ -51,9 +73,47 @@ type Flow struct {
 	// HostLink is where the packet comes from: a pod's host link. Empty is found by
 	// Src; if no pod has Src, the node sends.
 	HostLink string `json:",omitempty"`
-	// Proto and Port are shown; no decision of the node depends on them.
+	// Proto is icmp, tcp, udp, sctp or a protocol's number. Port is the
+	// destination's. Both are for rules of other programs that go by them: those
+	// of this package do not. Optional.
 	Proto string `json:",omitempty"`
 	Port  uint16 `json:",omitempty"`
+}
+
+// Validate reports what keeps f from being a packet: addresses of two families
+// or with a zone, or an unknown protocol.
+func (f Flow) Validate() error {
+	var errs []error
+	for _, a := range []netip.Addr{f.Src, f.Dst} {
+		if !a.IsValid() || a.Zone() != "" || a.Is4In6() {
+			errs = append(errs, fmt.Errorf("address %s is not a plain one", a))
+		}
+	}
+	if f.Src.Is4() != f.Dst.Is4() {
+		errs = append(errs, fmt.Errorf("%s and %s are of different families", f.Src, f.Dst))
+	}
+	if _, ok := f.proto(); !ok {
+		errs = append(errs, fmt.Errorf("protocol %q is neither icmp, tcp, udp, sctp nor a number of 1..255", f.Proto))
+	}
+	return errors.Join(errs...)
+}
+
+// proto returns the number of the transport protocol, 0 if none is given.
+func (f Flow) proto() (int, bool) {
+	if f.Proto == "" {
+		return 0, true
+	}
+	name := strings.ToLower(f.Proto)
+	if name == "icmp" && f.Dst.Is6() || name == "icmpv6" {
+		return icmp6, true
+	}
+	for _, p := range ipProtos {
+		if p.name == name {
+			return p.number, true
+		}
+	}
+	n, err := strconv.ParseUint(name, 10, 8)
+	return int(n), err == nil && n > 0
 }
 
 // Hop is one decision on the way.
@@ -74,26 +134,61 @@ type Fault struct {
 // FaultName is one of the constants below.
 type FaultName string
 
-// What Trace finds.
+// What Trace finds. A fault that has another one as its cause is named together
+// with it, as a wrong ENI with the missing rule.
 const (
+	FaultUnknownSource FaultName = "unknown-source"    // neither the node nor a pod of it has the source
 	FaultNoLink        FaultName = "missing-link"      // a link of the way does not exist
 	FaultLinkDown      FaultName = "link-down"         // a link of the way is down
-	FaultMissingRoute  FaultName = "missing-route"     // no route, or one that refuses
+	FaultIPv6Off       FaultName = "ipv6-off"          // a link of the way has IPv6 switched off
+	FaultWrongMAC      FaultName = "wrong-mac"         // a link has another MAC than its ENI
+	FaultWrongVLAN     FaultName = "wrong-vlan"        // a VLAN link has another ID, or is on another link
+	FaultNoPort        FaultName = "not-a-port"        // the pod's host link is no port of the bridge
+	FaultMissingAddr   FaultName = "missing-address"   // the sandbox has lost the pod's address
+	FaultAddrOnNode    FaultName = "address-on-node"   // a link of the node has the pod's address
+	FaultMissingRoute  FaultName = "missing-route"     // no route
+	FaultWrongRoute    FaultName = "wrong-route"       // a route leads to another link or gateway
+	FaultBlockedRoute  FaultName = "unreachable-route" // a route or a rule refuses
 	FaultMissingRule   FaultName = "missing-rule"      // the rule that should decide is not there
-	FaultWrongTable    FaultName = "wrong-table"       // a rule leads to another ENI's table
-	FaultMissingMark   FaultName = "missing-mark"      // the source map does not know the source
+	FaultWrongTable    FaultName = "wrong-table"       // a rule leads to another table
+	FaultForeignRule   FaultName = "foreign-rule"      // another program's rule decides
+	FaultLocalFirst    FaultName = "local-first"       // table local comes before the rules of strict pods
+	FaultMissingMark   FaultName = "missing-mark"      // the packet does not get the mark that it needs
 	FaultWrongENI      FaultName = "wrong-eni"         // it leaves by an ENI that does not own the source
-	FaultNoFilter      FaultName = "missing-filter"    // the nftables table or a chain of it is not there
+	FaultNoFilter      FaultName = "missing-filter"    // the nftables table or a part of it is not there
+	FaultDropped       FaultName = "dropped"           // a rule in our table drops it that is not ours
 	FaultSpoofed       FaultName = "source-not-owned"  // the pod may not send with this source
 	FaultRefused       FaultName = "refused"           // policy: the metadata service
 	FaultStaleNeighbor FaultName = "stale-neighbour"   // a permanent entry has an old MAC
 	FaultNoNeighbor    FaultName = "missing-neighbour" // a permanent entry is not there
-	FaultStrictReverse FaultName = "strict-rp-filter"  // the answer is dropped on arrival
-	FaultNoForwarding  FaultName = "forwarding-off"    // the node is no router
-	FaultLostSNAT      FaultName = "lost-snat"         // a private source goes to the internet
-	FaultForeignRule   FaultName = "foreign-rule"      // another program's rule decides
-	FaultBlockedRoute  FaultName = "unreachable-route" // a route that refuses
+	FaultStrictReverse FaultName = "strict-rp-filter"  // the way back to the sender is another link
+	FaultNoReverse     FaultName = "no-reverse-route"  // loose filtering, but no way back to the sender
+	FaultEarlyDemux    FaultName = "early-demux"       // the kernel takes answers of strict pods for the node's
+	FaultNoForwarding  FaultName = "forwarding-off"    // the node, or a link of it, is no router
+	FaultLostSNAT      FaultName = "lost-snat"         // the source should be translated and is not
 	FaultDiffers       FaultName = "kernel-disagrees"  // the kernel's own answer is another
+)
+
+// Note is something that Trace could not judge: what it says holds but for that.
+type Note struct {
+	Name   NoteName
+	Detail string
+}
+
+// NoteName is one of the constants below.
+type NoteName string
+
+// What Trace leaves open.
+const (
+	NoteOwner       NoteName = "unknown-owner"        // which ENI owns the source
+	NoteSandbox     NoteName = "unseen-sandbox"       // what is inside the pod
+	NotePort        NoteName = "unknown-port"         // which port of a bridge leads to the pod
+	NoteRule        NoteName = "unjudged-rule"        // a rule by something that a State does not hold
+	NoteRoute       NoteName = "unjudged-route"       // a route with several ways
+	NoteFilter      NoteName = "unjudged-filter"      // a rule in our nftables table that is not ours
+	NoteForeign     NoteName = "foreign-filter"       // chains of other programs
+	NoteTranslation NoteName = "unjudged-translation" // a rule of package snat's table that is not its own
+	NoteUntouched   NoteName = "untranslated"         // nothing on the node translates this source, by design
 )
 
 // Path is a packet's way out and its answer's way back.
@@ -102,14 +197,26 @@ type Path struct {
 	Out    []Hop
 	Back   []Hop
 	Faults []Fault
+	// Unchecked is what could not be judged.
+	Unchecked []Note `json:",omitempty"`
 	// Egress is the link by which the packet leaves the node, Mark its mark then,
 	// and Source its source then.
 	Egress string `json:",omitempty"`
 	Mark   uint32
 	Source netip.Addr
+
+	// asked are the lookups of both directions, for Confirm.
+	asked []lookedUp
 }
 
-// OK reports that the packet arrives as far as the node can tell.
+// lookedUp is a route lookup with its answer.
+type lookedUp struct {
+	query
+	verdict
+}
+
+// OK reports that no fault was found: the packet arrives as far as the node can
+// tell and nothing in Unchecked stops it.
 func (p Path) OK() bool { return len(p.Faults) == 0 }
 
 // Has reports whether a fault was found.
@@ -148,30 +255,55 @@ func (p Path) String() string {
 			}
 		}
 	}
-	if p.OK() {
-		b.WriteString("no fault found\n")
-	}
 	for _, f := range p.Faults {
 		fmt.Fprintf(&b, "FAULT %s: %s\n", f.Name, f.Detail)
+	}
+	for _, n := range p.Unchecked {
+		fmt.Fprintf(&b, "NOT CHECKED %s: %s\n", n.Name, n.Detail)
+	}
+	switch {
+	case !p.OK():
+	case len(p.Unchecked) > 0:
+		b.WriteString("no fault found in what was checked\n")
+	default:
+		b.WriteString("no fault found\n")
 	}
 	return b.String()
 }
 
 // Trace explains the way of a packet of f through the node and the way of its
 // answer, decision by decision, and names what is wrong. It is a pure function:
-// it decides as the kernel would, from what v holds. See [Handle.Confirm] for the
-// kernel's own answer.
+// it decides as the kernel would, from what v holds, and lists in
+// Path.Unchecked what v does not tell. See [Handle.Confirm] for the kernel's own
+// answer.
+//
+// Trace knows this package's rules and settings, those of package snat, and
+// routes and rules of anyone. It does not read other programs' packet filters, as
+// a FORWARD chain with policy drop, nor kube-proxy's translation of services: ask
+// about an endpoint. It follows a packet to the end of the node and not through
+// security groups, network ACLs and VPC route tables.
 func Trace(v View, f Flow) Path {
 	t := &tracer{v: v, p: Path{Flow: f, Source: f.Src}}
+	if err := f.Validate(); err != nil {
+		t.fault(FaultUnknownSource, "%v", err)
+		return t.p
+	}
 	if t.p.Flow.HostLink == "" {
 		t.p.Flow.HostLink = v.hostLinkOf(f.Src)
 	}
 	if t.direct() {
+		t.notes()
 		return t.p
 	}
-	if t.out() {
-		t.back()
+	if t.p.Flow.HostLink == "" && !v.Node.hasAddress(f.Src) {
+		t.fault(FaultUnknownSource, "%s is no address of this node, and no route or neighbour entry leads to a pod with it", f.Src)
+		return t.p
 	}
+	out := t.leg(f.Src, f.Dst, t.p.Flow.HostLink, &t.p.Out)
+	if end := t.out(out); end.reached {
+		t.back(end)
+	}
+	t.notes()
 	return t.p
 }
 
@@ -179,42 +311,115 @@ func Trace(v View, f Flow) Path {
 // it or, if that is lost, by what is desired.
 func (v View) hostLinkOf(a netip.Addr) string {
 	for _, r := range v.Node.Routes {
-		if r.Dst == hostPrefix(a) && (r.Table == TablePods || r.Protocol == RouteProtocol) {
+		if r.Dst == hostPrefix(a) && v.isPodLink(r.Link) {
 			return r.Link
 		}
 	}
 	for _, n := range v.Node.Neighbors {
-		if n.Addr == a {
+		if n.Addr == a && v.isPodLink(n.Link) {
 			return n.Link
 		}
 	}
-	if v.Desired != nil {
-		for _, p := range v.Desired.Pods {
-			if p.has(hostPrefix(a)) {
-				return p.HostLink()
-			}
+	if p, ok := v.podWith(a); ok && p.Mode.Whole == nil {
+		if p.Mode.Bridge != nil {
+			return p.Mode.Bridge.name()
 		}
+		return p.HostLink()
 	}
 	return ""
 }
 
-// owner returns the ENI that owns an address, with its link's name.
-func (v View) owner(a netip.Addr) (ENI, bool) {
+// podWith returns the desired pod that has an address.
+func (v View) podWith(a netip.Addr) (Pod, bool) {
 	if v.Desired == nil {
-		return ENI{}, false
+		return Pod{}, false
 	}
-	if e, ok := v.branchOwner(a); ok {
-		return e, true
+	for _, p := range v.Desired.Pods {
+		if p.has(hostPrefix(a)) {
+			p, _ = p.resolve(v.Node.Links)
+			return p, true
+		}
 	}
-	n, _ := v.Desired.Node.resolve(v.Node.Links)
-	for _, e := range n.ENIs {
-		for _, p := range append(e.Addrs, e.Sources...) {
-			if p.Addr() == a || p.Masked().Contains(a) && contains(e.Sources, a) {
-				return e, true
+	return Pod{}, false
+}
+
+// isPodLink reports whether a link leads to a pod.
+func (v View) isPodLink(name string) bool {
+	return strings.HasPrefix(name, v.prefix()) || isStrictLink(name)
+}
+
+// prefix begins the names of host links: what is desired or, where that is not
+// known, what our nftables table says.
+func (v View) prefix() string {
+	if v.Desired != nil {
+		return v.Desired.Node.prefix()
+	}
+	for _, c := range v.Node.Filter.Chains {
+		for _, rule := range c.Rules {
+			name, rest, ok := strings.Cut(strings.TrimPrefix(rule, `iifname "`), `*" `)
+			if ok && rest == "jump from-pod" {
+				return name
 			}
 		}
 	}
-	return ENI{}, false
+	return DefaultHostLinkPrefix
+}
+
+// owner returns the ENI that owns an address, with its link's name. It is not
+// sure if only the node's own tables say so.
+func (v View) owner(a netip.Addr) (e ENI, sure, ok bool) {
+	if v.Desired == nil {
+		e, ok = v.Node.eniOf(a)
+		return e, false, ok
+	}
+	if p, ok := v.podWith(a); ok && p.Mode.Branch != nil {
+		e := p.Mode.Branch.ENI
+		e.Link = p.Mode.Branch.Link()
+		return e, true, true
+	}
+	n, _ := v.Desired.Node.resolve(v.Node.Links)
+	for _, e := range n.ENIs {
+		if contains(e.Sources, a) {
+			return e, true, true
+		}
+		for _, p := range e.Addrs {
+			if p.Addr() == a {
+				return e, true, true
+			}
+		}
+	}
+	return ENI{}, false, false
+}
+
+// eniOf finds the ENI of a pod's address in what a node in the flat layout has:
+// the map of sources knows the ENI's number, and the rules from ENIs' own
+// addresses their tables.
+func (s State) eniOf(a netip.Addr) (ENI, bool) {
+	number := 0
+	for _, x := range s.Filter.Sources {
+		if x.Prefix.Contains(a) {
+			_, _ = fmt.Sscanf(x.Chain, "eni-%d", &number)
+		}
+	}
+	var found ENI
+	for _, r := range s.Rules {
+		card, device := place(r.Table)
+		switch {
+		case r.Priority == PriorityFromPod && r.Mask == MarkENI && r.Mark != uint32(Number(card, device)) && r.Table != TableMain:
+			return ENI{}, false // numbers of somebody's choice
+		case r.Priority == PriorityFromENI && r.From.IsValid() && r.IPv6 == a.Is6() && Number(card, device) == number:
+			found = ENI{Card: card, Device: device, Link: s.holder(r.From.Addr()), Addrs: []netip.Prefix{r.From}}
+		}
+	}
+	return found, found.Link != "" && number != 0
+}
+
+// place is the inverse of Table for secondary ENIs.
+func place(table int) (card, device int) {
+	if table < 10000 {
+		return 0, table - 1
+	}
+	return (table - 10000) / 100, table % 100
 }
 
 func contains(prefixes []netip.Prefix, a netip.Addr) bool {

@@ -5,208 +5,313 @@ package datapath
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
-// tracer follows one flow. Its methods return false where the packet ends.
+// tracer follows one flow.
 type tracer struct {
 	v View
 	p Path
 }
 
-func (t *tracer) hop(where, what, why string) {
-	t.p.Out = append(t.p.Out, Hop{where, what, why})
+// leg is one direction of a flow: a packet at the node. It comes in by a link, or
+// the node sends it.
+type leg struct {
+	query
+	in   string
+	hops *[]Hop
 }
 
-func (t *tracer) hopBack(where, what, why string) {
-	t.p.Back = append(t.p.Back, Hop{where, what, why})
+// end is where a leg ends: at a pod or in the VPC, both by the link to it, or at
+// the node.
+type end struct {
+	reached  bool
+	pod, vpc string
 }
+
+func (t *tracer) leg(src, dst netip.Addr, in string, hops *[]Hop) *leg {
+	proto, _ := t.p.Flow.proto()
+	l := &leg{query: query{src: src, dst: dst, iif: in, proto: proto}, in: in, hops: hops}
+	if hops == &t.p.Out {
+		l.dport = t.p.Flow.Port
+	} else {
+		l.sport = t.p.Flow.Port
+	}
+	return l
+}
+
+func (l *leg) hop(where, what, why string) { *l.hops = append(*l.hops, Hop{where, what, why}) }
+
+// enter sets the link that the packet comes in by.
+func (l *leg) enter(link string) { l.in, l.iif = link, link }
 
 func (t *tracer) fault(name FaultName, format string, args ...any) {
-	t.p.Faults = append(t.p.Faults, Fault{name, fmt.Sprintf(format, args...)})
+	f := Fault{name, fmt.Sprintf(format, args...)}
+	if !slices.Contains(t.p.Faults, f) {
+		t.p.Faults = append(t.p.Faults, f)
+	}
 }
 
-// out follows the packet until it leaves the node or reaches a pod or the node.
-func (t *tracer) out() bool {
-	f := t.p.Flow
-	if f.HostLink != "" && !(t.fromSandbox() && t.usable(f.HostLink) && t.prerouting()) {
+func (t *tracer) note(name NoteName, format string, args ...any) {
+	n := Note{name, fmt.Sprintf(format, args...)}
+	if !slices.Contains(t.p.Unchecked, n) {
+		t.p.Unchecked = append(t.p.Unchecked, n)
+	}
+}
+
+// notes adds what nothing on the way shows.
+func (t *tracer) notes() {
+	var others []string
+	for _, c := range t.v.Filters {
+		if c.Family != ipKeyword(t.p.Flow.Dst.Is4()) {
+			others = append(others, c.String())
+		}
+	}
+	if len(others) > 0 {
+		t.note(NoteForeign, "whether other programs' chains let it pass: %s", strings.Join(others, ", "))
+	}
+	if t.v.Translation != nil {
+		for _, odd := range t.v.Translation.Odd {
+			t.note(NoteTranslation, "what %s does", odd)
+		}
+	}
+}
+
+// unjudged notes rules that may decide instead of the one that does.
+func (t *tracer) unjudged(v verdict) {
+	for _, r := range v.unjudged {
+		t.note(NoteRule, "whether rule %q is about the packet", r)
+	}
+}
+
+// out follows the packet.
+func (t *tracer) out(l *leg) end {
+	if l.in != "" && !t.fromPod(l) {
+		return end{}
+	}
+	t.enforced()
+	return t.forward(l)
+}
+
+// back follows the answer from where the packet went.
+func (t *tracer) back(from end) {
+	l := t.leg(t.p.Flow.Dst, t.p.Flow.Src, "", &t.p.Back)
+	switch {
+	case from.vpc != "":
+		l.enter(from.vpc)
+		l.hop(l.in, "receives the answer from the VPC", "")
+		if t.p.Source != t.p.Flow.Src {
+			l.hop("snat", "translates the destination back to "+l.dst.String(), "")
+		}
+	case from.pod != "":
+		l.enter(from.pod)
+		if !t.fromPod(l) {
+			return
+		}
+	}
+	t.forward(l)
+}
+
+// fromPod follows a packet out of a pod, past the node's end of the veth pair
+// and our nftables table.
+func (t *tracer) fromPod(l *leg) bool {
+	if !t.usable(l, l.in) || !t.port(l.src, l.in) || !t.fromSandbox(l) || !t.prerouting(l) {
 		return false
 	}
-	q := query{src: f.Src, dst: f.Dst, mark: t.p.Mark, iif: f.HostLink}
-	v := t.v.Node.lookup(q)
+	t.snatMark(l)
+	return true
+}
+
+// fromSandbox follows a packet to the node's end of the veth pair.
+func (t *tracer) fromSandbox(l *leg) bool {
+	if !t.seen(l.src) {
+		l.hop(l.in, "receives it from the pod", "")
+		return true
+	}
+	s := *t.v.Sandbox
+	holder, ok := s.link(s.holder(l.src))
+	switch {
+	case !ok && t.v.hostLinkOf(l.src) != l.in:
+		t.fault(FaultSpoofed, "neither the sandbox nor any pod has the address %s", l.src)
+		return false
+	case !ok:
+		t.fault(FaultMissingAddr, "the sandbox does not have the address %s", l.src)
+		return false
+	case !holder.Up:
+		t.fault(FaultLinkDown, "link %s of the sandbox is down", holder.Name)
+		return false
+	}
+	v := s.lookup(query{src: l.src, dst: l.dst, proto: l.proto})
+	t.unjudged(v)
 	switch {
 	case v.local:
-		t.hop("node", "is the destination", "its own address "+f.Dst.String())
-		return true
-	case !v.found:
-		t.hop("routing", "finds no route", "")
-		t.fault(FaultMissingRoute, "no rule and table has a route from %s to %s with mark %#x", f.Src, f.Dst, q.mark)
+		l.hop("pod", "is the destination", "its own address "+l.dst.String())
 		return false
-	case v.route.Type != "":
-		t.hop("routing", "refuses", v.route.String())
-		t.fault(FaultBlockedRoute, "route %q refuses %s", v.route, f.Dst)
+	case v.refuses():
+		l.hop("pod", "refuses", v.route.String())
+		t.fault(FaultBlockedRoute, "%s in the sandbox refuses %s", v, l.dst)
+		return false
+	case !v.found || v.route.Link != holder.Name && holder.Kind != "ipvlan":
+		l.hop("pod", "has no way out", v.String())
+		t.noUplink(l, holder.Name, v)
 		return false
 	}
-	t.hop("rule "+fmt.Sprint(v.rule.Priority), "looks into table "+tableName(v.rule.Table), v.rule.String())
-	t.hop("table "+tableName(v.route.Table), "sends it to "+v.route.Link, v.route.String())
-	t.foreign(v.rule)
-	t.p.Egress = v.route.Link
-	if f.HostLink != "" {
-		t.forwarding(f.Dst.Is6())
-	}
-	if t.v.isPodLink(v.route.Link) {
-		return t.deliver(t.hop, f.Dst, v.route.Link)
-	}
-	return t.usable(v.route.Link) && t.leave(v)
+	l.hop("pod "+v.route.Link, "sends it", v.route.String())
+	return t.toHost(l, s, v.route)
 }
 
-// fromSandbox follows the packet to the node's end of the veth pair.
-func (t *tracer) fromSandbox() bool {
-	if t.v.Sandbox == nil {
-		t.hop(t.p.Flow.HostLink, "receives it from the pod", "")
+// seen reports whether the sandbox is that of the pod with an address, or of the
+// pod that should have it. Else it notes that the pod's inside is not known.
+func (t *tracer) seen(a netip.Addr) bool {
+	other := t.p.Flow.Dst
+	if a == other {
+		other = t.p.Flow.Src
+	}
+	if s := t.v.Sandbox; s != nil && (s.hasAddress(a) || a == t.p.Flow.Src && !s.hasAddress(other)) {
 		return true
 	}
-	s, f := *t.v.Sandbox, t.p.Flow
-	v := s.lookup(query{src: f.Src, dst: f.Dst})
-	if !v.found || v.local || v.route.Type != "" {
-		t.hop("pod", "has no way out", "")
-		t.fault(FaultMissingRoute, "the sandbox has no route to %s", f.Dst)
+	t.note(NoteSandbox, "what is inside the pod with %s", a)
+	return false
+}
+
+// noUplink says why a sandbox does not send by the link that has the source.
+func (t *tracer) noUplink(l *leg, link string, v verdict) {
+	table := TableMain
+	for _, r := range t.v.Sandbox.Rules {
+		if r.From == hostPrefix(l.src) && r.Table != tableLocal {
+			table = r.Table
+		}
+	}
+	way, ok := t.v.Sandbox.longest(table, l.dst)
+	switch {
+	case ok && way.Link == link || v.found && table == TableMain:
+		t.fault(FaultMissingRule, "no rule of the sandbox sends packets from %s to a table that leads out by %s; decided by %q", l.src, link, v.rule)
+	default:
+		t.fault(FaultMissingRoute, "the sandbox has no route to %s by %s", l.dst, link)
+	}
+}
+
+// toHost checks that the sandbox sends to the MAC of the node's end.
+func (t *tracer) toHost(l *leg, s State, way Route) bool {
+	host, _ := t.v.Node.link(l.in)
+	if !way.Via.IsValid() {
+		t.fault(FaultWrongRoute, "the sandbox's route %q has no gateway", way)
 		return false
 	}
-	t.hop("pod "+v.route.Link, "sends it", v.route.String())
-	if !s.hasAddress(f.Src) {
-		t.fault(FaultSpoofed, "the sandbox does not have the address %s", f.Src)
-	}
-	host, ok := t.v.Node.link(f.HostLink)
-	if !v.route.Via.IsValid() || !ok {
-		return ok
-	}
-	n, ok := s.neighbor(v.route.Link, v.route.Via)
+	n, ok := s.neighbor(way.Link, way.Via)
 	switch {
 	case !ok:
-		t.fault(FaultNoNeighbor, "the sandbox has no permanent entry for its gateway %s, which nobody answers for", v.route.Via)
+		t.fault(FaultNoNeighbor, "the sandbox has no permanent entry for its gateway %s, which nobody answers for", way.Via)
 		return false
 	case n.MAC != host.MAC:
 		t.fault(FaultStaleNeighbor, "the sandbox sends to MAC %s, but %s has %s", n.MAC, host.Name, host.MAC)
 		return false
 	}
-	t.hop(f.HostLink, "receives it", n.String())
+	l.hop(l.in, "receives it", n.String())
 	return true
 }
 
 // usable reports whether a link is there and up.
-func (t *tracer) usable(name string) bool {
-	l, ok := t.v.Node.link(name)
+func (t *tracer) usable(l *leg, name string) bool {
+	link, ok := t.v.Node.link(name)
 	switch {
 	case !ok:
 		t.fault(FaultNoLink, "link %s does not exist", name)
-	case !l.Up:
+	case !link.Up:
 		t.fault(FaultLinkDown, "link %s is down", name)
-	}
-	return ok && l.Up
-}
-
-// prerouting goes through our nftables table and package snat's mark.
-func (t *tracer) prerouting() bool {
-	f, s := t.p.Flow, t.v.Node
-	if !t.v.isPodLink(f.HostLink) {
-		return true // a branch ENI's, which no rule is about
-	}
-	if s.Filter.empty() || !hasChain(s.Filter, "prerouting") || !hasChain(s.Filter, "from-pod") {
-		t.fault(FaultNoFilter, "the nftables table inet %s or a chain of it is missing", FilterTable)
-	}
-	for _, rule := range fromPodRules(s.Filter) {
-		if !t.apply(rule) {
-			return false
-		}
-	}
-	if t.v.Translation.applies(f.Dst) {
-		t.p.Mark |= MarkPrimary
-		t.hop("snat mark", fmt.Sprintf("sets the mark %#x: leave by the primary ENI", MarkPrimary), fmt.Sprintf("%s is outside %s", f.Dst, prefixesText(t.v.Translation.Inside)))
-	}
-	return true
-}
-
-func hasChain(f Filter, name string) bool {
-	for _, c := range f.Chains {
-		if c.Name == name && len(c.Rules) > 0 {
-			return true
-		}
-	}
-	return false
-}
-
-func fromPodRules(f Filter) []string {
-	for _, c := range f.Chains {
-		if c.Name == "from-pod" {
-			return c.Rules
-		}
-	}
-	return nil
-}
-
-// apply carries out one rule of our table for the packet.
-func (t *tracer) apply(rule string) bool {
-	f := t.p.Flow
-	switch {
-	case strings.HasPrefix(rule, "fib saddr . iif oif missing"):
-		v := t.v.Node.lookup(query{src: f.Dst, dst: f.Src})
-		if v.route.Link != f.HostLink {
-			t.hop("nft from-pod", "drops it", rule)
-			t.noWayBack(v)
-			return false
-		}
-		t.hop("nft from-pod", "accepts the source", "the way back is "+v.route.String())
-	case strings.HasSuffix(rule, "daddr "+f.Dst.String()+" reject"):
-		t.hop("nft from-pod", "refuses it", rule)
-		t.fault(FaultRefused, "pods may not use %s here", f.Dst)
+	case l.dst.Is6() && t.v.Node.sysctl(linkSysctl("ipv6", name, "disable_ipv6", "").Key) == "1":
+		t.fault(FaultIPv6Off, "IPv6 is switched off on link %s", name)
 		return false
-	case strings.Contains(rule, "vmap") && strings.HasPrefix(rule, ipWord(f.Src)+" "):
-		t.mark(rule)
 	}
-	return true
+	return ok && link.Up
 }
 
-// noWayBack says why the node does not take the source for the pod's own.
-func (t *tracer) noWayBack(v verdict) {
-	f := t.p.Flow
-	_, known := t.v.Node.neighbor(f.HostLink, f.Src)
-	switch {
-	case t.routed(f.Src, f.HostLink):
-		t.fault(FaultMissingRule, "no rule of priority %d sends packets for %s to the table with its route; decided by %q", PriorityToPod, f.Src, v.rule)
-	case known || t.v.Desired != nil && t.v.hostLinkOf(f.Src) == f.HostLink:
-		t.fault(FaultMissingRoute, "no route leads to pod %s by %s", f.Src, f.HostLink)
-	default:
-		t.fault(FaultSpoofed, "%s is not the address of the pod behind %s: %s", f.Src, f.HostLink, v)
-	}
-}
-
-func ipWord(a netip.Addr) string {
-	if a.Is6() {
-		return "ip6"
-	}
-	return "ip"
-}
-
-// mark finds the ENI's mark in the map of sources.
-func (t *tracer) mark(rule string) {
-	f := t.p.Flow
-	for _, s := range t.v.Node.Filter.Sources {
-		if !s.Prefix.Contains(f.Src) {
-			continue
-		}
-		for _, c := range t.v.Node.Filter.Chains {
-			var and, or uint32
-			if c.Name == s.Chain && len(c.Rules) == 1 {
-				if _, err := fmt.Sscanf(c.Rules[0], "meta mark set meta mark & 0x%x | 0x%x", &and, &or); err == nil {
-					t.p.Mark = t.p.Mark&and | or
-				}
-			}
-		}
-		t.hop("nft "+s.Chain, fmt.Sprintf("sets the mark %#x", t.p.Mark), s.String())
+// snatMark applies package snat's mark.
+func (t *tracer) snatMark(l *leg) {
+	tr := t.v.Translation
+	if l.hops != &t.p.Out || !tr.outside(l.dst) || tr.Mark == 0 || !strings.HasPrefix(l.in, tr.HostLinkPrefix) || t.v.Node.hasAddress(l.dst) {
 		return
 	}
-	t.hop("nft from-pod", "sets no mark", rule+" has no element for "+f.Src.String())
+	l.mark |= tr.Mark
+	l.hop("snat mark", fmt.Sprintf("sets the mark %#x: leave by the primary ENI", tr.Mark), fmt.Sprintf("%s is outside %s", l.dst, prefixesText(tr.Inside)))
+}
+
+// forward follows a packet from the routing decision to where it goes.
+func (t *tracer) forward(l *leg) end {
+	v := t.v.Node.lookup(l.query)
+	t.p.asked = append(t.p.asked, lookedUp{l.query, v})
+	t.unjudged(v)
+	pod := t.podFor(l)
+	switch {
+	case v.local && pod != "":
+		t.noWayTo(l.dst, pod, l.in, v)
+		return end{}
+	case v.local:
+		if !t.reverse(l, "") {
+			return end{}
+		}
+		l.hop("node", "is the destination", "its own address "+l.dst.String())
+		return end{reached: true}
+	case !v.found && pod == "":
+		l.hop("routing", "finds no route", "")
+		t.noWayOut(l, v)
+		return end{}
+	case v.refuses():
+		l.hop("routing", "refuses", v.String())
+		t.refused(l, v)
+		return end{}
+	}
+	t.decision(l, v)
+	switch {
+	case pod != "" && !v.by(pod):
+		t.noWayTo(l.dst, pod, l.in, v)
+		return end{}
+	case pod == "" && !isStrictLink(l.in) && t.v.Node.hasAddress(l.dst):
+		t.noWayHome(l, v)
+		return end{}
+	case v.route.Link == "":
+		t.note(NoteRoute, "which way the kernel takes of route %q; the packet is not followed further", v.route)
+		return end{}
+	}
+	t.forwarding(l)
+	t.misrouted(l, v)
+	if !t.reverse(l, v.route.Link) {
+		return end{}
+	}
+	if l.hops == &t.p.Out {
+		t.p.Egress, t.p.Mark = v.route.Link, l.mark
+	}
+	if t.v.isPodLink(v.route.Link) {
+		return t.deliver(l, v.route.Link)
+	}
+	return t.leave(l, v)
+}
+
+// decision shows what decided.
+func (t *tracer) decision(l *leg, v verdict) {
+	if !v.found {
+		l.hop("routing", "finds no route", "")
+		return
+	}
+	l.hop("rule "+fmt.Sprint(v.rule.Priority), "looks into table "+tableName(v.rule.Table), v.rule.String())
+	link := v.route.Link
+	if link == "" {
+		link = "one of several links"
+	}
+	l.hop("table "+tableName(v.route.Table), "sends it to "+link, v.route.String())
+	t.foreign(v.rule)
+}
+
+// podFor returns the host link by which a packet reaches its destination if that
+// is a pod of this node and the packet shall not pass the VPC on its way, as those
+// from and to a pod on a branch ENI under Strict do.
+func (t *tracer) podFor(l *leg) string {
+	link := t.v.hostLinkOf(l.dst)
+	if isStrictLink(l.in) || isStrictLink(link) && !isVLANLink(l.in) {
+		return ""
+	}
+	return link
 }
 
 // foreign reports a decision by a rule that neither we nor the kernel made.
@@ -217,166 +322,95 @@ func (t *tracer) foreign(r Rule) {
 	t.fault(FaultForeignRule, "another program's rule %q decides", r)
 }
 
-// forwarding checks that the node is a router.
-func (t *tracer) forwarding(ipv6 bool) {
+// forwarding checks that the node is a router. For IPv4 the setting of the link
+// that the packet comes by decides, which the node's own sets when it is written.
+func (t *tracer) forwarding(l *leg) {
+	if l.in == "" {
+		return
+	}
 	key := "net.ipv4.ip_forward"
-	if ipv6 {
+	if l.dst.Is6() {
 		key = "net.ipv6.conf.all.forwarding"
 	}
-	if t.v.Node.sysctl(key) == "0" {
+	value := t.v.Node.sysctl(key)
+	link := linkSysctl("ipv4", l.in, "forwarding", "").Key
+	if own := t.v.Node.sysctl(link); l.dst.Is4() && own != "" && own != value {
+		key, value = link, own
+	}
+	if value == "0" {
 		t.fault(FaultNoForwarding, "%s is 0", key)
 	}
 }
 
-// isPodLink reports whether a link leads to a pod.
-func (v View) isPodLink(name string) bool {
-	prefix := DefaultHostLinkPrefix
-	if v.Desired != nil {
-		prefix = v.Desired.Node.prefix()
-	}
-	return strings.HasPrefix(name, prefix)
-}
-
 // deliver follows a packet to a pod of this node.
-func (t *tracer) deliver(hop func(where, what, why string), to netip.Addr, link string) bool {
-	if !t.usable(link) {
-		return false
+func (t *tracer) deliver(l *leg, link string) end {
+	if !t.usable(l, link) || !t.port(l.dst, link) {
+		return end{}
 	}
-	n, ok := t.v.Node.neighbor(link, to)
+	n, ok := t.v.Node.neighbor(link, l.dst)
 	if !ok {
-		t.fault(FaultNoNeighbor, "no permanent entry for pod %s on %s", to, link)
-		return false
+		t.fault(FaultNoNeighbor, "no permanent entry for pod %s on %s", l.dst, link)
+		return end{}
 	}
-	hop(link, "delivers it to the pod", n.String())
+	l.hop(link, "delivers it to the pod", n.String())
 	want := ""
-	if t.v.Sandbox != nil && t.v.Sandbox.hasAddress(to) {
-		for _, a := range t.v.Sandbox.Addresses {
-			if l, ok := t.v.Sandbox.link(a.Link); ok && a.Prefix.Addr() == to {
-				want = l.MAC
-			}
-		}
+	if p, ok := t.v.podWith(l.dst); ok {
+		want = p.SandboxMAC().String()
 	}
-	if t.v.Desired != nil && want == "" {
-		for _, p := range t.v.Desired.Pods {
-			if p.HostLink() == link {
-				want = p.SandboxMAC().String()
-			}
-		}
+	if s := t.v.Sandbox; s != nil && s.hasAddress(l.dst) {
+		want = podMAC(*s, l.dst, n.MAC)
+	} else {
+		t.note(NoteSandbox, "what is inside the pod with %s", l.dst)
 	}
 	if want != "" && want != n.MAC {
-		t.fault(FaultStaleNeighbor, "the node sends to MAC %s, but pod %s has %s", n.MAC, to, want)
-		return false
+		t.fault(FaultStaleNeighbor, "the node sends to MAC %s, but pod %s has %s", n.MAC, l.dst, want)
+		return end{}
 	}
-	return true
+	return end{reached: true, pod: link}
 }
 
-// leave checks the ENI by which the packet leaves, and its source.
-func (t *tracer) leave(v verdict) bool {
-	f := t.p.Flow
-	translated := f.HostLink != "" && t.v.Translation.applies(f.Dst)
-	if translated {
-		t.p.Source = t.v.Translation.To
-		t.hop("snat", "translates the source to "+t.p.Source.String(), "")
+// podMAC returns the MAC at which a sandbox takes packets for its address: that
+// of the link that has it or, beside an ipvlan link, of the veth pair.
+func podMAC(s State, a netip.Addr, like string) string {
+	holder, _ := s.link(s.holder(a))
+	if holder.Kind != "ipvlan" {
+		return holder.MAC
 	}
-	t.hop(v.route.Link, "sends it into the VPC", "")
-	private := f.Src.Is4() && f.Src.IsPrivate() && f.Dst.IsGlobalUnicast() && !f.Dst.IsPrivate()
-	if f.HostLink != "" && private && t.v.Translation == nil && !t.v.External {
-		t.fault(FaultLostSNAT, "%s leaves the node for %s untranslated, and the internet gateway drops it", f.Src, f.Dst)
-	}
-	if owner, ok := t.v.owner(t.p.Source); ok && owner.Link != v.route.Link {
-		t.misled(owner, v)
-	}
-	return true
-}
-
-// misled finds out why a packet leaves by an ENI that does not own its source.
-func (t *tracer) misled(owner ENI, v verdict) {
-	src := t.p.Source
-	t.fault(FaultWrongENI, "it leaves by %s, but %s owns %s: the VPC drops it", v.route.Link, owner.Link, src)
-	if owner.Primary() {
-		return
-	}
-	if t.v.Desired.Node.layout() == Flat && t.p.Flow.HostLink != "" {
-		t.misledFlat(owner, v)
-		return
-	}
-	for _, r := range t.v.Node.Rules {
-		if r.From == hostPrefix(src) && (r.Priority == PriorityFromPod || r.Priority == PriorityFromENI) {
-			t.fault(FaultWrongTable, "rule %q should look into table %d", r, owner.Table())
-			return
+	mac := ""
+	for _, l := range s.Links {
+		if l.Kind == "veth" && (mac == "" || l.MAC == like) {
+			mac = l.MAC
 		}
 	}
-	t.fault(FaultMissingRule, "no rule sends packets from %s to table %d", src, owner.Table())
+	return mac
 }
 
-func (t *tracer) misledFlat(owner ENI, v verdict) {
-	if t.p.Mark&MarkENI != uint32(owner.number()) {
-		t.fault(FaultMissingMark, "the source map should give %s the mark %#x, not %#x", t.p.Source, owner.number(), t.p.Mark&MarkENI)
-		return
+// reverse applies reverse path filtering, which only IPv4 has: strict filtering
+// drops a packet if the way back to its sender is another link, and loose
+// filtering if there is none. The kernel looks for that way as if the answer came
+// by the link that the packet shall leave by, and without its mark.
+func (t *tracer) reverse(l *leg, out string) bool {
+	if l.in == "" || l.src.Is6() {
+		return true
 	}
-	for _, r := range t.v.Node.Rules {
-		if r.Priority == PriorityFromPod && r.Mask == MarkENI && r.Mark == uint32(owner.number()) && r.IPv6 == t.p.Source.Is6() {
-			t.fault(FaultWrongTable, "rule %q should look into table %d, and that should lead to %s", r, owner.Table(), owner.Link)
-			return
-		}
+	key := linkSysctl("ipv4", l.in, "rp_filter", "").Key
+	mode := max(t.v.Node.sysctl(key), t.v.Node.sysctl("net.ipv4.conf.all.rp_filter"))
+	v := t.v.Node.lookup(query{src: l.dst, dst: l.src, iif: out, proto: l.proto})
+	if mode == "" || mode == "0" || v.by(l.in) {
+		return true
 	}
-	t.fault(FaultMissingRule, "no rule sends the mark %#x to table %d; decided by %q", owner.number(), owner.Table(), v.rule)
-}
-
-// back follows the answer from the VPC, or from a pod or the node itself, to
-// where the packet came from.
-func (t *tracer) back() {
-	f := t.p.Flow
-	in := t.p.Egress
-	if in != "" && !t.v.isPodLink(in) {
-		t.hopBack(in, "receives the answer from the VPC", "")
-		if !t.reverse(in) {
-			return
-		}
-		if t.p.Source != f.Src {
-			t.hopBack("snat", "translates the destination back to "+f.Src.String(), "")
-		}
+	if isVLANLink(out) && isStrictLink(l.in) {
+		t.explain(&leg{query: query{dst: l.src}}, t.dueTo(l.src, l.in, out), v)
 	}
-	if f.HostLink == "" {
-		t.hopBack("node", "is the destination", "")
-		return
-	}
-	v := t.v.Node.lookup(query{src: f.Dst, dst: f.Src, iif: in})
-	t.hopBack("routing", v.String(), "")
-	switch {
-	case v.route.Link == f.HostLink:
-		t.deliver(t.hopBack, f.Src, f.HostLink)
-	default:
-		t.noWayBack(v)
-	}
-}
-
-// routed reports whether some table has a route to the pod.
-func (t *tracer) routed(a netip.Addr, link string) bool {
-	for _, r := range t.v.Node.Routes {
-		if r.Dst == hostPrefix(a) && r.Link == link {
+	if mode == "2" {
+		bare := !slices.ContainsFunc(t.v.Node.Addresses, func(a Address) bool { return a.Link == l.in && a.Prefix.Addr().Is4() })
+		if v.found && !v.local && !v.refuses() && !bare {
 			return true
 		}
+		t.fault(FaultNoReverse, "%s drops what comes from %s: reverse path filtering is %s, and the way to it is %s", l.in, l.src, mode, v)
+		return false
 	}
-	return false
-}
-
-// reverse applies reverse path filtering to the answer: strict filtering drops
-// it where the way back to its sender is another link.
-func (t *tracer) reverse(in string) bool {
-	if t.p.Flow.Src.Is6() {
-		return true
-	}
-	link := "net.ipv4.conf." + strings.ReplaceAll(in, ".", "/") + ".rp_filter"
-	mode := max(t.v.Node.sysctl(link), t.v.Node.sysctl("net.ipv4.conf.all.rp_filter"))
-	if mode != "1" {
-		return true
-	}
-	v := t.v.Node.lookup(query{src: t.p.Source, dst: t.p.Flow.Dst})
-	if v.route.Link == in {
-		return true
-	}
-	t.fault(FaultStrictReverse, "%s drops the answer from %s: %s=%s, and without a mark the way to it is %s", in, t.p.Flow.Dst, link, mode, v.route.Link)
+	t.fault(FaultStrictReverse, "%s drops what comes from %s: reverse path filtering is %s, and without a mark the way to it is %s", l.in, l.src, mode, v)
 	return false
 }
 

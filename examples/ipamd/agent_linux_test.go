@@ -17,10 +17,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
 	"go.etcd.io/bbolt"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/eni"
 	enijournal "github.com/vpcnet/vpcnet/eni/boltjournal"
 	"github.com/vpcnet/vpcnet/eni/enitest"
@@ -259,9 +262,11 @@ func TestAgent(t *testing.T) {
 	if got := first.Addresses[0]; got.ENI != h.cloud.ENIs()[0].ID || got.Table != 254 || !netip.MustParsePrefix("10.0.0.0/24").Contains(got.Addr) {
 		t.Errorf("ADD: %+v, want an address of the primary ENI", got)
 	}
-	if s := readStatus(t, h); !s.Ready || len(s.Allocations) != 1 || s.Allocations[0].Pod != "pod-a" {
-		t.Errorf("status: %+v, want it ready with the pod's address", s)
+	seen := readStatus(t, h)
+	if !seen.Ready || len(seen.Allocations) != 1 || seen.Allocations[0].Pod != "pod-a" {
+		t.Errorf("status: %+v, want it ready with the pod's address", seen)
 	}
+	wantStatus(t, seen, h.cloud.ENIs()[0])
 	if status := run(t.Context(), []string{"-socket=" + h.path("agent.sock"), "-state-dir=" + h.path("other")}, noEnv, &lockedBuffer{}); status != 1 {
 		t.Errorf("a second agent on the same socket ended with status %d, want 1", status)
 	}
@@ -369,6 +374,27 @@ func TestStartsWhenMetadataComes(t *testing.T) {
 	eventually(t, p, func() error { return h.client().Status(t.Context()) })
 	if _, err := h.client().Add(t.Context(), request("a")); err != nil {
 		t.Errorf("ADD: %v", err)
+	}
+}
+
+// wantStatus holds what a trace of a packet goes by: where the ENI's link is to be
+// found, what is the ENI's, and the pod's host link.
+func wantStatus(t *testing.T, s status, e enitest.ENI) {
+	t.Helper()
+	want := eniStatus{
+		ID: e.ID, MAC: e.MAC, Addrs: []netip.Prefix{netip.PrefixFrom(e.Addr, e.SubnetPrefix.Bits())}, Table: datapath.TableMain, Ready: true,
+	}
+	if len(s.ENIs) == 0 || len(s.ENIs[0].Blocks) == 0 {
+		t.Fatalf("status: %+v, want an ENI with blocks", s)
+	}
+	got := s.ENIs[0]
+	got.Blocks = nil
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+		t.Errorf("ENI (-want +got):\n%s", diff)
+	}
+	link := datapath.HostLinkName("eni", "a", "eth0")
+	if len(s.Allocations) == 0 || s.Allocations[0].Link != link || s.Network.Layout != "flat" || s.Network.HostLinkPrefix != "eni" || s.Network.ExternalSNAT {
+		t.Errorf("status: %+v, want host link %s of a flat node", s, link)
 	}
 }
 

@@ -96,7 +96,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		return (&server.Server{Backend: b, SweepSoon: links.sweepSoon, Logger: log}).Serve(ctx, listener)
 	})
 	g.Go(func() error { return links.sweep(ctx, log) })
-	g.Go(func() error { return introspect(ctx, s.Introspection, b) })
+	g.Go(func() error { return introspect(ctx, s.Introspection, b, links) })
 	g.Go(func() error {
 		a, manager, err := start(ctx, s, b, links, log)
 		if err != nil || a == nil {

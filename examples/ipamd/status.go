@@ -8,30 +8,48 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/vpcnet/vpcnet/cniplugin/server"
+	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
 // status is what the introspection address answers, as JSON. It leaves out the
 // IDs of sandboxes: with one of them a process could pretend to be the runtime.
 type status struct {
-	Ready       bool         `json:"ready"`
-	Reason      ipam.Reason  `json:"reason,omitempty"`
-	Evidence    string       `json:"evidence,omitempty"`
-	Free        int          `json:"free"`
-	InFlight    []string     `json:"inFlight,omitempty"`
-	Decisions   []string     `json:"decisions,omitempty"`
-	ENIs        []eniStatus  `json:"enis"`
-	Allocations []allocation `json:"allocations"`
+	Ready     bool        `json:"ready"`
+	Reason    ipam.Reason `json:"reason,omitempty"`
+	Evidence  string      `json:"evidence,omitempty"`
+	Free      int         `json:"free"`
+	InFlight  []string    `json:"inFlight,omitempty"`
+	Decisions []string    `json:"decisions,omitempty"`
+	// Network is what the agent wants of the node's network as a whole.
+	Network     networkStatus `json:"network"`
+	ENIs        []eniStatus   `json:"enis"`
+	Allocations []allocation  `json:"allocations"`
 }
 
+type networkStatus struct {
+	Layout          string         `json:"layout"`
+	HostLinkPrefix  string         `json:"hostLinkPrefix"`
+	ServicePrefixes []netip.Prefix `json:"servicePrefixes,omitempty"`
+	ExternalSNAT    bool           `json:"externalSNAT"`
+}
+
+// eniStatus is an ENI, as the pool and as the node's network know it.
 type eniStatus struct {
-	ID     string        `json:"id"`
-	Card   int           `json:"card"`
-	Device int           `json:"device"`
+	ID     string         `json:"id"`
+	MAC    string         `json:"mac,omitempty"`
+	Card   int            `json:"card"`
+	Device int            `json:"device"`
+	Addrs  []netip.Prefix `json:"addrs,omitempty"`
+	// Table is its route table, Mark what packets of its pods carry in the flat
+	// layout.
+	Table  int           `json:"table"`
+	Mark   int           `json:"mark"`
 	Ready  bool          `json:"ready"`
 	Blocks []blockStatus `json:"blocks"`
 }
@@ -49,12 +67,20 @@ type allocation struct {
 	ENI       string     `json:"eni"`
 	Namespace string     `json:"namespace,omitempty"`
 	Pod       string     `json:"pod,omitempty"`
-	At        time.Time  `json:"at"`
+	// Link is the pod's host link.
+	Link string    `json:"link"`
+	At   time.Time `json:"at"`
 }
 
-// status is the present state.
-func (b *backend) status() status {
-	out := status{Reason: ipam.ReasonAgentStarting, ENIs: []eniStatus{}, Allocations: []allocation{}}
+// status is the present state of the pool, and of n, the node's network.
+func (b *backend) status(n datapath.Node) status {
+	out := status{
+		Reason: ipam.ReasonAgentStarting, ENIs: []eniStatus{}, Allocations: []allocation{},
+		Network: networkStatus{
+			Layout: b.settings.Layout, HostLinkPrefix: b.settings.VethPrefix,
+			ServicePrefixes: b.settings.ServicePrefixes, ExternalSNAT: b.settings.ExternalSNAT,
+		},
+	}
 	view := b.pool.View()
 	if a := b.agent.Load(); a != nil {
 		s := a.Status()
@@ -69,16 +95,35 @@ func (b *backend) status() status {
 		}
 		out.ENIs = append(out.ENIs, es)
 	}
+	out.ENIs = withLinks(out.ENIs, n)
 	for a := range b.pool.Allocations() {
-		out.Allocations = append(out.Allocations, allocation{a.Addr, a.ENI, a.Pod.Namespace, a.Pod.Name, a.At})
+		out.Allocations = append(out.Allocations, allocation{
+			a.Addr, a.ENI, a.Pod.Namespace, a.Pod.Name, datapath.HostLinkName(b.settings.VethPrefix, a.ContainerID, a.IfName), a.At,
+		})
 	}
 	return out
+}
+
+// withLinks adds what the node's network knows of ENIs, and those that the pool
+// has nothing of.
+func withLinks(enis []eniStatus, n datapath.Node) []eniStatus {
+	for _, e := range n.ENIs {
+		i := slices.IndexFunc(enis, func(s eniStatus) bool { return s.ID == e.ID })
+		if i < 0 {
+			i, enis = len(enis), append(enis, eniStatus{ID: e.ID, Card: e.Card, Device: e.Device, Blocks: []blockStatus{}})
+		}
+		enis[i].MAC, enis[i].Addrs = e.MAC.String(), e.Addrs
+	}
+	for i, e := range enis {
+		enis[i].Table, enis[i].Mark = datapath.Table(e.Card, e.Device), datapath.Number(e.Card, e.Device)
+	}
+	return enis
 }
 
 // introspect shows the agent's state at /v1/status, and counts for Prometheus at
 // /metrics, until ctx ends. where is a
 // host and port, or "unix:" and a path; empty means not at all.
-func introspect(ctx context.Context, where string, b *backend) error {
+func introspect(ctx context.Context, where string, b *backend, l *links) error {
 	if where == "" {
 		return nil
 	}
@@ -91,7 +136,7 @@ func introspect(ctx context.Context, where string, b *backend) error {
 		w.Header().Set("Content-Type", "application/json")
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
-		_ = e.Encode(b.status()) // the client went away
+		_ = e.Encode(b.status(l.snapshot(nil))) // the client went away
 	})
 	mux.Handle("GET /metrics", b.metrics.handler())
 	srv := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second}

@@ -9,7 +9,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
+	"slices"
 
 	"github.com/vpcnet/vpcnet/datapath"
 )
@@ -53,7 +55,7 @@ func stateDiff(ctx context.Context, std stdio, args []string) error {
 	fs := flag.NewFlagSet("state diff", flag.ContinueOnError)
 	var w where
 	w.register(fs)
-	about := "diff prints the ip and nft commands that lead from the state in file FROM to that\nin file TO; without TO, to this node's. Exit status 3 means that they differ."
+	about := "diff prints the ip and nft commands that lead from the state in file FROM to that\nin file TO; without TO, to this node's; then those of the sandbox, and how the\ntranslation of sources and other programs' chains differ. Exit status 3 means that\nthey differ."
 	pos, err := parseMixed(fs, std, args, about, "FROM [TO]")
 	if err != nil {
 		return err
@@ -73,14 +75,83 @@ func stateDiff(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return err
 	}
-	changes := datapath.Diff(from.Node, to.Node)
-	for _, c := range changes {
-		fmt.Fprintln(std.out, c)
-	}
-	if len(changes) > 0 {
+	if differences(std.out, from.View, to.View) {
 		return errFault
 	}
 	return nil
+}
+
+// differences prints what leads from one view to another, part by part, and
+// reports whether there is anything. The node's part stands first, as it is.
+func differences(out io.Writer, from, to datapath.View) bool {
+	found := false
+	part := func(title string, lines []string) {
+		if found = found || len(lines) > 0; len(lines) > 0 && title != "" {
+			fmt.Fprintln(out, "# "+title)
+		}
+		for _, line := range lines {
+			fmt.Fprintln(out, line)
+		}
+	}
+	part("", steps(from.Node, to.Node))
+	switch {
+	case from.Sandbox != nil && to.Sandbox != nil:
+		part("in the sandbox", steps(*from.Sandbox, *to.Sandbox))
+	case from.Sandbox != nil || to.Sandbox != nil:
+		fmt.Fprintln(out, "# the sandbox is not compared: only one of the two states has it")
+	}
+	part("the translation of sources", changedLines(translationLines(from.Translation), translationLines(to.Translation)))
+	part("other programs' chains", changedLines(chainLines(from.Filters), chainLines(to.Filters)))
+	return found
+}
+
+func steps(from, to datapath.State) []string {
+	var lines []string
+	for _, c := range datapath.Diff(from, to) {
+		lines = append(lines, c.String())
+	}
+	return lines
+}
+
+// changedLines returns the lines that only one has, with a sign before them.
+func changedLines(from, to []string) []string {
+	var lines []string
+	for _, l := range from {
+		if !slices.Contains(to, l) {
+			lines = append(lines, "- "+l)
+		}
+	}
+	for _, l := range to {
+		if !slices.Contains(from, l) {
+			lines = append(lines, "+ "+l)
+		}
+	}
+	return lines
+}
+
+func translationLines(t *datapath.Translation) []string {
+	if t == nil {
+		return nil
+	}
+	var lines []string
+	if t.To.IsValid() {
+		lines = append(lines, fmt.Sprintf("packets that leave by %s get the source %s", t.Link, t.To))
+	}
+	if t.Mark != 0 {
+		lines = append(lines, fmt.Sprintf("packets from %s* get the mark %#x", t.HostLinkPrefix, t.Mark))
+	}
+	for _, p := range t.Inside {
+		lines = append(lines, fmt.Sprintf("not to %s", p))
+	}
+	return append(lines, t.Odd...)
+}
+
+func chainLines(chains []datapath.OtherChain) []string {
+	var lines []string
+	for _, c := range chains {
+		lines = append(lines, c.String())
+	}
+	return lines
 }
 
 // load reads what "state save" wrote.

@@ -22,9 +22,12 @@ with it. Exit status 3 means that it found a fault.
   vpcctl trace -agent localhost:61679 default/web-0 8.8.8.8
   vpcctl trace -state saved.json 10.0.1.23 8.8.8.8
 
-The source is an address or, with -agent, a pod as NAMESPACE/NAME. Without
--agent it is not known which ENI owns an address, nor is a wrong ENI seen. On a
-live node the kernel is asked as well, as "ip route get" does.`
+The source is an address or, with -agent, a pod as NAMESPACE/NAME. What could not
+be judged stands behind NOT CHECKED: without -agent which ENI owns an address, so
+that a wrong ENI may not be seen, and without -sandbox what is inside the pod. On
+a live node the kernel is asked as well, as "ip route get" does. Packet filters of
+other programs, as a FORWARD chain with policy drop, are named as far as they are
+in nftables, and not read; services are not translated: ask about an endpoint.`
 
 // errFault marks a trace that found a fault, which has been printed.
 var errFault = errors.New("fault")
@@ -35,9 +38,9 @@ func trace(ctx context.Context, std stdio, args []string) error {
 	var w where
 	w.register(fs)
 	state := fs.String("state", "", "explain the state in `file`, as \"vpcctl state save\" writes it, and not this node's")
-	proto := fs.String("proto", "", "`protocol` of the packet, to be shown")
-	port := fs.Uint("port", 0, "destination `port`, to be shown")
-	link := fs.String("link", "", "host `link` the packet comes from; found by the source if empty")
+	proto := fs.String("proto", "", "`protocol` of the packet: icmp, tcp, udp, sctp or a number; rules of other programs may go by it")
+	port := fs.Uint("port", 0, "destination `port`; rules of other programs may go by it")
+	link := fs.String("link", "", "host `link` the packet comes from; found by the source, or told by the agent, if empty")
 	format := fs.String("o", "text", "output `format`: text or json")
 	pos, err := parseMixed(fs, std, args, traceAbout, "SOURCE DESTINATION")
 	if err != nil {
@@ -64,10 +67,14 @@ func trace(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return err
 	}
-	if src.Is4() != dst.Is4() {
-		return wrong(fs, std, fmt.Sprintf("%s and %s are of different families", src, dst))
+	flow := datapath.Flow{Src: src, Dst: dst, HostLink: *link, Proto: *proto, Port: uint16(*port)}
+	if err := flow.Validate(); err != nil {
+		return wrong(fs, std, err.Error())
 	}
-	path := datapath.Trace(s.View, datapath.Flow{Src: src, Dst: dst, HostLink: *link, Proto: *proto, Port: uint16(*port)})
+	if flow.HostLink == "" {
+		flow.HostLink = s.linkOf(src)
+	}
+	path := datapath.Trace(s.View, flow)
 	if *state == "" {
 		if err := w.confirm(ctx, &path); err != nil {
 			return err
@@ -118,4 +125,14 @@ func (s saved) address(name string, dst netip.Addr) (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("%q is no address, and no pods are known: name the agent's introspection address by -agent", name)
 	}
 	return netip.Addr{}, fmt.Errorf("the agent knows no pod %q with an address for %s; pods are named NAMESPACE/NAME", name, dst)
+}
+
+// linkOf returns the host link of the pod with an address, if the agent knows it.
+func (s saved) linkOf(a netip.Addr) string {
+	for _, p := range s.Pods {
+		if p.Addr == a {
+			return p.Link
+		}
+	}
+	return ""
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/vpcnet/vpcnet/datapath"
 )
@@ -38,9 +39,12 @@ func savedNode(t *testing.T, breakIt func(*saved)) string {
 	}
 	s := saved{
 		View: datapath.View{
-			Node:        datapath.Join(system, n.State(), pod.HostState()),
-			Desired:     &datapath.Desired{Node: n},
-			Translation: parseTranslation(snatText),
+			Node:    datapath.Join(system, n.State(), pod.HostState()),
+			Desired: &datapath.Desired{Node: n},
+			Translation: &datapath.Translation{
+				To: netip.MustParseAddr("10.0.0.10"), Link: "ens5", Mark: datapath.MarkPrimary, HostLinkPrefix: "eni",
+				Inside: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
+			},
 		},
 		Pods: []podAddr{{Addr: pod.Addrs[0].Addr, ENI: "eni-b", Namespace: "default", Pod: "web-0"}},
 	}
@@ -56,29 +60,6 @@ func savedNode(t *testing.T, breakIt func(*saved)) string {
 		t.Fatal(err)
 	}
 	return file
-}
-
-const snatText = `table inet vpcnet-snat {
-	set inside {
-		type ipv4_addr
-		flags interval
-		elements = { 10.0.0.0/16,
-			     192.0.2.7 }
-	}
-	chain source {
-		oifname "ens5" ip daddr != @inside fib saddr type != local counter snat ip to 10.0.0.10 fully-random
-	}
-}`
-
-func TestParseTranslation(t *testing.T) {
-	got := parseTranslation(snatText)
-	want := "10.0.0.10 [10.0.0.0/16 192.0.2.7/32]"
-	if got == nil || got.To.String()+" ["+got.Inside[0].String()+" "+got.Inside[1].String()+"]" != want {
-		t.Errorf("got %+v, want %s", got, want)
-	}
-	if got := parseTranslation("table inet vpcnet-snat {\n}\n"); got != nil {
-		t.Errorf("no rule that translates: got %+v", got)
-	}
 }
 
 func TestTrace(t *testing.T) {
@@ -122,6 +103,7 @@ func TestTraceUsage(t *testing.T) {
 		{[]string{"10.0.0.113"}, 2, "want a source and a destination"},
 		{[]string{"10.0.0.113", "nowhere"}, 2, `"nowhere" is no address`},
 		{[]string{"-state", file, "10.0.0.113", "2001:db8::1"}, 2, "of different families"},
+		{[]string{"-state", file, "-proto", "tpc", "10.0.0.113", "8.8.8.8"}, 2, `protocol "tpc"`},
 		{[]string{"-ports", "80", "10.0.0.113", "8.8.8.8"}, 2, "flag provided but not defined: -ports\n("},
 		{[]string{"10.0.0.113", "8.8.8.8", "-o", "xml"}, 2, "neither text nor json"},
 		{[]string{"10.0.0.113", "8.8.8.8", "-port", "70000"}, 2, "70000"},
@@ -155,27 +137,75 @@ func TestStateDiff(t *testing.T) {
 	}
 }
 
-// TestAgent asks an agent's introspection and puts it together with the kernel's
-// state.
+// TestStateDiffParts changes what is beside the node's own state.
+func TestStateDiffParts(t *testing.T) {
+	route := datapath.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("169.254.1.1"), Link: "eth0", Table: datapath.TableMain, Protocol: datapath.RouteProtocol}
+	with := func(f func(*saved)) string {
+		return savedNode(t, func(s *saved) {
+			s.Sandbox = &datapath.State{Routes: []datapath.Route{route}}
+			if f != nil {
+				f(s)
+			}
+		})
+	}
+	whole := with(nil)
+	for _, c := range []struct {
+		name string
+		file string
+		code int
+		want string
+	}{
+		{"nothing", with(nil), 0, ""},
+		{"pod's route", with(func(s *saved) { s.Sandbox.Routes = nil }), 3, "# in the sandbox\nip -4 route del default via 169.254.1.1 dev eth0 proto 118\n"},
+		{"no sandbox", with(func(s *saved) { s.Sandbox = nil }), 0, "# the sandbox is not compared: only one of the two states has it\n"},
+		{"no translation", with(func(s *saved) { s.Translation = nil }), 3, `# the translation of sources
+- packets that leave by ens5 get the source 10.0.0.10
+- packets from eni* get the mark 0x80
+- not to 10.0.0.0/16
+`},
+		{"no mark", with(func(s *saved) { s.Translation.Mark = 0 }), 3, "# the translation of sources\n- packets from eni* get the mark 0x80\n"},
+		{"another program", with(func(s *saved) {
+			s.Filters = []datapath.OtherChain{{Family: "ip", Table: "filter", Chain: "FORWARD", Drops: true}}
+		}), 3, "# other programs' chains\n+ ip filter FORWARD (policy drop)\n"},
+	} {
+		code, out, stderr := vpcctl(t, "state", "diff", whole, c.file)
+		if diff := cmp.Diff(c.want, out); code != c.code || diff != "" {
+			t.Errorf("%s: exit %d, want %d, %s (-want +got):\n%s", c.name, code, c.code, stderr, diff)
+		}
+	}
+}
+
+// TestAgent asks an agent's introspection.
 func TestAgent(t *testing.T) {
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = w.Write([]byte(`{"ready":true,"enis":[{"id":"eni-b","card":0,"device":1,"blocks":[{"prefix":"10.0.0.112/28"}]}],
-			"allocations":[{"addr":"10.0.0.113","eni":"eni-b","namespace":"default","pod":"web-0"}]}`))
-	}))
+	text := `{"ready":true,"network":{"layout":"per-pod","hostLinkPrefix":"vet","servicePrefixes":["10.9.0.0/16"],"externalSNAT":true},
+		"enis":[{"id":"eni-b","mac":"06:00:00:00:00:06","card":0,"device":1,"addrs":["10.0.0.20/24"],"blocks":[{"prefix":"10.0.0.112/28"}]}],
+		"allocations":[{"addr":"10.0.0.113","eni":"eni-b","namespace":"default","pod":"web-0","link":"vet1"}]}`
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte(text)) }))
 	defer srv.Close()
-	status, err := askAgent(t.Context(), strings.TrimPrefix(srv.URL, "http://"))
-	if err != nil {
-		t.Fatal(err)
+	ask := func() (agentStatus, datapath.Node, error) {
+		status, err := askAgent(t.Context(), strings.TrimPrefix(srv.URL, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := nodeOf(status)
+		return status, n, err
 	}
-	s, err := load(savedNode(t, nil))
-	if err != nil {
-		t.Fatal(err)
+	status, n, err := ask()
+	want := datapath.Node{
+		Layout: datapath.PerPod, HostLinkPrefix: "vet", ServicePrefixes: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")},
+		ENIs: []datapath.ENI{{
+			ID: "eni-b", MAC: net.HardwareAddr{6, 0, 0, 0, 0, 6}, Device: 1, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.20/24")},
+			Sources: []netip.Prefix{netip.MustParsePrefix("10.0.0.112/28")},
+		}},
 	}
-	n := nodeOf(status, s.Node, "eni")
-	if len(n.ENIs) != 1 || n.Layout != datapath.Flat || n.ENIs[0].Link != "ens6" || n.ENIs[0].MAC.String() != "06:00:00:00:00:06" || len(n.ENIs[0].Addrs) != 1 {
-		t.Errorf("node = %+v", n)
+	if diff := cmp.Diff(want, n, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); err != nil || diff != "" {
+		t.Errorf("node: %v (-want +got):\n%s", err, diff)
 	}
-	if len(status.Allocations) != 1 || status.Allocations[0].Pod != "web-0" {
-		t.Errorf("pods = %+v", status.Allocations)
+	if len(status.Allocations) != 1 || status.Allocations[0].Pod != "web-0" || status.Allocations[0].Link != "vet1" || !status.Network.ExternalSNAT {
+		t.Errorf("status = %+v", status)
+	}
+	text = strings.Replace(text, `"mac":"06:00:00:00:00:06",`, "", 1)
+	if _, _, err := ask(); err == nil || !strings.Contains(err.Error(), "eni-b") {
+		t.Errorf("an agent that tells no MAC: %v", err)
 	}
 }

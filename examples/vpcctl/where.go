@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"regexp"
 	"strings"
 	"time"
 
@@ -30,13 +29,22 @@ type podAddr struct {
 	ENI       string     `json:"eni"`
 	Namespace string     `json:"namespace"`
 	Pod       string     `json:"pod"`
+	Link      string     `json:"link,omitempty"`
 }
 
 // agentStatus is the part of ipamd's introspection that matters here.
 type agentStatus struct {
+	Network struct {
+		Layout          datapath.Layout `json:"layout"`
+		HostLinkPrefix  string          `json:"hostLinkPrefix"`
+		ServicePrefixes []netip.Prefix  `json:"servicePrefixes"`
+		ExternalSNAT    bool            `json:"externalSNAT"`
+	} `json:"network"`
 	ENIs []struct {
 		ID           string `json:"id"`
+		MAC          string `json:"mac"`
 		Card, Device int
+		Addrs        []netip.Prefix `json:"addrs"`
 		Blocks       []struct {
 			Prefix netip.Prefix `json:"prefix"`
 		} `json:"blocks"`
@@ -46,16 +54,15 @@ type agentStatus struct {
 
 // where says which node to look at.
 type where struct {
-	netns, sandbox, agent, prefix string
-	external                      bool
+	netns, sandbox, agent string
+	external              bool
 }
 
 func (w *where) register(fs *flag.FlagSet) {
 	fs.StringVar(&w.netns, "netns", "", "`path` of the node's network namespace; the present one if empty")
 	fs.StringVar(&w.sandbox, "sandbox", "", "`path` of the pod's network namespace, to look inside as well")
 	fs.StringVar(&w.agent, "agent", "", "introspection `address` of ipamd, host:port or unix:path, to know which ENI owns what")
-	fs.StringVar(&w.prefix, "host-link-prefix", datapath.DefaultHostLinkPrefix, "`prefix` of the names of pods' host links")
-	fs.BoolVar(&w.external, "external-snat", false, "something beyond the node translates sources")
+	fs.BoolVar(&w.external, "external-snat", false, "something beyond the node translates sources; the agent says so itself")
 }
 
 // read loads a saved state, or observes this node if file is empty.
@@ -88,16 +95,14 @@ func (w *where) observe(ctx context.Context) (saved, error) {
 	if err != nil {
 		return s, fmt.Errorf("agent at %s: %w", w.agent, err)
 	}
-	s.Pods = status.Allocations
-	s.Desired = &datapath.Desired{Node: nodeOf(status, s.Node, w.prefix)}
+	n, err := nodeOf(status)
+	if err != nil {
+		return s, fmt.Errorf("agent at %s: %w", w.agent, err)
+	}
+	s.Pods, s.Desired = status.Allocations, &datapath.Desired{Node: n}
+	s.External = s.External || status.Network.ExternalSNAT
 	return s, nil
 }
-
-// The parts of package snat's rules that decide about a packet's source.
-var (
-	translateTo     = regexp.MustCompile(`snat ip to (\S+)`)
-	translateInside = regexp.MustCompile(`(?s)set inside \{.*?elements = \{(.*?)\}`)
-)
 
 // translation reads how the node translates sources; nil is not at all.
 func (w *where) translation(ctx context.Context) (*datapath.Translation, error) {
@@ -110,29 +115,12 @@ func (w *where) translation(ctx context.Context) (*datapath.Translation, error) 
 	if err != nil {
 		return nil, err
 	}
-	return parseTranslation(rules.String()), nil
-}
-
-func parseTranslation(text string) *datapath.Translation {
-	to := translateTo.FindStringSubmatch(text)
-	if to == nil {
-		return nil
+	t, ok := rules.Translation()
+	if !ok {
+		return nil, nil
 	}
-	addr, err := netip.ParseAddr(to[1])
-	if err != nil {
-		return nil
-	}
-	t := &datapath.Translation{To: addr}
-	if inside := translateInside.FindStringSubmatch(text); inside != nil {
-		for _, f := range strings.FieldsFunc(inside[1], func(r rune) bool { return strings.ContainsRune(", \t\n", r) }) {
-			if p, err := netip.ParsePrefix(f); err == nil {
-				t.Inside = append(t.Inside, p)
-			} else if a, err := netip.ParseAddr(f); err == nil {
-				t.Inside = append(t.Inside, netip.PrefixFrom(a, a.BitLen()))
-			}
-		}
-	}
-	return t
+	translation := datapath.Translation(t)
+	return &translation, nil
 }
 
 // agentTime is how long the agent may take to answer.
@@ -168,42 +156,23 @@ func askAgent(ctx context.Context, where string) (agentStatus, error) {
 	return status, json.NewDecoder(resp.Body).Decode(&status)
 }
 
-// nodeOf puts together which ENI owns what: the agent knows the addresses, the
-// kernel the links.
-func nodeOf(status agentStatus, s datapath.State, prefix string) datapath.Node {
-	n := datapath.Node{Layout: datapath.PerPod, HostLinkPrefix: prefix}
-	for _, r := range s.Rules {
-		if r.Priority == datapath.PriorityToPod && r.Table == datapath.TablePods {
-			n.Layout = datapath.Flat
-		}
+// nodeOf returns the node as the agent wants it. Its links are found by MAC,
+// whatever the kernel's tables say.
+func nodeOf(status agentStatus) (datapath.Node, error) {
+	n := datapath.Node{
+		Layout: status.Network.Layout, HostLinkPrefix: status.Network.HostLinkPrefix,
+		ServicePrefixes: status.Network.ServicePrefixes,
 	}
 	for _, e := range status.ENIs {
-		x := datapath.ENI{ID: e.ID, Card: e.Card, Device: e.Device}
+		x := datapath.ENI{ID: e.ID, Card: e.Card, Device: e.Device, Addrs: e.Addrs}
+		var err error
+		if x.MAC, err = net.ParseMAC(e.MAC); err != nil {
+			return n, fmt.Errorf("it does not tell the MAC of %s; is it older than this program? %w", e.ID, err)
+		}
 		for _, b := range e.Blocks {
 			x.Sources = append(x.Sources, b.Prefix)
 		}
-		x.Link = linkOfTable(s, x.Table())
-		for _, l := range s.Links {
-			if l.Name == x.Link {
-				x.MAC, _ = net.ParseMAC(l.MAC)
-			}
-		}
-		for _, a := range s.Addresses {
-			if a.Link == x.Link && a.Prefix.Addr().IsGlobalUnicast() {
-				x.Addrs = append(x.Addrs, a.Prefix)
-			}
-		}
 		n.ENIs = append(n.ENIs, x)
 	}
-	return n
-}
-
-// linkOfTable returns the link of a table's default route.
-func linkOfTable(s datapath.State, table int) string {
-	for _, r := range s.Routes {
-		if r.Table == table && r.Dst.Bits() == 0 {
-			return r.Link
-		}
-	}
-	return ""
+	return n, nil
 }

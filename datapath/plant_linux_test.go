@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath_test
+
+import (
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"github.com/vpcnet/vpcnet/datapath"
+)
+
+// plant is a fault that Trace must name.
+type plant struct {
+	name string
+	// do is a shell script on the node, pod one in the sandbox. P4, P6 and HL are
+	// the pod's addresses and its host link.
+	do, pod string
+	// to is where the packet goes: to a host in the VPC if empty, to the internet,
+	// or to a pod of the node that is on the primary ENI.
+	to string
+	// want are the names of faults, by layout and family: the entry "flat v4", else
+	// "flat", else "v4", else "".
+	want map[string]string
+	// notes are what Trace must leave open.
+	notes string
+	// kernel says that only the kernel's own answer finds it.
+	kernel string
+	// node changes the node beforehand.
+	node func(*datapath.Node)
+}
+
+const bothFamilies = `for F in -4 -6; do `
+
+// all is a want that is the same everywhere.
+func all(names string) map[string]string { return map[string]string{"": names} }
+
+var plants = []plant{
+	{name: "nothing", want: all("")},
+	{name: "nothing, to the internet", to: "internet", want: all("")},
+	{name: "nothing, to a pod", to: "pod", want: all("")},
+	{name: "rules to pods deleted", do: bothFamilies + `while ip $F rule del pref 512 2>/dev/null; do :; done; done`,
+		want: map[string]string{"flat": "missing-rule", "per-pod": ""}}, // table main has the route as well
+	{name: "rules to pods deleted, to a pod", to: "pod", do: bothFamilies + `while ip $F rule del pref 512 2>/dev/null; do :; done; done`,
+		want: all("missing-rule")},
+	{name: "rules from pods deleted", do: bothFamilies + `while ip $F rule del pref 1536 2>/dev/null; do :; done; done`,
+		want: all("missing-rule wrong-eni")},
+	{name: "rules from pods to another table", do: bothFamilies + `S=$(ip $F rule | sed -n 's/^1536:\t\(.*\) lookup 2.*/\1/p'); ip $F rule del pref 1536; ip $F rule add $S pref 1536 lookup main protocol kernel; done`,
+		want: all("wrong-table wrong-eni")},
+	{name: "rule of the mark deleted", to: "internet", do: bothFamilies + `ip $F rule del pref 1024; done`,
+		want: map[string]string{"v4": "missing-rule lost-snat", "v6": ""}},
+	{name: "rule of the mark to another table", to: "internet", do: bothFamilies + `ip $F rule del pref 1024; ip $F rule add fwmark 0x80/0x80 pref 1024 lookup 2 protocol kernel; done`,
+		want: map[string]string{"v4": "wrong-table lost-snat", "v6": ""}},
+	{name: "table of the ENI flushed", do: bothFamilies + `ip $F route flush table 2; done`,
+		want: all("missing-route wrong-eni")},
+	{name: "table of the ENI by another link", do: `ip route replace default via 10.0.0.1 dev ens5 onlink table 2; ip -6 route replace default via fe80:ec2::1 dev ens5 table 2`,
+		want: all("wrong-route wrong-eni")},
+	{name: "a better default route by another link", do: `ip -6 route add default via fe80:ec2::1 dev ens5 table 2 metric 512`,
+		want: map[string]string{"v4": "", "v6": "wrong-route wrong-eni"}},
+	{name: "a route with two ways", do: `ip route replace default table 2 nexthop via 10.0.0.1 dev ens5 onlink nexthop via 10.0.0.1 dev ens6 onlink; ip -6 route add 2001:db8:0:7::/64 table 2 nexthop via fe80:ec2::1 dev ens5 nexthop via fe80:ec2::1 dev ens6`,
+		want: all(""), notes: "unjudged-route"},
+	{name: "another program's route to the pods' table", do: `ip route add 10.0.7.0/24 via 10.0.0.1 dev ens5 table 20000; ip -6 route add 2001:db8:0:7::/64 via fe80:ec2::1 dev ens5 table 20000`,
+		want: map[string]string{"flat": "wrong-route wrong-eni", "per-pod": ""}},
+	{name: "service prefix in the VPC", node: func(n *datapath.Node) { n.ServicePrefixes = prefixes("10.0.7.0/24", "2001:db8:0:7::/64") },
+		want: all("wrong-eni")},
+	{name: "pod's routes deleted", do: `for T in main 20000; do ip route del $P4 dev $HL table $T; ip -6 route del $P6 dev $HL table $T; done || :`,
+		want: all("missing-route")},
+	{name: "refusing route", to: "internet", do: `ip route add blackhole 198.51.100.0/24; ip -6 route add unreachable 2001:db8:99::/48 table 2`,
+		want: all("unreachable-route")},
+	{name: "refusing rule", do: bothFamilies + `ip $F rule add pref 600 prohibit; done`,
+		want: all("unreachable-route")},
+	{name: "another program's rule", do: `ip rule add from $P4 pref 700 lookup main; ip -6 rule add from $P6 pref 700 lookup main`,
+		want: all("foreign-rule wrong-eni")},
+	{name: "another program's rule with not", do: `ip rule add not from 10.9.0.0/16 pref 600 lookup main; ip -6 rule add not from fd00::/8 pref 600 lookup main`,
+		want: all("foreign-rule wrong-eni")},
+	{name: "another program's rule by protocol", do: bothFamilies + `ip $F rule add ipproto udp pref 600 lookup main; done`,
+		want: all("foreign-rule wrong-eni")},
+	{name: "another program's rule by port", do: bothFamilies + `ip $F rule add ipproto udp dport 7 pref 600 lookup main; done`,
+		want: all(""), notes: "unjudged-rule", kernel: "kernel-disagrees"},
+	{name: "rule that takes no default route", do: bothFamilies + `ip $F rule add pref 600 lookup main suppress_prefixlength 0; done`,
+		want: all("")},
+	{name: "pod's address on the node", do: `ip addr add $P4/32 dev lo; ip -6 addr add $P6/128 dev lo`,
+		want: all("address-on-node")},
+	{name: "neighbour deleted", do: `ip neigh del $P4 dev $HL; ip -6 neigh del $P6 dev $HL`,
+		want: all("missing-neighbour")},
+	{name: "neighbour stale", do: `ip neigh replace $P4 lladdr 02:00:00:00:00:99 dev $HL nud permanent; ip -6 neigh replace $P6 lladdr 02:00:00:00:00:99 dev $HL nud permanent`,
+		want: all("stale-neighbour")},
+	{name: "MAC of the host link changed", do: `ip link set $HL address 02:00:00:00:00:98`,
+		want: all("stale-neighbour")},
+	{name: "gateway's neighbour deleted", pod: `ip neigh del 169.254.1.1 dev eth0; ip -6 neigh del fe80::1 dev eth0`,
+		want: all("missing-neighbour")},
+	{name: "pod's address deleted", pod: `ip addr flush dev eth0 scope global`,
+		want: all("missing-address")},
+	{name: "pod's default route deleted", pod: `ip route del default; ip -6 route del default`,
+		want: all("missing-route")},
+	{name: "pod's link down", pod: `ip link set eth0 down; ip addr add $P4/32 dev eth0 2>/dev/null || :; ip -6 addr add $P6/128 dev eth0 nodad 2>/dev/null || :`,
+		want: all("link-down")},
+	{name: "host link down", do: `ip link set $HL down`,
+		want: all("link-down")},
+	{name: "secondary ENI down", do: `ip link set ens6 down`,
+		want: all("link-down wrong-eni")},
+	{name: "primary ENI down", do: `ip link set ens5 down`,
+		want: map[string]string{"flat v4": "no-reverse-route", "": ""}},
+	{name: "primary ENI down, to the internet", to: "internet", do: `ip link set ens5 down`,
+		want: map[string]string{"flat v4": "link-down no-reverse-route lost-snat", "per-pod v4": "link-down lost-snat", "v6": ""}},
+	{name: "IPv6 off on the host link", do: `sysctl -w net.ipv6.conf.$HL.disable_ipv6=1`,
+		want: map[string]string{"v4": "", "v6": "ipv6-off"}},
+	{name: "strict filtering on the secondary ENI", do: `sysctl -w net.ipv4.conf.ens6.rp_filter=1`,
+		want: map[string]string{"flat v4": "strict-rp-filter", "": ""}},
+	{name: "strict filtering on the primary ENI", to: "internet", do: `sysctl -w net.ipv4.conf.ens5.rp_filter=1`,
+		want: map[string]string{"per-pod v4": "strict-rp-filter", "": ""}},
+	{name: "strict filtering on the host link", do: `sysctl -w net.ipv4.conf.$HL.rp_filter=1`,
+		want: all("")},
+	{name: "no default route in table main", do: `ip route del default; ip -6 route del default`,
+		want: map[string]string{"flat v4": "no-reverse-route", "": ""}},
+	{name: "no router", do: `sysctl -w net.ipv4.ip_forward=0; sysctl -w net.ipv6.conf.all.forwarding=0`,
+		want: all("forwarding-off")},
+	{name: "the secondary ENI forwards nothing", do: `sysctl -w net.ipv4.conf.ens6.forwarding=0`,
+		want: map[string]string{"v4": "forwarding-off", "v6": ""}},
+	{name: "the host link forwards nothing", do: `sysctl -w net.ipv4.conf.$HL.forwarding=0`,
+		want: map[string]string{"v4": "forwarding-off", "v6": ""}},
+	{name: "our nftables table gone", do: `nft delete table inet vpcnet`,
+		want: map[string]string{"flat": "missing-filter wrong-eni", "per-pod": "missing-filter"}},
+	{name: "chain prerouting flushed", do: `nft flush chain inet vpcnet prerouting`,
+		want: map[string]string{"flat": "missing-filter wrong-eni", "per-pod": "missing-filter"}},
+	{name: "chain from-pod flushed", do: `nft flush chain inet vpcnet from-pod`,
+		want: map[string]string{"flat": "missing-filter wrong-eni", "per-pod": "missing-filter"}},
+	{name: "maps of sources flushed", do: `nft flush map inet vpcnet source4; nft flush map inet vpcnet source6`,
+		want: map[string]string{"flat": "missing-mark wrong-eni", "per-pod": ""}},
+	{name: "chain of the ENI flushed", do: `nft flush chain inet vpcnet eni-1 || :`,
+		want: map[string]string{"flat": "missing-mark wrong-eni", "per-pod": ""}},
+	{name: "a rule in our table", do: `nft insert rule inet vpcnet from-pod drop`,
+		want: all("dropped")},
+	{name: "a rule in our table that nobody knows", do: `nft insert rule inet vpcnet from-pod meta length 1-65535 drop`,
+		want: all(""), notes: "unjudged-filter"},
+	{name: "another program's chain", do: `nft add table inet x; nft add chain inet x f '{ type filter hook forward priority 0; policy drop; }'`,
+		want: all(""), notes: "foreign-filter"},
+	{name: "translation's table gone", to: "internet", do: `nft delete table inet vpcnet-snat`,
+		want: map[string]string{"v4": "lost-snat", "v6": ""}},
+	{name: "translation's rule gone", to: "internet", do: `nft flush chain inet vpcnet-snat source`,
+		want: map[string]string{"v4": "lost-snat", "v6": ""}},
+	{name: "translation's mark gone", to: "internet", do: `nft flush chain inet vpcnet-snat pods`,
+		want: map[string]string{"v4": "missing-mark lost-snat", "v6": ""}},
+}
+
+// wanted returns the faults of one layout and family.
+func (p plant) wanted(layout datapath.Layout, family string) string {
+	for _, key := range []string{string(layout) + " " + family, string(layout), family} {
+		if names, ok := p.want[key]; ok {
+			return names
+		}
+	}
+	return p.want[""]
+}
+
+// plantLab is a lab with a pod on each ENI, package snat, and a VPC that drops what
+// an ENI sends with a source of another in both families.
+func plantLab(t *testing.T, layout datapath.Layout, change func(*datapath.Node)) (l *lab, p, other datapath.Pod) {
+	t.Helper()
+	l = newLab(t, layout)
+	if change != nil {
+		change(&l.n)
+	}
+	in(t, l.vpc, func(h *netlink.Handle) error {
+		lo, err := h.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		for _, a := range []netip.Addr{vpcHost4, vpcHost6} {
+			if err := addAddr(h, lo, netip.PrefixFrom(a, a.BitLen()).String()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	l.listen(l.vpc, vpcHost4)
+	l.listen(l.vpc, vpcHost6)
+	vpc, err := datapath.Open(l.vpc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vpc.Close()
+	err = vpc.Apply(t.Context(), []datapath.Change{{Op: datapath.OpAdd, Item: datapath.Filter{Chains: []datapath.Chain{
+		{Name: "prerouting", Hook: "prerouting", Priority: -150, Rules: []string{`iifname "v*" jump from-pod`}},
+		{Name: "from-pod", Rules: []string{"fib saddr . iif oif missing drop"}},
+	}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.ensure()
+	l.translate()
+	p, other = l.pod(1, "one"), l.pod(0, "two")
+	l.add(p)
+	l.add(other)
+	l.listen(other.Netns, other.Addrs[0].Addr)
+	l.listen(other.Netns, other.Addrs[1].Addr)
+	return l, p, other
+}
+
+// shell runs a script in a namespace.
+func shell(t *testing.T, path, script string, vars ...string) {
+	t.Helper()
+	on(t, path, func() error {
+		cmd := exec.Command("sh", "-ec", shellSysctl+script)
+		cmd.Env = append(cmd.Environ(), vars...)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+}
+
+// TestTraceFindsFaults plants faults, compares what Trace names with the table, and
+// with what becomes of the pod's packets.
+func TestTraceFindsFaults(t *testing.T) {
+	for _, tool := range []string{"ip", "nft"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("needs the program %s: %v", tool, err)
+		}
+	}
+	for _, layout := range layouts {
+		for _, plant := range plants {
+			t.Run(string(layout)+"/"+plant.name, func(t *testing.T) {
+				l, p, other := plantLab(t, layout, plant.node)
+				vars := []string{"P4=" + p.Addrs[0].Addr.String(), "P6=" + p.Addrs[1].Addr.String(), "HL=" + p.HostLink()}
+				shell(t, l.node, plant.do, vars...)
+				shell(t, p.Netns, plant.pod, vars...)
+				v := l.view(p)
+				v.Desired.Pods = append(v.Desired.Pods, other)
+				var both sync.WaitGroup
+				for i, family := range []string{"v4", "v6"} {
+					to := map[string]netip.Addr{
+						"": []netip.Addr{vpcHost4, vpcHost6}[i], "internet": []netip.Addr{outside4, outside6}[i], "pod": other.Addrs[i].Addr,
+					}[plant.to]
+					f := datapath.Flow{Src: p.Addrs[i].Addr, Dst: to, Proto: "udp", Port: echoPort}
+					path := plant.check(t, l, v, f, plant.wanted(layout, family))
+					both.Go(func() { plant.send(t, p.Netns, path) })
+				}
+				both.Wait()
+			})
+		}
+	}
+}
+
+// check traces one flow with all that is known, as a saved state, and without the
+// agent's word.
+func (p plant) check(t *testing.T, l *lab, v datapath.View, f datapath.Flow, want string) datapath.Path {
+	t.Helper()
+	path := datapath.Trace(v, f)
+	if diff := cmp.Diff(sortedWords(want), faultNames(path.Faults)); diff != "" {
+		t.Errorf("faults (-want +got):\n%s\n%s", diff, path)
+	}
+	if p.notes != "" && !slices.ContainsFunc(path.Unchecked, func(n datapath.Note) bool { return string(n.Name) == p.notes }) {
+		t.Errorf("%s is not left open:\n%s", p.notes, path)
+	}
+	kernel, err := l.h.Confirm(t.Context(), path)
+	if diff := cmp.Diff(sortedWords(p.kernel), faultNames(kernel)); err != nil || diff != "" {
+		t.Errorf("the kernel's answers: %v, %v\n%s", kernel, err, path)
+	}
+	if again := datapath.Trace(throughJSON(t, v), f); again.String() != path.String() {
+		t.Errorf("a saved View is explained otherwise:\n%s", cmp.Diff(path.String(), again.String()))
+	}
+
+	bare := v
+	bare.Desired, bare.Sandbox = nil, nil
+	blind := datapath.Trace(bare, f)
+	for _, n := range faultNames(blind.Faults) {
+		if !path.Has(datapath.FaultName(n)) && n != string(datapath.FaultUnknownSource) && !p.hides(n) {
+			t.Errorf("without agent and sandbox it is %s, with them it is not\n%s\n%s", n, blind, path)
+		}
+	}
+	if blind.OK() && len(blind.Unchecked) == 0 {
+		t.Errorf("without agent and sandbox all is well and nothing is left open:\n%s", blind)
+	}
+
+	return path
+}
+
+// send sends the packet of a path, and compares what becomes of it.
+func (p plant) send(t *testing.T, from string, path datapath.Path) {
+	seen, err := ask(from, path.Flow.Src, path.Flow.Dst)
+	open := slices.ContainsFunc(path.Unchecked, func(n datapath.Note) bool { return string(n.Name) == p.notes })
+	switch {
+	case err == nil && seen != path.Source.String():
+		t.Errorf("the other side saw %s:\n%s", seen, path)
+	case err != nil && path.OK() && !open:
+		t.Errorf("no answer (%v), and no fault:\n%s", err, path)
+	}
+}
+
+// hides reports whether something inside the pod stands before a fault on the
+// node, which is another one.
+func (p plant) hides(name string) bool {
+	return p.name == "MAC of the host link changed" && name == string(datapath.FaultNoNeighbor)
+}
