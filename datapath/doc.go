@@ -60,8 +60,8 @@
 // by the next ADD or DEL, and DEL needs no record of what ADD did.
 //
 // [Handle.Watch] hears of each change that others make, and puts back what is ours.
-// [Trace] explains the way of a packet from values alone, and [Handle.Confirm]
-// compares that with the kernel's own answer.
+// [Trace] explains the way of a packet from values alone, names its faults and what
+// it cannot judge, and [Handle.Confirm] compares that with the kernel's own answer.
 //
 // # Modes
 //
