@@ -27,7 +27,7 @@ type verdict struct {
 	route Route
 	local bool
 	found bool
-	// unjudged are rules before that one which may decide instead.
+	// unjudged are rules that may decide instead.
 	unjudged []Rule
 }
 
@@ -55,19 +55,36 @@ func (v verdict) by(link string) bool {
 // lookup goes through rules and tables as the kernel does.
 func (s State) lookup(q query) verdict {
 	var v verdict
-	for _, r := range s.rulesFor(q.dst.Is6()) {
+	rules := s.rulesFor(q.dst.Is6())
+	for i, r := range rules {
 		applies, sure := r.judge(q)
 		if !sure {
 			v.unjudged = append(v.unjudged, r)
 		}
-		if !applies {
-			continue
-		}
-		if s.decide(&v, r, q.dst) {
+		if applies && s.decide(&v, r, q.dst) {
+			v.unjudged = append(v.unjudged, s.rivals(v, rules[i+1:], q)...)
 			return v
 		}
 	}
 	return v
+}
+
+// rivals returns the rules of the same priority as the one that decided which
+// would decide otherwise: of those the kernel takes the older, and a State does not
+// tell which that is.
+func (s State) rivals(v verdict, after []Rule, q query) []Rule {
+	var rivals []Rule
+	for _, r := range after {
+		if r.Priority != v.rule.Priority {
+			break
+		}
+		var other verdict
+		applies, sure := r.judge(q)
+		if !sure || applies && s.decide(&other, r, q.dst) && (other.local != v.local || other.route != v.route) {
+			rivals = append(rivals, r)
+		}
+	}
+	return rivals
 }
 
 // decide looks into the table of a rule that applies.

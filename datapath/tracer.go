@@ -81,7 +81,7 @@ func (t *tracer) notes() {
 // unjudged notes rules that may decide instead of the one that does.
 func (t *tracer) unjudged(v verdict) {
 	for _, r := range v.unjudged {
-		t.note(NoteRule, "whether rule %q is about the packet", r)
+		t.note(NoteRule, "whether rule %q decides", r)
 	}
 }
 

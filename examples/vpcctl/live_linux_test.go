@@ -154,7 +154,7 @@ var livePlants = []struct {
 		told: [2]string{"lost-snat", ""}, untold: [2]string{"lost-snat", ""},
 	},
 	{
-		name: "rule of the mark gone", do: `ip rule del pref 1024; ip -6 rule del pref 1024`,
+		name: "rule of the mark gone", do: `ip rule del pref 1024 fwmark 0x80/0x80; ip -6 rule del pref 1024 fwmark 0x80/0x80`,
 		told: [2]string{"lost-snat missing-rule", ""}, untold: [2]string{"lost-snat missing-rule", ""},
 	},
 	{
