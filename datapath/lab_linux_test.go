@@ -285,7 +285,10 @@ func (l *lab) listen(path string, a netip.Addr) {
 
 // ask sends a packet and returns the sender's address as the other side saw it.
 // An empty from lets the kernel choose.
-func ask(path string, from, to netip.Addr) (string, error) {
+func ask(path string, from, to netip.Addr) (string, error) { return askTimes(path, from, to, 3) }
+
+// askTimes sends up to that many packets, one after the other.
+func askTimes(path string, from, to netip.Addr, times int) (string, error) {
 	var c *net.UDPConn
 	err := try(path, func() (err error) {
 		var local *net.UDPAddr
@@ -301,7 +304,7 @@ func ask(path string, from, to netip.Addr) (string, error) {
 	defer c.Close()
 	b := make([]byte, 2048)
 	var n int
-	for range 3 {
+	for range times {
 		if _, err = c.Write([]byte("hello")); err != nil {
 			return "", err
 		}
