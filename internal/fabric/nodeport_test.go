@@ -45,18 +45,24 @@ func (s *suite) services(t *testing.T, h, far *host) {
 			name, serviceAddrs[family], fabric.EchoPort, netip.AddrPortFrom(outsideAddrs[family], fabric.EchoPort))
 		text.WriteString("\tchain masquerading {\n\t\ttype nat hook postrouting priority srcnat;\n\t\tmeta mark & 0x4000 == 0x4000 masquerade\n\t}\n}\n")
 	}
+	nft(t, h.ns, text.String())
+}
+
+// nft loads rules in a namespace.
+func nft(t *testing.T, ns *fabric.Netns, text string) {
+	t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil {
 		t.Skipf("needs the program nft: %v", err)
 	}
 	var out strings.Builder
 	cmd := exec.CommandContext(t.Context(), "nft", "-f", "-")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(text.String()), &out, &out
-	err := h.ns.Start(cmd)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(text), &out, &out
+	err := ns.Start(cmd)
 	if err == nil {
 		err = cmd.Wait()
 	}
 	if err != nil {
-		t.Fatalf("nft: %v\n%s%s", err, &text, &out)
+		t.Fatalf("nft: %v\n%s%s", err, text, &out)
 	}
 }
 

@@ -42,6 +42,7 @@ func TestSuite(t *testing.T) {
 				t.Run("no drift", s.noDrift)
 				t.Run("every way", s.everyWay)
 				t.Run("services", s.nodePorts)
+				t.Run("path MTUs", s.pathMTUs)
 				t.Run("metadata", s.metadata)
 				t.Run("spoofed sources", s.spoofedSources)
 				t.Run("deleted pods", s.deletedPods)
