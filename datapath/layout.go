@@ -346,11 +346,13 @@ func (p Pod) speaks(ipv6 bool) bool {
 	return false
 }
 
+// pathMTU is the MTU of the longest prefix that dst is part of, 0 if there is none.
 func (p Pod) pathMTU(dst netip.Prefix) int {
+	best := PathMTU{}
 	for _, m := range p.PathMTUs {
-		if m.Prefix == dst {
-			return m.MTU
+		if m.Prefix.Contains(dst.Addr()) && m.Prefix.Bits() <= dst.Bits() && (best.MTU == 0 || m.Prefix.Bits() > best.Prefix.Bits()) {
+			best = m
 		}
 	}
-	return 0
+	return best.MTU
 }

@@ -63,11 +63,9 @@ func (m *IPVLAN) sandbox(p Pod) State {
 	if p.Index > 0 {
 		table = p.Index
 	}
-	direct := Route{Link: p.IfName, Table: table, Protocol: RouteProtocol}
+	var ways []Route
 	add := func(dst netip.Prefix, via netip.Addr, link string) {
-		r := direct
-		r.Dst, r.Via, r.Link, r.MTU = dst.Masked(), via, link, p.pathMTU(dst)
-		s.Routes = append(s.Routes, r)
+		ways = append(ways, Route{Dst: dst.Masked(), Via: via, Link: link, Table: table, MTU: p.pathMTU(dst), Protocol: RouteProtocol})
 	}
 	for _, a := range p.Addrs {
 		gw := m.ENI.gatewayFor(a.Addr)
@@ -96,5 +94,27 @@ func (m *IPVLAN) sandbox(p Pod) State {
 			s.Sysctls = append(s.Sysctls, enableIPv6(p.IfName), linkSysctl("ipv6", p.IfName, "accept_dad", "0"))
 		}
 	}
+	s.Routes = append(redirect(s.Routes, ways), ways...)
 	return s
+}
+
+// redirect has the destinations with an MTU of their own reached as what they are
+// part of.
+func redirect(routes, ways []Route) (all []Route) {
+	for _, r := range routes {
+		best := Route{}
+		for _, w := range ways {
+			if r.Via.IsValid() && r.Dst.Bits() >= w.Dst.Bits() && w.Dst.Contains(r.Dst.Addr()) && (!best.Dst.IsValid() || w.Dst.Bits() > best.Dst.Bits()) {
+				best = w
+			}
+		}
+		switch {
+		case !best.Dst.IsValid():
+			all = append(all, r)
+		case best.Dst != r.Dst:
+			r.Via, r.Link = best.Via, best.Link
+			all = append(all, r)
+		}
+	}
+	return all
 }

@@ -51,6 +51,22 @@ func TestModeState(t *testing.T) {
 	}
 }
 
+// TestIPVLANPathMTUs has an MTU for all of the VPC, for a part of it, for the node,
+// and for everything else, which a peered network is part of.
+func TestIPVLANPathMTUs(t *testing.T) {
+	p := testPod(datapath.Flat, 2)
+	p.Addrs = p.Addrs[:1]
+	p.Mode = modes()["ipvlan"]
+	p.Mode.IPVLAN.Direct = append(p.Mode.IPVLAN.Direct, netip.MustParsePrefix("192.168.0.0/16"))
+	for _, m := range []struct {
+		prefix string
+		mtu    int
+	}{{"0.0.0.0/0", 1500}, {"10.0.0.0/16", 9001}, {"10.0.7.1/24", 1400}, {"10.0.0.10/32", 1300}, {"172.16.0.0/12", 1200}} {
+		p.PathMTUs = append(p.PathMTUs, datapath.PathMTU{Prefix: netip.MustParsePrefix(m.prefix), MTU: m.mtu})
+	}
+	golden(t, "mode-ipvlan-path-mtus", p.SandboxState().String())
+}
+
 func TestEnforcementState(t *testing.T) {
 	for _, e := range []datapath.Enforcement{datapath.Standard, datapath.Strict} {
 		n := testNode(datapath.PerPod)
