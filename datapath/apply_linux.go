@@ -97,7 +97,7 @@ func applyRoutes(c *conn, changes []Change) error {
 		return err
 	}
 	for i, a := range answers {
-		if err := settle(c, sent[i], a.err); err != nil {
+		if err := settle(sent[i], a.err); err != nil {
 			return fmt.Errorf("%s: %w", sent[i], err)
 		}
 	}
@@ -124,32 +124,13 @@ func (b *batch) change(ch Change, index int) {
 	}
 }
 
-// settle decides about the kernel's answer to a change. What cannot be changed
-// in place is deleted and added again.
-func settle(c *conn, ch Change, err error) error {
-	switch {
-	case err == nil:
+// settle decides about the kernel's answer to a change. A rule that is there already
+// was made by another call just now.
+func settle(ch Change, err error) error {
+	if ch.Op == OpDelete && isGone(err) || ch.Op == OpAdd && isRule(ch.Item) && errors.Is(err, unix.EEXIST) {
 		return nil
-	case ch.Op == OpDelete && isGone(err):
-		return nil
-	case ch.Op != OpAdd || !errors.Is(err, unix.EEXIST):
-		return err
 	}
-	rule, ok := ch.Item.(Rule)
-	if !ok {
-		return err
-	}
-	// The same rule with another protocol, which the kernel does not compare.
-	old := rule
-	old.Protocol = 0
-	var b batch
-	b.rule(OpDelete, old)
-	b.rule(OpAdd, rule)
-	answers, err := c.do(&b)
-	if err != nil {
-		return err
-	}
-	return answers[1].err
+	return err
 }
 
 // isGone reports whether err says that what should be deleted does not exist.

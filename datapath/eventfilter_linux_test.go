@@ -3,8 +3,12 @@
 package datapath
 
 import (
+	"context"
 	"net/netip"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestEventsOfPods holds that a Watch does not look for each pod that comes or goes,
@@ -73,5 +77,39 @@ func TestEventsOfPods(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestLostReports fills the buffer for reports: Watch looks, though none of those
+// that are left is about anything of ours.
+func TestLostReports(t *testing.T) {
+	h, _ := crashNode(t)
+	m, err := newMonitor(h.ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	if err := unix.SetsockoptInt(m.route, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096); err != nil {
+		t.Fatal(err)
+	}
+	w := &watcher{h: h}
+	have, err := h.observe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.filter.learn(Desired{}, have)
+	foreign := Rule{Priority: 700, Table: 77, Protocol: 4}
+	for range 200 {
+		if err := h.Apply(t.Context(), []Change{{OpAdd, foreign}, {OpDelete, foreign}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := w.idle(ctx, m, time.Hour); err != nil {
+		t.Errorf("Watch goes on waiting: %v", err)
+	}
+	if err := w.idle(ctx, m, time.Millisecond); err != nil {
+		t.Errorf("Watch does not come back: %v", err)
 	}
 }

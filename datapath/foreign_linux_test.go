@@ -4,51 +4,138 @@ package datapath_test
 
 import (
 	"net/netip"
-	"os/exec"
-	"strings"
+	"slices"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-// TestObserveForeign reads rules and routes that this package does not make, and
-// whose text iproute2 takes back.
-func TestObserveForeign(t *testing.T) {
-	if _, err := exec.LookPath("ip"); err != nil {
-		t.Skipf("needs the program ip: %v", err)
+// The tests here put things beside ours that resemble them: they must stay.
+
+// static is the protocol number of routes and rules that an administrator makes.
+const static = 4
+
+func (l *lab) apply(items ...datapath.Item) {
+	l.t.Helper()
+	var changes []datapath.Change
+	for _, i := range items {
+		changes = append(changes, datapath.Change{Op: datapath.OpAdd, Item: i})
 	}
-	l := newLab(t, datapath.Flat)
-	script := []string{
-		"ip -4 rule add pref 600 from all ipproto tcp dport 80-443 lookup main protocol static",
-		"ip -6 rule add pref 0 from fe80:ec2::1 ipproto ipv6-icmp lookup local protocol kernel",
-		"ip -4 rule add pref 601 not from 10.9.0.0/16 lookup main suppress_prefixlength 0 protocol static",
-		"ip -4 route replace 192.0.2.0/24 proto static nexthop via 10.0.0.1 dev ens5 weight 1 nexthop via 10.0.0.2 dev ens5 weight 3",
+	if err := l.h.Apply(l.t.Context(), changes); err != nil {
+		l.t.Fatal(err)
 	}
-	on(t, l.node, func() error {
-		out, err := exec.Command("sh", "-ec", strings.Join(script, "\n")).CombinedOutput()
-		if err != nil {
-			t.Errorf("%s", out)
-		}
-		return err
-	})
-	got := l.state()
-	for _, want := range []string{
-		"pref 600 from all ipproto tcp dport 80-443 lookup main protocol static",
-		script[1], // the one that this package makes as well
-		"pref 601 from 10.9.0.0/16 not suppress_prefixlength 0 lookup main protocol static",
-		script[3],
+}
+
+// TestDelLeavesOthersRules has rules of others for a pod's address, in the places of
+// ours.
+func TestDelLeavesOthersRules(t *testing.T) {
+	for name, remove := range map[string]func(*lab, datapath.Pod) error{
+		"DelPod": func(l *lab, p datapath.Pod) error { return l.h.DelPod(t.Context(), p) },
+		"RetirePod and Sweep": func(l *lab, p datapath.Pod) error {
+			if err := l.h.RetirePod(t.Context(), p); err != nil {
+				return err
+			}
+			return l.h.Sweep(t.Context())
+		},
 	} {
-		if !contains(got, want) {
-			t.Errorf("no %q in:\n%s", want, got)
+		for _, layout := range layouts {
+			t.Run(string(layout)+"/"+name, func(t *testing.T) {
+				l := newLab(t, layout)
+				l.ensure()
+				p := l.pod(1, "one")
+				l.add(p)
+				var others []datapath.Rule
+				for _, a := range p.Addrs {
+					host := netip.PrefixFrom(a.Addr, a.Addr.BitLen())
+					others = append(others,
+						datapath.Rule{IPv6: a.Addr.Is6(), Priority: datapath.PriorityToPod, To: host, Table: 77, Protocol: static},
+						datapath.Rule{IPv6: a.Addr.Is6(), Priority: datapath.PriorityFromPod, From: host, Table: 77, Protocol: static})
+				}
+				for _, r := range others {
+					l.apply(r)
+				}
+				if err := remove(l, p); err != nil {
+					t.Fatal(err)
+				}
+				have, err := l.h.Observe(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, r := range others {
+					if !slices.Contains(have.Rules, r) {
+						t.Errorf("gone: %v", r)
+					}
+				}
+			})
 		}
 	}
-	n := datapath.Rule{
-		IPv6: true, From: netip.MustParsePrefix("fe80:ec2::1/128"), IPProto: 58, Table: 255, Protocol: 2,
+}
+
+// TestDelLeavesOthersPods: a route that somebody else has put on the link of a pod
+// makes the address no pod's of that link.
+func TestDelLeavesOthersPods(t *testing.T) {
+	l := newLab(t, datapath.PerPod)
+	l.ensure()
+	gone, stays := l.pod(0, "gone"), l.pod(1, "stays")
+	l.add(gone)
+	l.add(stays)
+	for _, a := range stays.Addrs {
+		l.apply(datapath.Route{Dst: netip.PrefixFrom(a.Addr, a.Addr.BitLen()), Link: gone.HostLink(), Table: 100, Protocol: static})
 	}
-	if err := l.h.Apply(t.Context(), []datapath.Change{{Op: datapath.OpDelete, Item: n}}); err != nil {
+	if err := l.h.DelPod(t.Context(), datapath.Pod{ContainerID: gone.ContainerID, IfName: gone.IfName}); err != nil {
 		t.Fatal(err)
 	}
-	if contains(l.state(), script[1]) {
-		t.Error("the rule with a protocol is still there")
+	l.talks(stays)
+}
+
+// TestOthersInOurPlaces: a rule at one of our priorities stays if it matches on what
+// ours never do, or is equal to ours but for its protocol.
+func TestOthersInOurPlaces(t *testing.T) {
+	l := newLab(t, datapath.Flat)
+	l.ensure()
+	port := netlink.NewRule()
+	port.Priority, port.Table, port.Protocol, port.Dport = datapath.PriorityPrimaryMark, 77, 2, netlink.NewRulePortRange(80, 80)
+	in(t, l.node, func(h *netlink.Handle) error { return h.RuleAdd(port) })
+	marked := datapath.Rule{Priority: datapath.PriorityPrimaryMark, Mark: datapath.MarkPrimary, Mask: datapath.MarkPrimary, Table: datapath.TableMain, Protocol: 2}
+	same := marked
+	same.Protocol = static
+	l.apply(same)
+	before := l.state()
+	if err := l.h.Apply(t.Context(), []datapath.Change{{Op: datapath.OpDelete, Item: marked}}); err != nil {
+		t.Fatal(err)
+	}
+	l.ensure()
+	if after := l.state(); after != before || !contains(before, same.String(), marked.String()) {
+		t.Errorf("after EnsureNode:\n%s\nbefore:\n%s", after, before)
+	}
+	in(t, l.node, func(h *netlink.Handle) error { return h.RuleDel(port) })
+	l.apply(marked) // there already
+}
+
+// TestRetiredHasNothing: while a retired link waits for Sweep, nothing leads to it.
+func TestRetiredHasNothing(t *testing.T) {
+	for _, layout := range layouts {
+		l := newLab(t, layout)
+		l.ensure()
+		p := l.pod(1, "one")
+		l.add(p)
+		if err := l.h.RetirePod(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		have, err := l.h.Observe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range have.Routes {
+			if r.Link == p.HostLink() {
+				t.Errorf("%s: %v", layout, r)
+			}
+		}
+		for _, n := range have.Neighbors {
+			if n.Link == p.HostLink() {
+				t.Errorf("%s: %v", layout, n)
+			}
+		}
 	}
 }

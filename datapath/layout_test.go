@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -210,5 +212,38 @@ func TestValidatePod(t *testing.T) {
 		if change(&p); p.Validate() == nil {
 			t.Errorf("%s: Validate() = nil, want an error", name)
 		}
+	}
+}
+
+// TestOwned holds what of a state that resembles ours belongs to the node.
+func TestOwned(t *testing.T) {
+	n := testNode(datapath.Flat)
+	host := netip.MustParsePrefix("10.0.0.101/32")
+	for _, c := range []struct {
+		name string
+		have datapath.State
+		want bool
+	}{
+		{"rule", datapath.State{Rules: []datapath.Rule{{Priority: 1024, Table: 77, Protocol: 2}}}, true},
+		{"rule of another protocol", datapath.State{Rules: []datapath.Rule{{Priority: 1024, Table: 77, Protocol: 4}}}, false},
+		{"rule of another priority", datapath.State{Rules: []datapath.Rule{{Priority: 1025, Table: 77, Protocol: 2}}}, false},
+		{"rule by what ours never know", datapath.State{Rules: []datapath.Rule{{Priority: 1024, Table: 77, Protocol: 2, Other: "uidrange 1-2"}}}, false},
+		{"route to a pod", datapath.State{Routes: []datapath.Route{{Dst: host, Link: "eni0", Table: datapath.TablePods, Protocol: 118}}}, false},
+		{"route to a pod in no table of pods", datapath.State{Routes: []datapath.Route{{Dst: host, Link: "eni0", Table: 77, Protocol: 118}}}, true},
+		{"route of another in the table of pods", datapath.State{Routes: []datapath.Route{{Dst: host, Link: "ens5", Table: datapath.TablePods, Protocol: 4}}}, true},
+		{"route of another", datapath.State{Routes: []datapath.Route{{Dst: host, Link: "ens5", Table: 77, Protocol: 4}}}, false},
+	} {
+		if got := !reflect.DeepEqual(n.Owned(c.have), datapath.State{}.Canonical()); got != c.want {
+			t.Errorf("%s: owned %t, want %t", c.name, got, c.want)
+		}
+	}
+}
+
+// TestServicePrefix: a prefix may be given by any address of it.
+func TestServicePrefix(t *testing.T) {
+	n := testNode(datapath.Flat)
+	n.ServicePrefixes = []netip.Prefix{netip.MustParsePrefix("10.1.2.3/16")}
+	if got := n.State().String(); !strings.Contains(got, "to 10.1.0.0/16 lookup main") {
+		t.Errorf("no rule to 10.1.0.0/16:\n%s", got)
 	}
 }
