@@ -20,11 +20,12 @@ import (
 
 var hostileTime = flag.Duration("hostile", 5*time.Second, "how long a hostile program changes the node in TestHostile")
 
-// A packet may be lost for repairBound after a damage. Most repairs take a few
-// milliseconds; a busy machine with two processors takes its time. Where a link
-// went down or lost its address, the kernel itself waits up to two seconds before
-// it asks for a neighbour again.
+// A packet may be lost for repairBound after a damage, and until graceTime after its
+// repair, which on a busy machine may take longer. Where a link went down or lost
+// its address, the kernel itself waits up to two seconds before it asks for a
+// neighbour again.
 const (
+	graceTime   = 50 * time.Millisecond
 	repairBound = 300 * time.Millisecond
 	kernelBound = 2500 * time.Millisecond
 	// quietTime is how long nothing is damaged once a bound has passed.
@@ -156,12 +157,16 @@ func (l *lab) harass(p datapath.Pod, want string, repairs <-chan datapath.Repair
 			l.t.Fatalf("after %q", dmg.name)
 		}
 		times = append(times, r.Took)
-		damaged = append(damaged, blow{start, start.Add(bound)})
+		closes := start.Add(bound)
+		if after := time.Now().Add(graceTime); after.After(closes) {
+			closes = after
+		}
+		damaged = append(damaged, blow{start, closes})
 		// Most damages follow soon on each other; after some comes a quiet time in
 		// which no packet is excused.
 		wait := 50 * time.Millisecond
 		if len(damaged)%4 == 0 {
-			wait = time.Until(start.Add(bound)) + quietTime
+			wait = time.Until(closes) + quietTime
 		}
 		for pause := time.After(wait); ; {
 			select {

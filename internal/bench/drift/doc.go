@@ -9,6 +9,6 @@
 //	go run ./internal/bench/drift -for 60s
 //
 // It runs in namespaces of its own, as root or as an ordinary user, and ends with
-// status 1 if a packet was lost after the bound, a piece stayed damaged or something
+// status 1 if a packet was lost after the bound and the repair, a piece stayed damaged or something
 // foreign changed.
 package main

@@ -17,8 +17,8 @@ import (
 // patience is how long a repair may take before it counts as none.
 const patience = 10 * time.Second
 
-// inFlight is how long before a damage a packet may have been sent that meets it,
-// with the host outside waiting for a processor.
+// inFlight is how long before a damage, or before the end of its repair, a packet may
+// have been sent that meets it, with the host outside waiting for a processor.
 const inFlight = 20 * time.Millisecond
 
 // slowEvery is how often a damage is a slow one, whose bound is long.
@@ -102,7 +102,7 @@ type rounds struct {
 }
 
 // rage does damage until the time is over, and returns when packets may be lost:
-// for the bound after a damage. Then the node has a while in which nothing may be
+// for the bound after a damage, and until it is repaired. Then the node has a while in which nothing may be
 // lost.
 func (n *node) rage(ctx context.Context, o options, r *row, w rounds) (windows []window, err error) {
 	all := damages(n.want)
@@ -137,6 +137,9 @@ func (n *node) rage(ctx context.Context, o options, r *row, w rounds) (windows [
 		passed := again(w.flows, whole, start.Add(bound))
 		report, total, outage = append(report, took), append(total, whole.Sub(start)), append(outage, passed.Sub(start))
 		closes := start.Add(bound)
+		if after := whole.Add(inFlight); after.After(closes) {
+			closes = after
+		}
 		windows = append(windows, window{start.Add(-inFlight), closes, d.name()})
 		select {
 		case <-time.After(time.Until(closes) + time.Duration(50+rand.IntN(100))*time.Millisecond):

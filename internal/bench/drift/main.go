@@ -63,7 +63,7 @@ func parse(args []string) (options, error) {
 	o := options{layouts: []datapath.Layout{datapath.Flat, datapath.PerPod}}
 	fs := flag.NewFlagSet("drift", flag.ContinueOnError)
 	fs.DurationVar(&o.duration, "for", 30*time.Second, "how `long` to do damage, in each layout")
-	fs.DurationVar(&o.bound, "bound", 150*time.Millisecond, "how `long` after a damage packets may be lost")
+	fs.DurationVar(&o.bound, "bound", 150*time.Millisecond, "how `long` after a damage packets may be lost, beside the time until its repair")
 	layout := fs.String("layout", "", "flat or per-pod; both if empty")
 	fs.StringVar(&o.format, "o", "table", "output `format`: table or json")
 	if err := fs.Parse(args); err != nil {
