@@ -13,8 +13,11 @@ import (
 )
 
 // Handle works on the network of one namespace. It is safe for concurrent use.
-// It needs CAP_NET_ADMIN over the namespace, and CAP_SYS_ADMIN to enter
-// sandboxes and, for settings and sockets, a namespace other than the process's.
+// It needs CAP_NET_ADMIN over the namespace, and CAP_SYS_ADMIN to enter another
+// namespace than the process's: sandboxes, so for pods, and the node's if the
+// process is not there. A process in the node's namespace needs CAP_NET_ADMIN alone
+// for what is not in a sandbox, EnsureNode and Watch above all, if /proc/sys can be
+// written. No other capability is needed, and no program.
 type Handle struct {
 	ns *os.File
 	// idle keeps sockets for the next call.

@@ -25,7 +25,12 @@ import (
 	"github.com/vpcnet/vpcnet/internal/isolate"
 )
 
-func TestMain(m *testing.M) { isolate.Test(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(fewEnv) != "" {
+		os.Exit(few())
+	}
+	isolate.Test(m)
+}
 
 // silence is how long a test waits for an answer that must not come.
 const silence = 300 * time.Millisecond
