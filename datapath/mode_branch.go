@@ -15,6 +15,11 @@ import (
 // ENI, so that the pod has its own security groups. Names, table and priorities
 // are those of amazon-vpc-cni-k8s: the VLAN link is vlan.eth.ID and its table
 // 100 + ID, in either layout.
+//
+// Connections are tracked in one zone, whichever branch ENI they use, for addresses
+// in a VPC are unique. Under [Strict] the node tracks a connection twice if it goes
+// to another of its pods by a Service; the kernel then gives one of the two another
+// source port, so that the endpoint does not see the client's.
 type Branch struct {
 	// ENI is the branch ENI: its MAC, addresses with the subnet's length, gateways.
 	// Its MTU is the trunk's if 0.

@@ -95,7 +95,24 @@ func (s *suite) nodePorts(t *testing.T) {
 			})
 		}
 	}
+	if s.has("branch") {
+		s.branchService(t, near)
+	}
 	wantSpoofed(t, s.Fabric)
+}
+
+// branchService asks a service from one pod on a branch ENI whose endpoint is another
+// of the same node. Under Strict the node sees such a connection twice, as that to
+// the service and as that to the pod, whose answers have the same addresses and ports.
+func (s *suite) branchService(t *testing.T, h *host) {
+	const port = 99
+	a, b := h.pods["branch"], h.pods["branch-sibling"]
+	for family, name := range []string{"ip", "ip6"} {
+		to := netip.AddrPortFrom(b.addrs[family], fabric.EchoPort)
+		nft(t, h.ns, fmt.Sprintf("add rule %s kube-proxy services %s daddr %v meta l4proto { tcp, udp } th dport %d dnat to %v",
+			name, name, serviceAddrs[family], port, to))
+		asksAt(t, a.ns, a.addrs[family], netip.AddrPortFrom(serviceAddrs[family], port), a.addrs[family])
+	}
 }
 
 // question is one to a node port of the first node, at its address on an ENI.
