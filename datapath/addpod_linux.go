@@ -211,8 +211,9 @@ func isRule(i Item) bool {
 func (h *Handle) wireHost(ctx context.Context, p Pod, index int) error {
 	s := p.HostState()
 	changes := Diff(State{}, State{Neighbors: s.Neighbors, Routes: s.Routes, Rules: s.Rules})
-	stale := staleRules(p)
-	return h.withRules(ctx, s, func(c *conn) error {
+	stale, others := staleRules(p), staleRoutes(p)
+	onNode := false
+	err := h.withRules(ctx, s, func(c *conn) error {
 		var b batch
 		b.noLinkLocal(index)
 		b.setLink(index, Link{Up: true})
@@ -222,6 +223,11 @@ func (h *Handle) wireHost(ctx context.Context, p Pod, index int) error {
 		for _, ch := range changes {
 			b.change(ch, index)
 		}
+		for _, r := range others {
+			b.route(OpDelete, 0, r, 0)
+		}
+		asked := len(b.starts)
+		b.whereIs(p)
 		answers, err := c.do(&b)
 		if err != nil {
 			return err
@@ -229,6 +235,7 @@ func (h *Handle) wireHost(ctx context.Context, p Pod, index int) error {
 		if err := answers[1].err; err != nil {
 			return fmt.Errorf("set %s up: %w", p.HostLink(), err)
 		}
+		onNode = areLocal(answers[asked:])
 		first := 2 + len(stale)
 		for i, ch := range changes {
 			// A rule that is there again was made by Watch just now.
@@ -244,6 +251,43 @@ func (h *Handle) wireHost(ctx context.Context, p Pod, index int) error {
 		}
 		return nil
 	})
+	if err != nil || !onNode {
+		return err
+	}
+	return h.repairHost(ctx, p)
+}
+
+// whereIs asks for the routes to p's addresses. Other programs, as DHCP clients, may
+// have given them to links of the node, which then takes the pod's packets for its
+// own.
+func (b *batch) whereIs(p Pod) {
+	for _, a := range p.Addrs {
+		b.routeGet(query{dst: a.Addr}, 0)
+	}
+}
+
+// areLocal reports whether an address asked for is the node's own.
+func areLocal(answers []answer) bool {
+	const routeType = 7 // its place in struct rtmsg
+	return slices.ContainsFunc(answers, func(a answer) bool {
+		return len(a.data) > routeType && a.data[routeType] == unix.RTN_LOCAL
+	})
+}
+
+// evict takes p's addresses from the node's own links.
+func (h *Handle) evict(ctx context.Context, p Pod) error {
+	onNode := false
+	err := h.withConn(ctx, func(c *conn) error {
+		var b batch
+		b.whereIs(p)
+		answers, err := c.do(&b)
+		onNode = areLocal(answers)
+		return err
+	})
+	if err != nil || !onNode {
+		return err
+	}
+	return h.repairHost(ctx, p)
 }
 
 // staleRules selects rules that an earlier pod may have left for p's addresses,
@@ -260,6 +304,24 @@ func staleRules(p Pod) []Rule {
 		rules = append(append(rules, branchRules(p.HostLink())...), branchRules(p.Mode.Branch.Link())...)
 	}
 	return rules
+}
+
+// staleRoutes selects routes that an earlier pod may have left for p's addresses
+// where p has none, as in the table of the other layout.
+func staleRoutes(p Pod) []Route {
+	wanted := map[routeKey]bool{}
+	for _, r := range p.HostState().Routes {
+		wanted[r.key()] = true
+	}
+	var routes []Route
+	for _, a := range p.Addrs {
+		for _, table := range []int{TablePods, TableMain} {
+			if r := (Route{Dst: hostPrefix(a.Addr), Table: table, Protocol: RouteProtocol}); !wanted[r.key()] {
+				routes = append(routes, r)
+			}
+		}
+	}
+	return routes
 }
 
 // purgeRules deletes all rules that match stale and adds those of keep.

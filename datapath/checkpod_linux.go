@@ -39,6 +39,11 @@ func (h *Handle) repairPod(ctx context.Context, p Pod, inside *Handle) error {
 	if err := inside.repairInside(ctx, p); err != nil {
 		return err
 	}
+	return h.repairHost(ctx, p)
+}
+
+// repairHost makes the host side of a pod what it should be.
+func (h *Handle) repairHost(ctx context.Context, p Pod) error {
 	return converge(ctx, h.observeNet, h.applyPod, func(have State) ([]Change, error) {
 		return Diff(p.owned(have), p.HostState()), nil
 	})

@@ -161,7 +161,8 @@ func (f *eventFilter) concernsLink(e event) bool {
 // with: it takes its routes, neighbours and rules away.
 func (f *eventFilter) isEnding(link string) bool { return ending(f.seen[link].Group) }
 
-// concernsNeighbor looks at the entries of pods.
+// concernsNeighbor looks at the entries of pods, and those that someone makes for
+// good on ENIs.
 func (f *eventFilter) concernsNeighbor(e event) bool {
 	n, permanent, err := parseNeighbor(e.body, f.names)
 	if err != nil {
@@ -179,6 +180,9 @@ func (f *eventFilter) concernsNeighbor(e event) bool {
 	}
 	if ok {
 		return e.kind == unix.RTM_DELNEIGH || !permanent || want.item != n
+	}
+	if permanent && e.kind == unix.RTM_NEWNEIGH && f.node.secondary(n.Link) {
+		return true
 	}
 	multicast := binary.NativeEndian.Uint16(e.body[8:])&unix.NUD_NOARP != 0
 	return strings.HasPrefix(n.Link, f.prefix) && !f.seen[n.Link].virtual() && !multicast && (e.kind == unix.RTM_DELNEIGH || !permanent)

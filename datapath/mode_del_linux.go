@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +38,9 @@ func (h *Handle) delMode(ctx context.Context, p Pod, link kernelLink, addrs []Po
 	var errs []error
 	for _, l := range append(found, link) {
 		errs = append(errs, h.delLink(ctx, p, l))
+	}
+	if link.index == 0 {
+		errs = append(errs, h.leaveAny(ctx, p))
 	}
 	errs = append(errs, h.purge(ctx, branchRules(p.owners()[1])))
 	errs = append(errs, h.delInside(ctx, p, link, addrs))
@@ -103,6 +107,40 @@ func (h *Handle) leaveBridge(ctx context.Context, p Pod, a alias) error {
 	}
 	_, err = h.purgeAddrs(ctx, p, 0)
 	return err
+}
+
+// leaveAny does the same for a pod whose host link is gone, which would tell the
+// name of the bridge and the addresses: for the default bridge, or that of p's mode,
+// and the addresses that p has or that the bridge delivers to its MAC.
+func (h *Handle) leaveAny(ctx context.Context, p Pod) error {
+	m := p.Mode.Bridge
+	if m == nil {
+		m = &Bridge{}
+	}
+	bridge, err := h.findLink(ctx, m.name())
+	if err != nil || bridge.Kind != "bridge" {
+		return err
+	}
+	if len(p.Addrs) > 0 {
+		p.Mode.Bridge = m
+		return h.leaveBridge(ctx, p, aliasOf(p))
+	}
+	var addrs []string
+	err = h.withConn(ctx, func(c *conn) error {
+		var b batch
+		b.add(unix.RTM_GETNEIGH, unix.NLM_F_DUMP, make([]byte, 12), func() { b.attr32(unix.NDA_IFINDEX, uint32(bridge.index)) })
+		return c.dump(&b, func(body []byte) error {
+			n, permanent, err := parseNeighbor(body, names{bridge.index: bridge.Name})
+			if permanent && n.Link == bridge.Name && n.MAC == p.SandboxMAC().String() {
+				addrs = append(addrs, n.Addr.String())
+			}
+			return err
+		})
+	})
+	if err != nil || len(addrs) == 0 {
+		return err
+	}
+	return h.leaveBridge(ctx, p, alias{link: bridge.Name, addrs: strings.Join(addrs, ",")})
 }
 
 // notDelivered returns the addresses of p for which a bridge has no neighbour but

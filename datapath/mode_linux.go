@@ -36,6 +36,9 @@ func (h *Handle) addMode(ctx context.Context, p Pod, sandbox *os.File) (err erro
 	if err := h.applyHost(ctx, p); err != nil {
 		return err
 	}
+	if err := h.evict(ctx, p); err != nil {
+		return err
+	}
 	if p.Mode.Whole != nil {
 		err = inside.waitENI(ctx, p.IfName)
 	} else {
@@ -121,11 +124,15 @@ func (h *Handle) applyHost(ctx context.Context, p Pod) error {
 	links, rest := s, s
 	links.Neighbors, links.Routes, links.Rules = nil, nil, nil
 	rest.Links, rest.Sysctls, rest.Rules = nil, nil, nil
-	if err := h.Apply(ctx, links.additions()); err != nil || p.Mode.Whole != nil {
+	if err := h.Apply(ctx, links.additions()); err != nil {
 		return err
 	}
+	changes := rest.additions()
+	for _, r := range staleRoutes(p) {
+		changes = append(changes, Change{OpDelete, r})
+	}
 	return h.withRules(ctx, s, func(c *conn) error {
-		if err := applyRoutes(c, rest.additions()); err != nil {
+		if err := applyRoutes(c, changes); err != nil {
 			return err
 		}
 		return purgeRules(c, staleRules(p), s.Rules)

@@ -13,7 +13,7 @@ import (
 //   - routes with our protocol, everything in the ENIs' tables, TablePods and
 //     TableNowhere, and what leads out of table main by a secondary ENI, such as a
 //     default route by DHCP;
-//   - global addresses of secondary ENIs;
+//   - global addresses and permanent neighbours of secondary ENIs;
 //   - links and settings that n names;
 //   - our nftables table.
 func (n Node) Owned(s State) State {
@@ -37,6 +37,11 @@ func (n Node) Owned(s State) State {
 	for _, a := range s.Addresses {
 		if n.secondary(a.Link) && !a.Prefix.Addr().IsLinkLocalUnicast() {
 			o.Addresses = append(o.Addresses, a)
+		}
+	}
+	for _, x := range s.Neighbors {
+		if n.secondary(x.Link) {
+			o.Neighbors = append(o.Neighbors, x)
 		}
 	}
 	for _, r := range s.Routes {

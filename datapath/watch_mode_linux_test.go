@@ -83,6 +83,13 @@ var eniDamages = []modeDamage{
 		return withLink(h, "ens6", func(l netlink.Link) error { return h.LinkSetMTU(l, 1390) })
 	}, "mtu 1400"},
 	{"setting of the ENI", func(*netlink.Handle, datapath.Pod) error { return sysctl("net/ipv4/conf/ens6/rp_filter", "1") }, "rp_filter=2"},
+	{"stale neighbour of the ENI", func(h *netlink.Handle, _ datapath.Pod) error {
+		return withLink(h, "ens6", func(l netlink.Link) error {
+			return h.NeighSet(&netlink.Neigh{
+				LinkIndex: l.Attrs().Index, IP: net.IPv4(10, 0, 0, 1), HardwareAddr: mac("02:00:00:00:00:96"), State: netlink.NUD_PERMANENT,
+			})
+		})
+	}, "neigh del"},
 	{"table of the ENI", func(h *netlink.Handle, _ datapath.Pod) error { return eachRoute(h, "ens6", 2, h.RouteDel) }, "table 2"},
 }
 

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// addOnGarbage adds a pod where dead pods and other programs have left things that
+// are in its way.
+func (w *world) addOnGarbage() {
+	p := w.newPod()
+	if p == nil {
+		return
+	}
+	all := w.garbage(*p)
+	for range 1 + w.choose(3) {
+		w.within(all[w.choose(len(all))])
+	}
+	w.mustAdd(*p)
+	w.dirty = true // of what is not in the way Ensure knows
+}
+
+// garbage returns what makes garbage in the way of p.
+func (w *world) garbage(p Pod) []func(*netlink.Handle) error {
+	primary := w.linkOf(0)
+	return []func(*netlink.Handle) error{
+		func(h *netlink.Handle) error { // half a veth pair, with another MAC
+			if p.Mode.Whole != nil {
+				return nil
+			}
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name, attrs.HardwareAddr = p.HostLink(), net.HardwareAddr{2, 0, 0, 0, 2, 1}
+			return exists(h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "half" + p.HostLink()[3:10]}))
+		},
+		func(h *netlink.Handle) error { // a retired link of the same name
+			if p.Mode.Whole != nil {
+				return nil
+			}
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name, attrs.HardwareAddr, attrs.Group = p.HostLink(), p.HostMAC(), LinkGroupRetired
+			return exists(h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "old" + p.HostLink()[3:10]}))
+		},
+		func(h *netlink.Handle) error { // routes
+			link, err := h.LinkByName(primary)
+			for _, a := range p.Addrs {
+				for _, table := range []int{TablePods, TableMain} {
+					if err != nil {
+						return err
+					}
+					err = h.RouteReplace(&netlink.Route{
+						LinkIndex: link.Attrs().Index, Dst: ipNet(hostPrefix(a.Addr)), Table: table, Protocol: RouteProtocol, Scope: unix.RT_SCOPE_LINK,
+					})
+				}
+			}
+			return err
+		},
+		func(h *netlink.Handle) error { // rules
+			for _, a := range p.Addrs {
+				for _, priority := range []int{PriorityToPod, PriorityFromPod} {
+					for table, protocol := range map[int]uint8{7: ruleProtocol, 3: ruleProtocol, 8: unix.RTPROT_STATIC} {
+						r := netlink.NewRule()
+						r.Priority, r.Table, r.Protocol, r.Family = priority, table, protocol, int(familyOf(a.Addr))
+						if priority == PriorityToPod {
+							r.Dst = ipNet(hostPrefix(a.Addr))
+						} else {
+							r.Src = ipNet(hostPrefix(a.Addr))
+						}
+						if err := exists(h.RuleAdd(r)); err != nil {
+							return err
+						}
+					}
+				}
+			}
+			return nil
+		},
+		func(h *netlink.Handle) error { // the pod's address on an ENI, with another length
+			link, err := h.LinkByName(w.linkOf(1))
+			if err != nil {
+				return err
+			}
+			if err := h.LinkSetUp(link); err != nil { // else the address does no harm
+				return err
+			}
+			a := p.Addrs[0].Addr
+			if err := exists(h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, a.BitLen()-4)), Flags: unix.IFA_F_NODAD})); err != nil {
+				return err
+			}
+			for { // IPv6 takes a moment to use it
+				routes, err := h.RouteGet(a.AsSlice())
+				if err != nil || len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+					return err
+				}
+			}
+		},
+		func(h *netlink.Handle) error { // a bridge of the name that is none
+			if p.Mode.Bridge == nil || w.hasBridge() {
+				return nil
+			}
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name = DefaultBridge
+			return exists(h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "nobridge"}))
+		},
+	}
+}
+
+func (w *world) hasBridge() bool {
+	_, ok := w.base.link(DefaultBridge)
+	return ok
+}
+
+// exists is fine: the same garbage twice, or an address that the pod has.
+func exists(err error) error {
+	if err == unix.EEXIST {
+		return nil
+	}
+	return err
+}
+
+// damage changes something of ours on the node, as a hostile program would.
+func (w *world) damage() {
+	w.dirty = true
+	links := []string{w.linkOf(1), w.linkOf(2)}
+	for _, p := range w.live {
+		if p.Mode.Whole == nil {
+			links = append(links, p.HostLink())
+		}
+	}
+	if slices.ContainsFunc(w.live, func(p Pod) bool { return p.Mode.Bridge != nil }) {
+		links = append(links, DefaultBridge)
+	}
+	name := links[w.choose(len(links))]
+	if name == DefaultBridge {
+		defer w.ensure() // while there is a pod that wants it
+	}
+	which := w.choose(8)
+	w.within(func(h *netlink.Handle) error {
+		link, err := h.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		switch which {
+		case 0:
+			return h.LinkSetDown(link)
+		case 1:
+			return h.LinkSetMTU(link, 1300)
+		case 2:
+			if !strings.HasPrefix(name, DefaultHostLinkPrefix) {
+				return nil // an ENI may be in any group
+			}
+			return h.LinkSetGroup(link, 7)
+		case 3:
+			return flushRoutes(h, link)
+		case 4:
+			return flushRules(h)
+		case 5:
+			return flushNeighbors(h, link)
+		case 6:
+			c, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			c.FlushRuleset()
+			return c.Flush()
+		}
+		if name == DefaultBridge {
+			return nil // a pod that Desired does not know may want it
+		}
+		return h.NeighSet(&netlink.Neigh{
+			LinkIndex: link.Attrs().Index, IP: net.IPv4(10, 0, 0, 100), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 2, 2}, State: netlink.NUD_PERMANENT,
+		})
+	})
+}
+
+func flushRoutes(h *netlink.Handle, link netlink.Link) error {
+	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index, Protocol: RouteProtocol}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	for _, r := range routes {
+		if err == nil {
+			err = h.RouteDel(&r)
+		}
+	}
+	return err
+}
+
+func flushRules(h *netlink.Handle) error {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		rules, err := h.RuleList(family)
+		if err != nil {
+			return err
+		}
+		for _, r := range rules {
+			if r.Priority == 0 || r.Priority > PriorityFromENI {
+				continue
+			}
+			r.Family = family
+			if err := h.RuleDel(&r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func flushNeighbors(h *netlink.Handle, link netlink.Link) error {
+	neighs, err := h.NeighList(link.Attrs().Index, netlink.FAMILY_ALL)
+	for _, n := range neighs {
+		if err == nil && n.State&netlink.NUD_PERMANENT != 0 {
+			err = h.NeighDel(&n)
+		}
+	}
+	return err
+}
