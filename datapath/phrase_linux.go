@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -20,7 +19,7 @@ import (
 // expressions, and what text the head of a row of expressions may come from. A
 // guess may be wrong: whoever asks compiles it again and compares.
 type phrase struct {
-	text    *regexp.Regexp
+	text    string // as [match] takes it
 	compile func(args []string) ([]expr.Any, error)
 	guess   func(e []expr.Any) string
 }
@@ -28,7 +27,7 @@ type phrase struct {
 // phrases are all that our rules are made of.
 var phrases = []phrase{
 	{
-		text: regexp.MustCompile(`^iifname "([^"*]+)\*"`),
+		text: `iifname "%s*"`,
 		compile: func(args []string) ([]expr.Any, error) {
 			return []expr.Any{
 				&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
@@ -38,7 +37,7 @@ var phrases = []phrase{
 		guess: func(e []expr.Any) string { return fmt.Sprintf(`iifname "%s*"`, compared(e, 1)) },
 	},
 	{
-		text: regexp.MustCompile(`^fib saddr \. iif oif missing`),
+		text: "fib saddr . iif oif missing",
 		compile: func([]string) ([]expr.Any, error) {
 			return []expr.Any{
 				&expr.Fib{Register: 1, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
@@ -48,7 +47,7 @@ var phrases = []phrase{
 		guess: func([]expr.Any) string { return "fib saddr . iif oif missing" },
 	},
 	{
-		text: regexp.MustCompile(`^icmpv6 type nd-router-advert`),
+		text: "icmpv6 type nd-router-advert",
 		compile: func([]string) ([]expr.Any, error) {
 			return []expr.Any{
 				&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, equals([]byte{unix.NFPROTO_IPV6}),
@@ -59,7 +58,7 @@ var phrases = []phrase{
 		guess: func([]expr.Any) string { return "icmpv6 type nd-router-advert" },
 	},
 	{
-		text:    regexp.MustCompile(`^(ip6?) daddr (\S+)`),
+		text:    "%s daddr %s",
 		compile: compileDestination,
 		guess: func(e []expr.Any) string {
 			a := address(compared(e, 3))
@@ -67,12 +66,12 @@ var phrases = []phrase{
 		},
 	},
 	{
-		text:    regexp.MustCompile(`^(ip6?) saddr vmap @(\w+)`),
+		text:    "%s saddr vmap @%s",
 		compile: compileSourceMap,
 		guess:   guessSourceMap,
 	},
 	{
-		text: regexp.MustCompile(`^meta mark set meta mark & 0x([0-9a-f]{8}) \| 0x([0-9a-f]{8})`),
+		text: "meta mark set meta mark & 0x%s | 0x%s",
 		compile: func(args []string) ([]expr.Any, error) {
 			mask, err := strconv.ParseUint(args[1], 16, 32)
 			if err != nil {
@@ -95,7 +94,7 @@ var phrases = []phrase{
 		guess: guessMark,
 	},
 	{
-		text: regexp.MustCompile(`^jump ([\w-]+)`),
+		text: "jump %s",
 		compile: func(args []string) ([]expr.Any, error) {
 			return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: args[1]}}, nil
 		},
@@ -108,21 +107,21 @@ var phrases = []phrase{
 		},
 	},
 	{
-		text: regexp.MustCompile(`^accept`),
+		text: "accept",
 		compile: func([]string) ([]expr.Any, error) {
 			return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}, nil
 		},
 		guess: func([]expr.Any) string { return "accept" },
 	},
 	{
-		text: regexp.MustCompile(`^drop`),
+		text: "drop",
 		compile: func([]string) ([]expr.Any, error) {
 			return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}, nil
 		},
 		guess: func([]expr.Any) string { return "drop" },
 	},
 	{
-		text: regexp.MustCompile(`^reject`),
+		text: "reject",
 		compile: func([]string) ([]expr.Any, error) {
 			return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}, nil
 		},
@@ -164,6 +163,9 @@ func compileDestination(args []string) ([]expr.Any, error) {
 }
 
 func compileSourceMap(args []string) ([]expr.Any, error) {
+	if args[1] != ipKeyword(false) && args[1] != ipKeyword(true) {
+		return nil, fmt.Errorf("%w: %s is no family", ErrInvalid, args[1])
+	}
 	return append(network(args[1], 12, 8),
 		&expr.Lookup{SourceRegister: 1, DestRegister: 0, IsDestRegSet: true, SetName: args[2]}), nil
 }
@@ -191,10 +193,38 @@ func guessMark(e []expr.Any) string {
 	return fmt.Sprintf("meta mark set meta mark & 0x%08x | 0x%08x", mask|set, set)
 }
 
+// match returns the head of text that pattern describes, and then what each %s in
+// pattern stands for: bytes other than blanks, quotes and asterisks. It is nil if
+// text begins otherwise.
+func match(pattern, text string) []string {
+	args, rest := []string{""}, text
+	for {
+		literal, further, more := strings.Cut(pattern, "%s")
+		after, ok := strings.CutPrefix(rest, literal)
+		if !ok {
+			return nil
+		}
+		pattern, rest = further, after
+		if !more {
+			break
+		}
+		n := strings.IndexAny(rest, " \t\n\"*")
+		if n < 0 {
+			n = len(rest)
+		}
+		if n == 0 {
+			return nil
+		}
+		args, rest = append(args, rest[:n]), rest[n:]
+	}
+	args[0] = text[:len(text)-len(rest)]
+	return args
+}
+
 // compilePhrase compiles the phrase at the head of text and returns the rest.
 func compilePhrase(text string) (exprs []expr.Any, rest string, err error) {
 	for _, p := range phrases {
-		args := p.text.FindStringSubmatch(text)
+		args := match(p.text, text)
 		if args == nil {
 			continue
 		}
@@ -232,7 +262,7 @@ func decompileRule(e []expr.Any) string {
 func decompilePhrase(e []expr.Any) (text string, n int) {
 	for _, p := range phrases {
 		guess := p.guess(e)
-		args := p.text.FindStringSubmatch(guess)
+		args := match(p.text, guess)
 		if args == nil || args[0] != guess {
 			continue
 		}

@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -118,7 +119,7 @@ func (w *world) hasBridge() bool {
 
 // exists is fine: the same garbage twice, or an address that the pod has.
 func exists(err error) error {
-	if err == unix.EEXIST {
+	if errors.Is(err, unix.EEXIST) {
 		return nil
 	}
 	return err
