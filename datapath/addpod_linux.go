@@ -31,28 +31,30 @@ func (h *Handle) AddPod(ctx context.Context, p Pod) (Wiring, error) {
 		return Wiring{}, fmt.Errorf("sandbox: %w", err)
 	}
 	defer sandbox.Close()
-	if err := h.addPod(ctx, p, sandbox); err != nil {
+	inside := newHandle(sandbox)
+	defer func() { _ = inside.drain() }() // what was read is read
+	if err := h.addPod(ctx, p, inside); err != nil {
 		return Wiring{}, fmt.Errorf("wire %s: %w", p.HostLink(), err)
 	}
 	return p.Wiring(), nil
 }
 
-func (h *Handle) addPod(ctx context.Context, p Pod, sandbox *os.File) error {
+func (h *Handle) addPod(ctx context.Context, p Pod, inside *Handle) error {
 	if !p.Mode.isVeth() {
-		return h.addMode(ctx, p, sandbox)
+		return h.addMode(ctx, p, inside)
 	}
-	link, err := h.createVeth(ctx, p, sandbox)
+	link, err := h.createVeth(ctx, p, inside.ns)
 	if errors.Is(err, unix.EEXIST) {
-		return h.readdPod(ctx, p, sandbox)
+		return h.readdPod(ctx, p, inside)
 	}
 	if err != nil {
 		return err
 	}
-	return h.wire(ctx, p, sandbox, link)
+	return h.wire(ctx, p, inside, link)
 }
 
 // wire gives a new veth pair all that belongs to it, or takes it away again.
-func (h *Handle) wire(ctx context.Context, p Pod, sandbox *os.File, link kernelLink) (err error) {
+func (h *Handle) wire(ctx context.Context, p Pod, inside *Handle, link kernelLink) (err error) {
 	done := false
 	defer func() {
 		if !done {
@@ -64,17 +66,15 @@ func (h *Handle) wire(ctx context.Context, p Pod, sandbox *os.File, link kernelL
 	if err := writeSysctls(h.ns, missing(link.sysctls, p.HostState().Sysctls)); err != nil {
 		return err
 	}
-	if err := wireSandbox(ctx, p, sandbox, link.peer); err != nil {
+	if err := inside.wireSandbox(ctx, p, link.peer); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	if err := h.wireHost(ctx, p, link.index); err != nil {
 		return err
 	}
-	if err := h.waitPair(ctx, sandbox, link); err != nil {
-		return err
-	}
-	done = true
-	return nil
+	err = h.waitPair(ctx, inside, link)
+	done = err == nil
+	return err
 }
 
 // missing returns what of want is not in have.
@@ -104,16 +104,13 @@ func (h *Handle) createVeth(ctx context.Context, p Pod, sandbox *os.File) (link 
 	return link, err
 }
 
-// wireSandbox sends everything for the sandbox side in one system call.
-func wireSandbox(ctx context.Context, p Pod, sandbox *os.File, index int) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	c, err := dial(sandbox)
-	if err != nil {
-		return err
-	}
-	defer c.close()
+// wireSandbox sends everything for the sandbox side, whose handle h is, in one
+// system call.
+func (h *Handle) wireSandbox(ctx context.Context, p Pod, index int) error {
+	return h.withConn(ctx, func(c *conn) error { return wireInside(c, h.ns, p, index) })
+}
+
+func wireInside(c *conn, sandbox *os.File, p Pod, index int) error {
 	s := p.SandboxState()
 	changes := Diff(State{}, State{Addresses: s.Addresses, Neighbors: s.Neighbors, Routes: s.Routes, Rules: s.Rules})
 	refused, err := sendNew(c, changes, index)
@@ -362,9 +359,7 @@ func purgeRules(c *conn, stale, keep []Rule) error {
 // readdPod finds out why the pair could not be made. If it is there as a whole it
 // is repaired; remains of it are taken away and it is made again; a foreign
 // interface stays.
-func (h *Handle) readdPod(ctx context.Context, p Pod, sandbox *os.File) error {
-	inside := newHandle(sandbox)
-	defer func() { _ = inside.drain() }() // what was read is read
+func (h *Handle) readdPod(ctx context.Context, p Pod, inside *Handle) error {
 	whole, err := h.clearRemains(ctx, p, inside)
 	if err != nil {
 		return err
@@ -372,11 +367,11 @@ func (h *Handle) readdPod(ctx context.Context, p Pod, sandbox *os.File) error {
 	if whole {
 		return h.repairPod(ctx, p, inside)
 	}
-	link, err := h.createVeth(ctx, p, sandbox)
+	link, err := h.createVeth(ctx, p, inside.ns)
 	if err != nil {
 		return err
 	}
-	return h.wire(ctx, p, sandbox, link)
+	return h.wire(ctx, p, inside, link)
 }
 
 // clearRemains reports whether the veth pair is there as a whole, and takes away

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -59,13 +58,9 @@ func (h *Handle) waitENI(ctx context.Context, name string) error {
 
 // waitPair waits for both ends of a pod's veth pair: Watch may have set up the
 // host side before AddPod came to the sandbox side.
-func (h *Handle) waitPair(ctx context.Context, sandbox *os.File, link kernelLink) error {
-	c, err := dial(sandbox)
+func (h *Handle) waitPair(ctx context.Context, inside *Handle, link kernelLink) error {
+	err := inside.withConn(ctx, func(c *conn) error { return waitRunning(ctx, c, link.peer) })
 	if err != nil {
-		return err
-	}
-	defer c.close()
-	if err := waitRunning(ctx, c, link.peer); err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	return h.withConn(ctx, func(c *conn) error { return waitRunning(ctx, c, link.index) })

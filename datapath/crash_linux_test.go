@@ -77,7 +77,7 @@ func TestKilled(t *testing.T) {
 			link, err = h.createVeth(ctx, p, sandbox)
 			return err
 		}},
-		{"ADD: sandbox side", func(ctx context.Context, p Pod) error { return wireSandbox(ctx, p, sandbox, link.peer) }},
+		{"ADD: sandbox side", func(ctx context.Context, p Pod) error { return newHandle(sandbox).wireSandbox(ctx, p, link.peer) }},
 		{"ADD: host side", func(ctx context.Context, p Pod) error { return h.wireHost(ctx, p, link.index) }},
 		{"DEL: rules", func(ctx context.Context, p Pod) error {
 			_, _, err := h.unwire(ctx, p)

@@ -5,16 +5,13 @@ package datapath
 import (
 	"context"
 	"errors"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
 
 // addMode wires a pod of any mode but the plain veth pair: its links, each made
 // or found where it is, then both sides.
-func (h *Handle) addMode(ctx context.Context, p Pod, sandbox *os.File) (err error) {
-	inside := newHandle(sandbox)
-	defer func() { _ = inside.drain() }()
+func (h *Handle) addMode(ctx context.Context, p Pod, inside *Handle) (err error) {
 	if p, err = h.resolvePod(ctx, p); err != nil {
 		return err
 	}
@@ -42,7 +39,7 @@ func (h *Handle) addMode(ctx context.Context, p Pod, sandbox *os.File) (err erro
 	if p.Mode.Whole != nil {
 		err = inside.waitENI(ctx, p.IfName)
 	} else {
-		err = h.waitPair(ctx, sandbox, pair)
+		err = h.waitPair(ctx, inside, pair)
 	}
 	done = err == nil
 	return err

@@ -443,7 +443,7 @@ func (w *world) addUntil(p Pod, steps int) error {
 		},
 		func() (err error) {
 			if veth {
-				return wireSandbox(ctx, p, inside.ns, link.peer)
+				return inside.wireSandbox(ctx, p, link.peer)
 			}
 			_, err = w.h.place(ctx, p, inside)
 			return err

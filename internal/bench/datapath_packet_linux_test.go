@@ -4,6 +4,7 @@ package bench
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -30,13 +31,13 @@ type traveller struct {
 const packetsPerRound = 500
 
 // BenchmarkPacket sends packets out of a pod on a second ENI of nodes that differ
-// in layout and number of pods: one way, to a socket at the far end that nobody
-// reads, and round trip by ICMP echo. The pod is the last that came, so that its
+// in layout and number of pods: one way, to a socket at the far end of the ENI that
+// nobody reads, and round trip by ICMP echo. The pod is the last that came, so that its
 // rules are the last of their kind. Sender and all forwarding share the
 // sender's processor, so that the time is the cost.
 func BenchmarkPacket(b *testing.B) {
 	f := newFabric(b)
-	sink(b, f.Peer())
+	sink(b, f.Router())
 	all := map[datapath.Layout][]*traveller{}
 	i := 0
 	for _, layout := range []datapath.Layout{datapath.Flat, datapath.PerPod} {
@@ -72,6 +73,10 @@ func BenchmarkPacket(b *testing.B) {
 
 const sinkPort = 9
 
+// gateway is the VPC router's address in the subnet: the first that a packet out of
+// a node meets.
+var gateway = netip.AddrFrom4([4]byte{10, 0, 0, 1})
+
 // sink takes packets and drops them as soon as its small buffer is full.
 func sink(b *testing.B, ns *fabric.Netns) {
 	b.Helper()
@@ -80,7 +85,7 @@ func sink(b *testing.B, ns *fabric.Netns) {
 		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
 			return err
 		}
-		return unix.Bind(fd, &unix.SockaddrInet4{Addr: fabric.PeerAddr.As4(), Port: sinkPort})
+		return unix.Bind(fd, &unix.SockaddrInet4{Addr: gateway.As4(), Port: sinkPort})
 	})
 	if err == nil {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)
@@ -109,7 +114,7 @@ func newTraveller(b *testing.B, ns *fabric.Netns, name string) *traveller {
 	if err := unix.SetsockoptTimeval(t.ping, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
 		b.Fatal(err)
 	}
-	to := &unix.SockaddrInet4{Addr: fabric.PeerAddr.As4()}
+	to := &unix.SockaddrInet4{Addr: gateway.As4()}
 	if err := unix.Connect(t.ping, to); err != nil {
 		b.Fatal(err)
 	}

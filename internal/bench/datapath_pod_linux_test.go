@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
 	"testing"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
 // wirer adds and deletes one pod in some way.
@@ -27,12 +27,12 @@ type wirer struct {
 }
 
 // BenchmarkPod adds and deletes pods in process: in both layouts, retired and
-// swept later, and by a lower bound that makes the same netlink requests, one by
-// one, and nothing else.
+// swept later, and by lower bounds that make the same netlink requests, one by one,
+// and nothing else.
 func BenchmarkPod(b *testing.B) {
 	f := newFabric(b)
 	flat, perPod := newNode(b, f, 0, datapath.Flat), newNode(b, f, 1, datapath.PerPod)
-	bound := &lowerBound{b: b, path: flat.ns.Path()}
+	flatBound, perPodBound := &lowerBound{path: flat.ns.Path()}, &lowerBound{path: perPod.ns.Path()}
 	add := func(n *node) func(context.Context, datapath.Pod) error {
 		return func(ctx context.Context, p datapath.Pod) error {
 			_, err := n.h.AddPod(ctx, p)
@@ -43,7 +43,8 @@ func BenchmarkPod(b *testing.B) {
 		{name: "flat", add: add(flat), del: flat.h.DelPod, layout: datapath.Flat},
 		{name: "per-pod", add: add(perPod), del: perPod.h.DelPod, layout: datapath.PerPod},
 		{name: "retire", add: add(flat), del: flat.h.RetirePod, layout: datapath.Flat},
-		{name: "bound", add: bound.add, del: bound.del, layout: datapath.Flat},
+		{name: "flat-bound", add: flatBound.add, del: flatBound.del, layout: datapath.Flat},
+		{name: "per-pod-bound", add: perPodBound.add, del: perPodBound.del, layout: datapath.PerPod},
 	}
 	round := 0
 	for b.Loop() {
@@ -61,11 +62,11 @@ func BenchmarkPod(b *testing.B) {
 		b.ReportMetric(float64(w.adds.least().Microseconds()), w.name+"_ADD_least_us")
 		b.ReportMetric(float64(w.dels.median().Microseconds()), w.name+"_DEL_us")
 	}
-	last := wirers[len(wirers)-1]
-	for _, w := range wirers[:2] {
-		ratio(b, w.name+"/bound ADD", w.adds.median(), last.adds.median())
-		ratio(b, w.name+"/bound ADD least", w.adds.least(), last.adds.least())
-		ratio(b, w.name+"/bound DEL", w.dels.median(), last.dels.median())
+	for i, w := range wirers[:2] {
+		bound := wirers[3+i]
+		ratio(b, w.name+"/bound ADD", w.adds.median(), bound.adds.median())
+		ratio(b, w.name+"/bound ADD least", w.adds.least(), bound.adds.least())
+		ratio(b, w.name+"/bound DEL", w.dels.median(), bound.dels.median())
 	}
 }
 
@@ -89,10 +90,9 @@ func (w *wirer) round(b *testing.B, p datapath.Pod, round int) {
 	}
 }
 
-// lowerBound makes the netlink requests of one pod in the flat layout with the
-// netlink library, over one socket on either side.
+// lowerBound makes the netlink requests of one pod with the netlink library, over
+// one socket on either side.
 type lowerBound struct {
-	b    *testing.B
 	path string
 	host *netlink.Handle
 }
@@ -180,10 +180,38 @@ func addHost(h *netlink.Handle, link netlink.Link, p datapath.Pod) error {
 	if err != nil {
 		return err
 	}
-	return h.RouteReplace(&netlink.Route{LinkIndex: index, Table: datapath.TablePods, Scope: netlink.SCOPE_LINK, Dst: full(p.Addrs[0]), Protocol: datapath.RouteProtocol})
+	route := &netlink.Route{LinkIndex: index, Table: datapath.TablePods, Scope: netlink.SCOPE_LINK, Dst: full(p.Addrs[0]), Protocol: datapath.RouteProtocol}
+	if p.Layout == datapath.Flat {
+		return h.RouteReplace(route)
+	}
+	route.Table = datapath.TableMain
+	if err := h.RouteReplace(route); err != nil {
+		return err
+	}
+	for _, r := range rulesOf(p) {
+		if err := h.RuleAdd(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rulesOf are the rules of a pod in the layout per-pod.
+func rulesOf(p datapath.Pod) []*netlink.Rule {
+	to, from := netlink.NewRule(), netlink.NewRule()
+	to.Priority, to.Dst, to.Table = datapath.PriorityToPod, full(p.Addrs[0]), datapath.TableMain
+	from.Priority, from.Src, from.Table = datapath.PriorityFromPod, full(p.Addrs[0]), p.Addrs[0].Table
+	return []*netlink.Rule{to, from}
 }
 
 func (l *lowerBound) del(_ context.Context, p datapath.Pod) error {
+	if p.Layout == datapath.PerPod {
+		for _, r := range rulesOf(p) {
+			if err := l.host.RuleDel(r); err != nil {
+				return err
+			}
+		}
+	}
 	link, err := l.host.LinkByName(p.HostLink())
 	if err != nil {
 		return err
@@ -201,10 +229,12 @@ func BenchmarkBurst(b *testing.B) {
 	round := 0
 	for b.Loop() {
 		var all []datapath.Pod
+		var sandboxes []*fabric.Netns
 		for k := range pods {
 			p := n.pod(k)
 			p.ContainerID = fmt.Sprintf("burst-%d-%d", round, k)
-			p.Netns = newSandbox(b, "/run/netns/"+p.ContainerID).Path()
+			sandboxes = append(sandboxes, newSandbox(b, "/run/netns/"+p.ContainerID))
+			p.Netns = sandboxes[k].Path()
 			all = append(all, p)
 		}
 		adds = append(adds, atOnce(b, all, func(p datapath.Pod) error {
@@ -212,9 +242,10 @@ func BenchmarkBurst(b *testing.B) {
 			return err
 		}))
 		dels = append(dels, atOnce(b, all, func(p datapath.Pod) error { return n.h.DelPod(b.Context(), p) }))
-		for _, p := range all {
-			_ = unix.Unmount(p.Netns, unix.MNT_DETACH)
-			_ = os.Remove(p.Netns)
+		for _, ns := range sandboxes {
+			if err := ns.Delete(); err != nil {
+				b.Fatal(err)
+			}
 		}
 		round++
 	}
