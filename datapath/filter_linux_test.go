@@ -4,6 +4,7 @@ package datapath_test
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 
@@ -13,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestObserveWhileTableChanges: what is seen of a table that comes and goes is
-// the table or none, and no error.
-func TestObserveWhileTableChanges(t *testing.T) {
+// filtered returns a lab whose node has its filter, and the node's state.
+func filtered(t *testing.T) (*lab, datapath.State) {
+	t.Helper()
 	l := newLab(t, datapath.Flat)
 	if err := l.h.EnsureNode(t.Context(), l.n); err != nil {
 		t.Fatal(err)
@@ -27,6 +28,13 @@ func TestObserveWhileTableChanges(t *testing.T) {
 	if len(whole.Filter.Chains) == 0 {
 		t.Fatal("the node has no filter")
 	}
+	return l, whole
+}
+
+// TestObserveWhileTableChanges: what is seen of a table that comes and goes is
+// the table or none, and no error.
+func TestObserveWhileTableChanges(t *testing.T) {
+	l, whole := filtered(t)
 	stop := make(chan struct{})
 	var changer sync.WaitGroup
 	changer.Go(func() {
@@ -64,35 +72,33 @@ func TestObserveWhileTableChanges(t *testing.T) {
 	}
 }
 
-// TestSocketAfterError: a refused change leaves nothing behind that the next
-// call takes for its answer.
-func TestSocketAfterError(t *testing.T) {
-	l := newLab(t, datapath.Flat)
-	if err := l.h.EnsureNode(t.Context(), l.n); err != nil {
+// TestApplyAfterError: of a change that is refused, or that no rule can be made of,
+// nothing goes with the next one.
+func TestApplyAfterError(t *testing.T) {
+	l, whole := filtered(t)
+	first := whole.Filter.Sources[0]
+	bad := first
+	bad.Chain = "missing"
+	err := l.h.Apply(t.Context(), []datapath.Change{{Op: datapath.OpDelete, Item: first}, {Op: datapath.OpAdd, Item: bad}})
+	if !errors.Is(err, unix.ENOENT) {
+		t.Errorf("Apply of an element without its chain = %v, want ENOENT", err)
+	}
+	odd := whole.Filter
+	odd.Chains = append(slices.Clone(odd.Chains), datapath.Chain{Name: "odd", Rules: []string{"no rule of nft"}})
+	if err := l.h.Apply(t.Context(), []datapath.Change{{Op: datapath.OpAdd, Item: odd}}); err == nil {
+		t.Error("Apply of no rule succeeds")
+	}
+	if err := l.h.Apply(t.Context(), []datapath.Change{{Op: datapath.OpDelete, Item: first}}); err != nil {
 		t.Fatal(err)
 	}
-	whole, err := l.h.Observe(t.Context())
+	have, err := l.h.Observe(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	bad := whole.Filter.Sources[0]
-	bad.Chain = "missing"
-	for range 3 {
-		err := l.h.Apply(t.Context(), []datapath.Change{
-			{Op: datapath.OpDelete, Item: whole.Filter.Sources[0]},
-			{Op: datapath.OpAdd, Item: bad},
-			{Op: datapath.OpDelete, Item: whole.Filter.Sources[0]},
-		})
-		if !errors.Is(err, unix.ENOENT) {
-			t.Fatalf("Apply = %v, want ENOENT", err)
-		}
-		have, err := l.h.Observe(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(whole.Filter.String(), have.Filter.String()); diff != "" {
-			t.Fatalf("after a refused change (-want +got):\n%s", diff)
-		}
+	want := whole.Filter
+	want.Sources = want.Sources[1:]
+	if diff := cmp.Diff(want.String(), have.Filter.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

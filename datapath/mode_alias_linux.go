@@ -10,11 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setAlias sets the alias of a link; no text leaves it as it is.
+// setAlias sets the alias of a link.
 func (h *Handle) setAlias(ctx context.Context, index int, text string) error {
-	if text == "" {
-		return nil
-	}
 	return h.withConn(ctx, func(c *conn) error {
 		var b batch
 		b.alias(index, text)

@@ -47,7 +47,7 @@ type conn struct {
 func (c *conn) close() error { return errors.Join(c.CloseLasting(), c.count.Close()) }
 
 // Do lends f a connection. After an error it is not used again, for there may be
-// answers in it that belong to no question.
+// requests in it that were never sent, and answers that belong to no question.
 func (s *Socket) Do(f func(*nftables.Conn) error) error {
 	return s.lend(func(c *conn) error { return f(c.Conn) })
 }

@@ -116,10 +116,11 @@ func TestReadGivesUp(t *testing.T) {
 	}
 }
 
-// TestDoAfterError: a refused transaction leaves nothing behind that the next one
-// takes for its answer.
+// TestDoAfterError: what was refused, or given up before it was sent, leaves nothing
+// behind that goes with the next transaction or is taken for its answer.
 func TestDoAfterError(t *testing.T) {
 	s := socket(t)
+	given := errors.New("given up")
 	for range 3 {
 		err := s.Do(func(c *nftables.Conn) error {
 			missing := &nftables.Table{Name: "missing", Family: nftables.TableFamilyINet}
@@ -129,6 +130,13 @@ func TestDoAfterError(t *testing.T) {
 		})
 		if !errors.Is(err, unix.ENOENT) {
 			t.Fatalf("chains of no table: %v, want ENOENT", err)
+		}
+		err = s.Do(func(c *nftables.Conn) error {
+			c.AddTable(&nftables.Table{Name: "half", Family: nftables.TableFamilyINet})
+			return given
+		})
+		if !errors.Is(err, given) {
+			t.Fatalf("Do = %v, want what f returned", err)
 		}
 		add(t, s, "table")
 		if n, err := nft.Read(t.Context(), s, equal, tables); n != 1 || err != nil {
