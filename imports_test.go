@@ -38,12 +38,16 @@ var rules = map[string]struct {
 	never   []string
 }{
 	"warmpool":  {never: []string{"github.com/", "go.etcd.io/", "golang.org/", "gonum.org/"}},
-	"eni":       {never: []string{"github.com/vishvananda/", "github.com/google/nftables", "github.com/containernetworking/"}},
+	"eni":       {imports: journals, never: []string{"github.com/vishvananda/", "github.com/google/nftables", "github.com/containernetworking/"}},
 	"datapath":  {imports: []string{"internal/nft"}, never: []string{"github.com/aws/", "github.com/containernetworking/"}},
 	"snat":      {imports: []string{"internal/nft"}, never: []string{"github.com/aws/", "github.com/containernetworking/"}},
-	"ipam":      {never: []string{"github.com/aws/", "github.com/vishvananda/", "github.com/google/nftables"}},
+	"ipam":      {imports: journals, never: []string{"github.com/aws/", "github.com/vishvananda/", "github.com/google/nftables"}},
 	"cniplugin": {imports: []string{"datapath"}, never: []string{"github.com/aws/"}},
 }
+
+// journals are the packages that the journals of ipam and eni share. Only those
+// two packages import them, see TestJournalsStayApart.
+var journals = []string{"internal/wal", "internal/agentdb"}
 
 // agentImports is the one edge that a directory has beyond its own rule.
 var agentImports = []string{"ipam", "warmpool"}
@@ -83,6 +87,18 @@ func TestImportRules(t *testing.T) {
 	for top := range rules {
 		if !seen[top] {
 			t.Errorf("no package found below %s: the rule for it holds nothing", top)
+		}
+	}
+}
+
+// TestJournalsStayApart holds that a program which imports ipam or eni, with a
+// journal of its own, compiles neither ours nor the library in it.
+func TestJournalsStayApart(t *testing.T) {
+	for _, p := range list(t, "./ipam", "./ipam/agent", "./eni") {
+		for _, dep := range p.Deps {
+			if strings.HasPrefix(dep, "go.etcd.io/") || strings.HasPrefix(dep, module+"/internal/") {
+				t.Errorf("whoever imports %s compiles %s", p.ImportPath, dep)
+			}
 		}
 	}
 }

@@ -88,7 +88,7 @@ type Intent struct {
 
 // Intents is a durable journal of intents. It is safe for concurrent use, and a
 // call that returns nil has made its effect durable. [NewMemory] is one without
-// durability, package eni/boltjournal one in a bbolt file.
+// durability, package eni/waljournal one in a file.
 type Intents interface {
 	// Put stores the intent under its ID, over what was there.
 	Put(ctx context.Context, in Intent) error

@@ -20,13 +20,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
-	"go.etcd.io/bbolt"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/eni"
-	enijournal "github.com/vpcnet/vpcnet/eni/boltjournal"
 	"github.com/vpcnet/vpcnet/eni/enitest"
+	enijournal "github.com/vpcnet/vpcnet/eni/waljournal"
 	"github.com/vpcnet/vpcnet/internal/isolate"
 )
 
@@ -331,15 +330,12 @@ func TestResumeFails(t *testing.T) {
 // intents opens the journal of operations while no agent runs.
 func (h *host) intents(t *testing.T) (journal *enijournal.Journal, done func()) {
 	t.Helper()
-	db, err := bbolt.Open(h.path("state/agent.db"), 0o600, nil)
+	journal, _, err := enijournal.Open(t.Context(), h.path("state"), enijournal.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if journal, err = enijournal.New(db); err != nil {
-		t.Fatal(err)
-	}
 	return journal, func() {
-		if err := db.Close(); err != nil {
+		if err := journal.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}

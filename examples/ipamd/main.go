@@ -11,17 +11,12 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
-	"time"
 
-	"go.etcd.io/bbolt"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vpcnet/vpcnet/cniplugin/server"
-	enijournal "github.com/vpcnet/vpcnet/eni/boltjournal"
 	"github.com/vpcnet/vpcnet/ipam"
-	ipamjournal "github.com/vpcnet/vpcnet/ipam/boltjournal"
 )
 
 func main() {
@@ -50,10 +45,6 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 	return 0
 }
 
-// journalWait is how long a start waits for its predecessor to let go of the
-// state directory.
-const journalWait = 20 * time.Second
-
 // serve runs the agent until ctx ends. The socket opens first: from then on
 // plugins get an answer, if only that the agent is starting.
 func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
@@ -65,20 +56,12 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err := os.MkdirAll(s.StateDir, 0o700); err != nil {
 		return fmt.Errorf("make -state-dir: %w", err)
 	}
-	db, err := bbolt.Open(filepath.Join(s.StateDir, "agent.db"), 0o600, &bbolt.Options{Timeout: journalWait, FreelistType: bbolt.FreelistMapType})
-	if err != nil {
-		return fmt.Errorf("open the journal; does another agent use %s? %w", s.StateDir, err)
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	journal, err := ipamjournal.New(db)
+	journals, err := openJournals(ctx, s.StateDir, log)
 	if err != nil {
 		return err
 	}
-	intents, err := enijournal.New(db)
-	if err != nil {
-		return err
-	}
-	pool, err := ipam.Open(ipam.Config{Journal: journal, Cooldown: s.cooldown(), MaxPods: s.MaxPods})
+	defer func() { err = errors.Join(err, journals.close()) }()
+	pool, err := journals.openPool(ipam.Config{Cooldown: s.cooldown(), MaxPods: s.MaxPods}, log)
 	if err != nil {
 		return err
 	}
@@ -88,7 +71,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, links.close()) }()
 
-	b := &backend{pool: pool, intents: intents, metrics: newMetrics(pool), settings: s}
+	b := &backend{pool: pool, intents: journals.intents, metrics: newMetrics(pool), settings: s}
 	links.pods = b.pods
 	log.Info("agent listens", "socket", s.Socket, "layout", s.Layout, "policy", s.policyName())
 	g, ctx := errgroup.WithContext(ctx)

@@ -12,27 +12,25 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.etcd.io/bbolt"
-	bberrors "go.etcd.io/bbolt/errors"
-
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/cniplugin/server"
 	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/waljournal"
 )
 
 // TestStateDirTaken: two agents never share what must survive a restart.
 func TestStateDirTaken(t *testing.T) {
 	dir := t.TempDir()
-	db, err := bbolt.Open(filepath.Join(dir, "agent.db"), 0o600, nil)
+	j, _, err := waljournal.Open(t.Context(), dir, waljournal.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
+	defer j.Close()
 	synctest.Test(t, func(t *testing.T) {
 		s := defaults()
 		s.Socket, s.StateDir = filepath.Join(dir, "agent.sock"), dir
 		err := serve(t.Context(), s, slog.New(slog.DiscardHandler))
-		if !errors.Is(err, bberrors.ErrTimeout) || !strings.Contains(err.Error(), "does another agent use "+dir) {
+		if !errors.Is(err, waljournal.ErrInUse) || !strings.Contains(err.Error(), "does another agent use "+dir) {
 			t.Errorf("serve: %v, want it to say that another agent uses the directory", err)
 		}
 	})

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package waljournal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/internal/agentdb"
+	"github.com/vpcnet/vpcnet/internal/wal"
+)
+
+// The errors of Open.
+var (
+	// ErrDamaged: a file is not what was written to it.
+	ErrDamaged = wal.ErrDamaged
+	// ErrFormat: a newer version wrote the journal. It is left as it is.
+	ErrFormat = wal.ErrFormat
+	// ErrInUse: another process has the journal open.
+	ErrInUse = wal.ErrInUse
+)
+
+// compactAfter is the number of entries beyond which a file that is mostly
+// history is replaced by the intents that are left.
+const compactAfter = 256
+
+// Config says how to open a journal.
+type Config struct {
+	// Wait is how long Open waits for another process to close the journal.
+	Wait time.Duration
+}
+
+// Report says what Open found. The zero value is a journal that was read whole.
+// In every other case but Migrated it is empty.
+type Report struct {
+	// Created: there was no journal.
+	Created bool
+	// Migrated: the intents come from a journal of version 1.
+	Migrated bool
+	// SetAside are the names that damaged files have now.
+	SetAside []string
+	// Why says what the damage is; it is ErrDamaged. Nil means no damage.
+	Why error
+	// Readable is the number of entries before the damage. An entry is an intent
+	// that was stored or removed.
+	Readable int
+}
+
+// entry is one line of the file.
+type entry struct {
+	Put    json.RawMessage `json:"put,omitempty"`
+	Remove string          `json:"remove,omitempty"`
+}
+
+// Journal is an eni.Intents in a file. It is safe for concurrent use.
+type Journal struct {
+	old *agentdb.DB
+
+	mu      sync.Mutex
+	log     *wal.Log
+	intents map[string]json.RawMessage
+	entries int // in the file
+}
+
+var _ eni.Intents = (*Journal)(nil)
+
+// Open opens the journal in an existing directory, or creates it. The journal
+// of version 1 (agent.db) is read once. A damaged journal is set aside and an
+// empty one takes its place; Report says so.
+//
+// Errors are ErrInUse when Config.Wait or ctx ends, ErrFormat if a newer
+// version wrote the journal, and those of the file system. The caller closes
+// the journal.
+func Open(ctx context.Context, dir string, cfg Config) (*Journal, Report, error) {
+	old, err := agentdb.Open(ctx, dir, cfg.Wait)
+	if err != nil {
+		return nil, Report{}, fmt.Errorf("open intent journal: %w", err)
+	}
+	m := migration{db: old}
+	log, found, err := wal.Open(ctx, dir, wal.Config{Name: agentdb.Intents, Sync: true, Wait: cfg.Wait, First: m.first})
+	if err != nil {
+		return nil, Report{}, errors.Join(err, old.Close())
+	}
+	j := &Journal{old: old, log: log, intents: map[string]json.RawMessage{}}
+	if err := errors.Join(j.load(), old.Seal()); err != nil {
+		return nil, Report{}, errors.Join(err, j.Close())
+	}
+	r := Report{Created: found.Created, SetAside: found.SetAside, Why: found.Why, Readable: found.Readable}
+	m.tell(&r)
+	return j, r, nil
+}
+
+func (j *Journal) load() error {
+	items, err := j.log.Load()
+	if err != nil {
+		return err
+	}
+	j.entries = len(items)
+	for i, item := range items {
+		e, id, err := decode(item)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%w: start the version that wrote it, or remove the state directory: entry %d: %w", ErrFormat, i, err)
+		case e.Put != nil:
+			j.intents[id] = e.Put
+		default:
+			delete(j.intents, id)
+		}
+	}
+	return nil
+}
+
+// decode reads a line of the file, and returns the ID of the intent it is about.
+func decode(item []byte) (e entry, id string, err error) {
+	if err := json.Unmarshal(item, &e); err != nil {
+		return entry{}, "", err
+	}
+	if e.Put == nil {
+		if e.Remove == "" {
+			return entry{}, "", errors.New("neither stores nor removes an intent")
+		}
+		return e, e.Remove, nil
+	}
+	in, err := decodeIntent(e.Put)
+	return e, in.ID, err
+}
+
+func decodeIntent(value []byte) (in eni.Intent, err error) {
+	if err := json.Unmarshal(value, &in); err != nil {
+		return eni.Intent{}, err
+	}
+	if in.ID == "" {
+		return eni.Intent{}, errors.New("an intent without an ID")
+	}
+	return in, nil
+}
+
+// Put stores an intent. It is on disk when Put returns.
+func (j *Journal) Put(_ context.Context, in eni.Intent) error {
+	value, err := json.Marshal(in)
+	if err == nil && in.ID == "" {
+		err = errors.New("it has no ID")
+	}
+	if err == nil {
+		err = j.write(in.ID, entry{Put: value})
+	}
+	if err != nil {
+		return fmt.Errorf("store intent %s: %w", in.ID, err)
+	}
+	return nil
+}
+
+// Remove forgets an intent, if it is there.
+func (j *Journal) Remove(_ context.Context, id string) error {
+	if err := j.write(id, entry{Remove: id}); err != nil {
+		return fmt.Errorf("remove intent %s: %w", id, err)
+	}
+	return nil
+}
+
+// write appends an entry, or replaces all entries by what is left of them.
+func (j *Journal) write(id string, e entry) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if e.Put == nil && j.intents[id] == nil {
+		return nil
+	}
+	next := maps.Clone(j.intents)
+	if next[id] = e.Put; e.Put == nil {
+		delete(next, id)
+	}
+	if j.entries >= compactAfter+2*len(next) {
+		items, err := encode(next)
+		if err != nil {
+			return err
+		}
+		if err := j.log.Replace(items); err != nil {
+			return err
+		}
+		j.intents, j.entries = next, len(next)
+		return nil
+	}
+	item, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	if err := j.log.Append([][]byte{item}); err != nil {
+		return err
+	}
+	j.intents, j.entries = next, j.entries+1
+	return nil
+}
+
+// encode returns the shortest list of entries that leads to intents.
+func encode(intents map[string]json.RawMessage) (out [][]byte, err error) {
+	for _, id := range slices.Sorted(maps.Keys(intents)) {
+		item, err := json.Marshal(entry{Put: intents[id]})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, item)
+	}
+	return out, nil
+}
+
+// All returns all intents, sorted by ID.
+func (j *Journal) All(context.Context) ([]eni.Intent, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var out []eni.Intent
+	for _, id := range slices.Sorted(maps.Keys(j.intents)) {
+		in, err := decodeIntent(j.intents[id])
+		if err != nil {
+			return nil, fmt.Errorf("read intent %s: %w", id, err)
+		}
+		out = append(out, in)
+	}
+	return out, nil
+}
+
+// Close closes the files. Nothing is written.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return errors.Join(j.log.Close(), j.old.Close())
+}

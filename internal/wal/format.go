@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wal
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// version is the version of the format. Version 1 was a bbolt file.
+const version = 2
+
+// The first words of the two files.
+const (
+	magicLog  = "vpcnet-journal"
+	magicHead = "vpcnet-head"
+)
+
+// maxStamp bounds the line that both files begin with, in bytes; maxRecord the
+// payload of one record. Replace writes a whole list as one record: a thousand
+// pods take half a megabyte.
+const (
+	maxStamp  = 1 << 10
+	maxRecord = 256 << 20
+)
+
+// sum is a checksum.
+type sum [sha256.Size]byte
+
+// point is a place between two records: how many records there are before it,
+// since the log was first created, and their chained checksum.
+type point struct {
+	seq uint64
+	sum sum
+}
+
+// stamp is the line at the beginning of a file. In a log it says where its
+// first record begins, in a head where the last record ends.
+type stamp struct {
+	magic, name, boot string
+	at                point
+}
+
+// errNewer: the line is intact, and its version is unknown.
+var errNewer = errors.New("newer version")
+
+// encode returns the line. Its length depends on name and boot alone.
+//
+//	magic version name boot sequence checksum checksum-of-the-line
+func (s stamp) encode() []byte {
+	body := fmt.Sprintf("%s %d %s %s %016x %x ", s.magic, version, s.name, s.boot, s.at.seq, s.at.sum)
+	return fmt.Appendf([]byte(body), "%x\n", sha256.Sum256([]byte(body)))
+}
+
+// decodeStamp reads the line that data begins with, and returns its length. All
+// versions have in common the first two words, and the checksum of the line as
+// the last word.
+func decodeStamp(magic, name string, data []byte) (s stamp, n int, err error) {
+	end := bytes.IndexByte(data[:min(len(data), maxStamp)], '\n')
+	if end < 0 {
+		return stamp{}, 0, errors.New("no header line")
+	}
+	line := string(data[:end])
+	cut := strings.LastIndexByte(line, ' ') + 1
+	want := sha256.Sum256([]byte(line[:cut]))
+	if line[cut:] != hex.EncodeToString(want[:]) {
+		return stamp{}, 0, errors.New("the header does not match its checksum")
+	}
+	words := strings.Split(line[:cut], " ")
+	if len(words) < 3 || words[0] != magic {
+		return stamp{}, 0, fmt.Errorf("the header is not that of a %s", magic)
+	}
+	if v, err := strconv.Atoi(words[1]); err != nil || v > version {
+		return stamp{}, 0, fmt.Errorf("format %.20q: %w", words[1], errNewer)
+	}
+	if len(words) != 7 {
+		return stamp{}, 0, fmt.Errorf("the header has %d words, want 7", len(words))
+	}
+	s = stamp{magic: magic, name: words[2], boot: words[3]}
+	if s.at, err = decodePoint(words[4], words[5]); err != nil {
+		return stamp{}, 0, err
+	}
+	if s.name != name || !bytes.Equal(s.encode(), data[:end+1]) {
+		return stamp{}, 0, fmt.Errorf("the header is not that of journal %q", name)
+	}
+	return s, end + 1, nil
+}
+
+func decodePoint(seq, checksum string) (p point, err error) {
+	if p.seq, err = strconv.ParseUint(seq, 16, 64); err != nil {
+		return point{}, fmt.Errorf("sequence number: %w", err)
+	}
+	b, err := hex.DecodeString(checksum)
+	if err != nil || len(b) != len(p.sum) {
+		return point{}, fmt.Errorf("%q is not a checksum", checksum)
+	}
+	copy(p.sum[:], b)
+	return p, nil
+}
+
+// recordHead is the length of the line before each payload, in bytes:
+//
+//	sequence length checksum
+const recordHead = 16 + 1 + 8 + 1 + 2*sha256.Size + 1
+
+// encodeRecord appends to buf one record that holds items and follows p. The
+// point behind it is returned.
+func encodeRecord(buf []byte, p point, items [][]byte) ([]byte, point, error) {
+	size := 0
+	for _, item := range items {
+		if bytes.IndexByte(item, '\n') >= 0 {
+			return nil, point{}, fmt.Errorf("item %.40q has more than one line", item)
+		}
+		size += len(item) + 1
+	}
+	if size > maxRecord {
+		return nil, point{}, fmt.Errorf("record has %d bytes, want at most %d", size, maxRecord)
+	}
+	start := len(buf)
+	buf = append(buf, make([]byte, recordHead)...)
+	for _, item := range items {
+		buf = append(append(buf, item...), '\n')
+	}
+	next := p.after(buf[start+recordHead:])
+	copy(buf[start:], fmt.Appendf(nil, "%016x %08x %x\n", next.seq, size, next.sum))
+	return buf, next, nil
+}
+
+// after returns the point behind a record that follows p.
+func (p point) after(payload []byte) point {
+	h := sha256.New()
+	h.Write(p.sum[:])
+	h.Write(fmt.Appendf(nil, "%016x %08x", p.seq+1, len(payload)))
+	h.Write(payload)
+	next := point{seq: p.seq + 1}
+	h.Sum(next.sum[:0])
+	return next
+}
+
+// decodeRecordHead reads the line before a payload: which point is said to be
+// behind the record, and how long its payload is.
+func decodeRecordHead(line []byte) (p point, size int, err error) {
+	words := strings.Split(strings.TrimSuffix(string(line), "\n"), " ")
+	if len(words) != 3 {
+		return point{}, 0, errors.New("no record begins here")
+	}
+	if p, err = decodePoint(words[0], words[2]); err != nil {
+		return point{}, 0, err
+	}
+	n, err := strconv.ParseUint(words[1], 16, 32)
+	if err != nil || n > maxRecord {
+		return point{}, 0, fmt.Errorf("%q is not the length of a record", words[1])
+	}
+	if !bytes.Equal(line, fmt.Appendf(nil, "%016x %08x %x\n", p.seq, n, p.sum)) {
+		return point{}, 0, errors.New("no record begins here")
+	}
+	return p, int(n), nil
+}
+
+// splitItems is the inverse of what encodeRecord does with items.
+func splitItems(payload []byte) ([][]byte, error) {
+	if len(payload) == 0 {
+		return nil, nil
+	}
+	if payload[len(payload)-1] != '\n' {
+		return nil, errors.New("the record does not end with a line")
+	}
+	return bytes.Split(payload[:len(payload)-1], []byte{'\n'}), nil
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package wal
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// The errors of this package.
+var (
+	// ErrDamaged: a file is not what was written to it.
+	ErrDamaged = errors.New("journal is damaged")
+	// ErrFormat: a newer version wrote the file. It is left as it is.
+	ErrFormat = errors.New("journal has another format")
+	// ErrInUse: another process has the log open.
+	ErrInUse = errors.New("journal is in use by another process")
+)
+
+// Log is an open log. It is not safe for concurrent use.
+type Log struct {
+	path string // without suffix
+	name string
+	boot string
+	sync bool
+
+	lock, log, head *os.File
+
+	// last is the point behind the last record that was answered, and size the
+	// number of bytes up to there.
+	last point
+	size int64
+	// longTail: the log may have bytes after size. staleHead: the head may not
+	// be at last. An operation that failed leaves these to the next one.
+	longTail, staleHead bool
+
+	buf []byte
+}
+
+func (l *Log) logPath() string  { return l.path + ".log" }
+func (l *Log) headPath() string { return l.path + ".head" }
+
+// Load reads all items from the file, in their order. It returns ErrDamaged if
+// the file no longer holds what was written to it.
+func (l *Log) Load() ([][]byte, error) {
+	c, err := scan(io.NewSectionReader(l.log, 0, l.size), l.size, l.name)
+	if err == nil && c.last != l.last {
+		err = fmt.Errorf("the log ends after record %d, want %d", c.last.seq, l.last.seq)
+		err = errors.Join(err, c.stop)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", l.logPath(), ErrDamaged, err)
+	}
+	return c.items, nil
+}
+
+// Append adds items, all of them or none, as one record. An item is text of one
+// line. When Append returns an error, no later Load returns any of the items,
+// also if the disk is full.
+func (l *Log) Append(items [][]byte) (err error) {
+	if err := l.settle(); err != nil {
+		return fmt.Errorf("append to journal: %w", err)
+	}
+	buf, next, err := encodeRecord(l.buf[:0], l.last, items)
+	if err != nil {
+		return fmt.Errorf("append to journal: %w", err)
+	}
+	l.buf = buf
+	written := false
+	defer func() {
+		if !written {
+			err = fmt.Errorf("append to journal: %w", errors.Join(err, l.settle()))
+		}
+	}()
+	l.longTail = true
+	if err := l.write(l.log, buf, l.size); err != nil {
+		return err
+	}
+	l.staleHead = true
+	if err := l.write(l.head, l.stamp(magicHead, next).encode(), 0); err != nil {
+		return err
+	}
+	l.last, l.size = next, l.size+int64(len(buf))
+	l.longTail, l.staleHead = false, false
+	written = true
+	return nil
+}
+
+// Replace puts items in the place of everything there was, in one step: a
+// process killed meanwhile finds the old items or the new ones. When Replace
+// returns an error, the old ones remain.
+func (l *Log) Replace(items [][]byte) error {
+	if err := l.settle(); err != nil {
+		return fmt.Errorf("replace journal: %w", err)
+	}
+	start := l.stamp(magicLog, l.last).encode()
+	buf, next, err := encodeRecord(bytes.Clone(start), l.last, items)
+	if err != nil {
+		return fmt.Errorf("replace journal: %w", err)
+	}
+	f, err := l.install(l.logPath(), buf)
+	if err != nil {
+		return fmt.Errorf("replace journal: %w", err)
+	}
+	if l.log != nil {
+		_ = l.log.Close() // nothing of the old log is read any more
+	}
+	l.log, l.last, l.size = f, next, int64(len(buf))
+	// The new log is in its place and its header agrees with the old head. If
+	// the head cannot be written, the next operation tries again.
+	l.staleHead = true
+	_ = l.settle()
+	return nil
+}
+
+// settle finishes what an operation that failed left behind. The head comes
+// first: a head that is behind a whole record is in order, one that is ahead is
+// damage.
+func (l *Log) settle() error {
+	if l.staleHead {
+		want := l.stamp(magicHead, l.last).encode()
+		if err := l.write(l.head, want, 0); err != nil {
+			have := make([]byte, len(want))
+			if _, again := l.head.ReadAt(have, 0); again != nil || !bytes.Equal(have, want) {
+				return err
+			} // the write that failed changed nothing
+		}
+		l.staleHead = false
+	}
+	if l.longTail {
+		if err := l.log.Truncate(l.size); err != nil {
+			return err
+		}
+		l.longTail = false
+	}
+	return nil
+}
+
+func (l *Log) stamp(magic string, at point) stamp {
+	return stamp{magic: magic, name: l.name, boot: l.boot, at: at}
+}
+
+func (l *Log) write(f *os.File, data []byte, at int64) error {
+	if _, err := f.WriteAt(data, at); err != nil {
+		return err
+	}
+	if !l.sync {
+		return nil
+	}
+	return f.Sync()
+}
+
+// install writes a file aside and renames it to path. The file stays open.
+func (l *Log) install(path string, data []byte) (f *os.File, err error) {
+	aside := path + ".new"
+	if err := os.Remove(aside); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if f, err = os.OpenFile(aside, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+		return nil, err
+	}
+	installed := false
+	defer func() {
+		if !installed {
+			_ = f.Close()
+			_ = os.Remove(aside)
+		}
+	}()
+	if err := l.write(f, data, 0); err != nil {
+		return nil, err
+	}
+	if err := os.Rename(aside, path); err != nil {
+		return nil, err
+	}
+	installed = true
+	if !l.sync {
+		return f, nil
+	}
+	return f, syncDir(filepath.Dir(path))
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Close closes the files and lets another process open the log. Nothing is
+// written.
+func (l *Log) Close() error {
+	var all error
+	for _, f := range []*os.File{l.log, l.head, l.lock} {
+		if f != nil {
+			all = errors.Join(all, f.Close())
+		}
+	}
+	return all
+}
