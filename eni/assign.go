@@ -72,16 +72,18 @@ func (m *Manager) room(ctx context.Context, e ENI, in AssignInput) (want, error)
 	if err != nil {
 		return want{}, err
 	}
-	free := l.SlotsPerENI() - e.Slots(in.Family)
+	now, used := time.Now(), e.Slots(in.Family)
 	m.mu.Lock()
-	if r, ok := m.packed[e.ID]; ok && time.Since(r.at) < learntFor {
-		free = min(free, r.max-e.Slots(in.Family))
-	}
+	r := m.packed[slotsOf{e.ID, in.Family}]
 	m.mu.Unlock()
+	free := r.limit(l.SlotsPerENI(), now) - used
 	if free <= 0 {
-		return want{}, &OpError{
-			Op: string(OpAssign), ENI: e.ID, Why: ReasonSlotLimit, Err: fmt.Errorf("%d slots in use", e.Slots(in.Family)),
+		full := &OpError{Op: string(OpAssign), ENI: e.ID, Why: ReasonSlotLimit, Err: fmt.Errorf("%d slots in use", used)}
+		if used < l.SlotsPerENI() {
+			full.After = r.until.Sub(now)
+			full.Err = fmt.Errorf("%d of %d slots in use, and EC2 refused another", used, l.SlotsPerENI())
 		}
+		return want{}, full
 	}
 	if !in.Prefixes || !l.Nitro {
 		return want{Singles: min(in.Slots, free)}, nil
@@ -109,15 +111,13 @@ func (m *Manager) putOn(ctx context.Context, e ENI, in AssignInput, w want) ([]n
 	var err error
 	for _, r := range rungs {
 		var got []netip.Prefix
-		if got, err = m.assignOnce(ctx, e, in.Family, r); err == nil {
+		if got, err = m.assignOnce(ctx, e, in.Family, r); reasonOf(err) == ReasonSlotLimit {
+			got, err = m.slotsRefused(ctx, e, in.Family, r, err)
+		}
+		if err == nil {
 			return got, nil
 		}
 		why := reasonOf(err)
-		if why == ReasonSlotLimit {
-			m.mu.Lock()
-			m.packed[e.ID] = learnt{max: e.Slots(in.Family), at: time.Now()}
-			m.mu.Unlock()
-		}
 		if why != ReasonSubnetFull && why != ReasonNoFreePrefix {
 			break
 		}
@@ -155,7 +155,12 @@ func (m *Manager) assignOnce(ctx context.Context, e ENI, f Family, r rung) ([]ne
 
 // came closes an assign intent with what it brought.
 func (m *Manager) came(ctx context.Context, it Intent, got []netip.Prefix) error {
-	it.Blocks, it.Done, it.Changed = got, true, now()
+	it.Blocks, it.Done, it.Changed = got, true, time.Now()
+	if len(got) > 0 {
+		m.mu.Lock()
+		delete(m.packed, slotsOf{it.ENI, FamilyOf(got[0].Addr())})
+		m.mu.Unlock()
+	}
 	m.alter(it.ENI, func(e *ENI) {
 		for _, b := range got {
 			e.drop(b)
@@ -197,6 +202,3 @@ func (m *Manager) newOn(e ENI, it Intent) []netip.Prefix {
 		return slices.Contains(it.Before, b) || own != nil && own.changes[b].removed
 	})
 }
-
-// now is the time as it is journalled.
-func now() time.Time { return time.Now().UTC() }

@@ -195,7 +195,7 @@ func (m *Manager) RetireBranch(ctx context.Context, b Branch) error {
 	}
 	it := m.start(OpRetireBranch)
 	it.ENI, it.Trunk, it.VLANID, it.Association = b.ENI, b.Trunk, b.VLANID, b.Association
-	it.NotBefore = it.Start.Add(m.cfg.BranchCooldown)
+	it.NotBefore, it.Before = it.Start.Add(m.cfg.BranchCooldown), branchBlocks(e)
 	return m.put(ctx, it)
 }
 
@@ -204,10 +204,10 @@ func (m *Manager) associate(ctx context.Context, it Intent) (Intent, error) {
 	id, err := m.ec2.associate(ctx, it)
 	switch {
 	case err == nil:
-		it.Association, it.Changed = id, now()
+		it.Association, it.Changed = id, time.Now()
 		m.noteVLAN(it, true)
 	case lostAnswer(err), reasonOf(err) == ReasonThrottled:
-	case reasonOf(err) == ReasonNotFound && time.Since(it.Changed) < m.cfg.Lag:
+	case reasonOf(err) == ReasonNotFound && !m.settled(it):
 		// just created, it has not reached all of EC2 yet
 		if perr := m.pause(ctx, 0); perr == nil {
 			return it, nil
@@ -240,11 +240,11 @@ func (m *Manager) joined(ctx context.Context, it Intent) Intent {
 
 // disassociate takes the branch from its trunk.
 func (m *Manager) disassociate(ctx context.Context, it Intent) (Intent, error) {
-	err := m.ec2.disassociate(ctx, it.Association, it.ID)
+	err := m.ec2.disassociate(ctx, it.Association, it.ID, m.whileUnused(it))
 	if err != nil && reasonOf(err) != ReasonNotFound {
 		return it, err
 	}
-	it.Association, it.Changed = "", now()
+	it.Association, it.Changed = "", time.Now()
 	m.noteVLAN(it, false)
 	return it, nil
 }

@@ -5,6 +5,7 @@ package eni
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -155,6 +156,16 @@ const (
 // when the answer is lost of a call that can be repeated. The error is an
 // *OpError.
 func (c *Client) call(ctx context.Context, action string, n nature, do func(context.Context) error) error {
+	return c.callIf(ctx, action, n, nil, do)
+}
+
+// condition says whether a call may still be made; its error is an *OpError.
+type condition func(ctx context.Context) error
+
+// callIf is call with a condition that is checked before each try, after the
+// wait for the budget: that wait can take minutes. An unmet condition ends the
+// call. A nil condition always holds.
+func (c *Client) callIf(ctx context.Context, action string, n nature, may condition, do func(context.Context) error) error {
 	b := c.writes
 	if n == read {
 		b = c.reads
@@ -164,6 +175,11 @@ func (c *Client) call(ctx context.Context, action string, n nature, do func(cont
 		begin := time.Now()
 		if err := b.wait(ctx, priorityOf(ctx)); err != nil {
 			return &OpError{Op: action, Why: ReasonThrottled, Err: err}
+		}
+		if may != nil {
+			if err := may(ctx); err != nil {
+				return notMade(err, lost)
+			}
 		}
 		sent := time.Now()
 		failed := c.try(ctx, action, do)
@@ -193,6 +209,18 @@ func (c *Client) call(ctx context.Context, action string, n nature, do func(cont
 			return failed
 		}
 	}
+}
+
+// notMade is the error of a call whose condition did not hold. lost says that the
+// answer to an earlier try was lost.
+func notMade(err error, lost bool) error {
+	var op *OpError
+	if !errors.As(err, &op) {
+		return err
+	}
+	held := *op
+	held.unmet, held.lost = true, lost
+	return &held
 }
 
 // try makes one try, bounded by the timeout.

@@ -29,6 +29,16 @@
 // had time to show, and an address that was released here does not come back
 // because an old view still lists it.
 //
+// A journal may be lost, old, or written by a clock that was set since. An old
+// view and an old journal can put a slot in doubt, and hold an operation up for
+// Config.Lag. Neither takes anything away: what is unassigned, detached or
+// deleted is what Config.InUse says is free at the moment of the call. An ENI
+// whose intent was lost is found by its tags: attached by Discover, else by
+// [Sweep].
+//
+// A process that starts can be given the inventory of the one before it, as
+// Config.Known, and then knows its ENIs while EC2 does not answer.
+//
 // # What is ours
 //
 // A Manager changes only ENIs that carry its owner tag and this instance's ID,
@@ -46,6 +56,6 @@
 // subnets than the primary ENI's, ec2:DescribeInstanceTypes for types that the
 // built-in table does not know.
 //
-// The package starts no goroutines. Its exported signatures hold no AWS SDK
-// types but for [NewClient].
+// No goroutine of the package outlives the call that needs it. Its exported
+// signatures hold no AWS SDK types but for [NewClient].
 package eni

@@ -86,15 +86,15 @@ func (m *Manager) done(ctx context.Context, it Intent) error {
 // look asks EC2 about the ENI of an intent that was left open, since nobody
 // knows what became of its last call. If EC2 does not answer, the intent stays
 // as it was.
-func (m *Manager) look(ctx context.Context, it Intent) Intent {
+func (m *Manager) look(ctx context.Context, it Intent) (Intent, error) {
 	if it.ENI == "" {
-		return it
+		return it, nil
 	}
 	e, there, err := m.ec2.describeENI(ctx, it.ENI)
 	if err != nil {
-		return it
+		return it, err
 	}
-	return it.saw(e, there, time.Now(), m.cfg.Lag)
+	return it.saw(e, there, m.settled(it)), nil
 }
 
 // recreate repeats the create call of an intent whose answer was never seen.
@@ -130,7 +130,10 @@ func (m *Manager) attach(ctx context.Context, it Intent) (Intent, error) {
 	for try := 0; ; try++ {
 		id, err := m.ec2.attachENI(ctx, it.ENI, m.instance(), it.Card, it.Device)
 		if err == nil {
-			it.Attached, it.Attachment, it.Changed = true, id, time.Now().UTC()
+			it.Attached, it.Attachment, it.Changed = true, id, time.Now()
+			m.mu.Lock()
+			delete(m.refused, it.Card)
+			m.mu.Unlock()
 			return it, nil
 		}
 		var giveUp bool
@@ -156,12 +159,13 @@ func (m *Manager) afterAttach(ctx context.Context, it Intent, err error) (Intent
 	why := reasonOf(err)
 	switch {
 	case lostAnswer(err) || why == ReasonInUse:
-		return m.look(ctx, it), ctx.Err() != nil
+		it, _ = m.look(ctx, it)
+		return it, ctx.Err() != nil
 	case why == ReasonThrottled:
 		return it, true
 	case why == ReasonNotFound:
 		// Just created, it may not have reached all of EC2 yet.
-		if time.Since(it.Changed) < m.cfg.Lag {
+		if !m.settled(it) {
 			return it, false
 		}
 		return it.turn(why), true
@@ -179,7 +183,8 @@ func (m *Manager) afterAttach(ctx context.Context, it Intent, err error) (Intent
 }
 
 // learnLimit remembers how many ENIs a card holds now that EC2 refused one
-// more, so that the next request fails here without a call.
+// more, so that the next request fails here without a call. Other cards are not
+// concerned.
 func (m *Manager) learnLimit(ctx context.Context, it Intent) {
 	enis, _ := m.attached(ctx)
 	m.mu.Lock()
@@ -190,7 +195,7 @@ func (m *Manager) learnLimit(ctx context.Context, it Intent) {
 			n++
 		}
 	}
-	m.refused[it.Card] = learnt{max: n, at: time.Now()}
+	m.refused[it.Card] = m.refused[it.Card].again(n, time.Now(), cardRefusalFirst, cardRefusalMost)
 }
 
 // takenLocked lists the places that are taken as far as anyone knows: in the
@@ -247,7 +252,7 @@ func (m *Manager) keep(ctx context.Context, it Intent) (Intent, error) {
 	why := reasonOf(err)
 	switch {
 	case err == nil:
-		it.Kept, it.Changed = true, time.Now().UTC()
+		it.Kept, it.Changed = true, time.Now()
 	case lostAnswer(err), why == ReasonThrottled:
 	default:
 		it = it.turn(why)
@@ -273,7 +278,7 @@ func (m *Manager) wait(ctx context.Context, it Intent) (Intent, error) {
 			return it, nil
 		}
 		if now := time.Now(); !now.Before(ask) {
-			it = m.look(ctx, it)
+			it, _ = m.look(ctx, it)
 			if it.Ready || it.Done {
 				return it, nil
 			}
@@ -304,18 +309,21 @@ func (m *Manager) complete(it Intent) Intent {
 			e.Subnet, e.Subnet6 = s.Prefix, s.Prefix6
 		}
 	}
-	it.Made, it.Blocks, it.Changed = &e, e.Blocks(), time.Now().UTC()
+	it.Made, it.Blocks, it.Changed = &e, e.Blocks(), time.Now()
 	return it
 }
 
 // detach asks EC2 to detach the ENI.
 func (m *Manager) detach(ctx context.Context, it Intent) (Intent, error) {
 	for try := 0; ; try++ {
-		err := m.ec2.detachENI(ctx, it.Attachment)
+		err := m.ec2.detachENI(ctx, it.Attachment, m.whileUnused(it))
 		why := reasonOf(err)
 		switch {
+		case forbidden(err):
+			it.Doubt = it.Doubt || lostAnswer(err)
+			return it, err
 		case err == nil:
-			it.Detached, it.Changed = true, time.Now().UTC()
+			it.Detached, it.Changed = true, time.Now()
 			return it, nil
 		case why == ReasonNotFound:
 			it.Detached = true
@@ -323,7 +331,7 @@ func (m *Manager) detach(ctx context.Context, it Intent) (Intent, error) {
 		case lostAnswer(err), why == ReasonInUse, why == ReasonInvalid:
 			// It may be detaching already, or not be attached all the way.
 			it.Doubt = it.Doubt || lostAnswer(err)
-			if it = m.look(ctx, it); it.Detached || it.Done || !it.Attached {
+			if it, _ = m.look(ctx, it); it.Detached || it.Done || !it.Attached {
 				return it, nil
 			}
 		default:
@@ -341,13 +349,16 @@ func (m *Manager) delete(ctx context.Context, it Intent) (Intent, error) {
 		if it.Detached && try == 0 && m.pause(ctx, 1) != nil {
 			return it, ctx.Err() // detaching takes some seconds, an early delete only costs a call
 		}
-		err := m.ec2.deleteENI(ctx, it.ENI)
+		err := m.ec2.deleteENI(ctx, it.ENI, m.whileUnused(it))
+		if forbidden(err) {
+			return it, err
+		}
 		why := reasonOf(err)
 		// An ENI that was never attached may be too new to be found.
-		tooNew := why == ReasonNotFound && !it.Attached && time.Since(it.Changed) < m.cfg.Lag
+		tooNew := why == ReasonNotFound && !it.Attached && !m.settled(it)
 		switch {
 		case err == nil || why == ReasonNotFound && !tooNew:
-			it.Done, it.Changed = true, time.Now().UTC()
+			it.Done, it.Changed = true, time.Now()
 			return it, nil
 		case tooNew, lostAnswer(err), why == ReasonInUse, why == ReasonInvalid:
 			if it = m.joined(ctx, it); it.Association != "" {

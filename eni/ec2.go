@@ -4,6 +4,7 @@ package eni
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -64,6 +65,15 @@ func (c *Client) listENIs(ctx context.Context, fs func() []filter) ([]ENI, error
 	}
 }
 
+// about names the ENI in the error of a call.
+func about(id string, err error) error {
+	var op *OpError
+	if errors.As(err, &op) && op.ENI == "" {
+		op.ENI = id
+	}
+	return err
+}
+
 // createENI creates the ENI that an intent describes. The same intent gives the
 // same ENI each time.
 func (c *Client) createENI(ctx context.Context, in Intent, tags map[string]string) (ENI, error) {
@@ -110,7 +120,7 @@ func (c *Client) attachENI(ctx context.Context, id, instance string, card, devic
 		}
 		return err
 	})
-	return attachment, err
+	return attachment, about(id, err)
 }
 
 // deleteOnTermination has EC2 delete an ENI together with its instance.
@@ -129,27 +139,27 @@ func (c *Client) setGroups(ctx context.Context, id string, groups []string) erro
 }
 
 func (c *Client) modifyENI(ctx context.Context, in *ec2.ModifyNetworkInterfaceAttributeInput) error {
-	return c.call(ctx, "ModifyNetworkInterfaceAttribute", repeatable, func(ctx context.Context) error {
+	return about(aws.ToString(in.NetworkInterfaceId), c.call(ctx, "ModifyNetworkInterfaceAttribute", repeatable, func(ctx context.Context) error {
 		_, err := c.ec2.ModifyNetworkInterfaceAttribute(ctx, in)
 		return err
-	})
+	}))
 }
 
 // detachENI asks for the end of an attachment. The ENI is free some seconds
 // later.
-func (c *Client) detachENI(ctx context.Context, attachment string) error {
-	return c.call(ctx, "DetachNetworkInterface", once, func(ctx context.Context) error {
+func (c *Client) detachENI(ctx context.Context, attachment string, may condition) error {
+	return c.callIf(ctx, "DetachNetworkInterface", once, may, func(ctx context.Context) error {
 		_, err := c.ec2.DetachNetworkInterface(ctx, &ec2.DetachNetworkInterfaceInput{AttachmentId: aws.String(attachment)})
 		return err
 	})
 }
 
 // deleteENI deletes an ENI that is not attached.
-func (c *Client) deleteENI(ctx context.Context, id string) error {
-	return c.call(ctx, "DeleteNetworkInterface", once, func(ctx context.Context) error {
+func (c *Client) deleteENI(ctx context.Context, id string, may condition) error {
+	return about(id, c.callIf(ctx, "DeleteNetworkInterface", once, may, func(ctx context.Context) error {
 		_, err := c.ec2.DeleteNetworkInterface(ctx, &ec2.DeleteNetworkInterfaceInput{NetworkInterfaceId: aws.String(id)})
 		return err
-	})
+	}))
 }
 
 // assign puts n slots on an ENI and returns what came.
@@ -177,7 +187,7 @@ func (c *Client) assign(ctx context.Context, id string, f Family, n int, prefixe
 		}
 		return nil
 	})
-	return got, err
+	return got, about(id, err)
 }
 
 func (c *Client) assign6(ctx context.Context, id string, n int, prefixes bool) ([]netip.Prefix, error) {
@@ -198,11 +208,11 @@ func (c *Client) assign6(ctx context.Context, id string, n int, prefixes bool) (
 		}
 		return nil
 	})
-	return got, err
+	return got, about(id, err)
 }
 
 // unassign takes blocks of one sort (family, and single or prefix) off an ENI.
-func (c *Client) unassign(ctx context.Context, id string, blocks []netip.Prefix) error {
+func (c *Client) unassign(ctx context.Context, id string, blocks []netip.Prefix, may condition) error {
 	names := make([]string, len(blocks))
 	for i, b := range blocks {
 		names[i] = b.String()
@@ -216,19 +226,19 @@ func (c *Client) unassign(ctx context.Context, id string, blocks []netip.Prefix)
 		if single {
 			in.Ipv6Addresses, in.Ipv6Prefixes = names, nil
 		}
-		return c.call(ctx, "UnassignIpv6Addresses", once, func(ctx context.Context) error {
+		return about(id, c.callIf(ctx, "UnassignIpv6Addresses", once, may, func(ctx context.Context) error {
 			_, err := c.ec2.UnassignIpv6Addresses(ctx, in)
 			return err
-		})
+		}))
 	}
 	in := &ec2.UnassignPrivateIpAddressesInput{NetworkInterfaceId: aws.String(id), Ipv4Prefixes: names}
 	if single {
 		in.PrivateIpAddresses, in.Ipv4Prefixes = names, nil
 	}
-	return c.call(ctx, "UnassignPrivateIpAddresses", once, func(ctx context.Context) error {
+	return about(id, c.callIf(ctx, "UnassignPrivateIpAddresses", once, may, func(ctx context.Context) error {
 		_, err := c.ec2.UnassignPrivateIpAddresses(ctx, in)
 		return err
-	})
+	}))
 }
 
 // tag sets tags of an ENI.
@@ -258,8 +268,8 @@ func (c *Client) associate(ctx context.Context, in Intent) (string, error) {
 }
 
 // disassociate takes a branch ENI from its trunk.
-func (c *Client) disassociate(ctx context.Context, association, token string) error {
-	return c.call(ctx, "DisassociateTrunkInterface", repeatable, func(ctx context.Context) error {
+func (c *Client) disassociate(ctx context.Context, association, token string, may condition) error {
+	return c.callIf(ctx, "DisassociateTrunkInterface", repeatable, may, func(ctx context.Context) error {
 		_, err := c.ec2.DisassociateTrunkInterface(ctx, &ec2.DisassociateTrunkInterfaceInput{
 			AssociationId: aws.String(association), ClientToken: aws.String(token),
 		})

@@ -25,7 +25,7 @@ const (
 	ReasonUnreachable   Reason = "ec2-unreachable" // no answer, or none in time
 	ReasonNoMetadata    Reason = "no-metadata"     // the metadata service does not answer
 	ReasonNotFound      Reason = "not-found"       // the ENI, or what it refers to, is not there
-	ReasonInUse         Reason = "in-use"          // pods have addresses of it, or EC2 is still detaching it
+	ReasonInUse         Reason = "in-use"          // pods have addresses of it, or may have, or EC2 is still detaching it
 	ReasonNotManaged    Reason = "not-managed"     // the ENI is not ours to change
 	ReasonMode          Reason = "safe-mode"       // the safe mode forbids it
 	ReasonInvalid       Reason = "invalid"         // EC2 rejects the request as wrong
@@ -81,6 +81,8 @@ type OpError struct {
 	// lost says that EC2 may have done it all the same: the answer did not
 	// arrive, or was one of a broken server.
 	lost bool
+	// unmet says that EC2 was not asked, because Config.InUse forbids the call.
+	unmet bool
 }
 
 // Error names the operation, the ENI, the reason, and EC2's own words.
@@ -114,6 +116,12 @@ func (e *OpError) Reason() string { return string(e.Why) }
 
 // RetryAfter is when it makes sense to try again; 0 if nothing is known.
 func (e *OpError) RetryAfter() time.Duration { return e.After }
+
+// forbidden says whether err is the refusal of Config.InUse, and not one of EC2.
+func forbidden(err error) bool {
+	var op *OpError
+	return errors.As(err, &op) && op.unmet
+}
 
 // reasonOf is the reason an error carries, ReasonUnknown if none.
 func reasonOf(err error) Reason {

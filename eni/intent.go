@@ -75,7 +75,9 @@ type Intent struct {
 	// Blocks are those to take off (unassign), or those that came (assign,
 	// provision).
 	Blocks []netip.Prefix `json:",omitempty"`
-	// Before are the blocks the ENI had when an assign began.
+	// Before are the blocks the ENI had when an assign began, or when EC2 was
+	// last asked about an ENI on its way in or out. For a branch ENI its own
+	// addresses are among them.
 	Before []netip.Prefix `json:",omitempty"`
 
 	// Trunk, VLANID and Association belong to branch ENIs; NotBefore is the end

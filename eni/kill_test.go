@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -62,6 +63,7 @@ type doomed struct {
 	m    *eni.Manager
 	eni  eni.ENI
 	cfg  eni.Config
+	mu   sync.Mutex // guards fuse while both sources are asked
 	fuse int
 }
 
@@ -92,6 +94,8 @@ func (x *doomed) boot() {
 }
 
 func (x *doomed) burn() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	if x.fuse == 0 {
 		return
 	}

@@ -93,7 +93,7 @@ func TestCardLimit(t *testing.T) {
 		name    string
 		cfg     Config
 		card    int
-		refused map[int]learnt
+		refused map[int]refusal
 		want    int
 	}{
 		{"by type", Config{}, 0, nil, 4},
@@ -103,8 +103,8 @@ func TestCardLimit(t *testing.T) {
 		{"capped above the type", Config{MaxENIs: 3}, 1, nil, 2},
 		{"one reserved", Config{ReserveENIs: 1}, 0, nil, 3},
 		{"one reserved, on the default card only", Config{ReserveENIs: 1}, 1, nil, 2},
-		{"refused", Config{}, 0, map[int]learnt{0: {max: 3, at: now}}, 3},
-		{"refused long ago", Config{}, 0, map[int]learnt{0: {max: 3, at: now.Add(-2 * time.Hour)}}, 4},
+		{"refused", Config{}, 0, map[int]refusal{0: {most: 3, until: now.Add(1)}}, 3},
+		{"refused long ago", Config{}, 0, map[int]refusal{0: {most: 3, until: now}}, 4},
 	} {
 		if got := cardLimit(l, c.cfg, c.card, c.refused, now); got != c.want {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)

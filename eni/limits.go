@@ -183,11 +183,18 @@ func podENIs(l Limits, m PodMode, card int) int {
 const unknownFor = 10 * time.Minute
 
 // Limits is what the instance can carry: from the built-in table, from EC2 for
-// types it does not know, or safe defaults if EC2 does not tell either. It fails
-// only if the instance cannot be identified.
+// types it does not know, or safe defaults if EC2 does not tell either within
+// ClientConfig.Timeout. It fails only if the instance cannot be identified. Once
+// an inventory is known, be it from Config.Known, a type of the table needs no
+// call.
 func (m *Manager) Limits(ctx context.Context) (Limits, error) {
-	if err := m.discovered(ctx); err != nil {
-		return Limits{}, err
+	m.mu.Lock()
+	known := m.inv.Instance.Type != ""
+	m.mu.Unlock()
+	if !known {
+		if err := m.discovered(ctx); err != nil {
+			return Limits{}, err
+		}
 	}
 	m.mu.Lock()
 	l, learnt, name := m.limits, m.limited, m.inv.Instance.Type
@@ -196,6 +203,8 @@ func (m *Manager) Limits(ctx context.Context) (Limits, error) {
 	if l.Source != "" && !guessed {
 		return l, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, m.ec2.cfg.Timeout)
+	defer cancel()
 	l = m.ec2.LimitsOf(ctx, name)
 	m.mu.Lock()
 	defer m.mu.Unlock()

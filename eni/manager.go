@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -21,6 +22,16 @@ type Config struct {
 	// Intents is the journal. Optional; nil keeps intents in memory, so that
 	// a crash can leak an ENI until it is swept.
 	Intents Intents
+	// Known is the inventory of an earlier process of this boot of this
+	// instance, which the program has kept as JSON. Optional. With it the Manager
+	// knows its instance and its ENIs without a call: Inventory shows it, with the
+	// times it has, until the first Discover, which weighs what it finds against
+	// it, so that what was managed stays managed, and slots stay sure, while one
+	// of the sources is away. What the journal of intents tells of the time after
+	// it is added when the journal is read, by Open, Resume or Discover; until
+	// then an ENI may look usable that is on its way out. A Trip in it does not
+	// count, and nothing is taken away by its word alone.
+	Known Inventory
 	// Owner is the value of the owner tag. Optional; default "vpcnet".
 	Owner string
 	// Cluster is the cluster's name for the tags. Optional.
@@ -31,10 +42,14 @@ type Config struct {
 	Subnets SubnetSelector
 	// Groups chooses security groups. Optional; default PrimaryGroups.
 	Groups GroupSelector
-	// InUse says whether anyone uses an address of the block. It is asked right
-	// before every call that takes addresses away, also when an operation goes
-	// on after a restart. Optional; nil means that nothing is in use.
-	InUse func(eni string, block netip.Prefix) bool
+	// InUse says whether a pod uses an address of the block. The Manager asks
+	// right before every call that unassigns, detaches, disassociates or deletes,
+	// each try of it and also after a restart, for every block that it or EC2
+	// knows of on the ENI. An error means that it is not known, and forbids the
+	// call as a true does: the operation fails with ErrInUse, which wraps the
+	// error. It is called without locks held, possibly from several goroutines
+	// at once. Optional; nil means that nothing is in use.
+	InUse func(ctx context.Context, eni string, block netip.Prefix) (bool, error)
 	// MaxENIs caps the ENIs of each network card. Optional; 0 means as many as
 	// the instance type takes.
 	MaxENIs int
@@ -71,7 +86,7 @@ func (c Config) withDefaults() Config {
 		c.Groups = PrimaryGroups{}
 	}
 	if c.InUse == nil {
-		c.InUse = func(string, netip.Prefix) bool { return false }
+		c.InUse = func(context.Context, string, netip.Prefix) (bool, error) { return false, nil }
 	}
 	if c.NewToken == nil {
 		c.NewToken = rand.Text
@@ -89,21 +104,22 @@ func (c Config) withDefaults() Config {
 type Manager struct {
 	cfg Config
 	ec2 *Client
-	// looking holds a token while a Discover is under way.
-	looking chan struct{}
 
 	mu      sync.Mutex
-	loaded  bool
+	read    time.Time         // when the journal was read; zero before
 	intents map[string]Intent // open ones, and those done lately
 	busy    map[string]bool   // intents and ENIs that an operation works on
 	inv     Inventory
-	shown   string // what the metadata service showed at the last Discover
+	looked  bool      // whether inv is of a Discover, and not Config.Known
+	missed  int       // how many Discovers in a row did not hear both sources
+	asked   time.Time // when the sources of inv were asked
+	shown   string    // what the metadata service showed at the last Discover
 	limits  Limits
 	limited time.Time // when limits were learnt
 	mode    Mode
-	refused map[int]learnt          // ENIs, by card
+	refused map[int]refusal         // ENIs, by card
 	others  map[place]time.Time     // places that EC2 said somebody has, and when
-	packed  map[string]learnt       // slots, by ENI
+	packed  map[slotsOf]refusal     // slots, by ENI
 	rests   map[string]rest         // by subnet
 	last    string                  // the subnet that served last
 	vlans   map[string]map[int]bool // VLAN IDs in use, by trunk
@@ -119,12 +135,12 @@ func New(cfg Config) (*Manager, error) {
 	cfg = cfg.withDefaults()
 	return &Manager{
 		cfg: cfg, ec2: cfg.Client, mode: cfg.Mode,
-		looking: make(chan struct{}, 1),
+		inv:     remembered(cfg.Known),
 		intents: map[string]Intent{},
 		busy:    map[string]bool{},
-		refused: map[int]learnt{},
+		refused: map[int]refusal{},
 		others:  map[place]time.Time{},
-		packed:  map[string]learnt{},
+		packed:  map[slotsOf]refusal{},
 		rests:   map[string]rest{},
 		vlans:   map[string]map[int]bool{},
 	}, nil
@@ -177,7 +193,7 @@ func (m *Manager) permit(op Op, id string, takesAway bool) error {
 // load reads the journal once.
 func (m *Manager) load(ctx context.Context) error {
 	m.mu.Lock()
-	loaded := m.loaded
+	loaded := !m.read.IsZero()
 	m.mu.Unlock()
 	if loaded {
 		return nil
@@ -188,13 +204,16 @@ func (m *Manager) load(ctx context.Context) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.loaded {
+	if !m.read.IsZero() {
 		return nil
 	}
+	m.read = time.Now()
 	for _, in := range all {
-		m.intents[in.ID] = in
+		m.intents[in.ID] = in.rebase(m.read, m.cfg.BranchCooldown)
 	}
-	m.loaded = true
+	if !m.inv.At.IsZero() {
+		m.inv = m.replay(m.inv, slices.Collect(maps.Values(m.intents)))
+	}
 	return nil
 }
 
@@ -250,7 +269,7 @@ func (m *Manager) hold(key string) (release func(), ok bool) {
 
 // start makes an intent of an operation that begins now.
 func (m *Manager) start(op Op) Intent {
-	now := time.Now().UTC()
+	now := time.Now()
 	return Intent{ID: string(op) + "-" + m.cfg.NewToken(), Op: op, Start: now, Changed: now}
 }
 
@@ -272,10 +291,10 @@ func (m *Manager) known(ctx context.Context, op Op, id string) (ENI, error) {
 // others can attach ENIs too, but to ask each time would cost a call an ENI.
 const inventoryAge = 5 * time.Minute
 
-// discovered makes sure of an inventory.
+// discovered makes sure of an inventory of this process.
 func (m *Manager) discovered(ctx context.Context) error {
 	m.mu.Lock()
-	have := !m.inv.At.IsZero()
+	have := m.looked
 	m.mu.Unlock()
 	if have {
 		return nil

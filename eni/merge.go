@@ -20,6 +20,9 @@ type MergeInput struct {
 	EC2At, MetadataAt time.Time
 	// Intents are the own mutations, open ones and those done lately.
 	Intents []Intent
+	// Loaded is when this process read the intents that an earlier process
+	// wrote: none of those changed after it. Zero means that all are its own.
+	Loaded time.Time
 	// Instance is the instance, and Owner the value of our owner tag.
 	Instance Instance
 	Owner    string
@@ -30,7 +33,7 @@ type MergeInput struct {
 }
 
 // Merge weighs what the sources say and returns what to believe. It is a pure
-// function:
+// function. Without any source it brings Prev up to date with the intents:
 //
 //   - what EC2 shows is there, unless this node took it away within Lag;
 //   - what this node made within Lag is there, whoever denies it;
@@ -39,6 +42,9 @@ type MergeInput struct {
 //   - what only the metadata service shows is in doubt.
 func Merge(in MergeInput) Inventory {
 	m := merger{MergeInput: in, at: earlier(in.EC2At, in.MetadataAt), own: evidenceOf(in.Intents)}
+	if m.at.IsZero() {
+		m.at = in.Prev.At // only the own mutations are news
+	}
 	inv := Inventory{Instance: in.Instance, At: later(in.EC2At, in.MetadataAt), EC2At: in.EC2At, MetadataAt: in.MetadataAt, Trip: in.Prev.Trip}
 	if !in.EC2At.IsZero() {
 		inv.Source |= SourceEC2
@@ -121,7 +127,25 @@ func (m *merger) ids() []string {
 
 // recent says whether a source may still show the state from before t.
 func (m *merger) recent(t time.Time) bool {
-	return m.at.Before(t.Add(m.Lag))
+	return m.weighs(t) && !m.unsure(t)
+}
+
+// weighs says whether a source may still show the state from before t, as far as
+// the time can be relied on.
+func (m *merger) weighs(t time.Time) bool {
+	return m.at.Before(t.Add(m.Lag)) || m.unsure(t)
+}
+
+// unsure says that nothing is certain about when a change at t was: an earlier
+// process noted it, by a clock that may have been set since, either with a time
+// in the future, which reading made the time of reading, or with one that seems
+// long ago. It holds until the sources have had the time to show the change,
+// however late it was.
+func (m *merger) unsure(t time.Time) bool {
+	if t.IsZero() || m.Loaded.IsZero() || t.After(m.Loaded) || !m.at.Before(m.Loaded.Add(m.Lag)) {
+		return false
+	}
+	return t.Equal(m.Loaded) || !m.at.Before(t.Add(m.Lag))
 }
 
 func (m *merger) merge(id string) (ENI, verdict) {
@@ -135,7 +159,7 @@ func (m *merger) merge(id string) (ENI, verdict) {
 	}
 	e := base.clone()
 	m.fill(&e, v)
-	e.InFlight = v.own.coming || v.own.leaving
+	e.InFlight = v.own.coming || v.own.leaving || v.own.gone && m.unsure(v.own.left)
 	e.Managed = m.managed(e, v)
 	m.slots(&e, v)
 	return e, present
@@ -143,11 +167,11 @@ func (m *merger) merge(id string) (ENI, verdict) {
 
 // base picks the description to start from.
 func (m *merger) base(v view) (ENI, verdict) {
-	made := v.own.made != nil && m.recent(v.own.attached)
+	made := v.own.made != nil && m.weighs(v.own.attached)
 	switch {
 	case v.ec2 != nil:
 		return *v.ec2, present
-	case v.own.coming:
+	case v.own.coming && (v.prev == nil || m.denied(v, made)):
 		return ENI{}, absent // not attached yet; its intent holds the slot
 	case v.prev != nil && !m.denied(v, made):
 		return *v.prev, present
@@ -246,12 +270,24 @@ const (
 )
 
 func (m *merger) slot(b netip.Prefix, v view) belief {
-	if c, ok := v.own.changes[b]; ok && (c.open || m.recent(c.at)) {
-		if c.removed {
-			return no
-		}
+	c, ok := v.own.changes[b]
+	switch {
+	case !ok:
+	case c.removed && (c.open || m.recent(c.at)):
+		return no
+	case m.recent(c.at):
 		return sure
+	case m.unsure(c.at):
+		if shown := m.shown(b, v); (shown == no) == c.removed {
+			return shown
+		}
+		return doubtful
 	}
+	return m.shown(b, v)
+}
+
+// shown is what to think of a slot by the sources, and what was known, alone.
+func (m *merger) shown(b netip.Prefix, v view) belief {
 	was := believed(v.prev, b)
 	inMetadata := holds(v.metadata, b)
 	switch {
@@ -261,6 +297,8 @@ func (m *merger) slot(b netip.Prefix, v view) belief {
 		return was // EC2 has not been heard on this ENI
 	case inMetadata && (v.prev == nil || was != no):
 		return doubtful
+	case inMetadata && v.ec2 == nil:
+		return doubtful // the metadata service alone knows it
 	case inMetadata:
 		return no // an old view: it was not known before, and EC2 denies it
 	case v.metadata == nil && was != no:

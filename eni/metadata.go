@@ -163,14 +163,3 @@ func (l leaf) first(key string) string {
 	}
 	return fields[0]
 }
-
-// vpc lists the address ranges of the VPC.
-func (l leaf) vpc() []netip.Prefix {
-	var out []netip.Prefix
-	for _, s := range slices.Concat(strings.Fields(l["vpc-ipv4-cidr-blocks"]), strings.Fields(l["vpc-ipv6-cidr-blocks"])) {
-		if p := parseBlock(s); p.IsValid() {
-			out = append(out, p)
-		}
-	}
-	return out
-}

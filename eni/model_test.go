@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,6 +80,7 @@ type model struct {
 	// fuse is how many calls are left until the process is killed; 0 means
 	// that it lives.
 	fuse int
+	mu   sync.Mutex // guards fuse while both sources are asked
 }
 
 // killed is what a process panics with when it is killed.
@@ -122,6 +124,8 @@ func (x *model) run1() enitest.Instance {
 
 // burn is called at every point where a process can die.
 func (x *model) burn() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	if x.fuse == 0 {
 		return
 	}
@@ -155,7 +159,7 @@ func (x *model) boot() {
 	x.m = x.manager(x.inst, eni.Config{
 		Client:  eni.NewClient(x.config(x.inst.ID, x.wrap), cfg),
 		Intents: x.journal,
-		InUse:   func(id string, b netip.Prefix) bool { return x.used[id][b] },
+		InUse:   says(func(id string, b netip.Prefix) bool { return x.used[id][b] }),
 		NewToken: func() string {
 			return fmt.Sprintf("t%d-%d", x.rnd.Uint64(), time.Now().UnixNano())
 		},

@@ -46,7 +46,11 @@ func (m *Manager) Provision(ctx context.Context, in ProvisionInput) (ENI, error)
 		in.Kind = KindInterface
 	}
 	if left, release, ok := m.unfinished(in); ok {
-		e, err := m.finish(ctx, m.look(ctx, left))
+		var e ENI
+		left, err := m.look(ctx, left)
+		if err == nil {
+			e, err = m.finish(ctx, left)
+		}
 		release()
 		if err != nil || e.ID != "" {
 			return e, err
@@ -87,7 +91,7 @@ func (m *Manager) finish(ctx context.Context, it Intent) (ENI, error) {
 // before EC2 could show an ENI that stood in the way is not.
 func (m *Manager) fresh(ctx context.Context) error {
 	m.mu.Lock()
-	young := time.Since(m.inv.EC2At) < inventoryAge
+	young := m.looked && time.Since(m.inv.EC2At) < inventoryAge
 	for _, at := range m.others {
 		shows := at.Add(m.cfg.Lag)
 		young = young && (m.inv.EC2At.After(shows) || time.Now().Before(shows))
@@ -96,7 +100,7 @@ func (m *Manager) fresh(ctx context.Context) error {
 	if young {
 		return nil
 	}
-	inv, err := m.Discover(ctx)
+	inv, err := m.discover(ctx, true)
 	if err != nil {
 		return err
 	}
@@ -135,9 +139,12 @@ func (m *Manager) reserve(in ProvisionInput, l Limits) (Intent, func(), error) {
 	limit := cardLimit(l, m.cfg, in.Card, m.refused, it.Start)
 	p, ok := freePlace(in.Card, limit, m.takenLocked(nil))
 	if !ok {
-		return Intent{}, nil, &OpError{
-			Op: string(OpProvision), Why: ReasonENILimit, Err: fmt.Errorf("card %d takes %d ENIs", in.Card, max(limit, 0)),
+		full := &OpError{Op: string(OpProvision), Why: ReasonENILimit, Err: fmt.Errorf("card %d takes %d ENIs", in.Card, max(limit, 0))}
+		if byType := cardLimit(l, m.cfg, in.Card, nil, it.Start); limit < byType {
+			full.After = m.refused[in.Card].until.Sub(it.Start)
+			full.Err = fmt.Errorf("card %d takes %d ENIs by its type, and EC2 refused more than %d", in.Card, byType, max(limit, 0))
 		}
+		return Intent{}, nil, full
 	}
 	it.Card, it.Device = p.Card, p.Device
 	m.intents[it.ID] = it
@@ -159,7 +166,7 @@ func (m *Manager) create(ctx context.Context, it Intent, w want, subnets []strin
 	for _, r := range rungs {
 		it.Token, it.Subnet, it.Addrs, it.Prefixes = m.cfg.NewToken(), r.Subnet, r.Singles, r.Prefixes
 		it.Groups = m.groupsFor(r.Subnet, it.Kind)
-		it.Created = time.Now().UTC().Truncate(time.Second)
+		it.Created = time.Now().Truncate(time.Second)
 		it, err = m.createOnce(ctx, it, false)
 		if err == nil {
 			m.served(r)
@@ -197,7 +204,7 @@ func (m *Manager) createOnce(ctx context.Context, it Intent, before bool) (Inten
 		}
 		return it, err
 	}
-	it.ENI, it.Made, it.Changed = made.ID, &made, time.Now().UTC()
+	it.ENI, it.Made, it.Changed = made.ID, &made, time.Now()
 	return it, m.put(ctx, it)
 }
 
@@ -260,7 +267,7 @@ func (m *Manager) tags(it Intent) map[string]string {
 	defer m.mu.Unlock()
 	out[TagOwner] = m.cfg.Owner
 	out[TagInstance] = m.inv.Instance.ID
-	out[TagCreated] = it.Created.Format(time.RFC3339)
+	out[TagCreated] = it.Created.UTC().Format(time.RFC3339)
 	if m.cfg.Cluster != "" {
 		out[TagCluster] = m.cfg.Cluster
 	}

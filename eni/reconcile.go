@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 )
 
 // Reconcile brings the attributes of the managed ENIs to what they should be:
@@ -67,7 +68,7 @@ func (m *Manager) Adopt(ctx context.Context, id string) error {
 	if e.Managed || e.Tags[TagNoManage] == "true" {
 		return nil
 	}
-	tags := m.tags(Intent{Created: now()})
+	tags := m.tags(Intent{Created: time.Now()})
 	if err := m.ec2.tag(ctx, id, tags); err != nil {
 		return err
 	}

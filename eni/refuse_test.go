@@ -21,7 +21,7 @@ func TestUnassignRefuses(t *testing.T) {
 		w := newWorld(t, enitest.Config{Lag: enitest.Lag{Metadata: 9 * time.Minute}})
 		inst := w.run("m5.large")
 		var used netip.Prefix
-		m := w.manager(inst, eni.Config{InUse: func(_ string, b netip.Prefix) bool { return b == used }})
+		m := w.manager(inst, eni.Config{InUse: says(func(_ string, b netip.Prefix) bool { return b == used })})
 		time.Sleep(10 * time.Minute)
 		_, err := m.Discover(t.Context())
 		w.check(err)
@@ -71,7 +71,7 @@ func TestResumeLeavesWhatIsUsed(t *testing.T) {
 		w.check(intents.Put(t.Context(), eni.Intent{
 			ID: "unassign-1", Op: eni.OpUnassign, Start: time.Now(), Changed: time.Now(), ENI: w.eni(first), Blocks: got[:2],
 		}))
-		m := w.manager(inst, eni.Config{Intents: intents, InUse: func(_ string, b netip.Prefix) bool { return b == got[0] }})
+		m := w.manager(inst, eni.Config{Intents: intents, InUse: says(func(_ string, b netip.Prefix) bool { return b == got[0] })})
 		w.check(m.Resume(t.Context()))
 		if left := blocks(w.primary(inst)); !slices.Equal(left, []netip.Prefix{got[0], got[2]}) {
 			t.Errorf("EC2 has %v, want the used %v and %v", left, got[0], got[2])
@@ -91,7 +91,7 @@ func TestResumeCallsOffARetirement(t *testing.T) {
 			ID: "retire-1", Op: eni.OpRetire, Start: time.Now(), Changed: time.Now(), ENI: e.ID, Kind: eni.KindInterface,
 			Device: e.Device, Attached: true, Attachment: e.Attachment,
 		}))
-		m := w.manager(inst, eni.Config{Intents: intents, InUse: func(id string, b netip.Prefix) bool { return b == e.Blocks()[1] }})
+		m := w.manager(inst, eni.Config{Intents: intents, InUse: says(func(_ string, b netip.Prefix) bool { return b == e.Blocks()[1] })})
 		w.check(m.Resume(t.Context()))
 		if now, ok := w.ENI(e.ID); !ok || now.Attachment == nil {
 			t.Error("the ENI was taken away")

@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -16,25 +14,36 @@ import (
 // operation ended with ErrThrottled, ErrUnreachable or ErrInFlight. What cannot
 // go on now stays in the journal, and its error is part of the result.
 //
-// Nothing in use is taken away: an operation that was about to is called off.
+// Nothing in use is taken away: an operation that was about to is called off,
+// before EC2 is asked anything. Resume may run in the background while the
+// Manager is used otherwise; where EC2 does not answer it takes minutes.
 func (m *Manager) Resume(ctx context.Context) error {
 	if err := m.load(ctx); err != nil {
 		return err
 	}
-	open := m.openIntents()
-	if len(open) == 0 {
+	if len(m.openIntents()) == 0 {
 		return nil
 	}
-	if err := m.discovered(ctx); err != nil {
+	uncertain := m.eachOpen(ctx, func(ctx context.Context, it Intent) error {
+		_, _, err := m.callOffUsed(ctx, it)
 		return err
+	})
+	if err := m.discovered(ctx); err != nil {
+		return errors.Join(uncertain, err)
 	}
+	return m.eachOpen(ctx, m.resume) // what was uncertain is asked again
+}
+
+// eachOpen does something for each open intent that no other operation works
+// on, oldest first. It joins the errors.
+func (m *Manager) eachOpen(ctx context.Context, do func(context.Context, Intent) error) error {
 	var errs []error
-	for _, it := range open {
+	for _, it := range m.openIntents() {
 		release, ok := m.hold(it.ID)
 		if !ok {
-			continue // someone is at it
+			continue
 		}
-		if err := m.resume(ctx, it); err != nil {
+		if err := do(ctx, it); err != nil {
 			errs = append(errs, fmt.Errorf("resume %s %s: %w", it.Op, it.ENI, err))
 		}
 		release()
@@ -51,8 +60,7 @@ func (m *Manager) Open(ctx context.Context) ([]Intent, error) {
 }
 
 func (m *Manager) resume(ctx context.Context, it Intent) error {
-	takesAway := it.Undo || it.Op == OpRetire || it.Op == OpUnassign || it.Op == OpRetireBranch
-	if err := m.permit(it.Op, it.ENI, takesAway); err != nil {
+	if err := m.permit(it.Op, it.ENI, it.takesAway()); err != nil {
 		return err
 	}
 	if it.next(time.Now()) == stepCool {
@@ -63,33 +71,30 @@ func (m *Manager) resume(ctx context.Context, it Intent) error {
 		return m.resumeAssign(ctx, it)
 	case OpUnassign:
 		return m.resumeUnassign(ctx, it)
-	case OpRetire:
-		return m.resumeRetire(ctx, m.look(ctx, it))
 	}
-	_, err := m.drive(ctx, m.look(ctx, it))
-	return err
+	return m.resumeENI(ctx, it)
 }
 
-// resumeRetire goes on unless someone has come to use the ENI.
-func (m *Manager) resumeRetire(ctx context.Context, it Intent) error {
-	if e, ok := m.Inventory().ENI(it.ENI); ok && !it.Detached {
-		used := m.anyInUse(e)
-		if it.Kind == KindTrunk && !used {
-			var err error
-			if used, err = m.carries(ctx, it.ENI); err != nil {
-				return err
-			}
-		}
-		if used {
+// resumeENI goes on with the intent to bring an ENI in or out, as EC2 shows the
+// ENI now, unless a pod has come to use an ENI on its way out.
+func (m *Manager) resumeENI(ctx context.Context, it Intent) error {
+	it, err := m.look(ctx, it)
+	if err != nil {
+		return err
+	}
+	it, left, err := m.callOffUsed(ctx, it)
+	if err != nil || !left {
+		return err
+	}
+	if it.Op == OpRetire && it.Kind == KindTrunk && !it.Detached {
+		if carries, err := m.carries(ctx, it.ENI); err != nil {
+			return err
+		} else if carries {
 			return m.callOff(ctx, it)
 		}
 	}
-	_, err := m.drive(ctx, it)
+	_, err = m.drive(ctx, it)
 	return err
-}
-
-func (m *Manager) anyInUse(e ENI) bool {
-	return slices.ContainsFunc(slices.Concat(e.Blocks(), e.Doubtful), func(b netip.Prefix) bool { return m.cfg.InUse(e.ID, b) })
 }
 
 // resumeAssign looks once more for what came. When EC2 has had time to show it
@@ -102,7 +107,7 @@ func (m *Manager) resumeAssign(ctx context.Context, it Intent) error {
 	if got := m.newOn(e, it); len(got) > 0 {
 		return m.came(ctx, it, got)
 	}
-	if !there || time.Since(it.Changed) > m.cfg.Lag {
+	if !there || m.settled(it) {
 		return m.forget(ctx, it.ID)
 	}
 	return nil
@@ -110,9 +115,9 @@ func (m *Manager) resumeAssign(ctx context.Context, it Intent) error {
 
 // resumeUnassign goes on with what nobody has come to use.
 func (m *Manager) resumeUnassign(ctx context.Context, it Intent) error {
-	it.Blocks = slices.DeleteFunc(slices.Clone(it.Blocks), func(b netip.Prefix) bool { return m.cfg.InUse(it.ENI, b) })
-	if len(it.Blocks) == 0 {
-		return m.forget(ctx, it.ID)
+	it, left, err := m.callOffBlocks(ctx, it)
+	if err != nil || !left {
+		return err
 	}
 	it.Doubt = true // some may be off already, whatever EC2 says now
 	if err := m.put(ctx, it); err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Retire detaches and deletes an ENI. One that is gone already is no error. It
@@ -31,7 +32,10 @@ func (m *Manager) Retire(ctx context.Context, id string) error {
 	defer release()
 	if it, releaseIntent, ok := m.leaving(id); ok {
 		defer releaseIntent()
-		_, err := m.drive(ctx, m.look(ctx, it))
+		it, err := m.look(ctx, it)
+		if err == nil {
+			_, err = m.drive(ctx, it)
+		}
 		return err
 	}
 	e, there, err := m.ec2.describeENI(ctx, id)
@@ -45,7 +49,7 @@ func (m *Manager) Retire(ctx context.Context, id string) error {
 		return err
 	}
 	it := m.start(OpRetire)
-	it.ENI, it.Card, it.Device, it.Kind = id, e.Card, e.Device, e.Kind
+	it.ENI, it.Card, it.Device, it.Kind, it.Before = id, e.Card, e.Device, e.Kind, e.Blocks()
 	it.Attached, it.Attachment, it.Detached = e.Attachment != "", e.Attachment, e.Status == "detaching"
 	releaseIntent, _ := m.hold(it.ID)
 	defer releaseIntent()
@@ -58,12 +62,6 @@ func (m *Manager) Retire(ctx context.Context, id string) error {
 		return errors.Join(err, m.callOff(ctx, it)) // nothing has happened
 	}
 	return err
-}
-
-// callOff drops a retirement that has not begun.
-func (m *Manager) callOff(ctx context.Context, it Intent) error {
-	m.alter(it.ENI, func(e *ENI) { e.InFlight = false })
-	return m.forget(ctx, it.ID)
 }
 
 // leaving finds a retirement of the ENI that an earlier call left open.
@@ -112,10 +110,8 @@ func (m *Manager) mayRetire(ctx context.Context, e ENI) error {
 	case e.Tags[TagNoManage] == "true" || e.Tags[TagOwner] != m.cfg.Owner || e.Tags[TagInstance] != inst.ID:
 		return refuse(ReasonNotManaged, "its tags do not say that it is ours")
 	}
-	for _, b := range slices.Concat(e.Blocks(), known.Blocks(), known.Doubtful) {
-		if m.cfg.InUse(e.ID, b) {
-			return refuse(ReasonInUse, "%s is in use", b)
-		}
+	if err := m.free(ctx, OpRetire, e.ID, slices.Concat(e.Blocks(), known.Blocks(), known.Doubtful)); err != nil {
+		return err
 	}
 	if e.Kind != KindTrunk {
 		return nil
@@ -160,7 +156,7 @@ func (m *Manager) Unassign(ctx context.Context, in UnassignInput) error {
 	if err := m.releaseLeft(ctx, in.ENI); err != nil {
 		return err
 	}
-	if err := m.mayUnassign(e, in.Blocks); err != nil {
+	if err := m.mayUnassign(ctx, e, in.Blocks); err != nil {
 		return err
 	}
 	it := m.start(OpUnassign)
@@ -173,7 +169,7 @@ func (m *Manager) Unassign(ctx context.Context, in UnassignInput) error {
 	return m.takeOff(ctx, it)
 }
 
-func (m *Manager) mayUnassign(e ENI, blocks []netip.Prefix) error {
+func (m *Manager) mayUnassign(ctx context.Context, e ENI, blocks []netip.Prefix) error {
 	refuse := func(why Reason, format string, args ...any) error {
 		return &OpError{Op: string(OpUnassign), ENI: e.ID, Why: why, Err: fmt.Errorf(format, args...)}
 	}
@@ -189,11 +185,9 @@ func (m *Manager) mayUnassign(e ENI, blocks []netip.Prefix) error {
 			return refuse(ReasonInvalid, "%s is the ENI's own address", b.Addr())
 		case slices.Contains(e.Doubtful, b):
 			return refuse(ReasonInUse, "the sources do not agree on %s", b)
-		case m.cfg.InUse(e.ID, b):
-			return refuse(ReasonInUse, "%s is in use", b)
 		}
 	}
-	return nil
+	return m.free(ctx, OpUnassign, e.ID, blocks)
 }
 
 // releaseLeft goes on with what an earlier Unassign of the ENI left open.
@@ -231,7 +225,7 @@ func (m *Manager) takeOff(ctx context.Context, it Intent) error {
 		switch {
 		case err == nil:
 		case lostAnswer(err) || it.Doubt:
-			return err // open: they may be off or not
+			return err // open: they may be off or not; Resume leaves those in use out
 		default:
 			return errors.Join(err, m.tookOff(ctx, it, off))
 		}
@@ -252,9 +246,11 @@ func (m *Manager) tookOff(ctx context.Context, it Intent, off []netip.Prefix) er
 		return m.forget(ctx, it.ID)
 	}
 	m.mu.Lock()
-	delete(m.packed, it.ENI)
+	for _, f := range []Family{IPv4, IPv6} {
+		delete(m.packed, slotsOf{it.ENI, f})
+	}
 	m.mu.Unlock()
-	it.Blocks, it.Done, it.Changed = off, true, now()
+	it.Blocks, it.Done, it.Changed = off, true, time.Now()
 	return m.put(ctx, it)
 }
 
@@ -289,7 +285,7 @@ func (m *Manager) takeGroup(ctx context.Context, id string, group []netip.Prefix
 func (m *Manager) takeCall(ctx context.Context, id string, group []netip.Prefix) error {
 	var lost error
 	for try := 0; ; try++ {
-		err := m.ec2.unassign(ctx, id, group)
+		err := m.ec2.unassign(ctx, id, group, m.whileFree(OpUnassign, id, group))
 		if lostAnswer(err) {
 			lost = err
 		}

@@ -9,19 +9,9 @@ type place struct {
 	Card, Device int
 }
 
-// learnt is how many ENIs a card took when EC2 refused one more.
-type learnt struct {
-	max int
-	at  time.Time
-}
-
-// learntFor is how long a refusal counts. After it the table is believed again,
-// since whatever else was attached can have gone.
-const learntFor = time.Hour
-
 // cardLimit is how many ENIs a card takes: by the type's limits, less what is
-// reserved, and never more than EC2 was found to accept.
-func cardLimit(l Limits, cfg Config, card int, refused map[int]learnt, now time.Time) int {
+// reserved, and no more than there were when EC2 refused one more lately.
+func cardLimit(l Limits, cfg Config, card int, refused map[int]refusal, now time.Time) int {
 	n := l.MaxENIs(card)
 	if cfg.MaxENIs > 0 {
 		n = min(n, cfg.MaxENIs)
@@ -29,10 +19,7 @@ func cardLimit(l Limits, cfg Config, card int, refused map[int]learnt, now time.
 	if card == l.DefaultCard {
 		n -= cfg.ReserveENIs
 	}
-	if r, ok := refused[card]; ok && now.Before(r.at.Add(learntFor)) {
-		n = min(n, r.max)
-	}
-	return n
+	return refused[card].limit(n, now)
 }
 
 // freePlace finds a device index for one more ENI on a card: the lowest from 1

@@ -97,7 +97,7 @@ func sweepOne(ctx context.Context, c *Client, in SweepInput, e ENI) Swept {
 	if s.Kept = in.keep(again, time.Now()); s.Kept != "" {
 		return s
 	}
-	err = c.deleteENI(ctx, e.ID)
+	err = c.deleteENI(ctx, e.ID, nil)
 	switch reasonOf(err) {
 	case ReasonNotFound:
 		err = nil

@@ -3,6 +3,7 @@
 package eni_test
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -122,4 +123,9 @@ func blocks(e enitest.ENI) []netip.Prefix {
 		out = append(out, netip.PrefixFrom(a, a.BitLen()))
 	}
 	return slices.Concat(out, e.Prefixes, e.IPv6Prefixes)
+}
+
+// says is a Config.InUse that always knows.
+func says(used func(id string, b netip.Prefix) bool) func(context.Context, string, netip.Prefix) (bool, error) {
+	return func(_ context.Context, id string, b netip.Prefix) (bool, error) { return used(id, b), nil }
 }

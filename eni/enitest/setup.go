@@ -71,6 +71,30 @@ func (c *Cloud) AddVPC(in VPCInput) (VPC, error) {
 	return *v.clone(), nil
 }
 
+// AddVPCPrefix associates another CIDR block with a VPC. The metadata service and
+// DescribeVpcs show it at once.
+func (c *Cloud) AddVPCPrefix(vpc string, p netip.Prefix) error {
+	t := c.begin()
+	defer t.end()
+	v := c.state.vpcs[vpc]
+	switch {
+	case v == nil:
+		return kindVPC.unknown(vpc)
+	case p != p.Masked():
+		return fmt.Errorf("VPC prefix %v has host bits set", p)
+	case slices.ContainsFunc(slices.Concat(v.Prefixes, v.IPv6), p.Overlaps):
+		return fmt.Errorf("VPC prefix %v overlaps one of %s", p, vpc)
+	}
+	next := v.clone()
+	if p.Addr().Is4() {
+		next.Prefixes = append(next.Prefixes, p)
+	} else {
+		next.IPv6 = append(next.IPv6, p)
+	}
+	c.state.vpcs[vpc] = next
+	return nil
+}
+
 // AddSubnet adds a subnet to a VPC.
 func (c *Cloud) AddSubnet(in SubnetInput) (Subnet, error) {
 	t := c.begin()

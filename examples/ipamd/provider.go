@@ -113,13 +113,13 @@ func (p *provider) convert(e eni.ENI) (agent.ENI, error) {
 
 // inUse returns the question that the manager asks before it takes addresses
 // away.
-func inUse(pool *ipam.Pool) func(string, netip.Prefix) bool {
-	return func(id string, block netip.Prefix) bool {
+func inUse(pool *ipam.Pool) func(context.Context, string, netip.Prefix) (bool, error) {
+	return func(_ context.Context, id string, block netip.Prefix) (bool, error) {
 		for a := range pool.Allocations() {
 			if a.ENI == id && block.Contains(a.Addr) {
-				return true
+				return true, nil
 			}
 		}
-		return false
+		return false, nil
 	}
 }
