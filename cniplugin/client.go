@@ -87,15 +87,15 @@ func (c Client) call(ctx context.Context, path string, in, out any) error {
 	}
 	socket := cmp.Or(c.Socket, DefaultSocket)
 	var away time.Time // since when nobody has taken a connection
+	var broken *brokenError
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		status, answer, err := exchange(ctx, socket, path, body)
 		if err == nil {
-			return decode(path, status, answer, out)
+			return afterBroken(broken, decode(path, status, answer, out))
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && !isAway(err) {
 			return fmt.Errorf("agent at %s has not answered in time: %w", socket, ctx.Err())
 		}
-		var broken *brokenError
 		switch {
 		case errors.As(err, &broken): // somebody was there: the agent restarts
 			away = time.Time{}
@@ -105,11 +105,8 @@ func (c Client) call(ctx context.Context, path string, in, out any) error {
 		if away.IsZero() {
 			away = time.Now()
 		}
-		if time.Since(away)+pause > c.Wait {
-			return fmt.Errorf("%w: %w", ErrAgentAway, err)
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return fmt.Errorf("%w: no answer at %s", ErrAgentAway, socket)
+		if time.Since(away)+pause > c.Wait || sleep(ctx, pause) != nil {
+			return afterBroken(broken, fmt.Errorf("%w: %w", ErrAgentAway, err))
 		}
 	}
 }
@@ -119,6 +116,24 @@ type brokenError struct{ err error }
 
 func (e *brokenError) Error() string { return "connection to the agent broke off: " + e.err.Error() }
 func (e *brokenError) Unwrap() error { return e.err }
+
+// repeatedError is the error of a call that had been sent before to an agent
+// that then went away, and may have carried it out. It is both errors, and reads
+// like the last.
+type repeatedError struct {
+	error
+	broken *brokenError
+}
+
+func (e *repeatedError) Unwrap() []error { return []error{e.error, e.broken} }
+
+// afterBroken adds to err that an earlier try broke off, if one did.
+func afterBroken(broken *brokenError, err error) error {
+	if broken == nil || err == nil {
+		return err
+	}
+	return &repeatedError{err, broken}
+}
 
 // isAway reports whether err is what connect answers while an agent restarts:
 // no socket yet, a socket that nobody listens on, or one whose queue is full.
@@ -131,8 +146,10 @@ func isAway(err error) bool {
 // connection is the end of the answer, because that needs a dozen lines where
 // net/http would double the start-up time of the plugin.
 func exchange(ctx context.Context, socket, path string, body []byte) (int, []byte, error) {
+	// To connect to a unix socket takes no time, and is tried even if ctx has
+	// ended meanwhile: the error then says whether the agent is there.
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", socket)
+	conn, err := d.DialContext(context.WithoutCancel(ctx), "unix", socket)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -103,6 +103,11 @@ func TestClientAway(t *testing.T) {
 		defer cancel()
 		wantAway(t, cniplugin.Client{Socket: path, Wait: time.Hour}.Status(ctx))
 	})
+	t.Run("deadline passed before the first try", func(t *testing.T) {
+		ctx, cancel := context.WithDeadline(t.Context(), time.Unix(1, 0))
+		defer cancel()
+		wantAway(t, cniplugin.Client{Socket: path, Wait: time.Hour}.Status(ctx))
+	})
 	t.Run("remnant of a dead agent", func(t *testing.T) {
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 		if err != nil {

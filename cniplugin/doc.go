@@ -44,8 +44,10 @@
 //	DEL      takes the pod out of the kernel, then gives the addresses back. It succeeds
 //	         without sandbox, result or agent, and as often as it is called.
 //	CHECK    compares what the runtime was told, what the agent holds, what the kernel has.
-//	GC       removes the attachments that the agent holds and the runtime does not list.
-//	STATUS   asks the agent whether an ADD would be served.
+//	GC       removes the attachments that the agent holds and the runtime does not list,
+//	         but for those that another command is working on.
+//	STATUS   asks the agent whether an ADD would be served; it waits up to 10 s for one
+//	         that restarts.
 //	VERSION  needs nothing.
 //
 // All versions of the specification from 0.3.0 to 1.1.0 are spoken, each with
@@ -67,14 +69,54 @@
 //	    "details": "InsufficientFreeAddressesInSubnet 3 s ago; retry after 27s"
 //	}
 //
+// # Commands that meet
+//
+// Runtimes call the plugin for one attachment while an earlier call has not
+// ended: they restart, or lose patience. So ADD, DEL, the removal of one
+// attachment by GC, and the collection of its tombstone hold the lock of the
+// attachment: one byte of the file tombstones/lock in the state directory, at an
+// offset that is a hash of the attachment, with the kernel's open file description
+// locks (F_OFD_SETLK). The lock ends with the process and needs no clean-up. CHECK,
+// which changes nothing, takes none.
+//
+//	ADD         waits for the lock within its deadline, then fails: code 11, attachment-busy
+//	DEL         waits 5 s, then goes on without it, with a warning in the log
+//	GC          does not wait: the command that holds the lock decides over the attachment
+//	collection  does not wait: the tombstone stays for the next one
+//
+// A DEL that goes on without the lock first leaves a tombstone, and what the ADD
+// that holds the lock has wired until then, it deletes. That ADD may have been
+// stopped, and its addresses may have another pod when it goes on. So an ADD that
+// has had the lock for 4 s, less than any DEL waits, confirms its allocation before
+// it wires the pod and again afterwards: there must be no tombstone, and the agent
+// must say that the attachment holds exactly the addresses that it gave. Otherwise, or
+// if the agent does not answer, the ADD takes back what it has wired, releases,
+// and fails: code 11, address-lost or the agent's reason. An ADD that takes less time
+// makes no further call. Between the two looks package datapath refuses an address
+// that leads to another pod: code 11, address-taken.
+//
+// # Deadlines
+//
+// The timeout of the configuration, 60 s unless it says otherwise, bounds ADD,
+// CHECK, GC and STATUS. ADD keeps a tenth of it, at most a second, for undoing what it
+// has done. A second is also what an undo gets after the deadline, if the process was
+// stopped or the kernel was slow. DEL has no deadline of the configuration, as nothing
+// is won by giving up; without an answer of the agent it ends after 3 s, or after
+// about 1 s if it had to ask which addresses the pod has. Once a call has run into its
+// timeout, the same command waits 100 ms for any further release, and then leaves a
+// tombstone.
+//
 // # When the agent is away
 //
-// ADD waits some seconds for it, because an agent restarts faster than that, and
-// then fails with code 11. DEL does not wait: it cleans the kernel and writes a
-// [Tombstone], which survives a crash of the machine and from which the agent
-// learns what to release when it calls [CollectTombstones]. An ADD of the same
-// attachment takes its tombstone away before it asks for addresses, so that an
-// old DEL never releases what a new ADD was given.
+// ADD waits for it until its deadline, because a failed ADD costs the pod the
+// runtime's pause of some 10 s, and then fails with code 11. A call that breaks off,
+// because the agent is killed, is sent again to the next agent. DEL does not wait: it
+// cleans the kernel and writes a [Tombstone], which survives a crash of the machine
+// and from which the agent learns what to release when it calls
+// [CollectTombstones]. An ADD of the same attachment takes its tombstone away before
+// it asks for addresses, so that an old DEL never releases what a new ADD was given.
+// For the same reason the server does not carry out the request of a plugin that
+// has gone.
 //
 // # The protocol
 //

@@ -57,6 +57,12 @@ const (
 	ReasonAgentTimeout = "agent-timeout"
 	// ReasonProtocol: agent and plugin do not understand each other.
 	ReasonProtocol = "agent-protocol"
+	// ReasonAttachmentBusy: another command for the attachment has not ended.
+	ReasonAttachmentBusy = "attachment-busy"
+	// ReasonAddressTaken: an address that the agent gave leads to another pod.
+	ReasonAddressTaken = "address-taken"
+	// ReasonAddressLost: the addresses were taken back while ADD was wiring them.
+	ReasonAddressLost = "address-lost"
 	// ReasonNotAllowed: this user may not call the agent.
 	ReasonNotAllowed = "not-allowed"
 )
@@ -141,7 +147,8 @@ func agentFailure(err error) *Error {
 		}
 		return newError(cmp.Or(e.Code, CodeAgent), e.Error(), details)
 	case errors.Is(err, ErrAgentAway):
-		return newError(CodeTryAgainLater, ReasonAgentAway+": "+ErrAgentAway.Error(), err.Error())
+		return newError(CodeTryAgainLater, ReasonAgentAway+": "+ErrAgentAway.Error(),
+			strings.TrimPrefix(err.Error(), ErrAgentAway.Error()+": "))
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return newError(CodeTryAgainLater, ReasonAgentTimeout+": the agent has not answered in time", err.Error())
 	}

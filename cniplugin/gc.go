@@ -24,12 +24,15 @@ func gc(ctx context.Context, c *call) error {
 		return agentFailure(err)
 	}
 	var errs []error
-	for _, a := range resp.Stale {
+	for i, a := range resp.Stale {
+		if ctx.Err() != nil {
+			return newError(CodeTryAgainLater, fmt.Sprintf("%d stale attachments are left for the next GC", len(resp.Stale)-i), ctx.Err().Error())
+		}
 		if a.Network != c.Network || slices.Contains(valid, a) {
 			c.log.Error("agent calls an attachment stale that is not", "stale", a.String())
 			continue
 		}
-		if err := c.remove(ctx, c.podOf(a, ""), nil); err != nil {
+		if err := c.collect(ctx, a); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", a, err))
 		}
 	}
@@ -37,6 +40,22 @@ func gc(ctx context.Context, c *call) error {
 		return newError(CodeDatapath, fmt.Sprintf("%d stale attachments cannot be removed", len(errs)), err.Error())
 	}
 	return nil
+}
+
+// collect removes one stale attachment. One that another command is working on
+// is left to that command: a DEL removes it, and after an ADD it is not stale.
+func (c *call) collect(ctx context.Context, a Attachment) error {
+	lock, err := tryLockAttachment(c.conf.tombstones(), a)
+	switch {
+	case errors.Is(err, errBusy):
+		c.log.Info("stale attachment is left to the command that works on it", "stale", a.String())
+		return nil
+	case err != nil:
+		c.log.Warn("deleting without the lock of the attachment", "stale", a.String(), "err", err)
+	default:
+		defer lock.unlock()
+	}
+	return c.remove(ctx, c.podOf(a, ""), nil)
 }
 
 // validAttachments reads the list under either of its names: the specification

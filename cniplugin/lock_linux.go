@@ -5,25 +5,50 @@ package cniplugin
 import (
 	"errors"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
 
-// lock waits for the lock file at path and returns what releases it. The kernel
-// releases it too when the process ends, however it ends.
-func lock(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
+// lockFile is an open file whose bytes can be locked. Closing it releases them.
+// A descriptor without os.File does not start the runtime's poller.
+type lockFile int
+
+// openLock opens the file at path, and makes it and its directory if need be.
+func openLock(path string) (lockFile, error) {
+	open := func() (int, error) {
+		return unix.Open(path, unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if err == nil {
-			return func() { f.Close() }, nil
+	fd, err := open()
+	if errors.Is(err, unix.ENOENT) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return -1, err
 		}
-		if !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, &os.PathError{Op: "lock", Path: path, Err: err}
+		fd, err = open()
+	}
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return lockFile(fd), nil
+}
+
+// try locks one byte, or returns errBusy. The lock belongs to the open file
+// description, so goroutines exclude each other as processes do.
+//
+// https://man7.org/linux/man-pages/man2/F_GETLK.2const.html, open file description locks
+func (f lockFile) try(offset int64) error {
+	for {
+		err := unix.FcntlFlock(uintptr(f), unix.F_OFD_SETLK, &unix.Flock_t{
+			Type: unix.F_WRLCK, Whence: unix.SEEK_SET, Start: offset, Len: 1,
+		})
+		switch {
+		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EACCES):
+			return errBusy
+		case !errors.Is(err, unix.EINTR):
+			return os.NewSyscallError("lock", err)
 		}
 	}
 }
+
+// Close releases the lock.
+func (f lockFile) Close() error { return unix.Close(int(f)) }

@@ -4,4 +4,10 @@
 
 package cniplugin
 
-func lock(string) (unlock func(), err error) { return nil, ErrNotSupported }
+type lockFile struct{}
+
+func openLock(string) (lockFile, error) { return lockFile{}, ErrNotSupported }
+
+func (lockFile) try(int64) error { return ErrNotSupported }
+
+func (lockFile) Close() error { return nil }

@@ -32,8 +32,8 @@ type NetConf struct {
 	// StateDir is the directory shared with the agent. Empty means
 	// DefaultStateDir.
 	StateDir string `json:"stateDir,omitempty"`
-	// Timeout bounds an ADD, waiting for a free address included. Zero means
-	// DefaultTimeout. It should be below the runtime's own limit, because a
+	// Timeout bounds an ADD, waiting for a free address and, if it fails, its undo
+	// included; it bounds CHECK, GC and STATUS too. Zero means DefaultTimeout. It should be below the runtime's own limit, because a
 	// plugin that the runtime kills cannot say why it waited.
 	Timeout Duration `json:"timeout,omitzero"`
 	// VethPrefix begins the names of host side links, at most four characters.

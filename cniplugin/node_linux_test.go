@@ -292,6 +292,7 @@ func kernelState() (lines []string, err error) {
 		}
 		for _, r := range neighs {
 			if r.State&netlink.NUD_PERMANENT != 0 {
+				r.Confirmed, r.Used, r.Updated = 0, 0, 0 // ages, in clock ticks
 				lines = append(lines, fmt.Sprintf("neigh %d %v", family, r))
 			}
 		}

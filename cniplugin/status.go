@@ -9,9 +9,9 @@ import (
 // status passes the agent's word on. Codes that mean something else in answer
 // to STATUS become the one for a plugin that cannot serve an ADD.
 func status(ctx context.Context, c *call) error {
-	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	ctx, cancel := context.WithTimeout(ctx, min(statusTimeout, c.conf.timeout()))
 	defer cancel()
-	err := c.client(0).Status(ctx)
+	err := c.client(statusTimeout).Status(ctx)
 	if err == nil {
 		return nil
 	}

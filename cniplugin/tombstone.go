@@ -22,10 +22,6 @@ const (
 	// A tombstone that cannot be read gets this suffix in addition, so that it
 	// is looked at by a person and not again by every collection.
 	badSuffix = ".bad"
-	// lockName is held by a collection, and by an ADD that finds a tombstone of
-	// its own attachment: otherwise the collection could release what that ADD
-	// has just been given.
-	lockName = "lock"
 	// tempPrefix begins the names of files that are being written. A writer that
 	// is killed leaves one; after staleTemp nobody writes it any more.
 	tempPrefix = ".tmp-"
@@ -62,34 +58,48 @@ func WriteTombstone(dir string, t Tombstone) error {
 // tombstones for the next time.
 //
 // An agent calls it when it starts, again once it listens, because a plugin may
-// have found it away until then, and now and then after that. While it runs, an
-// ADD of an attachment that has a tombstone waits.
+// have found it away until then, and now and then after that. A tombstone whose
+// attachment a plugin process is working on stays for the next time: an ADD
+// removes it before it asks for addresses, and release must not take back what
+// that ADD is given.
 func CollectTombstones(ctx context.Context, dir string, release func(context.Context, Tombstone) error) (int, error) {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
-	unlock, err := lock(filepath.Join(dir, lockName))
-	if err != nil {
-		return 0, err
-	}
-	defer unlock()
 	stones, errs := readTombstones(dir)
 	n := 0
 	for _, t := range stones {
 		if ctx.Err() != nil {
 			return n, errors.Join(append(errs, ctx.Err())...)
 		}
-		if err := release(ctx, t); err != nil {
-			errs = append(errs, fmt.Errorf("release %s: %w", t.Attachment, err))
-			continue
-		}
-		if err := os.Remove(tombstonePath(dir, t.Attachment)); err != nil {
+		switch collected, err := collectTombstone(ctx, dir, t, release); {
+		case err != nil:
 			errs = append(errs, err)
-			continue
+		case collected:
+			n++
 		}
-		n++
 	}
 	return n, errors.Join(errs...)
+}
+
+// collectTombstone releases and removes one, unless a plugin process is working
+// on its attachment or has removed it since it was read.
+func collectTombstone(ctx context.Context, dir string, t Tombstone, release func(context.Context, Tombstone) error) (bool, error) {
+	lock, err := tryLockAttachment(dir, t.Attachment)
+	if err != nil {
+		if errors.Is(err, errBusy) {
+			err = nil
+		}
+		return false, err
+	}
+	defer lock.unlock()
+	if _, err := os.Stat(tombstonePath(dir, t.Attachment)); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err := release(ctx, t); err != nil {
+		return false, fmt.Errorf("release %s: %w", t.Attachment, err)
+	}
+	return true, removeTombstone(dir, t.Attachment)
 }
 
 // readTombstones returns the tombstones in dir, oldest first, and puts aside
@@ -124,18 +134,10 @@ func readTombstones(dir string) (stones []Tombstone, errs []error) {
 }
 
 // removeTombstone makes sure that no collection will release a on the word of
-// an earlier DEL. Without a tombstone it costs one look at the directory.
+// an earlier DEL. The caller has the lock of a: a collection that has begun
+// would release it after all.
 func removeTombstone(dir string, a Attachment) error {
-	path := tombstonePath(dir, a)
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	unlock, err := lock(filepath.Join(dir, lockName))
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(tombstonePath(dir, a)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

@@ -21,6 +21,9 @@ var (
 	// ErrInterfaceTaken means that the sandbox already has an interface of the
 	// wanted name that this package did not make.
 	ErrInterfaceTaken = errors.New("the sandbox has an interface of this name already")
+	// ErrAddressTaken means that an address of the pod leads to the link of another
+	// pod, which keeps it.
+	ErrAddressTaken = errors.New("address leads to another pod")
 	// ErrInvalid means that a Node or Pod contradicts itself; the text says how.
 	ErrInvalid = errors.New("invalid")
 )

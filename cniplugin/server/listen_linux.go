@@ -105,27 +105,45 @@ func (l *listener) Close() error {
 	return errors.Join(err, l.UnixListener.Close(), l.lock.Close())
 }
 
+// peerGone reports whether the process at the other end of conn has closed it or
+// ended. A process that has only closed its sending side is still there.
+func peerGone(conn net.Conn) bool {
+	gone := false
+	_ = control(conn, func(fd uintptr) error {
+		poll := []unix.PollFd{{Fd: int32(fd)}}
+		_, err := unix.Poll(poll, 0)
+		gone = err == nil && poll[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+		return err
+	})
+	return gone
+}
+
 // peerUID returns the user at the other end of conn, as it was when it connected.
 //
 // https://man7.org/linux/man-pages/man7/unix.7.html, SO_PEERCRED
 func peerUID(conn net.Conn) (uint32, error) {
+	var uid uint32
+	err := control(conn, func(fd uintptr) error {
+		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		if err == nil {
+			uid = cred.Uid
+		}
+		return os.NewSyscallError("getsockopt", err)
+	})
+	return uid, err
+}
+
+// control calls f with the descriptor of a unix socket.
+func control(conn net.Conn, f func(fd uintptr) error) error {
 	c, ok := conn.(*net.UnixConn)
 	if !ok {
-		return 0, fmt.Errorf("%T is no unix socket", conn)
+		return fmt.Errorf("%T is no unix socket", conn)
 	}
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return 0, err
+		return err
 	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return 0, err
-	}
-	if credErr != nil {
-		return 0, os.NewSyscallError("getsockopt", credErr)
-	}
-	return cred.Uid, nil
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = f(fd) })
+	return errors.Join(err, failed)
 }

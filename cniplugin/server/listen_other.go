@@ -13,4 +13,6 @@ import (
 // Listen returns [cniplugin.ErrNotSupported].
 func Listen(string) (net.Listener, error) { return nil, cniplugin.ErrNotSupported }
 
+func peerGone(net.Conn) bool { return false }
+
 func peerUID(net.Conn) (uint32, error) { return 0, cniplugin.ErrNotSupported }

@@ -20,7 +20,9 @@ import (
 // Backend answers the plugin's calls. An error that is, or wraps, a
 // [*cniplugin.AgentError] reaches the runtime unchanged; any other becomes one
 // with [cniplugin.CodeAgent]. Its methods are called concurrently, and ctx
-// ends when the plugin gives up or dies.
+// ends when the plugin gives up or dies. They are not called for a plugin that
+// had done so before the server came to its request, as after a time in which
+// the agent was stopped: the attachment may have had other commands since.
 type Backend interface {
 	// Add allocates the addresses of an attachment, waiting for them within
 	// ctx if it must. The same attachment always gets the same response.
@@ -100,15 +102,16 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 // peer is who is at the other end of a connection, or why that is not known.
 type peer struct {
-	uid uint32
-	err error
+	conn net.Conn
+	uid  uint32
+	err  error
 }
 
 type peerKey struct{}
 
 func withPeer(ctx context.Context, conn net.Conn) context.Context {
 	uid, err := peerUID(conn)
-	return context.WithValue(ctx, peerKey{}, peer{uid, err})
+	return context.WithValue(ctx, peerKey{}, peer{conn, uid, err})
 }
 
 // allowed returns nil if the caller of r may call.
@@ -170,6 +173,10 @@ func handle[In, Out any](serve context.Context, mux *http.ServeMux, s *Server, p
 				Code: cniplugin.CodeAgent, Reason: cniplugin.ReasonProtocol,
 				Message: "the agent cannot read the plugin's request", Details: path + ": " + err.Error(),
 			})
+			return
+		}
+		if p, _ := r.Context().Value(peerKey{}).(peer); peerGone(p.conn) {
+			s.logger().Debug("a plugin has not waited for its answer", "call", path)
 			return
 		}
 		ctx, cancel := callContext(serve, r)

@@ -5,12 +5,14 @@ package server_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -286,6 +288,50 @@ func TestPluginDies(t *testing.T) {
 	case <-w.ended:
 	case <-time.After(10 * time.Second):
 		t.Error("the backend still waits")
+	}
+}
+
+// A request that has waited until its plugin was gone is not carried out: a DEL
+// that comes late could take the addresses of an ADD that came after it.
+func TestPluginHasGone(t *testing.T) {
+	path := socketPath(t)
+	l, err := server.Listen(path)
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(body string) net.Conn {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request := "POST " + cniplugin.PathDel + " HTTP/1.0\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\n\r\n" + body
+		if _, err := conn.Write([]byte(request)); err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	// Before the server looks at any of them: one has gone, one has only closed
+	// its sending side.
+	gone, closed := send("{}"), send("{}")
+	if err := errors.Join(gone.Close(), closed.(*net.UnixConn).CloseWrite()); err != nil {
+		t.Fatal(err)
+	}
+	agent := servertest.New(one)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- (&server.Server{Backend: agent}).Serve(ctx, l) }()
+	if answer, err := io.ReadAll(closed); err != nil || !strings.Contains(string(answer), "200 OK") {
+		t.Errorf("answer to the one that is there: %q, %v", answer, err)
+	}
+	cancel()
+	if err := errors.Join(<-done, closed.Close()); err != nil {
+		t.Error(err)
+	}
+	if calls := agent.Calls()["Del"]; calls != 1 {
+		t.Errorf("%d calls of Del, want 1", calls)
 	}
 }
 

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cniplugin_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// A plugin killed before any step of ADD or DEL leaves nothing that the next
+// command trips over: a DEL leaves nothing at all, and an ADD succeeds.
+func TestKilledAtEveryStep(t *testing.T) {
+	for _, layout := range []string{"flat", "per-pod"} {
+		t.Run(layout, func(t *testing.T) {
+			n := newNode(t, ofLayout(layout))
+			for _, tc := range []struct {
+				name          string
+				command       string
+				away          bool // the agent, while the plugin is killed
+				again, noName bool // ADD before the last DEL; that DEL has no CNI_NETNS
+			}{
+				{name: "ADD", command: "ADD"},
+				{name: "ADD, ADD", command: "ADD", again: true},
+				{name: "DEL", command: "DEL", noName: true},
+				{name: "DEL, ADD", command: "DEL", again: true},
+				{name: "DEL without agent", command: "DEL", away: true},
+				{name: "DEL without agent, ADD", command: "DEL", away: true, again: true},
+			} {
+				t.Run(tc.name, func(t *testing.T) {
+					n.killAtEach(t, func(i int, kill func(invocation) bool) bool {
+						id := fmt.Sprint("pod", i)
+						newSandbox(t, id)
+						defer removeSandbox(t, id)
+						victim := n.add(id)
+						if tc.command == "DEL" {
+							n.must(victim)
+							victim = n.del(id)
+						}
+						if tc.away {
+							n.stop()
+						}
+						killed := kill(victim)
+						if tc.away {
+							n.start()
+						}
+						if tc.again {
+							n.mustCheck(id, n.must(n.add(id)))
+						}
+						del := n.del(id)
+						if tc.noName {
+							del.netns = ""
+						}
+						n.must(del)
+						return killed
+					})
+				})
+			}
+		})
+	}
+}
+
+// killAtEach calls round with a function that executes an invocation and kills
+// it before its step 0, then 1, and so on, until one comes to its end.
+func (n *node) killAtEach(t *testing.T, round func(i int, kill func(invocation) bool) bool) {
+	t.Helper()
+	before := n.state()
+	const fewest = 6 // lock, agent, kernel, output
+	for i := 0; ; i++ {
+		var last step
+		killed := round(i, func(inv invocation) bool {
+			return n.trace(t, inv, func(s step) bool { last = s; return s.number < i }).status == -1
+		})
+		if diff := cmp.Diff(before, n.state()); diff != "" {
+			t.Fatalf("killed before step %d, %s: left behind: -before +after:\n%s", i, last.name, diff)
+		}
+		if !killed {
+			if i < fewest {
+				t.Errorf("it has %d steps only", i)
+			}
+			t.Logf("killed before each of %d steps", i)
+			return
+		}
+	}
+}
+
+// mustCheck is CHECK of a pod for which ADD has printed result.
+func (n *node) mustCheck(id string, result []byte) {
+	n.t.Helper()
+	n.must(invocation{"CHECK", id, sandboxPath(id), "eth0", "", n.conf("1.0.0", `"prevResult":`+string(result))})
+}
