@@ -99,7 +99,8 @@ func Example_snat() {
 	fmt.Println(rules, err)
 	// With a kernel at hand:
 	//	node, _ := snat.Open("")  // this network namespace
-	//	err = node.Apply(ctx, rules)
+	//	_, err = node.Apply(ctx, rules)
+	//	err = node.Watch(ctx, snat.WatchConfig{Desired: func() (snat.Ruleset, bool) { return rules, true }})
 
 	// Output:
 	// table inet vpcnet-snat {

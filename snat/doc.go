@@ -86,6 +86,18 @@
 //	               route: fwmark 0x1, the table of ens6 (package datapath)
 //	            ── ens6 ─▶ client
 //
+// # Repair
+//
+// [Handle.Watch] repairs the table when another program changes it: a flushed
+// ruleset, chain or set, a deleted element, rule or table, a rule or chain that
+// is not ours. The kernel reports each transaction, and the repair is the same
+// replacement in one transaction as Apply's, so flows keep their translation, and
+// no packet meets a half of the rules. Between the change and the repair, one to
+// a few milliseconds, new flows go by the changed rules and stay with that.
+//
+// What the Handle has put into the table itself is no change by others. The handle
+// remembers it, so an Apply may come at any time.
+//
 // # What stays as it is
 //
 // Traffic to the VPC and to excluded prefixes; traffic of the node itself,

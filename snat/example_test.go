@@ -3,8 +3,13 @@
 package snat_test
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
 
 	"github.com/vpcnet/vpcnet/snat"
 )
@@ -42,4 +47,47 @@ func ExampleConfig_Ruleset() {
 	// 		oifname "ens5" ip daddr != @inside fib saddr type != local counter snat ip to 10.0.1.10 fully-random comment "pods appear as the node"
 	// 	}
 	// }
+}
+
+// Rules that change while the program runs, kept up until it is told to end. What
+// Desired returns changes before Apply is called.
+func ExampleHandle_Watch() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	node, err := snat.Open("") // the network namespace of this process
+	if err != nil {
+		slog.Error("no translation", "err", err)
+		return
+	}
+	defer node.Close()
+
+	var wanted atomic.Pointer[snat.Ruleset]
+	change := func(c snat.Config) error {
+		rules, err := c.Ruleset()
+		if err != nil {
+			return err
+		}
+		wanted.Store(&rules)
+		_, err = node.Apply(ctx, rules)
+		return err
+	}
+	go func() {
+		err := node.Watch(ctx, snat.WatchConfig{
+			Desired: func() (snat.Ruleset, bool) {
+				if rules := wanted.Load(); rules != nil {
+					return *rules, true
+				}
+				return snat.Ruleset{}, false
+			},
+			Logger: slog.Default(),
+		})
+		slog.Info("translation is no longer watched", "err", err)
+	}()
+
+	vpc := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}
+	err = change(snat.Config{NodeAddrs: []netip.Addr{netip.MustParseAddr("10.0.1.10")}, PrimaryLink: "ens5", VPC: vpc})
+	if err != nil {
+		slog.Error("translation not changed", "err", err)
+	}
+	<-ctx.Done()
 }

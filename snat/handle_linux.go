@@ -23,8 +23,23 @@ type Handle struct {
 	mu   sync.Mutex
 	ns   *os.File
 	nft  *nft.Socket
+	own  own
 	done bool
 }
+
+// own is what a handle has made the table hold last.
+type own struct {
+	rules Ruleset
+	// count is how often it has done so.
+	count int
+}
+
+// put records that the table holds r.
+func (o *own) put(r Ruleset) { o.rules, o.count = r, o.count+1 }
+
+// is reports whether r is what the handle has made the table hold, or whether it
+// has made it hold nothing yet.
+func (o *own) is(r Ruleset) bool { return o.count == 0 || o.rules.Equal(r) }
 
 // Open returns a handle on the network namespace at path, on that of the calling
 // thread if path is empty. The caller closes it.
@@ -94,17 +109,39 @@ func explainReplace(err error) error {
 
 // Apply makes the table hold r, in one transaction. It changes nothing if that
 // is so already, and reports whether it changed something. Flows that exist keep
-// their translation and their mark.
+// their translation and their mark. What others have changed before is put right
+// without a word; only [Handle.Watch] tells of it.
 func (h *Handle) Apply(ctx context.Context, r Ruleset) (changed bool, err error) {
 	err = h.use(ctx, func() error {
 		have, err := nft.Read(ctx, h.nft, Ruleset.Equal, read)
-		if err != nil || have.Equal(r) {
+		if err != nil {
 			return err
 		}
+		if have.Equal(r) {
+			h.own.put(r)
+			return nil
+		}
 		changed = true
-		return explainReplace(h.nft.Do(func(conn *nftables.Conn) error { return replace(conn, r) }))
+		return h.replace(r)
 	})
 	return changed && err == nil, err
+}
+
+// replace makes the table hold r. The caller has the handle to itself.
+func (h *Handle) replace(r Ruleset) error {
+	err := h.nft.Do(func(conn *nftables.Conn) error { return replace(conn, r) })
+	if err != nil {
+		return explainReplace(err)
+	}
+	h.own.put(r)
+	return nil
+}
+
+// applied returns how often the handle has made the table hold something.
+func (h *Handle) applied() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.own.count
 }
 
 // Remove deletes the table. It is no error if there is none.

@@ -28,3 +28,6 @@ func (h *Handle) Observe(ctx context.Context) (Ruleset, error) { return Ruleset{
 
 // Remove deletes the table. It is no error if there is none.
 func (h *Handle) Remove(ctx context.Context) error { return ErrNotSupported }
+
+// Watch keeps the table as cfg.Desired wants it until ctx ends.
+func (h *Handle) Watch(ctx context.Context, cfg WatchConfig) error { return ErrNotSupported }

@@ -22,7 +22,7 @@ import (
 )
 
 // namespace makes an empty namespace and a handle in it.
-func namespace(t *testing.T) (*fabric.Netns, *snat.Handle) {
+func namespace(t testing.TB) (*fabric.Netns, *snat.Handle) {
 	t.Helper()
 	isolate.Require(t)
 	ns, err := fabric.CreateNetns("/run/netns/node")
@@ -38,7 +38,7 @@ func namespace(t *testing.T) (*fabric.Netns, *snat.Handle) {
 	return ns, h
 }
 
-func open(t *testing.T, ns *fabric.Netns) *snat.Handle {
+func open(t testing.TB, ns *fabric.Netns) *snat.Handle {
 	t.Helper()
 	h, err := snat.Open(ns.Path())
 	if err != nil {

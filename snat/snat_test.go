@@ -83,7 +83,7 @@ var configs = map[string]snat.Config{
 	"other-names": base(func(c *snat.Config) { c.PrimaryLink, c.HostLinkPrefix, c.Mark = "eth0", "veth", 0x200 }),
 }
 
-func ruleset(t *testing.T, c snat.Config) snat.Ruleset {
+func ruleset(t testing.TB, c snat.Config) snat.Ruleset {
 	t.Helper()
 	r, err := c.Ruleset()
 	if err != nil {

@@ -78,11 +78,9 @@ func (s *Socket) take() (*conn, error) {
 }
 
 func dial(ns *os.File) (*conn, error) {
-	fd := int(ns.Fd())
-	if own, err := isOwn(ns); err != nil {
+	fd, err := namespaceFD(ns)
+	if err != nil {
 		return nil, err
-	} else if own {
-		fd = 0 // to enter it again would take CAP_SYS_ADMIN
 	}
 	count, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: fd})
 	if err != nil {
@@ -93,6 +91,16 @@ func dial(ns *os.File) (*conn, error) {
 		return nil, errors.Join(err, count.Close())
 	}
 	return &conn{c, count}, nil
+}
+
+// namespaceFD returns the descriptor of ns, 0 if the calling thread is in ns: to
+// enter it again would take CAP_SYS_ADMIN.
+func namespaceFD(ns *os.File) (int, error) {
+	own, err := isOwn(ns)
+	if err != nil || own {
+		return 0, err
+	}
+	return int(ns.Fd()), nil
 }
 
 // isOwn reports whether ns is that of the calling thread.

@@ -146,6 +146,8 @@ func TestEveryReasonReachesThePod(t *testing.T) {
 				if len(w.cloud.faults) > 0 && !strings.Contains(e.Evidence, "EC2 says") && reason != ipam.ReasonEC2Unreachable {
 					t.Errorf("%s: evidence %q lacks the words of EC2", reason, e.Evidence)
 				}
+				// A pod is answered before the loop publishes what it has found.
+				synctest.Wait()
 				if s := p.Status(); reason != ipam.ReasonCooling && s.Reason != reason {
 					t.Errorf("status says %s: %s", s.Reason, s.Evidence)
 				}
@@ -164,6 +166,7 @@ func TestReasonsOfTheStart(t *testing.T) {
 			p := w.boot(0)
 			defer p.stop()
 			e := reasonOf(t, p.add("new", 10*time.Second))
+			synctest.Wait()
 			if s := p.Status(); e.Reason != reason || s.Ready || s.Reason != reason {
 				t.Errorf("want %s, pod got %v, status %+v", reason, e, s)
 			}
