@@ -6,10 +6,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os/exec"
 	"strings"
 	"sync"
@@ -388,38 +386,9 @@ func TestLateAddAtEveryStep(t *testing.T) {
 				}
 			}
 			t.Logf("stopped before each of %d steps", len(all)/each)
-			refuses := n.refusesTaken(t)
-			n.overtake(t, all, func(i int) bool {
-				// The first addresses are those of ADDs that have confirmed them and not
-				// yet wired anything. Then only datapath can protect a wired owner.
-				return i%each == 0 && (refuses || i >= each)
-			})
+			n.overtake(t, all, func(i int) bool { return i%each == 0 })
 		})
 	}
-}
-
-// refusesTaken reports whether datapath refuses an address that leads to another
-// pod.
-func (n *node) refusesTaken(t *testing.T) bool {
-	t.Helper()
-	h, err := datapath.Open("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	for _, id := range []string{"first", "second"} {
-		p := datapath.Pod{
-			ContainerID: id, IfName: "eth0", Netns: newSandbox(t, id),
-			Addrs: []datapath.PodAddr{{Addr: netip.MustParseAddr("10.0.2.1"), Table: datapath.TableMain}},
-		}
-		_, err = h.AddPod(t.Context(), p)
-		defer func() {
-			if err := h.DelPod(context.WithoutCancel(t.Context()), p); err != nil {
-				t.Error(err)
-			}
-		}()
-	}
-	return errors.Is(err, datapath.ErrAddressTaken)
 }
 
 // hold starts an ADD and returns when it stands before a step of that number. It
@@ -457,9 +426,6 @@ func TestAddressTaken(t *testing.T) {
 	for _, layout := range []string{"flat", "per-pod"} {
 		t.Run(layout, func(t *testing.T) {
 			n := newNode(t, ofLayout(layout))
-			if !n.refusesTaken(t) {
-				t.Skip("datapath takes addresses over")
-			}
 			newSandbox(t, "c1")
 			newSandbox(t, "c2")
 			result := n.must(n.add("c1"))

@@ -17,11 +17,13 @@ import (
 const undoTime = 5 * time.Second
 
 // AddPod wires p: a veth pair between node and sandbox, addresses, routes and
-// neighbours on both sides, and in the per-pod layout its rules. Whatever an
-// earlier pod of the same address left behind goes. Repeating it gives the same
-// answer and repairs what differs. If it fails it leaves nothing behind; if it is
-// killed, the next AddPod or DelPod finds what there is. ErrNoSandbox and
-// ErrInterfaceTaken come from the sandbox.
+// neighbours on both sides, and in the per-pod layout its rules. What an earlier pod
+// of the same address left behind when it ended goes. Nothing is taken from a pod that
+// is still there, nor from the node: that is ErrAddressTaken, and of several calls at
+// once for one address one succeeds. Repeating AddPod gives the same answer and
+// repairs what differs. If it fails it leaves nothing behind; if it is killed, the next
+// AddPod or DelPod finds what there is. ErrNoSandbox and ErrInterfaceTaken come from
+// the sandbox.
 func (h *Handle) AddPod(ctx context.Context, p Pod) (Wiring, error) {
 	if err := p.Validate(); err != nil {
 		return Wiring{}, fmt.Errorf("pod: %w: %w", ErrInvalid, err)
@@ -60,14 +62,23 @@ func (h *Handle) wire(ctx context.Context, p Pod, inside *Handle, link kernelLin
 		if !done {
 			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 			defer cancel()
-			err = errors.Join(err, h.DelPod(undo, p))
+			err = errors.Join(err, h.unwireNew(undo, p, link.index, err))
 		}
 	}()
+	if err := h.refuseTaken(ctx, p); err != nil {
+		return err
+	}
 	if err := writeSysctls(h.ns, missing(link.sysctls, p.HostState().Sysctls)); err != nil {
 		return err
 	}
-	if err := inside.wireSandbox(ctx, p, link.peer); err != nil {
-		return fmt.Errorf("sandbox: %w", err)
+	err = inside.wireSandbox(ctx, p, link.peer)
+	if errors.Is(err, unix.EEXIST) && inside.hasOwnRoutes(ctx, p) {
+		err = inside.repairInside(ctx, p) // an AddPod of the same pod is at work as well
+	} else if err != nil {
+		err = fmt.Errorf("sandbox: %w", err)
+	}
+	if err != nil {
+		return err
 	}
 	if err := h.wireHost(ctx, p, link.index); err != nil {
 		return err
@@ -75,6 +86,25 @@ func (h *Handle) wire(ctx context.Context, p Pod, inside *Handle, link kernelLin
 	err = h.waitPair(ctx, inside, link)
 	done = err == nil
 	return err
+}
+
+// hasOwnRoutes reports whether no other interface of the sandbox of h has a route in
+// the place of one of p's.
+func (h *Handle) hasOwnRoutes(ctx context.Context, p Pod) bool {
+	have, err := h.observeNet(ctx)
+	return err == nil && !slices.ContainsFunc(p.ownedInSandbox(have).Routes, func(r Route) bool { return r.Link != p.sandboxEnd() })
+}
+
+// unwireNew takes away what a failed AddPod has made. If the address is another's,
+// that is the link and what is on it, and nothing that only names the address.
+func (h *Handle) unwireNew(ctx context.Context, p Pod, index int, err error) error {
+	if !errors.Is(err, ErrAddressTaken) {
+		return h.DelPod(ctx, p)
+	}
+	if err := h.withConn(ctx, func(c *conn) error { return setGroup(c, index, linkGroupEnding) }); err != nil {
+		return err
+	}
+	return h.deleteLink(ctx, index)
 }
 
 // missing returns what of want is not in have.
@@ -203,88 +233,118 @@ func isRule(i Item) bool {
 	return ok
 }
 
-// wireHost sends everything for the host side in one system call: the link up,
-// old rules of the same addresses away, then neighbours, routes and rules.
+// wireHost gives the host side all that belongs to it. First the link comes up and
+// claims the addresses by its routes, which the kernel gives to one link only. Rules,
+// which say nothing of their pod, follow when all addresses are the pod's.
 func (h *Handle) wireHost(ctx context.Context, p Pod, index int) error {
 	s := p.HostState()
-	changes := Diff(State{}, State{Neighbors: s.Neighbors, Routes: s.Routes, Rules: s.Rules})
-	stale, others := staleRules(p), staleRoutes(p)
-	onNode := false
-	err := h.withRules(ctx, s, func(c *conn) error {
-		var b batch
-		b.noLinkLocal(index)
-		b.setLink(index, Link{Up: true})
-		for _, r := range stale {
-			b.rule(OpDelete, r)
-		}
-		for _, ch := range changes {
-			b.change(ch, index)
-		}
-		for _, r := range others {
-			b.route(OpDelete, 0, r, 0)
-		}
-		asked := len(b.starts)
-		b.whereIs(p)
-		answers, err := c.do(&b)
-		if err != nil {
+	return h.withRules(ctx, s, func(c *conn) error {
+		if err := claimHost(c, p, index, s); err != nil {
 			return err
 		}
-		if err := answers[1].err; err != nil {
-			return fmt.Errorf("set %s up: %w", p.HostLink(), err)
-		}
-		onNode = areLocal(answers[asked:])
-		first := 2 + len(stale)
-		for i, ch := range changes {
-			// A rule that is there again was made by Watch just now.
-			if err := answers[first+i].err; err != nil && !(errors.Is(err, unix.EEXIST) && isRule(ch.Item)) {
-				return fmt.Errorf("%s: %w", ch, err)
-			}
-		}
-		for i := range stale {
-			if answers[2+i].err == nil {
-				// There was one: there may be more, and the new one may be gone.
-				return purgeRules(c, stale, s.Rules)
-			}
-		}
-		return nil
-	})
-	if err != nil || !onNode {
-		return err
-	}
-	return h.repairHost(ctx, p)
-}
-
-// whereIs asks for the routes to p's addresses. Other programs, as DHCP clients, may
-// have given them to links of the node, which then takes the pod's packets for its
-// own.
-func (b *batch) whereIs(p Pod) {
-	for _, a := range p.Addrs {
-		b.routeGet(query{dst: a.Addr}, 0)
-	}
-}
-
-// areLocal reports whether an address asked for is the node's own.
-func areLocal(answers []answer) bool {
-	const routeType = 7 // its place in struct rtmsg
-	return slices.ContainsFunc(answers, func(a answer) bool {
-		return len(a.data) > routeType && a.data[routeType] == unix.RTN_LOCAL
+		return settleHost(c, p, index, s)
 	})
 }
 
-// evict takes p's addresses from the node's own links.
-func (h *Handle) evict(ctx context.Context, p Pod) error {
-	onNode := false
-	err := h.withConn(ctx, func(c *conn) error {
-		var b batch
-		b.whereIs(p)
-		answers, err := c.do(&b)
-		onNode = areLocal(answers)
-		return err
-	})
-	if err != nil || !onNode {
+// claimHost sets the link up and adds its neighbours and routes.
+func claimHost(c *conn, p Pod, index int, s State) error {
+	if err := clearOther(c, p, index); err != nil {
 		return err
 	}
-	return h.repairHost(ctx, p)
+	var b batch
+	b.lookAt(index)
+	b.noLinkLocal(index)
+	b.setLink(index, Link{Up: true})
+	for _, n := range s.Neighbors {
+		b.neighbor(OpAdd, index, n)
+	}
+	for _, r := range s.Routes {
+		b.route(OpAdd, index, r, create)
+	}
+	answers, err := c.do(&b)
+	if err != nil {
+		return err
+	}
+	if err := stillWiring(answers[0]); err != nil {
+		return err
+	}
+	if err := answers[2].err; err != nil {
+		return fmt.Errorf("set %s up: %w", p.HostLink(), err)
+	}
+	for i, n := range s.Neighbors {
+		if err := answers[3+i].err; err != nil {
+			return fmt.Errorf("%s: %w", Change{OpAdd, n}, err)
+		}
+	}
+	var contested []Route
+	for i, r := range s.Routes {
+		err := answers[3+len(s.Neighbors)+i].err
+		switch {
+		case errors.Is(err, unix.EEXIST):
+			contested = append(contested, r)
+		case err != nil:
+			return fmt.Errorf("%s: %w", Change{OpAdd, r}, err)
+		}
+	}
+	return claimRoutes(c, p, index, contested)
+}
+
+// errDeleted means that a DEL of the pod came while it was added.
+var errDeleted = errors.New("the pod was deleted while it was added")
+
+// stillWiring reports that a DEL is at work on the link that was looked at.
+func stillWiring(a answer) error {
+	if a.err != nil {
+		return fmt.Errorf("look at link: %w", a.err)
+	}
+	if l, err := parseLinkOnly(a.data); err != nil || ending(l.Group) {
+		return errors.Join(err, errDeleted)
+	}
+	return nil
+}
+
+// settleHost replaces rules of the addresses that an earlier pod has left, and then
+// tells Watch that the pod is wired.
+func settleHost(c *conn, p Pod, index int, s State) error {
+	stale := staleRules(p)
+	var b batch
+	for _, r := range stale {
+		b.rule(OpDelete, r)
+	}
+	for _, r := range s.Rules {
+		b.rule(OpAdd, r)
+	}
+	answers, err := c.do(&b)
+	if err != nil {
+		return err
+	}
+	for i, r := range s.Rules {
+		// A rule that is there again was made by Watch just now.
+		if err := answers[len(stale)+i].err; err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("%s: %w", Change{OpAdd, r}, err)
+		}
+	}
+	if slices.ContainsFunc(answers[:len(stale)], func(a answer) bool { return a.err == nil }) {
+		// There was one: there may be more, and the new one may be gone.
+		if err := purgeRules(c, stale, s.Rules); err != nil {
+			return err
+		}
+	}
+	return wired(c, index)
+}
+
+// wired ends the wiring of a link, unless a DEL has begun.
+func wired(c *conn, index int) error {
+	var look batch
+	look.lookAt(index)
+	answers, err := c.do(&look)
+	if err != nil {
+		return err
+	}
+	if err := stillWiring(answers[0]); err != nil {
+		return err
+	}
+	return setGroup(c, index, 0)
 }
 
 // staleRules selects rules that an earlier pod may have left for p's addresses,

@@ -24,7 +24,7 @@ const runningEvery = time.Millisecond
 func waitRunning(ctx context.Context, c *conn, index int) error {
 	for {
 		var b batch
-		b.add(unix.RTM_GETLINK, ack, linkHeader(index, 0, 0), func() { b.attr32(unix.IFLA_EXT_MASK, filterSkipStats) })
+		b.lookAt(index)
 		answers, err := c.do(&b)
 		switch {
 		case err != nil:

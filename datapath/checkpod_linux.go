@@ -5,7 +5,6 @@ package datapath
 import (
 	"context"
 	"fmt"
-	"slices"
 )
 
 // CheckPod returns a *DriftError if p is not wired as AddPod would, on either
@@ -42,19 +41,70 @@ func (h *Handle) repairPod(ctx context.Context, p Pod, inside *Handle) error {
 	return h.repairHost(ctx, p)
 }
 
-// repairHost makes the host side of a pod what it should be.
+// repairHost makes the host side of a pod that was wired before what it should be. An
+// address on the node's own links goes from there; one that another pod has by now
+// stays with that pod.
 func (h *Handle) repairHost(ctx context.Context, p Pod) error {
-	return converge(ctx, h.observeNet, h.applyPod, func(have State) ([]Change, error) {
+	apply := func(ctx context.Context, changes []Change) error { return h.applyPod(ctx, p, changes) }
+	return converge(ctx, h.observeNet, apply, func(have State) ([]Change, error) {
+		for _, r := range have.Routes {
+			if l, ok := have.link(r.Link); ok && p.has(r.Dst) && r.leadsToOne() && !ending(l.Group) && !p.ownsLink(r.Link) && !p.sharesLink(r.Link) {
+				return nil, taken(r.Dst.Addr(), r.Link, false)
+			}
+		}
 		return Diff(p.owned(have), p.HostState()), nil
 	})
 }
 
-// applyPod carries out changes of one pod, beside no sweep if they have rules.
-func (h *Handle) applyPod(ctx context.Context, changes []Change) error {
-	if !slices.ContainsFunc(changes, func(c Change) bool { return isRule(c.Item) }) {
-		return h.Apply(ctx, changes)
+// applyPod carries out changes of one pod, beside no sweep if they have rules. Routes
+// to its addresses are claimed before rules name them; and if the host link is not as
+// it should be, it counts as being wired until all is done.
+func (h *Handle) applyPod(ctx context.Context, p Pod, changes []Change) error {
+	var claims []Route
+	var rest, rules []Change
+	unfinished := false
+	for _, ch := range changes {
+		switch i := ch.Item.(type) {
+		case Link:
+			if i.Name == p.HostLink() && ch.Op == OpAdd {
+				unfinished = true
+				i.Group = linkGroupWiring
+			}
+			rest = append(rest, Change{ch.Op, i})
+		case Rule:
+			rules = append(rules, ch)
+		case Route:
+			if ch.Op == OpAdd && i.Link == p.HostLink() && i.leadsToOne() {
+				claims = append(claims, i)
+				continue
+			}
+			rest = append(rest, ch)
+		default:
+			rest = append(rest, ch)
+		}
 	}
-	return h.locked(ctx, shared, func() error { return h.Apply(ctx, changes) })
+	apply := func() error {
+		if err := h.Apply(ctx, rest); err != nil || len(claims)+len(rules) == 0 && !unfinished {
+			return err
+		}
+		return h.withConn(ctx, func(c *conn) error {
+			index, err := linkIndexes(c, []Change{{OpAdd, Link{Name: p.HostLink()}}})
+			if err == nil {
+				err = claimRoutes(c, p, index[p.HostLink()], claims)
+			}
+			if err == nil {
+				err = applyRoutes(c, rules)
+			}
+			if err == nil && unfinished {
+				err = wired(c, index[p.HostLink()])
+			}
+			return err
+		})
+	}
+	if len(rules) == 0 {
+		return apply()
+	}
+	return h.locked(ctx, shared, apply)
 }
 
 // repairInside makes the sandbox of h what p wants. What is there already stays:

@@ -91,7 +91,7 @@ func host(t *testing.T, h *Handle, p Pod) {
 	if err == nil && p.Mode.isVeth() {
 		err = h.wireHost(t.Context(), p, link.index)
 	} else if err == nil {
-		err = h.applyHost(t.Context(), p)
+		err = h.applyHost(t.Context(), p, false)
 	}
 	if err != nil {
 		t.Fatal(err)

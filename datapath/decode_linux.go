@@ -65,14 +65,32 @@ type kernelLink struct {
 	sysctls       []Sysctl
 }
 
+// ended reports whether the pod behind a host link is gone or going.
+func (l kernelLink) ended() bool { return ending(l.Group) }
+
 // parseLink reads an RTM_NEWLINK body.
 func parseLink(b []byte) (kernelLink, error) {
-	if len(b) < 16 {
-		return kernelLink{}, fmt.Errorf("link message of %d bytes", len(b))
+	l, spec, err := parseLinkAttrs(b)
+	if err != nil {
+		return l, err
 	}
-	l := kernelLink{index: int(int32(binary.NativeEndian.Uint32(b[4:])))}
+	l.sysctls = linkSysctls(l.Name, spec)
+	return l, nil
+}
+
+// parseLinkOnly reads an RTM_NEWLINK body without the link's settings.
+func parseLinkOnly(b []byte) (kernelLink, error) {
+	l, _, err := parseLinkAttrs(b)
+	return l, err
+}
+
+// parseLinkAttrs returns also IFLA_AF_SPEC, where the settings are.
+func parseLinkAttrs(b []byte) (l kernelLink, spec []byte, err error) {
+	if len(b) < 16 {
+		return l, nil, fmt.Errorf("link message of %d bytes", len(b))
+	}
+	l.index = int(int32(binary.NativeEndian.Uint32(b[4:])))
 	l.Up = binary.NativeEndian.Uint32(b[8:])&unix.IFF_UP != 0
-	var spec []byte
 	for kind, v := range attributes(b[16:]) {
 		switch kind {
 		case unix.IFLA_IFNAME:
@@ -99,8 +117,7 @@ func parseLink(b []byte) (kernelLink, error) {
 		l.below, l.peer = l.peer, 0
 		l.Alias = l.alias.String()
 	}
-	l.sysctls = linkSysctls(l.Name, spec)
-	return l, nil
+	return l, spec, nil
 }
 
 // parseKind reads IFLA_LINKINFO: the kind, and the ID of a VLAN.
@@ -165,8 +182,11 @@ func (n names) of(index int) string {
 	if name, ok := n[index]; ok {
 		return name
 	}
-	return fmt.Sprintf("if%d", index)
+	return fmt.Sprintf("%s%d", unnamedLink, index)
 }
+
+// unnamedLink begins what stands for the name of a link that is not known.
+const unnamedLink = "if"
 
 // parseAddress reads an RTM_NEWADDR body.
 func parseAddress(b []byte, links names) (Address, error) {
@@ -259,7 +279,7 @@ func parseRoute(b []byte, links names) (r Route, ok bool, err error) {
 	if b[0] == unix.AF_INET6 && r.Metric == defaultMetric6 {
 		r.Metric = 0
 	}
-	if kind == unix.RTN_BLACKHOLE || kind == unix.RTN_UNREACHABLE || kind == unix.RTN_PROHIBIT {
+	if kind == unix.RTN_BLACKHOLE || kind == unix.RTN_UNREACHABLE || kind == unix.RTN_PROHIBIT || kind == unix.RTN_THROW {
 		r.Link = "" // the kernel says lo for IPv6
 	}
 	own := kind == unix.RTN_BROADCAST || kind == unix.RTN_ANYCAST || kind == unix.RTN_MULTICAST || kind == unix.RTN_LOCAL

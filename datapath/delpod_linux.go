@@ -4,7 +4,6 @@ package datapath
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 
@@ -131,21 +130,12 @@ func addrsBehind(c *conn, index int) ([]PodAddr, error) {
 	return addrs, nil
 }
 
-// leadsElsewhere reports whether a route of ours for this address alone leads to
-// another link than that of the number.
+// leadsElsewhere reports whether an address is on a link of the node, or a route for
+// it alone leads to another link than that of the number.
 func leadsElsewhere(c *conn, a netip.Addr, index int) (bool, error) {
-	var b batch
-	header := make([]byte, 12)
-	header[0], header[1] = familyOf(a), uint8(a.BitLen())
-	binary.NativeEndian.PutUint32(header[8:], unix.RTM_F_FIB_MATCH)
-	b.add(unix.RTM_GETROUTE, ack, header, func() { b.attr(unix.RTA_DST, a.AsSlice()) })
-	answers, err := c.do(&b)
+	found, err := lookupAddrs(c, []netip.Addr{a})
 	if err != nil {
 		return false, err
 	}
-	if answers[0].err != nil || answers[0].data == nil {
-		return false, nil // no route at all
-	}
-	r, _, err := parseRoute(answers[0].data, names{index: "own"})
-	return r.Protocol == RouteProtocol && r.Dst == hostPrefix(a) && r.Link != "own", err
+	return len(found) > 0 && found[0].link.index != index, nil
 }

@@ -34,12 +34,12 @@ func (d Desired) Drift(have State) []Change {
 	return Diff(Join(owns, podsOwned(have, wired)), Join(wants...))
 }
 
-// isWired reports whether a host link exists and no DEL is at work on it or done
-// with it.
+// isWired reports whether a host link exists, its AddPod is done with it, and no DEL is
+// at work on it or done with it.
 func isWired(links []Link, name string) bool {
 	for _, l := range links {
 		if l.Name == name {
-			return !ending(l.Group)
+			return !passing(l.Group)
 		}
 	}
 	return false

@@ -24,6 +24,7 @@
 //
 //	512    lookup 20000                   to a pod of this node? straight to its link
 //	1024   fwmark 0x80/0x80 lookup main   marked for the primary ENI (package snat)
+//	1534   lookup 20002                   to an address that no pod has? unreachable
 //	1536   fwmark 0x1/0x7f lookup 2       marked for ENI 1: by its table
 //	32765  from 10.0.0.20 lookup 2        from ENI 1's own address
 //	32766  lookup main                    everything else: by the primary ENI
@@ -44,7 +45,9 @@
 //	1536   from 10.0.0.101 lookup 2
 //
 // which the kernel goes through one by one for each packet. A rule for each ENI,
-// 1024 fwmark 0x1/0xff lookup 2, is for answers that package snat marks.
+// 1024 fwmark 0x1/0xff lookup 2, is for answers that package snat marks. Table 20002
+// is as in the other layout: it refuses what is for an address of the node's ENIs that
+// no pod has, at once, unless another program uses the address ([Node.InUse]).
 //
 // # Values and effects
 //
@@ -73,8 +76,8 @@
 //
 // # Ownership
 //
-// What belongs to this package is marked: routes by protocol number 118, rules by
-// priority, everything in its nftables table, and addresses and routes on secondary
+// What belongs to this package is marked: routes by protocol number 118 or by a table of
+// our own, rules by priority, everything in its nftables table, and addresses and routes on secondary
 // ENIs, whose links are its own. [Node.Owned] says it exactly. The rest of the
 // system is never changed.
 package datapath

@@ -105,6 +105,7 @@ func (b *batch) createVeth(p Pod, sandbox int) {
 	}
 	b.add(unix.RTM_NEWLINK, create, linkHeader(0, 0, 0), func() {
 		side(p.HostLink(), p.HostMAC())
+		b.attr32(unix.IFLA_GROUP, linkGroupWiring)
 		b.nest(unix.IFLA_LINKINFO, func() {
 			b.attrText(unix.IFLA_INFO_KIND, "veth")
 			b.nest(unix.IFLA_INFO_DATA, func() {
@@ -124,6 +125,11 @@ func (b *batch) findLink(name string) {
 		b.attrText(unix.IFLA_IFNAME, name)
 		b.attr32(unix.IFLA_EXT_MASK, filterSkipStats)
 	})
+}
+
+// lookAt asks for a link by number.
+func (b *batch) lookAt(index int) {
+	b.add(unix.RTM_GETLINK, ack, linkHeader(index, 0, 0), func() { b.attr32(unix.IFLA_EXT_MASK, filterSkipStats) })
 }
 
 func (b *batch) deleteLink(index int) {

@@ -21,9 +21,11 @@ var (
 	// ErrInterfaceTaken means that the sandbox already has an interface of the
 	// wanted name that this package did not make.
 	ErrInterfaceTaken = errors.New("the sandbox has an interface of this name already")
-	// ErrAddressTaken means that an address of the pod leads to the link of another
-	// pod, which keeps it.
-	ErrAddressTaken = errors.New("address leads to another pod")
+	// ErrAddressTaken means that an address of the pod is another pod's by now: the
+	// kernel has a route for it to a link that is not the pod's; or the address is
+	// on a link of the node itself. The text names address and link. The pool must not
+	// give the address to another pod.
+	ErrAddressTaken = errors.New("the address is taken")
 	// ErrInvalid means that a Node or Pod contradicts itself; the text says how.
 	ErrInvalid = errors.New("invalid")
 )

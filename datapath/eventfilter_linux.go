@@ -143,7 +143,7 @@ func (f *eventFilter) concernsLink(e event) bool {
 			return e.kind == unix.RTM_DELLINK || !before || old != seen(l)
 		}
 	}
-	if !known && !strings.HasPrefix(l.Name, f.prefix) || ending(l.Group) {
+	if !known && !strings.HasPrefix(l.Name, f.prefix) || passing(l.Group) || old.Group == linkGroupWiring && e.kind == unix.RTM_NEWLINK {
 		return false
 	}
 	if e.kind == unix.RTM_DELLINK {
@@ -157,9 +157,9 @@ func (f *eventFilter) concernsLink(e event) bool {
 		old.master != l.master && (old.master != 0 || known && f.names.of(l.master) != want.Master))
 }
 
-// isEnding reports whether a link is a host link that a DEL is at work on or done
-// with: it takes its routes, neighbours and rules away.
-func (f *eventFilter) isEnding(link string) bool { return ending(f.seen[link].Group) }
+// isPassing reports whether a link is a host link that an ADD or DEL is at work on: it
+// makes its routes, neighbours and rules, or takes them away.
+func (f *eventFilter) isPassing(link string) bool { return passing(f.seen[link].Group) }
 
 // concernsNeighbor looks at the entries of pods, and those that someone makes for
 // good on ENIs.
@@ -175,7 +175,7 @@ func (f *eventFilter) concernsNeighbor(e event) bool {
 		}
 	}
 	want, ok := f.neighs[n.key()]
-	if f.isEnding(n.Link) || f.isEnding(want.owner) {
+	if f.isPassing(n.Link) || f.isPassing(want.owner) {
 		return false
 	}
 	if ok {
@@ -194,7 +194,7 @@ func (f *eventFilter) concernsRoute(e event) bool {
 		return true
 	}
 	want, known := f.routes[r.key()]
-	if !ok || linkScoped(r) || f.isEnding(r.Link) || f.isEnding(want.owner) {
+	if !ok || linkScoped(r) || f.isPassing(r.Link) || f.isPassing(want.owner) {
 		return false
 	}
 	if e.kind == unix.RTM_DELROUTE {
@@ -213,7 +213,7 @@ func (f *eventFilter) concernsRule(e event) bool {
 		return true
 	}
 	want, known := f.rules[r]
-	if f.isEnding(want.owner) {
+	if f.isPassing(want.owner) {
 		return false
 	}
 	if e.kind == unix.RTM_DELRULE {

@@ -4,7 +4,10 @@
 
 package datapath
 
-import "context"
+import (
+	"context"
+	"net/netip"
+)
 
 // Handle works on the network of one namespace; here it cannot be opened.
 type Handle struct{}
@@ -53,3 +56,17 @@ func (h *Handle) Confirm(context.Context, Path) ([]Fault, error) { return nil, E
 
 // View returns [ErrNotSupported].
 func (h *Handle) View(context.Context, string) (View, error) { return View{}, ErrNotSupported }
+
+// InUse returns [ErrNotSupported].
+func (h *Handle) InUse(context.Context, []netip.Prefix) ([]Use, error) { return nil, ErrNotSupported }
+
+// LookupAddrs returns [ErrNotSupported].
+func (h *Handle) LookupAddrs(context.Context, []netip.Addr) ([]Use, error) {
+	return nil, ErrNotSupported
+}
+
+// HostLinks returns [ErrNotSupported].
+func (h *Handle) HostLinks(context.Context) (map[string]bool, error) { return nil, ErrNotSupported }
+
+// SandboxID returns [ErrNotSupported].
+func SandboxID(string) (uint64, error) { return 0, ErrNotSupported }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,13 +40,20 @@ type blow struct{ at, end time.Time }
 type flow struct {
 	sent     []time.Time
 	answered sync.Map // numbers
+	answers  atomic.Int64
 }
 
-// settleTime is how long the last answers may take on a busy machine.
-const settleTime = time.Second
+// A packet that has no answer after settleTime without any is lost: those before it
+// may have to wait for a processor. Up to inFlight packets younger than flightTime may be without an
+// answer: more would fill the buffers of the other side if it has to wait.
+const (
+	settleTime = 3 * time.Second
+	inFlight   = 32
+	flightTime = 250 * time.Millisecond
+)
 
-// run sends a packet a millisecond from the pod to the outside until stop, and
-// waits for the last answers.
+// run sends a packet a millisecond from the pod to the outside until stop, less often
+// if answers stay away, and waits for the last answers.
 func (f *flow) run(t *testing.T, p datapath.Pod, a netip.Addr, stop <-chan struct{}) {
 	var c *net.UDPConn
 	on(t, p.Netns, func() (err error) {
@@ -62,7 +70,9 @@ func (f *flow) run(t *testing.T, p datapath.Pod, a netip.Addr, stop <-chan struc
 			if err != nil {
 				return
 			}
-			f.answered.Store(string(buf[:n]), true)
+			if _, again := f.answered.Swap(string(buf[:n]), true); !again {
+				f.answers.Add(1)
+			}
 		}
 	}()
 	tick := time.NewTicker(time.Millisecond)
@@ -73,12 +83,43 @@ func (f *flow) run(t *testing.T, p datapath.Pod, a netip.Addr, stop <-chan struc
 		case <-stop:
 			running = false
 		case <-tick.C:
+			if f.full() {
+				continue
+			}
 			f.sent = append(f.sent, time.Now())
 			_, _ = c.WriteToUDPAddrPort([]byte(strconv.Itoa(len(f.sent)-1)), to)
 		}
 	}
-	_ = c.SetReadDeadline(time.Now().Add(settleTime))
+	for last, since := f.answers.Load(), time.Now(); last < int64(len(f.sent)) && time.Since(since) < settleTime; <-tick.C {
+		if now := f.answers.Load(); now != last {
+			last, since = now, time.Now()
+		}
+	}
+	_ = c.SetReadDeadline(time.Now())
 	<-done
+}
+
+// full reports whether too many packets are without an answer.
+func (f *flow) full() bool {
+	if len(f.sent) < inFlight {
+		return false
+	}
+	missing := 0
+	for i := len(f.sent) - 1; i >= 0 && time.Since(f.sent[i]) < flightTime; i-- {
+		if _, ok := f.answered.Load(strconv.Itoa(i)); !ok {
+			missing++
+		}
+	}
+	return missing >= inFlight
+}
+
+// more waits until n further packets were answered.
+func (f *flow) more(t *testing.T, n int64) {
+	t.Helper()
+	want := f.answers.Load() + n
+	if !eventually(func() bool { return f.answers.Load() >= want }) {
+		t.Fatalf("%d answers, want %d: the flow has stopped", f.answers.Load(), want)
+	}
 }
 
 // late returns the packets that were lost though no damage was done just before.

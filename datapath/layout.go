@@ -28,7 +28,7 @@ func (n Node) State() State {
 	for _, ipv6 := range families {
 		s.Rules = append(s.Rules, n.rules(ipv6)...)
 		s.Sysctls = append(s.Sysctls, n.forwarding(ipv6)...)
-		s = Join(s, n.enforcement(ipv6))
+		s = Join(s, n.enforcement(ipv6), n.held(ipv6))
 	}
 	for _, e := range n.ENIs {
 		s = Join(s, e.state())

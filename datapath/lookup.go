@@ -47,6 +47,9 @@ func (v verdict) String() string {
 // nowhere.
 func (v verdict) refuses() bool { return v.route.Type != "" }
 
+// held reports whether the node refuses a packet because no pod has the address.
+func (v verdict) held() bool { return v.refuses() && v.route.Table == TableHeld }
+
 // by reports whether the packet leaves by a link.
 func (v verdict) by(link string) bool {
 	return v.found && !v.local && !v.refuses() && v.route.Link == link

@@ -5,6 +5,7 @@ package datapath
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +14,13 @@ import (
 // or found where it is, then both sides.
 func (h *Handle) addMode(ctx context.Context, p Pod, inside *Handle) (err error) {
 	if p, err = h.resolvePod(ctx, p); err != nil {
+		return err
+	}
+	repeated, err := h.wiredBefore(ctx, p, inside)
+	if err == nil {
+		err = h.withConn(ctx, func(c *conn) error { return refuseTakenMode(c, p, repeated) })
+	}
+	if err != nil {
 		return err
 	}
 	done := false
@@ -30,10 +38,7 @@ func (h *Handle) addMode(ctx context.Context, p Pod, inside *Handle) (err error)
 	if err := inside.repairInside(ctx, p); err != nil {
 		return err
 	}
-	if err := h.applyHost(ctx, p); err != nil {
-		return err
-	}
-	if err := h.evict(ctx, p); err != nil {
+	if err := h.applyHost(ctx, p, repeated); err != nil {
 		return err
 	}
 	if p.Mode.Whole != nil {
@@ -43,6 +48,16 @@ func (h *Handle) addMode(ctx context.Context, p Pod, inside *Handle) (err error)
 	}
 	done = err == nil
 	return err
+}
+
+// wiredBefore reports whether an AddPod of p has come to its end.
+func (h *Handle) wiredBefore(ctx context.Context, p Pod, inside *Handle) (bool, error) {
+	if p.Mode.Whole != nil {
+		l, err := inside.findLink(ctx, p.IfName)
+		return l.index != 0 && l.MAC == p.Mode.Whole.ENI.MAC.String(), err
+	}
+	l, err := h.findLink(ctx, p.HostLink())
+	return l.index != 0 && l.Group == 0, err
 }
 
 // resolvePod finds the links of the pod's ENIs by MAC. A whole ENI that is in the
@@ -115,11 +130,19 @@ func (h *Handle) ensurePair(ctx context.Context, p Pod, inside *Handle) (kernelL
 }
 
 // applyHost gives the links of the node all that belongs to them, and takes away
-// the rules that an earlier pod of the same addresses left.
-func (h *Handle) applyHost(ctx context.Context, p Pod) error {
+// the rules that an earlier pod of the same addresses left, and p's addresses from its
+// own links, or from whatever link of the node if it was wired before. One such call
+// at a time looks whether the addresses are another pod's, and takes them.
+func (h *Handle) applyHost(ctx context.Context, p Pod, repeated bool) error {
 	s := p.HostState()
 	links, rest := s, s
 	links.Neighbors, links.Routes, links.Rules = nil, nil, nil
+	links.Links = slices.Clone(links.Links)
+	for i := range links.Links {
+		if links.Links[i].Name == p.HostLink() {
+			links.Links[i].Group = linkGroupWiring
+		}
+	}
 	rest.Links, rest.Sysctls, rest.Rules = nil, nil, nil
 	if err := h.Apply(ctx, links.additions()); err != nil {
 		return err
@@ -128,10 +151,37 @@ func (h *Handle) applyHost(ctx context.Context, p Pod) error {
 	for _, r := range staleRoutes(p) {
 		changes = append(changes, Change{OpDelete, r})
 	}
-	return h.withRules(ctx, s, func(c *conn) error {
-		if err := applyRoutes(c, changes); err != nil {
-			return err
-		}
-		return purgeRules(c, staleRules(p), s.Rules)
+	return h.locked(ctx, alone, func() error {
+		return h.withConn(ctx, func(c *conn) error {
+			if err := refuseTakenMode(c, p, repeated); err != nil {
+				return err
+			}
+			if err := evict(c, p, &changes); err != nil {
+				return err
+			}
+			if err := applyRoutes(c, changes); err != nil {
+				return err
+			}
+			if err := purgeRules(c, staleRules(p), s.Rules); err != nil || p.Mode.Whole != nil {
+				return err
+			}
+			index, err := linkIndexes(c, []Change{{OpAdd, Link{Name: p.HostLink()}}})
+			if err != nil {
+				return err
+			}
+			return wired(c, index[p.HostLink()])
+		})
 	})
+}
+
+// evict adds to changes those that take p's addresses from the node's links, which
+// refuseTakenMode has let pass.
+func evict(c *conn, p Pod, changes *[]Change) error {
+	o, err := observeRoutes(c)
+	for _, a := range o.Addresses {
+		if p.has(hostPrefix(a.Prefix.Addr())) {
+			*changes = append(*changes, Change{OpDelete, a})
+		}
+	}
+	return err
 }

@@ -38,6 +38,12 @@ type Node struct {
 	// Enforcement prepares the node for pods with [Branch]; without it the rules
 	// of table local stay as they are.
 	Enforcement Enforcement
+	// InUse are addresses of ENI.Sources that something else uses than pods that AddPod
+	// has wired in this layout, such as a pod of another CNI plugin; see
+	// [Handle.InUse]. The node's other tables decide about packets to them. The node
+	// answers for all other addresses of ENI.Sources that no pod has with
+	// unreachable. Optional.
+	InUse []netip.Addr
 	// RefuseMetadata rejects pods' packets to the instance metadata service.
 	RefuseMetadata bool
 }
@@ -149,6 +155,11 @@ func (n Node) Validate() error {
 		errs = append(errs, e.validate())
 	}
 	errs = append(errs, disjoint(n.ENIs), validPrefixes("service prefix", n.ServicePrefixes))
+	for _, a := range n.InUse {
+		if !a.IsValid() || a.Is4In6() || a.Zone() != "" {
+			errs = append(errs, fmt.Errorf("address in use %s is not a plain address of IPv4 or IPv6", a))
+		}
+	}
 	if !primary {
 		errs = append(errs, errors.New("no ENI has card 0 and device 0"))
 	}

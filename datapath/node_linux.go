@@ -58,11 +58,11 @@ func (h *Handle) surely(ctx context.Context, d Desired, changes []Change, f func
 		return f(changes)
 	}
 	return h.locked(ctx, alone, func() error {
-		have, err := h.Observe(ctx)
+		have, unsettled, err := h.observeSettled(ctx)
 		if err != nil {
 			return err
 		}
-		return f(confirmed(changes, d.Drift(have)))
+		return f(confirmed(changes, d.without(unsettled).Drift(have.State)))
 	})
 }
 

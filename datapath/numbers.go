@@ -10,7 +10,7 @@ import "net/netip"
 
 // Rule priorities. They are those of amazon-vpc-cni-k8s, so that rules of other
 // programs written against that plugin keep their place; lower ones are looked
-// up first. 513 to 1023 and 1025 to 1534 stay free for others.
+// up first. 513 to 1023 and 1025 to 1533 stay free for others.
 const (
 	// PriorityToPod sends packets for pods of this node to their links before
 	// any mark or source can send them out.
@@ -20,6 +20,11 @@ const (
 	// The latter is the one kind of rule that amazon-vpc-cni-k8s does not have: what
 	// comes in for the node at another ENI's own address could not be answered.
 	PriorityPrimaryMark = 1024
+	// PriorityHeld refuses packets to addresses that the node holds and no pod has. It
+	// comes behind what leads to pods, and behind PriorityPrimaryMark, so that
+	// [Handle.LookupAddrs] can look past it into table main; and before all that would
+	// send such packets out.
+	PriorityHeld = 1534
 	// PriorityService sends packets for Node.ServicePrefixes out by the primary
 	// ENI; it stands just before PriorityFromPod.
 	PriorityService = 1535
@@ -63,6 +68,11 @@ const (
 	TablePods = 20000
 	// TableNowhere drops everything; PriorityForged leads to it.
 	TableNowhere = 20001
+	// TableHeld answers for all addresses of ENI.Sources with unreachable, but for
+	// those of Node.InUse, about which the tables behind it decide. It is apart from
+	// the tables with routes to pods, so that nothing that makes or deletes a pod's
+	// route meets one of its routes, and the same in both layouts.
+	TableHeld = 20002
 )
 
 // RouteProtocol marks our routes. The numbers that the kernel and the routing
@@ -73,6 +83,11 @@ const RouteProtocol = 118
 // rules of every other protocol that it did not make itself.
 const ruleProtocol = 2
 
+// heldProtocol marks the routes of TableHeld: RTPROT_KERNEL again, because
+// systemd-networkd deletes routes without a link that it did not make. The table's number
+// says that they are ours.
+const heldProtocol = 2
+
 // LinkGroupRetired is the link group of host links whose pod is gone and which
 // [Handle.Sweep] removes together.
 const LinkGroupRetired = 118
@@ -81,8 +96,15 @@ const LinkGroupRetired = 118
 // them apart, so that Watch does not put anything back.
 const linkGroupEnding = 119
 
+// linkGroupWiring is the link group of host links from their creation until AddPod has
+// given them all that belongs to them. Until then Watch wants nothing of the pod.
+const linkGroupWiring = 120
+
 // ending reports whether a host link of that group has no pod any more.
 func ending(group int) bool { return group == LinkGroupRetired || group == linkGroupEnding }
+
+// passing reports whether an AddPod or DelPod is at work on a host link of that group.
+func passing(group int) bool { return ending(group) || group == linkGroupWiring }
 
 // DefaultHostLinkPrefix begins the names of host links. Network policy engines
 // expect it.

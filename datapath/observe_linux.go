@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"context"
+	"maps"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,6 +43,45 @@ func (h *Handle) observe(ctx context.Context) (o observation, err error) {
 	}
 	o.State = o.Canonical()
 	return o, nil
+}
+
+// observeSettled is observe with the names of those links that came, went, or were
+// worked on by an AddPod or DelPod meanwhile: what belongs to their pods may be seen by
+// halves.
+func (h *Handle) observeSettled(ctx context.Context) (o observation, unsettled map[string]bool, err error) {
+	if o, err = h.observe(ctx); err != nil {
+		return o, nil, err
+	}
+	type identity struct{ index, group int }
+	unsettled = map[string]bool{}
+	before := map[string]identity{}
+	for _, l := range o.links {
+		before[l.Name] = identity{l.index, l.Group}
+	}
+	err = h.withConn(ctx, func(c *conn) error {
+		return eachLink(c, func(l kernelLink) {
+			unsettled[l.Name] = before[l.Name] != identity{l.index, l.Group}
+			delete(before, l.Name)
+		})
+	})
+	maps.DeleteFunc(unsettled, func(_ string, changed bool) bool { return !changed })
+	for name := range before {
+		unsettled[name] = true
+	}
+	return o, unsettled, err
+}
+
+// eachLink calls f for each link, without its settings.
+func eachLink(c *conn, f func(kernelLink)) error {
+	var b batch
+	b.add(unix.RTM_GETLINK, unix.NLM_F_DUMP, linkHeader(0, 0, 0), func() { b.attr32(unix.IFLA_EXT_MASK, filterSkipStats) })
+	return c.dump(&b, func(body []byte) error {
+		l, err := parseLinkOnly(body)
+		if err == nil {
+			f(l)
+		}
+		return err
+	})
 }
 
 // observeRoutes reads everything that a route netlink socket tells.

@@ -10,8 +10,8 @@ import (
 // Owned returns the part of a namespace's state that n is responsible for: what
 // EnsureNode may change or delete. That is, without what belongs to single pods:
 //   - rules at our priorities with our protocol;
-//   - routes with our protocol, everything in the ENIs' tables, TablePods and
-//     TableNowhere, and what leads out of table main by a secondary ENI, such as a
+//   - routes with our protocol, everything in the ENIs' tables, TablePods,
+//     TableNowhere and TableHeld, and what leads out of table main by a secondary ENI, such as a
 //     default route by DHCP;
 //   - global addresses and permanent neighbours of secondary ENIs;
 //   - links and settings that n names;
@@ -71,7 +71,7 @@ func (n Node) ownsRoute(r Route) bool {
 	if n.podRoute(r) {
 		return false
 	}
-	if r.Protocol == RouteProtocol || n.secondary(r.Link) || r.Table == TablePods || r.Table == TableNowhere {
+	if r.Protocol == RouteProtocol || n.secondary(r.Link) || r.Table == TablePods || r.Table == TableNowhere || r.Table == TableHeld {
 		return true
 	}
 	for _, e := range n.ENIs {
@@ -97,7 +97,7 @@ func ownedRule(r Rule) bool {
 		return false
 	}
 	switch r.Priority {
-	case PriorityBranch, PriorityForged, PriorityToPod, PriorityPrimaryMark, PriorityService, PriorityFromPod, PriorityFromENI:
+	case PriorityBranch, PriorityForged, PriorityToPod, PriorityPrimaryMark, PriorityHeld, PriorityService, PriorityFromPod, PriorityFromENI:
 		return true
 	}
 	return false

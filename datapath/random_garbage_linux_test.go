@@ -5,7 +5,6 @@ package datapath
 import (
 	"errors"
 	"net"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -29,9 +28,43 @@ func (w *world) addOnGarbage() {
 	w.dirty = true // of what is not in the way Ensure knows
 }
 
+// addOnNode adds a pod whose address is on a link of the node. That is refused: the
+// address may be one that the node needs. Then the address goes.
+func (w *world) addOnNode() {
+	p := w.newPod()
+	if p == nil {
+		return
+	}
+	a := p.Addrs[0].Addr
+	addr := &netlink.Addr{IPNet: ipNet(hostPrefix(a)), Flags: unix.IFA_F_NODAD}
+	w.within(func(h *netlink.Handle) error {
+		link, err := h.LinkByName(w.linkOf(0))
+		if err == nil {
+			err = h.AddrAdd(link, addr)
+		}
+		for err == nil { // IPv6 takes a moment to use it
+			routes, _ := h.RouteGet(a.AsSlice())
+			if len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+				return nil
+			}
+		}
+		return err
+	})
+	if _, err := w.h.AddPod(w.t.Context(), *p); !errors.Is(err, ErrAddressTaken) {
+		w.t.Fatalf("AddPod %s = %v, want ErrAddressTaken", p.ContainerID, err)
+	}
+	w.within(func(h *netlink.Handle) error {
+		link, err := h.LinkByName(w.linkOf(0))
+		if err != nil {
+			return err
+		}
+		return h.AddrDel(link, addr)
+	})
+	w.mustAdd(*p)
+}
+
 // garbage returns what makes garbage in the way of p.
 func (w *world) garbage(p Pod) []func(*netlink.Handle) error {
-	primary := w.linkOf(0)
 	return []func(*netlink.Handle) error{
 		func(h *netlink.Handle) error { // half a veth pair, with another MAC
 			if p.Mode.Whole != nil {
@@ -49,8 +82,16 @@ func (w *world) garbage(p Pod) []func(*netlink.Handle) error {
 			attrs.Name, attrs.HardwareAddr, attrs.Group = p.HostLink(), p.HostMAC(), LinkGroupRetired
 			return exists(h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "old" + p.HostLink()[3:10]}))
 		},
-		func(h *netlink.Handle) error { // routes
-			link, err := h.LinkByName(primary)
+		func(h *netlink.Handle) error { // routes of a pod that is retired
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name, attrs.Group = DefaultHostLinkPrefix+"retired", LinkGroupRetired
+			if err := exists(h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "retired"})); err != nil {
+				return err
+			}
+			link, err := h.LinkByName(attrs.Name)
+			if err == nil {
+				err = h.LinkSetUp(link)
+			}
 			for _, a := range p.Addrs {
 				for _, table := range []int{TablePods, TableMain} {
 					if err != nil {
@@ -81,25 +122,6 @@ func (w *world) garbage(p Pod) []func(*netlink.Handle) error {
 				}
 			}
 			return nil
-		},
-		func(h *netlink.Handle) error { // the pod's address on an ENI, with another length
-			link, err := h.LinkByName(w.linkOf(1))
-			if err != nil {
-				return err
-			}
-			if err := h.LinkSetUp(link); err != nil { // else the address does no harm
-				return err
-			}
-			a := p.Addrs[0].Addr
-			if err := exists(h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, a.BitLen()-4)), Flags: unix.IFA_F_NODAD})); err != nil {
-				return err
-			}
-			for { // IPv6 takes a moment to use it
-				routes, err := h.RouteGet(a.AsSlice())
-				if err != nil || len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
-					return err
-				}
-			}
 		},
 		func(h *netlink.Handle) error { // a bridge of the name that is none
 			if p.Mode.Bridge == nil || w.hasBridge() {

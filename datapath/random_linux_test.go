@@ -245,7 +245,7 @@ func (w *world) step() {
 		do   func()
 	}{
 		{"add", w.add}, {"add", w.add}, {"add", w.add}, {"del", w.del}, {"add on garbage", w.addOnGarbage},
-		{"add where no room is", w.addTaken}, {"killed add", w.killedAdd}, {"killed del", w.killedDel},
+		{"add where no room is", w.addTaken}, {"add on the node's address", w.addOnNode}, {"killed add", w.killedAdd}, {"killed del", w.killedDel},
 		{"killed ensure", w.killedEnsure}, {"killed conversion", w.killedConversion}, {"killed sweep", w.killedSweep},
 		{"end of a sandbox", w.endSandbox}, {"reboot", w.reboot}, {"damage", w.damage},
 		{"compare", func() { w.clean(); w.compare() }},
@@ -260,7 +260,8 @@ func (w *world) step() {
 func (w *world) newPod() *Pod {
 	n := w.choose(addresses)
 	a4, a6 := podAddresses(n)
-	for _, p := range w.live {
+	// What a killed ADD or DEL has left keeps its addresses until its DEL.
+	for _, p := range slices.Concat(w.live, w.remains) {
 		if p.has(hostPrefix(a4)) || p.has(hostPrefix(a6)) {
 			return nil
 		}
@@ -318,7 +319,12 @@ func (w *world) add() {
 func (w *world) mustAdd(p Pod) {
 	w.t.Helper()
 	for range 1 + w.choose(2) {
-		if _, err := w.h.AddPod(w.t.Context(), p); err != nil {
+		_, err := w.h.AddPod(w.t.Context(), p)
+		for end := time.Now().Add(10 * time.Second); errors.Is(err, ErrAddressTaken) && time.Now().Before(end); {
+			// By the link of a pod whose sandbox ended, until the kernel takes it away.
+			_, err = w.h.AddPod(w.t.Context(), p)
+		}
+		if err != nil {
 			w.t.Fatalf("AddPod %s: %v", p.ContainerID, err)
 		}
 	}
@@ -458,7 +464,7 @@ func (w *world) addUntil(p Pod, steps int) error {
 			if veth {
 				return nil
 			}
-			return w.h.applyHost(ctx, p)
+			return w.h.applyHost(ctx, p, false)
 		},
 	} {
 		if i > steps {

@@ -100,7 +100,13 @@ func inARow(t *testing.T, h *Handle, layout Layout, i int) (p Pod) {
 				}
 			})
 		}
-		if _, err := h.AddPod(t.Context(), p); err != nil {
+		_, err := h.AddPod(t.Context(), p)
+		for errors.Is(err, ErrAddressTaken) && n%2 == 0 && t.Context().Err() == nil {
+			// The kernel has not come to the end of the old sandbox: until then the old
+			// pod's link, which no DEL has marked, is as good as that of a running pod.
+			_, err = h.AddPod(t.Context(), p)
+		}
+		if err != nil {
 			t.Errorf("AddPod: %v", err)
 			return Pod{}
 		}

@@ -51,7 +51,7 @@ func TestTraceDocs(t *testing.T) {
 	}
 
 	var tests strings.Builder
-	for _, name := range []string{"plant_linux_test.go", "trace_test.go", "trace_linux_test.go"} {
+	for _, name := range []string{"plant_linux_test.go", "trace_test.go", "trace_linux_test.go", "held_linux_test.go"} {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

@@ -253,6 +253,8 @@ func (s State) ruleLike(r Rule) (found Rule, ok bool) {
 // refused says why a rule or a route refuses a packet.
 func (t *tracer) refused(l *leg, v verdict) {
 	switch {
+	case v.held():
+		t.fault(FaultNoPod, "%s is an address of this node that no pod has: route %q answers that it is unreachable", l.dst, v.route)
 	case v.rule.Priority != PriorityForged || !ownedRule(v.rule):
 		t.fault(FaultBlockedRoute, "%s, which refuses %s", v, l.dst)
 	case t.v.hostLinkOf(l.src) == l.in:

@@ -26,6 +26,7 @@ const (
 	FaultMissingRoute  FaultName = "missing-route"     // no route
 	FaultWrongRoute    FaultName = "wrong-route"       // a route leads to another link or gateway
 	FaultBlockedRoute  FaultName = "unreachable-route" // a route or a rule refuses
+	FaultNoPod         FaultName = "no-pod"            // an ENI of the node holds the destination, and no pod has it
 	FaultMissingRule   FaultName = "missing-rule"      // the rule that should decide is not there
 	FaultWrongTable    FaultName = "wrong-table"       // a rule leads to another table
 	FaultForeignRule   FaultName = "foreign-rule"      // another program's rule decides

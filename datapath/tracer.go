@@ -257,6 +257,9 @@ func (t *tracer) forward(l *leg) end {
 		l.hop("routing", "finds no route", "")
 		t.noWayOut(l, v)
 		return end{}
+	case v.held() && pod != "":
+		t.noWayTo(l.dst, pod, l.in, v)
+		return end{}
 	case v.refuses():
 		l.hop("routing", "refuses", v.String())
 		t.refused(l, v)

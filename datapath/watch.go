@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"context"
 	"log/slog"
 	"slices"
 	"time"
@@ -17,6 +18,12 @@ type WatchConfig struct {
 	Repaired func(Repair)
 	// Logger gets a line for each repair. Optional.
 	Logger *slog.Logger
+	// Exclusive runs look, which compares what is with what shall be and repairs the
+	// difference, while nothing else in the process changes the network of the node or
+	// what Desired returns: a look between two steps of EnsureNode would take the half
+	// of it for damage. An error of look goes through it. AddPod and DelPod need not
+	// wait for looks. Optional.
+	Exclusive func(ctx context.Context, look func() error) error
 	// Every is how often to look although the kernel reports nothing: it does not
 	// report every setting. One minute if 0.
 	Every time.Duration
@@ -105,21 +112,28 @@ func (p *patience) forget(now time.Time) {
 	}
 }
 
-// confirmed returns the changes of a look but for those deletions of pods' rules
-// that a second look does not find: between the dumps of one look an ADD may have
-// made a pod's link, routes and rules.
+// confirmed returns the changes that two looks, one after the other, both found, in
+// the order of the second. A single look takes several dumps and may see the half of
+// what another program is doing just now.
 func confirmed(first, second []Change) []Change {
-	again := map[Change]bool{}
-	for _, c := range second {
-		if doubtful(c) {
-			again[c] = true
-		}
+	before := map[string]bool{}
+	for _, c := range first {
+		before[c.String()] = true
 	}
-	return slices.DeleteFunc(slices.Clone(first), func(c Change) bool { return doubtful(c) && !again[c] })
+	return slices.DeleteFunc(slices.Clone(second), func(c Change) bool { return !before[c.String()] })
 }
 
-// doubtful reports whether c may come from a look in the middle of an ADD.
+// doubtful reports whether c deletes a rule of a pod, which the lock must protect from
+// being that of a new pod by now.
 func doubtful(c Change) bool {
 	r, ok := c.Item.(Rule)
 	return ok && c.Op == OpDelete && podRule(r)
+}
+
+// without returns d without the pods whose host link is not settled.
+func (d Desired) without(unsettled map[string]bool) Desired {
+	if len(unsettled) > 0 {
+		d.Pods = slices.DeleteFunc(slices.Clone(d.Pods), func(p Pod) bool { return unsettled[p.HostLink()] })
+	}
+	return d
 }

@@ -41,7 +41,7 @@ func (h *Handle) Watch(ctx context.Context, cfg WatchConfig) error {
 	defer m.close()
 	w := &watcher{h: h, cfg: cfg}
 	for {
-		next, err := w.look(ctx)
+		next, err := w.alone(ctx)
 		if err != nil {
 			return err
 		}
@@ -94,22 +94,44 @@ func (w *watcher) idle(ctx context.Context, m *monitor, d time.Duration) error {
 	}
 }
 
-// look compares what is with what should be, repairs the difference, and looks
-// again until there is none. It returns when to look next.
+// alone looks while nothing else in the process changes the node.
+func (w *watcher) alone(ctx context.Context) (next time.Duration, err error) {
+	if w.cfg.Exclusive == nil {
+		return w.look(ctx)
+	}
+	err = w.cfg.Exclusive(ctx, func() (err error) {
+		next, err = w.look(ctx)
+		return err
+	})
+	return next, err
+}
+
+// look compares what is with what should be, repairs the difference that two looks
+// agree on, and looks again until there is none. It returns when to look next.
 func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 	if w.reported.IsZero() {
 		w.reported = time.Now()
 	}
+	wait := firstWait
 	for range rounds {
 		changes, err := w.drift(ctx)
 		if err != nil {
 			return w.unobserved(ctx, err)
 		}
+		if len(changes) == 0 {
+			return w.cfg.Every, nil
+		}
+		second, err := w.drift(ctx)
+		if err != nil {
+			return w.unobserved(ctx, err)
+		}
+		if changes = confirmed(changes, second); len(changes) == 0 {
+			wait = againWait
+			continue
+		}
+		wait = firstWait
 		due, next, fighting := w.patience.grant(changes, time.Now())
 		if len(due) == 0 {
-			if next == 0 {
-				next = w.cfg.Every
-			}
 			return next, nil
 		}
 		err = w.h.surely(ctx, w.cfg.Desired(), due, func(changes []Change) error {
@@ -123,8 +145,11 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 			return 0, err
 		}
 	}
-	return firstWait, nil
+	return wait, nil
 }
+
+// againWait is how long after looks that do not agree the next one comes.
+const againWait = 2 * time.Millisecond
 
 // unobserved says when to look again if a look has failed for a reason that passes.
 func (w *watcher) unobserved(ctx context.Context, err error) (time.Duration, error) {
@@ -137,13 +162,13 @@ func (w *watcher) unobserved(ctx context.Context, err error) (time.Duration, err
 
 // drift observes and compares.
 func (w *watcher) drift(ctx context.Context) ([]Change, error) {
-	have, err := w.h.observe(ctx)
+	have, unsettled, err := w.h.observeSettled(ctx)
 	if err != nil {
 		return nil, err
 	}
 	d := w.cfg.Desired()
 	w.filter.learn(d, have)
-	return d.Drift(have.State), nil
+	return d.without(unsettled).Drift(have.State), nil
 }
 
 // repair makes changes, one by one if not all can be made, and tells of it.

@@ -53,7 +53,7 @@ func TestConfirmed(t *testing.T) {
 		return Change{OpDelete, Rule{Priority: PriorityToPod, To: netip.MustParsePrefix(s), Table: TableMain, Protocol: ruleProtocol}}
 	}
 	addr := Change{OpDelete, Address{Link: "ens6", Prefix: netip.MustParsePrefix("10.0.0.9/24")}}
-	got := confirmed([]Change{rule("10.0.0.1/32"), rule("10.0.0.2/32"), addr}, []Change{rule("10.0.0.2/32"), rule("10.0.0.3/32")})
+	got := confirmed([]Change{rule("10.0.0.1/32"), addr, rule("10.0.0.2/32")}, []Change{rule("10.0.0.2/32"), addr, rule("10.0.0.3/32")})
 	if diff := cmp.Diff([]Change{rule("10.0.0.2/32"), addr}, got, equateAddrs); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

@@ -45,6 +45,7 @@ func TestSuite(t *testing.T) {
 				t.Run("path MTUs", s.pathMTUs)
 				t.Run("metadata", s.metadata)
 				t.Run("spoofed sources", s.spoofedSources)
+				t.Run("held addresses", s.heldAddrs)
 				t.Run("deleted pods", s.deletedPods)
 				t.Run("without filter", s.withoutFilter)
 			})

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// takenPod is a pod with a sandbox of its own and the addresses that all pods of these
+// tests want.
+func takenPod(t *testing.T, id string, layout Layout, table int) Pod {
+	t.Helper()
+	p := Pod{ContainerID: id, IfName: "eth0", Netns: "/run/netns/" + id + "-" + string(layout), Layout: layout, MTU: 1400, Addrs: []PodAddr{
+		{Addr: netip.MustParseAddr("10.0.0.101"), Table: table}, {Addr: netip.MustParseAddr("2001:db8::1"), Table: table},
+	}}
+	newNetns(t, p.Netns)
+	return p
+}
+
+// wantOwner wants the addresses to be p's and nothing on the node to be different.
+func wantOwner(t *testing.T, h *Handle, p Pod, before string, when string) {
+	t.Helper()
+	if err := h.CheckPod(t.Context(), p); err != nil {
+		t.Errorf("%s: %v", when, err)
+	}
+	if diff := cmp.Diff(before, mustObserve(t, h)); diff != "" {
+		t.Errorf("%s: something of the other pod changed, or something stayed (-before +after):\n%s", when, diff)
+	}
+}
+
+// TestAddressTaken adds a second pod, of every mode and either layout, with the
+// addresses of a first one.
+func TestAddressTaken(t *testing.T) {
+	h, _ := crashNode(t)
+	for _, layout := range []Layout{Flat, PerPod} {
+		for name, mode := range map[string]Mode{"veth": {}, "bridge": {Bridge: &Bridge{}}} {
+			first := takenPod(t, "first-"+name, layout, 2)
+			first.Mode = mode
+			if _, err := h.AddPod(t.Context(), first); err != nil {
+				t.Fatal(err)
+			}
+			before := mustObserve(t, h)
+			for _, other := range []Layout{layout, Flat, PerPod} {
+				for way, mode := range map[string]Mode{"veth": {}, "bridge": {Bridge: &Bridge{}}} {
+					when := fmt.Sprintf("%s %s, then %s %s", layout, name, other, way)
+					second := takenPod(t, "second-"+name+way, other, 3)
+					second.Mode = mode
+					if _, err := h.AddPod(t.Context(), second); !errors.Is(err, ErrAddressTaken) {
+						t.Errorf("%s: AddPod = %v, want ErrAddressTaken", when, err)
+					}
+					after := before
+					if way == "bridge" && name == "veth" {
+						after = mustObserve(t, h) // the bridge stays
+						before = after
+					}
+					wantOwner(t, h, first, after, when)
+					// A DEL of the second pod, which a runtime sends, takes nothing either.
+					if err := h.DelPod(t.Context(), second); err != nil {
+						t.Errorf("%s: DelPod: %v", when, err)
+					}
+					wantOwner(t, h, first, after, when+", DEL")
+					dropNetns(second.Netns)
+				}
+			}
+			if _, err := h.AddPod(t.Context(), first); err != nil {
+				t.Errorf("repeated ADD: %v", err)
+			}
+			wantOwner(t, h, first, before, "repeated ADD")
+			if err := h.DelPod(t.Context(), first); err != nil {
+				t.Error(err)
+			}
+			dropNetns(first.Netns)
+		}
+	}
+}
+
+// TestRacingAdds has two pods want the same addresses at the same time, again and
+// again: exactly one gets them, and has all that belongs to it.
+func TestRacingAdds(t *testing.T) {
+	h, _ := crashNode(t)
+	for _, layout := range []Layout{Flat, PerPod} {
+		pods := [2]Pod{takenPod(t, "left", layout, 2), takenPod(t, "right", layout, 3)}
+		wins := [2]int{}
+		empty := mustObserve(t, h)
+		for round := range 200 {
+			var errs [2]error
+			var wg sync.WaitGroup
+			for i, p := range pods {
+				wg.Go(func() { _, errs[i] = h.AddPod(t.Context(), p) })
+			}
+			wg.Wait()
+			winner := 0
+			if errs[0] != nil {
+				winner = 1
+			}
+			if errs[winner] != nil || !errors.Is(errs[1-winner], ErrAddressTaken) {
+				t.Fatalf("%s, round %d: %v and %v, want one ErrAddressTaken", layout, round, errs[0], errs[1])
+			}
+			wins[winner]++
+			if err := h.CheckPod(t.Context(), pods[winner]); err != nil {
+				t.Fatalf("%s, round %d: %v", layout, round, err)
+			}
+			if err := h.DelPod(t.Context(), pods[winner]); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(empty, mustObserve(t, h)); diff != "" {
+				t.Fatalf("%s, round %d: something stayed (-before +after):\n%s", layout, round, diff)
+			}
+		}
+		t.Logf("%s: %d and %d won", layout, wins[0], wins[1])
+	}
+}
+
+// TestLateAdd stops an ADD after each of its steps; its pod is deleted, the
+// addresses go to another pod, and then the ADD goes on. Whatever it does, the new
+// owner keeps all that it has.
+func TestLateAdd(t *testing.T) {
+	h, _ := crashNode(t)
+	for _, layout := range []Layout{Flat, PerPod} {
+		for stop := range 6 {
+			for name, end := range map[string]func(context.Context, Pod) error{"DelPod": h.DelPod, "RetirePod": h.RetirePod} {
+				late, owner := takenPod(t, "late", layout, 2), takenPod(t, "owner", layout, 3)
+				steps := lateSteps(t, h, late)
+				when := fmt.Sprintf("%s, stopped before step %d, %s", layout, stop, name)
+				for _, step := range steps[:min(stop, len(steps))] {
+					if err := step(); err != nil {
+						t.Fatalf("%s: %v", when, err)
+					}
+				}
+				if err := end(t.Context(), late); err != nil {
+					t.Fatalf("%s: %v", when, err)
+				}
+				if _, err := h.AddPod(t.Context(), owner); err != nil {
+					t.Fatalf("%s: AddPod of the new owner: %v", when, err)
+				}
+				var err error
+				for _, step := range steps[min(stop, len(steps)):] {
+					if err = step(); err != nil {
+						break
+					}
+				}
+				if err == nil && stop < len(steps) {
+					t.Errorf("%s: the late ADD succeeded", when)
+				}
+				if err := h.CheckPod(t.Context(), owner); err != nil {
+					t.Errorf("%s: the new owner: %v", when, err)
+				}
+				if err := h.DelPod(t.Context(), late); err != nil { // the undo of the late ADD
+					t.Error(err)
+				}
+				if err := h.Sweep(t.Context()); err != nil {
+					t.Error(err)
+				}
+				if err := h.CheckPod(t.Context(), owner); err != nil {
+					t.Errorf("%s: the new owner after the undo: %v", when, err)
+				}
+				if err := h.DelPod(t.Context(), owner); err != nil {
+					t.Error(err)
+				}
+				dropNetns(late.Netns)
+				dropNetns(owner.Netns)
+			}
+		}
+	}
+}
+
+// lateSteps are those of AddPod between which a process can be stopped for long. In
+// the per-pod layout the last ones hold the lock, without which there is no DEL.
+func lateSteps(t *testing.T, h *Handle, p Pod) []func() error {
+	t.Helper()
+	sandbox, err := os.Open(p.Netns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sandbox.Close() })
+	inside := newHandle(sandbox)
+	t.Cleanup(func() { _ = inside.drain() })
+	var link kernelLink
+	ctx, s := t.Context(), p.HostState()
+	steps := []func() error{
+		func() (err error) {
+			link, err = h.createVeth(ctx, p, sandbox)
+			return err
+		},
+		func() error { return h.refuseTaken(ctx, p) },
+		func() error { return inside.wireSandbox(ctx, p, link.peer) },
+	}
+	if p.layout() == PerPod {
+		return append(steps, func() error { return h.wireHost(ctx, p, link.index) })
+	}
+	return append(steps,
+		func() error { return h.withConn(ctx, func(c *conn) error { return claimHost(c, p, link.index, s) }) },
+		func() error { return h.withConn(ctx, func(c *conn) error { return settleHost(c, p, link.index, s) }) })
+}

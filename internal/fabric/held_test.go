@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package fabric_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vpcnet/vpcnet/internal/fabric"
+)
+
+// heldAddrs: connections to addresses of a delegated prefix that no pod has are
+// refused, wherever they come from. Without the node's answer they hang for longer than
+// the test waits; an answer to the second packet, after a second, counts, see
+// docs/architecture.md. The kernel answers each sender six times at once, then once a
+// second: nothing before this test may use that up, as redirects between the ports of a
+// bridge do.
+func (s *suite) heldAddrs(t *testing.T) {
+	near, far := s.hosts[0], s.hosts[1]
+	held := [2]netip.Addr{in4(near.number, 40), netip.MustParseAddr(fmt.Sprintf("2001:db8:1:%d:f::40", near.number))}
+	var all sync.WaitGroup
+	for _, from := range []end{near.end, far.end, near.pods["primary"].end, near.pods["second"].end, near.pods["prefix"].end, far.pods["primary"].end, far.pods["second"].end} {
+		for family, a := range held {
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 2900*time.Millisecond)
+				defer cancel()
+				c, err := from.ns.Dial(ctx, "tcp", netip.AddrPortFrom(from.addrs[family], 0), netip.AddrPortFrom(a, fabric.EchoPort))
+				if err == nil {
+					_ = c.Close()
+				}
+				if !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.ENETUNREACH) {
+					t.Errorf("%s of %s to %s, which no pod has: %v, want unreachable", from.name, from.host.name, a, err)
+				}
+			})
+		}
+	}
+	all.Wait()
+}
