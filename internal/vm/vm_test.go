@@ -12,8 +12,8 @@ import (
 
 const emulator = "qemu-system-x86_64"
 
-// TestKernel runs what no other kernel may be able to. Each of both boots a
-// machine of its own, with one processor.
+// TestKernel runs what no other kernel may be able to, and what sets the clock.
+// Each boots a machine of its own, with one processor.
 func TestKernel(t *testing.T) {
 	if _, err := exec.LookPath(emulator); err != nil {
 		t.Skipf("needs an emulator: %v (Debian package qemu-system-x86)", err)
@@ -28,13 +28,20 @@ func TestKernel(t *testing.T) {
 	}
 	look(t)
 	init := build(t, "build", "./init")
-	for _, test := range []struct{ name, of, run string }{
-		{"datapath", "../../datapath", "^TestOtherKinds$"},
-		{"fabric", "../fabric", "^(TestBranchENI|TestSuite)$/(standard|strict)$"},
+	for _, test := range []struct {
+		name, of, run string
+		programs      []string // that lie in /bin
+	}{
+		{name: "datapath", of: "../../datapath", run: "^TestOtherKinds$"},
+		{name: "fabric", of: "../fabric", run: "^(TestBranchENI|TestSuite)$/(standard|strict)$"},
+		{name: "clock", of: "../crash", run: "^TestClock", programs: []string{"ipamd", "vpc-cni"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			im := image{programs: map[string]string{"init": init, "test": build(t, "test", "-c", test.of)}}
+			for _, name := range test.programs {
+				im.programs["bin/"+name] = build(t, "build", "../../examples/"+name)
+			}
 			if err := im.addShared(t.Context(), nft); err != nil {
 				t.Fatal(err)
 			}
@@ -52,7 +59,7 @@ func TestKernel(t *testing.T) {
 // changed that the test has opened.
 func look(t *testing.T) {
 	t.Helper()
-	packages := []string{"../../datapath", "../../snat", "../fabric", "../isolate", "./init"}
+	packages := []string{"../../datapath", "../../snat", "../fabric", "../isolate", "../crash", "../../examples/ipamd", "../../examples/vpc-cni", "./init"}
 	out, err := exec.CommandContext(t.Context(), "go", append([]string{"list", "-deps", "-f", "{{.Dir}}"}, packages...)...).Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
@@ -87,7 +94,7 @@ func boot(t *testing.T, k kernel, image string, args ...string) {
 	cmd := exec.CommandContext(t.Context(), emulator, "-machine", "pc,accel=tcg", "-cpu", "max", "-m", "768",
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
 		"-kernel", k.image, "-initrd", image,
-		"-append", "console=ttyS0 quiet panic=-1 mitigations=off VPCNET_VM=1 PATH=/bin -- "+strings.Join(args, " "))
+		"-append", "console=ttyS0 quiet panic=-1 mitigations=off VPCNET_VM=1 VPCNET_CRASH_PROGRAMS=/bin PATH=/bin -- "+strings.Join(args, " "))
 	out, err := cmd.CombinedOutput()
 	console := strings.ReplaceAll(string(out), "\r", "")
 	if err != nil || !strings.Contains(console, "\ninit: exit 0\n") {

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/internal/isolate"
+)
+
+// TestClock steps the wall clock under an agent with pods, by what `date -s` may
+// do. It sets the clock of the whole machine, so that internal/vm runs it in its
+// emulated one.
+func TestClock(t *testing.T) {
+	isolate.Require(t)
+	if os.Getenv(vmEnv) == "" {
+		t.Log("this machine's clock stays as it is: internal/vm runs this test")
+		return
+	}
+	var c *clockTest
+	for _, step := range []time.Duration{time.Second, -time.Second, time.Hour, -time.Hour, tenYears, -tenYears} {
+		if c == nil {
+			c = newClockTest(t)
+		}
+		if !t.Run(fmt.Sprintf("%+v", step), func(t *testing.T) { c.run(t, step) }) {
+			c.close(t) // what is wrong with this node shall not show in the next test
+			c = nil
+		}
+	}
+}
+
+// TestClockLoop steps the clock while plugins are killed and sandboxes go without
+// DEL.
+func TestClockLoop(t *testing.T) {
+	isolate.Require(t)
+	if os.Getenv(vmEnv) == "" {
+		t.Log("this machine's clock stays as it is: internal/vm runs this test")
+		return
+	}
+	o := options{
+		duration: time.Second, batch: 15 * time.Second, layout: "flat", workers: 2, seed: 1,
+		kinds: []kind{pluginKill, noDel, clockStep}, programs: os.Getenv(programsEnv), node: theNode,
+	}
+	r, err := loop(t.Context(), o, t.Output())
+	if adds, _ := r.outcomes("ADD"); err != nil || len(r.Violations) > 0 || adds == 0 || r.Troubles[clockStep] == 0 {
+		t.Errorf("%v: %+v", err, r)
+	}
+}
+
+const (
+	// clockCooldown is much longer than an emulated machine takes for an ADD.
+	clockCooldown = 8 * time.Second
+	// slack is what the emulated machine may take for one thing or another.
+	slack = 8 * time.Second
+	// callsAllowed is far more than an agent needs for what this test does, and
+	// far less than one makes that asks without pause.
+	callsAllowed = 40
+)
+
+// clockTest is a node with three addresses, two of which stay with the pods a and b.
+type clockTest struct {
+	*plant
+	step  time.Duration
+	third *pod // has the third address, or had it last
+	made  int
+}
+
+func (c *clockTest) run(t *testing.T, step time.Duration) {
+	c.step = step
+	c.cooldown(t)
+	c.repair(t)
+	calls := c.calls()
+	c.restart(t)
+	if n := c.calls() - calls; n > callsAllowed {
+		t.Errorf("EC2 calls: %d after the agent's start, want at most %d: %v", n, callsAllowed, c.w.cloud.Calls())
+	}
+	if p, found := c.settle(t.Context(), grace); len(found) > 0 {
+		t.Errorf("after all: %v\npods: %+v", found, p.Pods)
+	}
+	if t.Failed() {
+		t.Logf("the agent's log:\n%s", c.w.logged(6000))
+	}
+}
+
+// newClockTest waits until the pods are old enough that no plugin may be at work on
+// them.
+func newClockTest(t *testing.T) *clockTest {
+	t.Helper()
+	c := &clockTest{plant: plantOn(t, node{
+		instanceType: "t3.small", cooldown: clockCooldown, flags: []string{"-max-eni=1"}, // 3 addresses for pods
+	})}
+	c.third = c.pod(t, "c")
+	time.Sleep(wiring)
+	return c
+}
+
+// wiring is how long the agent leaves the network of a new pod to the plugin, and
+// a little more.
+const wiring = 12 * time.Second
+
+func mustSetClock(t *testing.T, step time.Duration) {
+	t.Helper()
+	if err := setClock(step); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// cooldown releases the third address, steps the clock, and wants the next pod to
+// get the address after the cooldown by the monotonic clock, no sooner and not much
+// later. An error before that tells the truth about when.
+func (c *clockTest) cooldown(t *testing.T) {
+	before := c.calls()
+	addr, begun := c.third.addr, time.Now()
+	if err := c.third.del(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	released := time.Now()
+	mustSetClock(t, c.step)
+	retry, err := c.refused(t)
+	if err != nil {
+		t.Errorf("retry time: %v", err)
+	}
+	took, err := c.addThird(t, released)
+	sinceDel := time.Since(begun)
+	switch {
+	case err != nil:
+		t.Errorf("cooldown: no address %v after the release, want one after %v: %v", took, clockCooldown, err)
+	case c.third.addr != addr:
+		t.Errorf("cooldown: the next pod got %v, want the one that was released, %v", c.third.addr, addr)
+	case sinceDel < clockCooldown || took > clockCooldown+slack:
+		t.Errorf("cooldown: the address was given away %v after its release, %v after the begin of DEL, want %v", took, sinceDel, clockCooldown)
+	}
+	if left := clockCooldown - retry.at.Sub(released); retry.after > 0 && (retry.after > left+2*time.Second || retry.after < left-2*time.Second) {
+		t.Errorf("retry time: %q %v before the end of the cooldown", retry.text, left)
+	}
+	if n := c.calls() - before; n > callsAllowed {
+		t.Errorf("EC2 calls: %d during the cooldown, want at most %d: %v", n, callsAllowed, c.w.cloud.Calls())
+	}
+}
+
+// refusal is the agent's word for when to ask again.
+type refusal struct {
+	text  string
+	after time.Duration
+	at    time.Time
+}
+
+// refused asks for an address in vain, with little time.
+func (c *clockTest) refused(t *testing.T) (refusal, error) {
+	t.Helper()
+	at := cniplugin.Attachment{Network: "vpcnet", ContainerID: strings.Repeat("f", 64), IfName: ifName}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	got, err := cniplugin.Client{Socket: c.w.socket()}.Add(ctx, cniplugin.AddRequest{Attachment: at, Netns: c.a.ns.Path()})
+	answered := time.Now()
+	if err == nil {
+		_, delErr := cniplugin.Client{Socket: c.w.socket()}.Del(t.Context(), cniplugin.DelRequest{Attachment: at})
+		return refusal{}, errors.Join(fmt.Errorf("%v is given away during the cooldown", got.Addresses), delErr)
+	}
+	var why *cniplugin.AgentError
+	if !errors.As(err, &why) || why.RetryAfter <= 0 {
+		return refusal{}, fmt.Errorf("%w: want an answer that says when to try again", err)
+	}
+	return refusal{why.Message + "; retry after " + why.RetryAfter.String(), why.RetryAfter, answered}, nil
+}
+
+// addThird runs ADD until it succeeds, and says how long after a moment that was.
+func (c *clockTest) addThird(t *testing.T, since time.Time) (time.Duration, error) {
+	t.Helper()
+	c.made++
+	if err := c.third.remove(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := c.w.newPod(fmt.Sprintf("third-%d", c.made), rand.New(rand.NewPCG(uint64(c.made), 7)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.third = p
+	for {
+		err := p.add(t.Context(), nil)
+		took := time.Since(since)
+		if err == nil || took > clockCooldown+2*slack {
+			return took, err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// repair deletes the route of an old pod and wants it back.
+func (c *clockTest) repair(t *testing.T) {
+	route := c.route(t)
+	start := time.Now()
+	if err := c.w.kernel.Apply(t.Context(), datapath.Diff(datapath.State{Routes: []datapath.Route{route}}, datapath.State{})); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		state, err := c.w.kernel.Observe(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains(state.Routes, route) {
+			return
+		}
+		if time.Since(start) > slack {
+			t.Errorf("repair: the route of a pod is missing for %v", time.Since(start))
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// restart kills the agent while an address cools, sets the clock back, and wants
+// the next one to serve, and to leave the pods alone.
+func (c *clockTest) restart(t *testing.T) {
+	if err := c.third.del(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	released := time.Now()
+	c.w.agent.kill()
+	mustSetClock(t, -c.step)
+	if err := c.w.agent.run(); err != nil {
+		t.Fatal(err)
+	}
+	if trouble := c.serve(t.Context(), slack); trouble != "" {
+		t.Errorf("restart: the agent does not serve after %v: %s", slack, trouble)
+	}
+	if took, err := c.addThird(t, released); err != nil || took > clockCooldown+slack {
+		t.Errorf("restart: no address %v after the release, want one after at most %v: %v", took, clockCooldown, err)
+	}
+	p, err := c.w.picture(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found := slices.Concat(p.released(), p.forgotten()); len(found) > 0 {
+		t.Errorf("restart: %v", found)
+	}
+}
+
+func (c *clockTest) calls() (n int) {
+	for _, k := range c.w.cloud.Calls() {
+		n += k
+	}
+	return n
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/eni/enitest"
+	"github.com/vpcnet/vpcnet/internal/fabric"
+	"github.com/vpcnet/vpcnet/internal/fabric/ec2fabric"
+	"github.com/vpcnet/vpcnet/snat"
+)
+
+// world is a VPC with one node.
+type world struct {
+	o        options
+	began    time.Time
+	dir      string // the node's files
+	cloud    *enitest.Cloud
+	net      *fabric.Fabric
+	follower *ec2fabric.Follower
+	instance string
+	addr     netip.Addr // the node's own
+	ns       *fabric.Netns
+	kernel   *datapath.Handle
+	nat      *snat.Handle
+	agent    *daemon
+	tally    *tally
+	events   *events
+
+	// mending is odd while damage to the node's network waits to be repaired.
+	mending atomic.Int64
+
+	mu    sync.Mutex
+	pods  map[string]*pod      // by name
+	ended map[string]time.Time // host links of pods that are gone, and since when
+	idle  map[string]time.Time // ENIs attached to nothing, and since when seen so
+	harm  []violation
+	// onHarm is called after a violation is noted. Optional.
+	onHarm func()
+}
+
+const (
+	region   = "us-east-1"
+	nodeName = "node-1"
+)
+
+var (
+	vpcPrefix    = netip.MustParsePrefix("10.0.0.0/16")
+	subnetPrefix = netip.MustParsePrefix("10.0.0.0/22")
+)
+
+// delays are EC2's, much shortened.
+var delays = enitest.Delays{Attach: 200 * time.Millisecond, Detach: 200 * time.Millisecond, Call: 10 * time.Millisecond}
+
+// newWorld builds the VPC and starts the agent. The caller closes it.
+func newWorld(ctx context.Context, o options, t *tally) (*world, error) {
+	dir, err := os.MkdirTemp("/run", "crash-")
+	if err != nil {
+		return nil, err
+	}
+	w := &world{
+		o: o, began: time.Now(), dir: dir, tally: t, events: &events{began: time.Now()},
+		pods: map[string]*pod{}, ended: map[string]time.Time{}, idle: map[string]time.Time{},
+	}
+	if err := w.build(ctx); err != nil {
+		return nil, errors.Join(err, w.close())
+	}
+	return w, nil
+}
+
+func (w *world) build(ctx context.Context) error {
+	w.cloud = enitest.New(enitest.Config{Region: region, Delays: delays})
+	var err error
+	if w.net, err = fabric.New(ctx, fabric.Config{VPC: []netip.Prefix{vpcPrefix}}); err != nil {
+		return err
+	}
+	if w.follower, err = ec2fabric.Follow(w.net, w.cloud); err != nil {
+		return err
+	}
+	w.cloud.OnChange(w.watchEC2)
+	vpc, err := w.cloud.AddVPC(enitest.VPCInput{Prefixes: []netip.Prefix{vpcPrefix}})
+	if err != nil {
+		return err
+	}
+	subnet, err := w.cloud.AddSubnet(enitest.SubnetInput{VPC: vpc.ID, Zone: region + "a", Prefix: subnetPrefix, MapPublic: true})
+	if err != nil {
+		return err
+	}
+	i, err := w.cloud.RunInstance(enitest.InstanceInput{Subnet: subnet.ID, Type: w.o.node.instanceType, Tags: map[string]string{"Name": nodeName}})
+	if err != nil {
+		return err
+	}
+	w.instance = i.ID
+	if err := w.net.Boot(ctx, nodeName); err != nil {
+		return err
+	}
+	w.ns = w.net.Instance(nodeName)
+	for _, e := range w.cloud.ENIs() {
+		w.addr = e.Addr // there is no other yet
+	}
+	if w.kernel, err = datapath.Open(w.ns.Path()); err != nil {
+		return err
+	}
+	if w.nat, err = snat.Open(w.ns.Path()); err != nil {
+		return err
+	}
+	if err := errors.Join(os.MkdirAll(w.stateDir(), 0o700), os.MkdirAll(w.copiesDir(), 0o700)); err != nil {
+		return err
+	}
+	w.agent = &daemon{command: w.agentCommand, start: w.ns.Start, onEnd: w.agentEnded}
+	if err := w.agent.run(); err != nil {
+		return err
+	}
+	return w.follower.Err()
+}
+
+func (w *world) socket() string       { return filepath.Join(w.dir, "agent.sock") }
+func (w *world) statusSocket() string { return filepath.Join(w.dir, "status.sock") }
+func (w *world) stateDir() string     { return filepath.Join(w.dir, "state") }
+func (w *world) copiesDir() string    { return filepath.Join(w.dir, "copies") }
+func (w *world) conflist() string     { return filepath.Join(w.dir, "net.d", "10-vpcnet.conflist") }
+func (w *world) logFile() string      { return filepath.Join(w.dir, "ipamd.log") }
+
+// close ends every process and removes every namespace and file.
+func (w *world) close() error {
+	var err error
+	if w.agent != nil {
+		w.agent.kill()
+	}
+	w.mu.Lock()
+	pods := w.pods
+	w.pods = nil
+	w.mu.Unlock()
+	for _, p := range pods {
+		err = errors.Join(err, p.remove())
+	}
+	if w.kernel != nil {
+		err = errors.Join(err, w.kernel.Close())
+	}
+	if w.nat != nil {
+		err = errors.Join(err, w.nat.Close())
+	}
+	if w.net != nil {
+		err = errors.Join(err, w.net.Close())
+	}
+	return errors.Join(err, os.RemoveAll(w.dir))
+}
+
+// breach notes violations that were found while the trouble lasts.
+func (w *world) breach(all ...violation) {
+	if len(all) == 0 {
+		return
+	}
+	for _, v := range all {
+		w.events.add("VIOLATION %s", v)
+	}
+	w.mu.Lock()
+	w.harm = append(w.harm, all...)
+	call := w.onHarm
+	w.mu.Unlock()
+	if call != nil {
+		call()
+	}
+}
+
+// harmed reports whether violations are noted.
+func (w *world) harmed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.harm) > 0
+}
+
+// takeHarm returns the violations noted so far and forgets them.
+func (w *world) takeHarm() []violation {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := w.harm
+	w.harm = nil
+	return all
+}
+
+// watchEC2 checks that no change in EC2 takes an address from a running pod.
+func (w *world) watchEC2(e enitest.Event) {
+	var taken []netip.Prefix
+	switch {
+	case e.Op == enitest.Unassigned:
+		taken = e.Changed
+	case e.Op == enitest.Detached && e.Instance == w.instance:
+		taken = blocks(e.ENI)
+	}
+	w.breach(takenFrom(w.running(), taken, fmt.Sprintf("%s is %s in EC2", e.ENI.ID, e.Op))...)
+}
+
+func blocks(e enitest.ENI) []netip.Prefix {
+	all := append([]netip.Prefix(nil), e.Prefixes...)
+	for _, a := range e.Addrs {
+		all = append(all, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return all
+}
+
+// running lists the running pods by the runtime's word.
+func (w *world) running() []podPicture {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []podPicture
+	for _, p := range w.pods {
+		if p.running {
+			all = append(all, podPicture{Name: p.name, Addr: p.addr, Link: p.link})
+		}
+	}
+	return all
+}
+
+// events is what happened last, for a person who looks for the cause.
+type events struct {
+	began time.Time
+
+	mu   sync.Mutex
+	last []string
+}
+
+const keepEvents = 150
+
+func (e *events) add(format string, args ...any) {
+	line := fmt.Sprintf("%8.3fs  ", time.Since(e.began).Seconds()) + fmt.Sprintf(format, args...)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.last = append(e.last[max(0, len(e.last)-keepEvents+1):], line)
+}
+
+func (e *events) String() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return strings.Join(e.last, "\n")
+}
