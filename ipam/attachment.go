@@ -69,9 +69,12 @@ type Request struct {
 	Card int
 	// Pod is whom the attachment is for. Optional.
 	Pod PodRef
-	// Netns is the path of the sandbox, kept with the allocation so that a
-	// later start can see whether the sandbox still exists. Optional.
+	// Netns is the path of the sandbox, kept with the allocation so that the
+	// keeper of the pool can see whether the sandbox still exists. Optional.
 	Netns string
+	// Sandbox identifies the namespace at Netns, because another one can take
+	// the same path; its cookie on Linux. Zero means unknown.
+	Sandbox uint64
 }
 
 // Allocation is one address that an attachment holds.
@@ -86,6 +89,7 @@ type Allocation struct {
 	Card, Device int
 	Pod          PodRef
 	Netns        string
+	Sandbox      uint64
 	// At is when the address was allocated.
 	At time.Time
 }

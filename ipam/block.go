@@ -17,7 +17,8 @@ const smallBits = 8
 
 // block is a Block with the state of its addresses. An address is in one of
 // four conditions: never given out (next and all above), used, rested or, in a
-// large block, forgotten.
+// large block, forgotten. A used address belongs to an attachment or, with the
+// zero Attachment, to something that the pool does not know (see Quarantine).
 type block struct {
 	Block
 	eni      *eni
@@ -113,47 +114,73 @@ func (b *block) unrest(addr netip.Addr) (rest, bool) {
 }
 
 // forget drops what has rested from a large block.
-func (b *block) forget(now time.Time, cooldown time.Duration) {
+func (b *block) forget(m moment) {
 	if b.small() {
 		return
 	}
 	n := 0
-	for n < len(b.rested) && b.rested[n].free(now, cooldown) {
+	for n < len(b.rested) && m.free(b.rested[n].at) {
 		n++
 	}
 	b.rested = b.rested[n:]
 }
 
-func (a rest) free(now time.Time, cooldown time.Duration) bool {
-	return a.at.IsZero() || !a.at.Add(cooldown).After(now)
+// moment is the time at which addresses are looked at, and the rules for how
+// long they rest.
+type moment struct {
+	now      time.Time
+	cooldown time.Duration
+	// restSince is when addresses count as released that were not released
+	// later; zero if there is no such time.
+	restSince time.Time
 }
 
-// candidate returns the address that the block would give out next and since
-// when it is free, the zero time meaning since ever.
-func (b *block) candidate(now time.Time, cooldown time.Duration) (rest, bool) {
-	if b.next.IsValid() {
+// freeAt returns when an address that was released at the given time has rested
+// enough. The zero time means always.
+func (m moment) freeAt(released time.Time) time.Time {
+	if released.Before(m.restSince) {
+		released = m.restSince
+	}
+	if released.IsZero() {
+		return time.Time{}
+	}
+	return released.Add(m.cooldown)
+}
+
+func (m moment) free(released time.Time) bool { return !m.freeAt(released).After(m.now) }
+
+// candidate returns the address that the block would give out next and when it
+// was released, the zero time meaning never.
+func (b *block) candidate(m moment) (rest, bool) {
+	if b.next.IsValid() && m.free(time.Time{}) {
 		return rest{addr: b.next}, true
 	}
-	if len(b.rested) > 0 && b.rested[0].free(now, cooldown) {
+	if len(b.rested) > 0 && m.free(b.rested[0].at) {
 		return b.rested[0], true
 	}
 	return rest{}, false
 }
 
 // cooling counts the addresses that have not rested enough.
-func (b *block) cooling(now time.Time, cooldown time.Duration) int {
+func (b *block) cooling(m moment) int {
+	if !m.free(time.Time{}) {
+		return b.size() - len(b.used)
+	}
 	n := 0
-	for i := len(b.rested) - 1; i >= 0 && !b.rested[i].free(now, cooldown); i-- {
+	for i := len(b.rested) - 1; i >= 0 && !m.free(b.rested[i].at); i-- {
 		n++
 	}
 	return n
 }
 
 // nextFree returns when the first cooling address has rested enough.
-func (b *block) nextFree(now time.Time, cooldown time.Duration) time.Time {
+func (b *block) nextFree(m moment) time.Time {
+	if b.next.IsValid() && !m.free(time.Time{}) {
+		return m.freeAt(time.Time{})
+	}
 	for _, r := range b.rested {
-		if !r.free(now, cooldown) {
-			return r.at.Add(cooldown)
+		if !m.free(r.at) {
+			return m.freeAt(r.at)
 		}
 	}
 	return time.Time{}

@@ -15,7 +15,7 @@ import (
 // after a start.
 func (k Kind) durable() bool {
 	switch k {
-	case EventENIReady, EventENINotReady, EventBlockDoubted, EventBlockTrusted:
+	case EventENIReady, EventENINotReady, EventBlockDoubted, EventBlockTrusted, EventQuarantined, EventUnquarantined:
 		return false
 	default:
 		return true
@@ -50,6 +50,10 @@ func (e Event) validate() error {
 			bad = "needs an attachment"
 		}
 	case EventRested:
+	case EventQuarantined, EventUnquarantined:
+		if len(e.Addrs) != 1 {
+			bad = "needs one address"
+		}
 	default:
 		bad = "is not known here; a newer version may have written it"
 	}

@@ -84,8 +84,8 @@ func (p *Pool) submit(run func(*tx) error) error {
 
 // lead commits the queue as one batch, the caller's op among it, and passes
 // the lead on to whoever came meanwhile. It is called and returns with the
-// mutex held; the mutex is free while the journal writes, and the lead keeps
-// everybody else from changing the state.
+// mutex held; the mutex is free while the witness is asked and the journal
+// writes, and the lead keeps all others from changing the state.
 func (p *Pool) lead() {
 	p.led = true
 	batch := p.queue
@@ -101,14 +101,14 @@ func (p *Pool) lead() {
 }
 
 func (p *Pool) commit(batch []*op) {
-	t := &tx{st: p.st, now: p.clock()}
+	t := &tx{st: p.st, now: time.Now()}
 	for _, o := range batch {
 		mark := len(t.events)
 		if o.err = o.run(t); o.err != nil {
 			t.rollback(mark)
 		}
 	}
-	settled := p.serve(t)
+	settled := p.serveSeen(t)
 	if err := p.write(t); err != nil {
 		t.rollback(0)
 		for _, o := range batch {
@@ -130,15 +130,6 @@ func (p *Pool) commit(batch []*op) {
 		default:
 		}
 	}
-}
-
-// clock returns the present without the monotonic reading, which a journal
-// does not keep, and never earlier than before.
-func (p *Pool) clock() time.Time {
-	if now := time.Now().Round(0); now.After(p.last) {
-		p.last = now
-	}
-	return p.last
 }
 
 // write makes the transaction durable, with the mutex released meanwhile.

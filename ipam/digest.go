@@ -31,7 +31,7 @@ func (s *state) digest() []Event {
 		}
 	}
 	for _, g := range s.sortedGrants() {
-		out = append(out, Event{Kind: EventAllocated, At: g.at, Attachment: g.attachment, Addrs: g.addrs, Pod: g.pod, Netns: g.netns})
+		out = append(out, Event{Kind: EventAllocated, At: g.at, Attachment: g.attachment, Addrs: g.addrs, Pod: g.pod, Netns: g.netns, Sandbox: g.sandbox})
 	}
 	return out
 }
@@ -81,14 +81,35 @@ func (s *state) sortedGrants() []*grant {
 	})
 }
 
-// settle pulls back into the present what a clock that ran ahead has stamped,
-// so that a step of the clock cannot keep an address from being used for years.
+// settle turns the times of a journal, which are those of the wall clock, into
+// times that can be compared with now by the monotonic clock. Since they were
+// written the wall clock may have been set; a time in the future counts as
+// long ago.
 func (s *state) settle(now time.Time) {
+	wall := now.Round(0)
+	settled := func(at time.Time) time.Time {
+		age := wall.Sub(at)
+		if at.IsZero() {
+			return at
+		}
+		if age < 0 {
+			age = remember
+		}
+		return now.Add(-age)
+	}
+	for _, n := range s.enis {
+		n.since = settled(n.since)
+	}
+	for _, g := range s.held {
+		g.at = settled(g.at)
+	}
+	for key, at := range s.removed {
+		s.removed[key] = settled(at)
+	}
 	for _, b := range s.blocks {
+		b.since = settled(b.since)
 		for i := range b.rested {
-			if b.rested[i].at.After(now) {
-				b.rested[i].at = now
-			}
+			b.rested[i].at = settled(b.rested[i].at)
 		}
 		slices.SortFunc(b.rested, rest.compare)
 	}

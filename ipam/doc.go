@@ -37,7 +37,7 @@
 //	RemoveBlocks          gone, and remembered as gone for ten minutes
 //
 // Draining and removing are refused while an address of the block is in use or
-// cooling. Draining is journalled, so that a keeper that was killed between
+// cooling, or the witness shows a use of it. Draining is journalled, so that a keeper that was killed between
 // the two steps sees where it was. A keeper that sees an observation contradict
 // the pool says so with DoubtBlocks: nothing is allocated from a doubted block,
 // and nobody loses anything.
@@ -54,6 +54,27 @@
 // that they can be given back. Taking the address that rested longest makes it
 // unlikely that somebody still remembers the pod that had it. The cooldown is
 // in the journal: a restart does not shorten it.
+//
+// # The kernel as a witness
+//
+// A journal can be lost, damaged or old while pods run. The [Witness] of the
+// Config says which addresses something uses, whatever the journal says: on a
+// node, those that the kernel has a route, a neighbour or an address for. The pool
+// asks it about each address before a request gets it, once for all requests that
+// are served together, and about each block before it is drained. If the witness
+// cannot answer, nothing is given away.
+//
+// The pool's keeper tells it of every use with Quarantine, when it starts and from
+// time to time. A used address that no attachment holds is quarantined: it counts
+// as used, so that neither it nor its block is given away. When the use has ended
+// the address rests like one that was released.
+//
+// # Time
+//
+// While a process lives, ages are measured by the monotonic clock, so that a step
+// of the wall clock changes nothing. Times of the journal are the wall clock's;
+// one that lies in the future counts as long ago. A reboot ends every pod and says
+// nothing of when: with Config.RestSince all addresses rest since then.
 //
 // # Waiting
 //

@@ -10,7 +10,8 @@ import (
 // Kind is the kind of an Event.
 type Kind string
 
-// The events. All but the last three are written to the journal.
+// The events. Those of the second group are not written to the journal: what they
+// say was observed, and is observed anew after a start.
 const (
 	// EventENISet: ENI is at Card and Device.
 	EventENISet Kind = "eni-set"
@@ -40,6 +41,10 @@ const (
 	EventBlockDoubted Kind = "block-doubted"
 	// EventBlockTrusted: the doubt is gone.
 	EventBlockTrusted Kind = "block-trusted"
+	// EventQuarantined: By uses Addrs, of which the pool knows no owner.
+	EventQuarantined Kind = "quarantined"
+	// EventUnquarantined: nothing uses Addrs any more.
+	EventUnquarantined Kind = "unquarantined"
 )
 
 // Event is one change of the pool. Events are what the pool's state is made
@@ -57,6 +62,8 @@ type Event struct {
 	Addrs      []netip.Addr `json:"addrs,omitempty"`
 	Pod        PodRef       `json:"pod,omitzero"`
 	Netns      string       `json:"netns,omitempty"`
+	Sandbox    uint64       `json:"sandbox,omitempty"`
+	By         string       `json:"by,omitempty"`
 }
 
 // Journal keeps events over restarts. Implementations need not be safe for

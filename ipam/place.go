@@ -10,15 +10,15 @@ import (
 
 // place chooses one address of each family of r, or says which family has none.
 func (s *state) place(r Request, now time.Time) (addrs []netip.Addr, missing Family) {
-	eni := ""
+	m, eni := s.at(now), ""
 	addrs = make([]netip.Addr, 0, len(r.Families))
 	for _, f := range r.Families {
 		blocks := s.byResource[resource{r.Card, f}]
 		// Addresses of one pod stay on one ENI where they can, so that the pod
 		// depends on one link only.
-		best, ok := s.choose(blocks, eni, now)
+		best, ok := s.choose(blocks, eni, m)
 		if !ok && eni != "" {
-			best, ok = s.choose(blocks, "", now)
+			best, ok = s.choose(blocks, "", m)
 		}
 		if !ok {
 			return nil, f
@@ -37,14 +37,14 @@ func (s *state) place(r Request, now time.Time) (addrs []netip.Addr, missing Fam
 // then the smaller block, which keeps prefixes whole; then the address that
 // was released longest ago, which is the least likely to be remembered by a
 // neighbour or a connection table.
-func (s *state) choose(blocks []*block, eni string, now time.Time) (rest, bool) {
+func (s *state) choose(blocks []*block, eni string, m moment) (rest, bool) {
 	var best *block
 	var pick rest
 	for _, b := range blocks {
 		if eni != "" && b.ENI != eni || !b.allocatable() {
 			continue
 		}
-		c, ok := b.candidate(now, s.cooldown)
+		c, ok := b.candidate(m)
 		if ok && (best == nil || before(b, best, c, pick)) {
 			best, pick = b, c
 		}
@@ -69,15 +69,18 @@ func before(b, a *block, cb, ca rest) bool {
 
 // shortage counts the addresses of one resource, to explain why none is free.
 type shortage struct {
-	blocks, used, cooling, unready, draining, doubted int
-	nextFree                                          time.Time
+	blocks, used, quarantined, cooling, unready, draining, doubted int
+	nextFree                                                       time.Time
 }
 
 func (s *state) shortage(r resource, now time.Time) shortage {
 	var out shortage
+	m := s.at(now)
 	for _, b := range s.byResource[r] {
 		out.blocks++
-		out.used += len(b.used)
+		quarantined := b.quarantined()
+		out.used += len(b.used) - quarantined
+		out.quarantined += quarantined
 		switch {
 		case b.draining || b.eni.draining:
 			out.draining++
@@ -89,8 +92,8 @@ func (s *state) shortage(r resource, now time.Time) shortage {
 			out.unready++
 			continue
 		}
-		out.cooling += b.cooling(now, s.cooldown)
-		if t := b.nextFree(now, s.cooldown); !t.IsZero() && (out.nextFree.IsZero() || t.Before(out.nextFree)) {
+		out.cooling += b.cooling(m)
+		if t := b.nextFree(m); !t.IsZero() && (out.nextFree.IsZero() || t.Before(out.nextFree)) {
 			out.nextFree = t
 		}
 	}
@@ -114,6 +117,9 @@ func (n shortage) reason() Reason {
 // String is the evidence of a refusal.
 func (n shortage) String() string {
 	s := fmt.Sprintf("%d blocks, %d addresses used, %d cooling", n.blocks, n.used, n.cooling)
+	if n.quarantined > 0 {
+		s += fmt.Sprintf(", %d quarantined", n.quarantined)
+	}
 	if n.unready > 0 {
 		s += fmt.Sprintf(", %d blocks on ENIs not ready", n.unready)
 	}
@@ -136,7 +142,7 @@ func (s *state) allocations(g *grant) []Allocation {
 		b := s.blockOf(a)
 		out = append(out, Allocation{
 			Attachment: g.attachment, Addr: a, Block: b.Prefix, ENI: b.ENI, Card: b.eni.Card, Device: b.eni.Device,
-			Pod: g.pod, Netns: g.netns, At: g.at,
+			Pod: g.pod, Netns: g.netns, Sandbox: g.sandbox, At: g.at,
 		})
 	}
 	return out

@@ -19,6 +19,12 @@ type Config struct {
 	// MaxPods bounds the number of attachments that hold addresses. Zero
 	// means no bound.
 	MaxPods int
+	// Witness is asked before an address is given away. Nil means that nothing
+	// uses addresses of the pool but its attachments.
+	Witness Witness
+	// RestSince is a time at which every address counts as released, as the end
+	// of all pods by a reboot. Zero means that there is none.
+	RestSince time.Time
 }
 
 // DefaultCooldown is the cooldown of amazon-vpc-cni-k8s: time enough for
@@ -43,6 +49,7 @@ type Outlook struct {
 // fails they return ErrJournal and the change has not happened.
 type Pool struct {
 	journal Journal
+	witness Witness
 	maxPods int
 	changed chan struct{}
 
@@ -55,7 +62,6 @@ type Pool struct {
 	waiting  int // len(waiters) after the last batch
 	outlooks map[resource]Outlook
 	logged   int // events in the journal
-	last     time.Time
 }
 
 // Open makes a pool and replays its journal. What was allocated stays
@@ -68,9 +74,10 @@ func Open(cfg Config) (*Pool, error) {
 		cooldown = DefaultCooldown
 	}
 	p := &Pool{
-		journal: cfg.Journal, maxPods: cfg.MaxPods, changed: make(chan struct{}, 1),
+		journal: cfg.Journal, witness: cfg.Witness, maxPods: cfg.MaxPods, changed: make(chan struct{}, 1),
 		st: newState(max(0, cooldown)), outlooks: map[resource]Outlook{},
 	}
+	p.st.restSince = cfg.RestSince
 	if p.journal == nil {
 		return p, nil
 	}
@@ -83,7 +90,7 @@ func Open(cfg Config) (*Pool, error) {
 			return nil, fmt.Errorf("%w: event %d: %w", ErrJournal, i, err)
 		}
 	}
-	p.st.settle(time.Now().Round(0))
+	p.st.settle(time.Now())
 	p.logged = len(events)
 	return p, nil
 }

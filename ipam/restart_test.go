@@ -59,6 +59,8 @@ func TestRestartKeepsOwnersAndCooldown(t *testing.T) {
 	})
 }
 
+// What was written while the wall clock ran ahead counts as long ago: a step of
+// the clock must not keep an address from being used for years.
 func TestClockThatRanAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ahead := time.Now().Add(1000 * time.Hour).Round(0)
@@ -72,8 +74,48 @@ func TestClockThatRanAhead(t *testing.T) {
 		must(t, p.SetReady("eni-0", true))
 		start := time.Now()
 		allocate(t, p, request("b"))
-		if got := time.Since(start); got != time.Minute {
+		if got := time.Since(start); got != 0 {
 			t.Errorf("served after %v", got)
+		}
+		for a := range p.Allocations() {
+			if age := time.Since(a.At); age < 0 {
+				t.Errorf("%v was allocated %v from now", a.Addr, -age)
+			}
+		}
+	})
+}
+
+// After a reboot no pod is left, and nothing says which addresses were in use
+// shortly before: all rest until the cooldown has passed since the boot.
+func TestAddressesRestSinceTheBoot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		boot := time.Now()
+		time.Sleep(20 * time.Second)
+		p := open(t, ipam.Config{Cooldown: time.Minute, RestSince: boot})
+		supply(t, p, ipam.ENI{ID: "eni-0"}, "10.0.0.0/28", "10.0.1.1/32", "2001:db8::/80")
+		for _, b := range p.View().ENIs[0].Blocks {
+			if b.Free != 0 {
+				t.Errorf("%v has %d free addresses", b.Prefix, b.Free)
+			}
+		}
+		if err := p.DrainBlocks(netip.MustParsePrefix("10.0.1.1/32")); !errors.Is(err, ipam.ErrInUse) {
+			t.Errorf("drain a block that rests: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_, err := p.Allocate(ctx, request("early"))
+		var none *ipam.ExhaustedError
+		if !errors.As(err, &none) || none.Reason != ipam.ReasonCooling || none.RetryAfter != 30*time.Second {
+			t.Errorf("allocate with too short a deadline: %v", err)
+		}
+		start := time.Now()
+		allocate(t, p, request("a", ipam.IPv4, ipam.IPv6))
+		if got := time.Since(start); got != 30*time.Second {
+			t.Errorf("served after %v", got)
+		}
+		allocate(t, p, request("b"))
+		if got := time.Since(start); got != 30*time.Second {
+			t.Errorf("the second request was served after %v", got)
 		}
 	})
 }

@@ -22,9 +22,10 @@ type resource struct {
 // state is the pool as a value that only events change. It knows no clock, no
 // journal and no lock.
 type state struct {
-	cooldown time.Duration
-	enis     map[string]*eni
-	blocks   map[netip.Prefix]*block
+	cooldown  time.Duration
+	restSince time.Time
+	enis      map[string]*eni
+	blocks    map[netip.Prefix]*block
 	// bits counts the blocks of each prefix length, by which the block of an
 	// address is found.
 	bits map[int]int
@@ -32,7 +33,13 @@ type state struct {
 	byResource map[resource][]*block
 	held       map[Attachment]*grant
 	removed    map[string]time.Time
+	// uses are the addresses that something uses which the pool does not know,
+	// in blocks of the pool or not.
+	uses map[netip.Addr]Quarantined
 }
+
+// at is the moment now by the rules of s.
+func (s *state) at(now time.Time) moment { return moment{now, s.cooldown, s.restSince} }
 
 type eni struct {
 	ENI
@@ -48,6 +55,7 @@ type grant struct {
 	addrs      []netip.Addr
 	pod        PodRef
 	netns      string
+	sandbox    uint64
 	at         time.Time
 }
 
@@ -55,6 +63,7 @@ func newState(cooldown time.Duration) *state {
 	return &state{
 		cooldown: cooldown, enis: map[string]*eni{}, blocks: map[netip.Prefix]*block{}, bits: map[int]int{},
 		byResource: map[resource][]*block{}, held: map[Attachment]*grant{}, removed: map[string]time.Time{},
+		uses: map[netip.Addr]Quarantined{},
 	}
 }
 
@@ -85,6 +94,8 @@ func (s *state) apply(e Event) (undo func(), err error) {
 		return s.release(e)
 	case EventRested:
 		return s.rest(e)
+	case EventQuarantined, EventUnquarantined:
+		return s.setQuarantine(e)
 	default:
 		return nil, fmt.Errorf("event %q: %w", e.Kind, ErrInvalid)
 	}
@@ -174,6 +185,11 @@ func (s *state) addBlock(e Event) (func(), error) {
 			}
 		}
 	}
+	for a := range s.uses {
+		if b.Prefix.Contains(a) {
+			b.take(a, Attachment{})
+		}
+	}
 	s.link(b)
 	return func() {
 		s.unlink(b)
@@ -223,8 +239,10 @@ func (s *state) allocate(e Event) (func(), error) {
 		if b == nil {
 			return nil, fmt.Errorf("address %v: %w", a, ErrUnknown)
 		}
-		if owner, taken := b.used[a]; taken {
+		if owner, taken := b.used[a]; taken && owner != (Attachment{}) {
 			return nil, fmt.Errorf("address %v belongs to %v: %w", a, owner, ErrConflict)
+		} else if taken {
+			return nil, fmt.Errorf("address %v is quarantined: %w", a, ErrConflict)
 		}
 		if a.Less(firstAddr(b.Prefix)) || slices.ContainsFunc(e.Addrs[:i], func(o netip.Addr) bool { return FamilyOf(o) == FamilyOf(a) }) {
 			return nil, fmt.Errorf("address %v for %v: %w", a, e.Attachment, ErrInvalid)
@@ -234,7 +252,7 @@ func (s *state) allocate(e Event) (func(), error) {
 	for _, a := range e.Addrs {
 		undos = append(undos, s.blockOf(a).take(a, e.Attachment))
 	}
-	s.held[e.Attachment] = &grant{e.Attachment, slices.Clone(e.Addrs), e.Pod, e.Netns, e.At}
+	s.held[e.Attachment] = &grant{e.Attachment, slices.Clone(e.Addrs), e.Pod, e.Netns, e.Sandbox, e.At}
 	return func() {
 		delete(s.held, e.Attachment)
 		for _, undo := range undos {
@@ -275,7 +293,7 @@ func (s *state) release(e Event) (func(), error) {
 	for _, a := range g.addrs {
 		b := s.blockOf(a)
 		delete(b.used, a)
-		b.forget(e.At, s.cooldown)
+		b.forget(s.at(e.At))
 		b.insert(rest{a, e.At})
 	}
 	delete(s.held, e.Attachment)

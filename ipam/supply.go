@@ -52,8 +52,16 @@ func (p *Pool) AddBlocks(blocks ...Block) error {
 
 // DrainBlocks is the first step of giving blocks back: nothing of them is
 // allocated any more, and that is remembered over restarts. If any of them has
-// addresses in use or cooling it does nothing and returns ErrInUse.
+// addresses in use or cooling, by the pool's word or by the witness's, it does
+// nothing and returns ErrInUse; without an answer of the witness ErrWitness.
 func (p *Pool) DrainBlocks(prefixes ...netip.Prefix) error {
+	uses, err := p.ask(prefixes)
+	if err != nil {
+		return err
+	}
+	if err := notIn(uses, prefixes); err != nil {
+		return err
+	}
 	return p.submit(func(t *tx) error {
 		for _, prefix := range prefixes {
 			b := t.st.blocks[prefix]
@@ -118,9 +126,18 @@ func (p *Pool) DoubtBlocks(doubted bool, prefixes ...netip.Prefix) error {
 }
 
 // DrainENI is the first step of giving an ENI back: nothing of it is allocated
-// any more, and that is remembered over restarts. If it has addresses in use
-// or cooling it does nothing and returns ErrInUse.
+// any more, and that is remembered over restarts. If it has addresses in use or
+// cooling, by the pool's word or by the witness's, it does nothing and returns
+// ErrInUse; without an answer of the witness ErrWitness.
 func (p *Pool) DrainENI(eni string) error {
+	prefixes := p.blocksOf(eni)
+	uses, err := p.ask(prefixes)
+	if err != nil {
+		return err
+	}
+	if err := notIn(uses, prefixes); err != nil {
+		return err
+	}
 	return p.submit(func(t *tx) error {
 		n := t.st.enis[eni]
 		if n == nil {
@@ -149,10 +166,36 @@ func (p *Pool) RemoveENI(eni string) error {
 	})
 }
 
+// blocksOf returns the blocks of an ENI.
+func (p *Pool) blocksOf(eni string) (out []netip.Prefix) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := p.st.enis[eni]; n != nil {
+		for _, b := range n.blocks {
+			out = append(out, b.Prefix)
+		}
+	}
+	return out
+}
+
+// notIn refuses to go on if one of the uses that were seen is in prefixes. The
+// use is not quarantined here, because a refusal changes nothing; the next look
+// of the pool's keeper shows it.
+func notIn(uses []Use, prefixes []netip.Prefix) error {
+	for _, u := range uses {
+		for _, p := range prefixes {
+			if p.Contains(u.Addr) {
+				return fmt.Errorf("address %v of block %v is used by %s: %w", u.Addr, p, u.By, ErrInUse)
+			}
+		}
+	}
+	return nil
+}
+
 // idle refuses what would take an address from a pod, or from a neighbour that
 // still believes in the pod that had it.
 func (t *tx) idle(b *block) error {
-	used, cooling := len(b.used), b.cooling(t.now, t.st.cooldown)
+	used, cooling := len(b.used), b.cooling(t.st.at(t.now))
 	if used+cooling > 0 {
 		return fmt.Errorf("block %v on %s: %d used, %d cooling: %w", b.Prefix, b.ENI, used, cooling, ErrInUse)
 	}

@@ -35,6 +35,9 @@ type View struct {
 	// NextFree is when the next cooling address has rested enough. Zero if none
 	// is cooling.
 	NextFree time.Time
+	// Quarantined lists the addresses of the pool that something uses which the
+	// pool does not know, in order.
+	Quarantined []Quarantined
 	// Removed says which blocks and ENIs went lately, and when: an observation
 	// that is older than that is wrong about them.
 	Removed map[string]time.Time
@@ -59,6 +62,8 @@ type BlockView struct {
 	// Used, Cooling and Free add up to the size of the block (or to a very
 	// large number, for an IPv6 prefix).
 	Used, Cooling, Free int
+	// Quarantined is how many of Used belong to no attachment; see Quarantine.
+	Quarantined int
 	// Draining means that the block is on its way out.
 	Draining bool
 	// Doubted means that an observation contradicts the pool about the block.
@@ -77,7 +82,7 @@ type Waiting struct {
 func (p *Pool) View() View {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	v := p.st.view(p.clock())
+	v := p.st.view(time.Now())
 	for _, w := range p.waiters {
 		v.Waiting = append(v.Waiting, Waiting{w.request, w.since})
 	}
@@ -86,20 +91,22 @@ func (p *Pool) View() View {
 
 func (s *state) view(now time.Time) View {
 	v := View{At: now, ENIs: make([]ENIView, 0, len(s.enis)), Attachments: len(s.held), Removed: maps.Clone(s.removed)}
+	m := s.at(now)
 	for _, n := range s.sortedENIs() {
 		e := ENIView{ENI: n.ENI, Ready: n.ready, Draining: n.draining, Since: n.since, Blocks: make([]BlockView, 0, len(n.blocks))}
 		for _, b := range n.blocks {
-			used, cooling := len(b.used), b.cooling(now, s.cooldown)
+			used, cooling := len(b.used), b.cooling(m)
 			e.Blocks = append(e.Blocks, BlockView{
 				Block: b.Block, Used: used, Cooling: cooling, Free: b.size() - used - cooling,
-				Draining: b.draining, Doubted: b.doubted, Since: b.since,
+				Quarantined: b.quarantined(), Draining: b.draining, Doubted: b.doubted, Since: b.since,
 			})
-			if t := b.nextFree(now, s.cooldown); !t.IsZero() && (v.NextFree.IsZero() || t.Before(v.NextFree)) {
+			if t := b.nextFree(m); !t.IsZero() && (v.NextFree.IsZero() || t.Before(v.NextFree)) {
 				v.NextFree = t
 			}
 		}
 		v.ENIs = append(v.ENIs, e)
 	}
+	v.Quarantined = s.quarantine()
 	return v
 }
 

@@ -155,7 +155,7 @@ func (r *round) settle(w *waiter) bool {
 		addrs, missing := r.st.place(w.request, r.now)
 		if missing == 0 {
 			q := w.request
-			w.err = r.do(Event{Kind: EventAllocated, Attachment: q.Attachment, Addrs: addrs, Pod: q.Pod, Netns: q.Netns})
+			w.err = r.do(Event{Kind: EventAllocated, Attachment: q.Attachment, Addrs: addrs, Pod: q.Pod, Netns: q.Netns, Sandbox: q.Sandbox})
 			w.granted = r.st.allocations(r.st.held[q.Attachment])
 			return true
 		}

@@ -48,6 +48,9 @@ type ENI struct {
 	// NoPods says that pods get no address of it: a trunk ENI, an excluded or
 	// a foreign one. It takes one of Limits.MaxENIs and is left alone.
 	NoPods bool
+	// Full says that EC2 takes no more slots on it at present, however many it
+	// has.
+	Full bool
 	// Slots counts the slots that EC2 has filled, PendingSlots those that a
 	// call in flight is filling.
 	Slots, PendingSlots int
@@ -140,7 +143,7 @@ func (s *Snapshot) unit() int { return max(1, s.Limits.AddressesPerSlot) }
 
 // room is the number of slots that e can still take.
 func (s *Snapshot) room(e *ENI) int {
-	if e.NoPods {
+	if e.NoPods || e.Full {
 		return 0
 	}
 	return max(0, s.Limits.SlotsPerENI-e.Slots-e.PendingSlots)

@@ -151,7 +151,12 @@ func (p *process) end(t *testing.T) {
 // eventually calls try until it returns nil.
 func eventually(t *testing.T, p *process, try func() error) {
 	t.Helper()
-	deadline := time.After(15 * time.Second)
+	eventuallyWithin(t, p, 30*time.Second, try)
+}
+
+func eventuallyWithin(t *testing.T, p *process, patience time.Duration, try func() error) {
+	t.Helper()
+	deadline := time.After(patience)
 	for {
 		err := try()
 		if err == nil {
@@ -311,16 +316,24 @@ func TestResumeFails(t *testing.T) {
 	})
 	eventually(t, p, func() error { return h.client().Status(t.Context()) })
 	const said = "operations of an earlier process are not finished yet"
-	if log := p.log.String(); !strings.Contains(log, said) || !strings.Contains(log, "UnauthorizedOperation") {
-		t.Errorf("the log does not say that something is left open, and why:\n%s", log)
-	}
+	eventually(t, p, func() error {
+		if log := p.log.String(); !strings.Contains(log, said) || !strings.Contains(log, "UnauthorizedOperation") {
+			return errors.New("the log does not say that something is left open, and why")
+		}
+		return nil
+	})
 	p.end(t)
 	if left := h.open(t); len(left) != 1 || left[0].Token != "token-1" {
 		t.Errorf("the journal has %+v, want what was left open", left)
 	}
 	h.cloud.Allow("", "CreateNetworkInterface")
 	p = h.run(t, map[string]string{"WARM_IP_TARGET": "2"})
-	eventually(t, p, func() error { return h.client().Status(t.Context()) })
+	eventually(t, p, func() error {
+		if n := h.cloud.Calls()["AttachNetworkInterface"]; n == 0 || !strings.Contains(p.log.String(), "operations finished that were open") {
+			return fmt.Errorf("the operation is not finished after %d calls to attach", n)
+		}
+		return nil
+	})
 	p.end(t)
 	if left := h.open(t); len(left) != 0 || h.cloud.Calls()["AttachNetworkInterface"] != 1 || strings.Contains(p.log.String(), said) {
 		t.Errorf("the journal has %+v after %v calls to attach, want the operation finished", left, h.cloud.Calls()["AttachNetworkInterface"])
@@ -396,17 +409,21 @@ func wantStatus(t *testing.T, s status, e enitest.ENI) {
 
 func readStatus(t *testing.T, h *host) status {
 	t.Helper()
+	s, err := askStatus(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func askStatus(h *host) (s status, err error) {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", h.path("status.sock"))
 	}}}
 	res, err := client.Get("http://ipamd/v1/status")
 	if err != nil {
-		t.Fatal(err)
+		return s, err
 	}
 	defer res.Body.Close()
-	var s status
-	if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return s, json.NewDecoder(res.Body).Decode(&s)
 }

@@ -24,8 +24,11 @@ type backend struct {
 	intents  eni.Intents
 	metrics  *metrics
 	settings settings
-	// agent is nil until the node's ENIs have been seen once.
-	agent atomic.Pointer[agent.Agent]
+	events   events
+	memory   memory
+	// agent is nil until the instance is known; then started is closed.
+	agent   atomic.Pointer[agent.Agent]
+	started chan struct{}
 	// trouble is what is wrong with EC2 or the metadata service at present, nil
 	// if nothing is known.
 	trouble atomic.Pointer[error]
@@ -34,14 +37,28 @@ type backend struct {
 // startRetry is what a plugin is told to wait while the agent starts.
 const startRetry = 2 * time.Second
 
-// Add allocates the addresses of a pod.
+func newBackend(pool *ipam.Pool, intents eni.Intents, s settings) *backend {
+	return &backend{pool: pool, intents: intents, metrics: newMetrics(pool), settings: s, started: make(chan struct{})}
+}
+
+// serve lets a serve pods from now on.
+func (b *backend) serve(a *agent.Agent) {
+	b.agent.Store(a)
+	close(b.started)
+}
+
+// Add allocates the addresses of a pod. One that meets the agent while it starts
+// waits for it.
 func (b *backend) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.AddResponse, error) {
-	a := b.agent.Load()
-	if a == nil {
+	select {
+	case <-b.started:
+	case <-ctx.Done():
 		return cniplugin.AddResponse{}, b.starting()
 	}
-	got, err := a.Allocate(ctx, ipam.Request{
-		Attachment: ipam.Attachment(req.Attachment), Pod: ipam.PodRef(req.Pod), Netns: req.Netns,
+	// Without its identity the sandbox is known by its path alone.
+	sandbox, _ := datapath.SandboxID(req.Netns)
+	got, err := b.agent.Load().Allocate(ctx, ipam.Request{
+		Attachment: ipam.Attachment(req.Attachment), Pod: ipam.PodRef(req.Pod), Netns: req.Netns, Sandbox: sandbox,
 	})
 	if err != nil {
 		return cniplugin.AddResponse{}, b.explain(err)
@@ -100,22 +117,36 @@ func (b *backend) GC(_ context.Context, req cniplugin.GCRequest) (cniplugin.GCRe
 
 // Status returns nil once pods can be served. A pool that is empty for the
 // moment is no trouble of the node: a runtime that hears otherwise reports the
-// node as not ready, and its running pods are evicted.
+// node as not ready, and its running pods are evicted. For the same reason the
+// journal's word is enough while an agent that restarts has not seen its ENIs.
 func (b *backend) Status(context.Context) error {
 	a := b.agent.Load()
 	if a == nil {
+		if hasBlocks(b.pool.View()) {
+			return nil
+		}
 		err := b.starting()
 		err.Code = cniplugin.CodeNotAvailable
 		return err
 	}
 	s := a.Status()
-	if s.Ready {
+	if s.Ready || !s.Observed && hasBlocks(s.Pool) {
 		return nil
 	}
 	return &cniplugin.AgentError{
 		Code: cniplugin.CodeNotAvailable, Reason: string(s.Reason), RetryAfter: s.RetryAfter,
 		Message: "no address can be given to a pod yet", Details: s.Evidence,
 	}
+}
+
+func hasBlocks(v ipam.View) bool {
+	return slices.ContainsFunc(v.ENIs, func(e ipam.ENIView) bool { return len(e.Blocks) > 0 })
+}
+
+// note keeps an event for people and counts it.
+func (b *backend) note(e agent.Event) {
+	b.events.add(e)
+	b.metrics.events.WithLabelValues(string(e.Kind)).Inc()
 }
 
 // starting is the answer while there is no agent.
@@ -187,6 +218,11 @@ func (b *backend) explain(err error) *cniplugin.AgentError {
 		return out
 	case errors.Is(err, ipam.ErrInvalid), errors.Is(err, ipam.ErrConflict):
 		return &cniplugin.AgentError{Code: cniplugin.CodeInvalidEnvironment, Message: err.Error()}
+	case errors.Is(err, ipam.ErrWitness):
+		return &cniplugin.AgentError{
+			Code: cniplugin.CodeTryAgainLater, Message: err.Error(),
+			Details: "the kernel did not say which addresses are in use, so that none was given to the pod",
+		}
 	case errors.Is(err, ipam.ErrJournal):
 		return &cniplugin.AgentError{
 			Code: cniplugin.CodeIOFailure, Message: err.Error(),

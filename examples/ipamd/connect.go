@@ -15,10 +15,11 @@ import (
 	"github.com/vpcnet/vpcnet/eni"
 )
 
-// connect makes the client of EC2 and the metadata service. It asks the latter
-// for the region unless the environment names one. onCall hears of every try of
-// every call to EC2.
-func connect(ctx context.Context, s settings, onCall func(eni.Call)) (*eni.Client, error) {
+// connect makes the client of EC2 and the metadata service, and returns the
+// region. It asks the latter for the region unless the environment names one or
+// it is known from an earlier process. onCall hears of every try of every call to
+// EC2.
+func connect(ctx context.Context, s settings, known string, onCall func(eni.Call)) (*eni.Client, string, error) {
 	// Only the SDK's own client can take a CA bundle from the environment.
 	httpClient := awshttp.NewBuildableClient().WithTimeout(s.HTTPTimeout)
 	options := []func(*config.LoadOptions) error{config.WithHTTPClient(httpClient)}
@@ -27,17 +28,20 @@ func connect(ctx context.Context, s settings, onCall func(eni.Call)) (*eni.Clien
 	}
 	cfg, err := config.LoadDefaultConfig(ctx, options...)
 	if err != nil {
-		return nil, fmt.Errorf("AWS settings: %w", err)
+		return nil, "", fmt.Errorf("AWS settings: %w", err)
 	}
 	if cfg.Region == "" {
-		metadata := imds.New(imds.Options{Endpoint: s.MetadataEndpoint, HTTPClient: httpClient})
-		found, err := metadata.GetRegion(ctx, nil)
-		if err != nil {
-			return nil, &eni.OpError{Op: "find the region", Why: eni.ReasonNoMetadata, Err: err}
+		if known == "" {
+			metadata := imds.New(imds.Options{Endpoint: s.MetadataEndpoint, HTTPClient: httpClient})
+			found, err := metadata.GetRegion(ctx, nil)
+			if err != nil {
+				return nil, "", &eni.OpError{Op: "find the region", Why: eni.ReasonNoMetadata, Err: err}
+			}
+			known = found.Region
 		}
 		// Again, because the sources of credentials need the region too.
-		if cfg, err = config.LoadDefaultConfig(ctx, append(options, config.WithRegion(found.Region))...); err != nil {
-			return nil, fmt.Errorf("AWS settings: %w", err)
+		if cfg, err = config.LoadDefaultConfig(ctx, append(options, config.WithRegion(known))...); err != nil {
+			return nil, "", fmt.Errorf("AWS settings: %w", err)
 		}
 	}
 	if s.EC2Endpoint != "" {
@@ -45,7 +49,7 @@ func connect(ctx context.Context, s settings, onCall func(eni.Call)) (*eni.Clien
 		// other services have been set up with their own endpoints.
 		cfg.BaseEndpoint = aws.String(s.EC2Endpoint)
 	}
-	return eni.NewClient(cfg, eni.ClientConfig{MetadataEndpoint: s.MetadataEndpoint, Timeout: s.HTTPTimeout, OnCall: onCall}), nil
+	return eni.NewClient(cfg, eni.ClientConfig{MetadataEndpoint: s.MetadataEndpoint, Timeout: s.HTTPTimeout, OnCall: onCall}), cfg.Region, nil
 }
 
 // advise adds to an error what a person can do about it.

@@ -7,13 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	enijournal "github.com/vpcnet/vpcnet/eni/waljournal"
 	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
 	ipamjournal "github.com/vpcnet/vpcnet/ipam/waljournal"
 )
 
@@ -25,68 +23,70 @@ const journalWait = 20 * time.Second
 type journals struct {
 	pool    *ipamjournal.Journal
 	intents *enijournal.Journal
+	// restSince is the boot, if pods ended with the boot before.
+	restSince time.Time
+	// lost says what could not be read, for people.
+	lost []agent.Event
+	log  *slog.Logger
 }
 
-// openJournals opens both journals in dir, and logs what was lost.
-func openJournals(ctx context.Context, dir string, log *slog.Logger) (*journals, error) {
-	id, at, err := boot()
-	if err != nil {
-		return nil, fmt.Errorf("find out when the machine booted: %w", err)
-	}
-	pool, report, err := ipamjournal.Open(ctx, dir, ipamjournal.Config{BootID: id, BootTime: at, Wait: journalWait})
+// openJournals opens both journals in dir. What is damaged is set aside, and the
+// kernel's word takes its place.
+func openJournals(ctx context.Context, dir, boot string, booted time.Time, log *slog.Logger) (*journals, error) {
+	j := &journals{log: log}
+	pool, report, err := ipamjournal.Open(ctx, dir, ipamjournal.Config{BootID: boot, BootTime: booted, Wait: journalWait})
 	if errors.Is(err, ipamjournal.ErrInUse) {
-		return nil, fmt.Errorf("does another agent use %s? %w", dir, err)
+		return nil, fmt.Errorf("another agent uses -state-dir %s: %w", dir, err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if report.Rebooted || report.Migrated || report.Why != nil {
-		log.Warn("journal of the pool", "rebooted", report.Rebooted, "migrated", report.Migrated,
-			"set aside", report.SetAside, "readable", report.Readable, "err", report.Why)
+	j.pool = pool
+	switch {
+	case report.Rebooted:
+		j.restSince = booted
+		log.Info("the machine has booted: the journal of the pool begins anew")
+	case report.Migrated:
+		log.Info("the journal of the pool was taken over from the version before")
+	}
+	if report.Why != nil {
+		j.lose("pool", report.SetAside, report.Readable, report.Why)
 	}
 	intents, found, err := enijournal.Open(ctx, dir, enijournal.Config{Wait: journalWait})
 	if err != nil {
 		return nil, errors.Join(err, pool.Close())
 	}
-	if found.Migrated || found.Why != nil {
-		log.Warn("journal of ENI operations", "migrated", found.Migrated,
-			"set aside", found.SetAside, "readable", found.Readable, "err", found.Why)
+	j.intents = intents
+	if found.Why != nil {
+		j.lose("ENI operations", found.SetAside, found.Readable, found.Why)
 	}
-	return &journals{pool: pool, intents: intents}, nil
+	return j, nil
 }
 
-// openPool makes the pool from its journal. A journal whose events contradict
-// each other, although each is as it was written, is set aside: the pool is
-// empty then.
-func (j *journals) openPool(cfg ipam.Config, log *slog.Logger) (*ipam.Pool, error) {
-	cfg.Journal = j.pool
+// lose tells of a journal that was set aside.
+func (j *journals) lose(which string, aside []string, readable int, why error) {
+	j.log.Error("journal set aside: what is in use is taken from the kernel and from EC2", "journal", which,
+		"aside", aside, "readable", readable, "err", why)
+	j.lost = append(j.lost, agent.Event{
+		At: time.Now(), Kind: eventJournal,
+		Text: fmt.Sprintf("the journal of the %s was set aside as %v after %d records: %v", which, aside, readable, why),
+	})
+}
+
+// openPool opens the pool with the journal. Events that contradict each other are
+// set aside too.
+func (j *journals) openPool(cfg ipam.Config) (*ipam.Pool, error) {
+	cfg.Journal, cfg.RestSince = j.pool, j.restSince
 	pool, err := ipam.Open(cfg)
 	if !errors.Is(err, ipam.ErrJournal) {
 		return pool, err
 	}
-	names, aside := j.pool.Discard()
-	if aside != nil {
-		return nil, errors.Join(err, aside)
+	aside, discardErr := j.pool.Discard()
+	if discardErr != nil {
+		return nil, errors.Join(err, discardErr)
 	}
-	log.Warn("journal of the pool", "set aside", names, "err", err)
+	j.lose("pool", aside, 0, err)
 	return ipam.Open(cfg)
 }
 
 func (j *journals) close() error { return errors.Join(j.intents.Close(), j.pool.Close()) }
-
-// boot returns the ID of this boot of the machine and when it was. Where the
-// kernel says neither, both are zero.
-func boot() (id string, at time.Time, err error) {
-	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if errors.Is(err, os.ErrNotExist) {
-		return "", time.Time{}, nil
-	}
-	stat, errStat := os.ReadFile("/proc/stat")
-	if err = errors.Join(err, errStat); err != nil {
-		return "", time.Time{}, err
-	}
-	_, line, _ := strings.Cut(string(stat), "\nbtime ")
-	line, _, _ = strings.Cut(line, "\n")
-	seconds, err := strconv.ParseInt(line, 10, 64)
-	return strings.TrimSpace(string(data)), time.Unix(seconds, 0), err
-}

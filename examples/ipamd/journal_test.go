@@ -3,7 +3,9 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,11 +20,11 @@ func opened(t *testing.T, dir string) (*journals, *ipam.Pool, string) {
 	t.Helper()
 	var out strings.Builder
 	log := slog.New(slog.NewTextHandler(&out, nil))
-	j, err := openJournals(t.Context(), dir, log)
+	j, err := openJournals(t.Context(), dir, "boot", time.Time{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pool, err := j.openPool(ipam.Config{}, log)
+	pool, err := j.openPool(ipam.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,6 +40,9 @@ func TestDamagedJournals(t *testing.T) {
 		j, pool, log := opened(t, dir)
 		if len(pool.View().ENIs) > 0 && len(want) > 0 {
 			t.Errorf("the pool has %+v", pool.View().ENIs)
+		}
+		if told := len(j.lost) > 0; told != (len(want) > 0) {
+			t.Errorf("events %v, want %v", j.lost, want)
 		}
 		for _, w := range want {
 			if !strings.Contains(log, w) {
@@ -72,5 +77,45 @@ func TestDamagedJournals(t *testing.T) {
 	}
 	if err := start().close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestRebootBeginsTheJournalAnew: what was allocated before a reboot is no more,
+// and addresses rest since the boot. A start in the same boot keeps everything.
+func TestRebootBeginsTheJournalAnew(t *testing.T) {
+	dir := t.TempDir()
+	booted := time.Now().Add(-10 * time.Second)
+	for _, start := range []struct {
+		boot    string
+		holds   bool
+		cooling int
+	}{{"first", false, 0}, {"first", true, 0}, {"second", false, 16}} {
+		j, err := openJournals(t.Context(), dir, start.boot, booted, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pool, err := j.openPool(ipam.Config{Cooldown: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(pool.Lookup(attachment("a"))) > 0; got != start.holds {
+			t.Errorf("boot %s: pod a holds an address: %v", start.boot, got)
+		}
+		err = errors.Join(pool.SetENI(ipam.ENI{ID: "eni-0"}), pool.SetReady("eni-0", true),
+			pool.AddBlocks(ipam.Block{Prefix: netip.MustParsePrefix("10.0.0.16/28"), ENI: "eni-0"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := pool.View().ENIs[0].Blocks[0].Cooling; got != start.cooling {
+			t.Errorf("boot %s: %d addresses rest, want %d", start.boot, got, start.cooling)
+		}
+		if start.cooling == 0 {
+			if _, err := pool.Allocate(t.Context(), ipam.Request{Attachment: attachment("a")}); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := j.close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

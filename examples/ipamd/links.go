@@ -9,14 +9,11 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
-	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
 	"github.com/vpcnet/vpcnet/snat"
 )
@@ -34,11 +31,21 @@ type links struct {
 	mu   sync.Mutex
 	enis map[string]datapath.ENI
 	vpc  []netip.Prefix
-	// turn holds one token; it orders the changes to the kernel.
+	// sure says that EC2 has told what ENIs there are.
+	sure bool
+	// inUse are addresses that something else than the pool's pods uses.
+	inUse []netip.Addr
+	// turn holds one token; it orders the changes to the kernel and the looks of
+	// watch. What follows goes with the turn.
 	turn chan struct{}
 	// converted is true when the pods have the node's layout, which they may not
-	// have from an agent before this one. It goes with the turn.
+	// have from an agent before this one.
 	converted bool
+	// made is the node as the kernel was last brought to it, and rules the
+	// translation; wanted says that there is one.
+	made   datapath.Node
+	rules  snat.Ruleset
+	wanted bool
 	// left is told of links that plugins have left behind to be deleted.
 	left chan struct{}
 }
@@ -73,12 +80,16 @@ func openLinks(s settings) (*links, error) {
 
 func (l *links) close() error { return errors.Join(l.path.Close(), l.snat.Close()) }
 
-// know takes in what was observed: the VPC's prefixes, and ENIs that are new.
-// ENIs that are known already stay as Ensure saw them last.
-func (l *links) know(vpc []netip.Prefix, enis []agent.ENI) {
+// know takes in what was observed: the VPC's prefixes if none are known yet, and
+// ENIs that are new. ENIs that are known already stay as Ensure saw them last, and
+// the prefixes as setVPC did. sure means that EC2 has answered.
+func (l *links) know(vpc []netip.Prefix, enis []agent.ENI, sure bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.vpc = slices.Clone(vpc)
+	l.sure = l.sure || sure
+	if len(l.vpc) == 0 {
+		l.vpc = slices.SortedFunc(slices.Values(vpc), netip.Prefix.Compare)
+	}
 	for _, e := range enis {
 		if _, known := l.enis[e.ID]; !known && !e.NoPods {
 			l.enis[e.ID] = convertLink(e)
@@ -89,27 +100,44 @@ func (l *links) know(vpc []netip.Prefix, enis []agent.ENI) {
 // Ensure makes the node's network follow from e and all other ENIs, and the
 // translation at the VPC's edge with it.
 func (l *links) Ensure(ctx context.Context, e agent.ENI) error {
-	l.mu.Lock()
-	l.enis[e.ID] = convertLink(e)
-	l.mu.Unlock()
 	return l.inTurn(ctx, func() error {
-		err := l.ensureNode(ctx, l.snapshot(nil))
-		if errors.Is(err, datapath.ErrNoLink) {
-			err = l.ensureAttached(ctx, e.ID)
-		}
-		if err != nil {
+		l.mu.Lock()
+		l.enis[e.ID] = convertLink(e)
+		l.mu.Unlock()
+		if err := l.ensure(ctx, e.ID); err != nil {
 			return err
 		}
 		return l.translate(ctx)
 	})
 }
 
+// ensure makes the node's network follow from all ENIs whose link is there, and
+// from the ENI of the id.
+func (l *links) ensure(ctx context.Context, id string) error {
+	err := l.ensureNode(ctx, l.snapshot(nil))
+	if errors.Is(err, datapath.ErrNoLink) {
+		err = l.ensureAttached(ctx, id)
+	}
+	return err
+}
+
 // ensureNode makes the node's part, and the pods' the first time.
 func (l *links) ensureNode(ctx context.Context, n datapath.Node) error {
 	if l.converted {
+		l.made = n
 		return l.path.EnsureNode(ctx, n)
 	}
-	err := l.path.Ensure(ctx, datapath.Desired{Node: n, Pods: l.pods(0)})
+	uses, err := l.path.InUse(ctx, anywhere)
+	if err == nil {
+		err = l.witnessPods(n, uses)
+	}
+	if err != nil {
+		return err
+	}
+	n.InUse = l.unknown(n, uses)
+	l.setInUse(slices.Clone(n.InUse))
+	l.made = n
+	err = l.path.Ensure(ctx, datapath.Desired{Node: n, Pods: l.pods(0)})
 	l.converted = err == nil
 	return err
 }
@@ -164,8 +192,30 @@ func (l *links) translate(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("source translation: %w", err)
 	}
+	l.rules, l.wanted = rules, true
 	_, err = l.snat.Apply(ctx, rules)
 	return err
+}
+
+// setVPC makes the translation follow from other prefixes of the VPC. Before the
+// first ENI is set up there is nothing to do.
+func (l *links) setVPC(ctx context.Context, vpc []netip.Prefix) error {
+	return l.inTurn(ctx, func() error {
+		l.mu.Lock()
+		l.vpc = slices.Clone(vpc)
+		l.mu.Unlock()
+		if !l.wanted {
+			return nil
+		}
+		return l.translate(ctx)
+	})
+}
+
+// vpcPrefixes are those that the translation follows from.
+func (l *links) vpcPrefixes() []netip.Prefix {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.vpc)
 }
 
 // Remove takes an ENI out of the node's network.
@@ -182,18 +232,35 @@ func (l *links) Remove(ctx context.Context, id string) error {
 			l.enis[id] = e
 			l.mu.Unlock()
 		}
+		l.made = l.snapshot(nil)
 		return err
 	})
 }
 
 // watch repairs what others change of the node's and its pods' network, until
 // ctx ends. Start it when all ENIs are known: what belongs to none goes. What a
-// pod lacks that a plugin may still be wiring is no drift.
+// pod lacks that a plugin may still be wiring is no drift, and what this process
+// changes in the meantime is not looked at half-way.
 func (l *links) watch(ctx context.Context, repaired func(datapath.Repair), log *slog.Logger) error {
 	err := l.path.Watch(ctx, datapath.WatchConfig{
-		Desired:  func() datapath.Desired { return datapath.Desired{Node: l.snapshot(nil), Pods: l.pods(wiring)} },
-		Repaired: repaired,
-		Logger:   log,
+		Desired:   func() datapath.Desired { return datapath.Desired{Node: l.made, Pods: l.pods(wiring)} },
+		Repaired:  repaired,
+		Logger:    log,
+		Exclusive: l.inTurn,
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// watchTranslation does the same for the translation at the VPC's edge.
+func (l *links) watchTranslation(ctx context.Context, repaired func(snat.Repair), log *slog.Logger) error {
+	err := l.snat.Watch(ctx, snat.WatchConfig{
+		Desired:   func() (snat.Ruleset, bool) { return l.rules, l.wanted },
+		Repaired:  repaired,
+		Logger:    log,
+		Exclusive: l.inTurn,
 	})
 	if ctx.Err() != nil {
 		return nil
@@ -238,6 +305,7 @@ func (l *links) snapshot(keep func(datapath.ENI) bool) datapath.Node {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.node
+	n.InUse = slices.Clone(l.inUse)
 	for _, id := range slices.Sorted(maps.Keys(l.enis)) {
 		if e := l.enis[id]; keep == nil || keep(e) {
 			n.ENIs = append(n.ENIs, e)
@@ -262,20 +330,4 @@ func convertLink(e agent.ENI) datapath.ENI {
 		ID: e.ID, MAC: e.MAC, Card: e.Card, Device: e.Device, Addrs: e.Addrs,
 		Gateways: e.Gateways, Sources: e.Blocks, MTU: e.MTU,
 	}
-}
-
-// alive reports whether the sandbox of an allocation still exists. It is gone
-// only if both the sandbox's path and the pod's link on this node are.
-func (l *links) alive(ctx context.Context, a ipam.Allocation) (bool, error) {
-	if _, err := os.Stat(a.Netns); err == nil || !errors.Is(err, os.ErrNotExist) || a.Netns == "" {
-		return true, nil
-	}
-	state, err := l.path.Observe(ctx)
-	if err != nil {
-		return false, err
-	}
-	pod := datapath.Pod{ContainerID: a.ContainerID, IfName: a.IfName, HostLinkPrefix: l.node.HostLinkPrefix}
-	return slices.ContainsFunc(state.Links, func(link datapath.Link) bool {
-		return strings.EqualFold(link.Name, pod.HostLink())
-	}), nil
 }

@@ -56,22 +56,38 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err := os.MkdirAll(s.StateDir, 0o700); err != nil {
 		return fmt.Errorf("make -state-dir: %w", err)
 	}
-	journals, err := openJournals(ctx, s.StateDir, log)
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	booted, err := bootTime()
+	if err != nil {
+		return err
+	}
+	journals, err := openJournals(ctx, s.StateDir, boot, booted, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, journals.close()) }()
-	pool, err := journals.openPool(ipam.Config{Cooldown: s.cooldown(), MaxPods: s.MaxPods}, log)
-	if err != nil {
-		return err
-	}
 	links, err := openLinks(s)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, links.close()) }()
+	pool, err := journals.openPool(ipam.Config{Cooldown: s.cooldown(), MaxPods: s.MaxPods, Witness: links.witness})
+	if err != nil {
+		return err
+	}
+	known, err := recall(s.StateDir, boot)
+	if err != nil {
+		log.Warn("what an earlier agent knew of the node is not used", "err", err)
+	}
 
-	b := &backend{pool: pool, intents: journals.intents, metrics: newMetrics(pool), settings: s}
+	b := newBackend(pool, journals.intents, s)
+	b.memory.dir, b.memory.boot = s.StateDir, boot
+	for _, lost := range journals.lost {
+		b.note(lost)
+	}
 	links.pods = b.pods
 	log.Info("agent listens", "socket", s.Socket, "layout", s.Layout, "policy", s.policyName())
 	g, ctx := errgroup.WithContext(ctx)
@@ -81,13 +97,14 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	g.Go(func() error { return links.sweep(ctx, log) })
 	g.Go(func() error { return introspect(ctx, s.Introspection, b, links) })
 	g.Go(func() error {
-		a, manager, err := start(ctx, s, b, links, log)
-		if err != nil || a == nil {
+		st, err := start(ctx, s, b, links, known, log)
+		if err != nil || st == nil {
 			return err
 		}
-		g.Go(func() error { return audit(ctx, b, manager, a, log) })
+		g.Go(func() error { return audit(ctx, b, links, st.manager, st.agent, log) })
+		g.Go(func() error { return sweepOnce(ctx, st.client, st.manager, s.ClusterName, log) })
 		g.Go(func() error { return whenReady(ctx, b, links, log) })
-		return a.Run(ctx)
+		return st.agent.Run(ctx)
 	})
 	return g.Wait()
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/snat"
 )
 
 // metrics are what Prometheus scrapes. Every label has a closed set of values.
@@ -19,6 +20,9 @@ type metrics struct {
 	calls    *prometheus.CounterVec
 	repairs  *prometheus.CounterVec
 	took     prometheus.Histogram
+	// translations are the repairs of package snat's table.
+	translations *prometheus.CounterVec
+	events       *prometheus.CounterVec
 }
 
 func newMetrics(pool *ipam.Pool) *metrics {
@@ -34,8 +38,14 @@ func newMetrics(pool *ipam.Pool) *metrics {
 			Name: "vpcnet_datapath_repair_seconds", Help: "Time from the kernel's report of a change to the end of its repair.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 12),
 		}),
+		translations: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "vpcnet_snat_repairs_total", Help: "Repairs of what others changed of the source translation: repaired, failed, or fighting while the same thing is changed again and again.",
+		}, []string{"result"}),
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "vpcnet_events_total", Help: "Events beside the requests of pods, such as an address that the kernel shows in use and the journal does not know, by kind.",
+		}, []string{"kind"}),
 	}
-	m.registry.MustRegister(m.calls, m.repairs, m.took, poolCollector{pool})
+	m.registry.MustRegister(m.calls, m.repairs, m.took, m.translations, m.events, poolCollector{pool})
 	return m
 }
 
@@ -48,22 +58,31 @@ func (m *metrics) called(c eni.Call) { m.calls.WithLabelValues(c.Action, c.Code)
 
 // repaired counts a repair of the node's network.
 func (m *metrics) repaired(r datapath.Repair) {
-	result := "repaired"
-	switch {
-	case r.Err != nil:
-		result = "failed"
-	case r.Fighting:
-		result = "fighting"
-	}
-	m.repairs.WithLabelValues(result).Inc()
+	m.repairs.WithLabelValues(resultOf(r.Err, r.Fighting)).Inc()
 	m.took.Observe(r.Took.Seconds())
+}
+
+// translated counts a repair of the source translation.
+func (m *metrics) translated(r snat.Repair) {
+	m.translations.WithLabelValues(resultOf(r.Err, r.Fighting)).Inc()
+}
+
+// resultOf is the label of a repair.
+func resultOf(err error, fighting bool) string {
+	switch {
+	case err != nil:
+		return "failed"
+	case fighting:
+		return "fighting"
+	}
+	return "repaired"
 }
 
 // poolCollector reads the pool when it is scraped, so that no gauge can go stale.
 type poolCollector struct{ pool *ipam.Pool }
 
 var (
-	descAddresses = prometheus.NewDesc("vpcnet_addresses", "Addresses of the pool, by ENI and state: used by pods, cooling after use, free, or held back because their ENI is not ready.", []string{"eni", "state"}, nil)
+	descAddresses = prometheus.NewDesc("vpcnet_addresses", "Addresses of the pool, by ENI and state: used by pods, quarantined because the kernel shows a use that the journal does not know, cooling after use, free, or held back because their ENI is not ready.", []string{"eni", "state"}, nil)
 	descWaiting   = prometheus.NewDesc("vpcnet_waiting_requests", "Pods that wait for an address.", nil, nil)
 )
 
@@ -81,9 +100,9 @@ func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descWaiting, len(v.Waiting))
 	for _, e := range v.ENIs {
-		var used, cooling, free, held int
+		var used, quarantined, cooling, free, held int
 		for _, b := range e.Blocks {
-			used, cooling = used+b.Used, cooling+b.Cooling
+			used, cooling, quarantined = used+b.Used-b.Quarantined, cooling+b.Cooling, quarantined+b.Quarantined
 			if e.Ready && !b.Doubted {
 				free += b.Free
 			} else {
@@ -91,6 +110,7 @@ func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 		gauge(descAddresses, used, e.ID, "used")
+		gauge(descAddresses, quarantined, e.ID, "quarantined")
 		gauge(descAddresses, cooling, e.ID, "cooling")
 		gauge(descAddresses, free, e.ID, "free")
 		gauge(descAddresses, held, e.ID, "held")

@@ -53,14 +53,22 @@ func newNode(t *testing.T, intents eni.Intents) *node {
 	n.check(err)
 	n.pool, err = ipam.Open(ipam.Config{Cooldown: -1})
 	n.check(err)
-	n.backend = &backend{pool: n.pool, metrics: newMetrics(n.pool), settings: defaults()}
+	n.backend = newBackend(n.pool, intents, defaults())
 	n.backend.settings.StateDir = t.TempDir()
 	client := eni.NewClient(n.config(n.instance.ID), eni.ClientConfig{OnCall: n.heard})
-	n.manager, err = eni.New(eni.Config{Client: client, Intents: intents, InUse: inUse(n.pool)})
+	n.manager, err = eni.New(eni.Config{Client: client, Intents: intents, InUse: inUse(n.pool, noUses)})
 	n.check(err)
-	n.provider = &provider{manager: n.manager, pool: n.pool, links: &links{enis: map[string]datapath.ENI{}}, mtu: 9001}
+	n.provider = &provider{manager: n.manager, pool: n.pool, links: n.links(), mtu: 9001, memory: &memory{}}
 	return n
 }
+
+// links are those of a node without a kernel.
+func (n *node) links() *links {
+	return &links{enis: map[string]datapath.ENI{}, turn: make(chan struct{}, 1), pods: n.backend.pods}
+}
+
+// noUses is a witness that has seen nothing.
+func noUses([]netip.Prefix) ([]ipam.Use, error) { return nil, nil }
 
 func (n *node) check(err error) {
 	n.t.Helper()
@@ -126,7 +134,7 @@ func (n *node) run(ctx context.Context, warm int) *agent.Agent {
 	})
 	n.check(err)
 	go a.Run(ctx)
-	go audit(ctx, n.backend, n.manager, a, n.logger())
+	go audit(ctx, n.backend, n.provider.links, n.manager, a, n.logger())
 	return a
 }
 

@@ -20,6 +20,7 @@ type provider struct {
 	links    *links
 	prefixes bool // assign /28 prefixes
 	mtu      int
+	memory   *memory
 }
 
 // Observe asks EC2 and the metadata service what there is. The manager has
@@ -33,22 +34,37 @@ func (p *provider) Observe(ctx context.Context) (agent.Observation, error) {
 		return agent.Observation{}, err
 	}
 	o := agent.Observation{Source: inv.Source.String(), At: inv.At}
+	if o.ENIs, err = p.know(inv, inv.Source&eni.SourceEC2 != 0); err != nil {
+		return agent.Observation{}, err
+	}
+	p.remember()
+	return o, nil
+}
+
+// know converts the ENIs of an inventory and tells the links of them.
+func (p *provider) know(inv eni.Inventory, sure bool) ([]agent.ENI, error) {
+	var out []agent.ENI
 	for _, e := range inv.ENIs {
 		converted, err := p.convert(e)
 		if err != nil {
-			return agent.Observation{}, err
+			return nil, err
 		}
-		o.ENIs = append(o.ENIs, converted)
+		out = append(out, converted)
 	}
-	p.links.know(inv.Instance.VPC, o.ENIs)
-	return o, nil
+	p.links.know(inv.Instance.VPC, out, sure)
+	return out, nil
 }
+
+// remember writes down what a call has changed. That it cannot be written makes
+// the next start slower, not wrong, so the outcome of the call counts.
+func (p *provider) remember() { _ = p.memory.store(p.manager.Inventory()) }
 
 // CreateENI creates and attaches an ENI.
 func (p *provider) CreateENI(ctx context.Context, in agent.CreateInput) (agent.ENI, error) {
 	e, err := p.manager.Provision(p.urgency(ctx), eni.ProvisionInput{
 		Card: in.Card, Slots: in.Slots, Prefixes: p.prefixes, Singles: p.singles(in.Slots),
 	})
+	p.remember()
 	if err != nil {
 		return agent.ENI{}, err
 	}
@@ -57,6 +73,7 @@ func (p *provider) CreateENI(ctx context.Context, in agent.CreateInput) (agent.E
 
 // Assign puts more blocks on an ENI.
 func (p *provider) Assign(ctx context.Context, in agent.AssignInput) ([]netip.Prefix, error) {
+	defer p.remember()
 	return p.manager.Assign(p.urgency(ctx), eni.AssignInput{
 		ENI: in.ENI, Slots: in.Slots, Prefixes: p.prefixes, Singles: p.singles(in.Slots), Family: eni.Family(in.Family),
 	})
@@ -81,11 +98,13 @@ func (p *provider) singles(slots int) int {
 
 // Unassign takes blocks off an ENI.
 func (p *provider) Unassign(ctx context.Context, id string, blocks []netip.Prefix) error {
+	defer p.remember()
 	return p.manager.Unassign(eni.WithCaller(eni.WithPriority(ctx, eni.PriorityRelease), "release"), eni.UnassignInput{ENI: id, Blocks: blocks})
 }
 
 // DeleteENI detaches and deletes an ENI.
 func (p *provider) DeleteENI(ctx context.Context, id string) error {
+	defer p.remember()
 	return p.manager.Retire(eni.WithCaller(eni.WithPriority(ctx, eni.PriorityRelease), "release"), id)
 }
 
@@ -109,17 +128,4 @@ func (p *provider) convert(e eni.ENI) (agent.ENI, error) {
 		}
 	}
 	return out, nil
-}
-
-// inUse returns the question that the manager asks before it takes addresses
-// away.
-func inUse(pool *ipam.Pool) func(context.Context, string, netip.Prefix) (bool, error) {
-	return func(_ context.Context, id string, block netip.Prefix) (bool, error) {
-		for a := range pool.Allocations() {
-			if a.ENI == id && block.Contains(a.Addr) {
-				return true, nil
-			}
-		}
-		return false, nil
-	}
 }

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
@@ -23,18 +25,18 @@ const (
 	lastPause  = 30 * time.Second
 )
 
-// start makes the agent as soon as EC2 or the metadata service says what the
-// instance is, and tries for as long as that takes. It returns nil if ctx ends
-// first.
-func start(ctx context.Context, s settings, b *backend, l *links, log *slog.Logger) (*agent.Agent, *eni.Manager, error) {
+// start makes the agent: at once with what an earlier process of the boot knew,
+// else as soon as EC2 or the metadata service says what the instance is, and
+// tries for as long as that takes. It returns nil if ctx ends first.
+func start(ctx context.Context, s settings, b *backend, l *links, known knowledge, log *slog.Logger) (*started, error) {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		manager, limits, err := prepare(ctx, s, b, log)
+		st, limits, err := prepare(ctx, s, b, l, known)
 		if err == nil {
-			a, err := newAgent(s, b, l, manager, limits, log)
-			return a, manager, err
+			st.agent, err = newAgent(s, b, l, st.manager, limits, log)
+			return st, err
 		}
 		if ctx.Err() != nil {
-			return nil, nil, nil
+			return nil, nil
 		}
 		err = advise(err, s)
 		b.trouble.Store(&err)
@@ -42,22 +44,34 @@ func start(ctx context.Context, s settings, b *backend, l *links, log *slog.Logg
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return nil, nil, nil
+			return nil, nil
 		}
 	}
 }
 
-// auditEvery is how often somebody looks whether anything was left behind.
-const auditEvery = time.Minute
+// started is what runs once the instance is known.
+type started struct {
+	agent   *agent.Agent
+	client  *eni.Client
+	manager *eni.Manager
+}
+
+// auditEvery is how often the agent checks for left-over operations, tombstones
+// and changes that the metadata service shows.
+const auditEvery = 30 * time.Second
 
 // audit has the agent look again when the metadata service shows what the
 // manager does not know, which costs no EC2 call, and when an operation could be
 // finished that EC2 had left half-way. That the service cannot be reached is no
-// news here: whoever needs it will say so. It also releases what plugins could not
-// while the agent was too busy for them.
-func audit(ctx context.Context, b *backend, manager *eni.Manager, a *agent.Agent, log *slog.Logger) error {
+// news here: the calls that need it will fail. It also releases what plugins
+// could not while the agent was too busy for them, and follows the VPC's prefixes.
+func audit(ctx context.Context, b *backend, l *links, manager *eni.Manager, a *agent.Agent, log *slog.Logger) error {
+	if finish(ctx, manager, log, slog.LevelWarn) {
+		a.Refresh()
+	}
 	tick := time.NewTicker(auditEvery)
 	defer tick.Stop()
+	vpc := vpcAudit{backend: b, links: l, prefixes: manager.VPCPrefixes, log: log}
 	for {
 		select {
 		case <-tick.C:
@@ -70,6 +84,7 @@ func audit(ctx context.Context, b *backend, manager *eni.Manager, a *agent.Agent
 		if err := tombstones(cniplugin.TombstoneDir(b.settings.StateDir))(ctx, release); err != nil {
 			log.Error("collect tombstones", "err", err)
 		}
+		vpc.look(ctx)
 		due, err := manager.Check(ctx)
 		if err != nil {
 			log.Debug("audit", "err", err)
@@ -77,21 +92,52 @@ func audit(ctx context.Context, b *backend, manager *eni.Manager, a *agent.Agent
 		if due {
 			log.Info("the metadata service shows other ENIs or addresses than are known")
 		}
-		if finish(ctx, manager, log) || due {
+		if finish(ctx, manager, log, slog.LevelDebug) || due {
 			a.Refresh()
 		}
 	}
 }
 
+// sweepAfter is how long after its start the agent looks for ENIs that a process
+// before it has left without a trace in its journal: by then their age shows that
+// no process is about to attach them.
+const sweepAfter = 15 * time.Minute
+
+// sweepOnce deletes what an earlier process of this instance has made and lost, and
+// completes what it has left half made. Without anything of the kind it costs one
+// call to EC2 for a start of the agent.
+func sweepOnce(ctx context.Context, client *eni.Client, manager *eni.Manager, cluster string, log *slog.Logger) error {
+	select {
+	case <-time.After(sweepAfter):
+	case <-ctx.Done():
+		return nil
+	}
+	inv := manager.Inventory()
+	swept, err := eni.Sweep(ctx, client, eni.SweepInput{VPCID: inv.Instance.VPCID, Cluster: cluster, Instance: inv.Instance.ID})
+	for _, s := range swept {
+		if s.Deleted {
+			log.Info("ENI swept: an earlier process had left it", "eni", s.ENI.ID)
+		}
+	}
+	if err == nil && inv.EC2Err == nil {
+		_, err = manager.Reconcile(ctx)
+	}
+	if err != nil && ctx.Err() == nil {
+		log.Warn("ENIs of earlier processes stay for now", "err", err)
+	}
+	return nil
+}
+
 // finish goes on with the operations that were left open, and reports whether
-// any of them ended. Without one it makes no call.
-func finish(ctx context.Context, manager *eni.Manager, log *slog.Logger) bool {
+// any of them ended. Without one it makes no call. That some stay open is logged
+// at the given level.
+func finish(ctx context.Context, manager *eni.Manager, log *slog.Logger, level slog.Level) bool {
 	before, err := manager.Open(ctx)
 	if err != nil || len(before) == 0 {
 		return false
 	}
 	if err := manager.Resume(ctx); err != nil {
-		log.Debug("operations are not finished yet", "err", err)
+		log.Log(ctx, level, "operations of an earlier process are not finished yet", "err", err)
 	}
 	after, err := manager.Open(ctx)
 	if err != nil || len(after) >= len(before) {
@@ -101,27 +147,28 @@ func finish(ctx context.Context, manager *eni.Manager, log *slog.Logger) bool {
 	return true
 }
 
-// prepare finishes what an earlier process left open and finds out what the
-// instance can carry.
-func prepare(ctx context.Context, s settings, b *backend, log *slog.Logger) (*eni.Manager, eni.Limits, error) {
-	client, err := connect(ctx, s, b.heard)
+// prepare finds out what the instance can carry. What an earlier process left
+// open is finished later: pods that run need the agent more than a half-made ENI
+// needs its end.
+func prepare(ctx context.Context, s settings, b *backend, l *links, known knowledge) (*started, eni.Limits, error) {
+	client, region, err := connect(ctx, s, known.Region, b.heard)
 	if err != nil {
 		return nil, eni.Limits{}, err
 	}
+	b.memory.setRegion(region)
 	manager, err := eni.New(eni.Config{
 		Client: client, Intents: b.intents, Cluster: s.ClusterName, Tags: s.ENITags,
-		MaxENIs: max(s.MaxENI, 0), InUse: inUse(b.pool),
+		MaxENIs: max(s.MaxENI, 0), InUse: inUse(b.pool, l.witness), Known: known.Inventory,
 	})
 	if err != nil {
 		return nil, eni.Limits{}, err
 	}
-	if err := manager.Resume(ctx); err != nil {
-		// Pods that run need the agent more than a half-made ENI needs its end:
-		// what is left stays in the journal and out of the way.
-		log.Warn("operations of an earlier process are not finished yet", "err", err)
+	// With the journal read, the inventory is without what is on its way out.
+	if _, err := manager.Open(ctx); err != nil {
+		return nil, eni.Limits{}, err
 	}
 	limits, err := manager.Limits(ctx)
-	return manager, limits, err
+	return &started{client: client, manager: manager}, limits, err
 }
 
 func newAgent(s settings, b *backend, l *links, manager *eni.Manager, limits eni.Limits, log *slog.Logger) (*agent.Agent, error) {
@@ -129,21 +176,28 @@ func newAgent(s settings, b *backend, l *links, manager *eni.Manager, limits eni
 	if err != nil {
 		return nil, err
 	}
+	p := &provider{manager: manager, pool: b.pool, links: l, prefixes: s.prefixes(limits), mtu: s.ENIMTU, memory: &b.memory}
+	enis, err := p.know(manager.Inventory(), false)
+	if err != nil {
+		return nil, err
+	}
 	a, err := agent.New(agent.Config{
 		Pool:       b.pool,
-		Provider:   &provider{manager: manager, pool: b.pool, links: l, prefixes: s.prefixes(limits), mtu: s.ENIMTU},
+		Provider:   p,
 		Links:      l,
 		Policy:     policy,
 		Limits:     s.limits(limits),
-		Alive:      l.alive,
+		Kernel:     l,
+		Known:      enis,
 		Tombstones: tombstones(cniplugin.TombstoneDir(s.StateDir)),
+		Notify:     b.note,
 		Logger:     log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	log.Info("instance known", "type", limits.Type, "limits", limits.Source, "enis", limits.Cards, "slots", limits.SlotsPerENI())
-	b.agent.Store(a)
+	log.Info("instance known", "type", limits.Type, "limits", limits.Source, "enis", limits.Cards, "slots", limits.SlotsPerENI(), "earlier", len(enis))
+	b.serve(a)
 	return a, nil
 }
 
@@ -214,7 +268,10 @@ func whenReady(ctx context.Context, b *backend, l *links, log *slog.Logger) erro
 	if err := announce(b.settings, log); err != nil {
 		return err
 	}
-	return l.watch(ctx, b.metrics.repaired, log)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.watch(ctx, b.metrics.repaired, log) })
+	g.Go(func() error { return l.watchTranslation(ctx, b.metrics.translated, log) })
+	return g.Wait()
 }
 
 // announce writes the CNI configuration.

@@ -36,13 +36,13 @@ func TestStartTriesForEver(t *testing.T) {
 		}
 		s := defaults()
 		s.MetadataEndpoint, s.EC2Endpoint = "http://127.0.0.1:1", "http://127.0.0.1:1"
-		b := &backend{pool: pool, intents: eni.NewMemory(), metrics: newMetrics(pool), settings: s}
+		b := newBackend(pool, eni.NewMemory(), s)
 		var log lockedBuffer
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
-		a, manager, err := start(ctx, s, b, nil, slog.New(slog.NewJSONHandler(&log, nil)))
-		if a != nil || manager != nil || err != nil {
-			t.Errorf("start: %v, %v, %v, want nothing once it is told to end", a, manager, err)
+		st, err := start(ctx, s, b, nil, knowledge{}, slog.New(slog.NewJSONHandler(&log, nil)))
+		if st != nil || err != nil {
+			t.Errorf("start: %v, %v, want nothing once it is told to end", st, err)
 		}
 		var pauses []string
 		for line := range strings.Lines(log.String()) {

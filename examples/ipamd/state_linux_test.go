@@ -30,7 +30,7 @@ func TestStateDirTaken(t *testing.T) {
 		s := defaults()
 		s.Socket, s.StateDir = filepath.Join(dir, "agent.sock"), dir
 		err := serve(t.Context(), s, slog.New(slog.DiscardHandler))
-		if !errors.Is(err, waljournal.ErrInUse) || !strings.Contains(err.Error(), "does another agent use "+dir) {
+		if !errors.Is(err, waljournal.ErrInUse) || !strings.Contains(err.Error(), "another agent uses -state-dir "+dir) {
 			t.Errorf("serve: %v, want it to say that another agent uses the directory", err)
 		}
 	})

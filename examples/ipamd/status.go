@@ -15,6 +15,7 @@ import (
 	"github.com/vpcnet/vpcnet/cniplugin/server"
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
 )
 
 // status is what the introspection address answers, as JSON. It leaves out the
@@ -30,6 +31,10 @@ type status struct {
 	Network     networkStatus `json:"network"`
 	ENIs        []eniStatus   `json:"enis"`
 	Allocations []allocation  `json:"allocations"`
+	// Quarantined are addresses that something uses and the journal does not know.
+	Quarantined []quarantined `json:"quarantined,omitempty"`
+	// Events are the latest events beside the requests of pods.
+	Events []agent.Event `json:"events,omitempty"`
 }
 
 type networkStatus struct {
@@ -37,6 +42,8 @@ type networkStatus struct {
 	HostLinkPrefix  string         `json:"hostLinkPrefix"`
 	ServicePrefixes []netip.Prefix `json:"servicePrefixes,omitempty"`
 	ExternalSNAT    bool           `json:"externalSNAT"`
+	// InUse are addresses of the ENIs that something else than the pods below uses.
+	InUse []netip.Addr `json:"inUse,omitempty"`
 }
 
 // eniStatus is an ENI, as the pool and as the node's network know it.
@@ -54,12 +61,21 @@ type eniStatus struct {
 	Blocks []blockStatus `json:"blocks"`
 }
 
+type quarantined struct {
+	Addr  netip.Addr `json:"addr"`
+	ENI   string     `json:"eni"`
+	By    string     `json:"by"`
+	Since time.Time  `json:"since"`
+}
+
 // blockStatus counts the addresses of a block.
 type blockStatus struct {
-	Prefix  netip.Prefix `json:"prefix"`
-	Used    int          `json:"used"`
-	Cooling int          `json:"cooling"`
-	Free    int          `json:"free"`
+	Prefix netip.Prefix `json:"prefix"`
+	// Used includes the quarantined ones.
+	Used        int `json:"used"`
+	Quarantined int `json:"quarantined,omitempty"`
+	Cooling     int `json:"cooling"`
+	Free        int `json:"free"`
 }
 
 type allocation struct {
@@ -78,7 +94,7 @@ func (b *backend) status(n datapath.Node) status {
 		Reason: ipam.ReasonAgentStarting, ENIs: []eniStatus{}, Allocations: []allocation{},
 		Network: networkStatus{
 			Layout: b.settings.Layout, HostLinkPrefix: b.settings.VethPrefix,
-			ServicePrefixes: b.settings.ServicePrefixes, ExternalSNAT: b.settings.ExternalSNAT,
+			ServicePrefixes: b.settings.ServicePrefixes, ExternalSNAT: b.settings.ExternalSNAT, InUse: n.InUse,
 		},
 	}
 	view := b.pool.View()
@@ -91,17 +107,29 @@ func (b *backend) status(n datapath.Node) status {
 	for _, e := range view.ENIs {
 		es := eniStatus{ID: e.ID, Card: e.Card, Device: e.Device, Ready: e.Ready, Blocks: []blockStatus{}}
 		for _, bv := range e.Blocks {
-			es.Blocks = append(es.Blocks, blockStatus{bv.Prefix, bv.Used, bv.Cooling, bv.Free})
+			es.Blocks = append(es.Blocks, blockStatus{bv.Prefix, bv.Used, bv.Quarantined, bv.Cooling, bv.Free})
 		}
 		out.ENIs = append(out.ENIs, es)
 	}
 	out.ENIs = withLinks(out.ENIs, n)
+	for _, q := range view.Quarantined {
+		out.Quarantined = append(out.Quarantined, quarantined{q.Addr, q.ENI, q.By, q.Since})
+	}
+	out.Events = withoutSandboxes(b.events.list())
 	for a := range b.pool.Allocations() {
 		out.Allocations = append(out.Allocations, allocation{
 			a.Addr, a.ENI, a.Pod.Namespace, a.Pod.Name, datapath.HostLinkName(b.settings.VethPrefix, a.ContainerID, a.IfName), a.At,
 		})
 	}
 	return out
+}
+
+// withoutSandboxes leaves out what status keeps to itself.
+func withoutSandboxes(list []agent.Event) []agent.Event {
+	for i := range list {
+		list[i].Attachment = ipam.Attachment{}
+	}
+	return list
 }
 
 // withLinks adds what the node's network knows of ENIs, and those that the pool

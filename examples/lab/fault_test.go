@@ -132,9 +132,13 @@ func dropRules(priority int) func(*walk) (func() error, error) {
 
 // retranslate puts other rules in the place of the first node's.
 func retranslate(k *walk, r snat.Ruleset) (func() error, error) {
+	agent := k.nodes[0].agent.cmd.Process
 	h, err := snat.Open(k.nodes[0].ns.Path())
 	if err != nil {
 		return nil, err
+	}
+	if err := agent.Signal(syscall.SIGSTOP); err != nil { // it would repair that at once
+		return nil, errors.Join(err, h.Close())
 	}
 	before, err := h.Observe(context.Background())
 	if err == nil {
@@ -142,7 +146,7 @@ func retranslate(k *walk, r snat.Ruleset) (func() error, error) {
 	}
 	return func() error {
 		_, err := h.Apply(context.Background(), before)
-		return errors.Join(err, h.Close())
+		return errors.Join(err, h.Close(), agent.Signal(syscall.SIGCONT))
 	}, err
 }
 

@@ -38,6 +38,7 @@ type agentStatus struct {
 		Layout          datapath.Layout `json:"layout"`
 		HostLinkPrefix  string          `json:"hostLinkPrefix"`
 		ServicePrefixes []netip.Prefix  `json:"servicePrefixes"`
+		InUse           []netip.Addr    `json:"inUse"`
 		ExternalSNAT    bool            `json:"externalSNAT"`
 	} `json:"network"`
 	ENIs []struct {
@@ -161,7 +162,7 @@ func askAgent(ctx context.Context, where string) (agentStatus, error) {
 func nodeOf(status agentStatus) (datapath.Node, error) {
 	n := datapath.Node{
 		Layout: status.Network.Layout, HostLinkPrefix: status.Network.HostLinkPrefix,
-		ServicePrefixes: status.Network.ServicePrefixes,
+		ServicePrefixes: status.Network.ServicePrefixes, InUse: status.Network.InUse,
 	}
 	for _, e := range status.ENIs {
 		x := datapath.ENI{ID: e.ID, Card: e.Card, Device: e.Device, Addrs: e.Addrs}

@@ -62,37 +62,6 @@ func TestReadsWhatBoltWrites(t *testing.T) {
 	}
 }
 
-// TestGap: an event that is missing is noticed, and does not cost the intents.
-func TestGap(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, fileName)
-	for _, gone := range []uint64{1, 7, 30} {
-		if err := os.WriteFile(path, version1(t, 30, 100), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		b, err := bbolt.Open(path, 0o600, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = b.Update(func(tx *bbolt.Tx) error {
-			return tx.Bucket([]byte(bucketEvents)).Delete(binary.BigEndian.AppendUint64(nil, gone))
-		})
-		if err := errors.Join(err, b.Close()); err != nil {
-			t.Fatal(err)
-		}
-		db, err := Open(t.Context(), dir, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !errors.Is(db.Pool.Err, wal.ErrDamaged) || db.Intents.Err != nil || len(db.Intents.Items) != 1 {
-			t.Errorf("without event %d: events %v, intents %v", gone, db.Pool.Err, db.Intents)
-		}
-		if err := db.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // TestCycle: a tree that leads back to itself ends, where bbolt would not.
 func TestCycle(t *testing.T) {
 	data := version1(t, 5000, 300)

@@ -8,8 +8,8 @@
 // version 1 refuses with a text that says what to do.
 //
 // The file is read by code of our own and not by bbolt: bbolt maps it and
-// trusts what it reads, so a damaged file ends the process (SIGBUS, or memory
-// that ends in a tree without end) where no caller can recover. docs/architecture.md has the count.
+// trusts what it reads, so a damaged file ends the process (SIGBUS, a stack
+// without end) where no caller can recover. docs/architecture.md has the count.
 // Version 1 had no checksums over events. What can be checked is: both meta
 // pages, the place of each page, that no page is reached twice, the order of
 // keys, and that the numbers of events have no gap.

@@ -144,6 +144,7 @@ type status struct {
 		Layout          datapath.Layout `json:"layout"`
 		HostLinkPrefix  string          `json:"hostLinkPrefix"`
 		ServicePrefixes []netip.Prefix  `json:"servicePrefixes"`
+		InUse           []netip.Addr    `json:"inUse"`
 	} `json:"network"`
 	ENIs []struct {
 		ID     string         `json:"id"`
@@ -216,7 +217,10 @@ func quarantined(tree any, below bool) (all []netip.Addr) {
 // node returns the node's network as the agent wants it: its ENIs in the order of
 // their IDs, which is that of the chains in nftables.
 func (s status) node() (datapath.Node, error) {
-	n := datapath.Node{Layout: s.Network.Layout, HostLinkPrefix: s.Network.HostLinkPrefix, ServicePrefixes: s.Network.ServicePrefixes}
+	n := datapath.Node{
+		Layout: s.Network.Layout, HostLinkPrefix: s.Network.HostLinkPrefix,
+		ServicePrefixes: s.Network.ServicePrefixes, InUse: s.Network.InUse,
+	}
 	for _, e := range s.ENIs {
 		mac, err := net.ParseMAC(e.MAC)
 		if err != nil {

@@ -64,9 +64,11 @@ func (l *loop) assign(k key, eni string, slots int) bool {
 	l.start(k, task{eni: eni, slots: slots}, func(ctx context.Context) func() {
 		blocks, err := l.cfg.Provider.Assign(ctx, AssignInput{ENI: eni, Family: k.family, Slots: slots})
 		return func() {
-			l.outcome(k, eni, err)
 			l.subnetUntil = time.Time{} // what it counted is no longer true
 			ln := l.links[eni]
+			if !l.full(ln, err) {
+				l.outcome(k, eni, err)
+			}
 			if ln == nil || len(blocks) == 0 {
 				return
 			}
@@ -81,6 +83,19 @@ func (l *loop) assign(k key, eni string, slots int) bool {
 			ln.grown = time.Now()
 		}
 	})
+	return true
+}
+
+// full notes that EC2 refused to put more blocks on an ENI, and reports whether
+// err says so. It concerns that ENI alone, so that growth goes on elsewhere.
+func (l *loop) full(ln *link, err error) bool {
+	if reason, _ := explain(err); err == nil || ln == nil || reason != ipam.ReasonSlotLimit {
+		return false
+	}
+	now := time.Now()
+	ln.full.fail(err, now, l.rand())
+	l.want(now) // the ENI may have more blocks than are known
+	l.log.Warn("ENI takes no more blocks", "eni", ln.ID, "retryIn", ln.full.until.Sub(now), "err", err)
 	return true
 }
 

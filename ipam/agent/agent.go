@@ -31,9 +31,17 @@ type Config struct {
 	// Families that pods get: IPv4, IPv6, or IPv4 and IPv6. Empty means IPv4.
 	// The policy counts IPv4; of IPv6 an ENI gets one prefix and needs no more.
 	Families []ipam.Family
-	// Alive says whether the sandbox of an allocation from before the start
-	// still exists. An error counts as yes. Nil means that all of them do.
-	Alive func(ctx context.Context, a ipam.Allocation) (bool, error)
+	// Kernel is asked at the start and at each audit what is in use. Give the
+	// pool a Witness over the same kernel. Nil means that the journal's word is
+	// all there is.
+	Kernel Kernel
+	// Known are the ENIs as a process before this one has left them, in the same
+	// boot. Until the provider has answered, their links are kept up, and the
+	// blocks among theirs that the pool has serve pods. Optional.
+	Known []ENI
+	// Notify is told of events, on the agent's goroutines; it must be quick.
+	// Optional.
+	Notify func(Event)
 	// Tombstones calls release for each attachment whose DEL happened while no
 	// agent ran, and forgets it when release returns nil. Optional.
 	Tombstones func(ctx context.Context, release func(ipam.Attachment) error) error
@@ -62,10 +70,11 @@ type Agent struct {
 	log         *slog.Logger
 	refresh     chan struct{}
 
-	mu      sync.Mutex
-	ran     bool
-	status  Status
-	retryAt time.Time
+	mu       sync.Mutex
+	ran      bool
+	status   Status
+	retryAt  time.Time
+	suspects map[ipam.Attachment]suspect
 }
 
 // New makes an agent. It does nothing before Run, but already serves Allocate
@@ -116,10 +125,18 @@ func (a *Agent) setOutlooks(o ipam.Outlook) {
 }
 
 // Allocate is ipam.Pool.Allocate. A request without families gets those of the
-// Config.
+// Config. Before a request is refused, what belongs to sandboxes that ended
+// without a DEL is released.
 func (a *Agent) Allocate(ctx context.Context, r ipam.Request) ([]ipam.Allocation, error) {
 	if len(r.Families) == 0 {
 		r.Families = a.families
+	}
+	got, err := a.cfg.Pool.Allocate(ctx, r)
+	if !errors.Is(err, ipam.ErrExhausted) || ctx.Err() != nil {
+		return got, err
+	}
+	if n, deadErr := a.collectDead(ctx, true); n == 0 {
+		return nil, errors.Join(err, deadErr)
 	}
 	return a.cfg.Pool.Allocate(ctx, r)
 }
@@ -139,7 +156,7 @@ func (a *Agent) Refresh() {
 }
 
 // Run keeps the pool until ctx ends, and returns nil then. First it releases
-// what belongs to dead sandboxes and tombstones, observes the ENIs and
+// what belongs to ended sandboxes and tombstones, observes the ENIs and
 // verifies their links. All goroutines it starts have ended when it returns.
 // It may be called once.
 func (a *Agent) Run(ctx context.Context) error {
@@ -153,9 +170,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	l := &loop{
 		Agent: a, ctx: ctx, results: make(chan result), tasks: map[key]task{}, backoffs: map[key]*backoff{},
 		links: map[string]*link{}, gone: map[string]bool{}, memory: map[int]warmpool.Memory{},
-		decided: map[int]warmpool.Decision{}, wanted: time.Now(),
+		decided: map[int]warmpool.Decision{}, wanted: time.Now(), auditDue: true,
 	}
 	a.collect(ctx)
+	l.recall()
 	l.run()
 	return nil
 }
@@ -198,29 +216,8 @@ func (l *loop) finish(r result) {
 // collect releases what belongs to sandboxes that went while no agent ran.
 // Requests that arrive meanwhile are safe: only what was there before counts.
 func (a *Agent) collect(ctx context.Context) {
-	dead := map[ipam.Attachment]time.Time{}
-	if a.cfg.Alive != nil {
-		for al := range a.cfg.Pool.Allocations() {
-			alive, err := a.cfg.Alive(ctx, al)
-			switch {
-			case err != nil:
-				a.log.Warn("sandbox is taken to be alive", "attachment", al.Attachment, "sandbox", al.Netns, "err", err)
-			case !alive:
-				dead[al.Attachment] = al.At
-			}
-		}
-	}
-	if len(dead) > 0 {
-		gone, err := a.cfg.Pool.ReleaseIf(func(al ipam.Allocation) bool {
-			at, ok := dead[al.Attachment]
-			return ok && at.Equal(al.At)
-		})
-		if err != nil {
-			a.log.Error("release what dead sandboxes held", "err", err)
-		}
-		for _, al := range gone {
-			a.log.Info("released: sandbox is gone", "attachment", al.Attachment, "addr", al.Addr, "sandbox", al.Netns)
-		}
+	if _, err := a.collectDead(ctx, true); err != nil {
+		a.log.Error("release what ended sandboxes held", "err", err)
 	}
 	if a.cfg.Tombstones == nil {
 		return

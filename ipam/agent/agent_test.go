@@ -30,12 +30,19 @@ type world struct {
 	disk   *disk
 	config func(*agent.Config)
 
-	mu   sync.Mutex
+	mu sync.Mutex
+	// pods are those that run: the kernel has a route and a link for each.
 	pods map[string][]ipam.Allocation
+	// ended are the sandboxes that are gone.
+	ended map[string]bool
+	// lost are the pods of which the journal knows nothing, or an old address.
+	lost map[string]bool
+	// events are those that agents told of.
+	events []agent.Event
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, cloud: newCloud(), kernel: newKernel(), disk: &disk{}, pods: map[string][]ipam.Allocation{}, config: func(*agent.Config) {}}
+	w := &world{t: t, cloud: newCloud(), kernel: newKernel(), disk: &disk{}, pods: map[string][]ipam.Allocation{}, ended: map[string]bool{}, lost: map[string]bool{}, config: func(*agent.Config) {}}
 	w.cloud.inUse = func(b netip.Prefix) bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -62,7 +69,7 @@ type process struct {
 func (w *world) boot(killAt int) *process {
 	w.t.Helper()
 	life := newLife(killAt)
-	pool, err := ipam.Open(ipam.Config{Journal: mortalJournal{life, w.disk}, Cooldown: 30 * time.Second})
+	pool, err := ipam.Open(ipam.Config{Journal: mortalJournal{life, w.disk}, Cooldown: 30 * time.Second, Witness: w.uses})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -70,7 +77,7 @@ func (w *world) boot(killAt int) *process {
 		Pool: pool, Provider: mortalProvider{life, w.cloud}, Links: mortalLinks{life, w.kernel},
 		Policy: warmpool.AWS{WarmIPTarget: 2, MinimumIPTarget: 4},
 		Limits: []warmpool.Limits{{MaxENIs: w.cloud.maxENIs, SlotsPerENI: w.cloud.slots, AddressesPerSlot: 1}},
-		Rand:   func() float64 { return 0.5 },
+		Rand:   func() float64 { return 0.5 }, Kernel: podKernel{w}, Notify: w.note,
 	}
 	if w.cloud.prefixes {
 		cfg.Limits[0].AddressesPerSlot = 16
@@ -119,14 +126,13 @@ func (p *process) add(pod string, limit time.Duration) error {
 		p.t.Errorf("%s had %v and now has %v", pod, old[0].Addr, got[0].Addr)
 	}
 	p.pods[pod] = got
+	delete(p.ended, pod)
 	return nil
 }
 
 // del is a CNI DEL. The pod is gone before the agent hears of it.
 func (p *process) del(pod string) error {
-	p.mu.Lock()
-	delete(p.pods, pod)
-	p.mu.Unlock()
+	p.end(pod)
 	_, err := p.Release(attachment(pod))
 	if errors.Is(err, ipam.ErrNotAllocated) {
 		return nil
@@ -146,6 +152,9 @@ func (w *world) check(p *process) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for pod, have := range w.pods {
+		if w.lost[pod] {
+			continue
+		}
 		if got := p.pool.Lookup(attachment(pod)); len(got) != len(have) || got[0].Addr != have[0].Addr {
 			w.t.Errorf("%s has %v, the pool says %v", pod, have, got)
 		}
@@ -234,18 +243,13 @@ func TestRestartKeepsAllocations(t *testing.T) {
 		settle()
 		p.stop()
 		w.config = func(c *agent.Config) {
-			c.Alive = func(_ context.Context, a ipam.Allocation) (bool, error) {
-				if a.ContainerID == "pod1" {
-					return false, errors.New("cannot tell")
-				}
-				return a.Netns != "/run/netns/pod2", nil
-			}
 			c.Tombstones = func(_ context.Context, release func(ipam.Attachment) error) error {
 				return errors.Join(release(attachment("pod3")), release(attachment("never-was")))
 			}
 		}
-		delete(w.pods, "pod2")
+		w.end("pod2")
 		delete(w.pods, "pod3")
+		w.ended["pod1"] = true // its link is still there
 		q := w.boot(0)
 		defer q.stop()
 		settle()
@@ -293,6 +297,7 @@ func TestTombstoneOfAFullDisk(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(time.Minute) // the allocation is old enough to be collected
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := a.Run(ctx); err != nil || !errors.Is(heard, ipam.ErrJournal) || pool.Lookup(attachment("a")) == nil {
@@ -309,20 +314,19 @@ func TestDeadSandboxComesBack(t *testing.T) {
 		pool := poolWith(t, ipam.Config{}, "a")
 		a, err := agent.New(agent.Config{
 			Pool: pool, Provider: w.cloud, Links: w.kernel, Policy: warmpool.AWS{}, Limits: make([]warmpool.Limits, 1),
-			Alive: func(_ context.Context, al ipam.Allocation) (bool, error) {
-				time.Sleep(time.Second)
+			Kernel: deadAll(func(al ipam.Allocation) {
 				if _, err := pool.Release(al.Attachment); err != nil {
 					t.Error(err)
 				}
 				if _, err := pool.Allocate(t.Context(), ipam.Request{Attachment: al.Attachment}); err != nil {
 					t.Error(err)
 				}
-				return false, nil
-			},
+			}),
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(time.Minute) // the allocation is old enough to be collected
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := a.Run(ctx); err != nil || pool.Lookup(attachment("a")) == nil {

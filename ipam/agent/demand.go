@@ -44,7 +44,7 @@ func (p serveWaiting) Decide(s warmpool.Snapshot) warmpool.Decision {
 func growBy(s warmpool.Snapshot, need int, because warmpool.Reason) (out []warmpool.Action) {
 	for _, e := range s.ENIs {
 		room := s.Limits.SlotsPerENI - e.Slots - e.PendingSlots
-		if n := min(need, room); n > 0 && !e.NoPods && e.ID != "" {
+		if n := min(need, room); n > 0 && !e.NoPods && !e.Full && e.ID != "" {
 			out = append(out, warmpool.Action{Op: warmpool.OpAssign, ENI: e.ID, N: n, Reason: because})
 			need -= n
 		}

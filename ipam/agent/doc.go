@@ -11,6 +11,7 @@
 // looks at everything once and starts what can be started:
 //
 //	observe     ask the provider what there is, if something is uncertain
+//	audit       ask the kernel what is in use, every 20 s; every 2 s while pods wait
 //	resume      go on with blocks and ENIs that are on their way out
 //	links       verify or repair one ENI's link
 //	decide      warmpool.Plan for each network card, and start its actions
@@ -55,11 +56,28 @@
 // deleted in EC2 because an observation lacks it. After a call whose outcome is
 // unknown the agent observes at once, and again when Lag has passed.
 //
+// # What the kernel is asked
+//
+// With a [Kernel], and a Witness of the pool over the same kernel, the journal
+// does not decide alone. An address that something uses and no attachment holds is
+// quarantined until the use has ended. An attachment whose sandbox and link are
+// both gone, because the sandbox ended without a DEL, is released: when two audits
+// have found it so, or at once when a pod goes without an address otherwise. What
+// was allocated less than 10 s ago is left alone, since its plugin may be at work.
+//
+// # A restart while EC2 is away
+//
+// Config.Known are the ENIs of an earlier process of the same boot. Until the
+// provider has answered, their links are kept up and verified, and the blocks that
+// the pool's journal has on them serve pods. Nothing is assigned, created or given
+// back before there is an observation, and no block is added on that word alone.
+//
 // # Failure
 //
 // Errors of a provider carry a reason (see [Provider]). Each kind of action
 // backs off by itself, by reason: seconds for throttling, minutes for a full
-// subnet or a missing permission, half of each pause being jitter. The reason,
+// subnet or a missing permission, half of each pause being jitter. That EC2 takes no
+// more blocks on an ENI concerns that ENI alone. The reason,
 // EC2's words and the time of the next try are what a pod that waits is told,
 // what [Status] shows and what is logged.
 package agent

@@ -24,6 +24,12 @@ type link struct {
 	// grown is when the last blocks were assigned.
 	grown   time.Time
 	backoff backoff
+	// adopted says that the blocks come from an observation, which may show what
+	// is no more.
+	adopted bool
+	// full is EC2's refusal to put more blocks on the ENI. It ends with its
+	// time, and when the ENI's blocks change.
+	full backoff
 }
 
 // setLink makes an ENI known and has its link looked at.
@@ -37,8 +43,34 @@ func (l *loop) setLink(e ENI) {
 		ln = &link{}
 		l.links[e.ID] = ln
 	}
+	if len(e.Blocks) != len(ln.Blocks) {
+		ln.full = backoff{}
+	}
 	ln.ENI, ln.dirty, ln.backoff.until = e, true, time.Time{}
 	ln.edition++
+}
+
+// recall keeps up the links of an earlier process until there is an observation.
+// Their blocks stay what that process knew, because pods may use them; the pool
+// gets none that its journal lacks on that word alone.
+func (l *loop) recall() {
+	v := l.cfg.Pool.View()
+	for _, e := range l.cfg.Known {
+		if e.NoPods {
+			l.foreign = append(l.foreign, e)
+			continue
+		}
+		e.Blocks = slices.Clone(e.Blocks)
+		for _, n := range v.ENIs {
+			for _, b := range n.Blocks {
+				if n.ID == e.ID && !slices.Contains(e.Blocks, b.Prefix) {
+					e.Blocks = append(e.Blocks, b.Prefix)
+				}
+			}
+		}
+		l.setLink(e)
+		l.recalled = true
+	}
 }
 
 // addENI puts an ENI into the pool. One that is there and on its way out stays
@@ -65,6 +97,7 @@ func (l *loop) ensureLinks(v ipam.View, wake *earliest) {
 	for _, id := range ids {
 		ln := l.links[id]
 		wake.add(ln.backoff.until, now)
+		wake.add(ln.full.until, now)
 		if !ln.dirty || ln.backoff.active(now) || !l.ready(k, now) || leaving[id] {
 			continue
 		}
@@ -102,7 +135,7 @@ func (l *loop) ensured(e ENI, edition int, err error) {
 	var add []ipam.Block
 	for _, p := range e.Blocks {
 		// The set may have shrunk while the link was worked on.
-		if !have[p] && slices.Contains(ln.Blocks, p) {
+		if l.observed && !have[p] && slices.Contains(ln.Blocks, p) {
 			add = append(add, ipam.Block{Prefix: p, ENI: e.ID})
 		}
 	}
@@ -113,6 +146,11 @@ func (l *loop) ensured(e ENI, edition int, err error) {
 		return
 	}
 	if len(add) > 0 {
+		l.auditDue = true
+		if ln.adopted && l.lag > 0 {
+			l.want(time.Now()) // an observation that speaks about these blocks
+		}
+		ln.adopted = false
 		l.log.Info("blocks ready", "eni", e.ID, "blocks", len(add))
 	}
 }

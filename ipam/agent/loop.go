@@ -23,6 +23,7 @@ const (
 	kindCreate   kind = "create"
 	kindUnassign kind = "unassign"
 	kindDelete   kind = "delete"
+	kindAudit    kind = "audit"
 )
 
 type key struct {
@@ -74,11 +75,20 @@ type loop struct {
 	// subnet is believed until subnetUntil.
 	subnet      warmpool.Subnet
 	subnetUntil time.Time
-	// observed says that there was an observation, asked when the last one was
-	// made, and lag how far its source may be behind.
+	// recalled says that links are kept up as a process before this one has left
+	// them. observed says that there was an observation, asked when the last one
+	// was made, and lag how far its source may be behind.
+	recalled bool
 	observed bool
 	asked    time.Time
 	lag      time.Duration
+	// audited is when the kernel was last asked what is in use; auditDue says
+	// that it is to be asked again at once, or at auditNotBefore.
+	audited        time.Time
+	auditDue       bool
+	auditNotBefore time.Time
+	// seen says that the kernel has been asked with success.
+	seen bool
 	// proved says that a pod could have had an address since Run began.
 	proved bool
 	// wanted is the time that the next observation has to speak about, zero if
@@ -92,12 +102,17 @@ func (l *loop) turn() time.Time {
 	v := l.cfg.Pool.View()
 	var wake earliest
 	l.observe(v, &wake)
+	l.audit(v, &wake)
 	for range allocatable(v) {
 		l.proved = true
 	}
 	if l.observed {
 		l.resume(v)
+	}
+	if (l.observed || l.recalled) && l.witnessed() {
 		l.ensureLinks(v, &wake)
+	}
+	if l.observed {
 		for card := range l.cfg.Limits {
 			l.decide(card, v, &wake)
 			l.supplyIPv6(card, v)

@@ -77,6 +77,9 @@ func (l *loop) adopt(o Observation) {
 	for _, e := range c.links {
 		delete(l.gone, e.ID)
 		l.setLink(l.withPending(e, v, o))
+		if ln := l.links[e.ID]; ln != nil {
+			ln.adopted = true
+		}
 	}
 	for _, id := range c.removeENIs {
 		delete(l.links, id)

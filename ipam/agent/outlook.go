@@ -90,6 +90,21 @@ func (l *loop) failed(card int, f ipam.Family, now time.Time) ipam.Outlook {
 	return out
 }
 
+// fullOutlook speaks of the ENI that EC2 will be asked again about first, of
+// those that it has refused more blocks for.
+func (l *loop) fullOutlook(card int, v ipam.View) (out ipam.Outlook) {
+	for _, n := range v.ENIs {
+		ln := l.links[n.ID]
+		if n.Card != card || ln == nil || !ln.full.active(v.At) {
+			continue
+		}
+		if out.Reason == "" || ln.full.until.Before(out.RetryAt) {
+			out = ipam.Outlook{Reason: ipam.ReasonSlotLimit, Evidence: n.ID + ": " + ln.full.evidence, RetryAt: ln.full.until}
+		}
+	}
+	return out
+}
+
 // atLimit speaks of a card that cannot grow. Then only a pod that goes, or an
 // ENI that comes back from being drained, helps.
 func (l *loop) atLimit(card int, v ipam.View) ipam.Outlook {
@@ -102,6 +117,9 @@ func (l *loop) atLimit(card int, v ipam.View) ipam.Outlook {
 	}
 	if m := s.Limits.MaxPods; m > 0 && sup.Assigned >= m {
 		return ipam.Outlook{Reason: ipam.ReasonPoolLimit, Final: true, Evidence: fmt.Sprintf("%d addresses are in use, of at most %d", sup.Assigned, m)}
+	}
+	if o := l.fullOutlook(card, v); o.Reason != "" && sup.Room == 0 && sup.NewENIs == 0 {
+		return o
 	}
 	if sup.Room == 0 && sup.NewENIs == 0 {
 		return ipam.Outlook{Reason: ipam.ReasonENILimit, Final: true, Evidence: fmt.Sprintf(

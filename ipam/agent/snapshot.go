@@ -70,7 +70,7 @@ func (l *loop) countENI(n ipam.ENIView, family ipam.Family, v ipam.View) warmpoo
 	e := warmpool.ENI{ID: n.ID, NoPods: n.Draining, Age: v.At.Sub(n.Since)}
 	ln := l.links[n.ID]
 	if ln != nil {
-		e.Primary = ln.Primary
+		e.Primary, e.Full = ln.Primary, ln.full.active(v.At)
 		for _, p := range ln.Blocks {
 			inPool := slices.ContainsFunc(n.Blocks, func(b ipam.BlockView) bool { return b.Prefix == p })
 			if !inPool && ipam.FamilyOf(p.Addr()) == family {

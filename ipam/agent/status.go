@@ -18,6 +18,8 @@ type Status struct {
 	// Ready means that pods can be served: an address of an ENI whose link is
 	// verified has been seen since Run began.
 	Ready bool
+	// Observed means that the provider has answered since Run began.
+	Observed bool
 	// Reason says why not, or why no more addresses come at present. Empty if
 	// there is nothing to say.
 	Reason   ipam.Reason
@@ -79,7 +81,7 @@ func ofFamily(f ipam.Family) func(netip.Prefix) bool {
 
 // publish makes the loop's state visible to Status.
 func (l *loop) publish(o ipam.Outlook) {
-	s := Status{Ready: l.proved, Reason: o.Reason, Evidence: o.Evidence}
+	s := Status{Ready: l.proved, Observed: l.observed, Reason: o.Reason, Evidence: o.Evidence}
 	for k, t := range l.tasks {
 		s.InFlight = append(s.InFlight, k.describe(t))
 	}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/vpcnet/vpcnet/ipam/agent"
+)
+
+// The kinds of events that the program adds to the agent's.
+const (
+	eventJournal agent.EventKind = "journal-lost"
+	eventVPC     agent.EventKind = "vpc-prefixes-changed"
+)
+
+// maxEvents is how many events are kept for people to look at.
+const maxEvents = 200
+
+// events are the latest events, oldest first. The zero value is ready to use, and
+// it is safe for concurrent use.
+type events struct {
+	mu   sync.Mutex
+	last []agent.Event
+}
+
+func (e *events) add(ev agent.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.last = append(e.last, ev)
+	if over := len(e.last) - maxEvents; over > 0 {
+		e.last = slices.Delete(e.last, 0, over)
+	}
+}
+
+func (e *events) list() []agent.Event {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.last)
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/ipam"
+)
+
+// witnessTime bounds one question to the kernel about addresses.
+const witnessTime = 5 * time.Second
+
+// witness is the pool's [ipam.Witness]: what the kernel says of addresses that
+// are about to be given to a pod, or back to EC2.
+func (l *links) witness(within []netip.Prefix) ([]ipam.Use, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), witnessTime)
+	defer cancel()
+	var addrs []netip.Addr
+	for _, p := range within {
+		if p.IsSingleIP() {
+			addrs = append(addrs, p.Addr())
+		}
+	}
+	var uses []datapath.Use
+	var err error
+	if len(addrs) == len(within) {
+		uses, err = l.path.LookupAddrs(ctx, addrs)
+	} else {
+		uses, err = l.path.InUse(ctx, within)
+	}
+	return convertUses(uses), err
+}
+
+// anywhere is every address.
+var anywhere = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+
+// Uses is what an audit asks: every address that something on the node uses. The
+// answer "unreachable" for addresses that no pod has is kept away from those that
+// the pool does not know.
+func (l *links) Uses(ctx context.Context) ([]ipam.Use, error) {
+	uses, err := l.path.InUse(ctx, anywhere)
+	if err != nil {
+		return nil, err
+	}
+	err = l.inTurn(ctx, func() error {
+		n := l.snapshot(nil)
+		unknown := l.unknown(n, uses)
+		if !l.converted || slices.Equal(n.InUse, unknown) {
+			return nil // the first Ensure looks by itself
+		}
+		l.setInUse(unknown)
+		return l.ensure(ctx, "")
+	})
+	return convertUses(uses), err
+}
+
+// unknown are the addresses of a node's ENIs that lead to a link although no
+// attachment holds them.
+func (l *links) unknown(n datapath.Node, uses []datapath.Use) []netip.Addr {
+	held := map[netip.Addr]bool{}
+	for _, p := range l.pods(0) {
+		for _, a := range p.Addrs {
+			held[a.Addr] = true
+		}
+	}
+	var out []netip.Addr
+	for _, u := range uses {
+		if !u.Local && !held[u.Addr] && covered(n, u.Addr) && !slices.Contains(out, u.Addr) {
+			out = append(out, u.Addr)
+		}
+	}
+	return out
+}
+
+// covered reports whether an ENI of the node has an address for pods.
+func covered(n datapath.Node, a netip.Addr) bool {
+	return slices.ContainsFunc(n.ENIs, func(e datapath.ENI) bool {
+		return slices.ContainsFunc(e.Sources, func(p netip.Prefix) bool { return p.Contains(a) })
+	})
+}
+
+// errUnsure means that the node's network is left as it is, because it is not
+// known well enough.
+var errUnsure = errors.New("the ENIs are not known for certain while EC2 does not answer")
+
+// witnessPods refuses a node in which a pod's address belongs to no ENI, unless
+// EC2 has said so: what the kernel has for such a pod would be taken away.
+func (l *links) witnessPods(n datapath.Node, uses []datapath.Use) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, u := range uses {
+		if !l.sure && !u.Local && strings.HasPrefix(u.Link, l.node.HostLinkPrefix) && !covered(n, u.Addr) {
+			return fmt.Errorf("%v leads to the pod at %s, and no known ENI has that address: %w", u.Addr, u.Link, errUnsure)
+		}
+	}
+	return nil
+}
+
+func (l *links) setInUse(addrs []netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.inUse = addrs
+}
+
+func convertUses(uses []datapath.Use) []ipam.Use {
+	var out []ipam.Use
+	for _, u := range uses {
+		by := "link " + u.Link
+		if u.Local {
+			by = "this node, on its link " + u.Link
+		}
+		out = append(out, ipam.Use{Addr: u.Addr, By: by})
+	}
+	return out
+}
+
+// Dead returns the allocations whose sandbox has ended without a DEL: its path is
+// gone or leads to another namespace, and the pod's link on the node is gone.
+func (l *links) Dead(ctx context.Context, held []ipam.Allocation) ([]ipam.Allocation, error) {
+	there, err := l.path.HostLinks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var dead []ipam.Allocation
+	for _, a := range held {
+		link := datapath.HostLinkName(l.node.HostLinkPrefix, a.ContainerID, a.IfName)
+		if !there[link] && sandboxEnded(a) {
+			dead = append(dead, a)
+		}
+	}
+	return dead, nil
+}
+
+// sandboxEnded reports whether the sandbox of an allocation is gone for certain.
+func sandboxEnded(a ipam.Allocation) bool {
+	if a.Netns == "" {
+		return false
+	}
+	id, err := datapath.SandboxID(a.Netns)
+	if err != nil {
+		return errors.Is(err, datapath.ErrNoSandbox)
+	}
+	return id != 0 && a.Sandbox != 0 && id != a.Sandbox
+}
+
+// inUse returns the question that the manager of ENIs asks before it takes
+// addresses away: pool and kernel have to agree that nothing uses them.
+func inUse(pool *ipam.Pool, witness ipam.Witness) func(context.Context, string, netip.Prefix) (bool, error) {
+	return func(_ context.Context, id string, block netip.Prefix) (bool, error) {
+		for a := range pool.Allocations() {
+			if a.ENI == id && block.Contains(a.Addr) {
+				return true, nil
+			}
+		}
+		uses, err := witness([]netip.Prefix{block})
+		return len(uses) > 0, err
+	}
+}

@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
+)
+
+// uses is an ipam.Witness: each pod that runs has a route.
+func (w *world) uses(within []netip.Prefix) (out []ipam.Use, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for pod, have := range w.pods {
+		for _, a := range have {
+			if slices.ContainsFunc(within, func(p netip.Prefix) bool { return p.Contains(a.Addr) }) {
+				out = append(out, ipam.Use{Addr: a.Addr, By: "link of " + pod})
+			}
+		}
+	}
+	return out, nil
+}
+
+// podKernel is an agent.Kernel over the pods of a world.
+type podKernel struct{ *world }
+
+func (k podKernel) Uses(context.Context) ([]ipam.Use, error) {
+	return k.uses([]netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")})
+}
+
+func (k podKernel) Dead(_ context.Context, held []ipam.Allocation) (out []ipam.Allocation, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, a := range held {
+		if k.pods[a.ContainerID] == nil && k.ended[a.ContainerID] {
+			out = append(out, a)
+		}
+	}
+	return out, nil
+}
+
+// deadAll is a Kernel to which every allocation is dead, after a call.
+type deadAll func(ipam.Allocation)
+
+func (deadAll) Uses(context.Context) ([]ipam.Use, error) { return nil, nil }
+
+func (d deadAll) Dead(_ context.Context, held []ipam.Allocation) ([]ipam.Allocation, error) {
+	for _, a := range held {
+		d(a)
+	}
+	return held, nil
+}
+
+// end ends a sandbox without a DEL.
+func (w *world) end(pod string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.pods, pod)
+	delete(w.lost, pod)
+	w.ended[pod] = true
+}
+
+func (w *world) note(e agent.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, e)
+}
+
+// told counts the events of a kind.
+func (w *world) told(kind agent.EventKind) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range w.events {
+		if e.Kind == kind && !e.At.IsZero() && e.Addr.IsValid() && e.Text != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// fill starts pods.
+func (p *process) fill(from, to int) {
+	p.t.Helper()
+	for i := from; i < to; i++ {
+		if err := p.add(fmt.Sprint("pod", i), 2*time.Minute); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+// TestLostJournal: the pods of a node outlive the journal, and the agent starts by
+// the kernel's word.
+func TestLostJournal(t *testing.T) {
+	for name, prefixes := range map[string]bool{"addresses": false, "prefixes": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.cloud.prefixes = prefixes
+				p := w.boot(0)
+				p.fill(0, 8)
+				settle()
+				p.stop()
+				w.disk.events = nil
+				old := maps.Clone(w.pods)
+				p = w.boot(0)
+				defer p.stop()
+				settle()
+				if got := len(p.Status().Pool.Quarantined); got != 8 || w.told(agent.EventQuarantined) != 8 {
+					t.Errorf("%d addresses quarantined, %d events", got, w.told(agent.EventQuarantined))
+				}
+				p.fill(8, 12) // add looks whether two pods have one address
+				settle()
+				w.checkPods(p, old)
+				for pod := range old {
+					w.end(pod)
+				}
+				time.Sleep(time.Minute)
+				if got := len(p.Status().Pool.Quarantined); got != 0 || w.told(agent.EventUnquarantined) != 8 {
+					t.Errorf("%d addresses quarantined after their pods, %d events", got, w.told(agent.EventUnquarantined))
+				}
+				w.check(p)
+				p.fill(12, 15)
+			})
+		})
+	}
+}
+
+// checkPods is check without the pods that the journal has lost.
+func (w *world) checkPods(p *process, lost map[string][]ipam.Allocation) {
+	w.t.Helper()
+	all := maps.Clone(w.pods)
+	maps.DeleteFunc(w.pods, func(pod string, _ []ipam.Allocation) bool { return lost[pod] != nil })
+	w.check(p)
+	w.mu.Lock()
+	w.pods = all
+	w.mu.Unlock()
+}
+
+// TestOldJournal: a journal from some time ago takes nothing from the pods that
+// started since, and gives nothing of theirs away.
+func TestOldJournal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		p.fill(0, 4)
+		w.disk.mu.Lock()
+		old := slices.Clone(w.disk.events)
+		w.disk.mu.Unlock()
+		for _, pod := range []string{"pod0", "pod1"} {
+			if err := p.del(pod); err != nil {
+				t.Fatal(err)
+			}
+			w.end(pod)
+		}
+		time.Sleep(time.Minute)
+		p.fill(4, 10) // some of them have the addresses of pod0 and pod1
+		p.stop()
+		w.disk.events = old
+		lost := maps.Clone(w.pods)
+		delete(lost, "pod2")
+		delete(lost, "pod3")
+		p = w.boot(0)
+		defer p.stop()
+		settle()
+		p.fill(10, 13)
+		settle()
+		w.checkPods(p, lost)
+	})
+}
+
+// TestSandboxesThatEndWithoutDEL: what they held is free again within a minute,
+// and at once when an ADD would otherwise fail.
+func TestSandboxesThatEndWithoutDEL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		defer p.stop()
+		p.fill(0, w.cloud.maxENIs*w.cloud.slots)
+		time.Sleep(time.Minute)
+		for i := range 5 {
+			w.end(fmt.Sprint("pod", i))
+		}
+		time.Sleep(time.Minute)
+		if n := p.pool.View().Attachments; n != w.cloud.maxENIs*w.cloud.slots-5 || w.told(agent.EventReclaimed) != 5 {
+			t.Errorf("%d attachments, %d events", n, w.told(agent.EventReclaimed))
+		}
+		time.Sleep(time.Minute)
+		p.fill(100, 105)
+		time.Sleep(wiring)
+		for i := range 5 {
+			w.end(fmt.Sprint("pod", 5+i))
+		}
+		start := time.Now()
+		p.fill(200, 205)
+		if took := time.Since(start); took > 35*time.Second {
+			t.Errorf("pods waited %v for the addresses of ended sandboxes, which rest for 30s", took)
+		}
+		w.check(p)
+	})
+}
+
+// wiring is longer than a plugin may be at work on a pod.
+const wiring = 11 * time.Second
+
+// TestNewAllocationIsNotCollected: the sandbox of an attachment that a plugin is
+// wiring may look dead.
+func TestNewAllocationIsNotCollected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		defer p.stop()
+		settle()
+		w.end("slow")
+		if _, err := p.Allocate(t.Context(), ipam.Request{Attachment: attachment("slow")}); err != nil {
+			t.Fatal(err)
+		}
+		for range 9 {
+			time.Sleep(time.Second)
+			p.Refresh()
+			if p.pool.Lookup(attachment("slow")) == nil {
+				t.Fatal("released while its plugin may be at work")
+			}
+		}
+		time.Sleep(time.Minute)
+		if p.pool.Lookup(attachment("slow")) != nil {
+			t.Error("never released")
+		}
+	})
+}
+
+// TestRestartWithoutEC2: what the journal and the kernel agree on serves pods
+// within a second, and nothing is changed on that word.
+func TestRestartWithoutEC2(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		p.fill(0, 7)
+		settle()
+		known := w.cloud.copyENIs()
+		p.stop()
+		w.config = func(c *agent.Config) { c.Known = known }
+		latency := w.cloud.latency
+		w.cloud.latency = 24 * time.Hour // EC2 hangs
+		before := w.cloud.count("assign") + w.cloud.count("create")
+		p = w.boot(0)
+		defer p.stop()
+		start := time.Now()
+		p.fill(7, 9)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("served after %v", took)
+		}
+		if !p.Status().Ready {
+			t.Errorf("status %+v", p.Status())
+		}
+		for _, e := range known {
+			if !p.kernel.carries(e.ID, e.Blocks[0].Addr()) {
+				t.Errorf("the link of %s is not kept up", e.ID)
+			}
+		}
+		w.check(p)
+		time.Sleep(time.Minute)
+		if after := w.cloud.count("assign") + w.cloud.count("create"); after != before {
+			t.Errorf("%d changes of what was not observed", after-before)
+		}
+		w.cloud.mu.Lock()
+		w.cloud.latency = latency
+		w.cloud.mu.Unlock()
+		settle()
+		settle()
+		p.fill(9, 13)
+		settle()
+		w.check(p)
+		w.converged(p)
+	})
+}
+
+// TestKnownENIsAddNoBlocks: an earlier process's word alone makes no address
+// allocatable.
+func TestKnownENIsAddNoBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		p.fill(0, 3)
+		settle()
+		known := w.cloud.copyENIs()
+		p.stop()
+		w.disk.events = nil
+		w.config = func(c *agent.Config) { c.Known = known }
+		w.cloud.latency = 24 * time.Hour
+		p = w.boot(0)
+		defer p.stop()
+		time.Sleep(time.Minute)
+		for _, n := range p.pool.View().ENIs {
+			if len(n.Blocks) > 0 {
+				t.Errorf("%s has %d blocks", n.ID, len(n.Blocks))
+			}
+		}
+		if !p.kernel.carries("eni-0", known[0].Blocks[0].Addr()) {
+			t.Error("the pods that run have lost their link")
+		}
+	})
+}
+
+// TestOneRefusalStopsOneENI: EC2 says of one ENI, wrongly, that it is full. The
+// node grows on others at once, and asks again about this one soon.
+func TestOneRefusalStopsOneENI(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.cloud.faults["assign"] = []error{refusal{reason: string(ipam.ReasonSlotLimit)}}
+		p := w.boot(0)
+		defer p.stop()
+		start := time.Now()
+		p.fill(0, 6)
+		if took := time.Since(start); took > 10*time.Second {
+			t.Errorf("six pods waited %v", took)
+		}
+		p.fill(6, 2*w.cloud.slots)
+		time.Sleep(5 * time.Minute)
+		p.fill(2*w.cloud.slots, w.cloud.maxENIs*w.cloud.slots)
+		w.check(p)
+	})
+}
+
+// blindKernel is a Kernel that cannot be asked.
+type blindKernel struct{ podKernel }
+
+func (blindKernel) Uses(context.Context) ([]ipam.Use, error) { return nil, errors.New("no netlink") }
+
+// TestNothingWithoutTheKernel: while the kernel does not say what is in use, no
+// address becomes allocatable, and the loop asks again without pause or haste.
+func TestNothingWithoutTheKernel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var log bytes.Buffer
+		w.config = func(c *agent.Config) {
+			c.Kernel, c.Logger = blindKernel{podKernel{w}}, slog.New(slog.NewTextHandler(&log, nil))
+		}
+		p := w.boot(0)
+		if err := p.add("a", time.Minute); err == nil {
+			t.Error("a pod got an address")
+		}
+		p.stop()
+		if n := strings.Count(log.String(), "no netlink"); n < 20 || n > 40 {
+			t.Errorf("asked %d times in a minute", n)
+		}
+	})
+}
