@@ -37,6 +37,7 @@ func BenchmarkDecide(b *testing.B) {
 		policy warmpool.Policy
 	}{
 		{"Band", warmpool.Band{}},
+		{"Band in the agent", warmpool.AgentPolicy(warmpool.Band{})},
 		{"AWS", warmpool.AWS{WarmIPTarget: 5}},
 		{"Cilium", warmpool.Cilium{PreAllocate: 5, Release: true}},
 		{"AzureV1", warmpool.AzureV1{Max: 20000}},
@@ -67,8 +68,12 @@ func TestDecideDoesNotAllocate(t *testing.T) {
 	for _, unit := range []int{1, 16} {
 		s := crowded(unit, 5)
 		for _, p := range []warmpool.Policy{warmpool.Band{}, warmpool.AWS{WarmIPTarget: 5}, warmpool.Terway{MinIdle: 5, MaxIdle: 10}} {
+			agent := warmpool.AgentPolicy(p)
 			if n := testing.AllocsPerRun(100, func() { p.Decide(s) }); n > 0 {
 				t.Errorf("%T with %d addresses a slot: %v allocations", p, unit, n)
+			}
+			if n := testing.AllocsPerRun(100, func() { agent.Decide(s) }); n > 0 {
+				t.Errorf("%T with %d addresses a slot, in the agent: %v allocations", p, unit, n)
 			}
 		}
 	}

@@ -33,23 +33,34 @@ func (w Bounds) Decide(s Snapshot) Decision {
 // atLeast changes the decision so that it leads to at least so many usable
 // addresses, as far as the card has room.
 func atLeast(d Decision, s *Snapshot, v Supply, floor int, why Reason) Decision {
-	missing := ceilDiv(floor-v.Usable()-(added(d.Actions)-released(d.Actions))*v.Unit, v.Unit)
-	if missing <= 0 {
-		return d
-	}
-	d.Capped = why
-	if n := released(d.Actions); n > 0 {
-		d.Actions = trim(d.Actions, false, min(n, missing))
-		missing -= n - released(d.Actions)
-	}
-	if missing > 0 {
-		// Growth is placed anew, so that it does not name an ENI twice.
-		missing += added(d.Actions)
-		d.Actions = trim(d.Actions, true, missing)
-		d.Actions = Placement{}.Grow(d.Actions, s, missing, why)
-		d.Short = max(d.Short, missing)
+	if n := missing(d.Actions, v, floor); n > 0 {
+		d.Capped = why
+		raise(&d, s, n, why)
 	}
 	return d
+}
+
+// missing is the number of slots, at least zero, by which the actions lead to
+// fewer usable addresses than the floor.
+func missing(actions []Action, v Supply, floor int) int {
+	return ceilDiv(floor-v.Usable()-(added(actions)-released(actions))*v.Unit, v.Unit)
+}
+
+// raise changes the decision so that it leads to n more slots, as far as the
+// card has room. It drops what is given back before it adds anything.
+func raise(d *Decision, s *Snapshot, n int, why Reason) {
+	if back := released(d.Actions); back > 0 {
+		d.Actions = trim(d.Actions, false, min(back, n))
+		n -= back - released(d.Actions)
+	}
+	if n <= 0 {
+		return
+	}
+	// Growth is placed anew, so that it does not name an ENI twice. Nothing else
+	// is left but deletions of ENIs without slots, which may now get some.
+	n += added(d.Actions)
+	d.Actions = Placement{}.Grow(nil, s, n, why)
+	d.Short, d.Over = max(d.Short, n), 0
 }
 
 // atMost changes the decision so that it leads to at most so many usable
@@ -69,7 +80,7 @@ func atMost(d Decision, s *Snapshot, v Supply, ceiling int, why Reason) Decision
 		surplus += released(d.Actions)
 		d.Actions = trim(d.Actions, false, surplus)
 		d.Actions = Placement{}.Shrink(d.Actions, s, surplus, why)
-		d.Over = max(d.Over, surplus)
+		d.Short, d.Over = 0, max(d.Over, surplus)
 	}
 	return d
 }

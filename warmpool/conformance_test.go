@@ -34,11 +34,16 @@ var conforming = map[string]warmpool.Policy{
 	"shadow":               warmpool.Shadow{Policy: warmpool.Band{}, Other: warmpool.AWS{WarmIPTarget: 2}},
 }
 
+// TestConformance checks each policy alone, and as the agent runs it.
 func TestConformance(t *testing.T) {
 	for name, p := range conforming {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			warmpooltest.Run(t, p)
+		})
+		t.Run(name+" in the agent", func(t *testing.T) {
+			t.Parallel()
+			warmpooltest.Run(t, warmpool.AgentPolicy(p))
 		})
 	}
 }
@@ -46,6 +51,10 @@ func TestConformance(t *testing.T) {
 func FuzzBand(f *testing.F) { warmpooltest.Fuzz(f, warmpool.Band{}) }
 
 func FuzzAWS(f *testing.F) { warmpooltest.Fuzz(f, warmpool.AWS{WarmIPTarget: 3, MinimumIPTarget: 8}) }
+
+func FuzzServeWaiting(f *testing.F) {
+	warmpooltest.Fuzz(f, warmpool.ServeWaiting{Policy: warmpool.AWS{WarmIPTarget: 2, MinimumIPTarget: 4}})
+}
 
 func FuzzBounds(f *testing.F) {
 	warmpooltest.Fuzz(f, warmpool.Bounds{Policy: warmpool.HoldDown{Policy: warmpool.Cilium{Release: true}, For: time.Minute}, Floor: 6})

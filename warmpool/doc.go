@@ -69,4 +69,11 @@
 // [Named] makes policies from flags. Wrappers change any policy: [HoldDown],
 // [Bounds], [Exhaustion], [Schedule], [Predictive], [Shadow]. Package
 // warmpooltest checks a policy of your own.
+//
+// # What runs on a node
+//
+// Targets alone do not serve every pod: AWS with a WARM_IP_TARGET fetches as many
+// addresses as the target says, however many pods wait. So the agent puts one more
+// wrapper around the policy of its configuration, [ServeWaiting]. [AgentPolicy] is
+// that composition; the agent, the simulator and vpcctl all decide by it.
 package warmpool

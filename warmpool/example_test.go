@@ -92,3 +92,18 @@ func ExampleSchedule() {
 	// Output:
 	// 7 short, look again in 7h0m0s
 }
+
+// A policy that counts pods only once they have an address fetches a few for a
+// burst. In the agent the burst gets what it needs by one refill.
+func ExampleServeWaiting() {
+	burst := node
+	burst.Demand.Waiting = 10
+	p := warmpool.AWS{WarmIPTarget: 2}
+	for _, p := range []warmpool.Policy{p, warmpool.ServeWaiting{Policy: p}} {
+		d := warmpool.Plan(p, burst)
+		fmt.Println(d.Actions[0].Op, d.Actions[0].N, "because", d.Reason)
+	}
+	// Output:
+	// create 1 because WARM_IP_TARGET 2, MINIMUM_IP_TARGET 0: want 10, have 9 usable addresses, 8 assigned
+	// create 9 because 10 pods wait, 1 addresses are free or on their way
+}

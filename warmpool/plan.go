@@ -17,6 +17,11 @@ import "time"
 // Decision.Capped says why. The rest is the policy's. Plan is pure, and safe
 // for concurrent use if the policy is.
 func Plan(p Policy, s Snapshot) Decision {
+	if w, ok := p.(ServeWaiting); ok && s.Demand.Waiting <= 0 {
+		// The wrapper changes nothing now, and each wrapper copies the snapshot
+		// and the decision.
+		p = w.Policy
+	}
 	d := p.Decide(s)
 	d.Next = max(d.Next, 0)
 	if len(d.Actions) == 0 {

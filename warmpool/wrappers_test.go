@@ -375,29 +375,3 @@ func TestNamed(t *testing.T) {
 		}
 	}
 }
-
-// No policy adds slots to an ENI of which EC2 says that it is full, and each goes
-// on with the others.
-func TestFullENI(t *testing.T) {
-	for name := range warmpool.Names() {
-		p, err := warmpool.Named(name, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := warmpool.Snapshot{
-			Limits: warmpool.Limits{MaxENIs: 3, SlotsPerENI: 9, AddressesPerSlot: 1},
-			ENIs:   []warmpool.ENI{{ID: "eni-0", Primary: true, Full: true, Slots: 1, Assigned: 1}},
-			Demand: warmpool.Demand{Waiting: 2, Bound: 2},
-		}
-		grown := false
-		for _, a := range warmpool.Plan(p, s).Actions {
-			if a.Op == warmpool.OpAssign {
-				t.Errorf("%s: %v on a full ENI", name, a)
-			}
-			grown = grown || a.Op == warmpool.OpCreate
-		}
-		if !grown {
-			t.Errorf("%s: no other ENI is made", name)
-		}
-	}
-}

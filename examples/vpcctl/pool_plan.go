@@ -14,8 +14,9 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-const planAbout = `plan reads a pool as JSON on standard input and prints what a policy would do,
-and why. Nothing is changed anywhere.
+const planAbout = `plan reads a pool as JSON on standard input and prints what the node agent would
+do under a policy, and why: it serves pods that wait if the card has room, whatever
+the policy's targets are. Nothing is changed anywhere.
 
   echo '{"limits":{"maxENIs":3,"slotsPerENI":5,"maxPods":17},
          "enis":[{"id":"eni-1","primary":true,"slots":5,"addresses":5,"assigned":4}],
@@ -23,11 +24,12 @@ and why. Nothing is changed anywhere.
     vpcctl pool plan -policy aws -set WARM_IP_TARGET=2 -set MINIMUM_IP_TARGET=5
 
 The pool: limits {maxENIs, slotsPerENI, addressesPerSlot, maxPods};
-enis [{id, primary, noPods, slots, pendingSlots, addresses, assigned, cooling,
+enis [{id, primary, noPods, full, slots, pendingSlots, addresses, assigned, cooling,
 ageSeconds, assignedPerSlot, coolingPerSlot}]; demand {waiting, bound};
 subnet {free, freePrefixes, exhausted}; card; now; memory.
 A slot is a secondary private IP, or with addressesPerSlot 16 a /28 prefix;
-slotsPerENI does not count the ENI's own address. The memory of one decision
+slotsPerENI does not count the ENI's own address. EC2 takes no more slots on an ENI
+that is full. The memory of one decision
 goes into the next pool, for policies that wait.`
 
 // poolJSON is a warmpool.Snapshot as JSON.
@@ -57,6 +59,7 @@ type eniJSON struct {
 	ID              string  `json:"id"`
 	Primary         bool    `json:"primary"`
 	NoPods          bool    `json:"noPods"`
+	Full            bool    `json:"full"`
 	Slots           int     `json:"slots"`
 	PendingSlots    int     `json:"pendingSlots"`
 	Addresses       int     `json:"addresses"`
@@ -107,7 +110,7 @@ func poolPlan(_ context.Context, std stdio, args []string) error {
 	if err != nil {
 		return fmt.Errorf("pool on standard input: %w", err)
 	}
-	d := warmpool.Plan(policies[0].policy, s)
+	d := warmpool.Plan(warmpool.AgentPolicy(policies[0].policy), s)
 	if *format == "json" {
 		enc := json.NewEncoder(std.out)
 		enc.SetIndent("", "  ")
@@ -174,7 +177,7 @@ func (e eniJSON) eni(unit, i int) (warmpool.ENI, error) {
 		return warmpool.ENI{}, fmt.Errorf("%s counts pods on more than its %d slots", name, e.Slots)
 	}
 	return warmpool.ENI{
-		ID: e.ID, Primary: e.Primary, NoPods: e.NoPods, Slots: e.Slots, PendingSlots: e.PendingSlots,
+		ID: e.ID, Primary: e.Primary, NoPods: e.NoPods, Full: e.Full, Slots: e.Slots, PendingSlots: e.PendingSlots,
 		Addresses: e.Addresses, Assigned: e.Assigned, Cooling: e.Cooling,
 		AssignedPerSlot: e.AssignedPerSlot, CoolingPerSlot: e.CoolingPerSlot,
 		Age: time.Duration(e.AgeSeconds * float64(time.Second)),

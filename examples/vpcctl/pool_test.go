@@ -50,6 +50,21 @@ func TestPoolPlan(t *testing.T) {
 	}
 }
 
+// TestPoolPlanServesWaiting plans as the agent does: two pods wait, the policy alone
+// would do nothing, and EC2 takes no more slots on the first ENI.
+func TestPoolPlanServesWaiting(t *testing.T) {
+	const pool = `{"limits":{"maxENIs":3,"slotsPerENI":6},"enis":[{"id":"eni-1","primary":true,"full":true,"slots":5,"assigned":5},
+		{"id":"eni-2","slots":4,"assigned":4}],"demand":{"waiting":2}}`
+	code, out, stderr := piped(t, pool, "pool", "plan", "-policy", "aws:WARM_ENI_TARGET=0,MINIMUM_IP_TARGET=1")
+	const want = `short 2 slots, over 0 slots: 2 pods wait, 0 addresses are free or on their way
+1. assign 2 on eni-2
+   because 2 pods wait, 0 addresses are free or on their way
+`
+	if diff := cmp.Diff(want, out); diff != "" || code != 0 {
+		t.Errorf("exit status %d: %s\ntext (-want +got):\n%s", code, stderr, diff)
+	}
+}
+
 // TestPoolPlanMemory plans twice, the memory of the first going into the second.
 func TestPoolPlanMemory(t *testing.T) {
 	const idle = `{"now":"2026-01-05T12:%s:00Z","limits":{"maxENIs":1,"slotsPerENI":30},"enis":[{"id":"e","primary":true,"slots":20}]%s}`

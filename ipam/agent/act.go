@@ -18,7 +18,7 @@ func (l *loop) decide(card int, v ipam.View, wake *earliest) {
 	if l.families[0] != ipam.IPv4 {
 		return
 	}
-	d := warmpool.Plan(serveWaiting{l.cfg.Policy}, l.snapshot(card, v))
+	d := l.plan(l.snapshot(card, v))
 	was := l.decided[card]
 	l.memory[card], l.decided[card] = d.Memory, d
 	if d.Next > 0 {
@@ -33,6 +33,9 @@ func (l *loop) decide(card int, v ipam.View, wake *earliest) {
 		}
 	}
 }
+
+// plan decides as the policy of the configuration does on a node.
+func (a *Agent) plan(s warmpool.Snapshot) warmpool.Decision { return warmpool.Plan(a.policy, s) }
 
 // act starts an action unless one of its kind is under way or has to wait.
 func (l *loop) act(card int, a warmpool.Action, v ipam.View) bool {

@@ -23,8 +23,8 @@ type Config struct {
 	// Provider and Links are required.
 	Provider Provider
 	Links    Links
-	// Policy decides how much spare capacity there is. Required unless only
-	// IPv6 is served.
+	// Policy decides how much spare capacity there is; it runs as
+	// warmpool.AgentPolicy composes it. Required unless only IPv6 is served.
 	Policy warmpool.Policy
 	// Limits of each network card; the index is the card. At least one.
 	Limits []warmpool.Limits
@@ -64,6 +64,7 @@ var ErrConfig = errors.New("agent configuration")
 // Agent keeps a pool filled. All methods are safe for concurrent use.
 type Agent struct {
 	cfg         Config
+	policy      warmpool.Policy // as warmpool.AgentPolicy composes it
 	families    []ipam.Family
 	callTimeout time.Duration
 	rand        func() float64
@@ -81,7 +82,7 @@ type Agent struct {
 // and Release from what the pool remembers.
 func New(cfg Config) (*Agent, error) {
 	a := &Agent{
-		cfg: cfg, families: slices.Clone(cfg.Families), callTimeout: cfg.CallTimeout, rand: cfg.Rand,
+		cfg: cfg, policy: warmpool.AgentPolicy(cfg.Policy), families: slices.Clone(cfg.Families), callTimeout: cfg.CallTimeout, rand: cfg.Rand,
 		log: cfg.Logger, refresh: make(chan struct{}, 1),
 	}
 	if len(a.families) == 0 {

@@ -35,11 +35,12 @@
 //
 // # One rule beside the policy
 //
-// Pods that wait are served if there is room, in one refill of the size of the
-// queue, whatever the warm targets say; and nothing is given back meanwhile. A
-// policy without any stock works on demand. A node without an address gets a
-// first one in any case, because [Status].Ready means that an address was seen
-// to work.
+// The policy of the Config runs inside warmpool.ServeWaiting, as
+// warmpool.AgentPolicy composes it: pods that wait are served if there is room,
+// in one refill of the size of the queue, whatever the warm targets say, and no
+// address that they can get is given back. A policy without any stock works on
+// demand. A node without an address gets a first one in any case, because
+// [Status].Ready means that an address was seen to work.
 //
 // # What an observation may do
 //

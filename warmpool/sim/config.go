@@ -16,7 +16,9 @@ import (
 // each field but Policy means the default given with it.
 type Config struct {
 	// Name stands in the report. Empty means the policy's type.
-	Name   string
+	Name string
+	// Policy of each node, as it is configured there. It runs as
+	// warmpool.AgentPolicy composes it. Required.
 	Policy warmpool.Policy
 	// Limits of each node. Zero means those of an m5.xlarge: 4 ENIs with 14
 	// secondary addresses each, 58 pods.
@@ -39,6 +41,10 @@ type Config struct {
 	Sample time.Duration
 	// Progress, if not nil, is called now and then with the simulated time.
 	Progress func(at time.Duration)
+	// Decided, if not nil, is called with each decision of a node, from 0 on,
+	// and the snapshot that led to it. The snapshot's slices are valid only
+	// until it returns.
+	Decided func(node int, s warmpool.Snapshot, d warmpool.Decision)
 }
 
 // Placement is the choice of an address for a pod.

@@ -16,7 +16,9 @@ import (
 var epoch = time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC)
 
 type engine struct {
-	cfg     Config
+	cfg Config
+	// policy is what the agent makes of cfg.Policy.
+	policy  warmpool.Policy
 	trace   Trace
 	rng     *rand.Rand
 	now     time.Duration
@@ -33,7 +35,7 @@ type engine struct {
 
 func newEngine(c Config, t Trace) *engine {
 	e := &engine{
-		cfg: c, trace: t,
+		cfg: c, policy: warmpool.AgentPolicy(c.Policy), trace: t,
 		rng:     rand.New(rand.NewPCG(c.Seed, 0xec2)),
 		nodes:   make([]node, t.Nodes),
 		buckets: map[call]*bucket{},

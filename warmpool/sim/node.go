@@ -20,6 +20,8 @@ type node struct {
 	waits   int
 	bound   int
 	memory  warmpool.Memory
+	// proved says that the node has had an address for pods.
+	proved bool
 	// plan is what is left of the last decision, op the action under way.
 	plan   []warmpool.Action
 	op     *operation
@@ -224,7 +226,10 @@ func (e *engine) decide(n *node) {
 		return
 	}
 	e.m.decisions++
-	d := warmpool.Plan(e.cfg.Policy, e.snapshot(n))
+	d := warmpool.Plan(e.policy, e.snapshot(n))
+	if e.cfg.Decided != nil {
+		e.cfg.Decided(n.id, e.snapshot(n), d) // the same one: nothing has changed yet
+	}
 	n.memory = d.Memory
 	n.plan = d.Actions
 	if e.now < n.exhausted {
@@ -263,9 +268,14 @@ func (e *engine) snapshot(n *node) warmpool.Snapshot {
 		}
 		e.scratch = append(e.scratch, w)
 	}
+	waits := n.waits
+	if !n.proved {
+		// As in package agent, a node gets a first address in any case.
+		waits = max(1, waits)
+	}
 	return warmpool.Snapshot{
 		Now: epoch.Add(e.now), Limits: e.cfg.Limits, ENIs: e.scratch, Memory: n.memory,
-		Demand: warmpool.Demand{Waiting: n.waits, Bound: n.waits + n.bound},
+		Demand: warmpool.Demand{Waiting: waits, Bound: n.waits + n.bound},
 		Subnet: warmpool.Subnet{Exhausted: e.now < n.exhausted},
 	}
 }

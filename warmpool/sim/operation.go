@@ -258,6 +258,7 @@ func (e *engine) finished(n *node, op *operation) {
 			s.eni, s.idle = op.eni, e.now
 		}
 		op.eni.slots = append(op.eni.slots, op.slots...)
+		n.proved = n.proved || len(op.eni.slots) > 0
 	case warmpool.OpDelete:
 		e.subnet.give(op.eni.block, 1)
 		e.m.churn(e.now)

@@ -34,6 +34,9 @@ func describePool(s warmpool.Snapshot) string {
 		if e.NoPods {
 			b.WriteString(", not for pods")
 		}
+		if e.Full {
+			b.WriteString(", full")
+		}
 		b.WriteByte('\n')
 	}
 	return b.String()

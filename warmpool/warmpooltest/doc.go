@@ -5,14 +5,14 @@
 //
 //	func TestPolicy(t *testing.T) { warmpooltest.Run(t, MyPolicy{}) }
 //
-// Run tries the policy on some hundred pools, from bare nodes to full ones with
-// idle, cooling and foreign ENIs, with single addresses and with prefixes, and
-// holds it to these rules:
+// Run tries the policy on some hundred pools, from bare nodes to full ones, with
+// single addresses and with prefixes, with idle, cooling and foreign ENIs and
+// with ENIs that EC2 adds no slots to at present. It checks these rules:
 //
 //   - deterministic: the same snapshot gives the same decision, and the
 //     snapshot is left as it was;
-//   - limits: no ENI gets more slots than it has room for, no card more ENIs
-//     than its limit, and actions name ENIs that exist;
+//   - limits: no ENI gets more slots than it has room for or than EC2 takes, no
+//     card more ENIs than its limit, and actions name ENIs that exist;
 //   - in-use: nothing is released that has an assigned or cooling address, and
 //     neither is the primary ENI nor one that is not for pods;
 //   - rest: without pods coming or going the pool comes to rest, whatever it

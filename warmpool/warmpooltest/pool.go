@@ -32,6 +32,7 @@ type poolENI struct {
 	id            string
 	primary       bool
 	noPods        bool
+	full          bool // EC2 takes no more slots
 	born          time.Time
 	used, cooling []int // by slot
 }
@@ -129,7 +130,7 @@ func (p *Pool) Snapshot() warmpool.Snapshot {
 	}
 	for _, e := range p.enis {
 		s.ENIs = append(s.ENIs, warmpool.ENI{
-			ID: e.id, Primary: e.primary, NoPods: e.noPods, Slots: len(e.used), Addresses: len(e.used) * p.unit(),
+			ID: e.id, Primary: e.primary, NoPods: e.noPods, Full: e.full, Slots: len(e.used), Addresses: len(e.used) * p.unit(),
 			Assigned: sum(e.used), Cooling: sum(e.cooling), Age: p.Now.Sub(e.born),
 			AssignedPerSlot: slices.Clone(e.used), CoolingPerSlot: slices.Clone(e.cooling),
 		})
@@ -169,6 +170,9 @@ func (p *Pool) act(a warmpool.Action) error {
 	e := &p.enis[i]
 	switch a.Op {
 	case warmpool.OpAssign:
+		if e.full {
+			return fmt.Errorf("EC2 takes no more slots on it")
+		}
 		if len(e.used)+a.N > p.Limits.SlotsPerENI {
 			return fmt.Errorf("an ENI has %d slots, this one has %d filled", p.Limits.SlotsPerENI, len(e.used))
 		}

@@ -144,6 +144,9 @@ func randomPool(rng *rand.Rand) *Pool {
 		last.noPods = !last.primary
 	}
 	p.enis[0].fill(rng.IntN(l.SlotsPerENI + 1))
+	for i := range p.enis {
+		p.enis[i].full = rng.IntN(8) == 0
+	}
 	p.Now = p.Now.Add(time.Duration(rng.IntN(120)) * time.Second)
 	for range rng.IntN(p.most() + 1) {
 		p.AddPod()
@@ -167,13 +170,16 @@ func (p *Pool) most() int {
 }
 
 func (p *Pool) capacity() int {
-	free := p.Limits.MaxENIs
+	slots := p.Limits.MaxENIs * p.Limits.SlotsPerENI
 	for _, e := range p.enis {
-		if e.noPods {
-			free--
+		switch {
+		case e.noPods:
+			slots -= p.Limits.SlotsPerENI
+		case e.full:
+			slots -= p.Limits.SlotsPerENI - len(e.used)
 		}
 	}
-	return free * p.Limits.SlotsPerENI * p.unit()
+	return slots * p.unit()
 }
 
 func checkDeterministic(p warmpool.Policy, pool *Pool, _ *rand.Rand) error {
@@ -197,6 +203,9 @@ func checkLimits(p warmpool.Policy, pool *Pool, rng *rand.Rand) error {
 		for _, a := range d.Actions {
 			e, found := findENI(s, a.ENI)
 			room := s.Limits.SlotsPerENI - e.Slots - e.PendingSlots - added[a.ENI]
+			if e.Full {
+				room = 0
+			}
 			switch {
 			case a.Op == warmpool.OpCreate:
 				if created++; created > s.Limits.MaxENIs {
@@ -208,7 +217,7 @@ func checkLimits(p warmpool.Policy, pool *Pool, rng *rand.Rand) error {
 			case !found:
 				return fmt.Errorf("%s %d on ENI %q, which is not there", a.Op, a.N, a.ENI)
 			case a.Op == warmpool.OpAssign && (e.NoPods || a.N < 1 || a.N > room):
-				return fmt.Errorf("assigns %d slots to %q, which has room for %d (not for pods: %v)", a.N, a.ENI, room, e.NoPods)
+				return fmt.Errorf("assigns %d slots to %q, which has room for %d (not for pods: %v, full: %v)", a.N, a.ENI, room, e.NoPods, e.Full)
 			case a.Op == warmpool.OpAssign:
 				added[a.ENI] += a.N
 			}

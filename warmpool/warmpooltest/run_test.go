@@ -79,6 +79,23 @@ func TestPlantedFaults(t *testing.T) {
 			}
 			return d
 		}},
+		{"asks for more on a full ENI", "limits", "full: true", func(s warmpool.Snapshot) warmpool.Decision {
+			d := good.Decide(s)
+			for _, e := range s.ENIs {
+				if e.Full && !e.NoPods && e.Slots < s.Limits.SlotsPerENI && d.Short > 0 {
+					d.Actions = []warmpool.Action{assign(e.ID, 1)}
+				}
+			}
+			return d
+		}},
+		{"waits for a full ENI", "serving", "pods still wait", func(s warmpool.Snapshot) warmpool.Decision {
+			for _, e := range s.ENIs {
+				if e.Full && !e.NoPods && e.Slots < s.Limits.SlotsPerENI {
+					return warmpool.Decision{}
+				}
+			}
+			return good.Decide(s)
+		}},
 		{"takes cooling addresses for free", "in-use", "neither an assigned nor a cooling address", func(s warmpool.Snapshot) warmpool.Decision {
 			d := good.Decide(s)
 			for _, e := range s.ENIs {
