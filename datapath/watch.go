@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/vpcnet/vpcnet/internal/patience"
 )
 
 // WatchConfig says what [Handle.Watch] keeps up.
@@ -45,71 +47,20 @@ type Repair struct {
 	Err error
 }
 
-// A fighting peer gets burst repairs of one thing at once, then one each
-// firstWait; the wait doubles with each that is used up, to lastWait.
-const (
-	burst     = 20
-	firstWait = 100 * time.Millisecond
-	lastWait  = 30 * time.Second
-)
-
-// patience decides how soon the same repair is made again. Without it two
-// programs that want different things would keep a processor busy each.
-type patience struct {
-	seen map[string]*tally
-}
-
-// tally counts the repairs of one thing.
-type tally struct {
-	left  int           // repairs that need not wait
-	wait  time.Duration // until another is granted
-	since time.Time     // when the last was granted or used
-}
-
 // grant splits changes into those to make now and the time until the next of the
 // others. fighting reports that a repair is the last one before a wait.
-func (p *patience) grant(changes []Change, now time.Time) (due []Change, next time.Duration, fighting bool) {
-	if p.seen == nil {
-		p.seen = map[string]*tally{}
+func grant(p *patience.Patience, changes []Change, now time.Time) (due []Change, next time.Duration, fighting bool) {
+	texts := make([]string, len(changes))
+	for i, c := range changes {
+		texts[i] = c.String()
 	}
-	p.forget(now)
-	for _, c := range changes {
-		key := c.String()
-		t := p.seen[key]
-		if t == nil {
-			t = &tally{left: burst, wait: firstWait}
-			p.seen[key] = t
+	granted, next, fighting := p.Grant(texts, now)
+	for i, c := range changes {
+		if granted[i] {
+			due = append(due, c)
 		}
-		for t.left < burst && now.Sub(t.since) >= t.wait {
-			t.left++
-			t.since = t.since.Add(t.wait)
-		}
-		if t.left == 0 {
-			if d := t.wait - now.Sub(t.since); next == 0 || d < next {
-				next = d
-			}
-			continue
-		}
-		if t.left == burst {
-			t.since = now
-		}
-		t.left--
-		if t.left == 0 {
-			t.wait = min(2*t.wait, lastWait)
-			fighting = true
-		}
-		due = append(due, c)
 	}
 	return due, next, fighting
-}
-
-// forget drops what has been quiet for long enough to have its whole burst again.
-func (p *patience) forget(now time.Time) {
-	for key, t := range p.seen {
-		if now.Sub(t.since) > burst*t.wait {
-			delete(p.seen, key)
-		}
-	}
 }
 
 // confirmed returns the changes that two looks, one after the other, both found, in

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/internal/nft"
+	"github.com/vpcnet/vpcnet/internal/patience"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,7 +56,7 @@ func (h *Handle) Watch(ctx context.Context, cfg WatchConfig) error {
 type watcher struct {
 	h        *Handle
 	cfg      WatchConfig
-	patience patience
+	patience patience.Patience
 	filter   eventFilter
 	// reported is when the first report came that asked for the next look.
 	reported time.Time
@@ -112,7 +113,7 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 	if w.reported.IsZero() {
 		w.reported = time.Now()
 	}
-	wait := firstWait
+	wait := patience.First
 	for range rounds {
 		changes, err := w.drift(ctx)
 		if err != nil {
@@ -129,8 +130,8 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 			wait = againWait
 			continue
 		}
-		wait = firstWait
-		due, next, fighting := w.patience.grant(changes, time.Now())
+		wait = patience.First
+		due, next, fighting := grant(&w.patience, changes, time.Now())
 		if len(due) == 0 {
 			return next, nil
 		}
@@ -155,7 +156,7 @@ const againWait = 2 * time.Millisecond
 func (w *watcher) unobserved(ctx context.Context, err error) (time.Duration, error) {
 	if errors.Is(err, errInterrupted) || errors.Is(err, nft.ErrTorn) {
 		w.cfg.Logger.WarnContext(ctx, "network not observed: others change it without pause", "err", err)
-		return firstWait, nil
+		return patience.First, nil
 	}
 	return 0, err
 }

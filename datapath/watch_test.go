@@ -5,48 +5,12 @@ package datapath
 import (
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 var equateAddrs = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
-
-// TestPatience lets a peer undo one change for ever, and another change come once.
-func TestPatience(t *testing.T) {
-	var p patience
-	fought := []Change{{OpAdd, Rule{Priority: PriorityToPod, Table: TablePods}}}
-	now := time.Unix(0, 0)
-	var granted []time.Duration
-	for range 100 {
-		due, next, _ := p.grant(fought, now)
-		if len(due) > 0 {
-			granted = append(granted, now.Sub(time.Unix(0, 0)))
-			now = now.Add(time.Millisecond)
-			continue
-		}
-		if next <= 0 {
-			t.Fatalf("nothing granted and no time to look again")
-		}
-		now = now.Add(next)
-	}
-	if len(granted) < burst || granted[burst-1] > 20*time.Millisecond {
-		t.Errorf("the first %d repairs were granted at %v, want them at once", burst, granted[:min(burst, len(granted))])
-	}
-	last := granted[len(granted)-1] - granted[len(granted)-2]
-	if last != lastWait {
-		t.Errorf("after a long fight a repair is granted every %v, want %v", last, lastWait)
-	}
-	other := []Change{{OpAdd, Sysctl{"net.ipv4.ip_forward", "1"}}}
-	if due, _, _ := p.grant(other, now); len(due) != 1 {
-		t.Error("a fight over one thing delays the repair of another")
-	}
-	now = now.Add(2 * burst * lastWait)
-	if due, _, _ := p.grant(fought, now); len(due) != 1 || p.seen[fought[0].String()].wait != firstWait {
-		t.Error("a fight is not forgotten after a long peace")
-	}
-}
 
 func TestConfirmed(t *testing.T) {
 	rule := func(s string) Change {

@@ -3,7 +3,6 @@
 package ipam
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -36,9 +35,6 @@ type Quarantined struct {
 // address to an attachment, with single addresses, and before it drains a block
 // or an ENI. It must answer at once and not call the pool.
 type Witness func(within []netip.Prefix) ([]Use, error)
-
-// ErrWitness: the Witness could not answer, so that nothing was given away.
-var ErrWitness = errors.New("use of addresses not known")
 
 // Quarantine tells the pool every use of an address that was seen in one look,
 // which began at the given time. A used address that no attachment holds is

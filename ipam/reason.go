@@ -82,6 +82,8 @@ var (
 	ErrConflict = errors.New("conflicts with the pool")
 	// ErrInvalid: a value is malformed.
 	ErrInvalid = errors.New("invalid")
+	// ErrWitness: the Witness could not answer; nothing was given away.
+	ErrWitness = errors.New("use of addresses not known")
 	// ErrJournal: the journal could not be read or written; what was asked for
 	// has not happened.
 	ErrJournal = errors.New("journal")

@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/vpcnet/vpcnet/internal/nft"
+	"github.com/vpcnet/vpcnet/internal/patience"
 )
 
 // everyDefault is how often Watch looks without a report.
@@ -62,7 +64,7 @@ type watcher struct {
 	h        *Handle
 	cfg      WatchConfig
 	monitor  *nft.Monitor
-	patience patience
+	patience patience.Patience
 	// reported is when the report came that is the reason for the next look.
 	reported time.Time
 	// seen is what was reported since the table was last as it should be.
@@ -80,7 +82,7 @@ const (
 )
 
 // rounds bounds how often the watcher looks again at once.
-const rounds = 2 * burst
+const rounds = 2 * patience.Burst
 
 // pause is how long the watcher waits before it looks again.
 type pause struct {
@@ -103,17 +105,17 @@ func (w *watcher) settle(ctx context.Context) (pause, error) {
 		switch {
 		case errors.Is(err, nft.ErrTorn):
 			w.cfg.Logger.WarnContext(ctx, "translation not observed: others change it without pause", "err", err)
-			return pause{firstWait, firstWait}, nil
+			return pause{patience.First, patience.First}, nil
 		case err != nil:
 			return pause{}, err
 		case found == settled:
 			w.seen = nft.Report{}
 			return pause{longest: w.cfg.Every}, nil
 		case found == delayed:
-			return pause{next, min(next, firstWait)}, nil
+			return pause{next, min(next, patience.First)}, nil
 		}
 	}
-	return pause{firstWait, firstWait}, nil
+	return pause{patience.First, patience.First}, nil
 }
 
 // idle waits until there is a reason to look.
@@ -175,13 +177,15 @@ func (w *watcher) look(ctx context.Context) (found outcome, next time.Duration, 
 			return w.h.replace(want)
 		}
 		all := differences(have, want)
-		if ok, next, r.Fighting = w.patience.grant(parts(all), time.Now()); !ok {
+		// One part that may be repaired is enough, since all are repaired with it.
+		var due []bool
+		if due, next, r.Fighting = w.patience.Grant(parts(all), time.Now()); !slices.Contains(due, true) {
 			found = delayed
 			return nil
 		}
 		found, r.Changes = replaced, words(all)
 		if r.Err = w.h.replace(want); r.Err != nil {
-			found, next = delayed, firstWait
+			found, next = delayed, patience.First
 		}
 		return nil
 	})

@@ -6,54 +6,9 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
-
-// TestPatience lets a peer change one part for ever, and another part once.
-func TestPatience(t *testing.T) {
-	var p patience
-	fought := []string{"set inside"}
-	begin := time.Unix(0, 0)
-	now := begin
-	var granted []time.Duration
-	fights := 0
-	for range 100 {
-		ok, next, fighting := p.grant(fought, now)
-		if fighting {
-			fights++
-		}
-		if ok {
-			granted = append(granted, now.Sub(begin))
-			now = now.Add(time.Millisecond)
-			continue
-		}
-		if next <= 0 {
-			t.Fatal("nothing granted and no time to look again")
-		}
-		now = now.Add(next)
-	}
-	if len(granted) < burst || granted[burst-1] > burst*time.Millisecond {
-		t.Errorf("the first %d repairs were granted at %v, want them at once", burst, granted[:min(burst, len(granted))])
-	}
-	if fights != len(granted)-burst+1 {
-		t.Errorf("%d of %d repairs told of a fight, want each after the first %d", fights, len(granted), burst-1)
-	}
-	if last := granted[len(granted)-1] - granted[len(granted)-2]; last != lastWait {
-		t.Errorf("after a long fight a repair is granted every %v, want %v", last, lastWait)
-	}
-	if ok, _, _ := p.grant([]string{"chain source"}, now); !ok {
-		t.Error("a fight over one part delays the repair of another")
-	}
-	if ok, _, _ := p.grant([]string{"chain source", "set inside"}, now); !ok {
-		t.Error("a fight over one part delays a repair of both")
-	}
-	now = now.Add(2 * burst * lastWait)
-	if ok, _, _ := p.grant(fought, now); !ok || p.parts["set inside"].wait != firstWait || len(p.parts) != 1 {
-		t.Error("a fight is not forgotten after a long peace")
-	}
-}
 
 func TestDifferences(t *testing.T) {
 	one, two, three := rule{comment: "one"}, rule{comment: "two"}, rule{comment: "three"}

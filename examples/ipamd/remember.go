@@ -10,11 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/vpcnet/vpcnet/eni"
 )
@@ -100,24 +96,4 @@ func (m *memory) setRegion(region string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.region = region
-}
-
-// bootID identifies the boot of the machine.
-//
-// https://man7.org/linux/man-pages/man5/proc_sys_kernel.5.html, random/boot_id
-func bootID() (string, error) {
-	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("identify the boot: %w", err)
-	}
-	return strings.TrimSpace(string(text)), nil
-}
-
-// bootTime is when the machine booted, by the monotonic clock.
-func bootTime() (time.Time, error) {
-	var up unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
-		return time.Time{}, fmt.Errorf("time since the boot: %w", err)
-	}
-	return time.Now().Add(-time.Duration(up.Nano())), nil
 }
