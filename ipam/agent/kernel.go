@@ -91,9 +91,11 @@ func (l *loop) audit(v ipam.View, wake *earliest) {
 	}
 	l.audited, l.auditDue = v.At, false
 	l.start(k, task{}, func(ctx context.Context) func() {
+		// First what has ended: an address that it held may be another pod's by now,
+		// of which an old journal knows nothing.
+		_, deadErr := l.collectDead(ctx, pressed)
 		began := time.Now()
 		uses, err := l.cfg.Kernel.Uses(ctx)
-		_, deadErr := l.collectDead(ctx, pressed)
 		return func() {
 			if err == nil {
 				err = l.quarantine(began, uses)

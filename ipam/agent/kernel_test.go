@@ -358,3 +358,28 @@ func TestNothingWithoutTheKernel(t *testing.T) {
 		}
 	})
 }
+
+// TestAddressOfAnotherPod: by an old journal an ended pod holds the address that
+// another pod has. It is quarantined in the same audit in which the first is
+// collected.
+func TestAddressOfAnotherPod(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		defer p.stop()
+		p.fill(0, 1)
+		settle()
+		w.mu.Lock()
+		w.pods["other"] = w.pods["pod0"]
+		w.lost["other"] = true
+		w.mu.Unlock()
+		w.end("pod0")
+		for p.pool.Lookup(attachment("pod0")) != nil {
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(time.Second)
+		if got := p.Status().Pool.Quarantined; len(got) != 1 {
+			t.Errorf("quarantined %v", got)
+		}
+	})
+}
