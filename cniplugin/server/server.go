@@ -72,7 +72,9 @@ type Server struct {
 }
 
 // Serve answers calls on l, which should come from [Listen], until ctx ends;
-// then it lets calls under way finish for a moment, closes l and returns nil.
+// then it lets calls under way finish for a moment, closes l and returns nil. A
+// call that fails because of that is not answered: its connection breaks, and the
+// plugin repeats it.
 // It needs the peer's credentials, which only unix sockets on Linux have.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
@@ -182,6 +184,12 @@ func handle[In, Out any](serve context.Context, mux *http.ServeMux, s *Server, p
 		ctx, cancel := callContext(serve, r)
 		defer cancel()
 		out, err := f(ctx, in)
+		if err != nil && serve.Err() != nil {
+			// The end of the server cut the call short. Without an answer the plugin
+			// asks the agent that starts next, for as long as it may.
+			s.logger().Debug("a plugin's call ends with the server", "call", path, "err", err)
+			panic(http.ErrAbortHandler)
+		}
 		if err != nil {
 			s.fail(w, path, http.StatusInternalServerError, agentError(err))
 			return
