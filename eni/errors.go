@@ -33,6 +33,15 @@ const (
 	ReasonUnknown       Reason = "unknown"
 )
 
+// Reasons returns all reasons, in the order of their definition.
+func Reasons() []Reason {
+	return []Reason{
+		ReasonSubnetFull, ReasonNoFreePrefix, ReasonENILimit, ReasonSlotLimit, ReasonQuota, ReasonThrottled,
+		ReasonUnauthorized, ReasonUnreachable, ReasonNoMetadata, ReasonNotFound, ReasonInUse, ReasonNotManaged,
+		ReasonMode, ReasonInvalid, ReasonStillInFlight, ReasonUnknown,
+	}
+}
+
 // Sentinels for errors.Is. An *OpError matches the one of its Reason.
 var (
 	ErrSubnetFull   = errors.New("subnet has no free address")

@@ -47,6 +47,14 @@ const (
 	ReasonNoMetadata Reason = "no-metadata"
 	// ReasonSafeMode: an operator or a trip has forbidden changes.
 	ReasonSafeMode Reason = "safe-mode"
+	// ReasonInFlight: an earlier operation on the same ENI has not ended yet.
+	ReasonInFlight Reason = "in-flight"
+	// ReasonInUse: an ENI or address that an operation concerns is in use, or may be.
+	ReasonInUse Reason = "in-use"
+	// ReasonNotFound: an ENI that an operation concerns is not there.
+	ReasonNotFound Reason = "not-found"
+	// ReasonNotManaged: the node may not change the ENI.
+	ReasonNotManaged Reason = "not-managed"
 	// ReasonLinkNotReady: an ENI has addresses, but its link, table or routes
 	// on the node are not verified.
 	ReasonLinkNotReady Reason = "link-not-ready"
@@ -62,7 +70,8 @@ func Reasons() []Reason {
 	return []Reason{
 		ReasonAgentStarting, ReasonAgentStopping, ReasonRefilling, ReasonCooling, ReasonAllInUse, ReasonPoolLimit,
 		ReasonENILimit, ReasonSlotLimit, ReasonQuota, ReasonSubnetFull, ReasonNoFreePrefix, ReasonThrottled,
-		ReasonUnauthorized, ReasonEC2Unreachable, ReasonNoMetadata, ReasonSafeMode, ReasonLinkNotReady,
+		ReasonUnauthorized, ReasonEC2Unreachable, ReasonNoMetadata, ReasonSafeMode,
+		ReasonInFlight, ReasonInUse, ReasonNotFound, ReasonNotManaged, ReasonLinkNotReady,
 		ReasonNoBlocks, ReasonEC2Refused,
 	}
 }

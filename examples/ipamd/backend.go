@@ -234,16 +234,11 @@ func (b *backend) explain(err error) *cniplugin.AgentError {
 	return &cniplugin.AgentError{Code: cniplugin.CodeAgent, Message: err.Error()}
 }
 
-// reasonOf is the reason that an error carries in the pool's words.
+// reasonOf is the reason why the agent has not started: that of an error of EC2 or
+// the metadata service, else that it is starting.
 func reasonOf(err error) ipam.Reason {
-	var r interface{ Reason() string }
-	if !errors.As(err, &r) {
+	if op := (*eni.OpError)(nil); !errors.As(err, &op) {
 		return ipam.ReasonAgentStarting
 	}
-	for _, known := range ipam.Reasons() {
-		if string(known) == r.Reason() {
-			return known
-		}
-	}
-	return ipam.ReasonEC2Unreachable
+	return agent.ReasonOf(err)
 }

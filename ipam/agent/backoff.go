@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/vpcnet/vpcnet/ipam"
@@ -21,10 +22,12 @@ func pauses(r ipam.Reason) pause {
 	switch r {
 	case ipam.ReasonSubnetFull, ipam.ReasonNoFreePrefix:
 		return pause{15 * time.Second, 2 * time.Minute}
-	case ipam.ReasonENILimit, ipam.ReasonSlotLimit, ipam.ReasonQuota, ipam.ReasonSafeMode:
+	case ipam.ReasonENILimit, ipam.ReasonSlotLimit, ipam.ReasonQuota, ipam.ReasonSafeMode, ipam.ReasonNotManaged:
 		return pause{time.Minute, 10 * time.Minute}
 	case ipam.ReasonUnauthorized:
 		return pause{30 * time.Second, 5 * time.Minute}
+	case ipam.ReasonInFlight:
+		return pause{time.Second, time.Second}
 	case ipam.ReasonThrottled, ipam.ReasonEC2Unreachable, ipam.ReasonNoMetadata, ipam.ReasonLinkNotReady:
 		return pause{time.Second, 30 * time.Second}
 	default:
@@ -50,7 +53,9 @@ func (b *backoff) fail(err error, now time.Time, rnd float64) {
 	}
 	p := pauses(reason)
 	d := min(p.most, p.first<<min(b.failures, 10))
-	d = d/2 + time.Duration(rnd*float64(d/2))
+	if p.first < p.most {
+		d = d/2 + time.Duration(rnd*float64(d/2))
+	}
 	b.failures++
 	b.reason, b.evidence = reason, err.Error()
 	b.until = now.Add(max(d, after))
@@ -58,29 +63,36 @@ func (b *backoff) fail(err error, now time.Time, rnd float64) {
 
 func (b *backoff) active(now time.Time) bool { return b.until.After(now) }
 
-// explain turns any error of a provider into a reason of the closed set.
+// ReasonOf turns any error of a provider into a reason of the closed set, in the
+// one place where that is done: what the error's method Reason says, if that is a
+// value of ipam.Reason; ipam.ReasonEC2Unreachable for a timeout; and for all else
+// ipam.ReasonEC2Refused, with the error's text as the evidence.
+func ReasonOf(err error) ipam.Reason {
+	var link *linkError
+	if errors.As(err, &link) {
+		return ipam.ReasonLinkNotReady
+	}
+	var named interface{ Reason() string }
+	if errors.As(err, &named) {
+		if r := ipam.Reason(named.Reason()); slices.Contains(ipam.Reasons(), r) {
+			return r
+		}
+	}
+	var slow interface{ Timeout() bool }
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &slow) && slow.Timeout() {
+		return ipam.ReasonEC2Unreachable
+	}
+	return ipam.ReasonEC2Refused
+}
+
+// explain returns the reason of an error of a provider, and when the provider
+// wants to be asked again; 0 if it does not say.
 func explain(err error) (reason ipam.Reason, retryAfter time.Duration) {
 	var after interface{ RetryAfter() time.Duration }
 	if errors.As(err, &after) {
 		retryAfter = after.RetryAfter()
 	}
-	var link *linkError
-	if errors.As(err, &link) {
-		return ipam.ReasonLinkNotReady, retryAfter
-	}
-	var named interface{ Reason() string }
-	if errors.As(err, &named) {
-		for _, r := range ipam.Reasons() {
-			if string(r) == named.Reason() {
-				return r, retryAfter
-			}
-		}
-	}
-	var slow interface{ Timeout() bool }
-	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &slow) && slow.Timeout() {
-		return ipam.ReasonEC2Unreachable, retryAfter
-	}
-	return ipam.ReasonEC2Refused, retryAfter
+	return ReasonOf(err), retryAfter
 }
 
 // certain says whether a call that failed for this reason had no effect, so
@@ -88,7 +100,7 @@ func explain(err error) (reason ipam.Reason, retryAfter time.Duration) {
 func certain(r ipam.Reason) bool {
 	switch r {
 	case ipam.ReasonSubnetFull, ipam.ReasonNoFreePrefix, ipam.ReasonThrottled, ipam.ReasonUnauthorized,
-		ipam.ReasonQuota, ipam.ReasonSafeMode:
+		ipam.ReasonQuota, ipam.ReasonSafeMode, ipam.ReasonInFlight, ipam.ReasonNotManaged:
 		return true
 	default:
 		return false

@@ -99,6 +99,10 @@ func refusals() map[ipam.Reason]func(w *world) *process {
 		ipam.ReasonNoMetadata:     said(ipam.ReasonNoMetadata),
 		ipam.ReasonUnauthorized:   said(ipam.ReasonUnauthorized),
 		ipam.ReasonNoFreePrefix:   said(ipam.ReasonNoFreePrefix),
+		ipam.ReasonInFlight:       said(ipam.ReasonInFlight),
+		ipam.ReasonInUse:          said(ipam.ReasonInUse),
+		ipam.ReasonNotFound:       said(ipam.ReasonNotFound),
+		ipam.ReasonNotManaged:     said(ipam.ReasonNotManaged),
 		ipam.ReasonEC2Unreachable: byEC2(context.DeadlineExceeded),
 	}
 }
