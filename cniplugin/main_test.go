@@ -12,7 +12,7 @@ import (
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/cniplugin/server"
 	"github.com/vpcnet/vpcnet/cniplugin/servertest"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
 // With agentEnv, the path of its socket, the test program is an agent, for tests
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, serveAlone(socket))
 		os.Exit(1)
 	}
-	isolate.Test(m)
+	isolatetest.Test(m)
 }
 
 func serveAlone(socket string) error {

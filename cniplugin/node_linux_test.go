@@ -26,7 +26,7 @@ import (
 	"github.com/vpcnet/vpcnet/cniplugin/server"
 	"github.com/vpcnet/vpcnet/cniplugin/servertest"
 	"github.com/vpcnet/vpcnet/datapath"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
 // binary builds the plugin as it is released, once. It goes to /run, which
@@ -68,7 +68,7 @@ func ofLayout(layout string) servertest.Config {
 // newNode starts an agent. At the end of the test nothing may be left.
 func newNode(t testing.TB, cfg servertest.Config) *node {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	plugin, err := binary()
 	if err != nil {
 		t.Fatal(err)

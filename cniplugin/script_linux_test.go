@@ -13,7 +13,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
 // TestScripts drives the plugin's binary: environment and configuration in,
@@ -30,7 +30,7 @@ import (
 //
 // Whatever is left at the end of a script fails it.
 func TestScripts(t *testing.T) {
-	isolate.Require(t)
+	isolatetest.Require(t)
 	for _, layout := range []string{"flat", "per-pod"} {
 		t.Run(layout, func(t *testing.T) {
 			files, err := filepath.Glob("testdata/script/*.txtar")

@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,7 +44,7 @@ func dropNetns(path string) {
 // crashNode makes a node without ENIs and a sandbox.
 func crashNode(t *testing.T) (h *Handle, sandbox string) {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	node := "/run/netns/node-" + t.Name()
 	sandbox = "/run/netns/sandbox-" + t.Name()
 	newNetns(t, node)

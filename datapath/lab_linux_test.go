@@ -16,7 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"github.com/vpcnet/vpcnet/datapath"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -120,7 +120,7 @@ func sysctl(key, value string) error {
 // with an address of another, by strict reverse path filtering for IPv4.
 func newLab(t testing.TB, layout datapath.Layout) *lab {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	l := &lab{t: t, node: newNetns(t), vpc: newNetns(t), n: testNode(layout)}
 	l.n.ENIs = l.n.ENIs[:2]
 	l.n.ENIs[1].MTU = 1400

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"github.com/vpcnet/vpcnet/datapath"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,7 +24,7 @@ const vmEnv = "VPCNET_VM"
 // TestOtherKinds has the modes that need 802.1Q and ipvlan links. For kernels
 // without them, the test of internal/vm runs it on one that has them.
 func TestOtherKinds(t *testing.T) {
-	isolate.Require(t)
+	isolatetest.Require(t)
 	if lacking := lackingKind(t); lacking != "" {
 		if os.Getenv(vmEnv) != "" {
 			t.Fatalf("this kernel has no links of kind %s", lacking)

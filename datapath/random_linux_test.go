@@ -16,7 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,7 +31,7 @@ var (
 // kinds. Whatever came before, ADD works; and when the remains have been deleted the
 // node is exactly what is desired.
 func TestRandom(t *testing.T) {
-	isolate.Require(t)
+	isolatetest.Require(t)
 	seed := *randomSeed
 	if seed == 0 {
 		seed = rand.Uint64()
@@ -52,7 +52,7 @@ func TestRandom(t *testing.T) {
 
 // FuzzRandom is TestRandom with the fuzzer's choices, of which a byte makes one.
 func FuzzRandom(f *testing.F) {
-	isolate.Require(f)
+	isolatetest.Require(f)
 	for seed := range uint64(4) {
 		choices := make([]byte, 60)
 		rnd := rand.New(rand.NewPCG(seed, 2))

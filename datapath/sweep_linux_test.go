@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
 var sweepRounds = flag.Int("sweep-rounds", 40, "how many pods each address of TestSweepBesideAdd gets, one after the other")
@@ -22,7 +22,7 @@ var sweepRounds = flag.Int("sweep-rounds", 40, "how many pods each address of Te
 // sweeps delete, or with its sandbox, whose rules they find; a second DEL runs beside
 // the next ADD. What a new pod of the same address has must stay.
 func TestSweepBesideAdd(t *testing.T) {
-	isolate.Require(t)
+	isolatetest.Require(t)
 	for _, layout := range []Layout{Flat, PerPod} {
 		t.Run(string(layout), func(t *testing.T) {
 			newNetns(t, "/run/netns/sweep-"+string(layout))

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"github.com/vpcnet/vpcnet/datapath"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
 var compareAddrs = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
@@ -116,7 +116,7 @@ func podAddrs(addrs ...string) []datapath.PodAddr {
 }
 
 func TestSandboxID(t *testing.T) {
-	isolate.Require(t)
+	isolatetest.Require(t)
 	one, two := newNetns(t), newNetns(t)
 	threads := runtime.NumGoroutine()
 	seen := map[uint64]string{}

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/vpcnet/vpcnet/internal/fabric"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
@@ -22,7 +22,7 @@ func BenchmarkRuleset(b *testing.B) {
 
 // BenchmarkApply applies what is there already, and two rulesets in turn.
 func BenchmarkApply(b *testing.B) {
-	isolate.Require(b)
+	isolatetest.Require(b)
 	for name, second := range map[string]snat.Config{"same": configs["default"], "other": configs["excluded"]} {
 		b.Run(name, func(b *testing.B) {
 			ns, err := fabric.CreateNetns("/run/netns/bench")

@@ -17,14 +17,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vpcnet/vpcnet/internal/fabric"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
 // namespace makes an empty namespace and a handle in it.
 func namespace(t testing.TB) (*fabric.Netns, *snat.Handle) {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	ns, err := fabric.CreateNetns("/run/netns/node")
 	if err != nil {
 		t.Fatal(err)
@@ -221,7 +221,7 @@ func TestClosedHandle(t *testing.T) {
 
 // TestOwnNamespace: without a path the handle works where the process is.
 func TestOwnNamespace(t *testing.T) {
-	isolate.Require(t)
+	isolatetest.Require(t)
 	h, err := snat.Open("")
 	if err != nil {
 		t.Fatal(err)

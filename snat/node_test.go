@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vpcnet/vpcnet/internal/fabric"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
@@ -47,7 +47,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	f, err := fabric.New(t.Context(), fabric.Config{
 		VPC: prefixes("10.0.0.0/16", "2001:db8:1::/56"),
 		Subnets: []fabric.Subnet{

@@ -14,13 +14,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-func TestMain(m *testing.M) { isolate.Test(m) }
+func TestMain(m *testing.M) { isolatetest.Test(m) }
 
 func addrs(list ...string) (all []netip.Addr) {
 	for _, s := range list {

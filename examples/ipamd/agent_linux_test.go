@@ -26,10 +26,10 @@ import (
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/eni/enitest"
 	enijournal "github.com/vpcnet/vpcnet/eni/waljournal"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
-func TestMain(m *testing.M) { isolate.Test(m) }
+func TestMain(m *testing.M) { isolatetest.Test(m) }
 
 // host is an EC2 instance around the test's own network namespace: its primary
 // ENI is one end of a veth pair, EC2 and the metadata service are on loopback.
@@ -42,7 +42,7 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	h := &host{cloud: enitest.New(enitest.Config{}), dir: t.TempDir()}

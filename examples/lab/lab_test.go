@@ -14,7 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
 // TestLab runs the whole walk and sees that every check holds, that the report
@@ -22,7 +22,7 @@ import (
 func TestLab(t *testing.T) {
 	for _, layout := range []string{layoutFlat, layoutPerPod} {
 		t.Run(layout, func(t *testing.T) {
-			isolate.Require(t)
+			isolatetest.Require(t)
 			w, err := newWorld(t.Context(), small(layout), os.Getenv(programsEnv))
 			if err != nil {
 				t.Fatal(err)

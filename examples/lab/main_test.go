@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
 // asLabEnv makes the test binary behave as the lab, for tests of the program as
@@ -25,7 +26,7 @@ func TestMain(m *testing.M) {
 	case os.Getenv(asLabEnv) != "":
 		os.Exit(run(os.Args[1:]))
 	case isolate.Inside():
-		isolate.Test(m)
+		isolatetest.Test(m)
 	case isolate.Available() != nil:
 		os.Exit(m.Run())
 	}
@@ -70,7 +71,7 @@ func small(layout string) options {
 // testWorld builds a lab for a test.
 func testWorld(t testing.TB, o options) *world {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	w, err := newWorld(t.Context(), o, os.Getenv(programsEnv))
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
 // The tests in this file run the lab as a person does: as a program that starts
@@ -26,7 +26,7 @@ import (
 // program returns the lab as a command, with the programs already built.
 func program(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	dir := t.TempDir()
 	exe, err := os.Executable()
 	if err != nil {

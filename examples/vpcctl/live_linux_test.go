@@ -22,11 +22,11 @@ import (
 
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/internal/fabric"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
-func TestMain(m *testing.M) { isolate.Test(m) }
+func TestMain(m *testing.M) { isolatetest.Test(m) }
 
 // liveNode is a node of two ENIs in a VPC, with a pod on the second.
 type liveNode struct {
@@ -37,7 +37,7 @@ type liveNode struct {
 
 func newLiveNode(t *testing.T, layout datapath.Layout) *liveNode {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	vpc := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("2001:db8:1::/56")}
 	f, err := fabric.New(t.Context(), fabric.Config{VPC: vpc, Subnets: []fabric.Subnet{
 		{ID: "subnet-a", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.1.0/24"), netip.MustParsePrefix("2001:db8:1:1::/64")}},

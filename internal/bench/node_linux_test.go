@@ -13,10 +13,10 @@ import (
 
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/internal/fabric"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
-func TestMain(m *testing.M) { isolate.Test(m) }
+func TestMain(m *testing.M) { isolatetest.Test(m) }
 
 // node is an instance of a fabric with two ENIs.
 type node struct {
@@ -28,7 +28,7 @@ type node struct {
 
 func newFabric(b testing.TB) *fabric.Fabric {
 	b.Helper()
-	isolate.Require(b)
+	isolatetest.Require(b)
 	f, err := fabric.New(b.Context(), fabric.Config{
 		VPC:     []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 		Subnets: []fabric.Subnet{{ID: "subnet-a", Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}},

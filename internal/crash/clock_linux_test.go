@@ -15,14 +15,14 @@ import (
 
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/datapath"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
 // TestClock steps the wall clock under an agent with pods, by what `date -s` may
 // do. It sets the clock of the whole machine, so that internal/vm runs it in its
 // emulated one.
 func TestClock(t *testing.T) {
-	isolate.Require(t)
+	isolatetest.Require(t)
 	if os.Getenv(vmEnv) == "" {
 		t.Log("this machine's clock stays as it is: internal/vm runs this test")
 		return
@@ -42,7 +42,7 @@ func TestClock(t *testing.T) {
 // TestClockLoop steps the clock while plugins are killed and sandboxes go without
 // DEL.
 func TestClockLoop(t *testing.T) {
-	isolate.Require(t)
+	isolatetest.Require(t)
 	if os.Getenv(vmEnv) == "" {
 		t.Log("this machine's clock stays as it is: internal/vm runs this test")
 		return

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
 // asCrashEnv makes the test binary behave as the program.
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "crash:", err)
 			os.Exit(1)
 		}
-		// isolate.Test ends the process, so that another one has to clean up.
+		// isolatetest.Test ends the process, so that another one has to clean up.
 		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 		cmd.Env = append(os.Environ(), programsEnv+"="+dir)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -46,14 +47,14 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	default:
-		isolate.Test(m)
+		isolatetest.Test(m)
 	}
 }
 
 // program returns the program as a command of a user who is in no namespaces.
 func program(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	cmd := exec.Command("/proc/self/exe", append(args, "-programs="+os.Getenv(programsEnv))...)
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "VPCNET_") {

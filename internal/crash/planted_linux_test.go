@@ -21,7 +21,7 @@ import (
 
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/eni"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
 // plant is a world with two pods, in which a test breaks something.
@@ -52,7 +52,7 @@ func (l *plant) picture(ctx context.Context) (picture, error) {
 
 func plantOn(t *testing.T, n node) *plant {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	o := options{layout: "flat", workers: 1, programs: os.Getenv(programsEnv), node: n}
 	l := &plant{batches: &batches{o: o, tally: newTally(o), progress: t.Output()}}
 	if err := l.world(t.Context()); err != nil {

@@ -22,14 +22,14 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/vpcnet/vpcnet/internal/fabric"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
 func TestMain(m *testing.M) {
 	if os.Getenv(fewEnv) != "" {
 		os.Exit(few())
 	}
-	isolate.Test(m)
+	isolatetest.Test(m)
 }
 
 // silence is how long a test waits for an answer that must not come.
@@ -47,7 +47,7 @@ var vpcConfig = fabric.Config{
 // has a second ENI.
 func newFabric(t *testing.T) *fabric.Fabric {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	f, err := fabric.New(t.Context(), vpcConfig)
 	if err != nil {
 		t.Fatal(err)
@@ -612,7 +612,7 @@ func TestErrors(t *testing.T) {
 
 // TestCloseLeavesNothing builds twice, and looks for what stays behind.
 func TestCloseLeavesNothing(t *testing.T) {
-	isolate.Require(t)
+	isolatetest.Require(t)
 	before, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)

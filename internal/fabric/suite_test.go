@@ -14,7 +14,7 @@ import (
 
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/internal/fabric"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
@@ -88,7 +88,7 @@ type suite struct {
 
 func newSuite(t *testing.T, with setting) *suite {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	f, err := fabric.New(t.Context(), vpcConfig)
 	if err != nil {
 		t.Fatal(err)

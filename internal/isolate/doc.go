@@ -9,6 +9,5 @@
 // the clean-up certain: when the first process ends, however it ends, the
 // kernel kills all others and, with the last of them, every namespace goes.
 //
-// Tests call [Test] from TestMain and [Require] at the top of each test that
-// needs the kernel; examples/lab starts itself again with [Command].
+// Tests use package isolatetest; examples/lab starts itself again with [Command].
 package isolate

@@ -7,13 +7,13 @@ import (
 	"os"
 	"testing"
 
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
-func TestMain(m *testing.M) { isolate.Test(m) }
+func TestMain(m *testing.M) { isolatetest.Test(m) }
 
 func TestNamespacesAreNew(t *testing.T) {
-	isolate.Require(t)
+	isolatetest.Require(t)
 	if pid := os.Getpid(); pid != 1 {
 		t.Errorf("pid = %d, want 1: the PID namespace is not new", pid)
 	}

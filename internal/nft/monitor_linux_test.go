@@ -13,14 +13,14 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/internal/fabric"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"github.com/vpcnet/vpcnet/internal/nft"
 )
 
 // monitored makes a namespace with a monitor of the table "ours".
 func monitored(t *testing.T) (*fabric.Netns, *nft.Socket, *nft.Monitor) {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	ns, err := fabric.CreateNetns("/run/netns/node")
 	if err != nil {
 		t.Fatal(err)

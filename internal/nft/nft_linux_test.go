@@ -12,16 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vpcnet/vpcnet/internal/fabric"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"github.com/vpcnet/vpcnet/internal/nft"
 )
 
-func TestMain(m *testing.M) { isolate.Test(m) }
+func TestMain(m *testing.M) { isolatetest.Test(m) }
 
 // socket opens a new namespace.
 func socket(t *testing.T) *nft.Socket {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	ns, err := fabric.CreateNetns("/run/netns/node")
 	if err != nil {
 		t.Fatal(err)

@@ -16,7 +16,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"github.com/vpcnet/vpcnet/internal/wal"
 )
 
@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, write(dir))
 		os.Exit(1)
 	}
-	isolate.Test(m)
+	isolatetest.Test(m)
 }
 
 // replaceEvery is how often the writer replaces the list.

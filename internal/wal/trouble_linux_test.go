@@ -16,14 +16,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"github.com/vpcnet/vpcnet/internal/wal"
 )
 
 // TestDiskFull: what could not be written whole is not there later, and when
 // there is space again the log goes on.
 func TestDiskFull(t *testing.T) {
-	isolate.Require(t)
+	isolatetest.Require(t)
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k,mode=700"); err != nil {
 		t.Fatal(err)
@@ -77,7 +77,7 @@ func TestDiskFull(t *testing.T) {
 
 // TestReadOnly: a file system that became read-only is an error, not damage.
 func TestReadOnly(t *testing.T) {
-	isolate.Require(t)
+	isolatetest.Require(t)
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k,mode=700"); err != nil {
 		t.Fatal(err)

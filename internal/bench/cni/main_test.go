@@ -10,10 +10,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
-func TestMain(m *testing.M) { isolate.Test(m) }
+func TestMain(m *testing.M) { isolatetest.Test(m) }
 
 // pluginsDir finds ptp and host-local where distributions and nodes have them.
 func pluginsDir(t *testing.T) string {
@@ -31,7 +31,7 @@ func pluginsDir(t *testing.T) string {
 
 // TestMeasure runs everything once and holds that every figure is there.
 func TestMeasure(t *testing.T) {
-	isolate.Require(t)
+	isolatetest.Require(t)
 	dir := t.TempDir()
 	if err := build(t.Context(), dir, pluginsDir(t)); err != nil {
 		t.Fatal(err)

@@ -9,13 +9,13 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
-func TestMain(m *testing.M) { isolate.Test(m) }
+func TestMain(m *testing.M) { isolatetest.Test(m) }
 
 func TestRun(t *testing.T) {
-	isolate.Require(t)
+	isolatetest.Require(t)
 	o := options{duration: 2 * time.Second, bound: 300 * time.Millisecond, format: "json", layouts: []datapath.Layout{datapath.Flat, datapath.PerPod}}
 	var out bytes.Buffer
 	if err := run(t.Context(), &out, o); err != nil {
@@ -34,7 +34,7 @@ func TestRun(t *testing.T) {
 
 // TestEveryDamage holds that there is a damage for each kind of thing that is ours.
 func TestEveryDamage(t *testing.T) {
-	isolate.Require(t)
+	isolatetest.Require(t)
 	n, err := newNode(t.Context(), datapath.Flat)
 	if err != nil {
 		t.Fatal(err)

@@ -23,10 +23,10 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 	"github.com/vpcnet/vpcnet/internal/fabric"
 	"github.com/vpcnet/vpcnet/internal/fabric/ec2fabric"
-	"github.com/vpcnet/vpcnet/internal/isolate"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
-func TestMain(m *testing.M) { isolate.Test(m) }
+func TestMain(m *testing.M) { isolatetest.Test(m) }
 
 // region is a cloud with one VPC and the fabric that follows it.
 type region struct {
@@ -39,7 +39,7 @@ type region struct {
 
 func newRegion(t *testing.T) *region {
 	t.Helper()
-	isolate.Require(t)
+	isolatetest.Require(t)
 	cloud := enitest.New(enitest.Config{})
 	vpc, err := cloud.AddVPC(enitest.VPCInput{})
 	if err != nil {

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package isolate
+// Package isolatetest runs the tests of a package in namespaces of their own (package
+// isolate). It is apart so that programs which use that package do not link package
+// testing.
+package isolatetest
 
 import (
 	"errors"
@@ -8,33 +11,35 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"github.com/vpcnet/vpcnet/internal/isolate"
 )
 
 // Test runs the tests of m in namespaces of their own and ends the process. On
 // a system that refuses them it runs the tests where they are, and [Require]
 // skips those that need the kernel.
 func Test(m *testing.M) {
-	if Inside() {
+	if isolate.Inside() {
 		// Workers of the fuzzer share the namespaces of the process that started
 		// them; only that one, the first in its PID namespace, prepares them.
 		if os.Getpid() == 1 {
-			if err := Init(); err != nil {
+			if err := isolate.Init(); err != nil {
 				fmt.Fprintln(os.Stderr, "isolate:", err)
 				os.Exit(1)
 			}
 		}
 		os.Exit(m.Run())
 	}
-	if Available() != nil {
+	if isolate.Available() != nil {
 		os.Exit(m.Run())
 	}
-	cmd, err := Command(os.Args[1:]...)
+	cmd, err := isolate.Command(os.Args[1:]...)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "isolate:", err)
 		os.Exit(1)
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	err = Run(cmd)
+	err = isolate.Run(cmd)
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit) && exit.ExitCode() > 0:
@@ -50,12 +55,12 @@ func Test(m *testing.M) {
 // its own.
 func Require(t testing.TB) {
 	t.Helper()
-	if Inside() {
+	if isolate.Inside() {
 		return
 	}
-	err := Available()
+	err := isolate.Available()
 	if err == nil {
-		t.Fatal("isolate: TestMain of this package does not call isolate.Test")
+		t.Fatal("isolatetest: TestMain of this package does not call isolatetest.Test")
 	}
 	t.Skipf("needs namespaces of its own: %v", err)
 }
