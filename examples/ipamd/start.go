@@ -56,9 +56,15 @@ type started struct {
 	manager *eni.Manager
 }
 
-// auditEvery is how often the agent checks for left-over operations, tombstones
-// and changes that the metadata service shows.
-const auditEvery = 30 * time.Second
+const (
+	// auditEvery is how often the agent checks for left-over operations, tombstones
+	// and changes that the metadata service shows.
+	auditEvery = 30 * time.Second
+	// lookAgain is how soon the agent looks again after a look without EC2.
+	lookAgain = 5 * time.Second
+	// finishTime bounds a try to finish operations, which must not hold up the audit.
+	finishTime = 15 * time.Second
+)
 
 // audit has the agent look again when the metadata service shows what the
 // manager does not know, which costs no EC2 call, and when an operation could be
@@ -69,12 +75,19 @@ func audit(ctx context.Context, b *backend, l *links, manager *eni.Manager, a *a
 	if finish(ctx, manager, log, slog.LevelWarn) {
 		a.Refresh()
 	}
-	tick := time.NewTicker(auditEvery)
+	tick, again := time.NewTicker(auditEvery), time.NewTicker(lookAgain)
 	defer tick.Stop()
+	defer again.Stop()
 	vpc := vpcAudit{backend: b, links: l, prefixes: manager.VPCPrefixes, log: log}
 	for {
 		select {
 		case <-tick.C:
+		case <-again.C:
+			// What only the metadata service shows is in doubt and serves no pod.
+			if manager.Inventory().EC2Err != nil {
+				a.Refresh()
+			}
+			continue
 		case <-ctx.Done():
 			return nil
 		}
@@ -136,7 +149,9 @@ func finish(ctx context.Context, manager *eni.Manager, log *slog.Logger, level s
 	if err != nil || len(before) == 0 {
 		return false
 	}
-	if err := manager.Resume(ctx); err != nil {
+	bounded, cancel := context.WithTimeout(ctx, finishTime)
+	defer cancel()
+	if err := manager.Resume(bounded); err != nil {
 		log.Log(ctx, level, "operations of an earlier process are not finished yet", "err", err)
 	}
 	after, err := manager.Open(ctx)
