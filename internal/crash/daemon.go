@@ -134,7 +134,14 @@ func (w *world) ready(ctx context.Context) error {
 	if err := (cniplugin.Client{Socket: w.socket()}).Status(ctx); err != nil {
 		return err
 	}
-	_, err := os.Stat(w.conflist())
+	s, err := w.status(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := s.node(); err != nil {
+		return fmt.Errorf("the agent has not seen its ENIs yet: %w", err)
+	}
+	_, err = os.Stat(w.conflist())
 	return err
 }
 

@@ -47,8 +47,10 @@ func (w *world) compare(ctx context.Context, s status, trouble string) (picture,
 			p.Routes = append(p.Routes, podRoute{r.Dst.Addr(), r.Link})
 		}
 	}
-	if p.Drift, err = w.drift(s, p, state); err != nil {
-		return p, err
+	if trouble == "" { // else the agent does not say what it wants
+		if p.Drift, err = w.drift(s, p, state); err != nil {
+			return p, err
+		}
 	}
 	for i := range p.Pods {
 		if p.Pods[i].Sandbox, err = w.sandbox(ctx, p.Pods[i].Name); err != nil {
@@ -189,11 +191,11 @@ func (w *world) reach(ctx context.Context, pods []podPicture) {
 		limit <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-limit }()
-			other := pods[(i+1)%len(pods)]
+			other := pods[(i+1)%len(pods)].Name // another goroutine writes its other fields
 			for _, from := range []struct {
 				name string
 				ns   *fabric.Netns
-			}{{"the node", w.ns}, {other.Name, w.netnsOf(other.Name)}, {"the peer network", w.net.Peer()}} {
+			}{{"the node", w.ns}, {other, w.netnsOf(other)}, {"the peer network", w.net.Peer()}} {
 				if err := ask(ctx, from.ns, pods[i].Addr); err != nil {
 					pods[i].Silent = append(pods[i].Silent, fmt.Sprintf("asked from %s: %v", from.name, err))
 				}

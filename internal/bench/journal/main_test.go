@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 // journal as another list, and neither crashes nor hangs.
 func TestRun(t *testing.T) {
 	var out strings.Builder
-	if err := run(t.Context(), []string{"-appends", "20", "-pods", "20", "-files", "56", "-dir", t.TempDir()}, &out); err != nil {
+	if err := run(t.Context(), []string{"-appends", "20", "-pods", "20", "-files", "28", "-dir", t.TempDir()}, &out); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
