@@ -90,6 +90,15 @@ type Allocation struct {
 	Pod          PodRef
 	Netns        string
 	Sandbox      uint64
-	// At is when the address was allocated.
-	At time.Time
+	// At is when the address was allocated. Asked is when the attachment last asked
+	// for it in this process; zero if it did not.
+	At, Asked time.Time
+}
+
+// Last is when the attachment was last told of its address, as far as is known.
+func (a Allocation) Last() time.Time {
+	if a.Asked.After(a.At) {
+		return a.Asked
+	}
+	return a.At
 }

@@ -45,7 +45,7 @@ func (e Event) validate() error {
 		if !e.Attachment.valid() || len(e.Addrs) == 0 || !slices.ContainsFunc(e.Addrs, validAddr) {
 			bad = "needs an attachment and addresses"
 		}
-	case EventReleased:
+	case EventReleased, EventMoved:
 		if !e.Attachment.valid() {
 			bad = "needs an attachment"
 		}

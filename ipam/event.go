@@ -27,6 +27,8 @@ const (
 	EventBlockRemoved Kind = "block-removed"
 	// EventAllocated: Attachment holds Addrs.
 	EventAllocated Kind = "allocated"
+	// EventMoved: the sandbox of Attachment is at Netns now.
+	EventMoved Kind = "moved"
 	// EventReleased: Attachment holds nothing any more.
 	EventReleased Kind = "released"
 	// EventRested: Addrs were released at At and are free. Only in the digest of

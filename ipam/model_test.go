@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
-	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,7 +64,7 @@ func (m *model) allocate() error {
 		return err
 	}
 	if old := m.held[pod]; old != nil {
-		if !slices.Equal(old, got) {
+		if !cmp.Equal(old, got, equate) {
 			m.t.Errorf("%s was told %v, and then %v", pod, old, got)
 		}
 		return nil
@@ -177,7 +176,7 @@ func (m *model) restart() {
 
 func (m *model) check() {
 	for pod, have := range m.held {
-		if got := m.pool.Lookup(attachment(pod)); !slices.Equal(have, got) {
+		if got := m.pool.Lookup(attachment(pod)); !cmp.Equal(have, got, equate) {
 			m.t.Errorf("%s has %v, the pool says %v", pod, have, got)
 		}
 	}

@@ -142,7 +142,7 @@ func (s *state) allocations(g *grant) []Allocation {
 		b := s.blockOf(a)
 		out = append(out, Allocation{
 			Attachment: g.attachment, Addr: a, Block: b.Prefix, ENI: b.ENI, Card: b.eni.Card, Device: b.eni.Device,
-			Pod: g.pod, Netns: g.netns, Sandbox: g.sandbox, At: g.at,
+			Pod: g.pod, Netns: g.netns, Sandbox: g.sandbox, At: g.at, Asked: g.asked,
 		})
 	}
 	return out

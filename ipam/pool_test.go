@@ -20,7 +20,9 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
-var equate = cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()}
+var equate = cmp.Options{
+	cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty(), cmpopts.IgnoreFields(ipam.Allocation{}, "Asked"),
+}
 
 // memory is a journal that can fail.
 type memory struct {

@@ -57,6 +57,7 @@ type grant struct {
 	netns      string
 	sandbox    uint64
 	at         time.Time
+	asked      time.Time // in this process
 }
 
 func newState(cooldown time.Duration) *state {
@@ -90,6 +91,8 @@ func (s *state) apply(e Event) (undo func(), err error) {
 		return s.removeBlock(e)
 	case EventAllocated:
 		return s.allocate(e)
+	case EventMoved:
+		return s.move(e)
 	case EventReleased:
 		return s.release(e)
 	case EventRested:
@@ -252,7 +255,9 @@ func (s *state) allocate(e Event) (func(), error) {
 	for _, a := range e.Addrs {
 		undos = append(undos, s.blockOf(a).take(a, e.Attachment))
 	}
-	s.held[e.Attachment] = &grant{e.Attachment, slices.Clone(e.Addrs), e.Pod, e.Netns, e.Sandbox, e.At}
+	s.held[e.Attachment] = &grant{
+		attachment: e.Attachment, addrs: slices.Clone(e.Addrs), pod: e.Pod, netns: e.Netns, sandbox: e.Sandbox, at: e.At,
+	}
 	return func() {
 		delete(s.held, e.Attachment)
 		for _, undo := range undos {
@@ -283,6 +288,16 @@ func (b *block) take(a netip.Addr, owner Attachment) (undo func()) {
 			b.rested = slices.DeleteFunc(b.rested, func(r rest) bool { return !r.addr.Less(next) })
 		}
 	}
+}
+
+func (s *state) move(e Event) (func(), error) {
+	g := s.held[e.Attachment]
+	if g == nil {
+		return nil, fmt.Errorf("%v: %w", e.Attachment, ErrNotAllocated)
+	}
+	netns, sandbox := g.netns, g.sandbox
+	g.netns, g.sandbox = e.Netns, e.Sandbox
+	return func() { g.netns, g.sandbox = netns, sandbox }, nil
 }
 
 func (s *state) release(e Event) (func(), error) {

@@ -143,8 +143,8 @@ func (p *Pool) serve(t *tx) []*waiter {
 // settle serves or refuses w, or leaves it waiting.
 func (r *round) settle(w *waiter) bool {
 	if g := r.st.held[w.request.Attachment]; g != nil {
+		w.err = r.again(g, w.request)
 		w.granted = r.st.allocations(g)
-		w.err = covers(w.granted, w.request)
 		return true
 	}
 	if r.pool.maxPods > 0 && len(r.st.held) >= r.pool.maxPods {
@@ -156,6 +156,9 @@ func (r *round) settle(w *waiter) bool {
 		if missing == 0 {
 			q := w.request
 			w.err = r.do(Event{Kind: EventAllocated, Attachment: q.Attachment, Addrs: addrs, Pod: q.Pod, Netns: q.Netns, Sandbox: q.Sandbox})
+			if g := r.st.held[q.Attachment]; g != nil {
+				g.asked = r.now
+			}
 			w.granted = r.st.allocations(r.st.held[q.Attachment])
 			return true
 		}
@@ -171,6 +174,16 @@ func (r *round) settle(w *waiter) bool {
 		r.blocked[resource{w.request.Card, f}] = true
 	}
 	return false
+}
+
+// again answers a request of an attachment that holds addresses already. Its
+// sandbox may be a new one.
+func (r *round) again(g *grant, q Request) error {
+	g.asked = r.now
+	if err := covers(r.st.allocations(g), q); err != nil || q.Netns == "" || q.Netns == g.netns && q.Sandbox == g.sandbox {
+		return err
+	}
+	return r.do(Event{Kind: EventMoved, Attachment: q.Attachment, Netns: q.Netns, Sandbox: q.Sandbox})
 }
 
 // queued says whether an older request waits for something that w wants.

@@ -171,7 +171,7 @@ func (b *backend) pods(held time.Duration) []datapath.Pod {
 	wired := map[ipam.Attachment]*datapath.Pod{}
 	var order []ipam.Attachment
 	for a := range b.pool.Allocations() {
-		if time.Since(a.At) < held {
+		if time.Since(a.Last()) < held {
 			continue
 		}
 		p := wired[a.Attachment]

@@ -37,6 +37,8 @@ type world struct {
 	ended map[string]bool
 	// lost are the pods of which the journal knows nothing, or an old address.
 	lost map[string]bool
+	// audits counts how often the kernel was asked.
+	audits int
 	// events are those that agents told of.
 	events []agent.Event
 }

@@ -56,15 +56,15 @@ const (
 	auditEvery = 20 * time.Second
 	// auditPressed is how often the kernel is asked while pods wait.
 	auditPressed = 2 * time.Second
-	// wiringTime is how long after its allocation an attachment is not collected:
+	// wiringTime is how long after its last request an attachment is not collected:
 	// its plugin may be at work.
 	wiringTime = 10 * time.Second
 )
 
 // suspect is an attachment that was found dead.
 type suspect struct {
-	allocated time.Time // which allocation of the attachment
-	since     time.Time
+	asked time.Time // the last request of the attachment
+	since time.Time
 }
 
 // audit asks the kernel what is in use: at the start, when blocks have come, from
@@ -139,12 +139,15 @@ func (a *Agent) notify(e Event) {
 // an address, once is enough. It returns how many attachments were released.
 func (a *Agent) collectDead(ctx context.Context, pressed bool) (int, error) {
 	held := slices.Collect(a.cfg.Pool.Allocations())
-	if a.cfg.Kernel == nil || len(held) == 0 {
+	if a.cfg.Kernel == nil {
 		return 0, nil
 	}
-	dead, err := a.cfg.Kernel.Dead(ctx, held)
-	if err != nil {
-		return 0, fmt.Errorf("find sandboxes that have ended: %w", err)
+	var dead []ipam.Allocation
+	if len(held) > 0 {
+		var err error
+		if dead, err = a.cfg.Kernel.Dead(ctx, held); err != nil {
+			return 0, fmt.Errorf("find sandboxes that have ended: %w", err)
+		}
 	}
 	due := a.suspectDead(dead, time.Now(), pressed)
 	if len(due) == 0 {
@@ -152,7 +155,7 @@ func (a *Agent) collectDead(ctx context.Context, pressed bool) (int, error) {
 	}
 	released, err := a.cfg.Pool.ReleaseIf(func(al ipam.Allocation) bool {
 		at, ok := due[al.Attachment]
-		return ok && at.Equal(al.At) // not one that was made since
+		return ok && at.Equal(al.Last()) // not one that was asked for since
 	})
 	for _, al := range released {
 		a.log.Info("released: sandbox ended without DEL", "attachment", al.Attachment, "addr", al.Addr, "sandbox", al.Netns)
@@ -176,19 +179,19 @@ func (a *Agent) suspectsDue() (first time.Time) {
 }
 
 // suspectDead notes which attachments are dead now and returns, by the time of
-// its allocation, each that may be released.
+// its last request, each that may be released.
 func (a *Agent) suspectDead(dead []ipam.Allocation, now time.Time, pressed bool) map[ipam.Attachment]time.Time {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	still, due := map[ipam.Attachment]suspect{}, map[ipam.Attachment]time.Time{}
 	for _, al := range dead {
 		s, known := a.suspects[al.Attachment]
-		if !known || !s.allocated.Equal(al.At) {
-			s = suspect{al.At, now}
+		if !known || !s.asked.Equal(al.Last()) {
+			s = suspect{al.Last(), now}
 		}
 		twice := now.Sub(s.since) >= wiringTime
-		if twice || pressed && now.Sub(al.At) >= wiringTime {
-			due[al.Attachment] = al.At
+		if twice || pressed && now.Sub(al.Last()) >= wiringTime {
+			due[al.Attachment] = al.Last()
 			continue
 		}
 		still[al.Attachment] = s

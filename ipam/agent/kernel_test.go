@@ -38,6 +38,9 @@ func (w *world) uses(within []netip.Prefix) (out []ipam.Use, err error) {
 type podKernel struct{ *world }
 
 func (k podKernel) Uses(context.Context) ([]ipam.Use, error) {
+	k.mu.Lock()
+	k.audits++
+	k.mu.Unlock()
 	return k.uses([]netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")})
 }
 
@@ -380,6 +383,61 @@ func TestAddressOfAnotherPod(t *testing.T) {
 		time.Sleep(time.Second)
 		if got := p.Status().Pool.Quarantined; len(got) != 1 {
 			t.Errorf("quarantined %v", got)
+		}
+	})
+}
+
+// TestSandboxMadeAnew: a sandbox that ended without a DEL is made again under its
+// name, in another namespace. What the attachment is told then is not collected.
+func TestSandboxMadeAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		defer p.stop()
+		p.fill(0, 1)
+		settle()
+		w.end("pod0")
+		time.Sleep(25 * time.Second) // found dead once
+		got, err := p.Allocate(t.Context(), ipam.Request{Attachment: attachment("pod0"), Netns: "/run/netns/new", Sandbox: 7})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(9 * time.Second) // its plugin is at work; nothing in the kernel shows the pod yet
+		have := p.pool.Lookup(attachment("pod0"))
+		if len(have) != 1 || have[0].Addr != got[0].Addr || have[0].Netns != "/run/netns/new" || have[0].Sandbox != 7 {
+			t.Errorf("the pod has %v, want %v at its new place", have, got)
+		}
+		p.stop()
+		p = w.boot(0)
+		defer p.stop()
+		if have := p.pool.Lookup(attachment("pod0")); len(have) != 1 || have[0].Netns != "/run/netns/new" {
+			t.Errorf("after a restart the pod has %v", have)
+		}
+	})
+}
+
+// TestSuspectsThatGo: the kernel is asked again when an attachment that was found
+// dead may be collected, and not without pause once it is gone otherwise.
+func TestSuspectsThatGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.boot(0)
+		defer p.stop()
+		p.fill(0, 1)
+		settle()
+		w.end("pod0")
+		time.Sleep(21 * time.Second) // found dead once
+		if _, err := p.Release(attachment("pod0")); err != nil {
+			t.Fatal(err)
+		}
+		w.mu.Lock()
+		before := w.audits
+		w.mu.Unlock()
+		time.Sleep(2 * time.Minute)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if n := w.audits - before; n < 5 || n > 9 {
+			t.Errorf("the kernel was asked %d times in two minutes", n)
 		}
 	})
 }
