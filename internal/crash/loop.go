@@ -199,8 +199,10 @@ const (
 	// readyWithin is how long the agent may take to serve once nothing is wrong any
 	// more. It pauses up to 30 s between two tries to start.
 	readyWithin = 45 * time.Second
-	// settleWithin is how long a picture may have violations before they count.
-	settleWithin = 12 * time.Second
+	// settleWithin is how long a picture may have violations before they count: the
+	// agent asks the kernel every 20 s, and collects what it has found dead twice, 10 s
+	// apart.
+	settleWithin = 45 * time.Second
 	// harmedWithin stands for both when the batch had a violation already: then the
 	// picture only tells more of it.
 	harmedWithin = 3 * time.Second
