@@ -139,6 +139,33 @@ func (f *flow) late(damaged []blow) (late []time.Time, lost int) {
 	return late, lost
 }
 
+// unexplained returns the packets of gaps in which nothing was damaged: a gap is from
+// one answered packet to the next. However long a busy machine takes from a damage to
+// its report and its repair, both fall into the gap that they make.
+func (f *flow) unexplained(damaged []blow) (packets []time.Time, lost int) {
+	if len(f.sent) == 0 {
+		return nil, 0
+	}
+	last := f.sent[0]
+	var gap []time.Time
+	end := func(next time.Time) {
+		explained := slices.ContainsFunc(damaged, func(b blow) bool { return b.at.Before(next) && b.end.After(last) })
+		if lost += len(gap); !explained {
+			packets = append(packets, gap...)
+		}
+		gap, last = nil, next
+	}
+	for i, at := range f.sent {
+		if _, ok := f.answered.Load(strconv.Itoa(i)); ok {
+			end(at)
+			continue
+		}
+		gap = append(gap, at)
+	}
+	end(f.sent[len(f.sent)-1])
+	return packets, lost
+}
+
 // TestHostile has a program change random pieces of ours while pods talk: no
 // packet may be lost but for a moment after each change, and in the end nothing
 // is different.
