@@ -165,7 +165,7 @@ func TestStoppedAgent(t *testing.T) {
 		t.Errorf("DELs have left %d tombstones, want 2", got)
 	}
 
-	// When the agent goes on, it does not work on what nobody waits for any more.
+	// When the agent goes on, it does not carry out a call whose plugin has gone.
 	n.signal(unix.SIGCONT)
 	if n.holds("c2") || !n.holds("c1") {
 		t.Errorf("the agent holds c1: %v, c2: %v; want what it held when it was stopped", n.holds("c1"), n.holds("c2"))

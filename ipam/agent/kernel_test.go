@@ -362,12 +362,21 @@ func TestNothingWithoutTheKernel(t *testing.T) {
 	})
 }
 
+// slowKernel is a Kernel whose look at the sandboxes takes time.
+type slowKernel struct{ podKernel }
+
+func (k slowKernel) Dead(ctx context.Context, held []ipam.Allocation) ([]ipam.Allocation, error) {
+	time.Sleep(time.Millisecond)
+	return k.podKernel.Dead(ctx, held)
+}
+
 // TestAddressOfAnotherPod: by an old journal an ended pod holds the address that
 // another pod has. It is quarantined in the same audit in which the first is
 // collected.
 func TestAddressOfAnotherPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
+		w.config = func(c *agent.Config) { c.Kernel = slowKernel{podKernel{w}} }
 		p := w.boot(0)
 		defer p.stop()
 		p.fill(0, 1)
@@ -380,7 +389,7 @@ func TestAddressOfAnotherPod(t *testing.T) {
 		for p.pool.Lookup(attachment("pod0")) != nil {
 			time.Sleep(100 * time.Millisecond)
 		}
-		time.Sleep(time.Second)
+		synctest.Wait()
 		if got := p.Status().Pool.Quarantined; len(got) != 1 {
 			t.Errorf("quarantined %v", got)
 		}
@@ -426,12 +435,20 @@ func TestSuspectsThatGo(t *testing.T) {
 		p.fill(0, 1)
 		settle()
 		w.end("pod0")
-		time.Sleep(21 * time.Second) // found dead once
+		w.mu.Lock()
+		before := w.audits
+		w.mu.Unlock()
+		for seen := before; seen == before; { // until it was found dead once
+			time.Sleep(time.Second)
+			w.mu.Lock()
+			seen = w.audits
+			w.mu.Unlock()
+		}
 		if _, err := p.Release(attachment("pod0")); err != nil {
 			t.Fatal(err)
 		}
 		w.mu.Lock()
-		before := w.audits
+		before = w.audits
 		w.mu.Unlock()
 		time.Sleep(2 * time.Minute)
 		w.mu.Lock()
