@@ -39,7 +39,7 @@ var rules = map[string]struct {
 }{
 	"warmpool":  {never: []string{"github.com/", "go.etcd.io/", "golang.org/", "gonum.org/"}},
 	"eni":       {imports: journals, never: []string{"github.com/vishvananda/", "github.com/google/nftables", "github.com/containernetworking/"}},
-	"datapath":  {imports: []string{"internal/nft", "internal/patience"}, never: []string{"github.com/aws/", "github.com/containernetworking/"}},
+	"datapath":  {imports: []string{"internal/nft", "internal/patience", "internal/rtnl"}, never: []string{"github.com/aws/", "github.com/containernetworking/"}},
 	"snat":      {imports: []string{"internal/nft", "internal/patience"}, never: []string{"github.com/aws/", "github.com/containernetworking/"}},
 	"ipam":      {imports: journals, never: []string{"github.com/aws/", "github.com/vishvananda/", "github.com/google/nftables"}},
 	"cniplugin": {imports: []string{"datapath"}, never: []string{"github.com/aws/"}},

@@ -40,7 +40,7 @@ func serveAlone(socket string) error {
 	})
 	s := &server.Server{Backend: agent}
 	if os.Getenv(hangEnv) != "" {
-		s.Backend = hanging{agent}
+		s.Backend = hanging{Agent: agent}
 	}
 	return s.Serve(context.Background(), l)
 }

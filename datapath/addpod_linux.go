@@ -10,6 +10,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
@@ -56,22 +59,22 @@ func (h *Handle) addPod(ctx context.Context, p Pod, inside *Handle) error {
 }
 
 // wire gives a new veth pair all that belongs to it, or takes it away again.
-func (h *Handle) wire(ctx context.Context, p Pod, inside *Handle, link kernelLink) (err error) {
+func (h *Handle) wire(ctx context.Context, p Pod, inside *Handle, link rtnl.Link) (err error) {
 	done := false
 	defer func() {
 		if !done {
 			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 			defer cancel()
-			err = errors.Join(err, h.unwireNew(undo, p, link.index, err))
+			err = errors.Join(err, h.unwireNew(undo, p, link.Index, err))
 		}
 	}()
 	if err := h.refuseTaken(ctx, p); err != nil {
 		return err
 	}
-	if err := writeSysctls(h.ns, missing(link.sysctls, p.HostState().Sysctls)); err != nil {
+	if err := rtnl.WriteSysctls(h.ns, missing(link.Sysctls, p.HostState().Sysctls)); err != nil {
 		return err
 	}
-	err = inside.wireSandbox(ctx, p, link.peer)
+	err = inside.wireSandbox(ctx, p, link.PeerIndex)
 	if errors.Is(err, unix.EEXIST) && inside.hasOwnRoutes(ctx, p) {
 		err = inside.repairInside(ctx, p) // an AddPod of the same pod is at work as well
 	} else if err != nil {
@@ -80,7 +83,7 @@ func (h *Handle) wire(ctx context.Context, p Pod, inside *Handle, link kernelLin
 	if err != nil {
 		return err
 	}
-	if err := h.wireHost(ctx, p, link.index); err != nil {
+	if err := h.wireHost(ctx, p, link.Index); err != nil {
 		return err
 	}
 	err = h.waitPair(ctx, inside, link)
@@ -92,7 +95,7 @@ func (h *Handle) wire(ctx context.Context, p Pod, inside *Handle, link kernelLin
 // the place of one of p's.
 func (h *Handle) hasOwnRoutes(ctx context.Context, p Pod) bool {
 	have, err := h.observeNet(ctx)
-	return err == nil && !slices.ContainsFunc(p.ownedInSandbox(have).Routes, func(r Route) bool { return r.Link != p.sandboxEnd() })
+	return err == nil && !slices.ContainsFunc(p.ownedInSandbox(have).Routes, func(r netstate.Route) bool { return r.Link != p.sandboxEnd() })
 }
 
 // unwireNew takes away what a failed AddPod has made. If the address is another's,
@@ -101,34 +104,36 @@ func (h *Handle) unwireNew(ctx context.Context, p Pod, index int, err error) err
 	if !errors.Is(err, ErrAddressTaken) {
 		return h.DelPod(ctx, p)
 	}
-	if err := h.withConn(ctx, func(c *conn) error { return setGroup(c, index, linkGroupEnding) }); err != nil {
+	if err := h.withConn(ctx, func(c *rtnl.Conn) error { return rtnl.SetGroup(c, index, claims.LinkGroupEnding) }); err != nil {
 		return err
 	}
 	return h.deleteLink(ctx, index)
 }
 
 // missing returns what of want is not in have.
-func missing(have, want []Sysctl) []Sysctl {
-	return slices.DeleteFunc(slices.Clone(want), func(s Sysctl) bool { return slices.Contains(have, s) })
+func missing(have, want []netstate.Sysctl) []netstate.Sysctl {
+	return slices.DeleteFunc(slices.Clone(want), func(s netstate.Sysctl) bool { return slices.Contains(have, s) })
 }
 
 // createVeth makes the pair and finds the numbers of both ends, in one system
 // call.
-func (h *Handle) createVeth(ctx context.Context, p Pod, sandbox *os.File) (link kernelLink, err error) {
-	err = h.withConn(ctx, func(c *conn) error {
-		var b batch
-		b.createVeth(p, int(sandbox.Fd()))
-		b.findLink(p.HostLink())
-		answers, err := c.do(&b)
+func (h *Handle) createVeth(ctx context.Context, p Pod, sandbox *os.File) (link rtnl.Link, err error) {
+	err = h.withConn(ctx, func(c *rtnl.Conn) error {
+		var b rtnl.Batch
+		b.CreateVeth(rtnl.VethPair{
+			Name: p.HostLink(), MAC: p.HostMAC(), Peer: p.sandboxEnd(), PeerMAC: p.SandboxMAC(), MTU: p.MTU, Group: claims.LinkGroupWiring,
+		}, int(sandbox.Fd()))
+		b.FindLink(p.HostLink())
+		answers, err := c.Do(&b)
 		if err != nil {
 			return err
 		}
 		for _, a := range answers {
-			if a.err != nil {
-				return fmt.Errorf("create veth pair: %w", a.err)
+			if a.Err != nil {
+				return fmt.Errorf("create veth pair: %w", a.Err)
 			}
 		}
-		link, err = parseLink(answers[1].data)
+		link, err = rtnl.ParseLink(answers[1].Data)
 		return err
 	})
 	return link, err
@@ -137,12 +142,12 @@ func (h *Handle) createVeth(ctx context.Context, p Pod, sandbox *os.File) (link 
 // wireSandbox sends everything for the sandbox side, whose handle h is, in one
 // system call.
 func (h *Handle) wireSandbox(ctx context.Context, p Pod, index int) error {
-	return h.withConn(ctx, func(c *conn) error { return wireInside(c, h.ns, p, index) })
+	return h.withConn(ctx, func(c *rtnl.Conn) error { return wireInside(c, h.ns, p, index) })
 }
 
-func wireInside(c *conn, sandbox *os.File, p Pod, index int) error {
+func wireInside(c *rtnl.Conn, sandbox *os.File, p Pod, index int) error {
 	s := p.SandboxState()
-	changes := Diff(State{}, State{Addresses: s.Addresses, Neighbors: s.Neighbors, Routes: s.Routes, Rules: s.Rules})
+	changes := netstate.Diff(netstate.State{}, netstate.State{Addresses: s.Addresses, Neighbors: s.Neighbors, Routes: s.Routes, Rules: s.Rules})
 	refused, err := sendNew(c, changes, index)
 	if err != nil {
 		return err
@@ -152,7 +157,7 @@ func wireInside(c *conn, sandbox *os.File, p Pod, index int) error {
 		return err
 	}
 	// The runtime has switched IPv6 off in the sandbox.
-	if err := writeSysctls(sandbox, s.Sysctls); err != nil || len(refused) == 0 {
+	if err := rtnl.WriteSysctls(sandbox, s.Sysctls); err != nil || len(refused) == 0 {
 		return err
 	}
 	refused, err = sendNew(c, refused, index)
@@ -163,47 +168,47 @@ func wireInside(c *conn, sandbox *os.File, p Pod, index int) error {
 }
 
 // ipv6Off reports whether a pod that needs IPv6 on its loopback link has it off.
-func ipv6Off(c *conn, p Pod) (bool, error) {
+func ipv6Off(c *rtnl.Conn, p Pod) (bool, error) {
 	if !p.speaks(true) {
 		return false, nil
 	}
-	var b batch
-	b.findLink("lo")
-	answers, err := c.do(&b)
+	var b rtnl.Batch
+	b.FindLink("lo")
+	answers, err := c.Do(&b)
 	if err != nil {
 		return false, err
 	}
-	if answers[0].err != nil {
-		return false, fmt.Errorf("find link lo: %w", answers[0].err)
+	if answers[0].Err != nil {
+		return false, fmt.Errorf("find link lo: %w", answers[0].Err)
 	}
-	lo, err := parseLink(answers[0].data)
-	return len(missing(lo.sysctls, []Sysctl{enableIPv6("lo")})) > 0, err
+	lo, err := rtnl.ParseLink(answers[0].Data)
+	return len(missing(lo.Sysctls, []netstate.Sysctl{enableIPv6("lo")})) > 0, err
 }
 
 // sendNew brings up one new link and adds its items. A route that is there
 // already belongs to another interface of the sandbox, and is not replaced. It
 // returns what the kernel refuses while IPv6 is off on the link.
-func sendNew(c *conn, changes []Change, index int) (refused []Change, err error) {
-	var b batch
-	b.setLink(index, Link{Up: true})
+func sendNew(c *rtnl.Conn, changes []netstate.Change, index int) (refused []netstate.Change, err error) {
+	var b rtnl.Batch
+	b.SetLink(index, netstate.Link{Up: true})
 	for _, ch := range changes {
-		if r, ok := ch.Item.(Route); ok {
-			b.route(OpAdd, index, r, create)
+		if r, ok := ch.Item.(netstate.Route); ok {
+			b.Route(netstate.OpAdd, index, r, rtnl.Create)
 		} else {
-			b.change(ch, index)
+			b.Change(ch, index)
 		}
 	}
-	answers, err := c.do(&b)
+	answers, err := c.Do(&b)
 	if err != nil {
 		return nil, err
 	}
-	if answers[0].err != nil {
-		return nil, fmt.Errorf("set up: %w", answers[0].err)
+	if answers[0].Err != nil {
+		return nil, fmt.Errorf("set up: %w", answers[0].Err)
 	}
 	for i, ch := range changes {
-		err := answers[i+1].err
+		err := answers[i+1].Err
 		switch {
-		case err == nil || errors.Is(err, unix.EEXIST) && isRule(ch.Item):
+		case err == nil || errors.Is(err, unix.EEXIST) && rtnl.IsRule(ch.Item):
 		case isIPv6(ch.Item) && (len(refused) > 0 || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)):
 			refused = append(refused, ch)
 		default:
@@ -214,23 +219,18 @@ func sendNew(c *conn, changes []Change, index int) (refused []Change, err error)
 }
 
 // isIPv6 reports whether an item that may be in a sandbox is of IPv6.
-func isIPv6(i Item) bool {
+func isIPv6(i netstate.Item) bool {
 	switch i := i.(type) {
-	case Address:
+	case netstate.Address:
 		return i.Prefix.Addr().Is6()
-	case Neighbor:
+	case netstate.Neighbor:
 		return i.Addr.Is6()
-	case Route:
+	case netstate.Route:
 		return i.Dst.Addr().Is6()
-	case Rule:
+	case netstate.Rule:
 		return i.IPv6
 	}
 	return false
-}
-
-func isRule(i Item) bool {
-	_, ok := i.(Rule)
-	return ok
 }
 
 // wireHost gives the host side all that belongs to it. First the link comes up and
@@ -238,7 +238,7 @@ func isRule(i Item) bool {
 // which say nothing of their pod, follow when all addresses are the pod's.
 func (h *Handle) wireHost(ctx context.Context, p Pod, index int) error {
 	s := p.HostState()
-	return h.withRules(ctx, s, func(c *conn) error {
+	return h.withRules(ctx, s, func(c *rtnl.Conn) error {
 		if err := claimHost(c, p, index, s); err != nil {
 			return err
 		}
@@ -247,43 +247,43 @@ func (h *Handle) wireHost(ctx context.Context, p Pod, index int) error {
 }
 
 // claimHost sets the link up and adds its neighbours and routes.
-func claimHost(c *conn, p Pod, index int, s State) error {
+func claimHost(c *rtnl.Conn, p Pod, index int, s netstate.State) error {
 	if err := clearOther(c, p, index); err != nil {
 		return err
 	}
-	var b batch
-	b.lookAt(index)
-	b.noLinkLocal(index)
-	b.setLink(index, Link{Up: true})
+	var b rtnl.Batch
+	b.FindIndex(index)
+	b.NoLinkLocal(index)
+	b.SetLink(index, netstate.Link{Up: true})
 	for _, n := range s.Neighbors {
-		b.neighbor(OpAdd, index, n)
+		b.Neighbor(netstate.OpAdd, index, n)
 	}
 	for _, r := range s.Routes {
-		b.route(OpAdd, index, r, create)
+		b.Route(netstate.OpAdd, index, r, rtnl.Create)
 	}
-	answers, err := c.do(&b)
+	answers, err := c.Do(&b)
 	if err != nil {
 		return err
 	}
 	if err := stillWiring(answers[0]); err != nil {
 		return err
 	}
-	if err := answers[2].err; err != nil {
+	if err := answers[2].Err; err != nil {
 		return fmt.Errorf("set %s up: %w", p.HostLink(), err)
 	}
 	for i, n := range s.Neighbors {
-		if err := answers[3+i].err; err != nil {
-			return fmt.Errorf("%s: %w", Change{OpAdd, n}, err)
+		if err := answers[3+i].Err; err != nil {
+			return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: n}, err)
 		}
 	}
-	var contested []Route
+	var contested []netstate.Route
 	for i, r := range s.Routes {
-		err := answers[3+len(s.Neighbors)+i].err
+		err := answers[3+len(s.Neighbors)+i].Err
 		switch {
 		case errors.Is(err, unix.EEXIST):
 			contested = append(contested, r)
 		case err != nil:
-			return fmt.Errorf("%s: %w", Change{OpAdd, r}, err)
+			return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: r}, err)
 		}
 	}
 	return claimRoutes(c, p, index, contested)
@@ -293,11 +293,11 @@ func claimHost(c *conn, p Pod, index int, s State) error {
 var errDeleted = errors.New("the pod was deleted while it was added")
 
 // stillWiring reports that a DEL is at work on the link that was looked at.
-func stillWiring(a answer) error {
-	if a.err != nil {
-		return fmt.Errorf("look at link: %w", a.err)
+func stillWiring(a rtnl.Answer) error {
+	if a.Err != nil {
+		return fmt.Errorf("look at link: %w", a.Err)
 	}
-	if l, err := parseLinkOnly(a.data); err != nil || ending(l.Group) {
+	if l, err := rtnl.ParseLinkOnly(a.Data); err != nil || claims.Ending(l.Group) {
 		return errors.Join(err, errDeleted)
 	}
 	return nil
@@ -305,26 +305,26 @@ func stillWiring(a answer) error {
 
 // settleHost replaces rules of the addresses that an earlier pod has left, and then
 // tells Watch that the pod is wired.
-func settleHost(c *conn, p Pod, index int, s State) error {
+func settleHost(c *rtnl.Conn, p Pod, index int, s netstate.State) error {
 	stale := staleRules(p)
-	var b batch
+	var b rtnl.Batch
 	for _, r := range stale {
-		b.rule(OpDelete, r)
+		b.Rule(netstate.OpDelete, r)
 	}
 	for _, r := range s.Rules {
-		b.rule(OpAdd, r)
+		b.Rule(netstate.OpAdd, r)
 	}
-	answers, err := c.do(&b)
+	answers, err := c.Do(&b)
 	if err != nil {
 		return err
 	}
 	for i, r := range s.Rules {
 		// A rule that is there again was made by Watch just now.
-		if err := answers[len(stale)+i].err; err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("%s: %w", Change{OpAdd, r}, err)
+		if err := answers[len(stale)+i].Err; err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: r}, err)
 		}
 	}
-	if slices.ContainsFunc(answers[:len(stale)], func(a answer) bool { return a.err == nil }) {
+	if slices.ContainsFunc(answers[:len(stale)], func(a rtnl.Answer) bool { return a.Err == nil }) {
 		// There was one: there may be more, and the new one may be gone.
 		if err := purgeRules(c, stale, s.Rules); err != nil {
 			return err
@@ -334,28 +334,28 @@ func settleHost(c *conn, p Pod, index int, s State) error {
 }
 
 // wired ends the wiring of a link, unless a DEL has begun.
-func wired(c *conn, index int) error {
-	var look batch
-	look.lookAt(index)
-	answers, err := c.do(&look)
+func wired(c *rtnl.Conn, index int) error {
+	var look rtnl.Batch
+	look.FindIndex(index)
+	answers, err := c.Do(&look)
 	if err != nil {
 		return err
 	}
 	if err := stillWiring(answers[0]); err != nil {
 		return err
 	}
-	return setGroup(c, index, 0)
+	return rtnl.SetGroup(c, index, 0)
 }
 
 // staleRules selects rules that an earlier pod may have left for p's addresses,
 // in whatever table.
-func staleRules(p Pod) []Rule {
-	var rules []Rule
+func staleRules(p Pod) []netstate.Rule {
+	var rules []netstate.Rule
 	for _, a := range p.Addrs {
-		dst := hostPrefix(a.Addr)
+		dst := netstate.HostPrefix(a.Addr)
 		rules = append(rules,
-			Rule{IPv6: a.Addr.Is6(), Priority: PriorityToPod, To: dst},
-			Rule{IPv6: a.Addr.Is6(), Priority: PriorityFromPod, From: dst})
+			netstate.Rule{IPv6: a.Addr.Is6(), Priority: claims.PriorityToPod, To: dst},
+			netstate.Rule{IPv6: a.Addr.Is6(), Priority: claims.PriorityFromPod, From: dst})
 	}
 	if p.Mode.Branch != nil {
 		rules = append(append(rules, branchRules(p.HostLink())...), branchRules(p.Mode.Branch.Link())...)
@@ -365,15 +365,15 @@ func staleRules(p Pod) []Rule {
 
 // staleRoutes selects routes that an earlier pod may have left for p's addresses
 // where p has none, as in the table of the other layout.
-func staleRoutes(p Pod) []Route {
-	wanted := map[routeKey]bool{}
+func staleRoutes(p Pod) []netstate.Route {
+	wanted := map[netstate.RouteKey]bool{}
 	for _, r := range p.HostState().Routes {
-		wanted[r.key()] = true
+		wanted[r.Key()] = true
 	}
-	var routes []Route
+	var routes []netstate.Route
 	for _, a := range p.Addrs {
-		for _, table := range []int{TablePods, TableMain} {
-			if r := (Route{Dst: hostPrefix(a.Addr), Table: table, Protocol: RouteProtocol}); !wanted[r.key()] {
+		for _, table := range []int{claims.TablePods, netstate.TableMain} {
+			if r := (netstate.Route{Dst: netstate.HostPrefix(a.Addr), Table: table, Protocol: claims.RouteProtocol}); !wanted[r.Key()] {
 				routes = append(routes, r)
 			}
 		}
@@ -382,35 +382,35 @@ func staleRoutes(p Pod) []Route {
 }
 
 // purgeRules deletes all rules that match stale and adds those of keep.
-func purgeRules(c *conn, stale, keep []Rule) error {
+func purgeRules(c *rtnl.Conn, stale, keep []netstate.Rule) error {
 	for found := true; found; {
-		var b batch
+		var b rtnl.Batch
 		for _, r := range stale {
-			b.rule(OpDelete, r)
+			b.Rule(netstate.OpDelete, r)
 		}
-		answers, err := c.do(&b)
+		answers, err := c.Do(&b)
 		if err != nil {
 			return err
 		}
 		found = false
 		for i, a := range answers {
-			if a.err != nil && !isGone(a.err) {
-				return fmt.Errorf("delete rule %s: %w", stale[i], a.err)
+			if a.Err != nil && !rtnl.IsGone(a.Err) {
+				return fmt.Errorf("delete rule %s: %w", stale[i], a.Err)
 			}
-			found = found || a.err == nil
+			found = found || a.Err == nil
 		}
 	}
-	var b batch
+	var b rtnl.Batch
 	for _, r := range keep {
-		b.rule(OpAdd, r)
+		b.Rule(netstate.OpAdd, r)
 	}
-	answers, err := c.do(&b)
+	answers, err := c.Do(&b)
 	if err != nil {
 		return err
 	}
 	for i, a := range answers {
-		if a.err != nil && !errors.Is(a.err, unix.EEXIST) {
-			return fmt.Errorf("add rule %s: %w", keep[i], a.err)
+		if a.Err != nil && !errors.Is(a.Err, unix.EEXIST) {
+			return fmt.Errorf("add rule %s: %w", keep[i], a.Err)
 		}
 	}
 	return nil
@@ -441,25 +441,25 @@ func (h *Handle) clearRemains(ctx context.Context, p Pod, inside *Handle) (whole
 	if err != nil {
 		return false, err
 	}
-	if have.index != 0 && (have.Kind != "veth" || have.MAC != p.SandboxMAC().String()) {
+	if have.Index != 0 && (have.Kind != "veth" || have.MAC != p.SandboxMAC().String()) {
 		return false, fmt.Errorf("%w: %s with MAC %s", ErrInterfaceTaken, p.sandboxEnd(), have.MAC)
 	}
 	host, err := h.findLink(ctx, p.HostLink())
 	if err != nil {
 		return false, err
 	}
-	whole = have.index != 0 && host.peer == have.index && have.peer == host.index && host.MAC == p.HostMAC().String() && !ending(host.Group)
+	whole = have.Index != 0 && host.PeerIndex == have.Index && have.PeerIndex == host.Index && host.MAC == p.HostMAC().String() && !claims.Ending(host.Group)
 	if whole {
 		return true, nil
 	}
 	for _, remains := range []struct {
 		h    *Handle
-		link kernelLink
+		link rtnl.Link
 	}{{h, host}, {inside, have}} {
-		if remains.link.index == 0 {
+		if remains.link.Index == 0 {
 			continue
 		}
-		if err := remains.h.deleteLink(ctx, remains.link.index); err != nil {
+		if err := remains.h.deleteLink(ctx, remains.link.Index); err != nil {
 			return false, err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/trace"
 )
 
 // TestConfirm changes the node after Trace has looked at it: the kernel's answer is
@@ -41,11 +42,11 @@ func TestConfirm(t *testing.T) {
 	} {
 		shell(t, l.node, c.do, vars...)
 		for i := range 2 {
-			path := datapath.Trace(v, datapath.Flow{Src: p.Addrs[i].Addr, Dst: vpcHost4})
+			path := trace.Trace(v, trace.Flow{Src: p.Addrs[i].Addr, Dst: vpcHost4})
 			if i == 1 {
-				path = datapath.Trace(v, datapath.Flow{Src: p.Addrs[i].Addr, Dst: vpcHost6})
+				path = trace.Trace(v, trace.Flow{Src: p.Addrs[i].Addr, Dst: vpcHost6})
 			}
-			faults, err := l.h.Confirm(t.Context(), path)
+			faults, err := trace.Confirm(t.Context(), l.node, path)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -89,7 +89,7 @@ func host(t *testing.T, h *Handle, p Pod) {
 		_, err = h.place(t.Context(), p, newHandle(sandbox))
 	}
 	if err == nil && p.Mode.isVeth() {
-		err = h.wireHost(t.Context(), p, link.index)
+		err = h.wireHost(t.Context(), p, link.Index)
 	} else if err == nil {
 		err = h.applyHost(t.Context(), p, false)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,7 +27,7 @@ func newNetns(t *testing.T, path string) {
 		runtime.LockOSThread() // the thread ends with the goroutine
 		err := unix.Unshare(unix.CLONE_NEWNET)
 		if err == nil {
-			err = unix.Mount(ownNetns, path, "", unix.MS_BIND, "")
+			err = unix.Mount(rtnl.OwnNetns, path, "", unix.MS_BIND, "")
 		}
 		errs <- err
 	}()
@@ -67,7 +68,7 @@ func TestKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer sandbox.Close()
-	var link kernelLink
+	var link rtnl.Link
 	steps := []struct {
 		name string
 		do   func(context.Context, Pod) error
@@ -77,13 +78,13 @@ func TestKilled(t *testing.T) {
 			link, err = h.createVeth(ctx, p, sandbox)
 			return err
 		}},
-		{"ADD: sandbox side", func(ctx context.Context, p Pod) error { return newHandle(sandbox).wireSandbox(ctx, p, link.peer) }},
-		{"ADD: host side", func(ctx context.Context, p Pod) error { return h.wireHost(ctx, p, link.index) }},
+		{"ADD: sandbox side", func(ctx context.Context, p Pod) error { return newHandle(sandbox).wireSandbox(ctx, p, link.PeerIndex) }},
+		{"ADD: host side", func(ctx context.Context, p Pod) error { return h.wireHost(ctx, p, link.Index) }},
 		{"DEL: rules", func(ctx context.Context, p Pod) error {
 			_, _, err := h.unwire(ctx, p)
 			return err
 		}},
-		{"DEL: link", func(ctx context.Context, _ Pod) error { return h.deleteLink(ctx, link.index) }},
+		{"DEL: link", func(ctx context.Context, _ Pod) error { return h.deleteLink(ctx, link.Index) }},
 	}
 	for _, layout := range []Layout{Flat, PerPod} {
 		p := Pod{ContainerID: "killed", IfName: "eth0", Netns: path, Layout: layout, MTU: 9001, Addrs: []PodAddr{

@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,27 +22,27 @@ func (h *Handle) DelPod(ctx context.Context, p Pod) error {
 	if err != nil {
 		return err
 	}
-	if link.index == 0 || link.alias != (alias{}) || p.Index > 0 {
+	if link.Index == 0 || aliasIn(link) != (alias{}) || p.Index > 0 {
 		return h.delMode(ctx, p, link, addrs)
 	}
-	return h.deleteLink(ctx, link.index)
+	return h.deleteLink(ctx, link.Index)
 }
 
 // unwire removes p's rules and finds its host link and addresses. Routes and
 // neighbours go with the link; rules go first, because without the link nobody
 // would know whose they are. The mark on the link keeps Watch from bringing
 // anything back meanwhile, and AddPod from taking the link for whole.
-func (h *Handle) unwire(ctx context.Context, p Pod) (link kernelLink, addrs []PodAddr, err error) {
+func (h *Handle) unwire(ctx context.Context, p Pod) (link rtnl.Link, addrs []PodAddr, err error) {
 	if link, err = h.findHostLink(ctx, p); err != nil {
 		return link, nil, err
 	}
-	if link.index != 0 && !ending(link.Group) {
-		err := h.withConn(ctx, func(c *conn) error { return setGroup(c, link.index, linkGroupEnding) })
+	if link.Index != 0 && !claims.Ending(link.Group) {
+		err := h.withConn(ctx, func(c *rtnl.Conn) error { return rtnl.SetGroup(c, link.Index, claims.LinkGroupEnding) })
 		if err != nil {
 			return link, nil, err
 		}
 	}
-	addrs, err = h.purgeAddrs(ctx, p, link.index)
+	addrs, err = h.purgeAddrs(ctx, p, link.Index)
 	return link, addrs, err
 }
 
@@ -50,7 +53,7 @@ func (h *Handle) purgeAddrs(ctx context.Context, p Pod, index int) (addrs []PodA
 		return nil, nil
 	}
 	err = h.locked(ctx, alone, func() error {
-		return h.withConn(ctx, func(c *conn) (err error) {
+		return h.withConn(ctx, func(c *rtnl.Conn) (err error) {
 			if addrs, err = podAddrs(c, p, index); err != nil || len(addrs) == 0 {
 				return err
 			}
@@ -60,25 +63,11 @@ func (h *Handle) purgeAddrs(ctx context.Context, p Pod, index int) (addrs []PodA
 	return addrs, err
 }
 
-// setGroup puts a link into a link group. One that is gone is fine.
-func setGroup(c *conn, index, group int) error {
-	var b batch
-	b.group(index, group)
-	answers, err := c.do(&b)
-	if err != nil {
-		return err
-	}
-	if err := answers[0].err; err != nil && !isGone(err) {
-		return fmt.Errorf("set link group: %w", err)
-	}
-	return nil
-}
-
 // ownRules are staleRules with our protocol: DEL has no business with others.
-func ownRules(addrs []PodAddr) []Rule {
+func ownRules(addrs []PodAddr) []netstate.Rule {
 	rules := staleRules(Pod{Addrs: addrs})
 	for i := range rules {
-		rules[i].Protocol = ruleProtocol
+		rules[i].Protocol = claims.RuleProtocol
 	}
 	return rules
 }
@@ -86,7 +75,7 @@ func ownRules(addrs []PodAddr) []Rule {
 // podAddrs returns the addresses whose rules are p's: those that lead to its
 // link, and those that the caller named, unless they lead to another pod's link
 // by now.
-func podAddrs(c *conn, p Pod, index int) ([]PodAddr, error) {
+func podAddrs(c *rtnl.Conn, p Pod, index int) ([]PodAddr, error) {
 	var addrs []PodAddr
 	if index != 0 {
 		found, err := addrsBehind(c, index)
@@ -109,21 +98,15 @@ func podAddrs(c *conn, p Pod, index int) ([]PodAddr, error) {
 
 // addrsBehind finds a pod's addresses by the routes that lead to its link. A link
 // that has gone meanwhile has none.
-func addrsBehind(c *conn, index int) ([]PodAddr, error) {
+func addrsBehind(c *rtnl.Conn, index int) ([]PodAddr, error) {
 	var addrs []PodAddr
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		var b batch
-		header := make([]byte, 12)
-		header[0] = family
-		b.add(unix.RTM_GETROUTE, unix.NLM_F_DUMP, header, func() { b.attr32(unix.RTA_OIF, uint32(index)) })
-		err := c.dump(&b, func(body []byte) error {
-			r, ok, err := parseRoute(body, names{index: "own"})
-			if ok && r.Link == "own" && r.Protocol == RouteProtocol && r.Dst.IsSingleIP() {
+		err := c.EachRouteOver(index, family, func(r netstate.Route) {
+			if r.Protocol == claims.RouteProtocol && r.Dst.IsSingleIP() {
 				addrs = append(addrs, PodAddr{Addr: r.Dst.Addr()})
 			}
-			return err
 		})
-		if err != nil && !isGone(err) {
+		if err != nil && !rtnl.IsGone(err) {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
 	}
@@ -132,10 +115,10 @@ func addrsBehind(c *conn, index int) ([]PodAddr, error) {
 
 // leadsElsewhere reports whether an address is on a link of the node, or a route for
 // it alone leads to another link than that of the number.
-func leadsElsewhere(c *conn, a netip.Addr, index int) (bool, error) {
+func leadsElsewhere(c *rtnl.Conn, a netip.Addr, index int) (bool, error) {
 	found, err := lookupAddrs(c, []netip.Addr{a})
 	if err != nil {
 		return false, err
 	}
-	return len(found) > 0 && found[0].link.index != index, nil
+	return len(found) > 0 && found[0].link.Index != index, nil
 }

@@ -2,7 +2,12 @@
 
 package datapath
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+)
 
 // Desired is all that shall be on a node: the node's own part and its pods.
 type Desired struct {
@@ -15,11 +20,11 @@ type Desired struct {
 // Drift returns the changes that make a node's whole state, as Observe reads it,
 // what it should be. What belongs to pods that are not in d stays, but for rules
 // that no pod's route belongs to. ENIs whose link is missing want nothing on it.
-func (d Desired) Drift(have State) []Change {
-	n, _ := d.Node.resolve(have.Links) // an ENI without link is no drift
+func (d Desired) Drift(have netstate.State) []netstate.Change {
+	n, _ := d.Node.Resolve(have.Links) // an ENI without link is no drift
 	wired := map[string]Pod{}
 	for _, p := range d.Pods {
-		p, _ = p.resolve(have.Links)
+		p, _ = p.Resolve(have.Links)
 		wired[p.HostLink()] = p
 	}
 	for name := range wired {
@@ -27,19 +32,19 @@ func (d Desired) Drift(have State) []Change {
 			delete(wired, name)
 		}
 	}
-	wants, owns := []State{n.stateIn(have)}, n.Owned(have)
+	wants, owns := []netstate.State{n.stateIn(have)}, n.Owned(have)
 	for _, p := range wired {
 		wants = append(wants, p.HostState())
 	}
-	return Diff(Join(owns, podsOwned(have, wired)), Join(wants...))
+	return netstate.Diff(netstate.Join(owns, podsOwned(have, wired)), netstate.Join(wants...))
 }
 
 // isWired reports whether a host link exists, its AddPod is done with it, and no DEL is
 // at work on it or done with it.
-func isWired(links []Link, name string) bool {
+func isWired(links []netstate.Link, name string) bool {
 	for _, l := range links {
 		if l.Name == name {
-			return !passing(l.Group)
+			return !claims.Passing(l.Group)
 		}
 	}
 	return false
@@ -47,20 +52,20 @@ func isWired(links []Link, name string) bool {
 
 // podsOwned returns what belongs to the pods, by host link, their addresses where
 // the node has them, and rules of pods that no route leads to.
-func podsOwned(have State, wired map[string]Pod) State {
-	var o State
+func podsOwned(have netstate.State, wired map[string]Pod) netstate.State {
+	var o netstate.State
 	wired, shared := withFurtherLinks(wired)
 	addrs := map[netip.Prefix]bool{}
-	var settings []Sysctl
+	var settings []netstate.Sysctl
 	for _, p := range wired {
 		for _, a := range p.Addrs {
-			addrs[hostPrefix(a.Addr)] = true
+			addrs[netstate.HostPrefix(a.Addr)] = true
 		}
 		settings = append(settings, p.HostState().Sysctls...)
 	}
-	o.Sysctls = counterparts(have.Sysctls, settings, Sysctl.key)
+	o.Sysctls = netstate.Counterparts(have, netstate.State{Sysctls: settings}).Sysctls
 	for _, a := range have.Addresses {
-		if addrs[hostPrefix(a.Prefix.Addr())] {
+		if addrs[netstate.HostPrefix(a.Prefix.Addr())] {
 			o.Addresses = append(o.Addresses, a)
 		}
 	}
@@ -70,19 +75,19 @@ func podsOwned(have State, wired map[string]Pod) State {
 		}
 	}
 	for _, n := range have.Neighbors {
-		if _, ok := wired[n.Link]; ok || shared[n.Link] && addrs[hostPrefix(n.Addr)] {
+		if _, ok := wired[n.Link]; ok || shared[n.Link] && addrs[netstate.HostPrefix(n.Addr)] {
 			o.Neighbors = append(o.Neighbors, n)
 		}
 	}
 	for _, r := range have.Routes {
-		if _, ok := wired[r.Link]; ok || r.Protocol == RouteProtocol && addrs[r.Dst] {
+		if _, ok := wired[r.Link]; ok || r.Protocol == claims.RouteProtocol && addrs[r.Dst] {
 			o.Routes = append(o.Routes, r)
 		}
 	}
-	var others []Rule
+	var others []netstate.Rule
 	for _, r := range have.Rules {
 		switch {
-		case !ownedRule(r) || !podRule(r):
+		case !claims.OwnedRule(r) || !podRule(r):
 		case r.IIF == "" && addrs[podOf(r)], hasKey(wired, r.IIF):
 			o.Rules = append(o.Rules, r)
 		default:
@@ -90,7 +95,7 @@ func podsOwned(have State, wired map[string]Pod) State {
 		}
 	}
 	for _, c := range orphansOf(others, have.Routes) {
-		o.Rules = append(o.Rules, c.Item.(Rule))
+		o.Rules = append(o.Rules, c.Item.(netstate.Rule))
 	}
 	return o
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 var (
@@ -33,7 +35,7 @@ var (
 // DriftError says how a pod's or node's network differs from what it should be.
 type DriftError struct {
 	// Changes would repair it.
-	Changes []Change
+	Changes []netstate.Change
 }
 
 func (e *DriftError) Error() string {

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,11 +17,11 @@ import (
 // whether it has known it before or not, and that it does for a damage to it.
 func TestEventsOfPods(t *testing.T) {
 	h, path := crashNode(t)
-	m, err := newMonitor(h.ns)
+	m, err := rtnl.NewMonitor(h.ns)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.close()
+	defer m.Close()
 	for _, layout := range []Layout{Flat, PerPod} {
 		for name, mode := range map[string]Mode{"veth": {}, "bridge": {Bridge: &Bridge{}}} {
 			p := Pod{ContainerID: "events", IfName: "eth0", Netns: path, Layout: layout, Mode: mode, Addrs: []PodAddr{
@@ -37,7 +39,7 @@ func TestEventsOfPods(t *testing.T) {
 			// looks counts the reports since the last call that are a reason to look.
 			looks := func() (n int) {
 				t.Helper()
-				_, err := m.read(func(e event) {
+				_, err := m.Read(func(e rtnl.Event) {
 					if f.concerns(e) {
 						n++
 					}
@@ -60,7 +62,7 @@ func TestEventsOfPods(t *testing.T) {
 					t.Errorf("%s %s, known %t: %d reasons to look in an ADD", layout, name, known, n)
 				}
 				learn(p)
-				if err := h.Apply(t.Context(), []Change{{OpAdd, Link{Name: p.HostLink(), MTU: 1300, Up: true}}}); err != nil {
+				if err := h.Apply(t.Context(), []netstate.Change{{Op: netstate.OpAdd, Item: netstate.Link{Name: p.HostLink(), MTU: 1300, Up: true}}}); err != nil {
 					t.Fatal(err)
 				}
 				if looks() == 0 {
@@ -84,12 +86,12 @@ func TestEventsOfPods(t *testing.T) {
 // that are left is about anything of ours.
 func TestLostReports(t *testing.T) {
 	h, _ := crashNode(t)
-	m, err := newMonitor(h.ns)
+	m, err := rtnl.NewMonitor(h.ns)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.close()
-	if err := unix.SetsockoptInt(m.route, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096); err != nil {
+	defer m.Close()
+	if err := unix.SetsockoptInt(m.Route, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096); err != nil {
 		t.Fatal(err)
 	}
 	w := &watcher{h: h}
@@ -98,9 +100,9 @@ func TestLostReports(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.filter.learn(Desired{}, have)
-	foreign := Rule{Priority: 700, Table: 77, Protocol: 4}
+	foreign := netstate.Rule{Priority: 700, Table: 77, Protocol: 4}
 	for range 200 {
-		if err := h.Apply(t.Context(), []Change{{OpAdd, foreign}, {OpDelete, foreign}}); err != nil {
+		if err := h.Apply(t.Context(), []netstate.Change{{Op: netstate.OpAdd, Item: foreign}, {Op: netstate.OpDelete, Item: foreign}}); err != nil {
 			t.Fatal(err)
 		}
 	}

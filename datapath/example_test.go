@@ -10,6 +10,8 @@ import (
 	"net/netip"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/datapath/trace"
 )
 
 func exampleNode() datapath.Node {
@@ -47,7 +49,7 @@ func ExamplePod_HostState() {
 // Diff tells how to get from one state to another, here from one layout to the
 // other.
 func ExampleDiff() {
-	for _, c := range datapath.Diff(examplePod(datapath.PerPod).HostState(), examplePod(datapath.Flat).HostState()) {
+	for _, c := range netstate.Diff(examplePod(datapath.PerPod).HostState(), examplePod(datapath.Flat).HostState()) {
 		fmt.Println(c)
 	}
 	// Output:
@@ -61,17 +63,17 @@ func ExampleDiff() {
 // source map: the packet leaves by the wrong ENI.
 func ExampleTrace() {
 	n, p := exampleNode(), examplePod(datapath.Flat)
-	system := datapath.State{
-		Links: []datapath.Link{{Name: "ens5", MAC: "06:00:00:00:00:05", Up: true}},
-		Routes: []datapath.Route{{
-			Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.0.0.1"), Link: "ens5", Table: datapath.TableMain, Protocol: 16,
+	system := netstate.State{
+		Links: []netstate.Link{{Name: "ens5", MAC: "06:00:00:00:00:05", Up: true}},
+		Routes: []netstate.Route{{
+			Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.0.0.1"), Link: "ens5", Table: netstate.TableMain, Protocol: 16,
 		}},
-		Rules: []datapath.Rule{{Priority: 32766, Table: datapath.TableMain, Protocol: 2}},
+		Rules: []netstate.Rule{{Priority: 32766, Table: netstate.TableMain, Protocol: 2}},
 	}
-	node := datapath.Join(system, n.State(), p.HostState())
+	node := netstate.Join(system, n.State(), p.HostState())
 	node.Filter.Sources = nil
-	v := datapath.View{Node: node, Desired: &datapath.Desired{Node: n, Pods: []datapath.Pod{p}}}
-	path := datapath.Trace(v, datapath.Flow{Src: p.Addrs[0].Addr, Dst: netip.MustParseAddr("10.0.3.7")})
+	v := trace.View{Node: node, Desired: &datapath.Desired{Node: n, Pods: []datapath.Pod{p}}}
+	path := trace.Trace(v, trace.Flow{Src: p.Addrs[0].Addr, Dst: netip.MustParseAddr("10.0.3.7")})
 	for _, f := range path.Faults {
 		fmt.Printf("%s: %s\n", f.Name, f.Detail)
 	}

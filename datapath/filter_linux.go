@@ -11,19 +11,21 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/nft"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
 func filterTable() *nftables.Table {
-	return &nftables.Table{Name: FilterTable, Family: nftables.TableFamilyINet}
+	return &nftables.Table{Name: netstate.FilterTable, Family: nftables.TableFamilyINet}
 }
 
 // sourceSet numbers the set itself: the library would take the number from a
 // variable that handles at work at the same time race for.
 func sourceSet(ipv6 bool) *nftables.Set {
 	s := &nftables.Set{
-		Table: filterTable(), ID: uint32(1 + btoi(ipv6)), Name: sourceMaps[btoi(ipv6)].name,
+		Table: filterTable(), ID: uint32(1 + netstate.Btoi(ipv6)), Name: netstate.SourceMaps[netstate.Btoi(ipv6)].Name,
 		IsMap: true, Interval: true,
 		KeyType: nftables.TypeIPAddr, DataType: nftables.TypeVerdict,
 	}
@@ -34,18 +36,18 @@ func sourceSet(ipv6 bool) *nftables.Set {
 }
 
 // observeFilter reads our table; a kernel without family inet has none.
-func (h *Handle) observeFilter(ctx context.Context) (Filter, error) {
-	same := func(a, b Filter) bool { return a.String() == b.String() }
+func (h *Handle) observeFilter(ctx context.Context) (netstate.Filter, error) {
+	same := func(a, b netstate.Filter) bool { return a.String() == b.String() }
 	return nft.Read(ctx, h.nft, same, readFilter)
 }
 
-func readFilter(c *nftables.Conn) (f Filter, err error) {
+func readFilter(c *nftables.Conn) (f netstate.Filter, err error) {
 	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return f, fmt.Errorf("list nft chains: %w", err)
 	}
 	for _, chain := range chains {
-		if chain.Table.Name != FilterTable {
+		if chain.Table.Name != netstate.FilterTable {
 			continue
 		}
 		observed, err := observeChain(c, chain)
@@ -65,7 +67,7 @@ func readFilter(c *nftables.Conn) (f Filter, err error) {
 		m := sourceSet(ipv6)
 		if !slices.ContainsFunc(sets, func(s *nftables.Set) bool { return s.Name == m.Name }) {
 			// Somebody took the map away: chains without it are none of ours.
-			f.Chains = append(f.Chains, Chain{Name: "no " + m.Name})
+			f.Chains = append(f.Chains, netstate.Chain{Name: "no " + m.Name})
 			continue
 		}
 		elements, err := c.GetSetElements(m)
@@ -77,8 +79,8 @@ func readFilter(c *nftables.Conn) (f Filter, err error) {
 	return f, nil
 }
 
-func observeChain(c *nftables.Conn, chain *nftables.Chain) (Chain, error) {
-	observed := Chain{Name: chain.Name}
+func observeChain(c *nftables.Conn, chain *nftables.Chain) (netstate.Chain, error) {
+	observed := netstate.Chain{Name: chain.Name}
 	if chain.Hooknum != nil && chain.Priority != nil {
 		observed.Hook, observed.Priority = "unknown", int(*chain.Priority)
 		if chain.Type == nftables.ChainTypeFilter && *chain.Hooknum == *nftables.ChainHookPrerouting &&
@@ -98,7 +100,7 @@ func observeChain(c *nftables.Conn, chain *nftables.Chain) (Chain, error) {
 
 // encodeSource returns the two ends of an interval: the first address, and the
 // one after the last.
-func encodeSource(s Source) []nftables.SetElement {
+func encodeSource(s netstate.Source) []nftables.SetElement {
 	first := s.Prefix.Masked().Addr()
 	elements := []nftables.SetElement{{
 		Key:         first.AsSlice(),
@@ -116,31 +118,31 @@ func lastAddr(p netip.Prefix) netip.Addr {
 	for i := p.Bits(); i < 8*len(b); i++ {
 		b[i/8] |= 0x80 >> (i % 8)
 	}
-	return address(b)
+	return rtnl.ParseAddr(b)
 }
 
 // decodeElements pairs the ends of intervals. The kernel lists them in order of
 // address, in either direction.
-func decodeElements(elements []nftables.SetElement) []Source {
+func decodeElements(elements []nftables.SetElement) []netstate.Source {
 	slices.SortFunc(elements, func(a, b nftables.SetElement) int {
-		if c := address(a.Key).Compare(address(b.Key)); c != 0 {
+		if c := rtnl.ParseAddr(a.Key).Compare(rtnl.ParseAddr(b.Key)); c != 0 {
 			return c
 		}
-		return btoi(b.IntervalEnd) - btoi(a.IntervalEnd)
+		return netstate.Btoi(b.IntervalEnd) - netstate.Btoi(a.IntervalEnd)
 	})
-	var sources []Source
+	var sources []netstate.Source
 	for i, e := range elements {
 		if e.IntervalEnd {
 			continue
 		}
-		first := address(e.Key)
-		s := Source{Prefix: netip.PrefixFrom(first, first.BitLen())}
+		first := rtnl.ParseAddr(e.Key)
+		s := netstate.Source{Prefix: netip.PrefixFrom(first, first.BitLen())}
 		if i+1 < len(elements) {
-			s.Prefix = spanning(first, address(elements[i+1].Key))
+			s.Prefix = spanning(first, rtnl.ParseAddr(elements[i+1].Key))
 		}
-		for kind, v := range attributes(e.Val) {
+		for kind, v := range rtnl.Attributes(e.Val) {
 			if kind == unix.NFTA_VERDICT_CHAIN {
-				s.Chain = text(v)
+				s.Chain = rtnl.Text(v)
 			}
 		}
 		sources = append(sources, s)
@@ -160,7 +162,7 @@ func spanning(first, end netip.Addr) netip.Prefix {
 }
 
 // applyFilter carries out changes of our table in one transaction.
-func (h *Handle) applyFilter(changes []Change) error {
+func (h *Handle) applyFilter(changes []netstate.Change) error {
 	err := h.nft.Do(func(c *nftables.Conn) error {
 		if err := queueFilter(c, changes); err != nil {
 			return err
@@ -173,12 +175,12 @@ func (h *Handle) applyFilter(changes []Change) error {
 	return nil
 }
 
-func queueFilter(c *nftables.Conn, changes []Change) error {
+func queueFilter(c *nftables.Conn, changes []netstate.Change) error {
 	for i := 0; i < len(changes); {
-		f, ok := changes[i].Item.(Filter)
+		f, ok := changes[i].Item.(netstate.Filter)
 		if ok {
-			if changes[i].Op == OpDelete {
-				f = Filter{}
+			if changes[i].Op == netstate.OpDelete {
+				f = netstate.Filter{}
 			}
 			if err := replaceFilter(c, f); err != nil {
 				return err
@@ -201,10 +203,10 @@ const elementsAtOnce = 250
 
 // sourceRow returns the elements at the head of changes that are for one map and
 // have one operation.
-func sourceRow(changes []Change) []Source {
-	var row []Source
+func sourceRow(changes []netstate.Change) []netstate.Source {
+	var row []netstate.Source
 	for _, ch := range changes {
-		s, ok := ch.Item.(Source)
+		s, ok := ch.Item.(netstate.Source)
 		if !ok || ch.Op != changes[0].Op || len(row) > 0 && s.Prefix.Addr().Is6() != row[0].Prefix.Addr().Is6() {
 			break
 		}
@@ -214,9 +216,9 @@ func sourceRow(changes []Change) []Source {
 }
 
 // addSources queues elements of both maps.
-func addSources(c *nftables.Conn, sources []Source) error {
+func addSources(c *nftables.Conn, sources []netstate.Source) error {
 	for _, ipv6 := range []bool{false, true} {
-		var row []Source
+		var row []netstate.Source
 		for _, s := range sources {
 			if s.Prefix.Addr().Is6() == ipv6 {
 				row = append(row, s)
@@ -225,7 +227,7 @@ func addSources(c *nftables.Conn, sources []Source) error {
 		if len(row) == 0 {
 			continue
 		}
-		if err := changeSources(c, OpAdd, row); err != nil {
+		if err := changeSources(c, netstate.OpAdd, row); err != nil {
 			return err
 		}
 	}
@@ -233,14 +235,14 @@ func addSources(c *nftables.Conn, sources []Source) error {
 }
 
 // changeSources queues elements of one map.
-func changeSources(c *nftables.Conn, op Op, row []Source) error {
+func changeSources(c *nftables.Conn, op netstate.Op, row []netstate.Source) error {
 	for some := range slices.Chunk(row, elementsAtOnce) {
 		var elements []nftables.SetElement
 		for _, s := range some {
 			elements = append(elements, encodeSource(s)...)
 		}
 		do := c.SetAddElements
-		if op == OpDelete {
+		if op == netstate.OpDelete {
 			do = c.SetDeleteElements
 		}
 		if err := do(sourceSet(row[0].Prefix.Addr().Is6()), elements); err != nil {
@@ -252,9 +254,9 @@ func changeSources(c *nftables.Conn, op Op, row []Source) error {
 
 // onlyGone reports whether nothing but deletions failed because there was
 // nothing to delete.
-func onlyGone(changes []Change, err error) bool {
+func onlyGone(changes []netstate.Change, err error) bool {
 	for _, ch := range changes {
-		if ch.Op != OpDelete {
+		if ch.Op != netstate.OpDelete {
 			return false
 		}
 	}
@@ -263,11 +265,11 @@ func onlyGone(changes []Change, err error) bool {
 
 // replaceFilter queues the exchange of the whole table: packets meet the old
 // one or the new one.
-func replaceFilter(c *nftables.Conn, f Filter) error {
+func replaceFilter(c *nftables.Conn, f netstate.Filter) error {
 	table := filterTable()
 	c.AddTable(table) // so that there is one to delete
 	c.DelTable(table)
-	if f.empty() {
+	if f.Empty() {
 		return nil
 	}
 	c.AddTable(table)
@@ -295,7 +297,7 @@ func replaceFilter(c *nftables.Conn, f Filter) error {
 	return nil
 }
 
-func newChain(table *nftables.Table, ch Chain) *nftables.Chain {
+func newChain(table *nftables.Table, ch netstate.Chain) *nftables.Chain {
 	chain := &nftables.Chain{Table: table, Name: ch.Name}
 	if ch.Hook == "" {
 		return chain

@@ -11,11 +11,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"golang.org/x/sys/unix"
 )
 
 // filtered returns a lab whose node has its filter, and the node's state.
-func filtered(t *testing.T) (*lab, datapath.State) {
+func filtered(t *testing.T) (*lab, netstate.State) {
 	t.Helper()
 	l := newLab(t, datapath.Flat)
 	if err := l.h.EnsureNode(t.Context(), l.n); err != nil {
@@ -39,13 +40,13 @@ func TestObserveWhileTableChanges(t *testing.T) {
 	var changer sync.WaitGroup
 	changer.Go(func() {
 		for {
-			for _, op := range []datapath.Op{datapath.OpDelete, datapath.OpAdd} {
+			for _, op := range []netstate.Op{netstate.OpDelete, netstate.OpAdd} {
 				select {
 				case <-stop:
 					return
 				default:
 				}
-				if err := l.h.Apply(t.Context(), []datapath.Change{{Op: op, Item: whole.Filter}}); err != nil {
+				if err := l.h.Apply(t.Context(), []netstate.Change{{Op: op, Item: whole.Filter}}); err != nil {
 					t.Error(err)
 					return
 				}
@@ -79,16 +80,16 @@ func TestApplyAfterError(t *testing.T) {
 	first := whole.Filter.Sources[0]
 	bad := first
 	bad.Chain = "missing"
-	err := l.h.Apply(t.Context(), []datapath.Change{{Op: datapath.OpDelete, Item: first}, {Op: datapath.OpAdd, Item: bad}})
+	err := l.h.Apply(t.Context(), []netstate.Change{{Op: netstate.OpDelete, Item: first}, {Op: netstate.OpAdd, Item: bad}})
 	if !errors.Is(err, unix.ENOENT) {
 		t.Errorf("Apply of an element without its chain = %v, want ENOENT", err)
 	}
 	odd := whole.Filter
-	odd.Chains = append(slices.Clone(odd.Chains), datapath.Chain{Name: "odd", Rules: []string{"no rule of nft"}})
-	if err := l.h.Apply(t.Context(), []datapath.Change{{Op: datapath.OpAdd, Item: odd}}); err == nil {
+	odd.Chains = append(slices.Clone(odd.Chains), netstate.Chain{Name: "odd", Rules: []string{"no rule of nft"}})
+	if err := l.h.Apply(t.Context(), []netstate.Change{{Op: netstate.OpAdd, Item: odd}}); err == nil {
 		t.Error("Apply of no rule succeeds")
 	}
-	if err := l.h.Apply(t.Context(), []datapath.Change{{Op: datapath.OpDelete, Item: first}}); err != nil {
+	if err := l.h.Apply(t.Context(), []netstate.Change{{Op: netstate.OpDelete, Item: first}}); err != nil {
 		t.Fatal(err)
 	}
 	have, err := l.h.Observe(t.Context())
@@ -111,7 +112,7 @@ func TestForeignTables(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		c.AddTable(&nftables.Table{Name: datapath.FilterTable, Family: nftables.TableFamilyIPv4})
+		c.AddTable(&nftables.Table{Name: netstate.FilterTable, Family: nftables.TableFamilyIPv4})
 		other := c.AddTable(&nftables.Table{Name: "other", Family: nftables.TableFamilyINet})
 		c.AddChain(&nftables.Chain{Table: other, Name: "sources"})
 		return c.Flush()
@@ -120,7 +121,7 @@ func TestForeignTables(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(datapath.Filter{}.String(), have.Filter.String()); diff != "" {
+	if diff := cmp.Diff(netstate.Filter{}.String(), have.Filter.String()); diff != "" {
 		t.Errorf("foreign tables are taken for ours:\n%s", diff)
 	}
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // The tests here put things beside ours that resemble them: they must stay.
@@ -16,11 +18,11 @@ import (
 // static is the protocol number of routes and rules that an administrator makes.
 const static = 4
 
-func (l *lab) apply(items ...datapath.Item) {
+func (l *lab) apply(items ...netstate.Item) {
 	l.t.Helper()
-	var changes []datapath.Change
+	var changes []netstate.Change
 	for _, i := range items {
-		changes = append(changes, datapath.Change{Op: datapath.OpAdd, Item: i})
+		changes = append(changes, netstate.Change{Op: netstate.OpAdd, Item: i})
 	}
 	if err := l.h.Apply(l.t.Context(), changes); err != nil {
 		l.t.Fatal(err)
@@ -45,12 +47,12 @@ func TestDelLeavesOthersRules(t *testing.T) {
 				l.ensure()
 				p := l.pod(1, "one")
 				l.add(p)
-				var others []datapath.Rule
+				var others []netstate.Rule
 				for _, a := range p.Addrs {
 					host := netip.PrefixFrom(a.Addr, a.Addr.BitLen())
 					others = append(others,
-						datapath.Rule{IPv6: a.Addr.Is6(), Priority: datapath.PriorityToPod, To: host, Table: 77, Protocol: static},
-						datapath.Rule{IPv6: a.Addr.Is6(), Priority: datapath.PriorityFromPod, From: host, Table: 77, Protocol: static})
+						netstate.Rule{IPv6: a.Addr.Is6(), Priority: claims.PriorityToPod, To: host, Table: 77, Protocol: static},
+						netstate.Rule{IPv6: a.Addr.Is6(), Priority: claims.PriorityFromPod, From: host, Table: 77, Protocol: static})
 				}
 				for _, r := range others {
 					l.apply(r)
@@ -81,7 +83,7 @@ func TestDelLeavesOthersPods(t *testing.T) {
 	l.add(gone)
 	l.add(stays)
 	for _, a := range stays.Addrs {
-		l.apply(datapath.Route{Dst: netip.PrefixFrom(a.Addr, a.Addr.BitLen()), Link: gone.HostLink(), Table: 100, Protocol: static})
+		l.apply(netstate.Route{Dst: netip.PrefixFrom(a.Addr, a.Addr.BitLen()), Link: gone.HostLink(), Table: 100, Protocol: static})
 	}
 	if err := l.h.DelPod(t.Context(), datapath.Pod{ContainerID: gone.ContainerID, IfName: gone.IfName}); err != nil {
 		t.Fatal(err)
@@ -95,14 +97,14 @@ func TestOthersInOurPlaces(t *testing.T) {
 	l := newLab(t, datapath.Flat)
 	l.ensure()
 	port := netlink.NewRule()
-	port.Priority, port.Table, port.Protocol, port.Dport = datapath.PriorityPrimaryMark, 77, 2, netlink.NewRulePortRange(80, 80)
+	port.Priority, port.Table, port.Protocol, port.Dport = claims.PriorityPrimaryMark, 77, 2, netlink.NewRulePortRange(80, 80)
 	in(t, l.node, func(h *netlink.Handle) error { return h.RuleAdd(port) })
-	marked := datapath.Rule{Priority: datapath.PriorityPrimaryMark, Mark: datapath.MarkPrimary, Mask: datapath.MarkPrimary, Table: datapath.TableMain, Protocol: 2}
+	marked := netstate.Rule{Priority: claims.PriorityPrimaryMark, Mark: claims.MarkPrimary, Mask: claims.MarkPrimary, Table: netstate.TableMain, Protocol: 2}
 	same := marked
 	same.Protocol = static
 	l.apply(same)
 	before := l.state()
-	if err := l.h.Apply(t.Context(), []datapath.Change{{Op: datapath.OpDelete, Item: marked}}); err != nil {
+	if err := l.h.Apply(t.Context(), []netstate.Change{{Op: netstate.OpDelete, Item: marked}}); err != nil {
 		t.Fatal(err)
 	}
 	l.ensure()

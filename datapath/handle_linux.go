@@ -9,7 +9,7 @@ import (
 	"os"
 
 	"github.com/vpcnet/vpcnet/internal/nft"
-	"golang.org/x/sys/unix"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
 // Handle works on the network of one namespace. It is safe for concurrent use.
@@ -19,21 +19,16 @@ import (
 // for what is not in a sandbox, EnsureNode and Watch above all, if /proc/sys can be
 // written. No other capability is needed, and no program.
 type Handle struct {
-	ns *os.File
-	// idle keeps sockets for the next call.
-	idle chan *conn
-	nft  *nft.Socket
+	ns     *os.File
+	client *rtnl.Client
+	nft    *nft.Socket
 }
-
-// idleConns is how many sockets a handle keeps: calls at the same time beyond
-// that open their own, which the kernel would make wait for each other anyway.
-const idleConns = 4
 
 // Open opens the namespace at path, or that of the calling thread if path is
 // empty. The caller closes the handle.
 func Open(path string) (*Handle, error) {
 	if path == "" {
-		path = ownNetns
+		path = rtnl.OwnNetns
 	}
 	ns, err := openNetns(path)
 	if err != nil {
@@ -43,7 +38,7 @@ func Open(path string) (*Handle, error) {
 }
 
 func newHandle(ns *os.File) *Handle {
-	return &Handle{ns: ns, idle: make(chan *conn, idleConns), nft: nft.New(ns)}
+	return &Handle{ns: ns, client: rtnl.NewClient(ns), nft: nft.New(ns)}
 }
 
 // Close releases the handle's descriptors. No call may be under way.
@@ -53,62 +48,18 @@ func (h *Handle) Close() error {
 
 // drain closes the sockets and leaves the namespace's descriptor open.
 func (h *Handle) drain() error {
-	var errs []error
-	for {
-		select {
-		case c := <-h.idle:
-			errs = append(errs, c.close())
-		default:
-			return errors.Join(append(errs, h.nft.Close())...)
-		}
-	}
+	return errors.Join(h.client.CloseIdle(), h.nft.Close())
 }
 
 // withConn lends f a socket of the namespace.
-func (h *Handle) withConn(ctx context.Context, f func(*conn) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	c, err := h.take()
-	if err != nil {
-		return fmt.Errorf("%s: %w", h.ns.Name(), err)
-	}
-	defer h.give(c)
-	return f(c)
-}
-
-func (h *Handle) take() (*conn, error) {
-	select {
-	case c := <-h.idle:
-		return c, nil
-	default:
-		return dial(h.ns)
-	}
-}
-
-func (h *Handle) give(c *conn) {
-	select {
-	case h.idle <- c:
-	default:
-		_ = c.close()
-	}
+func (h *Handle) withConn(ctx context.Context, f func(*rtnl.Conn) error) error {
+	return h.client.Do(ctx, f)
 }
 
 // findLink returns the link of that name, with index 0 if there is none.
-func (h *Handle) findLink(ctx context.Context, name string) (link kernelLink, err error) {
-	err = h.withConn(ctx, func(c *conn) error {
-		var b batch
-		b.findLink(name)
-		answers, err := c.do(&b)
-		switch {
-		case err != nil:
-			return err
-		case errors.Is(answers[0].err, unix.ENODEV):
-			return nil
-		case answers[0].err != nil:
-			return fmt.Errorf("find link %s: %w", name, answers[0].err)
-		}
-		link, err = parseLink(answers[0].data)
+func (h *Handle) findLink(ctx context.Context, name string) (link rtnl.Link, err error) {
+	err = h.withConn(ctx, func(c *rtnl.Conn) error {
+		link, err = c.LinkByName(name)
 		return err
 	})
 	return link, err
@@ -117,14 +68,14 @@ func (h *Handle) findLink(ctx context.Context, name string) (link kernelLink, er
 // deleteLink deletes a link, and with it its routes and neighbours and the
 // other end of a veth pair.
 func (h *Handle) deleteLink(ctx context.Context, index int) error {
-	return h.withConn(ctx, func(c *conn) error {
-		var b batch
-		b.deleteLink(index)
-		answers, err := c.do(&b)
+	return h.withConn(ctx, func(c *rtnl.Conn) error {
+		var b rtnl.Batch
+		b.DeleteLink(index)
+		answers, err := c.Do(&b)
 		if err != nil {
 			return err
 		}
-		if err := answers[0].err; err != nil && !isGone(err) {
+		if err := answers[0].Err; err != nil && !rtnl.IsGone(err) {
 			return fmt.Errorf("delete link: %w", err)
 		}
 		return nil

@@ -7,6 +7,8 @@ package datapath
 import (
 	"context"
 	"net/netip"
+
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // Handle works on the network of one namespace; here it cannot be opened.
@@ -19,10 +21,12 @@ func Open(string) (*Handle, error) { return nil, ErrNotSupported }
 func (h *Handle) Close() error { return nil }
 
 // Observe returns [ErrNotSupported].
-func (h *Handle) Observe(context.Context) (State, error) { return State{}, ErrNotSupported }
+func (h *Handle) Observe(context.Context) (netstate.State, error) {
+	return netstate.State{}, ErrNotSupported
+}
 
 // Apply returns [ErrNotSupported].
-func (h *Handle) Apply(context.Context, []Change) error { return ErrNotSupported }
+func (h *Handle) Apply(context.Context, []netstate.Change) error { return ErrNotSupported }
 
 // EnsureNode returns [ErrNotSupported].
 func (h *Handle) EnsureNode(context.Context, Node) error { return ErrNotSupported }
@@ -50,12 +54,6 @@ func (h *Handle) Sweep(context.Context) error { return ErrNotSupported }
 
 // Watch returns [ErrNotSupported].
 func (h *Handle) Watch(context.Context, WatchConfig) error { return ErrNotSupported }
-
-// Confirm returns [ErrNotSupported].
-func (h *Handle) Confirm(context.Context, Path) ([]Fault, error) { return nil, ErrNotSupported }
-
-// View returns [ErrNotSupported].
-func (h *Handle) View(context.Context, string) (View, error) { return View{}, ErrNotSupported }
 
 // InUse returns [ErrNotSupported].
 func (h *Handle) InUse(context.Context, []netip.Prefix) ([]Use, error) { return nil, ErrNotSupported }

@@ -2,7 +2,12 @@
 
 package datapath
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+)
 
 // A packet to an address that an ENI of the node holds and no pod has would leave by
 // the primary ENI, and the VPC would send it back or drop it: a connection to a pod
@@ -11,16 +16,16 @@ import "net/netip"
 
 // held returns the routes that refuse addresses of no pod, and those that leave the
 // addresses in n.InUse to other tables, for one family.
-func (n Node) held(ipv6 bool) State {
-	var s State
+func (n Node) held(ipv6 bool) netstate.State {
+	var s netstate.State
 	used := map[netip.Prefix]bool{}
 	for _, a := range n.InUse {
-		used[hostPrefix(a)] = true
+		used[netstate.HostPrefix(a)] = true
 	}
 	for _, e := range n.ENIs {
 		for _, p := range e.Sources {
 			if p.Addr().Is6() == ipv6 && !used[p.Masked()] {
-				s.Routes = append(s.Routes, Route{Dst: p.Masked(), Type: "unreachable", Table: TableHeld, Protocol: heldProtocol})
+				s.Routes = append(s.Routes, netstate.Route{Dst: p.Masked(), Type: "unreachable", Table: claims.TableHeld, Protocol: claims.HeldProtocol})
 			}
 		}
 	}
@@ -29,10 +34,10 @@ func (n Node) held(ipv6 bool) State {
 	}
 	for p := range used {
 		if p.Addr().Is6() == ipv6 && n.sources(p.Addr()) && !n.isSource(p) {
-			s.Routes = append(s.Routes, Route{Dst: p, Type: "throw", Table: TableHeld, Protocol: heldProtocol})
+			s.Routes = append(s.Routes, netstate.Route{Dst: p, Type: "throw", Table: claims.TableHeld, Protocol: claims.HeldProtocol})
 		}
 	}
-	s.Rules = []Rule{{IPv6: ipv6, Priority: PriorityHeld, Table: TableHeld, Protocol: ruleProtocol}}
+	s.Rules = []netstate.Rule{{IPv6: ipv6, Priority: claims.PriorityHeld, Table: claims.TableHeld, Protocol: claims.RuleProtocol}}
 	return s
 }
 

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/datapath/trace"
 	"golang.org/x/sys/unix"
 )
 
@@ -95,8 +97,8 @@ func (l *lab) deliver(a netip.Addr) {
 		l.t.Fatal(err)
 	}
 	defer vpc.Close()
-	n := datapath.Neighbor{Link: "v1", Addr: a, MAC: l.n.ENIs[1].MAC.String()}
-	if err := vpc.Apply(l.t.Context(), []datapath.Change{{Op: datapath.OpAdd, Item: n}}); err != nil {
+	n := netstate.Neighbor{Link: "v1", Addr: a, MAC: l.n.ENIs[1].MAC.String()}
+	if err := vpc.Apply(l.t.Context(), []netstate.Change{{Op: netstate.OpAdd, Item: n}}); err != nil {
 		l.t.Fatal(err)
 	}
 }
@@ -124,8 +126,8 @@ func TestHeldInUse(t *testing.T) {
 				if err := connect(l.node, netip.Addr{}, a); err == nil || unreachable(err) && !leads(a) {
 					t.Errorf("%s: %v", a, err)
 				}
-				p := datapath.Trace(l.view(talks), datapath.Flow{Src: talks.Addrs[btoi(a.Is6())].Addr, Dst: a})
-				if p.Has(datapath.FaultNoPod) || p.Egress != "lxc1" {
+				p := trace.Trace(l.view(talks), trace.Flow{Src: talks.Addrs[btoi(a.Is6())].Addr, Dst: a})
+				if p.Has(trace.FaultNoPod) || p.Egress != "lxc1" {
 					t.Errorf("Trace to %s:\n%v", a, p)
 				}
 			}
@@ -138,11 +140,11 @@ func TestHeldInUse(t *testing.T) {
 				if err := connect(l.node, netip.Addr{}, a); !unreachable(err) {
 					t.Errorf("no longer in use, %s: %v, want unreachable", a, err)
 				}
-				p := datapath.Trace(l.view(talks), datapath.Flow{Src: talks.Addrs[btoi(a.Is6())].Addr, Dst: a})
+				p := trace.Trace(l.view(talks), trace.Flow{Src: talks.Addrs[btoi(a.Is6())].Addr, Dst: a})
 				if !p.Has("no-pod") {
 					t.Errorf("Trace to %s:\n%v", a, p)
 				}
-				if faults, err := l.h.Confirm(t.Context(), p); err != nil || len(faults) > 0 {
+				if faults, err := trace.Confirm(t.Context(), l.node, p); err != nil || len(faults) > 0 {
 					t.Errorf("Confirm: %v %v", faults, err)
 				}
 			}

@@ -229,7 +229,7 @@ func (l *lab) harass(p datapath.Pod, want string, repairs <-chan datapath.Repair
 		if after := time.Now().Add(graceTime); after.After(closes) {
 			closes = after
 		}
-		damaged = append(damaged, blow{start, closes})
+		damaged = append(damaged, blow{at: start, end: closes})
 		// Most damages follow soon on each other; after some comes a quiet time in
 		// which no packet is excused.
 		wait := 50 * time.Millisecond

@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 var update = flag.Bool("update", false, "write the golden files again")
@@ -98,7 +100,7 @@ func TestPodState(t *testing.T) {
 		p := testPod(layout, 2)
 		golden(t, "pod-"+string(layout), "# host\n"+p.HostState().String()+"# sandbox\n"+p.SandboxState().String())
 	}
-	p := testPod(datapath.Flat, datapath.TableMain)
+	p := testPod(datapath.Flat, netstate.TableMain)
 	p.IfName, p.Index = "eth1", 1
 	p.PathMTUs = []datapath.PathMTU{
 		{Prefix: netip.MustParsePrefix("0.0.0.0/0"), MTU: 1500},
@@ -129,7 +131,7 @@ func TestNumber(t *testing.T) {
 				if card+device == 0 {
 					continue
 				}
-				if n < 1 || n > datapath.MarkENI {
+				if n < 1 || n > claims.MarkENI {
 					t.Errorf("Number(%d, %d) = %d, out of range", card, device, n)
 				}
 				if other, ok := seen[n]; ok {
@@ -193,17 +195,19 @@ func TestValidate(t *testing.T) {
 
 func TestValidatePod(t *testing.T) {
 	for name, change := range map[string]func(*datapath.Pod){
-		"negative MTU":      func(p *datapath.Pod) { p.MTU = -5 },
-		"MTU too big":       func(p *datapath.Pod) { p.MTU = 65536 },
-		"MTU too small":     func(p *datapath.Pod) { p.MTU = 1000 },
-		"no destination":    func(p *datapath.Pod) { p.PathMTUs = []datapath.PathMTU{{MTU: 1500}} },
-		"path MTU 0":        func(p *datapath.Pod) { p.PathMTUs = []datapath.PathMTU{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}} },
-		"path MTU negative": func(p *datapath.Pod) { p.PathMTUs = []datapath.PathMTU{{netip.MustParsePrefix("::/0"), -1}} },
-		"negative table":    func(p *datapath.Pod) { p.Addrs[0].Table = -3 },
-		"table default":     func(p *datapath.Pod) { p.Addrs[0].Table = 253 },
-		"table local":       func(p *datapath.Pod) { p.Addrs[0].Table = 255 },
-		"table of pods":     func(p *datapath.Pod) { p.Addrs[0].Table = datapath.TablePods },
-		"interface 251":     func(p *datapath.Pod) { p.Index = 251 },
+		"negative MTU":   func(p *datapath.Pod) { p.MTU = -5 },
+		"MTU too big":    func(p *datapath.Pod) { p.MTU = 65536 },
+		"MTU too small":  func(p *datapath.Pod) { p.MTU = 1000 },
+		"no destination": func(p *datapath.Pod) { p.PathMTUs = []datapath.PathMTU{{MTU: 1500}} },
+		"path MTU 0":     func(p *datapath.Pod) { p.PathMTUs = []datapath.PathMTU{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}} },
+		"path MTU negative": func(p *datapath.Pod) {
+			p.PathMTUs = []datapath.PathMTU{{Prefix: netip.MustParsePrefix("::/0"), MTU: -1}}
+		},
+		"negative table": func(p *datapath.Pod) { p.Addrs[0].Table = -3 },
+		"table default":  func(p *datapath.Pod) { p.Addrs[0].Table = 253 },
+		"table local":    func(p *datapath.Pod) { p.Addrs[0].Table = 255 },
+		"table of pods":  func(p *datapath.Pod) { p.Addrs[0].Table = claims.TablePods },
+		"interface 251":  func(p *datapath.Pod) { p.Index = 251 },
 	} {
 		p := testPod(datapath.Flat, 2)
 		if err := p.Validate(); err != nil {
@@ -221,19 +225,19 @@ func TestOwned(t *testing.T) {
 	host := netip.MustParsePrefix("10.0.0.101/32")
 	for _, c := range []struct {
 		name string
-		have datapath.State
+		have netstate.State
 		want bool
 	}{
-		{"rule", datapath.State{Rules: []datapath.Rule{{Priority: 1024, Table: 77, Protocol: 2}}}, true},
-		{"rule of another protocol", datapath.State{Rules: []datapath.Rule{{Priority: 1024, Table: 77, Protocol: 4}}}, false},
-		{"rule of another priority", datapath.State{Rules: []datapath.Rule{{Priority: 1025, Table: 77, Protocol: 2}}}, false},
-		{"rule by what ours never know", datapath.State{Rules: []datapath.Rule{{Priority: 1024, Table: 77, Protocol: 2, Other: "uidrange 1-2"}}}, false},
-		{"route to a pod", datapath.State{Routes: []datapath.Route{{Dst: host, Link: "eni0", Table: datapath.TablePods, Protocol: 118}}}, false},
-		{"route to a pod in no table of pods", datapath.State{Routes: []datapath.Route{{Dst: host, Link: "eni0", Table: 77, Protocol: 118}}}, true},
-		{"route of another in the table of pods", datapath.State{Routes: []datapath.Route{{Dst: host, Link: "ens5", Table: datapath.TablePods, Protocol: 4}}}, true},
-		{"route of another", datapath.State{Routes: []datapath.Route{{Dst: host, Link: "ens5", Table: 77, Protocol: 4}}}, false},
+		{"rule", netstate.State{Rules: []netstate.Rule{{Priority: 1024, Table: 77, Protocol: 2}}}, true},
+		{"rule of another protocol", netstate.State{Rules: []netstate.Rule{{Priority: 1024, Table: 77, Protocol: 4}}}, false},
+		{"rule of another priority", netstate.State{Rules: []netstate.Rule{{Priority: 1025, Table: 77, Protocol: 2}}}, false},
+		{"rule by what ours never know", netstate.State{Rules: []netstate.Rule{{Priority: 1024, Table: 77, Protocol: 2, Other: "uidrange 1-2"}}}, false},
+		{"route to a pod", netstate.State{Routes: []netstate.Route{{Dst: host, Link: "eni0", Table: claims.TablePods, Protocol: 118}}}, false},
+		{"route to a pod in no table of pods", netstate.State{Routes: []netstate.Route{{Dst: host, Link: "eni0", Table: 77, Protocol: 118}}}, true},
+		{"route of another in the table of pods", netstate.State{Routes: []netstate.Route{{Dst: host, Link: "ens5", Table: claims.TablePods, Protocol: 4}}}, true},
+		{"route of another", netstate.State{Routes: []netstate.Route{{Dst: host, Link: "ens5", Table: 77, Protocol: 4}}}, false},
 	} {
-		if got := !reflect.DeepEqual(n.Owned(c.have), datapath.State{}.Canonical()); got != c.want {
+		if got := !reflect.DeepEqual(n.Owned(c.have), netstate.State{}.Canonical()); got != c.want {
 			t.Errorf("%s: owned %t, want %t", c.name, got, c.want)
 		}
 	}

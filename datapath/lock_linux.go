@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,7 +37,7 @@ func (h *Handle) locked(ctx context.Context, how int, f func() error) error {
 }
 
 // withRules lends f a socket to make s, with the lock if rules are part of it.
-func (h *Handle) withRules(ctx context.Context, s State, f func(*conn) error) error {
+func (h *Handle) withRules(ctx context.Context, s netstate.State, f func(*rtnl.Conn) error) error {
 	if len(s.Rules) == 0 {
 		return h.withConn(ctx, f)
 	}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"golang.org/x/sys/unix"
 )
 
@@ -155,8 +157,8 @@ func TestMends(t *testing.T) {
 		{"no forwarding on the host link", forwarding(datapath.Pod.HostLink)},
 		{"no forwarding on the ENI", forwarding(func(datapath.Pod) string { return "ens6" })},
 		{"route of another in the table of pods", func(l *lab, _ datapath.Pod) error {
-			return l.h.Apply(l.t.Context(), []datapath.Change{{Op: datapath.OpAdd, Item: datapath.Route{
-				Dst: netip.PrefixFrom(outside4, 32), Via: netip.MustParseAddr("10.0.0.1"), Link: "ens5", Table: datapath.TablePods, Protocol: 4,
+			return l.h.Apply(l.t.Context(), []netstate.Change{{Op: netstate.OpAdd, Item: netstate.Route{
+				Dst: netip.PrefixFrom(outside4, 32), Via: netip.MustParseAddr("10.0.0.1"), Link: "ens5", Table: claims.TablePods, Protocol: 4,
 			}}})
 		}},
 	} {

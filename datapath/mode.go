@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
+
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // Mode says how a pod is joined to the VPC. At most one field is set; without
@@ -22,8 +24,8 @@ type Mode struct {
 // on either side.
 type wirer interface {
 	// host is the pod's part of the node, sandbox its part of the sandbox.
-	host(p Pod) State
-	sandbox(p Pod) State
+	host(p Pod) netstate.State
+	sandbox(p Pod) netstate.State
 	// validate reports what makes the mode impossible for p.
 	validate(p Pod) error
 	// enis returns the ENIs whose links it needs on the node.
@@ -70,15 +72,15 @@ func (m Mode) validate(p Pod) error {
 	return errors.Join(errs...)
 }
 
-// resolve returns p with the names of the links that its mode needs, as far as
+// Resolve returns p with the names of the links that its mode needs, as far as
 // they were unknown.
-func (p Pod) resolve(links []Link) (Pod, error) {
+func (p Pod) Resolve(links []netstate.Link) (Pod, error) {
 	p.Mode = p.Mode.clone()
 	for _, e := range p.Mode.wirer().enis() {
 		if e.Link != "" {
 			continue
 		}
-		n, err := Node{ENIs: []ENI{*e}}.resolve(links)
+		n, err := Node{ENIs: []ENI{*e}}.Resolve(links)
 		if err != nil {
 			return p, err
 		}
@@ -102,10 +104,10 @@ func cloned[T any](p *T) *T {
 
 // HostState returns what the pod needs on the node. ENIs of its mode must have
 // their Link filled in.
-func (p Pod) HostState() State { return p.Mode.wirer().host(p).Canonical() }
+func (p Pod) HostState() netstate.State { return p.Mode.wirer().host(p).Canonical() }
 
 // SandboxState returns what the pod needs in its sandbox.
-func (p Pod) SandboxState() State { return p.Mode.wirer().sandbox(p).Canonical() }
+func (p Pod) SandboxState() netstate.State { return p.Mode.wirer().sandbox(p).Canonical() }
 
 // wiring returns what [Pod.Wiring] does. A whole ENI has no host link.
 func (m Mode) wiring(p Pod) Wiring {
@@ -123,7 +125,7 @@ func (m Mode) wiring(p Pod) Wiring {
 		w.SandboxMAC, gateway = m.Whole.ENI.MAC, m.Whole.ENI.gatewayFor
 	}
 	for _, a := range p.Addrs {
-		w.Addrs = append(w.Addrs, hostPrefix(a.Addr))
+		w.Addrs = append(w.Addrs, netstate.HostPrefix(a.Addr))
 		w.Gateways = append(w.Gateways, gateway(a.Addr))
 	}
 	return w
@@ -132,10 +134,22 @@ func (m Mode) wiring(p Pod) Wiring {
 // routed is the mode of a veth pair whose packets the layout routes.
 type routed struct{}
 
-func (routed) host(p Pod) State    { return p.routedHost() }
-func (routed) sandbox(p Pod) State { return p.routedSandbox() }
-func (routed) validate(Pod) error  { return nil }
-func (routed) enis() []*ENI        { return nil }
+func (routed) host(p Pod) netstate.State    { return p.routedHost() }
+func (routed) sandbox(p Pod) netstate.State { return p.routedSandbox() }
+func (routed) validate(Pod) error           { return nil }
+func (routed) enis() []*ENI                 { return nil }
+
+// nodeEnd returns the link of the node that packets to the pod leave by: its host link,
+// or its bridge; empty for a whole ENI, which is in the sandbox.
+func (p Pod) NodeLink() string {
+	switch {
+	case p.Mode.Whole != nil:
+		return ""
+	case p.Mode.Bridge != nil:
+		return p.Mode.Bridge.LinkName()
+	}
+	return p.HostLink()
+}
 
 // sandboxEnd is the name of the sandbox side of the pod's veth pair; empty if it
 // has none.
@@ -152,42 +166,42 @@ func (p Pod) sandboxEnd() string {
 // uplink returns what makes a link of the sandbox the pod's way to the VPC: its
 // addresses, the default route by the gateway of each family, and, on interfaces
 // beyond the first, the rules that choose between them.
-func (p Pod) uplink(link string, gateway func(netip.Addr) netip.Addr) State {
-	var s State
-	table := TableMain
+func (p Pod) uplink(link string, gateway func(netip.Addr) netip.Addr) netstate.State {
+	var s netstate.State
+	table := netstate.TableMain
 	if p.Index > 0 {
 		table = p.Index
 	}
 	for _, a := range p.Addrs {
-		gw, host := gateway(a.Addr), hostPrefix(a.Addr)
-		s.Addresses = append(s.Addresses, Address{Link: link, Prefix: host})
+		gw, host := gateway(a.Addr), netstate.HostPrefix(a.Addr)
+		s.Addresses = append(s.Addresses, netstate.Address{Link: link, Prefix: host})
 		s.Routes = append(s.Routes,
-			Route{Dst: hostPrefix(gw), Link: link, Table: TableMain, Protocol: RouteProtocol},
-			Route{Dst: anywhere(gw), Via: gw, Link: link, Table: table, MTU: p.pathMTU(anywhere(gw)), Protocol: RouteProtocol})
+			netstate.Route{Dst: netstate.HostPrefix(gw), Link: link, Table: netstate.TableMain, Protocol: claims.RouteProtocol},
+			netstate.Route{Dst: anywhere(gw), Via: gw, Link: link, Table: table, MTU: p.pathMTU(anywhere(gw)), Protocol: claims.RouteProtocol})
 		for _, m := range p.PathMTUs {
 			if m.Prefix.Addr().Is4() == gw.Is4() && m.Prefix.Bits() > 0 {
-				s.Routes = append(s.Routes, Route{Dst: m.Prefix.Masked(), Via: gw, Link: link, Table: table, MTU: m.MTU, Protocol: RouteProtocol})
+				s.Routes = append(s.Routes, netstate.Route{Dst: m.Prefix.Masked(), Via: gw, Link: link, Table: table, MTU: m.MTU, Protocol: claims.RouteProtocol})
 			}
 		}
 		if p.Index > 0 {
-			s.Rules = append(s.Rules, Rule{IPv6: gw.Is6(), Priority: priorityInSandbox, From: host, Table: p.Index, Protocol: ruleProtocol})
+			s.Rules = append(s.Rules, netstate.Rule{IPv6: gw.Is6(), Priority: claims.PriorityInSandbox, From: host, Table: p.Index, Protocol: claims.RuleProtocol})
 		}
 	}
 	if p.speaks(true) {
 		// Without IPv6 on lo the pod does not reach its own address.
-		s.Sysctls = []Sysctl{enableIPv6(link), enableIPv6("lo")}
+		s.Sysctls = []netstate.Sysctl{enableIPv6(link), enableIPv6("lo")}
 	}
 	return s
 }
 
-func enableIPv6(link string) Sysctl { return linkSysctl("ipv6", link, "disable_ipv6", "0") }
+func enableIPv6(link string) netstate.Sysctl {
+	return netstate.LinkSysctl("ipv6", link, "disable_ipv6", "0")
+}
 
 // refuseRouter keeps a link from taking addresses and routes from router
 // advertisements.
-func refuseRouter(link string) Sysctl { return linkSysctl("ipv6", link, "accept_ra", "0") }
-
-func linkSysctl(family, link, key, value string) Sysctl {
-	return Sysctl{"net." + family + ".conf." + strings.ReplaceAll(link, ".", "/") + "." + key, value}
+func refuseRouter(link string) netstate.Sysctl {
+	return netstate.LinkSysctl("ipv6", link, "accept_ra", "0")
 }
 
 // gatewayFor returns the VPC router's address in the family of a.
@@ -197,7 +211,7 @@ func (e ENI) gatewayFor(a netip.Addr) netip.Addr {
 			return e.gateway(p)
 		}
 	}
-	return e.gateway(hostPrefix(a))
+	return e.gateway(netstate.HostPrefix(a))
 }
 
 // needsSubnet reports that the gateway of a cannot be known.

@@ -51,7 +51,7 @@ func aliasOf(p Pod) alias {
 	case m.Branch != nil:
 		a.mode, a.link = "branch", m.Branch.Link()
 	case m.Bridge != nil:
-		a.mode, a.link = "bridge", m.Bridge.name()
+		a.mode, a.link = "bridge", m.Bridge.LinkName()
 		var addrs []string
 		for _, x := range p.Addrs {
 			addrs = append(addrs, x.Addr.String())

@@ -7,17 +7,18 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
 // setAlias sets the alias of a link.
 func (h *Handle) setAlias(ctx context.Context, index int, text string) error {
-	return h.withConn(ctx, func(c *conn) error {
-		var b batch
-		b.alias(index, text)
-		answers, err := c.do(&b)
+	return h.withConn(ctx, func(c *rtnl.Conn) error {
+		var b rtnl.Batch
+		b.SetAlias(index, text)
+		answers, err := c.Do(&b)
 		if err == nil {
-			err = answers[0].err
+			err = answers[0].Err
 		}
 		if err != nil {
 			return fmt.Errorf("set alias: %w", err)
@@ -26,46 +27,17 @@ func (h *Handle) setAlias(ctx context.Context, index int, text string) error {
 	})
 }
 
-func (b *batch) alias(index int, text string) {
-	b.add(unix.RTM_SETLINK, ack, linkHeader(index, 0, 0), func() { b.attrText(unix.IFLA_IFALIAS, text) })
-}
-
-// mark gives a further link of a pod its alias and its alternative name in one
-// system call, so that no kill comes between; it may be that which makes the link.
-// Kernels before 5.5 have no alternative names.
-func (b *batch) mark(name string, a alias) {
-	header := linkHeader(0, 0, 0)
-	b.add(unix.RTM_SETLINK, ack, header, func() {
-		b.attrText(unix.IFLA_IFNAME, name)
-		b.attrText(unix.IFLA_IFALIAS, a.String())
-	})
-	b.add(unix.RTM_NEWLINKPROP, create|unix.NLM_F_APPEND, header, func() {
-		b.attrText(unix.IFLA_IFNAME, name)
-		b.altName(a)
-	})
-}
-
-// unmark takes back what mark did.
-func (b *batch) unmark(index int, a alias) {
-	b.alias(index, "")
-	b.add(unix.RTM_DELLINKPROP, ack, linkHeader(index, 0, 0), func() { b.altName(a) })
-}
-
-func (b *batch) altName(a alias) {
-	b.nest(unix.IFLA_PROP_LIST|unix.NLA_F_NESTED, func() { b.attrText(unix.IFLA_ALT_IFNAME, a.altName()) })
-}
-
 // markLink marks a link that is there.
 func (h *Handle) markLink(ctx context.Context, name string, a alias) error {
-	return h.withConn(ctx, func(c *conn) error {
-		var b batch
-		b.mark(name, a)
-		answers, err := c.do(&b)
+	return h.withConn(ctx, func(c *rtnl.Conn) error {
+		var b rtnl.Batch
+		b.MarkLink(name, a.String(), a.altName())
+		answers, err := c.Do(&b)
 		if err == nil {
-			err = answers[0].err
+			err = answers[0].Err
 		}
-		if err == nil && !marked(answers[1].err) {
-			err = answers[1].err
+		if err == nil && !marked(answers[1].Err) {
+			err = answers[1].Err
 		}
 		if err != nil {
 			return fmt.Errorf("set alias of %s: %w", name, err)
@@ -80,32 +52,29 @@ func marked(err error) bool {
 }
 
 // aliased returns the further links of the owners.
-func (h *Handle) aliased(ctx context.Context, owners ...string) (found []kernelLink, err error) {
-	err = h.withConn(ctx, func(c *conn) error {
-		var b batch
+func (h *Handle) aliased(ctx context.Context, owners ...string) (found []rtnl.Link, err error) {
+	err = h.withConn(ctx, func(c *rtnl.Conn) error {
+		var b rtnl.Batch
 		for _, owner := range owners {
-			b.add(unix.RTM_GETLINK, ack, linkHeader(0, 0, 0), func() {
-				b.attrText(unix.IFLA_ALT_IFNAME, altName(owner))
-				b.attr32(unix.IFLA_EXT_MASK, filterSkipStats)
-			})
+			b.FindAltName(altName(owner))
 		}
-		answers, err := c.do(&b)
+		answers, err := c.Do(&b)
 		if err != nil {
 			return err
 		}
 		for i, a := range answers {
-			if errors.Is(a.err, unix.ENODEV) {
+			if errors.Is(a.Err, unix.ENODEV) {
 				continue
 			}
-			if a.err != nil {
+			if a.Err != nil {
 				found, err = allAliased(c, owners)
 				return err
 			}
-			l, err := parseLink(a.data)
+			l, err := rtnl.ParseLink(a.Data)
 			if err != nil {
 				return err
 			}
-			if l.alias.owner == owners[i] {
+			if aliasIn(l).owner == owners[i] {
 				found = append(found, l)
 			}
 		}
@@ -115,14 +84,17 @@ func (h *Handle) aliased(ctx context.Context, owners ...string) (found []kernelL
 }
 
 // allAliased looks at all links, for kernels without alternative names.
-func allAliased(c *conn, owners []string) (found []kernelLink, err error) {
-	o, err := dumpLinks(c)
-	for _, l := range o.links {
+func allAliased(c *rtnl.Conn, owners []string) (found []rtnl.Link, err error) {
+	o, err := rtnl.DumpLinks(c)
+	for _, l := range o.Indexed {
 		for _, owner := range owners {
-			if l.alias.owner == owner {
+			if aliasIn(l).owner == owner {
 				found = append(found, l)
 			}
 		}
 	}
 	return found, err
 }
+
+// aliasIn returns the alias of a link.
+func aliasIn(l rtnl.Link) alias { return parseAlias(l.AliasText) }

@@ -8,7 +8,9 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
+
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // Branch joins the pod to a branch ENI of its own, a VLAN on the node's trunk
@@ -49,21 +51,11 @@ const (
 	Strict Enforcement = "strict"
 )
 
-const (
-	// strictPrefix begins the names of host links under Strict instead of the
-	// node's prefix, so that no rule for other pods applies.
-	strictPrefix = "vlan"
-	// branchPrefix begins the names of VLAN links.
-	branchPrefix = "vlan.eth."
-	// branchTables is added to the VLAN ID.
-	branchTables = 100
-)
-
 // Link returns the name of the VLAN link.
-func (m *Branch) Link() string { return branchPrefix + strconv.Itoa(m.VLAN) }
+func (m *Branch) Link() string { return claims.BranchPrefix + strconv.Itoa(m.VLAN) }
 
 // Table returns the route table of the branch ENI.
-func (m *Branch) Table() int { return branchTables + m.VLAN }
+func (m *Branch) Table() int { return claims.BranchTableOffset + m.VLAN }
 
 func (m *Branch) strict() bool { return m.Enforcement == Strict }
 
@@ -73,7 +65,7 @@ func (m *Branch) validate(p Pod) error {
 	switch {
 	case len(m.ENI.MAC) != 6:
 		return fmt.Errorf("%s: MAC %q is not of 6 bytes", m.ENI.ID, m.ENI.MAC)
-	case m.VLAN < 1 || m.VLAN > 4094 || m.Table() >= tableDefault && m.Table() <= tableLocal:
+	case m.VLAN < 1 || m.VLAN > 4094 || m.Table() >= netstate.TableDefault && m.Table() <= netstate.TableLocal:
 		return fmt.Errorf("VLAN ID %d is not in 1..4094 or has a table of the kernel", m.VLAN)
 	case m.Enforcement != "" && m.Enforcement != Standard && !m.strict():
 		return fmt.Errorf("enforcement %q is neither %q nor %q", m.Enforcement, Standard, Strict)
@@ -84,7 +76,7 @@ func (m *Branch) validate(p Pod) error {
 // host has three parts: the veth pair, with the routes and rules of the per-pod
 // layout or, if strict, the route in the branch ENI's table; the VLAN link with
 // the rest of that table; and the rules by incoming link, if strict.
-func (m *Branch) host(p Pod) State {
+func (m *Branch) host(p Pod) netstate.State {
 	p.Layout = PerPod
 	p.Addrs = slices.Clone(p.Addrs)
 	for i := range p.Addrs {
@@ -97,7 +89,7 @@ func (m *Branch) host(p Pod) State {
 			s.Routes[i].Table = m.Table()
 		}
 	}
-	s.Links = append(s.Links, Link{
+	s.Links = append(s.Links, netstate.Link{
 		Name: m.Link(), Kind: "vlan", Parent: m.Trunk.Link, VLAN: m.VLAN, MAC: m.ENI.MAC.String(), MTU: cmp.Or(m.ENI.MTU, m.Trunk.MTU), Up: true,
 		Alias: aliasOf(p).String(),
 	})
@@ -105,14 +97,14 @@ func (m *Branch) host(p Pod) State {
 	for _, a := range p.Addrs {
 		gw := m.ENI.gatewayFor(a.Addr)
 		s.Routes = append(s.Routes,
-			Route{Dst: hostPrefix(gw), Link: m.Link(), Table: m.Table(), Protocol: RouteProtocol},
-			Route{Dst: anywhere(gw), Via: gw, Link: m.Link(), Table: m.Table(), Protocol: RouteProtocol})
+			netstate.Route{Dst: netstate.HostPrefix(gw), Link: m.Link(), Table: m.Table(), Protocol: claims.RouteProtocol},
+			netstate.Route{Dst: anywhere(gw), Via: gw, Link: m.Link(), Table: m.Table(), Protocol: claims.RouteProtocol})
 		if m.strict() {
-			rule := Rule{IPv6: gw.Is6(), Priority: PriorityBranch, IIF: m.Link(), Table: m.Table(), Protocol: ruleProtocol}
+			rule := netstate.Rule{IPv6: gw.Is6(), Priority: claims.PriorityBranch, IIF: m.Link(), Table: m.Table(), Protocol: claims.RuleProtocol}
 			s.Rules = append(s.Rules, rule)
-			rule.IIF, rule.From = p.HostLink(), hostPrefix(a.Addr)
+			rule.IIF, rule.From = p.HostLink(), netstate.HostPrefix(a.Addr)
 			s.Rules = append(s.Rules, rule)
-			rule.Priority, rule.From, rule.Table = PriorityForged, netip.Prefix{}, TableNowhere
+			rule.Priority, rule.From, rule.Table = claims.PriorityForged, netip.Prefix{}, claims.TableNowhere
 			s.Rules = append(s.Rules, rule)
 		}
 		s.Sysctls = append(s.Sysctls, m.sysctls(p, gw)...)
@@ -125,54 +117,47 @@ func (m *Branch) host(p Pod) State {
 // the VPC a packet comes in here, and would return directly. The VLAN link has no
 // address, without which the loose kind is strict, so there is none; the VPC checks
 // sources.
-func (m *Branch) sysctls(p Pod, like netip.Addr) []Sysctl {
+func (m *Branch) sysctls(p Pod, like netip.Addr) []netstate.Sysctl {
 	if like.Is6() {
-		return []Sysctl{enableIPv6(m.Link()), linkSysctl("ipv6", m.Link(), "accept_dad", "0")}
+		return []netstate.Sysctl{enableIPv6(m.Link()), netstate.LinkSysctl("ipv6", m.Link(), "accept_dad", "0")}
 	}
-	s := []Sysctl{linkSysctl("ipv4", m.Link(), "rp_filter", "0"), linkSysctl("ipv4", m.Link(), "forwarding", "1")}
+	s := []netstate.Sysctl{netstate.LinkSysctl("ipv4", m.Link(), "rp_filter", "0"), netstate.LinkSysctl("ipv4", m.Link(), "forwarding", "1")}
 	if m.strict() {
-		s = append(s, linkSysctl("ipv4", p.HostLink(), "rp_filter", "2"))
+		s = append(s, netstate.LinkSysctl("ipv4", p.HostLink(), "rp_filter", "2"))
 	}
 	return s
 }
 
-func (m *Branch) sandbox(p Pod) State { return p.routedSandbox() }
-
-// isBranchLink reports whether a link's routes and rules belong to pods on
-// branch ENIs.
-func isBranchLink(name string) bool { return strings.HasPrefix(name, strictPrefix) }
+func (m *Branch) sandbox(p Pod) netstate.State { return p.routedSandbox() }
 
 // enforcement returns what the node needs for pods on branch ENIs, nothing if it
 // has none. Under Strict the lookup of table local goes from priority 0 to 20,
 // behind the rules of such pods; the VPC router alone still reaches the node's own
 // addresses on VLAN links, so that neighbour discovery works.
-func (n Node) enforcement(ipv6 bool) State {
-	local := Rule{IPv6: ipv6, Table: tableLocal, Protocol: ruleProtocol}
+func (n Node) enforcement(ipv6 bool) netstate.State {
+	local := netstate.Rule{IPv6: ipv6, Table: netstate.TableLocal, Protocol: claims.RuleProtocol}
 	switch n.Enforcement {
 	case Standard:
-		return State{Rules: []Rule{local}, Sysctls: []Sysctl{{earlyDemux, "1"}}}
+		return netstate.State{Rules: []netstate.Rule{local}, Sysctls: []netstate.Sysctl{{Key: claims.EarlyDemux, Value: "1"}}}
 	case Strict:
-		nowhere := Route{Dst: anywhere(netip.IPv4Unspecified()), Type: "blackhole", Table: TableNowhere, Protocol: RouteProtocol}
+		nowhere := netstate.Route{Dst: anywhere(netip.IPv4Unspecified()), Type: "blackhole", Table: claims.TableNowhere, Protocol: claims.RouteProtocol}
 		behind := local
-		behind.Priority = PriorityLocal
-		s := State{Rules: []Rule{behind}, Sysctls: []Sysctl{{earlyDemux, "0"}}}
+		behind.Priority = claims.PriorityLocal
+		s := netstate.State{Rules: []netstate.Rule{behind}, Sysctls: []netstate.Sysctl{{Key: claims.EarlyDemux, Value: "0"}}}
 		if ipv6 {
 			nowhere.Dst = anywhere(netip.IPv6Unspecified())
-			local.From, local.IPProto = hostPrefix(router6), icmp6
+			local.From, local.IPProto = netstate.HostPrefix(claims.Router6), netstate.ICMPv6
 			s.Rules = append(s.Rules, local)
 		}
-		s.Routes = []Route{nowhere}
+		s.Routes = []netstate.Route{nowhere}
 		return s
 	}
-	return State{}
+	return netstate.State{}
 }
-
-// earlyDemux is for both families.
-const earlyDemux = "net.ipv4.ip_early_demux"
 
 // ownsLocalRule reports whether r is one of those of enforcement, in whichever
 // place.
-func (n Node) ownsLocalRule(r Rule) bool {
-	return n.Enforcement != "" && r.Table == tableLocal && r.Protocol == ruleProtocol && r.Other == "" &&
-		(r.Priority == 0 || r.Priority == PriorityLocal)
+func (n Node) ownsLocalRule(r netstate.Rule) bool {
+	return n.Enforcement != "" && r.Table == netstate.TableLocal && r.Protocol == claims.RuleProtocol && r.Other == "" &&
+		(r.Priority == 0 || r.Priority == claims.PriorityLocal)
 }

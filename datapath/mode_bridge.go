@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"net"
 	"strings"
+
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // Bridge makes the host sides of pods ports of one bridge, as kubenet does: the
@@ -22,9 +25,9 @@ type Bridge struct {
 }
 
 // DefaultBridge is the name of the bridge.
-const DefaultBridge = DefaultHostLinkPrefix + "br0"
+const DefaultBridge = claims.DefaultHostLinkPrefix + "br0"
 
-func (m *Bridge) name() string {
+func (m *Bridge) LinkName() string {
 	if m.Name == "" {
 		return DefaultBridge
 	}
@@ -34,7 +37,7 @@ func (m *Bridge) name() string {
 // mac derives from the name: a bridge without a MAC of its own takes that of a
 // port, and another one when the port goes.
 func (m *Bridge) mac() net.HardwareAddr {
-	sum := sha1.Sum([]byte("bridge/" + m.name()))
+	sum := sha1.Sum([]byte("bridge/" + m.LinkName()))
 	mac := net.HardwareAddr(sum[:6])
 	mac[0] = mac[0]&^0x01 | 0x02
 	return mac
@@ -43,29 +46,29 @@ func (m *Bridge) mac() net.HardwareAddr {
 func (m *Bridge) enis() []*ENI { return nil }
 
 func (m *Bridge) validate(p Pod) error {
-	if !strings.HasPrefix(m.name(), p.prefix()) {
-		return fmt.Errorf("bridge %q does not begin with the host link prefix %q", m.name(), p.prefix())
+	if !strings.HasPrefix(m.LinkName(), p.prefix()) {
+		return fmt.Errorf("bridge %q does not begin with the host link prefix %q", m.LinkName(), p.prefix())
 	}
-	return validLinkName(m.name())
+	return validLinkName(m.LinkName())
 }
 
-func (m *Bridge) host(p Pod) State {
+func (m *Bridge) host(p Pod) netstate.State {
 	s := p.routedHost()
 	for i := range s.Links {
-		s.Links[i].Master = m.name()
+		s.Links[i].Master = m.LinkName()
 	}
 	for i := range s.Neighbors {
-		s.Neighbors[i].Link = m.name()
+		s.Neighbors[i].Link = m.LinkName()
 	}
 	for i := range s.Routes {
-		s.Routes[i].Link = m.name()
+		s.Routes[i].Link = m.LinkName()
 	}
-	s.Sysctls = p.hostSysctls(m.name())
-	s.Links = append(s.Links, Link{Name: m.name(), Kind: "bridge", MAC: m.mac().String(), Up: true})
+	s.Sysctls = p.hostSysctls(m.LinkName())
+	s.Links = append(s.Links, netstate.Link{Name: m.LinkName(), Kind: "bridge", MAC: m.mac().String(), Up: true})
 	return s
 }
 
-func (m *Bridge) sandbox(p Pod) State {
+func (m *Bridge) sandbox(p Pod) netstate.State {
 	s := p.routedSandbox()
 	for i := range s.Neighbors {
 		s.Neighbors[i].MAC = m.mac().String()
@@ -74,17 +77,17 @@ func (m *Bridge) sandbox(p Pod) State {
 }
 
 // remains returns what is on the bridge for p.
-func (m *Bridge) remains(p Pod) []Change {
+func (m *Bridge) remains(p Pod) []netstate.Change {
 	p.Mode = Mode{Bridge: m}
-	var changes []Change
+	var changes []netstate.Change
 	for _, layout := range []Layout{Flat, PerPod} {
 		p.Layout = layout
 		s := p.HostState()
 		for _, r := range s.Routes {
-			changes = append(changes, Change{OpDelete, r})
+			changes = append(changes, netstate.Change{Op: netstate.OpDelete, Item: r})
 		}
 		for _, n := range s.Neighbors {
-			changes = append(changes, Change{OpDelete, n})
+			changes = append(changes, netstate.Change{Op: netstate.OpDelete, Item: n})
 		}
 	}
 	return changes

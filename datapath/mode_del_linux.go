@@ -4,24 +4,26 @@ package datapath
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"strings"
 
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
 // owners are the names that the pod's host link may have, whatever its mode.
 func (p Pod) owners() []string {
 	plain := Pod{ContainerID: p.ContainerID, IfName: p.IfName, HostLinkPrefix: p.HostLinkPrefix}
-	return []string{plain.HostLink(), HostLinkName(strictPrefix, p.ContainerID, p.IfName)}
+	return []string{plain.HostLink(), HostLinkName(claims.StrictPrefix, p.ContainerID, p.IfName)}
 }
 
 // findHostLink finds the pod's host link, under either name if the mode is not
 // known.
-func (h *Handle) findHostLink(ctx context.Context, p Pod) (kernelLink, error) {
+func (h *Handle) findHostLink(ctx context.Context, p Pod) (rtnl.Link, error) {
 	link, err := h.findLink(ctx, p.HostLink())
-	if err != nil || link.index != 0 || !p.Mode.isVeth() {
+	if err != nil || link.Index != 0 || !p.Mode.isVeth() {
 		return link, err
 	}
 	return h.findLink(ctx, p.owners()[1])
@@ -30,7 +32,7 @@ func (h *Handle) findHostLink(ctx context.Context, p Pod) (kernelLink, error) {
 // delMode removes what DelPod leaves of a pod that is more than a veth pair, and
 // the pair. What it is, the alias of the host link tells, or those of other links
 // on the node and in the sandbox.
-func (h *Handle) delMode(ctx context.Context, p Pod, link kernelLink, addrs []PodAddr) error {
+func (h *Handle) delMode(ctx context.Context, p Pod, link rtnl.Link, addrs []PodAddr) error {
 	found, err := h.aliased(ctx, p.owners()...)
 	if err != nil {
 		return err
@@ -39,47 +41,47 @@ func (h *Handle) delMode(ctx context.Context, p Pod, link kernelLink, addrs []Po
 	for _, l := range append(found, link) {
 		errs = append(errs, h.delLink(ctx, p, l))
 	}
-	if link.index == 0 {
+	if link.Index == 0 {
 		errs = append(errs, h.leaveAny(ctx, p))
 	}
 	errs = append(errs, h.purge(ctx, branchRules(p.owners()[1])))
 	errs = append(errs, h.delInside(ctx, p, link, addrs))
-	if link.index != 0 {
-		errs = append(errs, h.deleteLink(ctx, link.index))
+	if link.Index != 0 {
+		errs = append(errs, h.deleteLink(ctx, link.Index))
 	}
 	return errors.Join(errs...)
 }
 
 // delLink removes what one link of the pod stands for.
-func (h *Handle) delLink(ctx context.Context, p Pod, l kernelLink) error {
-	switch l.alias.mode {
+func (h *Handle) delLink(ctx context.Context, p Pod, l rtnl.Link) error {
+	switch aliasIn(l).mode {
 	case "eni":
 		return h.returnENI(ctx, h, l)
 	case "bridge":
-		return h.leaveBridge(ctx, p, l.alias)
+		return h.leaveBridge(ctx, p, aliasIn(l))
 	case "branch":
-		if l.Name != l.alias.link {
+		if l.Name != aliasIn(l).link {
 			return nil // the veth pair; the VLAN link has the same alias
 		}
 		if err := h.purge(ctx, branchRules(l.Name)); err != nil {
 			return err
 		}
-		return h.deleteLink(ctx, l.index)
+		return h.deleteLink(ctx, l.Index)
 	}
 	return nil
 }
 
 // purge deletes all rules that match.
-func (h *Handle) purge(ctx context.Context, rules []Rule) error {
-	return h.withConn(ctx, func(c *conn) error { return purgeRules(c, rules, nil) })
+func (h *Handle) purge(ctx context.Context, rules []netstate.Rule) error {
+	return h.withConn(ctx, func(c *rtnl.Conn) error { return purgeRules(c, rules, nil) })
 }
 
 // branchRules select the rules of packets that come in by a link.
-func branchRules(link string) []Rule {
-	var rules []Rule
-	for _, priority := range []int{PriorityBranch, PriorityForged} {
+func branchRules(link string) []netstate.Rule {
+	var rules []netstate.Rule
+	for _, priority := range []int{claims.PriorityBranch, claims.PriorityForged} {
 		for _, ipv6 := range []bool{false, true} {
-			rules = append(rules, Rule{IPv6: ipv6, Priority: priority, IIF: link, Protocol: ruleProtocol})
+			rules = append(rules, netstate.Rule{IPv6: ipv6, Priority: priority, IIF: link, Protocol: claims.RuleProtocol})
 		}
 	}
 	return rules
@@ -93,9 +95,9 @@ func (h *Handle) leaveBridge(ctx context.Context, p Pod, a alias) error {
 		return err
 	}
 	p.Addrs = a.podAddrs()
-	if bridge.index != 0 {
-		err := h.withConn(ctx, func(c *conn) (err error) {
-			p.Addrs, err = notDelivered(c, bridge.index, p)
+	if bridge.Index != 0 {
+		err := h.withConn(ctx, func(c *rtnl.Conn) (err error) {
+			p.Addrs, err = notDelivered(c, bridge.Index, p)
 			return err
 		})
 		if err != nil {
@@ -117,7 +119,7 @@ func (h *Handle) leaveAny(ctx context.Context, p Pod) error {
 	if m == nil {
 		m = &Bridge{}
 	}
-	bridge, err := h.findLink(ctx, m.name())
+	bridge, err := h.findLink(ctx, m.LinkName())
 	if err != nil || bridge.Kind != "bridge" {
 		return err
 	}
@@ -126,15 +128,11 @@ func (h *Handle) leaveAny(ctx context.Context, p Pod) error {
 		return h.leaveBridge(ctx, p, aliasOf(p))
 	}
 	var addrs []string
-	err = h.withConn(ctx, func(c *conn) error {
-		var b batch
-		b.add(unix.RTM_GETNEIGH, unix.NLM_F_DUMP, make([]byte, 12), func() { b.attr32(unix.NDA_IFINDEX, uint32(bridge.index)) })
-		return c.dump(&b, func(body []byte) error {
-			n, permanent, err := parseNeighbor(body, names{bridge.index: bridge.Name})
-			if permanent && n.Link == bridge.Name && n.MAC == p.SandboxMAC().String() {
+	err = h.withConn(ctx, func(c *rtnl.Conn) error {
+		return c.EachNeighbor(bridge.Index, func(n netstate.Neighbor) {
+			if n.MAC == p.SandboxMAC().String() {
 				addrs = append(addrs, n.Addr.String())
 			}
-			return err
 		})
 	})
 	if err != nil || len(addrs) == 0 {
@@ -145,36 +143,22 @@ func (h *Handle) leaveAny(ctx context.Context, p Pod) error {
 
 // notDelivered returns the addresses of p for which a bridge has no neighbour but
 // p's own.
-func notDelivered(c *conn, bridge int, p Pod) (addrs []PodAddr, err error) {
-	var b batch
+func notDelivered(c *rtnl.Conn, bridge int, p Pod) (addrs []PodAddr, err error) {
 	for _, a := range p.Addrs {
-		header := make([]byte, 12)
-		header[0] = familyOf(a.Addr)
-		binary.NativeEndian.PutUint32(header[4:], uint32(bridge))
-		b.add(unix.RTM_GETNEIGH, ack, header, func() { b.attr(unix.NDA_DST, a.Addr.AsSlice()) })
-	}
-	answers, err := c.do(&b)
-	if err != nil {
-		return nil, err
-	}
-	for i, a := range answers {
-		if a.err == nil {
-			n, permanent, err := parseNeighbor(a.data, names{})
-			if err != nil {
-				return nil, err
-			}
-			if permanent && n.MAC != p.SandboxMAC().String() {
-				continue
-			}
+		n, found, err := c.NeighborOf(bridge, a.Addr)
+		if err != nil {
+			return nil, err
 		}
-		addrs = append(addrs, p.Addrs[i])
+		if !found || n.MAC == p.SandboxMAC().String() {
+			addrs = append(addrs, a)
+		}
 	}
 	return addrs, nil
 }
 
 // delInside removes what would stay in a sandbox that lives on: a link that is
 // not of the veth pair, and the rules of an interface beyond the first.
-func (h *Handle) delInside(ctx context.Context, p Pod, link kernelLink, addrs []PodAddr) error {
+func (h *Handle) delInside(ctx context.Context, p Pod, link rtnl.Link, addrs []PodAddr) error {
 	if p.Netns == "" {
 		return nil
 	}
@@ -194,20 +178,20 @@ func (h *Handle) delInside(ctx context.Context, p Pod, link kernelLink, addrs []
 	}
 	var errs []error
 	for _, l := range found {
-		if l.alias.mode == "eni" {
+		if aliasIn(l).mode == "eni" {
 			errs = append(errs, h.returnENI(ctx, inside, l))
 		}
 	}
-	if link.alias.mode == "ipvlan" || p.Mode.IPVLAN != nil {
+	if aliasIn(link).mode == "ipvlan" || p.Mode.IPVLAN != nil {
 		own, err := inside.findLink(ctx, p.IfName)
 		errs = append(errs, err)
 		if own.Kind == "ipvlan" {
-			errs = append(errs, inside.deleteLink(ctx, own.index))
+			errs = append(errs, inside.deleteLink(ctx, own.Index))
 		}
 	}
-	var rules []Rule
+	var rules []netstate.Rule
 	for _, a := range append(addrs, p.Addrs...) {
-		rules = append(rules, Rule{IPv6: a.Addr.Is6(), Priority: priorityInSandbox, From: hostPrefix(a.Addr), Protocol: ruleProtocol})
+		rules = append(rules, netstate.Rule{IPv6: a.Addr.Is6(), Priority: claims.PriorityInSandbox, From: netstate.HostPrefix(a.Addr), Protocol: claims.RuleProtocol})
 	}
 	if p.Index > 0 && len(rules) > 0 {
 		errs = append(errs, ignoreGone(inside.purge(ctx, rules)))
@@ -218,7 +202,7 @@ func (h *Handle) delInside(ctx context.Context, p Pod, link kernelLink, addrs []
 // ignoreGone drops an error that says that there is nothing to delete, or no
 // such family.
 func ignoreGone(err error) error {
-	if isGone(err) || errors.Is(err, unix.EAFNOSUPPORT) {
+	if rtnl.IsGone(err) || errors.Is(err, unix.EAFNOSUPPORT) {
 		return nil
 	}
 	return err

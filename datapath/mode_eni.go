@@ -2,6 +2,8 @@
 
 package datapath
 
+import "github.com/vpcnet/vpcnet/datapath/netstate"
+
 // WholeENI gives a whole ENI to the pod: its link moves into the sandbox under the
 // pod's interface name, and the node has no part in the pod's packets any more.
 // The pod sends to the VPC router itself, also what is for its own subnet.
@@ -14,17 +16,17 @@ type WholeENI struct {
 	ENI ENI
 }
 
-func (m *WholeENI) enis() []*ENI         { return []*ENI{&m.ENI} }
-func (m *WholeENI) validate(p Pod) error { return m.ENI.needsSubnet(p) }
-func (m *WholeENI) host(Pod) State       { return State{} }
+func (m *WholeENI) enis() []*ENI            { return []*ENI{&m.ENI} }
+func (m *WholeENI) validate(p Pod) error    { return m.ENI.needsSubnet(p) }
+func (m *WholeENI) host(Pod) netstate.State { return netstate.State{} }
 
-func (m *WholeENI) sandbox(p Pod) State {
+func (m *WholeENI) sandbox(p Pod) netstate.State {
 	s := p.uplink(p.IfName, m.ENI.gatewayFor)
-	s.Links = []Link{{Name: p.IfName, MAC: m.ENI.MAC.String(), MTU: p.MTU, Up: true}}
+	s.Links = []netstate.Link{{Name: p.IfName, MAC: m.ENI.MAC.String(), MTU: p.MTU, Up: true}}
 	s.Sysctls = append(s.Sysctls, refuseRouter(p.IfName))
 	if p.speaks(true) {
 		// The MAC, and with it the link-local address, is unique in the VPC.
-		s.Sysctls = append(s.Sysctls, linkSysctl("ipv6", p.IfName, "accept_dad", "0"))
+		s.Sysctls = append(s.Sysctls, netstate.LinkSysctl("ipv6", p.IfName, "accept_dad", "0"))
 	}
 	return s
 }

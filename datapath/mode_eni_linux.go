@@ -8,7 +8,8 @@ import (
 	"fmt"
 	"os"
 
-	"golang.org/x/sys/unix"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
 // lendENI moves the link of a whole ENI into the sandbox. The move takes its
@@ -19,9 +20,9 @@ func (h *Handle) lendENI(ctx context.Context, p Pod, inside *Handle) error {
 	switch {
 	case err != nil:
 		return err
-	case have.index != 0 && have.MAC == eni.MAC.String():
+	case have.Index != 0 && have.MAC == eni.MAC.String():
 		return nil
-	case have.index != 0:
+	case have.Index != 0:
 		return fmt.Errorf("%w: %s with MAC %s", ErrInterfaceTaken, p.IfName, have.MAC)
 	case eni.Link == "":
 		return fmt.Errorf("%s with MAC %s: %w", eni.ID, eni.MAC, ErrNoLink)
@@ -36,26 +37,26 @@ func (h *Handle) lendENI(ctx context.Context, p Pod, inside *Handle) error {
 	if err := h.markLink(ctx, link.Name, aliasOf(p)); err != nil {
 		return err
 	}
-	return h.move(ctx, link.index, p.IfName, inside.ns)
+	return h.move(ctx, link.Index, p.IfName, inside.ns)
 }
 
 // returnENI brings the link of a whole ENI back from where it is, down and under
 // its old name.
-func (h *Handle) returnENI(ctx context.Context, from *Handle, link kernelLink) error {
+func (h *Handle) returnENI(ctx context.Context, from *Handle, link rtnl.Link) error {
 	if from != h {
-		if err := from.move(ctx, link.index, link.alias.link, h.ns); err != nil {
+		if err := from.move(ctx, link.Index, aliasIn(link).link, h.ns); err != nil {
 			return err
 		}
 	}
-	back, err := h.aliased(ctx, link.alias.owner)
+	back, err := h.aliased(ctx, aliasIn(link).owner)
 	if err != nil {
 		return err
 	}
 	for _, l := range back {
-		if l.alias != link.alias {
+		if l.AliasText != link.AliasText {
 			continue
 		}
-		if err := h.withConn(ctx, func(c *conn) error { return restore(c, l) }); err != nil {
+		if err := h.withConn(ctx, func(c *rtnl.Conn) error { return restore(c, l) }); err != nil {
 			return err
 		}
 	}
@@ -64,20 +65,20 @@ func (h *Handle) returnENI(ctx context.Context, from *Handle, link kernelLink) e
 
 // restore gives a link its name and takes the alias away. The name may have
 // gone to another link meanwhile: the MAC still tells what it is.
-func restore(c *conn, l kernelLink) error {
-	var b batch
-	b.setLink(l.index, Link{})
-	if l.Name != l.alias.link {
-		b.add(unix.RTM_SETLINK, ack, linkHeader(l.index, 0, 0), func() { b.attrText(unix.IFLA_IFNAME, l.alias.link) })
+func restore(c *rtnl.Conn, l rtnl.Link) error {
+	var b rtnl.Batch
+	b.SetLink(l.Index, netstate.Link{})
+	if l.Name != aliasIn(l).link {
+		b.Rename(l.Index, aliasIn(l).link)
 	}
-	b.unmark(l.index, l.alias)
-	answers, err := c.do(&b)
+	b.UnmarkLink(l.Index, aliasIn(l).altName())
+	answers, err := c.Do(&b)
 	if err != nil {
 		return err
 	}
 	for _, a := range answers {
-		if a.err != nil && !isGone(a.err) && !marked(a.err) {
-			return fmt.Errorf("take %s back: %w", l.Name, a.err)
+		if a.Err != nil && !rtnl.IsGone(a.Err) && !marked(a.Err) {
+			return fmt.Errorf("take %s back: %w", l.Name, a.Err)
 		}
 	}
 	return nil
@@ -85,16 +86,13 @@ func restore(c *conn, l kernelLink) error {
 
 // move puts a link into another namespace, under a name. It goes down.
 func (h *Handle) move(ctx context.Context, index int, name string, to *os.File) error {
-	return h.withConn(ctx, func(c *conn) error {
-		var b batch
-		b.setLink(index, Link{})
-		b.add(unix.RTM_SETLINK, ack, linkHeader(index, 0, 0), func() {
-			b.attr32(unix.IFLA_NET_NS_FD, uint32(to.Fd()))
-			b.attrText(unix.IFLA_IFNAME, name)
-		})
-		answers, err := c.do(&b)
+	return h.withConn(ctx, func(c *rtnl.Conn) error {
+		var b rtnl.Batch
+		b.SetLink(index, netstate.Link{})
+		b.MoveLink(index, name, to)
+		answers, err := c.Do(&b)
 		for _, a := range answers {
-			err = errors.Join(err, a.err)
+			err = errors.Join(err, a.Err)
 		}
 		if err != nil {
 			return fmt.Errorf("move link to %s as %s: %w", to.Name(), name, err)

@@ -5,6 +5,9 @@ package datapath
 import (
 	"fmt"
 	"net/netip"
+
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // IPVLAN gives the pod an ipvlan link, in L2 mode, on the ENI that owns its
@@ -46,30 +49,30 @@ func (m *IPVLAN) validate(p Pod) error {
 // nodeLink is the name of the sandbox side of the veth pair.
 func (m *IPVLAN) nodeLink(p Pod) string { return fmt.Sprintf("node%d", p.Index) }
 
-func (m *IPVLAN) host(p Pod) State { return p.routedHost() }
+func (m *IPVLAN) host(p Pod) netstate.State { return p.routedHost() }
 
 // sandbox is that of a veth pair with the addresses on the ipvlan link instead,
 // because that link takes packets for the addresses that it has, and with the
 // routes by the ENI. Siblings on the ENI are asked for themselves: the VPC does
 // not send back what comes from an ENI.
-func (m *IPVLAN) sandbox(p Pod) State {
+func (m *IPVLAN) sandbox(p Pod) netstate.State {
 	s := p.routedSandbox()
 	for i := range s.Addresses {
 		s.Addresses[i].Link = p.IfName
 	}
-	s.Links = append(s.Links, Link{Name: p.IfName, Kind: "ipvlan", MAC: m.ENI.MAC.String(), MTU: p.MTU, Up: true})
+	s.Links = append(s.Links, netstate.Link{Name: p.IfName, Kind: "ipvlan", MAC: m.ENI.MAC.String(), MTU: p.MTU, Up: true})
 	s.Sysctls = append(s.Sysctls, refuseRouter(p.IfName))
-	table := TableMain
+	table := netstate.TableMain
 	if p.Index > 0 {
 		table = p.Index
 	}
-	var ways []Route
+	var ways []netstate.Route
 	add := func(dst netip.Prefix, via netip.Addr, link string) {
-		ways = append(ways, Route{Dst: dst.Masked(), Via: via, Link: link, Table: table, MTU: p.pathMTU(dst), Protocol: RouteProtocol})
+		ways = append(ways, netstate.Route{Dst: dst.Masked(), Via: via, Link: link, Table: table, MTU: p.pathMTU(dst), Protocol: claims.RouteProtocol})
 	}
 	for _, a := range p.Addrs {
 		gw := m.ENI.gatewayFor(a.Addr)
-		add(hostPrefix(gw), netip.Addr{}, p.IfName)
+		add(netstate.HostPrefix(gw), netip.Addr{}, p.IfName)
 		for _, subnet := range m.ENI.Addrs {
 			if subnet.Addr().Is4() == gw.Is4() {
 				add(subnet, netip.Addr{}, p.IfName)
@@ -88,10 +91,10 @@ func (m *IPVLAN) sandbox(p Pod) State {
 		if gw.Is4() {
 			// The answer to what went by one link may come by the other. On a link
 			// without an address even loose reverse path filtering is strict.
-			s.Addresses = append(s.Addresses, Address{Link: m.nodeLink(p), Prefix: hostPrefix(a.Addr)})
-			s.Sysctls = append(s.Sysctls, linkSysctl("ipv4", p.IfName, "rp_filter", "2"), linkSysctl("ipv4", m.nodeLink(p), "rp_filter", "2"))
+			s.Addresses = append(s.Addresses, netstate.Address{Link: m.nodeLink(p), Prefix: netstate.HostPrefix(a.Addr)})
+			s.Sysctls = append(s.Sysctls, netstate.LinkSysctl("ipv4", p.IfName, "rp_filter", "2"), netstate.LinkSysctl("ipv4", m.nodeLink(p), "rp_filter", "2"))
 		} else {
-			s.Sysctls = append(s.Sysctls, enableIPv6(p.IfName), linkSysctl("ipv6", p.IfName, "accept_dad", "0"))
+			s.Sysctls = append(s.Sysctls, enableIPv6(p.IfName), netstate.LinkSysctl("ipv6", p.IfName, "accept_dad", "0"))
 		}
 	}
 	s.Routes = append(redirect(s.Routes, ways), ways...)
@@ -100,9 +103,9 @@ func (m *IPVLAN) sandbox(p Pod) State {
 
 // redirect has the destinations with an MTU of their own reached as what they are
 // part of.
-func redirect(routes, ways []Route) (all []Route) {
+func redirect(routes, ways []netstate.Route) (all []netstate.Route) {
 	for _, r := range routes {
-		best := Route{}
+		best := netstate.Route{}
 		for _, w := range ways {
 			if r.Via.IsValid() && r.Dst.Bits() >= w.Dst.Bits() && w.Dst.Contains(r.Dst.Addr()) && (!best.Dst.IsValid() || w.Dst.Bits() > best.Dst.Bits()) {
 				best = w

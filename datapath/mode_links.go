@@ -2,32 +2,6 @@
 
 package datapath
 
-import (
-	"fmt"
-	"strings"
-)
-
-// virtual reports whether l is of a kind that Apply can make out of l alone.
-func (l Link) virtual() bool { return l.Kind == "vlan" || l.Kind == "bridge" }
-
-// addition is the text of `ip link add` for a virtual link.
-func (l Link) addition() string {
-	var b strings.Builder
-	b.WriteString("link add")
-	if l.Parent != "" {
-		fmt.Fprintf(&b, " link %s", l.Parent)
-	}
-	fmt.Fprintf(&b, " name %s address %s", l.Name, l.MAC)
-	if l.MTU != 0 {
-		fmt.Fprintf(&b, " mtu %d", l.MTU)
-	}
-	fmt.Fprintf(&b, " type %s", l.Kind)
-	if l.VLAN != 0 {
-		fmt.Fprintf(&b, " id %d", l.VLAN)
-	}
-	return b.String()
-}
-
 // ownsLink reports whether a link of the node is p's alone.
 func (p Pod) ownsLink(name string) bool {
 	return name == p.HostLink() || p.Mode.Branch != nil && name == p.Mode.Branch.Link()
@@ -35,7 +9,7 @@ func (p Pod) ownsLink(name string) bool {
 
 // sharesLink reports whether a link of the node is p's and other pods'.
 func (p Pod) sharesLink(name string) bool {
-	return p.Mode.Bridge != nil && name == p.Mode.Bridge.name()
+	return p.Mode.Bridge != nil && name == p.Mode.Bridge.LinkName()
 }
 
 // withFurtherLinks returns wired, pods by host link, with their further links, and
@@ -48,7 +22,7 @@ func withFurtherLinks(wired map[string]Pod) (all map[string]Pod, shared map[stri
 			all[p.Mode.Branch.Link()] = p
 		}
 		if p.Mode.Bridge != nil {
-			shared[p.Mode.Bridge.name()] = true
+			shared[p.Mode.Bridge.LinkName()] = true
 		}
 	}
 	return all, shared

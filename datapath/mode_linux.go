@@ -7,6 +7,9 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,7 +21,7 @@ func (h *Handle) addMode(ctx context.Context, p Pod, inside *Handle) (err error)
 	}
 	repeated, err := h.wiredBefore(ctx, p, inside)
 	if err == nil {
-		err = h.withConn(ctx, func(c *conn) error { return refuseTakenMode(c, p, repeated) })
+		err = h.withConn(ctx, func(c *rtnl.Conn) error { return refuseTakenMode(c, p, repeated) })
 	}
 	if err != nil {
 		return err
@@ -54,32 +57,32 @@ func (h *Handle) addMode(ctx context.Context, p Pod, inside *Handle) (err error)
 func (h *Handle) wiredBefore(ctx context.Context, p Pod, inside *Handle) (bool, error) {
 	if p.Mode.Whole != nil {
 		l, err := inside.findLink(ctx, p.IfName)
-		return l.index != 0 && l.MAC == p.Mode.Whole.ENI.MAC.String(), err
+		return l.Index != 0 && l.MAC == p.Mode.Whole.ENI.MAC.String(), err
 	}
 	l, err := h.findLink(ctx, p.HostLink())
-	return l.index != 0 && l.Group == 0, err
+	return l.Index != 0 && l.Group == 0, err
 }
 
 // resolvePod finds the links of the pod's ENIs by MAC. A whole ENI that is in the
 // sandbox already has none here.
 func (h *Handle) resolvePod(ctx context.Context, p Pod) (Pod, error) {
-	if r, err := p.resolve(nil); err == nil {
+	if r, err := p.Resolve(nil); err == nil {
 		return r, nil
 	}
 	s, err := h.observeLinks(ctx)
 	if err != nil {
 		return p, err
 	}
-	r, err := p.resolve(s.Links)
+	r, err := p.Resolve(s.Links)
 	if p.Mode.Whole != nil && errors.Is(err, ErrNoLink) {
 		return r, nil
 	}
 	return r, err
 }
 
-func (h *Handle) observeLinks(ctx context.Context) (o observation, err error) {
-	err = h.withConn(ctx, func(c *conn) error {
-		o, err = dumpLinks(c)
+func (h *Handle) observeLinks(ctx context.Context) (o rtnl.Observation, err error) {
+	err = h.withConn(ctx, func(c *rtnl.Conn) error {
+		o, err = rtnl.DumpLinks(c)
 		return err
 	})
 	return o, err
@@ -88,19 +91,19 @@ func (h *Handle) observeLinks(ctx context.Context) (o observation, err error) {
 // place makes the links of both sides, or moves them to where they belong, and
 // returns the veth pair if the mode has one. What else belongs to the pod is told
 // by aliases before it is made, so that DelPod finds it.
-func (h *Handle) place(ctx context.Context, p Pod, inside *Handle) (kernelLink, error) {
+func (h *Handle) place(ctx context.Context, p Pod, inside *Handle) (rtnl.Link, error) {
 	if p.Mode.Whole != nil {
-		return kernelLink{}, h.lendENI(ctx, p, inside)
+		return rtnl.Link{}, h.lendENI(ctx, p, inside)
 	}
 	pair, err := h.ensurePair(ctx, p, inside)
 	if err != nil {
 		return pair, err
 	}
-	if err := h.setAlias(ctx, pair.index, aliasOf(p).String()); err != nil {
+	if err := h.setAlias(ctx, pair.Index, aliasOf(p).String()); err != nil {
 		return pair, err
 	}
 	for _, l := range p.HostState().Links {
-		if !l.virtual() {
+		if !l.Virtual() {
 			continue
 		}
 		if err := h.ensureVirtual(ctx, l); err != nil {
@@ -114,7 +117,7 @@ func (h *Handle) place(ctx context.Context, p Pod, inside *Handle) (kernelLink, 
 }
 
 // ensurePair makes the veth pair; one that is whole stays.
-func (h *Handle) ensurePair(ctx context.Context, p Pod, inside *Handle) (kernelLink, error) {
+func (h *Handle) ensurePair(ctx context.Context, p Pod, inside *Handle) (rtnl.Link, error) {
 	pair, err := h.createVeth(ctx, p, inside.ns)
 	if !errors.Is(err, unix.EEXIST) {
 		return pair, err
@@ -140,32 +143,32 @@ func (h *Handle) applyHost(ctx context.Context, p Pod, repeated bool) error {
 	links.Links = slices.Clone(links.Links)
 	for i := range links.Links {
 		if links.Links[i].Name == p.HostLink() {
-			links.Links[i].Group = linkGroupWiring
+			links.Links[i].Group = claims.LinkGroupWiring
 		}
 	}
 	rest.Links, rest.Sysctls, rest.Rules = nil, nil, nil
-	if err := h.Apply(ctx, links.additions()); err != nil {
+	if err := h.Apply(ctx, links.Additions()); err != nil {
 		return err
 	}
-	changes := rest.additions()
+	changes := rest.Additions()
 	for _, r := range staleRoutes(p) {
-		changes = append(changes, Change{OpDelete, r})
+		changes = append(changes, netstate.Change{Op: netstate.OpDelete, Item: r})
 	}
 	return h.locked(ctx, alone, func() error {
-		return h.withConn(ctx, func(c *conn) error {
+		return h.withConn(ctx, func(c *rtnl.Conn) error {
 			if err := refuseTakenMode(c, p, repeated); err != nil {
 				return err
 			}
 			if err := evict(c, p, &changes); err != nil {
 				return err
 			}
-			if err := applyRoutes(c, changes); err != nil {
+			if err := rtnl.Apply(c, changes); err != nil {
 				return err
 			}
 			if err := purgeRules(c, staleRules(p), s.Rules); err != nil || p.Mode.Whole != nil {
 				return err
 			}
-			index, err := linkIndexes(c, []Change{{OpAdd, Link{Name: p.HostLink()}}})
+			index, err := rtnl.LinkIndexes(c, []netstate.Change{{Op: netstate.OpAdd, Item: netstate.Link{Name: p.HostLink()}}})
 			if err != nil {
 				return err
 			}
@@ -176,11 +179,11 @@ func (h *Handle) applyHost(ctx context.Context, p Pod, repeated bool) error {
 
 // evict adds to changes those that take p's addresses from the node's links, which
 // refuseTakenMode has let pass.
-func evict(c *conn, p Pod, changes *[]Change) error {
-	o, err := observeRoutes(c)
+func evict(c *rtnl.Conn, p Pod, changes *[]netstate.Change) error {
+	o, err := rtnl.ObserveRoutes(c)
 	for _, a := range o.Addresses {
-		if p.has(hostPrefix(a.Prefix.Addr())) {
-			*changes = append(*changes, Change{OpDelete, a})
+		if p.has(netstate.HostPrefix(a.Prefix.Addr())) {
+			*changes = append(*changes, netstate.Change{Op: netstate.OpDelete, Item: a})
 		}
 	}
 	return err

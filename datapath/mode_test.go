@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/datapath/trace"
 )
 
 // testBranch is a branch ENI on the second ENI of testNode.
@@ -109,14 +111,14 @@ func TestTraceMode(t *testing.T) {
 			n.Enforcement = mode.Branch.Enforcement
 			p.Addrs = branchAddrs()
 		}
-		host, sandbox := datapath.Join(n.State(), p.HostState()), p.SandboxState()
+		host, sandbox := netstate.Join(n.State(), p.HostState()), p.SandboxState()
 		for _, e := range n.ENIs {
 			if _, ok := linkOf(host, e.Link); !ok {
-				host.Links = append(host.Links, datapath.Link{Name: e.Link, MAC: e.MAC.String(), Up: true})
+				host.Links = append(host.Links, netstate.Link{Name: e.Link, MAC: e.MAC.String(), Up: true})
 			}
 		}
-		v := datapath.View{Node: host, Sandbox: &sandbox, Desired: &datapath.Desired{Node: n, Pods: []datapath.Pod{p}}}
-		path := datapath.Trace(v, datapath.Flow{Src: p.Addrs[0].Addr, Dst: netip.MustParseAddr("10.0.7.7")})
+		v := trace.View{Node: host, Sandbox: &sandbox, Desired: &datapath.Desired{Node: n, Pods: []datapath.Pod{p}}}
+		path := trace.Trace(v, trace.Flow{Src: p.Addrs[0].Addr, Dst: netip.MustParseAddr("10.0.7.7")})
 		golden(t, "trace-"+name, path.String())
 	}
 }
@@ -126,11 +128,11 @@ func branchAddrs() []datapath.PodAddr {
 	return []datapath.PodAddr{{Addr: netip.MustParseAddr("10.0.2.40")}, {Addr: netip.MustParseAddr("2001:db8:0:2::40")}}
 }
 
-func linkOf(s datapath.State, name string) (datapath.Link, bool) {
+func linkOf(s netstate.State, name string) (netstate.Link, bool) {
 	for _, l := range s.Links {
 		if l.Name == name {
 			return l, true
 		}
 	}
-	return datapath.Link{}, false
+	return netstate.Link{}, false
 }

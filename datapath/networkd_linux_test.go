@@ -118,7 +118,7 @@ func (r *networkdRun) all(started bool) {
 		{"carrier lost", false, func() {
 			start := time.Now()
 			r.l.bounce(1)
-			r.damaged = append(r.damaged, blow{start, time.Now().Add(kernelBound)})
+			r.damaged = append(r.damaged, blow{at: start, end: time.Now().Add(kernelBound)})
 		}},
 	} {
 		if step.skip {
@@ -151,7 +151,7 @@ func collect(t *testing.T, repairs <-chan datapath.Repair, stop <-chan struct{})
 			select {
 			case f := <-repairs:
 				t.Logf("repaired in %v: %v", f.Took, f.Changes)
-				blows = append(blows, blow{time.Now().Add(-f.Took), time.Now().Add(repairBound)})
+				blows = append(blows, blow{at: time.Now().Add(-f.Took), end: time.Now().Add(repairBound)})
 			case <-stop:
 				all <- blows
 				return

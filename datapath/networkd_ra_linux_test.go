@@ -15,6 +15,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/datapath/preflight"
 	"golang.org/x/sys/unix"
 )
@@ -127,7 +128,7 @@ func (l *lab) countLost6() func() int {
 	return func() (n int) {
 		for len(updates) > 0 {
 			u := <-updates
-			if u.Type == unix.RTM_DELROUTE && u.Family == unix.AF_INET6 && u.Table == datapath.TableMain && (u.Dst == nil || u.Dst.IP.IsUnspecified()) {
+			if u.Type == unix.RTM_DELROUTE && u.Family == unix.AF_INET6 && u.Table == netstate.TableMain && (u.Dst == nil || u.Dst.IP.IsUnspecified()) {
 				n++
 			}
 		}

@@ -8,6 +8,9 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // Layout chooses how the kernel finds the ENI of a pod's packet.
@@ -81,7 +84,7 @@ func (e ENI) Primary() bool { return e.Card == 0 && e.Device == 0 }
 // Table returns the number of the ENI's route table.
 func (e ENI) Table() int { return Table(e.Card, e.Device) }
 
-func (e ENI) number() int {
+func (e ENI) MarkNumber() int {
 	if e.Number != 0 {
 		return e.Number
 	}
@@ -98,7 +101,7 @@ func (e ENI) gateway(p netip.Prefix) netip.Addr {
 	if p.Addr().Is4() {
 		return p.Masked().Addr().Next()
 	}
-	return router6
+	return claims.Router6
 }
 
 func (n Node) layout() Layout {
@@ -110,7 +113,7 @@ func (n Node) layout() Layout {
 
 func (n Node) prefix() string {
 	if n.HostLinkPrefix == "" {
-		return DefaultHostLinkPrefix
+		return claims.DefaultHostLinkPrefix
 	}
 	return n.HostLinkPrefix
 }
@@ -127,7 +130,7 @@ func (n Node) Validate() error {
 	if err := validPrefix(n.prefix()); err != nil {
 		errs = append(errs, err)
 	}
-	if isBranchLink(n.prefix()) {
+	if claims.IsBranchLink(n.prefix()) {
 		errs = append(errs, fmt.Errorf("host link prefix %q is that of branch ENIs", n.prefix()))
 	}
 	if n.Enforcement != "" && n.Enforcement != Standard && n.Enforcement != Strict {
@@ -146,12 +149,12 @@ func (n Node) Validate() error {
 		if len(e.MAC) != 6 {
 			errs = append(errs, fmt.Errorf("%s: MAC %q is not of 6 bytes", e.ID, e.MAC))
 		}
-		if num := e.number(); num < 0 || num > MarkENI {
-			errs = append(errs, fmt.Errorf("%s: number %d is not in 1..%d", e.ID, num, MarkENI))
+		if num := e.MarkNumber(); num < 0 || num > claims.MarkENI {
+			errs = append(errs, fmt.Errorf("%s: number %d is not in 1..%d", e.ID, num, claims.MarkENI))
 		}
 		claim(fmt.Sprintf("place card %d device %d", e.Card, e.Device), e.ID)
 		claim(fmt.Sprintf("MAC %s", e.MAC), e.ID)
-		claim(fmt.Sprintf("number %d", e.number()), e.ID)
+		claim(fmt.Sprintf("number %d", e.MarkNumber()), e.ID)
 		errs = append(errs, e.validate())
 	}
 	errs = append(errs, disjoint(n.ENIs), validPrefixes("service prefix", n.ServicePrefixes))
@@ -234,10 +237,10 @@ func validPrefix(p string) error {
 	return nil
 }
 
-// resolve returns n with the names of the ENIs' links. Virtual links often have
+// Resolve returns n with the names of the ENIs' links. Virtual links often have
 // the MAC of the one below them, so hardware comes first; a veth may play the
 // ENI in tests.
-func (n Node) resolve(links []Link) (Node, error) {
+func (n Node) Resolve(links []netstate.Link) (Node, error) {
 	n.ENIs = slices.Clone(n.ENIs)
 	var errs []error
 	for i, e := range n.ENIs {
@@ -255,4 +258,13 @@ func (n Node) resolve(links []Link) (Node, error) {
 		n.ENIs[i].Link = name
 	}
 	return n, errors.Join(errs...)
+}
+
+func contains(prefixes []netip.Prefix, a netip.Addr) bool {
+	for _, p := range prefixes {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,9 +27,9 @@ func (h *Handle) EnsureNode(ctx context.Context, n Node) error {
 	if err := n.Validate(); err != nil {
 		return fmt.Errorf("node: %w: %w", ErrInvalid, err)
 	}
-	return converge(ctx, h.Observe, h.Apply, func(have State) ([]Change, error) {
-		resolved, err := n.resolve(have.Links)
-		return Diff(resolved.Owned(have), resolved.stateIn(have)), err
+	return converge(ctx, h.Observe, h.Apply, func(have netstate.State) ([]netstate.Change, error) {
+		resolved, err := n.Resolve(have.Links)
+		return netstate.Diff(resolved.Owned(have), resolved.stateIn(have)), err
 	})
 }
 
@@ -41,11 +42,11 @@ func (h *Handle) Ensure(ctx context.Context, d Desired) error {
 	if err := d.Node.Validate(); err != nil {
 		return fmt.Errorf("node: %w: %w", ErrInvalid, err)
 	}
-	apply := func(ctx context.Context, changes []Change) error {
-		return h.surely(ctx, d, changes, func(changes []Change) error { return h.Apply(ctx, changes) })
+	apply := func(ctx context.Context, changes []netstate.Change) error {
+		return h.surely(ctx, d, changes, func(changes []netstate.Change) error { return h.Apply(ctx, changes) })
 	}
-	return converge(ctx, h.Observe, apply, func(have State) ([]Change, error) {
-		_, err := d.Node.resolve(have.Links)
+	return converge(ctx, h.Observe, apply, func(have netstate.State) ([]netstate.Change, error) {
+		_, err := d.Node.Resolve(have.Links)
 		return d.Drift(have), err
 	})
 }
@@ -53,7 +54,7 @@ func (h *Handle) Ensure(ctx context.Context, d Desired) error {
 // surely lends f changes that a look has found, after another look if the first may
 // have been wrong: with the lock, so that no ADD is in the middle and none begins
 // before f is done.
-func (h *Handle) surely(ctx context.Context, d Desired, changes []Change, f func([]Change) error) error {
+func (h *Handle) surely(ctx context.Context, d Desired, changes []netstate.Change, f func([]netstate.Change) error) error {
 	if !slices.ContainsFunc(changes, doubtful) {
 		return f(changes)
 	}
@@ -68,10 +69,10 @@ func (h *Handle) surely(ctx context.Context, d Desired, changes []Change, f func
 
 // converge observes and applies until drift finds nothing.
 func converge(
-	ctx context.Context, observe func(context.Context) (State, error), apply func(context.Context, []Change) error,
-	drift func(have State) ([]Change, error),
+	ctx context.Context, observe func(context.Context) (netstate.State, error), apply func(context.Context, []netstate.Change) error,
+	drift func(have netstate.State) ([]netstate.Change, error),
 ) error {
-	var changes []Change
+	var changes []netstate.Change
 	for range rounds {
 		have, err := observe(ctx)
 		if err != nil {
@@ -114,7 +115,7 @@ func (h *Handle) RemoveENI(ctx context.Context, n Node, id string) error {
 	if err != nil {
 		return err
 	}
-	alone, err := Node{ENIs: []ENI{gone}}.resolve(o.Links)
+	alone, err := Node{ENIs: []ENI{gone}}.Resolve(o.Links)
 	if errors.Is(err, ErrNoLink) {
 		return nil
 	}
@@ -122,13 +123,13 @@ func (h *Handle) RemoveENI(ctx context.Context, n Node, id string) error {
 		return err
 	}
 	have := alone.Owned(o.State)
-	var changes []Change
+	var changes []netstate.Change
 	for _, a := range have.Addresses {
-		changes = append(changes, Change{OpDelete, a})
+		changes = append(changes, netstate.Change{Op: netstate.OpDelete, Item: a})
 	}
 	for _, l := range have.Links {
 		l.Up, l.MAC = false, ""
-		changes = append(changes, Change{OpAdd, l})
+		changes = append(changes, netstate.Change{Op: netstate.OpAdd, Item: l})
 	}
 	err = h.Apply(ctx, changes)
 	if errors.Is(err, unix.ENODEV) {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
@@ -61,8 +63,8 @@ var phrases = []phrase{
 		text:    "%s daddr %s",
 		compile: compileDestination,
 		guess: func(e []expr.Any) string {
-			a := address(compared(e, 3))
-			return fmt.Sprintf("%s daddr %s", ipKeyword(a.Is6()), a)
+			a := rtnl.ParseAddr(compared(e, 3))
+			return fmt.Sprintf("%s daddr %s", netstate.IpKeyword(a.Is6()), a)
 		},
 	},
 	{
@@ -156,14 +158,14 @@ func compileDestination(args []string) ([]expr.Any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if args[1] != ipKeyword(a.Is6()) || a.Zone() != "" || a.Is4In6() {
+	if args[1] != netstate.IpKeyword(a.Is6()) || a.Zone() != "" || a.Is4In6() {
 		return nil, fmt.Errorf("%w: %s address %s", ErrInvalid, args[1], a)
 	}
 	return append(network(args[1], 16, 24), equals(a.AsSlice())), nil
 }
 
 func compileSourceMap(args []string) ([]expr.Any, error) {
-	if args[1] != ipKeyword(false) && args[1] != ipKeyword(true) {
+	if args[1] != netstate.IpKeyword(false) && args[1] != netstate.IpKeyword(true) {
 		return nil, fmt.Errorf("%w: %s is no family", ErrInvalid, args[1])
 	}
 	return append(network(args[1], 12, 8),
@@ -178,7 +180,7 @@ func guessSourceMap(e []expr.Any) string {
 	if !ok {
 		return ""
 	}
-	return fmt.Sprintf("%s saddr vmap @%s", ipKeyword(bytes.Equal(compared(e, 1), []byte{unix.NFPROTO_IPV6})), lookup.SetName)
+	return fmt.Sprintf("%s saddr vmap @%s", netstate.IpKeyword(bytes.Equal(compared(e, 1), []byte{unix.NFPROTO_IPV6})), lookup.SetName)
 }
 
 func guessMark(e []expr.Any) string {

@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/datapath/trace"
 )
 
 // plant is a fault that Trace must name.
@@ -187,7 +189,7 @@ func plantLab(t *testing.T, layout datapath.Layout, change func(*datapath.Node))
 		t.Fatal(err)
 	}
 	defer vpc.Close()
-	err = vpc.Apply(t.Context(), []datapath.Change{{Op: datapath.OpAdd, Item: datapath.Filter{Chains: []datapath.Chain{
+	err = vpc.Apply(t.Context(), []netstate.Change{{Op: netstate.OpAdd, Item: netstate.Filter{Chains: []netstate.Chain{
 		{Name: "prerouting", Hook: "prerouting", Priority: -150, Rules: []string{`iifname "v*" jump from-pod`}},
 		{Name: "from-pod", Rules: []string{"fib saddr . iif oif missing drop"}},
 	}}}})
@@ -240,7 +242,7 @@ func TestTraceFindsFaults(t *testing.T) {
 					to := map[string]netip.Addr{
 						"": []netip.Addr{vpcHost4, vpcHost6}[i], "internet": []netip.Addr{outside4, outside6}[i], "pod": other.Addrs[i].Addr,
 					}[plant.to]
-					f := datapath.Flow{Src: p.Addrs[i].Addr, Dst: to, Proto: "udp", Port: echoPort}
+					f := trace.Flow{Src: p.Addrs[i].Addr, Dst: to, Proto: "udp", Port: echoPort}
 					path := plant.check(t, l, v, f, plant.wanted(layout, family))
 					both.Go(func() { plant.send(t, p.Netns, path) })
 				}
@@ -252,28 +254,28 @@ func TestTraceFindsFaults(t *testing.T) {
 
 // check traces one flow with all that is known, as a saved state, and without the
 // agent's word.
-func (p plant) check(t *testing.T, l *lab, v datapath.View, f datapath.Flow, want string) datapath.Path {
+func (p plant) check(t *testing.T, l *lab, v trace.View, f trace.Flow, want string) trace.Path {
 	t.Helper()
-	path := datapath.Trace(v, f)
+	path := trace.Trace(v, f)
 	if diff := cmp.Diff(sortedWords(want), faultNames(path.Faults)); diff != "" {
 		t.Errorf("faults (-want +got):\n%s\n%s", diff, path)
 	}
-	if p.notes != "" && !slices.ContainsFunc(path.Unchecked, func(n datapath.Note) bool { return string(n.Name) == p.notes }) {
+	if p.notes != "" && !slices.ContainsFunc(path.Unchecked, func(n trace.Note) bool { return string(n.Name) == p.notes }) {
 		t.Errorf("%s is not left open:\n%s", p.notes, path)
 	}
-	kernel, err := l.h.Confirm(t.Context(), path)
+	kernel, err := trace.Confirm(t.Context(), l.node, path)
 	if diff := cmp.Diff(sortedWords(p.kernel), faultNames(kernel)); err != nil || diff != "" {
 		t.Errorf("the kernel's answers: %v, %v\n%s", kernel, err, path)
 	}
-	if again := datapath.Trace(throughJSON(t, v), f); again.String() != path.String() {
+	if again := trace.Trace(throughJSON(t, v), f); again.String() != path.String() {
 		t.Errorf("a saved View is explained otherwise:\n%s", cmp.Diff(path.String(), again.String()))
 	}
 
 	bare := v
 	bare.Desired, bare.Sandbox = nil, nil
-	blind := datapath.Trace(bare, f)
+	blind := trace.Trace(bare, f)
 	for _, n := range faultNames(blind.Faults) {
-		if !path.Has(datapath.FaultName(n)) && n != string(datapath.FaultUnknownSource) && !p.hides(n) {
+		if !path.Has(trace.FaultName(n)) && n != string(trace.FaultUnknownSource) && !p.hides(n) {
 			t.Errorf("without agent and sandbox it is %s, with them it is not\n%s\n%s", n, blind, path)
 		}
 	}
@@ -285,13 +287,13 @@ func (p plant) check(t *testing.T, l *lab, v datapath.View, f datapath.Flow, wan
 }
 
 // send sends the packet of a path, and compares what becomes of it.
-func (p plant) send(t *testing.T, from string, path datapath.Path) {
+func (p plant) send(t *testing.T, from string, path trace.Path) {
 	times := 1 // it is not expected to arrive
 	if path.OK() {
 		times = 3
 	}
 	seen, err := askTimes(from, path.Flow.Src, path.Flow.Dst, times)
-	open := slices.ContainsFunc(path.Unchecked, func(n datapath.Note) bool { return string(n.Name) == p.notes })
+	open := slices.ContainsFunc(path.Unchecked, func(n trace.Note) bool { return string(n.Name) == p.notes })
 	switch {
 	case err == nil && seen != path.Source.String():
 		t.Errorf("the other side saw %s:\n%s", seen, path)
@@ -303,5 +305,5 @@ func (p plant) send(t *testing.T, from string, path datapath.Path) {
 // hides reports whether something inside the pod stands before a fault on the
 // node, which is another one.
 func (p plant) hides(name string) bool {
-	return p.name == "MAC of the host link changed" && name == string(datapath.FaultNoNeighbor)
+	return p.name == "MAC of the host link changed" && name == string(trace.FaultNoNeighbor)
 }

@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 )
 
 // Pod is one interface of one pod.
@@ -99,15 +101,13 @@ func (p Pod) mac(offset int) net.HardwareAddr {
 func (p Pod) layout() Layout { return Node{Layout: p.Layout}.layout() }
 func (p Pod) prefix() string {
 	if p.Mode.Branch != nil && p.Mode.Branch.strict() {
-		return strictPrefix
+		return claims.StrictPrefix
 	}
 	return Node{HostLinkPrefix: p.HostLinkPrefix}.prefix()
 }
 
 // Wiring returns what AddPod makes of p, without making it.
 func (p Pod) Wiring() Wiring { return p.Mode.wiring(p) }
-
-func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 // Validate reports what makes p impossible to wire.
 func (p Pod) Validate() error {

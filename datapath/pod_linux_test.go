@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 )
 
 // outsideOf returns the outside address of a's family.
@@ -217,7 +218,7 @@ func TestAddOnGarbage(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				return h.LinkSetGroup(link, datapath.LinkGroupRetired)
+				return h.LinkSetGroup(link, claims.LinkGroupRetired)
 			})
 			in(t, l.node, func(h *netlink.Handle) error { return seed(h, p) })
 			l.add(p)
@@ -245,12 +246,12 @@ func seed(h *netlink.Handle, p datapath.Pod) error {
 		}
 		for _, table := range []int{77, 78} {
 			r := netlink.NewRule()
-			r.Src, r.Table, r.Priority = ipnet, table, datapath.PriorityFromPod
+			r.Src, r.Table, r.Priority = ipnet, table, claims.PriorityFromPod
 			if err := h.RuleAdd(r); err != nil {
 				return fmt.Errorf("rule: %w", err)
 			}
 			r = netlink.NewRule()
-			r.Dst, r.Table, r.Priority = ipnet, table, datapath.PriorityToPod
+			r.Dst, r.Table, r.Priority = ipnet, table, claims.PriorityToPod
 			if err := h.RuleAdd(r); err != nil {
 				return fmt.Errorf("rule: %w", err)
 			}

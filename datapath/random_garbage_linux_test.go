@@ -10,6 +10,9 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
@@ -36,7 +39,7 @@ func (w *world) addOnNode() {
 		return
 	}
 	a := p.Addrs[0].Addr
-	addr := &netlink.Addr{IPNet: ipNet(hostPrefix(a)), Flags: unix.IFA_F_NODAD}
+	addr := &netlink.Addr{IPNet: ipNet(netstate.HostPrefix(a)), Flags: unix.IFA_F_NODAD}
 	w.within(func(h *netlink.Handle) error {
 		link, err := h.LinkByName(w.linkOf(0))
 		if err == nil {
@@ -79,12 +82,12 @@ func (w *world) garbage(p Pod) []func(*netlink.Handle) error {
 				return nil
 			}
 			attrs := netlink.NewLinkAttrs()
-			attrs.Name, attrs.HardwareAddr, attrs.Group = p.HostLink(), p.HostMAC(), LinkGroupRetired
+			attrs.Name, attrs.HardwareAddr, attrs.Group = p.HostLink(), p.HostMAC(), claims.LinkGroupRetired
 			return exists(h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "old" + p.HostLink()[3:10]}))
 		},
 		func(h *netlink.Handle) error { // routes of a pod that is retired
 			attrs := netlink.NewLinkAttrs()
-			attrs.Name, attrs.Group = DefaultHostLinkPrefix+"retired", LinkGroupRetired
+			attrs.Name, attrs.Group = claims.DefaultHostLinkPrefix+"retired", claims.LinkGroupRetired
 			if err := exists(h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "retired"})); err != nil {
 				return err
 			}
@@ -93,12 +96,12 @@ func (w *world) garbage(p Pod) []func(*netlink.Handle) error {
 				err = h.LinkSetUp(link)
 			}
 			for _, a := range p.Addrs {
-				for _, table := range []int{TablePods, TableMain} {
+				for _, table := range []int{claims.TablePods, netstate.TableMain} {
 					if err != nil {
 						return err
 					}
 					err = h.RouteReplace(&netlink.Route{
-						LinkIndex: link.Attrs().Index, Dst: ipNet(hostPrefix(a.Addr)), Table: table, Protocol: RouteProtocol, Scope: unix.RT_SCOPE_LINK,
+						LinkIndex: link.Attrs().Index, Dst: ipNet(netstate.HostPrefix(a.Addr)), Table: table, Protocol: claims.RouteProtocol, Scope: unix.RT_SCOPE_LINK,
 					})
 				}
 			}
@@ -106,14 +109,14 @@ func (w *world) garbage(p Pod) []func(*netlink.Handle) error {
 		},
 		func(h *netlink.Handle) error { // rules
 			for _, a := range p.Addrs {
-				for _, priority := range []int{PriorityToPod, PriorityFromPod} {
-					for table, protocol := range map[int]uint8{7: ruleProtocol, 3: ruleProtocol, 8: unix.RTPROT_STATIC} {
+				for _, priority := range []int{claims.PriorityToPod, claims.PriorityFromPod} {
+					for table, protocol := range map[int]uint8{7: claims.RuleProtocol, 3: claims.RuleProtocol, 8: unix.RTPROT_STATIC} {
 						r := netlink.NewRule()
-						r.Priority, r.Table, r.Protocol, r.Family = priority, table, protocol, int(familyOf(a.Addr))
-						if priority == PriorityToPod {
-							r.Dst = ipNet(hostPrefix(a.Addr))
+						r.Priority, r.Table, r.Protocol, r.Family = priority, table, protocol, int(rtnl.FamilyOf(a.Addr))
+						if priority == claims.PriorityToPod {
+							r.Dst = ipNet(netstate.HostPrefix(a.Addr))
 						} else {
-							r.Src = ipNet(hostPrefix(a.Addr))
+							r.Src = ipNet(netstate.HostPrefix(a.Addr))
 						}
 						if err := exists(h.RuleAdd(r)); err != nil {
 							return err
@@ -135,7 +138,7 @@ func (w *world) garbage(p Pod) []func(*netlink.Handle) error {
 }
 
 func (w *world) hasBridge() bool {
-	_, ok := w.base.link(DefaultBridge)
+	_, ok := w.base.Link(DefaultBridge)
 	return ok
 }
 
@@ -175,7 +178,7 @@ func (w *world) damage() {
 		case 1:
 			return h.LinkSetMTU(link, 1300)
 		case 2:
-			if !strings.HasPrefix(name, DefaultHostLinkPrefix) {
+			if !strings.HasPrefix(name, claims.DefaultHostLinkPrefix) {
 				return nil // an ENI may be in any group
 			}
 			return h.LinkSetGroup(link, 7)
@@ -203,7 +206,7 @@ func (w *world) damage() {
 }
 
 func flushRoutes(h *netlink.Handle, link netlink.Link) error {
-	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index, Protocol: RouteProtocol}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: link.Attrs().Index, Protocol: claims.RouteProtocol}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	for _, r := range routes {
 		if err == nil {
 			err = h.RouteDel(&r)
@@ -219,7 +222,7 @@ func flushRules(h *netlink.Handle) error {
 			return err
 		}
 		for _, r := range rules {
-			if r.Priority == 0 || r.Priority > PriorityFromENI {
+			if r.Priority == 0 || r.Priority > claims.PriorityFromENI {
 				continue
 			}
 			r.Family = family

@@ -16,7 +16,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
@@ -91,7 +94,7 @@ type world struct {
 	h      *Handle
 	path   string
 	// base is what is on the node beside ours.
-	base State
+	base netstate.State
 	// live are the pods whose last ADD succeeded, remains those that a kill or the
 	// end of a sandbox has left something of, both in order of age.
 	live, remains []Pod
@@ -122,7 +125,7 @@ func newWorld(t *testing.T, choose func(int) int, layout Layout) *world {
 		if e.Device == 1 {
 			for n := range addresses {
 				a4, a6 := podAddresses(n)
-				e.Sources = append(e.Sources, hostPrefix(a4), hostPrefix(a6))
+				e.Sources = append(e.Sources, netstate.HostPrefix(a4), netstate.HostPrefix(a6))
 			}
 		}
 		w.node.ENIs = append(w.node.ENIs, e)
@@ -213,7 +216,7 @@ func (w *world) plug(i int) {
 // within runs f in the node's namespace.
 func (w *world) within(f func(*netlink.Handle) error) {
 	w.t.Helper()
-	err := inNetns(w.h.ns, func() error {
+	err := rtnl.InNetns(w.h.ns, func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
@@ -262,7 +265,7 @@ func (w *world) newPod() *Pod {
 	a4, a6 := podAddresses(n)
 	// What a killed ADD or DEL has left keeps its addresses until its DEL.
 	for _, p := range slices.Concat(w.live, w.remains) {
-		if p.has(hostPrefix(a4)) || p.has(hostPrefix(a6)) {
+		if p.has(netstate.HostPrefix(a4)) || p.has(netstate.HostPrefix(a6)) {
 			return nil
 		}
 	}
@@ -339,8 +342,8 @@ func (w *world) mustAdd(p Pod) {
 
 // keepBridge notes that there is a bridge: it stays without pods.
 func (w *world) keepBridge() {
-	if _, ok := w.base.link(DefaultBridge); !ok {
-		w.base.Links = append(w.base.Links, Link{Name: DefaultBridge, Kind: "bridge", MAC: (&Bridge{}).mac().String(), Up: true})
+	if _, ok := w.base.Link(DefaultBridge); !ok {
+		w.base.Links = append(w.base.Links, netstate.Link{Name: DefaultBridge, Kind: "bridge", MAC: (&Bridge{}).mac().String(), Up: true})
 	}
 }
 
@@ -358,7 +361,7 @@ func (w *world) addTaken() {
 		w.t.Fatal(err)
 	}
 	defer inside.Close()
-	if err := inside.ensureVirtual(w.t.Context(), Link{Name: p.IfName, Kind: "bridge"}); err != nil {
+	if err := inside.ensureVirtual(w.t.Context(), netstate.Link{Name: p.IfName, Kind: "bridge"}); err != nil {
 		w.t.Fatal(err)
 	}
 	if _, err := w.h.AddPod(w.t.Context(), *p); !errors.Is(err, ErrInterfaceTaken) {
@@ -415,7 +418,7 @@ func (w *world) killedAdd() {
 		w.t.Fatal(err)
 	}
 	if p.Mode.Bridge != nil {
-		if l, err := w.h.findLink(w.t.Context(), DefaultBridge); err == nil && l.index != 0 {
+		if l, err := w.h.findLink(w.t.Context(), DefaultBridge); err == nil && l.Index != 0 {
 			w.keepBridge()
 			w.dirty = w.dirty || !l.Up // made, and not yet set up
 		}
@@ -438,7 +441,7 @@ func (w *world) addUntil(p Pod, steps int) error {
 	if p, err = w.h.resolvePod(ctx, p); err != nil {
 		return err
 	}
-	var link kernelLink
+	var link rtnl.Link
 	veth := p.Mode.isVeth()
 	for i, step := range []func() error{
 		func() (err error) {
@@ -449,14 +452,14 @@ func (w *world) addUntil(p Pod, steps int) error {
 		},
 		func() (err error) {
 			if veth {
-				return inside.wireSandbox(ctx, p, link.peer)
+				return inside.wireSandbox(ctx, p, link.PeerIndex)
 			}
 			_, err = w.h.place(ctx, p, inside)
 			return err
 		},
 		func() error {
 			if veth {
-				return w.h.wireHost(ctx, p, link.index)
+				return w.h.wireHost(ctx, p, link.Index)
 			}
 			return inside.repairInside(ctx, p)
 		},
@@ -494,10 +497,10 @@ func (w *world) killedDel() {
 // killedSweep deletes the retired links and not what else a sweep finds.
 func (w *world) killedSweep() {
 	w.endSandbox()
-	var b batch
-	b.add(unix.RTM_DELLINK, ack, linkHeader(0, 0, 0), func() { b.attr32(unix.IFLA_GROUP, LinkGroupRetired) })
-	if err := w.h.withConn(w.t.Context(), func(c *conn) error {
-		_, err := c.do(&b)
+	var b rtnl.Batch
+	b.Add(unix.RTM_DELLINK, rtnl.Ack, rtnl.LinkHeader(0, 0, 0), func() { b.Attr32(unix.IFLA_GROUP, claims.LinkGroupRetired) })
+	if err := w.h.withConn(w.t.Context(), func(c *rtnl.Conn) error {
+		_, err := c.Do(&b)
 		return err
 	}); err != nil {
 		w.t.Fatal(err)
@@ -568,7 +571,7 @@ func (w *world) endSandbox() {
 			if err != nil {
 				w.t.Fatal(err)
 			}
-			if link.index == 0 {
+			if link.Index == 0 {
 				break
 			}
 			if time.Now().After(end) {
@@ -589,7 +592,7 @@ func (w *world) returnHardware(p Pod) {
 	defer inside.Close()
 	link, err := inside.findLink(w.t.Context(), p.IfName)
 	if err == nil {
-		err = inside.move(w.t.Context(), link.index, "dev7", w.h.ns)
+		err = inside.move(w.t.Context(), link.Index, "dev7", w.h.ns)
 	}
 	if err != nil {
 		w.t.Fatal(err)
@@ -654,12 +657,12 @@ func (w *world) compare() {
 }
 
 // want is all that shall be there, with the names that links have.
-func (w *world) want(have State) State {
-	n, err := w.own().resolve(have.Links)
+func (w *world) want(have netstate.State) netstate.State {
+	n, err := w.own().Resolve(have.Links)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	ours := []State{n.State()}
+	ours := []netstate.State{n.State()}
 	lent := ""
 	for _, p := range w.live {
 		ours = append(ours, p.HostState())
@@ -667,23 +670,23 @@ func (w *world) want(have State) State {
 			lent = w.whole().MAC.String()
 		}
 	}
-	own := Join(ours...)
+	own := netstate.Join(ours...)
 	base := w.base
-	base.Links = slices.DeleteFunc(slices.Clone(base.Links), func(l Link) bool {
-		_, ok := own.link(l.Name)
+	base.Links = slices.DeleteFunc(slices.Clone(base.Links), func(l netstate.Link) bool {
+		_, ok := own.Link(l.Name)
 		return ok || l.MAC == lent
 	})
 	for i, l := range base.Links {
 		if l.Kind == "bridge" { // no pod wants it
-			base.Links[i], _ = have.link(l.Name)
+			base.Links[i], _ = have.Link(l.Name)
 		}
 	}
-	return barely(Join(own, base))
+	return barely(netstate.Join(own, base))
 }
 
 // barely returns s without settings, which Drift compares, and without what only
 // a wanted or only an observed state knows of links.
-func barely(s State) State {
+func barely(s netstate.State) netstate.State {
 	s.Sysctls = nil
 	s.Links = slices.Clone(s.Links)
 	for i := range s.Links {

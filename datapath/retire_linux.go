@@ -6,6 +6,9 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,26 +21,26 @@ func (h *Handle) RetirePod(ctx context.Context, p Pod) error {
 	if err != nil {
 		return err
 	}
-	if link.index == 0 || link.alias != (alias{}) || p.Index > 0 {
+	if link.Index == 0 || aliasIn(link) != (alias{}) || p.Index > 0 {
 		return h.delMode(ctx, p, link, addrs)
 	}
-	return h.withConn(ctx, func(c *conn) error {
-		var b batch
-		b.group(link.index, LinkGroupRetired)
+	return h.withConn(ctx, func(c *rtnl.Conn) error {
+		var b rtnl.Batch
+		b.Group(link.Index, claims.LinkGroupRetired)
 		for _, a := range addrs {
-			for _, table := range []int{TablePods, TableMain} {
-				b.route(OpDelete, link.index, Route{Dst: hostPrefix(a.Addr), Table: table, Protocol: RouteProtocol}, 0)
+			for _, table := range []int{claims.TablePods, netstate.TableMain} {
+				b.Route(netstate.OpDelete, link.Index, netstate.Route{Dst: netstate.HostPrefix(a.Addr), Table: table, Protocol: claims.RouteProtocol}, 0)
 			}
-			b.neighbor(OpDelete, link.index, Neighbor{Addr: a.Addr})
+			b.Neighbor(netstate.OpDelete, link.Index, netstate.Neighbor{Addr: a.Addr})
 		}
-		answers, err := c.do(&b)
+		answers, err := c.Do(&b)
 		if err != nil {
 			return err
 		}
 		for _, a := range answers {
 			// What is gone went with the sandbox.
-			if a.err != nil && !isGone(a.err) {
-				return fmt.Errorf("retire %s: %w", link.Name, a.err)
+			if a.Err != nil && !rtnl.IsGone(a.Err) {
+				return fmt.Errorf("retire %s: %w", link.Name, a.Err)
 			}
 		}
 		return nil
@@ -49,14 +52,14 @@ func (h *Handle) RetirePod(ctx context.Context, p Pod) error {
 // It may run beside anything else, also in other processes: a new pod with an
 // address of one that is swept keeps all that is its own.
 func (h *Handle) Sweep(ctx context.Context) error {
-	err := h.withConn(ctx, func(c *conn) error {
-		var b batch
-		b.add(unix.RTM_DELLINK, ack, linkHeader(0, 0, 0), func() { b.attr32(unix.IFLA_GROUP, LinkGroupRetired) })
-		answers, err := c.do(&b)
+	err := h.withConn(ctx, func(c *rtnl.Conn) error {
+		var b rtnl.Batch
+		b.Add(unix.RTM_DELLINK, rtnl.Ack, rtnl.LinkHeader(0, 0, 0), func() { b.Attr32(unix.IFLA_GROUP, claims.LinkGroupRetired) })
+		answers, err := c.Do(&b)
 		if err != nil {
 			return err
 		}
-		if err := answers[0].err; err != nil && !isGone(err) {
+		if err := answers[0].Err; err != nil && !rtnl.IsGone(err) {
 			return fmt.Errorf("delete retired links: %w", err)
 		}
 		return nil
@@ -79,23 +82,23 @@ func (h *Handle) Sweep(ctx context.Context) error {
 // orphanRules returns the deletion of rules of pods that no route leads to. AddPod
 // makes the route first, so the rules are listed first. Without the lock a rule may
 // have got a pod by the time that it is deleted.
-func (h *Handle) orphanRules(ctx context.Context) (changes []Change, err error) {
-	err = h.withConn(ctx, func(c *conn) error {
+func (h *Handle) orphanRules(ctx context.Context) (changes []netstate.Change, err error) {
+	err = h.withConn(ctx, func(c *rtnl.Conn) error {
 		changes, err = listOrphans(c)
 		return err
 	})
 	return changes, err
 }
 
-func listOrphans(c *conn) ([]Change, error) {
-	var changes []Change
+func listOrphans(c *rtnl.Conn) ([]netstate.Change, error) {
+	var changes []netstate.Change
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		header := make([]byte, 12)
 		header[0] = family
-		var rules []Rule
-		err := c.dumpAll(unix.RTM_GETRULE, header, func(b []byte) error {
-			r, err := parseRule(b)
-			if ownedRule(r) && podRule(r) {
+		var rules []netstate.Rule
+		err := c.DumpAll(unix.RTM_GETRULE, header, func(b []byte) error {
+			r, err := rtnl.ParseRule(b)
+			if claims.OwnedRule(r) && podRule(r) {
 				rules = append(rules, r)
 			}
 			return err
@@ -106,8 +109,8 @@ func listOrphans(c *conn) ([]Change, error) {
 		if len(rules) == 0 {
 			continue
 		}
-		var s State
-		if err := observeFamily(c, family, &s, names{}); err != nil {
+		var s netstate.State
+		if err := rtnl.ObserveFamily(c, family, &s, rtnl.LinkNames{}); err != nil {
 			return nil, err
 		}
 		changes = append(changes, orphansOf(rules, s.Routes)...)

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // shellSysctl stands in for sysctl(8), which is not on every system.
@@ -30,7 +30,7 @@ func TestScript(t *testing.T) {
 			ours.ensure()
 			var script strings.Builder
 			script.WriteString(shellSysctl)
-			for _, c := range datapath.Diff(datapath.State{}, theirs.n.State()) {
+			for _, c := range netstate.Diff(netstate.State{}, theirs.n.State()) {
 				script.WriteString(c.String() + "\n")
 			}
 			on(t, theirs.node, func() error {
@@ -59,7 +59,7 @@ func TestNFTText(t *testing.T) {
 		l.n.RefuseMetadata = true
 		l.ensure()
 		on(t, l.node, func() error {
-			out, err := exec.Command("nft", "list", "table", "inet", datapath.FilterTable).CombinedOutput()
+			out, err := exec.Command("nft", "list", "table", "inet", netstate.FilterTable).CombinedOutput()
 			fields := func(s string) string { return strings.Join(strings.Fields(s), "\n") }
 			if diff := cmp.Diff(fields(string(out)), fields(l.n.State().Filter.String())); diff != "" {
 				t.Errorf("%s: (-nft +ours):\n%s", layout, diff)

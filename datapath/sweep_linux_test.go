@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
@@ -64,13 +65,13 @@ func TestSweepBesideAdd(t *testing.T) {
 			close(stop)
 			<-swept
 			t.Logf("%d pods, %d sweeps", addresses**sweepRounds, sweeps)
-			want := []State{empty}
+			want := []netstate.State{empty}
 			for _, p := range lasts {
 				if p.ContainerID != "" {
 					want = append(want, p.HostState())
 				}
 			}
-			compareHost(t, h, Join(want...))
+			compareHost(t, h, netstate.Join(want...))
 		})
 	}
 }
@@ -132,7 +133,7 @@ func endPod(t *testing.T, h *Handle, p Pod, way int) error {
 	// Every other time the new pod comes while the old link is still there.
 	for way%2 > 0 {
 		link, err := h.findLink(t.Context(), p.HostLink())
-		if err != nil || link.index == 0 {
+		if err != nil || link.Index == 0 {
 			return err
 		}
 	}
@@ -141,7 +142,7 @@ func endPod(t *testing.T, h *Handle, p Pod, way int) error {
 
 // compareHost wants the namespace to be as in want, but for settings and what only
 // a wanted state knows.
-func compareHost(t *testing.T, h *Handle, want State) {
+func compareHost(t *testing.T, h *Handle, want netstate.State) {
 	t.Helper()
 	have, err := h.Observe(t.Context())
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // TestTakenUnderTraffic adds pods with the addresses of one that talks, again and
@@ -43,7 +44,7 @@ func TestTakenUnderTraffic(t *testing.T) {
 					t.Errorf("flow %d: %d of %d packets lost, the first at %v", i, lost, len(flows[i].sent), late[0])
 				}
 			}
-			onNode := datapath.Address{Link: "ens5", Prefix: netip.MustParsePrefix("10.0.0.120/32")}
+			onNode := netstate.Address{Link: "ens5", Prefix: netip.MustParsePrefix("10.0.0.120/32")}
 			l.apply(onNode)
 			second.Layout, second.Addrs = layout, podAddrs("10.0.0.120")
 			before := l.state()
@@ -53,7 +54,7 @@ func TestTakenUnderTraffic(t *testing.T) {
 			if l.state() != before {
 				t.Errorf("an ADD that was refused changed the node:\n%s", l.state())
 			}
-			l.apply(datapath.Address{Link: "ens5", Prefix: netip.PrefixFrom(p.Addrs[0].Addr, 32)})
+			l.apply(netstate.Address{Link: "ens5", Prefix: netip.PrefixFrom(p.Addrs[0].Addr, 32)})
 			l.add(p) // repeated: the node's own address is a damage
 			l.talks(p)
 		})

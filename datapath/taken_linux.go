@@ -10,6 +10,9 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,7 +36,7 @@ func (p Pod) addrs() []netip.Addr {
 // refuseTaken returns ErrAddressTaken if an address of a new pod with a veth pair is
 // another pod's or the node's own.
 func (h *Handle) refuseTaken(ctx context.Context, p Pod) error {
-	return h.withConn(ctx, func(c *conn) error {
+	return h.withConn(ctx, func(c *rtnl.Conn) error {
 		found, err := lookupAddrs(c, p.addrs())
 		if err != nil {
 			return err
@@ -48,9 +51,9 @@ func (h *Handle) refuseTaken(ctx context.Context, p Pod) error {
 }
 
 // refuseUse judges one use of an address of p.
-func refuseUse(c *conn, p Pod, f foundUse) error {
+func refuseUse(c *rtnl.Conn, p Pod, f foundUse) error {
 	switch {
-	case f.link.ended():
+	case claims.Ending(f.link.Group):
 		return nil
 	case f.Local:
 		return taken(f.Addr, f.Link, true)
@@ -68,29 +71,29 @@ func refuseUse(c *conn, p Pod, f foundUse) error {
 
 // bridgeOwner returns the host link of the pod to which a bridge delivers an address
 // of p, "" if that is p or the pod has ended.
-func bridgeOwner(c *conn, p Pod, f foundUse) (string, error) {
-	var b batch
+func bridgeOwner(c *rtnl.Conn, p Pod, f foundUse) (string, error) {
+	var b rtnl.Batch
 	header := make([]byte, 12)
-	header[0] = familyOf(f.Addr)
-	binary.NativeEndian.PutUint32(header[4:], uint32(f.link.index))
-	b.add(unix.RTM_GETNEIGH, ack, header, func() { b.attr(unix.NDA_DST, f.Addr.AsSlice()) })
-	answers, err := c.do(&b)
+	header[0] = rtnl.FamilyOf(f.Addr)
+	binary.NativeEndian.PutUint32(header[4:], uint32(f.link.Index))
+	b.Add(unix.RTM_GETNEIGH, rtnl.Ack, header, func() { b.Attr(unix.NDA_DST, f.Addr.AsSlice()) })
+	answers, err := c.Do(&b)
 	if err != nil {
 		return "", err
 	}
-	if answers[0].err == nil {
-		n, permanent, err := parseNeighbor(answers[0].data, names{})
+	if answers[0].Err == nil {
+		n, permanent, err := rtnl.ParseNeighbor(answers[0].Data, rtnl.LinkNames{})
 		if err != nil || permanent && n.MAC == p.SandboxMAC().String() {
 			return "", err
 		}
 	}
-	o, err := dumpLinks(c)
+	o, err := rtnl.DumpLinks(c)
 	if err != nil {
 		return "", err
 	}
-	for _, l := range o.links {
-		its := slices.ContainsFunc(l.alias.podAddrs(), func(a PodAddr) bool { return a.Addr == f.Addr })
-		if l.alias.mode == "bridge" && l.alias.link == f.Link && its && !l.ended() && l.Name != p.HostLink() {
+	for _, l := range o.Indexed {
+		its := slices.ContainsFunc(aliasIn(l).podAddrs(), func(a PodAddr) bool { return a.Addr == f.Addr })
+		if aliasIn(l).mode == "bridge" && aliasIn(l).link == f.Link && its && !claims.Ending(l.Group) && l.Name != p.HostLink() {
 			return l.Name, nil
 		}
 	}
@@ -101,13 +104,13 @@ func bridgeOwner(c *conn, p Pod, f foundUse) (string, error) {
 // routes: some modes have theirs in tables of their own. Repeated says that the pod was
 // wired before; then an address of it on the node is a damage, as it always is on a
 // link that is the pod's.
-func refuseTakenMode(c *conn, p Pod, repeated bool) error {
-	o, err := observeRoutes(c)
+func refuseTakenMode(c *rtnl.Conn, p Pod, repeated bool) error {
+	o, err := rtnl.ObserveRoutes(c)
 	if err != nil {
 		return err
 	}
-	index := map[string]kernelLink{}
-	for _, l := range o.links {
+	index := map[string]rtnl.Link{}
+	for _, l := range o.Indexed {
 		index[l.Name] = l
 	}
 	if err := refuseVLAN(p, index); err != nil {
@@ -126,12 +129,12 @@ func refuseTakenMode(c *conn, p Pod, repeated bool) error {
 }
 
 // refuseVLAN refuses the link of a branch ENI that belongs to another pod.
-func refuseVLAN(p Pod, links map[string]kernelLink) error {
+func refuseVLAN(p Pod, links map[string]rtnl.Link) error {
 	if p.Mode.Branch == nil {
 		return nil
 	}
-	owner := links[p.Mode.Branch.Link()].alias.owner
-	if l, ok := links[owner]; ok && owner != p.HostLink() && !l.ended() {
+	owner := aliasIn(links[p.Mode.Branch.Link()]).owner
+	if l, ok := links[owner]; ok && owner != p.HostLink() && !claims.Ending(l.Group) {
 		return fmt.Errorf("%w: link %s of the branch ENI belongs to pod %s", ErrAddressTaken, p.Mode.Branch.Link(), owner)
 	}
 	return nil
@@ -144,40 +147,40 @@ const claimTries = 10
 // claimRoutes adds routes to single addresses by the link of that number. The kernel
 // makes a route only if the table has none to the address, so that of two links one
 // gets it. Routes of pods that have ended make room.
-func claimRoutes(c *conn, p Pod, index int, routes []Route) error {
+func claimRoutes(c *rtnl.Conn, p Pod, index int, routes []netstate.Route) error {
 	for _, r := range routes {
-		err := claimRoute(c, index, r, create)
+		err := claimRoute(c, index, r, rtnl.Create)
 		for try := 1; errors.Is(err, unix.EEXIST) && try < claimTries; try++ {
 			own, e := makeRoom(c, p, index, r)
 			if e != nil {
 				return e
 			}
-			flags := uint16(create)
+			flags := uint16(rtnl.Create)
 			if own {
-				flags = replace // a call at the same time for the same pod, or Watch, made it
+				flags = rtnl.Replace // a call at the same time for the same pod, or Watch, made it
 			}
 			err = claimRoute(c, index, r, flags)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", Change{OpAdd, r}, err)
+			return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: r}, err)
 		}
 	}
 	return nil
 }
 
-func claimRoute(c *conn, index int, r Route, flags uint16) error {
-	var b batch
-	b.route(OpAdd, index, r, flags)
-	answers, err := c.do(&b)
+func claimRoute(c *rtnl.Conn, index int, r netstate.Route, flags uint16) error {
+	var b rtnl.Batch
+	b.Route(netstate.OpAdd, index, r, flags)
+	answers, err := c.Do(&b)
 	if err != nil {
 		return err
 	}
-	return answers[0].err
+	return answers[0].Err
 }
 
 // clearOther deletes routes of pods that have ended from the table of the other
 // layout. A pod that is there may be unknown there, and is not forgotten for it.
-func clearOther(c *conn, p Pod, index int) error {
+func clearOther(c *rtnl.Conn, p Pod, index int) error {
 	for _, r := range staleRoutes(p) {
 		if _, err := makeRoom(c, p, index, r); err != nil {
 			return err
@@ -189,24 +192,24 @@ func clearOther(c *conn, p Pod, index int) error {
 // makeRoom deletes the route in the place of r, a route of p, unless it leads to
 // another pod or is p's own already. In a table where p has none, routes of other
 // programs stay.
-func makeRoom(c *conn, p Pod, index int, r Route) (own bool, err error) {
-	var inPlace []fibMatch
-	var b batch
+func makeRoom(c *rtnl.Conn, p Pod, index int, r netstate.Route) (own bool, err error) {
+	var inPlace []rtnl.FibMatch
+	var b rtnl.Batch
 	header := make([]byte, 12)
-	header[0] = familyOf(r.Dst.Addr())
-	b.add(unix.RTM_GETROUTE, unix.NLM_F_DUMP, header, func() { b.attr32(unix.RTA_TABLE, uint32(r.Table)) })
-	err = c.dump(&b, func(body []byte) error {
-		m, err := parseFibMatch(body)
-		if m.key() == r.key() {
+	header[0] = rtnl.FamilyOf(r.Dst.Addr())
+	b.Add(unix.RTM_GETROUTE, unix.NLM_F_DUMP, header, func() { b.Attr32(unix.RTA_TABLE, uint32(r.Table)) })
+	err = c.Dump(&b, func(body []byte) error {
+		m, err := rtnl.ParseFibMatch(body)
+		if m.Key() == r.Key() {
 			inPlace = append(inPlace, m)
 		}
 		return err
 	})
-	if err != nil && !isGone(err) {
+	if err != nil && !rtnl.IsGone(err) {
 		return false, fmt.Errorf("list routes: %w", err)
 	}
 	for _, m := range inPlace {
-		if m.index == index && m.Type == "" {
+		if m.Index == index && m.Type == "" {
 			own = true
 			continue
 		}
@@ -218,9 +221,9 @@ func makeRoom(c *conn, p Pod, index int, r Route) (own bool, err error) {
 }
 
 // makeRoomOf deletes a route of a pod that has ended, or to no pod.
-func makeRoomOf(c *conn, p Pod, m fibMatch) error {
-	if m.leadsToOne() {
-		found := []foundUse{{Use{Addr: m.Dst.Addr()}, kernelLink{index: m.index}}}
+func makeRoomOf(c *rtnl.Conn, p Pod, m rtnl.FibMatch) error {
+	if leadsToOne(m.Route) {
+		found := []foundUse{{Use{Addr: m.Dst.Addr()}, rtnl.Link{Index: m.Index}}}
 		if err := nameLinks(c, found); err != nil {
 			return err
 		}
@@ -228,18 +231,18 @@ func makeRoomOf(c *conn, p Pod, m fibMatch) error {
 			return err
 		}
 	}
-	if m.Protocol != RouteProtocol && !slices.ContainsFunc(p.HostState().Routes, func(r Route) bool { return r.key() == m.key() }) {
+	if m.Protocol != claims.RouteProtocol && !slices.ContainsFunc(p.HostState().Routes, func(r netstate.Route) bool { return r.Key() == m.Key() }) {
 		return nil
 	}
-	var b batch
-	out := m.index
+	var b rtnl.Batch
+	out := m.Index
 	if m.Type != "" {
 		out = 0
 	}
-	b.route(OpDelete, out, m.Route, 0)
-	answers, err := c.do(&b)
-	if err == nil && answers[0].err != nil && !isGone(answers[0].err) {
-		err = fmt.Errorf("%s: %w", Change{OpDelete, m.Route}, answers[0].err)
+	b.Route(netstate.OpDelete, out, m.Route, 0)
+	answers, err := c.Do(&b)
+	if err == nil && answers[0].Err != nil && !rtnl.IsGone(answers[0].Err) {
+		err = fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpDelete, Item: m.Route}, answers[0].Err)
 	}
 	return err
 }

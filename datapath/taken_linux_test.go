@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
 // takenPod is a pod with a sandbox of its own and the addresses that all pods of these
@@ -183,7 +184,7 @@ func lateSteps(t *testing.T, h *Handle, p Pod) []func() error {
 	t.Cleanup(func() { sandbox.Close() })
 	inside := newHandle(sandbox)
 	t.Cleanup(func() { _ = inside.drain() })
-	var link kernelLink
+	var link rtnl.Link
 	ctx, s := t.Context(), p.HostState()
 	steps := []func() error{
 		func() (err error) {
@@ -191,12 +192,16 @@ func lateSteps(t *testing.T, h *Handle, p Pod) []func() error {
 			return err
 		},
 		func() error { return h.refuseTaken(ctx, p) },
-		func() error { return inside.wireSandbox(ctx, p, link.peer) },
+		func() error { return inside.wireSandbox(ctx, p, link.PeerIndex) },
 	}
 	if p.layout() == PerPod {
-		return append(steps, func() error { return h.wireHost(ctx, p, link.index) })
+		return append(steps, func() error { return h.wireHost(ctx, p, link.Index) })
 	}
 	return append(steps,
-		func() error { return h.withConn(ctx, func(c *conn) error { return claimHost(c, p, link.index, s) }) },
-		func() error { return h.withConn(ctx, func(c *conn) error { return settleHost(c, p, link.index, s) }) })
+		func() error {
+			return h.withConn(ctx, func(c *rtnl.Conn) error { return claimHost(c, p, link.Index, s) })
+		},
+		func() error {
+			return h.withConn(ctx, func(c *rtnl.Conn) error { return settleHost(c, p, link.Index, s) })
+		})
 }

@@ -19,7 +19,7 @@ import (
 // TestTraceDocs holds that docs/trace.md lists exactly the names that Trace uses,
 // and that each fault of a packet is planted somewhere.
 func TestTraceDocs(t *testing.T) {
-	file, err := parser.ParseFile(token.NewFileSet(), "trace_names.go", nil, 0)
+	file, err := parser.ParseFile(token.NewFileSet(), "trace/fault.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

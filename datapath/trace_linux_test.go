@@ -8,17 +8,18 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/trace"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
 // view observes all that Trace takes.
-func (l *lab) view(pods ...datapath.Pod) datapath.View {
+func (l *lab) view(pods ...datapath.Pod) trace.View {
 	l.t.Helper()
 	sandbox := ""
 	if len(pods) > 0 {
 		sandbox = pods[0].Netns
 	}
-	v, err := l.h.View(l.t.Context(), sandbox)
+	v, err := trace.Observe(l.t.Context(), l.node, sandbox)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -28,7 +29,7 @@ func (l *lab) view(pods ...datapath.Pod) datapath.View {
 }
 
 // translation reads what package snat's table does.
-func (l *lab) translation() *datapath.Translation {
+func (l *lab) translation() *trace.Translation {
 	l.t.Helper()
 	h, err := snat.Open(l.node)
 	if err != nil {
@@ -43,7 +44,7 @@ func (l *lab) translation() *datapath.Translation {
 	if !ok {
 		return nil
 	}
-	t := datapath.Translation(tr)
+	t := trace.Translation(tr)
 	return &t
 }
 
@@ -75,7 +76,7 @@ func TestTraceGolden(t *testing.T) {
 		l.add(p)
 		l.add(other)
 		var text string
-		for _, f := range []datapath.Flow{
+		for _, f := range []trace.Flow{
 			{Src: p.Addrs[0].Addr, Dst: netip.MustParseAddr("10.0.7.7"), Proto: "tcp", Port: 443},
 			{Src: p.Addrs[0].Addr, Dst: outside4, Proto: "udp", Port: 53},
 			{Src: p.Addrs[1].Addr, Dst: outside6},
@@ -84,11 +85,11 @@ func TestTraceGolden(t *testing.T) {
 			{Src: host4, Dst: p.Addrs[0].Addr},
 			{Src: host4, Dst: outside4},
 		} {
-			path := datapath.Trace(l.view(p, other), f)
+			path := trace.Trace(l.view(p, other), f)
 			if !path.OK() {
 				t.Errorf("%s: %v", layout, path.Faults)
 			}
-			faults, err := l.h.Confirm(t.Context(), path)
+			faults, err := trace.Confirm(t.Context(), l.node, path)
 			if err != nil || len(faults) > 0 {
 				t.Errorf("%s: %s to %s: Confirm = %v, %v", layout, f.Src, f.Dst, faults, err)
 			}
@@ -108,19 +109,19 @@ func TestTraceOther(t *testing.T) {
 	v := l.view(p)
 	for _, c := range []struct {
 		name string
-		flow datapath.Flow
+		flow trace.Flow
 		snat bool
 		want string
 	}{
-		{"metadata", datapath.Flow{Src: p.Addrs[0].Addr, Dst: netip.MustParseAddr("169.254.169.254")}, true, "refused"},
-		{"spoofed", datapath.Flow{Src: netip.MustParseAddr("10.0.0.99"), Dst: outside4, HostLink: p.HostLink()}, true, "source-not-owned"},
-		{"translation lost", datapath.Flow{Src: p.Addrs[0].Addr, Dst: netip.MustParseAddr("192.0.2.1")}, false, "lost-snat"},
+		{"metadata", trace.Flow{Src: p.Addrs[0].Addr, Dst: netip.MustParseAddr("169.254.169.254")}, true, "refused"},
+		{"spoofed", trace.Flow{Src: netip.MustParseAddr("10.0.0.99"), Dst: outside4, HostLink: p.HostLink()}, true, "source-not-owned"},
+		{"translation lost", trace.Flow{Src: p.Addrs[0].Addr, Dst: netip.MustParseAddr("192.0.2.1")}, false, "lost-snat"},
 	} {
 		v := v
 		if !c.snat {
 			v.Translation = nil
 		}
-		path := datapath.Trace(v, c.flow)
+		path := trace.Trace(v, c.flow)
 		if diff := cmp.Diff(sortedWords(c.want), faultNames(path.Faults)); diff != "" {
 			t.Errorf("%s: faults (-want +got):\n%s\n%s", c.name, diff, path)
 		}

@@ -11,6 +11,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/datapath/trace"
 )
 
 // A host in the VPC, beyond the subnet of the node.
@@ -27,7 +30,7 @@ var (
 
 // modeLab is what Trace sees of a node with one pod of a mode.
 type modeLab struct {
-	datapath.View
+	trace.View
 	pod datapath.Pod
 }
 
@@ -46,14 +49,14 @@ func newModeLab(mode string) *modeLab {
 	case mode == several:
 		p.IfName, p.Index = "eth1", 1
 	}
-	system := datapath.State{
-		Addresses: []datapath.Address{
+	system := netstate.State{
+		Addresses: []netstate.Address{
 			{Link: "ens5", Prefix: netip.PrefixFrom(nodeAddr4, 24)}, {Link: "ens5", Prefix: netip.PrefixFrom(nodeAddr6, 128)},
 		},
-		Sysctls: []datapath.Sysctl{{Key: "net.ipv4.conf.all.rp_filter", Value: "0"}},
+		Sysctls: []netstate.Sysctl{{Key: "net.ipv4.conf.all.rp_filter", Value: "0"}},
 	}
 	for _, e := range n.ENIs {
-		system.Links = append(system.Links, datapath.Link{Name: e.Link, MAC: e.MAC.String(), Up: true})
+		system.Links = append(system.Links, netstate.Link{Name: e.Link, MAC: e.MAC.String(), Up: true})
 	}
 	inside := p.SandboxState()
 	for _, ipv6 := range []bool{false, true} {
@@ -62,45 +65,45 @@ func newModeLab(mode string) *modeLab {
 			anywhere, router = netip.MustParsePrefix("::/0"), netip.MustParseAddr("fe80:ec2::1")
 		}
 		if n.Enforcement != datapath.Strict && n.Enforcement != datapath.Standard {
-			system.Rules = append(system.Rules, datapath.Rule{IPv6: ipv6, Table: 255, Protocol: 2})
+			system.Rules = append(system.Rules, netstate.Rule{IPv6: ipv6, Table: 255, Protocol: 2})
 		}
-		main := datapath.Rule{IPv6: ipv6, Priority: 32766, Table: datapath.TableMain, Protocol: 2}
+		main := netstate.Rule{IPv6: ipv6, Priority: 32766, Table: netstate.TableMain, Protocol: 2}
 		system.Rules = append(system.Rules, main)
-		system.Routes = append(system.Routes, datapath.Route{Dst: anywhere, Via: router, Link: "ens5", Table: datapath.TableMain, Protocol: 16})
+		system.Routes = append(system.Routes, netstate.Route{Dst: anywhere, Via: router, Link: "ens5", Table: netstate.TableMain, Protocol: 16})
 		if mode == several { // the first interface
-			inside.Rules = append(inside.Rules, datapath.Rule{IPv6: ipv6, Table: 255, Protocol: 2}, main)
-			inside.Routes = append(inside.Routes, datapath.Route{Dst: anywhere, Via: datapath.Gateway(router, 0), Link: "eth0", Table: datapath.TableMain, Protocol: datapath.RouteProtocol})
+			inside.Rules = append(inside.Rules, netstate.Rule{IPv6: ipv6, Table: 255, Protocol: 2}, main)
+			inside.Routes = append(inside.Routes, netstate.Route{Dst: anywhere, Via: datapath.Gateway(router, 0), Link: "eth0", Table: netstate.TableMain, Protocol: claims.RouteProtocol})
 		}
 	}
 	if mode == several {
-		inside.Links = append(inside.Links, datapath.Link{Name: "eth0", Kind: "veth", MAC: "02:00:00:00:00:01", Up: true})
+		inside.Links = append(inside.Links, netstate.Link{Name: "eth0", Kind: "veth", MAC: "02:00:00:00:00:01", Up: true})
 	}
 	l := &modeLab{pod: p}
-	l.Node, l.Sandbox = datapath.Join(system, n.State(), p.HostState()), &inside
+	l.Node, l.Sandbox = netstate.Join(system, n.State(), p.HostState()), &inside
 	l.Desired = &datapath.Desired{Node: n, Pods: []datapath.Pod{p}}
 	return l
 }
 
-func (l *modeLab) rules(f func(*datapath.Rule) bool) {
-	l.Node.Rules = slices.DeleteFunc(l.Node.Rules, func(r datapath.Rule) bool { return !f(&r) })
+func (l *modeLab) rules(f func(*netstate.Rule) bool) {
+	l.Node.Rules = slices.DeleteFunc(l.Node.Rules, func(r netstate.Rule) bool { return !f(&r) })
 }
 
 // dropRules deletes rules of a priority, in both families.
 func dropRules(priority int) func(*modeLab) {
-	return func(l *modeLab) { l.rules(func(r *datapath.Rule) bool { return r.Priority != priority }) }
+	return func(l *modeLab) { l.rules(func(r *netstate.Rule) bool { return r.Priority != priority }) }
 }
 
 // change changes one link on the node.
-func change(name string, f func(*datapath.Link)) func(*modeLab) {
+func change(name string, f func(*netstate.Link)) func(*modeLab) {
 	return func(l *modeLab) { changeIn(l.Node.Links, name, f) }
 }
 
 // changeInside changes one link of the sandbox.
-func changeInside(name string, f func(*datapath.Link)) func(*modeLab) {
+func changeInside(name string, f func(*netstate.Link)) func(*modeLab) {
 	return func(l *modeLab) { changeIn(l.Sandbox.Links, name, f) }
 }
 
-func changeIn(links []datapath.Link, name string, f func(*datapath.Link)) {
+func changeIn(links []netstate.Link, name string, f func(*netstate.Link)) {
 	for i := range links {
 		if links[i].Name == name {
 			f(&links[i])
@@ -112,20 +115,20 @@ func changeIn(links []datapath.Link, name string, f func(*datapath.Link)) {
 
 func setSysctl(key, value string) func(*modeLab) {
 	return func(l *modeLab) {
-		l.Node.Sysctls = slices.DeleteFunc(l.Node.Sysctls, func(s datapath.Sysctl) bool { return s.Key == key })
-		l.Node.Sysctls = append(l.Node.Sysctls, datapath.Sysctl{Key: key, Value: value})
+		l.Node.Sysctls = slices.DeleteFunc(l.Node.Sysctls, func(s netstate.Sysctl) bool { return s.Key == key })
+		l.Node.Sysctls = append(l.Node.Sysctls, netstate.Sysctl{Key: key, Value: value})
 	}
 }
 
-func linkDown(l *datapath.Link) { l.Up = false }
+func linkDown(l *netstate.Link) { l.Up = false }
 
 func dropRoutes(link string) func(*modeLab) {
 	return func(l *modeLab) {
-		l.Node.Routes = slices.DeleteFunc(l.Node.Routes, func(r datapath.Route) bool { return r.Link == link && r.Dst.Bits() == 0 })
+		l.Node.Routes = slices.DeleteFunc(l.Node.Routes, func(r netstate.Route) bool { return r.Link == link && r.Dst.Bits() == 0 })
 	}
 }
 
-func otherMAC(l *datapath.Link) { l.MAC = "06:00:00:00:00:99" }
+func otherMAC(l *netstate.Link) { l.MAC = "06:00:00:00:00:99" }
 
 // modePlants are faults of each mode.
 var modePlants = []struct {
@@ -138,13 +141,13 @@ var modePlants = []struct {
 }{
 	{"bridge", "nothing", nil, "", ""},
 	{"bridge", "port down", func(l *modeLab) { change(l.pod.HostLink(), linkDown)(l) }, "", "link-down"},
-	{"bridge", "no port", func(l *modeLab) { change(l.pod.HostLink(), func(x *datapath.Link) { x.Master = "" })(l) }, "", "not-a-port"},
+	{"bridge", "no port", func(l *modeLab) { change(l.pod.HostLink(), func(x *netstate.Link) { x.Master = "" })(l) }, "", "not-a-port"},
 	{"bridge", "port gone", func(l *modeLab) {
-		l.Node.Links = slices.DeleteFunc(l.Node.Links, func(x datapath.Link) bool { return x.Name == l.pod.HostLink() })
+		l.Node.Links = slices.DeleteFunc(l.Node.Links, func(x netstate.Link) bool { return x.Name == l.pod.HostLink() })
 	}, "", "missing-link"},
 	{"bridge", "bridge down", change("enibr0", linkDown), "", "link-down"},
 	{"bridge", "bridge's MAC", change("enibr0", otherMAC), "", "stale-neighbour"},
-	{"bridge", "rules from the pod gone", dropRules(datapath.PriorityFromPod), "", "missing-rule wrong-eni"},
+	{"bridge", "rules from the pod gone", dropRules(claims.PriorityFromPod), "", "missing-rule wrong-eni"},
 
 	{"eni", "nothing", nil, "", ""},
 	{"eni", "wrong gateway", func(l *modeLab) {
@@ -175,49 +178,49 @@ var modePlants = []struct {
 
 	{several, "nothing", nil, "", ""},
 	{several, "rule in the sandbox gone", func(l *modeLab) {
-		l.Sandbox.Rules = slices.DeleteFunc(l.Sandbox.Rules, func(r datapath.Rule) bool { return r.Priority == 1 })
+		l.Sandbox.Rules = slices.DeleteFunc(l.Sandbox.Rules, func(r netstate.Rule) bool { return r.Priority == 1 })
 	}, "", "missing-rule"},
 	{several, "table in the sandbox empty", func(l *modeLab) {
-		l.Sandbox.Routes = slices.DeleteFunc(l.Sandbox.Routes, func(r datapath.Route) bool { return r.Table == 1 })
+		l.Sandbox.Routes = slices.DeleteFunc(l.Sandbox.Routes, func(r netstate.Route) bool { return r.Table == 1 })
 	}, "", "missing-route"},
 	{several, "link down", changeInside("eth1", linkDown), "", "link-down"},
 
 	{"branch-standard", "nothing", nil, "", ""},
-	{"branch-standard", "rules from the pod gone", dropRules(datapath.PriorityFromPod), "", "missing-rule wrong-eni"},
+	{"branch-standard", "rules from the pod gone", dropRules(claims.PriorityFromPod), "", "missing-rule wrong-eni"},
 	{"branch-standard", "table without default", dropRoutes("vlan.eth.5"), "", "missing-route wrong-eni"},
 	{"branch-standard", "VLAN link down", change("vlan.eth.5", linkDown), "", "link-down"},
-	{"branch-standard", "another VLAN ID", change("vlan.eth.5", func(x *datapath.Link) { x.VLAN = 6 }), "", "wrong-vlan"},
-	{"branch-standard", "another trunk", change("vlan.eth.5", func(x *datapath.Link) { x.Parent = "ens5" }), "", "wrong-vlan"},
+	{"branch-standard", "another VLAN ID", change("vlan.eth.5", func(x *netstate.Link) { x.VLAN = 6 }), "", "wrong-vlan"},
+	{"branch-standard", "another trunk", change("vlan.eth.5", func(x *netstate.Link) { x.Parent = "ens5" }), "", "wrong-vlan"},
 	{"branch-standard", "another MAC", change("vlan.eth.5", otherMAC), "", "wrong-mac"},
 	{"branch-standard", "trunk down", change("ens6", linkDown), "", "link-down"},
 
 	{"branch-strict", "nothing", nil, "", ""},
 	{"branch-strict", "nothing, to the node", nil, "node", ""},
 	{"branch-strict", "rules of the host link gone", func(l *modeLab) {
-		l.rules(func(r *datapath.Rule) bool { return r.IIF != l.pod.HostLink() })
+		l.rules(func(r *netstate.Rule) bool { return r.IIF != l.pod.HostLink() })
 	}, "", "missing-filter missing-rule no-reverse-route | missing-filter missing-rule wrong-eni"},
 	{"branch-strict", "rules from the pod gone", func(l *modeLab) {
-		l.rules(func(r *datapath.Rule) bool { return r.Priority != datapath.PriorityBranch || r.IIF != l.pod.HostLink() })
+		l.rules(func(r *netstate.Rule) bool { return r.Priority != claims.PriorityBranch || r.IIF != l.pod.HostLink() })
 	}, "", "missing-rule"},
-	{"branch-strict", "rules against forged sources gone", dropRules(datapath.PriorityForged), "", "missing-filter"},
+	{"branch-strict", "rules against forged sources gone", dropRules(claims.PriorityForged), "", "missing-filter"},
 	{"branch-strict", "rules of the VLAN link gone", func(l *modeLab) {
-		l.rules(func(r *datapath.Rule) bool { return r.IIF != "vlan.eth.5" })
+		l.rules(func(r *netstate.Rule) bool { return r.IIF != "vlan.eth.5" })
 	}, "", "missing-rule no-reverse-route | missing-rule"},
 	{"branch-strict", "rules to another table", func(l *modeLab) {
 		for i, r := range l.Node.Rules {
-			if r.IIF == l.pod.HostLink() && r.Priority == datapath.PriorityBranch {
+			if r.IIF == l.pod.HostLink() && r.Priority == claims.PriorityBranch {
 				l.Node.Rules[i].Table = 106
 			}
 		}
 	}, "", "wrong-table"},
 	{"branch-strict", "table without default", dropRoutes("vlan.eth.5"), "", "missing-route"},
 	{"branch-strict", "trunk down", change("ens6", linkDown), "", "link-down"},
-	{"branch-strict", "another VLAN ID", change("vlan.eth.5", func(x *datapath.Link) { x.VLAN = 6 }), "", "wrong-vlan"},
+	{"branch-strict", "another VLAN ID", change("vlan.eth.5", func(x *netstate.Link) { x.VLAN = 6 }), "", "wrong-vlan"},
 	{"branch-strict", "strict filtering on the VLAN link", setSysctl("net.ipv4.conf.vlan/eth/5.rp_filter", "1"), "", ""},
-	{"branch-strict", "no rule for table local", dropRules(datapath.PriorityLocal), "node", "missing-rule"},
+	{"branch-strict", "no rule for table local", dropRules(claims.PriorityLocal), "node", "missing-rule"},
 	{"branch-strict", "table local at 0", func(l *modeLab) {
 		for _, ipv6 := range []bool{false, true} {
-			l.Node.Rules = append(l.Node.Rules, datapath.Rule{IPv6: ipv6, Table: 255, Protocol: 2})
+			l.Node.Rules = append(l.Node.Rules, netstate.Rule{IPv6: ipv6, Table: 255, Protocol: 2})
 		}
 	}, "node", "local-first no-reverse-route | local-first"},
 	{"branch-strict", "early demultiplexing", setSysctl("net.ipv4.ip_early_demux", "1"), "node", "early-demux"},
@@ -242,8 +245,8 @@ func TestTraceModeFaults(t *testing.T) {
 				if v4, v6, apart := strings.Cut(p.want, " | "); apart {
 					want = []string{v4, v6}[i]
 				}
-				f := datapath.Flow{Src: l.pod.Addrs[i].Addr, Dst: dst}
-				path := datapath.Trace(throughJSON(t, l.View), f)
+				f := trace.Flow{Src: l.pod.Addrs[i].Addr, Dst: dst}
+				path := trace.Trace(throughJSON(t, l.View), f)
 				if diff := cmp.Diff(sortedWords(want), faultNames(path.Faults)); diff != "" {
 					t.Errorf("faults (-want +got):\n%s\n%s", diff, path)
 				}
@@ -264,9 +267,9 @@ func TestTraceModeFaults(t *testing.T) {
 // VLAN links under Strict.
 func TestTraceRouterHeard(t *testing.T) {
 	l := newModeLab("branch-strict")
-	l.rules(func(r *datapath.Rule) bool { return r.IPProto == 0 })
+	l.rules(func(r *netstate.Rule) bool { return r.IPProto == 0 })
 	for i, want := range []string{"", "missing-rule"} {
-		path := datapath.Trace(l.View, datapath.Flow{Src: l.pod.Addrs[i].Addr, Dst: []netip.Addr{vpcHost4, vpcHost6}[i]})
+		path := trace.Trace(l.View, trace.Flow{Src: l.pod.Addrs[i].Addr, Dst: []netip.Addr{vpcHost4, vpcHost6}[i]})
 		if diff := cmp.Diff(sortedWords(want), faultNames(path.Faults)); diff != "" {
 			t.Errorf("faults (-want +got):\n%s\n%s", diff, path)
 		}
@@ -277,13 +280,13 @@ func TestTraceRouterHeard(t *testing.T) {
 // Strict, which goes through the VPC.
 func TestTraceNodeToStrict(t *testing.T) {
 	l := newModeLab("branch-strict")
-	f := datapath.Flow{Src: nodeAddr4, Dst: l.pod.Addrs[0].Addr}
-	if path := datapath.Trace(l.View, f); !path.OK() || path.Egress != "ens5" {
+	f := trace.Flow{Src: nodeAddr4, Dst: l.pod.Addrs[0].Addr}
+	if path := trace.Trace(l.View, f); !path.OK() || path.Egress != "ens5" {
 		t.Errorf("want it out by ens5:\n%s", path)
 	}
 	setSysctl("net.ipv4.ip_early_demux", "1")(l)
-	if path := datapath.Trace(l.View, f); !path.Has(datapath.FaultEarlyDemux) {
-		t.Errorf("want %s:\n%s", datapath.FaultEarlyDemux, path)
+	if path := trace.Trace(l.View, f); !path.Has(trace.FaultEarlyDemux) {
+		t.Errorf("want %s:\n%s", trace.FaultEarlyDemux, path)
 	}
 }
 
@@ -292,8 +295,8 @@ func TestTraceForged(t *testing.T) {
 	l := newModeLab("branch-strict")
 	l.Sandbox = nil
 	for i, dst := range []netip.Addr{vpcHost4, vpcHost6} {
-		f := datapath.Flow{Src: l.pod.Addrs[i].Addr.Next(), Dst: dst, HostLink: l.pod.HostLink()}
-		path := datapath.Trace(l.View, f)
+		f := trace.Flow{Src: l.pod.Addrs[i].Addr.Next(), Dst: dst, HostLink: l.pod.HostLink()}
+		path := trace.Trace(l.View, f)
 		if diff := cmp.Diff([]string{"source-not-owned"}, faultNames(path.Faults)); diff != "" {
 			t.Errorf("faults (-want +got):\n%s\n%s", diff, path)
 		}
@@ -314,38 +317,38 @@ func TestTraceLeavesOpen(t *testing.T) {
 		{"no sandbox", "eni", func(l *modeLab) { l.Sandbox = nil }, vpcHost4, "", "unseen-sandbox"},
 		{"no agent", "eni", func(l *modeLab) { l.Desired = nil }, vpcHost4, "", "unknown-owner"},
 		{"no pod", several, func(l *modeLab) {
-			*l = modeLab{pod: l.pod, View: datapath.View{Node: datapath.State{Links: l.Node.Links}}}
+			*l = modeLab{pod: l.pod, View: trace.View{Node: netstate.State{Links: l.Node.Links}}}
 		}, vpcHost4, "unknown-source", ""},
 		{"an ENI of its own to the internet", "eni", nil, public, "", "untranslated"},
 		{"a strict pod to the internet", "branch-strict", nil, public, "", "untranslated"},
 		{"something beyond translates", "branch-strict", func(l *modeLab) { l.External = true }, public, "", ""},
 		{"a rule in the translation's table", "bridge", func(l *modeLab) {
-			l.Translation = &datapath.Translation{Odd: []string{"# quota"}}
+			l.Translation = &trace.Translation{Odd: []string{"# quota"}}
 		}, vpcHost4, "", "unjudged-translation"},
 		{"chains of both families", "bridge", func(l *modeLab) {
-			l.Filters = []datapath.OtherChain{{Family: "ip", Table: "filter", Chain: "FORWARD", Drops: true}, {Family: "ip6", Table: "filter", Chain: "FORWARD"}}
+			l.Filters = []trace.OtherChain{{Family: "ip", Table: "filter", Chain: "FORWARD", Drops: true}, {Family: "ip6", Table: "filter", Chain: "FORWARD"}}
 		}, vpcHost4, "", "foreign-filter"},
 		{"a chain of the other family", "bridge", func(l *modeLab) {
-			l.Filters = []datapath.OtherChain{{Family: "ip6", Table: "filter", Chain: "FORWARD"}}
+			l.Filters = []trace.OtherChain{{Family: "ip6", Table: "filter", Chain: "FORWARD"}}
 		}, vpcHost4, "", ""},
 		{"a rule by port", "bridge", func(l *modeLab) {
-			l.Node.Rules = append(l.Node.Rules, datapath.Rule{Priority: 600, Other: "dport 53-53", Table: datapath.TableMain, Protocol: 4})
+			l.Node.Rules = append(l.Node.Rules, netstate.Rule{Priority: 600, Other: "dport 53-53", Table: netstate.TableMain, Protocol: 4})
 		}, vpcHost4, "", "unjudged-rule"},
 		{"a rule by port for another source", "bridge", func(l *modeLab) {
-			l.Node.Rules = append(l.Node.Rules, datapath.Rule{Priority: 600, From: prefixes("10.9.0.0/16")[0], Other: "dport 53-53", Table: datapath.TableMain, Protocol: 4})
+			l.Node.Rules = append(l.Node.Rules, netstate.Rule{Priority: 600, From: prefixes("10.9.0.0/16")[0], Other: "dport 53-53", Table: netstate.TableMain, Protocol: 4})
 		}, vpcHost4, "", ""},
 		{"a rule by protocol", "bridge", func(l *modeLab) {
-			l.Node.Rules = append(l.Node.Rules, datapath.Rule{Priority: 600, IPProto: 17, Table: datapath.TableMain, Protocol: 4})
+			l.Node.Rules = append(l.Node.Rules, netstate.Rule{Priority: 600, IPProto: 17, Table: netstate.TableMain, Protocol: 4})
 		}, vpcHost4, "", "unjudged-rule"},
 		{"a rule by port behind the one that decides", "bridge", func(l *modeLab) {
-			l.Node.Rules = append(l.Node.Rules, datapath.Rule{Priority: 2000, Other: "dport 53-53", Table: datapath.TableMain, Protocol: 4})
+			l.Node.Rules = append(l.Node.Rules, netstate.Rule{Priority: 2000, Other: "dport 53-53", Table: netstate.TableMain, Protocol: 4})
 		}, vpcHost4, "", ""},
 	} {
 		l := newModeLab(c.mode)
 		if c.do != nil {
 			c.do(l)
 		}
-		path := datapath.Trace(l.View, datapath.Flow{Src: l.pod.Addrs[0].Addr, Dst: c.dst})
+		path := trace.Trace(l.View, trace.Flow{Src: l.pod.Addrs[0].Addr, Dst: c.dst})
 		var notes []string
 		for _, n := range path.Unchecked {
 			notes = append(notes, string(n.Name))
@@ -363,24 +366,24 @@ func TestTraceLeavesOpen(t *testing.T) {
 // TestTraceNoPacket asks for what is no packet.
 func TestTraceNoPacket(t *testing.T) {
 	l := newModeLab("bridge")
-	for _, f := range []datapath.Flow{
+	for _, f := range []trace.Flow{
 		{},
 		{Src: nodeAddr4, Dst: vpcHost6},
 		{Src: nodeAddr4, Dst: vpcHost4, Proto: "tpc"},
 		{Src: nodeAddr4, Dst: vpcHost4, Proto: "256"},
 	} {
-		if f.Validate() == nil || datapath.Trace(l.View, f).OK() {
+		if f.Validate() == nil || trace.Trace(l.View, f).OK() {
 			t.Errorf("%+v is a packet", f)
 		}
 	}
 	for _, proto := range []string{"", "icmp", "ICMPv6", "tcp", "udp", "sctp", "47"} {
-		if err := (datapath.Flow{Src: nodeAddr4, Dst: vpcHost4, Proto: proto}).Validate(); err != nil {
+		if err := (trace.Flow{Src: nodeAddr4, Dst: vpcHost4, Proto: proto}).Validate(); err != nil {
 			t.Errorf("protocol %q: %v", proto, err)
 		}
 	}
 }
 
-func throughJSON(t *testing.T, v datapath.View) (saved datapath.View) {
+func throughJSON(t *testing.T, v trace.View) (saved trace.View) {
 	t.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -392,7 +395,7 @@ func throughJSON(t *testing.T, v datapath.View) (saved datapath.View) {
 	return saved
 }
 
-func faultNames(faults []datapath.Fault) []string {
+func faultNames(faults []trace.Fault) []string {
 	names := map[string]bool{}
 	for _, f := range faults {
 		names[string(f.Name)] = true

@@ -7,6 +7,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // Use is an address that the kernel says something uses. See [Handle.InUse].
@@ -21,20 +24,20 @@ type Use struct {
 
 // usesOf selects from a state what [Handle.InUse] reports. A link that the state
 // does not have counts, because the state may be older than the link.
-func usesOf(s State, within []netip.Prefix) []Use {
-	links := map[string]Link{}
+func usesOf(s netstate.State, within []netip.Prefix) []Use {
+	links := map[string]netstate.Link{}
 	for _, l := range s.Links {
 		links[l.Name] = l
 	}
 	asked := newPrefixSet(within)
 	var uses []Use
 	add := func(u Use) {
-		if l := links[u.Link]; u.Link != "" && !ending(l.Group) && asked.contains(u.Addr) {
+		if l := links[u.Link]; u.Link != "" && !claims.Ending(l.Group) && asked.contains(u.Addr) {
 			uses = append(uses, u)
 		}
 	}
 	for _, r := range s.Routes {
-		if r.leadsToOne() {
+		if leadsToOne(r) {
 			add(Use{Addr: r.Dst.Addr(), Link: r.Link})
 		}
 	}
@@ -51,13 +54,13 @@ func usesOf(s State, within []netip.Prefix) []Use {
 
 // leadsToOne reports whether r leads to one address directly on its link, as
 // routes to pods do in every CNI plugin that routes.
-func (r Route) leadsToOne() bool {
+func leadsToOne(r netstate.Route) bool {
 	return r.Dst.IsSingleIP() && r.Type == "" && !r.Via.IsValid() && r.Other == "" && r.Link != ""
 }
 
 func sortedUses(uses []Use) []Use {
 	slices.SortFunc(uses, func(a, b Use) int {
-		return cmp.Or(a.Addr.Compare(b.Addr), strings.Compare(a.Link, b.Link), compareBools(a.Local, b.Local))
+		return cmp.Or(a.Addr.Compare(b.Addr), strings.Compare(a.Link, b.Link), cmp.Compare(netstate.Btoi(a.Local), netstate.Btoi(b.Local)))
 	})
 	return slices.Compact(uses)
 }

@@ -4,12 +4,13 @@ package datapath
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
 // InUse returns every address within the prefixes that the kernel says something
@@ -25,14 +26,14 @@ import (
 // milliseconds on a full node; [Handle.LookupAddrs] is the fast form.
 func (h *Handle) InUse(ctx context.Context, within []netip.Prefix) ([]Use, error) {
 	var uses []Use
-	err := h.withConn(ctx, func(c *conn) error {
+	err := h.withConn(ctx, func(c *rtnl.Conn) error {
 		for range rounds {
-			o, err := observeRoutes(c)
+			o, err := rtnl.ObserveRoutes(c)
 			if err != nil {
 				return err
 			}
 			uses = usesOf(o.State, within)
-			if !o.misses(uses) {
+			if !misses(o, uses) {
 				break
 			}
 		}
@@ -45,9 +46,9 @@ func (h *Handle) InUse(ctx context.Context, within []netip.Prefix) ([]Use, error
 }
 
 // misses reports whether a use is of a link that came after the links were read.
-func (o observation) misses(uses []Use) bool {
+func misses(o rtnl.Observation, uses []Use) bool {
 	for _, u := range uses {
-		if _, ok := o.link(u.Link); !ok && strings.HasPrefix(u.Link, unnamedLink) {
+		if _, ok := o.Link(u.Link); !ok && strings.HasPrefix(u.Link, rtnl.UnnamedLink) {
 			return true
 		}
 	}
@@ -64,7 +65,7 @@ func (o observation) misses(uses []Use) bool {
 // Links that end do not count, as there.
 func (h *Handle) LookupAddrs(ctx context.Context, addrs []netip.Addr) ([]Use, error) {
 	var uses []Use
-	err := h.withConn(ctx, func(c *conn) error {
+	err := h.withConn(ctx, func(c *rtnl.Conn) error {
 		for part := addrs; len(part) > 0; {
 			n := min(len(part), lookupSize)
 			found, err := lookupAddrs(c, part[:n])
@@ -72,7 +73,7 @@ func (h *Handle) LookupAddrs(ctx context.Context, addrs []netip.Addr) ([]Use, er
 				return err
 			}
 			for _, f := range found {
-				if !f.link.ended() {
+				if !claims.Ending(f.link.Group) {
 					uses = append(uses, f.Use)
 				}
 			}
@@ -93,89 +94,57 @@ const lookupSize = 24
 // foundUse is a use with its link.
 type foundUse struct {
 	Use
-	link kernelLink
+	link rtnl.Link
 }
 
 // lookupAddrs looks up to lookupSize addresses up. Uses of links that end are among
 // the answers.
-func lookupAddrs(c *conn, addrs []netip.Addr) ([]foundUse, error) {
-	var b batch
+func lookupAddrs(c *rtnl.Conn, addrs []netip.Addr) ([]foundUse, error) {
+	var b rtnl.Batch
 	for _, a := range addrs {
-		b.fibMatch(a)
+		b.FibMatch(a, claims.MarkPrimary)
 	}
-	answers, err := c.do(&b)
+	answers, err := c.Do(&b)
 	if err != nil {
 		return nil, err
 	}
 	var found []foundUse
 	for i, a := range answers {
-		if a.err != nil || a.data == nil {
+		if a.Err != nil || a.Data == nil {
 			continue // no route, or one that refuses
 		}
-		r, err := parseFibMatch(a.data)
+		r, err := rtnl.ParseFibMatch(a.Data)
 		if err != nil {
 			return nil, err
 		}
-		local := r.Type == "local" && r.Dst == hostPrefix(addrs[i])
-		if local || r.leadsToOne() {
-			found = append(found, foundUse{Use{addrs[i], r.Link, local}, kernelLink{index: r.index}})
+		local := r.Type == "local" && r.Dst == netstate.HostPrefix(addrs[i])
+		if local || leadsToOne(r.Route) {
+			found = append(found, foundUse{Use{addrs[i], r.Link, local}, rtnl.Link{Index: r.Index}})
 		}
 	}
 	return found, nameLinks(c, found)
 }
 
-// fibMatch asks for the route itself that the kernel finds for an address, and not
-// for the packet's way. The mark leads past whatever is not for all packets.
-func (b *batch) fibMatch(a netip.Addr) {
-	header := make([]byte, 12)
-	header[0], header[1] = familyOf(a), uint8(a.BitLen())
-	binary.NativeEndian.PutUint32(header[8:], unix.RTM_F_FIB_MATCH)
-	b.add(unix.RTM_GETROUTE, ack, header, func() {
-		b.attr(unix.RTA_DST, a.AsSlice())
-		b.attr32(unix.RTA_MARK, MarkPrimary)
-	})
-}
-
-// fibMatch is the answer to fibMatch: a route with the number of its link.
-type fibMatch struct {
-	Route
-	index int
-}
-
-func parseFibMatch(body []byte) (fibMatch, error) {
-	r, _, err := parseRoute(body, names{})
-	if err != nil {
-		return fibMatch{}, err
-	}
-	m := fibMatch{Route: r}
-	for kind, v := range attributes(body[12:]) {
-		if kind == unix.RTA_OIF {
-			m.index = number(v)
-		}
-	}
-	return m, nil
-}
-
 // nameLinks fills in the links of what was found. One that is gone meanwhile ended.
-func nameLinks(c *conn, found []foundUse) error {
-	var b batch
+func nameLinks(c *rtnl.Conn, found []foundUse) error {
+	var b rtnl.Batch
 	for _, f := range found {
-		b.lookAt(f.link.index)
+		b.FindIndex(f.link.Index)
 	}
-	answers, err := c.do(&b)
+	answers, err := c.Do(&b)
 	if err != nil {
 		return err
 	}
 	for i, a := range answers {
 		f := &found[i]
-		if isGone(a.err) {
-			f.link.Group = linkGroupEnding
+		if rtnl.IsGone(a.Err) {
+			f.link.Group = claims.LinkGroupEnding
 			continue
 		}
-		if a.err != nil {
-			return fmt.Errorf("look at link %d: %w", f.link.index, a.err)
+		if a.Err != nil {
+			return fmt.Errorf("look at link %d: %w", f.link.Index, a.Err)
 		}
-		if f.link, err = parseLink(a.data); err != nil {
+		if f.link, err = rtnl.ParseLink(a.Data); err != nil {
 			return err
 		}
 		f.Use.Link = f.link.Name
@@ -188,9 +157,9 @@ func nameLinks(c *conn, found []foundUse) error {
 // network any more.
 func (h *Handle) HostLinks(ctx context.Context) (map[string]bool, error) {
 	found := map[string]bool{}
-	err := h.withConn(ctx, func(c *conn) error {
-		return eachLink(c, func(l kernelLink) {
-			if !l.ended() {
+	err := h.withConn(ctx, func(c *rtnl.Conn) error {
+		return rtnl.EachLink(c, func(l rtnl.Link) {
+			if !claims.Ending(l.Group) {
 				found[l.Name] = true
 			}
 		})

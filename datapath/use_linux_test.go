@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
@@ -42,7 +44,7 @@ func (l *lab) foreignPod(name string, addrs ...netip.Addr) {
 		return nil
 	})
 	for _, a := range addrs {
-		l.apply(datapath.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Link: name, Table: datapath.TableMain, Protocol: static})
+		l.apply(netstate.Route{Dst: netip.PrefixFrom(a, a.BitLen()), Link: name, Table: netstate.TableMain, Protocol: static})
 	}
 }
 
@@ -65,7 +67,7 @@ func TestInUse(t *testing.T) {
 			}
 			foreign := netip.MustParseAddr("10.0.0.114")
 			l.foreignPod("lxc1", foreign, netip.MustParseAddr("2001:db8:0:1:b::9"))
-			l.apply(datapath.Address{Link: "ens5", Prefix: netip.MustParsePrefix("10.0.0.115/32")})
+			l.apply(netstate.Address{Link: "ens5", Prefix: netip.MustParsePrefix("10.0.0.115/32")})
 			links, err := l.h.HostLinks(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -190,7 +192,7 @@ func BenchmarkWitness(b *testing.B) {
 	for i := range 200 {
 		a := netip.AddrFrom4([4]byte{10, 0, 2, byte(i)})
 		asked = append(asked, a, netip.AddrFrom4([4]byte{10, 0, 3, byte(i)}))
-		l.apply(datapath.Route{Dst: netip.PrefixFrom(a, 32), Link: fmt.Sprintf("eni%d", i), Table: datapath.TablePods, Protocol: datapath.RouteProtocol})
+		l.apply(netstate.Route{Dst: netip.PrefixFrom(a, 32), Link: fmt.Sprintf("eni%d", i), Table: claims.TablePods, Protocol: claims.RouteProtocol})
 	}
 	b.Run("LookupAddrs 1", func(b *testing.B) {
 		for b.Loop() {

@@ -7,38 +7,40 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 func TestUses(t *testing.T) {
 	addr := netip.MustParseAddr
-	route := func(dst, link string, table int) Route {
-		return Route{Dst: netip.MustParsePrefix(dst), Link: link, Table: table, Protocol: RouteProtocol}
+	route := func(dst, link string, table int) netstate.Route {
+		return netstate.Route{Dst: netip.MustParsePrefix(dst), Link: link, Table: table, Protocol: claims.RouteProtocol}
 	}
-	with := func(r Route, f func(*Route)) Route { f(&r); return r }
-	s := State{
-		Links: []Link{
+	with := func(r netstate.Route, f func(*netstate.Route)) netstate.Route { f(&r); return r }
+	s := netstate.State{
+		Links: []netstate.Link{
 			{Name: "ens5"}, {Name: "enia", Kind: "veth"}, {Name: "lxcb", Kind: "veth"}, {Name: "enibr0", Kind: "bridge"},
-			{Name: "enigone", Kind: "veth", Group: LinkGroupRetired}, {Name: "enigoing", Kind: "veth", Group: linkGroupEnding},
+			{Name: "enigone", Kind: "veth", Group: claims.LinkGroupRetired}, {Name: "enigoing", Kind: "veth", Group: claims.LinkGroupEnding},
 		},
-		Routes: []Route{
-			route("10.0.0.1/32", "enia", TablePods),
-			route("10.0.0.1/32", "enia", TableMain), // the same once more
-			with(route("10.0.0.2/32", "lxcb", 77), func(r *Route) { r.Protocol = 4 }),
-			route("2001:db8::1/128", "enia", TablePods),
-			route("10.0.0.3/32", "enigone", TablePods),
-			route("10.0.0.4/32", "enigoing", TablePods),
-			with(route("10.0.0.5/32", "ens5", TableMain), func(r *Route) { r.Via = addr("10.0.0.254") }),
-			with(route("10.0.0.6/32", "", TablePods), func(r *Route) { r.Type = "throw" }),
-			with(route("10.0.0.7/32", "ens5", TableMain), func(r *Route) { r.Other = "nexthop dev a nexthop dev b" }),
-			route("10.0.0.8/31", "enia", TableMain),
-			route("10.0.0.9/32", "if17", TableMain), // a link that came after the list of links
-			route("192.0.2.1/32", "enia", TableMain),
+		Routes: []netstate.Route{
+			route("10.0.0.1/32", "enia", claims.TablePods),
+			route("10.0.0.1/32", "enia", netstate.TableMain), // the same once more
+			with(route("10.0.0.2/32", "lxcb", 77), func(r *netstate.Route) { r.Protocol = 4 }),
+			route("2001:db8::1/128", "enia", claims.TablePods),
+			route("10.0.0.3/32", "enigone", claims.TablePods),
+			route("10.0.0.4/32", "enigoing", claims.TablePods),
+			with(route("10.0.0.5/32", "ens5", netstate.TableMain), func(r *netstate.Route) { r.Via = addr("10.0.0.254") }),
+			with(route("10.0.0.6/32", "", claims.TablePods), func(r *netstate.Route) { r.Type = "throw" }),
+			with(route("10.0.0.7/32", "ens5", netstate.TableMain), func(r *netstate.Route) { r.Other = "nexthop dev a nexthop dev b" }),
+			route("10.0.0.8/31", "enia", netstate.TableMain),
+			route("10.0.0.9/32", "if17", netstate.TableMain), // a link that came after the list of links
+			route("192.0.2.1/32", "enia", netstate.TableMain),
 		},
-		Neighbors: []Neighbor{
+		Neighbors: []netstate.Neighbor{
 			{Link: "enibr0", Addr: addr("10.0.0.10")}, {Link: "ens5", Addr: addr("10.0.0.11")},
 			{Link: "enigone", Addr: addr("10.0.0.12")}, {Link: "enia", Addr: addr("10.0.0.1")},
 		},
-		Addresses: []Address{
+		Addresses: []netstate.Address{
 			{Link: "ens5", Prefix: netip.MustParsePrefix("10.0.0.13/24")}, {Link: "ens5", Prefix: netip.MustParsePrefix("192.0.2.2/24")},
 		},
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/patience"
 )
 
@@ -33,7 +34,7 @@ type WatchConfig struct {
 
 // Repair is what Watch found and did.
 type Repair struct {
-	Changes []Change
+	Changes []netstate.Change
 	// Took is the time from the kernel's report to the end of the repair; from the
 	// beginning of the look if there was no report.
 	Took time.Duration
@@ -49,7 +50,7 @@ type Repair struct {
 
 // grant splits changes into those to make now and the time until the next of the
 // others. fighting reports that a repair is the last one before a wait.
-func grant(p *patience.Patience, changes []Change, now time.Time) (due []Change, next time.Duration, fighting bool) {
+func grant(p *patience.Patience, changes []netstate.Change, now time.Time) (due []netstate.Change, next time.Duration, fighting bool) {
 	texts := make([]string, len(changes))
 	for i, c := range changes {
 		texts[i] = c.String()
@@ -66,19 +67,19 @@ func grant(p *patience.Patience, changes []Change, now time.Time) (due []Change,
 // confirmed returns the changes that two looks, one after the other, both found, in
 // the order of the second. A single look takes several dumps and may see the half of
 // what another program is doing just now.
-func confirmed(first, second []Change) []Change {
+func confirmed(first, second []netstate.Change) []netstate.Change {
 	before := map[string]bool{}
 	for _, c := range first {
 		before[c.String()] = true
 	}
-	return slices.DeleteFunc(slices.Clone(second), func(c Change) bool { return !before[c.String()] })
+	return slices.DeleteFunc(slices.Clone(second), func(c netstate.Change) bool { return !before[c.String()] })
 }
 
 // doubtful reports whether c deletes a rule of a pod, which the lock must protect from
 // being that of a new pod by now.
-func doubtful(c Change) bool {
-	r, ok := c.Item.(Rule)
-	return ok && c.Op == OpDelete && podRule(r)
+func doubtful(c netstate.Change) bool {
+	r, ok := c.Item.(netstate.Rule)
+	return ok && c.Op == netstate.OpDelete && podRule(r)
 }
 
 // without returns d without the pods whose host link is not settled.

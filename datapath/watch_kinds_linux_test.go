@@ -7,6 +7,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 )
 
 // vlanLink is that of the branch ENI that testBranch makes.
@@ -14,21 +15,21 @@ const vlanLink = "vlan.eth.5"
 
 // vlanDamages are to a branch ENI.
 var vlanDamages = []modeDamage{
-	{"VLAN link down", func(h *netlink.Handle, _ datapath.Pod) error { return withLink(h, vlanLink, h.LinkSetDown) }, vlanLink},
-	{"MAC of the VLAN link", func(h *netlink.Handle, _ datapath.Pod) error {
+	{name: "VLAN link down", do: func(h *netlink.Handle, _ datapath.Pod) error { return withLink(h, vlanLink, h.LinkSetDown) }, says: vlanLink},
+	{name: "MAC of the VLAN link", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, vlanLink, func(l netlink.Link) error { return h.LinkSetHardwareAddr(l, mac("02:00:00:00:00:97")) })
-	}, vlanLink + " address"},
-	{"alias of the VLAN link", func(h *netlink.Handle, _ datapath.Pod) error {
+	}, says: vlanLink + " address"},
+	{name: "alias of the VLAN link", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, vlanLink, func(l netlink.Link) error { return h.LinkSetAlias(l, "nobody's") })
-	}, "alias"},
-	{"table of the VLAN link", func(h *netlink.Handle, p datapath.Pod) error {
+	}, says: "alias"},
+	{name: "table of the VLAN link", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return eachRoute(h, vlanLink, p.Mode.Branch.Table(), h.RouteDel)
-	}, "table 105"},
-	{"setting of the VLAN link", func(*netlink.Handle, datapath.Pod) error {
+	}, says: "table 105"},
+	{name: "setting of the VLAN link", do: func(*netlink.Handle, datapath.Pod) error {
 		return sysctl("net/ipv4/conf/"+vlanLink+"/rp_filter", "1")
-	}, "rp_filter=0"},
-	{"no VLAN link", func(h *netlink.Handle, _ datapath.Pod) error { return withLink(h, vlanLink, h.LinkDel) }, "type vlan id 5"},
-	{"another VLAN's link", func(h *netlink.Handle, _ datapath.Pod) error {
+	}, says: "rp_filter=0"},
+	{name: "no VLAN link", do: func(h *netlink.Handle, _ datapath.Pod) error { return withLink(h, vlanLink, h.LinkDel) }, says: "type vlan id 5"},
+	{name: "another VLAN's link", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		if err := withLink(h, vlanLink, h.LinkDel); err != nil {
 			return err
 		}
@@ -37,14 +38,14 @@ var vlanDamages = []modeDamage{
 			attrs.Name, attrs.ParentIndex = vlanLink, trunk.Attrs().Index
 			return ignoreExists(h.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: 6, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}))
 		})
-	}, "type vlan id 5"},
+	}, says: "type vlan id 5"},
 }
 
 // branchRuleDamages are to what the node does under Strict.
 var branchRuleDamages = []modeDamage{
-	{"rules by incoming link", func(h *netlink.Handle, _ datapath.Pod) error {
-		return eachRule(h, func(r netlink.Rule) bool { return r.Priority == datapath.PriorityBranch }, h.RuleDel)
-	}, "iif"},
+	{name: "rules by incoming link", do: func(h *netlink.Handle, _ datapath.Pod) error {
+		return eachRule(h, func(r netlink.Rule) bool { return r.Priority == claims.PriorityBranch }, h.RuleDel)
+	}, says: "iif"},
 }
 
 // testWatchKinds is [TestWatchModes] for pods on a branch ENI and on ipvlan.

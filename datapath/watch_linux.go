@@ -14,8 +14,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/nft"
 	"github.com/vpcnet/vpcnet/internal/patience"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,11 +37,11 @@ func (h *Handle) Watch(ctx context.Context, cfg WatchConfig) error {
 	if cfg.Every == 0 {
 		cfg.Every = everyDefault
 	}
-	m, err := newMonitor(h.ns)
+	m, err := rtnl.NewMonitor(h.ns)
 	if err != nil {
 		return err
 	}
-	defer m.close()
+	defer m.Close()
 	w := &watcher{h: h, cfg: cfg}
 	for {
 		next, err := w.alone(ctx)
@@ -66,7 +68,7 @@ type watcher struct {
 
 // idle waits until there is a reason to look: a report about something of ours,
 // or the end of d.
-func (w *watcher) idle(ctx context.Context, m *monitor, d time.Duration) error {
+func (w *watcher) idle(ctx context.Context, m *rtnl.Monitor, d time.Duration) error {
 	w.reported, w.by = time.Time{}, map[string]bool{}
 	end := time.Now().Add(d)
 	for {
@@ -74,12 +76,12 @@ func (w *watcher) idle(ctx context.Context, m *monitor, d time.Duration) error {
 		if left <= 0 {
 			return nil
 		}
-		if err := m.wait(ctx, left); err != nil {
+		if err := m.Wait(ctx, left); err != nil {
 			return err
 		}
 		came := time.Now()
 		look := false
-		lost, err := m.read(func(e event) {
+		lost, err := m.Read(func(e rtnl.Event) {
 			look = w.filter.concerns(e) || look
 			if name := culprit(e); look && name != "" {
 				w.by[name] = true
@@ -135,7 +137,7 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 		if len(due) == 0 {
 			return next, nil
 		}
-		err = w.h.surely(ctx, w.cfg.Desired(), due, func(changes []Change) error {
+		err = w.h.surely(ctx, w.cfg.Desired(), due, func(changes []netstate.Change) error {
 			w.repair(ctx, changes, fighting)
 			return nil
 		})
@@ -154,7 +156,7 @@ const againWait = 2 * time.Millisecond
 
 // unobserved says when to look again if a look has failed for a reason that passes.
 func (w *watcher) unobserved(ctx context.Context, err error) (time.Duration, error) {
-	if errors.Is(err, errInterrupted) || errors.Is(err, nft.ErrTorn) {
+	if errors.Is(err, rtnl.ErrInterrupted) || errors.Is(err, nft.ErrTorn) {
 		w.cfg.Logger.WarnContext(ctx, "network not observed: others change it without pause", "err", err)
 		return patience.First, nil
 	}
@@ -162,7 +164,7 @@ func (w *watcher) unobserved(ctx context.Context, err error) (time.Duration, err
 }
 
 // drift observes and compares.
-func (w *watcher) drift(ctx context.Context) ([]Change, error) {
+func (w *watcher) drift(ctx context.Context) ([]netstate.Change, error) {
 	have, unsettled, err := w.h.observeSettled(ctx)
 	if err != nil {
 		return nil, err
@@ -173,7 +175,7 @@ func (w *watcher) drift(ctx context.Context) ([]Change, error) {
 }
 
 // repair makes changes, one by one if not all can be made, and tells of it.
-func (w *watcher) repair(ctx context.Context, changes []Change, fighting bool) {
+func (w *watcher) repair(ctx context.Context, changes []netstate.Change, fighting bool) {
 	if len(changes) == 0 {
 		return
 	}
@@ -182,7 +184,7 @@ func (w *watcher) repair(ctx context.Context, changes []Change, fighting bool) {
 		var errs []error
 		for _, c := range changes {
 			// A link that is gone has taken along what was to be repaired on it.
-			if err := w.h.Apply(ctx, []Change{c}); err != nil && !errors.Is(err, unix.ENODEV) {
+			if err := w.h.Apply(ctx, []netstate.Change{c}); err != nil && !errors.Is(err, unix.ENODEV) {
 				errs = append(errs, err)
 			}
 		}
@@ -210,11 +212,11 @@ func (w *watcher) repair(ctx context.Context, changes []Change, fighting bool) {
 // socket's port is by default the ID of the process that opened it, though a
 // process's further sockets get others; nftables tells the program's name, at the
 // end of each transaction.
-func culprit(e event) string {
-	if e.nft {
+func culprit(e rtnl.Event) string {
+	if e.Nft {
 		return generationBy(e)
 	}
-	pid := int(int32(e.port))
+	pid := int(int32(e.Port))
 	if pid <= 0 || pid == os.Getpid() {
 		return ""
 	}
@@ -227,16 +229,16 @@ func culprit(e event) string {
 
 // generationBy returns the program behind an nftables transaction, unless it has
 // the name of this one.
-func generationBy(e event) string {
-	if e.kind != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN || len(e.body) < 4 {
+func generationBy(e rtnl.Event) string {
+	if e.Kind != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN || len(e.Body) < 4 {
 		return ""
 	}
 	var name string
 	var pid uint32
-	for kind, v := range attributes(e.body[4:]) {
+	for kind, v := range rtnl.Attributes(e.Body[4:]) {
 		switch {
 		case kind == unix.NFTA_GEN_PROC_NAME:
-			name = text(v)
+			name = rtnl.Text(v)
 		case kind == unix.NFTA_GEN_PROC_PID && len(v) == 4:
 			pid = binary.BigEndian.Uint32(v)
 		}

@@ -15,6 +15,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"golang.org/x/sys/unix"
 )
 
@@ -122,7 +124,7 @@ var damages = []damage{
 		if err != nil {
 			return err
 		}
-		c.FlushSet(&nftables.Set{Table: &nftables.Table{Name: datapath.FilterTable, Family: nftables.TableFamilyINet}, Name: "source4"})
+		c.FlushSet(&nftables.Set{Table: &nftables.Table{Name: netstate.FilterTable, Family: nftables.TableFamilyINet}, Name: "source4"})
 		return c.Flush()
 	}},
 	{name: "change a rule of nftables", do: func(*netlink.Handle, datapath.Pod) error {
@@ -130,7 +132,7 @@ var damages = []damage{
 		if err != nil {
 			return err
 		}
-		table := &nftables.Table{Name: datapath.FilterTable, Family: nftables.TableFamilyINet}
+		table := &nftables.Table{Name: netstate.FilterTable, Family: nftables.TableFamilyINet}
 		c.FlushChain(&nftables.Chain{Table: table, Name: "from-pod"})
 		return c.Flush()
 	}},
@@ -148,7 +150,7 @@ func eachRoute(h *netlink.Handle, link string, table int, f func(*netlink.Route)
 	return withLink(h, link, func(l netlink.Link) error {
 		routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{LinkIndex: l.Attrs().Index, Table: table}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
 		for _, r := range routes {
-			if r.Protocol == datapath.RouteProtocol {
+			if r.Protocol == claims.RouteProtocol {
 				err = errors.Join(err, f(&r))
 			}
 		}

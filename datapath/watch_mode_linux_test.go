@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,93 +27,93 @@ type modeDamage struct {
 
 // hostDamages are for every pod with a host link.
 var hostDamages = []modeDamage{
-	{"host link down", func(h *netlink.Handle, p datapath.Pod) error { return withLink(h, p.HostLink(), h.LinkSetDown) }, " up"},
-	{"MTU of the host link", func(h *netlink.Handle, p datapath.Pod) error {
+	{name: "host link down", do: func(h *netlink.Handle, p datapath.Pod) error { return withLink(h, p.HostLink(), h.LinkSetDown) }, says: " up"},
+	{name: "MTU of the host link", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return withLink(h, p.HostLink(), func(l netlink.Link) error { return h.LinkSetMTU(l, 1300) })
-	}, "mtu 1400"},
-	{"MAC of the host link", func(h *netlink.Handle, p datapath.Pod) error {
+	}, says: "mtu 1400"},
+	{name: "MAC of the host link", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return withLink(h, p.HostLink(), func(l netlink.Link) error { return h.LinkSetHardwareAddr(l, mac("02:00:00:00:00:98")) })
-	}, "address"},
-	{"group of the host link", func(h *netlink.Handle, p datapath.Pod) error {
+	}, says: "address"},
+	{name: "group of the host link", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return withLink(h, p.HostLink(), func(l netlink.Link) error { return h.LinkSetGroup(l, 5) })
-	}, "link"},
-	{"host link on a foreign bridge", func(h *netlink.Handle, p datapath.Pod) error {
+	}, says: "link"},
+	{name: "host link on a foreign bridge", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return withLink(h, "foreign", func(bridge netlink.Link) error {
 			return withLink(h, p.HostLink(), func(l netlink.Link) error { return h.LinkSetMaster(l, bridge) })
 		})
-	}, "link"},
-	{"routes", func(h *netlink.Handle, p datapath.Pod) error {
+	}, says: "link"},
+	{name: "routes", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return eachPodRoute(h, p, h.RouteDel)
-	}, "route replace"},
-	{"routes by another link", func(h *netlink.Handle, p datapath.Pod) error {
+	}, says: "route replace"},
+	{name: "routes by another link", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return withLink(h, "ens5", func(l netlink.Link) error {
 			return eachPodRoute(h, p, func(r *netlink.Route) error {
 				r.LinkIndex = l.Attrs().Index
 				return h.RouteReplace(r)
 			})
 		})
-	}, "route replace"},
-	{"neighbours", func(h *netlink.Handle, p datapath.Pod) error {
+	}, says: "route replace"},
+	{name: "neighbours", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return eachPodNeighbor(h, p, h.NeighDel)
-	}, "neigh replace"},
-	{"stale neighbours", func(h *netlink.Handle, p datapath.Pod) error {
+	}, says: "neigh replace"},
+	{name: "stale neighbours", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return eachPodNeighbor(h, p, func(n *netlink.Neigh) error {
 			n.HardwareAddr = mac("02:00:00:00:00:99")
 			return h.NeighSet(n)
 		})
-	}, "neigh replace"},
-	{"forgotten neighbours", func(h *netlink.Handle, p datapath.Pod) error {
+	}, says: "neigh replace"},
+	{name: "forgotten neighbours", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return eachPodNeighbor(h, p, func(n *netlink.Neigh) error {
 			n.State = netlink.NUD_STALE
 			return h.NeighSet(n)
 		})
-	}, "neigh replace"},
+	}, says: "neigh replace"},
 }
 
 // nodeDamages are to what pods share.
 var nodeDamages = []modeDamage{
-	{"rules", func(h *netlink.Handle, _ datapath.Pod) error {
+	{name: "rules", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return eachRule(h, func(r netlink.Rule) bool { return r.Priority > 20 && r.Priority < 32766 && r.Priority != 700 }, h.RuleDel)
-	}, "rule add"},
-	{"forwarding", func(*netlink.Handle, datapath.Pod) error { return sysctl("net/ipv4/ip_forward", "0") }, "ip_forward=1"},
+	}, says: "rule add"},
+	{name: "forwarding", do: func(*netlink.Handle, datapath.Pod) error { return sysctl("net/ipv4/ip_forward", "0") }, says: "ip_forward=1"},
 }
 
 // eniDamages are to the second ENI.
 var eniDamages = []modeDamage{
-	{"MTU of the ENI", func(h *netlink.Handle, _ datapath.Pod) error {
+	{name: "MTU of the ENI", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, "ens6", func(l netlink.Link) error { return h.LinkSetMTU(l, 1390) })
-	}, "mtu 1400"},
-	{"setting of the ENI", func(*netlink.Handle, datapath.Pod) error { return sysctl("net/ipv4/conf/ens6/rp_filter", "1") }, "rp_filter=2"},
-	{"stale neighbour of the ENI", func(h *netlink.Handle, _ datapath.Pod) error {
+	}, says: "mtu 1400"},
+	{name: "setting of the ENI", do: func(*netlink.Handle, datapath.Pod) error { return sysctl("net/ipv4/conf/ens6/rp_filter", "1") }, says: "rp_filter=2"},
+	{name: "stale neighbour of the ENI", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, "ens6", func(l netlink.Link) error {
 			return h.NeighSet(&netlink.Neigh{
 				LinkIndex: l.Attrs().Index, IP: net.IPv4(10, 0, 0, 1), HardwareAddr: mac("02:00:00:00:00:96"), State: netlink.NUD_PERMANENT,
 			})
 		})
-	}, "neigh del"},
-	{"table of the ENI", func(h *netlink.Handle, _ datapath.Pod) error { return eachRoute(h, "ens6", 2, h.RouteDel) }, "table 2"},
+	}, says: "neigh del"},
+	{name: "table of the ENI", do: func(h *netlink.Handle, _ datapath.Pod) error { return eachRoute(h, "ens6", 2, h.RouteDel) }, says: "table 2"},
 }
 
 // bridgeDamages are to a bridge and its ports.
 var bridgeDamages = []modeDamage{
-	{"no port", func(h *netlink.Handle, p datapath.Pod) error { return withLink(h, p.HostLink(), h.LinkSetNoMaster) }, "master enibr0"},
-	{"bridge down", func(h *netlink.Handle, _ datapath.Pod) error {
+	{name: "no port", do: func(h *netlink.Handle, p datapath.Pod) error { return withLink(h, p.HostLink(), h.LinkSetNoMaster) }, says: "master enibr0"},
+	{name: "bridge down", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, datapath.DefaultBridge, h.LinkSetDown)
-	}, "enibr0"},
-	{"MAC of the bridge", func(h *netlink.Handle, _ datapath.Pod) error {
+	}, says: "enibr0"},
+	{name: "MAC of the bridge", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, datapath.DefaultBridge, func(l netlink.Link) error { return h.LinkSetHardwareAddr(l, mac("02:00:00:00:00:97")) })
-	}, "enibr0 address"},
-	{"no bridge", func(h *netlink.Handle, _ datapath.Pod) error {
+	}, says: "enibr0 address"},
+	{name: "no bridge", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, datapath.DefaultBridge, h.LinkDel)
-	}, "link add name enibr0"},
-	{"something else in the bridge's place", func(h *netlink.Handle, _ datapath.Pod) error {
+	}, says: "link add name enibr0"},
+	{name: "something else in the bridge's place", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		if err := withLink(h, datapath.DefaultBridge, h.LinkDel); err != nil {
 			return err
 		}
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = datapath.DefaultBridge
 		return ignoreExists(h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "odd"}))
-	}, "link add name enibr0"},
+	}, says: "link add name enibr0"},
 }
 
 // ignoreExists is for a damage that the repair of another came before.
@@ -124,7 +125,7 @@ func ignoreExists(err error) error {
 }
 
 func eachPodRoute(h *netlink.Handle, p datapath.Pod, f func(*netlink.Route) error) error {
-	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: datapath.RouteProtocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	routes, err := h.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: claims.RouteProtocol, Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	for _, r := range routes {
 		for _, a := range p.Addrs {
 			if r.Dst != nil && r.Dst.IP.Equal(a.Addr.AsSlice()) {

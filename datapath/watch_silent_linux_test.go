@@ -15,6 +15,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 var silentRounds = flag.Int("silent-rounds", 60, "how often each pod of TestWatchIsSilent comes and goes")
@@ -155,12 +156,12 @@ func (c *churn) plant(p datapath.Pod, repairs <-chan datapath.Repair) {
 		c.t.Errorf("repaired though nothing was damaged: %v", r.Changes)
 	}
 	for _, r := range p.HostState().Routes {
-		if err := c.h.Apply(c.t.Context(), []datapath.Change{{Op: datapath.OpDelete, Item: r}}); err != nil {
+		if err := c.h.Apply(c.t.Context(), []netstate.Change{{Op: netstate.OpDelete, Item: r}}); err != nil {
 			c.t.Fatal(err)
 		}
 		select {
 		case got := <-repairs:
-			if len(got.Changes) != 1 || got.Changes[0].Item != datapath.Item(r) {
+			if len(got.Changes) != 1 || got.Changes[0].Item != netstate.Item(r) {
 				c.t.Errorf("repaired %v, want %v", got.Changes, r)
 			}
 		case <-time.After(10 * time.Second):

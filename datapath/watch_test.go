@@ -8,17 +8,19 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 var equateAddrs = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
 func TestConfirmed(t *testing.T) {
-	rule := func(s string) Change {
-		return Change{OpDelete, Rule{Priority: PriorityToPod, To: netip.MustParsePrefix(s), Table: TableMain, Protocol: ruleProtocol}}
+	rule := func(s string) netstate.Change {
+		return netstate.Change{Op: netstate.OpDelete, Item: netstate.Rule{Priority: claims.PriorityToPod, To: netip.MustParsePrefix(s), Table: netstate.TableMain, Protocol: claims.RuleProtocol}}
 	}
-	addr := Change{OpDelete, Address{Link: "ens6", Prefix: netip.MustParsePrefix("10.0.0.9/24")}}
-	got := confirmed([]Change{rule("10.0.0.1/32"), addr, rule("10.0.0.2/32")}, []Change{rule("10.0.0.2/32"), addr, rule("10.0.0.3/32")})
-	if diff := cmp.Diff([]Change{rule("10.0.0.2/32"), addr}, got, equateAddrs); diff != "" {
+	addr := netstate.Change{Op: netstate.OpDelete, Item: netstate.Address{Link: "ens6", Prefix: netip.MustParsePrefix("10.0.0.9/24")}}
+	got := confirmed([]netstate.Change{rule("10.0.0.1/32"), addr, rule("10.0.0.2/32")}, []netstate.Change{rule("10.0.0.2/32"), addr, rule("10.0.0.3/32")})
+	if diff := cmp.Diff([]netstate.Change{rule("10.0.0.2/32"), addr}, got, equateAddrs); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -32,11 +34,11 @@ func TestDrift(t *testing.T) {
 		return Pod{ContainerID: id, IfName: "eth0", Layout: PerPod, Addrs: []PodAddr{{Addr: netip.MustParseAddr(addr), Table: 2}}}
 	}
 	known, unwired, unknown, dead := pod("known", "10.0.0.1"), pod("unwired", "10.0.0.2"), pod("unknown", "10.0.0.3"), pod("dead", "10.0.0.4")
-	primary := State{Links: []Link{{Name: "ens5", MAC: "06:00:00:00:00:05", Up: true}}}
-	orphans := State{Rules: dead.HostState().Rules}
-	have := Join(n.State(), primary, known.HostState(), unknown.HostState(), orphans)
+	primary := netstate.State{Links: []netstate.Link{{Name: "ens5", MAC: "06:00:00:00:00:05", Up: true}}}
+	orphans := netstate.State{Rules: dead.HostState().Rules}
+	have := netstate.Join(n.State(), primary, known.HostState(), unknown.HostState(), orphans)
 	got := Desired{Node: n, Pods: []Pod{known, unwired}}.Drift(have)
-	want := Diff(orphans, State{})
+	want := netstate.Diff(orphans, netstate.State{})
 	if diff := cmp.Diff(want, got, equateAddrs); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -49,12 +51,12 @@ func TestDriftAcceptRA(t *testing.T) {
 	n := Node{ENIs: []ENI{{
 		ID: "eni-a", MAC: []byte{6, 0, 0, 0, 0, 5}, Link: "ens5", Addrs: []netip.Prefix{netip.MustParsePrefix("2001:db8::10/64")},
 	}}}
-	hears := Route{Dst: netip.MustParsePrefix("::/0"), Via: router6, Link: "ens5", Table: TableMain, Protocol: 9}
+	hears := netstate.Route{Dst: netip.MustParsePrefix("::/0"), Via: claims.Router6, Link: "ens5", Table: netstate.TableMain, Protocol: 9}
 	elsewhere := hears
 	elsewhere.Link = "ens9"
 	for _, tt := range []struct {
 		value, forwarding string
-		route             Route
+		route             netstate.Route
 		stays             bool
 	}{
 		{"0", "1", hears, true},
@@ -64,18 +66,18 @@ func TestDriftAcceptRA(t *testing.T) {
 		{"2", "1", hears, true},
 	} {
 		have := n.State()
-		have.Links = []Link{{Name: "ens5", MAC: "06:00:00:00:00:05", Up: true}}
-		have.Routes = []Route{tt.route}
-		have.Sysctls = []Sysctl{
-			{"net.ipv6.conf.ens5.accept_ra", tt.value}, {"net.ipv6.conf.ens5.disable_ipv6", "0"},
-			{"net.ipv6.conf.all.disable_ipv6", "0"}, {forwarding6, tt.forwarding},
+		have.Links = []netstate.Link{{Name: "ens5", MAC: "06:00:00:00:00:05", Up: true}}
+		have.Routes = []netstate.Route{tt.route}
+		have.Sysctls = []netstate.Sysctl{
+			{Key: "net.ipv6.conf.ens5.accept_ra", Value: tt.value}, {Key: "net.ipv6.conf.ens5.disable_ipv6", Value: "0"},
+			{Key: "net.ipv6.conf.all.disable_ipv6", Value: "0"}, {Key: forwarding6, Value: tt.forwarding},
 		}
-		var want []Change
+		var want []netstate.Change
 		if !tt.stays {
-			want = append(want, Change{OpAdd, Sysctl{"net.ipv6.conf.ens5.accept_ra", "2"}})
+			want = append(want, netstate.Change{Op: netstate.OpAdd, Item: netstate.Sysctl{Key: "net.ipv6.conf.ens5.accept_ra", Value: "2"}})
 		}
 		if tt.forwarding != "1" { // after accept_ra
-			want = append(want, Change{OpAdd, Sysctl{forwarding6, "1"}})
+			want = append(want, netstate.Change{Op: netstate.OpAdd, Item: netstate.Sysctl{Key: forwarding6, Value: "1"}})
 		}
 		if diff := cmp.Diff(want, Desired{Node: n}.Drift(have), equateAddrs); diff != "" {
 			t.Errorf("%+v (-want +got):\n%s", tt, diff)

@@ -134,7 +134,7 @@ func TestAnswersAreJournalledAfterCancel(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
 		inst := w.run("m5.large")
 		intents := eni.NewMemory()
-		m := w.manager(inst, eni.Config{Intents: obedient{intents}})
+		m := w.manager(inst, eni.Config{Intents: obedient{Memory: intents}})
 		_, err := m.Discover(t.Context())
 		w.check(err)
 		ctx, cancel := context.WithCancel(t.Context())

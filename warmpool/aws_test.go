@@ -185,10 +185,10 @@ func prefixes(total, free, assigned int) warmpool.Snapshot {
 func TestAWSTargetState(t *testing.T) {
 	type row struct{ total, assigned, warm, min, short, over int }
 	for _, r := range []row{
-		{3, 0, 1, 0, 0, 2}, {3, 0, 4, 0, 1, 0}, {3, 2, 3, 0, 2, 0}, {3, 0, 1, 3, 0, 0},
-		{14, 3, 6, 20, 6, 0}, {0, 0, 2, 5, 5, 0}, {5, 0, 2, 5, 0, 0}, {9, 4, 1, 6, 0, 3},
-		{5, 3, 2, 5, 0, 0}, {5, 4, 2, 5, 1, 0}, {5, 5, 2, 5, 2, 0}, {9, 5, 2, 5, 0, 2}, {12, 5, 2, 5, 0, 5},
-		{0, 0, 5, 0, 5, 0}, {6, 1, 5, 0, 0, 0}, {10, 2, 5, 0, 0, 3},
+		{total: 3, assigned: 0, warm: 1, min: 0, short: 0, over: 2}, {total: 3, assigned: 0, warm: 4, min: 0, short: 1, over: 0}, {total: 3, assigned: 2, warm: 3, min: 0, short: 2, over: 0}, {total: 3, assigned: 0, warm: 1, min: 3, short: 0, over: 0},
+		{total: 14, assigned: 3, warm: 6, min: 20, short: 6, over: 0}, {total: 0, assigned: 0, warm: 2, min: 5, short: 5, over: 0}, {total: 5, assigned: 0, warm: 2, min: 5, short: 0, over: 0}, {total: 9, assigned: 4, warm: 1, min: 6, short: 0, over: 3},
+		{total: 5, assigned: 3, warm: 2, min: 5, short: 0, over: 0}, {total: 5, assigned: 4, warm: 2, min: 5, short: 1, over: 0}, {total: 5, assigned: 5, warm: 2, min: 5, short: 2, over: 0}, {total: 9, assigned: 5, warm: 2, min: 5, short: 0, over: 2}, {total: 12, assigned: 5, warm: 2, min: 5, short: 0, over: 5},
+		{total: 0, assigned: 0, warm: 5, min: 0, short: 5, over: 0}, {total: 6, assigned: 1, warm: 5, min: 0, short: 0, over: 0}, {total: 10, assigned: 2, warm: 5, min: 0, short: 0, over: 3},
 	} {
 		d := warmpool.Plan(warmpool.AWS{WarmIPTarget: r.warm, MinimumIPTarget: r.min}, addresses(r.total, r.assigned))
 		checkSlots(t, fmt.Sprintf("%+v", r), d, r.short, r.over)
@@ -198,8 +198,8 @@ func TestAWSTargetState(t *testing.T) {
 func TestAWSTargetStatePrefixes(t *testing.T) {
 	type row struct{ total, free, assigned, warm, min, short, over int }
 	for _, r := range []row{
-		{1, 0, 1, 16, 0, 1, 0}, {3, 2, 1, 16, 0, 0, 1}, {4, 3, 1, 1, 20, 0, 2}, {2, 2, 0, 7, 20, 0, 0}, {5, 4, 3, 5, 10, 0, 4},
-		{0, 0, 0, 5, 0, 1, 0}, {1, 1, 0, 5, 0, 0, 0}, {1, 0, 12, 5, 0, 1, 0}, {2, 1, 3, 5, 0, 0, 1}, {3, 0, 3, 5, 0, 0, 0}, {3, 2, 14, 5, 0, 0, 1},
+		{total: 1, free: 0, assigned: 1, warm: 16, min: 0, short: 1, over: 0}, {total: 3, free: 2, assigned: 1, warm: 16, min: 0, short: 0, over: 1}, {total: 4, free: 3, assigned: 1, warm: 1, min: 20, short: 0, over: 2}, {total: 2, free: 2, assigned: 0, warm: 7, min: 20, short: 0, over: 0}, {total: 5, free: 4, assigned: 3, warm: 5, min: 10, short: 0, over: 4},
+		{total: 0, free: 0, assigned: 0, warm: 5, min: 0, short: 1, over: 0}, {total: 1, free: 1, assigned: 0, warm: 5, min: 0, short: 0, over: 0}, {total: 1, free: 0, assigned: 12, warm: 5, min: 0, short: 1, over: 0}, {total: 2, free: 1, assigned: 3, warm: 5, min: 0, short: 0, over: 1}, {total: 3, free: 0, assigned: 3, warm: 5, min: 0, short: 0, over: 0}, {total: 3, free: 2, assigned: 14, warm: 5, min: 0, short: 0, over: 1},
 	} {
 		d := warmpool.Plan(warmpool.AWS{WarmIPTarget: r.warm, MinimumIPTarget: r.min}, prefixes(r.total, r.free, r.assigned))
 		checkSlots(t, fmt.Sprintf("%+v", r), d, r.short, r.over)

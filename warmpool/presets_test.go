@@ -116,14 +116,14 @@ func TestTerwayReclaim(t *testing.T) {
 func TestResourceController(t *testing.T) {
 	type row struct{ used, warm, pending, cooling, dev int }
 	for _, r := range []row{
-		{0, 0, 0, 0, 3}, {0, 3, 0, 0, 0}, {2, 1, 0, 0, 2}, {2, 1, 2, 0, 0}, {2, 1, 0, 3, 2}, {2, 6, 0, 0, -3}, {0, 6, 0, 0, -3}, {0, 0, 0, 4, 3},
+		{used: 0, warm: 0, pending: 0, cooling: 0, dev: 3}, {used: 0, warm: 3, pending: 0, cooling: 0, dev: 0}, {used: 2, warm: 1, pending: 0, cooling: 0, dev: 2}, {used: 2, warm: 1, pending: 2, cooling: 0, dev: 0}, {used: 2, warm: 1, pending: 0, cooling: 3, dev: 2}, {used: 2, warm: 6, pending: 0, cooling: 0, dev: -3}, {used: 0, warm: 6, pending: 0, cooling: 0, dev: -3}, {used: 0, warm: 0, pending: 0, cooling: 4, dev: 3},
 	} {
 		s := big(r.used+r.warm+r.cooling, r.used)
 		s.ENIs[0].Cooling, s.ENIs[0].PendingSlots = r.cooling, r.pending
 		checkSlots(t, fmt.Sprintf("%+v", r), warmpool.Plan(warmpool.ResourceController{}, s), max(0, r.dev), max(0, -r.dev))
 	}
 	for _, r := range []row{
-		{0, 0, 0, 0, 1}, {15, 1, 0, 0, 0}, {16, 0, 0, 0, 1}, {3, 29, 0, 0, -1}, {3, 45, 0, 0, -2},
+		{used: 0, warm: 0, pending: 0, cooling: 0, dev: 1}, {used: 15, warm: 1, pending: 0, cooling: 0, dev: 0}, {used: 16, warm: 0, pending: 0, cooling: 0, dev: 1}, {used: 3, warm: 29, pending: 0, cooling: 0, dev: -1}, {used: 3, warm: 45, pending: 0, cooling: 0, dev: -2},
 	} {
 		total := (r.used + r.warm) / 16
 		s := prefixes(total, total-(r.used+15)/16, r.used)

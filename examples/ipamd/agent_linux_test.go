@@ -23,6 +23,7 @@ import (
 
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/eni/enitest"
 	enijournal "github.com/vpcnet/vpcnet/eni/waljournal"
@@ -391,7 +392,7 @@ func TestStartsWhenMetadataComes(t *testing.T) {
 func wantStatus(t *testing.T, s status, e enitest.ENI) {
 	t.Helper()
 	want := eniStatus{
-		ID: e.ID, MAC: e.MAC, Addrs: []netip.Prefix{netip.PrefixFrom(e.Addr, e.SubnetPrefix.Bits())}, Table: datapath.TableMain, Ready: true,
+		ID: e.ID, MAC: e.MAC, Addrs: []netip.Prefix{netip.PrefixFrom(e.Addr, e.SubnetPrefix.Bits())}, Table: netstate.TableMain, Ready: true,
 	}
 	if len(s.ENIs) == 0 || len(s.ENIs[0].Blocks) == 0 {
 		t.Fatalf("status: %+v, want an ENI with blocks", s)

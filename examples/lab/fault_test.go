@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
@@ -30,7 +31,7 @@ func TestChecksCanFail(t *testing.T) {
 		{"pod-to-pod-same-node", (*walk).checkSameNode, cutRoute(0)},
 		{"pod-to-pod-across-nodes", (*walk).checkAcrossNodes, cutRoute(1)},
 		{"no-nat-inside-vpc", (*walk).checkAcrossNodes, translateAll},
-		{"second-eni-egress", (*walk).checkSecondENI, dropRules(datapath.PriorityFromPod)},
+		{"second-eni-egress", (*walk).checkSecondENI, dropRules(1536)},
 		{"snat-to-node-primary", (*walk).checkInternet, translateNothing},
 		{"host-to-pod", (*walk).checkHostToPod, cutRoute(0)},
 		{"spoofed-source-dropped", (*walk).checkSpoofed, believeAll},
@@ -75,7 +76,7 @@ func TestChecksCanFail(t *testing.T) {
 
 // change takes items of a node's network away and returns how to put them back.
 // The agent sleeps meanwhile, because it would repair that at once.
-func change(n *node, pick func(datapath.State) []datapath.Item) (func() error, error) {
+func change(n *node, pick func(netstate.State) []netstate.Item) (func() error, error) {
 	ctx := context.Background()
 	if err := n.agent.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		return nil, err
@@ -84,15 +85,15 @@ func change(n *node, pick func(datapath.State) []datapath.Item) (func() error, e
 	if err != nil {
 		return nil, err
 	}
-	var away, back []datapath.Change
+	var away, back []netstate.Change
 	for _, item := range pick(state) {
-		away = append(away, datapath.Change{Op: datapath.OpDelete, Item: item})
-		back = append(back, datapath.Change{Op: datapath.OpAdd, Item: item})
+		away = append(away, netstate.Change{Op: netstate.OpDelete, Item: item})
+		back = append(back, netstate.Change{Op: netstate.OpAdd, Item: item})
 	}
 	if len(away) == 0 {
 		return nil, errors.New("nothing to break")
 	}
-	apply := func(changes []datapath.Change) error {
+	apply := func(changes []netstate.Change) error {
 		h, err := datapath.Open(n.ns.Path())
 		if err != nil {
 			return err
@@ -106,7 +107,7 @@ func change(n *node, pick func(datapath.State) []datapath.Item) (func() error, e
 // cutRoute takes away the routes to the pods of a node.
 func cutRoute(node int) func(*walk) (func() error, error) {
 	return func(k *walk) (func() error, error) {
-		return change(k.nodes[node], func(s datapath.State) (items []datapath.Item) {
+		return change(k.nodes[node], func(s netstate.State) (items []netstate.Item) {
 			for _, r := range s.Routes {
 				if slices.ContainsFunc(k.nodes[node].pods, func(p *pod) bool { return r.Dst.Addr() == p.addr }) {
 					items = append(items, r)
@@ -119,7 +120,7 @@ func cutRoute(node int) func(*walk) (func() error, error) {
 
 func dropRules(priority int) func(*walk) (func() error, error) {
 	return func(k *walk) (func() error, error) {
-		return change(k.nodes[0], func(s datapath.State) (items []datapath.Item) {
+		return change(k.nodes[0], func(s netstate.State) (items []netstate.Item) {
 			for _, r := range s.Rules {
 				if r.Priority == priority {
 					items = append(items, r)
@@ -169,7 +170,7 @@ func translateNothing(k *walk) (func() error, error) { return retranslate(k, sna
 func believeAll(k *walk) (func() error, error) {
 	n := k.nodes[0]
 	setting := "ipv4/conf/" + n.pods[0].hostLink + "/rp_filter"
-	mend, err := change(n, func(s datapath.State) []datapath.Item { return []datapath.Item{s.Filter} })
+	mend, err := change(n, func(s netstate.State) []netstate.Item { return []netstate.Item{s.Filter} })
 	if err != nil {
 		return nil, err
 	}

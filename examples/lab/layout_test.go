@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // TestOtherLayout restarts an agent with the other layout, and back, while its pods
@@ -46,8 +47,8 @@ func TestOtherLayout(t *testing.T) {
 		if err := h.Close(); err != nil {
 			t.Error(err)
 		}
-		single := slices.ContainsFunc(have.Rules, func(r datapath.Rule) bool {
-			return r.Priority == datapath.PriorityToPod && r.To.IsValid()
+		single := slices.ContainsFunc(have.Rules, func(r netstate.Rule) bool {
+			return r.Priority == 512 && r.To.IsValid()
 		})
 		if flat := strings.Contains(have.String(), "lookup 20000"); single == flat || flat != (layout == layoutFlat) {
 			t.Errorf("layout %s: rules of the flat one %t, of single pods %t:\n%s", layout, flat, single, have)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/eni/enitest"
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
@@ -203,12 +204,12 @@ func (n *node) pool(ctx context.Context) (poolState, error) {
 }
 
 // observe reads the node's links, addresses, routes, rules and settings.
-func (n *node) observe(ctx context.Context) (datapath.State, error) { return observe(ctx, n.ns) }
+func (n *node) observe(ctx context.Context) (netstate.State, error) { return observe(ctx, n.ns) }
 
-func observe(ctx context.Context, ns *fabric.Netns) (datapath.State, error) {
+func observe(ctx context.Context, ns *fabric.Netns) (netstate.State, error) {
 	h, err := datapath.Open(ns.Path())
 	if err != nil {
-		return datapath.State{}, err
+		return netstate.State{}, err
 	}
 	defer h.Close()
 	return h.Observe(ctx)

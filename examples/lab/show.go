@@ -10,11 +10,12 @@ import (
 	"strings"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // interfaces lists links and addresses as `ip -br addr` does, with the MAC
 // instead of link-local addresses.
-func interfaces(s datapath.State) []string {
+func interfaces(s netstate.State) []string {
 	var rows [][]string
 	for _, l := range s.Links {
 		state := "DOWN"
@@ -33,13 +34,13 @@ func interfaces(s datapath.State) []string {
 }
 
 // routes lists a route table as `ip -4 route show table` does.
-func routes(s datapath.State, table int) []string {
+func routes(s netstate.State, table int) []string {
 	var lines []string
 	for _, r := range s.Routes {
 		if r.Table != table || !r.Dst.Addr().Is4() {
 			continue
 		}
-		r.Table = datapath.TableMain // the command names the table already
+		r.Table = netstate.TableMain // the command names the table already
 		if r.Dst.Bits() == 0 {
 			lines = slices.Insert(lines, 0, r.String())
 		} else {
@@ -50,9 +51,9 @@ func routes(s datapath.State, table int) []string {
 }
 
 // rules lists the rules as `ip -4 rule` does.
-func rules(s datapath.State) []string {
+func rules(s netstate.State) []string {
 	list := slices.Clone(s.Rules)
-	slices.SortStableFunc(list, func(a, b datapath.Rule) int { return a.Priority - b.Priority })
+	slices.SortStableFunc(list, func(a, b netstate.Rule) int { return a.Priority - b.Priority })
 	var lines []string
 	for _, r := range list {
 		if r.IPv6 {
@@ -66,7 +67,7 @@ func rules(s datapath.State) []string {
 }
 
 // neighbors lists the permanent neighbours as `ip -4 neigh` does.
-func neighbors(s datapath.State) []string {
+func neighbors(s netstate.State) []string {
 	var lines []string
 	for _, n := range s.Neighbors {
 		if n.Addr.Is4() {
@@ -77,7 +78,7 @@ func neighbors(s datapath.State) []string {
 }
 
 // filter is the source map and the chains of our nftables table.
-func filter(s datapath.State) []string {
+func filter(s netstate.State) []string {
 	return strings.Split(strings.TrimRight(s.Filter.String(), "\n"), "\n")
 }
 
@@ -105,7 +106,7 @@ func slots(addrs, prefixes int) string {
 }
 
 func tableName(t int) string {
-	if t == datapath.TableMain {
+	if t == netstate.TableMain {
 		return "main"
 	}
 	return strconv.Itoa(t)

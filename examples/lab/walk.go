@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
@@ -91,7 +92,7 @@ func (k *walk) startAgents(ctx context.Context) error {
 		return err
 	}
 	k.p.command(n.name, "ip -br addr", interfaces(before))
-	k.p.command(n.name, "ip route", routes(before, datapath.TableMain))
+	k.p.command(n.name, "ip route", routes(before, netstate.TableMain))
 	k.p.command(n.name, "ip rule", rules(before))
 
 	done := k.p.progress("starting ipamd on %d nodes", len(k.nodes))
@@ -226,7 +227,7 @@ func (k *walk) showNodes(ctx context.Context) error {
 			return err
 		}
 		k.p.command(n.name, "ip rule", rules(s))
-		k.p.command(n.name, "ip route", routes(s, datapath.TableMain))
+		k.p.command(n.name, "ip route", routes(s, netstate.TableMain))
 		if k.o.Layout == layoutFlat {
 			k.p.command(n.name, fmt.Sprintf("ip route show table %d", datapath.TablePods), routes(s, datapath.TablePods))
 		}
@@ -244,7 +245,7 @@ func (k *walk) showNodes(ctx context.Context) error {
 		}
 		k.p.text(`The flat layout's map from source address to ENI. It follows the ENIs, not the pods: an address is in
 			it from the moment it is on the ENI.`)
-		k.p.command(k.nodes[0].name, "nft list table inet "+datapath.FilterTable, filter(s))
+		k.p.command(k.nodes[0].name, "nft list table inet "+netstate.FilterTable, filter(s))
 	}
 	return nil
 }
@@ -261,7 +262,7 @@ func (k *walk) showPod(ctx context.Context) error {
 		return err
 	}
 	k.p.command(p.name, "ip -br addr", interfaces(s))
-	k.p.command(p.name, "ip route", routes(s, datapath.TableMain))
+	k.p.command(p.name, "ip route", routes(s, netstate.TableMain))
 	k.p.command(p.name, "ip neigh", neighbors(s))
 	return nil
 }

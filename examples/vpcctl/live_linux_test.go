@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/trace"
 	"github.com/vpcnet/vpcnet/internal/fabric"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"github.com/vpcnet/vpcnet/snat"
@@ -234,10 +235,10 @@ func (l *liveNode) trace(t *testing.T, src, dst netip.Addr, told, untold string)
 }
 
 // traced runs "vpcctl trace" and compares the names of faults.
-func traced(t *testing.T, want string, args ...string) datapath.Path {
+func traced(t *testing.T, want string, args ...string) trace.Path {
 	t.Helper()
 	code, out, stderr := vpcctl(t, append([]string{"trace", "-o", "json"}, args...)...)
-	var path datapath.Path
+	var path trace.Path
 	if err := json.Unmarshal([]byte(out), &path); err != nil || path.OK() != (code == 0) {
 		t.Fatalf("%v: exit %d, %v: %s", args, code, err, stderr)
 	}

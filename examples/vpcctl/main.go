@@ -26,7 +26,7 @@ var commands = []command{
 	{"pool", "simulate, plan and tune warm pool policies", pool},
 	{"max-pods", "tell how many pods an instance type can carry", maxPods},
 	{"sweep", "delete ENIs that nodes left behind", sweep},
-	{"trace", "explain a packet's way and name what is wrong with it", trace},
+	{"trace", "explain a packet's way and name what is wrong with it", runTrace},
 	{"preflight", "report what else on a node configures interfaces, and keep it away", preflightCheck},
 	{"state", "save a node's network state, and compare two", state},
 }

@@ -13,7 +13,8 @@ import (
 	"os"
 	"slices"
 
-	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/datapath/trace"
 )
 
 var stateCommands = []command{
@@ -83,7 +84,7 @@ func stateDiff(ctx context.Context, std stdio, args []string) error {
 
 // differences prints what leads from one view to another, part by part, and
 // reports whether there is anything. The node's part stands first, as it is.
-func differences(out io.Writer, from, to datapath.View) bool {
+func differences(out io.Writer, from, to trace.View) bool {
 	found := false
 	part := func(title string, lines []string) {
 		if found = found || len(lines) > 0; len(lines) > 0 && title != "" {
@@ -105,9 +106,9 @@ func differences(out io.Writer, from, to datapath.View) bool {
 	return found
 }
 
-func steps(from, to datapath.State) []string {
+func steps(from, to netstate.State) []string {
 	var lines []string
-	for _, c := range datapath.Diff(from, to) {
+	for _, c := range netstate.Diff(from, to) {
 		lines = append(lines, c.String())
 	}
 	return lines
@@ -129,7 +130,7 @@ func changedLines(from, to []string) []string {
 	return lines
 }
 
-func translationLines(t *datapath.Translation) []string {
+func translationLines(t *trace.Translation) []string {
 	if t == nil {
 		return nil
 	}
@@ -146,7 +147,7 @@ func translationLines(t *datapath.Translation) []string {
 	return append(lines, t.Odd...)
 }
 
-func chainLines(chains []datapath.OtherChain) []string {
+func chainLines(chains []trace.OtherChain) []string {
 	var lines []string
 	for _, c := range chains {
 		lines = append(lines, c.String())

@@ -8,9 +8,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"github.com/vpcnet/vpcnet/datapath/trace"
 	"net/netip"
-
-	"github.com/vpcnet/vpcnet/datapath"
 )
 
 const traceAbout = `trace explains the way of a packet from a pod, or from the node, to a destination
@@ -33,7 +32,7 @@ in nftables, and not read; services are not translated: ask about an endpoint.`
 var errFault = errors.New("fault")
 
 // trace runs "vpcctl trace".
-func trace(ctx context.Context, std stdio, args []string) error {
+func runTrace(ctx context.Context, std stdio, args []string) error {
 	fs := flag.NewFlagSet("trace", flag.ContinueOnError)
 	var w where
 	w.register(fs)
@@ -67,14 +66,14 @@ func trace(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return err
 	}
-	flow := datapath.Flow{Src: src, Dst: dst, HostLink: *link, Proto: *proto, Port: uint16(*port)}
+	flow := trace.Flow{Src: src, Dst: dst, HostLink: *link, Proto: *proto, Port: uint16(*port)}
 	if err := flow.Validate(); err != nil {
 		return wrong(fs, std, err.Error())
 	}
 	if flow.HostLink == "" {
 		flow.HostLink = s.linkOf(src)
 	}
-	path := datapath.Trace(s.View, flow)
+	path := trace.Trace(s.View, flow)
 	if *state == "" {
 		if err := w.confirm(ctx, &path); err != nil {
 			return err
@@ -84,18 +83,13 @@ func trace(ctx context.Context, std stdio, args []string) error {
 }
 
 // confirm adds the kernel's own answer where it is another.
-func (w *where) confirm(ctx context.Context, path *datapath.Path) error {
-	h, err := datapath.Open(w.netns)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	faults, err := h.Confirm(ctx, *path)
+func (w *where) confirm(ctx context.Context, path *trace.Path) error {
+	faults, err := trace.Confirm(ctx, w.netns, *path)
 	path.Faults = append(path.Faults, faults...)
 	return err
 }
 
-func printPath(std stdio, path datapath.Path, format string) error {
+func printPath(std stdio, path trace.Path, format string) error {
 	if format == "json" {
 		enc := json.NewEncoder(std.out)
 		enc.SetIndent("", "  ")

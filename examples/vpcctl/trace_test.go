@@ -17,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/datapath/trace"
 )
 
 // savedNode writes the state of a node with one pod on a secondary ENI, changed
@@ -29,19 +31,19 @@ func savedNode(t *testing.T, breakIt func(*saved)) string {
 			Sources: []netip.Prefix{netip.MustParsePrefix("10.0.0.112/28")}},
 	}}
 	pod := datapath.Pod{ContainerID: "c1", IfName: "eth0", Addrs: []datapath.PodAddr{{Addr: netip.MustParseAddr("10.0.0.113"), Table: 2}}}
-	system := datapath.State{
-		Links:     []datapath.Link{{Name: "ens5", MAC: "06:00:00:00:00:05", MTU: 9001, Up: true}},
-		Addresses: []datapath.Address{{Link: "ens5", Prefix: netip.MustParsePrefix("10.0.0.10/24")}},
-		Routes: []datapath.Route{{
-			Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.0.0.1"), Link: "ens5", Table: datapath.TableMain, Protocol: 3,
+	system := netstate.State{
+		Links:     []netstate.Link{{Name: "ens5", MAC: "06:00:00:00:00:05", MTU: 9001, Up: true}},
+		Addresses: []netstate.Address{{Link: "ens5", Prefix: netip.MustParsePrefix("10.0.0.10/24")}},
+		Routes: []netstate.Route{{
+			Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.0.0.1"), Link: "ens5", Table: netstate.TableMain, Protocol: 3,
 		}},
-		Rules: []datapath.Rule{{Priority: 0, Table: 255, Protocol: 2}, {Priority: 32766, Table: 254, Protocol: 2}},
+		Rules: []netstate.Rule{{Priority: 0, Table: 255, Protocol: 2}, {Priority: 32766, Table: 254, Protocol: 2}},
 	}
 	s := saved{
-		View: datapath.View{
-			Node:    datapath.Join(system, n.State(), pod.HostState()),
+		View: trace.View{
+			Node:    netstate.Join(system, n.State(), pod.HostState()),
 			Desired: &datapath.Desired{Node: n},
-			Translation: &datapath.Translation{
+			Translation: &trace.Translation{
 				To: netip.MustParseAddr("10.0.0.10"), Link: "ens5", Mark: datapath.MarkPrimary, HostLinkPrefix: "eni",
 				Inside: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
 			},
@@ -84,11 +86,11 @@ func TestTrace(t *testing.T) {
 func TestTraceFault(t *testing.T) {
 	file := savedNode(t, func(s *saved) { s.Node.Filter.Sources = nil })
 	code, out, stderr := vpcctl(t, "trace", "-state", file, "-o", "json", "10.0.0.113", "10.0.3.4")
-	var path datapath.Path
+	var path trace.Path
 	if err := json.Unmarshal([]byte(out), &path); err != nil || code != 3 {
 		t.Fatalf("exit %d, %v, stderr %s", code, err, stderr)
 	}
-	if !path.Has(datapath.FaultMissingMark) || !path.Has(datapath.FaultWrongENI) || stderr != "" {
+	if !path.Has(trace.FaultMissingMark) || !path.Has(trace.FaultWrongENI) || stderr != "" {
 		t.Errorf("faults = %v, stderr %q", path.Faults, stderr)
 	}
 }
@@ -139,10 +141,10 @@ func TestStateDiff(t *testing.T) {
 
 // TestStateDiffParts changes what is beside the node's own state.
 func TestStateDiffParts(t *testing.T) {
-	route := datapath.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("169.254.1.1"), Link: "eth0", Table: datapath.TableMain, Protocol: datapath.RouteProtocol}
+	route := netstate.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("169.254.1.1"), Link: "eth0", Table: netstate.TableMain, Protocol: 118}
 	with := func(f func(*saved)) string {
 		return savedNode(t, func(s *saved) {
-			s.Sandbox = &datapath.State{Routes: []datapath.Route{route}}
+			s.Sandbox = &netstate.State{Routes: []netstate.Route{route}}
 			if f != nil {
 				f(s)
 			}
@@ -165,7 +167,7 @@ func TestStateDiffParts(t *testing.T) {
 `},
 		{"no mark", with(func(s *saved) { s.Translation.Mark = 0 }), 3, "# the translation of sources\n- packets from eni* get the mark 0x80\n"},
 		{"another program", with(func(s *saved) {
-			s.Filters = []datapath.OtherChain{{Family: "ip", Table: "filter", Chain: "FORWARD", Drops: true}}
+			s.Filters = []trace.OtherChain{{Family: "ip", Table: "filter", Chain: "FORWARD", Drops: true}}
 		}), 3, "# other programs' chains\n+ ip filter FORWARD (policy drop)\n"},
 	} {
 		code, out, stderr := vpcctl(t, "state", "diff", whole, c.file)

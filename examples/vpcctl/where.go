@@ -14,12 +14,13 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/trace"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
 // saved is a node's network with what the agent knows of it.
 type saved struct {
-	datapath.View
+	trace.View
 	Pods []podAddr `json:"pods,omitempty"`
 }
 
@@ -77,12 +78,8 @@ func (w *where) read(ctx context.Context, file string) (saved, error) {
 // observe reads the kernel, the translation and the agent.
 func (w *where) observe(ctx context.Context) (saved, error) {
 	var s saved
-	h, err := datapath.Open(w.netns)
-	if err != nil {
-		return s, err
-	}
-	defer h.Close()
-	if s.View, err = h.View(ctx, w.sandbox); err != nil {
+	var err error
+	if s.View, err = trace.Observe(ctx, w.netns, w.sandbox); err != nil {
 		return s, err
 	}
 	s.External = w.external
@@ -106,7 +103,7 @@ func (w *where) observe(ctx context.Context) (saved, error) {
 }
 
 // translation reads how the node translates sources; nil is not at all.
-func (w *where) translation(ctx context.Context) (*datapath.Translation, error) {
+func (w *where) translation(ctx context.Context) (*trace.Translation, error) {
 	h, err := snat.Open(w.netns)
 	if err != nil {
 		return nil, err
@@ -120,7 +117,7 @@ func (w *where) translation(ctx context.Context) (*datapath.Translation, error) 
 	if !ok {
 		return nil, nil
 	}
-	translation := datapath.Translation(t)
+	translation := trace.Translation(t)
 	return &translation, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
@@ -180,11 +181,11 @@ func addHost(h *netlink.Handle, link netlink.Link, p datapath.Pod) error {
 	if err != nil {
 		return err
 	}
-	route := &netlink.Route{LinkIndex: index, Table: datapath.TablePods, Scope: netlink.SCOPE_LINK, Dst: full(p.Addrs[0]), Protocol: datapath.RouteProtocol}
+	route := &netlink.Route{LinkIndex: index, Table: datapath.TablePods, Scope: netlink.SCOPE_LINK, Dst: full(p.Addrs[0]), Protocol: 118}
 	if p.Layout == datapath.Flat {
 		return h.RouteReplace(route)
 	}
-	route.Table = datapath.TableMain
+	route.Table = netstate.TableMain
 	if err := h.RouteReplace(route); err != nil {
 		return err
 	}
@@ -199,8 +200,8 @@ func addHost(h *netlink.Handle, link netlink.Link, p datapath.Pod) error {
 // rulesOf are the rules of a pod in the layout per-pod.
 func rulesOf(p datapath.Pod) []*netlink.Rule {
 	to, from := netlink.NewRule(), netlink.NewRule()
-	to.Priority, to.Dst, to.Table = datapath.PriorityToPod, full(p.Addrs[0]), datapath.TableMain
-	from.Priority, from.Src, from.Table = datapath.PriorityFromPod, full(p.Addrs[0]), p.Addrs[0].Table
+	to.Priority, to.Dst, to.Table = 512, full(p.Addrs[0]), netstate.TableMain
+	from.Priority, from.Src, from.Table = 1536, full(p.Addrs[0]), p.Addrs[0].Table
 	return []*netlink.Rule{to, from}
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/fabric"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
@@ -110,7 +111,7 @@ const traveller0 = 2400
 // map of the flat layout gets an element for each.
 func (n *node) crowd(p datapath.Pod, pods int) {
 	n.b.Helper()
-	var s datapath.State
+	var s netstate.State
 	var sources []netip.Prefix
 	for k := 1; k <= pods; k++ {
 		q := n.pod(k)
@@ -121,7 +122,7 @@ func (n *node) crowd(p datapath.Pod, pods int) {
 		s.Routes, s.Rules = append(s.Routes, h.Routes...), append(s.Rules, h.Rules...)
 		sources = append(sources, h.Routes[0].Dst)
 	}
-	if err := n.h.Apply(n.b.Context(), datapath.Diff(datapath.State{}, s)); err != nil {
+	if err := n.h.Apply(n.b.Context(), netstate.Diff(netstate.State{}, s)); err != nil {
 		n.b.Fatal(err)
 	}
 	for _, own := range []int{0, traveller0} {

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
-	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
@@ -200,7 +200,7 @@ func (c *clockTest) addThird(t *testing.T, since time.Time) (time.Duration, erro
 func (c *clockTest) repair(t *testing.T) {
 	route := c.route(t)
 	start := time.Now()
-	if err := c.w.kernel.Apply(t.Context(), datapath.Diff(datapath.State{Routes: []datapath.Route{route}}, datapath.State{})); err != nil {
+	if err := c.w.kernel.Apply(t.Context(), netstate.Diff(netstate.State{Routes: []netstate.Route{route}}, netstate.State{})); err != nil {
 		t.Fatal(err)
 	}
 	for {

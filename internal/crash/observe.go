@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/eni/enitest"
 	"github.com/vpcnet/vpcnet/internal/fabric"
@@ -112,7 +113,7 @@ func (w *world) refused(ctx context.Context, err error) {
 
 // drift compares the kernel with what follows from the agent's network and from
 // the runtime's pods, whose tables are those of the ENIs that EC2 has them on.
-func (w *world) drift(s status, p picture, state datapath.State) ([]string, error) {
+func (w *world) drift(s status, p picture, state netstate.State) ([]string, error) {
 	if p.Agent.Trouble != "" {
 		return nil, nil // notReady says so
 	}

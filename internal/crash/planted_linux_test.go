@@ -20,6 +20,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
@@ -132,8 +133,8 @@ func TestPlanted(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer h.Close()
-			both := datapath.State{Addresses: []datapath.Address{{Link: ifName, Prefix: netip.PrefixFrom(l.a.addr, 32)}}}
-			if err := h.Apply(t.Context(), datapath.Diff(datapath.State{}, both)); err != nil {
+			both := netstate.State{Addresses: []netstate.Address{{Link: ifName, Prefix: netip.PrefixFrom(l.a.addr, 32)}}}
+			if err := h.Apply(t.Context(), netstate.Diff(netstate.State{}, both)); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -143,8 +144,8 @@ func TestPlanted(t *testing.T) {
 		}},
 		{drifted, func(t *testing.T, l *plant) {
 			l.freeze(t)
-			gone := datapath.State{Routes: []datapath.Route{l.route(t)}}
-			if err := l.w.kernel.Apply(t.Context(), datapath.Diff(gone, datapath.State{})); err != nil {
+			gone := netstate.State{Routes: []netstate.Route{l.route(t)}}
+			if err := l.w.kernel.Apply(t.Context(), netstate.Diff(gone, netstate.State{})); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -236,7 +237,7 @@ func (l *plant) owner(t *testing.T) string {
 }
 
 // route is that to pod a.
-func (l *plant) route(t *testing.T) datapath.Route {
+func (l *plant) route(t *testing.T) netstate.Route {
 	t.Helper()
 	state, err := l.w.kernel.Observe(t.Context())
 	if err != nil {
@@ -248,5 +249,5 @@ func (l *plant) route(t *testing.T) datapath.Route {
 		}
 	}
 	t.Fatalf("no route leads to %s", l.a.link)
-	return datapath.Route{}
+	return netstate.Route{}
 }

@@ -133,9 +133,9 @@ func (s *suite) questions() (all []question) {
 		for _, eni := range []int{primary, second, secondCard} {
 			for i, k := range s.serviceKinds() {
 				for _, from := range []*end{&far.end, &far.pods["second"].end, s.internet, s.peer} {
-					all = append(all, question{from, &near.pods[k.name].end, eni, nodePort(i), family})
+					all = append(all, question{from: from, pod: &near.pods[k.name].end, eni: eni, port: nodePort(i), family: family})
 				}
-				all = append(all, question{s.peer, &far.pods[k.name].end, eni, farPort(i), family})
+				all = append(all, question{from: s.peer, pod: &far.pods[k.name].end, eni: eni, port: farPort(i), family: family})
 			}
 		}
 	}

@@ -36,7 +36,7 @@ func (s setting) String() string {
 func TestSuite(t *testing.T) {
 	for _, layout := range []datapath.Layout{datapath.Flat, datapath.PerPod} {
 		for _, enforcement := range []datapath.Enforcement{"", datapath.Standard, datapath.Strict} {
-			with := setting{layout, enforcement}
+			with := setting{layout: layout, enforcement: enforcement}
 			t.Run(with.String(), func(t *testing.T) {
 				s := newSuite(t, with)
 				t.Run("no drift", s.noDrift)

@@ -73,12 +73,12 @@ func (s *suite) rows() (all []row) {
 			p := &near.pods[k.name].end
 			for _, to := range pods {
 				if to.ns != p.ns {
-					all = append(all, row{p, to, family})
+					all = append(all, row{from: p, to: to, family: family})
 				}
 			}
 			for _, from := range places {
 				if from != s.internet || family == 1 || eniKinds[k.eni].public && eniKinds[k.eni].offset == k.offset {
-					all = append(all, row{from, p, family})
+					all = append(all, row{from: from, to: p, family: family})
 				}
 			}
 		}

@@ -100,7 +100,7 @@ func history(t testing.TB) (all []moment) {
 	dir := t.TempDir()
 	l, _ := mustOpen(t, dir, config())
 	var want []string
-	add := func() { all = append(all, moment{files(t, dir), slices.Clone(want)}) }
+	add := func() { all = append(all, moment{files: files(t, dir), want: slices.Clone(want)}) }
 	add()
 	for i := range 40 {
 		var batch []string
@@ -245,7 +245,7 @@ func TestSpliced(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		m = moment{files(t, dir), []string{"side0", "side1", "side2", "side3"}}
+		m = moment{files: files(t, dir), want: []string{"side0", "side1", "side2", "side3"}}
 		logs[word] = m.files["pool.log"]
 		_ = l.Close()
 	}

@@ -71,15 +71,15 @@ type process struct {
 func (w *world) boot(killAt int) *process {
 	w.t.Helper()
 	life := newLife(killAt)
-	pool, err := ipam.Open(ipam.Config{Journal: mortalJournal{life, w.disk}, Cooldown: 30 * time.Second, Witness: w.uses})
+	pool, err := ipam.Open(ipam.Config{Journal: mortalJournal{life: life, Journal: w.disk}, Cooldown: 30 * time.Second, Witness: w.uses})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	cfg := agent.Config{
-		Pool: pool, Provider: mortalProvider{life, w.cloud}, Links: mortalLinks{life, w.kernel},
+		Pool: pool, Provider: mortalProvider{life: life, Provider: w.cloud}, Links: mortalLinks{life: life, Links: w.kernel},
 		Policy: warmpool.AWS{WarmIPTarget: 2, MinimumIPTarget: 4},
 		Limits: []warmpool.Limits{{MaxENIs: w.cloud.maxENIs, SlotsPerENI: w.cloud.slots, AddressesPerSlot: 1}},
-		Rand:   func() float64 { return 0.5 }, Kernel: podKernel{w}, Notify: w.note,
+		Rand:   func() float64 { return 0.5 }, Kernel: podKernel{world: w}, Notify: w.note,
 	}
 	if w.cloud.prefixes {
 		cfg.Limits[0].AddressesPerSlot = 16
@@ -97,7 +97,7 @@ func (w *world) boot(killAt int) *process {
 			w.t.Error(err)
 		}
 	}()
-	return &process{w, a, life, pool, func() { cancel(); <-done }}
+	return &process{world: w, Agent: a, life: life, pool: pool, stop: func() { cancel(); <-done }}
 }
 
 func attachment(pod string) ipam.Attachment {

@@ -77,7 +77,7 @@ func (c *cloud) copyENIs() []agent.ENI {
 	return out
 }
 
-func (c *cloud) record() { c.history = append(c.history, past{time.Now(), c.copyENIs()}) }
+func (c *cloud) record() { c.history = append(c.history, past{at: time.Now(), enis: c.copyENIs()}) }
 
 func (c *cloud) violated(format string, args ...any) {
 	c.broken = append(c.broken, fmt.Sprintf(format, args...))

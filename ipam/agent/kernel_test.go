@@ -349,7 +349,7 @@ func TestNothingWithoutTheKernel(t *testing.T) {
 		w := newWorld(t)
 		var log bytes.Buffer
 		w.config = func(c *agent.Config) {
-			c.Kernel, c.Logger = blindKernel{podKernel{w}}, slog.New(slog.NewTextHandler(&log, nil))
+			c.Kernel, c.Logger = blindKernel{podKernel: podKernel{world: w}}, slog.New(slog.NewTextHandler(&log, nil))
 		}
 		p := w.boot(0)
 		if err := p.add("a", time.Minute); err == nil {
@@ -376,7 +376,7 @@ func (k slowKernel) Dead(ctx context.Context, held []ipam.Allocation) ([]ipam.Al
 func TestAddressOfAnotherPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.config = func(c *agent.Config) { c.Kernel = slowKernel{podKernel{w}} }
+		w.config = func(c *agent.Config) { c.Kernel = slowKernel{podKernel: podKernel{world: w}} }
 		p := w.boot(0)
 		defer p.stop()
 		p.fill(0, 1)

@@ -24,16 +24,16 @@ type rival struct {
 }
 
 var rivals = []rival{
-	{"WARM_ENI_TARGET=1", warmpool.AWS{WarmENITarget: 1}, warmpool.Band{Low: 5, High: 17, Batch: 8}, ""},
-	{"WARM_IP_TARGET=2", warmpool.AWS{WarmIPTarget: 2}, warmpool.Band{High: 2, Batch: 1, HoldDown: 10 * time.Second}, "rollout"},
-	{"WARM_IP_TARGET=5, MINIMUM_IP_TARGET=10", warmpool.AWS{WarmIPTarget: 5, MinimumIPTarget: 10}, warmpool.Band{High: 5, HoldDown: 10 * time.Second}, ""},
-	{"Cilium", warmpool.Cilium{}, warmpool.Band{Low: 2, High: 6, HoldDown: 24 * time.Hour}, ""},
-	{"Cilium, release", warmpool.Cilium{Release: true}, warmpool.Band{}, ""},
-	{"Azure v1", warmpool.AzureV1{}, warmpool.Band{High: 7, Batch: 2, HoldDown: 24 * time.Hour}, ""},
-	{"Azure v2", warmpool.AzureV2{}, warmpool.Band{}, ""},
-	{"Terway 0 to 5", warmpool.Terway{MaxIdle: 5}, warmpool.Band{}, "churn rollout cron diurnal"},
-	{"Terway 5 to 10", warmpool.Terway{MinIdle: 5, MaxIdle: 10}, warmpool.Band{HoldDown: time.Minute}, ""},
-	{"resource controller", warmpool.ResourceController{}, warmpool.Band{Low: 2, High: 2, Batch: 1, HoldDown: 10 * time.Second}, ""},
+	{name: "WARM_ENI_TARGET=1", policy: warmpool.AWS{WarmENITarget: 1}, band: warmpool.Band{Low: 5, High: 17, Batch: 8}, unbeaten: ""},
+	{name: "WARM_IP_TARGET=2", policy: warmpool.AWS{WarmIPTarget: 2}, band: warmpool.Band{High: 2, Batch: 1, HoldDown: 10 * time.Second}, unbeaten: "rollout"},
+	{name: "WARM_IP_TARGET=5, MINIMUM_IP_TARGET=10", policy: warmpool.AWS{WarmIPTarget: 5, MinimumIPTarget: 10}, band: warmpool.Band{High: 5, HoldDown: 10 * time.Second}, unbeaten: ""},
+	{name: "Cilium", policy: warmpool.Cilium{}, band: warmpool.Band{Low: 2, High: 6, HoldDown: 24 * time.Hour}, unbeaten: ""},
+	{name: "Cilium, release", policy: warmpool.Cilium{Release: true}, band: warmpool.Band{}, unbeaten: ""},
+	{name: "Azure v1", policy: warmpool.AzureV1{}, band: warmpool.Band{High: 7, Batch: 2, HoldDown: 24 * time.Hour}, unbeaten: ""},
+	{name: "Azure v2", policy: warmpool.AzureV2{}, band: warmpool.Band{}, unbeaten: ""},
+	{name: "Terway 0 to 5", policy: warmpool.Terway{MaxIdle: 5}, band: warmpool.Band{}, unbeaten: "churn rollout cron diurnal"},
+	{name: "Terway 5 to 10", policy: warmpool.Terway{MinIdle: 5, MaxIdle: 10}, band: warmpool.Band{HoldDown: time.Minute}, unbeaten: ""},
+	{name: "resource controller", policy: warmpool.ResourceController{}, band: warmpool.Band{Low: 2, High: 2, Batch: 1, HoldDown: 10 * time.Second}, unbeaten: ""},
 }
 
 // TestBandAgainstPresets holds what docs/warm-pool.md says: nothing beats the

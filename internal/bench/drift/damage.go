@@ -7,11 +7,12 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // damage is a change that a hostile or careless program makes to a piece of ours.
 type damage struct {
-	datapath.Change
+	netstate.Change
 	// slow means that after the repair the kernel takes up to two seconds until it
 	// asks for a neighbour again; packets may pass for a moment before it does.
 	slow bool
@@ -28,41 +29,41 @@ const slowBound = 2500 * time.Millisecond
 // links another MAC, each setting that the kernel reports another value, and the
 // table of nftables deleted.
 func damages(d datapath.Desired) (all []damage) {
-	states := []datapath.State{d.Node.State()}
+	states := []netstate.State{d.Node.State()}
 	for _, p := range d.Pods {
 		states = append(states, p.HostState())
 	}
-	for _, c := range datapath.Diff(datapath.State{}, datapath.Join(states...)) {
+	for _, c := range netstate.Diff(netstate.State{}, netstate.Join(states...)) {
 		switch i := c.Item.(type) {
-		case datapath.Link:
+		case netstate.Link:
 			other := i
 			other.MTU = 1300
-			all = append(all, damage{Change: datapath.Change{Op: datapath.OpAdd, Item: other}})
+			all = append(all, damage{Change: netstate.Change{Op: netstate.OpAdd, Item: other}})
 			other = i
 			other.Up = false
-			all = append(all, damage{datapath.Change{Op: datapath.OpAdd, Item: other}, true})
+			all = append(all, damage{netstate.Change{Op: netstate.OpAdd, Item: other}, true})
 			if i.Kind == "veth" && i.Peer != "" {
 				other = i
 				other.MAC = "02:00:00:00:00:98"
-				all = append(all, damage{Change: datapath.Change{Op: datapath.OpAdd, Item: other}})
+				all = append(all, damage{Change: netstate.Change{Op: netstate.OpAdd, Item: other}})
 			}
-		case datapath.Sysctl:
+		case netstate.Sysctl:
 			if strings.HasSuffix(i.Key, ".rp_filter") || strings.HasSuffix(i.Key, "forward") || strings.HasSuffix(i.Key, "forwarding") {
-				other := datapath.Sysctl{Key: i.Key, Value: "0"}
+				other := netstate.Sysctl{Key: i.Key, Value: "0"}
 				if i.Value == "0" || strings.HasSuffix(i.Key, ".rp_filter") {
 					other.Value = "1"
 				}
-				all = append(all, damage{Change: datapath.Change{Op: datapath.OpAdd, Item: other}})
+				all = append(all, damage{Change: netstate.Change{Op: netstate.OpAdd, Item: other}})
 			}
-		case datapath.Address:
-			all = append(all, damage{datapath.Change{Op: datapath.OpDelete, Item: i}, true})
-		case datapath.Filter:
+		case netstate.Address:
+			all = append(all, damage{netstate.Change{Op: netstate.OpDelete, Item: i}, true})
+		case netstate.Filter:
 			for _, e := range i.Sources {
-				all = append(all, damage{Change: datapath.Change{Op: datapath.OpDelete, Item: e}})
+				all = append(all, damage{Change: netstate.Change{Op: netstate.OpDelete, Item: e}})
 			}
-			all = append(all, damage{Change: datapath.Change{Op: datapath.OpDelete, Item: i}})
+			all = append(all, damage{Change: netstate.Change{Op: netstate.OpDelete, Item: i}})
 		default:
-			all = append(all, damage{Change: datapath.Change{Op: datapath.OpDelete, Item: i}})
+			all = append(all, damage{Change: netstate.Change{Op: netstate.OpDelete, Item: i}})
 		}
 	}
 	return all

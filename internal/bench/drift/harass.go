@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // patience is how long a repair may take before it counts as none.
@@ -56,7 +57,7 @@ func harass(ctx context.Context, o options, layout datapath.Layout) (r row, err 
 	if err != nil {
 		return r, err
 	}
-	r.Foreign = len(datapath.Diff(before, after))
+	r.Foreign = len(netstate.Diff(before, after))
 	return r, nil
 }
 
@@ -121,7 +122,7 @@ func (n *node) rage(ctx context.Context, o options, r *row, w rounds) (windows [
 		if d.slow {
 			bound = max(bound, slowBound)
 		}
-		if err := n.hostile.Apply(ctx, []datapath.Change{d.Change}); err != nil {
+		if err := n.hostile.Apply(ctx, []netstate.Change{d.Change}); err != nil {
 			return windows, fmt.Errorf("%s: %w", d, err)
 		}
 		took, ok, err := n.repaired(ctx, w.repairs)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
@@ -43,21 +44,21 @@ func TestEveryDamage(t *testing.T) {
 	kinds := map[string]int{}
 	for _, d := range damages(n.want) {
 		switch d.Item.(type) {
-		case datapath.Link:
+		case netstate.Link:
 			kinds["link"]++
-		case datapath.Address:
+		case netstate.Address:
 			kinds["address"]++
-		case datapath.Route:
+		case netstate.Route:
 			kinds["route"]++
-		case datapath.Rule:
+		case netstate.Rule:
 			kinds["rule"]++
-		case datapath.Neighbor:
+		case netstate.Neighbor:
 			kinds["neighbor"]++
-		case datapath.Sysctl:
+		case netstate.Sysctl:
 			kinds["sysctl"]++
-		case datapath.Source:
+		case netstate.Source:
 			kinds["source"]++
-		case datapath.Filter:
+		case netstate.Filter:
 			kinds["filter"]++
 		}
 	}

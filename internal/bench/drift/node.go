@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
@@ -106,16 +107,16 @@ func (n *node) addPod(ctx context.Context, layout datapath.Layout) (err error) {
 // addForeign makes what resembles ours and belongs to others.
 func (n *node) addForeign(ctx context.Context) error {
 	const bootProtocol, table = 3, 77
-	return n.h.Apply(ctx, datapath.Diff(datapath.State{}, datapath.State{
-		Rules: []datapath.Rule{
+	return n.h.Apply(ctx, netstate.Diff(netstate.State{}, netstate.State{
+		Rules: []netstate.Rule{
 			{Priority: 700, From: netip.PrefixFrom(n.want.Pods[0].Addrs[0].Addr, 32), Table: table, Protocol: bootProtocol},
 			{Priority: 1536, Mark: 0x100, Mask: 0x100, Table: table, Protocol: bootProtocol},
 		},
-		Routes: []datapath.Route{
+		Routes: []netstate.Route{
 			{Dst: netip.MustParsePrefix("192.0.2.0/24"), Link: "ens5", Table: table, Protocol: bootProtocol},
 			{Dst: netip.MustParsePrefix("2001:db8:77::/48"), Link: "ens5", Table: table, Protocol: bootProtocol},
 		},
-		Neighbors: []datapath.Neighbor{{Link: "ens5", Addr: netip.MustParseAddr("10.0.0.77"), MAC: "02:00:00:00:00:77"}},
+		Neighbors: []netstate.Neighbor{{Link: "ens5", Addr: netip.MustParseAddr("10.0.0.77"), MAC: "02:00:00:00:00:77"}},
 	}))
 }
 

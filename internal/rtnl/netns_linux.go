@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package rtnl
 
 import (
 	"errors"
@@ -11,23 +11,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownNetns is the network namespace of the calling thread; /proc/self would be
+// OwnNetns is the network namespace of the calling thread; /proc/self would be
 // that of the process's first thread.
-const ownNetns = "/proc/thread-self/ns/net"
+const OwnNetns = "/proc/thread-self/ns/net"
 
-// openNetns opens the network namespace at path.
-func openNetns(path string) (*os.File, error) {
+// errNotNetns is the end of an error text that begins with a path.
+var errNotNetns = errors.New("not a network namespace")
+
+// IsNoNetns reports whether err, of openNetnsFile, says that nothing is at the path or
+// something else than a network namespace.
+func IsNoNetns(err error) bool {
+	return errors.Is(err, errNotNetns) || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ESRCH)
+}
+
+// openNetnsFile opens the network namespace at path.
+func OpenNetns(path string) (*os.File, error) {
 	// To open a FIFO must not wait for a writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ESRCH) {
-		return nil, fmt.Errorf("%w: %w", ErrNoSandbox, err)
-	}
 	if err != nil {
 		return nil, err
 	}
 	// A sandbox that is gone leaves an empty file where it was mounted.
 	if !isNetns(f) {
-		return nil, errors.Join(fmt.Errorf("%w: %s is not a network namespace", ErrNoSandbox, path), f.Close())
+		return nil, errors.Join(fmt.Errorf("%s is %w", path, errNotNetns), f.Close())
 	}
 	return f, nil
 }
@@ -44,30 +50,18 @@ func isNetns(f *os.File) bool {
 	return err != nil || kind == unix.CLONE_NEWNET
 }
 
-// SandboxID returns the identity of the network namespace at path: its cookie, a
-// number that the kernel gives to no other namespace until the machine boots again,
-// unlike the inode. It is 0 on kernels before 5.14, which have no cookies. The error is
-// ErrNoSandbox if nothing is at path or what is there is not a network namespace. To
-// enter the namespace it needs CAP_SYS_ADMIN.
-func SandboxID(path string) (uint64, error) {
-	ns, err := openNetns(path)
-	if err != nil {
-		return 0, err
-	}
-	defer ns.Close()
-	var id uint64
-	err = inNetns(ns, func() (err error) {
-		id, err = netnsCookie()
+// NetnsCookie returns the cookie of a network namespace, 0 on kernels before 5.14,
+// which have none.
+func NetnsCookie(ns *os.File) (id uint64, err error) {
+	err = InNetns(ns, func() (err error) {
+		id, err = ownCookie()
 		return err
 	})
-	if err != nil {
-		return 0, fmt.Errorf("identity of network namespace %s: %w", path, err)
-	}
-	return id, nil
+	return id, err
 }
 
-// netnsCookie asks a new socket for the cookie of the thread's network namespace.
-func netnsCookie() (uint64, error) {
+// ownCookie asks a new socket for the cookie of the thread's network namespace.
+func ownCookie() (uint64, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, err
@@ -80,13 +74,13 @@ func netnsCookie() (uint64, error) {
 	return id, err
 }
 
-// inNetns runs f on a thread in the namespace and comes back. The thread is
+// InNetns runs f on a thread in the namespace and comes back. The thread is
 // given up if it cannot come back, so that nobody else ever runs on it.
-func inNetns(ns *os.File, f func() error) error {
+func InNetns(ns *os.File, f func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		home, err := os.OpenFile(ownNetns, os.O_RDONLY|unix.O_CLOEXEC, 0)
+		home, err := os.OpenFile(OwnNetns, os.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			result <- err
 			return

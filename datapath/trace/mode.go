@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package trace
 
 import (
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // direct follows a packet that the sandbox sends into the VPC itself, by an
@@ -16,11 +20,11 @@ func (t *tracer) direct() bool {
 	f := t.p.Flow
 	l := t.leg(f.Src, f.Dst, "", &t.p.Out)
 	p, wanted := t.v.podWith(f.Src)
-	var want verdict
+	var want netstate.Verdict
 	if wanted {
 		s := p.SandboxState()
-		s.Rules = append(s.Rules, builtinRules(f.Dst.Is6())...)
-		want = s.lookup(query{src: f.Src, dst: f.Dst})
+		s.Rules = append(s.Rules, netstate.BuiltinRules(f.Dst.Is6())...)
+		want = s.Lookup(netstate.Query{Src: f.Src, Dst: f.Dst})
 	}
 	whole := wanted && p.Mode.Whole != nil
 	if t.v.Sandbox == nil {
@@ -29,9 +33,9 @@ func (t *tracer) direct() bool {
 		}
 		return whole
 	}
-	v := t.v.Sandbox.lookup(query{src: f.Src, dst: f.Dst, proto: l.proto})
-	past := v.found && !v.local && !v.refuses() && !byNode(v.route)
-	if !whole && !(past && t.v.Sandbox.hasAddress(f.Src)) {
+	v := t.v.Sandbox.Lookup(netstate.Query{Src: f.Src, Dst: f.Dst, Proto: l.Proto})
+	past := v.Found && !v.Local && !v.Refuses() && !byNode(v.Route)
+	if !whole && !(past && t.v.Sandbox.HasAddress(f.Src)) {
 		return false
 	}
 	t.unjudged(v)
@@ -39,17 +43,17 @@ func (t *tracer) direct() bool {
 		return true
 	}
 	switch {
-	case v.refuses():
+	case v.Refuses():
 		t.fault(FaultBlockedRoute, "%s in the sandbox refuses %s", v, f.Dst)
 		return true
-	case !v.found:
+	case !v.Found:
 		t.fault(FaultMissingRoute, "the sandbox has no route to %s", f.Dst)
 		return true
 	}
-	link := v.route.Link
-	l.hop("pod "+link, "sends it into the VPC, past the node", v.route.String())
-	if wanted && (want.route.Via != v.route.Via || want.route.Link != link) {
-		t.fault(FaultWrongRoute, "the sandbox sends it by %q, and should by %q", v.route, want.route)
+	link := v.Route.Link
+	l.hop("pod "+link, "sends it into the VPC, past the node", v.Route.String())
+	if wanted && (want.Route.Via != v.Route.Via || want.Route.Link != link) {
+		t.fault(FaultWrongRoute, "the sandbox sends it by %q, and should by %q", v.Route, want.Route)
 		return true
 	}
 	if !wanted {
@@ -67,23 +71,23 @@ func (t *tracer) hopBackDirect(link string) {
 }
 
 // byNode reports whether a route of a sandbox leads to the node.
-func byNode(r Route) bool { return isPodGateway(r.Via) || isPodGateway(r.Dst.Addr()) }
+func byNode(r netstate.Route) bool { return isPodGateway(r.Via) || isPodGateway(r.Dst.Addr()) }
 
 // ownLink checks the link of a sandbox that is in the VPC itself, and that the
 // pod has its address.
-func (t *tracer) ownLink(src netip.Addr, p Pod, wanted bool) bool {
+func (t *tracer) ownLink(src netip.Addr, p datapath.Pod, wanted bool) bool {
 	s := t.v.Sandbox
-	name := s.holder(src)
+	name := s.Holder(src)
 	if wanted {
 		name = p.IfName
 	}
-	link, ok := s.link(name)
+	link, ok := s.Link(name)
 	switch {
 	case name != "" && !ok:
 		t.fault(FaultNoLink, "link %s of the sandbox does not exist", name)
 	case ok && !link.Up:
 		t.fault(FaultLinkDown, "link %s of the sandbox is down", name)
-	case !s.hasAddress(src):
+	case !s.HasAddress(src):
 		t.fault(FaultMissingAddr, "the sandbox does not have the address %s", src)
 	case wanted && len(p.Wiring().SandboxMAC) > 0 && link.MAC != p.Wiring().SandboxMAC.String():
 		t.fault(FaultWrongMAC, "link %s of the sandbox has MAC %s, its ENI %s: the VPC drops it", name, link.MAC, p.Wiring().SandboxMAC)
@@ -100,17 +104,17 @@ func isPodGateway(a netip.Addr) bool {
 	}
 	b := a.AsSlice()
 	n := int(b[len(b)-1])
-	return n > 0 && a == Gateway(a, n-1)
+	return n > 0 && a == datapath.Gateway(a, n-1)
 }
 
 // isVLANLink reports whether a link is that of a branch ENI, isStrictLink whether
 // it is the host link of a pod on one under Strict.
-func isVLANLink(name string) bool   { return strings.HasPrefix(name, branchPrefix) }
-func isStrictLink(name string) bool { return isBranchLink(name) && !isVLANLink(name) }
+func isVLANLink(name string) bool   { return strings.HasPrefix(name, claims.BranchPrefix) }
+func isStrictLink(name string) bool { return claims.IsBranchLink(name) && !isVLANLink(name) }
 
 // port checks that a packet passes the bridge between the node and a pod.
 func (t *tracer) port(a netip.Addr, bridge string) bool {
-	if l, _ := t.v.Node.link(bridge); l.Kind != "bridge" {
+	if l, _ := t.v.Node.Link(bridge); l.Kind != "bridge" {
 		return true
 	}
 	p, ok := t.v.podWith(a)
@@ -118,7 +122,7 @@ func (t *tracer) port(a netip.Addr, bridge string) bool {
 		t.note(NotePort, "by which port of %s the pod with %s is reached", bridge, a)
 		return true
 	}
-	l, ok := t.v.Node.link(p.HostLink())
+	l, ok := t.v.Node.Link(p.HostLink())
 	switch {
 	case !ok:
 		t.fault(FaultNoLink, "link %s does not exist", p.HostLink())
@@ -138,8 +142,8 @@ func (t *tracer) vlanOf(a netip.Addr, hostLink string) (int, bool) {
 		return p.Mode.Branch.VLAN, true
 	}
 	for _, r := range t.v.Node.Routes {
-		if r.Dst == hostPrefix(a) && r.Link == hostLink && r.Table > branchTables {
-			return r.Table - branchTables, true
+		if r.Dst == netstate.HostPrefix(a) && r.Link == hostLink && r.Table > claims.BranchTableOffset {
+			return r.Table - claims.BranchTableOffset, true
 		}
 	}
 	return 0, false
@@ -151,13 +155,13 @@ func (t *tracer) vlan(l *leg, name string) bool {
 	if !isVLANLink(name) {
 		return true
 	}
-	link, _ := t.v.Node.link(name)
-	id, _ := strconv.Atoi(strings.TrimPrefix(name, branchPrefix))
+	link, _ := t.v.Node.Link(name)
+	id, _ := strconv.Atoi(strings.TrimPrefix(name, claims.BranchPrefix))
 	if link.VLAN != id {
 		t.fault(FaultWrongVLAN, "link %s has the VLAN ID %d", name, link.VLAN)
 		return false
 	}
-	if p, ok := t.v.podWith(l.src); ok && p.Mode.Branch != nil && p.Mode.Branch.VLAN == id {
+	if p, ok := t.v.podWith(l.Src); ok && p.Mode.Branch != nil && p.Mode.Branch.VLAN == id {
 		b := p.Mode.Branch
 		switch {
 		case b.Trunk.Link != "" && link.Parent != b.Trunk.Link:
@@ -168,13 +172,13 @@ func (t *tracer) vlan(l *leg, name string) bool {
 			return false
 		}
 	}
-	if isStrictLink(l.in) && l.dst.Is6() {
-		heard := slices.ContainsFunc(t.v.Node.rulesFor(true), func(r Rule) bool {
-			applies, _ := r.judge(query{src: router6, dst: l.src, iif: name, proto: icmp6})
-			return applies && r.Table == tableLocal && r.Priority < PriorityBranch
+	if isStrictLink(l.in) && l.Dst.Is6() {
+		heard := slices.ContainsFunc(t.v.Node.RulesFor(true), func(r netstate.Rule) bool {
+			applies, _ := r.Applies(netstate.Query{Src: claims.Router6, Dst: l.Src, IIF: name, Proto: netstate.ICMPv6})
+			return applies && r.Table == netstate.TableLocal && r.Priority < claims.PriorityBranch
 		})
 		if !heard {
-			t.fault(FaultMissingRule, "no rule before %d looks for what %s says in table local: neighbour discovery on %s fails", PriorityBranch, router6, name)
+			t.fault(FaultMissingRule, "no rule before %d looks for what %s says in table local: neighbour discovery on %s fails", claims.PriorityBranch, claims.Router6, name)
 			return false
 		}
 	}
@@ -190,23 +194,23 @@ func (t *tracer) enforced() {
 	if !isStrictLink(link) {
 		link, node = t.v.hostLinkOf(f.Dst), f.Src
 	}
-	if !isStrictLink(link) || !t.v.Node.hasAddress(node) {
+	if !isStrictLink(link) || !t.v.Node.HasAddress(node) {
 		return
 	}
 	local := false
-	for _, r := range t.v.Node.rulesFor(f.Dst.Is6()) {
-		if r.Table != tableLocal || r.From.IsValid() || r.Other != "" {
+	for _, r := range t.v.Node.RulesFor(f.Dst.Is6()) {
+		if r.Table != netstate.TableLocal || r.From.IsValid() || r.Other != "" {
 			continue
 		}
 		local = true
-		if r.Priority < PriorityBranch {
-			t.fault(FaultLocalFirst, "rule %q comes before those of priority %d, so that packets between the node and the pod pass no branch ENI", r, PriorityBranch)
+		if r.Priority < claims.PriorityBranch {
+			t.fault(FaultLocalFirst, "rule %q comes before those of priority %d, so that packets between the node and the pod pass no branch ENI", r, claims.PriorityBranch)
 		}
 	}
 	if !local {
 		t.fault(FaultMissingRule, "no rule looks into table local, so that %s is not the node's own", node)
 	}
-	if t.v.Node.sysctl(earlyDemux) == "1" {
-		t.fault(FaultEarlyDemux, "%s is 1: the kernel takes an answer of the pod for the node's own packet, and drops it", earlyDemux)
+	if t.v.Node.Sysctl(claims.EarlyDemux) == "1" {
+		t.fault(FaultEarlyDemux, "%s is 1: the kernel takes an answer of the pod for the node's own packet, and drops it", claims.EarlyDemux)
 	}
 }

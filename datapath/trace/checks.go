@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package trace
 
 import (
 	"net/netip"
 	"slices"
+
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // forwarding checks that the node is a router. For IPv4 the setting of the link
@@ -14,12 +16,12 @@ func (t *tracer) forwarding(l *leg) {
 		return
 	}
 	key := "net.ipv4.ip_forward"
-	if l.dst.Is6() {
+	if l.Dst.Is6() {
 		key = "net.ipv6.conf.all.forwarding"
 	}
-	value := t.v.Node.sysctl(key)
-	link := linkSysctl("ipv4", l.in, "forwarding", "").Key
-	if own := t.v.Node.sysctl(link); l.dst.Is4() && own != "" && own != value {
+	value := t.v.Node.Sysctl(key)
+	link := netstate.LinkSysctl("ipv4", l.in, "forwarding", "").Key
+	if own := t.v.Node.Sysctl(link); l.Dst.Is4() && own != "" && own != value {
 		key, value = link, own
 	}
 	if value == "0" {
@@ -29,26 +31,26 @@ func (t *tracer) forwarding(l *leg) {
 
 // deliver follows a packet to a pod of this node.
 func (t *tracer) deliver(l *leg, link string) end {
-	if !t.usable(l, link) || !t.port(l.dst, link) {
+	if !t.usable(l, link) || !t.port(l.Dst, link) {
 		return end{}
 	}
-	n, ok := t.v.Node.neighbor(link, l.dst)
+	n, ok := t.v.Node.Neighbor(link, l.Dst)
 	if !ok {
-		t.fault(FaultNoNeighbor, "no permanent entry for pod %s on %s", l.dst, link)
+		t.fault(FaultNoNeighbor, "no permanent entry for pod %s on %s", l.Dst, link)
 		return end{}
 	}
 	l.hop(link, "delivers it to the pod", n.String())
 	want := ""
-	if p, ok := t.v.podWith(l.dst); ok {
+	if p, ok := t.v.podWith(l.Dst); ok {
 		want = p.SandboxMAC().String()
 	}
-	if s := t.v.Sandbox; s != nil && s.hasAddress(l.dst) {
-		want = podMAC(*s, l.dst, n.MAC)
+	if s := t.v.Sandbox; s != nil && s.HasAddress(l.Dst) {
+		want = podMAC(*s, l.Dst, n.MAC)
 	} else {
-		t.note(NoteSandbox, "what is inside the pod with %s", l.dst)
+		t.note(NoteSandbox, "what is inside the pod with %s", l.Dst)
 	}
 	if want != "" && want != n.MAC {
-		t.fault(FaultStaleNeighbor, "the node sends to MAC %s, but pod %s has %s", n.MAC, l.dst, want)
+		t.fault(FaultStaleNeighbor, "the node sends to MAC %s, but pod %s has %s", n.MAC, l.Dst, want)
 		return end{}
 	}
 	return end{reached: true, pod: link}
@@ -56,8 +58,8 @@ func (t *tracer) deliver(l *leg, link string) end {
 
 // podMAC returns the MAC at which a sandbox takes packets for its address: that
 // of the link that has it or, beside an ipvlan link, of the veth pair.
-func podMAC(s State, a netip.Addr, like string) string {
-	holder, _ := s.link(s.holder(a))
+func podMAC(s netstate.State, a netip.Addr, like string) string {
+	holder, _ := s.Link(s.Holder(a))
 	if holder.Kind != "ipvlan" {
 		return holder.MAC
 	}
@@ -75,26 +77,26 @@ func podMAC(s State, a netip.Addr, like string) string {
 // filtering if there is none. The kernel looks for that way as if the answer came
 // by the link that the packet shall leave by, and without its mark.
 func (t *tracer) reverse(l *leg, out string) bool {
-	if l.in == "" || l.src.Is6() {
+	if l.in == "" || l.Src.Is6() {
 		return true
 	}
-	key := linkSysctl("ipv4", l.in, "rp_filter", "").Key
-	mode := max(t.v.Node.sysctl(key), t.v.Node.sysctl("net.ipv4.conf.all.rp_filter"))
-	v := t.v.Node.lookup(query{src: l.dst, dst: l.src, iif: out, proto: l.proto})
-	if mode == "" || mode == "0" || v.by(l.in) {
+	key := netstate.LinkSysctl("ipv4", l.in, "rp_filter", "").Key
+	mode := max(t.v.Node.Sysctl(key), t.v.Node.Sysctl("net.ipv4.conf.all.rp_filter"))
+	v := t.v.Node.Lookup(netstate.Query{Src: l.Dst, Dst: l.Src, IIF: out, Proto: l.Proto})
+	if mode == "" || mode == "0" || v.LeavesBy(l.in) {
 		return true
 	}
 	if isVLANLink(out) && isStrictLink(l.in) {
-		t.explain(&leg{query: query{dst: l.src}}, t.dueTo(l.src, l.in, out), v)
+		t.explain(&leg{Query: netstate.Query{Dst: l.Src}}, t.dueTo(l.Src, l.in, out), v)
 	}
 	if mode == "2" {
-		bare := !slices.ContainsFunc(t.v.Node.Addresses, func(a Address) bool { return a.Link == l.in && a.Prefix.Addr().Is4() })
-		if v.found && !v.local && !v.refuses() && !bare {
+		bare := !slices.ContainsFunc(t.v.Node.Addresses, func(a netstate.Address) bool { return a.Link == l.in && a.Prefix.Addr().Is4() })
+		if v.Found && !v.Local && !v.Refuses() && !bare {
 			return true
 		}
-		t.fault(FaultNoReverse, "%s drops what comes from %s: reverse path filtering is %s, and the way to it is %s", l.in, l.src, mode, v)
+		t.fault(FaultNoReverse, "%s drops what comes from %s: reverse path filtering is %s, and the way to it is %s", l.in, l.Src, mode, v)
 		return false
 	}
-	t.fault(FaultStrictReverse, "%s drops what comes from %s: reverse path filtering is %s, and without a mark the way to it is %s", l.in, l.src, mode, v)
+	t.fault(FaultStrictReverse, "%s drops what comes from %s: reverse path filtering is %s, and without a mark the way to it is %s", l.in, l.Src, mode, v)
 	return false
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package netstate
 
 import (
 	"fmt"
@@ -22,7 +22,7 @@ func (l Link) String() string {
 	switch {
 	case l.Kind == "veth" && l.Peer != "":
 		fmt.Fprintf(&b, "link add %s", l.Name)
-	case l.virtual() && !l.Up:
+	case l.Virtual() && !l.Up:
 		return l.addition()
 	default:
 		fmt.Fprintf(&b, "link set dev %s", l.Name)
@@ -131,27 +131,10 @@ func (r Rule) String() string {
 		b.WriteString(" " + r.Other)
 	}
 	if r.Table != 0 {
-		fmt.Fprintf(&b, " lookup %s", tableName(r.Table))
+		fmt.Fprintf(&b, " lookup %s", TableName(r.Table))
 	}
 	fmt.Fprintf(&b, " protocol %s", routeProtocolName(r.Protocol))
 	return b.String()
-}
-
-// ipProtos are the transport protocols that have a name here.
-var ipProtos = []struct {
-	name   string
-	number int
-}{{"icmp", 1}, {"tcp", 6}, {"udp", 17}, {"ipv6-icmp", icmp6}, {"sctp", 132}}
-
-const icmp6 = 58
-
-func ipProtoName(number int) string {
-	for _, p := range ipProtos {
-		if p.number == number {
-			return p.name
-		}
-	}
-	return fmt.Sprint(number)
 }
 
 func (s Sysctl) String() string { return s.Key + "=" + s.Value }
@@ -166,7 +149,7 @@ func plain(p netip.Prefix) string {
 	return p.String()
 }
 
-func tableName(t int) string {
+func TableName(t int) string {
 	switch t {
 	case 253:
 		return "default"
@@ -199,13 +182,13 @@ func routeProtocolName(p int) string {
 
 // String returns the filter in the notation of `nft list table`.
 func (f Filter) String() string {
-	if f.empty() {
+	if f.Empty() {
 		return ""
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %s {\n", FilterTable)
-	for _, m := range sourceMaps {
-		fmt.Fprintf(&b, "\tmap %s {\n\t\ttype %s : verdict\n\t\tflags interval\n", m.name, m.key)
+	for _, m := range SourceMaps {
+		fmt.Fprintf(&b, "\tmap %s {\n\t\ttype %s : verdict\n\t\tflags interval\n", m.Name, m.key)
 		var elements []string
 		for _, s := range f.Sources {
 			if s.Prefix.Addr().Is4() == m.ipv4 {
@@ -235,8 +218,44 @@ func (f Filter) String() string {
 }
 
 func hookPriorityName(p int) string {
-	if p == priorityMangle {
+	if p == PriorityMangle {
 		return "mangle"
 	}
 	return fmt.Sprint(p)
+}
+
+// Virtual reports whether l is of a kind that Apply can make out of l alone.
+func (l Link) Virtual() bool { return l.Kind == "vlan" || l.Kind == "bridge" }
+
+// addition is the text of `ip link add` for a virtual link.
+func (l Link) addition() string {
+	var b strings.Builder
+	b.WriteString("link add")
+	if l.Parent != "" {
+		fmt.Fprintf(&b, " link %s", l.Parent)
+	}
+	fmt.Fprintf(&b, " name %s address %s", l.Name, l.MAC)
+	if l.MTU != 0 {
+		fmt.Fprintf(&b, " mtu %d", l.MTU)
+	}
+	fmt.Fprintf(&b, " type %s", l.Kind)
+	if l.VLAN != 0 {
+		fmt.Fprintf(&b, " id %d", l.VLAN)
+	}
+	return b.String()
+}
+
+func LinkSysctl(family, link, key, value string) Sysctl {
+	return Sysctl{"net." + family + ".conf." + strings.ReplaceAll(link, ".", "/") + "." + key, value}
+}
+
+// PriorityMangle is where the mangle table hooks in: before the routing
+// decision that the mark shall steer.
+const PriorityMangle = -150
+
+func IpKeyword(ipv6 bool) string {
+	if ipv6 {
+		return "ip6"
+	}
+	return "ip"
 }

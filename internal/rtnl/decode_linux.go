@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package rtnl
 
 import (
 	"bytes"
@@ -11,14 +11,15 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"golang.org/x/sys/unix"
 )
 
 // attributeType is what remains of an attribute's kind without its two flags.
 const attributeType = 1<<14 - 1
 
-// attributes goes through the attributes in b, whose flags it strips.
-func attributes(b []byte) iter.Seq2[uint16, []byte] {
+// Attributes goes through the attributes in b, whose flags it strips.
+func Attributes(b []byte) iter.Seq2[uint16, []byte] {
 	return func(yield func(uint16, []byte) bool) {
 		for len(b) >= 4 {
 			size := int(binary.NativeEndian.Uint16(b))
@@ -31,15 +32,15 @@ func attributes(b []byte) iter.Seq2[uint16, []byte] {
 	}
 }
 
-// text is a string that may end with a zero byte.
-func text(b []byte) string {
+// Text is a string that may end with a zero byte.
+func Text(b []byte) string {
 	if i := bytes.IndexByte(b, 0); i >= 0 {
 		b = b[:i]
 	}
 	return string(b)
 }
 
-func number(b []byte) int {
+func Number(b []byte) int {
 	switch len(b) {
 	case 1:
 		return int(b[0])
@@ -49,85 +50,83 @@ func number(b []byte) int {
 	return 0
 }
 
-func address(b []byte) netip.Addr {
+func ParseAddr(b []byte) netip.Addr {
 	a, _ := netip.AddrFromSlice(b)
 	return a
 }
 
 // kernelLink is a link with what is not part of a State: its number, the number
 // of the veth's other end, and its settings.
-type kernelLink struct {
-	Link
-	index, peer int
+type Link struct {
+	netstate.Link
+	Index, PeerIndex int
 	// below is the link that a VLAN is on, master the bridge that it is a port of.
-	below, master int
-	alias         alias
-	sysctls       []Sysctl
+	ParentIndex, MasterIndex int
+	// alias is the text that somebody gave the link.
+	AliasText string
+	Sysctls   []netstate.Sysctl
 }
 
-// ended reports whether the pod behind a host link is gone or going.
-func (l kernelLink) ended() bool { return ending(l.Group) }
-
-// parseLink reads an RTM_NEWLINK body.
-func parseLink(b []byte) (kernelLink, error) {
+// ParseLink reads an RTM_NEWLINK body.
+func ParseLink(b []byte) (Link, error) {
 	l, spec, err := parseLinkAttrs(b)
 	if err != nil {
 		return l, err
 	}
-	l.sysctls = linkSysctls(l.Name, spec)
+	l.Sysctls = linkSysctls(l.Name, spec)
 	return l, nil
 }
 
-// parseLinkOnly reads an RTM_NEWLINK body without the link's settings.
-func parseLinkOnly(b []byte) (kernelLink, error) {
+// ParseLinkOnly reads an RTM_NEWLINK body without the link's settings.
+func ParseLinkOnly(b []byte) (Link, error) {
 	l, _, err := parseLinkAttrs(b)
 	return l, err
 }
 
 // parseLinkAttrs returns also IFLA_AF_SPEC, where the settings are.
-func parseLinkAttrs(b []byte) (l kernelLink, spec []byte, err error) {
+func parseLinkAttrs(b []byte) (l Link, spec []byte, err error) {
 	if len(b) < 16 {
 		return l, nil, fmt.Errorf("link message of %d bytes", len(b))
 	}
-	l.index = int(int32(binary.NativeEndian.Uint32(b[4:])))
+	l.Index = int(int32(binary.NativeEndian.Uint32(b[4:])))
 	l.Up = binary.NativeEndian.Uint32(b[8:])&unix.IFF_UP != 0
-	for kind, v := range attributes(b[16:]) {
+	for kind, v := range Attributes(b[16:]) {
 		switch kind {
 		case unix.IFLA_IFNAME:
-			l.Name = text(v)
+			l.Name = Text(v)
 		case unix.IFLA_ADDRESS:
 			l.MAC = net.HardwareAddr(v).String()
 		case unix.IFLA_MTU:
-			l.MTU = number(v)
+			l.MTU = Number(v)
 		case unix.IFLA_GROUP:
-			l.Group = number(v)
+			l.Group = Number(v)
 		case unix.IFLA_LINK:
-			l.peer = number(v)
+			l.PeerIndex = Number(v)
 		case unix.IFLA_LINKINFO:
 			l.Kind, l.VLAN = parseKind(v)
 		case unix.IFLA_MASTER:
-			l.master = number(v)
+			l.MasterIndex = Number(v)
 		case unix.IFLA_IFALIAS:
-			l.alias = parseAlias(text(v))
+			l.AliasText = Text(v)
 		case unix.IFLA_AF_SPEC:
 			spec = v
 		}
 	}
 	if l.Kind == "vlan" {
-		l.below, l.peer = l.peer, 0
-		l.Alias = l.alias.String()
+		l.ParentIndex, l.PeerIndex = l.PeerIndex, 0
+		l.Alias = l.AliasText
 	}
 	return l, spec, nil
 }
 
 // parseKind reads IFLA_LINKINFO: the kind, and the ID of a VLAN.
 func parseKind(b []byte) (kind string, vlan int) {
-	for k, v := range attributes(b) {
+	for k, v := range Attributes(b) {
 		switch k {
 		case unix.IFLA_INFO_KIND:
-			kind = text(v)
+			kind = Text(v)
 		case unix.IFLA_INFO_DATA:
-			for k, v := range attributes(v) {
+			for k, v := range Attributes(v) {
 				if kind == "vlan" && k == vlanID && len(v) == 2 {
 					vlan = int(binary.NativeEndian.Uint16(v))
 				}
@@ -153,57 +152,57 @@ var linkSettings = []struct {
 	{unix.AF_INET6, unix.IFLA_INET6_CONF, 27, "net.ipv6.conf.%s.accept_dad"},
 }
 
-func linkSysctls(name string, spec []byte) []Sysctl {
-	var s []Sysctl
+func linkSysctls(name string, spec []byte) []netstate.Sysctl {
+	var s []netstate.Sysctl
 	hasIPv6 := false
-	for family, attrs := range attributes(spec) {
+	for family, attrs := range Attributes(spec) {
 		hasIPv6 = hasIPv6 || family == unix.AF_INET6
-		for array, v := range attributes(attrs) {
+		for array, v := range Attributes(attrs) {
 			for _, set := range linkSettings {
 				if set.family != family || set.array != array || len(v) < 4*set.place+4 {
 					continue
 				}
 				value := int32(binary.NativeEndian.Uint32(v[4*set.place:]))
 				key := fmt.Sprintf(set.key, strings.ReplaceAll(name, ".", "/"))
-				s = append(s, Sysctl{key, fmt.Sprint(value)})
+				s = append(s, netstate.Sysctl{Key: key, Value: fmt.Sprint(value)})
 			}
 		}
 	}
 	if !hasIPv6 {
-		s = append(s, refuseRouter(name)) // as good as set
+		s = append(s, netstate.LinkSysctl("ipv6", name, "accept_ra", "0")) // as good as set
 	}
 	return s
 }
 
 // names finds the names of links by number.
-type names map[int]string
+type LinkNames map[int]string
 
-func (n names) of(index int) string {
+func (n LinkNames) Of(index int) string {
 	if name, ok := n[index]; ok {
 		return name
 	}
-	return fmt.Sprintf("%s%d", unnamedLink, index)
+	return fmt.Sprintf("%s%d", UnnamedLink, index)
 }
 
-// unnamedLink begins what stands for the name of a link that is not known.
-const unnamedLink = "if"
+// UnnamedLink begins what stands for the name of a link that is not known.
+const UnnamedLink = "if"
 
-// parseAddress reads an RTM_NEWADDR body.
-func parseAddress(b []byte, links names) (Address, error) {
+// ParseAddress reads an RTM_NEWADDR body.
+func ParseAddress(b []byte, links LinkNames) (netstate.Address, error) {
 	if len(b) < 8 {
-		return Address{}, fmt.Errorf("address message of %d bytes", len(b))
+		return netstate.Address{}, fmt.Errorf("address message of %d bytes", len(b))
 	}
-	a := Address{Link: links.of(int(binary.NativeEndian.Uint32(b[4:])))}
+	a := netstate.Address{Link: links.Of(int(binary.NativeEndian.Uint32(b[4:])))}
 	var local, remote netip.Addr
 	flags := uint32(b[2])
-	for kind, v := range attributes(b[8:]) {
+	for kind, v := range Attributes(b[8:]) {
 		switch kind {
 		case unix.IFA_LOCAL:
-			local = address(v)
+			local = ParseAddr(v)
 		case unix.IFA_ADDRESS:
-			remote = address(v)
+			remote = ParseAddr(v)
 		case unix.IFA_FLAGS:
-			flags = uint32(number(v))
+			flags = uint32(Number(v))
 		}
 	}
 	if !local.IsValid() {
@@ -214,20 +213,20 @@ func parseAddress(b []byte, links names) (Address, error) {
 	return a, nil
 }
 
-// parseNeighbor reads an RTM_NEWNEIGH body; ok is false for an entry that is
+// ParseNeighbor reads an RTM_NEWNEIGH body; ok is false for an entry that is
 // not permanent.
-func parseNeighbor(b []byte, links names) (n Neighbor, ok bool, err error) {
+func ParseNeighbor(b []byte, links LinkNames) (n netstate.Neighbor, ok bool, err error) {
 	if len(b) < 12 {
 		return n, false, fmt.Errorf("neighbour message of %d bytes", len(b))
 	}
 	if binary.NativeEndian.Uint16(b[8:])&unix.NUD_PERMANENT == 0 {
 		return n, false, nil
 	}
-	n.Link = links.of(int(binary.NativeEndian.Uint32(b[4:])))
-	for kind, v := range attributes(b[12:]) {
+	n.Link = links.Of(int(binary.NativeEndian.Uint32(b[4:])))
+	for kind, v := range Attributes(b[12:]) {
 		switch kind {
 		case unix.NDA_DST:
-			n.Addr = address(v)
+			n.Addr = ParseAddr(v)
 		case unix.NDA_LLADDR:
 			n.MAC = net.HardwareAddr(v).String()
 		}
@@ -235,9 +234,9 @@ func parseNeighbor(b []byte, links names) (n Neighbor, ok bool, err error) {
 	return n, n.Addr.IsValid() && n.MAC != "", nil
 }
 
-// parseRoute reads an RTM_NEWROUTE body; ok is false for the kernel's own
+// ParseRoute reads an RTM_NEWROUTE body; ok is false for the kernel's own
 // entries: caches, broadcast, anycast and multicast, and all of table local.
-func parseRoute(b []byte, links names) (r Route, ok bool, err error) {
+func ParseRoute(b []byte, links LinkNames) (r netstate.Route, ok bool, err error) {
 	if len(b) < 12 {
 		return r, false, fmt.Errorf("route message of %d bytes", len(b))
 	}
@@ -251,32 +250,32 @@ func parseRoute(b []byte, links names) (r Route, ok bool, err error) {
 	if b[0] == unix.AF_INET6 {
 		dst = netip.IPv6Unspecified()
 	}
-	for kind, v := range attributes(b[12:]) {
+	for kind, v := range Attributes(b[12:]) {
 		switch kind {
 		case unix.RTA_DST:
-			dst = address(v)
+			dst = ParseAddr(v)
 		case unix.RTA_TABLE:
-			r.Table = number(v)
+			r.Table = Number(v)
 		case unix.RTA_OIF:
-			r.Link = links.of(number(v))
+			r.Link = links.Of(Number(v))
 		case unix.RTA_GATEWAY:
-			r.Via = address(v)
+			r.Via = ParseAddr(v)
 		case unix.RTA_PREFSRC:
-			r.Src = address(v)
+			r.Src = ParseAddr(v)
 		case unix.RTA_PRIORITY:
-			r.Metric = number(v)
+			r.Metric = Number(v)
 		case unix.RTA_MULTIPATH:
 			r.Link, r.Via, r.Other = parseNextHops(v, links)
 		case unix.RTA_METRICS:
-			for k, v := range attributes(v) {
+			for k, v := range Attributes(v) {
 				if k == unix.RTAX_MTU {
-					r.MTU = number(v)
+					r.MTU = Number(v)
 				}
 			}
 		}
 	}
 	r.Dst = netip.PrefixFrom(dst, int(b[1]))
-	if b[0] == unix.AF_INET6 && r.Metric == defaultMetric6 {
+	if b[0] == unix.AF_INET6 && r.Metric == netstate.DefaultMetric6 {
 		r.Metric = 0
 	}
 	if kind == unix.RTN_BLACKHOLE || kind == unix.RTN_UNREACHABLE || kind == unix.RTN_PROHIBIT || kind == unix.RTN_THROW {
@@ -289,17 +288,17 @@ func parseRoute(b []byte, links names) (r Route, ok bool, err error) {
 
 // parseNextHops reads the next hops of a route that has several: a row of struct
 // rtnexthop with attributes. Link and gateway are those of all, if they agree.
-func parseNextHops(b []byte, links names) (link string, via netip.Addr, text string) {
+func parseNextHops(b []byte, links LinkNames) (link string, via netip.Addr, text string) {
 	const header = 8
 	for first := true; len(b) >= header; first = false {
 		size := int(binary.NativeEndian.Uint16(b))
 		if size < header || size > len(b) {
 			break
 		}
-		l, gw := links.of(int(binary.NativeEndian.Uint32(b[4:]))), netip.Addr{}
-		for kind, v := range attributes(b[header:size]) {
+		l, gw := links.Of(int(binary.NativeEndian.Uint32(b[4:]))), netip.Addr{}
+		for kind, v := range Attributes(b[header:size]) {
 			if kind == unix.RTA_GATEWAY {
-				gw = address(v)
+				gw = ParseAddr(v)
 			}
 		}
 		hop := "nexthop"
@@ -321,12 +320,12 @@ func parseNextHops(b []byte, links names) (link string, via netip.Addr, text str
 	return link, via, text
 }
 
-// parseRule reads an RTM_NEWRULE body.
-func parseRule(b []byte) (Rule, error) {
+// ParseRule reads an RTM_NEWRULE body.
+func ParseRule(b []byte) (netstate.Rule, error) {
 	if len(b) < 12 {
-		return Rule{}, fmt.Errorf("rule message of %d bytes", len(b))
+		return netstate.Rule{}, fmt.Errorf("rule message of %d bytes", len(b))
 	}
-	r := Rule{IPv6: b[0] == unix.AF_INET6, Table: int(b[4])}
+	r := netstate.Rule{IPv6: b[0] == unix.AF_INET6, Table: int(b[4])}
 	var other []string
 	if b[3] != 0 {
 		other = append(other, fmt.Sprintf("tos %#x", b[3]))
@@ -337,26 +336,26 @@ func parseRule(b []byte) (Rule, error) {
 	if b[7] != unix.FR_ACT_TO_TBL {
 		other = append(other, fmt.Sprintf("action %d", b[7]))
 	}
-	for kind, v := range attributes(b[12:]) {
+	for kind, v := range Attributes(b[12:]) {
 		switch kind {
 		case unix.FRA_PRIORITY:
-			r.Priority = number(v)
+			r.Priority = Number(v)
 		case unix.FRA_SRC:
-			r.From = netip.PrefixFrom(address(v), int(b[2]))
+			r.From = netip.PrefixFrom(ParseAddr(v), int(b[2]))
 		case unix.FRA_DST:
-			r.To = netip.PrefixFrom(address(v), int(b[1]))
+			r.To = netip.PrefixFrom(ParseAddr(v), int(b[1]))
 		case unix.FRA_FWMARK:
-			r.Mark = uint32(number(v))
+			r.Mark = uint32(Number(v))
 		case unix.FRA_FWMASK:
-			r.Mask = uint32(number(v))
+			r.Mask = uint32(Number(v))
 		case unix.FRA_IIFNAME:
-			r.IIF = text(v)
+			r.IIF = Text(v)
 		case unix.FRA_IP_PROTO:
-			r.IPProto = number(v)
+			r.IPProto = Number(v)
 		case unix.FRA_TABLE:
-			r.Table = number(v)
+			r.Table = Number(v)
 		case unix.FRA_PROTOCOL:
-			r.Protocol = number(v)
+			r.Protocol = Number(v)
 		default:
 			other = append(other, otherSelector(kind, v)...)
 		}
@@ -369,19 +368,19 @@ func parseRule(b []byte) (Rule, error) {
 func otherSelector(kind uint16, v []byte) []string {
 	switch kind {
 	case unix.FRA_OIFNAME:
-		return []string{"oif " + text(v)}
+		return []string{"oif " + Text(v)}
 	case unix.FRA_GOTO:
-		return []string{fmt.Sprintf("goto %d", number(v))}
+		return []string{fmt.Sprintf("goto %d", Number(v))}
 	case unix.FRA_SPORT_RANGE:
 		return []string{"sport " + portRange(v)}
 	case unix.FRA_DPORT_RANGE:
 		return []string{"dport " + portRange(v)}
 	case unix.FRA_SUPPRESS_PREFIXLEN:
-		if n := int32(number(v)); n >= 0 {
+		if n := int32(Number(v)); n >= 0 {
 			return []string{fmt.Sprintf("suppress_prefixlength %d", n)}
 		}
 	case unix.FRA_UID_RANGE, unix.FRA_TUN_ID, unix.FRA_L3MDEV:
-		if number(v) != 0 || len(v) > 4 {
+		if Number(v) != 0 || len(v) > 4 {
 			return []string{fmt.Sprintf("selector %d", kind)}
 		}
 	}

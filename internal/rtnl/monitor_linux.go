@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package rtnl
 
 import (
 	"context"
@@ -24,17 +24,17 @@ var routeGroups = []int{
 // which it reports: enough for some thousand events.
 const eventBuffer = 4 << 20
 
-// monitor receives the kernel's reports of changes in one namespace.
-type monitor struct {
-	route, nft int // sockets
+// Monitor receives the kernel's reports of changes in one namespace.
+type Monitor struct {
+	Route, nft int // sockets
 	wake       int // an eventfd that ends wait
 	buf        []byte
 }
 
-func newMonitor(ns *os.File) (*monitor, error) {
-	m := &monitor{route: -1, nft: -1, wake: -1, buf: make([]byte, receiveSize)}
-	err := inNetns(ns, func() (err error) {
-		if m.route, err = subscribe(unix.NETLINK_ROUTE, routeGroups); err != nil {
+func NewMonitor(ns *os.File) (*Monitor, error) {
+	m := &Monitor{Route: -1, nft: -1, wake: -1, buf: make([]byte, receiveSize)}
+	err := InNetns(ns, func() (err error) {
+		if m.Route, err = subscribe(unix.NETLINK_ROUTE, routeGroups); err != nil {
 			return err
 		}
 		m.nft, err = subscribe(unix.NETLINK_NETFILTER, []int{unix.NFNLGRP_NFTABLES})
@@ -44,7 +44,7 @@ func newMonitor(ns *os.File) (*monitor, error) {
 		m.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("subscribe to changes: %w", err), m.close())
+		return nil, errors.Join(fmt.Errorf("subscribe to changes: %w", err), m.Close())
 	}
 	return m, nil
 }
@@ -68,9 +68,9 @@ func subscribe(protocol int, groups []int) (int, error) {
 	return fd, nil
 }
 
-func (m *monitor) close() error {
+func (m *Monitor) Close() error {
 	var errs []error
-	for _, fd := range []int{m.route, m.nft, m.wake} {
+	for _, fd := range []int{m.Route, m.nft, m.wake} {
 		if fd >= 0 {
 			errs = append(errs, unix.Close(fd))
 		}
@@ -78,12 +78,12 @@ func (m *monitor) close() error {
 	return errors.Join(errs...)
 }
 
-// wait returns when there is something to read, after d, or when ctx ends.
-func (m *monitor) wait(ctx context.Context, d time.Duration) error {
+// Wait returns when there is something to read, after d, or when ctx ends.
+func (m *Monitor) Wait(ctx context.Context, d time.Duration) error {
 	stop := context.AfterFunc(ctx, func() { _, _ = unix.Write(m.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) })
 	defer stop()
 	fds := []unix.PollFd{
-		{Fd: int32(m.route), Events: unix.POLLIN},
+		{Fd: int32(m.Route), Events: unix.POLLIN},
 		{Fd: int32(m.nft), Events: unix.POLLIN},
 		{Fd: int32(m.wake), Events: unix.POLLIN},
 	}
@@ -97,23 +97,23 @@ func (m *monitor) wait(ctx context.Context, d time.Duration) error {
 	return err
 }
 
-// event is one report.
-type event struct {
-	message
-	nft bool
+// Event is one report.
+type Event struct {
+	Message
+	Nft bool
 }
 
 // readTurns bounds how many datagrams of each socket are read before the reader
 // acts, or a peer that never pauses would keep it from acting.
 const readTurns = 500
 
-// read calls f for each report that has come. lost means that the kernel had to
+// Read calls f for each report that has come. lost means that the kernel had to
 // drop some.
-func (m *monitor) read(f func(event)) (lost bool, err error) {
-	for _, fd := range []int{m.route, m.nft} {
+func (m *Monitor) Read(f func(Event)) (lost bool, err error) {
+	for _, fd := range []int{m.Route, m.nft} {
 		for range readTurns {
-			c := conn{fd: fd, buf: m.buf}
-			err := c.receive(func(msg message) { f(event{message: msg, nft: fd == m.nft}) })
+			c := Conn{fd: fd, buf: m.buf}
+			err := c.receive(func(msg Message) { f(Event{Message: msg, Nft: fd == m.nft}) })
 			if errors.Is(err, unix.ENOBUFS) {
 				lost = true
 				continue

@@ -1,25 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package trace
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // View is what Trace looks at. A View is plain data: it can be saved as JSON on
 // one machine and explained on another.
 type View struct {
 	// Node is the node's state, as Observe reads it.
-	Node State
+	Node netstate.State
 	// Sandbox is the state of the pod's sandbox. Optional.
-	Sandbox *State `json:",omitempty"`
+	Sandbox *netstate.State `json:",omitempty"`
 	// Desired tells which ENI owns an address. Without it, Trace cannot see that
 	// a packet leaves by the wrong one, and says so. Optional.
-	Desired *Desired `json:",omitempty"`
+	Desired *datapath.Desired `json:",omitempty"`
 	// Translation is how the node translates sources; nil is not at all.
 	Translation *Translation `json:",omitempty"`
 	// External says that something beyond the node translates sources.
@@ -64,7 +70,7 @@ type Translation struct {
 
 // outside reports whether t is about packets to dst.
 func (t *Translation) outside(dst netip.Addr) bool {
-	return t != nil && dst.Is4() && !contains(t.Inside, dst)
+	return t != nil && dst.Is4() && !includes(t.Inside, dst)
 }
 
 // Flow is a packet and its answer.
@@ -105,12 +111,10 @@ func (f Flow) proto() (int, bool) {
 	}
 	name := strings.ToLower(f.Proto)
 	if name == "icmp" && f.Dst.Is6() || name == "icmpv6" {
-		return icmp6, true
+		return netstate.ICMPv6, true
 	}
-	for _, p := range ipProtos {
-		if p.name == name {
-			return p.number, true
-		}
+	if p, ok := netstate.IpProtoNumber(name); ok {
+		return p, true
 	}
 	n, err := strconv.ParseUint(name, 10, 8)
 	return int(n), err == nil && n > 0
@@ -145,8 +149,8 @@ type Path struct {
 
 // lookedUp is a route lookup with its answer.
 type lookedUp struct {
-	query
-	verdict
+	netstate.Query
+	netstate.Verdict
 }
 
 // OK reports that no fault was found: the packet arrives as far as the node can
@@ -229,7 +233,7 @@ func Trace(v View, f Flow) Path {
 		t.notes()
 		return t.p
 	}
-	if t.p.Flow.HostLink == "" && !v.Node.hasAddress(f.Src) {
+	if t.p.Flow.HostLink == "" && !v.Node.HasAddress(f.Src) {
 		t.fault(FaultUnknownSource, "%s is no address of this node, and no route or neighbour entry leads to a pod with it", f.Src)
 		return t.p
 	}
@@ -245,7 +249,7 @@ func Trace(v View, f Flow) Path {
 // it or, if that is lost, by what is desired.
 func (v View) hostLinkOf(a netip.Addr) string {
 	for _, r := range v.Node.Routes {
-		if r.Dst == hostPrefix(a) && v.isPodLink(r.Link) {
+		if r.Dst == netstate.HostPrefix(a) && v.isPodLink(r.Link) {
 			return r.Link
 		}
 	}
@@ -254,27 +258,24 @@ func (v View) hostLinkOf(a netip.Addr) string {
 			return n.Link
 		}
 	}
-	if p, ok := v.podWith(a); ok && p.Mode.Whole == nil {
-		if p.Mode.Bridge != nil {
-			return p.Mode.Bridge.name()
-		}
-		return p.HostLink()
+	if p, ok := v.podWith(a); ok {
+		return p.NodeLink()
 	}
 	return ""
 }
 
 // podWith returns the desired pod that has an address.
-func (v View) podWith(a netip.Addr) (Pod, bool) {
+func (v View) podWith(a netip.Addr) (datapath.Pod, bool) {
 	if v.Desired == nil {
-		return Pod{}, false
+		return datapath.Pod{}, false
 	}
 	for _, p := range v.Desired.Pods {
-		if p.has(hostPrefix(a)) {
-			p, _ = p.resolve(v.Node.Links)
+		if slices.ContainsFunc(p.Addrs, func(x datapath.PodAddr) bool { return x.Addr == a }) {
+			p, _ = p.Resolve(v.Node.Links)
 			return p, true
 		}
 	}
-	return Pod{}, false
+	return datapath.Pod{}, false
 }
 
 // isPodLink reports whether a link leads to a pod.
@@ -286,7 +287,7 @@ func (v View) isPodLink(name string) bool {
 // known, what our nftables table says.
 func (v View) prefix() string {
 	if v.Desired != nil {
-		return v.Desired.Node.prefix()
+		return cmp.Or(v.Desired.Node.HostLinkPrefix, claims.DefaultHostLinkPrefix)
 	}
 	for _, c := range v.Node.Filter.Chains {
 		for _, rule := range c.Rules {
@@ -296,14 +297,14 @@ func (v View) prefix() string {
 			}
 		}
 	}
-	return DefaultHostLinkPrefix
+	return claims.DefaultHostLinkPrefix
 }
 
 // owner returns the ENI that owns an address, with its link's name. It is not
 // sure if only the node's own tables say so.
-func (v View) owner(a netip.Addr) (e ENI, sure, ok bool) {
+func (v View) owner(a netip.Addr) (e datapath.ENI, sure, ok bool) {
 	if v.Desired == nil {
-		e, ok = v.Node.eniOf(a)
+		e, ok = eniOf(v.Node, a)
 		return e, false, ok
 	}
 	if p, ok := v.podWith(a); ok && p.Mode.Branch != nil {
@@ -311,9 +312,9 @@ func (v View) owner(a netip.Addr) (e ENI, sure, ok bool) {
 		e.Link = p.Mode.Branch.Link()
 		return e, true, true
 	}
-	n, _ := v.Desired.Node.resolve(v.Node.Links)
+	n, _ := v.Desired.Node.Resolve(v.Node.Links)
 	for _, e := range n.ENIs {
-		if contains(e.Sources, a) {
+		if includes(e.Sources, a) {
 			return e, true, true
 		}
 		for _, p := range e.Addrs {
@@ -322,27 +323,27 @@ func (v View) owner(a netip.Addr) (e ENI, sure, ok bool) {
 			}
 		}
 	}
-	return ENI{}, false, false
+	return datapath.ENI{}, false, false
 }
 
 // eniOf finds the ENI of a pod's address in what a node in the flat layout has:
 // the map of sources knows the ENI's number, and the rules from ENIs' own
 // addresses their tables.
-func (s State) eniOf(a netip.Addr) (ENI, bool) {
+func eniOf(s netstate.State, a netip.Addr) (datapath.ENI, bool) {
 	number := 0
 	for _, x := range s.Filter.Sources {
 		if x.Prefix.Contains(a) {
 			_, _ = fmt.Sscanf(x.Chain, "eni-%d", &number)
 		}
 	}
-	var found ENI
+	var found datapath.ENI
 	for _, r := range s.Rules {
 		card, device := place(r.Table)
 		switch {
-		case r.Priority == PriorityFromPod && r.Mask == MarkENI && r.Mark != uint32(Number(card, device)) && r.Table != TableMain:
-			return ENI{}, false // numbers of somebody's choice
-		case r.Priority == PriorityFromENI && r.From.IsValid() && r.IPv6 == a.Is6() && Number(card, device) == number:
-			found = ENI{Card: card, Device: device, Link: s.holder(r.From.Addr()), Addrs: []netip.Prefix{r.From}}
+		case r.Priority == claims.PriorityFromPod && r.Mask == claims.MarkENI && r.Mark != uint32(datapath.Number(card, device)) && r.Table != netstate.TableMain:
+			return datapath.ENI{}, false // numbers of somebody's choice
+		case r.Priority == claims.PriorityFromENI && r.From.IsValid() && r.IPv6 == a.Is6() && datapath.Number(card, device) == number:
+			found = datapath.ENI{Card: card, Device: device, Link: s.Holder(r.From.Addr()), Addrs: []netip.Prefix{r.From}}
 		}
 	}
 	return found, found.Link != "" && number != 0
@@ -356,11 +357,7 @@ func place(table int) (card, device int) {
 	return (table - 10000) / 100, table % 100
 }
 
-func contains(prefixes []netip.Prefix, a netip.Addr) bool {
-	for _, p := range prefixes {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
+// includes reports whether one of the prefixes contains a.
+func includes(prefixes []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }

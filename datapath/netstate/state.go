@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package netstate
 
 import (
 	"net/netip"
@@ -120,19 +120,19 @@ type Source struct {
 	Chain  string
 }
 
-// sourceMaps are the maps of our table.
-var sourceMaps = []struct {
-	name, key string
+// SourceMaps are the maps of our table.
+var SourceMaps = []struct {
+	Name, key string
 	ipv4      bool
 }{{"source4", "ipv4_addr", true}, {"source6", "ipv6_addr", false}}
 
-func (f Filter) empty() bool { return len(f.Chains) == 0 }
+func (f Filter) Empty() bool { return len(f.Chains) == 0 }
 
 // String returns the script described at [State].
 func (s State) String() string {
 	s = s.Canonical()
 	var b strings.Builder
-	for _, c := range s.additions() {
+	for _, c := range s.Additions() {
 		b.WriteString(c.String() + "\n")
 	}
 	return b.String()

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package rtnl
 
 import (
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // nodeSysctls are the settings that State shows beside those of links.
@@ -31,11 +33,11 @@ func sysctlFile(key string) string {
 	}, key)
 }
 
-// readSysctls reads the node's settings; a family that the kernel lacks has
+// ReadSysctls reads the node's settings; a family that the kernel lacks has
 // none.
-func readSysctls(ns *os.File) ([]Sysctl, error) {
-	var s []Sysctl
-	err := inNetns(ns, func() error {
+func ReadSysctls(ns *os.File) ([]netstate.Sysctl, error) {
+	var s []netstate.Sysctl
+	err := InNetns(ns, func() error {
 		for _, key := range nodeSysctls {
 			b, err := os.ReadFile(sysctlFile(key))
 			if errors.Is(err, os.ErrNotExist) {
@@ -44,20 +46,20 @@ func readSysctls(ns *os.File) ([]Sysctl, error) {
 			if err != nil {
 				return err
 			}
-			s = append(s, Sysctl{key, strings.TrimSpace(string(b))})
+			s = append(s, netstate.Sysctl{Key: key, Value: strings.TrimSpace(string(b))})
 		}
 		return nil
 	})
 	return s, err
 }
 
-// writeSysctls writes settings. A setting that is refused but has its value
+// WriteSysctls writes settings. A setting that is refused but has its value
 // already is fine: containers often see /proc/sys read-only.
-func writeSysctls(ns *os.File, set []Sysctl) error {
+func WriteSysctls(ns *os.File, set []netstate.Sysctl) error {
 	if len(set) == 0 {
 		return nil
 	}
-	return inNetns(ns, func() error {
+	return InNetns(ns, func() error {
 		for _, s := range set {
 			file := sysctlFile(s.Key)
 			err := os.WriteFile(file, []byte(s.Value), 0)

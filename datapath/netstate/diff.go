@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package netstate
 
 import (
 	"fmt"
@@ -77,7 +77,7 @@ func (c Change) String() string {
 		}
 		return fmt.Sprintf("nft %s element inet %s %s '{ %s }'", c.Op, FilterTable, sourceMap(i), text)
 	case Filter:
-		if i.empty() || !add {
+		if i.Empty() || !add {
 			return "nft delete table inet " + FilterTable
 		}
 		return "nft -f - <<'END'\n" + strings.TrimSuffix(i.String(), "\n") + "\nEND"
@@ -87,14 +87,14 @@ func (c Change) String() string {
 
 func sourceMap(s Source) string {
 	if s.Prefix.Addr().Is4() {
-		return sourceMaps[0].name
+		return SourceMaps[0].Name
 	}
-	return sourceMaps[1].name
+	return SourceMaps[1].Name
 }
 
-// additions returns the changes that make s out of nothing, in an order in
+// Additions returns the changes that make s out of nothing, in an order in
 // which each can succeed.
-func (s State) additions() []Change {
+func (s State) Additions() []Change {
 	return Diff(State{}, s)
 }
 
@@ -106,11 +106,11 @@ func (s State) additions() []Change {
 func Diff(have, want State) []Change {
 	have, want = have.Canonical(), want.Canonical()
 	made, links, oldLinks := diffLinks(have.Links, want.Links)
-	addrs, oldAddrs := diffItems(have.Addresses, want.Addresses, Address.key)
+	addrs, oldAddrs := diffItems(have.Addresses, want.Addresses, Address.Key)
 	addrs = append(remade(have.Addresses, want.Addresses), addrs...)
-	neighs, oldNeighs := diffItems(have.Neighbors, want.Neighbors, Neighbor.key)
-	routes, oldRoutes := diffItems(have.Routes, want.Routes, Route.key)
-	rules, oldRules := diffItems(have.Rules, want.Rules, Rule.key)
+	neighs, oldNeighs := diffItems(have.Neighbors, want.Neighbors, Neighbor.Key)
+	routes, oldRoutes := diffItems(have.Routes, want.Routes, Route.Key)
+	rules, oldRules := diffItems(have.Rules, want.Rules, Rule.Key)
 	sysctls, _ := diffItems(have.Sysctls, want.Sysctls, Sysctl.key)
 	filter, oldFilter := diffFilter(have.Filter, want.Filter)
 	return slices.Concat(made, sysctls, links, addrs, neighs, routes, rules, filter,
@@ -144,13 +144,13 @@ func diffItems[T interface {
 // remade deletes addresses that want has with another flag, which the kernel
 // does not change in place. Routes may go with them: the next Diff finds out.
 func remade(have, want []Address) []Change {
-	flag := map[linkPrefix]bool{}
+	flag := map[AddressKey]bool{}
 	for _, a := range want {
-		flag[a.key()] = a.NoPrefixRoute
+		flag[a.Key()] = a.NoPrefixRoute
 	}
 	var changes []Change
 	for _, a := range have {
-		if f, ok := flag[a.key()]; ok && f != a.NoPrefixRoute {
+		if f, ok := flag[a.Key()]; ok && f != a.NoPrefixRoute {
 			changes = append(changes, Change{OpDelete, a})
 		}
 	}
@@ -170,7 +170,7 @@ func diffLinks(have, want []Link) (made, add, del []Change) {
 		if h, ok := byName[w.Name]; !ok || !h.satisfies(w) {
 			change := Change{OpAdd, w}
 			switch {
-			case w.virtual():
+			case w.Virtual():
 				w.Up = false
 				made = append(made, Change{OpAdd, w})
 				add = append(add, change)
@@ -200,9 +200,9 @@ func (l Link) satisfies(w Link) bool {
 // differ, and else only elements.
 func diffFilter(have, want Filter) (add, del []Change) {
 	switch {
-	case have.empty() && want.empty():
+	case have.Empty() && want.Empty():
 		return nil, nil
-	case want.empty():
+	case want.Empty():
 		return nil, []Change{{OpDelete, have}}
 	case !reflect.DeepEqual(have.Chains, want.Chains):
 		return []Change{{OpAdd, want}}, nil

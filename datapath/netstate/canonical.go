@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package netstate
 
 import (
 	"cmp"
@@ -93,28 +93,65 @@ func comparePrefixes(a, b netip.Prefix) int {
 	return cmp.Or(compareBools(a.IsValid(), b.IsValid()), a.Compare(b))
 }
 
-func compareBools(a, b bool) int { return btoi(a) - btoi(b) }
+func compareBools(a, b bool) int { return Btoi(a) - Btoi(b) }
 
 // Keys tell which item of a namespace another would replace.
 
-type linkAddr struct {
+type NeighborKey struct {
 	link string
 	addr netip.Addr
 }
 
-type linkPrefix struct {
+type AddressKey struct {
 	link   string
 	prefix netip.Prefix
 }
 
-type routeKey struct {
+type RouteKey struct {
 	table, metric int
 	dst           netip.Prefix
 }
 
-func (l Link) key() string        { return l.Name }
-func (a Address) key() linkPrefix { return linkPrefix{a.Link, a.Prefix} }
-func (n Neighbor) key() linkAddr  { return linkAddr{n.Link, n.Addr} }
-func (r Route) key() routeKey     { return routeKey{r.Table, r.Metric, r.Dst} }
-func (r Rule) key() Rule          { return r }
-func (s Sysctl) key() string      { return s.Key }
+func (l Link) key() string          { return l.Name }
+func (a Address) Key() AddressKey   { return AddressKey{a.Link, a.Prefix} }
+func (n Neighbor) Key() NeighborKey { return NeighborKey{n.Link, n.Addr} }
+func (r Route) Key() RouteKey       { return RouteKey{r.Table, r.Metric, r.Dst} }
+func (r Rule) Key() Rule            { return r }
+func (s Sysctl) key() string        { return s.Key }
+
+// Counterparts returns the items of have that stand in the place of an item of want:
+// those that adding it would replace. Filters are left out.
+func Counterparts(have, want State) State {
+	return State{
+		Links:     counterparts(have.Links, want.Links, Link.key),
+		Addresses: counterparts(have.Addresses, want.Addresses, Address.Key),
+		Neighbors: counterparts(have.Neighbors, want.Neighbors, Neighbor.Key),
+		Routes:    counterparts(have.Routes, want.Routes, Route.Key),
+		Rules:     counterparts(have.Rules, want.Rules, Rule.Key),
+		Sysctls:   counterparts(have.Sysctls, want.Sysctls, Sysctl.key),
+	}
+}
+
+// counterparts returns the items of have that have the key of one of want.
+func counterparts[T any, K comparable](have, want []T, key func(T) K) []T {
+	wanted := map[K]bool{}
+	for _, w := range want {
+		wanted[key(w)] = true
+	}
+	var found []T
+	for _, i := range have {
+		if wanted[key(i)] {
+			found = append(found, i)
+		}
+	}
+	return found
+}
+
+func HostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+func Btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}

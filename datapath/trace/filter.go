@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package trace
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // filtered is what a packet meets in our nftables table.
@@ -26,12 +31,12 @@ func (t *tracer) prerouting(l *leg) bool {
 	}
 	switch {
 	case isStrictLink(l.in) && !t.forgedRule(l):
-		t.fault(FaultNoFilter, "no rule of priority %d drops what comes from %s with a source that is not the pod's", PriorityForged, l.in)
+		t.fault(FaultNoFilter, "no rule of priority %d drops what comes from %s with a source that is not the pod's", claims.PriorityForged, l.in)
 	case !strings.HasPrefix(l.in, t.v.prefix()):
 	case !f.checked:
-		t.fault(FaultNoFilter, "nothing in the nftables table inet %s checks the source of packets from %s", FilterTable, l.in)
-	case !f.mapped && t.v.layout() == Flat:
-		t.fault(FaultNoFilter, "nothing in the nftables table inet %s looks for the ENI of packets from %s", FilterTable, l.in)
+		t.fault(FaultNoFilter, "nothing in the nftables table inet %s checks the source of packets from %s", netstate.FilterTable, l.in)
+	case !f.mapped && t.v.layout() == datapath.Flat:
+		t.fault(FaultNoFilter, "nothing in the nftables table inet %s looks for the ENI of packets from %s", netstate.FilterTable, l.in)
 	}
 	return true
 }
@@ -39,25 +44,25 @@ func (t *tracer) prerouting(l *leg) bool {
 // forgedRule reports whether the rule is there that checks the sources of a pod on
 // a branch ENI under Strict.
 func (t *tracer) forgedRule(l *leg) bool {
-	return slices.ContainsFunc(t.v.Node.Rules, func(r Rule) bool {
-		return ownedRule(r) && r.Priority == PriorityForged && r.IIF == l.in && r.IPv6 == l.src.Is6()
+	return slices.ContainsFunc(t.v.Node.Rules, func(r netstate.Rule) bool {
+		return claims.OwnedRule(r) && r.Priority == claims.PriorityForged && r.IIF == l.in && r.IPv6 == l.Src.Is6()
 	})
 }
 
 // layout returns the layout of the node: what is desired or, where that is not
 // known, what the node looks like.
-func (v View) layout() Layout {
+func (v View) layout() datapath.Layout {
 	if v.Desired != nil {
-		return v.Desired.Node.layout()
+		return cmp.Or(v.Desired.Node.Layout, datapath.Flat)
 	}
-	flat := func(r Rule) bool {
-		return ownedRule(r) && (r.Priority == PriorityToPod && r.Table == TablePods || r.Priority == PriorityFromPod && r.Mask != 0)
+	flat := func(r netstate.Rule) bool {
+		return claims.OwnedRule(r) && (r.Priority == claims.PriorityToPod && r.Table == claims.TablePods || r.Priority == claims.PriorityFromPod && r.Mask != 0)
 	}
-	inTable := func(r Route) bool { return r.Table == TablePods && r.Protocol == RouteProtocol }
+	inTable := func(r netstate.Route) bool { return r.Table == claims.TablePods && r.Protocol == claims.RouteProtocol }
 	if slices.ContainsFunc(v.Node.Rules, flat) || slices.ContainsFunc(v.Node.Routes, inTable) {
-		return Flat
+		return datapath.Flat
 	}
-	return PerPod
+	return datapath.PerPod
 }
 
 // maxJumps is more than the chains of our table can nest.
@@ -101,29 +106,29 @@ func (f *filtered) rule(chain, rule string) string {
 	case strings.HasPrefix(text, "meta mark set "):
 		var and, or uint32
 		if _, err := fmt.Sscanf(text, "meta mark set meta mark & 0x%x | 0x%x", &and, &or); err == nil {
-			l.mark = l.mark&and | or
-			l.hop(where, fmt.Sprintf("sets the mark %#x", l.mark), rule)
+			l.Mark = l.Mark&and | or
+			l.hop(where, fmt.Sprintf("sets the mark %#x", l.Mark), rule)
 			return ""
 		}
 	case strings.HasPrefix(text, "jump "), text == "return", text == "accept":
 		return text
 	case text == "drop", text == "reject":
 		l.hop(where, map[string]string{"drop": "drops it", "reject": "refuses it"}[text], rule)
-		if l.dst == metadata4 || l.dst == metadata6 {
-			f.t.fault(FaultRefused, "pods may not use the metadata service %s here", l.dst)
+		if l.Dst == claims.Metadata4 || l.Dst == claims.Metadata6 {
+			f.t.fault(FaultRefused, "pods may not use the metadata service %s here", l.Dst)
 		} else {
-			f.t.fault(FaultDropped, "rule %q in chain %s of table inet %s stops it", rule, chain, FilterTable)
+			f.t.fault(FaultDropped, "rule %q in chain %s of table inet %s stops it", rule, chain, netstate.FilterTable)
 		}
 		return "stop"
 	}
-	f.t.note(NoteFilter, "what rule %q in chain %s of table inet %s does", rule, chain, FilterTable)
+	f.t.note(NoteFilter, "what rule %q in chain %s of table inet %s does", rule, chain, netstate.FilterTable)
 	return ""
 }
 
 // matches takes the conditions off a rule that are about what the packet is. It
 // returns what is left of the rule and whether all of them apply.
 func (f *filtered) matches(rule string) (rest string, applies bool) {
-	l, ip := f.l, ipKeyword(f.l.src.Is6())
+	l, ip := f.l, netstate.IpKeyword(f.l.Src.Is6())
 	words := strings.Fields(rule)
 	for len(words) >= 2 {
 		switch key := words[0]; {
@@ -135,7 +140,7 @@ func (f *filtered) matches(rule string) (rest string, applies bool) {
 			words = words[2:]
 		case (key == "ip" || key == "ip6") && words[1] == "daddr" && len(words) > 2:
 			a, err := netip.ParseAddr(words[2])
-			if key != ip || err != nil || a != l.dst {
+			if key != ip || err != nil || a != l.Dst {
 				return "", false
 			}
 			words = words[3:]
@@ -157,25 +162,25 @@ func (f *filtered) matches(rule string) (rest string, applies bool) {
 // by.
 func (f *filtered) source(where, rule string) string {
 	t, l := f.t, f.l
-	v := t.v.Node.lookup(query{src: l.dst, dst: l.src, proto: l.proto})
+	v := t.v.Node.Lookup(netstate.Query{Src: l.Dst, Dst: l.Src, Proto: l.Proto})
 	t.unjudged(v)
-	if v.by(l.in) {
-		l.hop(where, "accepts the source", "the way back is "+v.route.String())
+	if v.LeavesBy(l.in) {
+		l.hop(where, "accepts the source", "the way back is "+v.Route.String())
 		return ""
 	}
 	l.hop(where, "drops it", rule)
-	t.noWayTo(l.src, l.in, l.in, v)
+	t.noWayTo(l.Src, l.in, l.in, v)
 	return "stop"
 }
 
 // lookup finds the ENI's chain in the map of sources.
 func (f *filtered) lookup(where, rule string) string {
 	for _, s := range f.t.v.Node.Filter.Sources {
-		if s.Prefix.Contains(f.l.src) {
+		if s.Prefix.Contains(f.l.Src) {
 			f.l.hop(where, "goes to chain "+s.Chain, s.String())
 			return "jump " + s.Chain
 		}
 	}
-	f.l.hop(where, "sets no mark", rule+" has no element for "+f.l.src.String())
+	f.l.hop(where, "sets no mark", rule+" has no element for "+f.l.Src.String())
 	return ""
 }

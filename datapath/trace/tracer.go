@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package trace
 
 import (
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // tracer follows one flow.
@@ -18,7 +21,7 @@ type tracer struct {
 // leg is one direction of a flow: a packet at the node. It comes in by a link, or
 // the node sends it.
 type leg struct {
-	query
+	netstate.Query
 	in   string
 	hops *[]Hop
 }
@@ -32,11 +35,11 @@ type end struct {
 
 func (t *tracer) leg(src, dst netip.Addr, in string, hops *[]Hop) *leg {
 	proto, _ := t.p.Flow.proto()
-	l := &leg{query: query{src: src, dst: dst, iif: in, proto: proto}, in: in, hops: hops}
+	l := &leg{Query: netstate.Query{Src: src, Dst: dst, IIF: in, Proto: proto}, in: in, hops: hops}
 	if hops == &t.p.Out {
-		l.dport = t.p.Flow.Port
+		l.Dport = t.p.Flow.Port
 	} else {
-		l.sport = t.p.Flow.Port
+		l.Sport = t.p.Flow.Port
 	}
 	return l
 }
@@ -44,7 +47,7 @@ func (t *tracer) leg(src, dst netip.Addr, in string, hops *[]Hop) *leg {
 func (l *leg) hop(where, what, why string) { *l.hops = append(*l.hops, Hop{where, what, why}) }
 
 // enter sets the link that the packet comes in by.
-func (l *leg) enter(link string) { l.in, l.iif = link, link }
+func (l *leg) enter(link string) { l.in, l.IIF = link, link }
 
 func (t *tracer) fault(name FaultName, format string, args ...any) {
 	f := Fault{name, fmt.Sprintf(format, args...)}
@@ -64,7 +67,7 @@ func (t *tracer) note(name NoteName, format string, args ...any) {
 func (t *tracer) notes() {
 	var others []string
 	for _, c := range t.v.Filters {
-		if c.Family != ipKeyword(t.p.Flow.Dst.Is4()) {
+		if c.Family != netstate.IpKeyword(t.p.Flow.Dst.Is4()) {
 			others = append(others, c.String())
 		}
 	}
@@ -79,8 +82,8 @@ func (t *tracer) notes() {
 }
 
 // unjudged notes rules that may decide instead of the one that does.
-func (t *tracer) unjudged(v verdict) {
-	for _, r := range v.unjudged {
+func (t *tracer) unjudged(v netstate.Verdict) {
+	for _, r := range v.Unjudged {
 		t.note(NoteRule, "whether rule %q decides", r)
 	}
 }
@@ -102,7 +105,7 @@ func (t *tracer) back(from end) {
 		l.enter(from.vpc)
 		l.hop(l.in, "receives the answer from the VPC", "")
 		if t.p.Source != t.p.Flow.Src {
-			l.hop("snat", "translates the destination back to "+l.dst.String(), "")
+			l.hop("snat", "translates the destination back to "+l.Dst.String(), "")
 		}
 	case from.pod != "":
 		l.enter(from.pod)
@@ -116,7 +119,7 @@ func (t *tracer) back(from end) {
 // fromPod follows a packet out of a pod, past the node's end of the veth pair
 // and our nftables table.
 func (t *tracer) fromPod(l *leg) bool {
-	if !t.usable(l, l.in) || !t.port(l.src, l.in) || !t.fromSandbox(l) || !t.prerouting(l) {
+	if !t.usable(l, l.in) || !t.port(l.Src, l.in) || !t.fromSandbox(l) || !t.prerouting(l) {
 		return false
 	}
 	t.snatMark(l)
@@ -125,40 +128,40 @@ func (t *tracer) fromPod(l *leg) bool {
 
 // fromSandbox follows a packet to the node's end of the veth pair.
 func (t *tracer) fromSandbox(l *leg) bool {
-	if !t.seen(l.src) {
+	if !t.seen(l.Src) {
 		l.hop(l.in, "receives it from the pod", "")
 		return true
 	}
 	s := *t.v.Sandbox
-	holder, ok := s.link(s.holder(l.src))
+	holder, ok := s.Link(s.Holder(l.Src))
 	switch {
-	case !ok && t.v.hostLinkOf(l.src) != l.in:
-		t.fault(FaultSpoofed, "neither the sandbox nor any pod has the address %s", l.src)
+	case !ok && t.v.hostLinkOf(l.Src) != l.in:
+		t.fault(FaultSpoofed, "neither the sandbox nor any pod has the address %s", l.Src)
 		return false
 	case !ok:
-		t.fault(FaultMissingAddr, "the sandbox does not have the address %s", l.src)
+		t.fault(FaultMissingAddr, "the sandbox does not have the address %s", l.Src)
 		return false
 	case !holder.Up:
 		t.fault(FaultLinkDown, "link %s of the sandbox is down", holder.Name)
 		return false
 	}
-	v := s.lookup(query{src: l.src, dst: l.dst, proto: l.proto})
+	v := s.Lookup(netstate.Query{Src: l.Src, Dst: l.Dst, Proto: l.Proto})
 	t.unjudged(v)
 	switch {
-	case v.local:
-		l.hop("pod", "is the destination", "its own address "+l.dst.String())
+	case v.Local:
+		l.hop("pod", "is the destination", "its own address "+l.Dst.String())
 		return false
-	case v.refuses():
-		l.hop("pod", "refuses", v.route.String())
-		t.fault(FaultBlockedRoute, "%s in the sandbox refuses %s", v, l.dst)
+	case v.Refuses():
+		l.hop("pod", "refuses", v.Route.String())
+		t.fault(FaultBlockedRoute, "%s in the sandbox refuses %s", v, l.Dst)
 		return false
-	case !v.found || v.route.Link != holder.Name && holder.Kind != "ipvlan":
+	case !v.Found || v.Route.Link != holder.Name && holder.Kind != "ipvlan":
 		l.hop("pod", "has no way out", v.String())
 		t.noUplink(l, holder.Name, v)
 		return false
 	}
-	l.hop("pod "+v.route.Link, "sends it", v.route.String())
-	return t.toHost(l, s, v.route)
+	l.hop("pod "+v.Route.Link, "sends it", v.Route.String())
+	return t.toHost(l, s, v.Route)
 }
 
 // seen reports whether the sandbox is that of the pod with an address, or of the
@@ -168,7 +171,7 @@ func (t *tracer) seen(a netip.Addr) bool {
 	if a == other {
 		other = t.p.Flow.Src
 	}
-	if s := t.v.Sandbox; s != nil && (s.hasAddress(a) || a == t.p.Flow.Src && !s.hasAddress(other)) {
+	if s := t.v.Sandbox; s != nil && (s.HasAddress(a) || a == t.p.Flow.Src && !s.HasAddress(other)) {
 		return true
 	}
 	t.note(NoteSandbox, "what is inside the pod with %s", a)
@@ -176,30 +179,30 @@ func (t *tracer) seen(a netip.Addr) bool {
 }
 
 // noUplink says why a sandbox does not send by the link that has the source.
-func (t *tracer) noUplink(l *leg, link string, v verdict) {
-	table := TableMain
+func (t *tracer) noUplink(l *leg, link string, v netstate.Verdict) {
+	table := netstate.TableMain
 	for _, r := range t.v.Sandbox.Rules {
-		if r.From == hostPrefix(l.src) && r.Table != tableLocal {
+		if r.From == netstate.HostPrefix(l.Src) && r.Table != netstate.TableLocal {
 			table = r.Table
 		}
 	}
-	way, ok := t.v.Sandbox.longest(table, l.dst)
+	way, ok := t.v.Sandbox.LongestMatch(table, l.Dst)
 	switch {
-	case ok && way.Link == link || v.found && table == TableMain:
-		t.fault(FaultMissingRule, "no rule of the sandbox sends packets from %s to a table that leads out by %s; decided by %q", l.src, link, v.rule)
+	case ok && way.Link == link || v.Found && table == netstate.TableMain:
+		t.fault(FaultMissingRule, "no rule of the sandbox sends packets from %s to a table that leads out by %s; decided by %q", l.Src, link, v.Rule)
 	default:
-		t.fault(FaultMissingRoute, "the sandbox has no route to %s by %s", l.dst, link)
+		t.fault(FaultMissingRoute, "the sandbox has no route to %s by %s", l.Dst, link)
 	}
 }
 
 // toHost checks that the sandbox sends to the MAC of the node's end.
-func (t *tracer) toHost(l *leg, s State, way Route) bool {
-	host, _ := t.v.Node.link(l.in)
+func (t *tracer) toHost(l *leg, s netstate.State, way netstate.Route) bool {
+	host, _ := t.v.Node.Link(l.in)
 	if !way.Via.IsValid() {
 		t.fault(FaultWrongRoute, "the sandbox's route %q has no gateway", way)
 		return false
 	}
-	n, ok := s.neighbor(way.Link, way.Via)
+	n, ok := s.Neighbor(way.Link, way.Via)
 	switch {
 	case !ok:
 		t.fault(FaultNoNeighbor, "the sandbox has no permanent entry for its gateway %s, which nobody answers for", way.Via)
@@ -214,13 +217,13 @@ func (t *tracer) toHost(l *leg, s State, way Route) bool {
 
 // usable reports whether a link is there and up.
 func (t *tracer) usable(l *leg, name string) bool {
-	link, ok := t.v.Node.link(name)
+	link, ok := t.v.Node.Link(name)
 	switch {
 	case !ok:
 		t.fault(FaultNoLink, "link %s does not exist", name)
 	case !link.Up:
 		t.fault(FaultLinkDown, "link %s is down", name)
-	case l.dst.Is6() && t.v.Node.sysctl(linkSysctl("ipv6", name, "disable_ipv6", "").Key) == "1":
+	case l.Dst.Is6() && t.v.Node.Sysctl(netstate.LinkSysctl("ipv6", name, "disable_ipv6", "").Key) == "1":
 		t.fault(FaultIPv6Off, "IPv6 is switched off on link %s", name)
 		return false
 	}
@@ -230,87 +233,87 @@ func (t *tracer) usable(l *leg, name string) bool {
 // snatMark applies package snat's mark.
 func (t *tracer) snatMark(l *leg) {
 	tr := t.v.Translation
-	if l.hops != &t.p.Out || !tr.outside(l.dst) || tr.Mark == 0 || !strings.HasPrefix(l.in, tr.HostLinkPrefix) || t.v.Node.hasAddress(l.dst) {
+	if l.hops != &t.p.Out || !tr.outside(l.Dst) || tr.Mark == 0 || !strings.HasPrefix(l.in, tr.HostLinkPrefix) || t.v.Node.HasAddress(l.Dst) {
 		return
 	}
-	l.mark |= tr.Mark
-	l.hop("snat mark", fmt.Sprintf("sets the mark %#x: leave by the primary ENI", tr.Mark), fmt.Sprintf("%s is outside %s", l.dst, prefixesText(tr.Inside)))
+	l.Mark |= tr.Mark
+	l.hop("snat mark", fmt.Sprintf("sets the mark %#x: leave by the primary ENI", tr.Mark), fmt.Sprintf("%s is outside %s", l.Dst, prefixesText(tr.Inside)))
 }
 
 // forward follows a packet from the routing decision to where it goes.
 func (t *tracer) forward(l *leg) end {
-	v := t.v.Node.lookup(l.query)
-	t.p.asked = append(t.p.asked, lookedUp{l.query, v})
+	v := t.v.Node.Lookup(l.Query)
+	t.p.asked = append(t.p.asked, lookedUp{l.Query, v})
 	t.unjudged(v)
 	pod := t.podFor(l)
 	switch {
-	case v.local && pod != "":
-		t.noWayTo(l.dst, pod, l.in, v)
+	case v.Local && pod != "":
+		t.noWayTo(l.Dst, pod, l.in, v)
 		return end{}
-	case v.local:
+	case v.Local:
 		if !t.reverse(l, "") {
 			return end{}
 		}
-		l.hop("node", "is the destination", "its own address "+l.dst.String())
+		l.hop("node", "is the destination", "its own address "+l.Dst.String())
 		return end{reached: true}
-	case !v.found && pod == "":
+	case !v.Found && pod == "":
 		l.hop("routing", "finds no route", "")
 		t.noWayOut(l, v)
 		return end{}
-	case v.held() && pod != "":
-		t.noWayTo(l.dst, pod, l.in, v)
+	case isHeld(v) && pod != "":
+		t.noWayTo(l.Dst, pod, l.in, v)
 		return end{}
-	case v.refuses():
+	case v.Refuses():
 		l.hop("routing", "refuses", v.String())
 		t.refused(l, v)
 		return end{}
 	}
 	t.decision(l, v)
 	switch {
-	case pod != "" && !v.by(pod):
-		t.noWayTo(l.dst, pod, l.in, v)
+	case pod != "" && !v.LeavesBy(pod):
+		t.noWayTo(l.Dst, pod, l.in, v)
 		return end{}
-	case pod == "" && !isStrictLink(l.in) && t.v.Node.hasAddress(l.dst):
+	case pod == "" && !isStrictLink(l.in) && t.v.Node.HasAddress(l.Dst):
 		t.noWayHome(l, v)
 		return end{}
-	case v.route.Link == "":
-		t.note(NoteRoute, "which way the kernel takes of route %q; the packet is not followed further", v.route)
+	case v.Route.Link == "":
+		t.note(NoteRoute, "which way the kernel takes of route %q; the packet is not followed further", v.Route)
 		return end{}
 	}
 	t.forwarding(l)
 	t.misrouted(l, v)
-	if !t.reverse(l, v.route.Link) {
+	if !t.reverse(l, v.Route.Link) {
 		return end{}
 	}
 	if l.hops == &t.p.Out {
-		t.p.Egress, t.p.Mark = v.route.Link, l.mark
+		t.p.Egress, t.p.Mark = v.Route.Link, l.Mark
 	}
-	if t.v.isPodLink(v.route.Link) {
-		return t.deliver(l, v.route.Link)
+	if t.v.isPodLink(v.Route.Link) {
+		return t.deliver(l, v.Route.Link)
 	}
 	return t.leave(l, v)
 }
 
 // decision shows what decided.
-func (t *tracer) decision(l *leg, v verdict) {
-	if !v.found {
+func (t *tracer) decision(l *leg, v netstate.Verdict) {
+	if !v.Found {
 		l.hop("routing", "finds no route", "")
 		return
 	}
-	l.hop("rule "+fmt.Sprint(v.rule.Priority), "looks into table "+tableName(v.rule.Table), v.rule.String())
-	link := v.route.Link
+	l.hop("rule "+fmt.Sprint(v.Rule.Priority), "looks into table "+netstate.TableName(v.Rule.Table), v.Rule.String())
+	link := v.Route.Link
 	if link == "" {
 		link = "one of several links"
 	}
-	l.hop("table "+tableName(v.route.Table), "sends it to "+link, v.route.String())
-	t.foreign(v.rule)
+	l.hop("table "+netstate.TableName(v.Route.Table), "sends it to "+link, v.Route.String())
+	t.foreign(v.Rule)
 }
 
 // podFor returns the host link by which a packet reaches its destination if that
 // is a pod of this node and the packet shall not pass the VPC on its way, as those
 // from and to a pod on a branch ENI under Strict do.
 func (t *tracer) podFor(l *leg) string {
-	link := t.v.hostLinkOf(l.dst)
+	link := t.v.hostLinkOf(l.Dst)
 	if isStrictLink(l.in) || isStrictLink(link) && !isVLANLink(l.in) {
 		return ""
 	}
@@ -318,8 +321,8 @@ func (t *tracer) podFor(l *leg) string {
 }
 
 // foreign reports a decision by a rule that neither we nor the kernel made.
-func (t *tracer) foreign(r Rule) {
-	if r.Priority == 0 || r.Priority >= 32766 && r.Protocol == ruleProtocol || ownedRule(r) {
+func (t *tracer) foreign(r netstate.Rule) {
+	if r.Priority == 0 || r.Priority >= 32766 && r.Protocol == claims.RuleProtocol || claims.OwnedRule(r) {
 		return
 	}
 	t.fault(FaultForeignRule, "another program's rule %q decides", r)

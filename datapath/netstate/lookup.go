@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package netstate
 
 import (
 	"fmt"
@@ -10,62 +10,59 @@ import (
 	"strings"
 )
 
-// query is what the kernel's route lookup goes by. Without iif the node itself
+// Query is what the kernel's route lookup goes by. Without iif the node itself
 // asks, which rules know as lo. A proto of 0 is not known.
-type query struct {
-	src, dst     netip.Addr
-	mark         uint32
-	iif          string
-	proto        int
-	sport, dport uint16
+type Query struct {
+	Src, Dst     netip.Addr
+	Mark         uint32
+	IIF          string
+	Proto        int
+	Sport, Dport uint16
 }
 
-// verdict is the answer: the rule and the route that decided. Local is the
+// Verdict is the answer: the rule and the route that decided. Local is the
 // node itself.
-type verdict struct {
-	rule  Rule
-	route Route
-	local bool
-	found bool
-	// unjudged are rules that may decide instead.
-	unjudged []Rule
+type Verdict struct {
+	Rule  Rule
+	Route Route
+	Local bool
+	Found bool
+	// Unjudged are rules that may decide instead.
+	Unjudged []Rule
 }
 
-func (v verdict) String() string {
+func (v Verdict) String() string {
 	switch {
-	case v.local:
+	case v.Local:
 		return "to this node itself"
-	case !v.found:
+	case !v.Found:
 		return "no route"
-	case v.route == Route{Type: v.route.Type}:
-		return fmt.Sprintf("rule %q refuses", v.rule)
+	case v.Route == Route{Type: v.Route.Type}:
+		return fmt.Sprintf("rule %q refuses", v.Rule)
 	}
-	return fmt.Sprintf("rule %q finds route %q", v.rule, v.route)
+	return fmt.Sprintf("rule %q finds route %q", v.Rule, v.Route)
 }
 
-// refuses reports whether the rule or the route that decided sends packets
+// Refuses reports whether the rule or the route that decided sends packets
 // nowhere.
-func (v verdict) refuses() bool { return v.route.Type != "" }
-
-// held reports whether the node refuses a packet because no pod has the address.
-func (v verdict) held() bool { return v.refuses() && v.route.Table == TableHeld }
+func (v Verdict) Refuses() bool { return v.Route.Type != "" }
 
 // by reports whether the packet leaves by a link.
-func (v verdict) by(link string) bool {
-	return v.found && !v.local && !v.refuses() && v.route.Link == link
+func (v Verdict) LeavesBy(link string) bool {
+	return v.Found && !v.Local && !v.Refuses() && v.Route.Link == link
 }
 
-// lookup goes through rules and tables as the kernel does.
-func (s State) lookup(q query) verdict {
-	var v verdict
-	rules := s.rulesFor(q.dst.Is6())
+// Lookup goes through rules and tables as the kernel does.
+func (s State) Lookup(q Query) Verdict {
+	var v Verdict
+	rules := s.RulesFor(q.Dst.Is6())
 	for i, r := range rules {
-		applies, sure := r.judge(q)
+		applies, sure := r.Applies(q)
 		if !sure {
-			v.unjudged = append(v.unjudged, r)
+			v.Unjudged = append(v.Unjudged, r)
 		}
-		if applies && s.decide(&v, r, q.dst) {
-			v.unjudged = append(v.unjudged, s.rivals(v, rules[i+1:], q)...)
+		if applies && s.decide(&v, r, q.Dst) {
+			v.Unjudged = append(v.Unjudged, s.rivals(v, rules[i+1:], q)...)
 			return v
 		}
 	}
@@ -75,15 +72,15 @@ func (s State) lookup(q query) verdict {
 // rivals returns the rules of the same priority as the one that decided which
 // would decide otherwise: of those the kernel takes the older, and a State does not
 // tell which that is.
-func (s State) rivals(v verdict, after []Rule, q query) []Rule {
+func (s State) rivals(v Verdict, after []Rule, q Query) []Rule {
 	var rivals []Rule
 	for _, r := range after {
-		if r.Priority != v.rule.Priority {
+		if r.Priority != v.Rule.Priority {
 			break
 		}
-		var other verdict
-		applies, sure := r.judge(q)
-		if !sure || applies && s.decide(&other, r, q.dst) && (other.local != v.local || other.route != v.route) {
+		var other Verdict
+		applies, sure := r.Applies(q)
+		if !sure || applies && s.decide(&other, r, q.Dst) && (other.Local != v.Local || other.Route != v.Route) {
 			rivals = append(rivals, r)
 		}
 	}
@@ -91,28 +88,28 @@ func (s State) rivals(v verdict, after []Rule, q query) []Rule {
 }
 
 // decide looks into the table of a rule that applies.
-func (s State) decide(v *verdict, r Rule, dst netip.Addr) bool {
+func (s State) decide(v *Verdict, r Rule, dst netip.Addr) bool {
 	if kind, ok := ruleActions[r.Other]; ok {
-		v.rule, v.route, v.found = r, Route{Type: kind}, true
+		v.Rule, v.Route, v.Found = r, Route{Type: kind}, true
 		return true
 	}
-	if r.Table == tableLocal {
-		if !s.hasAddress(dst) {
+	if r.Table == TableLocal {
+		if !s.HasAddress(dst) {
 			return false
 		}
-		v.rule, v.local, v.found = r, true, true
+		v.Rule, v.Local, v.Found = r, true, true
 		return true
 	}
-	route, ok := s.longest(r.Table, dst)
+	route, ok := s.LongestMatch(r.Table, dst)
 	if n, suppresses := r.suppresses(); !ok || suppresses && route.Dst.Bits() <= n {
 		return false
 	}
-	v.rule, v.route, v.found = r, route, true
+	v.Rule, v.Route, v.Found = r, route, true
 	return true
 }
 
-// rulesFor returns the rules of one family in the kernel's order.
-func (s State) rulesFor(ipv6 bool) []Rule {
+// RulesFor returns the rules of one family in the kernel's order.
+func (s State) RulesFor(ipv6 bool) []Rule {
 	var rules []Rule
 	for _, r := range s.Rules {
 		if r.IPv6 == ipv6 {
@@ -120,24 +117,27 @@ func (s State) rulesFor(ipv6 bool) []Rule {
 		}
 	}
 	if len(s.Rules) == 0 {
-		rules = builtinRules(ipv6)
+		rules = BuiltinRules(ipv6)
 	}
 	slices.SortStableFunc(rules, func(a, b Rule) int { return a.Priority - b.Priority })
 	return rules
 }
 
+// The kernel's own route tables; see rt_tables in ip-route(8).
 const (
-	tableLocal   = 255
-	tableDefault = 253
+	// TableMain is the table that every lookup ends in; it serves the primary ENI.
+	TableMain    = 254
+	TableLocal   = 255
+	TableDefault = 253
 )
 
-// builtinRules are those of a namespace that nobody has changed, for a State
+// BuiltinRules are those of a namespace that nobody has changed, for a State
 // that was made by hand.
-func builtinRules(ipv6 bool) []Rule {
+func BuiltinRules(ipv6 bool) []Rule {
 	return []Rule{
-		{IPv6: ipv6, Priority: 0, Table: tableLocal},
+		{IPv6: ipv6, Priority: 0, Table: TableLocal},
 		{IPv6: ipv6, Priority: 32766, Table: TableMain},
-		{IPv6: ipv6, Priority: 32767, Table: tableDefault},
+		{IPv6: ipv6, Priority: 32767, Table: TableDefault},
 	}
 }
 
@@ -153,16 +153,16 @@ var ruleActions = map[string]string{"action 6": "blackhole", "action 7": "unreac
 
 // judge reports whether r applies to q. It is not sure where that depends on what
 // a State or q does not tell.
-func (r Rule) judge(q query) (applies, sure bool) {
-	if r.IPv6 != q.dst.Is6() || r.Other == ruleNop {
+func (r Rule) Applies(q Query) (applies, sure bool) {
+	if r.IPv6 != q.Dst.Is6() || r.Other == ruleNop {
 		return false, true
 	}
-	fits := (!r.From.IsValid() || r.From.Contains(q.src)) &&
-		(!r.To.IsValid() || r.To.Contains(q.dst)) &&
-		q.mark&r.Mask == r.Mark&r.Mask &&
-		(r.IIF == "" || r.IIF == q.iif || r.IIF == "lo" && q.iif == "")
-	known := r.IPProto == 0 || q.proto != 0
-	fits = fits && (r.IPProto == 0 || !known || r.IPProto == q.proto)
+	fits := (!r.From.IsValid() || r.From.Contains(q.Src)) &&
+		(!r.To.IsValid() || r.To.Contains(q.Dst)) &&
+		q.Mark&r.Mask == r.Mark&r.Mask &&
+		(r.IIF == "" || r.IIF == q.IIF || r.IIF == "lo" && q.IIF == "")
+	known := r.IPProto == 0 || q.Proto != 0
+	fits = fits && (r.IPProto == 0 || !known || r.IPProto == q.Proto)
 	_, refuses := ruleActions[r.Other]
 	_, suppresses := r.suppresses()
 	switch {
@@ -185,12 +185,12 @@ func (r Rule) suppresses() (int, bool) {
 	return n, ok && err == nil
 }
 
-func (s State) hasAddress(a netip.Addr) bool {
+func (s State) HasAddress(a netip.Addr) bool {
 	return slices.ContainsFunc(s.Addresses, func(x Address) bool { return x.Prefix.Addr() == a })
 }
 
-// holder returns the link that has an address.
-func (s State) holder(a netip.Addr) string {
+// Holder returns the link that has an address.
+func (s State) Holder(a netip.Addr) string {
 	for _, x := range s.Addresses {
 		if x.Prefix.Addr() == a {
 			return x.Link
@@ -201,7 +201,7 @@ func (s State) holder(a netip.Addr) string {
 
 // longest returns the route of a table with the longest prefix that contains
 // dst, and of those the one with the lowest metric. A throw route ends the table.
-func (s State) longest(table int, dst netip.Addr) (Route, bool) {
+func (s State) LongestMatch(table int, dst netip.Addr) (Route, bool) {
 	var best Route
 	found := false
 	for _, r := range s.Routes {
@@ -218,15 +218,15 @@ func (s State) longest(table int, dst netip.Addr) (Route, bool) {
 // metric returns the metric that the kernel compares.
 func (r Route) metric() int {
 	if r.Metric == 0 && r.Dst.Addr().Is6() {
-		return defaultMetric6
+		return DefaultMetric6
 	}
 	return r.Metric
 }
 
-// defaultMetric6 is what the kernel gives an IPv6 route that comes without one.
-const defaultMetric6 = 1024
+// DefaultMetric6 is what the kernel gives an IPv6 route that comes without one.
+const DefaultMetric6 = 1024
 
-func (s State) link(name string) (Link, bool) {
+func (s State) Link(name string) (Link, bool) {
 	for _, l := range s.Links {
 		if l.Name == name {
 			return l, true
@@ -235,7 +235,7 @@ func (s State) link(name string) (Link, bool) {
 	return Link{}, false
 }
 
-func (s State) neighbor(link string, a netip.Addr) (Neighbor, bool) {
+func (s State) Neighbor(link string, a netip.Addr) (Neighbor, bool) {
 	for _, n := range s.Neighbors {
 		if n.Link == link && n.Addr == a {
 			return n, true
@@ -244,7 +244,7 @@ func (s State) neighbor(link string, a netip.Addr) (Neighbor, bool) {
 	return Neighbor{}, false
 }
 
-func (s State) sysctl(key string) string {
+func (s State) Sysctl(key string) string {
 	for _, x := range s.Sysctls {
 		if x.Key == key {
 			return x.Value
@@ -252,3 +252,6 @@ func (s State) sysctl(key string) string {
 	}
 	return ""
 }
+
+// FilterTable is the name of our nftables table, of family inet.
+const FilterTable = "vpcnet"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package rtnl
 
 import (
 	"encoding/binary"
@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// conn is a route netlink socket. The kernel works on a request within the
+// Conn is a route netlink socket. The kernel works on a request within the
 // system call that sends it, so reading the answers never waits. One goroutine
 // uses a conn at a time.
-type conn struct {
+type Conn struct {
 	fd  int
 	seq uint32
 	buf []byte
@@ -26,9 +26,9 @@ const receiveSize = 64 << 10
 
 // dial opens a socket in the namespace. The thread is there only for the socket
 // call: a socket belongs to its namespace for good.
-func dial(ns *os.File) (*conn, error) {
-	c := &conn{fd: -1, buf: make([]byte, receiveSize)}
-	err := inNetns(ns, func() (err error) {
+func dial(ns *os.File) (*Conn, error) {
+	c := &Conn{fd: -1, buf: make([]byte, receiveSize)}
+	err := InNetns(ns, func() (err error) {
 		c.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 		return err
 	})
@@ -43,7 +43,7 @@ func dial(ns *os.File) (*conn, error) {
 	return c, nil
 }
 
-func (c *conn) close() error { return unix.Close(c.fd) }
+func (c *Conn) close() error { return unix.Close(c.fd) }
 
 // kernelError is the kernel's answer to one request: errno and, if it gave one,
 // its reason in words.
@@ -61,37 +61,37 @@ func (e *kernelError) Error() string {
 
 func (e *kernelError) Unwrap() error { return e.errno }
 
-// answer is what came back for one request of a batch.
-type answer struct {
-	err  error
-	data []byte
+// Answer is what came back for one request of a batch.
+type Answer struct {
+	Err  error
+	Data []byte
 }
 
-// do sends a batch in one system call and returns an answer for each request.
-func (c *conn) do(b *batch) ([]answer, error) {
-	if len(b.starts) == 0 {
+// Do sends a batch in one system call and returns an answer for each request.
+func (c *Conn) Do(b *Batch) ([]Answer, error) {
+	if len(b.Starts) == 0 {
 		return nil, nil
 	}
 	first := c.seq + 1
-	for _, at := range b.starts {
+	for _, at := range b.Starts {
 		c.seq++
-		binary.NativeEndian.PutUint32(b.buf[at+8:], c.seq)
+		binary.NativeEndian.PutUint32(b.Buf[at+8:], c.seq)
 	}
-	if err := c.send(b.buf); err != nil {
+	if err := c.send(b.Buf); err != nil {
 		return nil, err
 	}
-	answers := make([]answer, len(b.starts))
+	answers := make([]Answer, len(b.Starts))
 	for left := len(answers); left > 0; {
-		err := c.receive(func(m message) {
+		err := c.receive(func(m Message) {
 			i := int(m.seq - first)
 			if i < 0 || i >= len(answers) {
 				return
 			}
-			if m.kind != unix.NLMSG_ERROR {
-				answers[i].data = append([]byte(nil), m.body...)
+			if m.Kind != unix.NLMSG_ERROR {
+				answers[i].Data = append([]byte(nil), m.Body...)
 				return
 			}
-			answers[i].err = m.err()
+			answers[i].Err = m.err()
 			left--
 		})
 		if err != nil {
@@ -105,17 +105,17 @@ func (c *conn) do(b *batch) ([]answer, error) {
 // meanwhile; on a busy node that happens now and then.
 const dumpTries = 20
 
-// errInterrupted means that what was dumped changed under way.
-var errInterrupted = errors.New("dump interrupted by changes")
+// ErrInterrupted means that what was dumped changed under way.
+var ErrInterrupted = errors.New("dump interrupted by changes")
 
-// dump sends one request and calls each for every message of the answer, after
+// Dump sends one request and calls each for every message of the answer, after
 // it has arrived as a whole and consistent.
-func (c *conn) dump(b *batch, each func(body []byte) error) error {
+func (c *Conn) Dump(b *Batch, each func(body []byte) error) error {
 	var err error
 	for range dumpTries {
 		var bodies [][]byte
 		bodies, err = c.dumpOnce(b)
-		if errors.Is(err, errInterrupted) {
+		if errors.Is(err, ErrInterrupted) {
 			continue
 		}
 		if err != nil {
@@ -131,10 +131,10 @@ func (c *conn) dump(b *batch, each func(body []byte) error) error {
 	return err
 }
 
-func (c *conn) dumpOnce(b *batch) ([][]byte, error) {
+func (c *Conn) dumpOnce(b *Batch) ([][]byte, error) {
 	c.seq++
-	binary.NativeEndian.PutUint32(b.buf[8:], c.seq)
-	if err := c.send(b.buf); err != nil {
+	binary.NativeEndian.PutUint32(b.Buf[8:], c.seq)
+	if err := c.send(b.Buf); err != nil {
 		return nil, err
 	}
 	var (
@@ -143,21 +143,21 @@ func (c *conn) dumpOnce(b *batch) ([][]byte, error) {
 		done   bool
 	)
 	for !done {
-		err := c.receive(func(m message) {
+		err := c.receive(func(m Message) {
 			if m.seq != c.seq {
 				return
 			}
 			if m.flags&unix.NLM_F_DUMP_INTR != 0 {
-				broken = errInterrupted
+				broken = ErrInterrupted
 			}
-			switch m.kind {
+			switch m.Kind {
 			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
 				done = true
 				if err := m.err(); err != nil {
 					broken = err
 				}
 			default:
-				bodies = append(bodies, append([]byte(nil), m.body...))
+				bodies = append(bodies, append([]byte(nil), m.Body...))
 			}
 		})
 		if err != nil {
@@ -167,7 +167,7 @@ func (c *conn) dumpOnce(b *batch) ([][]byte, error) {
 	return bodies, broken
 }
 
-func (c *conn) send(b []byte) error {
+func (c *Conn) send(b []byte) error {
 	for {
 		err := unix.Sendto(c.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 		if !errors.Is(err, unix.EINTR) {
@@ -176,17 +176,17 @@ func (c *conn) send(b []byte) error {
 	}
 }
 
-// message is one netlink message. The port is that of the socket whose request
+// Message is one netlink message. The port is that of the socket whose request
 // it answers or reports, 0 for the kernel itself.
-type message struct {
-	kind, flags uint16
-	seq, port   uint32
-	body        []byte
+type Message struct {
+	Kind, flags uint16
+	seq, Port   uint32
+	Body        []byte
 }
 
 // receive reads one datagram and calls f for each message in it; the body is
 // valid until f returns.
-func (c *conn) receive(f func(message)) error {
+func (c *Conn) receive(f func(Message)) error {
 	n, _, err := unix.Recvfrom(c.fd, c.buf, 0)
 	if errors.Is(err, unix.EINTR) {
 		return nil
@@ -199,12 +199,12 @@ func (c *conn) receive(f func(message)) error {
 		if size < unix.NLMSG_HDRLEN || size > len(b) {
 			return fmt.Errorf("netlink message of %d bytes in %d", size, len(b))
 		}
-		f(message{
-			kind:  binary.NativeEndian.Uint16(b[4:]),
+		f(Message{
+			Kind:  binary.NativeEndian.Uint16(b[4:]),
 			flags: binary.NativeEndian.Uint16(b[6:]),
 			seq:   binary.NativeEndian.Uint32(b[8:]),
-			port:  binary.NativeEndian.Uint32(b[12:]),
-			body:  b[unix.NLMSG_HDRLEN:size],
+			Port:  binary.NativeEndian.Uint32(b[12:]),
+			Body:  b[unix.NLMSG_HDRLEN:size],
 		})
 		b = b[min(align(size), len(b)):]
 	}
@@ -212,20 +212,20 @@ func (c *conn) receive(f func(message)) error {
 }
 
 // err decodes an NLMSG_ERROR or NLMSG_DONE message; nil is success.
-func (m message) err() error {
-	if len(m.body) < 4 {
+func (m Message) err() error {
+	if len(m.Body) < 4 {
 		return nil
 	}
-	code := int32(binary.NativeEndian.Uint32(m.body))
+	code := int32(binary.NativeEndian.Uint32(m.Body))
 	if code == 0 {
 		return nil
 	}
 	e := &kernelError{errno: unix.Errno(-code)}
 	// After the code of an error comes the header of the request, unless more.
-	if m.kind == unix.NLMSG_ERROR && m.flags&unix.NLM_F_ACK_TLVS != 0 && m.flags&unix.NLM_F_CAPPED != 0 && len(m.body) >= 20 {
-		for a, v := range attributes(m.body[20:]) {
+	if m.Kind == unix.NLMSG_ERROR && m.flags&unix.NLM_F_ACK_TLVS != 0 && m.flags&unix.NLM_F_CAPPED != 0 && len(m.Body) >= 20 {
+		for a, v := range Attributes(m.Body[20:]) {
 			if a == unix.NLMSGERR_ATTR_MSG {
-				e.reason = text(v)
+				e.reason = Text(v)
 			}
 		}
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath
+package trace
 
 // Fault is a reason why a packet goes wrong.
 type Fault struct {

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package trace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/google/nftables"
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/nft"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
+	"golang.org/x/sys/unix"
+)
+
+// Confirm asks the kernel of the node whose network namespace is at netns, or of the
+// calling thread if netns is empty, as `ip route get` does, for each route
+// lookup of p, which Trace must have returned in this process, and returns where
+// the kernel's answers differ: in the link, the gateway or the table. A lookup that
+// the kernel refuses for a reason that p names already is no difference.
+func Confirm(ctx context.Context, netns string, p Path) ([]Fault, error) {
+	ns, err := openTraced(netns)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	client := rtnl.NewClient(ns)
+	defer func() { _ = client.CloseIdle() }()
+	var faults []Fault
+	err = client.Do(ctx, func(c *rtnl.Conn) error {
+		for _, a := range p.asked {
+			got, err := kernelRoute(c, a.Query)
+			if err != nil {
+				return err
+			}
+			if text, differs := a.differs(got, p); differs {
+				faults = append(faults, Fault{FaultDiffers, fmt.Sprintf("for packets from %s to %s %s", a.Src, a.Dst, text)})
+			}
+		}
+		return nil
+	})
+	return faults, err
+}
+
+// openTraced opens the network namespace at path, or that of the calling thread.
+func openTraced(path string) (*os.File, error) {
+	if path == "" {
+		path = rtnl.OwnNetns
+	}
+	return rtnl.OpenNetns(path)
+}
+
+// kernelRoute asks the kernel for the route of a packet.
+func kernelRoute(c *rtnl.Conn, q netstate.Query) (k kernelAnswer, err error) {
+	index := 0
+	if q.IIF != "" {
+		in, err := c.LinkByName(q.IIF)
+		if err != nil {
+			return k, err
+		}
+		if in.Index == 0 {
+			k.refusal = fmt.Errorf("link %s: %w", q.IIF, datapath.ErrNoLink)
+			return k, nil
+		}
+		index = in.Index
+	}
+	k.route, k.refusal, err = c.RouteTo(q, index)
+	return k, err
+}
+
+// kernelAnswer is what the kernel says to a Query: a route or a refusal.
+type kernelAnswer struct {
+	route   netstate.Route
+	refusal error
+}
+
+func (k kernelAnswer) String() string {
+	switch {
+	case errors.Is(k.refusal, unix.EXDEV):
+		return "the kernel drops them: reverse path filtering"
+	case errors.Is(k.refusal, unix.EINVAL):
+		return "the kernel refuses them (invalid argument): perhaps because of their source, or reverse path filtering"
+	case errors.Is(k.refusal, unix.EHOSTUNREACH):
+		return "the kernel refuses them (no route to host): no route, or a link that does not forward"
+	case k.refusal != nil:
+		return fmt.Sprintf("the kernel refuses them: %v", k.refusal)
+	case k.route.Type == "local":
+		return "the kernel takes the destination for the node's own"
+	}
+	return fmt.Sprintf("the kernel uses %q", k.route)
+}
+
+// differs compares the kernel's answer with a lookup of p.
+func (a lookedUp) differs(got kernelAnswer, p Path) (string, bool) {
+	foretold := !a.Found || a.Refuses()
+	if a.IIF != "" {
+		foretold = foretold || p.Has(FaultNoForwarding) || p.Has(FaultStrictReverse) || p.Has(FaultNoReverse) || p.Has(FaultAddrOnNode) || p.Has(FaultIPv6Off)
+	}
+	want := a.Route
+	switch {
+	case got.refusal != nil && foretold:
+		return "", false
+	case got.refusal != nil:
+		return fmt.Sprintf("%s; expected %s", got, a.Verdict), true
+	case a.Local:
+		return fmt.Sprintf("%s; expected them for the node itself", got), got.route.Type != "local"
+	case got.route.Type == "local", !a.Found, a.Refuses():
+		return fmt.Sprintf("%s; expected %s", got, a.Verdict), true
+	case want.Other != "" && want.Link == "":
+		return "", false
+	}
+	same := got.route.Link == want.Link && got.route.Table == want.Table && (got.route.Via == want.Via || want.Other != "")
+	return fmt.Sprintf("%s; expected %s", got, a.Verdict), !same
+}
+
+// Observe reads everything that Trace looks at, but for the translation, which
+// is package snat's: the node, whose network namespace is at netns or is the calling
+// thread's if netns is empty, and the sandbox at that path if it is not empty.
+func Observe(ctx context.Context, netns, sandbox string) (View, error) {
+	var v View
+	var err error
+	if v.Node, err = observeAt(ctx, netns); err != nil {
+		return v, err
+	}
+	if v.Filters, err = otherFilters(netns); err != nil || sandbox == "" {
+		return v, err
+	}
+	s, err := observeAt(ctx, sandbox)
+	if err != nil {
+		return v, fmt.Errorf("sandbox: %w", err)
+	}
+	v.Sandbox = &s
+	return v, nil
+}
+
+func observeAt(ctx context.Context, netns string) (netstate.State, error) {
+	h, err := datapath.Open(netns)
+	if err != nil {
+		return netstate.State{}, err
+	}
+	defer h.Close()
+	return h.Observe(ctx)
+}
+
+// otherFilters lists the base chains of other programs that filter.
+func otherFilters(netns string) (list []OtherChain, err error) {
+	ns, err := openTraced(netns)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	socket := nft.New(ns)
+	defer func() { _ = socket.Close() }()
+	err = socket.Do(func(c *nftables.Conn) error {
+		chains, err := c.ListChains()
+		if err != nil {
+			return fmt.Errorf("list nft chains: %w", err)
+		}
+		for _, k := range chains {
+			family, known := nftFamilies[k.Table.Family]
+			ours := k.Table.Name == netstate.FilterTable || k.Table.Name == translationTable
+			if !known || k.Hooknum == nil || k.Type != nftables.ChainTypeFilter || ours {
+				continue
+			}
+			list = append(list, OtherChain{
+				Family: family, Table: k.Table.Name, Chain: k.Name,
+				Drops: k.Policy != nil && *k.Policy == nftables.ChainPolicyDrop,
+			})
+		}
+		return nil
+	})
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) {
+		return nil, nil // a kernel without nftables has no such chains
+	}
+	return list, err
+}
+
+// translationTable is the name of package snat's table.
+const translationTable = "vpcnet-snat"
+
+// nftFamilies are the families whose chains see packets of the node.
+var nftFamilies = map[nftables.TableFamily]string{
+	nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet", nftables.TableFamilyBridge: "bridge",
+}
