@@ -7,29 +7,31 @@
 // overlay and no NAT; only traffic that leaves the VPC is translated to the
 // node's primary address.
 //
-// The module is made of packages that are imported, tested and recombined one
-// by one. This package holds no code; import what you need:
+// The module consists of packages that can be imported, tested and combined
+// independently. This package has no code. The packages are:
 //
-//   - [github.com/vpcnet/vpcnet/eni]: ENIs of this instance: discover, attach,
-//     assign addresses, give back, sweep what leaked; limits of instance types.
+//   - [github.com/vpcnet/vpcnet/eni]: discovers, attaches and deletes the ENIs of an
+//     instance, assigns their addresses, and deletes leaked ENIs; limits of instance
+//     types.
 //   - [github.com/vpcnet/vpcnet/eni/enitest]: an EC2 API and an instance metadata
-//     service in process, over the real wire protocol, for anyone's tests.
-//   - [github.com/vpcnet/vpcnet/warmpool]: how much spare capacity a node keeps,
-//     as pure functions; the standard library only.
-//   - [github.com/vpcnet/vpcnet/ipam]: which address belongs to whom, journalled;
-//     [github.com/vpcnet/vpcnet/ipam/agent] drives a policy over a provider.
-//   - [github.com/vpcnet/vpcnet/datapath]: links, routes and rules of node and
+//     service in process, over the real wire protocol, for tests.
+//   - [github.com/vpcnet/vpcnet/warmpool]: decides how much spare capacity a node
+//     keeps, in pure functions; standard library only.
+//   - [github.com/vpcnet/vpcnet/ipam]: allocates addresses to pods, with a journal;
+//     [github.com/vpcnet/vpcnet/ipam/agent] applies a warm pool policy to a provider
+//     of ENIs.
+//   - [github.com/vpcnet/vpcnet/datapath]: links, routes and rules of the node and its
 //     pods, as values that are compared with the kernel and applied.
-//   - [github.com/vpcnet/vpcnet/snat]: source translation and connection marks
-//     in an nftables table of its own.
-//   - [github.com/vpcnet/vpcnet/cniplugin]: a CNI plugin and the protocol between
-//     it and the node's agent.
+//   - [github.com/vpcnet/vpcnet/snat]: source translation and connection marks in a
+//     separate nftables table.
+//   - [github.com/vpcnet/vpcnet/cniplugin]: a CNI plugin and the protocol between the
+//     plugin and the agent of the node.
 //
-// The commands under examples are thin uses of them: vpc-cni and ipamd are a
-// whole CNI plugin and node agent, and lab is a whole VPC on one machine:
+// The commands under examples compose these packages: vpc-cni is a CNI plugin, ipamd
+// is a node agent, and lab runs a whole VPC on one machine:
 //
 //	git clone https://github.com/vpcnet/vpcnet && cd vpcnet && go run ./examples/lab
 //
-// The examples below show each package in about ten lines. How the parts fit
-// together, and why they are cut as they are, is written in docs/architecture.md.
+// The examples below show each package in about ten lines. docs/architecture.md
+// describes how the packages work together, and the reasons for the design.
 package vpcnet

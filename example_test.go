@@ -21,8 +21,8 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// How much spare capacity should this node have? The answer is a value that a
-// test can compare.
+// A policy decides how much spare capacity a node needs. The decision is a value that
+// a test can compare.
 func Example_warmpool() {
 	s := warmpool.Snapshot{
 		Limits: warmpool.Limits{MaxENIs: 3, SlotsPerENI: 5, AddressesPerSlot: 1, MaxPods: 17},
@@ -30,15 +30,15 @@ func Example_warmpool() {
 	}
 	d := warmpool.Plan(warmpool.AWS{WarmIPTarget: 3}, s)
 	for _, a := range d.Actions {
-		fmt.Println(a.Op, a.N, "-", a.Reason)
+		fmt.Println(a.Op, a.N, "-", a.Explanation)
 	}
 	// Output:
 	// create 2 - WARM_IP_TARGET 3, MINIMUM_IP_TARGET 0: want 7, have 5 usable addresses, 4 assigned
 }
 
-// Which address belongs to whom?
+// A pool allocates addresses. Repeated requests for a pod return the same address.
 func Example_ipam() {
-	pool, _ := ipam.Open(ipam.Config{}) // a Journal makes it survive restarts
+	pool, _ := ipam.Open(ipam.Config{}) // with a Journal it survives restarts
 	_ = pool.SetENI(ipam.ENI{ID: "eni-a"})
 	_ = pool.AddBlocks(ipam.Block{Prefix: netip.MustParsePrefix("10.0.1.16/28"), ENI: "eni-a"})
 	_ = pool.SetReady("eni-a", true) // its link, table and routes are verified
@@ -51,7 +51,7 @@ func Example_ipam() {
 	// 10.0.1.16 10.0.1.16 <nil>
 }
 
-// One more ENI with five addresses, against an EC2 that runs in the test.
+// Provision adds an ENI with five addresses, here on an EC2 API in process.
 func Example_eni() {
 	cloud := enitest.New(enitest.Config{})
 	vpc, _ := cloud.AddVPC(enitest.VPCInput{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}})
@@ -71,7 +71,7 @@ func Example_eni() {
 	// 1 5 <nil> 1
 }
 
-// What must the node's kernel have for this pod?
+// HostState returns the links, routes and rules that a pod needs on the node.
 func Example_datapath() {
 	pod := datapath.Pod{
 		ContainerID: "4f6c", IfName: "eth0", Layout: datapath.PerPod,
@@ -80,7 +80,7 @@ func Example_datapath() {
 	for _, rule := range pod.HostState().Rules {
 		fmt.Println(rule)
 	}
-	// With a kernel at hand:
+	// To apply them to the kernel:
 	//	node, _ := datapath.Open("")  // this network namespace
 	//	wiring, err := node.AddPod(ctx, pod)
 
@@ -89,7 +89,8 @@ func Example_datapath() {
 	// pref 1536 from 10.0.1.16 lookup 2 protocol kernel
 }
 
-// What is translated, as nft would print it?
+// Ruleset returns the translation as an nftables table, which prints itself as nft
+// does.
 func Example_snat() {
 	rules, err := snat.Config{
 		NodeAddrs:   []netip.Addr{netip.MustParseAddr("10.0.1.10")},
@@ -97,7 +98,7 @@ func Example_snat() {
 		VPC:         []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
 	}.Ruleset()
 	fmt.Println(rules, err)
-	// With a kernel at hand:
+	// To apply it to the kernel:
 	//	node, _ := snat.Open("")  // this network namespace
 	//	_, err = node.Apply(ctx, rules)
 	//	err = node.Watch(ctx, snat.WatchConfig{Desired: func() (snat.Ruleset, bool) { return rules, true }})
@@ -124,7 +125,8 @@ func Example_snat() {
 	//  <nil>
 }
 
-// What a runtime needs in /etc/cni/net.d to call the plugin, with hostPorts.
+// A Conflist is the file in /etc/cni/net.d with which a runtime calls the plugin, here
+// with support for hostPorts.
 func Example_cniplugin() {
 	list := cniplugin.Conflist{
 		Conf:    cniplugin.NetConf{AgentSocket: cniplugin.DefaultSocket},
@@ -132,8 +134,8 @@ func Example_cniplugin() {
 	}
 	text, err := list.JSON()
 	fmt.Println(string(text), err)
-	// The plugin itself is one call, cniplugin.Plugin{}.Main; an agent answers
-	// it with server.Server{Backend: yours}.
+	// The plugin is one call, cniplugin.Plugin{}.Main. An agent serves its requests
+	// with server.Server and its own Backend.
 
 	// Output:
 	// {

@@ -22,7 +22,7 @@ import (
 
 const module = "github.com/vpcnet/vpcnet"
 
-// listed is what the test needs of `go list -json`.
+// listed is the part of the output of `go list -json` that the tests need.
 type listed struct {
 	ImportPath string
 	Standard   bool
@@ -30,9 +30,9 @@ type listed struct {
 	Deps       []string
 }
 
-// rules says, for each library directory, which of our own packages its
-// packages may import (a directory may always import what is below itself) and
-// which foreign modules nobody who imports it may end up compiling.
+// rules lists, for each library directory, the packages of this module that its
+// packages may import in addition to those in the directory, and the foreign modules
+// that they must not depend on.
 var rules = map[string]struct {
 	imports []string
 	never   []string
@@ -45,11 +45,11 @@ var rules = map[string]struct {
 	"cniplugin": {imports: []string{"datapath"}, never: []string{"github.com/aws/"}},
 }
 
-// journals are the packages that the journals of ipam and eni share. Only those
-// two packages import them, see TestJournalsStayApart.
+// journals lists the packages that the journals of ipam and eni share. Only the
+// journal packages import them, see TestJournalsStayApart.
 var journals = []string{"internal/wal", "internal/agentdb"}
 
-// agentImports is the one edge that a directory has beyond its own rule.
+// agentImports lists the packages that ipam/agent may import in addition to its rule.
 var agentImports = []string{"ipam", "warmpool"}
 
 func TestImportRules(t *testing.T) {
@@ -73,31 +73,31 @@ func TestImportRules(t *testing.T) {
 				t.Errorf("%s imports %s; it may import only %v", dir, own, allowed)
 			}
 			if strings.HasPrefix(imp, "k8s.io/") || strings.HasPrefix(imp, "sigs.k8s.io/") {
-				t.Errorf("%s imports %s; Kubernetes types enter no library package", dir, imp)
+				t.Errorf("%s imports %s; library packages must not import Kubernetes packages", dir, imp)
 			}
 		}
 		for _, dep := range p.Deps {
 			for _, never := range rule.never {
 				if strings.HasPrefix(dep, never) && !strings.HasPrefix(dep, module) {
-					t.Errorf("whoever imports %s compiles %s", dir, dep)
+					t.Errorf("%s depends on %s", dir, dep)
 				}
 			}
 		}
 	}
 	for top := range rules {
 		if !seen[top] {
-			t.Errorf("no package found below %s: the rule for it holds nothing", top)
+			t.Errorf("no package below %s, want at least one for its rule", top)
 		}
 	}
 }
 
-// TestJournalsStayApart holds that a program which imports ipam or eni, with a
-// journal of its own, compiles neither ours nor the library in it.
+// TestJournalsStayApart checks that ipam and eni do not depend on the journals of this
+// module, so that programs can use other journals.
 func TestJournalsStayApart(t *testing.T) {
 	for _, p := range list(t, "./ipam", "./ipam/agent", "./eni") {
 		for _, dep := range p.Deps {
 			if strings.HasPrefix(dep, "go.etcd.io/") || strings.HasPrefix(dep, module+"/internal/") {
-				t.Errorf("whoever imports %s compiles %s", p.ImportPath, dep)
+				t.Errorf("%s depends on %s", p.ImportPath, dep)
 			}
 		}
 	}
@@ -123,8 +123,8 @@ func list(t *testing.T, patterns ...string) []listed {
 	}
 }
 
-// TestNoInit holds that no package has an init function or reads the
-// environment behind its caller's back: only programs do.
+// TestNoInit checks that no library package has an init function or reads the
+// environment.
 func TestNoInit(t *testing.T) {
 	for top := range rules {
 		for path, file := range sources(t, top) {
@@ -145,8 +145,8 @@ func TestNoInit(t *testing.T) {
 	}
 }
 
-// TestSDKTypesStayInside holds that one constructor is the only exported
-// declaration of eni that names an AWS SDK type.
+// TestSDKTypesStayInside checks that only one exported declaration of eni, a
+// constructor, names an AWS SDK type.
 func TestSDKTypesStayInside(t *testing.T) {
 	var exposed []string
 	for path, file := range sources(t, "eni") {
@@ -177,8 +177,8 @@ func TestSDKTypesStayInside(t *testing.T) {
 	}
 }
 
-// exposes returns the names of the exported functions, methods, types and
-// values in d whose public part names a package in sdk.
+// exposes returns the names of the exported functions, methods, types and values in d
+// that name a package in sdk outside of unexported fields.
 func exposes(d ast.Decl, sdk map[string]bool) []string {
 	names := func(n ast.Node) (found bool) {
 		if n == nil {
@@ -220,8 +220,8 @@ func exposes(d ast.Decl, sdk map[string]bool) []string {
 	return out
 }
 
-// hidden reports whether f is an unexported field of a struct declared in d:
-// what it names is nobody's business.
+// hidden reports whether f is an unexported field of a struct declared in d. Such
+// fields may have any type.
 func hidden(d ast.Decl, f *ast.Field) bool {
 	if len(f.Names) == 0 || slices.ContainsFunc(f.Names, func(i *ast.Ident) bool { return i.IsExported() }) {
 		return false
@@ -236,7 +236,7 @@ func hidden(d ast.Decl, f *ast.Field) bool {
 	return inStruct
 }
 
-// sources parses the Go files below dir that are not tests.
+// sources parses the Go files below dir, except tests.
 func sources(t *testing.T, dir string) map[string]*ast.File {
 	t.Helper()
 	files := map[string]*ast.File{}
@@ -253,7 +253,7 @@ func sources(t *testing.T, dir string) map[string]*ast.File {
 	return files
 }
 
-// TestTopLevel holds the fixed top level of the repository.
+// TestTopLevel checks the list of top-level directories, which is fixed.
 func TestTopLevel(t *testing.T) {
 	want := []string{"cniplugin", "datapath", "docs", "eni", "examples", "internal", "ipam", "snat", "warmpool"}
 	entries, err := os.ReadDir(".")
@@ -274,6 +274,6 @@ func TestTopLevel(t *testing.T) {
 		t.Fatal(err)
 	}
 	if strings.Contains(string(mod), "replace") {
-		t.Error("go.mod has a replace line: `go install module/...@latest` would refuse it")
+		t.Error("go.mod has a replace line, so `go install module/...@latest` fails")
 	}
 }

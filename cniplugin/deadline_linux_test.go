@@ -144,7 +144,7 @@ func TestStoppedAgent(t *testing.T) {
 	if got := n.tombstones(); got != 1 {
 		t.Errorf("ADD has left %d tombstones, want 1", got)
 	}
-	check := invocation{command: "CHECK", id: "c1", netns: sandboxPath("c1"), ifName: "eth0", args: "", stdin: ""}
+	check := invocation{"CHECK", "c1", sandboxPath("c1"), "eth0", "", ""}
 	timedOut(with(check, "1.0.0", `"prevResult":`+result), cniplugin.CodeTryAgainLater)
 	timedOut(with(n.gc(), "1.1.0", `"cni.dev/valid-attachments":[]`), cniplugin.CodeTryAgainLater)
 	timedOut(with(invocation{command: "STATUS"}, "1.1.0"), cniplugin.CodeNotAvailable)
@@ -196,7 +196,7 @@ func TestGCStuckAgent(t *testing.T) {
 		newSandbox(t, id)
 		n.must(n.add(id))
 	}
-	a := &stuckDel{Agent: n.agent, stuck: make(chan struct{})}
+	a := &stuckDel{n.agent, make(chan struct{})}
 	n.stop()
 	n.backend = a
 	n.start()
@@ -225,7 +225,7 @@ func TestKilledAgent(t *testing.T) {
 	ended := make(chan end, 1)
 	go func() {
 		out, status := n.run(n.add("c1"))
-		ended <- end{out: out, status: status}
+		ended <- end{out, status}
 	}()
 	if line, err := n.stdout.ReadString('\n'); err != nil {
 		t.Fatal(line, err)

@@ -88,5 +88,5 @@ func (n *node) killAtEach(t *testing.T, round func(i int, kill func(invocation) 
 // mustCheck is CHECK of a pod for which ADD has printed result.
 func (n *node) mustCheck(id string, result []byte) {
 	n.t.Helper()
-	n.must(invocation{command: "CHECK", id: id, netns: sandboxPath(id), ifName: "eth0", args: "", stdin: n.conf("1.0.0", `"prevResult":`+string(result))})
+	n.must(invocation{"CHECK", id, sandboxPath(id), "eth0", "", n.conf("1.0.0", `"prevResult":`+string(result))})
 }

@@ -40,7 +40,7 @@ func serveAlone(socket string) error {
 	})
 	s := &server.Server{Backend: agent}
 	if os.Getenv(hangEnv) != "" {
-		s.Backend = hanging{Agent: agent}
+		s.Backend = hanging{agent}
 	}
 	return s.Serve(context.Background(), l)
 }

@@ -193,11 +193,11 @@ func (n *node) must(i invocation) []byte {
 
 // add and del are the invocations of a pod whose sandbox is newSandbox(id).
 func (n *node) add(id string) invocation {
-	return invocation{command: "ADD", id: id, netns: sandboxPath(id), ifName: "eth0", args: "", stdin: n.conf("1.0.0")}
+	return invocation{"ADD", id, sandboxPath(id), "eth0", "", n.conf("1.0.0")}
 }
 
 func (n *node) del(id string) invocation {
-	return invocation{command: "DEL", id: id, netns: sandboxPath(id), ifName: "eth0", args: "", stdin: n.conf("1.0.0")}
+	return invocation{"DEL", id, sandboxPath(id), "eth0", "", n.conf("1.0.0")}
 }
 
 func sandboxPath(name string) string { return "/run/netns/" + name }

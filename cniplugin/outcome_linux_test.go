@@ -434,7 +434,7 @@ func TestAddressTaken(t *testing.T) {
 				t.Fatal(err)
 			}
 			n.stop()
-			n.backend = &oddAgent{Agent: n.agent, answer: resp}
+			n.backend = &oddAgent{n.agent, resp}
 			n.start()
 			out, status := n.run(n.add("c2"))
 			expect(t, badInput{code: cniplugin.CodeTryAgainLater, text: cniplugin.ReasonAddressTaken}, status, out)

@@ -251,7 +251,7 @@ func TestRetired(t *testing.T) {
 		t.Errorf("ADD after a DEL gives %s, before it gave %s", second, first)
 	}
 	n.sweep()
-	n.must(invocation{command: "CHECK", id: "c1", netns: sandboxPath("c1"), ifName: "eth0", args: "", stdin: n.conf("1.0.0", `"prevResult":`+string(first))})
+	n.must(invocation{"CHECK", "c1", sandboxPath("c1"), "eth0", "", n.conf("1.0.0", `"prevResult":`+string(first))})
 	n.must(n.del("c1"))
 }
 
@@ -320,7 +320,7 @@ func TestOddGC(t *testing.T) {
 	n := newNode(t, ofLayout("flat"))
 	valid := cniplugin.Attachment{Network: "vpcnet", ContainerID: "c1", IfName: "eth0"}
 	foreign := cniplugin.Attachment{Network: "other", ContainerID: "c2", IfName: "eth0"}
-	n.backend = &oddGC{Agent: n.agent, stale: []cniplugin.Attachment{valid, foreign}}
+	n.backend = &oddGC{n.agent, []cniplugin.Attachment{valid, foreign}}
 	n.stop()
 	n.start()
 	newSandbox(t, "c1")

@@ -57,7 +57,7 @@ func runScript(t *testing.T, file, layout string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	testscript.RunT(serially{T: t}, testscript.Params{
+	testscript.RunT(serially{t}, testscript.Params{
 		Files:         []string{file},
 		UpdateScripts: flag.Lookup("update").Value.String() == "true",
 		Setup: func(env *testscript.Env) error {

@@ -54,7 +54,7 @@ func (n *node) trace(t *testing.T, i invocation, at func(step) bool) traced {
 	go func() {
 		runtime.LockOSThread() // the tracer is a thread, and ends with the goroutine
 		end, err := n.traceLocked(dir, i, at)
-		ended <- outcome{traced: end, err: err}
+		ended <- outcome{end, err}
 	}()
 	o := <-ended
 	if o.err != nil {

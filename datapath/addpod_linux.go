@@ -37,7 +37,7 @@ func (h *Handle) AddPod(ctx context.Context, p Pod) (Wiring, error) {
 	}
 	defer sandbox.Close()
 	inside := newHandle(sandbox)
-	defer func() { _ = inside.drain() }() // what was read is read
+	defer func() { _ = inside.closeSockets() }() // what was read is read
 	if err := h.addPod(ctx, p, inside); err != nil {
 		return Wiring{}, fmt.Errorf("wire %s: %w", p.HostLink(), err)
 	}

@@ -9,9 +9,9 @@ import (
 	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
-// Apply carries out changes in order and stops at the first that fails. A
-// deletion of what is gone and an addition of what is there both succeed. To add a
-// veth link that does not exist is AddPod's work and fails here.
+// Apply carries out changes in order and stops at the first that fails. Adding an item
+// that exists and deleting one that does not exist both succeed. Apply cannot create a
+// veth pair, which needs a sandbox: see [Handle.AddPod].
 func (h *Handle) Apply(ctx context.Context, changes []netstate.Change) error {
 	for len(changes) > 0 {
 		n, err := h.applySome(ctx, changes)
@@ -23,13 +23,14 @@ func (h *Handle) Apply(ctx context.Context, changes []netstate.Change) error {
 	return nil
 }
 
-// applySome carries out as many changes as go by one way, and counts them.
+// applySome carries out the changes at the beginning of the list that go into one
+// request, and returns their number.
 func (h *Handle) applySome(ctx context.Context, changes []netstate.Change) (int, error) {
 	switch i := changes[0].Item.(type) {
 	case netstate.Sysctl:
 		return 1, rtnl.WriteSysctls(h.ns, []netstate.Sysctl{i})
 	case netstate.Link:
-		if special(changes[0]) {
+		if needsOtherLinks(changes[0]) {
 			return 1, h.applyVirtual(ctx, i)
 		}
 	case netstate.Filter, netstate.Source:
@@ -40,19 +41,20 @@ func (h *Handle) applySome(ctx context.Context, changes []netstate.Change) (int,
 		return n, h.applyFilter(changes[:n])
 	}
 	n := 1
-	for n < min(len(changes), rtnl.BatchSize) && isRouteItem(changes[n].Item) && !special(changes[n]) {
+	for n < min(len(changes), rtnl.BatchSize) && isRouteItem(changes[n].Item) && !needsOtherLinks(changes[n]) {
 		n++
 	}
 	return n, h.withConn(ctx, func(c *rtnl.Conn) error { return rtnl.Apply(c, changes[:n]) })
 }
 
-// special reports whether a change of a link concerns other links too: the one
-// below it, or the bridge that it shall be a port of or no more.
-func special(c netstate.Change) bool {
+// needsOtherLinks reports whether a change of a link involves another link: its parent,
+// or the bridge that it joins or leaves.
+func needsOtherLinks(c netstate.Change) bool {
 	l, ok := c.Item.(netstate.Link)
 	return ok && c.Op == netstate.OpAdd && l.Kind != ""
 }
 
+// isFilterItem reports whether an item is part of the nftables table.
 func isFilterItem(i netstate.Item) bool {
 	switch i.(type) {
 	case netstate.Filter, netstate.Source:
@@ -61,6 +63,7 @@ func isFilterItem(i netstate.Item) bool {
 	return false
 }
 
+// isRouteItem reports whether an item is changed by route netlink.
 func isRouteItem(i netstate.Item) bool {
 	_, setting := i.(netstate.Sysctl)
 	return !setting && !isFilterItem(i)

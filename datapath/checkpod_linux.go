@@ -23,7 +23,7 @@ func (h *Handle) CheckPod(ctx context.Context, p Pod) error {
 	}
 	defer sandbox.Close()
 	inside := newHandle(sandbox)
-	defer func() { _ = inside.drain() }() // what was read is read
+	defer func() { _ = inside.closeSockets() }() // what was read is read
 	if p, err = h.resolvePod(ctx, p); err != nil {
 		return err
 	}

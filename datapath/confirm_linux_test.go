@@ -38,7 +38,7 @@ func TestConfirm(t *testing.T) {
 			[2]string{"reverse path filtering", ""}},
 		{"the pod's address on the node", `ip addr add $P4/32 dev lo; ip -6 addr add $P6/128 dev lo; until ip -6 route show table local | grep -q "$P6 dev lo"; do sleep 0.02; done`,
 			`ip addr del $P4/32 dev lo; ip -6 addr del $P6/128 dev lo`,
-			[2]string{"refuses", "node's own"}},
+			[2]string{"refuses", "to the node itself"}},
 	} {
 		shell(t, l.node, c.do, vars...)
 		for i := range 2 {

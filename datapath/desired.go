@@ -44,7 +44,7 @@ func (d Desired) Drift(have netstate.State) []netstate.Change {
 func isWired(links []netstate.Link, name string) bool {
 	for _, l := range links {
 		if l.Name == name {
-			return !claims.Passing(l.Group)
+			return !claims.Changing(l.Group)
 		}
 	}
 	return false

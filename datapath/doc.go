@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package datapath makes, verifies, repairs and explains the network of a node
-// and its pods: links, addresses, neighbours, routes, rules and marks.
+// Package datapath creates, verifies and repairs the network of a node and its pods:
+// links, addresses, neighbours, routes, rules and packet marks. Package
+// [github.com/vpcnet/vpcnet/datapath/netstate] has the values that describe a network,
+// and package [github.com/vpcnet/vpcnet/datapath/trace] explains the way of a packet.
 //
 // # The way of a packet
 //
-// A pod has one end of a veth pair with its VPC address, as a single address, and
-// sends everything to 169.254.1.1 (fe80::1), which no interface has: a permanent
-// neighbour entry gives it the MAC of the other end, on the node.
+// A pod has one end of a veth pair with its VPC address as a single address. It sends
+// every packet to the gateway 169.254.1.1 (fe80::1), an address that no interface has:
+// a permanent neighbour entry in the pod holds the MAC of the other end of the pair,
+// which is on the node.
 //
 //	pod eth0 10.0.0.101/32                                     node
 //	  default via 169.254.1.1 ──▶ eni1a2b… ─▶ prerouting ─▶ rules ─▶ ens6 ──▶ VPC
@@ -15,12 +18,12 @@
 //	                                │ 1 is the way back to the source this link? else drop
 //	                                │ 2 source4: 10.0.0.101 ─▶ mark 0x01 (ENI number 1)
 //
-// Out, in the layout [Flat]: the packet comes in at its host link and meets our
-// nftables table before routing. It is dropped unless a packet to its source would
-// leave by the same link; so a pod can send with no address but its own, in either
-// family, at a cost that does not depend on how many pods there are. A map from
-// source addresses and prefixes to ENIs sets the ENI's number in the packet's
-// mark. Then come the rules:
+// Outbound, in the layout [Flat]: the packet arrives on its host link and passes our
+// nftables table before routing. The table drops it unless a packet to its source would
+// leave by the same link, so that a pod can send from its own addresses only. This
+// check covers both families, and its cost does not depend on the number of pods. A map
+// from source addresses and prefixes to ENIs then sets the number of the ENI in the
+// packet's mark. After that come the rules:
 //
 //	512    lookup 20000                   to a pod of this node? straight to its link
 //	1024   fwmark 0x80/0x80 lookup main   marked for the primary ENI (package snat)
@@ -29,55 +32,64 @@
 //	32765  from 10.0.0.20 lookup 2        from ENI 1's own address
 //	32766  lookup main                    everything else: by the primary ENI
 //
-// Table 2 holds the route to the VPC router and the default route by it. A pod on
-// the primary ENI has no mark and leaves by table main.
+// Table 2 holds the route to the VPC router and the default route through it. Packets
+// of a pod on the primary ENI have no mark and leave by table main.
 //
-// In, either layout: the VPC delivers a packet for 10.0.0.101 to the ENI that owns
-// the address. Rule 512 finds the route to the pod's host link, and the permanent
-// neighbour entry there the pod's MAC, so that nothing waits for ARP or neighbour
-// discovery. Loose reverse path filtering (rp_filter 2) lets it in although the way
-// back, which the mark decides, is not yet known.
+// Inbound, in either layout: the VPC delivers a packet for 10.0.0.101 to the ENI that
+// owns the address. Rule 512 finds the route to the pod's host link, where a permanent
+// neighbour entry holds the pod's MAC, so that no packet waits for ARP or neighbour
+// discovery. Reverse path filtering is loose (rp_filter 2), because the kernel does not
+// know yet which mark, and so which ENI, the answer will have.
 //
-// The layout [PerPod] is that of amazon-vpc-cni-k8s. A pod's route is in table
-// main, and each pod has its own rules,
+// The layout [PerPod] is that of amazon-vpc-cni-k8s. The route of a pod is in table
+// main, and each pod has rules of its own,
 //
 //	512    to 10.0.0.101 lookup main
 //	1536   from 10.0.0.101 lookup 2
 //
-// which the kernel goes through one by one for each packet. A rule for each ENI,
-// 1024 fwmark 0x1/0xff lookup 2, is for answers that package snat marks. Table 20002
-// is as in the other layout: it refuses what is for an address of the node's ENIs that
-// no pod has, at once, unless another program uses the address ([Node.InUse]).
+// which the kernel evaluates one by one for each packet. One rule for each ENI, 1024
+// fwmark 0x1/0xff lookup 2, serves answers that package snat marks. Table 20002 is the
+// same in both layouts: it refuses packets to addresses of the node's ENIs that no pod
+// has, unless another program uses the address ([Node.InUse]).
 //
 // # Values and effects
 //
-// [Node.State], [Pod.HostState] and [Pod.SandboxState] compute what should be,
-// as a [State]: plain values, whose text is the script of ip and nft commands that
-// would make it. [Handle.Observe] reads what is, [Diff] finds the changes, and
-// [Handle.Apply] carries them out. [Handle.EnsureNode] does all of it for a node.
-// Pods take a direct way, because a runtime waits for them: [Handle.AddPod] and
-// [Handle.DelPod] need a few system calls, whatever else is on the node.
+// [Node.State], [Pod.HostState] and [Pod.SandboxState] compute the wanted network as a
+// [netstate.State], a plain value that prints itself as the script of ip and nft
+// commands that would create it. [Handle.Observe] reads the present network,
+// [netstate.Diff] finds the changes, and [Handle.Apply] carries them out.
+// [Handle.EnsureNode] does all of this for a node. Pods take a shorter way, because a
+// runtime waits for them: [Handle.AddPod] and [Handle.DelPod] need a few system calls,
+// regardless of what else is on the node.
 //
-// Everything is keyed by container and interface, and its names and MACs derive
-// from that key. So each step can be repeated, a killed ADD is finished or undone
-// by the next ADD or DEL, and DEL needs no record of what ADD did.
+// The container ID and the interface name of a pod are its key, from which all its names
+// and MACs derive. Each step can therefore be repeated: the next ADD or DEL completes or
+// undoes an ADD that was killed, and DEL needs no record of what ADD did.
 //
-// [Handle.Watch] hears of each change that others make, and puts back what is ours.
-// [Trace] explains the way of a packet from values alone, names its faults and what
-// it cannot judge, and [Handle.Confirm] compares that with the kernel's own answer.
+// [Handle.Watch] receives every change that other programs make, and restores what is
+// ours.
 //
 // # Modes
 //
-// A pod need not have a veth pair that the layout routes: [Mode] also knows a
-// [WholeENI] for the pod alone, an [IPVLAN] link beside the veth pair, a [Branch]
-// ENI with security groups of its own, and a [Bridge]. A pod with several interfaces
-// has one [Pod] value for each, with an Index. Each mode's documentation says what
-// checks the source of its packets.
+// [Mode] lets a pod use something else than a veth pair that the layout routes: a
+// [WholeENI] of its own, an [IPVLAN] link beside the veth pair, a [Branch] ENI with its
+// own security groups, or a [Bridge]. A pod with several interfaces has one [Pod] value
+// for each, with an Index. The documentation of each mode says what checks the source of
+// the pod's packets.
 //
 // # Ownership
 //
-// What belongs to this package is marked: routes by protocol number 118 or by a table of
-// our own, rules by priority, everything in its nftables table, and addresses and routes on secondary
-// ENIs, whose links are its own. [Node.Owned] says it exactly. The rest of the
-// system is never changed.
+// What belongs to this package is marked as such:
+//
+//   - routes by protocol number 118, or by table 20002;
+//   - rules by protocol kernel and a priority of 10, 11, 512, 1024, 1534, 1535, 1536 or
+//     32765, and in sandboxes 1;
+//   - the nftables table inet vpcnet;
+//   - host links by the prefix of their name, and by link groups 118 to 120 while they
+//     are created or deleted;
+//   - addresses and routes on the links of secondary ENIs.
+//
+// [Node.Owned] defines it precisely. The package never changes anything else. Packet
+// marks use the lowest byte: bit 0x80 selects the primary ENI, and the other seven bits
+// hold the number of an ENI ([Number]).
 package datapath

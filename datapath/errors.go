@@ -11,30 +11,30 @@ import (
 )
 
 var (
-	// ErrNotSupported is returned by everything that needs the Linux kernel on
-	// other systems. It is an errors.ErrUnsupported.
+	// ErrNotSupported is returned on other systems by everything that needs the Linux
+	// kernel. It wraps errors.ErrUnsupported.
 	ErrNotSupported = fmt.Errorf("datapath needs Linux: %w", errors.ErrUnsupported)
-	// ErrNoSandbox means that the path of a sandbox leads to no network
-	// namespace. DelPod never returns it.
+	// ErrNoSandbox means that the path of a sandbox does not exist or is not a
+	// network namespace. DelPod never returns it.
 	ErrNoSandbox = errors.New("no such network namespace")
-	// ErrNoLink means that no link has the MAC of an ENI: it is not attached
-	// yet, or no more. The caller tries again.
+	// ErrNoLink means that no link has the MAC of an ENI: the ENI is not attached yet,
+	// or no longer attached. The caller may try again.
 	ErrNoLink = errors.New("no link has the ENI's MAC")
-	// ErrInterfaceTaken means that the sandbox already has an interface of the
-	// wanted name that this package did not make.
+	// ErrInterfaceTaken means that the sandbox already has an interface of the wanted
+	// name that this package did not create.
 	ErrInterfaceTaken = errors.New("the sandbox has an interface of this name already")
-	// ErrAddressTaken means that an address of the pod is another pod's by now: the
-	// kernel has a route for it to a link that is not the pod's; or the address is
-	// on a link of the node itself. The text names address and link. The pool must not
-	// give the address to another pod.
+	// ErrAddressTaken means that another pod or the node itself uses an address of
+	// the pod: the kernel has a route for it to a link of another pod, or the address
+	// is on a link of the node. The text names the address and the link. The pool
+	// must not give the address to another pod.
 	ErrAddressTaken = errors.New("the address is taken")
-	// ErrInvalid means that a Node or Pod contradicts itself; the text says how.
+	// ErrInvalid means that a Node or Pod is invalid; the text says why.
 	ErrInvalid = errors.New("invalid")
 )
 
-// DriftError says how a pod's or node's network differs from what it should be.
+// DriftError says how the network of a pod or node differs from the wanted one.
 type DriftError struct {
-	// Changes would repair it.
+	// Changes are what would repair the network.
 	Changes []netstate.Change
 }
 

@@ -146,7 +146,7 @@ func (f *eventFilter) concernsLink(e rtnl.Event) bool {
 			return e.Kind == unix.RTM_DELLINK || !before || old != seen(l)
 		}
 	}
-	if !known && !strings.HasPrefix(l.Name, f.prefix) || claims.Passing(l.Group) || old.Group == claims.LinkGroupWiring && e.Kind == unix.RTM_NEWLINK {
+	if !known && !strings.HasPrefix(l.Name, f.prefix) || claims.Changing(l.Group) || old.Group == claims.LinkGroupWiring && e.Kind == unix.RTM_NEWLINK {
 		return false
 	}
 	if e.Kind == unix.RTM_DELLINK {
@@ -162,7 +162,7 @@ func (f *eventFilter) concernsLink(e rtnl.Event) bool {
 
 // isPassing reports whether a link is a host link that an ADD or DEL is at work on: it
 // makes its routes, neighbours and rules, or takes them away.
-func (f *eventFilter) isPassing(link string) bool { return claims.Passing(f.seen[link].Group) }
+func (f *eventFilter) isPassing(link string) bool { return claims.Changing(f.seen[link].Group) }
 
 // concernsNeighbor looks at the entries of pods, and those that someone makes for
 // good on ENIs.

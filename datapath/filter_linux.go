@@ -25,7 +25,7 @@ func filterTable() *nftables.Table {
 // variable that handles at work at the same time race for.
 func sourceSet(ipv6 bool) *nftables.Set {
 	s := &nftables.Set{
-		Table: filterTable(), ID: uint32(1 + netstate.Btoi(ipv6)), Name: netstate.SourceMaps[netstate.Btoi(ipv6)].Name,
+		Table: filterTable(), ID: uint32(1 + btoi(ipv6)), Name: sourceMap(ipv6),
 		IsMap: true, Interval: true,
 		KeyType: nftables.TypeIPAddr, DataType: nftables.TypeVerdict,
 	}
@@ -128,7 +128,7 @@ func decodeElements(elements []nftables.SetElement) []netstate.Source {
 		if c := rtnl.ParseAddr(a.Key).Compare(rtnl.ParseAddr(b.Key)); c != 0 {
 			return c
 		}
-		return netstate.Btoi(b.IntervalEnd) - netstate.Btoi(a.IntervalEnd)
+		return btoi(b.IntervalEnd) - btoi(a.IntervalEnd)
 	})
 	var sources []netstate.Source
 	for i, e := range elements {
@@ -306,4 +306,11 @@ func newChain(table *nftables.Table, ch netstate.Chain) *nftables.Chain {
 	chain.Type, chain.Policy = nftables.ChainTypeFilter, &policy
 	chain.Hooknum, chain.Priority = nftables.ChainHookPrerouting, nftables.ChainPriorityRef(nftables.ChainPriority(ch.Priority))
 	return chain
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }

@@ -4,19 +4,21 @@ package datapath
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// A packet to an address that an ENI of the node holds and no pod has would leave by
-// the primary ENI, and the VPC would send it back or drop it: a connection to a pod
-// that has just ended would hang until it times out. The node answers that the
-// address is unreachable. Routes to pods come first, wherever they are.
+// A packet to an address that an ENI of the node holds but no pod has would leave by
+// the primary ENI, and the VPC would return it or drop it. A connection to a pod that
+// has just ended would hang until it times out. Therefore the node answers that such
+// addresses are unreachable. Routes to pods take precedence, whatever table they are
+// in.
 
-// held returns the routes that refuse addresses of no pod, and those that leave the
-// addresses in n.InUse to other tables, for one family.
-func (n Node) held(ipv6 bool) netstate.State {
+// held returns, for one family, the routes that refuse addresses without a pod, and
+// those that exempt the addresses in n.InUse.
+func (n Node) held(f netstate.Family) netstate.State {
 	var s netstate.State
 	used := map[netip.Prefix]bool{}
 	for _, a := range n.InUse {
@@ -24,41 +26,31 @@ func (n Node) held(ipv6 bool) netstate.State {
 	}
 	for _, e := range n.ENIs {
 		for _, p := range e.Sources {
-			if p.Addr().Is6() == ipv6 && !used[p.Masked()] {
+			if netstate.FamilyOf(p.Addr()) == f && !used[p.Masked()] {
 				s.Routes = append(s.Routes, netstate.Route{Dst: p.Masked(), Type: "unreachable", Table: claims.TableHeld, Protocol: claims.HeldProtocol})
 			}
 		}
 	}
 	if len(s.Routes) == 0 {
-		return s // there is nothing to take an address out of
+		return s // no prefix is refused, so no address needs an exemption
 	}
 	for p := range used {
-		if p.Addr().Is6() == ipv6 && n.sources(p.Addr()) && !n.isSource(p) {
+		if netstate.FamilyOf(p.Addr()) == f && n.sources(p.Addr()) && !n.isSource(p) {
 			s.Routes = append(s.Routes, netstate.Route{Dst: p, Type: "throw", Table: claims.TableHeld, Protocol: claims.HeldProtocol})
 		}
 	}
-	s.Rules = []netstate.Rule{{IPv6: ipv6, Priority: claims.PriorityHeld, Table: claims.TableHeld, Protocol: claims.RuleProtocol}}
+	s.Rules = []netstate.Rule{{IPv6: f.Is6(), Priority: claims.PriorityHeld, Table: claims.TableHeld, Protocol: claims.RuleProtocol}}
 	return s
 }
 
-// sources reports whether an ENI of n holds an address.
+// sources reports whether an ENI of n holds the address.
 func (n Node) sources(a netip.Addr) bool {
-	for _, e := range n.ENIs {
-		if contains(e.Sources, a) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(n.ENIs, func(e ENI) bool { return contains(e.Sources, a) })
 }
 
-// isSource reports whether an ENI of n holds a prefix as one unit.
+// isSource reports whether an ENI of n holds the prefix as one unit.
 func (n Node) isSource(p netip.Prefix) bool {
-	for _, e := range n.ENIs {
-		for _, s := range e.Sources {
-			if s.Masked() == p {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(n.ENIs, func(e ENI) bool {
+		return slices.ContainsFunc(e.Sources, func(s netip.Prefix) bool { return s.Masked() == p })
+	})
 }

@@ -12,16 +12,16 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// State returns the network of n without pods. Links must be filled in. The
-// wanted state says nothing about the primary ENI's link, address and routes but
-// its MTU: they are the system's.
+// State returns the wanted network of n without its pods. ENI.Link must be set. Of
+// the primary ENI it contains only rules, settings and the MTU: its link, addresses
+// and routes belong to the operating system.
 func (n Node) State() netstate.State {
 	var s netstate.State
 	families := n.families()
-	for _, ipv6 := range families {
-		s.Rules = append(s.Rules, n.rules(ipv6)...)
-		s.Sysctls = append(s.Sysctls, n.forwarding(ipv6)...)
-		s = netstate.Join(s, n.enforcement(ipv6), n.held(ipv6))
+	for _, f := range families {
+		s.Rules = append(s.Rules, n.rules(f)...)
+		s.Sysctls = append(s.Sysctls, forwarding(f)...)
+		s = netstate.Join(s, n.enforcement(f.Is6()), n.held(f))
 	}
 	for _, e := range n.ENIs {
 		s = netstate.Join(s, e.state())
@@ -30,13 +30,14 @@ func (n Node) State() netstate.State {
 	return s.Canonical()
 }
 
-// stateIn returns the state of n for a namespace that is as have. It says nothing
-// about accept_ra of the primary ENI where that is 0, the node forwards already and
-// has its IPv6 default route by that ENI. Then not the kernel but a program hears
-// the router advertisements, and has told the kernel not to: systemd-networkd,
-// NetworkManager and dhcpcd do so, each time they configure the link. Before the node
-// begins to forward it is 2 all the same, because with that step the kernel drops
-// the route if it was the one who made it, whoever keeps it alive by now.
+// stateIn returns the wanted state of n for a namespace whose present state is have.
+// It omits accept_ra of the primary ENI if that setting is 0, the node forwards
+// already, and its IPv6 default route uses that ENI. In that case a program processes
+// the router advertisements and has told the kernel to ignore them: systemd-networkd,
+// NetworkManager and dhcpcd do this each time they configure the link. Before the node
+// begins to forward, accept_ra must be 2 nevertheless: enabling forwarding makes the
+// kernel drop a default route that it has added itself, even if a program maintains
+// that route by now.
 func (n Node) stateIn(have netstate.State) netstate.State {
 	s := n.State()
 	if have.Sysctl(forwarding6) != "1" {
@@ -56,30 +57,22 @@ func (e ENI) isDefault6(r netstate.Route) bool {
 	return e.Link != "" && r.Link == e.Link && r.Table == netstate.TableMain && r.Dst == anywhere(netip.IPv6Unspecified()) && r.Type == ""
 }
 
-// families lists false for IPv4, true for IPv6, as far as an ENI has them.
-func (n Node) families() []bool {
-	var has [2]bool
-	for _, e := range n.ENIs {
-		for _, a := range e.Addrs {
-			has[netstate.Btoi(a.Addr().Is6())] = true
-		}
-		for _, p := range e.Sources {
-			has[netstate.Btoi(p.Addr().Is6())] = true
+// families returns the families of which an ENI has an address or a source.
+func (n Node) families() []netstate.Family {
+	var list []netstate.Family
+	for f := range netstate.Families() {
+		of := func(p netip.Prefix) bool { return netstate.FamilyOf(p.Addr()) == f }
+		if slices.ContainsFunc(n.ENIs, func(e ENI) bool { return slices.ContainsFunc(e.Addrs, of) || slices.ContainsFunc(e.Sources, of) }) {
+			list = append(list, f)
 		}
 	}
-	var f []bool
-	for i, ok := range has {
-		if ok {
-			f = append(f, i == 1)
-		}
-	}
-	return f
+	return list
 }
 
 // rules returns the node's rules of one family.
-func (n Node) rules(ipv6 bool) []netstate.Rule {
+func (n Node) rules(family netstate.Family) []netstate.Rule {
 	add := func(rules []netstate.Rule, r netstate.Rule) []netstate.Rule {
-		r.IPv6, r.Protocol = ipv6, claims.RuleProtocol
+		r.IPv6, r.Protocol = family.Is6(), claims.RuleProtocol
 		return append(rules, r)
 	}
 	var rules []netstate.Rule
@@ -88,23 +81,24 @@ func (n Node) rules(ipv6 bool) []netstate.Rule {
 	}
 	rules = add(rules, netstate.Rule{Priority: claims.PriorityPrimaryMark, Mark: claims.MarkPrimary, Mask: claims.MarkPrimary, Table: netstate.TableMain})
 	for _, p := range n.ServicePrefixes {
-		if p.Addr().Is6() == ipv6 {
+		if netstate.FamilyOf(p.Addr()) == family {
 			rules = add(rules, netstate.Rule{Priority: claims.PriorityService, To: p.Masked(), Table: netstate.TableMain})
 		}
 	}
 	for _, e := range n.ENIs {
-		if e.Primary() || !e.speaks(ipv6) {
+		if e.Primary() || !e.speaks(family) {
 			continue
 		}
-		// In the layout per-pod no mark comes from a source: rules of pods do
-		// that, and must not come before those for answers (package snat).
+		// In the layout PerPod the pods' rules choose the ENI by source, and packets
+		// have marks only if package snat sets them on answers. The rule for such
+		// marks must come before the rules of pods.
 		marked := netstate.Rule{Priority: claims.PriorityFromPod, Mark: uint32(e.MarkNumber()), Mask: claims.MarkENI, Table: e.Table()}
 		if n.layout() == PerPod {
 			marked.Priority, marked.Mask = claims.PriorityPrimaryMark, claims.MarkMask
 		}
 		rules = add(rules, marked)
 		for _, a := range e.Addrs {
-			if a.Addr().Is6() == ipv6 {
+			if netstate.FamilyOf(a.Addr()) == family {
 				rules = add(rules, netstate.Rule{Priority: claims.PriorityFromENI, From: netstate.HostPrefix(a.Addr()), Table: e.Table()})
 			}
 		}
@@ -112,30 +106,27 @@ func (n Node) rules(ipv6 bool) []netstate.Rule {
 	return rules
 }
 
-// speaks reports whether the ENI has a way out in a family.
-func (e ENI) speaks(ipv6 bool) bool {
-	for _, a := range e.Addrs {
-		if a.Addr().Is6() == ipv6 {
-			return true
-		}
-	}
-	return false
+// speaks reports whether the ENI has an address of its own in the family, and so a
+// gateway.
+func (e ENI) speaks(f netstate.Family) bool {
+	return slices.ContainsFunc(e.Addrs, func(a netip.Prefix) bool { return netstate.FamilyOf(a.Addr()) == f })
 }
 
 const forwarding6 = "net.ipv6.conf.all.forwarding"
 
+// acceptRA returns the key of a link's setting for router advertisements.
 func acceptRA(link string) string { return netstate.LinkSysctl("ipv6", link, "accept_ra", "").Key }
 
-// forwarding returns the settings that make the node a router for its pods.
-func (n Node) forwarding(ipv6 bool) []netstate.Sysctl {
-	if ipv6 {
+// forwarding returns the settings that make a node a router for its pods.
+func forwarding(f netstate.Family) []netstate.Sysctl {
+	if f == netstate.IPv6 {
 		return []netstate.Sysctl{{Key: "net.ipv6.conf.all.disable_ipv6", Value: "0"}, {Key: forwarding6, Value: "1"}}
 	}
 	return []netstate.Sysctl{{Key: "net.ipv4.ip_forward", Value: "1"}}
 }
 
-// state returns the link, addresses, table and settings of one ENI; nothing if
-// its link is not there.
+// state returns the link, addresses, routes and settings of one ENI. It is empty if
+// the ENI has no link.
 func (e ENI) state() netstate.State {
 	var s netstate.State
 	if e.Link == "" {
@@ -150,8 +141,8 @@ func (e ENI) state() netstate.State {
 	}
 	s.Links = []netstate.Link{{Name: e.Link, MAC: e.MAC.String(), MTU: e.MTU, Up: true}}
 	for _, a := range e.Addrs {
-		// The kernel's route to the subnet would send the node's own packets
-		// to the subnet out by this ENI with the primary ENI's address.
+		// With the kernel's route to the subnet, the node's own packets to the
+		// subnet would leave by this ENI with the primary ENI's address.
 		s.Addresses = append(s.Addresses, netstate.Address{Link: e.Link, Prefix: a, NoPrefixRoute: true})
 		gw := e.gateway(a)
 		s.Routes = append(s.Routes,
@@ -161,6 +152,7 @@ func (e ENI) state() netstate.State {
 	return s
 }
 
+// anywhere returns the prefix of length 0 in the family of like.
 func anywhere(like netip.Addr) netip.Prefix {
 	if like.Is4() {
 		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
@@ -168,21 +160,26 @@ func anywhere(like netip.Addr) netip.Prefix {
 	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }
 
-// sysctls returns the settings of an ENI's link. With strict reverse path
-// filtering packets to a pod would be dropped where the way back, which is
-// chosen by a mark that they do not have, is another ENI. Router advertisements
-// would put a second default route into table main on a secondary ENI; on the
-// primary ENI the node's own default route comes from them, and a kernel that
-// forwards hears them only at 2, but see [Node.stateIn]. A secondary ENI's link-local address, made from
-// a MAC that is unique in the VPC, needs no duplicate address detection, which
-// would keep the ENI from asking for its gateway's MAC for two seconds.
+// sysctls returns the settings of an ENI's link.
+//
+// rp_filter is 2, loose. Strict filtering would drop packets to a pod whose answers
+// leave by another ENI: that ENI is chosen by a mark, which packets to the pod lack.
+//
+// accept_ra is 0 on a secondary ENI, where router advertisements would add a second
+// default route to table main. On the primary ENI they provide the node's own default
+// route, and a kernel that forwards accepts them only if the setting is 2; see
+// [Node.stateIn] for the exception.
+//
+// accept_dad is 0 on a secondary ENI. Its link-local address is made from a MAC that
+// is unique in the VPC, and duplicate address detection would delay the resolution of
+// the gateway's MAC by two seconds.
 func (e ENI) sysctls() []netstate.Sysctl {
 	link := strings.ReplaceAll(e.Link, ".", "/")
 	var s []netstate.Sysctl
-	if e.speaks(false) {
+	if e.speaks(netstate.IPv4) {
 		s = append(s, netstate.Sysctl{Key: "net.ipv4.conf." + link + ".rp_filter", Value: "2"}, netstate.Sysctl{Key: "net.ipv4.conf." + link + ".forwarding", Value: "1"})
 	}
-	if !e.speaks(true) {
+	if !e.speaks(netstate.IPv6) {
 		return s
 	}
 	conf := "net.ipv6.conf." + link
@@ -199,14 +196,15 @@ func (e ENI) sysctls() []netstate.Sysctl {
 // other bits of a mark stay as they are on every kernel. The source of a pod on a
 // branch ENI under Strict is checked by rules, see Branch: the lookup here does
 // not know them.
-func (n Node) filter(families []bool) netstate.Filter {
+func (n Node) filter(families []netstate.Family) netstate.Filter {
 	from := netstate.Chain{Name: "from-pod", Rules: []string{"fib saddr . iif oif missing drop"}}
 	branch := netstate.Chain{Name: "from-branch"}
 	hook := netstate.Chain{
 		Name: "prerouting", Hook: "prerouting", Priority: netstate.PriorityMangle,
 		Rules: []string{fmt.Sprintf("iifname %q jump from-pod", n.prefix()+"*")},
 	}
-	for _, ipv6 := range families {
+	for _, family := range families {
+		ipv6 := family.Is6()
 		refused := n.refused(ipv6)
 		branch.Rules = append(branch.Rules, refused...)
 		from.Rules = append(from.Rules, refused...)
@@ -229,7 +227,7 @@ func (n Node) filter(families []bool) netstate.Filter {
 			name := fmt.Sprintf("eni-%d", e.MarkNumber())
 			chains = append(chains, netstate.Chain{Name: name, Rules: []string{markRule(e.MarkNumber())}})
 			for _, p := range e.Sources {
-				if e.speaks(p.Addr().Is6()) {
+				if e.speaks(netstate.FamilyOf(p.Addr())) {
 					f.Sources = append(f.Sources, netstate.Source{Prefix: p.Masked(), Chain: name})
 				}
 			}
@@ -255,7 +253,15 @@ func (n Node) refused(ipv6 bool) []string {
 
 // vmapRule looks the source up in the map of its family.
 func vmapRule(ipv6 bool) string {
-	return fmt.Sprintf("%s saddr vmap @%s", netstate.IpKeyword(ipv6), netstate.SourceMaps[netstate.Btoi(ipv6)].Name)
+	return fmt.Sprintf("%s saddr vmap @%s", netstate.IpKeyword(ipv6), sourceMap(ipv6))
+}
+
+// sourceMap returns the name of the map of sources of a family.
+func sourceMap(ipv6 bool) string {
+	if ipv6 {
+		return netstate.SourceMaps[1].Name
+	}
+	return netstate.SourceMaps[0].Name
 }
 
 // markRule sets the ENI number in the mark and leaves the other bits.

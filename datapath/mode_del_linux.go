@@ -171,7 +171,7 @@ func (h *Handle) delInside(ctx context.Context, p Pod, link rtnl.Link, addrs []P
 	}
 	defer sandbox.Close()
 	inside := newHandle(sandbox)
-	defer func() { _ = inside.drain() }()
+	defer func() { _ = inside.closeSockets() }()
 	found, err := inside.aliased(ctx, p.owners()...)
 	if err != nil {
 		return err

@@ -17,35 +17,35 @@ import (
 type Layout string
 
 const (
-	// Flat keeps pods' routes in one table and finds the ENI by a map from
-	// source to mark: the cost of a packet does not grow with the pods. It is
-	// the default.
+	// Flat, the default, keeps the pods' routes in one table and finds the ENI of a
+	// packet by a map from source to mark. The cost of a packet does not grow with
+	// the number of pods.
 	Flat Layout = "flat"
-	// PerPod makes the rules of amazon-vpc-cni-k8s, two a pod, and one more for each
-	// ENI: see [PriorityPrimaryMark].
+	// PerPod creates the rules of amazon-vpc-cni-k8s, two for each pod, and one more
+	// for each secondary ENI.
 	PerPod Layout = "per-pod"
 )
 
-// Node is what a node's network shall be, without its pods.
+// Node describes the wanted network of a node, without its pods.
 type Node struct {
 	// Layout is Flat if empty.
 	Layout Layout
-	// ENIs lists the primary ENI and every ENI whose addresses pods use.
-	// Interfaces that are not listed are never touched.
+	// ENIs lists the primary ENI and every ENI whose addresses pods use. Interfaces
+	// that are not listed are never changed.
 	ENIs []ENI
 	// HostLinkPrefix begins the names of host links; "eni" if empty.
 	HostLinkPrefix string
-	// ServicePrefixes are reached by the primary ENI whatever the pod's own.
-	// Optional.
+	// ServicePrefixes are destinations that pods reach by the primary ENI, whichever
+	// ENI they use otherwise. Optional.
 	ServicePrefixes []netip.Prefix
-	// Enforcement prepares the node for pods with [Branch]; without it the rules
-	// of table local stay as they are.
+	// Enforcement prepares the node for pods with a [Branch]. If it is empty, the
+	// rules for the table local stay as they are.
 	Enforcement Enforcement
-	// InUse are addresses of ENI.Sources that something else uses than pods that AddPod
-	// has wired in this layout, such as a pod of another CNI plugin; see
-	// [Handle.InUse]. The node's other tables decide about packets to them. The node
-	// answers for all other addresses of ENI.Sources that no pod has with
-	// unreachable. Optional.
+	// InUse lists addresses of ENI.Sources that belong neither to a pod that AddPod
+	// has wired in this layout nor to a free pool, such as those of another CNI
+	// plugin's pods; see [Handle.InUse]. The node's other route tables decide about
+	// packets to them. Packets to all other addresses of ENI.Sources without a pod
+	// are answered as unreachable. Optional.
 	InUse []netip.Addr
 	// RefuseMetadata rejects pods' packets to the instance metadata service.
 	RefuseMetadata bool
@@ -54,27 +54,28 @@ type Node struct {
 // ENI is one elastic network interface of a node.
 type ENI struct {
 	ID string
-	// MAC finds the link; the name a system gives it does not matter.
+	// MAC identifies the link, whatever its name is.
 	MAC net.HardwareAddr
-	// Link is the link's name. [Handle.EnsureNode] fills it in by MAC; set it
-	// only to compute a State without a kernel.
+	// Link is the name of the link. [Handle.EnsureNode] finds it by MAC; set it only
+	// to compute a State without a kernel.
 	Link string
 	// Card and Device are EC2's network card index, 0 to 99, and device index, 0
-	// to 99, on card 0 to 251. Both 0 is the primary ENI.
+	// to 99, or to 251 on card 0. Both are 0 for the primary ENI.
 	Card, Device int
-	// Addrs are the ENI's own addresses, one a family, with the length of the
-	// subnet's prefix. On the primary ENI the system configures them and they
-	// only say which families the node has.
+	// Addrs are the ENI's own addresses, one for each family, with the prefix length
+	// of the subnet. The operating system configures those of the primary ENI; here
+	// they only tell which families the node has.
 	Addrs []netip.Prefix
-	// Gateways are the VPC router's addresses in the subnet, one a family.
-	// Without one it is EC2's: the subnet's base plus one, and fe80:ec2::1.
+	// Gateways are the addresses of the VPC router in the subnet, one for each
+	// family. The default is that of EC2: the first address of the subnet plus one,
+	// and fe80:ec2::1.
 	Gateways []netip.Addr
-	// Sources are all addresses and delegated prefixes of the ENI that pods
-	// may use, whether a pod uses them now or not.
+	// Sources are the addresses and delegated prefixes of the ENI that pods may use,
+	// whether or not a pod uses them at present.
 	Sources []netip.Prefix
-	// MTU in bytes, 68 to 65535, with IPv6 at least 1280; left as it is if 0.
+	// MTU is in bytes: 68 to 65535, with IPv6 at least 1280; 0 leaves it unchanged.
 	MTU int
-	// Number replaces the default of [Number] if not 0; 1 to 127.
+	// Number, 1 to 127, replaces the default of [Number]; 0 is the default.
 	Number int
 }
 
@@ -84,6 +85,7 @@ func (e ENI) Primary() bool { return e.Card == 0 && e.Device == 0 }
 // Table returns the number of the ENI's route table.
 func (e ENI) Table() int { return Table(e.Card, e.Device) }
 
+// MarkNumber returns the number of the ENI in the marks of its packets.
 func (e ENI) MarkNumber() int {
 	if e.Number != 0 {
 		return e.Number
@@ -91,7 +93,7 @@ func (e ENI) MarkNumber() int {
 	return Number(e.Card, e.Device)
 }
 
-// gateway returns the VPC router's address for the family of p.
+// gateway returns the address of the VPC router for the family of p.
 func (e ENI) gateway(p netip.Prefix) netip.Addr {
 	for _, g := range e.Gateways {
 		if g.Is4() == p.Addr().Is4() {
@@ -118,10 +120,9 @@ func (n Node) prefix() string {
 	return n.HostLinkPrefix
 }
 
-// Validate reports what makes n impossible to set up: an unknown layout, no
-// primary ENI, two ENIs at one place, with one MAC or one number, sources that
-// overlap, numbers out of their range, a prefix for host links that is too long or
-// has other bytes than a-z and 0-9.
+// Validate reports why n cannot be set up: an unknown layout, no primary ENI, two ENIs
+// with the same card and device, MAC or number, sources that overlap, numbers out of
+// range, or an invalid prefix for host links. It returns all problems, joined.
 func (n Node) Validate() error {
 	var errs []error
 	if l := n.layout(); l != Flat && l != PerPod {
@@ -131,7 +132,7 @@ func (n Node) Validate() error {
 		errs = append(errs, err)
 	}
 	if claims.IsBranchLink(n.prefix()) {
-		errs = append(errs, fmt.Errorf("host link prefix %q is that of branch ENIs", n.prefix()))
+		errs = append(errs, fmt.Errorf("host link prefix %q: prefixes that begin with %q are reserved for branch ENIs", n.prefix(), claims.StrictPrefix))
 	}
 	if n.Enforcement != "" && n.Enforcement != Standard && n.Enforcement != Strict {
 		errs = append(errs, fmt.Errorf("enforcement %q is neither %q nor %q", n.Enforcement, Standard, Strict))
@@ -147,12 +148,12 @@ func (n Node) Validate() error {
 	for _, e := range n.ENIs {
 		primary = primary || e.Primary()
 		if len(e.MAC) != 6 {
-			errs = append(errs, fmt.Errorf("%s: MAC %q is not of 6 bytes", e.ID, e.MAC))
+			errs = append(errs, fmt.Errorf("%s: MAC %q has %d bytes, want 6", e.ID, e.MAC, len(e.MAC)))
 		}
 		if num := e.MarkNumber(); num < 0 || num > claims.MarkENI {
-			errs = append(errs, fmt.Errorf("%s: number %d is not in 1..%d", e.ID, num, claims.MarkENI))
+			errs = append(errs, fmt.Errorf("%s: number %d, want 1 to %d", e.ID, num, claims.MarkENI))
 		}
-		claim(fmt.Sprintf("place card %d device %d", e.Card, e.Device), e.ID)
+		claim(fmt.Sprintf("card %d and device %d", e.Card, e.Device), e.ID)
 		claim(fmt.Sprintf("MAC %s", e.MAC), e.ID)
 		claim(fmt.Sprintf("number %d", e.MarkNumber()), e.ID)
 		errs = append(errs, e.validate())
@@ -160,7 +161,7 @@ func (n Node) Validate() error {
 	errs = append(errs, disjoint(n.ENIs), validPrefixes("service prefix", n.ServicePrefixes))
 	for _, a := range n.InUse {
 		if !a.IsValid() || a.Is4In6() || a.Zone() != "" {
-			errs = append(errs, fmt.Errorf("address in use %s is not a plain address of IPv4 or IPv6", a))
+			errs = append(errs, fmt.Errorf("address in use %s: want an IPv4 or IPv6 address without a zone", a))
 		}
 	}
 	if !primary {
@@ -169,27 +170,27 @@ func (n Node) Validate() error {
 	return errors.Join(errs...)
 }
 
-// validate reports what is wrong with e by itself.
+// validate reports what is wrong with e alone.
 func (e ENI) validate() error {
 	var errs []error
 	if e.Card < 0 || e.Card > 99 || e.Device < 0 || e.Card > 0 && e.Device > 99 || e.Card == 0 && e.Device > 251 {
-		errs = append(errs, fmt.Errorf("no route table for card %d, device %d", e.Card, e.Device))
+		errs = append(errs, fmt.Errorf("card %d and device %d have no route table: want card 0 to 99, device 0 to 99, or to 251 on card 0", e.Card, e.Device))
 	}
-	errs = append(errs, validMTU(e.MTU, e.speaks(true)), validPrefixes("address", e.Addrs), validPrefixes("source", e.Sources))
+	errs = append(errs, validMTU(e.MTU, e.speaks(netstate.IPv6)), validPrefixes("address", e.Addrs), validPrefixes("source", e.Sources))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%s: %w", e.ID, err)
 	}
 	return nil
 }
 
-// validMTU holds the kernel's bounds: 68 (RFC 791) and, or else it switches IPv6
-// off, 1280 (RFC 8200). 0 is any.
+// validMTU checks the limits of the kernel: 68 (RFC 791), and 1280 (RFC 8200) for a
+// link with IPv6, which a smaller MTU would switch off. 0 is always valid.
 func validMTU(mtu int, ipv6 bool) error {
 	if mtu < 0 || mtu > 0 && mtu < 68 || mtu > 65535 {
-		return fmt.Errorf("MTU %d is not in 68..65535", mtu)
+		return fmt.Errorf("MTU %d, want 68 to 65535", mtu)
 	}
 	if ipv6 && mtu > 0 && mtu < 1280 {
-		return fmt.Errorf("MTU %d is less than the 1280 of IPv6", mtu)
+		return fmt.Errorf("MTU %d, want at least 1280 with IPv6", mtu)
 	}
 	return nil
 }
@@ -197,13 +198,13 @@ func validMTU(mtu int, ipv6 bool) error {
 func validPrefixes(what string, prefixes []netip.Prefix) error {
 	for _, p := range prefixes {
 		if !p.IsValid() || p.Addr().Is4In6() {
-			return fmt.Errorf("%s %s is no prefix of IPv4 or IPv6", what, p)
+			return fmt.Errorf("%s %s is not an IPv4 or IPv6 prefix", what, p)
 		}
 	}
 	return nil
 }
 
-// disjoint reports sources that overlap: the kernel's map would refuse them.
+// disjoint returns an error if sources overlap, which the kernel's map would refuse.
 func disjoint(enis []ENI) error {
 	type owned struct {
 		prefix netip.Prefix
@@ -224,22 +225,24 @@ func disjoint(enis []ENI) error {
 	return nil
 }
 
-// validPrefix leaves room for the 11 digits in a link name of at most 15 bytes.
+// validPrefix checks a host link prefix. The kernel limits names of links to 15 bytes,
+// of which 11 are needed for the digits.
 func validPrefix(p string) error {
 	if len(p) == 0 || len(p) > 4 {
-		return fmt.Errorf("host link prefix %q is not of 1 to 4 bytes", p)
+		return fmt.Errorf("host link prefix %q has %d bytes, want 1 to 4", p, len(p))
 	}
 	for _, c := range []byte(p) {
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') {
-			return fmt.Errorf("host link prefix %q has other bytes than a-z and 0-9", p)
+			return fmt.Errorf("host link prefix %q may contain only a-z and 0-9", p)
 		}
 	}
 	return nil
 }
 
-// Resolve returns n with the names of the ENIs' links. Virtual links often have
-// the MAC of the one below them, so hardware comes first; a veth may play the
-// ENI in tests.
+// Resolve returns n with ENI.Link set to the name of the link that has the ENI's MAC.
+// A virtual link often has the MAC of the link below it, so hardware links take
+// precedence; a veth can stand for an ENI in tests. The error is ErrNoLink if an ENI
+// has no link; the others are resolved nevertheless.
 func (n Node) Resolve(links []netstate.Link) (Node, error) {
 	n.ENIs = slices.Clone(n.ENIs)
 	var errs []error
@@ -260,6 +263,7 @@ func (n Node) Resolve(links []netstate.Link) (Node, error) {
 	return n, errors.Join(errs...)
 }
 
+// contains reports whether one of the prefixes contains a.
 func contains(prefixes []netip.Prefix, a netip.Addr) bool {
 	for _, p := range prefixes {
 		if p.Contains(a) {

@@ -12,17 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rounds bounds how often EnsureNode looks again at what it has made. The second
-// look usually finds nothing; a third is for what the kernel took away along with
-// something else, as routes go with the last address of a link.
+// rounds is how often EnsureNode observes the network at most. The second observation
+// usually finds no difference. A third may be necessary because the kernel deletes
+// objects together with others, such as routes with the last address of a link.
 const rounds = 4
 
-// EnsureNode makes the namespace's network what n wants, whatever it was, and
-// verifies it; pods stay as they are, so that a node with pods changes its layout
-// by [Handle.Ensure]. It changes nothing where nothing differs, and can be
-// repeated after a failure at any point. ENIs' links are found by MAC;
-// ErrNoLink means that one is not there yet. A *DriftError means that someone
-// undoes what it does.
+// EnsureNode changes the network of the namespace to what n describes, whatever it
+// was before, and verifies the result. It does not change what belongs to pods: use
+// [Handle.Ensure] to change the layout of a node that has pods. It changes nothing if
+// nothing differs, and can be repeated after a failure at any point. It finds the
+// links of ENIs by MAC; ErrNoLink means that one does not exist yet. A *DriftError
+// means that another program reverts its changes.
 func (h *Handle) EnsureNode(ctx context.Context, n Node) error {
 	if err := n.Validate(); err != nil {
 		return fmt.Errorf("node: %w: %w", ErrInvalid, err)
@@ -33,17 +33,17 @@ func (h *Handle) EnsureNode(ctx context.Context, n Node) error {
 	})
 }
 
-// Ensure makes the node and the host sides of its pods what d wants, in one row
-// of changes, and verifies it. It converts a node from one layout to the other
-// under the pods' traffic: everything new is in place before the first old piece
-// goes. Pods that are not in d keep what they have, which after a conversion may
-// no longer work; an AddPod beside it must already have the new layout.
+// Ensure changes the node and the host sides of its pods to what d describes, in one
+// sequence of changes, and verifies the result. It can convert a node from one layout
+// to the other while the pods communicate: everything new is in place before anything
+// old is deleted. Pods that are not in d keep what they have, which may no longer work
+// after a conversion. Concurrent calls of AddPod must use the new layout.
 func (h *Handle) Ensure(ctx context.Context, d Desired) error {
 	if err := d.Node.Validate(); err != nil {
 		return fmt.Errorf("node: %w: %w", ErrInvalid, err)
 	}
 	apply := func(ctx context.Context, changes []netstate.Change) error {
-		return h.surely(ctx, d, changes, func(changes []netstate.Change) error { return h.Apply(ctx, changes) })
+		return h.confirmChanges(ctx, d, changes, func(changes []netstate.Change) error { return h.Apply(ctx, changes) })
 	}
 	return converge(ctx, h.Observe, apply, func(have netstate.State) ([]netstate.Change, error) {
 		_, err := d.Node.Resolve(have.Links)
@@ -51,10 +51,10 @@ func (h *Handle) Ensure(ctx context.Context, d Desired) error {
 	})
 }
 
-// surely lends f changes that a look has found, after another look if the first may
-// have been wrong: with the lock, so that no ADD is in the middle and none begins
-// before f is done.
-func (h *Handle) surely(ctx context.Context, d Desired, changes []netstate.Change, f func([]netstate.Change) error) error {
+// confirmChanges calls f with changes, after it has checked the doubtful ones by a second
+// observation. It makes that observation, and calls f, under the exclusive lock, so
+// that no ADD is half done.
+func (h *Handle) confirmChanges(ctx context.Context, d Desired, changes []netstate.Change, f func([]netstate.Change) error) error {
 	if !slices.ContainsFunc(changes, doubtful) {
 		return f(changes)
 	}
@@ -67,7 +67,7 @@ func (h *Handle) surely(ctx context.Context, d Desired, changes []netstate.Chang
 	})
 }
 
-// converge observes and applies until drift finds nothing.
+// converge observes and applies until drift finds no changes.
 func converge(
 	ctx context.Context, observe func(context.Context) (netstate.State, error), apply func(context.Context, []netstate.Change) error,
 	drift func(have netstate.State) ([]netstate.Change, error),
@@ -91,9 +91,9 @@ func converge(
 	return &DriftError{Changes: changes}
 }
 
-// RemoveENI takes the ENI with that ID out of n and out of service: its
-// addresses, routes, rules and sources go and its link goes down. It succeeds if
-// the link or the ENI is gone already.
+// RemoveENI takes the ENI with that ID out of service: it deletes the ENI's addresses,
+// routes, rules and sources and sets its link down. n is the node with the ENI. It
+// succeeds if the link no longer exists or n does not have the ENI.
 func (h *Handle) RemoveENI(ctx context.Context, n Node, id string) error {
 	var gone ENI
 	rest := n

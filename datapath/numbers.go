@@ -9,18 +9,19 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// What other programs on a node may need to know of the numbers and names that this
-// package uses there. doc.go lists them all.
+// Numbers and names that other programs on the node may need. The package comment lists
+// all that this package uses.
 const (
-	// MarkPrimary on a packet or a connection sends it out by the primary ENI.
+	// MarkPrimary is the bit of a packet or connection mark that selects the primary
+	// ENI.
 	MarkPrimary = claims.MarkPrimary
-	// MarkENI is the mask of the ENI number in a packet's mark; 0 is no choice.
+	// MarkENI is the mask of the ENI number in a packet's mark; number 0 selects no ENI.
 	MarkENI = claims.MarkENI
-	// TablePods is the route table that holds the routes to the node's pods in the
-	// flat layout.
+	// TablePods is the route table with the routes to the node's pods in the layout
+	// Flat.
 	TablePods = claims.TablePods
-	// DefaultHostLinkPrefix begins the names of host links. Network policy engines
-	// expect it.
+	// DefaultHostLinkPrefix begins the names of host links. Network policy engines of
+	// amazon-vpc-cni-k8s expect it.
 	DefaultHostLinkPrefix = claims.DefaultHostLinkPrefix
 )
 
@@ -39,17 +40,18 @@ func Table(card, device int) int {
 	}
 }
 
-// isENITable reports whether t may be the table of an address: 0 or any of Table.
+// isENITable reports whether t can be the route table of an ENI: 0, for the primary ENI,
+// or a result of Table.
 func isENITable(t int) bool {
 	return t >= 0 && t < netstate.TableDefault || t == netstate.TableMain || t >= Table(1, 0) && t <= Table(99, 99)
 }
 
-// Number returns the default ENI number, 1 to 127, that stands in the mark of
-// packets from pods on the ENI at a network card index and device index, and 0
-// for the primary ENI. There are more places than numbers, so that far places
-// share one, but no two on any shape of instance that EC2 offers: 16 interfaces
-// on up to 7 cards, 8 on 8, 7 on 16, 3 on 32. [Node.Validate] finds a clash, and
-// ENI.Number solves it.
+// Number returns the default number, 1 to 127, of the ENI at a network card index and
+// device index; it is 0 for the primary ENI. The number stands in the mark of packets from
+// pods on that ENI. Two ENIs can have the same number, since there are more indexes than
+// numbers, but on no instance type that EC2 offers: these have 16 interfaces on each of up
+// to 7 cards, 8 on 8, 7 on 16, or 3 on 32. [Node.Validate] reports a conflict, and
+// ENI.Number resolves it.
 func Number(card, device int) int {
 	n := 0
 	switch {
@@ -65,9 +67,9 @@ func Number(card, device int) int {
 	return max(1, min(n, claims.MarkENI))
 }
 
-// Gateway returns the address that a pod sends its packets to on its n-th
-// interface, from 0 to 254: 169.254.1.(n+1) or fe80::(n+1). No interface has
-// that address; the pod knows the host link's MAC by a permanent neighbour.
+// Gateway returns the address that a pod sends its packets to on interface n, 0 to 254:
+// 169.254.1.(n+1) or fe80::(n+1), in the family of addr. No interface has that address; a
+// permanent neighbour entry in the pod holds the MAC of the host link.
 func Gateway(addr netip.Addr, n int) netip.Addr {
 	if addr.Is4() {
 		return netip.AddrFrom4([4]byte{169, 254, 1, byte(n + 1)})

@@ -183,7 +183,7 @@ func lateSteps(t *testing.T, h *Handle, p Pod) []func() error {
 	}
 	t.Cleanup(func() { sandbox.Close() })
 	inside := newHandle(sandbox)
-	t.Cleanup(func() { _ = inside.drain() })
+	t.Cleanup(func() { _ = inside.closeSockets() })
 	var link rtnl.Link
 	ctx, s := t.Context(), p.HostState()
 	steps := []func() error{

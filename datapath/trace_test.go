@@ -303,7 +303,7 @@ func TestTraceForged(t *testing.T) {
 	}
 }
 
-// TestTraceLeavesOpen takes knowledge away, or asks for what nobody can know.
+// TestTraceLeavesOpen traces with incomplete views, and asks for what no View contains.
 func TestTraceLeavesOpen(t *testing.T) {
 	public := netip.MustParseAddr("192.0.2.1")
 	for _, c := range []struct {

@@ -60,7 +60,7 @@ func leadsToOne(r netstate.Route) bool {
 
 func sortedUses(uses []Use) []Use {
 	slices.SortFunc(uses, func(a, b Use) int {
-		return cmp.Or(a.Addr.Compare(b.Addr), strings.Compare(a.Link, b.Link), cmp.Compare(netstate.Btoi(a.Local), netstate.Btoi(b.Local)))
+		return cmp.Or(a.Addr.Compare(b.Addr), strings.Compare(a.Link, b.Link), cmp.Compare(btoi(a.Local), btoi(b.Local)))
 	})
 	return slices.Compact(uses)
 }

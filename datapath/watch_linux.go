@@ -137,7 +137,7 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 		if len(due) == 0 {
 			return next, nil
 		}
-		err = w.h.surely(ctx, w.cfg.Desired(), due, func(changes []netstate.Change) error {
+		err = w.h.confirmChanges(ctx, w.cfg.Desired(), due, func(changes []netstate.Change) error {
 			w.repair(ctx, changes, fighting)
 			return nil
 		})

@@ -11,29 +11,29 @@ import (
 	"time"
 )
 
-// AssignInput says what to put on an ENI.
+// AssignInput describes the slots to assign to an ENI.
 type AssignInput struct {
 	ENI string
-	// Slots is how many slots to fill, 1 or more. More than are free means all
-	// that are.
+	// Slots is the number of slots to fill, 1 or more. It is reduced to the number
+	// of free slots.
 	Slots int
-	// Prefixes asks for prefixes, /28 or /80, instead of single addresses.
+	// Prefixes requests prefixes, /28 or /80, instead of single addresses.
 	Prefixes bool
-	// Singles is how many single addresses to assign instead if the subnet has
-	// no free prefix; 0 means to fail with ErrNoFreePrefix.
+	// Singles is the number of single addresses to assign instead if the subnet
+	// has no free prefix. 0 means that Assign then fails with ErrNoFreePrefix.
 	Singles int
 	// Family is the IP version. Optional; default IPv4.
 	Family Family
 }
 
-// Assign puts addresses or prefixes on an ENI and returns those that came,
-// which can be fewer than asked for, or single addresses in place of prefixes:
-// one call when nothing goes wrong. A subnet found without a free prefix, or
-// full, is not asked again for two minutes; until then Assign fails, or goes
-// over to single addresses, without a call.
+// Assign assigns addresses or prefixes to an ENI and returns the blocks that EC2
+// assigned. They can be fewer than requested, or single addresses in place of
+// prefixes. Without failures Assign makes one call. After a subnet turns out to be
+// full, or without a free prefix, Assign does not ask for the same again for two
+// minutes: it fails, or falls back to single addresses, without a call.
 //
-// If the answer of EC2 is lost, Assign looks for what came. What it does not
-// see yet will be in a later Discover.
+// If the answer of EC2 is lost, Assign asks EC2 which blocks are new on the ENI. A
+// later Discover finds the blocks that EC2 does not show yet.
 func (m *Manager) Assign(ctx context.Context, in AssignInput) ([]netip.Prefix, error) {
 	if in.Family == 0 {
 		in.Family = IPv4
@@ -41,67 +41,68 @@ func (m *Manager) Assign(ctx context.Context, in AssignInput) ([]netip.Prefix, e
 	if err := m.permit(OpAssign, in.ENI, false); err != nil {
 		return nil, err
 	}
-	e, err := m.known(ctx, OpAssign, in.ENI)
+	e, err := m.knownENI(ctx, OpAssign, in.ENI)
 	if err != nil {
 		return nil, err
 	}
 	if e.InFlight {
-		return nil, &OpError{Op: string(OpAssign), ENI: in.ENI, Why: ReasonStillInFlight, After: patienceFirst}
+		return nil, &OpError{Op: string(OpAssign), ENI: in.ENI, reason: ReasonStillInFlight, retryAfter: retryFirst}
 	}
 	if !e.ForPods() {
-		return nil, &OpError{Op: string(OpAssign), ENI: in.ENI, Why: ReasonNotManaged}
+		return nil, &OpError{Op: string(OpAssign), ENI: in.ENI, reason: ReasonNotManaged}
 	}
-	release, ok := m.hold(in.ENI)
+	release, ok := m.claim(in.ENI)
 	if !ok {
-		return nil, &OpError{Op: string(OpAssign), ENI: in.ENI, Why: ReasonStillInFlight, After: patienceFirst}
+		return nil, &OpError{Op: string(OpAssign), ENI: in.ENI, reason: ReasonStillInFlight, retryAfter: retryFirst}
 	}
 	defer release()
-	if err := m.releaseLeft(ctx, in.ENI); err != nil {
+	if err := m.resumeUnassigns(ctx, in.ENI); err != nil {
 		return nil, err
 	}
-	w, err := m.room(ctx, e, in)
+	w, err := m.fitRequest(ctx, e, in)
 	if err != nil {
 		return nil, err
 	}
-	return m.putOn(ctx, e, in, w)
+	return m.assignWithFallback(ctx, e, in, w)
 }
 
-// room cuts a request down to the free slots of the ENI.
-func (m *Manager) room(ctx context.Context, e ENI, in AssignInput) (want, error) {
+// fitRequest returns the request, reduced to the free slots of the ENI.
+func (m *Manager) fitRequest(ctx context.Context, e ENI, in AssignInput) (slotRequest, error) {
 	l, err := m.Limits(ctx)
 	if err != nil {
-		return want{}, err
+		return slotRequest{}, err
 	}
 	now, used := time.Now(), e.Slots(in.Family)
 	m.mu.Lock()
-	r := m.packed[slotsOf{e.ID, in.Family}]
+	r := m.slotRefusals[slotKey{e.ID, in.Family}]
 	m.mu.Unlock()
 	free := r.limit(l.SlotsPerENI(), now) - used
 	if free <= 0 {
-		full := &OpError{Op: string(OpAssign), ENI: e.ID, Why: ReasonSlotLimit, Err: fmt.Errorf("%d slots in use", used)}
+		full := &OpError{Op: string(OpAssign), ENI: e.ID, reason: ReasonSlotLimit, Err: fmt.Errorf("%d slots in use", used)}
 		if used < l.SlotsPerENI() {
-			full.After = r.until.Sub(now)
-			full.Err = fmt.Errorf("%d of %d slots in use, and EC2 refused another", used, l.SlotsPerENI())
+			full.retryAfter = r.until.Sub(now)
+			full.Err = fmt.Errorf("%d of %d slots in use, but EC2 refused another", used, l.SlotsPerENI())
 		}
-		return want{}, full
+		return slotRequest{}, full
 	}
 	if !in.Prefixes || !l.Nitro {
-		return want{Singles: min(in.Slots, free)}, nil
+		return slotRequest{Singles: min(in.Slots, free)}, nil
 	}
-	return want{Prefixes: min(in.Slots, free), Singles: min(in.Singles, free)}, nil
+	return slotRequest{Prefixes: min(in.Slots, free), Singles: min(in.Singles, free)}, nil
 }
 
-// putOn climbs the ladder of one subnet. IPv6 subnets do not run out, so there
-// the first rung is all there is.
-func (m *Manager) putOn(ctx context.Context, e ENI, in AssignInput, w want) ([]netip.Prefix, error) {
+// assignWithFallback makes the attempts in the ENI's subnet in order until EC2
+// assigns something. IPv6 subnets do not run out of addresses, so for IPv6 there is
+// only the first attempt.
+func (m *Manager) assignWithFallback(ctx context.Context, e ENI, in AssignInput, w slotRequest) ([]netip.Prefix, error) {
 	m.mu.Lock()
-	rungs := climb([]string{e.SubnetID}, w, m.rests, time.Now())
+	attempts := listAttempts([]string{e.SubnetID}, w, m.exhausted, time.Now())
 	if in.Family == IPv6 {
-		rungs = climb([]string{e.SubnetID}, w, nil, time.Now())[:1]
+		attempts = listAttempts([]string{e.SubnetID}, w, nil, time.Now())[:1]
 	}
 	m.mu.Unlock()
-	if len(rungs) == 0 {
-		err := m.resting([]string{e.SubnetID})
+	if len(attempts) == 0 {
+		err := m.exhaustedError([]string{e.SubnetID})
 		var op *OpError
 		if errors.As(err, &op) {
 			op.Op, op.ENI = string(OpAssign), e.ID
@@ -109,86 +110,89 @@ func (m *Manager) putOn(ctx context.Context, e ENI, in AssignInput, w want) ([]n
 		return nil, err
 	}
 	var err error
-	for _, r := range rungs {
+	for _, a := range attempts {
 		var got []netip.Prefix
-		if got, err = m.assignOnce(ctx, e, in.Family, r); reasonOf(err) == ReasonSlotLimit {
-			got, err = m.slotsRefused(ctx, e, in.Family, r, err)
+		if got, err = m.assignOnce(ctx, e, in.Family, a); reasonOf(err) == ReasonSlotLimit {
+			got, err = m.afterSlotRefusal(ctx, e, in.Family, a, err)
 		}
 		if err == nil {
 			return got, nil
 		}
-		why := reasonOf(err)
-		if why != ReasonSubnetFull && why != ReasonNoFreePrefix {
+		reason := reasonOf(err)
+		if reason != ReasonSubnetFull && reason != ReasonNoFreePrefix {
 			break
 		}
-		m.failed(r, why)
+		m.recordFailure(a, reason)
 	}
 	return nil, err
 }
 
-// assignOnce makes one assign call under an intent of its own.
-func (m *Manager) assignOnce(ctx context.Context, e ENI, f Family, r rung) ([]netip.Prefix, error) {
-	it := m.start(OpAssign)
+// assignOnce makes one assign call with its own intent.
+func (m *Manager) assignOnce(ctx context.Context, e ENI, f Family, a attempt) ([]netip.Prefix, error) {
+	it := m.newIntent(OpAssign)
 	it.ENI, it.Before = e.ID, slices.Concat(e.Blocks(), e.Doubtful)
 	if f == IPv6 {
-		it.Addrs6, it.Prefixes6 = r.Singles, r.Prefixes
+		it.Addrs6, it.Prefixes6 = a.Singles, a.Prefixes
 	} else {
-		it.Addrs, it.Prefixes = r.Singles, r.Prefixes
+		it.Addrs, it.Prefixes = a.Singles, a.Prefixes
 	}
-	releaseIntent, _ := m.hold(it.ID)
+	releaseIntent, _ := m.claim(it.ID)
 	defer releaseIntent()
-	if err := m.put(ctx, it); err != nil {
+	if err := m.putIntent(ctx, it); err != nil {
 		return nil, err
 	}
-	got, err := m.ec2.assign(ctx, e.ID, f, max(r.Prefixes, r.Singles), r.Prefixes > 0)
+	got, err := m.ec2.assign(ctx, e.ID, f, a)
 	switch {
 	case lostAnswer(err):
-		got = m.seek(ctx, it)
+		got = m.findAssigned(ctx, it)
 		if len(got) == 0 {
-			return nil, err // open: Discover will tell
+			return nil, err // unfinished: Discover finds the outcome
 		}
 	case err != nil:
-		return nil, errors.Join(err, m.forget(ctx, it.ID))
+		return nil, errors.Join(err, m.removeIntent(ctx, it.ID))
 	}
-	return got, m.came(ctx, it, got)
+	return got, m.recordAssigned(ctx, it, got)
 }
 
-// came closes an assign intent with what it brought.
-func (m *Manager) came(ctx context.Context, it Intent, got []netip.Prefix) error {
+// recordAssigned completes an assign intent with the blocks that EC2 assigned.
+func (m *Manager) recordAssigned(ctx context.Context, it Intent, got []netip.Prefix) error {
 	it.Blocks, it.Done, it.Changed = got, true, time.Now()
 	if len(got) > 0 {
 		m.mu.Lock()
-		delete(m.packed, slotsOf{it.ENI, FamilyOf(got[0].Addr())})
+		delete(m.slotRefusals, slotKey{it.ENI, FamilyOf(got[0].Addr())})
 		m.mu.Unlock()
 	}
-	m.alter(it.ENI, func(e *ENI) {
+	m.changeENI(it.ENI, func(e *ENI) {
 		for _, b := range got {
-			e.drop(b)
+			e.removeBlock(b)
 			e.addBlock(b)
 		}
 	})
-	return m.put(ctx, it)
+	return m.putIntent(ctx, it)
 }
 
-// seek looks for what an assign call brought whose answer was lost: what is on
-// the ENI now, was not before, and was not taken off lately.
-func (m *Manager) seek(ctx context.Context, it Intent) []netip.Prefix {
+// findAssigned asks EC2 for the result of an assign call after its answer was
+// lost: the blocks that are on the ENI now, were not there before, and were not
+// unassigned since.
+func (m *Manager) findAssigned(ctx context.Context, it Intent) []netip.Prefix {
 	for try := range 2 {
 		if m.pause(ctx, try) != nil {
 			return nil
 		}
-		e, there, err := m.ec2.describeENI(ctx, it.ENI)
-		if err != nil || !there {
+		e, found, err := m.ec2.describeENI(ctx, it.ENI)
+		if err != nil || !found {
 			continue
 		}
-		if got := m.newOn(e, it); len(got) > 0 {
+		if got := m.newBlocks(e, it); len(got) > 0 {
 			return got
 		}
 	}
 	return nil
 }
 
-func (m *Manager) newOn(e ENI, it Intent) []netip.Prefix {
+// newBlocks returns the blocks of e that it did not have before the intent and
+// that this node has not unassigned since.
+func (m *Manager) newBlocks(e ENI, it Intent) []netip.Prefix {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var recent []Intent

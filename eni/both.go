@@ -10,49 +10,51 @@ import (
 	"time"
 )
 
-// both runs two functions at the same time and returns when both have returned.
-// With extra > 0, the context of one that is still running that long after the
-// other has succeeded ends. A panic of either is handed on to the caller.
-func both(ctx context.Context, extra time.Duration, a, b func(context.Context) error) (errA, errB error) {
+// runBoth runs two functions concurrently and returns when both have returned. If
+// extra is positive and one function succeeds, runBoth cancels the context of the
+// other after that time. A panic of either function continues in the caller.
+func runBoth(ctx context.Context, extra time.Duration, a, b func(context.Context) error) (errA, errB error) {
 	ctxA, stopA := context.WithCancel(ctx)
 	defer stopA()
 	ctxB, stopB := context.WithCancel(ctx)
 	defer stopB()
 	var all sync.WaitGroup
-	var one, other attempt
-	all.Go(func() { one.run(ctxA, a, extra, stopB) })
-	all.Go(func() { other.run(ctxB, b, extra, stopA) })
+	var taskA, taskB task
+	all.Go(func() { taskA.run(ctxA, a, extra, stopB) })
+	all.Go(func() { taskB.run(ctxB, b, extra, stopA) })
 	all.Wait()
-	for _, t := range []*attempt{&one, &other} {
-		if t.limit != nil {
-			t.limit.Stop()
+	for _, t := range []*task{&taskA, &taskB} {
+		if t.timer != nil {
+			t.timer.Stop()
 		}
-		if t.thrown != nil {
-			panic(t.thrown)
+		if t.panicked != nil {
+			panic(t.panicked)
 		}
 	}
 	if ctx.Err() != nil {
-		return one.err, other.err
+		return taskA.err, taskB.err
 	}
-	return gaveUp(ctxA, one.err, extra), gaveUp(ctxB, other.err, extra)
+	return describeTimeout(ctxA, taskA.err, extra), describeTimeout(ctxB, taskB.err, extra)
 }
 
-// attempt is one half of both.
-type attempt struct {
-	err    error
-	limit  *time.Timer // ends the other half
-	thrown any         // a panic
+// task is one of the two functions of runBoth.
+type task struct {
+	err      error
+	timer    *time.Timer // cancels the other task
+	panicked any         // the value of a panic
 }
 
-func (t *attempt) run(ctx context.Context, do func(context.Context) error, extra time.Duration, stopOther context.CancelFunc) {
-	defer func() { t.thrown = recover() }()
+// run calls do, and starts the timer for the other task if do succeeds.
+func (t *task) run(ctx context.Context, do func(context.Context) error, extra time.Duration, stopOther context.CancelFunc) {
+	defer func() { t.panicked = recover() }()
 	if t.err = do(ctx); t.err == nil && extra > 0 {
-		t.limit = time.AfterFunc(extra, stopOther)
+		t.timer = time.AfterFunc(extra, stopOther)
 	}
 }
 
-// gaveUp makes the error of a source that was not waited for say so.
-func gaveUp(ctx context.Context, err error, extra time.Duration) error {
+// describeTimeout returns the error of a task. If runBoth canceled the task, the
+// error says so.
+func describeTimeout(ctx context.Context, err error, extra time.Duration) error {
 	var op *OpError
 	if ctx.Err() == nil || !errors.As(err, &op) || op.Code != "" {
 		return err

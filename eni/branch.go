@@ -11,30 +11,30 @@ import (
 	"time"
 )
 
-// Branch is a branch ENI as joined to its trunk.
+// Branch is the association of a branch ENI with its trunk.
 type Branch struct {
 	ENI, Trunk  string
 	VLANID      int
 	Association string
 }
 
-// BranchInput describes a branch ENI to make.
+// BranchInput describes the branch ENI to create.
 type BranchInput struct {
 	// Trunk is the trunk ENI's ID.
 	Trunk string
-	// Subnet is the branch's subnet. Optional; default the trunk's.
+	// Subnet is the branch's subnet. Optional; default the trunk's subnet.
 	Subnet string
-	// Groups are its security groups. Optional; default what the GroupSelector
-	// says for a KindBranch.
+	// Groups are the branch's security groups. Optional; default the groups that
+	// the GroupSelector returns for KindBranch.
 	Groups []string
 }
 
-// vlanMost is the highest VLAN ID that 802.1Q has.
-const vlanMost = 4094
+// maxVLANID is the highest VLAN ID of 802.1Q.
+const maxVLANID = 4094
 
-// freeVLAN is the lowest VLAN ID that is not used; 0 if there is none.
+// freeVLAN returns the lowest VLAN ID that is not in use, or 0 if there is none.
 func freeVLAN(used map[int]bool) int {
-	for id := 1; id <= vlanMost; id++ {
+	for id := 1; id <= maxVLANID; id++ {
 		if !used[id] {
 			return id
 		}
@@ -42,27 +42,29 @@ func freeVLAN(used map[int]bool) int {
 	return 0
 }
 
-// Branches lists the branch ENIs of a trunk, those that cool included.
+// Branches lists the branch ENIs of a trunk, including those that are cooling.
 func (m *Manager) Branches(ctx context.Context, trunk string) ([]Branch, error) {
 	return m.ec2.describeBranches(ctx, trunk)
 }
 
-// CreateBranch makes a branch ENI and joins it to a trunk under the lowest free
-// VLAN ID. A VLAN ID whose branch still cools is not free. It returns the ENI
-// as created, and how it is joined. A branch that a later Resume finishes is
-// nobody's: compare Branches with the pods there are.
+// CreateBranch creates a branch ENI and associates it with a trunk under the
+// lowest free VLAN ID. The VLAN ID of a branch that is still cooling is not free.
+// CreateBranch returns the ENI as created, and its association.
+//
+// If it fails and a later Resume finishes the branch, no pod has that branch. The
+// caller finds such branches by comparing Branches with its pods.
 func (m *Manager) CreateBranch(ctx context.Context, in BranchInput) (ENI, Branch, error) {
 	if err := m.permit(OpBranch, in.Trunk, false); err != nil {
 		return ENI{}, Branch{}, err
 	}
-	trunk, err := m.known(ctx, OpBranch, in.Trunk)
+	trunk, err := m.knownENI(ctx, OpBranch, in.Trunk)
 	if err != nil {
 		return ENI{}, Branch{}, err
 	}
 	if trunk.Kind != KindTrunk || !trunk.Managed {
-		return ENI{}, Branch{}, &OpError{Op: string(OpBranch), ENI: in.Trunk, Why: ReasonNotManaged, Err: errors.New("not a trunk of ours")}
+		return ENI{}, Branch{}, &OpError{Op: string(OpBranch), ENI: in.Trunk, reason: ReasonNotManaged, Err: errors.New("not a trunk that this node manages")}
 	}
-	it := m.start(OpBranch)
+	it := m.newIntent(OpBranch)
 	it.Kind, it.Trunk, it.Subnet = KindInterface, in.Trunk, cmp.Or(in.Subnet, trunk.SubnetID)
 	if it.Groups = in.Groups; it.Groups == nil {
 		it.Groups = m.groupsFor(it.Subnet, KindBranch)
@@ -71,10 +73,10 @@ func (m *Manager) CreateBranch(ctx context.Context, in BranchInput) (ENI, Branch
 	if it.VLANID, err = m.chooseVLAN(ctx, it); err != nil {
 		return ENI{}, Branch{}, err
 	}
-	release, _ := m.hold(it.ID)
+	release, _ := m.claim(it.ID)
 	defer release()
 	if it, err = m.createOnce(ctx, it, false); err != nil && it.Token == "" {
-		return ENI{}, Branch{}, errors.Join(err, m.forget(ctx, it.ID))
+		return ENI{}, Branch{}, errors.Join(err, m.removeIntent(ctx, it.ID))
 	} else if err != nil {
 		return ENI{}, Branch{}, err
 	}
@@ -84,8 +86,8 @@ func (m *Manager) CreateBranch(ctx context.Context, in BranchInput) (ENI, Branch
 	return it.Made.clone(), Branch{ENI: it.ENI, Trunk: it.Trunk, VLANID: it.VLANID, Association: it.Association}, nil
 }
 
-// chooseVLAN finds a VLAN ID of the trunk that is free, and claims it by putting
-// the intent among the open ones. EC2 is asked once for each trunk.
+// chooseVLAN chooses a free VLAN ID of the trunk, and claims it by adding the
+// intent to the unfinished ones. It asks EC2 once for each trunk.
 func (m *Manager) chooseVLAN(ctx context.Context, it Intent) (int, error) {
 	limits, err := m.Limits(ctx)
 	if err != nil {
@@ -97,7 +99,7 @@ func (m *Manager) chooseVLAN(ctx context.Context, it Intent) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if trunk, ok := m.inv.ENI(it.Trunk); !ok || trunk.InFlight || m.busy[it.Trunk] {
-		return 0, &OpError{Op: string(OpBranch), ENI: it.Trunk, Why: ReasonStillInFlight, After: patienceFirst}
+		return 0, &OpError{Op: string(OpBranch), ENI: it.Trunk, reason: ReasonStillInFlight, retryAfter: retryFirst}
 	}
 	used := maps.Clone(m.vlans[it.Trunk])
 	for _, other := range m.intents {
@@ -108,14 +110,14 @@ func (m *Manager) chooseVLAN(ctx context.Context, it Intent) (int, error) {
 	it.VLANID = freeVLAN(used)
 	if it.VLANID == 0 || len(used) >= limits.Branches {
 		return 0, &OpError{
-			Op: string(OpBranch), ENI: it.Trunk, Why: ReasonENILimit, Err: fmt.Errorf("%d of %d branches", len(used), limits.Branches),
+			Op: string(OpBranch), ENI: it.Trunk, reason: ReasonENILimit, Err: fmt.Errorf("%d of %d branches", len(used), limits.Branches),
 		}
 	}
 	m.intents[it.ID] = it
 	return it.VLANID, nil
 }
 
-// listVLANs makes sure that the VLAN IDs of a trunk are known.
+// listVLANs asks EC2 for the VLAN IDs of a trunk unless they are known.
 func (m *Manager) listVLANs(ctx context.Context, trunk string) error {
 	m.mu.Lock()
 	known := m.vlans[trunk] != nil
@@ -123,20 +125,20 @@ func (m *Manager) listVLANs(ctx context.Context, trunk string) error {
 	if known {
 		return nil
 	}
-	joined, err := m.ec2.describeBranches(ctx, trunk)
+	branches, err := m.ec2.describeBranches(ctx, trunk)
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.vlans[trunk] = map[int]bool{}
-	for _, b := range joined {
+	for _, b := range branches {
 		m.vlans[trunk][b.VLANID] = true
 	}
 	return nil
 }
 
-// noteVLAN keeps the VLAN IDs of a trunk up to date.
+// noteVLAN records whether the VLAN ID of the intent is now in use on its trunk.
 func (m *Manager) noteVLAN(it Intent, used bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -150,56 +152,56 @@ func (m *Manager) noteVLAN(it Intent, used bool) {
 	}
 }
 
-// carries says whether a trunk has branches, or may have: by EC2, or by the
-// journal, which knows of those that EC2 does not show yet.
-func (m *Manager) carries(ctx context.Context, trunk string) (bool, error) {
-	joined, err := m.ec2.describeBranches(ctx, trunk)
-	if err != nil || len(joined) > 0 {
-		return len(joined) > 0, err
+// hasBranches reports whether a trunk has branches, or may have. It asks EC2 and
+// the journal, which contains branches that EC2 does not show yet.
+func (m *Manager) hasBranches(ctx context.Context, trunk string) (bool, error) {
+	branches, err := m.ec2.describeBranches(ctx, trunk)
+	if err != nil || len(branches) > 0 {
+		return len(branches) > 0, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	left := map[string]bool{}
+	retired := map[string]bool{}
 	for _, in := range m.intents {
-		left[in.ENI] = left[in.ENI] || in.Op == OpRetireBranch && in.Done
+		retired[in.ENI] = retired[in.ENI] || in.Op == OpRetireBranch && in.Done
 	}
 	for _, in := range m.intents {
-		if in.Trunk == trunk && !left[in.ENI] && (!in.Done || !in.Undo) {
+		if in.Trunk == trunk && !retired[in.ENI] && (!in.Done || !in.Undo) {
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-// RetireBranch sets a branch ENI aside. It keeps its VLAN ID and addresses for
-// Config.BranchCooldown, so that late packets reach nobody else; the first
-// Resume after that takes it from its trunk and deletes it.
+// RetireBranch schedules the deletion of a branch ENI. The branch keeps its VLAN
+// ID and addresses for Config.BranchCooldown, so that late packets do not reach
+// another pod. The first Resume after that disassociates and deletes it.
 func (m *Manager) RetireBranch(ctx context.Context, b Branch) error {
 	if err := m.permit(OpRetireBranch, b.ENI, true); err != nil {
 		return err
 	}
-	if err := m.discovered(ctx); err != nil {
+	if err := m.ensureDiscovered(ctx); err != nil {
 		return err
 	}
-	for _, in := range m.openIntents() {
+	for _, in := range m.unfinishedIntents() {
 		if in.Op == OpRetireBranch && in.ENI == b.ENI {
 			return nil
 		}
 	}
-	e, there, err := m.ec2.describeENI(ctx, b.ENI)
-	if err != nil || !there {
+	e, found, err := m.ec2.describeENI(ctx, b.ENI)
+	if err != nil || !found {
 		return err
 	}
 	if e.Tags[TagOwner] != m.cfg.Owner || e.Tags[TagInstance] != m.instance() || e.Tags[TagNoManage] == "true" {
-		return &OpError{Op: string(OpRetireBranch), ENI: b.ENI, Why: ReasonNotManaged}
+		return &OpError{Op: string(OpRetireBranch), ENI: b.ENI, reason: ReasonNotManaged}
 	}
-	it := m.start(OpRetireBranch)
+	it := m.newIntent(OpRetireBranch)
 	it.ENI, it.Trunk, it.VLANID, it.Association = b.ENI, b.Trunk, b.VLANID, b.Association
 	it.NotBefore, it.Before = it.Start.Add(m.cfg.BranchCooldown), branchBlocks(e)
-	return m.put(ctx, it)
+	return m.putIntent(ctx, it)
 }
 
-// associate joins the branch to its trunk.
+// associate associates the branch with its trunk.
 func (m *Manager) associate(ctx context.Context, it Intent) (Intent, error) {
 	id, err := m.ec2.associate(ctx, it)
 	switch {
@@ -207,22 +209,23 @@ func (m *Manager) associate(ctx context.Context, it Intent) (Intent, error) {
 		it.Association, it.Changed = id, time.Now()
 		m.noteVLAN(it, true)
 	case lostAnswer(err), reasonOf(err) == ReasonThrottled:
-	case reasonOf(err) == ReasonNotFound && !m.settled(it):
-		// just created, it has not reached all of EC2 yet
+	case reasonOf(err) == ReasonNotFound && !m.lagPassed(it):
+		// The branch is new, and not all of EC2 knows it yet.
 		if perr := m.pause(ctx, 0); perr == nil {
 			return it, nil
 		}
 	default:
 		m.mu.Lock()
-		delete(m.vlans, it.Trunk) // what was known of it may be wrong
+		delete(m.vlans, it.Trunk) // the known VLAN IDs may be wrong
 		m.mu.Unlock()
-		it = it.turn(reasonOf(err))
+		it = it.undo(reasonOf(err))
 	}
 	return it, err
 }
 
-// joined looks for an association that was made although the answer was lost.
-func (m *Manager) joined(ctx context.Context, it Intent) Intent {
+// findAssociation asks EC2 for an association that exists although the answer to
+// its call was lost.
+func (m *Manager) findAssociation(ctx context.Context, it Intent) Intent {
 	if it.Trunk == "" {
 		return it
 	}
@@ -238,9 +241,9 @@ func (m *Manager) joined(ctx context.Context, it Intent) Intent {
 	return it
 }
 
-// disassociate takes the branch from its trunk.
+// disassociate disassociates the branch from its trunk.
 func (m *Manager) disassociate(ctx context.Context, it Intent) (Intent, error) {
-	err := m.ec2.disassociate(ctx, it.Association, it.ID, m.whileUnused(it))
+	err := m.ec2.disassociate(ctx, it.Association, it.ID, m.ifUnused(it))
 	if err != nil && reasonOf(err) != ReasonNotFound {
 		return it, err
 	}

@@ -11,21 +11,21 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Priority orders calls that wait for the budget.
+// Priority is the order in which calls get their share of the budget.
 type Priority uint8
 
-// The priorities, lowest first. The default is PriorityRefill.
+// The priorities, lowest first. PriorityRefill is the default.
 const (
-	PriorityAudit   Priority = iota + 1 // nobody waits for it
-	PriorityRelease                     // gives addresses back
-	PriorityRefill                      // fills the warm pool
-	PriorityPod                         // a pod waits
+	PriorityAudit   Priority = iota + 1 // background checks
+	PriorityRelease                     // unassigning addresses
+	PriorityRefill                      // filling the warm pool
+	PriorityPod                         // a pod waits for the call
 )
 
-// budget limits the rate of calls of one class. Those that wait are served by
-// priority, then in order of arrival. When EC2 throttles, the rate halves;
-// with each answer it recovers a little, so that many nodes that share an
-// account's quota settle on fair parts of it.
+// budget limits the rate of calls of one class. It serves waiting calls by
+// priority, then in order of arrival. When EC2 throttles, the rate halves. Each
+// answer raises it a little again, so that nodes that share an account's quota
+// reach fair shares of it.
 type budget struct {
 	base rate.Limit
 
@@ -34,20 +34,20 @@ type budget struct {
 	queue   []*waiter
 }
 
-// waiter is one call in the queue; wake has room for one signal.
+// waiter is one call in the queue. wake has room for one signal.
 type waiter struct {
 	priority Priority
 	wake     chan struct{}
 }
 
-// slowest is the smallest share of its base rate that a budget falls to.
-const slowest = 1.0 / 16
+// minRateShare is the smallest share of its base rate that throttling leaves.
+const minRateShare = 1.0 / 16
 
 func newBudget(perSecond float64, burst int) *budget {
 	return &budget{base: rate.Limit(perSecond), limiter: rate.NewLimiter(rate.Limit(perSecond), burst)}
 }
 
-// wait blocks until the call may be made, or ctx ends.
+// wait blocks until a call may be made, or until ctx ends.
 func (b *budget) wait(ctx context.Context, p Priority) error {
 	w := b.enter(p)
 	defer b.leave(w)
@@ -84,7 +84,7 @@ func (b *budget) enter(p Priority) *waiter {
 	return w
 }
 
-// leave takes a call from the queue and wakes whoever is first then.
+// leave removes a call from the queue and wakes the next one.
 func (b *budget) leave(w *waiter) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -98,8 +98,9 @@ func (b *budget) leave(w *waiter) {
 	}
 }
 
-// poll takes a token for the call if it is first in the queue. It reports
-// whether it is, and how long it has to wait for a token otherwise.
+// poll takes a token for a call if the call is first in the queue and a token is
+// free. It reports whether the call is first, and how long it must wait for a
+// token.
 func (b *budget) poll(w *waiter, now time.Time) (first bool, delay time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -118,7 +119,7 @@ func (b *budget) throttled() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := time.Now()
-	b.limiter.SetLimitAt(now, max(b.limiter.Limit()/2, b.base*slowest))
+	b.limiter.SetLimitAt(now, max(b.limiter.Limit()/2, b.base*minRateShare))
 }
 
 // answered raises the rate again by a tenth of its base.

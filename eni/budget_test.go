@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// TestBudgetOrder lets calls of all priorities wait for a budget that is used
-// up.
+// TestBudgetOrder queues calls of all priorities for an exhausted budget and checks
+// the order in which they are served.
 func TestBudgetOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBudget(1, 1)
@@ -34,10 +34,10 @@ func TestBudgetOrder(t *testing.T) {
 			})
 			synctest.Wait()
 		}
-		gone, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		expired, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 		defer cancel()
-		if err := b.wait(gone, PriorityPod); err == nil {
-			t.Error("served although its time was over")
+		if err := b.wait(expired, PriorityPod); err == nil {
+			t.Error("a call was served after the end of its context")
 		}
 		all.Wait()
 		want := []Priority{PriorityPod, PriorityPod, PriorityRefill, PriorityRelease, PriorityAudit, PriorityAudit}
@@ -45,12 +45,13 @@ func TestBudgetOrder(t *testing.T) {
 			t.Errorf("served %v, want %v", served, want)
 		}
 		if took := time.Since(begin); took != 6*time.Second {
-			t.Errorf("6 calls at 1 a second took %v", took)
+			t.Errorf("6 calls at 1 a second took %v, want 6s", took)
 		}
 	})
 }
 
-// TestBudgetAdapts halves the rate with each refusal and lets it recover.
+// TestBudgetAdapts checks that throttling halves the rate and that answers raise it
+// again.
 func TestBudgetAdapts(t *testing.T) {
 	b := newBudget(8, 1)
 	rate := func(want float64) {
@@ -85,9 +86,9 @@ func TestBackoff(t *testing.T) {
 		{1, 1, time.Second},
 		{2, 1, 2 * time.Second},
 		{4, 1, 8 * time.Second},
-		{6, 1, backoffMost},
-		{60, 1, backoffMost},
-		{60, 0, backoffMost / 10},
+		{6, 1, backoffMax},
+		{60, 1, backoffMax},
+		{60, 0, backoffMax / 10},
 	} {
 		if got := backoff(time.Second, c.try, c.random); got != c.want {
 			t.Errorf("try %d, random %v: %v, want %v", c.try, c.random, got, c.want)

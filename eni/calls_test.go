@@ -23,9 +23,9 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// callsOf are the scenarios whose calls to EC2 are kept in testdata/calls.txt:
-// each begins with a node that has made one Discover, and nothing else to do
-// than what its function does. It runs to a common clock with EC2's delays.
+// callsOf lists the scenarios for testdata/calls.txt, which records their calls to
+// EC2. Each scenario except the first begins with a node that has made one
+// Discover, and then runs its function. It runs on a fake clock, with EC2's delays.
 var callsOf = []struct {
 	name string
 	do   func(w *world, m *eni.Manager)
@@ -140,7 +140,7 @@ var callsOf = []struct {
 		w.fill(w.subnet)
 		again := w.again(m, eni.Config{Subnets: eni.SubnetsByID{w.subnet.ID, second.ID, third.ID}})
 		if e := w.provision(again, eni.ProvisionInput{Slots: 9}); e.SubnetID != second.ID {
-			w.t.Errorf("in %s", e.SubnetID)
+			w.t.Errorf("created in %s, want %s", e.SubnetID, second.ID)
 		}
 	}},
 	{"a branch ENI made and joined", func(w *world, m *eni.Manager) {
@@ -169,8 +169,8 @@ var callsOf = []struct {
 	}},
 }
 
-// TestCalls holds the calls of each scenario against the golden file. A rise
-// costs every user of the library; explain it in the commit.
+// TestCalls compares the calls of each scenario with the golden file. A rise costs
+// every user of the library; explain it in the commit.
 func TestCalls(t *testing.T) {
 	var got strings.Builder
 	for _, c := range callsOf {
@@ -208,6 +208,7 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+// provision provisions an ENI.
 func (w *world) provision(m *eni.Manager, in eni.ProvisionInput) eni.ENI {
 	w.t.Helper()
 	e, err := m.Provision(w.t.Context(), in)
@@ -215,10 +216,10 @@ func (w *world) provision(m *eni.Manager, in eni.ProvisionInput) eni.ENI {
 	return e
 }
 
-// eni is the ID of the primary ENI.
+// eni returns the ID of the primary ENI.
 func (w *world) eni(m *eni.Manager) string { return m.Inventory().ENIs[0].ID }
 
-// assign puts slots on the primary ENI.
+// assign assigns slots to the primary ENI.
 func (w *world) assign(m *eni.Manager, in eni.AssignInput) []netip.Prefix {
 	w.t.Helper()
 	in.ENI = w.eni(m)
@@ -227,12 +228,12 @@ func (w *world) assign(m *eni.Manager, in eni.AssignInput) []netip.Prefix {
 	return got
 }
 
-// again is a second Manager for the same instance, which has looked around.
+// again returns a second Manager for the same instance, which has made a Discover.
 func (w *world) again(m *eni.Manager, cfg eni.Config) *eni.Manager {
 	w.t.Helper()
 	inst, ok := w.Instance(m.Inventory().Instance.ID)
 	if !ok {
-		w.t.Fatal("no such instance")
+		w.t.Fatal("the instance does not exist")
 	}
 	again := w.manager(inst, cfg)
 	_, err := again.Discover(w.t.Context())
@@ -241,20 +242,21 @@ func (w *world) again(m *eni.Manager, cfg eni.Config) *eni.Manager {
 	return again
 }
 
-// breakBlocks takes one address out of every /28 of a subnet.
+// breakBlocks occupies one address of every /28 of a subnet.
 func (w *world) breakBlocks(s enitest.Subnet) {
 	for a := s.Prefix.Addr(); s.Prefix.Contains(a); a = step(a, 16) {
-		_ = w.Occupy(s.ID, step(a, 9)) // what is taken already serves as well
+		_ = w.Occupy(s.ID, step(a, 9)) // an address that is already occupied has the same effect
 	}
 }
 
-// fill takes every address of a subnet.
+// fill occupies every address of a subnet.
 func (w *world) fill(s enitest.Subnet) {
 	for a := s.Prefix.Addr(); s.Prefix.Contains(a); a = a.Next() {
 		_ = w.Occupy(s.ID, a)
 	}
 }
 
+// step returns the address n after a.
 func step(a netip.Addr, n int) netip.Addr {
 	for range n {
 		a = a.Next()

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -18,26 +17,27 @@ import (
 // ClientConfig configures a Client. The zero value is useful.
 type ClientConfig struct {
 	// MetadataEndpoint is the base URL of the instance metadata service, for
-	// example "http://169.254.169.254". Optional; empty means what the SDK
-	// configuration says, or its default.
+	// example "http://169.254.169.254". Optional; empty means the URL of the SDK
+	// configuration, or the SDK's default.
 	MetadataEndpoint string
-	// ReadRate and WriteRate are the calls a second to EC2 that describe and
-	// that change something, ReadBurst and WriteBurst how many may come at
-	// once. Optional; defaults 4, 2, 8 and 8.
+	// ReadRate and WriteRate limit the calls to EC2 that describe and that change
+	// something, in calls a second. ReadBurst and WriteBurst are the numbers of
+	// calls allowed at once. Optional; defaults 4, 2, 8 and 8.
 	ReadRate, WriteRate   float64
 	ReadBurst, WriteBurst int
-	// Attempts is how often a call is tried in all if EC2 throttles, or the
-	// network fails a call that can be repeated. Optional; default 6.
+	// Attempts is the total number of tries of a call when EC2 throttles, or when
+	// the network fails and the call can be repeated. Optional; default 6.
 	Attempts int
-	// Timeout bounds each try. Optional; default 10 seconds.
+	// Timeout limits each try. Optional; default 10 seconds.
 	Timeout time.Duration
-	// Coalesce is how long a describe waits for others to join it. Optional;
-	// default 0, which joins only those that come while one waits for its turn.
+	// Coalesce is how long a describe call for one ENI waits for others, which it
+	// then covers too. Optional; default 0, with which it covers only those that
+	// come while it waits for the budget.
 	Coalesce time.Duration
-	// Random returns a number in [0,1) for jitter. Optional.
+	// Random returns a number in [0,1) for jitter. Optional; default
+	// math/rand/v2.
 	Random func() float64
-	// OnCall is told of every try when it has ended. It must not block.
-	// Optional.
+	// OnCall is called after every try. It must not block. Optional.
 	OnCall func(Call)
 }
 
@@ -46,8 +46,8 @@ type Call struct {
 	Action   string // "AttachNetworkInterface"
 	Caller   string // from WithCaller
 	Priority Priority
-	// Waited is the time spent on waiting for the budget, Took the time
-	// from sending to the answer.
+	// Waited is the time spent on waiting for the budget, Took the time from
+	// sending the request to the answer.
 	Waited, Took time.Duration
 	// Code is EC2's error code, "error" for a failure without one, or empty.
 	Code string
@@ -61,9 +61,6 @@ type Client struct {
 	imds          *imds.Client
 	reads, writes *budget
 	batch         batcher
-
-	mu    sync.Mutex
-	spent map[Account]Spending
 }
 
 // NewClient returns a Client with the region, credentials, HTTP client and
@@ -87,30 +84,7 @@ func NewClient(cfg aws.Config, opts ClientConfig) *Client {
 		}),
 		reads:  newBudget(opts.ReadRate, opts.ReadBurst),
 		writes: newBudget(opts.WriteRate, opts.WriteBurst),
-		spent:  map[Account]Spending{},
 	}
-}
-
-// Account is who spent calls on what.
-type Account struct {
-	Caller, Action string
-}
-
-// Spending is how many tries were made, and how they ended.
-type Spending struct {
-	Tries, Throttled, Failed int
-}
-
-// Spent is what was called so far, by caller and action. Calls to the metadata
-// service are not counted; EC2 does not limit them.
-func (c *Client) Spent() map[Account]Spending {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	out := make(map[Account]Spending, len(c.spent))
-	for k, v := range c.spent {
-		out[k] = v
-	}
-	return out
 }
 
 type contextKey int
@@ -120,12 +94,12 @@ const (
 	priorityKey
 )
 
-// WithCaller names who makes the calls of ctx, for the accounting.
+// WithCaller names the caller of the calls made with ctx, for Call.Caller.
 func WithCaller(ctx context.Context, name string) context.Context {
 	return context.WithValue(ctx, callerKey, name)
 }
 
-// WithPriority sets the priority of the calls of ctx.
+// WithPriority sets the priority of the calls made with ctx.
 func WithPriority(ctx context.Context, p Priority) context.Context {
 	return context.WithValue(ctx, priorityKey, p)
 }
@@ -143,47 +117,46 @@ func priorityOf(ctx context.Context) Priority {
 	return p
 }
 
-// nature is what repeating a call does.
-type nature uint8
+// callKind says what happens if a call is sent twice.
+type callKind uint8
 
 const (
-	read       nature = iota // changes nothing
-	repeatable               // changes something, but only once however often it is sent
-	once                     // changes something each time, or fails the second time
+	read       callKind = iota // the call changes nothing
+	repeatable                 // the call changes something only the first time
+	once                       // the call changes something each time, or fails the second time
 )
 
-// call makes one call within its budget. It tries again when EC2 throttles, and
-// when the answer is lost of a call that can be repeated. The error is an
-// *OpError.
-func (c *Client) call(ctx context.Context, action string, n nature, do func(context.Context) error) error {
-	return c.callIf(ctx, action, n, nil, do)
+// call makes one call within its budget. It retries when EC2 throttles, and when
+// the answer of a repeatable call is lost. The error is an *OpError.
+func (c *Client) call(ctx context.Context, action string, kind callKind, do func(context.Context) error) error {
+	return c.callIf(ctx, action, kind, nil, do)
 }
 
-// condition says whether a call may still be made; its error is an *OpError.
+// condition returns nil if a call may still be made, and else an *OpError.
 type condition func(ctx context.Context) error
 
-// callIf is call with a condition that is checked before each try, after the
-// wait for the budget: that wait can take minutes. An unmet condition ends the
-// call. A nil condition always holds.
-func (c *Client) callIf(ctx context.Context, action string, n nature, may condition, do func(context.Context) error) error {
+// callIf is call with a condition. It checks the condition before each try, after
+// the wait for the budget, which can take minutes. It ends without a further try
+// if the condition fails. A nil condition always holds.
+func (c *Client) callIf(ctx context.Context, action string, kind callKind, allowed condition, do func(context.Context) error) error {
 	b := c.writes
-	if n == read {
+	if kind == read {
 		b = c.reads
 	}
 	lost := false
 	for try := 1; ; try++ {
 		begin := time.Now()
 		if err := b.wait(ctx, priorityOf(ctx)); err != nil {
-			return &OpError{Op: action, Why: ReasonThrottled, Err: err}
+			return &OpError{Op: action, reason: ReasonThrottled, Err: err}
 		}
-		if may != nil {
-			if err := may(ctx); err != nil {
-				return notMade(err, lost)
+		if allowed != nil {
+			if err := allowed(ctx); err != nil {
+				return conditionError(err, lost)
 			}
 		}
 		sent := time.Now()
 		failed := c.try(ctx, action, do)
-		c.account(ctx, Call{
+		c.report(Call{
 			Action: action, Caller: callerOf(ctx), Priority: priorityOf(ctx),
 			Waited: sent.Sub(begin), Took: time.Since(sent),
 		}, failed)
@@ -191,18 +164,19 @@ func (c *Client) callIf(ctx context.Context, action string, n nature, may condit
 			b.answered()
 			return nil
 		}
-		if failed.Why == ReasonThrottled {
+		if failed.reason == ReasonThrottled {
 			b.throttled()
 		}
-		// A refusal says nothing about an earlier try whose answer was lost.
+		// A refusal of this try does not rule out that an earlier one, which lost
+		// its answer, was executed.
 		lost = lost || failed.lost
 		failed.lost = lost
-		again := failed.Why == ReasonThrottled || failed.Why == ReasonUnreachable && n != once
+		again := failed.reason == ReasonThrottled || failed.reason == ReasonUnreachable && kind != once
 		if !again || try >= c.cfg.Attempts || ctx.Err() != nil {
 			return failed
 		}
 		first := backoffFirst
-		if failed.Why == ReasonThrottled && priorityOf(ctx) < PriorityPod {
+		if failed.reason == ReasonThrottled && priorityOf(ctx) < PriorityPod {
 			first = backoffThrottled
 		}
 		if sleep(ctx, backoff(first, try, c.cfg.Random())) != nil {
@@ -211,62 +185,54 @@ func (c *Client) callIf(ctx context.Context, action string, n nature, may condit
 	}
 }
 
-// notMade is the error of a call whose condition did not hold. lost says that the
-// answer to an earlier try was lost.
-func notMade(err error, lost bool) error {
+// conditionError returns the error of a call that its condition forbade. lost says
+// that the answer to an earlier try was lost.
+func conditionError(err error, lost bool) error {
 	var op *OpError
 	if !errors.As(err, &op) {
 		return err
 	}
-	held := *op
-	held.unmet, held.lost = true, lost
-	return &held
+	vetoed := *op
+	vetoed.inUseVeto, vetoed.lost = true, lost
+	return &vetoed
 }
 
-// try makes one try, bounded by the timeout.
+// try makes one try, limited by the timeout.
 func (c *Client) try(ctx context.Context, action string, do func(context.Context) error) *OpError {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	return translate(action, do(ctx))
 }
 
-func (c *Client) account(ctx context.Context, call Call, failed *OpError) {
-	c.mu.Lock()
-	key := Account{Caller: callerOf(ctx), Action: call.Action}
-	s := c.spent[key]
-	s.Tries++
+// report passes a try, which may have failed, to ClientConfig.OnCall.
+func (c *Client) report(call Call, failed *OpError) {
 	if failed != nil {
 		call.Code = cmp.Or(failed.Code, "error")
-		s.Failed++
-		if failed.Why == ReasonThrottled {
-			s.Throttled++
-		}
 	}
-	c.spent[key] = s
-	c.mu.Unlock()
 	if c.cfg.OnCall != nil {
 		c.cfg.OnCall(call)
 	}
 }
 
-// Bounds of the wait between tries of one call. When EC2 throttles, the first
-// wait is longer, unless a pod waits: in a fleet of 500 nodes that start at once
-// this halves the calls made in vain and costs the last node a tenth more time.
+// Bounds of the wait between tries of one call. When EC2 throttles and no pod
+// waits, the first wait is longer: in a fleet of 500 nodes that start at the same
+// time this halves the number of throttled calls, and the last node takes a tenth
+// longer.
 const (
 	backoffFirst     = time.Second
 	backoffThrottled = 4 * time.Second
-	backoffMost      = 30 * time.Second
+	backoffMax       = 30 * time.Second
 )
 
-// backoff is the wait after the given try: twice as long each time, and
-// anything between a tenth and all of it, so that a fleet that was throttled
-// together does not come back together.
+// backoff returns the wait after a try. Its upper bound doubles with each try. The
+// wait is between a tenth of the bound and the bound, so that nodes that were
+// throttled together do not retry together.
 func backoff(first time.Duration, try int, random float64) time.Duration {
-	most := min(backoffMost, first<<min(try-1, 6))
-	return most/10 + time.Duration(random*0.9*float64(most))
+	bound := min(backoffMax, first<<min(try-1, 6))
+	return bound/10 + time.Duration(random*0.9*float64(bound))
 }
 
-// sleep waits for d or the end of ctx, whose error it returns.
+// sleep waits for d. It returns the error of ctx if ctx ends first.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -4,25 +4,25 @@ package eni
 
 import "time"
 
-// Time. While the process lives, all its ages and waits are taken from the
-// monotonic clock: a time that it notes itself comes from time.Now and is neither
-// rounded nor moved to another zone, either of which would drop the monotonic
-// reading. The wall clock counts only for what was noted elsewhere: in the
-// journal by an earlier process, and in creation tags by any node. Both may be
-// wrong by any amount, in either direction.
+// A process measures all ages and waits with the monotonic clock. The times that
+// it takes itself come from time.Now, and it neither rounds them nor moves them to
+// another zone, because either would drop the monotonic reading. It uses the wall
+// clock only for times written by another process: in the journal by an earlier
+// process, and in creation tags by any node. Both may be wrong by any amount, in
+// either direction.
 //
-// What the journal says of the time before this process is therefore bounded:
+// The effect of times in the journal from before this process is therefore
+// limited:
 //
 //   - a time in the future counts as the time of reading, see rebase;
 //   - a cooldown ends after at most its full length, see rebaseEnd;
-//   - that EC2 denies something counts only when this process has run for
-//     Config.Lag, see Manager.settled;
-//   - a change whose age is not certain neither hides a slot nor vouches for one
-//     in the first Config.Lag of the process: the slot is in doubt, see
-//     merger.unsure.
+//   - an absence at EC2 counts only after this process has run for Config.Lag,
+//     see Manager.lagPassed;
+//   - a change of uncertain age neither hides nor confirms a slot in the first
+//     Config.Lag of the process: the slot is in doubt, see merger.uncertainTime.
 
-// rebase moves a time that was read from disk to the clock of this process. now
-// is the time of reading. A time after it becomes now.
+// rebase converts a time that was read from disk to the clock of this process. now
+// is the time of reading. A later time becomes now.
 func rebase(t, now time.Time) time.Time {
 	if t.IsZero() {
 		return t
@@ -31,34 +31,35 @@ func rebase(t, now time.Time) time.Time {
 	return now.Add(-max(age, 0))
 }
 
-// rebaseEnd moves the end of a rest that was read from disk to the clock of this
-// process. No rest lasts longer than most.
-func rebaseEnd(t, now time.Time, most time.Duration) time.Time {
+// rebaseEnd converts the end of a cooldown that was read from disk to the clock of
+// this process. The result is at most longest after now.
+func rebaseEnd(t, now time.Time, longest time.Duration) time.Time {
 	if t.IsZero() {
 		return t
 	}
 	left := t.Round(0).Sub(now.Round(0))
-	return now.Add(min(left, most))
+	return now.Add(min(left, longest))
 }
 
-// rebase moves the times of an intent that was read from the journal to the clock
-// of this process. Created stays as it is, since it is part of the create call.
+// rebase converts the times of an intent that was read from the journal to the
+// clock of this process. It leaves Created unchanged, because that is part of the
+// create call.
 func (in Intent) rebase(now time.Time, cooldown time.Duration) Intent {
 	in.Start, in.Changed = rebase(in.Start, now), rebase(in.Changed, now)
 	in.NotBefore = rebaseEnd(in.NotBefore, now, cooldown)
 	return in
 }
 
-// settled says whether EC2 has had the time to show what an intent did last. An
-// intent of an earlier process may be younger than it looks, so that the time
-// counts from when the journal was read.
-func (m *Manager) settled(it Intent) bool {
+// lagPassed reports whether EC2 has had time to show the last change of an intent.
+// An intent of an earlier process may be younger than it looks, so its time counts
+// from when the journal was read.
+func (m *Manager) lagPassed(it Intent) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return !time.Now().Before(m.settlesLocked(it))
+	return !time.Now().Before(m.lagEndsLocked(it))
 }
 
-// settlesLocked is when EC2 has had the time to show what an intent did last.
-func (m *Manager) settlesLocked(it Intent) time.Time {
-	return later(it.Changed, m.read).Add(m.cfg.Lag)
+// lagEndsLocked returns when EC2 has had time to show the last change of an intent.
+func (m *Manager) lagEndsLocked(it Intent) time.Time {
+	return later(it.Changed, m.journalRead).Add(m.cfg.Lag)
 }

@@ -15,7 +15,7 @@ func TestRebase(t *testing.T) {
 	now := time.Now()
 	for _, c := range []struct {
 		name    string
-		at, age time.Duration // of the time on disk before now, and as rebased
+		at, age time.Duration // how long before now the time on disk is, and the rebased one
 	}{
 		{"just now", 0, 0},
 		{"a minute ago", time.Minute, time.Minute},
@@ -34,7 +34,7 @@ func TestRebase(t *testing.T) {
 		}
 	}
 	if got := rebase(time.Time{}, now); !got.IsZero() {
-		t.Errorf("the zero time became %v", got)
+		t.Errorf("the zero time is rebased to %v", got)
 	}
 	far := time.Date(1, 1, 1, 0, 0, 1, 0, time.UTC)
 	if age := now.Sub(rebase(far, now)); age < 200*year {
@@ -53,18 +53,18 @@ func TestRebaseEnd(t *testing.T) {
 		}
 	}
 	if got := rebaseEnd(time.Time{}, now, time.Minute); !got.IsZero() {
-		t.Errorf("the zero time became %v", got)
+		t.Errorf("the zero time is rebased to %v", got)
 	}
 }
 
-// monotonic says whether a time has a monotonic reading, which only its text
-// tells.
+// monotonic reports whether a time has a monotonic reading. Only the text of a time
+// shows that.
 func monotonic(t time.Time) bool { return strings.Contains(t.String(), " m=") }
 
-// TestMergeUnsure: what the journal says of a change whose age is not certain
-// hides nothing and vouches for nothing that a source contradicts, until the
-// sources have had the time to show it.
-func TestMergeUnsure(t *testing.T) {
+// TestMergeUncertainTime checks that a journalled change of uncertain age neither
+// hides nor confirms a slot against a source, until the sources have had time to
+// show the change.
+func TestMergeUncertainTime(t *testing.T) {
 	loaded := time.Now()
 	slot := netip.MustParsePrefix("10.0.0.7/32")
 	const lag = 2 * time.Minute
@@ -79,8 +79,8 @@ func TestMergeUnsure(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		op    Op
-		disk  time.Duration // of the change, relative to the reading
-		after time.Duration // of the look, relative to the reading
+		disk  time.Duration // when the change was made, relative to the reading
+		after time.Duration // when the sources were asked, relative to the reading
 		ec2   bool          // EC2 shows the slot
 		want  string
 	}{
@@ -106,25 +106,26 @@ func TestMergeUnsure(t *testing.T) {
 			shown = with(slot)
 		}
 		at := loaded.Add(c.after)
-		inv := Merge(MergeInput{
+		inv := merge(mergeInput{
 			EC2: shown, Metadata: with(), EC2At: at, MetadataAt: at, Loaded: loaded, Lag: lag, Owner: "o", Instance: Instance{ID: "i"},
 			Intents: []Intent{intent.rebase(loaded, time.Minute)},
 		})
-		got := map[belief]string{sure: in, doubtful: doubt, no: out}[believed(&inv.ENIs[0], slot)]
+		got := map[belief]string{slotSure: in, slotDoubtful: doubt, slotAbsent: out}[beliefOf(&inv.ENIs[0], slot)]
 		if got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}
 }
 
-// TestMergeUnsureRetired: an ENI of which the journal says at an uncertain time
-// that it was retired, and that EC2 shows, is shown and serves no pod.
-func TestMergeUnsureRetired(t *testing.T) {
+// TestMergeUncertainRetirement checks that an ENI that EC2 shows, and that was
+// retired at an uncertain time according to the journal, is in the inventory but
+// has no addresses for pods.
+func TestMergeUncertainRetirement(t *testing.T) {
 	loaded := time.Now()
 	e := ENI{ID: "eni-1", MAC: "m", Kind: KindInterface, Tags: map[string]string{TagOwner: "o", TagInstance: "i"}}
 	for _, c := range []struct {
 		disk, after time.Duration
-		there, pods bool
+		found, pods bool
 	}{
 		{-time.Minute, 0, false, false},
 		{-time.Hour, 0, true, false},
@@ -133,13 +134,13 @@ func TestMergeUnsureRetired(t *testing.T) {
 	} {
 		at := loaded.Add(c.after)
 		in := Intent{ID: "1", Op: OpRetire, ENI: "eni-1", Done: true, Changed: loaded.Add(c.disk).UTC()}
-		inv := Merge(MergeInput{
+		inv := merge(mergeInput{
 			EC2: []ENI{e}, Metadata: []ENI{e}, EC2At: at, MetadataAt: at, Loaded: loaded, Lag: 2 * time.Minute, Owner: "o", Instance: Instance{ID: "i"},
 			Intents: []Intent{in.rebase(loaded, time.Minute)},
 		})
-		got, there := inv.ENI("eni-1")
-		if there != c.there || got.ForPods() != c.pods {
-			t.Errorf("retired at %v, looked %v after the reading: there %v, for pods %v", c.disk, c.after, there, got.ForPods())
+		got, found := inv.ENI("eni-1")
+		if found != c.found || got.ForPods() != c.pods {
+			t.Errorf("retired at %v, asked %v after the reading: found %v, for pods %v", c.disk, c.after, found, got.ForPods())
 		}
 	}
 }

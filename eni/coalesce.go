@@ -10,13 +10,13 @@ import (
 	"sync"
 )
 
-// batcher joins describe calls for single ENIs into one.
+// batcher combines describe calls for single ENIs into one call.
 type batcher struct {
 	mu   sync.Mutex
-	open *batch // the batch that still takes members, or nil
+	open *batch // the batch that still accepts IDs, or nil
 }
 
-// batch is one call for several ENIs. After done is closed nothing changes.
+// batch is one call for several ENIs. It does not change after done is closed.
 type batch struct {
 	ids  map[string]bool
 	done chan struct{}
@@ -24,11 +24,12 @@ type batch struct {
 	err  error
 }
 
-// batchMost is how many IDs one call may carry: EC2 takes 200 values a filter.
-const batchMost = 200
+// maxBatch is the maximum number of IDs in one call: EC2 accepts 200 values in a
+// filter.
+const maxBatch = 200
 
-// describeENI looks one ENI up by its ID. It reports false if EC2 does not know
-// it, or does not know it yet.
+// describeENI returns EC2's description of one ENI. It reports false if EC2 does
+// not show the ENI, or does not show it yet.
 func (c *Client) describeENI(ctx context.Context, id string) (ENI, bool, error) {
 	for {
 		b, leader := c.batch.join(id)
@@ -38,11 +39,11 @@ func (c *Client) describeENI(ctx context.Context, id string) (ENI, bool, error) 
 		select {
 		case <-b.done:
 		case <-ctx.Done():
-			return ENI{}, false, &OpError{Op: "DescribeNetworkInterfaces", ENI: id, Why: ReasonUnreachable, Err: ctx.Err()}
+			return ENI{}, false, &OpError{Op: "DescribeNetworkInterfaces", ENI: id, reason: ReasonUnreachable, Err: ctx.Err()}
 		}
-		given := errors.Is(b.err, context.Canceled) || errors.Is(b.err, context.DeadlineExceeded)
-		if given && !leader && ctx.Err() == nil {
-			continue // whoever made the call gave up; that is not our end
+		canceled := errors.Is(b.err, context.Canceled) || errors.Is(b.err, context.DeadlineExceeded)
+		if canceled && !leader && ctx.Err() == nil {
+			continue // the caller that made the call was canceled, but this one was not
 		}
 		e, ok := b.enis[id]
 		return e, ok, b.err
@@ -53,7 +54,7 @@ func (c *Client) describeENI(ctx context.Context, id string) (ENI, bool, error) 
 func (b *batcher) join(id string) (_ *batch, leader bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if o := b.open; o != nil && (o.ids[id] || len(o.ids) < batchMost) {
+	if o := b.open; o != nil && (o.ids[id] || len(o.ids) < maxBatch) {
 		o.ids[id] = true
 		return o, false
 	}
@@ -61,7 +62,7 @@ func (b *batcher) join(id string) (_ *batch, leader bool) {
 	return b.open, true
 }
 
-// seal ends the batch's time for joining and returns its IDs.
+// seal closes the batch to further IDs and returns its IDs.
 func (b *batcher) seal(o *batch) []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -71,8 +72,8 @@ func (b *batcher) seal(o *batch) []string {
 	return slices.Sorted(maps.Keys(o.ids))
 }
 
-// runBatch makes the call of a batch. Others can join until it has a token of
-// the budget and is sent.
+// runBatch makes the call of a batch. Other callers can join it until the call has
+// a token of the budget and is sent.
 func (c *Client) runBatch(ctx context.Context, b *batch) {
 	defer close(b.done)
 	defer c.batch.seal(b)

@@ -12,53 +12,54 @@ import (
 	"time"
 )
 
-// Discover asks the metadata service and EC2, both at the same time, what ENIs
-// the instance has: one call to EC2. It fails only if neither answers, or the
-// instance cannot be identified; with one of them it answers as well as it can,
-// see Inventory. A slot that is being released is not shown, so that nobody gets
-// it again.
+// Discover asks the metadata service and EC2 concurrently which ENIs the instance
+// has. It makes one call to EC2. It fails only if neither source answers, or if
+// the instance cannot be identified. If one source answers, it returns what that
+// source and earlier knowledge allow, see Inventory. The result omits a slot that
+// is being released, so that no pod gets it again.
 //
-// Once there is an inventory, of an earlier Discover or from Config.Known, one
-// slow source holds nothing up: when the other has answered, it has 2 seconds
-// more, and neither has longer than ClientConfig.Timeout. The inventory then says
-// in EC2Err or MetadataErr what is missing, and what was known of the ENIs holds.
-// Each further Discover that has to do without the same source gives it twice the
-// time, up to that Timeout, so that one that is always slow is heard too.
+// Once there is an inventory, from an earlier Discover or from Config.Known, a slow
+// source does not delay Discover for long: it has 2 seconds after the other has
+// answered, and neither has longer than ClientConfig.Timeout. EC2Err or
+// MetadataErr of the inventory then names the missing source, and earlier knowledge
+// of the ENIs stays valid. Each further Discover that lacks an answer doubles
+// these 2 seconds, up to that Timeout, so that a source that is always slow gets
+// to answer too.
 func (m *Manager) Discover(ctx context.Context) (Inventory, error) {
 	return m.discover(ctx, false)
 }
 
-// grace is how long one source may take at first after the other has answered. EC2
-// describes the ENIs of an instance within half a second, when it is well.
-const grace = 2 * time.Second
+// sourceGrace is how long one source may take at first after the other has
+// answered. EC2 normally describes the ENIs of an instance within half a second.
+const sourceGrace = 2 * time.Second
 
-// sight is what one look at both sources has shown.
-type sight struct {
-	MergeInput
+// observation is the result of asking both sources once.
+type observation struct {
+	mergeInput
 	ec2Err, metadataErr error
-	shown               string // by the metadata service
+	signature           string // of the metadata
 }
 
-// discover is Discover; if patient, it waits for both sources as long as each can
-// take, which is minutes.
+// discover implements Discover. If patient is set, it waits for both sources as
+// long as each of them may take, which is minutes.
 func (m *Manager) discover(ctx context.Context, patient bool) (Inventory, error) {
-	if err := m.load(ctx); err != nil {
+	if err := m.loadJournal(ctx); err != nil {
 		return Inventory{}, err
 	}
-	s, err := m.ask(ctx, patient)
+	s, err := m.observe(ctx, patient)
 	if err != nil {
 		return Inventory{}, err
 	}
-	m.take(s)
+	m.applyObservation(s)
 	return m.Inventory(), m.prune(ctx)
 }
 
-// ask asks both sources.
-func (m *Manager) ask(ctx context.Context, patient bool) (sight, error) {
+// observe asks both sources.
+func (m *Manager) observe(ctx context.Context, patient bool) (observation, error) {
 	m.mu.Lock()
-	inst, known, looked, missed := m.inv.Instance, !m.inv.At.IsZero(), m.looked, m.missed
+	inst, known, everDiscovered, partial := m.inv.Instance, !m.inv.At.IsZero(), m.everDiscovered, m.partialDiscovers
 	m.mu.Unlock()
-	s := sight{MergeInput: MergeInput{Owner: m.cfg.Owner, Lag: m.cfg.Lag, TripShare: m.cfg.TripShare}}
+	s := observation{mergeInput: mergeInput{Owner: m.cfg.Owner, Lag: m.cfg.Lag, TripShare: m.cfg.TripShare}}
 	if !known {
 		var err error
 		if inst, err = m.ec2.identity(ctx); err != nil {
@@ -70,20 +71,21 @@ func (m *Manager) ask(ctx context.Context, patient bool) (sight, error) {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, m.ec2.cfg.Timeout)
 		defer cancel()
-		extra = min(grace<<min(missed, 8), m.ec2.cfg.Timeout)
+		extra = min(sourceGrace<<min(partial, 8), m.ec2.cfg.Timeout)
 	}
 	s.Instance = inst
-	s.metadataErr, s.ec2Err = both(ctx, extra, func(ctx context.Context) error {
-		if known && !looked {
+	s.metadataErr, s.ec2Err = runBoth(ctx, extra, func(ctx context.Context) error {
+		if known && !everDiscovered {
 			if err := m.sameInstance(ctx, inst.ID); err != nil {
 				return err
 			}
 		}
-		return m.lookMetadata(ctx, &s)
-	}, func(ctx context.Context) (err error) {
+		return m.observeMetadata(ctx, &s)
+	}, func(ctx context.Context) error {
 		asked := time.Now()
-		if s.EC2, err = m.ec2.describeENIs(ctx, filter{"attachment.instance-id", []string{inst.ID}}); err == nil {
-			s.EC2At = asked
+		enis, err := m.ec2.describeENIs(ctx, filter{"attachment.instance-id", []string{inst.ID}})
+		if err == nil {
+			s.EC2, s.EC2At = enis, asked
 		}
 		return err
 	})
@@ -99,43 +101,45 @@ func (m *Manager) ask(ctx context.Context, patient bool) (sight, error) {
 	return s, nil
 }
 
-// take makes a sight the inventory. One that is older than what is there is
-// passed over, unless it alone has heard EC2.
-func (m *Manager) take(s sight) {
+// applyObservation merges an observation into the inventory. It ignores an
+// observation that is older than the inventory, unless only the observation has an
+// answer of EC2.
+func (m *Manager) applyObservation(s observation) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	at := earlier(s.EC2At, s.MetadataAt)
-	if at.Before(m.asked) && (s.EC2At.IsZero() || !m.inv.EC2At.IsZero()) {
+	if at.Before(m.observedAt) && (s.EC2At.IsZero() || !m.inv.EC2At.IsZero()) {
 		return
 	}
-	s.Prev, s.Loaded = m.inv, m.read
+	s.Prev, s.Loaded = m.inv, m.journalRead
 	s.Intents = slices.Collect(maps.Values(m.intents))
-	m.inv = Merge(s.MergeInput)
+	m.inv = merge(s.mergeInput)
 	m.inv.EC2Err, m.inv.MetadataErr = s.ec2Err, s.metadataErr
-	m.looked, m.asked = true, at
-	m.forgetRefusals()
-	if m.missed++; s.ec2Err == nil && s.metadataErr == nil {
-		m.missed = 0
+	m.everDiscovered, m.observedAt = true, at
+	m.dropRefusals()
+	if m.partialDiscovers++; s.ec2Err == nil && s.metadataErr == nil {
+		m.partialDiscovers = 0
 	}
 	if s.metadataErr == nil {
-		m.shown = s.shown
+		m.lastMetadata = s.signature
 	}
 }
 
-// errOtherInstance says that Config.Known is of another instance.
-var errOtherInstance = errors.New("Config.Known is of another instance and has been dropped")
+// errOtherInstance says that Config.Known describes another instance.
+var errOtherInstance = errors.New("Config.Known describes another instance and is not used")
 
-// sameInstance checks the identity that Config.Known gave.
+// sameInstance returns an error if the instance has another ID than the one in
+// Config.Known.
 func (m *Manager) sameInstance(ctx context.Context, id string) error {
 	now, _, err := m.ec2.metadata(ctx, "instance-id")
 	if err == nil && strings.TrimSpace(now) != id {
-		err = fmt.Errorf("%w: known is %s, this is %s", errOtherInstance, id, strings.TrimSpace(now))
+		err = fmt.Errorf("%w: it describes %s, this is %s", errOtherInstance, id, strings.TrimSpace(now))
 	}
 	return err
 }
 
-// lookMetadata reads the metadata service into s.
-func (m *Manager) lookMetadata(ctx context.Context, s *sight) error {
+// observeMetadata stores the answer of the metadata service in s.
+func (m *Manager) observeMetadata(ctx context.Context, s *observation) error {
 	inst, asked := s.Instance, time.Now()
 	macs, err := m.ec2.macs(ctx)
 	if err != nil {
@@ -143,13 +147,13 @@ func (m *Manager) lookMetadata(ctx context.Context, s *sight) error {
 	}
 	var enis []ENI
 	for _, mac := range macs {
-		l, err := m.ec2.leaf(ctx, mac, leafKeys)
+		l, err := m.ec2.macData(ctx, mac, macKeys)
 		if err != nil {
 			return err
 		}
 		e := l.eni(mac, mac == inst.PrimaryMAC)
 		if e.ID == "" {
-			continue // gone between the listing and the reading
+			continue // the ENI disappeared after the listing
 		}
 		if e.Primary {
 			inst.PrimaryENI, inst.VPCID, inst.Groups = e.ID, e.VPCID, e.Groups
@@ -163,13 +167,13 @@ func (m *Manager) lookMetadata(ctx context.Context, s *sight) error {
 		enis = append(enis, e)
 	}
 	if inst.PrimaryENI == "" {
-		return &OpError{Op: "metadata " + macsPath + inst.PrimaryMAC, Why: ReasonNoMetadata, Err: errors.New("primary ENI not shown")}
+		return &OpError{Op: "metadata " + macsPath + inst.PrimaryMAC, reason: ReasonNoMetadata, Err: errors.New("the primary ENI is missing")}
 	}
-	s.Instance, s.Metadata, s.MetadataAt, s.shown = inst, enis, asked, signature(enis)
+	s.Instance, s.Metadata, s.MetadataAt, s.signature = inst, enis, asked, signature(enis)
 	return nil
 }
 
-// signature is a short form of what the metadata service shows.
+// signature summarizes the ENIs and slots that the metadata service shows.
 func signature(enis []ENI) string {
 	lines := make([]string, len(enis))
 	for i, e := range enis {
@@ -179,14 +183,14 @@ func signature(enis []ENI) string {
 	return strings.Join(lines, "\n")
 }
 
-// Check compares the metadata service with what is known and reports whether a
+// Check compares the metadata service with the inventory and reports whether a
 // Discover is due. It makes no EC2 calls, so that a node can check every minute
-// and still cost nothing while nothing changes. What the node itself changed
-// lately, or what the last Discover weighed already, is no news. After a Discover
-// that did not hear EC2, another is due.
+// and still make none while nothing changes. Recent changes by this node, and
+// differences that the last Discover has taken into account, do not count. After a
+// Discover without an answer of EC2, another one is due.
 func (m *Manager) Check(ctx context.Context) (due bool, err error) {
 	m.mu.Lock()
-	partial := !m.looked || m.inv.EC2Err != nil || m.inv.Trip != nil
+	partial := !m.everDiscovered || m.inv.EC2Err != nil || m.inv.Trip != nil
 	primary := m.inv.Instance.PrimaryMAC
 	m.mu.Unlock()
 	if partial {
@@ -198,7 +202,7 @@ func (m *Manager) Check(ctx context.Context) (due bool, err error) {
 	}
 	var enis []ENI
 	for _, mac := range macs {
-		l, err := m.ec2.leaf(ctx, mac, slotKeys)
+		l, err := m.ec2.macData(ctx, mac, slotKeys)
 		if err != nil {
 			return false, err
 		}
@@ -206,63 +210,64 @@ func (m *Manager) Check(ctx context.Context) (due bool, err error) {
 			enis = append(enis, e)
 		}
 	}
-	return m.news(enis), nil
+	return m.metadataChanged(enis), nil
 }
 
-// news says whether the metadata service shows something unexplained.
-func (m *Manager) news(enis []ENI) bool {
+// metadataChanged reports whether the metadata service shows a change that this
+// node did not make.
+func (m *Manager) metadataChanged(enis []ENI) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.inv.MetadataErr != nil {
-		return true // the last look was not a full one
+		return true // the last Discover was not complete
 	}
-	if signature(enis) == m.shown {
+	if signature(enis) == m.lastMetadata {
 		return false
 	}
 	w := merger{
-		MergeInput: MergeInput{Prev: m.inv, Metadata: enis, Lag: m.cfg.Lag, Instance: m.inv.Instance, Loaded: m.read},
+		mergeInput: mergeInput{Prev: m.inv, Metadata: enis, Lag: m.cfg.Lag, Instance: m.inv.Instance, Loaded: m.journalRead},
 		at:         time.Now(),
 		own:        evidenceOf(slices.Collect(maps.Values(m.intents))),
 	}
 	return slices.ContainsFunc(w.ids(), func(id string) bool { return w.unexplained(w.view(id)) })
 }
 
-// unexplained says whether the metadata service differs from what is known of
-// an ENI, and no own change of late explains it.
+// unexplained reports whether the metadata service differs from the inventory for
+// an ENI, and no recent change by this node explains the difference.
 func (m *merger) unexplained(v view) bool {
 	switch {
-	case v.own.coming || v.own.leaving || v.own.gone && m.weighs(v.own.left) || m.weighs(v.own.attached):
+	case v.own.adding || v.own.removing || v.own.removed && m.mayLag(v.own.removedAt) || m.mayLag(v.own.attachedAt):
 		return false
 	case v.prev == nil || v.metadata == nil:
 		return true
 	}
 	for _, b := range slices.Concat(v.prev.Blocks(), v.metadata.Blocks()) {
 		c, ok := v.own.changes[b]
-		if ok && (c.open || m.weighs(c.at)) {
+		if ok && (c.pending || m.mayLag(c.at)) {
 			continue
 		}
-		if holds(v.prev, b) != holds(v.metadata, b) {
+		if hasBlock(v.prev, b) != hasBlock(v.metadata, b) {
 			return true
 		}
 	}
 	return false
 }
 
-// prune drops the intents that no source can be too old to know of. Assignments
-// whose answer was lost end here too: EC2's listing has told their outcome.
+// prune deletes the intents that every source has had time to show. It also deletes
+// assign intents that lost their answer, because EC2's listing has shown their
+// outcome.
 func (m *Manager) prune(ctx context.Context) error {
 	m.mu.Lock()
-	heard := m.inv.EC2At
+	ec2At := m.inv.EC2At
 	var old []string
 	for id, in := range m.intents {
-		settled := heard.After(m.settlesLocked(in))
-		if settled && !m.busy[id] && (in.Done || in.Op == OpAssign) {
+		if ec2At.After(m.lagEndsLocked(in)) && !m.busy[id] && (in.Done || in.Op == OpAssign) {
 			old = append(old, id)
 		}
 	}
 	m.mu.Unlock()
 	for _, id := range old {
-		if err := m.forget(ctx, id); err != nil {
+		if err := m.removeIntent(ctx, id); err != nil {
 			return fmt.Errorf("prune the journal of intents: %w", err)
 		}
 	}

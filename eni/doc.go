@@ -1,50 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package eni looks after the elastic network interfaces of one EC2 instance:
-// it finds them, attaches new ones, puts addresses and delegated prefixes on
-// them, takes them off again, and clears away what a crash left behind.
+// Package eni manages the elastic network interfaces of one EC2 instance. It
+// discovers them, attaches new ones, assigns addresses and delegated prefixes
+// to them, unassigns those again, and cleans up after a crash.
 //
 // # Parts
 //
-// [Client] speaks to EC2 and to the instance metadata service. Every call of
-// the process goes through it, so that one place keeps the read and the write
-// budget, backs off when EC2 throttles, and knows who spent what.
+// [Client] makes all calls of the process to EC2 and to the instance metadata
+// service. It keeps a read and a write budget, backs off when EC2 throttles,
+// and reports every call to ClientConfig.OnCall.
 //
-// [Manager] is the life of the ENIs of this instance. What to do next is
-// decided by functions over plain values: [Merge] weighs what is seen, an
-// [Intent] tells its next step, a [SubnetSelector] and the ladder of attempts say
-// where addresses come from. The Manager only makes the calls they name, and
-// writes each one down in [Intents] before it is made. After a crash at any
-// point, [Manager.Resume] finishes or undoes what was under way.
+// [Manager] manages the ENIs of this instance. Pure functions decide what to do
+// next: one merges what the sources show into an [Inventory], an [Intent]
+// determines its own next step, and a [SubnetSelector] and the list of attempts
+// determine where addresses come from. The Manager makes the calls that these
+// functions choose, and journals each one in [Intents] before it makes it.
+// After a crash at any point, [Manager.Resume] finishes or undoes the
+// unfinished operations.
 //
-// [Sweep] deletes ENIs that nobody owns any more, from a node, a controller or
-// a command. [LimitsOf] and [MaxPods] say how much an instance type can carry.
+// [Sweep] deletes ENIs that have lost their owner. It works on a node, in a
+// controller or in a command. [LimitsOf] and [MaxPods] return how many ENIs and
+// pods an instance type supports.
 //
-// # What is believed
+// # Conflicting sources
 //
-// EC2 and the metadata service both lag, by up to minutes, and independently.
-// An [Inventory] therefore names its sources and their times, and [Merge]
-// weighs them against the mutations this node made itself: an ENI or address
-// counts as gone only when both sources say so after every own mutation has
-// had time to show, and an address that was released here does not come back
-// because an old view still lists it.
+// EC2 and the metadata service both lag, by up to minutes, and independently of
+// each other. An [Inventory] therefore names its sources and their times, and
+// the Manager weighs them against the changes that this node made itself. An
+// ENI or address counts as gone only when both sources omit it after each change
+// by this node has had time to appear. An address that this node released does
+// not return because an old view still lists it.
 //
-// A journal may be lost, old, or written by a clock that was set since. An old
-// view and an old journal can put a slot in doubt, and hold an operation up for
-// Config.Lag. Neither takes anything away: what is unassigned, detached or
-// deleted is what Config.InUse says is free at the moment of the call. An ENI
-// whose intent was lost is found by its tags: attached by Discover, else by
-// [Sweep].
+// A journal may be lost, old, or written before the clock was set. An old view
+// and an old journal can put a slot in doubt, and can delay an operation by
+// Config.Lag. Neither takes anything away: the Manager unassigns, detaches and
+// deletes only what Config.InUse reports as free at the moment of the call. An
+// ENI with a lost intent is found by its tags: by Discover if it is attached,
+// else by [Sweep].
 //
-// A process that starts can be given the inventory of the one before it, as
-// Config.Known, and then knows its ENIs while EC2 does not answer.
+// A new process can receive the inventory of the previous one as Config.Known.
+// It then knows its ENIs while EC2 does not answer.
 //
-// # What is ours
+// # Managed ENIs
 //
 // A Manager changes only ENIs that carry its owner tag and this instance's ID,
-// and addresses of the primary ENI. Everything else (an ENI of the user, the
-// trunk of a controller, one tagged node.k8s.amazonaws.com/no_manage) is seen,
-// counted against the limits, and left alone.
+// and addresses of the primary ENI. It lists all other ENIs (an ENI of the user,
+// the trunk of a controller, one tagged node.k8s.amazonaws.com/no_manage),
+// counts them against the limits, and does not change them.
 //
 // # Permissions
 //
@@ -52,10 +54,10 @@
 // ec2:AttachNetworkInterface, ec2:ModifyNetworkInterfaceAttribute,
 // ec2:DetachNetworkInterface, ec2:DeleteNetworkInterface, ec2:CreateTags and
 // ec2:AssignPrivateIpAddresses / ec2:UnassignPrivateIpAddresses (and their
-// IPv6 twins). ec2:DescribeSubnets is needed by selectors that look at other
-// subnets than the primary ENI's, ec2:DescribeInstanceTypes for types that the
-// built-in table does not know.
+// IPv6 twins). Selectors that use other subnets than the primary ENI's need
+// ec2:DescribeSubnets. Instance types that the built-in table lacks need
+// ec2:DescribeInstanceTypes.
 //
-// No goroutine of the package outlives the call that needs it. Its exported
-// signatures hold no AWS SDK types but for [NewClient].
+// Each goroutine of the package ends with the call that started it. Exported
+// signatures contain no AWS SDK types, except that of [NewClient].
 package eni

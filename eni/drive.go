@@ -12,15 +12,15 @@ import (
 )
 
 // drive makes the calls of an intent one after the other until it is done, and
-// journals each answer. A step that fails for good turns the intent back; what
-// failed is the error then, after the way back is complete. An error with the
-// intent not done means that it stays in the journal for another time.
+// journals each answer. If a step fails permanently, drive undoes the intent and
+// then returns the error of that step. If drive returns an error and the intent
+// is not done, the intent stays in the journal for a later attempt.
 func (m *Manager) drive(ctx context.Context, it Intent) (Intent, error) {
 	var failed error
 	for {
 		s := it.next(time.Now())
 		if s == stepDone {
-			return it, errors.Join(failed, m.done(ctx, it))
+			return it, errors.Join(failed, m.finishIntent(ctx, it))
 		}
 		was := it
 		var err error
@@ -29,25 +29,25 @@ func (m *Manager) drive(ctx context.Context, it Intent) (Intent, error) {
 			return it, errors.Join(failed, err)
 		}
 		if err != nil && was.Undo {
-			return it, errors.Join(failed, err) // even the way back is blocked
+			return it, errors.Join(failed, err) // the undo fails too
 		}
 		failed = errors.Join(failed, err)
-		if jerr := m.put(ctx, it); jerr != nil {
+		if jerr := m.putIntent(ctx, it); jerr != nil {
 			return it, errors.Join(failed, jerr)
 		}
 	}
 }
 
-// step makes one step. Its error means: with Undo newly set on the intent, that
-// the step failed for good; else that it may succeed another time.
+// step makes one step. If it returns an error and sets Undo on the intent, the
+// step has failed permanently. Otherwise a later attempt may succeed.
 func (m *Manager) step(ctx context.Context, it Intent, s step) (Intent, error) {
 	switch s {
 	case stepCreate:
 		return m.recreate(ctx, it)
 	case stepAttach:
 		return m.attach(ctx, it)
-	case stepKeep:
-		return m.keep(ctx, it)
+	case stepDeleteOnTermination:
+		return m.setDeleteOnTermination(ctx, it)
 	case stepWait:
 		return m.wait(ctx, it)
 	case stepAssociate:
@@ -59,22 +59,22 @@ func (m *Manager) step(ctx context.Context, it Intent, s step) (Intent, error) {
 	case stepDelete:
 		return m.delete(ctx, it)
 	}
-	return it, &OpError{Op: string(it.Op), ENI: it.ENI, Why: ReasonStillInFlight, After: time.Until(it.NotBefore)}
+	return it, &OpError{Op: string(it.Op), ENI: it.ENI, reason: ReasonStillInFlight, retryAfter: time.Until(it.NotBefore)}
 }
 
-// done closes an intent and brings the inventory up to date.
-func (m *Manager) done(ctx context.Context, it Intent) error {
+// finishIntent marks an intent as done and updates the inventory.
+func (m *Manager) finishIntent(ctx context.Context, it Intent) error {
 	if it.ENI == "" {
-		return m.forget(ctx, it.ID)
+		return m.removeIntent(ctx, it.ID)
 	}
 	if it.Op == OpProvision && !it.Undo {
 		it = m.complete(it)
 	}
 	it.Done = true
-	if err := m.put(ctx, it); err != nil {
+	if err := m.putIntent(ctx, it); err != nil {
 		return err
 	}
-	m.change(func(inv *Inventory) {
+	m.changeInventory(func(inv *Inventory) {
 		inv.ENIs = slices.DeleteFunc(inv.ENIs, func(e ENI) bool { return e.ID == it.ENI })
 		if it.Op == OpProvision && !it.Undo {
 			inv.ENIs = append(inv.ENIs, *it.Made)
@@ -83,48 +83,49 @@ func (m *Manager) done(ctx context.Context, it Intent) error {
 	return nil
 }
 
-// look asks EC2 about the ENI of an intent that was left open, since nobody
-// knows what became of its last call. If EC2 does not answer, the intent stays
-// as it was.
-func (m *Manager) look(ctx context.Context, it Intent) (Intent, error) {
+// refresh updates an unfinished intent with EC2's description of its ENI, because
+// the outcome of its last call is not known. If EC2 does not answer, refresh
+// returns the intent unchanged.
+func (m *Manager) refresh(ctx context.Context, it Intent) (Intent, error) {
 	if it.ENI == "" {
 		return it, nil
 	}
-	e, there, err := m.ec2.describeENI(ctx, it.ENI)
+	e, found, err := m.ec2.describeENI(ctx, it.ENI)
 	if err != nil {
 		return it, err
 	}
-	return it.saw(e, there, m.settled(it)), nil
+	return it.observe(e, found, m.lagPassed(it)), nil
 }
 
-// recreate repeats the create call of an intent whose answer was never seen.
+// recreate repeats the create call of an intent that never got its answer.
 func (m *Manager) recreate(ctx context.Context, it Intent) (Intent, error) {
 	it, err := m.createOnce(ctx, it, true)
 	if err != nil && it.Token == "" {
-		it.Done = true // refused: nothing is there
+		it.Done = true // EC2 refused the call: there is no ENI
 	}
 	return it, err
 }
 
-// Bounds of the waits inside a step: for EC2 to see what it was just told, and
-// for an ENI to come off its instance.
+// Bounds of the waits inside a step. A step waits until all of EC2 knows of an
+// earlier call, and until an ENI is detached from its instance.
 const (
-	patienceFirst = time.Second
-	patienceMost  = 10 * time.Second
-	patienceTries = 8
+	retryFirst    = time.Second
+	retryMax      = 10 * time.Second
+	retryAttempts = 8
 )
 
-// pause waits before a step's next attempt.
+// pause waits before the next attempt at a step.
 func (m *Manager) pause(ctx context.Context, try int) error {
-	d := patienceMost
+	d := retryMax
 	if try < 5 {
-		d = min(d, patienceFirst<<try)
+		d = min(d, retryFirst<<try)
 	}
 	return sleep(ctx, d/2+time.Duration(m.ec2.cfg.Random()*float64(d/2)))
 }
 
-// attach attaches the ENI of an intent. What stands in the way teaches: a
-// device index that somebody else took is exchanged, and a limit is remembered.
+// attach attaches the ENI of an intent. If another program has taken the device
+// index, attach tries another one. If EC2 refuses one more ENI on the card, attach
+// remembers the limit.
 func (m *Manager) attach(ctx context.Context, it Intent) (Intent, error) {
 	first := it.Device
 	for try := 0; ; try++ {
@@ -132,81 +133,80 @@ func (m *Manager) attach(ctx context.Context, it Intent) (Intent, error) {
 		if err == nil {
 			it.Attached, it.Attachment, it.Changed = true, id, time.Now()
 			m.mu.Lock()
-			delete(m.refused, it.Card)
+			delete(m.cardRefusals, it.Card)
 			m.mu.Unlock()
 			return it, nil
 		}
 		var giveUp bool
-		if it, giveUp = m.afterAttach(ctx, it, err); it.Device > first+placesMost {
-			return it.turn(reasonOf(err)), err
+		if it, giveUp = m.afterAttach(ctx, it, err); it.Device > first+maxOtherPlaces {
+			return it.undo(reasonOf(err)), err
 		} else if it.Attached {
 			return it, nil
 		}
-		if giveUp || it.Undo || it.Done || try+1 >= patienceTries || m.pause(ctx, try) != nil {
+		if giveUp || it.Undo || it.Done || try+1 >= retryAttempts || m.pause(ctx, try) != nil {
 			return it, err
 		}
 	}
 }
 
-// placesMost is how many device indexes are tried after the first one. EC2 says
-// "invalid" of an index that is taken as of everything else it does not like.
-const placesMost = 2
+// maxOtherPlaces is how many device indexes attach tries after the first one. EC2
+// answers "invalid" for a taken index, and also for every other wrong parameter.
+const maxOtherPlaces = 2
 
-// afterAttach decides what an attach call that failed means. It returns the
-// intent, which may be attached, turned back or moved to another place, and
-// whether another attempt makes no sense now.
+// afterAttach handles the error of an attach call. It returns the intent, which
+// may now be attached, marked for undo or moved to another place, and whether
+// attach should give up.
 func (m *Manager) afterAttach(ctx context.Context, it Intent, err error) (Intent, bool) {
-	why := reasonOf(err)
+	reason := reasonOf(err)
 	switch {
-	case lostAnswer(err) || why == ReasonInUse:
-		it, _ = m.look(ctx, it)
+	case lostAnswer(err) || reason == ReasonInUse:
+		it, _ = m.refresh(ctx, it)
 		return it, ctx.Err() != nil
-	case why == ReasonThrottled:
+	case reason == ReasonThrottled:
 		return it, true
-	case why == ReasonNotFound:
-		// Just created, it may not have reached all of EC2 yet.
-		if !m.settled(it) {
+	case reason == ReasonNotFound:
+		// The ENI is new, and not all of EC2 may know it yet.
+		if !m.lagPassed(it) {
 			return it, false
 		}
-		return it.turn(why), true
-	case why == ReasonENILimit:
-		m.learnLimit(ctx, it)
-		return it.turn(why), true
-	case why == ReasonInvalid:
-		moved, ok := m.otherPlace(ctx, it)
+		return it.undo(reason), true
+	case reason == ReasonENILimit:
+		m.recordCardRefusal(ctx, it)
+		return it.undo(reason), true
+	case reason == ReasonInvalid:
+		moved, ok := m.moveToFreePlace(ctx, it)
 		if !ok {
-			return it.turn(why), true
+			return it.undo(reason), true
 		}
 		return moved, false
 	}
-	return it.turn(why), true
+	return it.undo(reason), true
 }
 
-// learnLimit remembers how many ENIs a card holds now that EC2 refused one
-// more, so that the next request fails here without a call. Other cards are not
-// concerned.
-func (m *Manager) learnLimit(ctx context.Context, it Intent) {
-	enis, _ := m.attached(ctx)
+// recordCardRefusal remembers how many ENIs a card has when EC2 refuses one more,
+// so that the next request fails without a call. It does not affect other cards.
+func (m *Manager) recordCardRefusal(ctx context.Context, it Intent) {
+	enis, _ := m.listAttached(ctx)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := 0
-	for _, p := range m.takenLocked(enis) {
+	for _, p := range m.takenPlacesLocked(enis) {
 		if p.Card == it.Card && p.Device != it.Device {
 			n++
 		}
 	}
-	m.refused[it.Card] = m.refused[it.Card].again(n, time.Now(), cardRefusalFirst, cardRefusalMost)
+	m.cardRefusals[it.Card] = m.cardRefusals[it.Card].next(n, time.Now(), cardRefusalFirst, cardRefusalMost)
 }
 
-// takenLocked lists the places that are taken as far as anyone knows: in the
-// inventory, in a newer listing, by intents under way, and by ENIs that stood in
-// the way and that the inventory is too old to show.
-func (m *Manager) takenLocked(enis []ENI) []place {
-	out := taken(m.inv, slices.Collect(maps.Values(m.intents)))
+// takenPlacesLocked lists all places known to be taken: by ENIs of the inventory
+// and of a newer listing, by unfinished intents, and by ENIs of other programs
+// that the inventory is too old to show.
+func (m *Manager) takenPlacesLocked(enis []ENI) []place {
+	out := takenPlaces(m.inv, slices.Collect(maps.Values(m.intents)))
 	for _, e := range enis {
 		out = append(out, place{e.Card, e.Device})
 	}
-	for p, at := range m.others {
+	for p, at := range m.foreignPlaces {
 		if m.inv.EC2At.Before(at.Add(m.cfg.Lag)) {
 			out = append(out, p)
 		}
@@ -215,19 +215,19 @@ func (m *Manager) takenLocked(enis []ENI) []place {
 	return slices.Compact(out)
 }
 
-// otherPlace finds another device index after EC2 refused the intent's one.
-// That one counts as taken, even if the listing, which may be old, does not show
-// it.
-func (m *Manager) otherPlace(ctx context.Context, it Intent) (Intent, bool) {
-	enis, err := m.attached(ctx)
+// moveToFreePlace gives the intent another device index after EC2 refused the
+// first one. The refused index counts as taken even if the listing of EC2, which
+// may be old, does not show it. It reports false if there is no free place.
+func (m *Manager) moveToFreePlace(ctx context.Context, it Intent) (Intent, bool) {
+	enis, err := m.listAttached(ctx)
 	if err != nil {
 		return it, false
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.others[place{it.Card, it.Device}] = time.Now()
-	limit := cardLimit(m.limits, m.cfg, it.Card, m.refused, time.Now())
-	p, ok := freePlace(it.Card, limit, m.takenLocked(enis))
+	m.foreignPlaces[place{it.Card, it.Device}] = time.Now()
+	limit := m.cardLimitLocked(m.limits, it.Card, time.Now())
+	p, ok := freePlace(it.Card, limit, m.takenPlacesLocked(enis))
 	if ok {
 		it.Device = p.Device
 		m.intents[it.ID] = it
@@ -235,36 +235,38 @@ func (m *Manager) otherPlace(ctx context.Context, it Intent) (Intent, bool) {
 	return it, ok
 }
 
-// attached asks EC2 for all ENIs attached to the instance.
-func (m *Manager) attached(ctx context.Context) ([]ENI, error) {
+// listAttached asks EC2 for all ENIs attached to the instance.
+func (m *Manager) listAttached(ctx context.Context) ([]ENI, error) {
 	return m.ec2.describeENIs(ctx, filter{"attachment.instance-id", []string{m.instance()}})
 }
 
+// instance returns the ID of the instance.
 func (m *Manager) instance() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.inv.Instance.ID
 }
 
-// keep has the ENI deleted with its instance, so that it cannot outlive it.
-func (m *Manager) keep(ctx context.Context, it Intent) (Intent, error) {
+// setDeleteOnTermination makes EC2 delete the ENI together with its instance.
+func (m *Manager) setDeleteOnTermination(ctx context.Context, it Intent) (Intent, error) {
 	err := m.ec2.deleteOnTermination(ctx, it.ENI, it.Attachment)
-	why := reasonOf(err)
+	reason := reasonOf(err)
 	switch {
 	case err == nil:
-		it.Kept, it.Changed = true, time.Now()
-	case lostAnswer(err), why == ReasonThrottled:
+		it.DeleteOnTermination, it.Changed = true, time.Now()
+	case lostAnswer(err), reason == ReasonThrottled:
 	default:
-		it = it.turn(why)
+		it = it.undo(reason)
 	}
 	return it, err
 }
 
-// Polls of an attachment: the metadata service costs nothing and is asked
-// often, EC2 only when the metadata service has had its time.
+// Intervals of polls for an attachment. Asking the metadata service is free, so
+// wait polls it often. It asks EC2 only if the metadata service has not shown the
+// ENI after pollEC2.
 const (
 	pollFirst = 200 * time.Millisecond
-	pollMost  = 5 * time.Second
+	pollMax   = 5 * time.Second
 	pollEC2   = 8 * time.Second
 )
 
@@ -272,21 +274,21 @@ const (
 func (m *Manager) wait(ctx context.Context, it Intent) (Intent, error) {
 	begin := time.Now()
 	ask := begin.Add(pollEC2)
-	for poll := pollFirst; ; poll = min(2*poll, pollMost) {
+	for poll := pollFirst; ; poll = min(2*poll, pollMax) {
 		if macs, err := m.ec2.macs(ctx); err == nil && slices.Contains(macs, it.Made.MAC) {
 			it.Ready = true
 			return it, nil
 		}
 		if now := time.Now(); !now.Before(ask) {
-			it, _ = m.look(ctx, it)
+			it, _ = m.refresh(ctx, it)
 			if it.Ready || it.Done {
 				return it, nil
 			}
 			ask = now.Add(2 * now.Sub(begin))
 		}
-		overdue := &OpError{Op: string(it.Op), ENI: it.ENI, Why: ReasonUnreachable, Err: errors.New("attachment does not complete")}
+		overdue := &OpError{Op: string(it.Op), ENI: it.ENI, reason: ReasonUnreachable, Err: errors.New("attachment does not complete")}
 		if time.Since(begin) > m.cfg.AttachTimeout {
-			return it.turn(overdue.Why), overdue
+			return it.undo(overdue.reason), overdue
 		}
 		if err := sleep(ctx, poll); err != nil {
 			overdue.Err = err
@@ -295,12 +297,12 @@ func (m *Manager) wait(ctx context.Context, it Intent) (Intent, error) {
 	}
 }
 
-// complete writes down what the ENI has become, for the inventory and as the
-// evidence that it is there.
+// complete fills the intent of an attached ENI with the ENI's final description,
+// which goes to the inventory and is the evidence that the ENI exists.
 func (m *Manager) complete(it Intent) Intent {
 	e := it.Made.clone()
 	e.Attachment, e.Card, e.Device, e.Status = it.Attachment, it.Card, it.Device, "attached"
-	e.DeleteOnTermination, e.Managed, e.Sources = it.Kept, true, SourceOwn
+	e.DeleteOnTermination, e.Managed, e.Sources = it.DeleteOnTermination, true, SourceOwn
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e.Instance = m.inv.Instance.ID
@@ -316,8 +318,8 @@ func (m *Manager) complete(it Intent) Intent {
 // detach asks EC2 to detach the ENI.
 func (m *Manager) detach(ctx context.Context, it Intent) (Intent, error) {
 	for try := 0; ; try++ {
-		err := m.ec2.detachENI(ctx, it.Attachment, m.whileUnused(it))
-		why := reasonOf(err)
+		err := m.ec2.detachENI(ctx, it.Attachment, m.ifUnused(it))
+		reason := reasonOf(err)
 		switch {
 		case forbidden(err):
 			it.Doubt = it.Doubt || lostAnswer(err)
@@ -325,52 +327,52 @@ func (m *Manager) detach(ctx context.Context, it Intent) (Intent, error) {
 		case err == nil:
 			it.Detached, it.Changed = true, time.Now()
 			return it, nil
-		case why == ReasonNotFound:
+		case reason == ReasonNotFound:
 			it.Detached = true
 			return it, nil
-		case lostAnswer(err), why == ReasonInUse, why == ReasonInvalid:
-			// It may be detaching already, or not be attached all the way.
+		case lostAnswer(err), reason == ReasonInUse, reason == ReasonInvalid:
+			// EC2 may be detaching or still attaching the ENI.
 			it.Doubt = it.Doubt || lostAnswer(err)
-			if it, _ = m.look(ctx, it); it.Detached || it.Done || !it.Attached {
+			if it, _ = m.refresh(ctx, it); it.Detached || it.Done || !it.Attached {
 				return it, nil
 			}
 		default:
 			return it, err
 		}
-		if try+1 >= patienceTries || m.pause(ctx, try) != nil {
+		if try+1 >= retryAttempts || m.pause(ctx, try) != nil {
 			return it, err
 		}
 	}
 }
 
-// delete deletes the ENI, as soon as it has come off its instance.
+// delete deletes the ENI as soon as it is detached from its instance.
 func (m *Manager) delete(ctx context.Context, it Intent) (Intent, error) {
 	for try := 0; ; try++ {
 		if it.Detached && try == 0 && m.pause(ctx, 1) != nil {
-			return it, ctx.Err() // detaching takes some seconds, an early delete only costs a call
+			return it, ctx.Err() // detaching takes seconds, and an earlier delete would only cost a call
 		}
-		err := m.ec2.deleteENI(ctx, it.ENI, m.whileUnused(it))
+		err := m.ec2.deleteENI(ctx, it.ENI, m.ifUnused(it))
 		if forbidden(err) {
 			return it, err
 		}
-		why := reasonOf(err)
-		// An ENI that was never attached may be too new to be found.
-		tooNew := why == ReasonNotFound && !it.Attached && !m.settled(it)
+		reason := reasonOf(err)
+		// EC2 may not find an ENI that is new and was never attached.
+		tooNew := reason == ReasonNotFound && !it.Attached && !m.lagPassed(it)
 		switch {
-		case err == nil || why == ReasonNotFound && !tooNew:
+		case err == nil || reason == ReasonNotFound && !tooNew:
 			it.Done, it.Changed = true, time.Now()
 			return it, nil
-		case tooNew, lostAnswer(err), why == ReasonInUse, why == ReasonInvalid:
-			if it = m.joined(ctx, it); it.Association != "" {
-				return it, nil // it has to come off its trunk first
+		case tooNew, lostAnswer(err), reason == ReasonInUse, reason == ReasonInvalid:
+			if it = m.findAssociation(ctx, it); it.Association != "" {
+				return it, nil // it must be disassociated from its trunk first
 			}
 		default:
 			return it, err
 		}
 		if tooNew {
-			try = min(try, patienceTries-2)
+			try = min(try, retryAttempts-2)
 		}
-		if try+1 >= patienceTries || m.pause(ctx, try) != nil {
+		if try+1 >= retryAttempts || m.pause(ctx, try) != nil {
 			return it, err
 		}
 	}

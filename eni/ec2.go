@@ -14,12 +14,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
-// pageSize is what describe calls ask for. Always paging keeps them in EC2's
-// more generous class of calls; 1000 is the most that EC2 gives
+// pageSize is the number of results that describe calls request. EC2 limits calls
+// with paging less strictly than calls without; 1000 is its maximum
 // (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/throttling.html).
 const pageSize = 1000
 
-// filter is one condition of a describe call: the name has one of the values.
+// filter is one condition of a describe call: the named attribute has one of the
+// values.
 type filter struct {
 	name   string
 	values []string
@@ -38,18 +39,19 @@ func (c *Client) describeENIs(ctx context.Context, fs ...filter) ([]ENI, error) 
 	return c.listENIs(ctx, func() []filter { return fs })
 }
 
-// listENIs is describeENIs with filters that are settled only when the call is
+// listENIs is describeENIs with filters that are computed only when the call is
 // about to be sent.
 func (c *Client) listENIs(ctx context.Context, fs func() []filter) ([]ENI, error) {
 	var out []ENI
 	in := &ec2.DescribeNetworkInterfacesInput{MaxResults: aws.Int32(pageSize)}
 	for {
 		var page *ec2.DescribeNetworkInterfacesOutput
-		err := c.call(ctx, "DescribeNetworkInterfaces", read, func(ctx context.Context) (err error) {
+		err := c.call(ctx, "DescribeNetworkInterfaces", read, func(ctx context.Context) error {
 			if in.NextToken == nil {
 				in.Filters = filtersOf(fs())
 			}
-			page, err = c.ec2.DescribeNetworkInterfaces(ctx, in)
+			out, err := c.ec2.DescribeNetworkInterfaces(ctx, in)
+			page = out
 			return err
 		})
 		if err != nil {
@@ -65,8 +67,8 @@ func (c *Client) listENIs(ctx context.Context, fs func() []filter) ([]ENI, error
 	}
 }
 
-// about names the ENI in the error of a call.
-func about(id string, err error) error {
+// withENI adds the ENI to the error of a call.
+func withENI(id string, err error) error {
 	var op *OpError
 	if errors.As(err, &op) && op.ENI == "" {
 		op.ENI = id
@@ -74,8 +76,8 @@ func about(id string, err error) error {
 	return err
 }
 
-// createENI creates the ENI that an intent describes. The same intent gives the
-// same ENI each time.
+// createENI creates the ENI that an intent describes. A repeated call for the same
+// intent returns the same ENI.
 func (c *Client) createENI(ctx context.Context, in Intent, tags map[string]string) (ENI, error) {
 	req := &ec2.CreateNetworkInterfaceInput{
 		SubnetId:    aws.String(in.Subnet),
@@ -105,7 +107,7 @@ func (c *Client) createENI(ctx context.Context, in Intent, tags map[string]strin
 	return made, err
 }
 
-// attachENI attaches an ENI and returns the attachment's ID.
+// attachENI attaches an ENI and returns the ID of the attachment.
 func (c *Client) attachENI(ctx context.Context, id, instance string, card, device int) (string, error) {
 	var attachment string
 	err := c.call(ctx, "AttachNetworkInterface", once, func(ctx context.Context) error {
@@ -120,10 +122,10 @@ func (c *Client) attachENI(ctx context.Context, id, instance string, card, devic
 		}
 		return err
 	})
-	return attachment, about(id, err)
+	return attachment, withENI(id, err)
 }
 
-// deleteOnTermination has EC2 delete an ENI together with its instance.
+// deleteOnTermination makes EC2 delete an ENI together with its instance.
 func (c *Client) deleteOnTermination(ctx context.Context, id, attachment string) error {
 	return c.modifyENI(ctx, &ec2.ModifyNetworkInterfaceAttributeInput{
 		NetworkInterfaceId: aws.String(id),
@@ -138,40 +140,41 @@ func (c *Client) setGroups(ctx context.Context, id string, groups []string) erro
 	return c.modifyENI(ctx, &ec2.ModifyNetworkInterfaceAttributeInput{NetworkInterfaceId: aws.String(id), Groups: groups})
 }
 
+// modifyENI changes an attribute of an ENI.
 func (c *Client) modifyENI(ctx context.Context, in *ec2.ModifyNetworkInterfaceAttributeInput) error {
-	return about(aws.ToString(in.NetworkInterfaceId), c.call(ctx, "ModifyNetworkInterfaceAttribute", repeatable, func(ctx context.Context) error {
+	return withENI(aws.ToString(in.NetworkInterfaceId), c.call(ctx, "ModifyNetworkInterfaceAttribute", repeatable, func(ctx context.Context) error {
 		_, err := c.ec2.ModifyNetworkInterfaceAttribute(ctx, in)
 		return err
 	}))
 }
 
-// detachENI asks for the end of an attachment. The ENI is free some seconds
-// later.
-func (c *Client) detachENI(ctx context.Context, attachment string, may condition) error {
-	return c.callIf(ctx, "DetachNetworkInterface", once, may, func(ctx context.Context) error {
+// detachENI starts to detach an ENI. EC2 takes some seconds to finish.
+func (c *Client) detachENI(ctx context.Context, attachment string, allowed condition) error {
+	return c.callIf(ctx, "DetachNetworkInterface", once, allowed, func(ctx context.Context) error {
 		_, err := c.ec2.DetachNetworkInterface(ctx, &ec2.DetachNetworkInterfaceInput{AttachmentId: aws.String(attachment)})
 		return err
 	})
 }
 
 // deleteENI deletes an ENI that is not attached.
-func (c *Client) deleteENI(ctx context.Context, id string, may condition) error {
-	return about(id, c.callIf(ctx, "DeleteNetworkInterface", once, may, func(ctx context.Context) error {
+func (c *Client) deleteENI(ctx context.Context, id string, allowed condition) error {
+	return withENI(id, c.callIf(ctx, "DeleteNetworkInterface", once, allowed, func(ctx context.Context) error {
 		_, err := c.ec2.DeleteNetworkInterface(ctx, &ec2.DeleteNetworkInterfaceInput{NetworkInterfaceId: aws.String(id)})
 		return err
 	}))
 }
 
-// assign puts n slots on an ENI and returns what came.
-func (c *Client) assign(ctx context.Context, id string, f Family, n int, prefixes bool) ([]netip.Prefix, error) {
+// assign assigns the prefixes or the single addresses of an attempt to an ENI and
+// returns the new blocks.
+func (c *Client) assign(ctx context.Context, id string, f Family, a attempt) ([]netip.Prefix, error) {
 	if f == IPv6 {
-		return c.assign6(ctx, id, n, prefixes)
+		return c.assign6(ctx, id, a)
 	}
 	in := &ec2.AssignPrivateIpAddressesInput{NetworkInterfaceId: aws.String(id)}
-	if prefixes {
-		in.Ipv4PrefixCount = count(n)
+	if a.Prefixes > 0 {
+		in.Ipv4PrefixCount = count(a.Prefixes)
 	} else {
-		in.SecondaryPrivateIpAddressCount = count(n)
+		in.SecondaryPrivateIpAddressCount = count(a.Singles)
 	}
 	var got []netip.Prefix
 	err := c.call(ctx, "AssignPrivateIpAddresses", once, func(ctx context.Context) error {
@@ -187,15 +190,16 @@ func (c *Client) assign(ctx context.Context, id string, f Family, n int, prefixe
 		}
 		return nil
 	})
-	return got, about(id, err)
+	return got, withENI(id, err)
 }
 
-func (c *Client) assign6(ctx context.Context, id string, n int, prefixes bool) ([]netip.Prefix, error) {
+// assign6 is assign for IPv6.
+func (c *Client) assign6(ctx context.Context, id string, a attempt) ([]netip.Prefix, error) {
 	in := &ec2.AssignIpv6AddressesInput{NetworkInterfaceId: aws.String(id)}
-	if prefixes {
-		in.Ipv6PrefixCount = count(n)
+	if a.Prefixes > 0 {
+		in.Ipv6PrefixCount = count(a.Prefixes)
 	} else {
-		in.Ipv6AddressCount = count(n)
+		in.Ipv6AddressCount = count(a.Singles)
 	}
 	var got []netip.Prefix
 	err := c.call(ctx, "AssignIpv6Addresses", once, func(ctx context.Context) error {
@@ -208,11 +212,12 @@ func (c *Client) assign6(ctx context.Context, id string, n int, prefixes bool) (
 		}
 		return nil
 	})
-	return got, about(id, err)
+	return got, withENI(id, err)
 }
 
-// unassign takes blocks of one sort (family, and single or prefix) off an ENI.
-func (c *Client) unassign(ctx context.Context, id string, blocks []netip.Prefix, may condition) error {
+// unassign unassigns blocks from an ENI. They must be of one family, and all single
+// addresses or all prefixes.
+func (c *Client) unassign(ctx context.Context, id string, blocks []netip.Prefix, allowed condition) error {
 	names := make([]string, len(blocks))
 	for i, b := range blocks {
 		names[i] = b.String()
@@ -226,7 +231,7 @@ func (c *Client) unassign(ctx context.Context, id string, blocks []netip.Prefix,
 		if single {
 			in.Ipv6Addresses, in.Ipv6Prefixes = names, nil
 		}
-		return about(id, c.callIf(ctx, "UnassignIpv6Addresses", once, may, func(ctx context.Context) error {
+		return withENI(id, c.callIf(ctx, "UnassignIpv6Addresses", once, allowed, func(ctx context.Context) error {
 			_, err := c.ec2.UnassignIpv6Addresses(ctx, in)
 			return err
 		}))
@@ -235,7 +240,7 @@ func (c *Client) unassign(ctx context.Context, id string, blocks []netip.Prefix,
 	if single {
 		in.PrivateIpAddresses, in.Ipv4Prefixes = names, nil
 	}
-	return about(id, c.callIf(ctx, "UnassignPrivateIpAddresses", once, may, func(ctx context.Context) error {
+	return withENI(id, c.callIf(ctx, "UnassignPrivateIpAddresses", once, allowed, func(ctx context.Context) error {
 		_, err := c.ec2.UnassignPrivateIpAddresses(ctx, in)
 		return err
 	}))
@@ -249,7 +254,8 @@ func (c *Client) tag(ctx context.Context, id string, tags map[string]string) err
 	})
 }
 
-// associate joins a branch ENI to a trunk ENI and returns the association's ID.
+// associate associates a branch ENI with a trunk ENI and returns the ID of the
+// association.
 func (c *Client) associate(ctx context.Context, in Intent) (string, error) {
 	var id string
 	err := c.call(ctx, "AssociateTrunkInterface", repeatable, func(ctx context.Context) error {
@@ -267,9 +273,9 @@ func (c *Client) associate(ctx context.Context, in Intent) (string, error) {
 	return id, err
 }
 
-// disassociate takes a branch ENI from its trunk.
-func (c *Client) disassociate(ctx context.Context, association, token string, may condition) error {
-	return c.callIf(ctx, "DisassociateTrunkInterface", repeatable, may, func(ctx context.Context) error {
+// disassociate disassociates a branch ENI from its trunk.
+func (c *Client) disassociate(ctx context.Context, association, token string, allowed condition) error {
+	return c.callIf(ctx, "DisassociateTrunkInterface", repeatable, allowed, func(ctx context.Context) error {
 		_, err := c.ec2.DisassociateTrunkInterface(ctx, &ec2.DisassociateTrunkInterfaceInput{
 			AssociationId: aws.String(association), ClientToken: aws.String(token),
 		})
@@ -278,7 +284,8 @@ func (c *Client) disassociate(ctx context.Context, association, token string, ma
 }
 
 // describeBranches lists the branch ENIs of a trunk. EC2 has no filter for the
-// trunk, so this lists the VLAN associations of the account and picks.
+// trunk, so it lists the VLAN associations of the account and selects those of the
+// trunk.
 func (c *Client) describeBranches(ctx context.Context, trunk string) ([]Branch, error) {
 	var out []Branch
 	in := &ec2.DescribeTrunkInterfaceAssociationsInput{
@@ -287,8 +294,9 @@ func (c *Client) describeBranches(ctx context.Context, trunk string) ([]Branch, 
 	}
 	for {
 		var page *ec2.DescribeTrunkInterfaceAssociationsOutput
-		err := c.call(ctx, "DescribeTrunkInterfaceAssociations", read, func(ctx context.Context) (err error) {
-			page, err = c.ec2.DescribeTrunkInterfaceAssociations(ctx, in)
+		err := c.call(ctx, "DescribeTrunkInterfaceAssociations", read, func(ctx context.Context) error {
+			out, err := c.ec2.DescribeTrunkInterfaceAssociations(ctx, in)
+			page = out
 			return err
 		})
 		if err != nil {
@@ -310,14 +318,15 @@ func (c *Client) describeBranches(ctx context.Context, trunk string) ([]Branch, 
 	}
 }
 
-// describeSubnets lists subnets.
+// describeSubnets lists the subnets that match a query.
 func (c *Client) describeSubnets(ctx context.Context, q SubnetQuery) ([]Subnet, error) {
 	var out []Subnet
 	in := &ec2.DescribeSubnetsInput{Filters: filtersOf(q.filters()), MaxResults: aws.Int32(pageSize)}
 	for {
 		var page *ec2.DescribeSubnetsOutput
-		err := c.call(ctx, "DescribeSubnets", read, func(ctx context.Context) (err error) {
-			page, err = c.ec2.DescribeSubnets(ctx, in)
+		err := c.call(ctx, "DescribeSubnets", read, func(ctx context.Context) error {
+			out, err := c.ec2.DescribeSubnets(ctx, in)
+			page = out
 			return err
 		})
 		if err != nil {
@@ -333,7 +342,7 @@ func (c *Client) describeSubnets(ctx context.Context, q SubnetQuery) ([]Subnet, 
 	}
 }
 
-// filters puts a query into EC2's words.
+// filters returns the query as filters of EC2.
 func (q SubnetQuery) filters() []filter {
 	var out []filter
 	if len(q.IDs) > 0 {
@@ -355,20 +364,21 @@ func (q SubnetQuery) filters() []filter {
 	return out
 }
 
-// describeType asks EC2 what an instance type can carry.
+// describeType asks EC2 for the limits of an instance type.
 func (c *Client) describeType(ctx context.Context, name string) (Limits, error) {
 	var out *ec2.DescribeInstanceTypesOutput
-	err := c.call(ctx, "DescribeInstanceTypes", read, func(ctx context.Context) (err error) {
-		out, err = c.ec2.DescribeInstanceTypes(ctx, &ec2.DescribeInstanceTypesInput{
+	err := c.call(ctx, "DescribeInstanceTypes", read, func(ctx context.Context) error {
+		answer, err := c.ec2.DescribeInstanceTypes(ctx, &ec2.DescribeInstanceTypesInput{
 			InstanceTypes: []types.InstanceType{types.InstanceType(name)},
 		})
+		out = answer
 		return err
 	})
 	if err != nil {
 		return Limits{}, err
 	}
 	if len(out.InstanceTypes) == 0 || out.InstanceTypes[0].NetworkInfo == nil {
-		return Limits{}, &OpError{Op: "DescribeInstanceTypes", Why: ReasonNotFound}
+		return Limits{}, &OpError{Op: "DescribeInstanceTypes", reason: ReasonNotFound}
 	}
 	return limitsOf(name, out.InstanceTypes[0]), nil
 }

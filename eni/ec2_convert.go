@@ -11,8 +11,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
 
-// eniOf converts EC2's description of an ENI. What EC2 sends malformed is left
-// out; it has never been seen to, and the rest is still of use.
+// eniOf converts EC2's description of an ENI. It omits malformed values. EC2 has
+// never been seen to send any, and the other values remain useful.
 func eniOf(ni types.NetworkInterface) ENI {
 	e := ENI{
 		ID:          aws.ToString(ni.NetworkInterfaceId),
@@ -46,6 +46,7 @@ func eniOf(ni types.NetworkInterface) ENI {
 	return e
 }
 
+// setAddresses sets the addresses and prefixes from EC2's description.
 func (e *ENI) setAddresses(ni types.NetworkInterface) {
 	e.Addr, _ = netip.ParseAddr(aws.ToString(ni.PrivateIpAddress))
 	for _, a := range ni.PrivateIpAddresses {
@@ -69,7 +70,7 @@ func (e *ENI) setAddresses(ni types.NetworkInterface) {
 	e.sortBlocks()
 }
 
-// addBlock adds a single address or a prefix to the list it belongs to.
+// addBlock adds a single address to e.Addrs, or a prefix to e.Prefixes.
 func (e *ENI) addBlock(b netip.Prefix) {
 	switch {
 	case !b.IsValid():
@@ -86,8 +87,8 @@ func (e *ENI) sortBlocks() {
 	slices.SortFunc(e.Doubtful, netip.Prefix.Compare)
 }
 
-// parseBlock reads "10.0.0.1" or "10.0.0.16/28"; the zero Prefix if it is
-// neither.
+// parseBlock parses "10.0.0.1" or "10.0.0.16/28". It returns the zero Prefix for
+// anything else.
 func parseBlock(s string) netip.Prefix {
 	if a, err := netip.ParseAddr(s); err == nil {
 		return netip.PrefixFrom(a, a.BitLen())
@@ -99,6 +100,7 @@ func parseBlock(s string) netip.Prefix {
 	return p.Masked()
 }
 
+// appendBlock appends a block to the list if it can be parsed.
 func appendBlock(to []netip.Prefix, s *string) []netip.Prefix {
 	if b := parseBlock(aws.ToString(s)); b.IsValid() {
 		return append(to, b)
@@ -124,8 +126,8 @@ func subnetOf(s types.Subnet) Subnet {
 	return out
 }
 
-// limitsOf converts EC2's description of an instance type, which knows nothing
-// of trunk ENIs.
+// limitsOf converts EC2's description of an instance type, which does not contain
+// the limits of trunk ENIs.
 func limitsOf(name string, info types.InstanceTypeInfo) Limits {
 	net := info.NetworkInfo
 	l := Limits{
@@ -154,7 +156,7 @@ func tagsOf(tags map[string]string) []types.Tag {
 	return out
 }
 
-// count is nil for 0, which EC2 takes for an error where it asks for a count.
+// count returns nil for 0, because EC2 rejects a count of 0.
 func count(n int) *int32 {
 	if n == 0 {
 		return nil

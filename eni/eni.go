@@ -8,22 +8,22 @@ import (
 	"time"
 )
 
-// Tag keys that this package writes and reads. The last three are those of
-// amazon-vpc-cni-k8s, so that tools and policies made for it see our ENIs too.
+// Tag keys that this package writes and reads. The last four are also used by
+// amazon-vpc-cni-k8s, so that its tools and policies apply to these ENIs too.
 const (
 	// TagOwner marks an ENI as made by this library; the value is Config.Owner.
 	TagOwner = "vpcnet/owner"
-	// TagCreated holds the creation time in RFC 3339.
+	// TagCreated holds the creation time in RFC 3339 format.
 	TagCreated = "node.k8s.amazonaws.com/createdAt"
-	// TagInstance holds the ID of the instance that the ENI was made for.
+	// TagInstance holds the ID of the instance that the ENI was created for.
 	TagInstance = "node.k8s.amazonaws.com/instance_id"
 	// TagCluster holds the cluster's name.
 	TagCluster = "cluster.k8s.amazonaws.com/name"
-	// TagNoManage with the value "true" takes an ENI out of our hands.
+	// TagNoManage with the value "true" forbids a Manager to change the ENI.
 	TagNoManage = "node.k8s.amazonaws.com/no_manage"
 )
 
-// Kind is what an ENI is for. The values are EC2's interface types.
+// Kind is the type of an ENI. The values are EC2's interface types.
 type Kind string
 
 // The kinds of ENI an instance can have.
@@ -35,17 +35,17 @@ const (
 	KindEFAOnly   Kind = "efa-only" // has no IP addresses
 )
 
-// Source is who said something about ENIs.
+// Source is a set of sources of information about ENIs.
 type Source uint8
 
-// The sources; they combine as bits.
+// The sources. They combine as bits.
 const (
 	SourceEC2      Source = 1 << iota // an EC2 describe call
 	SourceMetadata                    // the instance metadata service
-	SourceOwn                         // the answer to a mutation of this node
+	SourceOwn                         // the answer to a change made by this node
 )
 
-// String lists the sources, as "ec2+metadata".
+// String lists the sources, for example "ec2+metadata".
 func (s Source) String() string {
 	out := ""
 	for _, n := range []struct {
@@ -66,61 +66,63 @@ func (s Source) String() string {
 	return out
 }
 
-// ENI is one elastic network interface as far as it is known.
+// ENI is what is known about one elastic network interface.
 type ENI struct {
 	ID       string
 	MAC      string // as EC2 writes it: six lower-case hex octets with colons
 	SubnetID string
-	// Subnet and Subnet6 are the subnet's address ranges. They are the zero
-	// Prefix for a family the subnet does not have, or that is not known.
+	// Subnet and Subnet6 are the subnet's address ranges. A range is the zero
+	// Prefix if the subnet lacks that family, or if the range is not known.
 	Subnet, Subnet6 netip.Prefix
-	// Card and Device are the network card index and the device index; they
-	// mean something only while Attachment is set.
+	// Card and Device are the network card index and the device index. They are
+	// valid only while Attachment is set.
 	Card, Device int
 	// Primary says that this is the ENI with device index 0 on card 0.
 	Primary bool
 	Kind    Kind
-	// Managed says that this node may change the ENI: it carries our tags, or
-	// is the primary one.
+	// Managed says that this node may change the ENI: it carries this node's
+	// tags, or is the primary ENI.
 	Managed bool
-	// Addr and Addr6 are the ENI's own addresses, never a pod's; the zero Addr
-	// where it has none. An own IPv6 address is the first one of the primary
-	// ENI, which is the instance's, or of an ENI without IPv4, or one marked as
-	// primary.
+	// Addr and Addr6 are the ENI's own addresses, which pods never get. They are
+	// the zero Addr if the ENI has no such address. An IPv6 address is the ENI's
+	// own if EC2 marks it as primary, or if it is the first one of the primary
+	// ENI or of an ENI without IPv4.
 	Addr, Addr6 netip.Addr
-	// Addrs are the secondary addresses and Prefixes the delegated prefixes,
-	// of both families, in order.
+	// Addrs are the secondary addresses and Prefixes the delegated prefixes, of
+	// both families, sorted.
 	Addrs    []netip.Addr
 	Prefixes []netip.Prefix
-	// Doubtful are addresses and prefixes that the sources do not agree on:
-	// pods that have them keep them, nobody else gets them, and they are not
-	// released. They are in neither Addrs nor Prefixes.
+	// Doubtful are addresses and prefixes that the sources disagree about. Pods
+	// that have them keep them, other pods do not get them, and the Manager does
+	// not release them. They are in neither Addrs nor Prefixes.
 	Doubtful []netip.Prefix
 	Groups   []string // security groups, sorted
-	// Attachment is the ID of the ENI attachment, Instance whose it is, and
-	// Status its state as EC2 spells it: attaching, attached, detaching.
+	// Attachment is the ID of the ENI attachment, Instance the ID of the
+	// instance it belongs to, and Status its state in EC2's words: attaching,
+	// attached, detaching.
 	Attachment, Instance string
 	Status               string
 	DeleteOnTermination  bool
 	Description          string
 	VPCID, Zone          string
-	// Tags are the ENI's tags; nil where only the metadata service was asked.
+	// Tags are the ENI's tags. They are nil if only the metadata service has
+	// shown the ENI.
 	Tags map[string]string
-	// InFlight says that an operation of ours on the ENI is not finished: it is
-	// being attached, or on its way out. Pods get nothing of it.
+	// InFlight says that this node is attaching or removing the ENI and has not
+	// finished. Pods get no addresses from it.
 	InFlight bool
-	// Sources is who knows the ENI.
+	// Sources are the sources that show the ENI.
 	Sources Source
 }
 
-// ForPods says whether pods can have addresses of the ENI: it is managed, ready,
-// and neither trunk nor branch.
+// ForPods reports whether pods can have addresses of the ENI: the ENI is managed,
+// ready, and neither a trunk nor a branch.
 func (e ENI) ForPods() bool {
 	return e.Managed && !e.InFlight && (e.Kind == KindInterface || e.Kind == KindEFA)
 }
 
-// Blocks are the ENI's slots in use: secondary addresses as /32 and /128, and
-// delegated prefixes. Doubtful ones are not among them.
+// Blocks returns the ENI's slots in use: secondary addresses as /32 and /128,
+// then delegated prefixes. It omits the doubtful ones.
 func (e ENI) Blocks() []netip.Prefix {
 	out := make([]netip.Prefix, 0, len(e.Addrs)+len(e.Prefixes))
 	for _, a := range e.Addrs {
@@ -129,7 +131,7 @@ func (e ENI) Blocks() []netip.Prefix {
 	return append(out, e.Prefixes...)
 }
 
-// Slots counts the slots in use of one family, those in doubt included.
+// Slots counts the slots in use of one family, including the doubtful ones.
 func (e ENI) Slots(f Family) int {
 	n := 0
 	for _, p := range slices.Concat(e.Blocks(), e.Doubtful) {
@@ -140,9 +142,10 @@ func (e ENI) Slots(f Family) int {
 	return n
 }
 
-// Gateway is the VPC router's address for a family: the first of the subnet for
-// IPv4 (https://docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html).
-// For IPv6 it is fe80:ec2::1, which the router answers in every subnet. It is
+// Gateway returns the VPC router's address for a family. For IPv4 it is the first
+// host address of the subnet
+// (https://docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html). For
+// IPv6 it is fe80:ec2::1, which the router has in every subnet. Gateway returns
 // the zero Addr if the subnet's range is not known.
 func (e ENI) Gateway(f Family) netip.Addr {
 	if f == IPv6 {
@@ -157,7 +160,7 @@ func (e ENI) Gateway(f Family) netip.Addr {
 	return e.Subnet.Masked().Addr().Next()
 }
 
-// clone copies e so that its lists can be changed.
+// clone returns a copy of e with its own lists of blocks.
 func (e ENI) clone() ENI {
 	e.Addrs = slices.Clone(e.Addrs)
 	e.Prefixes = slices.Clone(e.Prefixes)
@@ -174,7 +177,7 @@ const (
 	IPv6 Family = 6
 )
 
-// FamilyOf is the family of an address.
+// FamilyOf returns the family of an address.
 func FamilyOf(a netip.Addr) Family {
 	if a.Is4() {
 		return IPv4
@@ -182,7 +185,7 @@ func FamilyOf(a netip.Addr) Family {
 	return IPv6
 }
 
-// String is "IPv4" or "IPv6".
+// String returns "IPv4" or "IPv6".
 func (f Family) String() string {
 	if f == IPv6 {
 		return "IPv6"
@@ -190,7 +193,8 @@ func (f Family) String() string {
 	return "IPv4"
 }
 
-// Instance is what does not change while an instance runs, or hardly ever.
+// Instance describes an EC2 instance. Its values rarely change while the
+// instance runs.
 type Instance struct {
 	ID, Type, Zone, VPCID string
 	// PrimaryENI and PrimaryMAC name the ENI with device index 0 on card 0.
@@ -203,8 +207,8 @@ type Instance struct {
 	VPC []netip.Prefix
 }
 
-// Subnet is a VPC subnet. Free is how many IPv4 addresses EC2 said were free,
-// -1 if it was not asked.
+// Subnet is a VPC subnet. Free is the number of free IPv4 addresses that EC2
+// reported, or -1 if EC2 was not asked.
 type Subnet struct {
 	ID, Zone, VPCID string
 	Prefix, Prefix6 netip.Prefix
@@ -212,26 +216,28 @@ type Subnet struct {
 	Tags            map[string]string
 }
 
-// Inventory is what is known of the instance's ENIs.
+// Inventory is what is known about the instance's ENIs.
 type Inventory struct {
 	Instance Instance
-	// ENIs are sorted by card, then device index; the primary ENI comes first.
+	// ENIs are sorted by card, then by device index. The primary ENI comes first.
 	ENIs []ENI
-	// Source says who was heard, and At when the latest of them was asked.
+	// Source is the set of sources that answered. At is the time when the last
+	// of them was asked.
 	Source Source
 	At     time.Time
-	// EC2At and MetadataAt are when each source was asked; zero if it was not,
-	// or did not answer, in which case EC2Err or MetadataErr says why.
+	// EC2At and MetadataAt are the times when each source was asked. A time is
+	// zero if the source was not asked or did not answer; EC2Err or MetadataErr
+	// then gives the reason.
 	EC2At, MetadataAt   time.Time
 	EC2Err, MetadataErr error
-	// Gone are ENIs that were known before and that both sources now deny.
+	// Gone lists ENIs that were known before and that both sources now omit.
 	Gone []string
-	// Trip is set while a view is too different from the one before to be
-	// believed.
+	// Trip is set while the latest view differs too much from the previous one
+	// to be trusted.
 	Trip *Trip
 }
 
-// ENI looks an ENI up by its ID.
+// ENI returns the ENI with an ID.
 func (inv Inventory) ENI(id string) (ENI, bool) {
 	for _, e := range inv.ENIs {
 		if e.ID == id {

@@ -9,31 +9,31 @@ import (
 	"time"
 )
 
-// Reason is why an operation did not succeed, out of a closed set. The values
+// Reason says why an operation failed. The set of reasons is closed. The values
 // appear in logs, metrics and CNI errors.
 type Reason string
 
 // The reasons.
 const (
-	ReasonSubnetFull    Reason = "subnet-full"     // no free address in any subnet allowed
-	ReasonNoFreePrefix  Reason = "no-free-prefix"  // addresses are free, but no whole /28 or /80
+	ReasonSubnetFull    Reason = "subnet-full"     // none of the selected subnets has a free address
+	ReasonNoFreePrefix  Reason = "no-free-prefix"  // the subnet has free addresses, but no free /28 or /80
 	ReasonENILimit      Reason = "eni-limit"       // the instance takes no more ENIs
 	ReasonSlotLimit     Reason = "slot-limit"      // the ENI takes no more addresses
 	ReasonQuota         Reason = "quota"           // the account's quota of ENIs is used up
 	ReasonThrottled     Reason = "throttled"       // EC2 asks for fewer calls
 	ReasonUnauthorized  Reason = "unauthorized"    // the role lacks an IAM action
-	ReasonUnreachable   Reason = "ec2-unreachable" // no answer, or none in time
-	ReasonNoMetadata    Reason = "no-metadata"     // the metadata service does not answer
-	ReasonNotFound      Reason = "not-found"       // the ENI, or what it refers to, is not there
-	ReasonInUse         Reason = "in-use"          // pods have addresses of it, or may have, or EC2 is still detaching it
-	ReasonNotManaged    Reason = "not-managed"     // the ENI is not ours to change
+	ReasonUnreachable   Reason = "ec2-unreachable" // EC2 did not answer, or not in time
+	ReasonNoMetadata    Reason = "no-metadata"     // the metadata service did not answer
+	ReasonNotFound      Reason = "not-found"       // the ENI, or an object it refers to, does not exist
+	ReasonInUse         Reason = "in-use"          // pods have addresses of the ENI, or may have, or EC2 is still detaching it
+	ReasonNotManaged    Reason = "not-managed"     // this node may not change the ENI
 	ReasonMode          Reason = "safe-mode"       // the safe mode forbids it
-	ReasonInvalid       Reason = "invalid"         // EC2 rejects the request as wrong
-	ReasonStillInFlight Reason = "in-flight"       // an earlier attempt is not finished; Resume goes on with it
-	ReasonUnknown       Reason = "unknown"
+	ReasonInvalid       Reason = "invalid"         // EC2 rejected the request as invalid
+	ReasonStillInFlight Reason = "in-flight"       // an earlier operation is not finished; Resume continues it
+	ReasonUnknown       Reason = "unknown"         // the error carries no reason
 )
 
-// Reasons returns all reasons, in the order of their definition.
+// Reasons returns all reasons in the order of their definition.
 func Reasons() []Reason {
 	return []Reason{
 		ReasonSubnetFull, ReasonNoFreePrefix, ReasonENILimit, ReasonSlotLimit, ReasonQuota, ReasonThrottled,
@@ -42,7 +42,7 @@ func Reasons() []Reason {
 	}
 }
 
-// Sentinels for errors.Is. An *OpError matches the one of its Reason.
+// Sentinel errors for errors.Is. An *OpError matches the sentinel of its reason.
 var (
 	ErrSubnetFull   = errors.New("subnet has no free address")
 	ErrNoFreePrefix = errors.New("subnet has no free prefix")
@@ -61,7 +61,7 @@ var (
 	ErrInFlight     = errors.New("still in flight")
 )
 
-// sentinels maps each reason to what errors.Is finds.
+// sentinels maps each reason to its sentinel error.
 var sentinels = map[Reason]error{
 	ReasonSubnetFull: ErrSubnetFull, ReasonNoFreePrefix: ErrNoFreePrefix, ReasonENILimit: ErrENILimit,
 	ReasonSlotLimit: ErrSlotLimit, ReasonQuota: ErrQuota, ReasonThrottled: ErrThrottled,
@@ -70,38 +70,45 @@ var sentinels = map[Reason]error{
 	ReasonMode: ErrMode, ReasonInvalid: ErrInvalid, ReasonStillInFlight: ErrInFlight,
 }
 
-// OpError is the error of every operation of this package that reached, or
-// would have reached, EC2 or the metadata service.
+// OpError is the error of an operation on EC2 or the metadata service. Every
+// such operation of this package returns one. [OpError.Reason] and
+// [OpError.RetryAfter] tell why it failed and when to try again.
 type OpError struct {
-	// Op is what was asked for: an EC2 action such as "AttachNetworkInterface",
-	// or an operation of a Manager such as "provision".
+	// Op is the operation that failed: an EC2 action such as
+	// "AttachNetworkInterface", or an operation of a Manager such as "provision".
 	Op string
-	// ENI is the ENI it was about, or empty.
+	// ENI is the ID of the ENI that the operation was about, or empty.
 	ENI string
 	// Code is EC2's error code, or empty if EC2 did not answer with one.
 	Code string
-	// Why is the reason, out of the closed set.
-	Why Reason
-	// After is when it makes sense to try again; 0 if time does not help or
-	// nothing is known.
-	After time.Duration
 	// Err is the cause, or nil.
 	Err error
-	// lost says that EC2 may have done it all the same: the answer did not
-	// arrive, or was one of a broken server.
+
+	reason     Reason
+	retryAfter time.Duration
+	// lost says that EC2 may have executed the call although it failed: the
+	// answer did not arrive, or it reported an internal error of EC2.
 	lost bool
-	// unmet says that EC2 was not asked, because Config.InUse forbids the call.
-	unmet bool
+	// inUseVeto says that Config.InUse forbade the call, so that EC2 was not
+	// asked.
+	inUseVeto bool
 }
 
-// Error names the operation, the ENI, the reason, and EC2's own words.
+// NewOpError returns the error of an operation that failed for a reason. cause
+// may be nil. It is for programs that report their own failures at EC2 or the
+// metadata service with the reasons of this package, and for tests.
+func NewOpError(op string, reason Reason, cause error) *OpError {
+	return &OpError{Op: op, reason: reason, Err: cause}
+}
+
+// Error names the operation, the ENI, the reason, and EC2's own code and message.
 func (e *OpError) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Op)
 	if e.ENI != "" {
 		b.WriteString(" " + e.ENI)
 	}
-	fmt.Fprintf(&b, ": %s", e.Why)
+	fmt.Fprintf(&b, ": %s", e.reason)
 	if e.Code != "" {
 		fmt.Fprintf(&b, " (%s)", e.Code)
 	}
@@ -114,29 +121,31 @@ func (e *OpError) Error() string {
 // Unwrap returns the cause.
 func (e *OpError) Unwrap() error { return e.Err }
 
-// Is matches the sentinel of the error's reason.
+// Is reports whether target is the sentinel of the error's reason.
 func (e *OpError) Is(target error) bool {
-	s, ok := sentinels[e.Why]
+	s, ok := sentinels[e.reason]
 	return ok && s == target
 }
 
-// Reason is the reason as a string, for those who do not import this package.
-func (e *OpError) Reason() string { return string(e.Why) }
+// Reason returns the reason, one of [Reasons]. It is a string so that packages
+// which do not import this one can ask for it through an interface.
+func (e *OpError) Reason() string { return string(e.reason) }
 
-// RetryAfter is when it makes sense to try again; 0 if nothing is known.
-func (e *OpError) RetryAfter() time.Duration { return e.After }
+// RetryAfter returns how long to wait before another attempt makes sense. It
+// returns 0 if waiting does not help, or if the time is not known.
+func (e *OpError) RetryAfter() time.Duration { return e.retryAfter }
 
-// forbidden says whether err is the refusal of Config.InUse, and not one of EC2.
+// forbidden reports whether Config.InUse, and not EC2, refused the operation.
 func forbidden(err error) bool {
 	var op *OpError
-	return errors.As(err, &op) && op.unmet
+	return errors.As(err, &op) && op.inUseVeto
 }
 
-// reasonOf is the reason an error carries, ReasonUnknown if none.
+// reasonOf returns the reason that an error carries, or ReasonUnknown.
 func reasonOf(err error) Reason {
 	var op *OpError
 	if errors.As(err, &op) {
-		return op.Why
+		return op.reason
 	}
 	return ReasonUnknown
 }

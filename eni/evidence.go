@@ -7,29 +7,30 @@ import (
 	"time"
 )
 
-// evidence is what this node's own mutations say about one ENI.
+// evidence is what this node's own changes say about one ENI.
 type evidence struct {
-	// made is the ENI as created here and attached, at the time attached.
-	made     *ENI
-	attached time.Time
-	// leaving: the ENI is on its way out; gone: it is out, since left.
-	leaving, gone bool
-	left          time.Time
-	// coming: the ENI is on its way in.
-	coming bool
-	// changes holds the last own mutation of each slot.
+	// made is the ENI that this node created and attached, at the time attachedAt.
+	made       *ENI
+	attachedAt time.Time
+	// removing says that this node is removing the ENI, removed that it has
+	// removed it, at the time removedAt.
+	removing, removed bool
+	removedAt         time.Time
+	// adding says that this node is creating or attaching the ENI.
+	adding bool
+	// changes holds this node's last change of each slot.
 	changes map[netip.Prefix]change
 }
 
-// change is the last thing that was done to a slot. An open change is one whose
-// call may or may not have reached EC2.
+// change is the last change of a slot by this node. The call of a pending change
+// may or may not have reached EC2.
 type change struct {
 	removed bool
-	open    bool
+	pending bool
 	at      time.Time
 }
 
-// evidenceOf sorts intents by ENI.
+// evidenceOf collects the evidence of intents by ENI.
 func evidenceOf(intents []Intent) map[string]*evidence {
 	out := map[string]*evidence{}
 	for _, in := range intents {
@@ -51,33 +52,34 @@ func (ev *evidence) add(in Intent) {
 	case OpProvision:
 		switch {
 		case in.Undo && in.Done:
-			ev.gone, ev.left = true, in.Changed
+			ev.removed, ev.removedAt = true, in.Changed
 		case in.Undo:
-			ev.leaving = true
+			ev.removing = true
 		case in.Done:
-			ev.made, ev.attached = in.Made, in.Changed
-			ev.note(in.Blocks, change{at: in.Changed})
+			ev.made, ev.attachedAt = in.Made, in.Changed
+			ev.record(in.Blocks, change{at: in.Changed})
 		default:
-			ev.coming = true
+			ev.adding = true
 		}
 	case OpRetire:
-		ev.leaving = !in.Done
-		ev.gone, ev.left = in.Done, in.Changed
+		ev.removing = !in.Done
+		ev.removed, ev.removedAt = in.Done, in.Changed
 	case OpAssign:
 		if in.Done {
-			ev.note(in.Blocks, change{at: in.Changed})
+			ev.record(in.Blocks, change{at: in.Changed})
 		}
 	case OpUnassign:
-		ev.note(in.Blocks, change{removed: true, open: !in.Done, at: in.Changed})
+		ev.record(in.Blocks, change{removed: true, pending: !in.Done, at: in.Changed})
 	}
 }
 
-// note keeps the latest change of each slot; of two at one time, the removal.
-func (ev *evidence) note(blocks []netip.Prefix, c change) {
+// record keeps the latest change of each slot. If two changes have the same time,
+// it keeps the removal.
+func (ev *evidence) record(blocks []netip.Prefix, c change) {
 	for _, b := range blocks {
 		old, ok := ev.changes[b]
 		newer := c.at.After(old.at) || c.removed && c.at.Equal(old.at)
-		if !ok || c.open || !old.open && newer {
+		if !ok || c.pending || !old.pending && newer {
 			ev.changes[b] = c
 		}
 	}

@@ -16,8 +16,8 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// exampleNode is a cloud with one instance, and a client on it. In a program
-// the configuration comes from config.LoadDefaultConfig.
+// exampleNode returns a cloud with one instance, and a client on that instance. A
+// program gets the configuration from config.LoadDefaultConfig.
 func exampleNode(kind string) (*enitest.Cloud, *eni.Client) {
 	cloud := enitest.New(enitest.Config{})
 	vpc, err := cloud.AddVPC(enitest.VPCInput{})
@@ -38,7 +38,7 @@ func exampleNode(kind string) (*enitest.Cloud, *eni.Client) {
 	}, eni.ClientConfig{})
 }
 
-// A node looks at what it has, attaches an ENI, and puts a prefix on it.
+// A node discovers its ENIs, attaches another one, and assigns a prefix to it.
 func Example() {
 	ctx := context.Background()
 	_, client := exampleNode("m5.large")
@@ -47,7 +47,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	if err := m.Resume(ctx); err != nil { // what an earlier process left open
+	if err := m.Resume(ctx); err != nil { // finishes the operations of an earlier process
 		fmt.Println(err)
 	}
 	inv, err := m.Discover(ctx)
@@ -70,7 +70,7 @@ func Example() {
 	// [10.0.1.16/28] <nil>
 }
 
-// Failures carry a reason out of a closed set.
+// Errors carry a reason from a closed set.
 func ExampleOpError() {
 	ctx := context.Background()
 	_, client := exampleNode("t3.medium")
@@ -90,7 +90,7 @@ func ExampleOpError() {
 	// provision: eni-limit: card 0 takes 3 ENIs
 }
 
-// Pods live in other subnets than the nodes, and have their own security group.
+// Pods use other subnets than the nodes, and their own security group.
 func ExampleByZone() {
 	placement := eni.ByZone{
 		"us-west-2a": {Subnets: []string{"subnet-pods-a"}, Groups: []string{"sg-pods"}},
@@ -103,7 +103,7 @@ func ExampleByZone() {
 	// Output: [sg-pods] <nil>
 }
 
-// A dry run of the sweeper tells what it would delete.
+// A dry run of Sweep reports the ENIs that it would delete.
 func ExampleSweep() {
 	cloud, client := exampleNode("m5.large")
 	swept, err := eni.Sweep(context.Background(), client, eni.SweepInput{VPCID: cloud.VPCs()[0].ID, Cluster: "blue", DryRun: true})

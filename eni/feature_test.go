@@ -23,9 +23,10 @@ func inBubble(f func(t *testing.T)) func(t *testing.T) {
 	return func(t *testing.T) { synctest.Test(t, f) }
 }
 
-// TestLadder lets a node ask for prefixes while the subnets fill up and empty
-// again: prefixes, prefixes elsewhere, single addresses, and back.
-func TestLadder(t *testing.T) {
+// TestFallback requests prefixes while the subnets fill up and empty again. The node
+// must get prefixes, then prefixes of the other subnet, then single addresses, and
+// then prefixes again.
+func TestFallback(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
 		other := w.addSubnet("10.0.2.0/24", "", nil)
@@ -47,7 +48,7 @@ func TestLadder(t *testing.T) {
 		w.ResetCalls()
 		want("both broken, known", other.ID, 0, 3)
 		if got := w.Calls()["CreateNetworkInterface"]; got != 1 {
-			t.Errorf("%d attempts at what was refused just now", got)
+			t.Errorf("%d create calls, want 1: EC2 has just refused the others", got)
 		}
 		if _, err := m.Provision(t.Context(), eni.ProvisionInput{Slots: 2, Prefixes: true}); !errors.Is(err, eni.ErrNoFreePrefix) {
 			t.Errorf("prefixes or nothing: %v", err)
@@ -62,7 +63,7 @@ func TestLadder(t *testing.T) {
 	})(t)
 }
 
-// TestFull has an address for neither rung.
+// TestFull provisions from a subnet without a free prefix or address.
 func TestFull(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
@@ -75,20 +76,20 @@ func TestFull(t *testing.T) {
 		if !errors.Is(err, eni.ErrSubnetFull) || !errors.As(err, &op) || op.RetryAfter() == 0 || op.Reason() != "subnet-full" {
 			t.Errorf("provision: %v, %+v", err, op)
 		}
-		if open, err := m.Open(t.Context()); len(open) != 0 || err != nil {
-			t.Errorf("left in the journal: %+v, %v", open, err)
+		if open, err := m.Unfinished(t.Context()); len(open) != 0 || err != nil {
+			t.Errorf("unfinished: %+v, %v", open, err)
 		}
 	})(t)
 }
 
-// TestFamilies puts both families on one ENI.
+// TestFamilies assigns addresses of both families to one ENI.
 func TestFamilies(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
 		m := w.manager(w.run("m5.large"), eni.Config{})
 		e := w.provision(m, eni.ProvisionInput{Slots: 2, Slots6: 1})
 		if e.Slots(eni.IPv4) != 2 || e.Slots(eni.IPv6) != 1 || e.Subnet6 != w.subnet.IPv6 {
-			t.Errorf("made %+v", e)
+			t.Errorf("created %+v", e)
 		}
 		if got := e.Gateway(eni.IPv6); got != netip.MustParseAddr("fe80:ec2::1") {
 			t.Errorf("gateway %s", got)
@@ -114,12 +115,12 @@ func TestFamilies(t *testing.T) {
 		w.check(m.Unassign(t.Context(), eni.UnassignInput{ENI: e.ID, Blocks: known.Blocks()}))
 		have, _ := w.ENI(e.ID)
 		if n := len(have.Addrs) + len(have.Prefixes) + len(have.IPv6Prefixes); n != 0 {
-			t.Errorf("left on it: %+v", have)
+			t.Errorf("blocks are left on the ENI: %+v", have)
 		}
 	})(t)
 }
 
-// TestIPv6Only has an ENI in a subnet without IPv4.
+// TestIPv6Only provisions an ENI in a subnet without IPv4.
 func TestIPv6Only(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
@@ -128,7 +129,7 @@ func TestIPv6Only(t *testing.T) {
 		m := w.manager(w.run("m5.large"), eni.Config{Subnets: eni.SubnetsByID{six.ID}})
 		e := w.provision(m, eni.ProvisionInput{Slots6: 1})
 		if e.Addr.IsValid() || e.Slots(eni.IPv6) != 1 || e.Subnet.IsValid() || e.Subnet6 != six.IPv6 || e.Gateway(eni.IPv4).IsValid() {
-			t.Errorf("made %+v", e)
+			t.Errorf("created %+v", e)
 		}
 		got, err := m.Assign(t.Context(), eni.AssignInput{ENI: e.ID, Slots: 1, Prefixes: true, Family: eni.IPv6})
 		w.check(err)
@@ -143,8 +144,8 @@ func TestIPv6Only(t *testing.T) {
 	})(t)
 }
 
-// TestCards has ENIs on several network cards, one without addresses and one
-// that is not ours, with gaps.
+// TestCards has ENIs on several network cards, with a gap in the device indexes. One
+// ENI has no addresses, and one belongs to another program.
 func TestCards(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
@@ -189,12 +190,12 @@ func TestCards(t *testing.T) {
 		}
 		w.check(m.Retire(t.Context(), *id))
 		if _, err := m.Provision(t.Context(), eni.ProvisionInput{Card: 7, Slots: 1}); !errors.Is(err, eni.ErrENILimit) {
-			t.Errorf("no such card: %v", err)
+			t.Errorf("card 7, which does not exist: %v", err)
 		}
 	})(t)
 }
 
-// TestModes tries everything in each safe mode.
+// TestModes tries every operation in each safe mode.
 func TestModes(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
@@ -215,7 +216,7 @@ func TestModes(t *testing.T) {
 		for _, mode := range []eni.Mode{eni.ModeFrozen, eni.ModeNoRelease, eni.ModeFull} {
 			m.SetMode(mode)
 			if parsed, err := eni.ParseMode(mode.String()); parsed != mode || err != nil {
-				t.Errorf("%v is read as %v, %v", mode, parsed, err)
+				t.Errorf("%v is parsed as %v, %v", mode, parsed, err)
 			}
 			for _, op := range ops {
 				if err := op.do(); errors.Is(err, eni.ErrMode) != (mode >= op.from) || err != nil && mode < op.from {
@@ -226,8 +227,8 @@ func TestModes(t *testing.T) {
 	})(t)
 }
 
-// TestTripStopsRelease detaches ENIs behind the node's back: one at a time is
-// believed, several at once stop all releases until a second look much later.
+// TestTripStopsRelease detaches several ENIs at once without the Manager. That must
+// stop all releases until a second, much later Discover.
 func TestTripStopsRelease(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
@@ -256,7 +257,7 @@ func TestTripStopsRelease(t *testing.T) {
 			t.Errorf("retire: %v", err)
 		}
 		if due, err := m.Check(t.Context()); err != nil || !due {
-			t.Errorf("check while the trip stands: %v, %v, want a second look to be due", due, err)
+			t.Errorf("check during the trip: due %v, %v, want true", due, err)
 		}
 		time.Sleep(3 * time.Minute)
 		inv, err = m.Discover(t.Context())
@@ -267,8 +268,8 @@ func TestTripStopsRelease(t *testing.T) {
 	})(t)
 }
 
-// TestAttachmentThatNeverCompletes is undone, and leaves neither an ENI nor an
-// open operation.
+// TestAttachmentThatNeverCompletes checks that such an attachment is undone, and
+// leaves neither an ENI nor an unfinished operation.
 func TestAttachmentThatNeverCompletes(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{Delays: enitest.Delays{Attach: 24 * time.Hour}})
@@ -279,14 +280,15 @@ func TestAttachmentThatNeverCompletes(t *testing.T) {
 		if took := time.Since(begin); !errors.Is(err, eni.ErrUnreachable) || took < 3*time.Minute || took > 10*time.Minute {
 			t.Errorf("%v after %v, want ErrUnreachable after AttachTimeout", err, took)
 		}
-		open, err := m.Open(t.Context())
+		open, err := m.Unfinished(t.Context())
 		if err != nil || len(open) > 0 || len(w.ENIs()) != 1 {
-			t.Errorf("open %+v, %v, %d ENIs; want nothing open and the primary ENI alone", open, err, len(w.ENIs()))
+			t.Errorf("unfinished %+v, %v, %d ENIs; want none unfinished and only the primary ENI", open, err, len(w.ENIs()))
 		}
 	})(t)
 }
 
-// TestUnknownType needs EC2 to know the limits, and gets by without it.
+// TestUnknownType has an instance type that only EC2 knows. Without EC2 the node uses
+// safe defaults.
 func TestUnknownType(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{Types: []enitest.InstanceType{
@@ -311,8 +313,8 @@ func TestUnknownType(t *testing.T) {
 	})(t)
 }
 
-// TestNoEC2 starts a node whose EC2 endpoint refuses, and one whose metadata
-// service does.
+// TestNoEC2 starts a node while EC2 does not answer, and a node without a metadata
+// service.
 func TestNoEC2(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
@@ -326,7 +328,7 @@ func TestNoEC2(t *testing.T) {
 		if !errors.Is(inv.EC2Err, eni.ErrUnreachable) || inv.Source != eni.SourceMetadata || len(inv.ENIs) != 2 {
 			t.Fatalf("inventory %+v", inv)
 		}
-		// What pods have stays known, but nobody gets more of it.
+		// The blocks stay known for the pods that have them, but are in doubt.
 		got, _ := inv.ENI(e.ID)
 		if got.ForPods() || !slices.Equal(got.Doubtful, e.Blocks()) {
 			t.Errorf("ENI %+v", got)
@@ -338,7 +340,7 @@ func TestNoEC2(t *testing.T) {
 		inv, err = m.Discover(t.Context())
 		w.check(err)
 		if got, _ := inv.ENI(e.ID); !got.ForPods() || len(got.Blocks()) != 3 {
-			t.Errorf("EC2 is back: %+v", got)
+			t.Errorf("after EC2 answers again: %+v", got)
 		}
 
 		outside, err := eni.New(eni.Config{Client: eni.NewClient(w.config("", nil), fast)})
@@ -349,7 +351,7 @@ func TestNoEC2(t *testing.T) {
 	})(t)
 }
 
-// TestConcurrent asks for more ENIs at the same time than there are places.
+// TestConcurrent requests more ENIs concurrently than there are places.
 func TestConcurrent(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{Delays: enitest.Delays{Attach: time.Second, Call: 100 * time.Millisecond}})
@@ -377,7 +379,7 @@ func TestConcurrent(t *testing.T) {
 	})(t)
 }
 
-// TestBranches fills a trunk and empties it.
+// TestBranches fills a trunk with branches and empties it again.
 func TestBranches(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
@@ -396,38 +398,38 @@ func TestBranches(t *testing.T) {
 			made = append(made, b)
 		}
 		if _, _, err := m.CreateBranch(t.Context(), eni.BranchInput{Trunk: trunk.ID}); !errors.Is(err, eni.ErrENILimit) {
-			t.Errorf("one too many: %v", err)
+			t.Errorf("tenth branch: %v, want ErrENILimit", err)
 		}
 		w.check(m.RetireBranch(t.Context(), made[3]))
 		w.check(m.RetireBranch(t.Context(), made[3]))
 		w.check(m.Resume(t.Context()))
 		if _, ok := w.ENI(made[3].ENI); !ok {
-			t.Error("deleted before it has cooled")
+			t.Error("the branch is deleted before the end of its cooldown")
 		}
 		if _, _, err := m.CreateBranch(t.Context(), eni.BranchInput{Trunk: trunk.ID}); !errors.Is(err, eni.ErrENILimit) {
-			t.Errorf("a cooling branch counts no more: %v", err)
+			t.Errorf("branch beside a cooling one: %v, want ErrENILimit", err)
 		}
 		time.Sleep(time.Minute)
 		w.check(m.Resume(t.Context()))
 		_, b, err := m.CreateBranch(t.Context(), eni.BranchInput{Trunk: trunk.ID})
 		w.check(err)
 		if b.VLANID != made[3].VLANID {
-			t.Errorf("VLAN ID %d, %d is free", b.VLANID, made[3].VLANID)
+			t.Errorf("VLAN ID %d, want %d, which is free", b.VLANID, made[3].VLANID)
 		}
-		joined, err := m.Branches(t.Context(), trunk.ID)
+		branches, err := m.Branches(t.Context(), trunk.ID)
 		w.check(err)
-		if len(joined) != 9 {
-			t.Errorf("%d branches", len(joined))
+		if len(branches) != 9 {
+			t.Errorf("%d branches, want 9", len(branches))
 		}
 		w.AddFault(enitest.Fault{Action: "AssociateTrunkInterface", Times: 1, Err: &enitest.APIError{Code: "InvalidParameterValue", Status: 400}})
 		w.check(m.RetireBranch(t.Context(), b))
 		time.Sleep(time.Minute)
 		w.check(m.Resume(t.Context()))
 		if _, _, err := m.CreateBranch(t.Context(), eni.BranchInput{Trunk: trunk.ID}); !errors.Is(err, eni.ErrInvalid) {
-			t.Errorf("not joined: %v", err)
+			t.Errorf("association refused: %v, want ErrInvalid", err)
 		}
 		if got := len(w.ENIs()); got != 1+1+8 {
-			t.Errorf("%d ENIs are there, the one that was not joined should be gone", got)
+			t.Errorf("%d ENIs, want 10 without the one that was not associated", got)
 		}
 	})(t)
 }

@@ -21,10 +21,11 @@ import (
 
 var fleet = flag.Int("fleet", 500, "instances of TestFleet")
 
-// TestFleet starts many nodes at once in an account with the throttling that
-// AWS documents. In the first act the nodes are new and each needs an ENI and
-// then some addresses; in the second their agents restart. It holds the number
-// of calls, the time until all are served, and how unequal the nodes fare.
+// TestFleet starts many nodes at once in an account with the throttling that AWS
+// documents. In the first round the nodes are new, and each needs an ENI and then
+// some addresses. In the second round their agents restart. The test limits the
+// number of calls, the time until all nodes are served, and the differences between
+// nodes.
 func TestFleet(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -48,21 +49,21 @@ func TestFleet(t *testing.T) {
 
 		r := w.act(nodes, (*fleetNode).grow)
 		t.Logf("%d new nodes: %v", n, r)
-		// 5 calls of each kind a second are all that the account has, after 50
-		// or 100 at once: no client can be much faster than that.
+		// The account allows 5 calls of each kind a second, after 50 or 100 at
+		// once. A client cannot be much faster than that.
 		ideal := time.Duration(n-50) * time.Second / 5
 		if r.last > 3*ideal/2+15*time.Second || r.throttled > 8*n || r.most > 40 {
-			t.Errorf("took %v, ideally %v, and %d calls in vain", r.last, ideal, r.throttled)
+			t.Errorf("took %v, ideally %v, with %d throttled calls, at most %d calls by a node", r.last, ideal, r.throttled, r.most)
 		}
 		time.Sleep(10 * time.Minute)
 
 		r = w.act(nodes, (*fleetNode).restart)
 		t.Logf("%d agents restarted: %v", n, r)
 		if useful := r.calls["DescribeNetworkInterfaces"] - r.throttled; useful != n {
-			t.Errorf("%d useful describes, want one a node", useful)
+			t.Errorf("%d describe calls without throttling, want %d, one for each node", useful, n)
 		}
 		if r.last > time.Minute {
-			t.Errorf("took %v", r.last)
+			t.Errorf("took %v, want at most a minute", r.last)
 		}
 	})
 }
@@ -76,8 +77,8 @@ type fleetNode struct {
 	err     error
 }
 
-// grow is what a node's agent does at its first start: look, attach an ENI, put
-// more addresses on it, and again as long as EC2 is too busy.
+// grow does what a node's agent does at its first start: it attaches an ENI and
+// assigns more addresses to it, and repeats a call while EC2 throttles.
 func (n *fleetNode) grow(ctx context.Context, m *eni.Manager) error {
 	var e eni.ENI
 	err := n.insist(ctx, func() (err error) {
@@ -93,7 +94,7 @@ func (n *fleetNode) grow(ctx context.Context, m *eni.Manager) error {
 	})
 }
 
-// restart is what an agent does that finds everything in order.
+// restart does what an agent does at a restart without unfinished work.
 func (n *fleetNode) restart(ctx context.Context, m *eni.Manager) error {
 	return n.insist(ctx, func() error {
 		if err := m.Resume(ctx); err != nil {
@@ -107,6 +108,7 @@ func (n *fleetNode) restart(ctx context.Context, m *eni.Manager) error {
 	})
 }
 
+// insist repeats a call until it succeeds or ctx ends.
 func (n *fleetNode) insist(ctx context.Context, do func() error) error {
 	for {
 		err := do()
@@ -117,12 +119,13 @@ func (n *fleetNode) insist(ctx context.Context, do func() error) error {
 	}
 }
 
-// result is how an act went.
+// result describes one round.
 type result struct {
 	calls                             map[string]int
 	throttled                         int
 	first, median, percentile95, last time.Duration
-	// least and most are the calls of the node that made fewest and most.
+	// least and most are the numbers of calls of the nodes with the fewest and
+	// with the most calls.
 	least, most int
 }
 
@@ -137,7 +140,7 @@ func (r result) String() string {
 		total, r.throttled, s, r.first, r.median, r.percentile95, r.last, r.least, r.most)
 }
 
-// act lets every node do the same at the same moment, each in a new process.
+// act runs one round: every node calls do at the same time, each in a new process.
 func (w *world) act(nodes []*fleetNode, do func(*fleetNode, context.Context, *eni.Manager) error) result {
 	w.t.Helper()
 	w.ResetCalls()

@@ -18,15 +18,15 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// takers are the EC2 actions that take something away.
-var takers = []string{
+// removals are the EC2 actions that take something away.
+var removals = []string{
 	"UnassignPrivateIpAddresses", "UnassignIpv6Addresses", "DetachNetworkInterface", "DeleteNetworkInterface", "DisassociateTrunkInterface",
 }
 
-// tookAway lists the calls made since the last ResetCalls that take away.
-func (w *world) tookAway() []string {
+// removalCalls returns the removals called since the last ResetCalls.
+func (w *world) removalCalls() []string {
 	var out []string
-	for _, action := range takers {
+	for _, action := range removals {
 		if w.Calls()[action] > 0 {
 			out = append(out, action)
 		}
@@ -34,8 +34,8 @@ func (w *world) tookAway() []string {
 	return out
 }
 
-// oldIntents are open intents of a journal from before the ENI came into use:
-// each would take it, or addresses of it, away.
+// oldIntents are unfinished intents of a journal from before pods used the ENI. Each
+// would remove the ENI or addresses of it.
 var oldIntents = []struct {
 	name string
 	of   func(e eni.ENI) eni.Intent
@@ -43,7 +43,7 @@ var oldIntents = []struct {
 	{"unassign", func(e eni.ENI) eni.Intent {
 		return eni.Intent{Op: eni.OpUnassign, Blocks: e.Blocks()[:1]}
 	}},
-	{"unassign gone on with", func(e eni.ENI) eni.Intent {
+	{"unassign continued", func(e eni.ENI) eni.Intent {
 		return eni.Intent{Op: eni.OpUnassign, Blocks: e.Blocks()[:1], Doubt: true}
 	}},
 	{"retire", func(e eni.ENI) eni.Intent {
@@ -52,34 +52,34 @@ var oldIntents = []struct {
 	{"retire, detached", func(e eni.ENI) eni.Intent {
 		return eni.Intent{Op: eni.OpRetire, Kind: e.Kind, Card: e.Card, Device: e.Device, Attached: true, Attachment: e.Attachment, Detached: true}
 	}},
-	{"retire, not yet looked at", func(eni.ENI) eni.Intent { return eni.Intent{Op: eni.OpRetire} }},
-	{"provision turned back", func(e eni.ENI) eni.Intent {
+	{"retire, before the first call", func(eni.ENI) eni.Intent { return eni.Intent{Op: eni.OpRetire} }},
+	{"provision undone", func(e eni.ENI) eni.Intent {
 		in := provisioning(e)
 		in.Undo, in.Why = true, eni.ReasonUnreachable
 		return in
 	}},
-	{"provision turned back before it was attached", func(e eni.ENI) eni.Intent {
+	{"provision undone before it was attached", func(e eni.ENI) eni.Intent {
 		in := provisioning(e)
 		in.Undo, in.Attached, in.Attachment = true, false, ""
 		return in
 	}},
 }
 
-// provisioning is the intent that made an ENI, before its last step.
+// provisioning returns the intent that created an ENI, before its last step.
 func provisioning(e eni.ENI) eni.Intent {
 	made := e
-	made.Addrs = []netip.Addr{netip.MustParseAddr("10.0.1.250")} // it has lost this one since
+	made.Addrs = []netip.Addr{netip.MustParseAddr("10.0.1.250")} // it has lost this address since
 	return eni.Intent{
 		Op: eni.OpProvision, Kind: e.Kind, Token: "old", Subnet: e.SubnetID, Card: e.Card, Device: e.Device,
 		Made: &made, Attached: true, Attachment: e.Attachment,
 	}
 }
 
-// TestOldIntentsTakeNothingInUse: whatever open intent a journal holds that is
-// too old, neither an address nor an ENI of a pod is taken away, and the ENI is
-// usable again as soon as EC2 has been heard. The pod has an address that the
-// intent does not name, and that only EC2 knows.
-func TestOldIntentsTakeNothingInUse(t *testing.T) {
+// TestOldIntentsRemoveNothingInUse checks that an unfinished intent of an old
+// journal removes neither an address nor an ENI of a pod, and that the ENI is usable
+// again as soon as EC2 has answered. The pod has an address that the intent does not
+// name, and that only EC2 knows.
+func TestOldIntentsRemoveNothingInUse(t *testing.T) {
 	for _, c := range oldIntents {
 		for name, age := range map[string]time.Duration{"an hour old": time.Hour, "just written": 0} {
 			t.Run(c.name+"/"+name, inBubble(func(t *testing.T) {
@@ -95,34 +95,35 @@ func TestOldIntentsTakeNothingInUse(t *testing.T) {
 				in.ID, in.ENI, in.Start, in.Changed = "old", e.ID, time.Now().Add(-age), time.Now().Add(-age)
 				intents := eni.NewMemory()
 				w.check(intents.Put(t.Context(), in))
-				m := w.manager(inst, eni.Config{Intents: intents, InUse: says(func(_ string, b netip.Prefix) bool { return b == used })})
+				m := w.manager(inst, eni.Config{Intents: intents, InUse: inUse(func(_ string, b netip.Prefix) bool { return b == used })})
 				w.ResetCalls()
 				for range 3 {
-					// While EC2 may still show the time before a detach, the operation stays open.
+					// While EC2 may still show the state before a detach, the
+					// operation stays unfinished.
 					if err := m.Resume(t.Context()); err != nil && !errors.Is(err, eni.ErrInUse) {
 						t.Error(err)
 					}
 					time.Sleep(5 * time.Minute)
 				}
-				if got := w.tookAway(); len(got) > 0 {
+				if got := w.removalCalls(); len(got) > 0 {
 					t.Errorf("%v was called", got)
 				}
-				if open, err := m.Open(t.Context()); err != nil || len(open) > 0 {
-					t.Errorf("open: %+v, %v", open, err)
+				if open, err := m.Unfinished(t.Context()); err != nil || len(open) > 0 {
+					t.Errorf("unfinished: %+v, %v", open, err)
 				}
 				inv, err := m.Discover(t.Context())
 				w.check(err)
 				have, _ := w.ENI(e.ID)
 				got, _ := inv.ENI(e.ID)
 				if !got.ForPods() || !slices.Equal(got.Blocks(), sorted(blocks(have))) {
-					t.Errorf("known as %+v, want it usable with %v", got, blocks(have))
+					t.Errorf("inventory has %+v, want it usable with %v", got, blocks(have))
 				}
 			}))
 		}
 	}
 }
 
-// assignByHand puts an address on an ENI that the Manager does not know of.
+// assignByHand assigns an address to an ENI without the Manager.
 func (w *world) assignByHand(id string) netip.Prefix {
 	w.t.Helper()
 	out, err := ec2.NewFromConfig(w.config("", nil)).AssignPrivateIpAddresses(w.t.Context(), &ec2.AssignPrivateIpAddressesInput{
@@ -132,15 +133,15 @@ func (w *world) assignByHand(id string) netip.Prefix {
 	return netip.PrefixFrom(netip.MustParseAddr(*out.AssignedPrivateIpAddresses[0].PrivateIpAddress), 32)
 }
 
-// TestOldProvisionIsNotBelieved: an intent to make an ENI that was finished long
-// ago brings no address back that the ENI had when it was made.
-func TestOldProvisionIsNotBelieved(t *testing.T) {
+// TestOldProvision checks that an old provision intent does not restore an address
+// that the ENI had when it was created and has lost since.
+func TestOldProvision(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
 		inst := w.run("m5.large")
 		e := w.provision(w.manager(inst, eni.Config{}), eni.ProvisionInput{Slots: 3})
 		in := provisioning(e)
-		in.ID, in.ENI, in.Start, in.Changed, in.Ready, in.Kept = "old", e.ID, time.Now(), time.Now(), true, true
+		in.ID, in.ENI, in.Start, in.Changed, in.Ready, in.DeleteOnTermination = "old", e.ID, time.Now(), time.Now(), true, true
 		intents := eni.NewMemory()
 		w.check(intents.Put(t.Context(), in))
 		m := w.manager(inst, eni.Config{Intents: intents})
@@ -149,18 +150,18 @@ func TestOldProvisionIsNotBelieved(t *testing.T) {
 			t.Errorf("resume without EC2: %v, want ErrUnreachable", err)
 		}
 		if got, _ := m.Inventory().ENI(e.ID); got.ForPods() {
-			t.Errorf("usable before EC2 was heard: %+v", got)
+			t.Errorf("usable before EC2 answered: %+v", got)
 		}
 		remove()
 		w.check(m.Resume(t.Context()))
 		if got, _ := m.Inventory().ENI(e.ID); !got.ForPods() || !slices.Equal(got.Blocks(), e.Blocks()) {
-			t.Errorf("known as %+v, want %v", got, e.Blocks())
+			t.Errorf("inventory has %+v, want %v", got, e.Blocks())
 		}
 	})(t)
 }
 
-// TestUnknownUseForbids: while it is not known whether a pod uses an address,
-// nothing is taken away, and the intent stays.
+// TestUnknownUseForbids checks that nothing is removed, and that the intent stays,
+// while Config.InUse cannot tell whether a pod uses an address.
 func TestUnknownUseForbids(t *testing.T) {
 	unknown := errors.New("the kernel cannot be asked")
 	for _, c := range oldIntents {
@@ -177,24 +178,24 @@ func TestUnknownUseForbids(t *testing.T) {
 			}})
 			w.ResetCalls()
 			if err := m.Resume(t.Context()); !errors.Is(err, eni.ErrInUse) || !errors.Is(err, unknown) {
-				t.Errorf("resume: %v, want ErrInUse because of the witness", err)
+				t.Errorf("resume: %v, want ErrInUse with the error of Config.InUse", err)
 			}
 			if err := m.Retire(t.Context(), e.ID); err == nil {
 				t.Error("retired")
 			}
-			if got := w.tookAway(); len(got) > 0 {
+			if got := w.removalCalls(); len(got) > 0 {
 				t.Errorf("%v was called", got)
 			}
-			if open, err := m.Open(t.Context()); err != nil || len(open) != 1 {
-				t.Errorf("open: %+v, %v", open, err)
+			if open, err := m.Unfinished(t.Context()); err != nil || len(open) != 1 {
+				t.Errorf("unfinished: %+v, %v, want one", open, err)
 			}
 		}))
 	}
 }
 
-// TestUseIsAskedAtTheCall: a pod that gets the address while the call waits,
-// here for the back-off after throttling, keeps it.
-func TestUseIsAskedAtTheCall(t *testing.T) {
+// TestInUseBeforeEachTry checks that a pod keeps an address that it gets while the
+// call waits, here for the back-off after throttling.
+func TestInUseBeforeEachTry(t *testing.T) {
 	throttled := &enitest.APIError{Code: "RequestLimitExceeded", Message: "slower", Status: 503}
 	for _, c := range []struct {
 		action string
@@ -211,7 +212,7 @@ func TestUseIsAskedAtTheCall(t *testing.T) {
 			inst := w.run("m5.large")
 			var pod time.Time // when the pod gets its address
 			var e eni.ENI
-			m := w.manager(inst, eni.Config{InUse: says(func(_ string, b netip.Prefix) bool {
+			m := w.manager(inst, eni.Config{InUse: inUse(func(_ string, b netip.Prefix) bool {
 				return !pod.IsZero() && !time.Now().Before(pod) && b == e.Blocks()[1]
 			})})
 			e = w.provision(m, eni.ProvisionInput{Slots: 3})
@@ -225,23 +226,23 @@ func TestUseIsAskedAtTheCall(t *testing.T) {
 			if err := c.do(w, m, e); !errors.Is(err, eni.ErrInUse) {
 				t.Errorf("%v, want ErrInUse", err)
 			}
-			have, there := w.ENI(e.ID)
-			if !there || len(have.Addrs) != 3 || w.Calls()[c.action] != 1 {
-				t.Errorf("there %v, %v, calls %v; want all addresses and one try", there, have.Addrs, w.Calls())
+			have, found := w.ENI(e.ID)
+			if !found || len(have.Addrs) != 3 || w.Calls()[c.action] != 1 {
+				t.Errorf("found %v with %v, calls %v; want all addresses and one try", found, have.Addrs, w.Calls())
 			}
 		}))
 	}
 }
 
-// TestJournalLost kills a Provision at each of its points and loses the journal
-// with the process. The next process, and a sweep an hour later, leave no ENI
-// that is not attached, and take none that is.
+// TestJournalLost kills a Provision at each point in turn and loses the journal with
+// the process. The next process, and a sweep an hour later, must leave no ENI that
+// is not attached, and must keep those that are.
 func TestJournalLost(t *testing.T) {
 	for fuse, survived := 1, false; !survived; fuse++ {
 		synctest.Test(t, func(t *testing.T) {
-			x := newDoomed(t)
+			x := newKillableNode(t)
 			x.fuse = fuse
-			survived = !x.dies(func() {
+			survived = !x.isKilled(func() {
 				_, err := x.m.Provision(t.Context(), eni.ProvisionInput{Slots: 3})
 				x.check(err)
 			})

@@ -17,24 +17,24 @@ import (
 
 // TestKillEverywhere kills the process at each point of each operation in turn:
 // before and after every write to the journal and every call to EC2. The next
-// process must bring the operation to an end, without a leak.
+// process must finish or undo the operation without a leak.
 func TestKillEverywhere(t *testing.T) {
 	ops := []struct {
 		name string
-		do   func(x *doomed) error
+		do   func(x *killableNode) error
 		// enis is how many ENIs the instance may have afterwards.
 		enis []int
 	}{
-		{"provision", func(x *doomed) error {
+		{"provision", func(x *killableNode) error {
 			_, err := x.m.Provision(x.t.Context(), eni.ProvisionInput{Slots: 3})
 			return err
-		}, []int{2, 3}}, // 2 if it died before anything was written down
-		{"retire", func(x *doomed) error { return x.m.Retire(x.t.Context(), x.eni.ID) }, []int{1, 2}},
-		{"assign", func(x *doomed) error {
+		}, []int{2, 3}}, // 2 if it was killed before the first write to the journal
+		{"retire", func(x *killableNode) error { return x.m.Retire(x.t.Context(), x.eni.ID) }, []int{1, 2}},
+		{"assign", func(x *killableNode) error {
 			_, err := x.m.Assign(x.t.Context(), eni.AssignInput{ENI: x.eni.ID, Slots: 2})
 			return err
 		}, []int{2}},
-		{"unassign", func(x *doomed) error {
+		{"unassign", func(x *killableNode) error {
 			return x.m.Unassign(x.t.Context(), eni.UnassignInput{ENI: x.eni.ID, Blocks: x.eni.Blocks()[:2]})
 		}, []int{2}},
 	}
@@ -42,11 +42,11 @@ func TestKillEverywhere(t *testing.T) {
 		for fuse, survived := 1, false; !survived; fuse++ {
 			t.Run(fmt.Sprintf("%s/%d", op.name, fuse), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					x := newDoomed(t)
+					x := newKillableNode(t)
 					x.fuse = fuse
-					survived = !x.dies(func() { x.check(op.do(x)) })
+					survived = !x.isKilled(func() { x.check(op.do(x)) })
 					x.fuse = 0
-					x.rise(op.enis)
+					x.restart(op.enis)
 				})
 			})
 			if t.Failed() {
@@ -56,19 +56,19 @@ func TestKillEverywhere(t *testing.T) {
 	}
 }
 
-// doomed is a node whose process is about to be killed.
-type doomed struct {
+// killableNode is a node with a process that the test can kill.
+type killableNode struct {
 	*world
 	inst enitest.Instance
 	m    *eni.Manager
 	eni  eni.ENI
 	cfg  eni.Config
 	mu   sync.Mutex // guards fuse while both sources are asked
-	fuse int
+	fuse int        // how many points are left until the process is killed; 0 means never
 }
 
-func newDoomed(t *testing.T) *doomed {
-	x := &doomed{world: newWorld(t, enitest.Config{
+func newKillableNode(t *testing.T) *killableNode {
+	x := &killableNode{world: newWorld(t, enitest.Config{
 		Delays: enitest.Delays{Attach: time.Second, Detach: time.Second, Call: 50 * time.Millisecond},
 		Lag:    enitest.Lag{Describe: 3 * time.Second, Metadata: 20 * time.Second},
 	})}
@@ -81,7 +81,8 @@ func newDoomed(t *testing.T) *doomed {
 	return x
 }
 
-func (x *doomed) boot() {
+// boot starts a new process.
+func (x *killableNode) boot() {
 	x.cfg.Client = eni.NewClient(x.config(x.inst.ID, func(rt http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(r *http.Request) (*http.Response, error) {
 			x.burn()
@@ -93,7 +94,8 @@ func (x *doomed) boot() {
 	x.m = x.manager(x.inst, x.cfg)
 }
 
-func (x *doomed) burn() {
+// burn is called at every point where the process can be killed.
+func (x *killableNode) burn() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.fuse == 0 {
@@ -104,8 +106,8 @@ func (x *doomed) burn() {
 	}
 }
 
-// dies reports whether the process was killed over f.
-func (x *doomed) dies(f func()) (dead bool) {
+// isKilled reports whether the process is killed while it runs f.
+func (x *killableNode) isKilled(f func()) (dead bool) {
 	defer func() {
 		p := recover()
 		if p != nil && p != (killed{}) {
@@ -117,8 +119,8 @@ func (x *doomed) dies(f func()) (dead bool) {
 	return false
 }
 
-// rise starts the next process and checks what it makes of things.
-func (x *doomed) rise(enis []int) {
+// restart starts the next process and checks that it finishes all operations.
+func (x *killableNode) restart(enis []int) {
 	x.t.Helper()
 	x.boot()
 	x.check(x.m.Resume(x.t.Context()))
@@ -126,8 +128,8 @@ func (x *doomed) rise(enis []int) {
 	x.check(x.m.Resume(x.t.Context()))
 	inv, err := x.m.Discover(x.t.Context())
 	x.check(err)
-	if open, err := x.m.Open(x.t.Context()); err != nil || len(open) > 0 {
-		x.t.Errorf("still open: %+v, %v", open, err)
+	if open, err := x.m.Unfinished(x.t.Context()); err != nil || len(open) > 0 {
+		x.t.Errorf("still unfinished: %+v, %v", open, err)
 	}
 	if have := len(x.ENIs()); have != len(inv.ENIs) || have < enis[0] || have > enis[len(enis)-1] {
 		x.t.Errorf("%d ENIs in the cloud, %d known, want %v", have, len(inv.ENIs), enis)
@@ -143,7 +145,7 @@ func (x *doomed) rise(enis []int) {
 	}
 }
 
-// sorted lists single addresses first, as ENI.Blocks does.
+// sorted returns the blocks in the order of ENI.Blocks, single addresses first.
 func sorted(in []netip.Prefix) []netip.Prefix {
 	var e eni.ENI
 	for _, b := range in {

@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// remembered is what to take over of the inventory of an earlier process: what
-// instance this is, which ENIs it had, and which of them are managed.
+// restoreInventory returns the parts of an earlier process's inventory that this
+// process can use: the instance, its ENIs, and which of them are managed.
 //
-// A Trip is not taken over. It says that a view of the earlier process was too
-// strange to act on; what that view denied is among the doubtful slots, so that
-// the first view of this process is judged by the same measure, and its clock
-// starts anew. Gone was news to the earlier process only. InFlight holds until
-// the journal of intents is read, which tells what has begun or ended since, see
-// replay.
-func remembered(inv Inventory) Inventory {
+// It drops the Trip, which says that a view of the earlier process was too unlikely
+// to act on. The slots that were missing from that view are among the doubtful
+// ones, so that the first view of this process is judged by the same standard, with
+// a time of its own. It drops Gone, which reported changes to the earlier process.
+// InFlight stays valid until the Manager reads the journal of intents and applies
+// the later changes, see replay.
+func restoreInventory(inv Inventory) Inventory {
 	if inv.Instance.ID == "" {
 		return Inventory{}
 	}
@@ -30,20 +30,20 @@ func remembered(inv Inventory) Inventory {
 	return inv
 }
 
-// replay brings an inventory of an earlier process up to date with the journal:
-// what that process did after it, and what it left open. The sources are not
-// asked.
+// replay applies the journal to the inventory of an earlier process: the later
+// changes by that process, and the operations that it left unfinished. It does not
+// ask the sources.
 func (m *Manager) replay(inv Inventory, intents []Intent) Inventory {
 	prev := inv
-	prev.At = rebase(inv.At, m.read)
-	inv.ENIs = Merge(MergeInput{
+	prev.At = rebase(inv.At, m.journalRead)
+	inv.ENIs = merge(mergeInput{
 		Prev: prev, Instance: inv.Instance, Intents: intents,
-		Owner: m.cfg.Owner, Lag: m.cfg.Lag, TripShare: 1, Loaded: m.read,
+		Owner: m.cfg.Owner, Lag: m.cfg.Lag, TripShare: 1, Loaded: m.journalRead,
 	}).ENIs
 	return inv
 }
 
-// storedError is an error in JSON.
+// storedError is the JSON form of an error.
 type storedError struct {
 	Op    string        `json:",omitempty"`
 	ENI   string        `json:",omitempty"`
@@ -53,21 +53,23 @@ type storedError struct {
 	Text  string        `json:",omitempty"`
 }
 
+// storeError converts an error for JSON.
 func storeError(err error) *storedError {
 	if err == nil {
 		return nil
 	}
-	op, ok := err.(*OpError) //nolint:errorlint // a wrapped one has more to say
+	op, ok := err.(*OpError) //nolint:errorlint // the text of a wrapped one contains more
 	if !ok {
 		return &storedError{Why: reasonOf(err), Text: err.Error()}
 	}
-	out := &storedError{Op: op.Op, ENI: op.ENI, Code: op.Code, Why: op.Why, After: op.After}
+	out := &storedError{Op: op.Op, ENI: op.ENI, Code: op.Code, Why: op.reason, After: op.retryAfter}
 	if op.Err != nil {
 		out.Text = op.Err.Error()
 	}
 	return out
 }
 
+// error converts a stored error back: to an *OpError if it was one.
 func (s *storedError) error() error {
 	switch {
 	case s == nil:
@@ -75,14 +77,14 @@ func (s *storedError) error() error {
 	case s.Op == "":
 		return errors.New(s.Text)
 	}
-	e := &OpError{Op: s.Op, ENI: s.ENI, Code: s.Code, Why: s.Why, After: s.After}
+	e := &OpError{Op: s.Op, ENI: s.ENI, Code: s.Code, reason: s.Why, retryAfter: s.After}
 	if s.Text != "" {
 		e.Err = errors.New(s.Text)
 	}
 	return e
 }
 
-// storedInventory is an Inventory whose errors can be read again.
+// storedInventory is the JSON form of an Inventory.
 type storedInventory struct {
 	plainInventory
 	EC2Err      *storedError `json:",omitempty"`
@@ -91,15 +93,15 @@ type storedInventory struct {
 
 type plainInventory Inventory
 
-// MarshalJSON encodes everything, for Config.Known of a later process. Of the
-// errors it keeps the text and what an *OpError tells.
+// MarshalJSON encodes the inventory for Config.Known of a later process. It encodes
+// the text of an error, and all fields of an *OpError.
 func (inv Inventory) MarshalJSON() ([]byte, error) {
 	return json.Marshal(storedInventory{
 		plainInventory: plainInventory(inv), EC2Err: storeError(inv.EC2Err), MetadataErr: storeError(inv.MetadataErr),
 	})
 }
 
-// UnmarshalJSON decodes what MarshalJSON made.
+// UnmarshalJSON decodes the output of MarshalJSON.
 func (inv *Inventory) UnmarshalJSON(data []byte) error {
 	var s storedInventory
 	if err := json.Unmarshal(data, &s); err != nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// stored is an inventory as a program reads it back from its file.
+// stored returns an inventory as a program reads it back from a file.
 func stored(t *testing.T, inv eni.Inventory) eni.Inventory {
 	t.Helper()
 	data, err := json.Marshal(inv)
@@ -33,11 +33,20 @@ func stored(t *testing.T, inv eni.Inventory) eni.Inventory {
 	return out
 }
 
-// TestInventoryJSON has a value in every field, and one with none.
+// storedRefusal is an inventory with an *OpError of EC2.
+const storedRefusal = `{"EC2Err":{"Op":"DescribeNetworkInterfaces","ENI":"eni-1","Code":"Unavailable",` +
+	`"Why":"ec2-unreachable","After":1000000000,"Text":"away"}}`
+
+// TestInventoryJSON encodes and decodes an inventory with a value in every field,
+// and an empty one.
 func TestInventoryJSON(t *testing.T) {
 	addr, addr6 := netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("2001:db8::5")
 	prefix, prefix6 := netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("2001:db8::/64")
 	at := time.Date(2026, 3, 4, 5, 6, 7, 8, time.UTC)
+	var refused eni.Inventory // only this package can set RetryAfter
+	if err := json.Unmarshal([]byte(storedRefusal), &refused); err != nil {
+		t.Fatal(err)
+	}
 	e := eni.ENI{
 		ID: "eni-1", MAC: "02:00:00:00:00:01", SubnetID: "subnet-1", Subnet: prefix, Subnet6: prefix6, Card: 1, Device: 2,
 		Primary: true, Kind: eni.KindTrunk, Managed: true, Addr: addr, Addr6: addr6, Addrs: []netip.Addr{addr, addr6},
@@ -52,13 +61,13 @@ func TestInventoryJSON(t *testing.T) {
 			Groups:        []string{"sg-1"}, VPC: []netip.Prefix{prefix, prefix6},
 		},
 		ENIs: []eni.ENI{e, {}}, Source: eni.SourceMetadata, At: at, EC2At: at.Add(1), MetadataAt: at.Add(2),
-		EC2Err:      &eni.OpError{Op: "DescribeNetworkInterfaces", ENI: "eni-1", Code: "Unavailable", Why: eni.ReasonUnreachable, After: time.Second, Err: errors.New("away")},
+		EC2Err:      refused.EC2Err,
 		MetadataErr: errors.New("plain"), Gone: []string{"eni-9"}, Trip: &eni.Trip{At: at, Missing: 3, Known: 4},
 	}
 	for _, v := range []any{full, full.Instance, full.Instance.PrimarySubnet, e} {
 		for i := range reflect.TypeOf(v).NumField() {
 			if reflect.ValueOf(v).Field(i).IsZero() {
-				t.Errorf("the test has no %T.%s", v, reflect.TypeOf(v).Field(i).Name)
+				t.Errorf("the test has no value for %T.%s", v, reflect.TypeOf(v).Field(i).Name)
 			}
 		}
 	}
@@ -73,8 +82,8 @@ func TestInventoryJSON(t *testing.T) {
 		}
 	}
 	var op *eni.OpError
-	if got := stored(t, full); !errors.Is(got.EC2Err, eni.ErrUnreachable) || !errors.As(got.EC2Err, &op) || op.After != time.Second {
-		t.Errorf("the error is read as %#v", got.EC2Err)
+	if got := stored(t, full); !errors.Is(got.EC2Err, eni.ErrUnreachable) || !errors.As(got.EC2Err, &op) || op.RetryAfter() != time.Second {
+		t.Errorf("the error is decoded as %#v", got.EC2Err)
 	}
 	var one eni.ENI
 	data, err := json.Marshal(e)
@@ -82,7 +91,7 @@ func TestInventoryJSON(t *testing.T) {
 		err = json.Unmarshal(data, &one)
 	}
 	if diff := cmp.Diff(e, one, cmp.Comparer(equal[netip.Addr]), cmp.Comparer(equal[netip.Prefix])); diff != "" || err != nil {
-		t.Errorf("an ENI alone: %v, (-stored +read):\n%s", err, diff)
+		t.Errorf("a single ENI: %v, (-stored +read):\n%s", err, diff)
 	}
 }
 
@@ -102,16 +111,16 @@ func hangMetadata(paths ...string) []enitest.Fault {
 	return out
 }
 
-// TestRestart starts an agent while a source is away, with and without the
-// inventory of the process before.
+// TestRestart starts an agent while a source does not answer, with and without the
+// inventory of the previous process.
 func TestRestart(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		fault []enitest.Fault
 		known bool
-		most  time.Duration // until Discover returns
+		limit time.Duration // of the duration of Discover
 		fails bool
-		pods  bool // whether the secondary ENI serves pods, with sure slots
+		pods  bool // whether the secondary ENI has slots for pods, not in doubt
 	}{
 		{"both answer", nil, true, 100 * time.Millisecond, false, true},
 		{"both answer, nothing known", nil, false, 100 * time.Millisecond, false, true},
@@ -147,7 +156,7 @@ func TestRestart(t *testing.T) {
 				removers = append(removers, w.AddFault(f))
 			}
 			if got := m.Inventory(); c.known && (!got.At.Equal(inv.At) || !sameENIs(got, inv) || got.Instance.ID != inst.ID) {
-				t.Errorf("before any look: %+v, want %+v", got, inv)
+				t.Errorf("before the first Discover: %+v, want %+v", got, inv)
 			}
 			begin := time.Now()
 			if c.known {
@@ -156,8 +165,8 @@ func TestRestart(t *testing.T) {
 				}
 			}
 			got, err := m.Discover(t.Context())
-			if took := time.Since(begin); took > c.most || (err != nil) != c.fails {
-				t.Errorf("Discover took %v, want %v at most; error %v", took, c.most, err)
+			if took := time.Since(begin); took > c.limit || (err != nil) != c.fails {
+				t.Errorf("Discover took %v, want %v at most; error %v", took, c.limit, err)
 			}
 			t.Logf("Discover took %v: %v, EC2 %v, metadata %v", time.Since(begin), err, got.EC2Err, got.MetadataErr)
 			known, _ := m.Inventory().ENI(e.ID)
@@ -165,18 +174,18 @@ func TestRestart(t *testing.T) {
 				t.Errorf("the ENI is %+v, want it for pods: %v", known, c.pods)
 			}
 			if err == nil && (got.Source&eni.SourceEC2 == 0) != (got.EC2Err != nil) || err == nil && (got.Source&eni.SourceMetadata == 0) != (got.MetadataErr != nil) {
-				t.Errorf("heard %v, errors %v, %v", got.Source, got.EC2Err, got.MetadataErr)
+				t.Errorf("answers of %v, errors %v, %v", got.Source, got.EC2Err, got.MetadataErr)
 			}
 			for _, remove := range removers {
 				remove()
 			}
 			if due, err := m.Check(t.Context()); err != nil || due != (c.fails || got.Source != eni.SourceEC2|eni.SourceMetadata) {
-				t.Errorf("another look is due: %v, %v", due, err)
+				t.Errorf("another Discover is due: %v, %v", due, err)
 			}
 			got, err = m.Discover(t.Context())
 			w.check(err)
 			if known, _ := got.ENI(e.ID); !known.ForPods() || len(known.Blocks()) != 5 || got.Source != eni.SourceEC2|eni.SourceMetadata {
-				t.Errorf("later: heard %v, the ENI is %+v", got.Source, known)
+				t.Errorf("later: answers of %v, the ENI is %+v", got.Source, known)
 			}
 		}))
 	}
@@ -186,9 +195,9 @@ func sameENIs(a, b eni.Inventory) bool {
 	return cmp.Equal(a.ENIs, b.ENIs, cmp.Comparer(equal[netip.Addr]), cmp.Comparer(equal[netip.Prefix]))
 }
 
-// TestSlowSourceIsHeard: EC2 that always takes 7 seconds is heard by the third
-// Discover.
-func TestSlowSourceIsHeard(t *testing.T) {
+// TestSlowSource checks that the third Discover gets the answer of an EC2 that always
+// takes 7 seconds.
+func TestSlowSource(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
 		m := w.manager(w.run("m5.large"), eni.Config{})
@@ -206,9 +215,9 @@ func TestSlowSourceIsHeard(t *testing.T) {
 	})(t)
 }
 
-// TestKnownAndTheJournal: what the earlier process did after it stored its
-// inventory counts, while EC2 hangs and the metadata service lags.
-func TestKnownAndTheJournal(t *testing.T) {
+// TestKnownWithJournal checks that the changes of the earlier process after it stored
+// its inventory count, while EC2 hangs and the metadata service lags.
+func TestKnownWithJournal(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
 		inst := w.run("m5.xlarge")
@@ -235,31 +244,31 @@ func TestKnownAndTheJournal(t *testing.T) {
 
 		m := w.manager(inst, eni.Config{Intents: intents, Known: known})
 		if m.Mode() != eni.ModeFull {
-			t.Errorf("mode %v by the trip of another process", m.Mode())
+			t.Errorf("mode %v because of the trip of another process", m.Mode())
 		}
 		for _, how := range []string{"by the journal", "by the metadata service"} {
 			if how == "by the journal" {
-				_, err = m.Open(t.Context())
+				_, err = m.Unfinished(t.Context())
 			} else {
 				_, err = m.Discover(t.Context())
 			}
 			w.check(err)
 			now := m.Inventory()
 			if e, _ := now.ENI(kept.ID); !e.ForPods() || slices.Contains(e.Blocks(), kept.Blocks()[0]) || !slices.Equal(e.Blocks(), kept.Blocks()[1:]) {
-				t.Errorf("%s: an address is known that was released: %+v", how, e)
+				t.Errorf("%s: a released address is shown, or another is missing: %+v", how, e)
 			}
 			if e, _ := now.ENI(gone.ID); e.ForPods() {
 				t.Errorf("%s: usable although retired: %+v", how, e)
 			}
 			if e, ok := now.ENI(leaving.ID); !ok || e.ForPods() {
-				t.Errorf("%s: on its way out, but %+v", how, e)
+				t.Errorf("%s: the ENI is being retired, but is shown as %+v", how, e)
 			}
 		}
 	})(t)
 }
 
-// TestOldProvisionHidesNothing: an ENI that is known and in use stays known while
-// EC2 hangs, although a journal that is too old says that it is being made.
+// TestOldProvisionHidesNothing checks that a known ENI stays known while EC2 hangs,
+// although an old journal says that it is still being created.
 func TestOldProvisionHidesNothing(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
@@ -275,13 +284,13 @@ func TestOldProvisionHidesNothing(t *testing.T) {
 		inv, err := m.Discover(t.Context())
 		w.check(err)
 		if got, ok := inv.ENI(e.ID); !ok || !slices.Equal(got.Blocks(), e.Blocks()) || len(inv.Gone) > 0 {
-			t.Errorf("known as %+v, gone %v", got, inv.Gone)
+			t.Errorf("inventory has %+v, gone %v", got, inv.Gone)
 		}
 	})(t)
 }
 
-// TestProvisionWaitsForEC2: to choose a place for an ENI a Provision waits for
-// EC2 as long as that takes, and others do not wait for it.
+// TestProvisionWaitsForEC2 checks that Provision waits for EC2 as long as necessary
+// to choose a place for an ENI, and that a concurrent Discover does not wait for it.
 func TestProvisionWaitsForEC2(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
@@ -301,12 +310,13 @@ func TestProvisionWaitsForEC2(t *testing.T) {
 		}
 		background.Wait()
 		if inv := m.Inventory(); inv.EC2Err != nil || len(inv.ENIs) != 2 {
-			t.Errorf("EC2 was heard, but the inventory is %+v", inv)
+			t.Errorf("EC2 has answered, but the inventory is %+v", inv)
 		}
 	})(t)
 }
 
-// TestKnownOfAnotherInstance is dropped as soon as the metadata service tells.
+// TestKnownOfAnotherInstance checks that Config.Known is dropped when the metadata
+// service shows another instance ID.
 func TestKnownOfAnotherInstance(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
@@ -315,7 +325,7 @@ func TestKnownOfAnotherInstance(t *testing.T) {
 		w.provision(first, eni.ProvisionInput{Slots: 1})
 		m := w.manager(other, eni.Config{Known: stored(t, first.Inventory())})
 		if _, err := m.Discover(t.Context()); err == nil {
-			t.Error("no error")
+			t.Error("Discover returned no error")
 		}
 		inv, err := m.Discover(t.Context())
 		w.check(err)
@@ -325,9 +335,9 @@ func TestKnownOfAnotherInstance(t *testing.T) {
 	})(t)
 }
 
-// TestKnownTakesNothingAway: by the word of an earlier process alone nothing is
-// unassigned, detached or deleted.
-func TestKnownTakesNothingAway(t *testing.T) {
+// TestKnownRemovesNothing checks that nothing is unassigned, detached or deleted on
+// the evidence of Config.Known alone.
+func TestKnownRemovesNothing(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
 		inst := w.run("m5.large")
@@ -344,14 +354,14 @@ func TestKnownTakesNothingAway(t *testing.T) {
 		if err := m.Retire(t.Context(), e.ID); err == nil {
 			t.Error("retired")
 		}
-		if got := w.tookAway(); len(got) > 0 {
+		if got := w.removalCalls(); len(got) > 0 {
 			t.Errorf("%v was called", got)
 		}
 	})(t)
 }
 
-// TestResumeInTheBackground: while Resume waits for an EC2 that hangs, the
-// Manager answers everything else, and a call that EC2 does answer is made.
+// TestResumeInTheBackground checks that the Manager answers all other calls while
+// Resume waits for an EC2 that hangs, and that calls which EC2 does answer succeed.
 func TestResumeInTheBackground(t *testing.T) {
 	for _, known := range []bool{true, false} {
 		t.Run(fmt.Sprint("known ", known), inBubble(func(t *testing.T) {
@@ -365,8 +375,8 @@ func TestResumeInTheBackground(t *testing.T) {
 			_, _ = first.Assign(t.Context(), eni.AssignInput{ENI: w.primary(inst).ID, Slots: 1})
 			_, _ = first.Provision(t.Context(), eni.ProvisionInput{Slots: 1})
 			remove()
-			if open, err := first.Open(t.Context()); err != nil || len(open) < 3 {
-				t.Fatalf("open %v, %v", open, err)
+			if open, err := first.Unfinished(t.Context()); err != nil || len(open) < 3 {
+				t.Fatalf("unfinished %v, %v", open, err)
 			}
 			cfg := eni.Config{Intents: intents}
 			if known {
@@ -384,10 +394,10 @@ func TestResumeInTheBackground(t *testing.T) {
 				took = time.Since(begin)
 			})
 			time.Sleep(100 * time.Millisecond)
-			step := func(what string, most time.Duration, do func() error) {
+			step := func(what string, limit time.Duration, do func() error) {
 				t.Helper()
 				begin := time.Now()
-				if err := do(); err != nil || time.Since(begin) > most {
+				if err := do(); err != nil || time.Since(begin) > limit {
 					t.Errorf("%s took %v: %v", what, time.Since(begin), err)
 				}
 			}

@@ -11,34 +11,34 @@ import (
 
 //go:generate go run ./internal/limitsgen
 
-// PrefixSize is how many addresses one delegated IPv4 prefix (a /28) holds.
+// PrefixSize is the number of addresses in a delegated IPv4 prefix (a /28).
 const PrefixSize = 16
 
-// Limits is what one instance type can carry.
+// Limits are the limits of one instance type.
 type Limits struct {
 	// Type is the instance type, for example "m5.large".
 	Type string
-	// Cards holds the most ENIs each network card takes, by card index.
+	// Cards holds the maximum number of ENIs on each network card, by card index.
 	Cards []int
 	// DefaultCard is the index of the card that holds the primary ENI.
 	DefaultCard int
-	// AddrsPerENI is how many IPv4 addresses, or IPv6 addresses, one ENI holds,
-	// its own primary address included. A delegated prefix takes the place of
+	// AddrsPerENI is the maximum number of addresses of each family on one ENI,
+	// including its own primary address. A delegated prefix takes the place of
 	// one address.
 	AddrsPerENI int
-	// Nitro says that the type can have prefixes delegated to its ENIs.
+	// Nitro says that the type supports delegated prefixes.
 	Nitro bool
 	// BareMetal says that the type has no hypervisor.
 	BareMetal bool
-	// Trunk says that the type can have a trunk ENI, with up to Branches branch
-	// ENIs on it.
+	// Trunk says that the type supports a trunk ENI. Branches is the maximum
+	// number of branch ENIs on it.
 	Trunk    bool
 	Branches int
-	// Source tells where the limits come from: "table", "ec2" or "default".
+	// Source is the origin of the limits: "table", "ec2" or "default".
 	Source string
 }
 
-// profile is one row of the generated table; cards holds a byte a card.
+// profile is one row of the generated table. cards holds one byte for each card.
 type profile struct {
 	perENI      int
 	nitro       bool
@@ -49,14 +49,15 @@ type profile struct {
 	branches    int
 }
 
-// typeRow joins an instance type with its profile.
+// typeRow assigns a profile to an instance type.
 type typeRow struct {
 	name    string
 	profile uint8
 }
 
-// LimitsOf looks an instance type up in the built-in table. It reports false
-// for a type that the table does not hold; [Manager.Limits] asks EC2 then.
+// LimitsOf returns the limits of an instance type from the built-in table. It
+// reports false for a type that the table lacks; [Manager.Limits] asks EC2 for
+// such a type.
 func LimitsOf(instanceType string) (Limits, bool) {
 	i, ok := slices.BinarySearchFunc(typeRows[:], instanceType, func(r typeRow, name string) int {
 		return cmp.Compare(r.name, name)
@@ -78,7 +79,7 @@ func (p profile) limits(name string) Limits {
 	return l
 }
 
-// InstanceTypes lists the instance types of the built-in table, sorted.
+// InstanceTypes returns the instance types of the built-in table, sorted.
 func InstanceTypes() []string {
 	names := make([]string, len(typeRows))
 	for i, t := range typeRows {
@@ -87,15 +88,15 @@ func InstanceTypes() []string {
 	return names
 }
 
-// SafeLimits are the limits assumed for a type about which nothing can be
-// learnt: what every current type can do, so that pods get addresses, if fewer
-// than possible. EC2's refusals teach the rest.
-func SafeLimits(instanceType string) Limits {
+// safeLimits returns the limits to assume for an unknown type: those that every
+// current type fulfills, so that pods get addresses, if fewer than possible. If the
+// type takes fewer, the Manager learns that from EC2's refusals.
+func safeLimits(instanceType string) Limits {
 	return Limits{Type: instanceType, Cards: []int{2}, AddrsPerENI: 4, Nitro: true, Source: "default"}
 }
 
-// MaxENIs is the most ENIs of one network card, 0 for a card that the type does
-// not have.
+// MaxENIs returns the maximum number of ENIs on one network card. It returns 0 for
+// a card that the type does not have.
 func (l Limits) MaxENIs(card int) int {
 	if card < 0 || card >= len(l.Cards) {
 		return 0
@@ -103,39 +104,40 @@ func (l Limits) MaxENIs(card int) int {
 	return l.Cards[card]
 }
 
-// SlotsPerENI is how many secondary addresses or prefixes one ENI holds.
+// SlotsPerENI returns the number of slots of each family on one ENI, which hold
+// secondary addresses or delegated prefixes.
 func (l Limits) SlotsPerENI() int {
 	return max(l.AddrsPerENI-1, 0)
 }
 
-// PodMode says how a node gives addresses to its pods. The zero value is
+// PodMode describes how a node gives addresses to its pods. The zero value means
 // secondary addresses on the default card.
 type PodMode struct {
-	// Prefixes: slots hold /28 prefixes. Types that cannot do it fall back to
-	// single addresses.
+	// Prefixes means that slots hold /28 prefixes. It has no effect on types
+	// without prefix delegation.
 	Prefixes bool
-	// CustomNetworking: pods use other subnets than the node, so the primary
-	// ENI carries none of them.
+	// CustomNetworking means that pods use other subnets than the node, so that
+	// the primary ENI has no addresses for them.
 	CustomNetworking bool
-	// Trunk: one ENI slot of the default card is kept for a trunk ENI, on types
-	// that can have one. Pods with a branch ENI of their own come on top of the
-	// result, see Limits.Branches.
+	// Trunk means that one ENI of the default card is a trunk ENI, on types that
+	// support it. The result does not count pods with a branch ENI, see
+	// Limits.Branches.
 	Trunk bool
-	// AllCards: pods get addresses from ENIs on every network card.
+	// AllCards means that pods get addresses from ENIs on every network card.
 	AllCards bool
-	// MaxENIs caps the ENIs of each card; 0 means as many as the type takes.
+	// MaxENIs caps the number of ENIs on each card. 0 means the limit of the type.
 	MaxENIs int
-	// Cap caps the result; 0 means no cap. Kubernetes recommends at most 110
+	// Cap caps the result. 0 means no cap. Kubernetes recommends at most 110
 	// pods a node, and AWS 250 on nodes of more than 30 vCPUs.
 	Cap int
 }
 
-// hostNetworkPods are the pods that the published numbers count on top of those
-// with an address: kube-proxy and the network agent use the host's.
+// hostNetworkPods is the number of pods without an address of their own in the
+// published numbers: kube-proxy and the network agent use the host's address.
 const hostNetworkPods = 2
 
-// MaxPods is the number to give to the kubelet as max-pods for a node with
-// these limits: for the zero mode, the number that AWS publishes for EKS,
+// MaxPods returns the kubelet's max-pods for a node with these limits. For the zero
+// mode it is the number that AWS publishes for EKS, which is
 // ENIs of the default card x (addresses - 1) + 2. See
 // https://docs.aws.amazon.com/eks/latest/userguide/choosing-instance-type.html.
 func MaxPods(l Limits, m PodMode) int {
@@ -146,7 +148,7 @@ func MaxPods(l Limits, m PodMode) int {
 	return n
 }
 
-// MaxAddresses is how many pods of a node can have an address of their own.
+// MaxAddresses returns how many pods of a node can have their own address.
 func MaxAddresses(l Limits, m PodMode) int {
 	perSlot := 1
 	if m.Prefixes && l.Nitro {
@@ -161,7 +163,7 @@ func MaxAddresses(l Limits, m PodMode) int {
 	return enis * l.SlotsPerENI() * perSlot
 }
 
-// podENIs is how many ENIs of one card can carry pods.
+// podENIs returns how many ENIs of one card can have addresses for pods.
 func podENIs(l Limits, m PodMode, card int) int {
 	n := l.MaxENIs(card)
 	if m.MaxENIs > 0 {
@@ -179,27 +181,27 @@ func podENIs(l Limits, m PodMode, card int) int {
 	return max(n, 0)
 }
 
-// unknownFor is how long safe defaults hold before EC2 is asked again.
+// unknownFor is how long safe defaults are used before EC2 is asked again.
 const unknownFor = 10 * time.Minute
 
-// Limits is what the instance can carry: from the built-in table, from EC2 for
-// types it does not know, or safe defaults if EC2 does not tell either within
-// ClientConfig.Timeout. It fails only if the instance cannot be identified. Once
-// an inventory is known, be it from Config.Known, a type of the table needs no
-// call.
+// Limits returns the limits of the instance: from the built-in table, from EC2 for
+// types that the table lacks, or safe defaults if EC2 does not answer within
+// ClientConfig.Timeout. It fails only if the instance cannot be identified. For a
+// type of the table it makes no call once an inventory is known, also if that is
+// Config.Known.
 func (m *Manager) Limits(ctx context.Context) (Limits, error) {
 	m.mu.Lock()
 	known := m.inv.Instance.Type != ""
 	m.mu.Unlock()
 	if !known {
-		if err := m.discovered(ctx); err != nil {
+		if err := m.ensureDiscovered(ctx); err != nil {
 			return Limits{}, err
 		}
 	}
 	m.mu.Lock()
-	l, learnt, name := m.limits, m.limited, m.inv.Instance.Type
+	l, at, name := m.limits, m.limitsAt, m.inv.Instance.Type
 	m.mu.Unlock()
-	guessed := l.Source == "default" && time.Since(learnt) > unknownFor
+	guessed := l.Source == "default" && time.Since(at) > unknownFor
 	if l.Source != "" && !guessed {
 		return l, nil
 	}
@@ -208,19 +210,19 @@ func (m *Manager) Limits(ctx context.Context) (Limits, error) {
 	l = m.ec2.LimitsOf(ctx, name)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.limits, m.limited = l, time.Now()
+	m.limits, m.limitsAt = l, time.Now()
 	return l, nil
 }
 
-// LimitsOf is what an instance type can carry: from the built-in table, or from
-// EC2, or SafeLimits. The Source of the result says which.
+// LimitsOf returns the limits of an instance type: from the built-in table, from
+// EC2, or safe defaults. The Source of the result says which.
 func (c *Client) LimitsOf(ctx context.Context, instanceType string) Limits {
 	if l, ok := LimitsOf(instanceType); ok {
 		return l
 	}
 	l, err := c.describeType(ctx, instanceType)
 	if err != nil {
-		return SafeLimits(instanceType)
+		return safeLimits(instanceType)
 	}
 	return l
 }

@@ -4,7 +4,7 @@
 
 package eni
 
-// profiles holds each set of limits that occurs once.
+// profiles holds each distinct set of limits once.
 var profiles = [...]profile{
 	{perENI: 15, nitro: true, bareMetal: false, defaultCard: 0, cards: "\x04", trunk: true, branches: 38},
 	{perENI: 30, nitro: true, bareMetal: false, defaultCard: 0, cards: "\b", trunk: true, branches: 54},
@@ -159,7 +159,7 @@ var profiles = [...]profile{
 	{perENI: 15, nitro: true, bareMetal: false, defaultCard: 0, cards: "\x04", trunk: true, branches: 11},
 }
 
-// typeRows names the profile of each instance type, sorted by name.
+// typeRows holds the profile of each instance type, sorted by name.
 var typeRows = [...]typeRow{
 	{"a1.2xlarge", 0},
 	{"a1.4xlarge", 1},

@@ -15,22 +15,24 @@ import (
 	"time"
 )
 
-// Config configures a Manager. Client is required; the rest has defaults.
+// Config configures a Manager. Client is required. The other fields have defaults.
 type Config struct {
 	// Client makes the calls. Required.
 	Client *Client
-	// Intents is the journal. Optional; nil keeps intents in memory, so that
-	// a crash can leak an ENI until it is swept.
+	// Intents is the journal. Optional; nil keeps intents in memory, so that a
+	// crash can leak an ENI until [Sweep] deletes it.
 	Intents Intents
 	// Known is the inventory of an earlier process of this boot of this
-	// instance, which the program has kept as JSON. Optional. With it the Manager
-	// knows its instance and its ENIs without a call: Inventory shows it, with the
-	// times it has, until the first Discover, which weighs what it finds against
-	// it, so that what was managed stays managed, and slots stay sure, while one
-	// of the sources is away. What the journal of intents tells of the time after
-	// it is added when the journal is read, by Open, Resume or Discover; until
-	// then an ENI may look usable that is on its way out. A Trip in it does not
-	// count, and nothing is taken away by its word alone.
+	// instance, which the program has stored as JSON. Optional. With it the
+	// Manager knows its instance and its ENIs without a call. Inventory returns
+	// it, with its own times, until the first Discover. That Discover merges the
+	// answers of the sources with it, so that managed ENIs stay managed and
+	// slots are not in doubt while one source does not answer.
+	//
+	// Unfinished, Resume and Discover read the journal of intents and apply its
+	// later changes to the inventory. Until then an ENI that is being removed may
+	// look usable. The Manager ignores a Trip in Known, and removes nothing on
+	// the evidence of Known alone.
 	Known Inventory
 	// Owner is the value of the owner tag. Optional; default "vpcnet".
 	Owner string
@@ -42,36 +44,36 @@ type Config struct {
 	Subnets SubnetSelector
 	// Groups chooses security groups. Optional; default PrimaryGroups.
 	Groups GroupSelector
-	// InUse says whether a pod uses an address of the block. The Manager asks
-	// right before every call that unassigns, detaches, disassociates or deletes,
-	// each try of it and also after a restart, for every block that it or EC2
-	// knows of on the ENI. An error means that it is not known, and forbids the
-	// call as a true does: the operation fails with ErrInUse, which wraps the
-	// error. It is called without locks held, possibly from several goroutines
-	// at once. Optional; nil means that nothing is in use.
+	// InUse reports whether a pod uses an address of the block. The Manager calls
+	// it right before each try of a call that unassigns, detaches, disassociates
+	// or deletes, also after a restart, for every block that the Manager or EC2
+	// knows on the ENI. An error means that the answer is not known. It forbids
+	// the call as true does: the operation then fails with ErrInUse and wraps the
+	// error. The Manager holds no locks during InUse and may call it from several
+	// goroutines at once. Optional; nil means that no block is in use.
 	InUse func(ctx context.Context, eni string, block netip.Prefix) (bool, error)
-	// MaxENIs caps the ENIs of each network card. Optional; 0 means as many as
-	// the instance type takes.
+	// MaxENIs caps the number of ENIs on each network card. Optional; 0 means
+	// the limit of the instance type.
 	MaxENIs int
-	// ReserveENIs keeps that many ENI slots of the default card free for
-	// others, for example a trunk ENI. Optional.
+	// ReserveENIs is the number of ENIs that the Manager leaves free on the
+	// default card for other programs, for example for a trunk ENI. Optional.
 	ReserveENIs int
-	// Mode is the safe mode to start in. Optional; default ModeFull.
+	// Mode is the initial safe mode. Optional; default ModeFull.
 	Mode Mode
-	// TripShare is the share of known slots which, if one view denies it,
-	// trips the safe mode. Optional; default 0.5. 1 or more never trips.
+	// TripShare is the share of known slots that must be missing from one view
+	// to trip the safe mode. Optional; default 0.5. With 1 or more it never trips.
 	TripShare float64
-	// Lag is how long EC2 and the metadata service may go on showing a state
-	// from before a change. Optional; default 2 minutes.
+	// Lag is how long after a change EC2 and the metadata service may still show
+	// the state before it. Optional; default 2 minutes.
 	Lag time.Duration
-	// AttachTimeout is how long an attachment may take before it is undone.
-	// Optional; default 3 minutes.
+	// AttachTimeout is how long an attachment may take before the Manager undoes
+	// it. Optional; default 3 minutes.
 	AttachTimeout time.Duration
-	// BranchCooldown is how long a branch ENI rests between its pod's end and
-	// its deletion. Optional; default 60 seconds.
+	// BranchCooldown is how long the Manager keeps a branch ENI after
+	// RetireBranch before it deletes it. Optional; default 60 seconds.
 	BranchCooldown time.Duration
 	// NewToken returns a new unique string of at most 59 ASCII characters.
-	// Optional; default random.
+	// Optional; default random text.
 	NewToken func() string
 }
 
@@ -99,32 +101,32 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Manager looks after the ENIs of the instance it runs on. It is safe for
-// concurrent use; of two operations on one ENI at a time, one gets ErrInFlight.
+// Manager manages the ENIs of the instance it runs on. It is safe for concurrent
+// use. If two operations on one ENI overlap, one of them fails with ErrInFlight.
 type Manager struct {
 	cfg Config
 	ec2 *Client
 
-	mu      sync.Mutex
-	read    time.Time         // when the journal was read; zero before
-	intents map[string]Intent // open ones, and those done lately
-	busy    map[string]bool   // intents and ENIs that an operation works on
-	inv     Inventory
-	looked  bool      // whether inv is of a Discover, and not Config.Known
-	missed  int       // how many Discovers in a row did not hear both sources
-	asked   time.Time // when the sources of inv were asked
-	shown   string    // what the metadata service showed at the last Discover
-	limits  Limits
-	limited time.Time // when limits were learnt
-	mode    Mode
-	refused map[int]refusal         // ENIs, by card
-	others  map[place]time.Time     // places that EC2 said somebody has, and when
-	packed  map[slotsOf]refusal     // slots, by ENI
-	rests   map[string]rest         // by subnet
-	last    string                  // the subnet that served last
-	vlans   map[string]map[int]bool // VLAN IDs in use, by trunk
-	subnets []Subnet
-	listed  time.Time // when subnets was filled
+	mu               sync.Mutex
+	journalRead      time.Time         // when the journal was read; zero before
+	intents          map[string]Intent // the unfinished ones, and those done lately
+	busy             map[string]bool   // intents and ENIs claimed by an operation
+	inv              Inventory
+	everDiscovered   bool      // inv is of a Discover, and not Config.Known
+	partialDiscovers int       // how many Discovers in a row lacked an answer of a source
+	observedAt       time.Time // when the sources of inv were asked
+	lastMetadata     string    // the signature of the metadata at the last Discover
+	limits           Limits
+	limitsAt         time.Time               // when limits was set
+	mode             Mode                    // the mode that was set; a trip can restrict it
+	cardRefusals     map[int]refusal         // refused ENIs, by card
+	foreignPlaces    map[place]time.Time     // places that EC2 reported as taken, and when
+	slotRefusals     map[slotKey]refusal     // refused slots, by ENI and family
+	exhausted        map[string]exhaustion   // by subnet
+	lastSubnet       string                  // the subnet of the last new ENI
+	vlans            map[string]map[int]bool // VLAN IDs in use, by trunk
+	subnets          []Subnet
+	subnetsAt        time.Time // when subnets was set
 }
 
 // New returns a Manager. It makes no calls.
@@ -135,19 +137,19 @@ func New(cfg Config) (*Manager, error) {
 	cfg = cfg.withDefaults()
 	return &Manager{
 		cfg: cfg, ec2: cfg.Client, mode: cfg.Mode,
-		inv:     remembered(cfg.Known),
-		intents: map[string]Intent{},
-		busy:    map[string]bool{},
-		refused: map[int]refusal{},
-		others:  map[place]time.Time{},
-		packed:  map[slotsOf]refusal{},
-		rests:   map[string]rest{},
-		vlans:   map[string]map[int]bool{},
+		inv:           restoreInventory(cfg.Known),
+		intents:       map[string]Intent{},
+		busy:          map[string]bool{},
+		cardRefusals:  map[int]refusal{},
+		foreignPlaces: map[place]time.Time{},
+		slotRefusals:  map[slotKey]refusal{},
+		exhausted:     map[string]exhaustion{},
+		vlans:         map[string]map[int]bool{},
 	}, nil
 }
 
-// Inventory is what the last Discover found, and what has changed through this
-// Manager since. It makes no calls.
+// Inventory returns the result of the last Discover with the later changes by
+// this Manager. It makes no calls.
 func (m *Manager) Inventory() Inventory {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -159,7 +161,7 @@ func (m *Manager) Inventory() Inventory {
 	return inv
 }
 
-// Mode is the safe mode in force.
+// Mode returns the safe mode in force.
 func (m *Manager) Mode() Mode {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -173,27 +175,27 @@ func (m *Manager) modeLocked() Mode {
 	return m.mode
 }
 
-// SetMode sets the safe mode. A trip can make the mode in force stricter.
+// SetMode sets the safe mode. A trip can still make the mode in force stricter.
 func (m *Manager) SetMode(mode Mode) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.mode = mode
 }
 
-// permit refuses an operation that the safe mode forbids: any in ModeFrozen,
-// those that take away in ModeNoRelease.
-func (m *Manager) permit(op Op, id string, takesAway bool) error {
+// permit returns an error for an operation that the safe mode forbids: every
+// operation in ModeFrozen, and those that remove something in ModeNoRelease.
+func (m *Manager) permit(op Op, id string, removes bool) error {
 	mode := m.Mode()
-	if mode == ModeFrozen || takesAway && mode == ModeNoRelease {
-		return &OpError{Op: string(op), ENI: id, Why: ReasonMode, Err: fmt.Errorf("mode %s", mode)}
+	if mode == ModeFrozen || removes && mode == ModeNoRelease {
+		return &OpError{Op: string(op), ENI: id, reason: ReasonMode, Err: fmt.Errorf("mode %s", mode)}
 	}
 	return nil
 }
 
-// load reads the journal once.
-func (m *Manager) load(ctx context.Context) error {
+// loadJournal reads the journal once.
+func (m *Manager) loadJournal(ctx context.Context) error {
 	m.mu.Lock()
-	loaded := !m.read.IsZero()
+	loaded := !m.journalRead.IsZero()
 	m.mu.Unlock()
 	if loaded {
 		return nil
@@ -204,12 +206,12 @@ func (m *Manager) load(ctx context.Context) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.read.IsZero() {
+	if !m.journalRead.IsZero() {
 		return nil
 	}
-	m.read = time.Now()
+	m.journalRead = time.Now()
 	for _, in := range all {
-		m.intents[in.ID] = in.rebase(m.read, m.cfg.BranchCooldown)
+		m.intents[in.ID] = in.rebase(m.journalRead, m.cfg.BranchCooldown)
 	}
 	if !m.inv.At.IsZero() {
 		m.inv = m.replay(m.inv, slices.Collect(maps.Values(m.intents)))
@@ -217,9 +219,9 @@ func (m *Manager) load(ctx context.Context) error {
 	return nil
 }
 
-// put journals an intent. It is not stopped by the end of ctx: what EC2 has
-// done must be written down.
-func (m *Manager) put(ctx context.Context, in Intent) error {
+// putIntent journals an intent. It ignores the cancellation of ctx, because the
+// journal must record everything that EC2 has done.
+func (m *Manager) putIntent(ctx context.Context, in Intent) error {
 	if err := m.cfg.Intents.Put(context.WithoutCancel(ctx), in); err != nil {
 		return fmt.Errorf("journal %s: %w", in.Op, err)
 	}
@@ -229,17 +231,17 @@ func (m *Manager) put(ctx context.Context, in Intent) error {
 	return nil
 }
 
-// forget removes an intent that had no effect, or whose effect every source
-// has had time to show.
-func (m *Manager) forget(ctx context.Context, id string) error {
+// removeIntent deletes an intent that had no effect, or with an effect that every
+// source has had time to show.
+func (m *Manager) removeIntent(ctx context.Context, id string) error {
 	m.mu.Lock()
 	delete(m.intents, id)
 	m.mu.Unlock()
 	return m.cfg.Intents.Remove(context.WithoutCancel(ctx), id)
 }
 
-// openIntents lists the operations under way, oldest first.
-func (m *Manager) openIntents() []Intent {
+// unfinishedIntents lists the intents that are not done, oldest first.
+func (m *Manager) unfinishedIntents() []Intent {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var out []Intent
@@ -252,8 +254,9 @@ func (m *Manager) openIntents() []Intent {
 	return out
 }
 
-// hold claims an intent or an ENI for one operation.
-func (m *Manager) hold(key string) (release func(), ok bool) {
+// claim reserves an intent or an ENI for one operation. It reports false if
+// another operation has it.
+func (m *Manager) claim(key string) (release func(), ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.busy[key] {
@@ -267,34 +270,36 @@ func (m *Manager) hold(key string) (release func(), ok bool) {
 	}, true
 }
 
-// start makes an intent of an operation that begins now.
-func (m *Manager) start(op Op) Intent {
+// newIntent returns the intent of an operation that begins now.
+func (m *Manager) newIntent(op Op) Intent {
 	now := time.Now()
 	return Intent{ID: string(op) + "-" + m.cfg.NewToken(), Op: op, Start: now, Changed: now}
 }
 
-// known returns an ENI of the inventory, after a Discover if there was none.
-func (m *Manager) known(ctx context.Context, op Op, id string) (ENI, error) {
-	if err := m.discovered(ctx); err != nil {
+// knownENI returns an ENI of the inventory. It calls Discover first if this
+// process has not yet done so.
+func (m *Manager) knownENI(ctx context.Context, op Op, id string) (ENI, error) {
+	if err := m.ensureDiscovered(ctx); err != nil {
 		return ENI{}, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e, ok := m.inv.ENI(id)
 	if !ok {
-		return ENI{}, &OpError{Op: string(op), ENI: id, Why: ReasonNotFound}
+		return ENI{}, &OpError{Op: string(op), ENI: id, reason: ReasonNotFound}
 	}
 	return e.clone(), nil
 }
 
-// inventoryAge is how old an inventory may be to choose a free place by it:
-// others can attach ENIs too, but to ask each time would cost a call an ENI.
+// inventoryAge is the maximum age of an inventory that serves to choose a free
+// place. Other programs can attach ENIs too, but asking EC2 each time would cost
+// one call for each ENI.
 const inventoryAge = 5 * time.Minute
 
-// discovered makes sure of an inventory of this process.
-func (m *Manager) discovered(ctx context.Context) error {
+// ensureDiscovered calls Discover if this process has not yet done so.
+func (m *Manager) ensureDiscovered(ctx context.Context) error {
 	m.mu.Lock()
-	have := m.looked
+	have := m.everDiscovered
 	m.mu.Unlock()
 	if have {
 		return nil
@@ -303,18 +308,18 @@ func (m *Manager) discovered(ctx context.Context) error {
 	return err
 }
 
-// change alters the inventory under the lock.
-func (m *Manager) change(f func(inv *Inventory)) {
+// changeInventory changes the inventory under the lock.
+func (m *Manager) changeInventory(f func(inv *Inventory)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.inv.ENIs = slices.Clone(m.inv.ENIs)
 	f(&m.inv)
 }
 
-// alter changes one ENI of the inventory.
-func (m *Manager) alter(id string, f func(e *ENI)) {
-	m.change(func(inv *Inventory) {
-		if e := find(inv.ENIs, id); e != nil {
+// changeENI changes one ENI of the inventory, if it is there.
+func (m *Manager) changeENI(id string, f func(e *ENI)) {
+	m.changeInventory(func(inv *Inventory) {
+		if e := findENI(inv.ENIs, id); e != nil {
 			*e = e.clone()
 			f(e)
 			e.sortBlocks()

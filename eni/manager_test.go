@@ -15,8 +15,8 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// TestLife takes one node from its start through growth and back, with
-// attachments that take their time.
+// TestLife starts a node, adds an ENI with addresses and removes it again. Attaching
+// and detaching take seconds.
 func TestLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, enitest.Config{Delays: enitest.Delays{Attach: 2 * time.Second, Detach: 3 * time.Second}})
@@ -53,27 +53,27 @@ func TestLife(t *testing.T) {
 		got, err := m.Assign(ctx, eni.AssignInput{ENI: e.ID, Slots: 100})
 		w.check(err)
 		if len(got) != 5 {
-			t.Errorf("%d addresses, want the 5 that were free of 9", len(got))
+			t.Errorf("%d addresses, want the 5 free ones of 9", len(got))
 		}
 		if _, err := m.Assign(ctx, eni.AssignInput{ENI: e.ID, Slots: 1}); !errors.Is(err, eni.ErrSlotLimit) {
 			t.Errorf("full ENI: %v", err)
 		}
 		w.check(m.Unassign(ctx, eni.UnassignInput{ENI: e.ID, Blocks: got[:2]}))
-		w.check(m.Unassign(ctx, eni.UnassignInput{ENI: e.ID, Blocks: got[:3]})) // two of them are off already
+		w.check(m.Unassign(ctx, eni.UnassignInput{ENI: e.ID, Blocks: got[:3]})) // two of them are already unassigned
 
 		before := m.Inventory()
 		inv, err = m.Discover(ctx)
 		w.check(err)
 		if diff := cmp.Diff(slots(before), slots(inv)); diff != "" {
-			t.Errorf("inventory before and after a look (-before +after):\n%s", diff)
+			t.Errorf("inventory before and after a Discover (-before +after):\n%s", diff)
 		}
 		w.check(m.Retire(ctx, e.ID))
 		w.check(m.Retire(ctx, e.ID))
 		if _, ok := w.ENI(e.ID); ok {
-			t.Error("ENI is still there")
+			t.Error("the ENI still exists")
 		}
 		if got := m.Inventory(); len(got.ENIs) != 1 {
-			t.Errorf("%d ENIs known", len(got.ENIs))
+			t.Errorf("%d ENIs known, want the primary one", len(got.ENIs))
 		}
 		if err := m.Retire(ctx, primary.ID); !errors.Is(err, eni.ErrNotManaged) {
 			t.Errorf("retire the primary ENI: %v", err)
@@ -83,7 +83,7 @@ func TestLife(t *testing.T) {
 
 func equal[T comparable](a, b T) bool { return a == b }
 
-// slots prints the slots of an inventory.
+// slots returns the slots of an inventory as text, by ENI.
 func slots(inv eni.Inventory) map[string][]string {
 	out := map[string][]string{}
 	for _, e := range inv.ENIs {

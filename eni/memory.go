@@ -9,9 +9,8 @@ import (
 	"sync"
 )
 
-// Memory is an Intents that forgets everything when the process ends: for
-// tests, and for commands that clean up after themselves. It is safe for
-// concurrent use.
+// Memory is an Intents in memory. It is for tests, and for commands that clean up
+// before they end. It is safe for concurrent use.
 type Memory struct {
 	mu      sync.Mutex
 	intents map[string]Intent
@@ -30,7 +29,7 @@ func (m *Memory) Put(_ context.Context, in Intent) error {
 	return nil
 }
 
-// Remove forgets an intent.
+// Remove deletes an intent.
 func (m *Memory) Remove(_ context.Context, id string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

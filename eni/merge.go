@@ -9,21 +9,22 @@ import (
 	"time"
 )
 
-// MergeInput is all that is known when an Inventory is made.
-type MergeInput struct {
-	// Prev is the Inventory before; zero at start.
+// mergeInput is everything that an Inventory is made from.
+type mergeInput struct {
+	// Prev is the previous Inventory. It is zero at the start.
 	Prev Inventory
-	// EC2 and Metadata are the ENIs of the instance as each source shows them,
-	// EC2At and MetadataAt when it was asked; a zero time means that it did not
-	// answer.
+	// EC2 and Metadata are the ENIs of the instance as each source shows them.
+	// EC2At and MetadataAt are the times when the sources were asked. A zero time
+	// means that the source did not answer.
 	EC2, Metadata     []ENI
 	EC2At, MetadataAt time.Time
-	// Intents are the own mutations, open ones and those done lately.
+	// Intents are this node's changes: the unfinished ones, and those done lately.
 	Intents []Intent
-	// Loaded is when this process read the intents that an earlier process
-	// wrote: none of those changed after it. Zero means that all are its own.
+	// Loaded is the time when this process read the intents of an earlier process,
+	// which did not change afterwards. Zero means that this process wrote all of
+	// them.
 	Loaded time.Time
-	// Instance is the instance, and Owner the value of our owner tag.
+	// Instance is the instance, and Owner the value of this node's owner tag.
 	Instance Instance
 	Owner    string
 	// Lag is how long after a change a source may still show the state before.
@@ -32,18 +33,19 @@ type MergeInput struct {
 	TripShare float64
 }
 
-// Merge weighs what the sources say and returns what to believe. It is a pure
-// function. Without any source it brings Prev up to date with the intents:
+// merge combines the answers of the sources with earlier knowledge and the changes
+// of this node into an Inventory. It is a pure function. Without an answer of a
+// source it applies the intents to Prev. Its rules are:
 //
-//   - what EC2 shows is there, unless this node took it away within Lag;
-//   - what this node made within Lag is there, whoever denies it;
-//   - what was known, and one source denies, stays, its slots in doubt;
-//   - what was known and both sources deny is gone;
-//   - what only the metadata service shows is in doubt.
-func Merge(in MergeInput) Inventory {
-	m := merger{MergeInput: in, at: earlier(in.EC2At, in.MetadataAt), own: evidenceOf(in.Intents)}
+//   - An object that EC2 shows exists, unless this node removed it within Lag.
+//   - An object that this node created within Lag exists, even if a source omits it.
+//   - A known object that one source omits remains, with its slots in doubt.
+//   - A known object that both sources omit is gone.
+//   - An object that only the metadata service shows is in doubt.
+func merge(in mergeInput) Inventory {
+	m := merger{mergeInput: in, at: earlier(in.EC2At, in.MetadataAt), own: evidenceOf(in.Intents)}
 	if m.at.IsZero() {
-		m.at = in.Prev.At // only the own mutations are news
+		m.at = in.Prev.At // only this node's changes are new
 	}
 	inv := Inventory{Instance: in.Instance, At: later(in.EC2At, in.MetadataAt), EC2At: in.EC2At, MetadataAt: in.MetadataAt, Trip: in.Prev.Trip}
 	if !in.EC2At.IsZero() {
@@ -53,7 +55,7 @@ func Merge(in MergeInput) Inventory {
 		inv.Source |= SourceMetadata
 	}
 	for _, id := range m.ids() {
-		e, verdict := m.merge(id)
+		e, verdict := m.mergeENI(id)
 		switch verdict {
 		case present:
 			inv.ENIs = append(inv.ENIs, e)
@@ -61,7 +63,7 @@ func Merge(in MergeInput) Inventory {
 			inv.Gone = append(inv.Gone, id)
 		}
 	}
-	m.settleDoubles(inv.ENIs)
+	m.doubtDuplicates(inv.ENIs)
 	m.checkTrip(&inv)
 	slices.SortFunc(inv.ENIs, func(a, b ENI) int {
 		return cmp.Or(cmp.Compare(a.Card, b.Card), cmp.Compare(a.Device, b.Device), cmp.Compare(a.ID, b.ID))
@@ -69,38 +71,41 @@ func Merge(in MergeInput) Inventory {
 	return inv
 }
 
-// merger is a Merge under way. at is when the sources were asked, the first of
-// them if both were: no change after it can be expected to show.
+// merger is the state of one merge. at is the time when the sources were asked, or
+// the first of them if both were. The sources need not show later changes.
 type merger struct {
-	MergeInput
+	mergeInput
 	at  time.Time
 	own map[string]*evidence
 }
 
-// verdict is what becomes of an ENI.
+// verdict is the result of a merge for one ENI.
 type verdict uint8
 
 const (
-	absent   verdict = iota // it is not, and was not known to be
+	absent   verdict = iota // it does not exist and was not known before
 	present                 // it is in the inventory
-	vanished                // it was known, and is no more
+	vanished                // it was known before and does not exist any more
 )
 
-// view is what is said of one ENI; nil where a source does not show it.
+// view holds the descriptions of one ENI. A description is nil if its source does
+// not show the ENI.
 type view struct {
 	ec2, metadata, prev *ENI
 	own                 *evidence
 }
 
+// view collects the descriptions of one ENI.
 func (m *merger) view(id string) view {
-	v := view{ec2: find(m.EC2, id), metadata: find(m.Metadata, id), prev: find(m.Prev.ENIs, id), own: m.own[id]}
+	v := view{ec2: findENI(m.EC2, id), metadata: findENI(m.Metadata, id), prev: findENI(m.Prev.ENIs, id), own: m.own[id]}
 	if v.own == nil {
 		v.own = &evidence{}
 	}
 	return v
 }
 
-func find(enis []ENI, id string) *ENI {
+// findENI returns the ENI with an ID, or nil.
+func findENI(enis []ENI, id string) *ENI {
 	i := slices.IndexFunc(enis, func(e ENI) bool { return e.ID == id })
 	if i < 0 {
 		return nil
@@ -108,7 +113,7 @@ func find(enis []ENI, id string) *ENI {
 	return &enis[i]
 }
 
-// ids lists every ENI that anyone knows of, sorted.
+// ids returns the IDs of all ENIs in the input, sorted.
 func (m *merger) ids() []string {
 	var out []string
 	for _, list := range [][]ENI{m.EC2, m.Metadata, m.Prev.ENIs} {
@@ -125,32 +130,34 @@ func (m *merger) ids() []string {
 	return slices.DeleteFunc(slices.Compact(out), func(id string) bool { return id == "" })
 }
 
-// recent says whether a source may still show the state from before t.
+// recent reports whether a source may still show the state from before t, and t is
+// certain.
 func (m *merger) recent(t time.Time) bool {
-	return m.weighs(t) && !m.unsure(t)
+	return m.mayLag(t) && !m.uncertainTime(t)
 }
 
-// weighs says whether a source may still show the state from before t, as far as
-// the time can be relied on.
-func (m *merger) weighs(t time.Time) bool {
-	return m.at.Before(t.Add(m.Lag)) || m.unsure(t)
+// mayLag reports whether a source may still show the state from before t. It
+// reports true if t is uncertain.
+func (m *merger) mayLag(t time.Time) bool {
+	return m.at.Before(t.Add(m.Lag)) || m.uncertainTime(t)
 }
 
-// unsure says that nothing is certain about when a change at t was: an earlier
-// process noted it, by a clock that may have been set since, either with a time
-// in the future, which reading made the time of reading, or with one that seems
-// long ago. It holds until the sources have had the time to show the change,
-// however late it was.
-func (m *merger) unsure(t time.Time) bool {
+// uncertainTime reports whether the time t of a change may be wrong. An earlier
+// process wrote it, by a clock that may have been set since: either with a time in
+// the future, which rebase has set to the time of reading, or with a time that
+// seems long ago. The time counts as uncertain until the sources have had time to
+// show even the latest possible change.
+func (m *merger) uncertainTime(t time.Time) bool {
 	if t.IsZero() || m.Loaded.IsZero() || t.After(m.Loaded) || !m.at.Before(m.Loaded.Add(m.Lag)) {
 		return false
 	}
 	return t.Equal(m.Loaded) || !m.at.Before(t.Add(m.Lag))
 }
 
-func (m *merger) merge(id string) (ENI, verdict) {
+// mergeENI merges the descriptions of one ENI.
+func (m *merger) mergeENI(id string) (ENI, verdict) {
 	v := m.view(id)
-	if v.own.gone && m.recent(v.own.left) {
+	if v.own.removed && m.recent(v.own.removedAt) {
 		return ENI{}, absent
 	}
 	base, verdict := m.base(v)
@@ -158,21 +165,21 @@ func (m *merger) merge(id string) (ENI, verdict) {
 		return ENI{}, verdict
 	}
 	e := base.clone()
-	m.fill(&e, v)
-	e.InFlight = v.own.coming || v.own.leaving || v.own.gone && m.unsure(v.own.left)
+	m.complete(&e, v)
+	e.InFlight = v.own.adding || v.own.removing || v.own.removed && m.uncertainTime(v.own.removedAt)
 	e.Managed = m.managed(e, v)
 	m.slots(&e, v)
 	return e, present
 }
 
-// base picks the description to start from.
+// base chooses the description to start from.
 func (m *merger) base(v view) (ENI, verdict) {
-	made := v.own.made != nil && m.weighs(v.own.attached)
+	made := v.own.made != nil && m.mayLag(v.own.attachedAt)
 	switch {
 	case v.ec2 != nil:
 		return *v.ec2, present
-	case v.own.coming && (v.prev == nil || m.denied(v, made)):
-		return ENI{}, absent // not attached yet; its intent holds the slot
+	case v.own.adding && (v.prev == nil || m.denied(v, made)):
+		return ENI{}, absent // not attached yet; its intent claims the place
 	case v.prev != nil && !m.denied(v, made):
 		return *v.prev, present
 	case v.prev != nil:
@@ -185,14 +192,14 @@ func (m *merger) base(v view) (ENI, verdict) {
 	return ENI{}, absent
 }
 
-// denied says whether both sources answered and neither shows an ENI that was
-// not made here just now.
+// denied reports whether both sources answered, neither shows the ENI, and this
+// node did not create it recently.
 func (m *merger) denied(v view, made bool) bool {
 	return !made && !m.EC2At.IsZero() && !m.MetadataAt.IsZero() && v.metadata == nil
 }
 
-// fill adds what one source knows and another does not.
-func (m *merger) fill(e *ENI, v view) {
+// complete adds the values that only some of the sources know.
+func (m *merger) complete(e *ENI, v view) {
 	e.Sources = 0
 	for _, s := range []struct {
 		from *ENI
@@ -220,8 +227,9 @@ func (m *merger) fill(e *ENI, v view) {
 	e.Primary = e.MAC == m.Instance.PrimaryMAC
 }
 
-// managed says whether the ENI is ours to change: by its tags, or as the
-// primary one. Without tags, as when EC2 is away, what was known holds.
+// managed reports whether this node may change the ENI: its tags say so, or it is
+// the primary ENI. Without tags, as while EC2 does not answer, the previous value
+// remains.
 func (m *merger) managed(e ENI, v view) bool {
 	switch {
 	case e.Tags[TagNoManage] == "true":
@@ -236,7 +244,7 @@ func (m *merger) managed(e ENI, v view) bool {
 	return v.own.made != nil
 }
 
-// slots settles which of the ENI's slots are there and which in doubt.
+// slots determines which of the ENI's slots exist and which are in doubt.
 func (m *merger) slots(e *ENI, v view) {
 	var all []netip.Prefix
 	for _, s := range []*ENI{v.ec2, v.metadata, v.prev} {
@@ -251,63 +259,66 @@ func (m *merger) slots(e *ENI, v view) {
 	e.Addrs, e.Prefixes, e.Doubtful = nil, nil, nil
 	for _, b := range slices.Compact(all) {
 		switch m.slot(b, v) {
-		case sure:
+		case slotSure:
 			e.addBlock(b)
-		case doubtful:
+		case slotDoubtful:
 			e.Doubtful = append(e.Doubtful, b)
 		}
 	}
 	e.sortBlocks()
 }
 
-// belief is what to think of a slot.
+// belief is the state of a slot as far as it is known.
 type belief uint8
 
 const (
-	no belief = iota
-	doubtful
-	sure
+	slotAbsent belief = iota
+	slotDoubtful
+	slotSure
 )
 
+// slot determines the state of one slot from the sources and this node's changes.
 func (m *merger) slot(b netip.Prefix, v view) belief {
 	c, ok := v.own.changes[b]
 	switch {
 	case !ok:
-	case c.removed && (c.open || m.recent(c.at)):
-		return no
+	case c.removed && (c.pending || m.recent(c.at)):
+		return slotAbsent
 	case m.recent(c.at):
-		return sure
-	case m.unsure(c.at):
-		if shown := m.shown(b, v); (shown == no) == c.removed {
+		return slotSure
+	case m.uncertainTime(c.at):
+		if shown := m.slotFromSources(b, v); (shown == slotAbsent) == c.removed {
 			return shown
 		}
-		return doubtful
+		return slotDoubtful
 	}
-	return m.shown(b, v)
+	return m.slotFromSources(b, v)
 }
 
-// shown is what to think of a slot by the sources, and what was known, alone.
-func (m *merger) shown(b netip.Prefix, v view) belief {
-	was := believed(v.prev, b)
-	inMetadata := holds(v.metadata, b)
+// slotFromSources determines the state of one slot from the sources and the
+// previous inventory, without this node's changes.
+func (m *merger) slotFromSources(b netip.Prefix, v view) belief {
+	was := beliefOf(v.prev, b)
+	inMetadata := hasBlock(v.metadata, b)
 	switch {
-	case v.ec2 != nil && holds(v.ec2, b):
-		return sure
-	case v.ec2 == nil && was != no:
-		return was // EC2 has not been heard on this ENI
-	case inMetadata && (v.prev == nil || was != no):
-		return doubtful
+	case v.ec2 != nil && hasBlock(v.ec2, b):
+		return slotSure
+	case v.ec2 == nil && was != slotAbsent:
+		return was // EC2 did not describe this ENI
+	case inMetadata && (v.prev == nil || was != slotAbsent):
+		return slotDoubtful
 	case inMetadata && v.ec2 == nil:
-		return doubtful // the metadata service alone knows it
+		return slotDoubtful // only the metadata service shows it
 	case inMetadata:
-		return no // an old view: it was not known before, and EC2 denies it
-	case v.metadata == nil && was != no:
-		return doubtful // EC2 alone denies it
+		return slotAbsent // the metadata is old: the slot was not known before, and EC2 omits it
+	case v.metadata == nil && was != slotAbsent:
+		return slotDoubtful // only EC2 omits it
 	}
-	return no
+	return slotAbsent
 }
 
-func holds(e *ENI, b netip.Prefix) bool {
+// hasBlock reports whether b is among the ENI's blocks. A nil ENI has none.
+func hasBlock(e *ENI, b netip.Prefix) bool {
 	if e == nil {
 		return false
 	}
@@ -317,20 +328,20 @@ func holds(e *ENI, b netip.Prefix) bool {
 	return slices.Contains(e.Prefixes, b)
 }
 
-// believed is what an earlier inventory made of a slot.
-func believed(e *ENI, b netip.Prefix) belief {
+// beliefOf returns the state of a slot in an earlier inventory.
+func beliefOf(e *ENI, b netip.Prefix) belief {
 	switch {
-	case holds(e, b):
-		return sure
+	case hasBlock(e, b):
+		return slotSure
 	case e != nil && slices.Contains(e.Doubtful, b):
-		return doubtful
+		return slotDoubtful
 	}
-	return no
+	return slotAbsent
 }
 
-// settleDoubles puts in doubt what two ENIs claim, be it in doubt already,
-// unless it was put on one of them here just now.
-func (m *merger) settleDoubles(enis []ENI) {
+// doubtDuplicates puts in doubt every slot that two ENIs have, even if one of them
+// has it only in doubt. It spares an ENI that this node recently assigned the slot to.
+func (m *merger) doubtDuplicates(enis []ENI) {
 	claims := map[netip.Prefix]int{}
 	for _, e := range enis {
 		for _, b := range slices.Concat(e.Blocks(), e.Doubtful) {
@@ -340,17 +351,18 @@ func (m *merger) settleDoubles(enis []ENI) {
 	for i := range enis {
 		e := &enis[i]
 		for _, b := range e.Blocks() {
-			if claims[b] < 2 || m.putHere(e.ID, b) {
+			if claims[b] < 2 || m.assignedHere(e.ID, b) {
 				continue
 			}
-			e.drop(b)
+			e.removeBlock(b)
 			e.Doubtful = append(e.Doubtful, b)
 		}
 		e.sortBlocks()
 	}
 }
 
-func (m *merger) putHere(id string, b netip.Prefix) bool {
+// assignedHere reports whether this node recently assigned the slot to the ENI.
+func (m *merger) assignedHere(id string, b netip.Prefix) bool {
 	ev := m.own[id]
 	if ev == nil {
 		return false
@@ -359,13 +371,14 @@ func (m *merger) putHere(id string, b netip.Prefix) bool {
 	return ok && !c.removed && m.recent(c.at)
 }
 
-// drop takes a slot off the ENI's lists.
-func (e *ENI) drop(b netip.Prefix) {
+// removeBlock removes a block from the ENI's lists.
+func (e *ENI) removeBlock(b netip.Prefix) {
 	e.Addrs = slices.DeleteFunc(e.Addrs, func(a netip.Addr) bool { return b.IsSingleIP() && a == b.Addr() })
 	e.Prefixes = slices.DeleteFunc(e.Prefixes, func(p netip.Prefix) bool { return p == b })
 	e.Doubtful = slices.DeleteFunc(e.Doubtful, func(p netip.Prefix) bool { return p == b })
 }
 
+// later returns the later of two times.
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
@@ -373,7 +386,7 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// earlier is the earlier of two times that are set.
+// earlier returns the earlier of two times. It ignores a zero time.
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b

@@ -14,10 +14,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// The tests write ENIs as "a .5 .16/28 ?.9; b": the ENI's name, its slots in
-// 10.0.0.0/24, those in doubt with a question mark. "p" is the primary one. A
-// dash stands for a source that did not answer.
+// The tests write ENIs as "a .5 .16/28 ?.9; b": the ENI's ID and its slots in
+// 10.0.0.0/24. A question mark means that a slot is in doubt. "p" is the primary
+// ENI. A dash means that a source did not answer.
 
+// mergeOwner is the owner tag of this node in the tests.
 const mergeOwner = "us"
 
 var (
@@ -80,15 +81,15 @@ func short(b netip.Prefix) string {
 
 func TestMerge(t *testing.T) {
 	ago := func(d time.Duration) time.Time { return mergeNow.Add(-d) }
-	put := func(id, blocks string, at time.Time) Intent {
+	assigned := func(id, blocks string, at time.Time) Intent {
 		return Intent{Op: OpAssign, ENI: id, Done: true, Changed: at, Blocks: parseENIs(id + " " + blocks)[0].Blocks()}
 	}
-	took := func(id, blocks string, at time.Time) Intent {
-		in := put(id, blocks, at)
+	unassigned := func(id, blocks string, at time.Time) Intent {
+		in := assigned(id, blocks, at)
 		in.Op = OpUnassign
 		return in
 	}
-	open := func(in Intent) Intent { in.Done = false; return in }
+	unfinished := func(in Intent) Intent { in.Done = false; return in }
 	made := func(s string, at time.Time) Intent {
 		e := parseENIs(s)[0]
 		return Intent{Op: OpProvision, ENI: e.ID, Made: &e, Done: true, Changed: at, Blocks: e.Blocks()}
@@ -104,42 +105,42 @@ func TestMerge(t *testing.T) {
 		{name: "at start, both agree", ec2: "p .5; a .6 .16/28", metadata: "p .5; a .6 .16/28", want: "p .5; a .6 .16/28"},
 		{name: "at start, metadata late", ec2: "p .5; a .6", metadata: "p", want: "p .5; a .6"},
 		{name: "at start, metadata shows more", ec2: "p .5", metadata: "p .5 .6", want: "p .5 ?.6"},
-		{name: "at start, metadata shows an ENI that EC2 denies", ec2: "p", metadata: "p; a .5", want: "p; a ?.5"},
+		{name: "at start, metadata shows an ENI that EC2 omits", ec2: "p", metadata: "p; a .5", want: "p; a ?.5"},
 		{name: "at start, only metadata", ec2: "-", metadata: "p .5; a .6", want: "p ?.5; a ?.6"},
 		{name: "at start, only EC2", ec2: "p .5; a .6", metadata: "-", want: "p .5; a .6"},
 		{name: "EC2 away, known before", prev: "p .5; a .6", ec2: "-", metadata: "p .5; a .6", want: "p .5; a .6"},
-		{name: "EC2 away, metadata hides an ENI", prev: "p .5; a .6", ec2: "-", metadata: "p .5", want: "p .5; a .6"},
-		{name: "metadata hides an ENI", prev: "p; a .6", ec2: "p; a .6", metadata: "p", want: "p; a .6"},
-		{name: "EC2 alone hides an ENI", prev: "p; a .6", ec2: "p", metadata: "p; a .6", want: "p; a .6"},
-		{name: "both deny an ENI", prev: "p .5 .7 .8; a .6", ec2: "p .5 .7 .8", metadata: "p .5 .7 .8", want: "p .5 .7 .8", gone: "a"},
-		{name: "EC2 alone hides an ENI, metadata away", prev: "p .1 .2 .3; a .6", ec2: "p .1 .2 .3", metadata: "-", want: "p .1 .2 .3; a .6"},
-		{name: "both deny the only slot", prev: "p .5", ec2: "p", metadata: "p", want: "p"},
-		{name: "both deny half of the slots", prev: "p .1 .2; a .5 .6", ec2: "p .1 .2", metadata: "p .1 .2", want: "p .1 .2", gone: "a"},
-		{name: "both deny an ENI made just now", prev: "p; a .6", ec2: "p", metadata: "p", intents: []Intent{made("a .6", ago(time.Minute))}, want: "p; a .6"},
+		{name: "EC2 away, metadata omits an ENI", prev: "p .5; a .6", ec2: "-", metadata: "p .5", want: "p .5; a .6"},
+		{name: "metadata omits an ENI", prev: "p; a .6", ec2: "p; a .6", metadata: "p", want: "p; a .6"},
+		{name: "only EC2 omits an ENI", prev: "p; a .6", ec2: "p", metadata: "p; a .6", want: "p; a .6"},
+		{name: "both omit an ENI", prev: "p .5 .7 .8; a .6", ec2: "p .5 .7 .8", metadata: "p .5 .7 .8", want: "p .5 .7 .8", gone: "a"},
+		{name: "EC2 omits an ENI, metadata away", prev: "p .1 .2 .3; a .6", ec2: "p .1 .2 .3", metadata: "-", want: "p .1 .2 .3; a .6"},
+		{name: "both omit the only slot", prev: "p .5", ec2: "p", metadata: "p", want: "p"},
+		{name: "both omit half of the slots", prev: "p .1 .2; a .5 .6", ec2: "p .1 .2", metadata: "p .1 .2", want: "p .1 .2", gone: "a"},
+		{name: "both omit an ENI created just now", prev: "p; a .6", ec2: "p", metadata: "p", intents: []Intent{made("a .6", ago(time.Minute))}, want: "p; a .6"},
 		{name: "the same after a restart", ec2: "p", metadata: "p", intents: []Intent{made("a .6", ago(time.Minute))}, want: "p; a .6"},
-		{name: "both deny an ENI made long ago", prev: "p .1 .2; a .6", ec2: "p .1 .2", metadata: "p .1 .2", intents: []Intent{made("a .6", ago(time.Hour))}, want: "p .1 .2", gone: "a"},
+		{name: "both omit an ENI created long ago", prev: "p .1 .2; a .6", ec2: "p .1 .2", metadata: "p .1 .2", intents: []Intent{made("a .6", ago(time.Hour))}, want: "p .1 .2", gone: "a"},
 		{name: "retired just now, still shown", prev: "p", ec2: "p; a .6", metadata: "p; a .6", intents: []Intent{{Op: OpRetire, ENI: "a", Done: true, Changed: ago(time.Minute)}}, want: "p"},
 		{name: "being retired", prev: "p; a .6", ec2: "p; a .6", metadata: "p; a .6", intents: []Intent{{Op: OpRetire, ENI: "a", Changed: ago(time.Minute)}}, want: "p; a .6 (in flight)"},
-		{name: "on its way in", prev: "p", ec2: "p; a .6", metadata: "p", intents: []Intent{{Op: OpProvision, ENI: "a", Changed: ago(time.Minute)}}, want: "p; a .6 (in flight)"},
-		{name: "put on just now, nobody shows it", prev: "p .5", ec2: "p", metadata: "p", intents: []Intent{put("p", ".5", ago(time.Minute))}, want: "p .5"},
-		{name: "the same after a restart, slot", ec2: "p", metadata: "p", intents: []Intent{put("p", ".5", ago(time.Minute))}, want: "p .5"},
-		{name: "taken off just now, both still show it", prev: "p", ec2: "p .5", metadata: "p .5", intents: []Intent{took("p", ".5", ago(time.Minute))}, want: "p"},
-		{name: "taken off long ago, metadata still shows it", prev: "p", ec2: "p", metadata: "p .5", want: "p"},
-		{name: "being taken off, for an hour", prev: "p", ec2: "p .5", metadata: "p .5", intents: []Intent{open(took("p", ".5", ago(time.Hour)))}, want: "p"},
-		{name: "taken off and put on again", prev: "p .5", ec2: "p", metadata: "p", intents: []Intent{took("p", ".5", ago(time.Minute)), put("p", ".5", ago(time.Second))}, want: "p .5"},
-		{name: "put on and taken off again", prev: "p", ec2: "p .5", metadata: "p .5", intents: []Intent{put("p", ".5", ago(time.Minute)), took("p", ".5", ago(time.Second))}, want: "p"},
-		{name: "EC2 denies one, metadata does not", prev: "p .5 .6", ec2: "p .5", metadata: "p .5 .6", want: "p .5 ?.6"},
-		{name: "EC2 denies one, metadata away", prev: "p .5 .6", ec2: "p .5", metadata: "-", want: "p .5 ?.6"},
-		{name: "both deny one", prev: "p .5 .6 .7", ec2: "p .5 .7", metadata: "p .5 .7", want: "p .5 .7"},
-		{name: "one in doubt is seen again", prev: "p .5 ?.6", ec2: "p .5 .6", metadata: "p .5 .6", want: "p .5 .6"},
-		{name: "someone else added one", prev: "p .5", ec2: "p .5 .6", metadata: "p .5", want: "p .5 .6"},
-		{name: "two ENIs claim one", ec2: "p .5; a .5", metadata: "p .5; a .5", want: "p ?.5; a ?.5"},
-		{name: "two ENIs claim one, put on one of them just now", prev: "p .5; a", ec2: "p .5; a .5", metadata: "a .5", intents: []Intent{put("p", ".5", ago(time.Minute))}, want: "p .5; a ?.5"},
-		{name: "most is denied at once", prev: "p .1 .2 .3 .4", ec2: "p .1", metadata: "p .1", want: "p .1 ?.2 ?.3 ?.4", trip: true},
-		{name: "all ENIs are denied at once", prev: "p; a .1 .2; b .3 .4", ec2: "p", metadata: "p", want: "p; a ?.1 ?.2; b ?.3 ?.4", trip: true},
+		{name: "being attached", prev: "p", ec2: "p; a .6", metadata: "p", intents: []Intent{{Op: OpProvision, ENI: "a", Changed: ago(time.Minute)}}, want: "p; a .6 (in flight)"},
+		{name: "assigned just now, no source shows it", prev: "p .5", ec2: "p", metadata: "p", intents: []Intent{assigned("p", ".5", ago(time.Minute))}, want: "p .5"},
+		{name: "the same after a restart, slot", ec2: "p", metadata: "p", intents: []Intent{assigned("p", ".5", ago(time.Minute))}, want: "p .5"},
+		{name: "unassigned just now, both still show it", prev: "p", ec2: "p .5", metadata: "p .5", intents: []Intent{unassigned("p", ".5", ago(time.Minute))}, want: "p"},
+		{name: "unassigned long ago, metadata still shows it", prev: "p", ec2: "p", metadata: "p .5", want: "p"},
+		{name: "being unassigned, for an hour", prev: "p", ec2: "p .5", metadata: "p .5", intents: []Intent{unfinished(unassigned("p", ".5", ago(time.Hour)))}, want: "p"},
+		{name: "unassigned and assigned again", prev: "p .5", ec2: "p", metadata: "p", intents: []Intent{unassigned("p", ".5", ago(time.Minute)), assigned("p", ".5", ago(time.Second))}, want: "p .5"},
+		{name: "assigned and unassigned again", prev: "p", ec2: "p .5", metadata: "p .5", intents: []Intent{assigned("p", ".5", ago(time.Minute)), unassigned("p", ".5", ago(time.Second))}, want: "p"},
+		{name: "EC2 omits one, metadata does not", prev: "p .5 .6", ec2: "p .5", metadata: "p .5 .6", want: "p .5 ?.6"},
+		{name: "EC2 omits one, metadata away", prev: "p .5 .6", ec2: "p .5", metadata: "-", want: "p .5 ?.6"},
+		{name: "both omit one", prev: "p .5 .6 .7", ec2: "p .5 .7", metadata: "p .5 .7", want: "p .5 .7"},
+		{name: "one in doubt is shown again", prev: "p .5 ?.6", ec2: "p .5 .6", metadata: "p .5 .6", want: "p .5 .6"},
+		{name: "another program added one", prev: "p .5", ec2: "p .5 .6", metadata: "p .5", want: "p .5 .6"},
+		{name: "two ENIs have one", ec2: "p .5; a .5", metadata: "p .5; a .5", want: "p ?.5; a ?.5"},
+		{name: "two ENIs have one, assigned to one of them just now", prev: "p .5; a", ec2: "p .5; a .5", metadata: "a .5", intents: []Intent{assigned("p", ".5", ago(time.Minute))}, want: "p .5; a ?.5"},
+		{name: "most slots are missing at once", prev: "p .1 .2 .3 .4", ec2: "p .1", metadata: "p .1", want: "p .1 ?.2 ?.3 ?.4", trip: true},
+		{name: "all ENIs are missing at once", prev: "p; a .1 .2; b .3 .4", ec2: "p", metadata: "p", want: "p; a ?.1 ?.2; b ?.3 ?.4", trip: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			in := MergeInput{
+			in := mergeInput{
 				Prev: Inventory{ENIs: managedENIs(c.prev)}, Intents: c.intents,
 				Instance: mergeInstance, Owner: mergeOwner, Lag: 2 * time.Minute, TripShare: 0.5,
 			}
@@ -149,7 +150,7 @@ func TestMerge(t *testing.T) {
 			if c.metadata != "-" {
 				in.Metadata, in.MetadataAt = metadataENIs(c.metadata), mergeNow
 			}
-			inv := Merge(in)
+			inv := merge(in)
 			want := printENIs(managedENIs(c.want))
 			if strings.Contains(c.want, "in flight") {
 				want = c.want
@@ -168,7 +169,7 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// managedENIs is parseENIs for ENIs that are known to be ours.
+// managedENIs is parseENIs for ENIs that are known to be managed.
 func managedENIs(s string) []ENI {
 	if strings.Contains(s, "(") {
 		return nil
@@ -181,8 +182,8 @@ func managedENIs(s string) []ENI {
 	return out
 }
 
-// metadataENIs is parseENIs without the tags, which the metadata service does
-// not tell.
+// metadataENIs is parseENIs without the tags, which the metadata service does not
+// show.
 func metadataENIs(s string) []ENI {
 	out := parseENIs(s)
 	for i := range out {
@@ -203,50 +204,50 @@ func TestMergeManaged(t *testing.T) {
 		e    ENI
 		want bool
 	}{
-		{"ours", a, true},
+		{"tagged for this node", a, true},
 		{"of another owner", tagged(a, TagOwner, "them"), false},
 		{"of another instance", tagged(a, TagInstance, "i-2"), false},
-		{"taken out of our hands", tagged(a, TagNoManage, "true"), false},
-		{"the tag says false", tagged(a, TagNoManage, "false"), true},
-		{"the primary one", tagged(p, TagOwner, ""), true},
-		{"the primary one, taken out of our hands", tagged(p, TagNoManage, "true"), false},
+		{"not to be managed", tagged(a, TagNoManage, "true"), false},
+		{"tagged not to be managed, with the value false", tagged(a, TagNoManage, "false"), true},
+		{"primary", tagged(p, TagOwner, ""), true},
+		{"primary, not to be managed", tagged(p, TagNoManage, "true"), false},
 	} {
-		inv := Merge(MergeInput{EC2: []ENI{c.e}, EC2At: mergeNow, Instance: mergeInstance, Owner: mergeOwner})
+		inv := merge(mergeInput{EC2: []ENI{c.e}, EC2At: mergeNow, Instance: mergeInstance, Owner: mergeOwner})
 		if inv.ENIs[0].Managed != c.want {
-			t.Errorf("%s: managed %v", c.name, !c.want)
+			t.Errorf("%s: managed %v, want %v", c.name, !c.want, c.want)
 		}
 	}
 }
 
-// TestTrip follows a view that denies most of what is there: held back at
-// first, lifted when the missing is seen again, believed when it is still denied
-// much later.
+// TestTrip merges a view without most of the known slots. The view must trip at
+// first. The trip must end when the slots are shown again, or when they are still
+// missing much later.
 func TestTrip(t *testing.T) {
-	look := func(prev Inventory, s string, at time.Duration) Inventory {
-		return Merge(MergeInput{
+	observe := func(prev Inventory, s string, at time.Duration) Inventory {
+		return merge(mergeInput{
 			Prev: prev, EC2: parseENIs(s), EC2At: mergeNow.Add(at), Metadata: metadataENIs(s), MetadataAt: mergeNow.Add(at),
 			Instance: mergeInstance, Owner: mergeOwner, Lag: 2 * time.Minute, TripShare: 0.5,
 		})
 	}
 	const all = "p .1 .2; a .3 .4"
-	inv := look(Inventory{}, all, 0)
-	inv = look(inv, "p .1", time.Minute)
+	inv := observe(Inventory{}, all, 0)
+	inv = observe(inv, "p .1", time.Minute)
 	if inv.Trip == nil || inv.Trip.Missing != 3 || inv.Trip.Known != 4 {
 		t.Fatalf("trip %+v", inv.Trip)
 	}
-	back := look(inv, all, 2*time.Minute)
+	back := observe(inv, all, 2*time.Minute)
 	if back.Trip != nil || printENIs(back.ENIs) != all {
-		t.Errorf("seen again: %s, %+v", printENIs(back.ENIs), back.Trip)
+		t.Errorf("shown again: %s, %+v", printENIs(back.ENIs), back.Trip)
 	}
-	if still := look(inv, "p .1", 2*time.Minute); still.Trip == nil || printENIs(still.ENIs) != "p .1 ?.2; a ?.3 ?.4" {
-		t.Errorf("denied a second time too soon: %s, %+v", printENIs(still.ENIs), still.Trip)
+	if still := observe(inv, "p .1", 2*time.Minute); still.Trip == nil || printENIs(still.ENIs) != "p .1 ?.2; a ?.3 ?.4" {
+		t.Errorf("missing a second time too soon: %s, %+v", printENIs(still.ENIs), still.Trip)
 	}
-	if gone := look(inv, "p .1", 4*time.Minute); gone.Trip != nil || printENIs(gone.ENIs) != "p .1" || !slices.Equal(gone.Gone, []string{"a"}) {
-		t.Errorf("denied again: %s, %+v", printENIs(gone.ENIs), gone)
+	if gone := observe(inv, "p .1", 4*time.Minute); gone.Trip != nil || printENIs(gone.ENIs) != "p .1" || !slices.Equal(gone.Gone, []string{"a"}) {
+		t.Errorf("missing much later: %s, %+v", printENIs(gone.ENIs), gone)
 	}
 }
 
-// FuzzMerge holds what must be so of every merge.
+// FuzzMerge checks the invariants of every merge.
 func FuzzMerge(f *testing.F) {
 	f.Add(uint64(1))
 	f.Fuzz(func(t *testing.T, seed uint64) {
@@ -265,14 +266,14 @@ func FuzzMerge(f *testing.F) {
 			}
 			return parseENIs(s)
 		}
-		in := MergeInput{
+		in := mergeInput{
 			EC2: view(), Metadata: view(), Instance: mergeInstance, Owner: mergeOwner, Lag: 2 * time.Minute, TripShare: 2,
-			Prev: Merge(MergeInput{EC2: view(), EC2At: mergeNow, Instance: mergeInstance, Owner: mergeOwner}),
+			Prev: merge(mergeInput{EC2: view(), EC2At: mergeNow, Instance: mergeInstance, Owner: mergeOwner}),
 		}
 		in.EC2At, in.MetadataAt = mergeNow.Add(time.Minute), mergeNow.Add(time.Minute)
 		off := parseENIs("p .1 .2")[0].Blocks()
 		in.Intents = []Intent{{Op: OpUnassign, ENI: "p", Done: true, Changed: mergeNow, Blocks: off}}
-		inv := Merge(in)
+		inv := merge(in)
 		seen := map[netip.Prefix]bool{}
 		for _, e := range inv.ENIs {
 			for _, b := range e.Blocks() {
@@ -281,14 +282,14 @@ func FuzzMerge(f *testing.F) {
 				}
 				seen[b] = true
 				if e.ID == "p" && slices.Contains(off, b) {
-					t.Errorf("%s was taken off", b)
+					t.Errorf("%s was unassigned, but is shown", b)
 				}
 				if slices.Contains(e.Doubtful, b) {
-					t.Errorf("%s is sure and in doubt", b)
+					t.Errorf("%s is in doubt and not in doubt", b)
 				}
 			}
 		}
-		if again := Merge(MergeInput{
+		if again := merge(mergeInput{
 			Prev: inv, EC2: in.EC2, EC2At: in.EC2At, Metadata: in.Metadata, MetadataAt: in.MetadataAt,
 			Intents: in.Intents, Instance: in.Instance, Owner: in.Owner, Lag: in.Lag, TripShare: 2,
 		}); printENIs(again.ENIs) != printENIs(inv.ENIs) {

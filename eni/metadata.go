@@ -16,11 +16,11 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// The metadata service's tree, see
+// macsPath is the path of the ENIs in the metadata service, see
 // https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-categories.html.
 const macsPath = "network/interfaces/macs/"
 
-// metadata reads one key. It reports false for a key that is not there.
+// metadata reads one key. It reports false if the key does not exist.
 func (c *Client) metadata(ctx context.Context, path string) (string, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
@@ -30,17 +30,17 @@ func (c *Client) metadata(ctx context.Context, path string) (string, bool, error
 		if errors.As(err, &answer) && answer.HTTPStatusCode() == http.StatusNotFound {
 			return "", false, nil
 		}
-		return "", false, &OpError{Op: "metadata " + path, Why: ReasonNoMetadata, Err: cause(err)}
+		return "", false, &OpError{Op: "metadata " + path, reason: ReasonNoMetadata, Err: cause(err)}
 	}
 	defer out.Content.Close()
 	body, err := io.ReadAll(out.Content)
 	if err != nil {
-		return "", false, &OpError{Op: "metadata " + path, Why: ReasonNoMetadata, Err: err}
+		return "", false, &OpError{Op: "metadata " + path, reason: ReasonNoMetadata, Err: err}
 	}
 	return string(body), true, nil
 }
 
-// macs lists the MACs of the ENIs that the metadata service shows.
+// macs returns the MACs of the ENIs that the metadata service shows.
 func (c *Client) macs(ctx context.Context) ([]string, error) {
 	body, _, err := c.metadata(ctx, macsPath)
 	if err != nil {
@@ -53,7 +53,7 @@ func (c *Client) macs(ctx context.Context) ([]string, error) {
 	return out, nil
 }
 
-// identity is what the metadata service says about the instance itself.
+// identity reads the description of the instance from the metadata service.
 func (c *Client) identity(ctx context.Context) (Instance, error) {
 	var inst Instance
 	for _, key := range []struct {
@@ -67,7 +67,7 @@ func (c *Client) identity(ctx context.Context) (Instance, error) {
 	} {
 		value, ok, err := c.metadata(ctx, key.path)
 		if err == nil && !ok {
-			err = &OpError{Op: "metadata " + key.path, Why: ReasonNoMetadata, Err: errors.New("not there")}
+			err = &OpError{Op: "metadata " + key.path, reason: ReasonNoMetadata, Err: errors.New("the key is missing")}
 		}
 		if err != nil {
 			return Instance{}, err
@@ -77,30 +77,30 @@ func (c *Client) identity(ctx context.Context) (Instance, error) {
 	return inst, nil
 }
 
-// leaf holds the keys below one MAC.
-type leaf map[string]string
+// macData holds the values of the keys below one MAC.
+type macData map[string]string
 
-// leafKeys are the keys read for each ENI, if the listing has them.
-var leafKeys = []string{
+// macKeys are the keys to read for each ENI, if the listing has them.
+var macKeys = []string{
 	"interface-id", "device-number", "network-card", "subnet-id", "vpc-id", "security-group-ids",
 	"subnet-ipv4-cidr-block", "subnet-ipv6-cidr-blocks", "vpc-ipv4-cidr-blocks", "vpc-ipv6-cidr-blocks",
 	"local-ipv4s", "ipv4-prefix", "ipv6s", "ipv6-prefix",
 }
 
-// slotKeys are those of the leafKeys that tell an ENI's slots.
+// slotKeys are those of the macKeys that describe an ENI's slots.
 var slotKeys = []string{"interface-id", "local-ipv4s", "ipv4-prefix", "ipv6s", "ipv6-prefix"}
 
-// leaf reads the named keys below a MAC. It is empty if the ENI has gone in
-// between.
-func (c *Client) leaf(ctx context.Context, mac string, keys []string) (leaf, error) {
+// macData reads the named keys below a MAC. The result is empty if the ENI has
+// disappeared.
+func (c *Client) macData(ctx context.Context, mac string, keys []string) (macData, error) {
 	listing, _, err := c.metadata(ctx, macsPath+mac+"/")
 	if err != nil {
 		return nil, err
 	}
-	there := strings.Fields(listing)
-	out := leaf{}
+	listed := strings.Fields(listing)
+	out := macData{}
 	for _, key := range keys {
-		if !slices.Contains(there, key) && !slices.Contains(there, key+"/") {
+		if !slices.Contains(listed, key) && !slices.Contains(listed, key+"/") {
 			continue
 		}
 		value, ok, err := c.metadata(ctx, macsPath+mac+"/"+key)
@@ -114,9 +114,8 @@ func (c *Client) leaf(ctx context.Context, mac string, keys []string) (leaf, err
 	return out, nil
 }
 
-// eni puts together what the metadata service says of one ENI, which is the
-// primary one or not.
-func (l leaf) eni(mac string, primary bool) ENI {
+// eni converts the values to an ENI. primary says that it is the primary ENI.
+func (l macData) eni(mac string, primary bool) ENI {
 	e := ENI{
 		ID: l.first("interface-id"), MAC: mac, Primary: primary, SubnetID: l.first("subnet-id"), VPCID: l.first("vpc-id"),
 		Kind: KindInterface, Status: "attached", Groups: strings.Fields(l["security-group-ids"]), Sources: SourceMetadata,
@@ -126,16 +125,16 @@ func (l leaf) eni(mac string, primary bool) ENI {
 	e.Card, _ = strconv.Atoi(l.first("network-card"))
 	e.Subnet = parseBlock(l.first("subnet-ipv4-cidr-block"))
 	e.Subnet6 = parseBlock(l.first("subnet-ipv6-cidr-blocks"))
-	var rest4 []string
-	e.Addr, rest4 = ownAddr(l["local-ipv4s"])
-	rest6 := strings.Fields(l["ipv6s"])
+	var secondary4 []string
+	e.Addr, secondary4 = ownAddr(l["local-ipv4s"])
+	secondary6 := strings.Fields(l["ipv6s"])
 	if primary {
-		e.Device, e.Card = 0, 0 // whatever is shown
+		e.Device, e.Card = 0, 0 // even if the service shows other indexes
 	}
 	if primary || !e.Addr.IsValid() {
-		e.Addr6, rest6 = ownAddr(l["ipv6s"])
+		e.Addr6, secondary6 = ownAddr(l["ipv6s"])
 	}
-	for _, s := range slices.Concat(rest4, rest6, strings.Fields(l["ipv4-prefix"]), strings.Fields(l["ipv6-prefix"])) {
+	for _, s := range slices.Concat(secondary4, secondary6, strings.Fields(l["ipv4-prefix"]), strings.Fields(l["ipv6-prefix"])) {
 		e.addBlock(parseBlock(s))
 	}
 	if l["local-ipv4s"] == "" && l["ipv6s"] == "" {
@@ -145,8 +144,8 @@ func (l leaf) eni(mac string, primary bool) ENI {
 	return e
 }
 
-// ownAddr splits a list of addresses into the ENI's own, which comes first, and
-// the secondary ones.
+// ownAddr splits a list of addresses into the first one, which is the ENI's own
+// address, and the secondary ones.
 func ownAddr(list string) (netip.Addr, []string) {
 	fields := strings.Fields(list)
 	if len(fields) == 0 {
@@ -156,7 +155,8 @@ func ownAddr(list string) (netip.Addr, []string) {
 	return own, fields[1:]
 }
 
-func (l leaf) first(key string) string {
+// first returns the first value of a key, or an empty string.
+func (l macData) first(key string) string {
 	fields := strings.Fields(l[key])
 	if len(fields) == 0 {
 		return ""

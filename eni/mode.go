@@ -4,18 +4,18 @@ package eni
 
 import "fmt"
 
-// Mode restricts what a Manager may change, for cloud incidents and for views
-// of the world that are too strange to act on.
+// Mode is a safe mode: it restricts what a Manager may change. It is for cloud
+// incidents, and for observations that are too unlikely to act on.
 type Mode uint8
 
 // The modes, each stricter than the one before.
 const (
-	ModeFull      Mode = iota // everything
+	ModeFull      Mode = iota // everything is allowed
 	ModeNoRelease             // nothing is unassigned, detached or deleted
-	ModeFrozen                // no mutating call at all
+	ModeFrozen                // the Manager makes no call that changes anything
 )
 
-// String is the mode's name as used in flags.
+// String returns the mode's name as used in flags.
 func (m Mode) String() string {
 	switch m {
 	case ModeFull:
@@ -28,7 +28,7 @@ func (m Mode) String() string {
 	return fmt.Sprintf("mode(%d)", m)
 }
 
-// ParseMode is the reverse of Mode.String.
+// ParseMode returns the mode with a name: "full", "no-release" or "frozen".
 func ParseMode(s string) (Mode, error) {
 	for _, m := range []Mode{ModeFull, ModeNoRelease, ModeFrozen} {
 		if m.String() == s {

@@ -28,14 +28,14 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 400, "seeds of TestModel")
-	seed  = flag.Uint64("seed", 0, "the one seed of TestModel to run, with a log")
+	seeds = flag.Int("seeds", 400, "number of seeds of TestModel")
+	seed  = flag.Uint64("seed", 0, "run TestModel with this seed only, with a log")
 )
 
 // TestModel drives a Manager with random operations against a cloud that lags,
-// throttles, loses answers and refuses, and kills the process between and
-// within calls. After each operation the invariants must hold, and once the
-// trouble ends everything must settle.
+// throttles, loses answers and refuses calls, and kills the process between and
+// within calls. The invariants must hold after each operation. When the faults end,
+// all operations must finish without a leak.
 func TestModel(t *testing.T) {
 	if *seed != 0 {
 		synctest.Test(t, func(t *testing.T) { newModel(t, *seed, true).run() })
@@ -59,7 +59,7 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// model is the world together with what a node's address pool would know.
+// model is a world with one node, and what the node's address pool would know.
 type model struct {
 	*world
 	rnd     *rand.Rand
@@ -68,25 +68,25 @@ type model struct {
 	foreign map[string]enitest.ENI
 	journal *killable
 	m       *eni.Manager
-	// used are the blocks that pods have, by ENI. It survives a kill, as the
-	// pool's own journal does.
+	// used are the blocks that pods have, by ENI. They survive a kill, like the
+	// pool's own journal.
 	used map[string]map[netip.Prefix]bool
-	// trunk is the trunk ENI, if there is one, and branches those of its
-	// branches that were returned and not retired since.
+	// trunk is the trunk ENI, if there is one. branches are those of its branches
+	// that CreateBranch returned and that are not yet retired.
 	trunk    string
 	branches []eni.Branch
-	// faults take back the trouble that was arranged.
+	// faults are functions that remove the active faults.
 	faults []func()
-	// fuse is how many calls are left until the process is killed; 0 means
-	// that it lives.
+	// fuse is how many points are left until the process is killed. 0 means never.
 	fuse int
 	mu   sync.Mutex // guards fuse while both sources are asked
 }
 
-// killed is what a process panics with when it is killed.
+// killed is the value of the panic that simulates a kill of the process.
 type killed struct{}
 
-// killable is a journal in memory, and a place to be killed at.
+// killable is a journal in memory. Each Put is a point where the process can be
+// killed.
 type killable struct {
 	*eni.Memory
 	burn func()
@@ -108,7 +108,7 @@ func newModel(t *testing.T, seed uint64, verbose bool) *model {
 		world: newWorld(t, cfg), rnd: rnd, verbose: verbose,
 		foreign: map[string]enitest.ENI{}, used: map[string]map[netip.Prefix]bool{},
 	}
-	x.inst = x.run1()
+	x.inst = x.runInstance()
 	x.journal = &killable{Memory: eni.NewMemory(), burn: x.burn}
 	time.Sleep(5 * time.Minute)
 	x.addForeign()
@@ -116,13 +116,13 @@ func newModel(t *testing.T, seed uint64, verbose bool) *model {
 	return x
 }
 
-// run1 starts the instance; some have little room.
-func (x *model) run1() enitest.Instance {
+// runInstance starts the instance. Some types have few slots.
+func (x *model) runInstance() enitest.Instance {
 	kinds := []string{"m5.large", "t3.medium", "m5.xlarge"}
 	return x.world.run(kinds[x.rnd.IntN(len(kinds))])
 }
 
-// burn is called at every point where a process can die.
+// burn is called at every point where the process can be killed.
 func (x *model) burn() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -134,7 +134,8 @@ func (x *model) burn() {
 	}
 }
 
-// RoundTrip kills before or after a call to EC2.
+// wrap adds two points where the process can be killed to each call to EC2: before
+// and after it.
 func (x *model) wrap(rt http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(r *http.Request) (*http.Response, error) {
 		if r.URL.Hostname() == "169.254.169.254" {
@@ -159,15 +160,15 @@ func (x *model) boot() {
 	x.m = x.manager(x.inst, eni.Config{
 		Client:  eni.NewClient(x.config(x.inst.ID, x.wrap), cfg),
 		Intents: x.journal,
-		InUse:   says(func(id string, b netip.Prefix) bool { return x.used[id][b] }),
+		InUse:   inUse(func(id string, b netip.Prefix) bool { return x.used[id][b] }),
 		NewToken: func() string {
 			return fmt.Sprintf("t%d-%d", x.rnd.Uint64(), time.Now().UnixNano())
 		},
 	})
 }
 
-// addForeign makes an ENI that is not ours: free, or attached to the instance
-// and tagged to be left alone.
+// addForeign creates an ENI that the Manager must not change: one that is not
+// attached, or one that is attached to the instance and tagged with TagNoManage.
 func (x *model) addForeign() {
 	api := ec2.NewFromConfig(x.config(x.inst.ID, nil))
 	out, err := api.CreateNetworkInterface(x.t.Context(), &ec2.CreateNetworkInterfaceInput{
@@ -191,6 +192,7 @@ func (x *model) addForeign() {
 	x.foreign[id], _ = x.ENI(id)
 }
 
+// log logs with the fake time if the test runs a single seed.
 func (x *model) log(format string, args ...any) {
 	if x.verbose {
 		x.t.Logf("%s  "+format, append([]any{time.Now().Format("04:05.000")}, args...)...)
@@ -199,16 +201,16 @@ func (x *model) log(format string, args ...any) {
 
 func (x *model) run() {
 	for range 25 {
-		x.trouble()
+		x.addFaults()
 		x.operate()
 		x.verify()
 		time.Sleep(time.Duration(x.rnd.IntN(40)) * time.Second)
 	}
-	x.settle()
+	x.checkEnd()
 }
 
-// trouble arranges for something to go wrong soon.
-func (x *model) trouble() {
+// addFaults lights the fuse or adds faults to the next calls, at random.
+func (x *model) addFaults() {
 	if x.rnd.IntN(3) == 0 {
 		x.fuse = 1 + x.rnd.IntN(12)
 	}
@@ -217,6 +219,7 @@ func (x *model) trouble() {
 	}
 }
 
+// fault returns a random fault.
 func (x *model) fault() enitest.Fault {
 	f := enitest.Fault{Action: "*", Skip: x.rnd.IntN(5), Times: 1 + x.rnd.IntN(2)}
 	switch x.rnd.IntN(6) {
@@ -236,7 +239,7 @@ func (x *model) fault() enitest.Fault {
 	return f
 }
 
-// operate does one thing, and starts a new process if it is killed over it.
+// operate runs one random operation. If the process is killed, it starts a new one.
 func (x *model) operate() {
 	defer func() {
 		x.fuse = 0
@@ -263,13 +266,13 @@ func (x *model) operate() {
 		e, err := x.m.Provision(ctx, eni.ProvisionInput{Slots: x.rnd.IntN(6), Prefixes: x.rnd.IntN(2) == 0, Singles: x.rnd.IntN(3)})
 		x.log("provision %s %v: %v", e.ID, e.Blocks(), err)
 		if err == nil && (!e.ForPods() || e.Device == 0 || e.Attachment == "" || !e.DeleteOnTermination || !e.Subnet.IsValid()) {
-			x.t.Errorf("not complete: %+v", e)
+			x.t.Errorf("the new ENI is not complete: %+v", e)
 		}
 	case 2:
 		if id := x.pick(); id != "" {
 			err := x.m.Retire(ctx, id)
 			x.log("retire %s: %v", id, err)
-			x.ended(err)
+			x.checkReason(err)
 		}
 	case 3, 4:
 		if id := x.pick(); id != "" {
@@ -287,13 +290,13 @@ func (x *model) operate() {
 	x.allocate()
 }
 
-// branch makes the trunk, or a branch, or retires one.
+// branch creates the trunk or a branch, or retires a branch.
 func (x *model) branch(ctx context.Context) {
 	switch {
 	case x.trunk == "":
 		e, err := x.m.Provision(ctx, eni.ProvisionInput{Kind: eni.KindTrunk})
 		x.log("trunk %s: %v", e.ID, err)
-		if err == nil && e.Kind == eni.KindTrunk { // it can have finished another ENI
+		if err == nil && e.Kind == eni.KindTrunk { // it may have finished another ENI
 			x.trunk = e.ID
 		}
 	case len(x.branches) > 0 && x.rnd.IntN(2) == 0:
@@ -313,8 +316,8 @@ func (x *model) branch(ctx context.Context) {
 	}
 }
 
-// pick chooses an ENI: usually one of ours, sometimes the primary or a foreign
-// one.
+// pick chooses an ENI: usually one that the node created, sometimes the primary or a
+// foreign one.
 func (x *model) pick() string {
 	var ids []string
 	for _, e := range x.m.Inventory().ENIs {
@@ -335,18 +338,18 @@ func (x *model) unassign(ctx context.Context) {
 	blocks = blocks[:min(len(blocks), x.rnd.IntN(3))]
 	err := x.m.Unassign(ctx, eni.UnassignInput{ENI: id, Blocks: blocks})
 	x.log("unassign %s %v: %v", id, blocks, err)
-	x.ended(err)
+	x.checkReason(err)
 }
 
-// ended checks that what forbids an operation was the reason that it failed.
-func (x *model) ended(err error) {
+// checkReason checks that the error of an operation carries a reason.
+func (x *model) checkReason(err error) {
 	var op *eni.OpError
 	if err != nil && !errors.As(err, &op) && !errors.Is(err, context.DeadlineExceeded) {
 		x.t.Errorf("error without a reason: %v", err)
 	}
 }
 
-// resume does what a node does when it starts.
+// resume does what a node does at its start.
 func (x *model) resume() {
 	err := x.m.Resume(x.t.Context())
 	x.log("resume: %v", err)
@@ -354,7 +357,7 @@ func (x *model) resume() {
 	x.log("discover: %v %v", slots(x.m.Inventory()), err)
 }
 
-// allocate gives some of what the inventory shows to pods, and takes some back.
+// allocate gives some blocks of the inventory to pods, and takes some back.
 func (x *model) allocate() {
 	for _, e := range x.m.Inventory().ENIs {
 		if !e.ForPods() {
@@ -379,7 +382,7 @@ func (x *model) allocate() {
 	}
 }
 
-// verify checks the invariants against the cloud as it is.
+// verify checks the invariants against the state of the cloud.
 func (x *model) verify() {
 	x.t.Helper()
 	owner := map[netip.Prefix]string{}
@@ -391,20 +394,20 @@ func (x *model) verify() {
 	for id, used := range x.used {
 		for b := range used {
 			if owner[b] != id {
-				x.t.Errorf("a pod has %s of %s, which has it no more (%q has)", b, id, owner[b])
+				x.t.Errorf("a pod has %s of %s, but the block is now on %q", b, id, owner[b])
 			}
 		}
 	}
 	for _, b := range x.branches {
 		if e, _ := x.ENI(b.ENI); e.Trunk == nil || e.Trunk.Trunk != b.Trunk || e.Trunk.VLANID != b.VLANID {
-			x.t.Errorf("branch %+v is %+v", b, e.Trunk)
+			x.t.Errorf("branch %+v has the association %+v", b, e.Trunk)
 		} else if trunk, _ := x.ENI(b.Trunk); trunk.Attachment == nil {
 			x.t.Errorf("branch %+v has lost its trunk", b)
 		}
 	}
 	for id, was := range x.foreign {
 		if now, _ := x.ENI(id); cmp.Diff(was, now, cmp.Comparer(equal[netip.Addr]), cmp.Comparer(equal[netip.Prefix])) != "" {
-			x.t.Errorf("foreign ENI changed (-was +is):\n%s", cmp.Diff(was, now, cmp.Comparer(equal[netip.Addr]), cmp.Comparer(equal[netip.Prefix])))
+			x.t.Errorf("foreign ENI changed (-before +after):\n%s", cmp.Diff(was, now, cmp.Comparer(equal[netip.Addr]), cmp.Comparer(equal[netip.Prefix])))
 		}
 	}
 	for _, c := range x.Audit() {
@@ -421,14 +424,14 @@ func (x *model) mentionsForeign(c enitest.Call) bool {
 	return x.foreign[c.Parameters.Get("NetworkInterfaceId")].ID != ""
 }
 
-// foreignSince is when the set-up of the foreign ENI was over.
+// foreignSince returns when the set-up of the foreign ENI was finished.
 func (x *model) foreignSince() time.Time {
 	return x.inst.LaunchedAt.Add(5*time.Minute + 20*time.Second)
 }
 
-// settle ends all trouble and checks that everything comes to rest: nothing in
-// the journal, what is known is what is there, and nothing of ours lies about.
-func (x *model) settle() {
+// checkEnd removes all faults and checks the final state: no operation is
+// unfinished, the inventory equals the cloud, and no ENI is leaked.
+func (x *model) checkEnd() {
 	x.t.Helper()
 	for _, remove := range x.faults {
 		remove()
@@ -438,22 +441,22 @@ func (x *model) settle() {
 		x.resume()
 		time.Sleep(5 * time.Minute)
 	}
-	open, err := x.m.Open(x.t.Context())
+	open, err := x.m.Unfinished(x.t.Context())
 	x.check(err)
 	if len(open) > 0 {
-		x.t.Errorf("still open: %+v", open)
+		x.t.Errorf("still unfinished: %+v", open)
 	}
 	swept, err := eni.Sweep(x.t.Context(), eni.NewClient(x.config(x.inst.ID, nil), fast), eni.SweepInput{VPCID: x.vpc.ID})
 	x.check(err)
 	for _, s := range swept {
-		if s.Deleted { // the journal was kept all the time, so nothing may be left
+		if s.Deleted { // the journal was never lost, so there must be no leak
 			x.t.Errorf("leaked and swept: %s", s.ENI.ID)
 		}
 	}
 	want := map[string][]string{}
 	for _, e := range x.ENIs() {
-		ours := e.Tags[eni.TagOwner] != "" && e.Tags[eni.TagNoManage] == ""
-		if e.Attachment == nil && e.Trunk == nil && ours {
+		managed := e.Tags[eni.TagOwner] != "" && e.Tags[eni.TagNoManage] == ""
+		if e.Attachment == nil && e.Trunk == nil && managed {
 			x.t.Errorf("leaked: %s", e.ID)
 		}
 		if e.Attachment != nil {

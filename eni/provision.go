@@ -10,46 +10,48 @@ import (
 	"time"
 )
 
-// ProvisionInput describes the ENI to make.
+// ProvisionInput describes the ENI to create.
 type ProvisionInput struct {
 	// Card is the network card index.
 	Card int
-	// Slots is how many IPv4 slots to fill at once: secondary addresses, or
-	// /28 prefixes if Prefixes is set. More than the type allows means all.
+	// Slots is the number of IPv4 slots to fill: secondary addresses, or /28
+	// prefixes if Prefixes is set. It is reduced to the limit of the instance
+	// type.
 	Slots int
-	// Prefixes asks for prefixes.
+	// Prefixes requests prefixes instead of secondary addresses.
 	Prefixes bool
-	// Singles is how many secondary addresses to assign instead if no subnet
-	// has a free prefix; 0 means to fail with ErrNoFreePrefix.
+	// Singles is the number of secondary addresses to assign instead if no subnet
+	// has a free prefix. 0 means that Provision then fails with ErrNoFreePrefix.
 	Singles int
-	// Slots6 is how many /80 prefixes to delegate; 1 is enough for a node.
+	// Slots6 is the number of /80 prefixes to delegate. 1 is enough for a node.
 	Slots6 int
 	// Kind is the kind of ENI. Optional; default KindInterface.
 	Kind Kind
 }
 
-// Provision makes an ENI, attaches it, and waits until it is there: three calls
-// to EC2 when nothing goes wrong. If an earlier call left an ENI of the same kind on
-// the way to the same card, that one is finished and no other made.
+// Provision creates an ENI, attaches it, and waits until it is attached. Without
+// failures it makes three calls to EC2. If an earlier call left an unfinished ENI
+// of the same kind for the same card, Provision finishes that one instead of
+// creating another.
 //
-// When a step fails for good, what was done is undone before it returns. When
-// EC2 does not answer, or throttles for too long, or ctx ends, the operation
-// stays in the journal, and the next Provision or Resume goes on with it.
+// If a step fails permanently, Provision undoes the earlier steps before it
+// returns. If EC2 does not answer or throttles for too long, or if ctx ends, the
+// operation stays in the journal, and the next Provision or Resume continues it.
 func (m *Manager) Provision(ctx context.Context, in ProvisionInput) (ENI, error) {
 	if err := m.permit(OpProvision, "", false); err != nil {
 		return ENI{}, err
 	}
-	if err := m.fresh(ctx); err != nil {
+	if err := m.ensureRecent(ctx); err != nil {
 		return ENI{}, err
 	}
 	if in.Kind == "" {
 		in.Kind = KindInterface
 	}
-	if left, release, ok := m.unfinished(in); ok {
+	if earlier, release, ok := m.unfinishedProvision(in); ok {
 		var e ENI
-		left, err := m.look(ctx, left)
+		earlier, err := m.refresh(ctx, earlier)
 		if err == nil {
-			e, err = m.finish(ctx, left)
+			e, err = m.finish(ctx, earlier)
 		}
 		release()
 		if err != nil || e.ID != "" {
@@ -69,15 +71,15 @@ func (m *Manager) Provision(ctx context.Context, in ProvisionInput) (ENI, error)
 		return ENI{}, err
 	}
 	defer release()
-	it, err = m.create(ctx, it, m.wanted(in, limits), subnets)
+	it, err = m.create(ctx, it, m.slotRequest(in, limits), subnets)
 	if err != nil {
 		return ENI{}, err
 	}
 	return m.finish(ctx, it)
 }
 
-// finish drives a provision intent to its end and returns the ENI: the zero ENI
-// if what was left of an earlier attempt has been cleared away.
+// finish drives a provision intent to its end and returns the ENI. It returns the
+// zero ENI if the intent was undone.
 func (m *Manager) finish(ctx context.Context, it Intent) (ENI, error) {
 	it, err := m.drive(ctx, it)
 	if err != nil || it.Undo {
@@ -87,17 +89,17 @@ func (m *Manager) finish(ctx context.Context, it Intent) (ENI, error) {
 	return e, nil
 }
 
-// fresh makes sure of an inventory new enough to choose a place by. One from
-// before EC2 could show an ENI that stood in the way is not.
-func (m *Manager) fresh(ctx context.Context) error {
+// ensureRecent calls Discover if the inventory is too old to choose a place. It is
+// too old if it may lack an ENI of another program that took a place before.
+func (m *Manager) ensureRecent(ctx context.Context) error {
 	m.mu.Lock()
-	young := m.looked && time.Since(m.inv.EC2At) < inventoryAge
-	for _, at := range m.others {
-		shows := at.Add(m.cfg.Lag)
-		young = young && (m.inv.EC2At.After(shows) || time.Now().Before(shows))
+	recent := m.everDiscovered && time.Since(m.inv.EC2At) < inventoryAge
+	for _, at := range m.foreignPlaces {
+		shown := at.Add(m.cfg.Lag)
+		recent = recent && (m.inv.EC2At.After(shown) || time.Now().Before(shown))
 	}
 	m.mu.Unlock()
-	if young {
+	if recent {
 		return nil
 	}
 	inv, err := m.discover(ctx, true)
@@ -107,42 +109,42 @@ func (m *Manager) fresh(ctx context.Context) error {
 	return inv.EC2Err
 }
 
-// unfinished finds an ENI of the same kind that is on its way to the same card
-// since an earlier call.
-func (m *Manager) unfinished(want ProvisionInput) (Intent, func(), bool) {
-	for _, in := range m.openIntents() {
-		if in.Op != OpProvision || in.Card != want.Card || in.Kind != want.Kind {
+// unfinishedProvision finds and claims an unfinished intent for an ENI of the same
+// kind on the same card.
+func (m *Manager) unfinishedProvision(input ProvisionInput) (Intent, func(), bool) {
+	for _, in := range m.unfinishedIntents() {
+		if in.Op != OpProvision || in.Card != input.Card || in.Kind != input.Kind {
 			continue
 		}
-		if release, ok := m.hold(in.ID); ok {
+		if release, ok := m.claim(in.ID); ok {
 			return in, release, true
 		}
 	}
 	return Intent{}, nil, false
 }
 
-// wanted is what to ask the ladder for.
-func (m *Manager) wanted(in ProvisionInput, l Limits) want {
+// slotRequest returns the IPv4 slots to request for a new ENI.
+func (m *Manager) slotRequest(in ProvisionInput, l Limits) slotRequest {
 	if in.Prefixes && l.Nitro {
-		return want{Prefixes: min(in.Slots, l.SlotsPerENI()), Singles: min(in.Singles, l.SlotsPerENI())}
+		return slotRequest{Prefixes: min(in.Slots, l.SlotsPerENI()), Singles: min(in.Singles, l.SlotsPerENI())}
 	}
-	return want{Singles: min(max(in.Slots, 0), l.SlotsPerENI())}
+	return slotRequest{Singles: min(max(in.Slots, 0), l.SlotsPerENI())}
 }
 
-// reserve chooses a place for an ENI and claims it, all under one lock, so that
-// no other Provision takes it.
+// reserve chooses a free place for an ENI and claims it under the same lock, so
+// that no concurrent Provision takes it.
 func (m *Manager) reserve(in ProvisionInput, l Limits) (Intent, func(), error) {
-	it := m.start(OpProvision)
+	it := m.newIntent(OpProvision)
 	it.Kind, it.Prefixes6 = in.Kind, in.Slots6
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	limit := cardLimit(l, m.cfg, in.Card, m.refused, it.Start)
-	p, ok := freePlace(in.Card, limit, m.takenLocked(nil))
+	limit := m.cardLimitLocked(l, in.Card, it.Start)
+	p, ok := freePlace(in.Card, limit, m.takenPlacesLocked(nil))
 	if !ok {
-		full := &OpError{Op: string(OpProvision), Why: ReasonENILimit, Err: fmt.Errorf("card %d takes %d ENIs", in.Card, max(limit, 0))}
-		if byType := cardLimit(l, m.cfg, in.Card, nil, it.Start); limit < byType {
-			full.After = m.refused[in.Card].until.Sub(it.Start)
-			full.Err = fmt.Errorf("card %d takes %d ENIs by its type, and EC2 refused more than %d", in.Card, byType, max(limit, 0))
+		full := &OpError{Op: string(OpProvision), reason: ReasonENILimit, Err: fmt.Errorf("card %d takes %d ENIs", in.Card, max(limit, 0))}
+		if byType := cardLimit(l, m.cfg, in.Card); limit < byType {
+			full.retryAfter = m.cardRefusals[in.Card].until.Sub(it.Start)
+			full.Err = fmt.Errorf("card %d takes %d ENIs by its type, but EC2 refused more than %d", in.Card, byType, max(limit, 0))
 		}
 		return Intent{}, nil, full
 	}
@@ -156,108 +158,111 @@ func (m *Manager) reserve(in ProvisionInput, l Limits) (Intent, func(), error) {
 	}, nil
 }
 
-// create climbs the ladder of subnets until EC2 makes an ENI.
-func (m *Manager) create(ctx context.Context, it Intent, w want, subnets []string) (Intent, error) {
-	rungs := m.rungs(subnets, w)
-	if w == (want{}) {
-		rungs = m.bare(subnets)
+// create makes the attempts at a new ENI in order until EC2 creates one.
+func (m *Manager) create(ctx context.Context, it Intent, w slotRequest, subnets []string) (Intent, error) {
+	attempts := m.listAttempts(subnets, w)
+	if w == (slotRequest{}) {
+		attempts = attemptsWithoutIPv4(subnets)
 	}
-	err := m.resting(subnets)
-	for _, r := range rungs {
-		it.Token, it.Subnet, it.Addrs, it.Prefixes = m.cfg.NewToken(), r.Subnet, r.Singles, r.Prefixes
-		it.Groups = m.groupsFor(r.Subnet, it.Kind)
+	err := m.exhaustedError(subnets)
+	for _, a := range attempts {
+		it.Token, it.Subnet, it.Addrs, it.Prefixes = m.cfg.NewToken(), a.Subnet, a.Singles, a.Prefixes
+		it.Groups = m.groupsFor(a.Subnet, it.Kind)
 		it.Created = time.Now().Truncate(time.Second)
 		it, err = m.createOnce(ctx, it, false)
 		if err == nil {
-			m.served(r)
+			m.recordSuccess(a)
 			return it, nil
 		}
-		why := reasonOf(err)
-		if it.Token != "" || why != ReasonSubnetFull && why != ReasonNoFreePrefix {
+		reason := reasonOf(err)
+		if it.Token != "" || reason != ReasonSubnetFull && reason != ReasonNoFreePrefix {
 			break
 		}
-		m.failed(r, why)
+		m.recordFailure(a, reason)
 	}
 	if it.Token != "" {
-		return it, err // an ENI may be there: the journal keeps the intent
+		return it, err // an ENI may exist, so the journal keeps the intent
 	}
-	return it, errors.Join(err, m.forget(ctx, it.ID))
+	return it, errors.Join(err, m.removeIntent(ctx, it.ID))
 }
 
-// createOnce makes the create call of an intent and journals its answer. An
-// intent that has certainly made no ENI comes back without its token. If the
-// call may have been made before, a refusal for want of permission does not tell,
-// since EC2 checks that before it looks at the token.
-func (m *Manager) createOnce(ctx context.Context, it Intent, before bool) (Intent, error) {
-	if err := m.put(ctx, it); err != nil {
-		if !before {
+// createOnce makes the create call of an intent and journals its answer. It clears
+// the token of the intent if the call has certainly created no ENI. repeated says
+// that an earlier call with the token may have created one. Then a missing
+// permission proves nothing, because EC2 checks permissions before the token.
+func (m *Manager) createOnce(ctx context.Context, it Intent, repeated bool) (Intent, error) {
+	if err := m.putIntent(ctx, it); err != nil {
+		if !repeated {
 			it.Token = ""
 		}
 		return it, err
 	}
 	made, err := m.ec2.createENI(ctx, it, m.tags(it))
 	if err != nil {
-		why := reasonOf(err)
-		unsure := lostAnswer(err) || why == ReasonThrottled || before && why == ReasonUnauthorized
-		if !unsure {
+		reason := reasonOf(err)
+		uncertain := lostAnswer(err) || reason == ReasonThrottled || repeated && reason == ReasonUnauthorized
+		if !uncertain {
 			it.Token = ""
 		}
 		return it, err
 	}
 	it.ENI, it.Made, it.Changed = made.ID, &made, time.Now()
-	return it, m.put(ctx, it)
+	return it, m.putIntent(ctx, it)
 }
 
-// rungs lists the attempts that make sense now.
-func (m *Manager) rungs(subnets []string, w want) []rung {
+// listAttempts lists the attempts at a request, in the preferred subnet first.
+func (m *Manager) listAttempts(subnets []string, w slotRequest) []attempt {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return climb(stick(subnets, m.last), w, m.rests, time.Now())
+	return listAttempts(preferSubnet(subnets, m.lastSubnet), w, m.exhausted, time.Now())
 }
 
-// bare is one attempt a subnet for an ENI with no IPv4 slots.
-func (m *Manager) bare(subnets []string) []rung {
-	out := make([]rung, len(subnets))
+// attemptsWithoutIPv4 lists one attempt for each subnet at an ENI without IPv4
+// slots.
+func attemptsWithoutIPv4(subnets []string) []attempt {
+	out := make([]attempt, len(subnets))
 	for i, s := range subnets {
-		out[i] = rung{Subnet: s}
+		out[i] = attempt{Subnet: s}
 	}
 	return out
 }
 
-func (m *Manager) served(r rung) {
+// recordSuccess remembers the subnet of an attempt that EC2 accepted.
+func (m *Manager) recordSuccess(a attempt) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.last = r.Subnet
+	m.lastSubnet = a.Subnet
 }
 
-func (m *Manager) failed(r rung, why Reason) {
+// recordFailure remembers that an attempt failed for a reason.
+func (m *Manager) recordFailure(a attempt, reason Reason) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	fell(m.rests, r, why, time.Now())
+	markExhausted(m.exhausted, a, reason, time.Now())
 }
 
-// resting is the error for when every subnet is at rest.
-func (m *Manager) resting(subnets []string) error {
+// exhaustedError returns the error for the case that all subnets are exhausted.
+func (m *Manager) exhaustedError(subnets []string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := &OpError{Op: string(OpProvision), Why: ReasonSubnetFull, Err: errors.New("no subnet to try")}
+	e := &OpError{Op: string(OpProvision), reason: ReasonSubnetFull, Err: errors.New("no subnet is left to try")}
 	now := time.Now()
 	for _, s := range subnets {
-		r := m.rests[s]
+		r := m.exhausted[s]
 		until := r.all
 		if !now.Before(until) {
-			until, e.Why = r.prefixes, ReasonNoFreePrefix
+			until, e.reason = r.prefixes, ReasonNoFreePrefix
 		}
-		if d := until.Sub(now); d > 0 && (e.After == 0 || d < e.After) {
-			e.After = d
-			e.Err = fmt.Errorf("%d subnets were full moments ago", len(subnets))
+		if d := until.Sub(now); d > 0 && (e.retryAfter == 0 || d < e.retryAfter) {
+			e.retryAfter = d
+			e.Err = fmt.Errorf("%d subnets were full at the last attempt", len(subnets))
 		}
 	}
 	return e
 }
 
-// tags are those of a new ENI. The creation time is part of the intent, since a
-// repeated create call must not differ.
+// tags returns the tags of a new ENI. The creation time comes from the intent,
+// because a repeated create call must be identical.
 func (m *Manager) tags(it Intent) map[string]string {
 	out := maps.Clone(m.cfg.Tags)
 	if out == nil {
@@ -274,6 +279,7 @@ func (m *Manager) tags(it Intent) map[string]string {
 	return out
 }
 
+// groupsFor returns the security groups of a new ENI.
 func (m *Manager) groupsFor(subnet string, kind Kind) []string {
 	m.mu.Lock()
 	inst := m.inv.Instance
@@ -284,14 +290,14 @@ func (m *Manager) groupsFor(subnet string, kind Kind) []string {
 	return inst.Groups
 }
 
-// subnetsAge is how long a listing of subnets is good: what is full shows in
-// the answer to the next create call anyway.
+// subnetsAge is the maximum age of a listing of subnets. It can be long: if a
+// subnet becomes full in between, the next create call in it fails and tells so.
 const subnetsAge = 10 * time.Minute
 
-// candidates lists the IDs of the subnets to use, best first.
+// candidates returns the IDs of the usable subnets, best first.
 func (m *Manager) candidates(ctx context.Context) ([]string, error) {
 	m.mu.Lock()
-	inst, known, listed := m.inv.Instance, m.subnets, m.listed
+	inst, known, listed := m.inv.Instance, m.subnets, m.subnetsAt
 	m.mu.Unlock()
 	q, ask := m.cfg.Subnets.Query(inst)
 	if !ask {
@@ -302,13 +308,13 @@ func (m *Manager) candidates(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		m.mu.Lock()
-		m.subnets, m.listed = known, time.Now()
+		m.subnets, m.subnetsAt = known, time.Now()
 		m.mu.Unlock()
 	}
 	var out, full []string
 	for _, s := range m.cfg.Subnets.Order(inst, known) {
 		if s.Free == 0 && s.Prefix.IsValid() {
-			full = append(full, s.ID) // the last resort: it may have changed
+			full = append(full, s.ID) // tried last, since it may have free addresses by now
 			continue
 		}
 		out = append(out, s.ID)
@@ -316,7 +322,7 @@ func (m *Manager) candidates(ctx context.Context) ([]string, error) {
 	out = append(out, full...)
 	if len(out) == 0 {
 		return nil, &OpError{
-			Op: string(OpProvision), Why: ReasonNotFound, Err: fmt.Errorf("none of %d subnets in %s is selected", len(known), inst.Zone),
+			Op: string(OpProvision), reason: ReasonNotFound, Err: fmt.Errorf("none of %d subnets in %s is selected", len(known), inst.Zone),
 		}
 	}
 	return out, nil

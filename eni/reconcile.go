@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// Reconcile brings the attributes of the managed ENIs to what they should be:
-// the security groups that the GroupSelector names, and deletion together with
-// the instance. It compares with what EC2 said at the last Discover, makes no
-// call for what is equal, and reports how many calls it made. It leaves the
-// primary ENI's own attributes alone.
+// Reconcile corrects the attributes of the managed ENIs: their security groups,
+// which the GroupSelector determines, and delete-on-termination. It compares them
+// with EC2's answer at the last Discover, makes calls only for differences, and
+// returns the number of calls. It does not change the attributes of the primary
+// ENI.
 func (m *Manager) Reconcile(ctx context.Context) (changes int, err error) {
 	if err := m.permit("reconcile", "", false); err != nil {
 		return 0, err
 	}
-	if err := m.discovered(ctx); err != nil {
+	if err := m.ensureDiscovered(ctx); err != nil {
 		return 0, err
 	}
 	var errs []error
@@ -27,41 +27,45 @@ func (m *Manager) Reconcile(ctx context.Context) (changes int, err error) {
 		if e.Primary || !e.ForPods() || e.Attachment == "" {
 			continue
 		}
-		if groups := slices.Sorted(slices.Values(m.cfg.Groups.Groups(inv.Instance, e.SubnetID, e.Kind))); len(groups) > 0 && !slices.Equal(groups, e.Groups) {
+		groups := slices.Sorted(slices.Values(m.cfg.Groups.Groups(inv.Instance, e.SubnetID, e.Kind)))
+		if len(groups) > 0 && !slices.Equal(groups, e.Groups) {
 			changes++
 			errs = append(errs, m.setGroups(ctx, e.ID, groups))
 		}
 		if !e.DeleteOnTermination {
 			changes++
-			errs = append(errs, m.setKept(ctx, e))
+			errs = append(errs, m.repairDeleteOnTermination(ctx, e))
 		}
 	}
 	return changes, errors.Join(errs...)
 }
 
+// setGroups replaces the security groups of an ENI.
 func (m *Manager) setGroups(ctx context.Context, id string, groups []string) error {
 	if err := m.ec2.setGroups(ctx, id, groups); err != nil {
 		return err
 	}
-	m.alter(id, func(e *ENI) { e.Groups = groups })
+	m.changeENI(id, func(e *ENI) { e.Groups = groups })
 	return nil
 }
 
-func (m *Manager) setKept(ctx context.Context, e ENI) error {
+// repairDeleteOnTermination sets the attribute on an ENI that is already attached.
+func (m *Manager) repairDeleteOnTermination(ctx context.Context, e ENI) error {
 	if err := m.ec2.deleteOnTermination(ctx, e.ID, e.Attachment); err != nil {
 		return err
 	}
-	m.alter(e.ID, func(e *ENI) { e.DeleteOnTermination = true })
+	m.changeENI(e.ID, func(e *ENI) { e.DeleteOnTermination = true })
 	return nil
 }
 
-// Adopt makes an attached ENI that someone else created ours, by tagging it.
-// From then on it is managed like one that Provision made, to its deletion.
+// Adopt tags an attached ENI of another program as managed by this node. From then
+// on the Manager treats it like an ENI that Provision created, up to its deletion.
+// It ignores an ENI that is tagged with TagNoManage.
 func (m *Manager) Adopt(ctx context.Context, id string) error {
 	if err := m.permit("adopt", id, false); err != nil {
 		return err
 	}
-	e, err := m.known(ctx, "adopt", id)
+	e, err := m.knownENI(ctx, "adopt", id)
 	if err != nil {
 		return err
 	}
@@ -72,6 +76,6 @@ func (m *Manager) Adopt(ctx context.Context, id string) error {
 	if err := m.ec2.tag(ctx, id, tags); err != nil {
 		return err
 	}
-	m.alter(id, func(e *ENI) { e.Managed, e.Tags = true, tags })
+	m.changeENI(id, func(e *ENI) { e.Managed, e.Tags = true, tags })
 	return nil
 }

@@ -10,19 +10,19 @@ import (
 	"time"
 )
 
-// refusal is what EC2 taught by refusing one more ENI on a card, or more slots on
-// an ENI, than the instance type's limit promises. It concerns that card or that
-// ENI only. It ends by evidence, when a request there succeeds or a Discover
-// shows another count, and by time, since what took the place can have gone: the
-// first refusal after minutes, each further one after twice as long.
+// refusal records that EC2 refused one more ENI on a card, or more slots on an
+// ENI, although the instance type allows it. It applies to that card or that ENI
+// only. It ends when a request there succeeds, or when a Discover shows another
+// count. It also ends by itself, because the object that took the place may be
+// gone: the first refusal after minutes, each further one after twice as long.
 type refusal struct {
-	most  int       // how many there were
-	until time.Time // when the type's limit is believed again
-	times int       // how many refusals came in a row
+	count int       // how many ENIs or slots there were
+	until time.Time // when the limit of the type applies again
+	inRow int       // how many refusals in a row
 }
 
-// How long a refusal counts. A card's is dearer to try again: an ENI is created,
-// and deleted.
+// How long a refusal counts. Another attempt on a card costs more, because it
+// creates and deletes an ENI.
 const (
 	slotRefusalFirst = time.Minute
 	slotRefusalMost  = 16 * time.Minute
@@ -30,61 +30,63 @@ const (
 	cardRefusalMost  = time.Hour
 )
 
-// again is the refusal after one more, with so many there. It counts for first,
-// and twice as long each time, up to last.
-func (r refusal) again(there int, now time.Time, first, last time.Duration) refusal {
+// next returns the refusal after a further one, with count ENIs or slots present.
+// It counts for first, and twice as long after each refusal, up to last.
+func (r refusal) next(count int, now time.Time, first, last time.Duration) refusal {
 	d := last
-	if r.times < 16 {
-		d = min(first<<r.times, last)
+	if r.inRow < 16 {
+		d = min(first<<r.inRow, last)
 	}
-	return refusal{most: there, until: now.Add(d), times: r.times + 1}
+	return refusal{count: count, until: now.Add(d), inRow: r.inRow + 1}
 }
 
-// limit lowers a limit while the refusal counts.
+// limit returns n, lowered while the refusal counts.
 func (r refusal) limit(n int, now time.Time) int {
 	if now.Before(r.until) {
-		return min(n, r.most)
+		return min(n, r.count)
 	}
 	return n
 }
 
-// slotsOf names the slots of one family of an ENI.
-type slotsOf struct {
+// slotKey identifies the slots of one family on an ENI.
+type slotKey struct {
 	eni    string
 	family Family
 }
 
-// forgetRefusals drops what the inventory contradicts. The caller holds m.mu.
-func (m *Manager) forgetRefusals() {
-	for key, r := range m.packed {
-		if e, ok := m.inv.ENI(key.eni); !ok || e.Slots(key.family) != r.most {
-			delete(m.packed, key)
+// dropRefusals drops the refusals that the inventory contradicts. The caller holds
+// m.mu.
+func (m *Manager) dropRefusals() {
+	for key, r := range m.slotRefusals {
+		if e, ok := m.inv.ENI(key.eni); !ok || e.Slots(key.family) != r.count {
+			delete(m.slotRefusals, key)
 		}
 	}
 	onCard := map[int]int{}
 	for _, e := range m.inv.ENIs {
 		onCard[e.Card]++
 	}
-	for card, r := range m.refused {
-		if onCard[card] > r.most {
-			delete(m.refused, card)
+	for card, r := range m.cardRefusals {
+		if onCard[card] > r.count {
+			delete(m.cardRefusals, card)
 		}
 	}
-	for p, at := range m.others {
+	for p, at := range m.foreignPlaces {
 		if m.inv.EC2At.After(at.Add(m.cfg.Lag)) {
-			delete(m.others, p)
+			delete(m.foreignPlaces, p)
 		}
 	}
 }
 
-// slotsRefused is for an assign call that EC2 refused because the ENI takes no
-// more, although it should: either it has more than is known, which a look
-// tells, or it takes less than its type says, of which one slot is tried. What
-// comes of that is returned, else the refusal, which is then remembered.
-func (m *Manager) slotsRefused(ctx context.Context, e ENI, f Family, r rung, refused error) ([]netip.Prefix, error) {
-	known, fewer, folded := e.Slots(f), 1, false
-	if now, there, err := m.ec2.describeENI(ctx, e.ID); err == nil && there {
-		folded = m.fold(e, now)
+// afterSlotRefusal handles an assign call that EC2 refused because the ENI is full,
+// although the inventory shows free slots. Either the ENI has more blocks than are
+// known, which a describe call shows, or it takes fewer than its type allows. In
+// the first case it requests the slots that remain, in the second case one slot.
+// It returns the blocks of that call, or else the refusal, which it then records.
+func (m *Manager) afterSlotRefusal(ctx context.Context, e ENI, f Family, a attempt, refused error) ([]netip.Prefix, error) {
+	known, fewer, foundMore := e.Slots(f), 1, false
+	if now, found, err := m.ec2.describeENI(ctx, e.ID); err == nil && found {
+		foundMore = m.addDoubtful(e, now)
 		if n := now.Slots(f); n != known {
 			m.mu.Lock()
 			fewer = m.limits.SlotsPerENI() - n
@@ -94,44 +96,43 @@ func (m *Manager) slotsRefused(ctx context.Context, e ENI, f Family, r rung, ref
 	if latest, ok := m.Inventory().ENI(e.ID); ok {
 		e = latest
 	}
-	if fewer = min(fewer, max(r.Prefixes, r.Singles)-1); fewer > 0 {
-		if r.Prefixes > 0 {
-			r.Prefixes = fewer
+	if fewer = min(fewer, max(a.Prefixes, a.Singles)-1); fewer > 0 {
+		if a.Prefixes > 0 {
+			a.Prefixes = fewer
 		} else {
-			r.Singles = fewer
+			a.Singles = fewer
 		}
-		got, err := m.assignOnce(ctx, e, f, r)
+		got, err := m.assignOnce(ctx, e, f, a)
 		if err == nil || reasonOf(err) != ReasonSlotLimit {
 			return got, err
 		}
 		refused = err
 	}
-	if folded {
-		return nil, refused // the count, not the limit, was wrong, and is right now
+	if foundMore {
+		return nil, refused // the limit is right; the known count was wrong and is now corrected
 	}
 	var op *OpError
-	key, at := slotsOf{e.ID, f}, time.Now()
+	key, at := slotKey{e.ID, f}, time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	learnt := m.packed[key].again(e.Slots(f), at, slotRefusalFirst, slotRefusalMost)
-	m.packed[key] = learnt
+	next := m.slotRefusals[key].next(e.Slots(f), at, slotRefusalFirst, slotRefusalMost)
+	m.slotRefusals[key] = next
 	if errors.As(refused, &op) {
-		op.After = learnt.until.Sub(at)
+		op.retryAfter = next.until.Sub(at)
 	}
 	return nil, refused
 }
 
-// fold takes into the inventory what EC2 shows on an ENI and was not known, in
-// doubt until a Discover has asked both sources. It reports whether there was
-// any.
-func (m *Manager) fold(e, now ENI) bool {
-	fresh := m.newOn(now, Intent{ENI: e.ID, Before: slices.Concat(e.Blocks(), e.Doubtful)})
-	if len(fresh) == 0 {
+// addDoubtful adds the unknown blocks that EC2 shows on an ENI to the inventory, in
+// doubt until a Discover has asked both sources. It reports whether there are any.
+func (m *Manager) addDoubtful(e, now ENI) bool {
+	added := m.newBlocks(now, Intent{ENI: e.ID, Before: slices.Concat(e.Blocks(), e.Doubtful)})
+	if len(added) == 0 {
 		return false
 	}
-	m.alter(e.ID, func(e *ENI) {
-		for _, b := range fresh {
-			e.drop(b)
+	m.changeENI(e.ID, func(e *ENI) {
+		for _, b := range added {
+			e.removeBlock(b)
 			e.Doubtful = append(e.Doubtful, b)
 		}
 	})

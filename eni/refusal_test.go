@@ -15,8 +15,8 @@ import (
 // slotsFull is EC2's refusal of more addresses.
 var slotsFull = &enitest.APIError{Code: "PrivateIpAddressLimitExceeded", Message: "Number of private addresses will exceed limit.", Status: 400}
 
-// refusedSlot has an Assign of one address refused once, on an ENI with nearly
-// all slots free.
+// refusedSlot returns an ENI with nearly all slots free, for which EC2 has refused
+// an Assign of one address once.
 func refusedSlot(t *testing.T) (*world, *eni.Manager, eni.ENI, *eni.OpError) {
 	t.Helper()
 	w := newWorld(t, enitest.Config{})
@@ -25,17 +25,17 @@ func refusedSlot(t *testing.T) (*world, *eni.Manager, eni.ENI, *eni.OpError) {
 	w.AddFault(enitest.Fault{Action: "AssignPrivateIpAddresses", Times: 1, Err: slotsFull})
 	_, err := m.Assign(t.Context(), eni.AssignInput{ENI: e.ID, Slots: 1})
 	var op *eni.OpError
-	if !errors.Is(err, eni.ErrSlotLimit) || !errors.As(err, &op) || op.ENI != e.ID || op.Reason() != "slot-limit" || op.After <= 0 || op.After > 5*time.Minute {
+	if !errors.Is(err, eni.ErrSlotLimit) || !errors.As(err, &op) || op.ENI != e.ID || op.Reason() != "slot-limit" || op.RetryAfter() <= 0 || op.RetryAfter() > 5*time.Minute {
 		t.Fatalf("%#v, want a slot limit of %s that ends in minutes", err, e.ID)
 	}
 	return w, m, e, op
 }
 
-// TestSlotRefusalEnds: after one refusal the ENI is left aside for a minute, or
-// until anything shows that the refusal is of the past.
+// TestSlotRefusalEnds checks that one refusal blocks Assign on the ENI for a minute,
+// or until another event shows that the ENI may have free slots.
 func TestSlotRefusalEnds(t *testing.T) {
 	for name, until := range map[string]func(w *world, m *eni.Manager, e eni.ENI, op *eni.OpError){
-		"time": func(_ *world, _ *eni.Manager, _ eni.ENI, op *eni.OpError) { time.Sleep(op.After) },
+		"time": func(_ *world, _ *eni.Manager, _ eni.ENI, op *eni.OpError) { time.Sleep(op.RetryAfter()) },
 		"an unassign": func(w *world, m *eni.Manager, e eni.ENI, _ *eni.OpError) {
 			w.check(m.Unassign(w.t.Context(), eni.UnassignInput{ENI: e.ID, Blocks: e.Blocks()[:1]}))
 		},
@@ -50,7 +50,7 @@ func TestSlotRefusalEnds(t *testing.T) {
 			w.ResetCalls()
 			_, err := m.Assign(t.Context(), eni.AssignInput{ENI: e.ID, Slots: 1})
 			var again *eni.OpError
-			if !errors.As(err, &again) || again.Why != eni.ReasonSlotLimit || again.ENI != e.ID || again.After <= 0 || len(w.Calls()) > 0 {
+			if !errors.As(err, &again) || again.Reason() != string(eni.ReasonSlotLimit) || again.ENI != e.ID || again.RetryAfter() <= 0 || len(w.Calls()) > 0 {
 				t.Errorf("at once: %#v, calls %v", err, w.Calls())
 			}
 			until(w, m, e, op)
@@ -61,9 +61,9 @@ func TestSlotRefusalEnds(t *testing.T) {
 	}
 }
 
-// TestSlotRefusalConcernsOneENI: other ENIs, new ones, and the other family serve
-// on.
-func TestSlotRefusalConcernsOneENI(t *testing.T) {
+// TestSlotRefusalOfOneENI checks that a refusal does not affect other ENIs, new ENIs,
+// and the other family.
+func TestSlotRefusalOfOneENI(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w, m, e, _ := refusedSlot(t)
 		if got := w.assignTo(m, w.eni(m), 3); len(got) != 3 {
@@ -81,8 +81,8 @@ func TestSlotRefusalConcernsOneENI(t *testing.T) {
 	})(t)
 }
 
-// TestSlotRefusalOfSeveral: of a request for several that is refused although
-// the count is right, one is tried.
+// TestSlotRefusalOfSeveral checks that Assign requests one address after EC2 has
+// refused several, if the known count is right.
 func TestSlotRefusalOfSeveral(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
@@ -90,7 +90,7 @@ func TestSlotRefusalOfSeveral(t *testing.T) {
 		e := w.provision(m, eni.ProvisionInput{Slots: 1})
 		w.AddFault(enitest.Fault{Action: "AssignPrivateIpAddresses", Times: 1, Err: slotsFull})
 		if got := w.assignTo(m, e.ID, 4); len(got) != 1 {
-			t.Errorf("%v, want one", got)
+			t.Errorf("assigned %v, want one", got)
 		}
 		if got := w.assignTo(m, e.ID, 4); len(got) != 4 {
 			t.Errorf("afterwards: %v", got)
@@ -98,8 +98,8 @@ func TestSlotRefusalOfSeveral(t *testing.T) {
 	})(t)
 }
 
-// TestSlotRefusalByUnknownAddresses: the ENI has more than is known. A look tells,
-// the rest of the slots is filled at once, and nothing is learnt of the limit.
+// TestSlotRefusalByUnknownAddresses has an ENI with more addresses than are known.
+// Assign must find them, fill the remaining slots at once, and not lower the limit.
 func TestSlotRefusalByUnknownAddresses(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
@@ -109,11 +109,11 @@ func TestSlotRefusalByUnknownAddresses(t *testing.T) {
 			w.assignByHand(e.ID)
 		}
 		if got := w.assignTo(m, e.ID, 8); len(got) != 2 {
-			t.Errorf("%v, want the 2 slots that are free", got)
+			t.Errorf("assigned %v, want the 2 free slots", got)
 		}
 		known, _ := m.Inventory().ENI(e.ID)
 		if len(known.Blocks()) != 3 || len(known.Doubtful) != 6 {
-			t.Errorf("known as %+v, want 6 addresses in doubt", known)
+			t.Errorf("inventory has %+v, want 6 addresses in doubt", known)
 		}
 		if _, err := m.Discover(t.Context()); err != nil {
 			t.Error(err)
@@ -124,14 +124,14 @@ func TestSlotRefusalByUnknownAddresses(t *testing.T) {
 		}
 		w.ResetCalls()
 		var op *eni.OpError
-		if _, err := m.Assign(t.Context(), eni.AssignInput{ENI: e.ID, Slots: 1}); !errors.As(err, &op) || op.After != 0 || len(w.Calls()) > 0 {
+		if _, err := m.Assign(t.Context(), eni.AssignInput{ENI: e.ID, Slots: 1}); !errors.As(err, &op) || op.RetryAfter() != 0 || len(w.Calls()) > 0 {
 			t.Errorf("full: %#v, calls %v", err, w.Calls())
 		}
 	})(t)
 }
 
-// TestFullByUnknownAddresses: when a look shows that the ENI is full, the count
-// says so from then on, and as soon as there is room it is used.
+// TestFullByUnknownAddresses has an ENI that is full of unknown addresses. Assign must
+// remember that it is full, and use slots as soon as they are free.
 func TestFullByUnknownAddresses(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
@@ -142,7 +142,7 @@ func TestFullByUnknownAddresses(t *testing.T) {
 		}
 		for range 2 {
 			var op *eni.OpError
-			if _, err := m.Assign(t.Context(), eni.AssignInput{ENI: e.ID, Slots: 3}); !errors.Is(err, eni.ErrSlotLimit) || !errors.As(err, &op) || op.After != 0 {
+			if _, err := m.Assign(t.Context(), eni.AssignInput{ENI: e.ID, Slots: 3}); !errors.Is(err, eni.ErrSlotLimit) || !errors.As(err, &op) || op.RetryAfter() != 0 {
 				t.Errorf("full: %#v", err)
 			}
 		}
@@ -159,9 +159,9 @@ func TestFullByUnknownAddresses(t *testing.T) {
 	})(t)
 }
 
-// TestSlotRefusalsGrowRare: an ENI that takes nothing for a day is asked ever less
-// often, and used again within 16 minutes when it does.
-func TestSlotRefusalsGrowRare(t *testing.T) {
+// TestSlotRefusalBackoff checks that an ENI that takes no addresses for a day is tried
+// less and less often, and is used within 16 minutes when it takes addresses again.
+func TestSlotRefusalBackoff(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
 		m := w.manager(w.run("m5.large"), eni.Config{})
@@ -190,13 +190,14 @@ func TestSlotRefusalsGrowRare(t *testing.T) {
 		}
 		w.AddFault(enitest.Fault{Action: "AssignPrivateIpAddresses", Times: 1, Err: slotsFull})
 		var op *eni.OpError
-		if err := try(); !errors.As(err, &op) || op.After > time.Minute {
+		if err := try(); !errors.As(err, &op) || op.RetryAfter() > time.Minute {
 			t.Errorf("after a success: %#v, want a minute again", err)
 		}
 	})(t)
 }
 
-// TestCardRefusal: one refusal of an ENI concerns its card, for minutes.
+// TestCardRefusal checks that the refusal of an ENI blocks its card only, for
+// minutes.
 func TestCardRefusal(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
@@ -211,28 +212,28 @@ func TestCardRefusal(t *testing.T) {
 		w.ResetCalls()
 		_, err := m.Provision(t.Context(), eni.ProvisionInput{Slots: 1})
 		var op *eni.OpError
-		if !errors.As(err, &op) || op.Why != eni.ReasonENILimit || op.After <= 0 || op.After > 5*time.Minute || len(w.Calls()) > 0 {
+		if !errors.As(err, &op) || op.Reason() != string(eni.ReasonENILimit) || op.RetryAfter() <= 0 || op.RetryAfter() > 5*time.Minute || len(w.Calls()) > 0 {
 			t.Errorf("at once: %#v, calls %v", err, w.Calls())
 		}
 		other := w.provision(m, eni.ProvisionInput{Card: 1, Slots: 1})
 		w.assignTo(m, other.ID, 2)
 		w.assignTo(m, w.eni(m), 2)
-		time.Sleep(op.After)
+		time.Sleep(op.RetryAfter())
 		w.provision(m, eni.ProvisionInput{Slots: 1})
 		w.provision(m, eni.ProvisionInput{Slots: 1})
 		w.AddFault(enitest.Fault{Action: "AttachNetworkInterface", Times: 1, Err: &enitest.APIError{Code: "AttachmentLimitExceeded", Status: 400}})
 		for range 2 {
 			_, err = m.Provision(t.Context(), eni.ProvisionInput{Slots: 1})
 		}
-		if !errors.As(err, &op) || op.After <= 0 || op.After > 5*time.Minute {
+		if !errors.As(err, &op) || op.RetryAfter() <= 0 || op.RetryAfter() > 5*time.Minute {
 			t.Errorf("after a success: %#v, want minutes again", err)
 		}
 	})(t)
 }
 
-// TestTakenPlaceComesBack: a device index at which EC2 refused an ENI for no
-// clear reason is used again once EC2 has had the time to show what is there.
-func TestTakenPlaceComesBack(t *testing.T) {
+// TestRefusedPlaceIsReused checks that a device index at which EC2 refused an ENI
+// without a clear reason is used again once EC2 has had time to show the ENI there.
+func TestRefusedPlaceIsReused(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
 		m := w.manager(w.run("m5.xlarge"), eni.Config{})
@@ -251,9 +252,9 @@ func TestTakenPlaceComesBack(t *testing.T) {
 	})(t)
 }
 
-// TestFullSubnetRests: a subnet without a free address is passed over for another
-// at once, and asked again minutes later.
-func TestFullSubnetRests(t *testing.T) {
+// TestFullSubnet checks that the node goes to another subnet at once if one is full,
+// and tries the full one again minutes later.
+func TestFullSubnet(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
 		other := w.addSubnet("10.0.2.0/24", "", nil)
@@ -267,7 +268,7 @@ func TestFullSubnetRests(t *testing.T) {
 		first := w.provision(m, eni.ProvisionInput{Slots: 1})
 		w.assignTo(m, first.ID, 2)
 		if first.SubnetID != other.ID {
-			t.Errorf("made in %s", first.SubnetID)
+			t.Errorf("created in %s, want %s", first.SubnetID, other.ID)
 		}
 		if _, err := m.Assign(t.Context(), eni.AssignInput{ENI: w.eni(m), Slots: 1}); !errors.Is(err, eni.ErrSubnetFull) {
 			t.Errorf("in the full subnet: %v", err)

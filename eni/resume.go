@@ -10,36 +10,37 @@ import (
 )
 
 // Resume finishes or undoes every operation that an earlier process, or an
-// earlier call, left open. Call it before the first Discover, and again when an
-// operation ended with ErrThrottled, ErrUnreachable or ErrInFlight. What cannot
-// go on now stays in the journal, and its error is part of the result.
+// earlier call, left unfinished. Call it before the first Discover, and again
+// after an operation failed with ErrThrottled, ErrUnreachable or ErrInFlight. An
+// operation that cannot continue now stays in the journal, and Resume returns its
+// error with those of the others.
 //
-// Nothing in use is taken away: an operation that was about to is called off,
-// before EC2 is asked anything. Resume may run in the background while the
-// Manager is used otherwise; where EC2 does not answer it takes minutes.
+// Resume takes nothing away that is in use. Before it asks EC2 anything, it
+// cancels the operations that would. It may run in the background while the
+// Manager is in use. If EC2 does not answer, it takes minutes.
 func (m *Manager) Resume(ctx context.Context) error {
-	if err := m.load(ctx); err != nil {
+	if err := m.loadJournal(ctx); err != nil {
 		return err
 	}
-	if len(m.openIntents()) == 0 {
+	if len(m.unfinishedIntents()) == 0 {
 		return nil
 	}
-	uncertain := m.eachOpen(ctx, func(ctx context.Context, it Intent) error {
-		_, _, err := m.callOffUsed(ctx, it)
+	undecided := m.eachUnfinished(ctx, func(ctx context.Context, it Intent) error {
+		_, _, err := m.cancelUsed(ctx, it)
 		return err
 	})
-	if err := m.discovered(ctx); err != nil {
-		return errors.Join(uncertain, err)
+	if err := m.ensureDiscovered(ctx); err != nil {
+		return errors.Join(undecided, err)
 	}
-	return m.eachOpen(ctx, m.resume) // what was uncertain is asked again
+	return m.eachUnfinished(ctx, m.resume) // this asks again about the undecided ones
 }
 
-// eachOpen does something for each open intent that no other operation works
-// on, oldest first. It joins the errors.
-func (m *Manager) eachOpen(ctx context.Context, do func(context.Context, Intent) error) error {
+// eachUnfinished calls do for each unfinished intent that no other operation has
+// claimed, oldest first. It joins the errors.
+func (m *Manager) eachUnfinished(ctx context.Context, do func(context.Context, Intent) error) error {
 	var errs []error
-	for _, it := range m.openIntents() {
-		release, ok := m.hold(it.ID)
+	for _, it := range m.unfinishedIntents() {
+		release, ok := m.claim(it.ID)
 		if !ok {
 			continue
 		}
@@ -51,16 +52,18 @@ func (m *Manager) eachOpen(ctx context.Context, do func(context.Context, Intent)
 	return errors.Join(errs...)
 }
 
-// Open lists the operations that are not finished, oldest first.
-func (m *Manager) Open(ctx context.Context) ([]Intent, error) {
-	if err := m.load(ctx); err != nil {
+// Unfinished lists the operations that are not finished, oldest first. It reads
+// the journal, and makes no calls to EC2.
+func (m *Manager) Unfinished(ctx context.Context) ([]Intent, error) {
+	if err := m.loadJournal(ctx); err != nil {
 		return nil, err
 	}
-	return m.openIntents(), nil
+	return m.unfinishedIntents(), nil
 }
 
+// resume continues one unfinished intent, unless the safe mode forbids it.
 func (m *Manager) resume(ctx context.Context, it Intent) error {
-	if err := m.permit(it.Op, it.ENI, it.takesAway()); err != nil {
+	if err := m.permit(it.Op, it.ENI, it.removes()); err != nil {
 		return err
 	}
 	if it.next(time.Now()) == stepCool {
@@ -75,53 +78,53 @@ func (m *Manager) resume(ctx context.Context, it Intent) error {
 	return m.resumeENI(ctx, it)
 }
 
-// resumeENI goes on with the intent to bring an ENI in or out, as EC2 shows the
-// ENI now, unless a pod has come to use an ENI on its way out.
+// resumeENI continues an intent that adds or removes an ENI, beginning from the
+// ENI's present state at EC2. It cancels a removal if a pod uses the ENI by now.
 func (m *Manager) resumeENI(ctx context.Context, it Intent) error {
-	it, err := m.look(ctx, it)
+	it, err := m.refresh(ctx, it)
 	if err != nil {
 		return err
 	}
-	it, left, err := m.callOffUsed(ctx, it)
-	if err != nil || !left {
+	it, remains, err := m.cancelUsed(ctx, it)
+	if err != nil || !remains {
 		return err
 	}
 	if it.Op == OpRetire && it.Kind == KindTrunk && !it.Detached {
-		if carries, err := m.carries(ctx, it.ENI); err != nil {
+		if carries, err := m.hasBranches(ctx, it.ENI); err != nil {
 			return err
 		} else if carries {
-			return m.callOff(ctx, it)
+			return m.cancelIntent(ctx, it)
 		}
 	}
 	_, err = m.drive(ctx, it)
 	return err
 }
 
-// resumeAssign looks once more for what came. When EC2 has had time to show it
-// and does not, nothing came.
+// resumeAssign asks EC2 once more which blocks an assign call added. If EC2 has
+// had time to show them and does not, the call added none.
 func (m *Manager) resumeAssign(ctx context.Context, it Intent) error {
-	e, there, err := m.ec2.describeENI(ctx, it.ENI)
+	e, found, err := m.ec2.describeENI(ctx, it.ENI)
 	if err != nil {
 		return err
 	}
-	if got := m.newOn(e, it); len(got) > 0 {
-		return m.came(ctx, it, got)
+	if got := m.newBlocks(e, it); len(got) > 0 {
+		return m.recordAssigned(ctx, it, got)
 	}
-	if !there || m.settled(it) {
-		return m.forget(ctx, it.ID)
+	if !found || m.lagPassed(it) {
+		return m.removeIntent(ctx, it.ID)
 	}
 	return nil
 }
 
-// resumeUnassign goes on with what nobody has come to use.
+// resumeUnassign continues an unassign with the blocks that no pod uses by now.
 func (m *Manager) resumeUnassign(ctx context.Context, it Intent) error {
-	it, left, err := m.callOffBlocks(ctx, it)
-	if err != nil || !left {
+	it, remains, err := m.cancelUsedBlocks(ctx, it)
+	if err != nil || !remains {
 		return err
 	}
-	it.Doubt = true // some may be off already, whatever EC2 says now
-	if err := m.put(ctx, it); err != nil {
+	it.Doubt = true // an earlier call may have unassigned some, whatever EC2 answers now
+	if err := m.putIntent(ctx, it); err != nil {
 		return err
 	}
-	return m.takeOff(ctx, it)
+	return m.unassignBlocks(ctx, it)
 }

@@ -11,90 +11,91 @@ import (
 	"time"
 )
 
-// Retire detaches and deletes an ENI. One that is gone already is no error. It
-// refuses the primary ENI, ENIs that are not managed, ENIs with an address in
-// use, and trunks with branches. EC2 is asked about the ENI first, since this cannot be taken back:
-// three calls when nothing goes wrong.
+// Retire detaches and deletes an ENI. It returns nil if the ENI is already gone.
+// It refuses the primary ENI, ENIs that are not managed, ENIs with an address in
+// use, and trunks with branches. Because the deletion is final, Retire asks EC2
+// about the ENI first. Without failures it makes three calls.
 //
-// If EC2 stops answering half-way the operation stays in the journal, the ENI
-// is not shown as usable any more, and Resume goes on with it.
+// If EC2 stops answering in between, the operation stays in the journal, the ENI
+// is no longer shown as usable, and Resume continues the operation.
 func (m *Manager) Retire(ctx context.Context, id string) error {
 	if err := m.permit(OpRetire, id, true); err != nil {
 		return err
 	}
-	if err := m.discovered(ctx); err != nil {
+	if err := m.ensureDiscovered(ctx); err != nil {
 		return err
 	}
-	release, ok := m.hold(id)
+	release, ok := m.claim(id)
 	if !ok {
-		return &OpError{Op: string(OpRetire), ENI: id, Why: ReasonStillInFlight, After: patienceFirst}
+		return &OpError{Op: string(OpRetire), ENI: id, reason: ReasonStillInFlight, retryAfter: retryFirst}
 	}
 	defer release()
-	if it, releaseIntent, ok := m.leaving(id); ok {
+	if it, releaseIntent, ok := m.unfinishedRetire(id); ok {
 		defer releaseIntent()
-		it, err := m.look(ctx, it)
+		it, err := m.refresh(ctx, it)
 		if err == nil {
 			_, err = m.drive(ctx, it)
 		}
 		return err
 	}
-	e, there, err := m.ec2.describeENI(ctx, id)
+	e, found, err := m.ec2.describeENI(ctx, id)
 	if err != nil {
 		return err
 	}
-	if !there {
-		return m.retireUnseen(id)
+	if !found {
+		return m.retireNotShown(id)
 	}
-	if err := m.mayRetire(ctx, e); err != nil {
+	if err := m.checkRetire(ctx, e); err != nil {
 		return err
 	}
-	it := m.start(OpRetire)
+	it := m.newIntent(OpRetire)
 	it.ENI, it.Card, it.Device, it.Kind, it.Before = id, e.Card, e.Device, e.Kind, e.Blocks()
 	it.Attached, it.Attachment, it.Detached = e.Attachment != "", e.Attachment, e.Status == "detaching"
-	releaseIntent, _ := m.hold(it.ID)
+	releaseIntent, _ := m.claim(it.ID)
 	defer releaseIntent()
-	if err := m.put(ctx, it); err != nil {
+	if err := m.putIntent(ctx, it); err != nil {
 		return err
 	}
-	m.alter(id, func(e *ENI) { e.InFlight = true })
+	m.changeENI(id, func(e *ENI) { e.InFlight = true })
 	it, err = m.drive(ctx, it)
 	if err != nil && !it.Detached && !it.Doubt && !it.Done {
-		return errors.Join(err, m.callOff(ctx, it)) // nothing has happened
+		return errors.Join(err, m.cancelIntent(ctx, it)) // the ENI is unchanged
 	}
 	return err
 }
 
-// leaving finds a retirement of the ENI that an earlier call left open.
-func (m *Manager) leaving(id string) (Intent, func(), bool) {
-	for _, in := range m.openIntents() {
+// unfinishedRetire finds and claims a retirement of the ENI that an earlier call
+// left unfinished.
+func (m *Manager) unfinishedRetire(id string) (Intent, func(), bool) {
+	for _, in := range m.unfinishedIntents() {
 		if in.ENI != id || in.Op != OpRetire {
 			continue
 		}
-		if release, ok := m.hold(in.ID); ok {
+		if release, ok := m.claim(in.ID); ok {
 			return in, release, true
 		}
 	}
 	return Intent{}, nil, false
 }
 
-// retireUnseen is for an ENI that EC2 does not show: gone, unless it is so new
-// that EC2 may not show it yet.
-func (m *Manager) retireUnseen(id string) error {
+// retireNotShown retires an ENI that EC2 does not show. The ENI is gone, unless it
+// is so new that EC2 may not show it yet.
+func (m *Manager) retireNotShown(id string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e, known := m.inv.ENI(id)
 	if known && e.Sources&SourceMetadata != 0 || known && e.Sources == SourceOwn {
-		return &OpError{Op: string(OpRetire), ENI: id, Why: ReasonNotFound, Err: errors.New("EC2 does not show it, others do"), After: m.cfg.Lag}
+		return &OpError{Op: string(OpRetire), ENI: id, reason: ReasonNotFound, Err: errors.New("EC2 does not show the ENI, but another source does"), retryAfter: m.cfg.Lag}
 	}
 	m.inv.ENIs = slices.DeleteFunc(slices.Clone(m.inv.ENIs), func(e ENI) bool { return e.ID == id })
 	return nil
 }
 
-// mayRetire checks an ENI, as EC2 just showed it, against everything that
-// forbids its end.
-func (m *Manager) mayRetire(ctx context.Context, e ENI) error {
-	refuse := func(why Reason, format string, args ...any) error {
-		return &OpError{Op: string(OpRetire), ENI: e.ID, Why: why, Err: fmt.Errorf(format, args...)}
+// checkRetire returns an error if the ENI, as EC2 just described it, must not be
+// retired.
+func (m *Manager) checkRetire(ctx context.Context, e ENI) error {
+	refuse := func(reason Reason, format string, args ...any) error {
+		return &OpError{Op: string(OpRetire), ENI: e.ID, reason: reason, Err: fmt.Errorf(format, args...)}
 	}
 	m.mu.Lock()
 	inst := m.inv.Instance
@@ -108,35 +109,35 @@ func (m *Manager) mayRetire(ctx context.Context, e ENI) error {
 	case e.Instance != "" && e.Instance != inst.ID:
 		return refuse(ReasonNotManaged, "it is attached to %s", e.Instance)
 	case e.Tags[TagNoManage] == "true" || e.Tags[TagOwner] != m.cfg.Owner || e.Tags[TagInstance] != inst.ID:
-		return refuse(ReasonNotManaged, "its tags do not say that it is ours")
+		return refuse(ReasonNotManaged, "its tags do not name this owner and instance")
 	}
-	if err := m.free(ctx, OpRetire, e.ID, slices.Concat(e.Blocks(), known.Blocks(), known.Doubtful)); err != nil {
+	if err := m.checkFree(ctx, OpRetire, e.ID, slices.Concat(e.Blocks(), known.Blocks(), known.Doubtful)); err != nil {
 		return err
 	}
 	if e.Kind != KindTrunk {
 		return nil
 	}
-	busy, err := m.carries(ctx, e.ID)
+	busy, err := m.hasBranches(ctx, e.ID)
 	if err == nil && busy {
 		err = refuse(ReasonInUse, "it has branches")
 	}
 	return err
 }
 
-// UnassignInput says what to take off an ENI. Single addresses are given as
-// /32 or /128.
+// UnassignInput names the blocks to unassign from an ENI. A single address is
+// written as a /32 or /128.
 type UnassignInput struct {
 	ENI    string
 	Blocks []netip.Prefix
 }
 
-// Unassign takes addresses or prefixes off an ENI: one call for each sort.
-// Those that are off already are no error. It refuses all of them if one is in
-// use, in doubt, or the ENI's own.
+// Unassign unassigns addresses or prefixes from an ENI, with one call for each
+// sort. It ignores blocks that are no longer on the ENI. If one block is in use,
+// in doubt, or the ENI's own address, Unassign refuses all of them.
 //
-// If EC2 stops answering half-way the operation stays in the journal, and the
-// next Assign, Unassign or Resume finishes it; until then the blocks are not
-// shown as usable.
+// If EC2 stops answering in between, the operation stays in the journal, and the
+// next Assign, Unassign or Resume finishes it. Until then the blocks are not shown
+// as usable.
 func (m *Manager) Unassign(ctx context.Context, in UnassignInput) error {
 	if len(in.Blocks) == 0 {
 		return nil
@@ -144,37 +145,38 @@ func (m *Manager) Unassign(ctx context.Context, in UnassignInput) error {
 	if err := m.permit(OpUnassign, in.ENI, true); err != nil {
 		return err
 	}
-	e, err := m.known(ctx, OpUnassign, in.ENI)
+	e, err := m.knownENI(ctx, OpUnassign, in.ENI)
 	if err != nil {
 		return err
 	}
-	release, ok := m.hold(in.ENI)
+	release, ok := m.claim(in.ENI)
 	if !ok {
-		return &OpError{Op: string(OpUnassign), ENI: in.ENI, Why: ReasonStillInFlight, After: patienceFirst}
+		return &OpError{Op: string(OpUnassign), ENI: in.ENI, reason: ReasonStillInFlight, retryAfter: retryFirst}
 	}
 	defer release()
-	if err := m.releaseLeft(ctx, in.ENI); err != nil {
+	if err := m.resumeUnassigns(ctx, in.ENI); err != nil {
 		return err
 	}
-	if err := m.mayUnassign(ctx, e, in.Blocks); err != nil {
+	if err := m.checkUnassign(ctx, e, in.Blocks); err != nil {
 		return err
 	}
-	it := m.start(OpUnassign)
+	it := m.newIntent(OpUnassign)
 	it.ENI, it.Blocks = in.ENI, slices.Clone(in.Blocks)
-	releaseIntent, _ := m.hold(it.ID)
+	releaseIntent, _ := m.claim(it.ID)
 	defer releaseIntent()
-	if err := m.put(ctx, it); err != nil {
+	if err := m.putIntent(ctx, it); err != nil {
 		return err
 	}
-	return m.takeOff(ctx, it)
+	return m.unassignBlocks(ctx, it)
 }
 
-func (m *Manager) mayUnassign(ctx context.Context, e ENI, blocks []netip.Prefix) error {
-	refuse := func(why Reason, format string, args ...any) error {
-		return &OpError{Op: string(OpUnassign), ENI: e.ID, Why: why, Err: fmt.Errorf(format, args...)}
+// checkUnassign returns an error if one of the blocks must not be unassigned.
+func (m *Manager) checkUnassign(ctx context.Context, e ENI, blocks []netip.Prefix) error {
+	refuse := func(reason Reason, format string, args ...any) error {
+		return &OpError{Op: string(OpUnassign), ENI: e.ID, reason: reason, Err: fmt.Errorf(format, args...)}
 	}
 	if !e.Managed {
-		return refuse(ReasonNotManaged, "nothing is taken off it")
+		return refuse(ReasonNotManaged, "this node does not manage the ENI")
 	}
 	if e.InFlight {
 		return refuse(ReasonStillInFlight, "it is being attached or detached")
@@ -184,19 +186,19 @@ func (m *Manager) mayUnassign(ctx context.Context, e ENI, blocks []netip.Prefix)
 		case b.IsSingleIP() && (b.Addr() == e.Addr || b.Addr() == e.Addr6):
 			return refuse(ReasonInvalid, "%s is the ENI's own address", b.Addr())
 		case slices.Contains(e.Doubtful, b):
-			return refuse(ReasonInUse, "the sources do not agree on %s", b)
+			return refuse(ReasonInUse, "the sources disagree about %s", b)
 		}
 	}
-	return m.free(ctx, OpUnassign, e.ID, blocks)
+	return m.checkFree(ctx, OpUnassign, e.ID, blocks)
 }
 
-// releaseLeft goes on with what an earlier Unassign of the ENI left open.
-func (m *Manager) releaseLeft(ctx context.Context, id string) error {
-	for _, it := range m.openIntents() {
+// resumeUnassigns continues the unfinished unassigns of the ENI.
+func (m *Manager) resumeUnassigns(ctx context.Context, id string) error {
+	for _, it := range m.unfinishedIntents() {
 		if it.Op != OpUnassign || it.ENI != id {
 			continue
 		}
-		release, ok := m.hold(it.ID)
+		release, ok := m.claim(it.ID)
 		if !ok {
 			continue
 		}
@@ -209,33 +211,34 @@ func (m *Manager) releaseLeft(ctx context.Context, id string) error {
 	return nil
 }
 
-// takeOff makes the calls of an unassign intent, one sort of block at a time,
-// and closes it. From before the first call the blocks are not shown as usable;
-// those that EC2 refused to take off, which stay on the ENI, are again then.
-func (m *Manager) takeOff(ctx context.Context, it Intent) error {
-	m.alter(it.ENI, func(e *ENI) {
+// unassignBlocks makes the calls of an unassign intent, one for each sort of
+// block, and completes it. It first removes the blocks from the inventory, so that
+// they are not shown as usable, and restores those that EC2 refuses to unassign.
+func (m *Manager) unassignBlocks(ctx context.Context, it Intent) error {
+	m.changeENI(it.ENI, func(e *ENI) {
 		for _, b := range it.Blocks {
-			e.drop(b)
+			e.removeBlock(b)
 		}
 	})
 	var off []netip.Prefix
-	for _, group := range bySort(it.Blocks) {
-		done, err := m.takeGroup(ctx, it.ENI, group)
+	for _, group := range groupByCall(it.Blocks) {
+		done, err := m.unassignGroup(ctx, it.ENI, group)
 		off = append(off, done...)
 		switch {
 		case err == nil:
 		case lostAnswer(err) || it.Doubt:
-			return err // open: they may be off or not; Resume leaves those in use out
+			return err // unfinished: Resume unassigns the blocks that are not in use then
 		default:
-			return errors.Join(err, m.tookOff(ctx, it, off))
+			return errors.Join(err, m.completeUnassign(ctx, it, off))
 		}
 	}
-	return m.tookOff(ctx, it, off)
+	return m.completeUnassign(ctx, it, off)
 }
 
-// tookOff closes an unassign intent that took off these blocks.
-func (m *Manager) tookOff(ctx context.Context, it Intent, off []netip.Prefix) error {
-	m.alter(it.ENI, func(e *ENI) {
+// completeUnassign completes an unassign intent. off are the blocks that are no
+// longer on the ENI.
+func (m *Manager) completeUnassign(ctx context.Context, it Intent, off []netip.Prefix) error {
+	m.changeENI(it.ENI, func(e *ENI) {
 		for _, b := range it.Blocks {
 			if !slices.Contains(off, b) {
 				e.addBlock(b)
@@ -243,35 +246,36 @@ func (m *Manager) tookOff(ctx context.Context, it Intent, off []netip.Prefix) er
 		}
 	})
 	if len(off) == 0 {
-		return m.forget(ctx, it.ID)
+		return m.removeIntent(ctx, it.ID)
 	}
 	m.mu.Lock()
 	for _, f := range []Family{IPv4, IPv6} {
-		delete(m.packed, slotsOf{it.ENI, f})
+		delete(m.slotRefusals, slotKey{it.ENI, f})
 	}
 	m.mu.Unlock()
 	it.Blocks, it.Done, it.Changed = off, true, time.Now()
-	return m.put(ctx, it)
+	return m.putIntent(ctx, it)
 }
 
-// takeGroup unassigns blocks of one sort and returns those that are off. EC2
-// refuses the whole call if one of them is not on the ENI; then each goes alone,
-// and a refusal means that it is off already.
-func (m *Manager) takeGroup(ctx context.Context, id string, group []netip.Prefix) (off []netip.Prefix, err error) {
-	err = m.takeCall(ctx, id, group)
-	why := reasonOf(err)
+// unassignGroup unassigns blocks of one sort and returns those that are no longer
+// on the ENI. EC2 refuses the whole call if one of them is not on the ENI. Then
+// unassignGroup makes one call for each block, and a refusal means that the block
+// is not on the ENI.
+func (m *Manager) unassignGroup(ctx context.Context, id string, group []netip.Prefix) (off []netip.Prefix, err error) {
+	err = m.unassignWithRetry(ctx, id, group)
+	reason := reasonOf(err)
 	switch {
-	case err == nil, why == ReasonNotFound, why == ReasonInvalid && len(group) == 1:
+	case err == nil, reason == ReasonNotFound, reason == ReasonInvalid && len(group) == 1:
 		return group, nil
-	case why != ReasonInvalid:
+	case reason != ReasonInvalid:
 		return nil, err
 	}
 	for _, b := range group {
-		done, err := m.takeGroup(ctx, id, []netip.Prefix{b})
+		done, err := m.unassignGroup(ctx, id, []netip.Prefix{b})
 		off = append(off, done...)
 		var op *OpError
 		if errors.As(err, &op) {
-			op.lost = true // which of them are off is not known any more
+			op.lost = true // some of the blocks may be unassigned
 		}
 		if err != nil {
 			return off, err
@@ -280,18 +284,19 @@ func (m *Manager) takeGroup(ctx context.Context, id string, group []netip.Prefix
 	return off, nil
 }
 
-// takeCall repeats a call whose answer was lost: taking off what is off does no
-// harm. Once an answer was lost, only a clear one settles the matter.
-func (m *Manager) takeCall(ctx context.Context, id string, group []netip.Prefix) error {
+// unassignWithRetry unassigns blocks of one sort, and repeats the call if its
+// answer is lost: unassigning twice does no harm. After a lost answer only success
+// or a definite refusal ends the retries early.
+func (m *Manager) unassignWithRetry(ctx context.Context, id string, group []netip.Prefix) error {
 	var lost error
 	for try := 0; ; try++ {
-		err := m.ec2.unassign(ctx, id, group, m.whileFree(OpUnassign, id, group))
+		err := m.ec2.unassign(ctx, id, group, m.ifFree(OpUnassign, id, group))
 		if lostAnswer(err) {
 			lost = err
 		}
-		why := reasonOf(err)
+		reason := reasonOf(err)
 		switch {
-		case lost == nil, err == nil, why == ReasonInvalid, why == ReasonNotFound:
+		case lost == nil, err == nil, reason == ReasonInvalid, reason == ReasonNotFound:
 			return err
 		case try+1 >= 3 || m.pause(ctx, try) != nil:
 			return lost
@@ -299,9 +304,9 @@ func (m *Manager) takeCall(ctx context.Context, id string, group []netip.Prefix)
 	}
 }
 
-// bySort groups blocks by what goes into one call: the family, and single
-// addresses or prefixes.
-func bySort(blocks []netip.Prefix) [][]netip.Prefix {
+// groupByCall groups blocks that fit into one call: those of the same family that
+// are all single addresses or all prefixes.
+func groupByCall(blocks []netip.Prefix) [][]netip.Prefix {
 	var out [4][]netip.Prefix
 	for _, b := range blocks {
 		i := 0

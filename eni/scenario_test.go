@@ -17,11 +17,11 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// These are incidents of github.com/aws/amazon-vpc-cni-k8s, named by their
-// issue, replayed.
+// The tests in this file reproduce incidents of github.com/aws/amazon-vpc-cni-k8s.
+// Their comments name the issues.
 
-// TestStaleMetadataHidesENI is issue 1967: after a restart the metadata service
-// does not show an ENI that pods use. It must not be given up, nor detached.
+// TestStaleMetadataHidesENI reproduces issue 1967: after a restart the metadata
+// service does not show an ENI that pods use. The node must not drop or detach it.
 func TestStaleMetadataHidesENI(t *testing.T) {
 	for name, keepJournal := range map[string]bool{"journal kept": true, "journal lost": false} {
 		t.Run(name, func(t *testing.T) {
@@ -35,13 +35,13 @@ func staleMetadataHidesENI(t *testing.T, keepJournal bool) {
 	inst := w.run("m5.large")
 	time.Sleep(10 * time.Minute)
 	journal := eni.NewMemory()
-	inUse := map[netip.Prefix]bool{}
-	cfg := eni.Config{Intents: journal, InUse: says(func(_ string, b netip.Prefix) bool { return inUse[b] })}
+	used := map[netip.Prefix]bool{}
+	cfg := eni.Config{Intents: journal, InUse: inUse(func(_ string, b netip.Prefix) bool { return used[b] })}
 	m := w.manager(inst, cfg)
 	e, err := m.Provision(t.Context(), eni.ProvisionInput{Slots: 5})
 	w.check(err)
 	for _, b := range e.Blocks() {
-		inUse[b] = true
+		used[b] = true
 	}
 	w.SetLag(enitest.Lag{Keys: map[string]time.Duration{"macs": 8 * time.Minute}})
 	time.Sleep(time.Minute)
@@ -66,12 +66,12 @@ func staleMetadataHidesENI(t *testing.T, keepJournal bool) {
 		time.Sleep(time.Minute)
 	}
 	if w.Calls()["DetachNetworkInterface"] != 0 {
-		t.Error("it was detached")
+		t.Error("the ENI was detached")
 	}
 }
 
-// TestStaleMetadataShowsReleased is issue 3887: after a restart the metadata
-// service still shows an address that EC2 has taken off. No pod may get it.
+// TestStaleMetadataShowsReleased reproduces issue 3887: after a restart the metadata
+// service still shows an address that was unassigned. No pod may get it.
 func TestStaleMetadataShowsReleased(t *testing.T) {
 	for name, describeLag := range map[string]time.Duration{"EC2 current": 0, "EC2 late too": 90 * time.Second} {
 		t.Run(name, func(t *testing.T) {
@@ -99,28 +99,28 @@ func staleMetadataShowsReleased(t *testing.T, describeLag time.Duration) {
 		e, _ := inv.ENI(primary)
 		for _, b := range e.Blocks() {
 			if slices.Contains(got[:2], b) {
-				t.Fatalf("%s is offered after %v", b, time.Since(inv.At))
+				t.Fatalf("%s is shown as usable, %v after the Discover", b, time.Since(inv.At))
 			}
 			if !slices.Contains(got[2:], b) {
-				t.Fatalf("%s is unknown", b)
+				t.Fatalf("%s was never assigned", b)
 			}
 		}
 		if len(e.Blocks()) != 2 {
-			t.Fatalf("lost some: %v", e.Blocks())
+			t.Fatalf("blocks %v, want %v", e.Blocks(), got[2:])
 		}
 		time.Sleep(time.Minute)
 	}
 }
 
-// TestSweepRace is issue 1099: a sweeper sees an ENI between its creation and
-// its attachment. Two fleets share a VPC; attachments are slow.
+// TestSweepRace reproduces issue 1099: a sweep finds an ENI between its creation and
+// its attachment. Two fleets share a VPC, and attachments are slow.
 func TestSweepRace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, enitest.Config{Delays: enitest.Delays{Call: 2 * time.Second}})
 		blue, green := w.run("m5.large"), w.run("m5.large")
 		client := eni.NewClient(w.config("", nil), fast)
 		for name, inst := range map[string]enitest.Instance{"blue": blue, "green": green} {
-			// Attaching is throttled, which leaves an ENI in between.
+			// Throttling of the attach call leaves an ENI that is not attached.
 			w.AddFault(enitest.Fault{
 				Action: "AttachNetworkInterface", Caller: inst.ID, Times: 6,
 				Err: &enitest.APIError{Code: "RequestLimitExceeded", Status: 503},
@@ -139,7 +139,8 @@ func TestSweepRace(t *testing.T) {
 				t.Errorf("%s has %d ENIs", name, got)
 			}
 		}
-		// One of each fleet dies between create and attach, for good.
+		// One node of each fleet stops between create and attach and never
+		// continues.
 		for name, inst := range map[string]enitest.Instance{"blue": blue, "green": green} {
 			w.AddFault(enitest.Fault{
 				Action: "AttachNetworkInterface", Caller: inst.ID, Times: 6,
@@ -147,7 +148,7 @@ func TestSweepRace(t *testing.T) {
 			})
 			_, err := w.manager(inst, eni.Config{Cluster: name}).Provision(t.Context(), eni.ProvisionInput{Slots: 1})
 			if err == nil {
-				t.Fatal("attached all the same")
+				t.Fatal("Provision succeeded although attaching is throttled")
 			}
 		}
 		time.Sleep(time.Hour)
@@ -165,9 +166,9 @@ func TestSweepRace(t *testing.T) {
 	})
 }
 
-// TestLimitLearnt is issue 2309: the table says four ENIs, EC2 takes three. An ENI
-// may be made in vain now and then, not one after the other.
-func TestLimitLearnt(t *testing.T) {
+// TestLowerLimit reproduces issue 2309: the table allows four ENIs, EC2 three. The node
+// may create an ENI that it cannot attach only now and then.
+func TestLowerLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, enitest.Config{Types: []enitest.InstanceType{
 			{Name: "m5.xlarge", ENIs: []int{3}, IPv4PerENI: 15, IPv6PerENI: 15, Hypervisor: "nitro"},
@@ -185,20 +186,20 @@ func TestLimitLearnt(t *testing.T) {
 			}
 			for after, most := range map[int]int{4: 1, 30: 3, 24*60 - 1: 28} {
 				if got := w.Calls(); minute == after && (got["CreateNetworkInterface"] > most || got["DeleteNetworkInterface"] != got["CreateNetworkInterface"]) {
-					t.Errorf("calls after %d minutes: %v, want %d ENIs made in vain at most", after, got, most)
+					t.Errorf("calls after %d minutes: %v, want at most %d ENIs created and deleted", after, got, most)
 				}
 			}
 			time.Sleep(time.Minute)
 		}
 		if got := len(w.ENIs()); got != 3 {
-			t.Errorf("%d ENIs are there", got)
+			t.Errorf("%d ENIs exist, want 3", got)
 		}
 	})
 }
 
-// TestOthersENIsCount is the other half of issue 2309: ENIs that others attach
-// take slots, and device indexes, without telling.
-func TestOthersENIsCount(t *testing.T) {
+// TestForeignENIsCount reproduces the other half of issue 2309: ENIs that other programs
+// attach take places and device indexes without notice.
+func TestForeignENIsCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, enitest.Config{Lag: enitest.Lag{Describe: time.Minute}})
 		inst := w.run("m5.large")
@@ -216,7 +217,7 @@ func TestOthersENIsCount(t *testing.T) {
 		e, err := m.Provision(t.Context(), eni.ProvisionInput{Slots: 1})
 		w.check(err)
 		if e.Device != 2 {
-			t.Errorf("attached at %d", e.Device)
+			t.Errorf("attached at device index %d, want 2", e.Device)
 		}
 		for range 10 {
 			if _, err := m.Provision(t.Context(), eni.ProvisionInput{Slots: 1}); !errors.Is(err, eni.ErrENILimit) {
@@ -230,9 +231,9 @@ func TestOthersENIsCount(t *testing.T) {
 	})
 }
 
-// TestNoPolling is issue 3719: calls that repeat while nothing changes. An hour
-// of looking after a node with three ENIs costs nothing at EC2, whatever the
-// metadata service's lag.
+// TestNoPolling reproduces issue 3719: calls that repeat while nothing changes. An
+// hour with three ENIs must make no call to EC2, even though the metadata service
+// lags.
 func TestNoPolling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, enitest.Config{Lag: enitest.Lag{Metadata: 100 * time.Second, Describe: 20 * time.Second}})
@@ -249,7 +250,7 @@ func TestNoPolling(t *testing.T) {
 			due, err := m.Check(t.Context())
 			w.check(err)
 			if due {
-				t.Fatal("a look at EC2 is said to be due")
+				t.Fatal("Check reports that a Discover is due")
 			}
 			changes, err := m.Reconcile(t.Context())
 			w.check(err)

@@ -9,48 +9,48 @@ import (
 	"strings"
 )
 
-// SubnetSelector chooses the subnets of new ENIs. Implementations are pure:
+// SubnetSelector chooses the subnets of new ENIs. Its methods are pure functions;
 // the Manager makes the calls.
 type SubnetSelector interface {
-	// Query says which subnets to ask EC2 about. ok is false if no question is
-	// needed, because only the primary ENI's subnet will do.
+	// Query returns which subnets to ask EC2 about. ok is false if EC2 need not be
+	// asked, because only the primary ENI's subnet is allowed.
 	Query(inst Instance) (q SubnetQuery, ok bool)
-	// Order returns the candidates that may be used, best first. Without a
-	// query the only candidate is the primary ENI's subnet.
+	// Order returns the allowed candidates, best first. Without a query the only
+	// candidate is the primary ENI's subnet.
 	Order(inst Instance, candidates []Subnet) []Subnet
 }
 
-// GroupSelector chooses the security groups of an ENI, new or present.
+// GroupSelector chooses the security groups of new and existing ENIs.
 type GroupSelector interface {
-	// Groups returns the groups for an ENI in a subnet. nil means that the
-	// ENI keeps what it has; a new one then gets the primary ENI's.
+	// Groups returns the groups for an ENI in a subnet. nil means that an existing
+	// ENI keeps its groups, and that a new one gets those of the primary ENI.
 	Groups(inst Instance, subnetID string, kind Kind) []string
 }
 
-// SubnetQuery restricts a listing of subnets. Empty fields do not restrict;
-// all others must match.
+// SubnetQuery restricts a listing of subnets. A subnet must match all fields that
+// are not empty.
 type SubnetQuery struct {
 	IDs         []string
 	VPCID, Zone string
-	// Tags must be there with one of the values, or with any if there is none.
+	// Tags are tags that a subnet must have, with one of the values. An empty list
+	// allows every value.
 	Tags map[string][]string
 }
 
-// PrimarySubnet puts every ENI into the primary ENI's subnet. It needs no
-// calls.
+// PrimarySubnet selects the primary ENI's subnet for every ENI. It needs no calls.
 type PrimarySubnet struct{}
 
-// Query asks for nothing.
+// Query returns false.
 func (PrimarySubnet) Query(Instance) (SubnetQuery, bool) { return SubnetQuery{}, false }
 
-// Order returns the candidates as they are.
+// Order returns the candidates unchanged.
 func (PrimarySubnet) Order(_ Instance, candidates []Subnet) []Subnet { return candidates }
 
-// SubnetsByID uses the subnets listed that are in the instance's zone, in this
-// order: a full one is passed over for the next.
+// SubnetsByID lists the IDs of the allowed subnets. The Manager uses those in the
+// instance's zone, in this order, and goes to the next one if a subnet is full.
 type SubnetsByID []string
 
-// Query asks for the subnets by their IDs, so that their zone is known.
+// Query returns a query for the subnets in the instance's zone.
 func (s SubnetsByID) Query(inst Instance) (SubnetQuery, bool) {
 	return SubnetQuery{IDs: s, Zone: inst.Zone}, true
 }
@@ -64,34 +64,34 @@ func (s SubnetsByID) Order(_ Instance, candidates []Subnet) []Subnet {
 	return out
 }
 
-// Tags of subnets that amazon-vpc-cni-k8s defines.
+// Tag keys of subnets, as amazon-vpc-cni-k8s defines them.
 const (
-	// TagSubnetRole says whether a subnet is for pods: "0" forbids it, any
-	// other value allows it.
+	// TagSubnetRole says whether a subnet is for pods: "0" forbids it, every other
+	// value allows it.
 	TagSubnetRole = "kubernetes.io/role/cni"
-	// TagSubnetCluster, followed by a cluster's name, keeps a subnet for that
-	// cluster, or those, that it is tagged with.
+	// TagSubnetCluster, followed by a cluster's name, restricts a subnet to that
+	// cluster. A subnet can have such a tag for several clusters.
 	TagSubnetCluster = "cni.networking.k8s.aws/cluster/"
 )
 
-// SubnetsByTag uses the subnets of the instance's VPC and zone that are tagged
-// for pods, as amazon-vpc-cni-k8s finds them, the one with most free addresses
-// first. The primary ENI's subnet is used without a tag too, unless the tag
-// forbids it.
+// SubnetsByTag selects the subnets of the instance's VPC and zone that are tagged
+// for pods, as amazon-vpc-cni-k8s does. The subnet with the most free addresses
+// comes first. The primary ENI's subnet needs no tag, but a tag can forbid it.
 type SubnetsByTag struct {
-	// Cluster is the cluster's name. Empty means that subnets are taken
-	// whichever cluster they are tagged for.
+	// Cluster is the cluster's name. If it is empty, subnets of every cluster are
+	// allowed.
 	Cluster string
-	// Tags replaces the role tag: a subnet must carry all of these. Optional.
+	// Tags replaces the role tag: a subnet must have all of these tags. Optional.
 	Tags map[string]string
 }
 
-// Query asks for all subnets of the zone: one call serves every rule.
+// Query returns a query for all subnets of the zone, so that one call is enough for
+// all rules.
 func (s SubnetsByTag) Query(inst Instance) (SubnetQuery, bool) {
 	return SubnetQuery{VPCID: inst.VPCID, Zone: inst.Zone}, true
 }
 
-// Order drops what is not tagged for us and sorts by free addresses.
+// Order returns the subnets that the tags allow, sorted by free addresses.
 func (s SubnetsByTag) Order(inst Instance, candidates []Subnet) []Subnet {
 	out := slices.Clone(candidates)
 	out = slices.DeleteFunc(out, func(c Subnet) bool { return !s.allows(inst, c) })
@@ -99,6 +99,7 @@ func (s SubnetsByTag) Order(inst Instance, candidates []Subnet) []Subnet {
 	return out
 }
 
+// allows reports whether the tags of a subnet allow it.
 func (s SubnetsByTag) allows(inst Instance, c Subnet) bool {
 	if !s.ownCluster(c) {
 		return false
@@ -115,7 +116,7 @@ func (s SubnetsByTag) allows(inst Instance, c Subnet) bool {
 	return role != "0" && (role != "" || c.ID == inst.PrimarySubnet.ID)
 }
 
-// ownCluster says whether the subnet is tagged for our cluster, or for none.
+// ownCluster reports whether the subnet is tagged for this cluster, or for none.
 func (s SubnetsByTag) ownCluster(c Subnet) bool {
 	if s.Cluster == "" {
 		return true
@@ -132,39 +133,39 @@ func (s SubnetsByTag) ownCluster(c Subnet) bool {
 	return !others
 }
 
-// PrimaryGroups gives every ENI the primary ENI's security groups.
+// PrimaryGroups selects the primary ENI's security groups for every ENI.
 type PrimaryGroups struct{}
 
 // Groups returns the groups of the primary ENI.
 func (PrimaryGroups) Groups(inst Instance, _ string, _ Kind) []string { return inst.Groups }
 
-// FixedGroups gives every secondary ENI these security groups.
+// FixedGroups lists the security groups of every secondary ENI.
 type FixedGroups []string
 
 // Groups returns the list.
 func (f FixedGroups) Groups(Instance, string, Kind) []string { return f }
 
-// KeepGroups leaves the security groups of ENIs alone.
+// KeepGroups leaves the security groups of existing ENIs unchanged.
 type KeepGroups struct{}
 
 // Groups returns nil.
 func (KeepGroups) Groups(Instance, string, Kind) []string { return nil }
 
-// Placement is the subnets, and the security groups, of the pods' ENIs in one
+// Placement holds the subnets and security groups of the pods' ENIs in one
 // availability zone.
 type Placement struct {
 	Subnets []string
-	// Groups are the security groups. Optional; default the primary ENI's.
+	// Groups are the security groups. Optional; default those of the primary ENI.
 	Groups []string
 }
 
-// ByZone places the pods' ENIs by the instance's zone, apart from the node's
-// own: what is known as custom networking. It is a SubnetSelector and a
-// GroupSelector; the primary ENI keeps its groups. In a zone that is not there
-// no ENI can be made.
+// ByZone holds the subnets and security groups of the pods' ENIs by zone. They can
+// differ from those of the node, which is known as custom networking. ByZone is a
+// SubnetSelector and a GroupSelector. The primary ENI keeps its groups. In a zone
+// that is missing, no ENI can be created.
 type ByZone map[string]Placement
 
-// Query asks for the zone's subnets by their IDs.
+// Query returns a query for the zone's subnets.
 func (z ByZone) Query(inst Instance) (SubnetQuery, bool) {
 	return SubnetsByID(z[inst.Zone].Subnets).Query(inst)
 }

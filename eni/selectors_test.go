@@ -35,13 +35,13 @@ func TestSelectors(t *testing.T) {
 		want []string
 	}{
 		{"primary", eni.PrimarySubnet{}, subnets[:1], []string{"primary"}},
-		{"by ID, in their order", eni.SubnetsByID{"plain", "primary"}, []eni.Subnet{subnets[0], subnets[5]}, []string{"plain", "primary"}},
+		{"by ID, in the order of the list", eni.SubnetsByID{"plain", "primary"}, []eni.Subnet{subnets[0], subnets[5]}, []string{"plain", "primary"}},
 		{"by tag", eni.SubnetsByTag{Cluster: "blue"}, subnets, []string{"big", "tagged", "primary"}},
 		{"by tag, any cluster", eni.SubnetsByTag{}, subnets, []string{"theirs", "big", "tagged", "primary"}},
 		{"by tag, the primary subnet forbidden", eni.SubnetsByTag{Cluster: "blue"}, tagged, []string{"big", "tagged"}},
 		{"by another tag", eni.SubnetsByTag{Tags: map[string]string{eni.TagSubnetRole: "yes"}}, subnets, []string{"big"}},
 		{"by zone", eni.ByZone{"az-a": {Subnets: []string{"big", "plain"}}}, []eni.Subnet{subnets[5], subnets[2]}, []string{"big", "plain"}},
-		{"by zone, not this one", eni.ByZone{"az-b": {Subnets: []string{"big"}}}, subnets, nil},
+		{"by zone, another zone", eni.ByZone{"az-b": {Subnets: []string{"big"}}}, subnets, nil},
 	} {
 		var got []string
 		for _, s := range c.s.Order(inst, c.of) {
@@ -58,7 +58,7 @@ func TestSelectors(t *testing.T) {
 	}{
 		{"primary", eni.PrimaryGroups{}, []string{"sg-node"}},
 		{"fixed", eni.FixedGroups{"sg-pod"}, []string{"sg-pod"}},
-		{"left alone", eni.KeepGroups{}, nil},
+		{"unchanged", eni.KeepGroups{}, nil},
 		{"by zone", eni.ByZone{"az-a": {Groups: []string{"sg-a"}}}, []string{"sg-a"}},
 		{"by zone, none given", eni.ByZone{"az-a": {}}, []string{"sg-node"}},
 	} {

@@ -7,34 +7,34 @@ import (
 	"time"
 )
 
-// step is the next thing to do for an intent.
+// step is one step of an intent.
 type step string
 
 const (
-	stepCreate       step = "create"
-	stepAttach       step = "attach"
-	stepKeep         step = "delete-on-termination"
-	stepWait         step = "wait"
-	stepAssociate    step = "associate"
-	stepCool         step = "cool"
-	stepDisassociate step = "disassociate"
-	stepDetach       step = "detach"
-	stepDelete       step = "delete"
-	stepDone         step = "done"
+	stepCreate              step = "create"
+	stepAttach              step = "attach"
+	stepDeleteOnTermination step = "delete-on-termination"
+	stepWait                step = "wait"
+	stepAssociate           step = "associate"
+	stepCool                step = "cool"
+	stepDisassociate        step = "disassociate"
+	stepDetach              step = "detach"
+	stepDelete              step = "delete"
+	stepDone                step = "done"
 )
 
-// next says which step comes next. It is a pure function of the intent, which
-// holds everything that EC2 has answered so far, and the time.
+// next returns the next step of the intent. It is a pure function of the intent,
+// which holds all answers of EC2 so far, and the time.
 func (in Intent) next(now time.Time) step {
 	switch {
 	case in.Done:
 		return stepDone
 	case in.ENI == "" && in.Token != "":
-		return stepCreate // also on the way back: an ENI may be there, and only this tells its ID
+		return stepCreate // also with Undo: an ENI may exist, and only this call returns its ID
 	case in.ENI == "":
 		return stepDone
 	case in.Undo || in.Op == OpRetire || in.Op == OpRetireBranch:
-		return in.nextBack(now)
+		return in.nextRemoval(now)
 	case in.Op == OpBranch:
 		if in.Association == "" {
 			return stepAssociate
@@ -42,16 +42,17 @@ func (in Intent) next(now time.Time) step {
 		return stepDone
 	case !in.Attached:
 		return stepAttach
-	case !in.Kept:
-		return stepKeep
+	case !in.DeleteOnTermination:
+		return stepDeleteOnTermination
 	case !in.Ready:
 		return stepWait
 	}
 	return stepDone
 }
 
-// nextBack is the way out: off the trunk or the instance, then deleted.
-func (in Intent) nextBack(now time.Time) step {
+// nextRemoval returns the next step of an intent that removes an ENI: from its
+// trunk, then from the instance, then from EC2.
+func (in Intent) nextRemoval(now time.Time) step {
 	switch {
 	case now.Before(in.NotBefore):
 		return stepCool
@@ -63,39 +64,41 @@ func (in Intent) nextBack(now time.Time) step {
 	return stepDelete
 }
 
-// saw takes in what a describe call says of the intent's ENI: there is false
-// if EC2 does not know it. Only an absence after EC2 has had the time to show
-// the last change counts, which settled says, since a describe may be that old.
-func (in Intent) saw(e ENI, there, settled bool) Intent {
+// observe updates the intent with the result of a describe call for its ENI:
+// found is false if EC2 does not show the ENI. lagPassed says that EC2 has had
+// time to show the last change. Without it an absence does not count, because the
+// description may be older than the change.
+func (in Intent) observe(e ENI, found, lagPassed bool) Intent {
 	switch {
-	case !there:
+	case !found:
 	case in.Op == OpBranch || in.Op == OpRetireBranch:
 		in.Before = branchBlocks(e)
 	default:
 		in.Before = e.Blocks()
 	}
 	switch {
-	case !there && settled:
+	case !found && lagPassed:
 		in.Done, in.Undo, in.Why = true, true, ReasonNotFound
-	case !there:
+	case !found:
 	case e.Attachment != "":
-		in = in.sawAttached(e, settled)
-	case in.Attached && settled:
+		in = in.observeAttached(e, lagPassed)
+	case in.Attached && lagPassed:
 		in.Attached, in.Attachment = false, ""
 	}
 	return in
 }
 
-// sawAttached takes in that EC2 shows the ENI attached, or on its way.
-func (in Intent) sawAttached(e ENI, settled bool) Intent {
+// observeAttached updates the intent with an ENI that EC2 shows attached,
+// attaching or detaching.
+func (in Intent) observeAttached(e ENI, lagPassed bool) Intent {
 	attached := e.Status == "attached"
 	in.Attached, in.Attachment = true, e.Attachment
 	in.Card, in.Device = e.Card, e.Device
-	in.Kept = in.Kept || e.DeleteOnTermination
+	in.DeleteOnTermination = in.DeleteOnTermination || e.DeleteOnTermination
 	in.Ready = in.Ready || attached
-	in.Detached = in.Detached && !(attached && settled) || e.Status == "detaching"
+	in.Detached = in.Detached && !(attached && lagPassed) || e.Status == "detaching"
 	if in.Made != nil {
-		// Since it was made, addresses may have come and gone.
+		// Its addresses may have changed since it was created.
 		made := *in.Made
 		made.Addrs, made.Prefixes = e.Addrs, e.Prefixes
 		in.Made = &made
@@ -103,13 +106,13 @@ func (in Intent) sawAttached(e ENI, settled bool) Intent {
 	return in
 }
 
-// takesAway says whether the intent takes an ENI or slots from the instance.
-func (in Intent) takesAway() bool {
+// removes reports whether the intent removes an ENI or slots from the instance.
+func (in Intent) removes() bool {
 	return in.Undo || in.Op == OpRetire || in.Op == OpUnassign || in.Op == OpRetireBranch
 }
 
-// branchBlocks are the blocks that a pod has with a branch ENI: all of them, its
-// own addresses included.
+// branchBlocks returns the blocks that a pod has with a branch ENI: all of them,
+// including its own addresses.
 func branchBlocks(e ENI) []netip.Prefix {
 	out := e.Blocks()
 	for _, a := range []netip.Addr{e.Addr, e.Addr6} {
@@ -120,8 +123,8 @@ func branchBlocks(e ENI) []netip.Prefix {
 	return out
 }
 
-// turn starts the way back because of why.
-func (in Intent) turn(why Reason) Intent {
-	in.Undo, in.Why = true, why
+// undo marks the intent as failed for a reason, so that it is undone.
+func (in Intent) undo(reason Reason) Intent {
+	in.Undo, in.Why = true, reason
 	return in
 }

@@ -8,42 +8,43 @@ import (
 	"time"
 )
 
-// SweepInput says which ENIs a sweep may delete. All conditions must hold.
+// SweepInput selects the ENIs that a sweep may delete. An ENI must meet all
+// conditions.
 type SweepInput struct {
 	// VPCID limits the sweep to one VPC. Required.
 	VPCID string
 	// Owner is the value of the owner tag. Optional; default "vpcnet".
 	Owner string
-	// Cluster is the cluster's name. An ENI that is tagged for another cluster,
-	// or for one although this is empty, is not touched.
+	// Cluster is the cluster's name. The sweep ignores ENIs that are tagged for
+	// another cluster. If Cluster is empty, it ignores ENIs tagged for any cluster.
 	Cluster string
-	// Instance limits the sweep to ENIs made for one instance. Optional; empty
-	// means ENIs of all instances.
+	// Instance limits the sweep to ENIs that were created for one instance.
+	// Optional; empty means all instances.
 	Instance string
-	// MinAge is the least age of an ENI by its creation tag. It must be longer
-	// than an attachment can take, since "available and ours" is also the state
-	// between the two. Optional; default 10 minutes.
+	// MinAge is the minimum age of an ENI by its creation tag. It must be longer
+	// than an attachment can take, because an ENI is also available between its
+	// creation and its attachment. Optional; default 10 minutes.
 	MinAge time.Duration
-	// DryRun reports and deletes nothing.
+	// DryRun reports the ENIs without deleting them.
 	DryRun bool
 }
 
-// Swept is one ENI that a sweep looked at.
+// Swept is the result of a sweep for one ENI.
 type Swept struct {
 	ENI ENI
-	// Deleted says that the ENI is gone, or would be in a dry run; Kept says
-	// why not.
+	// Deleted says that the sweep deleted the ENI, or would delete it without
+	// DryRun. Kept is the reason for not deleting it.
 	Deleted bool
 	Kept    string
-	// Err is why the deletion failed.
+	// Err is the error of a failed deletion.
 	Err error
 }
 
-// Sweep deletes ENIs that this library created and that nobody uses: those a
-// node left behind when it died between creating and attaching, or between
-// detaching and deleting. It works on a node, in a controller or from a command.
-// Each ENI is described a second time right before it is deleted. The error
-// joins those of single ENIs; the report is complete in any case.
+// Sweep deletes unused ENIs that this library created: those that a node left
+// behind when it died between creating and attaching, or between detaching and
+// deleting. It works on a node, in a controller or in a command. Sweep asks EC2
+// about each ENI again right before it deletes it. The result contains every ENI
+// found, even if there is an error. The error joins those of single ENIs.
 func Sweep(ctx context.Context, c *Client, in SweepInput) ([]Swept, error) {
 	if in.VPCID == "" {
 		return nil, errors.New("sweep: SweepInput.VPCID is required")
@@ -76,8 +77,9 @@ func Sweep(ctx context.Context, c *Client, in SweepInput) ([]Swept, error) {
 	return out, errors.Join(errs...)
 }
 
+// sweepOne deletes one ENI unless there is a reason to keep it.
 func sweepOne(ctx context.Context, c *Client, in SweepInput, e ENI) Swept {
-	s := Swept{ENI: e, Kept: in.keep(e, time.Now())}
+	s := Swept{ENI: e, Kept: in.keepReason(e, time.Now())}
 	if s.Kept != "" {
 		return s
 	}
@@ -85,16 +87,16 @@ func sweepOne(ctx context.Context, c *Client, in SweepInput, e ENI) Swept {
 		s.Deleted = true
 		return s
 	}
-	again, there, err := c.describeENI(ctx, e.ID)
+	again, found, err := c.describeENI(ctx, e.ID)
 	if err != nil {
 		s.Err = err
 		return s
 	}
-	if !there {
+	if !found {
 		s.Kept = "gone meanwhile"
 		return s
 	}
-	if s.Kept = in.keep(again, time.Now()); s.Kept != "" {
+	if s.Kept = in.keepReason(again, time.Now()); s.Kept != "" {
 		return s
 	}
 	err = c.deleteENI(ctx, e.ID, nil)
@@ -109,12 +111,12 @@ func sweepOne(ctx context.Context, c *Client, in SweepInput, e ENI) Swept {
 	return s
 }
 
-// keep says why an ENI must not be swept; empty if it may. It is a pure
-// function.
-func (in SweepInput) keep(e ENI, now time.Time) string {
+// keepReason returns the reason for not deleting an ENI, or an empty string. It is
+// a pure function.
+func (in SweepInput) keepReason(e ENI, now time.Time) string {
 	switch {
 	case e.Tags[TagOwner] != in.Owner:
-		return "not ours"
+		return "of another owner"
 	case e.VPCID != in.VPCID:
 		return "in another VPC"
 	case e.Tags[TagCluster] != in.Cluster:
@@ -128,7 +130,7 @@ func (in SweepInput) keep(e ENI, now time.Time) string {
 	}
 	created, err := time.Parse(time.RFC3339, e.Tags[TagCreated])
 	if err != nil {
-		return "creation time not readable"
+		return "creation time is invalid"
 	}
 	if age := now.Sub(created); age < in.MinAge {
 		return "too young"

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-func TestSweepKeeps(t *testing.T) {
+func TestSweepKeepReason(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	in := SweepInput{VPCID: "vpc-1", Owner: "vpcnet", Cluster: "blue", MinAge: 10 * time.Minute}
 	leaked := func(change func(e *ENI)) ENI {
@@ -26,23 +26,23 @@ func TestSweepKeeps(t *testing.T) {
 		{"leaked", "", func(*ENI) {}, ""},
 		{"leaked by this instance", "i-1", func(*ENI) {}, ""},
 		{"leaked by another instance", "i-2", func(*ENI) {}, "of another instance"},
-		{"no owner", "", tag(TagOwner, ""), "not ours"},
-		{"another owner", "", tag(TagOwner, "else"), "not ours"},
+		{"no owner", "", tag(TagOwner, ""), "of another owner"},
+		{"another owner", "", tag(TagOwner, "else"), "of another owner"},
 		{"another VPC", "", func(e *ENI) { e.VPCID = "vpc-2" }, "in another VPC"},
 		{"another cluster", "", tag(TagCluster, "green"), "of another cluster"},
 		{"no cluster", "", tag(TagCluster, ""), "of another cluster"},
-		{"taken out of our hands", "", tag(TagNoManage, "true"), "tagged " + TagNoManage},
+		{"not to be managed", "", tag(TagNoManage, "true"), "tagged " + TagNoManage},
 		{"attached", "", func(e *ENI) { e.Attachment = "attach-1" }, "in use"},
 		{"a branch", "", func(e *ENI) { e.Status = "in-use" }, "in use"},
 		{"being attached", "", func(e *ENI) { e.Status = "attaching" }, "in use"},
-		{"no creation time", "", tag(TagCreated, ""), "creation time not readable"},
-		{"creation time of another form", "", tag(TagCreated, "yesterday"), "creation time not readable"},
+		{"no creation time", "", tag(TagCreated, ""), "creation time is invalid"},
+		{"creation time in another format", "", tag(TagCreated, "yesterday"), "creation time is invalid"},
 		{"just created", "", tag(TagCreated, now.Add(-9*time.Minute).Format(time.RFC3339)), "too young"},
 		{"created in the future", "", tag(TagCreated, now.Add(time.Hour).Format(time.RFC3339)), "too young"},
 	} {
 		in.Instance = c.instance
-		if got := in.keep(leaked(c.change), now); got != c.want {
-			t.Errorf("%s: kept because %q, want %q", c.name, got, c.want)
+		if got := in.keepReason(leaked(c.change), now); got != c.want {
+			t.Errorf("%s: keep reason %q, want %q", c.name, got, c.want)
 		}
 	}
 }

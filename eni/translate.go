@@ -11,9 +11,9 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// reasons maps EC2's error codes
+// reasons maps the error codes of EC2
 // (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html)
-// to reasons. Codes that are not here count as ReasonInvalid.
+// to reasons. Other codes mean ReasonInvalid.
 var reasons = map[string]Reason{
 	"RequestLimitExceeded":                   ReasonThrottled,
 	"Throttling":                             ReasonThrottled,
@@ -53,36 +53,36 @@ var reasons = map[string]Reason{
 	"ServiceUnavailable":                     ReasonUnreachable,
 }
 
-// translate turns an error of the SDK into one of ours; above it nobody knows
-// EC2's codes. It returns nil for nil.
+// translate converts an error of the SDK to an *OpError, so that its callers need
+// not know EC2's codes. It returns nil for nil.
 func translate(action string, err error) *OpError {
 	if err == nil {
 		return nil
 	}
 	var api smithy.APIError
 	if !errors.As(err, &api) {
-		return &OpError{Op: action, Why: ReasonUnreachable, Err: cause(err), lost: true}
+		return &OpError{Op: action, reason: ReasonUnreachable, Err: cause(err), lost: true}
 	}
-	e := &OpError{Op: action, Code: api.ErrorCode(), Why: ReasonInvalid, Err: errors.New(api.ErrorMessage())}
+	e := &OpError{Op: action, Code: api.ErrorCode(), reason: ReasonInvalid, Err: errors.New(api.ErrorMessage())}
 	var answer *smithyhttp.ResponseError
 	server := errors.As(err, &answer) && answer.HTTPStatusCode() >= http.StatusInternalServerError
-	if why, ok := reasons[strings.TrimPrefix(e.Code, "Client.")]; ok {
-		e.Why = why
+	if reason, ok := reasons[strings.TrimPrefix(e.Code, "Client.")]; ok {
+		e.reason = reason
 	} else if server {
-		e.Why = ReasonUnreachable
+		e.reason = ReasonUnreachable
 	}
-	e.lost = e.Why == ReasonUnreachable
-	switch e.Why {
+	e.lost = e.reason == ReasonUnreachable
+	switch e.reason {
 	case ReasonThrottled:
-		e.After = backoffMost
+		e.retryAfter = backoffMax
 	case ReasonSubnetFull, ReasonNoFreePrefix:
-		e.After = ladderRest
+		e.retryAfter = exhaustedFor
 	}
 	return e
 }
 
-// cause strips the layers that the SDK puts around the error of a connection,
-// whose text would repeat what OpError says.
+// cause removes the layers that the SDK adds to the error of a connection, because
+// their text repeats that of the OpError.
 func cause(err error) error {
 	var op *smithy.OperationError
 	if errors.As(err, &op) {
@@ -91,7 +91,7 @@ func cause(err error) error {
 	return err
 }
 
-// lostAnswer says whether a call that failed with err may have had its effect.
+// lostAnswer reports whether EC2 may have executed a call that failed with err.
 func lostAnswer(err error) bool {
 	var op *OpError
 	return errors.As(err, &op) && op.lost

@@ -8,35 +8,38 @@ import (
 	"time"
 )
 
-// Trip records that one view showed a large part of the inventory gone at
-// once. While it stands, the mode is at least ModeNoRelease and what is missing
-// counts as doubtful. It is lifted by a view that shows the missing again, or
-// by one at least Config.Lag later that still denies it.
+// Trip records that a large part of the inventory was missing from one view. While
+// it lasts, the mode is at least ModeNoRelease, and the missing slots are in doubt.
+// It ends with a view that shows them again, or with a view at least Config.Lag
+// later that still omits them.
 type Trip struct {
 	At time.Time
-	// Missing is how many of the Known slots the view did not show.
+	// Missing is the number of slots, out of Known ones, that the view did not
+	// show.
 	Missing, Known int
 }
 
-// tripLeast is how many slots must be missing for a trip: one can go by itself.
-const tripLeast = 2
+// minTripSlots is the minimum number of missing slots for a trip. The loss of a
+// single slot is not unusual.
+const minTripSlots = 2
 
-// checkTrip holds a view back that denies too much of what was known.
+// checkTrip sets or ends the trip of an inventory, and restores the missing slots
+// while there is one.
 func (m *merger) checkTrip(inv *Inventory) {
 	known, missing := 0, map[string][]netip.Prefix{}
 	lost := 0
 	for i := range m.Prev.ENIs {
 		p := &m.Prev.ENIs[i]
-		if m.own[p.ID] != nil && (m.own[p.ID].leaving || m.own[p.ID].gone) {
+		if m.own[p.ID] != nil && (m.own[p.ID].removing || m.own[p.ID].removed) {
 			continue
 		}
-		now := find(inv.ENIs, p.ID)
+		now := findENI(inv.ENIs, p.ID)
 		for _, b := range slices.Concat(p.Blocks(), p.Doubtful) {
-			if m.takenHere(p.ID, b) {
+			if m.removedHere(p.ID, b) {
 				continue
 			}
 			known++
-			if believed(now, b) == no {
+			if beliefOf(now, b) == slotAbsent {
 				missing[p.ID] = append(missing[p.ID], b)
 				lost++
 			}
@@ -47,28 +50,29 @@ func (m *merger) checkTrip(inv *Inventory) {
 		return
 	}
 	if inv.Trip == nil {
-		if lost < tripLeast || float64(lost) <= m.TripShare*float64(known) {
+		if lost < minTripSlots || float64(lost) <= m.TripShare*float64(known) {
 			return
 		}
 		inv.Trip = &Trip{At: m.at, Missing: lost, Known: known}
 	} else if !m.at.Before(inv.Trip.At.Add(m.Lag)) {
-		inv.Trip = nil // denied again after all this time: it is so
+		inv.Trip = nil // still missing after Config.Lag: the slots are gone
 		return
 	}
 	m.restore(inv, missing)
 }
 
-func (m *merger) takenHere(id string, b netip.Prefix) bool {
+// removedHere reports whether this node's last change of the slot removed it.
+func (m *merger) removedHere(id string, b netip.Prefix) bool {
 	ev := m.own[id]
 	return ev != nil && ev.changes[b].removed
 }
 
-// restore puts what a tripped view denies back, in doubt.
+// restore adds the missing slots to the inventory again, in doubt.
 func (m *merger) restore(inv *Inventory, missing map[string][]netip.Prefix) {
 	for id, blocks := range missing {
-		e := find(inv.ENIs, id)
+		e := findENI(inv.ENIs, id)
 		if e == nil {
-			old := find(m.Prev.ENIs, id).clone()
+			old := findENI(m.Prev.ENIs, id).clone()
 			old.Addrs, old.Prefixes, old.Doubtful = nil, nil, nil
 			inv.ENIs = append(inv.ENIs, old)
 			e = &inv.ENIs[len(inv.ENIs)-1]

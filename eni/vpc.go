@@ -13,15 +13,15 @@ import (
 var vpcKeys = []string{"vpc-ipv4-cidr-blocks", "vpc-ipv6-cidr-blocks"}
 
 // VPCPrefixes asks the metadata service for the CIDR blocks of the VPC of the
-// primary ENI, IPv4 first, and keeps them in Instance.VPC of the inventory. It
-// makes no call to EC2, so that it can be asked often: a block that is added to a
-// VPC while its instances run shows there.
+// primary ENI, IPv4 first, and stores them in Instance.VPC of the inventory. It
+// makes no call to EC2, so a caller can use it often to notice blocks that are
+// added to the VPC while the instance runs.
 //
-// The result is what the service shows now. It is never empty: an answer without
-// an IPv4 block, which every VPC has, or with anything that is not a block is an
-// error with ReasonNoMetadata, and changes nothing. A block that one answer does
-// not show may be missing by mistake: a caller that would harm flows by its
-// removal should keep it until further answers agree.
+// The result is never empty. If the answer has no IPv4 block, which every VPC has,
+// or contains anything that is not a block, VPCPrefixes returns an error with
+// ReasonNoMetadata and changes nothing. An answer may lack a block by mistake. If
+// the removal of a block would harm flows, the caller should keep it until further
+// answers agree.
 func (m *Manager) VPCPrefixes(ctx context.Context) ([]netip.Prefix, error) {
 	m.mu.Lock()
 	mac := m.inv.Instance.PrimaryMAC
@@ -33,15 +33,15 @@ func (m *Manager) VPCPrefixes(ctx context.Context) ([]netip.Prefix, error) {
 		}
 		mac = inst.PrimaryMAC
 	}
-	l, err := m.ec2.leaf(ctx, mac, vpcKeys)
+	l, err := m.ec2.macData(ctx, mac, vpcKeys)
 	if err != nil {
 		return nil, err
 	}
 	out, err := l.vpc()
 	if err != nil {
-		return nil, &OpError{Op: "metadata " + macsPath + mac, Why: ReasonNoMetadata, Err: err}
+		return nil, &OpError{Op: "metadata " + macsPath + mac, reason: ReasonNoMetadata, Err: err}
 	}
-	m.change(func(inv *Inventory) {
+	m.changeInventory(func(inv *Inventory) {
 		if inv.Instance.PrimaryMAC == mac {
 			inv.Instance.VPC = out
 		}
@@ -49,9 +49,9 @@ func (m *Manager) VPCPrefixes(ctx context.Context) ([]netip.Prefix, error) {
 	return out, nil
 }
 
-// vpc lists the CIDR blocks of the VPC. It fails on anything else in the lists,
-// and without an IPv4 block.
-func (l leaf) vpc() ([]netip.Prefix, error) {
+// vpc returns the CIDR blocks of the VPC. It fails if the lists contain anything
+// else, or no IPv4 block.
+func (l macData) vpc() ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for i, key := range vpcKeys {
 		for _, s := range strings.Fields(l[key]) {

@@ -15,15 +15,15 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// TestVPCPrefixes: a block that is added to the VPC while the node runs is seen
-// without a call to EC2.
+// TestVPCPrefixes checks that a block that is added to the VPC while the node runs is
+// found without a call to EC2.
 func TestVPCPrefixes(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
 		inst := w.run("m5.large")
 		want := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("2001:db8:1::/56")}
-		unseen := w.manager(inst, eni.Config{})
-		if got, err := unseen.VPCPrefixes(t.Context()); err != nil || !slices.Equal(got, want) {
+		fresh := w.manager(inst, eni.Config{})
+		if got, err := fresh.VPCPrefixes(t.Context()); err != nil || !slices.Equal(got, want) {
 			t.Errorf("before a Discover: %v, %v", got, err)
 		}
 		m := w.manager(inst, eni.Config{})
@@ -45,17 +45,17 @@ func TestVPCPrefixes(t *testing.T) {
 	})(t)
 }
 
-// TestVPCPrefixesRefuses: an answer that cannot be right changes nothing.
+// TestVPCPrefixesRefuses checks that an invalid answer changes nothing.
 func TestVPCPrefixesRefuses(t *testing.T) {
 	for name, answers := range map[string][2]string{
-		"no IPv4 block":   {"", "2001:db8:1::/56"},
-		"nothing":         {"", ""},
-		"an address":      {"10.0.0.0/16\n10.1.0.0", ""},
-		"everything":      {"0.0.0.0/0", ""},
-		"host bits":       {"10.0.0.1/16", ""},
-		"HTML":            {"<html>try later</html>", ""},
-		"the wrong list":  {"10.0.0.0/16", "10.1.0.0/16"},
-		"IPv6 everything": {"10.0.0.0/16", "::/0"},
+		"no IPv4 block":  {"", "2001:db8:1::/56"},
+		"nothing":        {"", ""},
+		"an address":     {"10.0.0.0/16\n10.1.0.0", ""},
+		"all of IPv4":    {"0.0.0.0/0", ""},
+		"host bits":      {"10.0.0.1/16", ""},
+		"HTML":           {"<html>try later</html>", ""},
+		"the wrong list": {"10.0.0.0/16", "10.1.0.0/16"},
+		"all of IPv6":    {"10.0.0.0/16", "::/0"},
 	} {
 		t.Run(name, inBubble(func(t *testing.T) {
 			w := newWorld(t, enitest.Config{})
@@ -88,7 +88,7 @@ func TestVPCPrefixesRefuses(t *testing.T) {
 	}
 }
 
-// answer is a plain answer to a request.
+// answer returns a response with a text.
 func answer(r *http.Request, body string) *http.Response {
 	return &http.Response{
 		StatusCode: http.StatusOK, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{},

@@ -17,7 +17,7 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// world is a VPC with one subnet, and the tools to put nodes into it.
+// world is a VPC with one subnet, and functions to add nodes to it.
 type world struct {
 	t *testing.T
 	*enitest.Cloud
@@ -63,8 +63,9 @@ func (w *world) run(kind string) enitest.Instance {
 	return inst
 }
 
-// config is the SDK configuration of an instance: in memory, with a role of its
-// own. wrap can put something between the SDK and the cloud.
+// config returns the SDK configuration of an instance. The instance has its own role,
+// and requests stay in memory. wrap can wrap the transport between the SDK and the
+// cloud.
 func (w *world) config(inst string, wrap func(http.RoundTripper) http.RoundTripper) aws.Config {
 	rt := w.Transport(inst)
 	if wrap != nil {
@@ -78,7 +79,7 @@ func (w *world) config(inst string, wrap func(http.RoundTripper) http.RoundTripp
 	}
 }
 
-// manager makes a Manager for an instance.
+// manager returns a Manager for an instance.
 func (w *world) manager(inst enitest.Instance, cfg eni.Config) *eni.Manager {
 	w.t.Helper()
 	if cfg.Client == nil {
@@ -89,12 +90,12 @@ func (w *world) manager(inst enitest.Instance, cfg eni.Config) *eni.Manager {
 	return m
 }
 
-// fast is a client without a budget worth mentioning, and with steady jitter.
+// fast configures a client with a budget that no test exhausts, and constant jitter.
 var fast = eni.ClientConfig{
 	ReadRate: 1000, WriteRate: 1000, ReadBurst: 100, WriteBurst: 100, Random: func() float64 { return 0.5 },
 }
 
-// primary is the primary ENI of an instance as the cloud has it.
+// primary returns the primary ENI of an instance from the cloud.
 func (w *world) primary(inst enitest.Instance) enitest.ENI {
 	w.t.Helper()
 	for _, e := range w.attached(inst.ID) {
@@ -102,12 +103,12 @@ func (w *world) primary(inst enitest.Instance) enitest.ENI {
 			return e
 		}
 	}
-	w.t.Fatal("no primary ENI")
+	w.t.Fatal("the instance has no primary ENI")
 	return enitest.ENI{}
 }
 
-// attached lists the ENIs of an instance as the cloud has them, by card and
-// device index.
+// attached returns the ENIs of an instance from the cloud, sorted by card and device
+// index.
 func (w *world) attached(inst string) []enitest.ENI {
 	all := slices.DeleteFunc(w.ENIs(), func(e enitest.ENI) bool { return e.Attachment == nil || e.Attachment.Instance != inst })
 	slices.SortFunc(all, func(a, b enitest.ENI) int {
@@ -116,7 +117,7 @@ func (w *world) attached(inst string) []enitest.ENI {
 	return all
 }
 
-// blocks are the slots in use on an ENI as the cloud has them.
+// blocks returns the slots in use on an ENI of the cloud.
 func blocks(e enitest.ENI) []netip.Prefix {
 	var out []netip.Prefix
 	for _, a := range e.Addrs {
@@ -125,7 +126,7 @@ func blocks(e enitest.ENI) []netip.Prefix {
 	return slices.Concat(out, e.Prefixes, e.IPv6Prefixes)
 }
 
-// says is a Config.InUse that always knows.
-func says(used func(id string, b netip.Prefix) bool) func(context.Context, string, netip.Prefix) (bool, error) {
+// inUse returns a Config.InUse that never fails.
+func inUse(used func(id string, b netip.Prefix) bool) func(context.Context, string, netip.Prefix) (bool, error) {
 	return func(_ context.Context, id string, b netip.Prefix) (bool, error) { return used(id, b), nil }
 }

@@ -22,8 +22,8 @@ func (a Attachment) String() string {
 	return a.Network + "/" + a.ContainerID + "/" + a.IfName
 }
 
-// PodRef says for whom an attachment was made. The pool only carries it: it
-// is written down for the reader of a listing and plays no part in a decision.
+// PodRef names the pod of an attachment. The pool stores it for listings and
+// does not use it in any decision.
 type PodRef struct {
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name,omitempty"`
@@ -49,8 +49,8 @@ func (f Family) String() string {
 	}
 }
 
-// FamilyOf returns the family of addr, which must be valid and not an IPv4
-// address in IPv6's clothes.
+// FamilyOf returns the family of addr, which must be valid and must not be an
+// IPv4-mapped IPv6 address.
 func FamilyOf(addr netip.Addr) Family {
 	if addr.Is4() {
 		return IPv4
@@ -58,22 +58,23 @@ func FamilyOf(addr netip.Addr) Family {
 	return IPv6
 }
 
-// Request asks for addresses for one attachment.
+// Request is a request for the addresses of one attachment.
 type Request struct {
 	Attachment
 
-	// Families lists the wanted families, each at most once. All of them are
-	// served, or none. Empty means IPv4.
+	// Families lists the wanted families, each at most once. The pool allocates
+	// an address of each, or none at all. Empty means IPv4.
 	Families []Family
-	// Card is the network card whose ENIs may serve the request.
+	// Card is the network card on which addresses are allocated.
 	Card int
-	// Pod is whom the attachment is for. Optional.
+	// Pod names the pod of the attachment. Optional.
 	Pod PodRef
-	// Netns is the path of the sandbox, kept with the allocation so that the
-	// keeper of the pool can see whether the sandbox still exists. Optional.
+	// Netns is the path of the sandbox. It is stored with the allocation so that
+	// the agent can check whether the sandbox still exists. Optional.
 	Netns string
-	// Sandbox identifies the namespace at Netns, because another one can take
-	// the same path; its cookie on Linux. Zero means unknown.
+	// Sandbox identifies the namespace at Netns, because another namespace can
+	// take the same path. On Linux it is the cookie of the namespace. Zero means
+	// unknown.
 	Sandbox uint64
 }
 
@@ -84,21 +85,22 @@ type Allocation struct {
 	Addr netip.Addr
 	// Block is the block that Addr belongs to.
 	Block netip.Prefix
-	// ENI, Card and Device say where the block is.
+	// ENI, Card and Device are the ENI of the block and its position.
 	ENI          string
 	Card, Device int
 	Pod          PodRef
 	Netns        string
 	Sandbox      uint64
-	// At is when the address was allocated. Asked is when the attachment last asked
-	// for it in this process; zero if it did not.
-	At, Asked time.Time
+	// At is when the address was allocated. RequestedAt is when the attachment
+	// last requested it in this process; zero means never.
+	At, RequestedAt time.Time
 }
 
-// Last is when the attachment was last told of its address, as far as is known.
-func (a Allocation) Last() time.Time {
-	if a.Asked.After(a.At) {
-		return a.Asked
+// LastRequest returns when the address was last handed to the attachment, as
+// far as is known: the later one of At and RequestedAt.
+func (a Allocation) LastRequest() time.Time {
+	if a.RequestedAt.After(a.At) {
+		return a.RequestedAt
 	}
 	return a.At
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
-// large is a pool of the largest instances: 15 ENIs with 49 slots each, half
-// of the addresses used.
+// large returns a pool as on the largest instances: 15 ENIs with 49 slots each
+// and 367 pods, which use half of the addresses when blocks are single addresses.
 func large(b *testing.B, prefixBits int) *ipam.Pool {
 	b.Helper()
 	p := open(b, ipam.Config{Cooldown: -1})

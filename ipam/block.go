@@ -9,36 +9,46 @@ import (
 	"time"
 )
 
+// Block is a range of addresses that EC2 assigned to an ENI as one unit, that
+// is, one slot: a single address (/32, /128) or a delegated prefix (/28, /80).
+type Block struct {
+	Prefix netip.Prefix
+	ENI    string
+}
+
 // smallBits is the number of host bits up to which a block remembers the
-// release of each of its addresses for ever. Beyond it (an IPv6 prefix has
-// 2^48 addresses) new addresses never run out, and old ones are forgotten when
-// they have rested.
+// release of each of its addresses for ever. A larger block (an IPv6 prefix has
+// 2^48 addresses) never runs out of new addresses, so it forgets released ones
+// after their cooldown.
 const smallBits = 8
 
 // block is a Block with the state of its addresses. An address is in one of
-// four conditions: never given out (next and all above), used, rested or, in a
+// four states: never allocated (next and all above), used, released or, in a
 // large block, forgotten. A used address belongs to an attachment or, with the
-// zero Attachment, to something that the pool does not know (see Quarantine).
+// zero Attachment, is quarantined (see Quarantine).
 type block struct {
 	Block
 	eni      *eni
 	since    time.Time
 	draining bool
 	doubted  bool
-	// next is the first address never given out; invalid when there is none.
+	// next is the lowest address that was never allocated; invalid when there is
+	// none.
 	next netip.Addr
 	used map[netip.Addr]Attachment
-	// rested holds what was given out and came back, oldest first.
-	rested []rest
+	// released lists the addresses that are not in use below next, by the time
+	// of their release.
+	released []released
 }
 
-// rest says since when an address is free.
-type rest struct {
+// released is an address that is not in use, with the time of its release. The
+// zero time means that it was never in use.
+type released struct {
 	addr netip.Addr
 	at   time.Time
 }
 
-func (a rest) compare(b rest) int {
+func (a released) compare(b released) int {
 	if c := a.at.Compare(b.at); c != 0 {
 		return c
 	}
@@ -49,10 +59,10 @@ func newBlock(b Block, e *eni, at time.Time) *block {
 	return &block{Block: b, eni: e, since: at, next: firstAddr(b.Prefix), used: map[netip.Addr]Attachment{}}
 }
 
-// firstAddr returns the first address that a pod may have. All sixteen of a
-// /28 serve. Of an IPv6 prefix the all-zero host part stays out, because it is
-// the subnet-router anycast address to whoever sees the prefix as a subnet
-// (RFC 4291, section 2.6.1).
+// firstAddr returns the first address that a pod may have. Pods may have all
+// sixteen addresses of a /28. The first address of an IPv6 prefix is left out,
+// because a host that takes the prefix for a subnet treats it as the
+// subnet-router anycast address (RFC 4291, section 2.6.1).
 func firstAddr(p netip.Prefix) netip.Addr {
 	if p.Addr().Is6() && !p.IsSingleIP() {
 		return p.Addr().Next()
@@ -62,7 +72,7 @@ func firstAddr(p netip.Prefix) netip.Addr {
 
 func hostBits(p netip.Prefix) int { return p.Addr().BitLen() - p.Bits() }
 
-// size is the number of addresses, or a very large number.
+// size returns the number of addresses, at most math.MaxInt32.
 func (b *block) size() int {
 	bits := hostBits(b.Prefix)
 	if bits >= 31 {
@@ -77,16 +87,16 @@ func (b *block) size() int {
 
 func (b *block) small() bool { return hostBits(b.Prefix) <= smallBits }
 
-// allocatable says whether addresses may be taken from the block at all.
+// allocatable reports whether the pool may allocate addresses of the block.
 func (b *block) allocatable() bool {
 	return !b.draining && !b.doubted && b.eni.ready && !b.eni.draining
 }
 
-// skipTo moves next behind addr. What a small block leaves out on the way was
-// never given out and is free since ever.
+// skipTo moves next to the address after addr. In a small block, the addresses
+// that next skips are added to released with the zero time.
 func (b *block) skipTo(addr netip.Addr) {
 	for b.small() && b.next.IsValid() && b.next.Less(addr) {
-		b.insert(rest{addr: b.next})
+		b.addReleased(released{addr: b.next})
 		b.next = b.next.Next()
 	}
 	if b.next = addr.Next(); !b.Prefix.Contains(b.next) {
@@ -94,91 +104,89 @@ func (b *block) skipTo(addr netip.Addr) {
 	}
 }
 
-func (b *block) insert(r rest) {
-	i, _ := slices.BinarySearchFunc(b.rested, r, rest.compare)
-	b.rested = slices.Insert(b.rested, i, r)
+func (b *block) addReleased(r released) {
+	i, _ := slices.BinarySearchFunc(b.released, r, released.compare)
+	b.released = slices.Insert(b.released, i, r)
 }
 
-func (b *block) unrest(addr netip.Addr) (rest, bool) {
-	i := slices.IndexFunc(b.rested, func(r rest) bool { return r.addr == addr })
+func (b *block) removeReleased(addr netip.Addr) (released, bool) {
+	i := slices.IndexFunc(b.released, func(r released) bool { return r.addr == addr })
 	if i < 0 {
-		return rest{}, false
+		return released{}, false
 	}
-	r := b.rested[i]
+	r := b.released[i]
 	if i == 0 {
-		b.rested = b.rested[1:]
+		b.released = b.released[1:]
 	} else {
-		b.rested = slices.Delete(b.rested, i, i+1)
+		b.released = slices.Delete(b.released, i, i+1)
 	}
 	return r, true
 }
 
-// forget drops what has rested from a large block.
-func (b *block) forget(m moment) {
+// forgetCooled drops the addresses of a large block whose cooldown has passed.
+func (b *block) forgetCooled(m moment) {
 	if b.small() {
 		return
 	}
 	n := 0
-	for n < len(b.rested) && m.free(b.rested[n].at) {
+	for n < len(b.released) && m.free(b.released[n].at) {
 		n++
 	}
-	b.rested = b.rested[n:]
+	b.released = b.released[n:]
 }
 
-// moment is the time at which addresses are looked at, and the rules for how
-// long they rest.
+// moment is a point in time, with the rules for how long addresses cool.
 type moment struct {
 	now      time.Time
 	cooldown time.Duration
-	// restSince is when addresses count as released that were not released
-	// later; zero if there is no such time.
-	restSince time.Time
+	// coolingSince is Config.CoolingSince.
+	coolingSince time.Time
 }
 
-// freeAt returns when an address that was released at the given time has rested
-// enough. The zero time means always.
-func (m moment) freeAt(released time.Time) time.Time {
-	if released.Before(m.restSince) {
-		released = m.restSince
+// freeAt returns when the cooldown of an address ends that was released at
+// releasedAt. The zero time means that the address was never cooling.
+func (m moment) freeAt(releasedAt time.Time) time.Time {
+	if releasedAt.Before(m.coolingSince) {
+		releasedAt = m.coolingSince
 	}
-	if released.IsZero() {
+	if releasedAt.IsZero() {
 		return time.Time{}
 	}
-	return released.Add(m.cooldown)
+	return releasedAt.Add(m.cooldown)
 }
 
-func (m moment) free(released time.Time) bool { return !m.freeAt(released).After(m.now) }
+func (m moment) free(releasedAt time.Time) bool { return !m.freeAt(releasedAt).After(m.now) }
 
-// candidate returns the address that the block would give out next and when it
-// was released, the zero time meaning never.
-func (b *block) candidate(m moment) (rest, bool) {
+// candidate returns the address that the block would allocate next, with the
+// time of its release.
+func (b *block) candidate(m moment) (released, bool) {
 	if b.next.IsValid() && m.free(time.Time{}) {
-		return rest{addr: b.next}, true
+		return released{addr: b.next}, true
 	}
-	if len(b.rested) > 0 && m.free(b.rested[0].at) {
-		return b.rested[0], true
+	if len(b.released) > 0 && m.free(b.released[0].at) {
+		return b.released[0], true
 	}
-	return rest{}, false
+	return released{}, false
 }
 
-// cooling counts the addresses that have not rested enough.
+// cooling counts the addresses whose cooldown has not ended.
 func (b *block) cooling(m moment) int {
 	if !m.free(time.Time{}) {
 		return b.size() - len(b.used)
 	}
 	n := 0
-	for i := len(b.rested) - 1; i >= 0 && !m.free(b.rested[i].at); i-- {
+	for i := len(b.released) - 1; i >= 0 && !m.free(b.released[i].at); i-- {
 		n++
 	}
 	return n
 }
 
-// nextFree returns when the first cooling address has rested enough.
+// nextFree returns when the first cooldown ends; zero if no address is cooling.
 func (b *block) nextFree(m moment) time.Time {
 	if b.next.IsValid() && !m.free(time.Time{}) {
 		return m.freeAt(time.Time{})
 	}
-	for _, r := range b.rested {
+	for _, r := range b.released {
 		if !m.free(r.at) {
 			return m.freeAt(r.at)
 		}

@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// durable says whether events of this kind go to the journal. What was
-// verified in the kernel or observed in EC2 is verified and observed anew
-// after a start.
+// durable reports whether events of this kind are written to the journal. The
+// agent verifies the kernel and observes EC2 again after each start, so events
+// that record such results are not written.
 func (k Kind) durable() bool {
 	switch k {
 	case EventENIReady, EventENINotReady, EventBlockDoubted, EventBlockTrusted, EventQuarantined, EventUnquarantined:
@@ -22,7 +22,7 @@ func (k Kind) durable() bool {
 	}
 }
 
-// validate checks an event by itself.
+// validate checks the fields of an event, without the state of a pool.
 func (e Event) validate() error {
 	bad := ""
 	switch e.Kind {
@@ -49,13 +49,13 @@ func (e Event) validate() error {
 		if !e.Attachment.valid() {
 			bad = "needs an attachment"
 		}
-	case EventRested:
+	case EventAddrsReleased:
 	case EventQuarantined, EventUnquarantined:
 		if len(e.Addrs) != 1 {
 			bad = "needs one address"
 		}
 	default:
-		bad = "is not known here; a newer version may have written it"
+		bad = "is unknown; a newer version may have written it"
 	}
 	if bad == "" && slices.ContainsFunc(e.Addrs, func(a netip.Addr) bool { return !validAddr(a) }) {
 		bad = "has a malformed address"
@@ -68,7 +68,8 @@ func (e Event) validate() error {
 
 func (a Attachment) valid() bool { return a.Network != "" && a.ContainerID != "" && a.IfName != "" }
 
-// validENI keeps IDs apart from the text of prefixes.
+// validENI reports whether id may be an ENI ID. It contains no slash, so that
+// it differs from the text of every prefix.
 func validENI(id string) bool { return id != "" && !strings.Contains(id, "/") }
 
 func validAddr(a netip.Addr) bool { return a.IsValid() && !a.Is4In6() && a.Zone() == "" }
@@ -77,8 +78,8 @@ func validBlock(p netip.Prefix) bool {
 	return p.IsValid() && validAddr(p.Addr()) && p == p.Masked()
 }
 
-// EncodeEvent returns an event as one line of JSON without the line's end, for
-// a Journal to store.
+// EncodeEvent returns an event as one line of JSON without a newline, for a
+// Journal to store.
 func EncodeEvent(e Event) ([]byte, error) {
 	if err := e.validate(); err != nil {
 		return nil, err
@@ -86,9 +87,9 @@ func EncodeEvent(e Event) ([]byte, error) {
 	return json.Marshal(e)
 }
 
-// DecodeEvent is the inverse of EncodeEvent. Unknown fields are ignored, so
-// that a newer version may add some; an unknown kind is ErrInvalid, because
-// nobody can say what would be lost with it.
+// DecodeEvent is the inverse of EncodeEvent. It ignores unknown fields, so that
+// a newer version can add some. An unknown kind is ErrInvalid, because ignoring
+// such an event could lose an allocation.
 func DecodeEvent(data []byte) (Event, error) {
 	var e Event
 	if err := json.Unmarshal(data, &e); err != nil {

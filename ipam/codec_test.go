@@ -16,9 +16,9 @@ import (
 
 var eventAt = time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC)
 
-// written is how each kind of event looks in a journal. Journals outlive
-// versions: what stands here must be readable for ever.
-var written = []struct {
+// wireFormat has the text of each kind of event in a journal. A newer version
+// must read the journals of all earlier ones, so these texts never change.
+var wireFormat = []struct {
 	event ipam.Event
 	text  string
 }{
@@ -40,11 +40,11 @@ var written = []struct {
 			`"addrs":["10.0.0.3","2001:db8::1"],"pod":{"namespace":"ns","name":"web","uid":"u"},"netns":"/run/netns/c1"}`,
 	},
 	{ipam.Event{Kind: ipam.EventReleased, Attachment: attachment("c1")}, `{"kind":"released","at":"2026-01-02T03:04:05.000000678Z","attachment":{"network":"net","containerID":"c1","ifName":"eth0"}}`},
-	{ipam.Event{Kind: ipam.EventRested, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.4")}}, `{"kind":"rested","at":"2026-01-02T03:04:05.000000678Z","addrs":["10.0.0.4"]}`},
+	{ipam.Event{Kind: ipam.EventAddrsReleased, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.4")}}, `{"kind":"rested","at":"2026-01-02T03:04:05.000000678Z","addrs":["10.0.0.4"]}`},
 }
 
 func TestEventsAsWritten(t *testing.T) {
-	for _, tt := range written {
+	for _, tt := range wireFormat {
 		tt.event.At = eventAt
 		got, err := ipam.EncodeEvent(tt.event)
 		if err != nil || string(got) != tt.text {
@@ -66,19 +66,20 @@ func TestDecodeMalformed(t *testing.T) {
 		`{"kind":"from-the-future"}`, `{"kind":"released","at":"yesterday"}`,
 	} {
 		if e, err := ipam.DecodeEvent([]byte(text)); !errors.Is(err, ipam.ErrInvalid) {
-			t.Errorf("%s: %+v, %v", text, e, err)
+			t.Errorf("%s: decoded as %+v with error %v, want ErrInvalid", text, e, err)
 		}
 	}
 	if _, err := ipam.DecodeEvent([]byte(`{"kind":"eni-set","eni":"e","colour":"blue"}`)); err != nil {
-		t.Errorf("a field of a newer version: %v", err)
+		t.Errorf("decode an event with an unknown field: %v", err)
 	}
 }
 
-// FuzzJournal opens pools over arbitrary journals: lines that decode and apply
-// give a pool that holds its invariants and whose own journal gives it again.
+// FuzzJournal opens pools over arbitrary journals. Every line that decodes must
+// encode to the same event, and a journal that applies must give a pool that
+// keeps its invariants.
 func FuzzJournal(f *testing.F) {
 	var all []byte
-	for _, w := range written {
+	for _, w := range wireFormat {
 		f.Add([]byte(w.text))
 		all = append(append(all, w.text...), '\n')
 	}
@@ -92,10 +93,10 @@ func FuzzJournal(f *testing.F) {
 			}
 			again, err := ipam.EncodeEvent(e)
 			if err != nil {
-				t.Fatalf("%s decodes and does not encode: %v", line, err)
+				t.Fatalf("%s was decoded but cannot be encoded: %v", line, err)
 			}
 			if back, err := ipam.DecodeEvent(again); err != nil || !cmp.Equal(e, back, equate) {
-				t.Fatalf("%s came back as %s: %v", line, again, err)
+				t.Fatalf("%s was encoded as %s, which decodes differently: %v", line, again, err)
 			}
 			j.events = append(j.events, e)
 			if _, err := ipam.Open(ipam.Config{Journal: j}); err != nil {
@@ -109,14 +110,14 @@ func FuzzJournal(f *testing.F) {
 		owner := map[netip.Addr]ipam.Attachment{}
 		for a := range p.Allocations() {
 			if o, taken := owner[a.Addr]; taken || !a.Block.Contains(a.Addr) {
-				t.Errorf("%v of %v belongs to %v and %v", a.Addr, a.Block, o, a.Attachment)
+				t.Errorf("%v of block %v belongs to both %v and %v", a.Addr, a.Block, o, a.Attachment)
 			}
 			owner[a.Addr] = a.Attachment
 		}
 		for _, n := range p.View().ENIs {
 			for _, b := range n.Blocks {
 				if b.Free < 0 || b.Used < 0 || b.Cooling < 0 {
-					t.Errorf("%+v", b)
+					t.Errorf("negative counts: %+v", b)
 				}
 			}
 		}

@@ -7,26 +7,26 @@ import (
 	"time"
 )
 
-// compactAfter is the number of events beyond which a journal that is mostly
-// history is replaced by its digest.
+// compactAfter is how many events a journal may have, beyond four times the
+// length of its digest, before it is replaced by the digest.
 const compactAfter = 4096
 
-// op is one change asked of the pool. Ops are run in the order of their
-// arrival by whichever caller leads at the time; all that gathered while the
-// journal wrote the last batch go into the next one together, which makes a
-// hundred concurrent allocations cost a few writes.
+// op is one change requested of the pool. The caller that leads at the time
+// runs the ops of all callers in the order of their arrival. Ops that arrive
+// while the journal writes a batch form the next batch, so a hundred concurrent
+// allocations cost only a few writes.
 type op struct {
-	// run changes the state through the transaction, or leaves it alone and
-	// returns an error. It is called with the pool's mutex held.
+	// run changes the state through the transaction, or returns an error and
+	// leaves the state unchanged. It is called with the pool's mutex held.
 	run func(*tx) error
 	err error
-	// done is set when the outcome is known. wake then receives, or earlier
-	// when the op's caller shall lead.
+	// done is set when the outcome is known. wake receives when done was set, or
+	// when the caller of the op is to lead.
 	done bool
 	wake chan struct{}
 }
 
-// tx collects the events of one batch and how to take them back.
+// tx collects the events of one batch and the functions that undo them.
 type tx struct {
 	st     *state
 	now    time.Time
@@ -46,7 +46,7 @@ func (t *tx) do(e Event) error {
 	return nil
 }
 
-// rollback takes back all events from the n-th on.
+// rollback undoes all events from index n on.
 func (t *tx) rollback(n int) {
 	for len(t.undos) > n {
 		last := len(t.undos) - 1
@@ -65,12 +65,12 @@ func (t *tx) durable() []Event {
 	return out
 }
 
-// submit has run executed and returns when its outcome is durable.
+// submit queues run for execution and returns when its outcome is durable.
 func (p *Pool) submit(run func(*tx) error) error {
 	o := &op{run: run, wake: make(chan struct{}, 1)}
 	p.mu.Lock()
 	p.queue = append(p.queue, o)
-	if p.led {
+	if p.committing {
 		p.mu.Unlock()
 		<-o.wake
 		p.mu.Lock()
@@ -82,12 +82,20 @@ func (p *Pool) submit(run func(*tx) error) error {
 	return o.err
 }
 
-// lead commits the queue as one batch, the caller's op among it, and passes
-// the lead on to whoever came meanwhile. It is called and returns with the
-// mutex held; the mutex is free while the witness is asked and the journal
-// writes, and the lead keeps all others from changing the state.
+// recheckQueue serves the queue again after a change that is not an event.
+// There is no error to return: an error of the journal goes to the requests
+// that would have been served.
+func (p *Pool) recheckQueue() {
+	_ = p.submit(func(*tx) error { return nil })
+}
+
+// lead commits the queue as one batch, which includes the caller's op. If more
+// ops have arrived by then, it makes the caller of the first one the leader.
+// lead is called and returns with the mutex held. It unlocks the mutex while it
+// queries the witness and while the journal writes; meanwhile the committing
+// flag keeps other callers from changing the state.
 func (p *Pool) lead() {
-	p.led = true
+	p.committing = true
 	batch := p.queue
 	p.queue = nil
 	p.commit(batch)
@@ -95,7 +103,7 @@ func (p *Pool) lead() {
 		o.done = true
 		o.wake <- struct{}{}
 	}
-	if p.led = len(p.queue) > 0; p.led {
+	if p.committing = len(p.queue) > 0; p.committing {
 		p.queue[0].wake <- struct{}{}
 	}
 }
@@ -108,7 +116,7 @@ func (p *Pool) commit(batch []*op) {
 			t.rollback(mark)
 		}
 	}
-	settled := p.serveSeen(t)
+	answered := p.serveVerified(t)
 	if err := p.write(t); err != nil {
 		t.rollback(0)
 		for _, o := range batch {
@@ -116,14 +124,14 @@ func (p *Pool) commit(batch []*op) {
 				o.err = err
 			}
 		}
-		for _, w := range settled {
+		for _, w := range answered {
 			w.granted, w.err = nil, err
 		}
 	}
-	for _, w := range settled {
+	for _, w := range answered {
 		close(w.done)
 	}
-	if waiting := len(p.waiters); len(t.events) > 0 || len(settled) > 0 || waiting != p.waiting {
+	if waiting := len(p.waiters); len(t.events) > 0 || len(answered) > 0 || waiting != p.waiting {
 		p.waiting = waiting
 		select {
 		case p.changed <- struct{}{}:
@@ -132,14 +140,15 @@ func (p *Pool) commit(batch []*op) {
 	}
 }
 
-// write makes the transaction durable, with the mutex released meanwhile.
+// write makes the transaction durable. It unlocks the mutex while the journal
+// writes.
 func (p *Pool) write(t *tx) error {
 	events := t.durable()
 	if p.journal == nil || len(events) == 0 {
 		return nil
 	}
 	var all []Event
-	if p.logged+len(events) > compactAfter+4*p.st.objects() {
+	if p.journalLen+len(events) > compactAfter+4*p.st.digestLen() {
 		all = p.st.digest()
 	}
 	p.mu.Unlock()
@@ -153,14 +162,14 @@ func (p *Pool) write(t *tx) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrJournal, err)
 	}
-	p.logged += len(events)
+	p.journalLen += len(events)
 	if all != nil {
-		p.logged = len(all)
+		p.journalLen = len(all)
 	}
 	return nil
 }
 
-// objects is about the length of a digest.
-func (s *state) objects() int {
+// digestLen estimates the number of events of a digest.
+func (s *state) digestLen() int {
 	return len(s.enis) + len(s.blocks) + len(s.held)
 }

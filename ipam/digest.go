@@ -39,17 +39,17 @@ func (s *state) digest() []Event {
 func (b *block) digest() []Event {
 	e := Event{Kind: EventBlockAdded, At: b.since, ENI: b.ENI, Block: b.Prefix, Next: b.next}
 	if !b.next.IsValid() {
-		// All were given out: the address after the last one says so, also
-		// where it lies outside of the block.
+		// Every address was allocated at least once. The address after the last
+		// one records that, although it is outside of the block.
 		e.Next = lastAddr(b.Prefix).Next()
 	}
 	if e.Next == firstAddr(b.Prefix) {
 		e.Next = netip.Addr{}
 	}
 	out := []Event{e}
-	for _, r := range b.rested {
+	for _, r := range b.released {
 		if !r.at.IsZero() {
-			out = append(out, Event{Kind: EventRested, At: r.at, Addrs: []netip.Addr{r.addr}})
+			out = append(out, Event{Kind: EventAddrsReleased, At: r.at, Addrs: []netip.Addr{r.addr}})
 		}
 	}
 	if b.draining {
@@ -81,36 +81,35 @@ func (s *state) sortedGrants() []*grant {
 	})
 }
 
-// settle turns the times of a journal, which are those of the wall clock, into
-// times that can be compared with now by the monotonic clock. Since they were
-// written the wall clock may have been set; a time in the future counts as
-// long ago.
-func (s *state) settle(now time.Time) {
+// rebaseTimes converts the wall clock times of a journal into times with a
+// monotonic reading, which can be compared with now. A time in the future,
+// written before the wall clock was set back, counts as long ago.
+func (s *state) rebaseTimes(now time.Time) {
 	wall := now.Round(0)
-	settled := func(at time.Time) time.Time {
+	rebased := func(at time.Time) time.Time {
 		age := wall.Sub(at)
 		if at.IsZero() {
 			return at
 		}
 		if age < 0 {
-			age = remember
+			age = removedMemory
 		}
 		return now.Add(-age)
 	}
 	for _, n := range s.enis {
-		n.since = settled(n.since)
+		n.since = rebased(n.since)
 	}
 	for _, g := range s.held {
-		g.at = settled(g.at)
+		g.at = rebased(g.at)
 	}
 	for key, at := range s.removed {
-		s.removed[key] = settled(at)
+		s.removed[key] = rebased(at)
 	}
 	for _, b := range s.blocks {
-		b.since = settled(b.since)
-		for i := range b.rested {
-			b.rested[i].at = settled(b.rested[i].at)
+		b.since = rebased(b.since)
+		for i := range b.released {
+			b.released[i].at = rebased(b.released[i].at)
 		}
-		slices.SortFunc(b.rested, rest.compare)
+		slices.SortFunc(b.released, released.compare)
 	}
 }

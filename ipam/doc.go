@@ -2,45 +2,46 @@
 
 // Package ipam decides which address belongs to which attachment.
 //
-// A [Pool] knows ENIs, blocks of addresses on them, and the attachments that
+// A [Pool] holds ENIs, blocks of addresses on them, and the attachments that
 // hold single addresses of these blocks. A block is one slot of an ENI: a
 // secondary private IP (/32, /128) or a delegated prefix (/28, /80). The pool
-// does not know where ENIs come from, nor the kernel, nor how many spare
-// addresses are wise; package ipam/agent, or whoever keeps the pool, does.
+// does not call EC2 or the kernel, and does not decide how many spare addresses
+// a node should have. The program that manages the pool does. It is called the
+// agent below; package ipam/agent is one.
 //
-// # The pool as events
+// # Events
 //
-// The state of a pool is made from events and from nothing else: an ENI was
-// set, a block was added, an attachment got its addresses, it gave them back.
-// One function applies an event, when it happens as well as when the journal
-// is replayed, and refuses what does not fit: a second owner of an address, a
-// block that goes while it is used. The pool that comes out of a journal is
-// therefore the pool that went in. Around that function stand a queue, a clock
-// and the [Journal]:
+// Only events change the state of a pool: an ENI was set, a block was added, an
+// attachment received addresses or released them. One function applies an
+// event, both when it happens and when the journal is replayed. It refuses an
+// event that contradicts the state, such as a second owner of an address or the
+// removal of a block in use. Replaying a journal therefore restores the pool
+// that wrote it. A queue, a clock and the [Journal] surround that function:
 //
 //	caller A ─┐                        ┌─ apply the events of A, B and C
-//	caller B ─┼─ queue ─ who leads ────┼─ write them to the journal, once
-//	caller C ─┘                        └─ answer, or take all of them back
+//	caller B ─┼─ queue ─ leader ───────┼─ write them to the journal, once
+//	caller C ─┘                        └─ answer, or undo all of them
 //
-// Whoever finds nobody leading commits everything that is in the queue. What
-// arrives while the journal writes is the next batch, so that a hundred
-// concurrent allocations cost a few writes. An answer is durable when it is
-// given; if the write fails the state is as it was and the caller gets
-// [ErrJournal].
+// If no caller is committing, the next one becomes the leader and commits the
+// whole queue. Calls that arrive while the journal writes form the next batch,
+// so a hundred concurrent allocations cost only a few writes. A change is
+// durable when the call returns. If the write fails, the state is as it was
+// before and the caller gets [ErrJournal].
 //
 // # Life of a block
 //
 //	SetENI, AddBlocks     known, not yet used
 //	SetReady(true)        the link is verified: addresses are allocated
-//	DrainBlocks           on its way out; nothing is allocated any more
-//	                      (the keeper unassigns it in EC2)
-//	RemoveBlocks          gone, and remembered as gone for ten minutes
+//	DrainBlocks           about to be removed: no more addresses are allocated
+//	                      (the agent unassigns it in EC2)
+//	RemoveBlocks          removed; the pool remembers that for ten minutes
 //
 // Draining and removing are refused while an address of the block is in use or
-// cooling, or the witness shows a use of it. Draining is journalled, so that a keeper that was killed between
-// the two steps sees where it was. A keeper that sees an observation contradict
-// the pool says so with DoubtBlocks: nothing is allocated from a doubted block,
-// and nobody loses anything.
+// cooling. Draining is also refused if the witness reports a use of it.
+// Draining is written to the journal, so an agent that was killed between the
+// two steps can continue. If an observation contradicts the pool, the agent
+// calls DoubtBlocks: the pool allocates nothing from a doubted block, and
+// attachments keep the addresses that they hold.
 //
 // # Life of an address
 //
@@ -48,44 +49,45 @@
 //	free ───────────────▶ used ──────────────────▶ cooling ──▶ free
 //	     the fullest block first                   Config.Cooldown
 //	     then the lowest device
-//	     then never used, or longest at rest
+//	     then never used, or released longest ago
 //
-// Filling the fullest block first lets other blocks and ENIs fall empty, so
-// that they can be given back. Taking the address that rested longest makes it
-// unlikely that somebody still remembers the pod that had it. The cooldown is
-// in the journal: a restart does not shorten it.
+// Allocating from the fullest block first lets other blocks and ENIs become
+// empty, so that the agent can give them back. The address that was released
+// longest ago is the least likely to be cached by a neighbour. The release time
+// is in the journal, so a restart does not shorten the cooldown.
 //
-// # The kernel as a witness
+// # The witness
 //
-// A journal can be lost, damaged or old while pods run. The [Witness] of the
-// Config says which addresses something uses, whatever the journal says: on a
-// node, those that the kernel has a route, a neighbour or an address for. The pool
-// asks it about each address before a request gets it, once for all requests that
-// are served together, and about each block before it is drained. If the witness
-// cannot answer, nothing is given away.
+// A journal can be lost, damaged or outdated while pods run. The [Witness] of
+// the Config reports which addresses are in use, independently of the journal:
+// on a node, the addresses for which the kernel has a route, a neighbour or an
+// address. The pool queries it before it allocates an address, once for all
+// requests that are served together, and before it drains a block. If the
+// witness fails, the pool allocates and drains nothing.
 //
-// The pool's keeper tells it of every use with Quarantine, when it starts and from
-// time to time. A used address that no attachment holds is quarantined: it counts
-// as used, so that neither it nor its block is given away. When the use has ended
-// the address rests like one that was released.
+// The agent passes all uses to Quarantine, when it starts and periodically. A
+// used address that no attachment holds is quarantined: it counts as used, so
+// neither the address nor its block is given away. When the use has ended, the
+// address cools like a released one.
 //
 // # Time
 //
-// While a process lives, ages are measured by the monotonic clock, so that a step
-// of the wall clock changes nothing. Times of the journal are the wall clock's;
-// one that lies in the future counts as long ago. A reboot ends every pod and says
-// nothing of when: with Config.RestSince all addresses rest since then.
+// While a process runs, ages are measured with the monotonic clock, so a step
+// of the wall clock has no effect. The journal holds wall clock times; a time in
+// the future counts as long ago. A reboot ends every pod without a release. For
+// that case Config.CoolingSince makes every address count as released at a given
+// time.
 //
 // # Waiting
 //
-// Allocate never waits if there is an address. If there is none the request
-// joins a queue, and whatever brings addresses serves it in order: new blocks,
-// a link that came up, an address that has rested. It ends with the caller's
-// context. The error is an [*ExhaustedError] with a [Reason] of a closed set,
-// the evidence for it and the time after which it makes sense to ask again.
-// The keeper contributes what it knows through SetOutlook; if that says that
-// waiting is useless, requests are refused at once.
+// Allocate never waits if there is an address. Otherwise the request joins a
+// queue, which is served in order as addresses become available: by new blocks,
+// by a link that comes up, or by the end of a cooldown. The wait ends with the
+// caller's context. The error is an [*ExhaustedError] with a [Reason] of a
+// closed set, its evidence, and the time after which to try again. The agent
+// contributes what it knows through SetOutlook. If the outlook says that waiting
+// is useless, requests are refused at once.
 //
-// All or nothing: a request for both families gets two addresses or none, on
-// one ENI if it can be.
+// A request for both families gets two addresses or none, on one ENI if
+// possible.
 package ipam

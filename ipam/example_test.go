@@ -13,14 +13,14 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
-// A pool is filled by its keeper and emptied by pods.
+// The agent adds an ENI and a delegated prefix, and a pod gets an address.
 func Example() {
 	pool, err := ipam.Open(ipam.Config{Cooldown: 30 * time.Second})
 	if err != nil {
 		log.Fatal(err)
 	}
 
-	// The keeper: an ENI, a delegated prefix, and the word that the link is up.
+	// The agent: an ENI and a delegated prefix, and SetReady when the link is up.
 	err = errors.Join(
 		pool.SetENI(ipam.ENI{ID: "eni-0a1b", Device: 1}),
 		pool.AddBlocks(ipam.Block{Prefix: netip.MustParsePrefix("10.0.0.16/28"), ENI: "eni-0a1b"}),
@@ -30,7 +30,7 @@ func Example() {
 		log.Fatal(err)
 	}
 
-	// A pod: CNI ADD, twice, and DEL.
+	// A pod: two CNI ADDs with the same result, and a DEL.
 	pod := ipam.Attachment{Network: "vpcnet", ContainerID: "4f1a", IfName: "eth0"}
 	for range 2 {
 		got, err := pool.Allocate(context.Background(), ipam.Request{Attachment: pod})
@@ -51,7 +51,7 @@ func Example() {
 	// 0 used, 1 cooling, 15 free
 }
 
-// A refusal says why, and whether waiting would help.
+// The error says why no address is available.
 func ExampleExhaustedError() {
 	pool, err := ipam.Open(ipam.Config{})
 	if err != nil {
@@ -73,7 +73,7 @@ func ExampleExhaustedError() {
 	// no IPv4 address on card 0 for vpcnet/4f1a/eth0: eni-limit: a t3.medium takes 3 ENIs; 0 blocks, 0 addresses used, 0 cooling
 }
 
-// Giving a prefix back is done in two steps, with the call to EC2 in between.
+// DrainBlocks is refused while a pod uses an address of the prefix.
 func ExamplePool_DrainBlocks() {
 	pool, err := ipam.Open(ipam.Config{})
 	if err != nil {
@@ -119,7 +119,7 @@ func ExamplePool_ReleaseIf() {
 		}
 	}
 
-	started := time.Now() // allocations younger than the list are none of its business
+	started := time.Now() // the list does not cover allocations made after this time
 	valid := map[ipam.Attachment]bool{{Network: "vpcnet", ContainerID: "alive", IfName: "eth0"}: true}
 	gone, err := pool.ReleaseIf(func(a ipam.Allocation) bool {
 		return a.Network == "vpcnet" && !valid[a.Attachment] && a.At.Before(started)

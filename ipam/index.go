@@ -8,7 +8,7 @@ import (
 	"slices"
 )
 
-// blockOf returns the block of an address, or nil.
+// blockOf returns the block that contains a, or nil.
 func (s *state) blockOf(a netip.Addr) *block {
 	for bits := range s.bits {
 		if p, err := a.Prefix(bits); err == nil {
@@ -20,6 +20,7 @@ func (s *state) blockOf(a netip.Addr) *block {
 	return nil
 }
 
+// overlapping returns a block that overlaps p, or nil.
 func (s *state) overlapping(p netip.Prefix) *block {
 	if b := s.blockOf(p.Addr()); b != nil {
 		return b
@@ -35,7 +36,7 @@ func (s *state) overlapping(p netip.Prefix) *block {
 	return nil
 }
 
-func (s *state) link(b *block) {
+func (s *state) indexBlock(b *block) {
 	s.blocks[b.Prefix] = b
 	s.bits[b.Prefix.Bits()]++
 	r := resource{b.eni.Card, FamilyOf(b.Prefix.Addr())}
@@ -43,7 +44,7 @@ func (s *state) link(b *block) {
 	b.eni.blocks = insertBlock(b.eni.blocks, b)
 }
 
-func (s *state) unlink(b *block) {
+func (s *state) unindexBlock(b *block) {
 	delete(s.blocks, b.Prefix)
 	if s.bits[b.Prefix.Bits()]--; s.bits[b.Prefix.Bits()] == 0 {
 		delete(s.bits, b.Prefix.Bits())

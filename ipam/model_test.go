@@ -21,8 +21,8 @@ import (
 
 const modelCooldown = time.Minute
 
-// model is what anyone could say about a pool from the outside: who was told
-// to use which address, and when an address came back.
+// model is the state of a pool as its clients see it: the addresses of each pod,
+// and the time of each release.
 type model struct {
 	t       *testing.T
 	rnd     *rand.Rand
@@ -43,7 +43,7 @@ func (m *model) eni() ipam.ENI {
 	return ipam.ENI{ID: fmt.Sprint("eni-", n), Device: n}
 }
 
-// block is one out of a few, some of which overlap.
+// block returns a random block of an ENI. Some of them overlap.
 func (m *model) block(eni int) netip.Prefix {
 	switch m.rnd.IntN(4) {
 	case 0:
@@ -66,7 +66,7 @@ func (m *model) allocate() error {
 	}
 	if old := m.held[pod]; old != nil {
 		if !slices.EqualFunc(old, got, same) {
-			m.t.Errorf("%s was told %v, and then %v", pod, old, got)
+			m.t.Errorf("%s got %v first and %v later", pod, old, got)
 		}
 		return nil
 	}
@@ -74,12 +74,12 @@ func (m *model) allocate() error {
 		for other, have := range m.held {
 			for _, b := range have {
 				if a.Addr == b.Addr {
-					m.t.Errorf("%v belongs to %s and %s", a.Addr, pod, other)
+					m.t.Errorf("%v belongs to both %s and %s", a.Addr, pod, other)
 				}
 			}
 		}
 		if at, ok := m.freed[a.Addr]; ok && time.Since(at) < modelCooldown {
-			m.t.Errorf("%v rested only %v", a.Addr, time.Since(at))
+			m.t.Errorf("%v was allocated %v after its release, want at least %v", a.Addr, time.Since(at), modelCooldown)
 		}
 	}
 	m.held[pod] = got
@@ -90,7 +90,7 @@ func (m *model) release() error {
 	pod := m.pod()
 	got, err := m.pool.Release(attachment(pod))
 	if m.held[pod] == nil != errors.Is(err, ipam.ErrNotAllocated) && !errors.Is(err, ipam.ErrJournal) {
-		m.t.Errorf("release of %s, which holds %v: %v", pod, m.held[pod], err)
+		m.t.Errorf("release of %s, which holds %v, returned %v", pod, m.held[pod], err)
 	}
 	if err == nil {
 		for _, a := range got {
@@ -101,7 +101,7 @@ func (m *model) release() error {
 	return err
 }
 
-// step does one random thing.
+// step calls one method at random.
 func (m *model) step() error {
 	e := m.eni()
 	b := m.block(e.Device)
@@ -156,14 +156,14 @@ func (m *model) run(steps int) {
 	}
 }
 
-// unchanged compares the pool with what it was.
+// unchanged checks that the pool still has the durable state before.
 func (m *model) unchanged(what string, before ipam.View) {
 	if after := durable(m.pool.View()); !reflect.DeepEqual(before, after) {
 		m.t.Errorf("%s changed the pool:\n%s", what, cmp.Diff(before, after, equate))
 	}
 }
 
-// restart kills the process: nothing but the journal remains.
+// restart replaces the pool by a new one with the same journal.
 func (m *model) restart() {
 	before := durable(m.pool.View())
 	m.open()
@@ -175,22 +175,22 @@ func (m *model) restart() {
 	}
 }
 
-// same compares what a journal keeps of allocations.
+// same compares the fields of allocations that a journal stores.
 func same(a, b ipam.Allocation) bool {
 	equal := a.At.Equal(b.At)
-	a.At, a.Asked, b.At, b.Asked = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+	a.At, a.RequestedAt, b.At, b.RequestedAt = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	return equal && a == b
 }
 
 func (m *model) check() {
 	for pod, have := range m.held {
 		if got := m.pool.Lookup(attachment(pod)); !slices.EqualFunc(have, got, same) {
-			m.t.Errorf("%s has %v, the pool says %v", pod, have, got)
+			m.t.Errorf("%s holds %v in the pool, want %v", pod, got, have)
 		}
 	}
 	v := m.pool.View()
 	if v.Attachments != len(m.held) {
-		m.t.Errorf("%d attachments, the pool says %d", len(m.held), v.Attachments)
+		m.t.Errorf("%d attachments, want %d", v.Attachments, len(m.held))
 	}
 	for _, n := range v.ENIs {
 		for _, b := range n.Blocks {
@@ -209,8 +209,8 @@ func (m *model) check() {
 	}
 }
 
-// TestModel does random things to pools, with restarts and failing disks in
-// between, and compares them with what their clients know.
+// TestModel calls the methods of pools at random, with restarts and failing
+// writes in between, and compares the pools with the model.
 func TestModel(t *testing.T) {
 	seeds := uint64(2000)
 	if testing.Short() {

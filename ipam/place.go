@@ -8,13 +8,14 @@ import (
 	"time"
 )
 
-// place chooses one address of each family of r, or says which family has none.
+// place chooses one address of each family of r, or returns the first family
+// that has none.
 func (s *state) place(r Request, now time.Time) (addrs []netip.Addr, missing Family) {
 	m, eni := s.at(now), ""
 	addrs = make([]netip.Addr, 0, len(r.Families))
 	for _, f := range r.Families {
 		blocks := s.byResource[resource{r.Card, f}]
-		// Addresses of one pod stay on one ENI where they can, so that the pod
+		// The addresses of a pod are on one ENI if possible, so that the pod
 		// depends on one link only.
 		best, ok := s.choose(blocks, eni, m)
 		if !ok && eni != "" {
@@ -31,30 +32,30 @@ func (s *state) place(r Request, now time.Time) (addrs []netip.Addr, missing Fam
 	return addrs, 0
 }
 
-// choose picks the address to give out next among blocks, which are in the
-// order of their devices. The fullest block comes first, so that others fall
-// empty and can be given back; then the lowest device, for the same reason;
-// then the smaller block, which keeps prefixes whole; then the address that
-// was released longest ago, which is the least likely to be remembered by a
-// neighbour or a connection table.
-func (s *state) choose(blocks []*block, eni string, m moment) (rest, bool) {
+// choose picks the next address to allocate from blocks, which are ordered by
+// device. The fullest block comes first, so that other blocks become empty and
+// can be given back; then the lowest device, for the same reason; then the
+// smaller block, which leaves prefixes empty; then the address that was released
+// longest ago, which is the least likely to be in a neighbour cache or a
+// connection table.
+func (s *state) choose(blocks []*block, eni string, m moment) (released, bool) {
 	var best *block
-	var pick rest
+	var pick released
 	for _, b := range blocks {
 		if eni != "" && b.ENI != eni || !b.allocatable() {
 			continue
 		}
 		c, ok := b.candidate(m)
-		if ok && (best == nil || before(b, best, c, pick)) {
+		if ok && (best == nil || better(b, best, c, pick)) {
 			best, pick = b, c
 		}
 	}
 	return pick, best != nil
 }
 
-// before says whether b, which stands behind a in device order, is the better
-// choice.
-func before(b, a *block, cb, ca rest) bool {
+// better reports whether candidate cb of block b is a better choice than
+// candidate ca of block a. Block a comes before b in device order.
+func better(b, a *block, cb, ca released) bool {
 	switch {
 	case len(b.used) != len(a.used):
 		return len(b.used) > len(a.used)
@@ -67,7 +68,8 @@ func before(b, a *block, cb, ca rest) bool {
 	}
 }
 
-// shortage counts the addresses of one resource, to explain why none is free.
+// shortage counts the blocks and addresses of one resource, to explain why no
+// address is free.
 type shortage struct {
 	blocks, used, quarantined, cooling, unready, draining, doubted int
 	nextFree                                                       time.Time
@@ -100,7 +102,7 @@ func (s *state) shortage(r resource, now time.Time) shortage {
 	return out
 }
 
-// reason names the cause that the pool itself can see.
+// reason returns the cause of the shortage, as far as the pool itself can tell.
 func (n shortage) reason() Reason {
 	switch {
 	case n.blocks == 0:
@@ -114,7 +116,7 @@ func (n shortage) reason() Reason {
 	}
 }
 
-// String is the evidence of a refusal.
+// String returns the evidence of a refusal.
 func (n shortage) String() string {
 	s := fmt.Sprintf("%d blocks, %d addresses used, %d cooling", n.blocks, n.used, n.cooling)
 	if n.quarantined > 0 {
@@ -132,7 +134,7 @@ func (n shortage) String() string {
 	return s
 }
 
-// allocations turns a grant into what callers see.
+// allocations returns the allocations of a grant; nil if g is nil.
 func (s *state) allocations(g *grant) []Allocation {
 	if g == nil {
 		return nil
@@ -142,7 +144,7 @@ func (s *state) allocations(g *grant) []Allocation {
 		b := s.blockOf(a)
 		out = append(out, Allocation{
 			Attachment: g.attachment, Addr: a, Block: b.Prefix, ENI: b.ENI, Card: b.eni.Card, Device: b.eni.Device,
-			Pod: g.pod, Netns: g.netns, Sandbox: g.sandbox, At: g.at, Asked: g.asked,
+			Pod: g.pod, Netns: g.netns, Sandbox: g.sandbox, At: g.at, RequestedAt: g.requestedAt,
 		})
 	}
 	return out

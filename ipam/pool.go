@@ -11,42 +11,45 @@ import (
 
 // Config configures a Pool. The zero value is a pool in memory.
 type Config struct {
-	// Journal keeps the pool over restarts. Nil keeps nothing.
+	// Journal stores the pool across restarts. Nil means that the pool is not
+	// stored.
 	Journal Journal
-	// Cooldown is how long a released address rests before it is allocated
-	// again. Zero means DefaultCooldown, a negative value none.
+	// Cooldown is how long a released address cools before it is allocated
+	// again. Zero means 30 seconds, the value of amazon-vpc-cni-k8s. A negative
+	// value means no cooldown.
 	Cooldown time.Duration
-	// MaxPods bounds the number of attachments that hold addresses. Zero
-	// means no bound.
+	// MaxPods is the maximum number of attachments that hold addresses. Zero
+	// means no limit.
 	MaxPods int
-	// Witness is asked before an address is given away. Nil means that nothing
-	// uses addresses of the pool but its attachments.
+	// Witness is queried before an address is allocated and before a block is
+	// drained. Nil means that only attachments use addresses of the pool.
 	Witness Witness
-	// RestSince is a time at which every address counts as released, as the end
-	// of all pods by a reboot. Zero means that there is none.
-	RestSince time.Time
+	// CoolingSince is a time at which every address counts as released, such as
+	// the boot of the machine, which ended all pods. Zero means none.
+	CoolingSince time.Time
 }
 
-// DefaultCooldown is the cooldown of amazon-vpc-cni-k8s: time enough for
-// kube-proxy on other nodes to forget an endpoint that went.
-const DefaultCooldown = 30 * time.Second
+// defaultCooldown is long enough for kube-proxy on other nodes to remove the
+// endpoint of a deleted pod.
+const defaultCooldown = 30 * time.Second
 
-// Outlook is what the keeper of a pool says about more addresses of one family
-// on one card. It becomes the reason of requests that go unserved.
+// Outlook says why no more addresses of one family are available on one card,
+// and when that may change. The agent sets it; the pool returns it to requests
+// that it refuses.
 type Outlook struct {
 	Reason   Reason
 	Evidence string
-	// RetryAt is when the keeper tries again. Zero means unknown.
+	// RetryAt is when the agent tries again. Zero means unknown.
 	RetryAt time.Time
 	// Final means that waiting is useless. Requests are then refused at once,
-	// unless a cooling address comes free before their deadline.
+	// unless the cooldown of an address ends before their deadline.
 	Final bool
 }
 
-// Pool is a pool of addresses: a state that only events change, behind a queue
-// of changes and the journal. All methods are safe for concurrent use. Those
-// that change something return when the change is durable; if the journal
-// fails they return ErrJournal and the change has not happened.
+// Pool is a pool of addresses. Its state is changed only by events, which pass
+// through a queue and the journal. All methods are safe for concurrent use. A
+// method that changes the pool returns when the change is durable. If the
+// journal fails it returns ErrJournal, and the pool is unchanged.
 type Pool struct {
 	journal Journal
 	witness Witness
@@ -55,29 +58,30 @@ type Pool struct {
 
 	mu sync.Mutex
 	st *state
-	// queue holds the ops of the next batch; led says that someone commits.
-	queue    []*op
-	led      bool
-	waiters  []*waiter
-	waiting  int // len(waiters) after the last batch
-	outlooks map[resource]Outlook
-	logged   int // events in the journal
+	// queue holds the ops of the next batch. committing is set while a caller
+	// commits a batch.
+	queue      []*op
+	committing bool
+	waiters    []*waiter
+	waiting    int // len(waiters) after the last batch
+	outlooks   map[resource]Outlook
+	journalLen int // events in the journal
 }
 
-// Open makes a pool and replays its journal. What was allocated stays
-// allocated and what was cooling goes on cooling. ENIs that the journal knows
-// are not ready until SetReady says so. A journal that contradicts itself is
-// ErrJournal; the pool never guesses who owns an address.
+// Open creates a pool and replays its journal. Allocations and cooldowns
+// continue. The ENIs of the journal are not ready until SetReady is called. If
+// the events of the journal contradict each other, Open returns ErrJournal; it
+// never guesses the owner of an address.
 func Open(cfg Config) (*Pool, error) {
 	cooldown := cfg.Cooldown
 	if cooldown == 0 {
-		cooldown = DefaultCooldown
+		cooldown = defaultCooldown
 	}
 	p := &Pool{
 		journal: cfg.Journal, witness: cfg.Witness, maxPods: cfg.MaxPods, changed: make(chan struct{}, 1),
 		st: newState(max(0, cooldown)), outlooks: map[resource]Outlook{},
 	}
-	p.st.restSince = cfg.RestSince
+	p.st.coolingSince = cfg.CoolingSince
 	if p.journal == nil {
 		return p, nil
 	}
@@ -90,14 +94,14 @@ func Open(cfg Config) (*Pool, error) {
 			return nil, fmt.Errorf("%w: event %d: %w", ErrJournal, i, err)
 		}
 	}
-	p.st.settle(time.Now())
-	p.logged = len(events)
+	p.st.rebaseTimes(time.Now())
+	p.journalLen = len(events)
 	return p, nil
 }
 
-// Release takes the addresses of a back and returns them. They rest for
-// Config.Cooldown before anyone gets them again. If a holds nothing it
-// returns ErrNotAllocated, which a CNI DEL may ignore.
+// Release returns the addresses of a to the pool, where they cool for
+// Config.Cooldown before they are allocated again. If a holds no addresses
+// Release returns ErrNotAllocated, which a CNI DEL may ignore.
 func (p *Pool) Release(a Attachment) ([]Allocation, error) {
 	var out []Allocation
 	err := p.submit(func(t *tx) error {
@@ -113,10 +117,10 @@ func (p *Pool) Release(a Attachment) ([]Allocation, error) {
 	return out, nil
 }
 
-// ReleaseIf releases every attachment one of whose allocations satisfies gone,
-// in one step, and returns what was released. It is what CNI's GC and a
-// collector of dead sandboxes need: gone is asked about what is held at that
-// moment, and must be quick and not call the pool.
+// ReleaseIf releases, in one step, every attachment for which gone returns true
+// for at least one allocation. It returns the released allocations. CNI's GC and
+// a collector of dead sandboxes use it: gone is called with the allocations that
+// are held at that moment. It must return quickly and must not call the pool.
 func (p *Pool) ReleaseIf(gone func(Allocation) bool) ([]Allocation, error) {
 	var out []Allocation
 	err := p.submit(func(t *tx) error {
@@ -138,8 +142,8 @@ func (p *Pool) ReleaseIf(gone func(Allocation) bool) ([]Allocation, error) {
 	return out, nil
 }
 
-// SetOutlook says what to expect for one family on one card. The zero Outlook
-// means that there is nothing to say.
+// SetOutlook sets the outlook of one family on one card. The zero Outlook
+// clears it.
 func (p *Pool) SetOutlook(card int, f Family, o Outlook) {
 	res := resource{card, f}
 	p.mu.Lock()
@@ -147,11 +151,11 @@ func (p *Pool) SetOutlook(card int, f Family, o Outlook) {
 	p.outlooks[res] = o
 	p.mu.Unlock()
 	if !same {
-		// Nothing is written; only waiting requests are looked at again.
-		_ = p.submit(func(*tx) error { return nil })
+		p.recheckQueue()
 	}
 }
 
-// Changed returns a channel that receives after the pool or its queue changed.
-// It holds one value, so that several changes are one; it has one reader.
+// Changed returns a channel that receives a value after the pool or its queue
+// has changed. The channel has a capacity of one, so several changes may result
+// in one value. Only one goroutine may receive from it.
 func (p *Pool) Changed() <-chan struct{} { return p.changed }

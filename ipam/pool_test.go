@@ -21,18 +21,18 @@ import (
 )
 
 var equate = cmp.Options{
-	cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty(), cmpopts.IgnoreFields(ipam.Allocation{}, "Asked"),
+	cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty(), cmpopts.IgnoreFields(ipam.Allocation{}, "RequestedAt"),
 }
 
-// memory is a journal that can fail.
+// memory is a journal in memory that can be made to fail.
 type memory struct {
 	mu     sync.Mutex
 	events []ipam.Event
 	fail   error
 	writes int
-	// replaced counts the writes that put all events in the place of others.
+	// replaced counts the calls of Replace.
 	replaced int
-	// before runs ahead of each write, outside of the lock.
+	// before is called before each write, without the lock.
 	before func()
 }
 
@@ -145,14 +145,14 @@ func TestAllocateIsIdempotent(t *testing.T) {
 	}
 	again, err := p.Allocate(t.Context(), r)
 	if diff := cmp.Diff(first, again, equate); diff != "" || err != nil {
-		t.Errorf("second answer: %v (-first +second):\n%s", err, diff)
+		t.Errorf("second request: %v (-first +second):\n%s", err, diff)
 	}
 	allocate(t, p, request("b", ipam.IPv4))
 	if _, err := p.Allocate(t.Context(), request("b", ipam.IPv4, ipam.IPv6)); !errors.Is(err, ipam.ErrConflict) {
-		t.Errorf("more families than at first: %v", err)
+		t.Errorf("request for another family: %v, want ErrConflict", err)
 	}
 	if diff := cmp.Diff(first, p.Lookup(r.Attachment), equate); diff != "" {
-		t.Errorf("lookup:\n%s", diff)
+		t.Errorf("Lookup (-want +got):\n%s", diff)
 	}
 }
 
@@ -164,10 +164,10 @@ func TestAllOrNothing(t *testing.T) {
 		defer cancel()
 		_, err := p.Allocate(ctx, request("a", ipam.IPv4, ipam.IPv6))
 		if e := refused(t, err); e.Family != ipam.IPv6 || e.Reason != ipam.ReasonNoBlocks || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%v", err)
+			t.Errorf("got %v, want IPv6, %s and DeadlineExceeded", err, ipam.ReasonNoBlocks)
 		}
 		if got := allocate(t, p, request("b")); got[0] != netip.MustParseAddr("10.0.0.1") {
-			t.Errorf("the IPv4 address was kept: %v", got)
+			t.Errorf("b got %v, want the IPv4 address that the refused request left free", got)
 		}
 	})
 }
@@ -214,12 +214,12 @@ func TestPodStaysOnOneENI(t *testing.T) {
 		got, err := p.Allocate(t.Context(), request(fmt.Sprint(i), ipam.IPv4, ipam.IPv6))
 		must(t, err)
 		if got[0].ENI != got[1].ENI {
-			t.Errorf("%v on %s and %v on %s", got[0].Addr, got[0].ENI, got[1].Addr, got[1].ENI)
+			t.Errorf("%v is on %s and %v on %s, want one ENI", got[0].Addr, got[0].ENI, got[1].Addr, got[1].ENI)
 		}
 	}
 }
 
-func TestCardsAreApart(t *testing.T) {
+func TestCardsAreSeparate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := open(t, ipam.Config{})
 		supply(t, p, ipam.ENI{ID: "eni-0"}, "10.0.0.1/32")
@@ -229,7 +229,7 @@ func TestCardsAreApart(t *testing.T) {
 		got, err := p.Allocate(t.Context(), r)
 		must(t, err)
 		if got[0].ENI != "eni-c1" || got[0].Card != 1 || got[0].Device != 1 {
-			t.Errorf("%+v", got[0])
+			t.Errorf("got %+v, want card 1, device 1 of eni-c1", got[0])
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -305,7 +305,7 @@ func TestWaitersAreServedInOrder(t *testing.T) {
 			synctest.Wait()
 		}
 		if got := len(p.View().Waiting); got != 6 {
-			t.Errorf("%d wait", got)
+			t.Errorf("%d requests wait, want 6", got)
 		}
 		for i := range 6 {
 			must(t, p.AddBlocks(blocks("eni-0", fmt.Sprintf("10.0.0.%d/32", i))...))
@@ -327,11 +327,11 @@ func TestLaterRequestsDoNotOvertake(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if got, err := p.Allocate(ctx, request("late")); err == nil {
-			t.Errorf("a later request took %v from one that waits", got)
+			t.Errorf("a later request got %v before an older one", got)
 		}
 		must(t, p.AddBlocks(blocks("eni-0", "2001:db8::/80")...))
 		if got := <-both; len(got) != 2 {
-			t.Errorf("%v", got)
+			t.Errorf("got %v, want two addresses", got)
 		}
 	})
 }
@@ -421,20 +421,20 @@ func TestReasons(t *testing.T) {
 					t.Errorf("%v\nreason %s retry %v after %v, want %s, %v, %v", err, e.Reason, e.RetryAfter, time.Since(start), tt.want, tt.retry, tt.waited)
 				}
 				if (tt.waited > 0) != errors.Is(err, context.DeadlineExceeded) {
-					t.Errorf("context's error in %v", err)
+					t.Errorf("waited %v: error %v, want DeadlineExceeded only after a wait", tt.waited, err)
 				}
 				if e.Evidence == "" || !strings.Contains(e.Evidence, tt.outlook.Evidence) {
-					t.Errorf("evidence %q", e.Evidence)
+					t.Errorf("evidence %q, want it to contain %q", e.Evidence, tt.outlook.Evidence)
 				}
 				if n := len(p.View().Waiting); n != 0 {
-					t.Errorf("%d still wait", n)
+					t.Errorf("%d requests still wait", n)
 				}
 			})
 		})
 	}
 }
 
-func TestAtTheLimitACoolingAddressIsWaitedFor(t *testing.T) {
+func TestWaitForCoolingAddressAtLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := open(t, ipam.Config{Cooldown: 30 * time.Second})
 		supply(t, p, ipam.ENI{ID: "eni-0"}, "10.0.0.1/32")
@@ -450,7 +450,7 @@ func TestAtTheLimitACoolingAddressIsWaitedFor(t *testing.T) {
 	})
 }
 
-func TestGivingBackIsRefusedWhileUsedOrCooling(t *testing.T) {
+func TestDrainRefusedWhileUsedOrCooling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := open(t, ipam.Config{Cooldown: 30 * time.Second})
 		supply(t, p, ipam.ENI{ID: "eni-0"}, "10.0.0.16/28", "10.0.0.32/28")
@@ -463,12 +463,12 @@ func TestGivingBackIsRefusedWhileUsedOrCooling(t *testing.T) {
 				"drain ENI": p.DrainENI("eni-0"), "remove ENI": p.RemoveENI("eni-0"),
 			} {
 				if !errors.Is(err, ipam.ErrInUse) {
-					t.Errorf("%s while %s: %v", name, when, err)
+					t.Errorf("%s while %s: %v, want ErrInUse", name, when, err)
 				}
 			}
 			for _, b := range p.View().ENIs[0].Blocks {
 				if b.Draining {
-					t.Errorf("%v drains although the step was refused", b.Prefix)
+					t.Errorf("%v is draining although the call was refused", b.Prefix)
 				}
 			}
 		}
@@ -481,23 +481,23 @@ func TestGivingBackIsRefusedWhileUsedOrCooling(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if got, err := p.Allocate(ctx, request("b")); err == nil {
-			t.Errorf("%v comes from a draining block", got)
+			t.Errorf("%v was allocated from a draining block", got)
 		}
 		must(t, p.RemoveBlocks(used), p.DrainENI("eni-0"), p.RemoveENI("eni-0"))
 		v := p.View()
 		if len(v.ENIs) != 0 || v.Removed["eni-0"].IsZero() || v.Removed["10.0.0.32/28"].IsZero() || v.Removed[used.String()].IsZero() {
-			t.Errorf("%+v", v)
+			t.Errorf("got %+v, want no ENIs, and the ENI and both blocks as removed", v)
 		}
 		supply(t, p, ipam.ENI{ID: "eni-0"}, "10.0.0.16/28")
 		if v := p.View(); !v.Removed["eni-0"].IsZero() || !v.Removed[used.String()].IsZero() {
-			t.Errorf("back again, and still removed: %+v", v.Removed)
+			t.Errorf("added again, but still listed as removed: %+v", v.Removed)
 		}
 	})
 }
 
-// TestDrainingENIServesNobody: what is about to be detached gets no new pod, also
-// after a restart, until somebody calls the draining off.
-func TestDrainingENIServesNobody(t *testing.T) {
+// TestDrainingENIServesNoPods: no address of a draining ENI is allocated, also
+// after a restart, until SetENI cancels the draining.
+func TestDrainingENIServesNoPods(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := ipam.Config{Journal: &memory{}}
 		p := open(t, cfg)
@@ -524,11 +524,11 @@ func TestDoubtedBlocksAreNotAllocated(t *testing.T) {
 	b := netip.MustParsePrefix("10.0.0.1/32")
 	must(t, p.DoubtBlocks(true, b))
 	if got := allocate(t, p, request("a")); got[0] == b.Addr() {
-		t.Errorf("got %v", got)
+		t.Errorf("got %v of a doubted block", got)
 	}
 	must(t, p.DoubtBlocks(false, b))
 	if got := allocate(t, p, request("b")); got[0] != b.Addr() {
-		t.Errorf("got %v", got)
+		t.Errorf("got %v, want %v", got, b.Addr())
 	}
 }
 
@@ -542,6 +542,6 @@ func TestReleaseIf(t *testing.T) {
 	must(t, err)
 	left := slices.Collect(p.Allocations())
 	if len(got) != 4 || len(left) != 2 || left[0].ContainerID != "b" {
-		t.Errorf("released %v, left %v", got, left)
+		t.Errorf("released %v, left %v, want only the addresses of b left", got, left)
 	}
 }

@@ -10,45 +10,48 @@ import (
 	"time"
 )
 
-// Use is one address that something outside of the pool is seen to use.
+// Use is an address that is in use on the node, according to the kernel.
 type Use struct {
 	Addr netip.Addr
-	// By says what uses it, for a person: "link eni0a1b2c3d4e5".
+	// By names the user of the address for an operator: "link eni0a1b2c3d4e5".
 	By string
 }
 
-// Quarantined is an address that something uses and no attachment holds. It is
-// not allocated, and its block and ENI are not drained.
+// Quarantined is an address that is in use although no attachment holds it. It
+// is not allocated, and its block and ENI are not drained.
 type Quarantined struct {
 	Use
-	// ENI owns the block of the address; empty if the pool has no such block.
+	// ENI is the ENI of the address's block; empty if the pool has no such block.
 	ENI string
 	// Since is when the pool learned of the use.
 	Since time.Time
 
-	// told says that Quarantine has returned it.
-	told bool
+	// reported is set when Quarantine has returned it as added.
+	reported bool
 }
 
-// Witness returns the addresses in the given prefixes that something uses now,
-// whether or not the pool knows of it. The pool asks it before it gives an
-// address to an attachment, with single addresses, and before it drains a block
-// or an ENI. It must answer at once and not call the pool.
+// Witness returns the addresses within the given prefixes that are in use now,
+// whether or not the pool knows about them. The pool calls it with single
+// addresses before it allocates them, and with the prefixes of a block or an ENI
+// before it drains them. It must return quickly and must not call the pool.
 type Witness func(within []netip.Prefix) ([]Use, error)
 
-// Quarantine tells the pool every use of an address that was seen in one look,
-// which began at the given time. A used address that no attachment holds is
-// quarantined until a later look does not show it any more; then it rests for
+// Quarantine passes the result of one audit to the pool: all addresses in use,
+// and the time at which the audit began. A used address that no attachment holds
+// is quarantined until a later audit no longer lists it; then it cools for
 // Config.Cooldown. Uses of addresses that attachments hold, and uses outside of
-// the pool's blocks, are no fault. Quarantine returns what was added since the
-// last call, by the witness's word too, and what was lifted. Quarantine does not outlive the process, which looks again when it
-// starts.
-func (p *Pool) Quarantine(at time.Time, uses []Use) (added, lifted []Quarantined, err error) {
+// the pool's blocks, are expected.
+//
+// Quarantine returns the addresses that were quarantined since the last call,
+// including those that the witness reported, and the addresses that are no
+// longer quarantined. The quarantine ends with the process; the next process
+// audits the node when it starts.
+func (p *Pool) Quarantine(began time.Time, uses []Use) (added, lifted []Quarantined, err error) {
 	err = p.submit(func(t *tx) error {
 		seen := map[netip.Addr]bool{}
 		for _, u := range uses {
 			seen[u.Addr] = true
-			if err := t.quarantine(u, at); err != nil {
+			if err := t.quarantine(u, began); err != nil {
 				return err
 			}
 		}
@@ -57,13 +60,13 @@ func (p *Pool) Quarantine(at time.Time, uses []Use) (added, lifted []Quarantined
 			if b != nil {
 				q.ENI = b.ENI
 			}
-			if seen[q.Addr] || q.Since.After(at) {
-				if b != nil && !q.told {
+			if seen[q.Addr] || q.Since.After(began) {
+				if b != nil && !q.reported {
 					added = append(added, q)
 				}
 				continue
 			}
-			if b != nil && q.told {
+			if b != nil && q.reported {
 				lifted = append(lifted, q)
 			}
 			if err := t.do(Event{Kind: EventUnquarantined, Addrs: []netip.Addr{q.Addr}}); err != nil {
@@ -78,18 +81,18 @@ func (p *Pool) Quarantine(at time.Time, uses []Use) (added, lifted []Quarantined
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, q := range added {
-		added[i].told = true
+		added[i].reported = true
 		if now, still := p.st.uses[q.Addr]; still {
-			now.told = true
+			now.reported = true
 			p.st.uses[q.Addr] = now
 		}
 	}
 	return added, lifted, nil
 }
 
-// quarantine notes a use that was seen at the given time, unless the pool knows
-// more: the address belongs to an attachment, or did until after that time.
-func (t *tx) quarantine(u Use, at time.Time) error {
+// quarantine quarantines an address that was found in use at or after began. It
+// ignores an address that an attachment holds, or released after began.
+func (t *tx) quarantine(u Use, began time.Time) error {
 	if !validAddr(u.Addr) {
 		return fmt.Errorf("use of address %v: %w", u.Addr, ErrInvalid)
 	}
@@ -97,7 +100,7 @@ func (t *tx) quarantine(u Use, at time.Time) error {
 		if owner := b.used[u.Addr]; owner != (Attachment{}) {
 			return nil
 		}
-		if i := slices.IndexFunc(b.rested, func(r rest) bool { return r.addr == u.Addr }); i >= 0 && b.rested[i].at.After(at) {
+		if i := slices.IndexFunc(b.released, func(r released) bool { return r.addr == u.Addr }); i >= 0 && b.released[i].at.After(began) {
 			return nil
 		}
 	}
@@ -126,14 +129,14 @@ func (s *state) setQuarantine(e Event) (func(), error) {
 		if known {
 			since = was.Since
 		}
-		s.uses[a] = Quarantined{Use: Use{a, e.By}, Since: since, told: was.told}
+		s.uses[a] = Quarantined{Use: Use{a, e.By}, Since: since, reported: was.reported}
 	case known:
 		delete(s.uses, a)
 		if b != nil {
 			delete(b.used, a)
-			b.insert(rest{a, e.At})
+			b.addReleased(released{a, e.At})
 			undos = append(undos, func() {
-				b.unrest(a)
+				b.removeReleased(a)
 				b.used[a] = Attachment{}
 			})
 		}
@@ -149,8 +152,8 @@ func (s *state) setQuarantine(e Event) (func(), error) {
 	}, nil
 }
 
-// quarantine lists the quarantined addresses of the pool's blocks.
-func (s *state) quarantine() []Quarantined {
+// listQuarantined returns the quarantined addresses of the pool's blocks.
+func (s *state) listQuarantined() []Quarantined {
 	var out []Quarantined
 	for _, q := range s.uses {
 		if b := s.blockOf(q.Addr); b != nil {
@@ -164,7 +167,7 @@ func (s *state) quarantine() []Quarantined {
 
 func compareQuarantined(a, b Quarantined) int { return a.Addr.Compare(b.Addr) }
 
-// quarantined counts the used addresses that no attachment holds.
+// quarantined counts the quarantined addresses of the block.
 func (b *block) quarantined() int {
 	n := 0
 	for _, owner := range b.used {
@@ -175,8 +178,9 @@ func (b *block) quarantined() int {
 	return n
 }
 
-// ask asks the witness, if there is one. It must be called without the mutex.
-func (p *Pool) ask(within []netip.Prefix) ([]Use, error) {
+// queryWitness calls the witness, if there is one. It must be called without
+// the mutex.
+func (p *Pool) queryWitness(within []netip.Prefix) ([]Use, error) {
 	if p.witness == nil || len(within) == 0 {
 		return nil, nil
 	}
@@ -187,8 +191,8 @@ func (p *Pool) ask(within []netip.Prefix) ([]Use, error) {
 	return uses, nil
 }
 
-// allocated returns the addresses of a transaction's allocations from the n-th
-// event on.
+// allocated returns the addresses that the events of a transaction from index n
+// on allocate.
 func (t *tx) allocated(n int) (out []netip.Prefix) {
 	for _, e := range t.events[n:] {
 		if e.Kind == EventAllocated {
@@ -200,41 +204,42 @@ func (t *tx) allocated(n int) (out []netip.Prefix) {
 	return out
 }
 
-// serveSeen serves the queue with addresses that the witness finds unused. The
-// others are quarantined, and the queue is served again without them. The mutex
-// is free while the witness is asked.
-func (p *Pool) serveSeen(t *tx) []*waiter {
+// serveVerified serves the queue with addresses that are not in use according
+// to the witness. If it chose addresses in use, it quarantines these and serves
+// the queue again without them. The mutex is unlocked while the witness is
+// queried. It returns the requests that were answered.
+func (p *Pool) serveVerified(t *tx) []*waiter {
 	for {
 		mark, queue := len(t.events), slices.Clone(p.waiters)
-		settled := p.serve(t)
+		answered := p.serveQueue(t)
 		addrs := t.allocated(mark)
 		if p.witness == nil || len(addrs) == 0 {
-			return settled
+			return answered
 		}
 		p.mu.Unlock()
-		uses, err := p.ask(addrs)
+		uses, err := p.queryWitness(addrs)
 		p.mu.Lock()
 		if err == nil && len(uses) == 0 {
-			return settled
+			return answered
 		}
 		t.rollback(mark)
 		p.waiters = queue
-		for _, w := range settled {
+		for _, w := range answered {
 			w.granted = nil
 		}
 		if err != nil {
-			return p.refuse(queue, settled, err)
+			return p.failServed(queue, answered, err)
 		}
 		for _, u := range uses {
-			// What does not fit is in use already.
+			// An address that cannot be quarantined is not allocated either.
 			_ = t.quarantine(u, t.now)
 		}
 	}
 }
 
-// refuse settles with err the requests that had been served, and leaves the
+// failServed answers with err the requests that had been served, and leaves the
 // others in the queue.
-func (p *Pool) refuse(queue, served []*waiter, err error) []*waiter {
+func (p *Pool) failServed(queue, served []*waiter, err error) []*waiter {
 	p.waiters = slices.DeleteFunc(queue, func(w *waiter) bool { return slices.Contains(served, w) })
 	for _, w := range served {
 		if w.err == nil {

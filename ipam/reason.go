@@ -8,36 +8,41 @@ import (
 	"time"
 )
 
-// Reason says why there is no address. The set is closed: every refusal
-// carries one of the values below, unchanged from the place where it was seen
-// to the CNI error, the log and the metric.
+// Reason says why no address is available. The set is closed: every refusal
+// carries one of the values below, and the CNI error, the log and the metric show
+// the same value.
+//
+// The pool itself gives only ReasonCooling, ReasonAllInUse, ReasonPoolLimit,
+// ReasonLinkNotReady and ReasonNoBlocks. The other reasons come from the agent,
+// by SetOutlook. They are defined here, beside the error that carries them, so
+// that all layers use one spelling; the pool does not act on them.
 type Reason string
 
 // The reasons.
 const (
-	// ReasonAgentStarting: the agent has not yet seen its ENIs.
+	// ReasonAgentStarting: the agent has not observed its ENIs yet.
 	ReasonAgentStarting Reason = "agent-starting"
 	// ReasonAgentStopping: the agent is shutting down.
 	ReasonAgentStopping Reason = "agent-stopping"
-	// ReasonRefilling: addresses are on their way and did not come in time.
+	// ReasonRefilling: more addresses were requested but did not arrive in time.
 	ReasonRefilling Reason = "refilling"
-	// ReasonCooling: the only free addresses were released too recently.
+	// ReasonCooling: all addresses that are not in use are cooling.
 	ReasonCooling Reason = "cooling"
-	// ReasonAllInUse: every address is in use, and nobody said that more come.
+	// ReasonAllInUse: every address is in use, and the agent gave no other reason.
 	ReasonAllInUse Reason = "all-in-use"
-	// ReasonPoolLimit: the node holds as many attachments as it may.
+	// ReasonPoolLimit: the node has its maximum number of pods or addresses.
 	ReasonPoolLimit Reason = "pool-limit"
-	// ReasonENILimit: the instance takes no more ENIs, and those it has are full.
+	// ReasonENILimit: the instance has its maximum number of ENIs, and all are full.
 	ReasonENILimit Reason = "eni-limit"
-	// ReasonSlotLimit: the ENI takes no more addresses.
+	// ReasonSlotLimit: the ENI has its maximum number of addresses.
 	ReasonSlotLimit Reason = "slot-limit"
 	// ReasonQuota: the account's quota of ENIs is used up.
 	ReasonQuota Reason = "quota"
 	// ReasonSubnetFull: the subnet has no free address.
 	ReasonSubnetFull Reason = "subnet-full"
-	// ReasonNoFreePrefix: the subnet has free addresses but no whole free prefix.
+	// ReasonNoFreePrefix: the subnet has free addresses but no free /28 prefix.
 	ReasonNoFreePrefix Reason = "no-free-prefix"
-	// ReasonThrottled: EC2 asked for fewer calls.
+	// ReasonThrottled: EC2 throttled the call.
 	ReasonThrottled Reason = "throttled"
 	// ReasonUnauthorized: the node's IAM role lacks a permission.
 	ReasonUnauthorized Reason = "unauthorized"
@@ -45,23 +50,23 @@ const (
 	ReasonEC2Unreachable Reason = "ec2-unreachable"
 	// ReasonNoMetadata: the instance metadata service did not answer.
 	ReasonNoMetadata Reason = "no-metadata"
-	// ReasonSafeMode: an operator or a trip has forbidden changes.
+	// ReasonSafeMode: an operator or a safety check has disabled changes in EC2.
 	ReasonSafeMode Reason = "safe-mode"
 	// ReasonInFlight: an earlier operation on the same ENI has not ended yet.
 	ReasonInFlight Reason = "in-flight"
-	// ReasonInUse: an ENI or address that an operation concerns is in use, or may be.
+	// ReasonInUse: an ENI or address of an operation is in use, or may be.
 	ReasonInUse Reason = "in-use"
-	// ReasonNotFound: an ENI that an operation concerns is not there.
+	// ReasonNotFound: an ENI of an operation does not exist.
 	ReasonNotFound Reason = "not-found"
-	// ReasonNotManaged: the node may not change the ENI.
+	// ReasonNotManaged: the node is not allowed to change the ENI.
 	ReasonNotManaged Reason = "not-managed"
-	// ReasonLinkNotReady: an ENI has addresses, but its link, table or routes
-	// on the node are not verified.
+	// ReasonLinkNotReady: an ENI has addresses, but its link, route table or
+	// routes on the node are not verified.
 	ReasonLinkNotReady Reason = "link-not-ready"
-	// ReasonNoBlocks: nobody has given the pool a block of that family and card.
+	// ReasonNoBlocks: the pool has no block of that family on that card.
 	ReasonNoBlocks Reason = "no-blocks"
-	// ReasonEC2Refused: EC2 refused for a cause that has no name in this list;
-	// the evidence has its words.
+	// ReasonEC2Refused: EC2 returned an error that has no reason of its own in
+	// this list; the evidence has its text.
 	ReasonEC2Refused Reason = "ec2-refused"
 )
 
@@ -78,44 +83,44 @@ func Reasons() []Reason {
 
 // Sentinels for errors.Is.
 var (
-	// ErrExhausted is every refusal for want of an address; errors.As finds the
-	// *ExhaustedError with its reason.
+	// ErrExhausted: no address is available. errors.As finds the *ExhaustedError
+	// with the reason.
 	ErrExhausted = errors.New("no address available")
-	// ErrNotAllocated: the attachment holds nothing.
+	// ErrNotAllocated: the attachment holds no address.
 	ErrNotAllocated = errors.New("attachment holds no address")
 	// ErrInUse: a block or ENI has addresses in use or cooling.
 	ErrInUse = errors.New("addresses in use or cooling")
 	// ErrUnknown: the pool knows no such ENI or block.
 	ErrUnknown = errors.New("unknown to the pool")
-	// ErrConflict: the request contradicts what the pool holds.
+	// ErrConflict: the request contradicts the state of the pool.
 	ErrConflict = errors.New("conflicts with the pool")
 	// ErrInvalid: a value is malformed.
 	ErrInvalid = errors.New("invalid")
-	// ErrWitness: the Witness could not answer; nothing was given away.
-	ErrWitness = errors.New("use of addresses not known")
-	// ErrJournal: the journal could not be read or written; what was asked for
-	// has not happened.
+	// ErrWitness: the Witness failed; nothing was allocated or drained.
+	ErrWitness = errors.New("no answer from the witness")
+	// ErrJournal: the journal could not be read or written; the pool is
+	// unchanged.
 	ErrJournal = errors.New("journal")
 )
 
-// ExhaustedError says why no address could be allocated. It is ErrExhausted
-// to errors.Is, and wraps the context's error when waiting came to its end.
+// ExhaustedError says why no address could be allocated. errors.Is matches it
+// with ErrExhausted and, if the wait was cut short, with the context's error.
 type ExhaustedError struct {
 	Attachment Attachment
 	Family     Family
 	Card       int
 	Reason     Reason
-	// Evidence is what the reason was concluded from, for a person.
+	// Evidence is the detail behind the reason, for an operator.
 	Evidence string
-	// RetryAfter is when it makes sense to ask again. Zero means unknown.
+	// RetryAfter is the time after which to try again. Zero means unknown.
 	RetryAfter time.Duration
-	// Waited is how long the request stood in the queue.
+	// Waited is how long the request was in the queue.
 	Waited time.Duration
-	// Err is the context's error if the caller's time ran out. May be nil.
+	// Err is the context's error if the context ended first. May be nil.
 	Err error
 }
 
-// Error names the reason first and the evidence after it.
+// Error returns the reason, followed by the evidence.
 func (e *ExhaustedError) Error() string {
 	s := fmt.Sprintf("no %v address on card %d for %v: %s", e.Family, e.Card, e.Attachment, e.Reason)
 	if e.Evidence != "" {

@@ -17,7 +17,7 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
-// durable is what a restart must keep of a view.
+// durable returns the part of a view that a restart must preserve.
 func durable(v ipam.View) ipam.View {
 	v.At = time.Time{}
 	v.Waiting = nil
@@ -48,20 +48,20 @@ func TestRestartKeepsOwnersAndCooldown(t *testing.T) {
 			t.Errorf("after the restart (-before +after):\n%s", diff)
 		}
 		if got := allocate(t, q, request("kept", ipam.IPv4, ipam.IPv6)); !cmp.Equal(got, kept, equate) {
-			t.Errorf("kept %v, got %v", kept, got)
+			t.Errorf("got %v, want %v as before the restart", got, kept)
 		}
 		must(t, q.SetReady("eni-0", true))
 		start := time.Now()
 		allocate(t, q, request("next"))
 		if got := time.Since(start); got != 40*time.Second {
-			t.Errorf("the cooling address was given out after %v", got)
+			t.Errorf("the cooling address was allocated after %v, want 40s", got)
 		}
 	})
 }
 
-// What was written while the wall clock ran ahead counts as long ago: a step of
-// the clock must not keep an address from being used for years.
-func TestClockThatRanAhead(t *testing.T) {
+// Times in a journal that are in the future, because the wall clock was set
+// back, count as long ago: an address must not cool for years.
+func TestTimesInTheFuture(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ahead := time.Now().Add(1000 * time.Hour).Round(0)
 		j := &memory{events: []ipam.Event{
@@ -75,52 +75,52 @@ func TestClockThatRanAhead(t *testing.T) {
 		start := time.Now()
 		allocate(t, p, request("b"))
 		if got := time.Since(start); got != 0 {
-			t.Errorf("served after %v", got)
+			t.Errorf("served after %v, want at once", got)
 		}
 		for a := range p.Allocations() {
 			if age := time.Since(a.At); age < 0 {
-				t.Errorf("%v was allocated %v from now", a.Addr, -age)
+				t.Errorf("the allocation of %v is %v in the future", a.Addr, -age)
 			}
 		}
 	})
 }
 
-// After a reboot no pod is left, and nothing says which addresses were in use
-// shortly before: all rest until the cooldown has passed since the boot.
-func TestAddressesRestSinceTheBoot(t *testing.T) {
+// After a reboot no pods run, and the pool cannot know which addresses were in
+// use shortly before. All addresses cool from the boot on.
+func TestAddressesCoolSinceBoot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		boot := time.Now()
 		time.Sleep(20 * time.Second)
-		p := open(t, ipam.Config{Cooldown: time.Minute, RestSince: boot})
+		p := open(t, ipam.Config{Cooldown: time.Minute, CoolingSince: boot})
 		supply(t, p, ipam.ENI{ID: "eni-0"}, "10.0.0.0/28", "10.0.1.1/32", "2001:db8::/80")
 		for _, b := range p.View().ENIs[0].Blocks {
 			if b.Free != 0 {
-				t.Errorf("%v has %d free addresses", b.Prefix, b.Free)
+				t.Errorf("%v has %d free addresses, want none", b.Prefix, b.Free)
 			}
 		}
 		if err := p.DrainBlocks(netip.MustParsePrefix("10.0.1.1/32")); !errors.Is(err, ipam.ErrInUse) {
-			t.Errorf("drain a block that rests: %v", err)
+			t.Errorf("drain a block that is cooling: %v, want ErrInUse", err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		_, err := p.Allocate(ctx, request("early"))
 		var none *ipam.ExhaustedError
 		if !errors.As(err, &none) || none.Reason != ipam.ReasonCooling || none.RetryAfter != 30*time.Second {
-			t.Errorf("allocate with too short a deadline: %v", err)
+			t.Errorf("allocate before the cooldown ends: %v, want reason cooling and a retry after 30s", err)
 		}
 		start := time.Now()
 		allocate(t, p, request("a", ipam.IPv4, ipam.IPv6))
 		if got := time.Since(start); got != 30*time.Second {
-			t.Errorf("served after %v", got)
+			t.Errorf("served after %v, want 30s", got)
 		}
 		allocate(t, p, request("b"))
 		if got := time.Since(start); got != 30*time.Second {
-			t.Errorf("the second request was served after %v", got)
+			t.Errorf("the second request was served after %v, want 30s", got)
 		}
 	})
 }
 
-func TestJournalThatFails(t *testing.T) {
+func TestJournalWriteFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &memory{}
 		p := open(t, ipam.Config{Journal: j, Cooldown: time.Minute})
@@ -139,10 +139,10 @@ func TestJournalThatFails(t *testing.T) {
 			"remove block": func() error { return p.RemoveBlocks(b) },
 		} {
 			if err := do(); !errors.Is(err, ipam.ErrJournal) || !errors.Is(err, broken) {
-				t.Errorf("%s: %v", name, err)
+				t.Errorf("%s: %v, want ErrJournal", name, err)
 			}
 			if diff := cmp.Diff(before, durable(p.View()), equate); diff != "" {
-				t.Errorf("%s left something behind:\n%s", name, diff)
+				t.Errorf("%s changed the pool although the write failed:\n%s", name, diff)
 			}
 		}
 		j.fail = nil
@@ -150,7 +150,7 @@ func TestJournalThatFails(t *testing.T) {
 	})
 }
 
-func TestRequestsThatWaitSurviveAFailedWrite(t *testing.T) {
+func TestWaitersSurviveFailedWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &memory{}
 		p := open(t, ipam.Config{Journal: j})
@@ -191,13 +191,13 @@ func TestConcurrentAllocationsShareOneWrite(t *testing.T) {
 		}
 		wg.Wait()
 		if j.writes > 3 {
-			t.Errorf("%d writes, %v", j.writes, time.Since(start))
+			t.Errorf("%d writes in %v, want at most 3", j.writes, time.Since(start))
 		}
 	})
 }
 
-// TestCompaction drives a pool long enough to compact its journal, again and
-// again, and compares it with what the journal restores.
+// TestCompaction uses a pool until its journal has been compacted several times,
+// and compares the pool with the one that its journal restores.
 func TestCompaction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &memory{}
@@ -227,12 +227,12 @@ func TestCompaction(t *testing.T) {
 			}
 		}
 		if longest > 6000 || compactions == 0 || j.replaced != compactions {
-			t.Errorf("the journal grew to %d events, was compacted %d times and rewritten %d times", longest, compactions, j.replaced)
+			t.Errorf("the journal grew to %d events and was compacted %d times with %d calls of Replace", longest, compactions, j.replaced)
 		}
 	})
 }
 
-func TestJournalThatContradictsItself(t *testing.T) {
+func TestContradictoryJournal(t *testing.T) {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	eni := ipam.Event{Kind: ipam.EventENISet, At: at, ENI: "eni-0"}
 	block := ipam.Event{Kind: ipam.EventBlockAdded, At: at, ENI: "eni-0", Block: netip.MustParsePrefix("10.0.0.0/28")}
@@ -240,23 +240,23 @@ func TestJournalThatContradictsItself(t *testing.T) {
 		return ipam.Event{Kind: ipam.EventAllocated, At: at, Attachment: attachment(id), Addrs: []netip.Addr{netip.MustParseAddr(addr)}}
 	}
 	tests := map[string][]ipam.Event{
-		"block of no ENI":         {block},
-		"address of no block":     {eni, take("a", "10.0.0.1")},
+		"block without ENI":       {block},
+		"address without block":   {eni, take("a", "10.0.0.1")},
 		"one address, two owners": {eni, block, take("a", "10.0.0.1"), take("b", "10.0.0.1")},
 		"one owner, twice":        {eni, block, take("a", "10.0.0.1"), take("a", "10.0.0.2")},
 		"used block removed":      {eni, block, take("a", "10.0.0.1"), {Kind: ipam.EventBlockRemoved, At: at, Block: block.Block}},
 		"used ENI removed":        {eni, block, take("a", "10.0.0.1"), {Kind: ipam.EventENIRemoved, At: at, ENI: "eni-0"}},
 		"released without owner":  {eni, block, {Kind: ipam.EventReleased, At: at, Attachment: attachment("a")}},
-		"rests and is used":       {eni, block, take("a", "10.0.0.1"), {Kind: ipam.EventRested, At: at, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}},
-		"rests in no block":       {eni, block, {Kind: ipam.EventRested, At: at, Addrs: []netip.Addr{netip.MustParseAddr("10.0.1.1")}}},
+		"released and used":       {eni, block, take("a", "10.0.0.1"), {Kind: ipam.EventAddrsReleased, At: at, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}},
+		"released, no block":      {eni, block, {Kind: ipam.EventAddrsReleased, At: at, Addrs: []netip.Addr{netip.MustParseAddr("10.0.1.1")}}},
 		"unknown kind":            {eni, {Kind: "later", At: at}},
 	}
 	for name, events := range tests {
 		if _, err := ipam.Open(ipam.Config{Journal: &memory{events: events}}); !errors.Is(err, ipam.ErrJournal) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v, want ErrJournal", name, err)
 		}
 	}
 	if _, err := ipam.Open(ipam.Config{Journal: &memory{fail: context.Canceled}}); !errors.Is(err, ipam.ErrJournal) {
-		t.Errorf("journal that cannot be read: %v", err)
+		t.Errorf("journal that cannot be read: %v, want ErrJournal", err)
 	}
 }

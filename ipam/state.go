@@ -9,55 +9,46 @@ import (
 	"time"
 )
 
-// remember is how long a pool knows that a block or ENI went. It must exceed
-// the time by which any observation trails behind EC2.
-const remember = 10 * time.Minute
+// removedMemory is how long a pool remembers that a block or ENI was removed. It
+// must exceed the lag of every observation behind EC2.
+const removedMemory = 10 * time.Minute
 
-// resource is what requests compete for.
+// resource is a kind of address that requests compete for.
 type resource struct {
 	card   int
 	family Family
 }
 
-// state is the pool as a value that only events change. It knows no clock, no
+// state is the state of a pool. Only events change it. It has no clock, no
 // journal and no lock.
 type state struct {
-	cooldown  time.Duration
-	restSince time.Time
-	enis      map[string]*eni
-	blocks    map[netip.Prefix]*block
-	// bits counts the blocks of each prefix length, by which the block of an
-	// address is found.
+	cooldown     time.Duration
+	coolingSince time.Time
+	enis         map[string]*eni
+	blocks       map[netip.Prefix]*block
+	// bits counts the blocks of each prefix length. blockOf tries these lengths.
 	bits map[int]int
-	// byResource lists blocks by device and address.
+	// byResource lists the blocks of each resource, by device and address.
 	byResource map[resource][]*block
 	held       map[Attachment]*grant
 	removed    map[string]time.Time
-	// uses are the addresses that something uses which the pool does not know,
-	// in blocks of the pool or not.
+	// uses are the addresses in use that no attachment holds, inside and outside
+	// of the pool's blocks.
 	uses map[netip.Addr]Quarantined
 }
 
-// at is the moment now by the rules of s.
-func (s *state) at(now time.Time) moment { return moment{now, s.cooldown, s.restSince} }
+// at returns the moment of s at the given time.
+func (s *state) at(now time.Time) moment { return moment{now, s.cooldown, s.coolingSince} }
 
-type eni struct {
-	ENI
-	since    time.Time
-	ready    bool
-	draining bool
-	blocks   []*block // by address
-}
-
-// grant is what an attachment holds.
+// grant is the set of addresses that an attachment holds.
 type grant struct {
-	attachment Attachment
-	addrs      []netip.Addr
-	pod        PodRef
-	netns      string
-	sandbox    uint64
-	at         time.Time
-	asked      time.Time // in this process
+	attachment  Attachment
+	addrs       []netip.Addr
+	pod         PodRef
+	netns       string
+	sandbox     uint64
+	at          time.Time
+	requestedAt time.Time // in this process
 }
 
 func newState(cooldown time.Duration) *state {
@@ -68,10 +59,10 @@ func newState(cooldown time.Duration) *state {
 	}
 }
 
-// apply changes the state by e and returns what takes the change back. If e
-// does not fit the state it changes nothing and returns an error: a journal
-// whose events all apply has no address with two owners and no owner without a
-// block.
+// apply changes the state by e and returns a function that undoes the change.
+// If e contradicts the state, apply changes nothing and returns an error.
+// Therefore, if all events of a journal apply, each address has at most one
+// owner and is in a block of the pool.
 func (s *state) apply(e Event) (undo func(), err error) {
 	if err := e.validate(); err != nil {
 		return nil, err
@@ -95,8 +86,8 @@ func (s *state) apply(e Event) (undo func(), err error) {
 		return s.move(e)
 	case EventReleased:
 		return s.release(e)
-	case EventRested:
-		return s.rest(e)
+	case EventAddrsReleased:
+		return s.noteReleased(e)
 	case EventQuarantined, EventUnquarantined:
 		return s.setQuarantine(e)
 	default:
@@ -107,8 +98,8 @@ func (s *state) apply(e Event) (undo func(), err error) {
 func (s *state) setENI(e Event) (func(), error) {
 	if old := s.enis[e.ENI]; old != nil {
 		if old.Card != e.Card || old.Device != e.Device {
-			return nil, fmt.Errorf("%s at card %d device %d is at card %d device %d: %w",
-				e.ENI, e.Card, e.Device, old.Card, old.Device, ErrConflict)
+			return nil, fmt.Errorf("%s is at card %d device %d, not at card %d device %d: %w",
+				e.ENI, old.Card, old.Device, e.Card, e.Device, ErrConflict)
 		}
 		was := *old
 		old.draining = false
@@ -147,20 +138,20 @@ func (s *state) removeENI(e Event) (func(), error) {
 	}
 	for _, b := range n.blocks {
 		if len(b.used) > 0 {
-			return nil, fmt.Errorf("%s has %d addresses of %v used: %w", e.ENI, len(b.used), b.Prefix, ErrInUse)
+			return nil, fmt.Errorf("%s: %d addresses of block %v are used: %w", e.ENI, len(b.used), b.Prefix, ErrInUse)
 		}
 	}
 	undos := []func(){s.noteRemoved(e.ENI, e.At)}
 	blocks := slices.Clone(n.blocks)
 	for _, b := range blocks {
 		undos = append(undos, s.noteRemoved(b.Prefix.String(), e.At))
-		s.unlink(b)
+		s.unindexBlock(b)
 	}
 	delete(s.enis, e.ENI)
 	return func() {
 		s.enis[e.ENI] = n
 		for _, b := range blocks {
-			s.link(b)
+			s.indexBlock(b)
 		}
 		for _, undo := range slices.Backward(undos) {
 			undo()
@@ -184,7 +175,7 @@ func (s *state) addBlock(e Event) (func(), error) {
 		if prev := e.Next.Prev(); e.Block.Contains(prev) && !prev.Less(b.next) {
 			b.skipTo(prev)
 			if b.small() {
-				b.insert(rest{addr: prev})
+				b.addReleased(released{addr: prev})
 			}
 		}
 	}
@@ -193,9 +184,9 @@ func (s *state) addBlock(e Event) (func(), error) {
 			b.take(a, Attachment{})
 		}
 	}
-	s.link(b)
+	s.indexBlock(b)
 	return func() {
-		s.unlink(b)
+		s.unindexBlock(b)
 		s.restoreRemoved(key, at, gone)
 	}, nil
 }
@@ -223,19 +214,19 @@ func (s *state) removeBlock(e Event) (func(), error) {
 		return s.noteRemoved(e.Block.String(), e.At), nil
 	}
 	if len(b.used) > 0 {
-		return nil, fmt.Errorf("block %v has %d addresses used: %w", e.Block, len(b.used), ErrInUse)
+		return nil, fmt.Errorf("%d addresses of block %v are used: %w", len(b.used), e.Block, ErrInUse)
 	}
 	undo := s.noteRemoved(e.Block.String(), e.At)
-	s.unlink(b)
+	s.unindexBlock(b)
 	return func() {
-		s.link(b)
+		s.indexBlock(b)
 		undo()
 	}, nil
 }
 
 func (s *state) allocate(e Event) (func(), error) {
 	if s.held[e.Attachment] != nil {
-		return nil, fmt.Errorf("%v holds addresses already: %w", e.Attachment, ErrConflict)
+		return nil, fmt.Errorf("%v already holds addresses: %w", e.Attachment, ErrConflict)
 	}
 	for i, a := range e.Addrs {
 		b := s.blockOf(a)
@@ -247,8 +238,11 @@ func (s *state) allocate(e Event) (func(), error) {
 		} else if taken {
 			return nil, fmt.Errorf("address %v is quarantined: %w", a, ErrConflict)
 		}
-		if a.Less(firstAddr(b.Prefix)) || slices.ContainsFunc(e.Addrs[:i], func(o netip.Addr) bool { return FamilyOf(o) == FamilyOf(a) }) {
-			return nil, fmt.Errorf("address %v for %v: %w", a, e.Attachment, ErrInvalid)
+		if a.Less(firstAddr(b.Prefix)) {
+			return nil, fmt.Errorf("address %v for %v: the lowest one in block %v is %v: %w", a, e.Attachment, b.Prefix, firstAddr(b.Prefix), ErrInvalid)
+		}
+		if slices.ContainsFunc(e.Addrs[:i], func(o netip.Addr) bool { return FamilyOf(o) == FamilyOf(a) }) {
+			return nil, fmt.Errorf("address %v for %v: want one address of each family: %w", a, e.Attachment, ErrInvalid)
 		}
 	}
 	undos := make([]func(), 0, len(e.Addrs))
@@ -266,14 +260,14 @@ func (s *state) allocate(e Event) (func(), error) {
 	}, nil
 }
 
-// take gives one address to an attachment.
+// take marks one address as used by owner.
 func (b *block) take(a netip.Addr, owner Attachment) (undo func()) {
 	next := b.next
 	b.used[a] = owner
-	if r, ok := b.unrest(a); ok {
+	if r, ok := b.removeReleased(a); ok {
 		return func() {
 			delete(b.used, a)
-			b.insert(r)
+			b.addReleased(r)
 		}
 	}
 	if !next.IsValid() || a.Less(next) {
@@ -285,7 +279,7 @@ func (b *block) take(a netip.Addr, owner Attachment) (undo func()) {
 		delete(b.used, a)
 		b.next = next
 		if skipped && b.small() {
-			b.rested = slices.DeleteFunc(b.rested, func(r rest) bool { return !r.addr.Less(next) })
+			b.released = slices.DeleteFunc(b.released, func(r released) bool { return !r.addr.Less(next) })
 		}
 	}
 }
@@ -308,30 +302,30 @@ func (s *state) release(e Event) (func(), error) {
 	for _, a := range g.addrs {
 		b := s.blockOf(a)
 		delete(b.used, a)
-		b.forget(s.at(e.At))
-		b.insert(rest{a, e.At})
+		b.forgetCooled(s.at(e.At))
+		b.addReleased(released{a, e.At})
 	}
 	delete(s.held, e.Attachment)
 	return func() {
 		s.held[e.Attachment] = g
 		for _, a := range g.addrs {
 			b := s.blockOf(a)
-			b.unrest(a)
+			b.removeReleased(a)
 			b.used[a] = e.Attachment
 		}
 	}, nil
 }
 
-// rest notes since when addresses are free. It only occurs in a digest, so
-// that there is nothing to take back.
-func (s *state) rest(e Event) (func(), error) {
+// noteReleased applies EventAddrsReleased. The event occurs only in a digest,
+// which is never undone.
+func (s *state) noteReleased(e Event) (func(), error) {
 	for _, a := range e.Addrs {
 		b := s.blockOf(a)
 		if b == nil || a.Less(firstAddr(b.Prefix)) {
 			return nil, fmt.Errorf("address %v: %w", a, ErrUnknown)
 		}
 		if _, used := b.used[a]; used {
-			return nil, fmt.Errorf("address %v rests and is used: %w", a, ErrConflict)
+			return nil, fmt.Errorf("address %v is used, want released: %w", a, ErrConflict)
 		}
 	}
 	for _, a := range e.Addrs {
@@ -339,16 +333,17 @@ func (s *state) rest(e Event) (func(), error) {
 		if b.next.IsValid() && !a.Less(b.next) {
 			b.skipTo(a)
 		}
-		b.unrest(a)
-		b.insert(rest{a, e.At})
+		b.removeReleased(a)
+		b.addReleased(released{a, e.At})
 	}
 	return func() {}, nil
 }
 
-// noteRemoved remembers that something went, and forgets what went long ago.
+// noteRemoved remembers that an ENI or block was removed, and forgets removals
+// that are older than removedMemory.
 func (s *state) noteRemoved(key string, at time.Time) (undo func()) {
 	for k, t := range s.removed {
-		if at.Sub(t) > remember {
+		if at.Sub(t) > removedMemory {
 			delete(s.removed, k)
 		}
 	}

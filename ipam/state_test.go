@@ -13,7 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// randomEvent makes events that often fit and sometimes do not.
+// randomEvent returns events that often apply and sometimes contradict the state.
 func randomEvent(r *rand.Rand, at time.Time) Event {
 	kinds := []Kind{
 		EventENISet, EventENIReady, EventENINotReady, EventENIDraining, EventENIRemoved, EventBlockAdded, EventBlockAdded, EventBlockAdded,
@@ -41,11 +41,11 @@ func randomEvent(r *rand.Rand, at time.Time) Event {
 	return e
 }
 
-// TestUndo: taking an event back leaves the state as it was.
+// TestUndo: undoing an event restores the state.
 func TestUndo(t *testing.T) {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	opts := cmp.Options{cmp.AllowUnexported(state{}, eni{}, block{}, grant{}, rest{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
-		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b []rest) bool { return fmt.Sprint(a) == fmt.Sprint(b) }),
+	opts := cmp.Options{cmp.AllowUnexported(state{}, eni{}, block{}, grant{}, released{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b []released) bool { return fmt.Sprint(a) == fmt.Sprint(b) }),
 		cmp.Comparer(func(a, b []*block) bool { return fmt.Sprint(names(a)) == fmt.Sprint(names(b)) }),
 	}
 	for seed := range uint64(300) {
@@ -56,17 +56,17 @@ func TestUndo(t *testing.T) {
 			e := randomEvent(r, at)
 			undo, err := s.apply(e)
 			if _, twinErr := twin.apply(e); (err == nil) != (twinErr == nil) {
-				t.Fatalf("seed %d: %+v: %v and %v", seed, e, err, twinErr)
+				t.Fatalf("seed %d: %+v: errors %v and %v of equal states", seed, e, err, twinErr)
 			}
 			if err != nil {
 				continue
 			}
 			undo()
 			if _, err := s.apply(e); err != nil {
-				t.Fatalf("seed %d: %+v cannot be applied after it was taken back: %v", seed, e, err)
+				t.Fatalf("seed %d: %+v cannot be applied after it was undone: %v", seed, e, err)
 			}
 			if diff := cmp.Diff(twin, s, opts...); diff != "" {
-				t.Fatalf("seed %d: %+v and back and again (-want +got):\n%s", seed, e, diff)
+				t.Fatalf("seed %d: %+v applied, undone and applied again (-want +got):\n%s", seed, e, diff)
 			}
 		}
 	}
@@ -93,7 +93,7 @@ func TestReasonsAreDistinct(t *testing.T) {
 	seen := map[Reason]bool{}
 	for _, r := range Reasons() {
 		if seen[r] || r == "" || bytes.ContainsAny([]byte(r), " _/") {
-			t.Errorf("reason %q", r)
+			t.Errorf("reason %q is repeated, empty or not a single word", r)
 		}
 		seen[r] = true
 	}

@@ -7,8 +7,8 @@ import (
 	"net/netip"
 )
 
-// SetENI makes an ENI known, not ready at first. Repeating it is harmless, and
-// calls off a DrainENI.
+// SetENI adds an ENI, which is not ready at first. Repeating it is safe, and
+// cancels a DrainENI.
 func (p *Pool) SetENI(e ENI) error {
 	return p.submit(func(t *tx) error {
 		if old := t.st.enis[e.ID]; old != nil && old.ENI == e && !old.draining {
@@ -18,8 +18,8 @@ func (p *Pool) SetENI(e ENI) error {
 	})
 }
 
-// SetReady says whether link, table and routes of an ENI are verified. Only
-// blocks of ENIs that are ready are allocated from.
+// SetReady records whether link, route table and routes of an ENI are verified.
+// The pool allocates only from blocks of ENIs that are ready.
 func (p *Pool) SetReady(eni string, ready bool) error {
 	return p.submit(func(t *tx) error {
 		kind := EventENINotReady
@@ -33,9 +33,9 @@ func (p *Pool) SetReady(eni string, ready bool) error {
 	})
 }
 
-// AddBlocks puts blocks into the pool, all or none. A block that is there
-// already is left alone; one that overlaps another, or is on another ENI, is
-// ErrConflict. The ENI must be known.
+// AddBlocks adds blocks to the pool, all or none. A block that the pool already
+// has on the same ENI is ignored. A block that overlaps another one, or that is
+// on another ENI, is ErrConflict. The ENI must be in the pool.
 func (p *Pool) AddBlocks(blocks ...Block) error {
 	return p.submit(func(t *tx) error {
 		for _, b := range blocks {
@@ -50,16 +50,17 @@ func (p *Pool) AddBlocks(blocks ...Block) error {
 	})
 }
 
-// DrainBlocks is the first step of giving blocks back: nothing of them is
-// allocated any more, and that is remembered over restarts. If any of them has
-// addresses in use or cooling, by the pool's word or by the witness's, it does
-// nothing and returns ErrInUse; without an answer of the witness ErrWitness.
+// DrainBlocks is the first step of giving blocks back: the pool allocates no
+// more of their addresses, also after a restart. If an address of a block is in
+// use or cooling according to the pool, or in use according to the witness,
+// DrainBlocks changes nothing and returns ErrInUse. If the witness fails it
+// returns ErrWitness.
 func (p *Pool) DrainBlocks(prefixes ...netip.Prefix) error {
-	uses, err := p.ask(prefixes)
+	uses, err := p.queryWitness(prefixes)
 	if err != nil {
 		return err
 	}
-	if err := notIn(uses, prefixes); err != nil {
+	if err := checkUnused(uses, prefixes); err != nil {
 		return err
 	}
 	return p.submit(func(t *tx) error {
@@ -68,7 +69,7 @@ func (p *Pool) DrainBlocks(prefixes ...netip.Prefix) error {
 			if b == nil {
 				return fmt.Errorf("block %v: %w", prefix, ErrUnknown)
 			}
-			if err := t.idle(b); err != nil {
+			if err := t.checkIdle(b); err != nil {
 				return err
 			}
 			if b.draining {
@@ -82,9 +83,9 @@ func (p *Pool) DrainBlocks(prefixes ...netip.Prefix) error {
 	})
 }
 
-// RemoveBlocks forgets blocks, and remembers for a while that they went. If
-// any has addresses in use or cooling it does nothing and returns ErrInUse.
-// Unknown blocks are ignored.
+// RemoveBlocks removes blocks from the pool and remembers the removal for ten
+// minutes (see View.Removed). If any of them has addresses in use or cooling it
+// changes nothing and returns ErrInUse. Unknown blocks are ignored.
 func (p *Pool) RemoveBlocks(prefixes ...netip.Prefix) error {
 	return p.submit(func(t *tx) error {
 		for _, prefix := range prefixes {
@@ -92,7 +93,7 @@ func (p *Pool) RemoveBlocks(prefixes ...netip.Prefix) error {
 			if b == nil {
 				continue
 			}
-			if err := t.idle(b); err != nil {
+			if err := t.checkIdle(b); err != nil {
 				return err
 			}
 			if err := t.do(Event{Kind: EventBlockRemoved, Block: prefix}); err != nil {
@@ -103,10 +104,10 @@ func (p *Pool) RemoveBlocks(prefixes ...netip.Prefix) error {
 	})
 }
 
-// DoubtBlocks says whether the pool's word about blocks is in doubt, because
-// an observation contradicts it. Doubted blocks are not allocated from; what
-// is allocated of them stays so. Doubt does not outlive the process, which
-// observes anew when it starts.
+// DoubtBlocks marks blocks as doubted, because an observation contradicts the
+// pool about them, or removes the mark. The pool does not allocate from doubted
+// blocks, and attachments keep the addresses that they hold. The mark ends with
+// the process; the next process observes EC2 when it starts.
 func (p *Pool) DoubtBlocks(doubted bool, prefixes ...netip.Prefix) error {
 	return p.submit(func(t *tx) error {
 		kind := EventBlockTrusted
@@ -125,17 +126,18 @@ func (p *Pool) DoubtBlocks(doubted bool, prefixes ...netip.Prefix) error {
 	})
 }
 
-// DrainENI is the first step of giving an ENI back: nothing of it is allocated
-// any more, and that is remembered over restarts. If it has addresses in use or
-// cooling, by the pool's word or by the witness's, it does nothing and returns
-// ErrInUse; without an answer of the witness ErrWitness.
+// DrainENI is the first step of giving an ENI back: the pool allocates no more
+// of its addresses, also after a restart. If one of its addresses is in use or
+// cooling according to the pool, or in use according to the witness, DrainENI
+// changes nothing and returns ErrInUse. If the witness fails it returns
+// ErrWitness.
 func (p *Pool) DrainENI(eni string) error {
 	prefixes := p.blocksOf(eni)
-	uses, err := p.ask(prefixes)
+	uses, err := p.queryWitness(prefixes)
 	if err != nil {
 		return err
 	}
-	if err := notIn(uses, prefixes); err != nil {
+	if err := checkUnused(uses, prefixes); err != nil {
 		return err
 	}
 	return p.submit(func(t *tx) error {
@@ -143,23 +145,23 @@ func (p *Pool) DrainENI(eni string) error {
 		if n == nil {
 			return fmt.Errorf("%s: %w", eni, ErrUnknown)
 		}
-		if err := t.idleENI(n); err != nil || n.draining {
+		if err := t.checkIdleENI(n); err != nil || n.draining {
 			return err
 		}
 		return t.do(Event{Kind: EventENIDraining, ENI: eni})
 	})
 }
 
-// RemoveENI forgets an ENI and its blocks, and remembers for a while that they
-// went. If it has addresses in use or cooling it does nothing and returns
-// ErrInUse. An unknown ENI is ignored.
+// RemoveENI removes an ENI and its blocks from the pool and remembers the
+// removal for ten minutes (see View.Removed). If the ENI has addresses in use or
+// cooling it changes nothing and returns ErrInUse. An unknown ENI is ignored.
 func (p *Pool) RemoveENI(eni string) error {
 	return p.submit(func(t *tx) error {
 		n := t.st.enis[eni]
 		if n == nil {
 			return nil
 		}
-		if err := t.idleENI(n); err != nil {
+		if err := t.checkIdleENI(n); err != nil {
 			return err
 		}
 		return t.do(Event{Kind: EventENIRemoved, ENI: eni})
@@ -178,10 +180,10 @@ func (p *Pool) blocksOf(eni string) (out []netip.Prefix) {
 	return out
 }
 
-// notIn refuses to go on if one of the uses that were seen is in prefixes. The
-// use is not quarantined here, because a refusal changes nothing; the next look
-// of the pool's keeper shows it.
-func notIn(uses []Use, prefixes []netip.Prefix) error {
+// checkUnused returns ErrInUse if one of the uses is in prefixes. It does not
+// quarantine the address, because a refused call changes nothing; the next audit
+// does.
+func checkUnused(uses []Use, prefixes []netip.Prefix) error {
 	for _, u := range uses {
 		for _, p := range prefixes {
 			if p.Contains(u.Addr) {
@@ -192,9 +194,9 @@ func notIn(uses []Use, prefixes []netip.Prefix) error {
 	return nil
 }
 
-// idle refuses what would take an address from a pod, or from a neighbour that
-// still believes in the pod that had it.
-func (t *tx) idle(b *block) error {
+// checkIdle returns ErrInUse if addresses of the block are used or cooling. A
+// neighbour may still send to the previous pod of a cooling address.
+func (t *tx) checkIdle(b *block) error {
 	used, cooling := len(b.used), b.cooling(t.st.at(t.now))
 	if used+cooling > 0 {
 		return fmt.Errorf("block %v on %s: %d used, %d cooling: %w", b.Prefix, b.ENI, used, cooling, ErrInUse)
@@ -202,9 +204,9 @@ func (t *tx) idle(b *block) error {
 	return nil
 }
 
-func (t *tx) idleENI(n *eni) error {
+func (t *tx) checkIdleENI(n *eni) error {
 	for _, b := range n.blocks {
-		if err := t.idle(b); err != nil {
+		if err := t.checkIdle(b); err != nil {
 			return err
 		}
 	}

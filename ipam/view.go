@@ -5,70 +5,57 @@ package ipam
 import (
 	"iter"
 	"maps"
-	"net/netip"
 	"slices"
 	"time"
 )
 
-// ENI is what the pool knows of an ENI.
-type ENI struct {
-	ID           string
-	Card, Device int
-}
-
-// Block is a run of addresses that EC2 assigned to an ENI as one unit, that is
-// one slot: a single address (/32, /128) or a delegated prefix (/28, /80).
-type Block struct {
-	Prefix netip.Prefix
-	ENI    string
-}
-
-// View is the pool at one moment, as values that the caller owns.
+// View is a copy of the pool's state at one moment. The caller owns it.
 type View struct {
 	At time.Time
-	// ENIs in the order of card and device.
+	// ENIs are ordered by card and device.
 	ENIs []ENIView
 	// Waiting lists the requests in the queue, oldest first.
 	Waiting []Waiting
-	// Attachments is how many attachments hold addresses.
+	// Attachments is the number of attachments that hold addresses.
 	Attachments int
-	// NextFree is when the next cooling address has rested enough. Zero if none
-	// is cooling.
+	// NextFree is when the next cooldown ends. Zero means that no address is
+	// cooling.
 	NextFree time.Time
-	// Quarantined lists the addresses of the pool that something uses which the
-	// pool does not know, in order.
+	// Quarantined lists the addresses of the pool's blocks that are in use and
+	// that no attachment holds, in order.
 	Quarantined []Quarantined
-	// Removed says which blocks and ENIs went lately, and when: an observation
-	// that is older than that is wrong about them.
+	// Removed has the time at which each block (by prefix) or ENI (by ID) was
+	// removed, for removals within the last ten minutes. An observation that is
+	// complete only up to an earlier time may still show it.
 	Removed map[string]time.Time
 }
 
 // ENIView is an ENI with its blocks.
 type ENIView struct {
 	ENI
-	// Ready means that link, table and routes are verified.
+	// Ready means that link, route table and routes are verified.
 	Ready bool
-	// Draining means that the ENI is on its way out.
+	// Draining means that DrainENI was called.
 	Draining bool
-	// Since is when the pool learned of the ENI.
+	// Since is when the ENI was added to the pool.
 	Since time.Time
-	// Blocks in the order of their addresses, IPv4 first.
+	// Blocks are ordered by address, IPv4 first.
 	Blocks []BlockView
 }
 
-// BlockView is a block with its counts, in addresses.
+// BlockView is a block with its counts of addresses.
 type BlockView struct {
 	Block
-	// Used, Cooling and Free add up to the size of the block (or to a very
-	// large number, for an IPv6 prefix).
+	// Used, Cooling and Free add up to the number of addresses in the block, or
+	// to math.MaxInt32 for an IPv6 prefix.
 	Used, Cooling, Free int
-	// Quarantined is how many of Used belong to no attachment; see Quarantine.
+	// Quarantined is how many of Used are quarantined; see Quarantine.
 	Quarantined int
-	// Draining means that the block is on its way out.
+	// Draining means that DrainBlocks was called.
 	Draining bool
 	// Doubted means that an observation contradicts the pool about the block.
 	Doubted bool
-	// Since is when the pool learned of the block.
+	// Since is when the block was added to the pool.
 	Since time.Time
 }
 
@@ -78,7 +65,7 @@ type Waiting struct {
 	Since   time.Time
 }
 
-// View returns the pool as it is now.
+// View returns a copy of the pool's present state.
 func (p *Pool) View() View {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -106,18 +93,19 @@ func (s *state) view(now time.Time) View {
 		}
 		v.ENIs = append(v.ENIs, e)
 	}
-	v.Quarantined = s.quarantine()
+	v.Quarantined = s.listQuarantined()
 	return v
 }
 
-// Lookup returns what a holds, and nil if it holds nothing.
+// Lookup returns the allocations that a holds; nil if it holds none.
 func (p *Pool) Lookup(a Attachment) []Allocation {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.st.allocations(p.st.held[a])
 }
 
-// Allocations yields all allocations as they are at the call, oldest first.
+// Allocations returns an iterator over the allocations at the time of the call,
+// oldest first.
 func (p *Pool) Allocations() iter.Seq[Allocation] {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// waiter is a request that is not yet served. Its fields belong to the pool's
-// mutex until done is closed.
+// waiter is a request in the queue. The pool's mutex guards its fields until
+// done is closed.
 type waiter struct {
 	request  Request
 	since    time.Time
@@ -18,21 +18,22 @@ type waiter struct {
 	granted  []Allocation
 	err      error
 	done     chan struct{}
-	// look receives when retryAt changed, which is when a cooling address will
-	// be ready for this request; zero if another request has to look for it.
-	look    chan struct{}
-	retryAt time.Time
+	// retryAt is when the next cooldown ends that may serve this request; zero if
+	// there is none or an older request waits for it. retryChanged receives when
+	// retryAt changes.
+	retryChanged chan struct{}
+	retryAt      time.Time
 }
 
-// Allocate returns the addresses of r's attachment. If it holds none yet it
-// gets one of each family, all or none, and they are durable when Allocate
-// returns. Asking again returns the same answer; asking for a family that the
-// attachment does not hold is ErrConflict.
+// Allocate returns the addresses of r's attachment. If the attachment holds none
+// yet, Allocate allocates one of each family, all or none, and returns when they
+// are durable. Repeating a request returns the same addresses. Requesting a
+// family of which the attachment holds no address is ErrConflict.
 //
-// If there is no address the request waits for its turn, oldest first among
-// those of the same card and family, until ctx ends. The error is then an
-// *ExhaustedError with the reason; one that comes early says that waiting is
-// useless.
+// If no address is available the request waits until ctx ends. Requests for the
+// same card and family are served oldest first. If ctx ends, the error is an
+// *ExhaustedError with the reason. The same error before ctx ends means that
+// waiting is useless.
 func (p *Pool) Allocate(ctx context.Context, r Request) ([]Allocation, error) {
 	if err := r.normalize(); err != nil {
 		return nil, err
@@ -40,10 +41,10 @@ func (p *Pool) Allocate(ctx context.Context, r Request) ([]Allocation, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("allocate for %v: %w", r.Attachment, err)
 	}
-	w := &waiter{request: r, done: make(chan struct{}), look: make(chan struct{}, 1)}
+	w := &waiter{request: r, done: make(chan struct{}), retryChanged: make(chan struct{}, 1)}
 	w.deadline, _ = ctx.Deadline()
-	// A batch that the journal refused settles those it had served; anyone else
-	// goes on waiting, so the error says nothing about w.
+	// If the journal fails, the error goes to w only if the batch had served w.
+	// Otherwise w still waits, so the error of submit is not the answer to w.
 	_ = p.submit(func(t *tx) error {
 		w.since = t.now
 		p.waiters = append(p.waiters, w)
@@ -52,28 +53,28 @@ func (p *Pool) Allocate(ctx context.Context, r Request) ([]Allocation, error) {
 	return p.wait(ctx, w)
 }
 
-// normalize checks r and fills in what is left out.
+// normalize checks r and sets defaults.
 func (r *Request) normalize() error {
 	if !r.Attachment.valid() {
-		return fmt.Errorf("attachment %v: network, container ID and interface name are needed: %w", r.Attachment, ErrInvalid)
+		return fmt.Errorf("attachment %v needs a network, a container ID and an interface name: %w", r.Attachment, ErrInvalid)
 	}
 	if len(r.Families) == 0 {
 		r.Families = []Family{IPv4}
 	}
 	for i, f := range r.Families {
 		if f != IPv4 && f != IPv6 || slices.Contains(r.Families[:i], f) {
-			return fmt.Errorf("families %v: %w", r.Families, ErrInvalid)
+			return fmt.Errorf("families are %v, want IPv4 and IPv6, each at most once: %w", r.Families, ErrInvalid)
 		}
 	}
 	if r.Card < 0 {
-		return fmt.Errorf("card %d: %w", r.Card, ErrInvalid)
+		return fmt.Errorf("card is %d, want 0 or more: %w", r.Card, ErrInvalid)
 	}
 	r.Families = slices.Clone(r.Families)
 	return nil
 }
 
-// wait waits for the outcome of w. Whoever waits first for a resource also
-// wakes the pool when an address has rested.
+// wait waits for the answer to w. The oldest request for a resource also makes
+// the pool serve the queue again when a cooldown ends.
 func (p *Pool) wait(ctx context.Context, w *waiter) ([]Allocation, error) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -81,7 +82,7 @@ func (p *Pool) wait(ctx context.Context, w *waiter) ([]Allocation, error) {
 		select {
 		case <-w.done:
 			return w.granted, w.err
-		case <-w.look:
+		case <-w.retryChanged:
 			p.mu.Lock()
 			at := w.retryAt
 			p.mu.Unlock()
@@ -90,7 +91,7 @@ func (p *Pool) wait(ctx context.Context, w *waiter) ([]Allocation, error) {
 				timer.Reset(time.Until(at))
 			}
 		case <-timer.C:
-			_ = p.submit(func(*tx) error { return nil })
+			p.recheckQueue()
 		case <-ctx.Done():
 			p.abandon(w, ctx.Err())
 			<-w.done
@@ -99,7 +100,8 @@ func (p *Pool) wait(ctx context.Context, w *waiter) ([]Allocation, error) {
 	}
 }
 
-// abandon takes w out of the queue, unless it was settled meanwhile.
+// abandon removes w from the queue and refuses it, unless w was answered in the
+// meantime.
 func (p *Pool) abandon(w *waiter, cause error) {
 	_ = p.submit(func(t *tx) error {
 		if i := slices.Index(p.waiters, w); i >= 0 {
@@ -117,7 +119,7 @@ func (p *Pool) abandon(w *waiter, cause error) {
 type round struct {
 	pool *Pool
 	*tx
-	// blocked are the resources that an older request waits for.
+	// blocked are the resources for which an older request waits.
 	blocked map[resource]bool
 	short   map[resource]shortage
 }
@@ -126,24 +128,26 @@ func (p *Pool) newRound(t *tx) *round {
 	return &round{p, t, map[resource]bool{}, map[resource]shortage{}}
 }
 
-// serve settles whom it can, in the order of the queue, and returns them.
-func (p *Pool) serve(t *tx) []*waiter {
-	var settled []*waiter
+// serveQueue answers requests in the order of the queue, and returns those that
+// it answered.
+func (p *Pool) serveQueue(t *tx) []*waiter {
+	var answered []*waiter
 	r := p.newRound(t)
 	p.waiters = slices.DeleteFunc(p.waiters, func(w *waiter) bool {
-		ok := r.settle(w)
+		ok := r.serve(w)
 		if ok {
-			settled = append(settled, w)
+			answered = append(answered, w)
 		}
 		return ok
 	})
-	return settled
+	return answered
 }
 
-// settle serves or refuses w, or leaves it waiting.
-func (r *round) settle(w *waiter) bool {
+// serve answers w with addresses or a refusal and returns true, or leaves it
+// waiting and returns false.
+func (r *round) serve(w *waiter) bool {
 	if g := r.st.held[w.request.Attachment]; g != nil {
-		w.err = r.again(g, w.request)
+		w.err = r.serveRepeated(g, w.request)
 		w.granted = r.st.allocations(g)
 		return true
 	}
@@ -151,22 +155,22 @@ func (r *round) settle(w *waiter) bool {
 		w.err = r.refusal(w)
 		return true
 	}
-	if !r.queued(w) {
+	if !r.mustQueue(w) {
 		addrs, missing := r.st.place(w.request, r.now)
 		if missing == 0 {
 			q := w.request
 			w.err = r.do(Event{Kind: EventAllocated, Attachment: q.Attachment, Addrs: addrs, Pod: q.Pod, Netns: q.Netns, Sandbox: q.Sandbox})
 			if g := r.st.held[q.Attachment]; g != nil {
-				g.asked = r.now
+				g.requestedAt = r.now
 			}
 			w.granted = r.st.allocations(r.st.held[q.Attachment])
 			return true
 		}
-		w.retry(r.shortage(resource{w.request.Card, missing}).nextFree)
+		w.setRetry(r.shortage(resource{w.request.Card, missing}).nextFree)
 	} else {
-		w.retry(time.Time{})
+		w.setRetry(time.Time{})
 	}
-	if r.useless(w) {
+	if r.waitIsUseless(w) {
 		w.err = r.refusal(w)
 		return true
 	}
@@ -176,23 +180,24 @@ func (r *round) settle(w *waiter) bool {
 	return false
 }
 
-// again answers a request of an attachment that holds addresses already. Its
-// sandbox may be a new one.
-func (r *round) again(g *grant, q Request) error {
-	g.asked = r.now
-	if err := covers(r.st.allocations(g), q); err != nil || q.Netns == "" || q.Netns == g.netns && q.Sandbox == g.sandbox {
+// serveRepeated answers a request of an attachment that already holds addresses.
+// The sandbox may be a new one.
+func (r *round) serveRepeated(g *grant, q Request) error {
+	g.requestedAt = r.now
+	if err := checkFamilies(r.st.allocations(g), q); err != nil || q.Netns == "" || q.Netns == g.netns && q.Sandbox == g.sandbox {
 		return err
 	}
 	return r.do(Event{Kind: EventMoved, Attachment: q.Attachment, Netns: q.Netns, Sandbox: q.Sandbox})
 }
 
-// queued says whether an older request waits for something that w wants.
-func (r *round) queued(w *waiter) bool {
+// mustQueue reports whether an older request waits for a resource that w needs.
+func (r *round) mustQueue(w *waiter) bool {
 	return slices.ContainsFunc(w.request.Families, func(f Family) bool { return r.blocked[resource{w.request.Card, f}] })
 }
 
-// useless says whether no address can come before w's time is up.
-func (r *round) useless(w *waiter) bool {
+// waitIsUseless reports whether no address can become available before w's
+// deadline.
+func (r *round) waitIsUseless(w *waiter) bool {
 	for _, f := range w.request.Families {
 		res := resource{w.request.Card, f}
 		if !r.pool.outlooks[res].Final {
@@ -206,14 +211,15 @@ func (r *round) useless(w *waiter) bool {
 	return false
 }
 
-// retry tells w when to look for a rested address.
-func (w *waiter) retry(at time.Time) {
+// setRetry sets the time at which the caller of w makes the pool serve the
+// queue again.
+func (w *waiter) setRetry(at time.Time) {
 	if w.retryAt.Equal(at) {
 		return
 	}
 	w.retryAt = at
 	select {
-	case w.look <- struct{}{}:
+	case w.retryChanged <- struct{}{}:
 	default:
 	}
 }
@@ -227,25 +233,26 @@ func (r *round) shortage(res resource) shortage {
 	return n
 }
 
-// covers checks that what an attachment holds is what it asks for.
-func covers(have []Allocation, q Request) error {
+// checkFamilies checks that have includes an address of each family of q.
+func checkFamilies(have []Allocation, q Request) error {
 	for _, f := range q.Families {
 		if !slices.ContainsFunc(have, func(a Allocation) bool { return FamilyOf(a.Addr) == f }) {
-			return fmt.Errorf("%v holds no %v address from its first request: %w", q.Attachment, f, ErrConflict)
+			return fmt.Errorf("%v has no %v address from its first request: %w", q.Attachment, f, ErrConflict)
 		}
 	}
 	return nil
 }
 
-// refusal says why w gets nothing.
+// refusal returns the error that says why w cannot be served.
 func (r *round) refusal(w *waiter) *ExhaustedError {
-	e := &ExhaustedError{Attachment: w.request.Attachment, Card: w.request.Card, Waited: r.now.Sub(w.since)}
-	if e.Family = w.request.Families[0]; r.pool.maxPods > 0 && len(r.st.held) >= r.pool.maxPods {
+	q := w.request
+	e := &ExhaustedError{Attachment: q.Attachment, Family: q.Families[0], Card: q.Card, Waited: r.now.Sub(w.since)}
+	if r.pool.maxPods > 0 && len(r.st.held) >= r.pool.maxPods {
 		e.Reason = ReasonPoolLimit
-		e.Evidence = fmt.Sprintf("%d attachments hold addresses, of at most %d", len(r.st.held), r.pool.maxPods)
+		e.Evidence = fmt.Sprintf("%d attachments hold addresses, the maximum is %d", len(r.st.held), r.pool.maxPods)
 		return e
 	}
-	if _, missing := r.st.place(w.request, r.now); missing != 0 {
+	if _, missing := r.st.place(q, r.now); missing != 0 {
 		e.Family = missing
 	}
 	res := resource{e.Card, e.Family}

@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
-// AWS keeps the warm targets of amazon-vpc-cni-k8s, with its names and its
-// arithmetic. With T usable addresses, A of them assigned, free = T - A:
+// AWS implements the warm targets of amazon-vpc-cni-k8s, with its names and its
+// arithmetic. T is the number of usable addresses, A the number of assigned ones,
+// and free = T - A.
 //
-// Address targets (WarmIPTarget W or MinimumIPTarget M set) miss
-// max(W-free, M-T) addresses and have min(free-W, T-M) too many, which is one
+// With the address targets (WarmIPTarget W or MinimumIPTarget M) the pool is short
+// of max(W-free, M-T) addresses and has min(free-W, T-M) too many. That is a
 // corridor without width:
 //
 //	Min = GrowTo = Max = ShrinkTo = max(A+W, M)
 //
-// For prefixes the same is rounded to whole ones, up when growing and down
-// when giving back:
+// Prefixes are rounded to whole ones, up when growing and down when releasing:
 //
 //	 T   A   W   M | short over        prefixes free   A   W   M | short over
 //	 0   0   2   5 |     5    0               1    1   1  16   0 |     1    0
@@ -25,46 +25,46 @@ import (
 //	 9   5   2   5 |     0    2               4    3   1   1  20 |     0    2
 //	14   3   6  20 |     6    0               2    2   0   7  20 |     0    0
 //
-// The prefix target wants so many wholly free prefixes' worth of addresses,
-// and as many free prefixes when it adds or gives back. The ENI target wants so
-// many ENIs' worth of free addresses, fills ENIs to the brim, and gives back
-// only whole ENIs.
+// With the prefix target P the pool grows when fewer than 16 P addresses are free,
+// and then to P wholly free prefixes; it releases free prefixes beyond P. With the
+// ENI target E the pool keeps the addresses of E ENIs free, fills ENIs completely,
+// and releases only whole ENIs.
 //
 // On network cards other than 0 both address targets are 1, whatever is set.
-// AWS counts neither Demand nor pressure on the subnet, but does not grow while
-// the subnet refuses.
+// AWS ignores Demand and the free addresses of the subnet, but does not grow while
+// Subnet.Exhausted is set.
 type AWS struct {
-	// WarmENITarget is WARM_ENI_TARGET: whole ENIs' worth of free addresses.
-	// It counts only for secondary private IPs and only if neither
-	// WarmIPTarget nor MinimumIPTarget is set.
+	// WarmENITarget is WARM_ENI_TARGET: the number of ENIs to keep free. It
+	// applies only to secondary private IPs, and only if neither WarmIPTarget
+	// nor MinimumIPTarget is set.
 	WarmENITarget int
-	// WarmIPTarget is WARM_IP_TARGET, free addresses; MinimumIPTarget is
-	// MINIMUM_IP_TARGET, addresses in all. If either is set, they override the
-	// other two.
+	// WarmIPTarget is WARM_IP_TARGET, the number of free addresses.
+	// MinimumIPTarget is MINIMUM_IP_TARGET, the least number of addresses in all.
+	// If either is set, they override the other two targets.
 	WarmIPTarget, MinimumIPTarget int
-	// WarmPrefixTarget is WARM_PREFIX_TARGET: wholly free prefixes. It counts
-	// only for prefixes.
+	// WarmPrefixTarget is WARM_PREFIX_TARGET: the number of wholly free prefixes.
+	// It applies only to prefixes.
 	WarmPrefixTarget int
-	// MinAge is how old an ENI must be before it is deleted. Zero means 60 s.
+	// MinAge is the least age of an ENI that is deleted. Zero means 60 s.
 	MinAge time.Duration
 	// UnassignEvery is the least time between two unassignments. Zero means 30 s.
 	UnassignEvery time.Duration
-	// Quirks switches defects of the original on.
+	// Quirks turns on defects of the original.
 	Quirks Quirks
 }
 
-// Quirks are defects of amazon-vpc-cni-k8s v1.23 that AWS leaves out unless
-// asked. With all of them on it decides as the original does.
+// Quirks are defects of amazon-vpc-cni-k8s v1.23. AWS has them only on request;
+// with all of them it decides as the original does.
 type Quirks struct {
 	// CoolingIsFree counts cooling addresses as available, although no pod can
-	// have them: a pool that looks full then lets pods wait.
+	// have them. Pods then wait although the pool counts enough addresses.
 	CoolingIsFree bool
-	// CardUnits takes a count of addresses for a count of prefixes on network
-	// cards other than 0: an idle card gives its only prefix back and asks for
-	// it again for ever.
+	// CardUnits uses a number of addresses as a number of prefixes on network
+	// cards other than 0. An idle card then releases its only prefix and requests
+	// it again, forever.
 	CardUnits bool
-	// ZeroFlaps gives the last free prefix or ENI back where the prefix or ENI
-	// target is zero, and asks for it again because nothing is free.
+	// ZeroFlaps releases the last free prefix or ENI if the prefix or ENI target
+	// is zero, and requests it again because nothing is free.
 	ZeroFlaps bool
 }
 
@@ -73,14 +73,14 @@ const (
 	awsUnassignEvery = 30 * time.Second
 )
 
-// awsView is what the formulas look at.
+// awsView holds the inputs of the formulas.
 type awsView struct {
 	Supply
 	usable, free int
-	// idle counts prefixes without a pod.
+	// idle counts the free slots.
 	idle      int
 	warm, min int
-	// targets says that the address targets rule.
+	// targets is set if the address targets apply.
 	targets bool
 	perENI  int
 }
@@ -99,12 +99,12 @@ func (p AWS) view(s *Snapshot) awsView {
 	return v
 }
 
-// Decide implements Policy. Like the original it grows by one call at a time,
-// and deletes at most one ENI at a time.
+// Decide implements Policy. Like the original, it grows by one call and deletes at
+// most one ENI at a time.
 func (p AWS) Decide(s Snapshot) Decision {
 	v := p.view(&s)
 	d := Decision{Memory: s.Memory}
-	d.Short, d.Over, d.Reason = p.count(&s, v)
+	d.Short, d.Over, d.Explanation = p.count(&s, v)
 	switch {
 	case d.Short > 0 && s.Limits.MaxPods > 0 && v.usable >= s.Limits.MaxPods:
 		d.Capped = Because("no growth: %d usable addresses reach max-pods %d", v.usable, s.Limits.MaxPods)
@@ -115,15 +115,15 @@ func (p AWS) Decide(s Snapshot) Decision {
 		if !v.targets && v.Unit == 1 {
 			want = s.Limits.SlotsPerENI
 		}
-		d.Actions = Placement{OneStep: true}.Grow(nil, &s, want, d.Reason)
+		d.Actions = Placer{OneStep: true}.Grow(nil, &s, want, d.Explanation)
 		return d
 	}
 	p.release(&s, v, &d)
 	return d
 }
 
-// count is the arithmetic of the targets, in slots.
-func (p AWS) count(s *Snapshot, v awsView) (short, over int, why Reason) {
+// count returns the missing and the surplus slots by the targets.
+func (p AWS) count(s *Snapshot, v awsView) (short, over int, why Explanation) {
 	switch {
 	case v.targets:
 		return p.countAddresses(s, v)
@@ -135,7 +135,7 @@ func (p AWS) count(s *Snapshot, v awsView) (short, over int, why Reason) {
 		p.WarmENITarget, v.free, v.usable, v.perENI)
 }
 
-func (p AWS) countAddresses(s *Snapshot, v awsView) (short, over int, why Reason) {
+func (p AWS) countAddresses(s *Snapshot, v awsView) (short, over int, why Explanation) {
 	want := max(v.Assigned+v.warm, v.min)
 	c := Corridor{Min: want, GrowTo: want, Max: want, ShrinkTo: want}
 	supply := v.Supply
@@ -151,7 +151,7 @@ func (p AWS) countAddresses(s *Snapshot, v awsView) (short, over int, why Reason
 	return short, over, why
 }
 
-func (p AWS) countPrefixes(v awsView) (short, over int, why Reason) {
+func (p AWS) countPrefixes(v awsView) (short, over int, why Explanation) {
 	if v.free < max(1, p.WarmPrefixTarget*v.Unit) {
 		short = max(1, p.WarmPrefixTarget-v.idle)
 	} else {
@@ -165,10 +165,9 @@ func (p AWS) countPrefixes(v awsView) (short, over int, why Reason) {
 	return short, over, why
 }
 
-// release fills d with what can be given back: one whole ENI if the targets
-// hold without it, and single slots for the rest of what is over. The original
-// unassigns an ENI's addresses first and deletes it a moment later; we save
-// that call.
+// release adds the releases to d: one whole ENI if the targets hold without it,
+// and single slots for the rest of the surplus. The original unassigns the
+// addresses of an ENI before it deletes the ENI; release saves that call.
 func (p AWS) release(s *Snapshot, v awsView, d *Decision) {
 	left := d.Over
 	minAge := cmp.Or(p.MinAge, awsMinAge)
@@ -181,7 +180,7 @@ func (p AWS) release(s *Snapshot, v awsView, d *Decision) {
 			d.Next = sooner(d.Next, minAge-e.Age)
 			continue
 		}
-		d.Actions = append(d.Actions, Action{Op: OpDelete, ENI: e.ID, N: e.Slots, Reason: d.Reason})
+		d.Actions = append(d.Actions, Action{Op: OpDelete, ENI: e.ID, N: e.Slots, Explanation: d.Explanation})
 		d.Over = max(d.Over, e.Slots)
 		left -= e.Slots
 		break
@@ -196,22 +195,22 @@ func (p AWS) release(s *Snapshot, v awsView, d *Decision) {
 		return
 	}
 	before := len(d.Actions)
-	d.Actions = unassign(d.Actions, 0, s, left, d.Reason)
+	d.Actions = unassign(d.Actions, 0, s, left, d.Explanation)
 	if len(d.Actions) > before {
 		d.Memory.Times[0] = s.Now
 	}
 }
 
-// spare says that the targets hold without e.
+// spare reports whether the targets hold without e.
 func (p AWS) spare(v awsView, e *ENI) bool {
-	gone := e.addresses(v.Unit)
-	if !v.targets && v.free-gone < 1 && !p.Quirks.ZeroFlaps {
+	lost := e.addresses(v.Unit)
+	if !v.targets && v.free-lost < 1 && !p.Quirks.ZeroFlaps {
 		return false
 	}
 	if !v.targets && v.Unit == 1 {
 		return v.free >= (p.WarmENITarget+1)*v.perENI
 	}
-	if v.free-gone < alignUp(v.warm, v.Unit) || v.usable-gone < alignUp(v.min, v.Unit) {
+	if v.free-lost < alignUp(v.warm, v.Unit) || v.usable-lost < alignUp(v.min, v.Unit) {
 		return false
 	}
 	_, idle := e.idleSlots(v.Unit)

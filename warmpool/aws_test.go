@@ -22,7 +22,7 @@ var (
 	p3prefix = warmpool.Limits{MaxENIs: 15, SlotsPerENI: 49, AddressesPerSlot: 16, MaxPods: 737}
 )
 
-// grow adds pods one at a time and lets the pool come to rest after each.
+// grow adds pods one at a time and settles the pool after each.
 func grow(t *testing.T, p warmpool.Policy, pool *warmpooltest.Pool, pods int) {
 	t.Helper()
 	settle(t, p, pool)
@@ -36,7 +36,7 @@ func settle(t *testing.T, p warmpool.Policy, pool *warmpooltest.Pool) {
 	t.Helper()
 	ok, err := pool.Settle(p, 1000)
 	if err != nil || !ok {
-		t.Fatalf("pool does not come to rest: %v", err)
+		t.Fatalf("the pool does not settle: %v", err)
 	}
 }
 
@@ -52,8 +52,8 @@ func full(n, ofEach int, rest ...int) []int {
 	return append(slices.Repeat([]int{ofEach}, n), rest...)
 }
 
-// TestAWSAddresses has the rows of amazon-vpc-cni-k8s's own table in
-// docs/eni-and-ip-target.md, and more from its formulas.
+// TestAWSAddresses checks the table in docs/eni-and-ip-target.md of
+// amazon-vpc-cni-k8s, and more rows from its formulas.
 func TestAWSAddresses(t *testing.T) {
 	for _, tc := range []struct {
 		limits warmpool.Limits
@@ -70,7 +70,7 @@ func TestAWSAddresses(t *testing.T) {
 		{t3small, warmpool.AWS{WarmIPTarget: 1, MinimumIPTarget: 1}, 0, []int{1}},
 		{t3small, warmpool.AWS{WarmIPTarget: 1, MinimumIPTarget: 1}, 5, []int{3, 3}},
 		{t3small, warmpool.AWS{WarmIPTarget: 1, MinimumIPTarget: 1}, 9, []int{3, 3, 3}},
-		// The document prints 2,3: the original fills its ENIs first.
+		// The document has 2,3 here, but the original fills the first ENI first.
 		{t3small, warmpool.AWS{WarmIPTarget: 2, MinimumIPTarget: 5}, 0, []int{3, 2}},
 		{t3small, warmpool.AWS{WarmIPTarget: 2, MinimumIPTarget: 5}, 5, []int{3, 3, 1}},
 		{t3small, warmpool.AWS{WarmIPTarget: 2, MinimumIPTarget: 5}, 9, []int{3, 3, 3}},
@@ -81,7 +81,7 @@ func TestAWSAddresses(t *testing.T) {
 		{p3dn, warmpool.AWS{WarmIPTarget: 5, MinimumIPTarget: 10}, 7, []int{12}},
 		{p3dn, warmpool.AWS{WarmIPTarget: 5, MinimumIPTarget: 10}, 15, []int{20}},
 		{p3dn, warmpool.AWS{WarmIPTarget: 5, MinimumIPTarget: 10}, 45, []int{49, 1}},
-		// The README of the original says two ENIs here; its code keeps one.
+		// The README of the original has two ENIs here, but its code keeps one.
 		{m4x4, warmpool.AWS{WarmENITarget: 1}, 0, []int{29}},
 		{m4x4, warmpool.AWS{WarmENITarget: 1}, 1, []int{29, 29}},
 		{m4x4, warmpool.AWS{WarmENITarget: 1}, 29, []int{29, 29}},
@@ -105,9 +105,9 @@ func TestAWSAddresses(t *testing.T) {
 	}
 }
 
-// TestAWSPrefixes has the rows of docs/prefix-and-ip-target.md. Where the
-// document contradicts the code of the original, the code wins and the row says
-// what the document prints.
+// TestAWSPrefixes checks the rows of docs/prefix-and-ip-target.md. Where the
+// document contradicts the code of the original, the row follows the code, and doc
+// is the text of the document.
 func TestAWSPrefixes(t *testing.T) {
 	for _, tc := range []struct {
 		limits warmpool.Limits
@@ -153,13 +153,13 @@ func TestAWSPrefixes(t *testing.T) {
 				used = append(used, e.AssignedPerSlot...)
 			}
 			if diff := cmp.Diff([][]int{tc.slots, tc.used}, [][]int{perENI(s), used}); diff != "" {
-				t.Errorf("prefixes per ENI, pods per prefix (-want +got):\n%s(the document of the original prints: %s)", diff, tc.doc)
+				t.Errorf("prefixes per ENI, pods per prefix (-want +got):\n%s(the document of the original has: %s)", diff, tc.doc)
 			}
 		})
 	}
 }
 
-// addresses makes a card of one big ENI.
+// addresses returns a card with one large ENI.
 func addresses(total, assigned int) warmpool.Snapshot {
 	return warmpool.Snapshot{
 		Limits: warmpool.Limits{MaxENIs: 1, SlotsPerENI: 100, AddressesPerSlot: 1},
@@ -167,7 +167,8 @@ func addresses(total, assigned int) warmpool.Snapshot {
 	}
 }
 
-// prefixes makes a card of one big ENI in which so many prefixes are free.
+// prefixes returns a card with one large ENI with the given number of prefixes,
+// free prefixes and assigned addresses.
 func prefixes(total, free, assigned int) warmpool.Snapshot {
 	perSlot := make([]int, total)
 	left := assigned
@@ -185,10 +186,10 @@ func prefixes(total, free, assigned int) warmpool.Snapshot {
 func TestAWSTargetState(t *testing.T) {
 	type row struct{ total, assigned, warm, min, short, over int }
 	for _, r := range []row{
-		{total: 3, assigned: 0, warm: 1, min: 0, short: 0, over: 2}, {total: 3, assigned: 0, warm: 4, min: 0, short: 1, over: 0}, {total: 3, assigned: 2, warm: 3, min: 0, short: 2, over: 0}, {total: 3, assigned: 0, warm: 1, min: 3, short: 0, over: 0},
-		{total: 14, assigned: 3, warm: 6, min: 20, short: 6, over: 0}, {total: 0, assigned: 0, warm: 2, min: 5, short: 5, over: 0}, {total: 5, assigned: 0, warm: 2, min: 5, short: 0, over: 0}, {total: 9, assigned: 4, warm: 1, min: 6, short: 0, over: 3},
-		{total: 5, assigned: 3, warm: 2, min: 5, short: 0, over: 0}, {total: 5, assigned: 4, warm: 2, min: 5, short: 1, over: 0}, {total: 5, assigned: 5, warm: 2, min: 5, short: 2, over: 0}, {total: 9, assigned: 5, warm: 2, min: 5, short: 0, over: 2}, {total: 12, assigned: 5, warm: 2, min: 5, short: 0, over: 5},
-		{total: 0, assigned: 0, warm: 5, min: 0, short: 5, over: 0}, {total: 6, assigned: 1, warm: 5, min: 0, short: 0, over: 0}, {total: 10, assigned: 2, warm: 5, min: 0, short: 0, over: 3},
+		{3, 0, 1, 0, 0, 2}, {3, 0, 4, 0, 1, 0}, {3, 2, 3, 0, 2, 0}, {3, 0, 1, 3, 0, 0},
+		{14, 3, 6, 20, 6, 0}, {0, 0, 2, 5, 5, 0}, {5, 0, 2, 5, 0, 0}, {9, 4, 1, 6, 0, 3},
+		{5, 3, 2, 5, 0, 0}, {5, 4, 2, 5, 1, 0}, {5, 5, 2, 5, 2, 0}, {9, 5, 2, 5, 0, 2}, {12, 5, 2, 5, 0, 5},
+		{0, 0, 5, 0, 5, 0}, {6, 1, 5, 0, 0, 0}, {10, 2, 5, 0, 0, 3},
 	} {
 		d := warmpool.Plan(warmpool.AWS{WarmIPTarget: r.warm, MinimumIPTarget: r.min}, addresses(r.total, r.assigned))
 		checkSlots(t, fmt.Sprintf("%+v", r), d, r.short, r.over)
@@ -198,19 +199,19 @@ func TestAWSTargetState(t *testing.T) {
 func TestAWSTargetStatePrefixes(t *testing.T) {
 	type row struct{ total, free, assigned, warm, min, short, over int }
 	for _, r := range []row{
-		{total: 1, free: 0, assigned: 1, warm: 16, min: 0, short: 1, over: 0}, {total: 3, free: 2, assigned: 1, warm: 16, min: 0, short: 0, over: 1}, {total: 4, free: 3, assigned: 1, warm: 1, min: 20, short: 0, over: 2}, {total: 2, free: 2, assigned: 0, warm: 7, min: 20, short: 0, over: 0}, {total: 5, free: 4, assigned: 3, warm: 5, min: 10, short: 0, over: 4},
-		{total: 0, free: 0, assigned: 0, warm: 5, min: 0, short: 1, over: 0}, {total: 1, free: 1, assigned: 0, warm: 5, min: 0, short: 0, over: 0}, {total: 1, free: 0, assigned: 12, warm: 5, min: 0, short: 1, over: 0}, {total: 2, free: 1, assigned: 3, warm: 5, min: 0, short: 0, over: 1}, {total: 3, free: 0, assigned: 3, warm: 5, min: 0, short: 0, over: 0}, {total: 3, free: 2, assigned: 14, warm: 5, min: 0, short: 0, over: 1},
+		{1, 0, 1, 16, 0, 1, 0}, {3, 2, 1, 16, 0, 0, 1}, {4, 3, 1, 1, 20, 0, 2}, {2, 2, 0, 7, 20, 0, 0}, {5, 4, 3, 5, 10, 0, 4},
+		{0, 0, 0, 5, 0, 1, 0}, {1, 1, 0, 5, 0, 0, 0}, {1, 0, 12, 5, 0, 1, 0}, {2, 1, 3, 5, 0, 0, 1}, {3, 0, 3, 5, 0, 0, 0}, {3, 2, 14, 5, 0, 0, 1},
 	} {
 		d := warmpool.Plan(warmpool.AWS{WarmIPTarget: r.warm, MinimumIPTarget: r.min}, prefixes(r.total, r.free, r.assigned))
 		checkSlots(t, fmt.Sprintf("%+v", r), d, r.short, r.over)
 	}
 }
 
-// checkSlots checks the counts, and that the actions add up to them.
+// checkSlots checks Short and Over, and that the sum of the actions equals them.
 func checkSlots(t *testing.T, name string, d warmpool.Decision, short, over int) {
 	t.Helper()
 	if d.Short != short || d.Over != over {
-		t.Errorf("%s: short %d, over %d; want %d, %d (%s)", name, d.Short, d.Over, short, over, d.Reason)
+		t.Errorf("%s: short %d, over %d; want %d, %d (%s)", name, d.Short, d.Over, short, over, d.Explanation)
 	}
 	if n := slotsOf(d); n != short-over {
 		t.Errorf("%s: actions %v add %d slots; want %d", name, d.Actions, n, short-over)
@@ -222,11 +223,12 @@ func TestAWSCallCount(t *testing.T) {
 	grow(t, warmpool.AWS{WarmIPTarget: 5, MinimumIPTarget: 10}, pool, 45)
 	want := map[warmpool.Op]int{warmpool.OpAssign: 40, warmpool.OpCreate: 1}
 	if diff := cmp.Diff(want, pool.Calls); diff != "" {
-		t.Errorf("calls for 45 pods, one by one (-want +got):\n%s", diff)
+		t.Errorf("calls for 45 pods, added one by one (-want +got):\n%s", diff)
 	}
 }
 
-// TestAWSOtherCards: on a network card other than 0 both address targets are 1.
+// TestAWSOtherCards checks that both address targets are 1 on network cards other
+// than 0.
 func TestAWSOtherCards(t *testing.T) {
 	p := warmpool.AWS{WarmENITarget: 3, WarmIPTarget: 10, MinimumIPTarget: 20, WarmPrefixTarget: 2}
 	for _, r := range []struct{ total, assigned, short, over int }{{0, 0, 1, 0}, {1, 0, 0, 0}, {1, 1, 1, 0}, {5, 2, 0, 2}} {
@@ -244,9 +246,9 @@ func TestAWSQuirks(t *testing.T) {
 		s := addresses(5, 2)
 		s.ENIs[0].Cooling = 2
 		p := warmpool.AWS{WarmIPTarget: 2}
-		checkSlots(t, "cooling is no supply", warmpool.Plan(p, s), 1, 0)
+		checkSlots(t, "cooling addresses are not supply", warmpool.Plan(p, s), 1, 0)
 		p.Quirks.CoolingIsFree = true
-		checkSlots(t, "cooling is free", warmpool.Plan(p, s), 0, 1)
+		checkSlots(t, "cooling addresses are free", warmpool.Plan(p, s), 0, 1)
 	})
 	t.Run("CardUnits", func(t *testing.T) {
 		s := prefixes(1, 1, 0)
@@ -255,13 +257,13 @@ func TestAWSQuirks(t *testing.T) {
 		checkSlots(t, "an idle prefix on card 1 stays", warmpool.Plan(p, s), 0, 0)
 		p.Quirks.CardUnits = true
 		if d := warmpool.Plan(p, s); d.Over != 15 {
-			t.Errorf("over %d; the original takes 15 addresses for 15 prefixes", d.Over)
+			t.Errorf("over %d; want 15, because the original counts 15 addresses as 15 prefixes", d.Over)
 		}
 	})
 }
 
-// TestAWSZeroFlaps drives a pool whose only free prefix or ENI goes and comes
-// for ever in the original.
+// TestAWSZeroFlaps settles pools in which the original releases and requests the
+// only free prefix or ENI forever.
 func TestAWSZeroFlaps(t *testing.T) {
 	for _, limits := range []warmpool.Limits{t3prefix, t3small} {
 		pool := warmpooltest.NewPool(limits)
@@ -269,12 +271,12 @@ func TestAWSZeroFlaps(t *testing.T) {
 			pool.AddPod()
 		}
 		if ok, err := pool.Settle(warmpool.AWS{}, 100); !ok || err != nil {
-			t.Errorf("%+v: no rest: %v", limits, err)
+			t.Errorf("%+v: the pool does not settle: %v", limits, err)
 		}
 	}
 	s := prefixes(1, 1, 0)
 	checkSlots(t, "the last free prefix stays", warmpool.Plan(warmpool.AWS{}, s), 0, 0)
-	checkSlots(t, "and goes in the original", warmpool.Plan(warmpool.AWS{Quirks: warmpool.Quirks{ZeroFlaps: true}}, s), 0, 1)
+	checkSlots(t, "the original releases the last free prefix", warmpool.Plan(warmpool.AWS{Quirks: warmpool.Quirks{ZeroFlaps: true}}, s), 0, 1)
 }
 
 func TestAWSRelease(t *testing.T) {
@@ -293,16 +295,16 @@ func TestAWSRelease(t *testing.T) {
 	s.Limits.MaxENIs = 3
 	s.ENIs = append(s.ENIs, warmpool.ENI{ID: "eni-1", Slots: 2, Age: 59 * time.Second})
 	if d := warmpool.Plan(warmpool.AWS{WarmENITarget: 0}, s); len(d.Actions) != 0 {
-		t.Errorf("an ENI below the spare: %v", d.Actions)
+		t.Errorf("ENI smaller than the spare addresses: actions %v; want none", d.Actions)
 	}
 	s.ENIs[1].Slots = 100
 	d = warmpool.Plan(warmpool.AWS{WarmENITarget: 0}, s)
 	if len(d.Actions) != 0 || d.Next != time.Second {
-		t.Errorf("a young ENI: actions %v, next %v; want none, 1s", d.Actions, d.Next)
+		t.Errorf("ENI younger than MinAge: actions %v, next %v; want none, 1s", d.Actions, d.Next)
 	}
 	s.ENIs[1].Age = time.Minute
 	d = warmpool.Plan(warmpool.AWS{WarmENITarget: 0}, s)
 	if len(d.Actions) != 1 || d.Actions[0].Op != warmpool.OpDelete {
-		t.Errorf("an old idle ENI: actions %v; want one deletion", d.Actions)
+		t.Errorf("idle ENI of age MinAge: actions %v; want one deletion", d.Actions)
 	}
 }

@@ -4,24 +4,25 @@ package warmpool
 
 import "cmp"
 
-// AzureV2 is the proactive scaler of Azure CNS: the supply is a pure function
-// of the pods on the node, in whole batches B, with a request threshold f of a
-// batch on top:
+// AzureV2 is the proactive scaler of Azure CNS. The target supply depends only on
+// the pods of the node. It is a number of whole batches B that leaves at least
+// the fraction f of a batch free:
 //
 //	Min = GrowTo = Max = ShrinkTo = min(Max, B x ceil(f + demand/B))
 //
 //	demand (B = 16, f = 50 %)   0   8   9  16  24  25  40  41  250
 //	target                     16  16  32  32  32  48  48  64  250
 //
-// Release is all or nothing: exactly the difference, or no slot at all. In an
+// AzureV2 releases exactly the surplus, or nothing if fewer slots are free. In an
 // exhausted subnet the target is demand + 1. There is no dead band at the
-// borders of batches: 24 and 25 pods by turns cost a batch up and a batch down.
+// boundary of a batch: each change from 24 to 25 pods adds a batch, and each
+// change back releases it.
 type AzureV2 struct {
 	// Batch is B in addresses. Zero means 16.
 	Batch int
-	// RequestPercent is f. Zero means 50.
+	// RequestPercent is f in percent. Zero means 50.
 	RequestPercent int
-	// Max is the most addresses that there may be. Zero means 250.
+	// Max is the most addresses that the pool may have. Zero means 250.
 	Max int
 }
 
@@ -36,17 +37,17 @@ func (p AzureV2) Decide(s Snapshot) Decision {
 	}
 	target := min(cmp.Or(p.Max, 250), batch*ceilDiv(100*demand+percent*batch, 100*batch))
 	d.Short, d.Over = Corridor{Min: target, GrowTo: target, Max: target, ShrinkTo: target}.Slots(v)
-	d.Reason = Because("batch %d, request threshold %d %%: target %d for a demand of %d, have %d",
+	d.Explanation = Because("batch %d, request threshold %d %%: target %d for a demand of %d, have %d",
 		batch, percent, target, demand, v.Usable())
-	d.Actions = Placement{}.Grow(nil, &s, d.Short, d.Reason)
+	d.Actions = Placer{}.Grow(nil, &s, d.Short, d.Explanation)
 	if d.Over > 0 && d.Over == (v.Usable()-target)/v.Unit {
-		d.Actions = Placement{}.Shrink(d.Actions, &s, d.Over, d.Reason)
+		d.Actions = Placer{}.Shrink(d.Actions, &s, d.Over, d.Explanation)
 	}
 	return d
 }
 
-// AzureV1 is the reactive scaler of Azure CNS: a dead band of free addresses,
-// and one batch a step, up or down. With R usable addresses, A assigned:
+// AzureV1 is the reactive scaler of Azure CNS: a dead band of free addresses, and
+// steps of one batch up or down. With R usable and A assigned addresses:
 //
 //	Min    = A + B x request%        GrowTo   = R + B - R mod B
 //	Max    = A + B x release% - 1    ShrinkTo = R - (R mod B, or B)
@@ -63,11 +64,11 @@ func (p AzureV2) Decide(s Snapshot) Decision {
 type AzureV1 struct {
 	// Batch is B in addresses. Zero means 16.
 	Batch int
-	// RequestPercent and ReleasePercent are the borders of the band in percent
-	// of a batch. Zero means 50 and 150; ReleasePercent is at least 100 more
-	// than RequestPercent.
+	// RequestPercent and ReleasePercent are the ends of the band in percent of a
+	// batch. Zero means 50 and 150. ReleasePercent is raised to at least
+	// RequestPercent + 100.
 	RequestPercent, ReleasePercent int
-	// Max is the most addresses that there may be. Zero means 250.
+	// Max is the most addresses that the pool may have. Zero means 250.
 	Max int
 }
 
@@ -94,9 +95,9 @@ func (p AzureV1) Decide(s Snapshot) Decision {
 		c.Min = up
 	}
 	d.Short, d.Over = c.Slots(v)
-	d.Reason = Because("batch %d, free %d of %d: fewer than %d free go up to %d, %d or more go down to %d",
+	d.Explanation = Because("batch %d, free %d of %d: fewer than %d free go up to %d, %d or more go down to %d",
 		batch, usable-v.Assigned, usable, minFree, up, maxFree, down)
-	d.Actions = Placement{}.Grow(nil, &s, d.Short, d.Reason)
-	d.Actions = Placement{}.Shrink(d.Actions, &s, d.Over, d.Reason)
+	d.Actions = Placer{}.Grow(nil, &s, d.Short, d.Explanation)
+	d.Actions = Placer{}.Shrink(d.Actions, &s, d.Over, d.Explanation)
 	return d
 }

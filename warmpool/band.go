@@ -7,21 +7,21 @@ import (
 	"time"
 )
 
-// Band is the default policy: a dead band of free addresses, filled in batches
-// and emptied only after a surplus has lasted. The zero value is ready to use.
+// Band is the default policy: a dead band of free addresses. The pool grows in
+// batches, and shrinks only after a surplus has lasted. The zero value is ready to
+// use.
 //
-// Demand D counts the pods that have an address and those that are known to
-// need one. The pool grows as soon as fewer than Low addresses are free, and
-// then to the next multiple of Batch, so that one call carries what the next
-// pods need as well:
+// Demand D counts the pods that have an address and those known to need one. The
+// pool grows as soon as fewer than Low addresses are free. It grows to the next
+// multiple of Batch, so that one call also fetches addresses for the next pods:
 //
 //	Min = D + Low     GrowTo   = ShrinkTo = Min rounded up to a multiple of Batch
 //	                  Max      = D + High
 //
-// It shrinks when more than High are free, and when they were during all of
-// HoldDown; what goes is the least surplus of that time, not that of its end.
-// High is at least Low + Batch - 1, so a batch never lands above the band. With
-// the defaults a pod that comes and goes costs no call.
+// The pool shrinks after more than High addresses have been free for all of
+// HoldDown. It then releases the least surplus of that time, not the surplus at
+// its end. High is at least Low + Batch - 1, so growth by a batch never leaves the
+// band. With the defaults a pod that starts and stops costs no call.
 //
 //	 T   D | Low 1, High 9, Batch 4
 //	 0   0 | grow to 4
@@ -30,22 +30,24 @@ import (
 //	 8   0 | nothing: 8 free are in the band
 //	16   6 | 10 free: after 5 minutes of that down to 8
 //
-// A burst of n pods costs one call an ENI, because pods that wait are demand. An
-// ENI that has lost its last slot stays attached for KeepENI: growing into it
-// takes one call of a second where a new ENI takes three and several seconds.
+// A burst of pods costs one call for each ENI, because waiting pods count as
+// demand. An ENI without slots stays attached for KeepENI: to assign slots to it
+// takes one call of about a second, but a new ENI takes three calls and several
+// seconds.
 //
-// While the subnet is exhausted Band keeps one free address, takes no batches,
-// holds a sixth of the time, and keeps no ENI for later.
+// While the subnet is exhausted, Band keeps one free address, does not round up to
+// batches, holds a surplus for a sixth of HoldDown, and does not keep empty ENIs.
 type Band struct {
 	// Low is the number of free addresses below which the pool grows. Zero
-	// means 1, negative none: then addresses are fetched for pods that wait.
+	// means 1. A negative value means 0: the pool then grows only for pending
+	// pods.
 	Low int
 	// High is the number of free addresses above which the pool shrinks. Zero
-	// means Low + 8, for prefixes Low + 16. Below Low + Batch - 1 it is raised to
-	// that.
+	// means Low + 8, for prefixes Low + 16. It is raised to at least
+	// Low + Batch - 1.
 	High int
-	// Batch is the number of addresses that growth is aligned to. Zero means 4,
-	// for prefixes one prefix.
+	// Batch is the number of addresses to which the pool size is rounded up. Zero
+	// means 4, for prefixes one prefix.
 	Batch int
 	// HoldDown is how long a surplus must last before any of it is released.
 	// Zero means 5 minutes.
@@ -54,11 +56,11 @@ type Band struct {
 	// 30 minutes.
 	KeepENI time.Duration
 	// Warmup is the number of addresses that a new node gets before its first
-	// pod; once it has had them, the band rules alone. Zero means none.
+	// pod. It has no effect once the node has had them. Zero means none.
 	Warmup int
 }
 
-// The defaults come out of package sim; docs/warm-pool.md has the figures.
+// The defaults were chosen with package sim; docs/warm-pool.md has the figures.
 const (
 	bandLow      = 1
 	bandWidth    = 8
@@ -67,13 +69,15 @@ const (
 	bandKeepENI  = 30 * time.Minute
 )
 
-// Band's memory.
+// These are the indexes of Band's values in Memory.
 const (
-	bandSurplus, bandEmpty = 0, 1 // since when there is a surplus, an empty ENI
-	bandWarm, bandLeast    = 0, 1 // warm-up is over; the least surplus since then
+	// Times: when the surplus began, and when an ENI became empty.
+	bandSurplus, bandEmpty = 0, 1
+	// Counts: 1 once the warm-up is over, and the least surplus since bandSurplus.
+	bandWarm, bandLeast = 0, 1
 )
 
-// limits are Band's numbers as they are in force.
+// bandLimits are Band's numbers after defaults and the state of the subnet.
 type bandLimits struct {
 	low, high, batch int
 	hold, keep       time.Duration
@@ -113,15 +117,15 @@ func (p Band) Decide(s Snapshot) Decision {
 	target := alignUp(want, l.batch)
 	c := Corridor{Min: want, GrowTo: target, Max: max(target, demand+l.high), ShrinkTo: target}
 	d.Short, d.Over = c.Slots(v)
-	d.Reason = Because("%d free of %d usable, band %d to %d in batches of %d: demand %d = %d assigned + %d pending",
+	d.Explanation = Because("%d free of %d usable, band %d to %d in batches of %d: demand %d = %d assigned + %d pending",
 		v.Free(), v.Usable(), l.low, l.high, l.batch, demand, v.Assigned, s.Demand.Pending())
-	d.Actions = Placement{}.Grow(nil, &s, d.Short, d.Reason)
+	d.Actions = Placer{}.Grow(nil, &s, d.Short, d.Explanation)
 	p.release(&s, &d, l.hold)
 	p.deleteEmpty(&s, &d, l.keep)
 	return d
 }
 
-// release gives the least surplus of the hold-down back at its end.
+// release gives the least surplus of the hold-down back when the hold-down ends.
 func (p Band) release(s *Snapshot, d *Decision, hold time.Duration) {
 	since, least := &d.Memory.Times[bandSurplus], &d.Memory.Counts[bandLeast]
 	if d.Over == 0 {
@@ -136,17 +140,17 @@ func (p Band) release(s *Snapshot, d *Decision, hold time.Duration) {
 		d.Next = hold - passed
 		return
 	}
-	d.Actions = Placement{KeepENIs: true}.Shrink(d.Actions, s, *least, d.Reason)
+	d.Actions = Placer{KeepENIs: true}.Shrink(d.Actions, s, *least, d.Explanation)
 	*since = time.Time{}
 	d.Next = hold
 }
 
-// deleteEmpty deletes an ENI that has had no slot for long enough.
+// deleteEmpty deletes an ENI that has had no slots for the time keep.
 func (p Band) deleteEmpty(s *Snapshot, d *Decision, keep time.Duration) {
 	m := &d.Memory
 	var empty *ENI
 	for i := range s.ENIs {
-		if e := &s.ENIs[i]; e.idle() && e.Slots == 0 && !named(d.Actions, e.ID) {
+		if e := &s.ENIs[i]; e.idle() && e.Slots == 0 && !touches(d.Actions, e.ID) {
 			empty = e
 		}
 	}
@@ -162,5 +166,5 @@ func (p Band) deleteEmpty(s *Snapshot, d *Decision, keep time.Duration) {
 		return
 	}
 	m.Times[bandEmpty] = time.Time{}
-	d.Actions = append(d.Actions, Action{Op: OpDelete, ENI: empty.ID, Reason: Because("the ENI has had no slot for %d s", int(keep.Seconds()))})
+	d.Actions = append(d.Actions, Action{Op: OpDelete, ENI: empty.ID, Explanation: Because("the ENI has had no slots for %d s", int(keep.Seconds()))})
 }

@@ -9,7 +9,8 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// crowded is a card of 15 ENIs with 50 slots each, all full but so many addresses.
+// crowded returns a card of 15 ENIs with 50 slots each and the given number of free
+// addresses.
 func crowded(unit, free int) warmpool.Snapshot {
 	s := warmpool.Snapshot{Now: monday, Limits: warmpool.Limits{MaxENIs: 15, SlotsPerENI: 50, AddressesPerSlot: unit}}
 	for i := range 15 {
@@ -51,7 +52,7 @@ func BenchmarkDecide(b *testing.B) {
 					s = crowded(unit, 12)
 				}
 				if d := warmpool.Plan(bm.policy, s); len(d.Actions) > 0 {
-					b.Fatalf("not at rest: %v", d.Actions)
+					b.Fatalf("actions %v; want none", d.Actions)
 				}
 				b.ReportAllocs()
 				for b.Loop() {
@@ -62,18 +63,18 @@ func BenchmarkDecide(b *testing.B) {
 	}
 }
 
-// TestDecideDoesNotAllocate holds a pool at rest to no garbage at all, because
-// an agent asks at each pod that comes or goes.
+// TestDecideDoesNotAllocate checks that a decision without actions allocates
+// nothing, because the agent decides each time a pod starts or stops.
 func TestDecideDoesNotAllocate(t *testing.T) {
 	for _, unit := range []int{1, 16} {
 		s := crowded(unit, 5)
 		for _, p := range []warmpool.Policy{warmpool.Band{}, warmpool.AWS{WarmIPTarget: 5}, warmpool.Terway{MinIdle: 5, MaxIdle: 10}} {
 			agent := warmpool.AgentPolicy(p)
 			if n := testing.AllocsPerRun(100, func() { p.Decide(s) }); n > 0 {
-				t.Errorf("%T with %d addresses a slot: %v allocations", p, unit, n)
+				t.Errorf("%T with %d addresses a slot: %v allocations, want 0", p, unit, n)
 			}
 			if n := testing.AllocsPerRun(100, func() { agent.Decide(s) }); n > 0 {
-				t.Errorf("%T with %d addresses a slot, in the agent: %v allocations", p, unit, n)
+				t.Errorf("%T with %d addresses a slot, in the agent: %v allocations, want 0", p, unit, n)
 			}
 		}
 	}

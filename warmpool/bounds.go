@@ -2,13 +2,14 @@
 
 package warmpool
 
-// Bounds keeps the usable addresses that a policy leads to between a floor and
-// a ceiling. It cuts what the policy would do too much before it adds anything
-// of its own.
+// Bounds keeps the number of usable addresses of a policy between a floor and a
+// ceiling. It first cuts the policy's actions, and adds actions only if that is
+// not enough.
 type Bounds struct {
 	Policy Policy
-	// Floor is the least number of usable addresses, Ceiling the most. Zero
-	// means none. Whole prefixes round the floor up and the ceiling down.
+	// Floor is the least number of usable addresses, Ceiling the most. Zero means
+	// no bound. With prefixes the floor rounds up to whole prefixes and the ceiling
+	// rounds down.
 	Floor, Ceiling int
 }
 
@@ -30,9 +31,9 @@ func (w Bounds) Decide(s Snapshot) Decision {
 	return d
 }
 
-// atLeast changes the decision so that it leads to at least so many usable
-// addresses, as far as the card has room.
-func atLeast(d Decision, s *Snapshot, v Supply, floor int, why Reason) Decision {
+// atLeast returns the decision, changed to give at least floor usable addresses
+// as far as the card has room.
+func atLeast(d Decision, s *Snapshot, v Supply, floor int, why Explanation) Decision {
 	if n := missing(d.Actions, v, floor); n > 0 {
 		d.Capped = why
 		raise(&d, s, n, why)
@@ -40,15 +41,15 @@ func atLeast(d Decision, s *Snapshot, v Supply, floor int, why Reason) Decision 
 	return d
 }
 
-// missing is the number of slots, at least zero, by which the actions lead to
-// fewer usable addresses than the floor.
+// missing returns the number of slots, at least zero, that are missing to reach
+// the floor of usable addresses after the actions.
 func missing(actions []Action, v Supply, floor int) int {
 	return ceilDiv(floor-v.Usable()-(added(actions)-released(actions))*v.Unit, v.Unit)
 }
 
-// raise changes the decision so that it leads to n more slots, as far as the
-// card has room. It drops what is given back before it adds anything.
-func raise(d *Decision, s *Snapshot, n int, why Reason) {
+// raise changes the decision to give n more slots, as far as the card has room.
+// It first drops releases, and adds slots only if that is not enough.
+func raise(d *Decision, s *Snapshot, n int, why Explanation) {
 	if back := released(d.Actions); back > 0 {
 		d.Actions = trim(d.Actions, false, min(back, n))
 		n -= back - released(d.Actions)
@@ -56,16 +57,16 @@ func raise(d *Decision, s *Snapshot, n int, why Reason) {
 	if n <= 0 {
 		return
 	}
-	// Growth is placed anew, so that it does not name an ENI twice. Nothing else
-	// is left but deletions of ENIs without slots, which may now get some.
+	// Place all growth again, so that no ENI gets two actions. The other actions
+	// left are deletions of ENIs without slots, which may now get some.
 	n += added(d.Actions)
-	d.Actions = Placement{}.Grow(nil, s, n, why)
+	d.Actions = Placer{}.Grow(nil, s, n, why)
 	d.Short, d.Over = max(d.Short, n), 0
 }
 
-// atMost changes the decision so that it leads to at most so many usable
-// addresses, as far as slots are free.
-func atMost(d Decision, s *Snapshot, v Supply, ceiling int, why Reason) Decision {
+// atMost returns the decision, changed to give at most ceiling usable addresses
+// as far as slots are free.
+func atMost(d Decision, s *Snapshot, v Supply, ceiling int, why Explanation) Decision {
 	after := v.Usable() + (added(d.Actions)-released(d.Actions))*v.Unit
 	surplus := ceilDiv(after-ceiling, v.Unit)
 	if surplus <= 0 {
@@ -79,7 +80,7 @@ func atMost(d Decision, s *Snapshot, v Supply, ceiling int, why Reason) Decision
 	if surplus > 0 {
 		surplus += released(d.Actions)
 		d.Actions = trim(d.Actions, false, surplus)
-		d.Actions = Placement{}.Shrink(d.Actions, s, surplus, why)
+		d.Actions = Placer{}.Shrink(d.Actions, s, surplus, why)
 		d.Short, d.Over = 0, max(d.Over, surplus)
 	}
 	return d

@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// Cilium keeps the watermarks of Cilium's ENI mode. With T usable addresses,
-// A of them assigned, it needs
+// Cilium implements the watermarks of Cilium's ENI mode. With T usable and A
+// assigned addresses it needs
 //
 //	needed = max(PreAllocate - (T-A), MinAllocate - T)
 //
-// and, when it calls at all, takes MaxAboveWatermark more, and more again if
-// more pods wait than that. What is too many depends on base = MinAllocate +
-// MaxAboveWatermark: a small pool may keep base, a larger one
-// A + PreAllocate + MaxAboveWatermark. As a corridor:
+// more addresses. If it needs any, it takes MaxAboveWatermark more, and a surge if
+// more pods are pending than needed. The excess depends on base = MinAllocate +
+// MaxAboveWatermark: a small pool may keep base addresses, a larger one A +
+// PreAllocate + MaxAboveWatermark. As a corridor:
 //
 //	Min      = max(A + PreAllocate, MinAllocate)
 //	GrowTo   = Min + MaxAboveWatermark + surge
@@ -28,25 +28,27 @@ import (
 //	   8  10   6 | 24   4 |      0      8
 //	   8  10   6 | 30  12 |      0      4
 //
-// The excess rule is that of newer versions; older ones lack the middle case.
+// The excess rule is the one of newer Cilium versions; older ones lack the middle
+// case.
 type Cilium struct {
-	// PreAllocate is the number of free addresses wanted. Zero means 8; it is
-	// lowered to what a small instance can have.
+	// PreAllocate is the target number of free addresses. Zero means 8. It is
+	// reduced to the capacity of the card.
 	PreAllocate int
-	// MinAllocate is the number of addresses wanted in all; MaxAllocate, if
-	// not zero, the most that there may be.
+	// MinAllocate is the least number of addresses in all. MaxAllocate is the
+	// most, if not zero.
 	MinAllocate, MaxAllocate int
-	// MaxAboveWatermark is how many more addresses a call takes once there is
-	// one, and how many too many are left alone.
+	// MaxAboveWatermark is the number of addresses that a call fetches in
+	// addition to the needed ones, and the excess that is not released.
 	MaxAboveWatermark int
-	// Release gives the excess back; by default nothing ever is.
+	// Release turns on the release of the excess. By default nothing is released.
 	Release bool
-	// ReleaseAfter is how long an excess must last. Zero means 180 s.
+	// ReleaseAfter is how long an excess must last before it is released. Zero
+	// means 180 s.
 	ReleaseAfter time.Duration
 }
 
-// Decide implements Policy. ENIs are never deleted, and at most one call is
-// made before the next look.
+// Decide implements Policy. It deletes no ENIs, and grows by at most one call a
+// decision.
 func (p Cilium) Decide(s Snapshot) Decision {
 	v := s.Supply()
 	d := Decision{Memory: s.Memory}
@@ -65,20 +67,21 @@ func (p Cilium) Decide(s Snapshot) Decision {
 		grow = min(grow, p.MaxAllocate)
 	}
 	d.Short, d.Over = Corridor{Min: need, GrowTo: need, Max: max(keep, need), ShrinkTo: keep}.Slots(v)
-	d.Reason = Because("pre-allocate %d, min-allocate %d, max-above-watermark %d: need %d, keep at most %d, have %d, %d assigned, surge %d",
+	d.Explanation = Because("pre-allocate %d, min-allocate %d, max-above-watermark %d: need %d, keep at most %d, have %d, %d assigned, surge %d",
 		pre, p.MinAllocate, p.MaxAboveWatermark, need, keep, v.Usable(), v.Assigned, surge)
 	if d.Short > 0 {
-		d.Actions = Placement{OneStep: true}.Grow(nil, &s, ceilDiv(grow-v.Usable(), v.Unit), d.Reason)
+		d.Actions = Placer{OneStep: true}.Grow(nil, &s, ceilDiv(grow-v.Usable(), v.Unit), d.Explanation)
 	}
 	if p.Release {
-		held(&s, &d, Placement{KeepENIs: true}, cmp.Or(p.ReleaseAfter, 180*time.Second))
+		p.release(&s, &d)
 	}
 	return d
 }
 
-// held fills d with the release of d.Over, once that has been positive for the
-// time given. It uses the first time of the memory.
-func held(s *Snapshot, d *Decision, place Placement, hold time.Duration) {
+// release adds the release of the excess d.Over to d once it has lasted for
+// ReleaseAfter. It stores the start of the excess in the first time of the memory.
+func (p Cilium) release(s *Snapshot, d *Decision) {
+	hold := cmp.Or(p.ReleaseAfter, 180*time.Second)
 	since := &d.Memory.Times[0]
 	if d.Over == 0 {
 		*since = time.Time{}
@@ -91,5 +94,5 @@ func held(s *Snapshot, d *Decision, place Placement, hold time.Duration) {
 		d.Next = hold - passed
 		return
 	}
-	d.Actions = place.Shrink(d.Actions, s, d.Over, d.Reason)
+	d.Actions = Placer{KeepENIs: true}.Shrink(d.Actions, s, d.Over, d.Explanation)
 }

@@ -34,7 +34,7 @@ var conforming = map[string]warmpool.Policy{
 	"shadow":               warmpool.Shadow{Policy: warmpool.Band{}, Other: warmpool.AWS{WarmIPTarget: 2}},
 }
 
-// TestConformance checks each policy alone, and as the agent runs it.
+// TestConformance checks each policy alone and wrapped by AgentPolicy.
 func TestConformance(t *testing.T) {
 	for name, p := range conforming {
 		t.Run(name, func(t *testing.T) {

@@ -2,20 +2,19 @@
 
 package warmpool
 
-// Corridor is the shape that all policies here share: the usable supply, in
-// addresses, may wander between Min and Max without anything being done. Below
-// Min the pool grows to GrowTo, above Max it shrinks to ShrinkTo. If Min and
-// Max are the same there is no dead band, and each pod that comes or goes costs
-// a call; what a policy is, is where it puts these four numbers.
+// Corridor is the common form of the policies of this package. The usable supply,
+// in addresses, may vary between Min and Max without any action. Below Min the
+// pool grows to GrowTo, above Max it shrinks to ShrinkTo. If Min equals Max there
+// is no dead band, and each pod that starts or stops costs a call. Policies differ
+// in where they put these four numbers.
 type Corridor struct {
 	Min, GrowTo   int
 	Max, ShrinkTo int
 }
 
-// Slots turns the corridor into slots: how many are missing, rounded up, and
-// how many wholly free ones are too many, rounded down. Rounding goes the way
-// that keeps addresses, so a prefix is given back only if the pool stays at or
-// above ShrinkTo without it.
+// Slots returns the number of missing slots, rounded up, and the number of
+// surplus free slots, rounded down. Both roundings keep addresses: a prefix is
+// surplus only if the pool stays at or above ShrinkTo without it.
 func (c Corridor) Slots(s Supply) (short, over int) {
 	usable := s.Usable()
 	switch {

@@ -7,48 +7,49 @@ import (
 	"time"
 )
 
-// Policy says what a pool should become. Decide is a pure function: the same
-// snapshot gives the same decision, without clock, randomness, I/O or state of
-// its own; what it must remember goes through Memory. It is safe for
-// concurrent use. Run policies through [Plan], which enforces what no policy
-// may break; package warmpooltest checks the rest.
+// Policy decides how a pool grows and shrinks. Decide is a pure function: the
+// same snapshot gives the same decision. It uses no clock, no randomness, no I/O
+// and no state other than Memory, and it is safe for concurrent use. Callers run
+// policies through [Plan], which enforces the limits of the card. Package
+// warmpooltest checks the other rules.
 type Policy interface {
 	Decide(Snapshot) Decision
 }
 
 // Decision is a policy's answer.
 type Decision struct {
-	// Short and Over count the slots that the policy misses or has too many,
-	// by its own formula, before limits. At most one of them is positive.
+	// Short is the number of slots missing, Over the number of surplus slots, by
+	// the policy's formula and before limits. At most one of them is positive.
 	Short, Over int
-	// Actions are to be carried out in order.
+	// Actions lists the actions in the order in which to carry them out.
 	Actions []Action
-	// Reason says why the decision is what it is, also when there is nothing to do.
-	Reason Reason
-	// Capped, when not zero, says which limit made Plan cut or drop an action.
-	Capped Reason
-	// Memory goes into the next Snapshot.
+	// Explanation gives the rule and the numbers behind the decision, also when
+	// there are no actions.
+	Explanation Explanation
+	// Capped, when not zero, names the limit that made Plan cut or drop an action.
+	Capped Explanation
+	// Memory is the Memory for the next Snapshot.
 	Memory Memory
-	// Next asks for another look after that time even if nothing changes; zero
-	// means only on change.
+	// Next is the time after which to decide again even if nothing has changed.
+	// Zero means to decide again only after a change.
 	Next time.Duration
-	// Beside is what the second policy of a Shadow would have done.
-	Beside *Decision
+	// Other is the decision of the second policy of a Shadow, otherwise nil.
+	Other *Decision
 }
 
-// Action is one step, which is one or a few EC2 calls.
+// Action is one step of a decision. It takes one EC2 call or a few.
 type Action struct {
 	Op Op
-	// ENI is the interface to act on; empty for OpCreate.
+	// ENI is the ID of the ENI to change; empty for OpCreate.
 	ENI string
-	// N counts slots: to assign or unassign, or the ones that a new ENI starts
-	// with. For OpDelete it is what the ENI held.
+	// N is the number of slots to assign or unassign, or to create the ENI with.
+	// For OpDelete it is the number of slots that the ENI has.
 	N int
-	// Reason names the rule that fired and the numbers it saw.
-	Reason Reason
+	// Explanation gives the rule and the numbers behind the action.
+	Explanation Explanation
 }
 
-// Op is what an Action does.
+// Op is the operation of an Action.
 type Op string
 
 // The operations.
@@ -57,11 +58,10 @@ const (
 	OpAssign Op = "assign"
 	// OpCreate creates an ENI with N slots and attaches it.
 	OpCreate Op = "create"
-	// OpUnassign gives N slots of an ENI back. The executor picks slots that
-	// are wholly free and do not cool.
+	// OpUnassign unassigns N slots of an ENI. The caller chooses slots without
+	// an assigned or cooling address.
 	OpUnassign Op = "unassign"
-	// OpDelete detaches and deletes an ENI that has no assigned and no cooling
-	// address.
+	// OpDelete detaches and deletes an ENI without assigned or cooling addresses.
 	OpDelete Op = "delete"
 )
 
@@ -71,30 +71,30 @@ func (o Op) String() string { return string(o) }
 // grows reports whether the operation adds slots.
 func (o Op) grows() bool { return o == OpAssign || o == OpCreate }
 
-// Reason is a sentence with the numbers that led to it. It is formatted only
-// when somebody reads it, so that deciding allocates nothing.
-type Reason struct {
+// Explanation is a sentence with numbers that explains a decision. String formats
+// it, so that a decision that no caller prints allocates nothing.
+type Explanation struct {
 	rule string
 	args [8]int
 	n    int
 }
 
-// Because makes a Reason from a format with one %d for each of at most eight
-// numbers.
-func Because(rule string, args ...int) Reason {
-	r := Reason{rule: rule}
+// Because returns an Explanation. The rule is a format with one %d for each of at
+// most eight numbers.
+func Because(rule string, args ...int) Explanation {
+	r := Explanation{rule: rule}
 	r.n = copy(r.args[:], args)
 	return r
 }
 
-// Rule returns the sentence without its numbers: a stable name of the rule.
-func (r Reason) Rule() string { return r.rule }
+// Rule returns the format without the numbers. It identifies the rule.
+func (r Explanation) Rule() string { return r.rule }
 
-// IsZero reports whether there is no reason.
-func (r Reason) IsZero() bool { return r.rule == "" }
+// IsZero reports whether the explanation is empty.
+func (r Explanation) IsZero() bool { return r.rule == "" }
 
 // String returns the sentence.
-func (r Reason) String() string {
+func (r Explanation) String() string {
 	if r.n == 0 {
 		return r.rule
 	}
@@ -105,29 +105,11 @@ func (r Reason) String() string {
 	return fmt.Sprintf(r.rule, args...)
 }
 
-// MarshalText implements encoding.TextMarshaler, so that JSON and structured
-// logs show the sentence.
-func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+// MarshalText implements encoding.TextMarshaler with the sentence, for JSON and
+// structured logs.
+func (r Explanation) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
-// Memory is what a policy remembers from one decision to the next: a few
-// times and counters whose meaning is the policy's own. It is a plain value,
-// so that it can be stored and a decision be replayed exactly.
-type Memory struct {
-	Times  [3]time.Time `json:"times"`
-	Counts [16]int      `json:"counts"`
-	// Inner holds the memories of the policies that a wrapper runs.
-	Inner []Memory `json:"inner,omitempty"`
-}
-
-// inner returns the memory of the i-th wrapped policy.
-func (m Memory) inner(i int) Memory {
-	if i < len(m.Inner) {
-		return m.Inner[i]
-	}
-	return Memory{}
-}
-
-// sooner is the smaller of two waits, of which zero means none.
+// sooner returns the shorter of two waits. A wait of zero means no wait.
 func sooner(a, b time.Duration) time.Duration {
 	if a == 0 || b > 0 && b < a {
 		return b

@@ -3,6 +3,7 @@
 package warmpool_test
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -22,57 +23,91 @@ func ExamplePlan() {
 	for _, a := range d.Actions {
 		fmt.Println(a.Op, a.N)
 	}
-	fmt.Println(d.Reason)
+	fmt.Println(d.Explanation)
 	// Output:
 	// create 3
 	// 1 free of 9 usable, band 1 to 9 in batches of 4: demand 11 = 8 assigned + 3 pending
 }
 
-// thrifty keeps one free address an ENI, and never gives anything back.
+// thrifty keeps one free address for each ENI, and releases nothing.
 type thrifty struct{}
 
 func (thrifty) Decide(s warmpool.Snapshot) warmpool.Decision {
 	v := s.Supply()
 	want := v.Assigned + s.Demand.Pending() + len(s.ENIs)
-	d := warmpool.Decision{Reason: warmpool.Because("one free address for each of %d ENIs", len(s.ENIs))}
+	d := warmpool.Decision{Explanation: warmpool.Because("one free address for each of %d ENIs", len(s.ENIs))}
 	d.Short, _ = warmpool.Corridor{Min: want, Max: v.Usable()}.Slots(v)
-	d.Actions = warmpool.Placement{}.Grow(nil, &s, d.Short, d.Reason)
+	d.Actions = warmpool.Placer{}.Grow(nil, &s, d.Short, d.Explanation)
 	return d
 }
 
-// A policy of one's own is a corridor and a placement.
+// This policy combines a corridor with a placer.
 func ExamplePolicy() {
 	d := warmpool.Plan(thrifty{}, node)
-	fmt.Println(d.Short, "short:", d.Reason)
+	fmt.Println(d.Short, "short:", d.Explanation)
 	// Output:
 	// 3 short: one free address for each of 1 ENIs
 }
 
-// Shadow tells what another policy would do, without doing it.
+// A Shadow reports the decision of another policy without carrying it out.
 func ExampleShadow() {
 	p := warmpool.Shadow{Policy: warmpool.AWS{WarmIPTarget: 1}, Other: warmpool.Band{}}
 	d := warmpool.Plan(p, node)
-	fmt.Println("did:", len(d.Actions), "actions;", "other:", d.Beside.Actions[0].Op, d.Beside.Actions[0].N)
+	fmt.Println("policy:", len(d.Actions), "actions;", "other:", d.Other.Actions[0].Op, d.Other.Actions[0].N)
+	fmt.Println("differs:", d.Differs())
 	// Output:
-	// did: 0 actions; other: create 3
+	// policy: 0 actions; other: create 3
+	// differs: true
 }
 
-func ExampleNamed() {
-	p, err := warmpool.Named("aws", map[string]string{"WARM_IP_TARGET": "4", "with-hold-down": "5m"})
+// Wrappers can be combined. Here a Band gets headroom for rises of demand that it
+// has measured, keeps few addresses while fewer than 64 are free in the subnet,
+// and always has at least 14 addresses.
+func ExampleBounds() {
+	p := warmpool.Bounds{
+		Policy: warmpool.Exhaustion{
+			Policy: warmpool.Predictive{Policy: warmpool.Band{}, Quantile: 0.95, Max: 16},
+			Below:  64,
+		},
+		Floor: 14,
+	}
+	s := node
+	s.Subnet.Free = 50
+	d := warmpool.Plan(p, s)
+	fmt.Println(d.Actions[0].Op, d.Actions[0].N, "because", d.Actions[0].Explanation)
+	// Output:
+	// create 5 because floor of 14 addresses, 9 usable
+}
+
+// The original releases the last free prefix if WARM_PREFIX_TARGET is 0, and then
+// requests it again.
+func ExampleQuirks() {
+	s := warmpool.Snapshot{
+		Limits: warmpool.Limits{MaxENIs: 3, SlotsPerENI: 9, AddressesPerSlot: 16},
+		ENIs:   []warmpool.ENI{{ID: "eni-1", Primary: true, Slots: 1}},
+	}
+	original := warmpool.AWS{Quirks: warmpool.Quirks{ZeroFlaps: true}}
+	fmt.Println(warmpool.Plan(warmpool.AWS{}, s).Over, warmpool.Plan(original, s).Over)
+	// Output:
+	// 0 1
+}
+
+func ExamplePolicyByName() {
+	p, err := warmpool.PolicyByName("aws", map[string]string{"WARM_IP_TARGET": "4", "with-hold-down": "5m"})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	fmt.Println(warmpool.Plan(p, node).Actions[0].N, "slots")
-	_, err = warmpool.Named("aws", map[string]string{"WARM_IPS": "4"})
-	fmt.Println(err != nil)
+	_, err = warmpool.PolicyByName("aws", map[string]string{"WARM_IPS": "4"})
+	fmt.Println(errors.Is(err, warmpool.ErrSetting))
 	// Output:
 	// 3 slots
 	// true
 }
 
-func ExampleParse() {
-	name, set, err := warmpool.Parse("aws:WARM_IP_TARGET=4,with-hold-down=5m")
+func ExampleParsePolicy() {
+	name, set, err := warmpool.ParsePolicy("aws:WARM_IP_TARGET=4,with-hold-down=5m")
 	fmt.Println(name, set, err)
 	// Output:
 	// aws map[WARM_IP_TARGET:4 with-hold-down:5m] <nil>
@@ -88,20 +123,20 @@ func ExampleSchedule() {
 		}},
 	}
 	d := warmpool.Plan(officeHours, node)
-	fmt.Println(d.Short, "short, look again in", d.Next)
+	fmt.Println(d.Short, "short, decide again in", d.Next)
 	// Output:
-	// 7 short, look again in 7h0m0s
+	// 7 short, decide again in 7h0m0s
 }
 
-// A policy that counts pods only once they have an address fetches a few for a
-// burst. In the agent the burst gets what it needs by one refill.
+// AWS counts only pods that have an address, so it fetches two addresses for a
+// burst of ten pods. With ServeWaiting one refill serves the whole burst.
 func ExampleServeWaiting() {
 	burst := node
 	burst.Demand.Waiting = 10
 	p := warmpool.AWS{WarmIPTarget: 2}
 	for _, p := range []warmpool.Policy{p, warmpool.ServeWaiting{Policy: p}} {
 		d := warmpool.Plan(p, burst)
-		fmt.Println(d.Actions[0].Op, d.Actions[0].N, "because", d.Reason)
+		fmt.Println(d.Actions[0].Op, d.Actions[0].N, "because", d.Explanation)
 	}
 	// Output:
 	// create 1 because WARM_IP_TARGET 2, MINIMUM_IP_TARGET 0: want 10, have 9 usable addresses, 8 assigned

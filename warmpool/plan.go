@@ -2,24 +2,22 @@
 
 package warmpool
 
-import "time"
-
 // Plan runs the policy and enforces the rules that no policy may break:
 //
-//   - an ENI never gets more slots than it has room for, and a card never more
-//     ENIs than its limit;
-//   - usable addresses never exceed Limits.MaxPods, rounded up to whole slots;
-//   - growth stays within what the subnet is known to have;
-//   - a slot with an assigned or cooling address is never given back, nor is
-//     the primary ENI or one that is not for pods.
+//   - an ENI gets no more slots than it has room for, and a card no more ENIs
+//     than its limit;
+//   - usable addresses do not exceed Limits.MaxPods, rounded up to whole slots;
+//   - growth does not exceed the known free addresses of the subnet;
+//   - a slot with an assigned or cooling address is not given back, and neither
+//     is the primary ENI or an ENI that is not for pods.
 //
-// What breaks a rule is cut to what the rule allows or dropped, and
-// Decision.Capped says why. The rest is the policy's. Plan is pure, and safe
-// for concurrent use if the policy is.
+// Plan cuts an action that breaks a rule, or drops it, and says why in
+// Decision.Capped. It does not change other actions. Plan is pure, and safe for
+// concurrent use if the policy is.
 func Plan(p Policy, s Snapshot) Decision {
 	if w, ok := p.(ServeWaiting); ok && s.Demand.Waiting <= 0 {
-		// The wrapper changes nothing now, and each wrapper copies the snapshot
-		// and the decision.
+		// The wrapper would change nothing, and running it would copy the snapshot
+		// and the decision once more.
 		p = w.Policy
 	}
 	d := p.Decide(s)
@@ -30,7 +28,8 @@ func Plan(p Policy, s Snapshot) Decision {
 	return enforce(d, s)
 }
 
-// enforce is apart from Plan so that a decision to do nothing allocates nothing.
+// enforce applies the rules. It is a separate function so that Plan allocates
+// nothing for a decision without actions.
 func enforce(d Decision, s Snapshot) Decision {
 	f := newFrame(&s)
 	for i, a := range d.Actions {
@@ -40,7 +39,7 @@ func enforce(d Decision, s Snapshot) Decision {
 			continue
 		}
 		if f.kept == nil {
-			// The slice is the policy's; it is copied at the first change.
+			// The slice belongs to the policy, so copy it before the first change.
 			f.kept = append(make([]Action, 0, len(d.Actions)), d.Actions[:i]...)
 		}
 		if allowed.Op != "" {
@@ -57,17 +56,18 @@ func enforce(d Decision, s Snapshot) Decision {
 	return d
 }
 
-// frame is the state after the actions that were let through.
+// frame is the state of the pool after the actions allowed so far.
 type frame struct {
 	s      *Snapshot
 	supply Supply
-	// podSlots and subnetSlots are how many slots may still be added; negative
-	// means no limit is known.
+	// podSlots and subnetSlots are the numbers of slots that may still be added
+	// by max-pods and by the subnet; negative means that there is no known limit.
 	podSlots, subnetSlots int
 	newENIs               int
 	done                  []Action
-	kept                  []Action
-	capped                Reason
+	// kept is the list of allowed actions once it differs from the policy's.
+	kept   []Action
+	capped Explanation
 }
 
 func newFrame(s *Snapshot) *frame {
@@ -86,20 +86,21 @@ func newFrame(s *Snapshot) *frame {
 	return f
 }
 
-// allow returns what of an action the rules let through; an empty Op means nothing.
+// allow returns the part of an action that the rules permit. An empty Op means
+// that they permit nothing.
 func (f *frame) allow(a Action) Action {
 	if a.Op.grows() {
 		return f.allowGrowth(a)
 	}
 	e := f.find(a.ENI)
 	if e == nil || e.NoPods {
-		f.cap(Because("giving back refused: no ENI of that name is for pods"))
+		f.cap(Because("release refused: no ENI for pods has this ID"))
 		return Action{}
 	}
 	_, free := e.idleSlots(f.supply.Unit)
 	if a.Op == OpDelete {
 		if !e.idle() || f.touched(a.ENI) {
-			f.cap(Because("deletion refused: ENI has %d assigned, %d cooling and %d pending, or is the primary",
+			f.cap(Because("deletion refused: ENI is the primary, or has %d assigned and %d cooling addresses and %d pending slots",
 				e.Assigned, e.Cooling, e.PendingSlots))
 			return Action{}
 		}
@@ -108,11 +109,11 @@ func (f *frame) allow(a Action) Action {
 	}
 	free -= f.slots(a.ENI, OpUnassign)
 	if a.Op != OpUnassign || free <= 0 || a.N <= 0 || f.slots(a.ENI, OpDelete) > 0 {
-		f.cap(Because("giving back refused: %d slots wanted, %d free", a.N, max(0, free)))
+		f.cap(Because("release refused: %d slots requested, %d free", a.N, max(0, free)))
 		return Action{}
 	}
 	if a.N > free {
-		f.cap(Because("giving back cut from %d slots to the %d that are free", a.N, free))
+		f.cap(Because("release cut from %d slots to the %d that are free", a.N, free))
 		a.N = free
 	}
 	return a
@@ -123,12 +124,12 @@ func (f *frame) allowGrowth(a Action) Action {
 	if a.Op == OpAssign {
 		e := f.find(a.ENI)
 		if e == nil || f.slots(a.ENI, OpDelete) > 0 {
-			f.cap(Because("growth refused: no such ENI"))
+			f.cap(Because("growth refused: no ENI has this ID"))
 			return Action{}
 		}
 		room = f.s.room(e) - f.slots(a.ENI, OpAssign)
 	} else if f.newENIs == 0 {
-		f.cap(Because("growth refused: card has all of its %d ENIs", f.s.Limits.MaxENIs))
+		f.cap(Because("growth refused: the card has %d ENIs, its limit", f.s.Limits.MaxENIs))
 		return Action{}
 	}
 	n := f.atMost(a.N, room, Because("growth of %d slots cut to the room of %d on the ENI", a.N, max(0, room)))
@@ -146,7 +147,7 @@ func (f *frame) allowGrowth(a Action) Action {
 	return a
 }
 
-func (f *frame) atMost(n, limit int, why Reason) int {
+func (f *frame) atMost(n, limit int, why Explanation) int {
 	if n <= limit {
 		return n
 	}
@@ -154,13 +155,13 @@ func (f *frame) atMost(n, limit int, why Reason) int {
 	return limit
 }
 
-func (f *frame) cap(why Reason) {
+func (f *frame) cap(why Explanation) {
 	if f.capped.IsZero() {
 		f.capped = why
 	}
 }
 
-// count takes an action into account that was let through.
+// count updates the frame with an allowed action.
 func (f *frame) count(a Action) {
 	if a.Op == OpCreate {
 		f.newENIs--
@@ -174,8 +175,8 @@ func (f *frame) count(a Action) {
 	f.done = append(f.done, a)
 }
 
-// slots sums what the actions so far do to an ENI by one operation. A deletion
-// counts as at least one slot.
+// slots sums the slots of the allowed actions on an ENI with one operation. It
+// counts a deletion as at least one slot.
 func (f *frame) slots(eni string, op Op) int {
 	n := 0
 	for _, a := range f.done {
@@ -189,7 +190,7 @@ func (f *frame) slots(eni string, op Op) int {
 	return n
 }
 
-func (f *frame) touched(eni string) bool { return named(f.done, eni) }
+func (f *frame) touched(eni string) bool { return touches(f.done, eni) }
 
 func (f *frame) find(eni string) *ENI {
 	for i := range f.s.ENIs {
@@ -198,12 +199,4 @@ func (f *frame) find(eni string) *ENI {
 		}
 	}
 	return nil
-}
-
-// since is the time that has passed since t, or zero if t is not set.
-func (s *Snapshot) since(t time.Time) time.Duration {
-	if t.IsZero() {
-		return 0
-	}
-	return s.Now.Sub(t)
 }

@@ -8,16 +8,15 @@ import (
 	"time"
 )
 
-// Predictive adds headroom that it learns: it watches how much demand rises
-// within the time that a refill takes, and keeps a quantile of those rises
-// free. A static policy clamps it on both sides: never less than Policy keeps,
-// and never more than Max free addresses.
+// Predictive adds headroom to a policy. It measures how much demand rises during
+// the time of one refill, and keeps a quantile of those rises free. The pool never
+// has fewer addresses than Policy keeps, and the headroom is never larger than
+// Max.
 //
-// Time is cut into windows as long as a refill. Of each window the largest rise
-// of demand above its start is counted in a histogram whose classes double:
-// 0, 1, 2, 3-4, 5-8, and so on. When 256 windows are counted all classes are
-// halved, so the past fades with a half-life of that many windows. The headroom
-// is the upper end of the class in which the quantile lies.
+// Predictive divides time into windows of the length of a refill. It counts the
+// largest rise of demand in each window in a histogram with the classes 0, 1, 2,
+// 3-4, 5-8 and so on. After 256 windows it halves all counts, so that older windows
+// lose weight. The headroom is the upper end of the class of the quantile.
 //
 //	rises seen             90 x 0, 8 x 3, 2 x 20
 //	headroom at 0.9        0
@@ -25,16 +24,18 @@ import (
 //	headroom at 0.99       32
 type Predictive struct {
 	Policy Policy
-	// Latency is the time that a refill takes, a new ENI included. Zero means 15 s.
+	// Latency is the time of a refill with a new ENI. Zero means 15 s.
 	Latency time.Duration
-	// Quantile of the rises to cover, between 0 and 1. Zero means 0.99.
+	// Quantile is the part of the rises to cover, between 0 and 1. Zero means
+	// 0.99.
 	Quantile float64
 	// Max is the most headroom in addresses. Zero means 32.
 	Max int
 }
 
-// Predictive's memory: when the window began; the demand at that time, the
-// largest rise so far, and the histogram.
+// These are the indexes of Predictive's values in Memory.Counts: the demand at the
+// start of the window, the largest rise so far, and the histogram. The first of
+// Memory.Times is the start of the window.
 const (
 	predictStart, predictRise, predictFirst = 0, 1, 2
 	predictClasses                          = 14
@@ -55,8 +56,8 @@ func (w Predictive) Decide(s Snapshot) Decision {
 	return d
 }
 
-// watch counts what has happened since the last decision. Nothing happened in
-// windows that have passed as a whole, or there would have been a decision.
+// watch counts the windows since the last decision. In windows that have passed
+// without a decision demand did not change, because each change causes one.
 func (w Predictive) watch(m *Memory, now time.Time, demand int) {
 	latency := cmp.Or(w.Latency, 15*time.Second)
 	if m.Times[0].IsZero() {
@@ -72,7 +73,7 @@ func (w Predictive) watch(m *Memory, now time.Time, demand int) {
 	m.Counts[predictRise] = max(m.Counts[predictRise], demand-m.Counts[predictStart])
 }
 
-// record counts a rise n times.
+// record adds n windows with the given rise to the histogram.
 func (m *Memory) record(rise, n int) {
 	class := 0
 	if rise > 0 {
@@ -91,7 +92,7 @@ func (m *Memory) record(rise, n int) {
 	}
 }
 
-// headroom is the quantile of the rises counted.
+// headroom returns the quantile of the counted rises.
 func (w Predictive) headroom(m *Memory) int {
 	q := cmp.Or(w.Quantile, 0.99)
 	h := m.Counts[predictFirst : predictFirst+predictClasses]

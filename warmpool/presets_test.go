@@ -10,7 +10,7 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// big is a card of one ENI with so many slots held, assigned, cooling and pending.
+// big returns a card with one ENI of up to 1000 slots.
 func big(slots, assigned int) warmpool.Snapshot {
 	s := addresses(slots, assigned)
 	s.Limits.SlotsPerENI = 1000
@@ -45,7 +45,7 @@ func TestCiliumSurge(t *testing.T) {
 	s.Demand.Bound = 30
 	d := warmpool.Plan(warmpool.Cilium{MaxAboveWatermark: 4}, s)
 	if d.Short != 8 || slotsOf(d) != 8+4+22 {
-		t.Errorf("needed %d, slots added %d; want 8, and 8 + 4 above the watermark + 22 surge", d.Short, slotsOf(d))
+		t.Errorf("needed %d, slots added %d; want 8, and 34 = 8 + 4 above the watermark + 22 surge", d.Short, slotsOf(d))
 	}
 }
 
@@ -73,7 +73,7 @@ func TestAzureV1(t *testing.T) {
 	} {
 		d := warmpool.Plan(warmpool.AzureV1{}, big(r[0], r[1]))
 		if got := r[0] + slotsOf(d); got != r[2] {
-			t.Errorf("(%d, %d) -> %d; want %d (%s)", r[0], r[1], got, r[2], d.Reason)
+			t.Errorf("(%d, %d) -> %d; want %d (%s)", r[0], r[1], got, r[2], d.Explanation)
 		}
 	}
 }
@@ -104,7 +104,7 @@ func TestTerwayReclaim(t *testing.T) {
 	for idle, drop := range map[int]int{4: 0, 7: 2, 10: 5, 13: 8, 20: 15} {
 		s := big(idle, 0)
 		s.Now = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-		d := warmpool.Plan(p, big(max(5, min(idle, 10)), 0)) // at rest
+		d := warmpool.Plan(p, big(max(5, min(idle, 10)), 0)) // inside the band
 		s.Memory = d.Memory
 		s.Memory.Times[1] = s.Now.Add(-time.Hour)
 		if got := -slotsOf(warmpool.Plan(p, s)); max(got, 0) != drop {
@@ -116,14 +116,14 @@ func TestTerwayReclaim(t *testing.T) {
 func TestResourceController(t *testing.T) {
 	type row struct{ used, warm, pending, cooling, dev int }
 	for _, r := range []row{
-		{used: 0, warm: 0, pending: 0, cooling: 0, dev: 3}, {used: 0, warm: 3, pending: 0, cooling: 0, dev: 0}, {used: 2, warm: 1, pending: 0, cooling: 0, dev: 2}, {used: 2, warm: 1, pending: 2, cooling: 0, dev: 0}, {used: 2, warm: 1, pending: 0, cooling: 3, dev: 2}, {used: 2, warm: 6, pending: 0, cooling: 0, dev: -3}, {used: 0, warm: 6, pending: 0, cooling: 0, dev: -3}, {used: 0, warm: 0, pending: 0, cooling: 4, dev: 3},
+		{0, 0, 0, 0, 3}, {0, 3, 0, 0, 0}, {2, 1, 0, 0, 2}, {2, 1, 2, 0, 0}, {2, 1, 0, 3, 2}, {2, 6, 0, 0, -3}, {0, 6, 0, 0, -3}, {0, 0, 0, 4, 3},
 	} {
 		s := big(r.used+r.warm+r.cooling, r.used)
 		s.ENIs[0].Cooling, s.ENIs[0].PendingSlots = r.cooling, r.pending
 		checkSlots(t, fmt.Sprintf("%+v", r), warmpool.Plan(warmpool.ResourceController{}, s), max(0, r.dev), max(0, -r.dev))
 	}
 	for _, r := range []row{
-		{used: 0, warm: 0, pending: 0, cooling: 0, dev: 1}, {used: 15, warm: 1, pending: 0, cooling: 0, dev: 0}, {used: 16, warm: 0, pending: 0, cooling: 0, dev: 1}, {used: 3, warm: 29, pending: 0, cooling: 0, dev: -1}, {used: 3, warm: 45, pending: 0, cooling: 0, dev: -2},
+		{0, 0, 0, 0, 1}, {15, 1, 0, 0, 0}, {16, 0, 0, 0, 1}, {3, 29, 0, 0, -1}, {3, 45, 0, 0, -2},
 	} {
 		total := (r.used + r.warm) / 16
 		s := prefixes(total, total-(r.used+15)/16, r.used)
@@ -132,7 +132,8 @@ func TestResourceController(t *testing.T) {
 	checkSlots(t, "draining", warmpool.Plan(warmpool.ResourceController{Draining: true}, big(9, 4)), 0, 5)
 }
 
-// slotsOf is the number of slots that a decision adds.
+// slotsOf returns the number of slots that a decision adds; negative if it
+// releases more.
 func slotsOf(d warmpool.Decision) int {
 	n := 0
 	for _, a := range d.Actions {

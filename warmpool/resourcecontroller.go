@@ -2,10 +2,11 @@
 
 package warmpool
 
-// ResourceController keeps the warm pool of Windows nodes as
-// amazon-vpc-resource-controller-k8s does. Its targets are those of AWS, but
-// cooling addresses are not available, and both pending and cooling ones count
-// towards the minimum. With U assigned, w free, p pending and c cooling:
+// ResourceController implements the warm pool that
+// amazon-vpc-resource-controller-k8s keeps for Windows nodes. Its targets are
+// those of AWS, but cooling addresses are not available, and pending and cooling
+// addresses count towards the minimum. With U assigned, w free, p pending and c
+// cooling addresses:
 //
 //	short = max(W - (w+p), M - (U+w+p+c))     over = min(w+p - W, U+w+p+c - M)
 //
@@ -16,14 +17,14 @@ package warmpool
 //	             2   6   0   0 | -3
 //	             0   0   0   4 |  3
 //
-// For prefixes of 16 it wants max(ceil((U+W)/16), ceil(M/16)) of them. With
-// only a prefix target P it wants P wholly free ones.
+// With prefixes the target is max(ceil((U+W)/16), ceil(M/16)) prefixes. With only
+// a prefix target P the target is P wholly free prefixes.
 type ResourceController struct {
-	// WarmIPTarget is W and MinimumIPTarget is M. If no target is set they are
-	// 3 and 3, and for prefixes 1 and 3.
+	// WarmIPTarget is W and MinimumIPTarget is M. If both are zero they default
+	// to 3 and 3, and for prefixes to 1 and 3.
 	WarmIPTarget, MinimumIPTarget int
-	// WarmPrefixTarget is P. It counts only for prefixes and if the other two
-	// are zero.
+	// WarmPrefixTarget is P. It applies only to prefixes and only if the other
+	// two targets are zero.
 	WarmPrefixTarget int
 	// Draining makes all targets zero.
 	Draining bool
@@ -36,14 +37,14 @@ func (p ResourceController) Decide(s Snapshot) Decision {
 	deviation := p.deviation(v)
 	d.Short = max(0, deviation)
 	d.Over = max(0, min(-deviation, v.FreeSlots))
-	d.Reason = Because("deviation %d: warm %d, minimum %d; %d assigned, %d free or pending, %d cooling",
+	d.Explanation = Because("deviation %d: warm %d, minimum %d; %d assigned, %d free or pending, %d cooling",
 		deviation, p.targets(v.Unit)[0], p.targets(v.Unit)[1], v.Assigned, v.Free(), v.Cooling)
-	d.Actions = Placement{}.Grow(nil, &s, d.Short, d.Reason)
-	d.Actions = Placement{}.Shrink(d.Actions, &s, d.Over, d.Reason)
+	d.Actions = Placer{}.Grow(nil, &s, d.Short, d.Explanation)
+	d.Actions = Placer{}.Shrink(d.Actions, &s, d.Over, d.Explanation)
 	return d
 }
 
-// targets are W and M as they are in force.
+// targets returns W and M after defaults.
 func (p ResourceController) targets(unit int) [2]int {
 	switch {
 	case p.Draining:
@@ -56,7 +57,8 @@ func (p ResourceController) targets(unit int) [2]int {
 	return [2]int{3, 3}
 }
 
-// deviation is the number of slots wanted more, or less if negative.
+// deviation returns the number of missing slots, or minus the number of surplus
+// slots.
 func (p ResourceController) deviation(v Supply) int {
 	warm, least := p.targets(v.Unit)[0], p.targets(v.Unit)[1]
 	if v.Unit == 1 {

@@ -2,18 +2,19 @@
 
 package warmpool
 
-// ServeWaiting adds one rule to a policy: pods that wait for an address are
-// served as far as the card has room, whatever the policy's targets are. A
+// ServeWaiting adds one rule to a policy: the pool grows enough to serve all
+// waiting pods, as far as the card has room, whatever the policy's targets are. A
 // policy without spare addresses then works on demand, and one refill serves a
-// burst. Free addresses that waiting pods can get are not given back.
+// burst of pods. Free addresses that waiting pods can use are not given back.
 //
-// It compares what the policy's decision leads to with the pods that wait:
+// ServeWaiting compares the result of the policy's decision with the number of
+// waiting pods:
 //
 //	free addresses + those the policy adds - those it gives back  >=  Demand.Waiting
 //
-// If this holds, the decision stays as it is. Otherwise the wrapper first
-// drops what the policy gives back, then places the growth that the pods need
-// anew by the zero [Placement]. It has no memory of its own.
+// If this holds, the decision stays as it is. Otherwise ServeWaiting first drops
+// the policy's releases, and then places the growth for the waiting pods with the
+// zero [Placer]. It needs no memory.
 type ServeWaiting struct {
 	Policy Policy
 }
@@ -28,17 +29,16 @@ func (w ServeWaiting) Decide(s Snapshot) Decision {
 	}
 	v := s.Supply()
 	if n := missing(d.Actions, v, v.Assigned+s.Demand.Waiting); n > 0 {
-		d.Reason = Because(ruleWaiting, s.Demand.Waiting, v.Free())
-		raise(&d, &s, n, d.Reason)
+		d.Explanation = Because(ruleWaiting, s.Demand.Waiting, v.Free())
+		raise(&d, &s, n, d.Explanation)
 	}
 	return d
 }
 
-// AgentPolicy returns the policy that runs on a node where p is configured.
-// Package ipam/agent, package sim and vpcctl all decide by what it returns, so
-// what is simulated or planned is what the agent does. Today that is
-// [ServeWaiting] around p; both policies of a [Shadow] get it, so that they are
-// compared on equal terms.
+// AgentPolicy returns the policy that the agent runs if p is configured. Package
+// ipam/agent, package sim and vpcctl all use it, so simulations and plans agree
+// with the agent. At present AgentPolicy wraps p in [ServeWaiting]. It wraps both
+// policies of a [Shadow], so that their decisions can be compared.
 func AgentPolicy(p Policy) Policy {
 	if w, ok := p.(Shadow); ok {
 		return Shadow{Policy: AgentPolicy(w.Policy), Other: AgentPolicy(w.Other)}

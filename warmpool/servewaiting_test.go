@@ -13,7 +13,7 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool/warmpooltest"
 )
 
-// actionsOf writes the actions of a decision as "op eni n" lines.
+// actionsOf returns the actions of a decision in the form "op eni n".
 func actionsOf(d warmpool.Decision) []string {
 	var out []string
 	for _, a := range d.Actions {
@@ -29,10 +29,10 @@ func TestServeWaiting(t *testing.T) {
 	)
 	type snapshot = *warmpool.Snapshot
 	for _, tc := range []struct {
-		name   string
-		change func(s snapshot)
-		asks   fixed
-		want   []string
+		name    string
+		change  func(s snapshot)
+		actions fixed
+		want    []string
 	}{
 		{"no pod waits", func(s snapshot) { s.Demand.Waiting = 0 }, fixed{{Op: unassign, ENI: "eni-1", N: 1}}, []string{"unassign eni-1 1"}},
 		{"a bound pod does not wait yet", func(s snapshot) { s.Demand = warmpool.Demand{Bound: 9} }, nil, nil},
@@ -43,8 +43,8 @@ func TestServeWaiting(t *testing.T) {
 		{"more than the card has room for", func(s snapshot) { s.Demand.Waiting = 99 }, nil, []string{"assign eni-1 4", "create 6"}},
 		{"EC2 takes no more on an ENI", func(s snapshot) { s.ENIs[1].Full = true }, nil, []string{"create 4"}},
 		{"an ENI is not for pods", func(s snapshot) { s.ENIs[1].NoPods = true }, nil, []string{"create 5"}},
-		{"slots on their way count", func(s snapshot) { s.ENIs[1].PendingSlots = 3 }, nil, []string{"assign eni-1 1"}},
-		{"an ENI on its way is filled when it is there", func(s snapshot) {
+		{"pending slots count", func(s snapshot) { s.ENIs[1].PendingSlots = 3 }, nil, []string{"assign eni-1 1"}},
+		{"a pending ENI gets slots only once it exists", func(s snapshot) {
 			s.ENIs = append(s.ENIs, warmpool.ENI{PendingSlots: 1})
 			s.Demand.Waiting = 9
 		}, nil, []string{"assign eni-1 4"}},
@@ -53,9 +53,9 @@ func TestServeWaiting(t *testing.T) {
 			s.Limits.AddressesPerSlot, s.Demand.Waiting = 16, 16*6+15+17
 			s.ENIs[0].Assigned = 0
 		}, nil, []string{"assign eni-1 1"}},
-		{"nothing the pods need is given back", func(s snapshot) { s.ENIs[1].Slots, s.Demand.Waiting = 6, 3 },
+		{"addresses for waiting pods are not released", func(s snapshot) { s.ENIs[1].Slots, s.Demand.Waiting = 6, 3 },
 			fixed{{Op: unassign, ENI: "eni-1", N: 5}}, []string{"unassign eni-1 2"}},
-		{"giving back is dropped before growth", func(s snapshot) { s.Demand.Waiting = 2 }, fixed{{Op: unassign, ENI: "eni-1", N: 1}}, []string{"assign eni-1 1"}},
+		{"releases are dropped before growth is added", func(s snapshot) { s.Demand.Waiting = 2 }, fixed{{Op: unassign, ENI: "eni-1", N: 1}}, []string{"assign eni-1 1"}},
 		{"an ENI that gets slots is not deleted", func(s snapshot) { s.ENIs[1] = warmpool.ENI{ID: "eni-1"} },
 			fixed{{Op: deleted, ENI: "eni-1"}}, []string{"assign eni-1 5"}},
 	} {
@@ -68,32 +68,33 @@ func TestServeWaiting(t *testing.T) {
 			if tc.change != nil {
 				tc.change(&s)
 			}
-			d := warmpool.Plan(warmpool.ServeWaiting{Policy: tc.asks}, s)
+			d := warmpool.Plan(warmpool.ServeWaiting{Policy: tc.actions}, s)
 			if diff := cmp.Diff(tc.want, actionsOf(d)); diff != "" {
 				t.Errorf("actions (-want +got):\n%s", diff)
 			}
-			if changed := !cmp.Equal(tc.want, actionsOf(warmpool.Decision{Actions: tc.asks})); changed == d.Reason.IsZero() {
-				t.Errorf("reason %q; want one only if the policy's decision was changed", d.Reason)
+			if changed := !cmp.Equal(tc.want, actionsOf(warmpool.Decision{Actions: tc.actions})); changed == d.Explanation.IsZero() {
+				t.Errorf("explanation %q; want one only if the wrapper changed the policy's decision", d.Explanation)
 			}
 			if !d.Capped.IsZero() {
-				t.Errorf("what the wrapper wants breaks the frame: %s", d.Capped)
+				t.Errorf("Plan cuts the wrapper's actions: %s", d.Capped)
 			}
 		})
 	}
 }
 
-// TestServeWaitingSays shows the numbers of a decision that the wrapper changed.
-func TestServeWaitingSays(t *testing.T) {
+// TestServeWaitingExplains checks the explanation of a decision that the wrapper
+// has changed.
+func TestServeWaitingExplains(t *testing.T) {
 	s := big(8, 6)
 	s.Demand.Waiting = 5
 	d := warmpool.Plan(warmpool.ServeWaiting{Policy: warmpool.AWS{MinimumIPTarget: 4}}, s)
-	if d.Short != 3 || d.Over != 0 || d.Reason.String() != "5 pods wait, 2 addresses are free or on their way" {
-		t.Errorf("short %d, over %d: %s; want 3, 0 and how many wait", d.Short, d.Over, d.Reason)
+	if d.Short != 3 || d.Over != 0 || d.Explanation.String() != "5 pods wait, 2 addresses are free or on their way" {
+		t.Errorf("short %d, over %d: %s; want 3, 0 and the number of waiting pods", d.Short, d.Over, d.Explanation)
 	}
 }
 
-// TestOneRefill serves a burst under every policy with the actions of one
-// decision, also under those that grow one ENI at a time or do not look at demand.
+// TestOneRefill checks that one decision serves a burst of pods under every policy,
+// including those that grow by one ENI at a time and those that ignore demand.
 func TestOneRefill(t *testing.T) {
 	for name, p := range conforming {
 		for _, unit := range []int{1, 16} {
@@ -109,13 +110,13 @@ func TestOneRefill(t *testing.T) {
 	}
 }
 
-// TestAgentPolicyShadow compares two policies as the agent would run each.
+// TestAgentPolicyShadow checks that AgentPolicy wraps both policies of a Shadow.
 func TestAgentPolicyShadow(t *testing.T) {
 	s := big(4, 4)
 	s.Demand.Waiting = 6
 	onDemand := warmpool.AWS{MinimumIPTarget: 1}
 	d := warmpool.Plan(warmpool.AgentPolicy(warmpool.Shadow{Policy: onDemand, Other: onDemand}), s)
-	if d.Differs() || slotsOf(d) != 6 || slotsOf(*d.Beside) != 6 {
-		t.Errorf("did %v, beside %v; want 6 slots twice", actionsOf(d), actionsOf(*d.Beside))
+	if d.Differs() || slotsOf(d) != 6 || slotsOf(*d.Other) != 6 {
+		t.Errorf("actions %v, of the other policy %v; want 6 slots each", actionsOf(d), actionsOf(*d.Other))
 	}
 }

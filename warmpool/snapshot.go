@@ -4,120 +4,127 @@ package warmpool
 
 import "time"
 
-// Snapshot is all that a policy may look at: one network card of one node, and
-// the address family whose slots are scarce there, at one moment. It is a
-// value; a policy must not change what its slices hold.
+// Snapshot is the input of a policy: the state of one network card of one node at
+// one moment, for the address family with scarce slots. A policy must not modify
+// the slices.
 type Snapshot struct {
-	// Now is the time of the observation. Policies measure time only by the
-	// difference between snapshots, so any epoch will do.
+	// Now is the time of the observation. Policies use only differences between
+	// the times of snapshots, except Schedule, which uses the time of day.
 	Now time.Time
-	// Card is the network card index. The AWS targets treat cards other than
-	// 0 in their own way; nobody else looks at it.
+	// Card is the network card index. Only AWS uses it: its targets differ on
+	// cards other than 0.
 	Card   int
 	Limits Limits
-	// ENIs are those of this card, in device order. Order decides where
-	// growth goes first, so the same pool gives the same decision.
+	// ENIs are those of this card, in device order. Growth starts with the
+	// first, so the same pool gives the same decision.
 	ENIs   []ENI
 	Demand Demand
 	Subnet Subnet
-	// Memory is what the last Decision handed back; zero at the start.
+	// Memory is the Memory of the previous Decision; zero at the start.
 	Memory Memory
 }
 
-// Limits bound a card.
+// Limits are the limits of a network card.
 type Limits struct {
-	// MaxENIs is the number of ENIs that the card may have, whoever uses them.
+	// MaxENIs is the number of ENIs that the card may have, including those that
+	// pods do not use.
 	MaxENIs int
 	// SlotsPerENI is the number of slots of each ENI that pods may use: EC2's
-	// addresses per interface, less the ENI's own address.
+	// addresses per interface, minus the primary private IP.
 	SlotsPerENI int
 	// AddressesPerSlot is 1 for secondary private IPs and 16 for /28 prefixes.
 	// Zero means 1.
 	AddressesPerSlot int
-	// MaxPods caps the addresses that are any use to the node. Zero means no cap.
+	// MaxPods is the most pods that the node runs; it caps the usable addresses.
+	// Zero means no cap.
 	MaxPods int
 }
 
 // ENI is one elastic network interface of the card.
 type ENI struct {
-	// ID is empty for an ENI that is being created: it counts as one of
-	// Limits.MaxENIs, and its PendingSlots as supply, but nothing can be done
-	// with it yet.
+	// ID is empty for an ENI that is being created. Such an ENI counts towards
+	// Limits.MaxENIs, and its PendingSlots count as supply, but no action can
+	// name it yet.
 	ID      string
 	Primary bool
-	// NoPods says that pods get no address of it: a trunk ENI, an excluded or
-	// a foreign one. It takes one of Limits.MaxENIs and is left alone.
+	// NoPods means that pods get no addresses of this ENI: it is a trunk ENI, an
+	// excluded one, or one that the agent does not manage. It counts towards
+	// Limits.MaxENIs and no action changes it.
 	NoPods bool
-	// Full says that EC2 takes no more slots on it at present, however many it
-	// has.
+	// Full means that EC2 refuses more slots on this ENI at present, even below
+	// Limits.SlotsPerENI.
 	Full bool
-	// Slots counts the slots that EC2 has filled, PendingSlots those that a
-	// call in flight is filling.
+	// Slots counts the slots that EC2 has assigned, PendingSlots the slots that a
+	// call in flight is assigning.
 	Slots, PendingSlots int
-	// Addresses counts those that Slots hold. Zero with Slots > 0 means
+	// Addresses counts the addresses in Slots. Zero with Slots > 0 means
 	// Slots x Limits.AddressesPerSlot.
 	Addresses int
-	// Assigned counts the addresses that pods use, Cooling those that rest
-	// after use. No address is both.
+	// Assigned counts the addresses that pods use, Cooling the released addresses
+	// in their cooldown. No address counts in both.
 	Assigned, Cooling int
-	// AssignedPerSlot and CoolingPerSlot say how Assigned and Cooling spread
-	// over the slots; a missing tail is zero. They matter for prefixes only.
-	// If AssignedPerSlot is nil, pods are taken to be packed; if only
-	// CoolingPerSlot is nil, each cooling address is taken to sit in a slot of
-	// its own that is otherwise free, so that none is given away by mistake.
+	// AssignedPerSlot and CoolingPerSlot are Assigned and Cooling for each slot;
+	// missing entries at the end are zero. They matter for prefixes only. If
+	// AssignedPerSlot is nil, policies assume that pods are packed into as few
+	// slots as possible. If only CoolingPerSlot is nil, they assume that each
+	// cooling address blocks a different slot, so that no slot with a cooling
+	// address is released.
 	AssignedPerSlot, CoolingPerSlot []int
 	// Age is the time since the ENI was attached.
 	Age time.Duration
 }
 
-// Demand counts pods that are on the node and have no address.
+// Demand counts the pods of the node that have no address.
 type Demand struct {
-	// Waiting counts pods whose CNI ADD waits for an address now.
+	// Waiting counts the pods with a CNI ADD that waits for an address now.
 	Waiting int
-	// Bound counts pods that the scheduler has bound to the node and that have
-	// no address yet, those that wait included. Zero if nobody tells.
+	// Bound counts the pods that the scheduler has bound to the node and that
+	// have no address yet, including the waiting ones. It is zero if the caller
+	// does not know them.
 	Bound int
 }
 
-// Pending is the number of pods known to need an address: the larger of the
-// two counts, because a waiting pod is a bound one as well.
+// Pending returns the number of pods known to need an address: the larger of the
+// two counts, because a waiting pod is also a bound one.
 func (d Demand) Pending() int { return max(d.Waiting, d.Bound) }
 
-// Subnet says what is left to take. The zero value means unknown.
+// Subnet describes the free addresses of the VPC subnet. The zero value means
+// unknown.
 type Subnet struct {
 	// Free counts addresses, FreePrefixes whole aligned /28 blocks. Zero means
 	// unknown unless Exhausted is set.
 	Free, FreePrefixes int
-	// Exhausted says that the subnet has refused a request lately, or that
-	// somebody has declared it short. Growth beyond what pods need now is then
-	// at the cost of other nodes.
+	// Exhausted means that EC2 recently refused a request for lack of addresses,
+	// or that the caller declares the subnet short. Growth beyond what pods need
+	// now then takes addresses from other nodes.
 	Exhausted bool
 }
 
-// Supply is a pool's state in addresses, summed over the ENIs for pods.
+// Supply is the state of a pool in addresses, summed over the ENIs for pods.
 type Supply struct {
 	// Unit is the number of addresses of one slot, at least 1.
 	Unit int
-	// Total counts addresses held and on their way, Pending those on their way.
+	// Total counts the addresses held and pending, Pending those that a call in
+	// flight is assigning.
 	Total, Pending int
-	// Assigned are in use; Cooling rest after use.
+	// Assigned counts the addresses in use, Cooling those in their cooldown.
 	Assigned, Cooling int
-	// Slots counts slots held, FreeSlots those of them that hold no assigned
-	// and no cooling address, EmptySlots those that hold no assigned one.
+	// Slots counts the slots held. FreeSlots counts those without an assigned or
+	// cooling address, EmptySlots those without an assigned one.
 	Slots, FreeSlots, EmptySlots int
-	// Room is the number of slots that can be added to ENIs that exist;
-	// NewENIs how many more ENIs the card can have.
+	// Room is the number of slots that existing ENIs can still take, NewENIs the
+	// number of ENIs that the card can still have.
 	Room, NewENIs int
 }
 
-// Usable is what can serve a pod now or as soon as a call in flight ends:
-// pending addresses count, cooling ones do not.
+// Usable returns the number of addresses that serve a pod now or as soon as a
+// call in flight ends: pending addresses count, cooling ones do not.
 func (s Supply) Usable() int { return s.Total - s.Cooling }
 
-// Free is the part of Usable that no pod has.
+// Free returns the number of usable addresses that no pod has.
 func (s Supply) Free() int { return s.Total - s.Cooling - s.Assigned }
 
-// Supply sums the snapshot up.
+// Supply returns the sums over the ENIs for pods.
 func (s *Snapshot) Supply() Supply {
 	u := s.unit()
 	out := Supply{Unit: u, NewENIs: max(0, s.Limits.MaxENIs-len(s.ENIs))}
@@ -141,7 +148,15 @@ func (s *Snapshot) Supply() Supply {
 
 func (s *Snapshot) unit() int { return max(1, s.Limits.AddressesPerSlot) }
 
-// room is the number of slots that e can still take.
+// since returns the time from t to s.Now, or zero if t is the zero time.
+func (s *Snapshot) since(t time.Time) time.Duration {
+	if t.IsZero() {
+		return 0
+	}
+	return s.Now.Sub(t)
+}
+
+// room returns the number of slots that e can still take.
 func (s *Snapshot) room(e *ENI) int {
 	if e.NoPods || e.Full {
 		return 0
@@ -156,8 +171,8 @@ func (e *ENI) addresses(unit int) int {
 	return e.Addresses
 }
 
-// idleSlots counts the slots without an assigned address, and those of them
-// that have no cooling one either.
+// idleSlots counts the slots without an assigned address (empty), and the slots
+// with neither an assigned nor a cooling address (free).
 func (e *ENI) idleSlots(unit int) (empty, free int) {
 	if unit == 1 {
 		empty = max(0, e.Slots-e.Assigned)

@@ -7,45 +7,48 @@ import (
 	"time"
 )
 
-// Terway keeps Terway's band of idle addresses. With i idle addresses and u
-// pods that wait, it adds and drops
+// Terway implements the band of idle addresses of Terway. With A assigned
+// addresses and u waiting pods, the corridor is
 //
 //	Min = GrowTo   = A + u + MinIdle
-//	Max = ShrinkTo = A + MaxIdle
+//	Max = ShrinkTo = A + u + MaxIdle
 //
-// once every SyncEvery; pods that wait get their addresses at once, at most
-// PerCall a call.
+// Terway applies it once every SyncEvery. It fetches addresses for waiting pods at
+// once, at most PerCall in each call.
 //
 //	min 5, max 10    idle   0   3  12  10   7
 //	                 add    5   2   0   0   0
 //	                 drop   0   0   2   0   0
 //
-// Reclaim works below the band: when no pod has come or gone for ReclaimAfter,
-// then every ReclaimEvery up to ReclaimBatch idle addresses above MinIdle go:
+// Reclaim also shrinks a pool inside the band. When no pod has started or stopped
+// for ReclaimAfter, Terway releases up to ReclaimBatch idle addresses above MinIdle
+// every ReclaimEvery:
 //
 //	min 5, max 10, batch 5    idle   4   7  10  13  20
 //	                          drop   0   2   5   8  15
 //
-// WarmUp is what a new node gets once. Terway counts pods that wait twice when
-// nothing is idle; here they count once.
+// The original counts waiting pods twice when no address is idle; this policy
+// counts them once.
 type Terway struct {
-	// MinIdle and MaxIdle are the borders of the band. A MaxIdle below MinIdle
-	// is raised to it.
+	// MinIdle and MaxIdle are the ends of the band. MaxIdle is raised to at least
+	// MinIdle.
 	MinIdle, MaxIdle int
-	// SyncEvery is the time between two looks at the band. Zero means 120 s.
+	// SyncEvery is the time between two applications of the band. Zero means
+	// 120 s.
 	SyncEvery time.Duration
 	// PerCall is the most slots of one call. Zero means 10.
 	PerCall int
-	// ReclaimAfter switches reclaim on. ReclaimEvery of zero means 10 minutes,
-	// ReclaimBatch of zero means 5.
+	// ReclaimAfter turns reclaim on if not zero. Zero means 10 minutes for
+	// ReclaimEvery and 5 for ReclaimBatch.
 	ReclaimAfter, ReclaimEvery time.Duration
 	ReclaimBatch               int
 	// WarmUp is the number of addresses that a new node gets once.
 	WarmUp int
 }
 
-// Terway's memory: the last look at the band, the last pod that came or went,
-// the last reclaim; whether the warm-up is over, and the pods seen last.
+// These are the indexes of Terway's values in Memory. Times: the last application
+// of the band, the last change of the number of pods, the last reclaim. Counts: 1
+// once the warm-up is over, and 1 + the last number of pods.
 const (
 	terwaySync, terwayChange, terwayReclaim = 0, 1, 2
 	terwayWarm, terwaySeen                  = 0, 1
@@ -86,18 +89,18 @@ func (p Terway) Decide(s Snapshot) Decision {
 	}
 	d.Short, d.Over = c.Slots(v)
 	d.Over = max(d.Over, p.reclaim(&s, &d, v, band))
-	d.Reason = Because("idle %d, band %d to %d, %d wait: %d assigned of %d",
+	d.Explanation = Because("idle %d, band %d to %d, %d wait: %d assigned of %d",
 		v.Free(), p.MinIdle, highest, waiting, v.Assigned, v.Usable())
 	if d.Short > 0 {
 		d.Over = 0
 	}
-	d.Actions = perCall(Placement{}.Grow(nil, &s, d.Short, d.Reason), cmp.Or(p.PerCall, 10))
-	d.Actions = Placement{}.Shrink(d.Actions, &s, d.Over, d.Reason)
+	d.Actions = perCall(Placer{}.Grow(nil, &s, d.Short, d.Explanation), cmp.Or(p.PerCall, 10))
+	d.Actions = Placer{}.Shrink(d.Actions, &s, d.Over, d.Explanation)
 	return d
 }
 
-// reclaim is the number of slots that may go because nothing has happened for
-// a long time.
+// reclaim returns the number of slots to release because no pod has started or
+// stopped for a long time.
 func (p Terway) reclaim(s *Snapshot, d *Decision, v Supply, band Corridor) int {
 	m := &d.Memory
 	if p.ReclaimAfter == 0 || v.Usable() <= band.Min || v.FreeSlots == 0 {

@@ -19,9 +19,9 @@ import (
 
 var monday = time.Date(2026, 1, 5, 12, 0, 0, 0, time.UTC)
 
-// at returns the snapshot at a time, with the memory of the decision before.
-func at(s warmpool.Snapshot, t time.Time, before warmpool.Decision) warmpool.Snapshot {
-	s.Now, s.Memory = t, before.Memory
+// at returns the snapshot at the time t, with the memory of the last decision.
+func at(s warmpool.Snapshot, t time.Time, last warmpool.Decision) warmpool.Snapshot {
+	s.Now, s.Memory = t, last.Memory
 	return s
 }
 
@@ -32,7 +32,7 @@ func TestBand(t *testing.T) {
 		s := big(r.total, r.assigned)
 		s.Demand.Waiting = r.waiting
 		if d := warmpool.Plan(warmpool.Band{}, s); slotsOf(d) != r.slots {
-			t.Errorf("%+v: %d slots added; want %d (%s)", r, slotsOf(d), r.slots, d.Reason)
+			t.Errorf("%+v: %d slots added; want %d (%s)", r, slotsOf(d), r.slots, d.Explanation)
 		}
 	}
 }
@@ -41,22 +41,22 @@ func TestBandHoldDown(t *testing.T) {
 	p := warmpool.Band{}
 	d := warmpool.Plan(p, at(big(16, 2), monday, warmpool.Decision{}))
 	if len(d.Actions) > 0 || d.Next != 5*time.Minute || d.Over != 12 {
-		t.Fatalf("a fresh surplus: over %d, actions %v, next %v; want 12, none, 5m", d.Over, d.Actions, d.Next)
+		t.Fatalf("new surplus: over %d, actions %v, next %v; want 12, none, 5m", d.Over, d.Actions, d.Next)
 	}
-	// Demand rises for a moment, so less of the surplus was there all the time.
+	// Demand rises for a moment, so the least surplus of the hold-down is smaller.
 	d = warmpool.Plan(p, at(big(16, 6), monday.Add(2*time.Minute), d))
 	if d.Over != 8 {
 		t.Fatalf("over %d; want 8", d.Over)
 	}
 	d = warmpool.Plan(p, at(big(16, 2), monday.Add(5*time.Minute), d))
 	if slotsOf(d) != -8 {
-		t.Errorf("after the hold-down %d slots; want -8, the least surplus of the time", slotsOf(d))
+		t.Errorf("%d slots after the hold-down; want -8, the least surplus during it", slotsOf(d))
 	}
 	s := at(big(16, 2), monday, warmpool.Decision{})
 	s.Subnet.Exhausted = true
 	d = warmpool.Plan(p, s)
 	if d.Over != 13 || d.Next != 50*time.Second {
-		t.Errorf("exhausted subnet: over %d, next %v; want all but one of 14 free, 50s", d.Over, d.Next)
+		t.Errorf("exhausted subnet: over %d, next %v; want 13 of 14 free addresses, 50s", d.Over, d.Next)
 	}
 }
 
@@ -82,15 +82,15 @@ func TestHoldDown(t *testing.T) {
 	}
 	low := warmpool.Plan(p, at(big(8, 8), monday.Add(30*time.Second), d))
 	if slotsOf(low) != 2 {
-		t.Errorf("growth is held as well: %v", low.Actions)
+		t.Errorf("growth during the hold-down: %v; want 2 slots", low.Actions)
 	}
 	again := warmpool.Plan(p, at(big(8, 2), monday.Add(time.Minute), low))
 	if len(again.Actions) > 0 {
-		t.Errorf("the time was not started anew: %v", again.Actions)
+		t.Errorf("actions %v; want none, because the growth restarts the hold-down", again.Actions)
 	}
 	d = warmpool.Plan(p, at(big(8, 2), monday.Add(2*time.Minute), d))
 	if slotsOf(d) != -4 {
-		t.Errorf("after a minute: %v; want 4 slots unassigned", d.Actions)
+		t.Errorf("after the hold-down: %v; want 4 slots unassigned", d.Actions)
 	}
 }
 
@@ -102,11 +102,11 @@ func TestBounds(t *testing.T) {
 		want            int
 	}{
 		{"floor adds", 4, 2, warmpool.Bounds{Floor: 10}, 6},
-		{"floor holds a release", 20, 2, warmpool.Bounds{Floor: 10}, -10},
+		{"floor cuts a release", 20, 2, warmpool.Bounds{Floor: 10}, -10},
 		{"ceiling cuts growth", 8, 8, warmpool.Bounds{Ceiling: 9}, 1},
-		{"ceiling sheds", 20, 18, warmpool.Bounds{Ceiling: 19}, -1},
+		{"ceiling releases", 20, 18, warmpool.Bounds{Ceiling: 19}, -1},
 		{"floor above ceiling", 0, 0, warmpool.Bounds{Floor: 20, Ceiling: 5}, 5},
-		{"inside", 10, 8, warmpool.Bounds{Floor: 5, Ceiling: 15}, 0},
+		{"between floor and ceiling", 10, 8, warmpool.Bounds{Floor: 5, Ceiling: 15}, 0},
 	} {
 		tc.bounds.Policy = warmpool.AWS{WarmIPTarget: 2}
 		if d := warmpool.Plan(tc.bounds, big(tc.total, tc.assigned)); slotsOf(d) != tc.want {
@@ -119,7 +119,7 @@ func TestPredictive(t *testing.T) {
 	p := warmpool.Predictive{Policy: warmpool.AWS{WarmIPTarget: 1}, Latency: 10 * time.Second, Quantile: 0.95}
 	var d warmpool.Decision
 	now := monday
-	// In every tenth window five pods come at once, and go again.
+	// In every tenth window five pods start at once and stop again.
 	for i := range 400 {
 		pods := 10
 		if i%10 == 0 {
@@ -130,14 +130,14 @@ func TestPredictive(t *testing.T) {
 	}
 	d = warmpool.Plan(p, at(big(10, 10), now, d))
 	if got := slotsOf(d); got != 8 {
-		t.Errorf("headroom %d; want 8, the class of rises by 5 (%s)", got, d.Capped)
+		t.Errorf("headroom %d; want 8, the end of the class of rises by 5 (%s)", got, d.Capped)
 	}
 	p.Max = 3
 	if got := slotsOf(warmpool.Plan(p, at(big(10, 10), now, d))); got != 3 {
-		t.Errorf("headroom %d; want 3, the most", got)
+		t.Errorf("headroom %d; want 3, which is Max", got)
 	}
 	if got := slotsOf(warmpool.Plan(p, at(big(10, 10), now, warmpool.Decision{}))); got != 1 {
-		t.Errorf("%d slots without a past; want 1, what the static policy wants", got)
+		t.Errorf("%d slots without memory; want 1, as by the wrapped policy", got)
 	}
 }
 
@@ -146,16 +146,16 @@ func TestExhaustion(t *testing.T) {
 	s := big(0, 0)
 	s.Subnet.Free = 500
 	if got := slotsOf(warmpool.Plan(p, at(s, monday, warmpool.Decision{}))); got != 16 {
-		t.Errorf("good times: %d slots; want 16", got)
+		t.Errorf("500 free addresses: %d slots; want 16", got)
 	}
 	s.Subnet.Free = 99
 	d := warmpool.Plan(p, at(s, monday, warmpool.Decision{}))
 	if slotsOf(d) != 1 || d.Next != 2*time.Minute {
-		t.Errorf("hard times: %d slots, next %v; want 1, 2m", slotsOf(d), d.Next)
+		t.Errorf("99 free addresses: %d slots, next %v; want 1, 2m", slotsOf(d), d.Next)
 	}
 	s.Subnet.Free = 500
 	if d = warmpool.Plan(p, at(s, monday.Add(time.Minute), d)); slotsOf(d) != 1 {
-		t.Errorf("hard times last 2 minutes: %d slots after 1", slotsOf(d))
+		t.Errorf("%d slots after 1 minute; want 1, because the tight policy runs for 2 minutes", slotsOf(d))
 	}
 	if d = warmpool.Plan(p, at(s, monday.Add(2*time.Minute), d)); slotsOf(d) != 16 {
 		t.Errorf("after 2 minutes %d slots; want 16", slotsOf(d))
@@ -190,8 +190,8 @@ func TestSchedule(t *testing.T) {
 func TestShadow(t *testing.T) {
 	p := warmpool.Shadow{Policy: warmpool.AWS{WarmIPTarget: 1}, Other: warmpool.Band{}}
 	d := warmpool.Plan(p, big(0, 0))
-	if slotsOf(d) != 1 || d.Beside == nil || slotsOf(*d.Beside) != 4 || !d.Differs() {
-		t.Errorf("did %v, beside %+v; want 1 slot, and 4 beside", d.Actions, d.Beside)
+	if slotsOf(d) != 1 || d.Other == nil || slotsOf(*d.Other) != 4 || !d.Differs() {
+		t.Errorf("actions %v, other decision %+v; want 1 slot and 4 slots", d.Actions, d.Other)
 	}
 	p.Other = p.Policy
 	if d = warmpool.Plan(p, big(0, 0)); d.Differs() {
@@ -199,12 +199,12 @@ func TestShadow(t *testing.T) {
 	}
 }
 
-// fixed is a policy that always does the same.
+// fixed is a policy that always decides on the same actions.
 type fixed []warmpool.Action
 
 func (f fixed) Decide(warmpool.Snapshot) warmpool.Decision { return warmpool.Decision{Actions: f} }
 
-// TestPlan shows each rule of the frame cutting what a policy asks.
+// TestPlan checks that each rule of Plan cuts the actions of a policy.
 func TestPlan(t *testing.T) {
 	const (
 		assign, create    = warmpool.OpAssign, warmpool.OpCreate
@@ -220,27 +220,27 @@ func TestPlan(t *testing.T) {
 		},
 	}
 	for _, tc := range []struct {
-		name   string
-		change func(*warmpool.Snapshot)
-		asks   fixed
-		want   []string
-		capped string
+		name    string
+		change  func(*warmpool.Snapshot)
+		actions fixed
+		want    []string
+		capped  string
 	}{
-		{"as asked", nil, fixed{{Op: assign, ENI: "primary", N: 1}, {Op: create, N: 5}, {Op: deleted, ENI: "idle"}}, []string{"assign primary 1", "create  5", "delete idle 10"}, ""},
+		{"allowed actions", nil, fixed{{Op: assign, ENI: "primary", N: 1}, {Op: create, N: 5}, {Op: deleted, ENI: "idle"}}, []string{"assign primary 1", "create  5", "delete idle 10"}, ""},
 		{"pending slots take room", nil, fixed{{Op: assign, ENI: "primary", N: 9}}, []string{"assign primary 1"}, "room of 1"},
 		{"room is used once", nil, fixed{{Op: assign, ENI: "cooling", N: 6}, {Op: assign, ENI: "cooling", N: 6}}, []string{"assign cooling 6", "assign cooling 1"}, "room of 1"},
-		{"number of ENIs", nil, fixed{{Op: create, N: 1}, {Op: create, N: 1}}, []string{"create  1"}, "all of its 5 ENIs"},
+		{"number of ENIs", nil, fixed{{Op: create, N: 1}, {Op: create, N: 1}}, []string{"create  1"}, "has 5 ENIs, its limit"},
 		{"slots of a new ENI", nil, fixed{{Op: create, N: 99}}, []string{"create  10"}, "room of 10"},
 		{"max-pods, cooling not counted", func(s *warmpool.Snapshot) { s.Limits.MaxPods = 22 }, fixed{{Op: create, N: 9}}, []string{"create  3"}, "max-pods 22"},
 		{"subnet", func(s *warmpool.Snapshot) { s.Subnet.Free = 2 }, fixed{{Op: create, N: 9}}, []string{"create  2"}, "2 left in the subnet"},
-		{"in use and cooling stay", nil, fixed{{Op: unassign, ENI: "primary", N: 5}}, []string{"unassign primary 2"}, "the 2 that are free"},
-		{"one more than is free", nil, fixed{{Op: unassign, ENI: "primary", N: 3}}, []string{"unassign primary 2"}, "the 2 that are free"},
-		{"free slots go once", nil, fixed{{Op: unassign, ENI: "cooling", N: 2}, {Op: unassign, ENI: "cooling", N: 1}}, []string{"unassign cooling 2"}, "0 free"},
-		{"the primary stays", nil, fixed{{Op: deleted, ENI: "primary"}}, nil, "is the primary"},
-		{"cooling ENIs stay", nil, fixed{{Op: deleted, ENI: "cooling"}}, nil, "1 cooling"},
-		{"foreign ENIs stay", nil, fixed{{Op: deleted, ENI: "trunk"}, {Op: assign, ENI: "trunk", N: 1}}, nil, "no ENI of that name"},
-		{"unknown ENIs", nil, fixed{{Op: assign, ENI: "other", N: 1}}, nil, "no such ENI"},
-		{"nothing on a deleted ENI", nil, fixed{{Op: deleted, ENI: "idle"}, {Op: unassign, ENI: "idle", N: 1}}, []string{"delete idle 10"}, "0 free"},
+		{"assigned and cooling addresses stay", nil, fixed{{Op: unassign, ENI: "primary", N: 5}}, []string{"unassign primary 2"}, "the 2 that are free"},
+		{"one slot more than free", nil, fixed{{Op: unassign, ENI: "primary", N: 3}}, []string{"unassign primary 2"}, "the 2 that are free"},
+		{"free slots are released once", nil, fixed{{Op: unassign, ENI: "cooling", N: 2}, {Op: unassign, ENI: "cooling", N: 1}}, []string{"unassign cooling 2"}, "0 free"},
+		{"the primary ENI stays", nil, fixed{{Op: deleted, ENI: "primary"}}, nil, "is the primary"},
+		{"ENIs with cooling addresses stay", nil, fixed{{Op: deleted, ENI: "cooling"}}, nil, "1 cooling"},
+		{"ENIs not for pods stay", nil, fixed{{Op: deleted, ENI: "trunk"}, {Op: assign, ENI: "trunk", N: 1}}, nil, "no ENI for pods has this ID"},
+		{"unknown ENIs", nil, fixed{{Op: assign, ENI: "other", N: 1}}, nil, "no ENI has this ID"},
+		{"no action on a deleted ENI", nil, fixed{{Op: deleted, ENI: "idle"}, {Op: unassign, ENI: "idle", N: 1}}, []string{"delete idle 10"}, "0 free"},
 		{"numbers below one", nil, fixed{{Op: assign, ENI: "primary", N: 0}, {Op: create, N: -1}, {Op: unassign, ENI: "idle", N: 0}}, nil, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -248,8 +248,8 @@ func TestPlan(t *testing.T) {
 			if tc.change != nil {
 				tc.change(&s)
 			}
-			asked := slices.Clone(tc.asks)
-			d := warmpool.Plan(tc.asks, s)
+			before := slices.Clone(tc.actions)
+			d := warmpool.Plan(tc.actions, s)
 			var got []string
 			for _, a := range d.Actions {
 				got = append(got, strings.Join([]string{a.Op.String(), a.ENI, warmpool.Because("%d", a.N).String()}, " "))
@@ -260,16 +260,16 @@ func TestPlan(t *testing.T) {
 			if tc.capped != "" && !strings.Contains(d.Capped.String(), tc.capped) {
 				t.Errorf("capped %q; want %q", d.Capped, tc.capped)
 			}
-			if !slices.Equal(asked, tc.asks) {
-				t.Error("the policy's own slice was changed")
+			if !slices.Equal(before, tc.actions) {
+				t.Error("Plan has changed the slice of the policy")
 			}
 		})
 	}
 }
 
-// TestENIOnItsWay: an ENI that is being created is supply and takes its place,
-// and what it has room for waits until it is there.
-func TestENIOnItsWay(t *testing.T) {
+// TestPendingENI checks that an ENI that is being created counts as supply and
+// towards the limit, and that slots that fit on it wait until it exists.
+func TestPendingENI(t *testing.T) {
 	s := warmpool.Snapshot{
 		Limits: warmpool.Limits{MaxENIs: 3, SlotsPerENI: 6},
 		ENIs:   []warmpool.ENI{{ID: "eni-0", Primary: true, Slots: 6, Assigned: 6}, {PendingSlots: 4}},
@@ -279,54 +279,55 @@ func TestENIOnItsWay(t *testing.T) {
 		d := warmpool.Plan(warmpool.Band{}, s)
 		for _, a := range d.Actions {
 			if a.Op != warmpool.OpCreate {
-				t.Errorf("%d wait: %v", waiting, d.Actions)
+				t.Errorf("%d pods wait: actions %v; want only creations", waiting, d.Actions)
 			}
 		}
 		if slotsOf(d) != want {
-			t.Errorf("%d wait: %d slots; want %d (%s)", waiting, slotsOf(d), want, d.Reason)
+			t.Errorf("%d pods wait: %d slots; want %d (%s)", waiting, slotsOf(d), want, d.Explanation)
 		}
 	}
 	d := warmpool.Plan(fixed{{Op: warmpool.OpAssign, N: 1}, {Op: warmpool.OpDelete}}, s)
 	if len(d.Actions) > 0 {
-		t.Errorf("acts on an ENI without a name: %v", d.Actions)
+		t.Errorf("actions on an ENI without an ID: %v; want none", d.Actions)
 	}
 }
 
-// TestEachSettingCounts: there is no setting that is accepted and forgotten.
-func TestEachSettingCounts(t *testing.T) {
-	for name := range warmpool.Names() {
-		plain, err := warmpool.Named(name, nil)
+// TestEachSettingHasEffect checks that no setting is accepted and ignored.
+func TestEachSettingHasEffect(t *testing.T) {
+	for name := range warmpool.PolicyNames() {
+		plain, err := warmpool.PolicyByName(name, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		seen := map[string]string{}
-		settings := warmpool.Settings(name)
+		settings := warmpool.PolicySettings(name)
 		wrappers := len(slices.DeleteFunc(slices.Clone(settings), func(s string) bool { return !strings.HasPrefix(s, "with-") }))
 		if own := len(settings) - wrappers; own != fields(reflect.TypeOf(plain)) {
 			t.Errorf("policy %s has %d settings for %d fields", name, own, fields(reflect.TypeOf(plain)))
 		}
 		for _, key := range settings {
-			counts := false
+			effect := false
 			for _, value := range []string{"7", "7m", "true"} {
-				p, err := warmpool.Named(name, map[string]string{key: value})
+				p, err := warmpool.PolicyByName(name, map[string]string{key: value})
 				if err != nil {
-					continue // of another kind
+					continue // the setting has another type
 				}
 				text := fmt.Sprintf("%T %+v", p, p)
-				counts = counts || text != fmt.Sprintf("%T %+v", plain, plain)
+				effect = effect || text != fmt.Sprintf("%T %+v", plain, plain)
 				if other, twice := seen[text]; twice {
-					t.Errorf("policy %s: %s does the same as %s", name, key, other)
+					t.Errorf("policy %s: %s has the same effect as %s", name, key, other)
 				}
 				seen[text] = key
 			}
-			if !counts {
-				t.Errorf("policy %s: setting %s changes nothing", name, key)
+			if !effect {
+				t.Errorf("policy %s: setting %s has no effect", name, key)
 			}
 		}
 	}
 }
 
-// fields counts the fields of a structure, those of inner ones by themselves.
+// fields counts the fields of a structure, and those of nested structures instead
+// of the structures.
 func fields(s reflect.Type) int {
 	n := 0
 	for f := range s.Fields() {
@@ -339,27 +340,27 @@ func fields(s reflect.Type) int {
 	return n
 }
 
-func TestNamed(t *testing.T) {
-	p, err := warmpool.Named("aws", map[string]string{"WARM_IP_TARGET": "2", "MINIMUM_IP_TARGET": "5", "with-hold-down": "1m"})
+func TestPolicyByName(t *testing.T) {
+	p, err := warmpool.PolicyByName("aws", map[string]string{"WARM_IP_TARGET": "2", "MINIMUM_IP_TARGET": "5", "with-hold-down": "1m"})
 	want := warmpool.HoldDown{Policy: warmpool.AWS{WarmENITarget: 1, WarmIPTarget: 2, MinimumIPTarget: 5}, For: time.Minute}
 	if diff := cmp.Diff(warmpool.Policy(want), p); diff != "" || err != nil {
 		t.Errorf("error %v, policy (-want +got):\n%s", err, diff)
 	}
-	for name, doc := range warmpool.Names() {
-		if doc == "" || len(warmpool.Settings(name)) == 0 {
-			t.Errorf("%s: doc %q, settings %v", name, doc, warmpool.Settings(name))
+	for name, doc := range warmpool.PolicyNames() {
+		if doc == "" || len(warmpool.PolicySettings(name)) == 0 {
+			t.Errorf("%s: doc %q, settings %v; want both", name, doc, warmpool.PolicySettings(name))
 		}
-		p, err := warmpool.Named(name, nil)
+		p, err := warmpool.PolicyByName(name, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Run(name, func(t *testing.T) { warmpooltest.Run(t, p) })
 	}
 	for _, tc := range []struct {
-		name, key, value, says string
+		name, key, value, want string
 	}{
-		{"bend", "", "", "only band"},
-		{"band", "lo", "1", "low, high"},
+		{"bend", "", "", "want one of band"},
+		{"band", "lo", "1", "want one of low, high"},
 		{"band", "low", "many", "a number of at least -1"},
 		{"band", "high", "-1", "a number of at least 0"},
 		{"band", "hold-down", "5", "a duration such as 90s"},
@@ -369,9 +370,9 @@ func TestNamed(t *testing.T) {
 		if tc.key != "" {
 			set[tc.key] = tc.value
 		}
-		_, err := warmpool.Named(tc.name, set)
-		if !errors.Is(err, warmpool.ErrSetting) || !strings.Contains(err.Error(), tc.says) {
-			t.Errorf("%s %s=%s: error %v; want one that says %q", tc.name, tc.key, tc.value, err, tc.says)
+		_, err := warmpool.PolicyByName(tc.name, set)
+		if !errors.Is(err, warmpool.ErrSetting) || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s %s=%s: error %v; want %q", tc.name, tc.key, tc.value, err, tc.want)
 		}
 	}
 }

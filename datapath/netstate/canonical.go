@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// Canonical returns s in canonical order without duplicates; s stays as it is. The order
-// is one in which additions succeed: what a route names comes before it.
+// Canonical returns a copy of s in canonical order, without duplicates. Items can be
+// added in that order: a gateway's route comes before the routes that use it.
 func (s State) Canonical() State {
 	s.Links = sorted(s.Links, compareLinks)
 	s.Addresses = sorted(s.Addresses, compareAddresses)
@@ -23,7 +23,7 @@ func (s State) Canonical() State {
 }
 
 func sorted[T comparable](items []T, compare func(a, b T) int) []T {
-	if slices.IsSortedFunc(items, compare) && !hasTwins(items) {
+	if slices.IsSortedFunc(items, compare) && !hasDuplicates(items) {
 		return items
 	}
 	items = slices.Clone(items)
@@ -31,8 +31,8 @@ func sorted[T comparable](items []T, compare func(a, b T) int) []T {
 	return slices.Compact(items)
 }
 
-// hasTwins reports whether two neighbours in a sorted list are equal.
-func hasTwins[T comparable](items []T) bool {
+// hasDuplicates reports whether a sorted list contains equal items.
+func hasDuplicates[T comparable](items []T) bool {
 	for i := 1; i < len(items); i++ {
 		if items[i] == items[i-1] {
 			return true
@@ -93,37 +93,60 @@ func comparePrefixes(a, b netip.Prefix) int {
 	return cmp.Or(compareBools(a.IsValid(), b.IsValid()), a.Compare(b))
 }
 
-func compareBools(a, b bool) int { return Btoi(a) - Btoi(b) }
+// compareBools orders false before true.
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
 
-// Keys tell which item of a namespace another would replace.
+// A key identifies an item within a namespace: adding an item replaces the one that
+// has the same key.
 
+// NeighborKey is the key of a neighbour entry.
 type NeighborKey struct {
 	link string
 	addr netip.Addr
 }
 
+// AddressKey is the key of an address.
 type AddressKey struct {
 	link   string
 	prefix netip.Prefix
 }
 
+// RouteKey is the key of a route.
 type RouteKey struct {
 	table, metric int
 	dst           netip.Prefix
 }
 
-func (l Link) key() string          { return l.Name }
-func (a Address) Key() AddressKey   { return AddressKey{a.Link, a.Prefix} }
-func (n Neighbor) Key() NeighborKey { return NeighborKey{n.Link, n.Addr} }
-func (r Route) Key() RouteKey       { return RouteKey{r.Table, r.Metric, r.Dst} }
-func (r Rule) Key() Rule            { return r }
-func (s Sysctl) key() string        { return s.Key }
+// Key returns the key of the link: its name.
+func (l Link) Key() string { return l.Name }
 
-// Counterparts returns the items of have that stand in the place of an item of want:
-// those that adding it would replace. Filters are left out.
+// Key returns the key of the address: link and prefix.
+func (a Address) Key() AddressKey { return AddressKey{a.Link, a.Prefix} }
+
+// Key returns the key of the entry: link and address.
+func (n Neighbor) Key() NeighborKey { return NeighborKey{n.Link, n.Addr} }
+
+// Key returns the key of the route: table, destination and metric.
+func (r Route) Key() RouteKey { return RouteKey{r.Table, r.Metric, r.Dst} }
+
+// Key returns r: a namespace can have any number of rules that differ.
+func (r Rule) Key() Rule { return r }
+
+func (s Sysctl) key() string { return s.Key }
+
+// Counterparts returns the items of have that adding want would replace. It ignores
+// filters.
 func Counterparts(have, want State) State {
 	return State{
-		Links:     counterparts(have.Links, want.Links, Link.key),
+		Links:     counterparts(have.Links, want.Links, Link.Key),
 		Addresses: counterparts(have.Addresses, want.Addresses, Address.Key),
 		Neighbors: counterparts(have.Neighbors, want.Neighbors, Neighbor.Key),
 		Routes:    counterparts(have.Routes, want.Routes, Route.Key),
@@ -132,26 +155,20 @@ func Counterparts(have, want State) State {
 	}
 }
 
-// counterparts returns the items of have that have the key of one of want.
+// counterparts returns the items of have that share a key with an item of want.
 func counterparts[T any, K comparable](have, want []T, key func(T) K) []T {
-	wanted := map[K]bool{}
+	inWant := map[K]bool{}
 	for _, w := range want {
-		wanted[key(w)] = true
+		inWant[key(w)] = true
 	}
 	var found []T
 	for _, i := range have {
-		if wanted[key(i)] {
+		if inWant[key(i)] {
 			found = append(found, i)
 		}
 	}
 	return found
 }
 
+// HostPrefix returns the prefix that contains a alone.
 func HostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
-
-func Btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}

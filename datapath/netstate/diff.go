@@ -12,15 +12,15 @@ import (
 // Op is what a [Change] does.
 type Op string
 
-// Repeating either is harmless: to add what is there replaces it, to delete
-// what is gone succeeds.
+// Both are idempotent: adding an existing item replaces it, and deleting an item
+// that does not exist succeeds.
 const (
 	OpAdd    Op = "add"
 	OpDelete Op = "delete"
 )
 
-// Item is one of Link, Address, Neighbor, Route, Rule, Sysctl, Source and
-// Filter.
+// Item is the object of a [Change]: a Link, Address, Neighbor, Route, Rule, Sysctl,
+// Source or Filter.
 type Item interface {
 	fmt.Stringer
 	item()
@@ -35,8 +35,8 @@ func (Sysctl) item()   {}
 func (Source) item()   {}
 func (Filter) item()   {}
 
-// Change is one step from a state to another. Its text is the command that a
-// person would type.
+// Change is one step from one state to another. It prints itself as the command
+// that an operator would type.
 type Change struct {
 	Op   Op
 	Item Item
@@ -92,33 +92,34 @@ func sourceMap(s Source) string {
 	return SourceMaps[1].Name
 }
 
-// Additions returns the changes that make s out of nothing, in an order in
+// Additions returns the changes that create s from an empty state, in an order in
 // which each can succeed.
 func (s State) Additions() []Change {
 	return Diff(State{}, s)
 }
 
-// Diff returns the changes that lead from have to want, in an order in which
-// each succeeds and traffic flows throughout: what is new comes before what is
-// old goes. Both must be limited to what the caller may change, see
-// [Node.Owned]. Equal states give no change. A zero MTU in want is any MTU, and a
-// setting that want does not name stays.
+// Diff returns the changes that lead from have to want. Their order lets each of
+// them succeed and keeps traffic flowing: additions come before deletions. Both
+// states must contain only what the caller may change; for a node that is
+// [github.com/vpcnet/vpcnet/datapath.Node.Owned]. Equal states give no changes. A
+// zero MTU in want accepts every MTU, and settings that want does not name stay as
+// they are.
 func Diff(have, want State) []Change {
 	have, want = have.Canonical(), want.Canonical()
-	made, links, oldLinks := diffLinks(have.Links, want.Links)
+	created, links, oldLinks := diffLinks(have.Links, want.Links)
 	addrs, oldAddrs := diffItems(have.Addresses, want.Addresses, Address.Key)
-	addrs = append(remade(have.Addresses, want.Addresses), addrs...)
+	addrs = append(changedAddresses(have.Addresses, want.Addresses), addrs...)
 	neighs, oldNeighs := diffItems(have.Neighbors, want.Neighbors, Neighbor.Key)
 	routes, oldRoutes := diffItems(have.Routes, want.Routes, Route.Key)
 	rules, oldRules := diffItems(have.Rules, want.Rules, Rule.Key)
 	sysctls, _ := diffItems(have.Sysctls, want.Sysctls, Sysctl.key)
 	filter, oldFilter := diffFilter(have.Filter, want.Filter)
-	return slices.Concat(made, sysctls, links, addrs, neighs, routes, rules, filter,
+	return slices.Concat(created, sysctls, links, addrs, neighs, routes, rules, filter,
 		oldRules, oldFilter, oldRoutes, oldNeighs, oldAddrs, oldLinks)
 }
 
-// diffItems returns additions in order and deletions in reverse. An item of the
-// same key is replaced by its addition.
+// diffItems returns the additions in order and the deletions in reverse order. An
+// addition replaces the item that has the same key.
 func diffItems[T interface {
 	comparable
 	Item
@@ -141,9 +142,10 @@ func diffItems[T interface {
 	return add, del
 }
 
-// remade deletes addresses that want has with another flag, which the kernel
-// does not change in place. Routes may go with them: the next Diff finds out.
-func remade(have, want []Address) []Change {
+// changedAddresses returns the deletions of addresses that have another flag in want, since
+// the kernel cannot change the flag of an existing address. The kernel may delete
+// routes together with such an address; the next Diff adds them again.
+func changedAddresses(have, want []Address) []Change {
 	flag := map[AddressKey]bool{}
 	for _, a := range want {
 		flag[a.Key()] = a.NoPrefixRoute
@@ -157,9 +159,9 @@ func remade(have, want []Address) []Change {
 	return changes
 }
 
-// diffLinks returns also the links to make before anything else, so that they can
-// be given their settings.
-func diffLinks(have, want []Link) (made, add, del []Change) {
+// diffLinks returns in created the links that must exist before their settings can
+// be written, in add the other additions, and in del the deletions.
+func diffLinks(have, want []Link) (created, add, del []Change) {
 	var pairs []Change
 	byName, keep := map[string]Link{}, map[string]bool{}
 	for _, l := range have {
@@ -172,7 +174,7 @@ func diffLinks(have, want []Link) (made, add, del []Change) {
 			switch {
 			case w.Virtual():
 				w.Up = false
-				made = append(made, Change{OpAdd, w})
+				created = append(created, Change{OpAdd, w})
 				add = append(add, change)
 			case !ok && w.Kind == "veth":
 				pairs = append(pairs, change)
@@ -186,18 +188,18 @@ func diffLinks(have, want []Link) (made, add, del []Change) {
 			del = append(del, Change{OpDelete, h})
 		}
 	}
-	return append(made, pairs...), add, del
+	return append(created, pairs...), add, del
 }
 
-// satisfies reports whether l is as w wants it.
+// satisfies reports whether l is as the wanted link w describes.
 func (l Link) satisfies(w Link) bool {
 	return l.MAC == w.MAC && l.Up == w.Up && (w.MTU == 0 || l.MTU == w.MTU) &&
 		(w.Kind == "" || l.Kind == w.Kind && l.Group == w.Group && l.Master == w.Master && l.VLAN == w.VLAN) &&
 		(w.Parent == "" || l.Parent == w.Parent) && (w.Alias == "" || l.Alias == w.Alias)
 }
 
-// diffFilter replaces the whole table in one transaction when its chains
-// differ, and else only elements.
+// diffFilter replaces the whole table if its chains differ, and otherwise changes
+// only elements of its maps.
 func diffFilter(have, want Filter) (add, del []Change) {
 	switch {
 	case have.Empty() && want.Empty():
@@ -207,9 +209,9 @@ func diffFilter(have, want Filter) (add, del []Change) {
 	case !reflect.DeepEqual(have.Chains, want.Chains):
 		return []Change{{OpAdd, want}}, nil
 	}
-	// An element cannot change its verdict, and may not overlap another: old
-	// ones go first. This does not cut off a pod, since an address leaves an
-	// ENI only after its last pod.
+	// The kernel cannot change the verdict of an element and refuses elements that
+	// overlap, so old elements are deleted first. This interrupts no pod, since an
+	// address leaves an ENI only after its last pod has gone.
 	keep := map[Source]bool{}
 	for _, s := range want.Sources {
 		keep[s] = true

@@ -10,24 +10,29 @@ import (
 	"strings"
 )
 
-// Query is what the kernel's route lookup goes by. Without iif the node itself
-// asks, which rules know as lo. A proto of 0 is not known.
+// Query describes a packet for [State.Lookup].
 type Query struct {
-	Src, Dst     netip.Addr
-	Mark         uint32
-	IIF          string
-	Proto        int
-	Sport, Dport uint16
+	Src, Dst netip.Addr
+	Mark     uint32
+	// IIF is the link that the packet comes in by. It is empty for packets that the
+	// node itself sends; rules match those as "lo".
+	IIF string
+	// Proto is the number of the transport protocol; 0 is unknown.
+	Proto            int
+	SrcPort, DstPort uint16
 }
 
-// Verdict is the answer: the rule and the route that decided. Local is the
-// node itself.
+// Verdict is the outcome of a lookup.
 type Verdict struct {
+	// Rule and Route decided, if Found.
 	Rule  Rule
 	Route Route
+	// Local says that the destination is the node itself.
 	Local bool
+	// Found says that a rule or a route decided.
 	Found bool
-	// Unjudged are rules that may decide instead.
+	// Unjudged are rules that may decide instead: a State does not hold what they
+	// depend on.
 	Unjudged []Rule
 }
 
@@ -43,16 +48,16 @@ func (v Verdict) String() string {
 	return fmt.Sprintf("rule %q finds route %q", v.Rule, v.Route)
 }
 
-// Refuses reports whether the rule or the route that decided sends packets
-// nowhere.
+// Refuses reports whether the rule or route that decided drops or rejects packets.
 func (v Verdict) Refuses() bool { return v.Route.Type != "" }
 
-// by reports whether the packet leaves by a link.
+// LeavesBy reports whether the packet leaves by the link of that name.
 func (v Verdict) LeavesBy(link string) bool {
 	return v.Found && !v.Local && !v.Refuses() && v.Route.Link == link
 }
 
-// Lookup goes through rules and tables as the kernel does.
+// Lookup finds the route of a packet through rules and tables, as the kernel does. A
+// State without rules has the kernel's own, see [BuiltinRules].
 func (s State) Lookup(q Query) Verdict {
 	var v Verdict
 	rules := s.RulesFor(q.Dst.Is6())
@@ -69,9 +74,9 @@ func (s State) Lookup(q Query) Verdict {
 	return v
 }
 
-// rivals returns the rules of the same priority as the one that decided which
-// would decide otherwise: of those the kernel takes the older, and a State does not
-// tell which that is.
+// rivals returns the rules of the same priority as the one that decided that would
+// decide differently. The kernel evaluates the oldest of them first, and a State does
+// not record their age.
 func (s State) rivals(v Verdict, after []Rule, q Query) []Rule {
 	var rivals []Rule
 	for _, r := range after {
@@ -87,7 +92,8 @@ func (s State) rivals(v Verdict, after []Rule, q Query) []Rule {
 	return rivals
 }
 
-// decide looks into the table of a rule that applies.
+// decide applies a rule that matches. It reports false if the lookup continues with the
+// next rule.
 func (s State) decide(v *Verdict, r Rule, dst netip.Addr) bool {
 	if kind, ok := ruleActions[r.Other]; ok {
 		v.Rule, v.Route, v.Found = r, Route{Type: kind}, true
@@ -108,7 +114,8 @@ func (s State) decide(v *Verdict, r Rule, dst netip.Addr) bool {
 	return true
 }
 
-// RulesFor returns the rules of one family in the kernel's order.
+// RulesFor returns the rules of one family in the order in which the kernel evaluates
+// them.
 func (s State) RulesFor(ipv6 bool) []Rule {
 	var rules []Rule
 	for _, r := range s.Rules {
@@ -123,16 +130,17 @@ func (s State) RulesFor(ipv6 bool) []Rule {
 	return rules
 }
 
-// The kernel's own route tables; see rt_tables in ip-route(8).
+// Route tables that every namespace has, see ip-route(8).
 const (
-	// TableMain is the table that every lookup ends in; it serves the primary ENI.
-	TableMain    = 254
-	TableLocal   = 255
+	// TableLocal holds the namespace's own addresses.
+	TableLocal = 255
+	// TableMain is the table that ip-route(8) uses by default.
+	TableMain = 254
+	// TableDefault is the last table that the kernel looks in.
 	TableDefault = 253
 )
 
-// BuiltinRules are those of a namespace that nobody has changed, for a State
-// that was made by hand.
+// BuiltinRules returns the rules of one family that a new namespace has.
 func BuiltinRules(ipv6 bool) []Rule {
 	return []Rule{
 		{IPv6: ipv6, Priority: 0, Table: TableLocal},
@@ -141,18 +149,19 @@ func BuiltinRules(ipv6 bool) []Rule {
 	}
 }
 
-// The words of Rule.Other that can be judged.
+// Texts of Rule.Other that Lookup understands.
 const (
 	ruleNot      = "not"
 	ruleNop      = "action 3"
 	ruleSuppress = "suppress_prefixlength "
 )
 
-// ruleActions are rules that refuse, by FR_ACT_… of linux/fib_rules.h.
+// ruleActions translates the actions of rules that refuse packets (FR_ACT_… in
+// linux/fib_rules.h) to types of routes.
 var ruleActions = map[string]string{"action 6": "blackhole", "action 7": "unreachable", "action 8": "prohibit"}
 
-// judge reports whether r applies to q. It is not sure where that depends on what
-// a State or q does not tell.
+// Applies reports whether r matches q. It reports sure false if that depends on
+// something that neither the State nor q contains.
 func (r Rule) Applies(q Query) (applies, sure bool) {
 	if r.IPv6 != q.Dst.Is6() || r.Other == ruleNop {
 		return false, true
@@ -178,18 +187,20 @@ func (r Rule) Applies(q Query) (applies, sure bool) {
 	return false, !fits && !strings.HasPrefix(r.Other, ruleNot+" ")
 }
 
-// suppresses returns the length of prefixes up to which r takes no route.
+// suppresses returns the prefix length up to which r ignores routes
+// (suppress_prefixlength), and whether it has one.
 func (r Rule) suppresses() (int, bool) {
 	text, ok := strings.CutPrefix(r.Other, ruleSuppress)
 	n, err := strconv.Atoi(text)
 	return n, ok && err == nil
 }
 
+// HasAddress reports whether a link has the address.
 func (s State) HasAddress(a netip.Addr) bool {
 	return slices.ContainsFunc(s.Addresses, func(x Address) bool { return x.Prefix.Addr() == a })
 }
 
-// Holder returns the link that has an address.
+// Holder returns the name of the link that has the address, empty if there is none.
 func (s State) Holder(a netip.Addr) string {
 	for _, x := range s.Addresses {
 		if x.Prefix.Addr() == a {
@@ -199,8 +210,9 @@ func (s State) Holder(a netip.Addr) string {
 	return ""
 }
 
-// longest returns the route of a table with the longest prefix that contains
-// dst, and of those the one with the lowest metric. A throw route ends the table.
+// LongestMatch returns the route of a table with the longest prefix that contains
+// dst; among equal prefixes, the one with the lowest metric. It reports false if there
+// is none, or if a throw route ends the lookup in this table.
 func (s State) LongestMatch(table int, dst netip.Addr) (Route, bool) {
 	var best Route
 	found := false
@@ -223,9 +235,10 @@ func (r Route) metric() int {
 	return r.Metric
 }
 
-// DefaultMetric6 is what the kernel gives an IPv6 route that comes without one.
+// DefaultMetric6 is the metric that the kernel gives to an IPv6 route without one.
 const DefaultMetric6 = 1024
 
+// Link returns the link of that name.
 func (s State) Link(name string) (Link, bool) {
 	for _, l := range s.Links {
 		if l.Name == name {
@@ -235,6 +248,7 @@ func (s State) Link(name string) (Link, bool) {
 	return Link{}, false
 }
 
+// Neighbor returns the permanent entry for an address on a link.
 func (s State) Neighbor(link string, a netip.Addr) (Neighbor, bool) {
 	for _, n := range s.Neighbors {
 		if n.Link == link && n.Addr == a {
@@ -244,6 +258,7 @@ func (s State) Neighbor(link string, a netip.Addr) (Neighbor, bool) {
 	return Neighbor{}, false
 }
 
+// Sysctl returns the value of a setting, empty if s does not contain it.
 func (s State) Sysctl(key string) string {
 	for _, x := range s.Sysctls {
 		if x.Key == key {

@@ -7,9 +7,10 @@ import (
 	"strings"
 )
 
-// State is the network of one namespace, or the part of it that someone is
-// responsible for. Its text is a shell script of ip, sysctl and nft commands in
-// canonical order that would make it: equal states have equal texts.
+// State is the network of one namespace, or a part of it. It prints itself as a
+// shell script of ip, sysctl and nft commands that would create it. The commands
+// stand in canonical order, so equal states print equal text. The zero value is
+// an empty network.
 type State struct {
 	Links     []Link
 	Addresses []Address
@@ -23,32 +24,34 @@ type State struct {
 // Link is a network interface.
 type Link struct {
 	Name string
-	// Kind is the kernel's name of the link's kind, as "veth", and empty for
-	// hardware.
+	// Kind is the kernel's name for the kind of link, such as "veth". It is empty
+	// for hardware.
 	Kind string
-	// MAC in lower case with colons.
+	// MAC is the hardware address in lower case with colons.
 	MAC string
-	// MTU 0 in a wanted state leaves it as it is.
+	// MTU is in bytes. In a wanted state, 0 leaves the link's MTU unchanged.
 	MTU int
 	Up  bool
-	// Peer is the name of the other end of a veth pair in a wanted state.
+	// Peer is the name of the other end of a veth pair. It is set in wanted states
+	// only: the kernel does not report it across namespaces.
 	Peer string
-	// Group is the link group.
+	// Group is the link group; 0 is the default group.
 	Group int
-	// Parent is the link below a VLAN, and VLAN its ID.
+	// Parent is the link that carries a VLAN, and VLAN is its ID, 1 to 4094.
 	Parent string `json:",omitempty"`
 	VLAN   int    `json:",omitempty"`
 	// Master is the bridge that the link is a port of.
 	Master string `json:",omitempty"`
-	// Alias of a VLAN link of ours tells DelPod whose it is.
+	// Alias is the description (IFLA_IFALIAS) of a VLAN link. Package datapath
+	// records there which pod the link belongs to.
 	Alias string `json:",omitempty"`
 }
 
-// Address is an address on a link.
+// Address is an IP address on a link.
 type Address struct {
 	Link   string
 	Prefix netip.Prefix
-	// NoPrefixRoute keeps the kernel from making a route to the prefix.
+	// NoPrefixRoute keeps the kernel from adding a route to the prefix.
 	NoPrefixRoute bool
 }
 
@@ -59,43 +62,45 @@ type Neighbor struct {
 	MAC  string
 }
 
-// Route is a route in any table but the kernel's own, local.
+// Route is a route in any table except the table local, which the kernel maintains.
 type Route struct {
 	Dst   netip.Prefix
 	Via   netip.Addr // the gateway, if any
 	Link  string
 	Table int
 	Src   netip.Addr // the preferred source, if any
-	// Metric of an IPv6 route is 0 for the kernel's default, 1024.
+	// Metric is the priority of the route; lower wins. In IPv6, 0 means the kernel's
+	// default of 1024.
 	Metric int
-	// MTU bounds packets by this route; 0 is the link's.
+	// MTU limits packets that use this route, in bytes; 0 means the MTU of the link.
 	MTU      int
 	Protocol int
-	// Type is empty for unicast, else as in ip: "unreachable", "blackhole", ...
+	// Type is empty for a unicast route, and otherwise the word of ip-route(8):
+	// "unreachable", "blackhole", "throw", ...
 	Type string
-	// Other holds what this package never makes but can show: several next hops.
-	// Via and Link are set if they have them in common.
+	// Other is the text of several next hops. Package datapath never creates such
+	// routes. Via and Link are set if all next hops share them.
 	Other string `json:",omitempty"`
 }
 
-// Rule is a routing rule. From and To without address match everything.
+// Rule is a routing policy rule. The zero From or To matches every address.
 type Rule struct {
 	Priority   int
 	IPv6       bool
 	From, To   netip.Prefix
 	Mark, Mask uint32
 	IIF        string
-	// IPProto is the number of a transport protocol; 0 is any.
+	// IPProto is the number of a transport protocol; 0 matches every protocol.
 	IPProto  int `json:",omitempty"`
 	Table    int
 	Protocol int
-	// Other holds what this package never makes but can show, as "not" or
-	// "goto 100".
+	// Other is the text of selectors and actions that package datapath never
+	// creates, such as "not" or "goto 100".
 	Other string
 }
 
-// Sysctl is a kernel setting, with the key in dots as in sysctl(8). A link's
-// name in a key has its dots as slashes.
+// Sysctl is a kernel setting. Key is written with dots, as in sysctl(8); dots in
+// the name of a link are written as slashes.
 type Sysctl struct{ Key, Value string }
 
 // Filter is our nftables table. The zero value is no table.
@@ -128,7 +133,7 @@ var SourceMaps = []struct {
 
 func (f Filter) Empty() bool { return len(f.Chains) == 0 }
 
-// String returns the script described at [State].
+// String returns the script that [State] describes.
 func (s State) String() string {
 	s = s.Canonical()
 	var b strings.Builder
@@ -138,7 +143,7 @@ func (s State) String() string {
 	return b.String()
 }
 
-// Join returns the union of states.
+// Join returns the union of the states, in canonical order.
 func Join(states ...State) State {
 	var u State
 	for _, s := range states {

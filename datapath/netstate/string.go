@@ -8,6 +8,7 @@ import (
 	"strings"
 )
 
+// family returns the option that selects the family of a in ip(8).
 func family(a netip.Addr) string {
 	if a.Is4() {
 		return "-4"
@@ -15,8 +16,8 @@ func family(a netip.Addr) string {
 	return "-6"
 }
 
-// String returns the arguments of `ip link add` for a veth pair and for a virtual
-// link that is down, and of `ip link set` for another link.
+// String returns the arguments of `ip link add` for a veth pair and for a virtual link
+// that is down, and of `ip link set` for every other link.
 func (l Link) String() string {
 	var b strings.Builder
 	switch {
@@ -40,7 +41,7 @@ func (l Link) String() string {
 		fmt.Fprintf(&b, " master %s", l.Master)
 	}
 	if l.Alias != "" {
-		fmt.Fprintf(&b, " alias '%s'", l.Alias)
+		fmt.Fprintf(&b, " alias '%s'", strings.ReplaceAll(l.Alias, "'", `'\''`))
 	}
 	if l.Up {
 		b.WriteString(" up")
@@ -141,7 +142,7 @@ func (s Sysctl) String() string { return s.Key + "=" + s.Value }
 
 func (s Source) String() string { return fmt.Sprintf("%s : jump %s", plain(s.Prefix), s.Chain) }
 
-// plain prints a prefix of full length without the length, as ip and nft do.
+// plain prints a prefix as ip and nft do: without the length if it is a single address.
 func plain(p netip.Prefix) string {
 	if p.IsSingleIP() {
 		return p.Addr().String()
@@ -149,6 +150,8 @@ func plain(p netip.Prefix) string {
 	return p.String()
 }
 
+// TableName returns the name of a route table if the kernel defines it, and otherwise the
+// number.
 func TableName(t int) string {
 	switch t {
 	case 253:
@@ -161,7 +164,8 @@ func TableName(t int) string {
 	return fmt.Sprint(t)
 }
 
-// routeProtocolName returns the names that every iproute2 knows.
+// routeProtocolName returns the name of a route protocol if every version of iproute2
+// knows it, and otherwise the number.
 func routeProtocolName(p int) string {
 	switch p {
 	case 1:
@@ -224,10 +228,11 @@ func hookPriorityName(p int) string {
 	return fmt.Sprint(p)
 }
 
-// Virtual reports whether l is of a kind that Apply can make out of l alone.
+// Virtual reports whether a link of this kind can be created from l alone, without a
+// sandbox or a device.
 func (l Link) Virtual() bool { return l.Kind == "vlan" || l.Kind == "bridge" }
 
-// addition is the text of `ip link add` for a virtual link.
+// addition returns the arguments of `ip link add` for a virtual link.
 func (l Link) addition() string {
 	var b strings.Builder
 	b.WriteString("link add")
@@ -245,6 +250,7 @@ func (l Link) addition() string {
 	return b.String()
 }
 
+// LinkSysctl returns the setting net.FAMILY.conf.LINK.KEY; family is "ipv4" or "ipv6".
 func LinkSysctl(family, link, key, value string) Sysctl {
 	return Sysctl{"net." + family + ".conf." + strings.ReplaceAll(link, ".", "/") + "." + key, value}
 }

@@ -9,28 +9,28 @@ import (
 	"strings"
 )
 
-// Severity says how bad a finding is.
+// Severity is the severity of a finding.
 type Severity string
 
 const (
 	// Harm means that running pods lose traffic.
 	Harm Severity = "harm"
-	// Risk means that they do under circumstances that the finding names.
+	// Risk means that pods lose traffic under conditions that the finding names.
 	Risk Severity = "risk"
 )
 
-// Finding is one thing on a system that works against pods' network.
+// Finding is a setting or a program that conflicts with the network of pods.
 type Finding struct {
-	// ID is stable, for programs: one of the IDs of [Check].
+	// ID is a stable identifier for programs: one of the IDs of [Check].
 	ID       string   `json:"id"`
 	Severity Severity `json:"severity"`
-	// What happens, Why it does, and what to Do against it.
+	// The texts say what happens, why it happens, and how to prevent it.
 	What string `json:"what"`
 	Why  string `json:"why"`
 	Do   string `json:"do"`
-	// Paths are the files that it was found in, from the root.
+	// Paths lists the files that cause the finding, relative to the root.
 	Paths []string `json:"paths"`
-	// Written means that the files of [Files] are the remedy.
+	// Written means that the files of [Files] prevent it.
 	Written bool `json:"written"`
 }
 
@@ -40,7 +40,7 @@ type check struct {
 	run func(system, Config) []Finding
 }
 
-// checks are in the order of the report.
+// checks lists the checks in the order of the report.
 var checks = []check{
 	{"networkd-foreign", networkdForeign},
 	{"networkd-pod-enis", networkdPodENIs},
@@ -53,12 +53,12 @@ var checks = []check{
 	{"neighbors", neighbors},
 }
 
-// Check reports what on the system whose root is fsys works against pods' network,
-// as os.DirFS("/") shows it. The IDs of findings are networkd-foreign,
-// networkd-pod-enis, networkd-order, networkmanager, ec2-net-utils,
-// cloud-init-hotplug, udev-mac, rp-filter and neighbors. Files that cannot be
-// read count as absent. An image has no /proc, and gets no finding about
-// settings of the running kernel.
+// Check reports settings and programs that conflict with the network of pods. The
+// root of the system is fsys, such as os.DirFS("/"). The IDs of findings are
+// networkd-foreign, networkd-pod-enis, networkd-order, networkmanager,
+// ec2-net-utils, cloud-init-hotplug, udev-mac, rp-filter and neighbors. Check treats
+// unreadable files as absent. An image has no /proc, so Check reports nothing about
+// the settings of its kernel.
 func Check(fsys fs.FS, c Config) []Finding {
 	findings := []Finding{}
 	for _, k := range checks {
@@ -70,7 +70,7 @@ func Check(fsys fs.FS, c Config) []Finding {
 	return findings
 }
 
-// system is the files of a system.
+// system gives access to the files of a system.
 type system struct{ fsys fs.FS }
 
 func (s system) read(name string) (string, bool) {
@@ -78,7 +78,7 @@ func (s system) read(name string) (string, bool) {
 	return string(b), err == nil
 }
 
-// has returns those of names that exist; a name may be a pattern.
+// has returns the existing files among names. A name may be a pattern.
 func (s system) has(names ...string) (found []string) {
 	for _, n := range names {
 		m, err := fs.Glob(s.fsys, n)
@@ -89,9 +89,9 @@ func (s system) has(names ...string) (found []string) {
 	return found
 }
 
-// inOrder returns the files that match pattern in dirs as systemd reads them: by
-// name, and of files with one name only that in the first directory. An empty file
-// or a link to /dev/null hides those with its name.
+// inOrder returns the files that match pattern in dirs in the order in which systemd
+// reads them: by name. Of files with the same name, systemd reads only the one in
+// the first directory. An empty file or a link to /dev/null hides the others.
 func (s system) inOrder(pattern string, dirs ...string) []string {
 	byName := map[string]string{}
 	for _, d := range dirs {
@@ -111,7 +111,7 @@ func (s system) inOrder(pattern string, dirs ...string) []string {
 	return files
 }
 
-// settings returns the values of each key of an ini file as "section.key", in order.
+// settings returns the values of an ini file by "section.key", in order.
 func settings(text string) map[string][]string {
 	values, section := map[string][]string{}, ""
 	for line := range strings.Lines(text) {
@@ -131,7 +131,7 @@ func settings(text string) map[string][]string {
 	return values
 }
 
-// last returns the value that counts, or "".
+// last returns the last value, which is the effective one, or "".
 func last(values []string) string {
 	if len(values) == 0 {
 		return ""

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package preflight looks at the files of a system for whatever else on it wants to
-// configure the interfaces, rules and routes of a node, and writes the few
-// configuration files that keep it away.
+// Package preflight finds programs and settings that also configure the interfaces,
+// rules and routes of a node, and writes configuration files that prevent it.
 //
-// A node's system configures the primary ENI, and should go on doing so. Pod ENIs
-// and pods' host links belong to package datapath. Programs that treat every
-// interface alike do not know the difference:
+// The system configures the primary ENI, and should continue to do so. Package
+// datapath configures pod ENIs and the host links of pods. Programs that treat all
+// interfaces the same conflict with it:
 //
-//   - systemd-networkd asks DHCP for an address on each pod ENI, adds a second
-//     default route, and deletes the rules and routes that it did not make;
-//   - NetworkManager and amazon-ec2-net-utils do the like in their own ways;
-//   - cloud-init, told to follow hot-plugged interfaces, writes their configuration
-//     for whichever of those runs;
-//   - udev gives a new veth another MAC address than the one its peer knows;
-//   - settings read at boot switch reverse path filters to strict, and the limit on
-//     neighbours is too low for a large subnet.
+//   - systemd-networkd requests an address by DHCP on each pod ENI, adds a second
+//     default route, and deletes rules and routes of other programs;
+//   - NetworkManager and amazon-ec2-net-utils also add addresses, rules and routes;
+//   - cloud-init with hotplug enabled writes configuration for these programs for
+//     each new interface;
+//   - udev changes the MAC address of a new veth after the pod has learned it;
+//   - settings at boot make reverse path filters strict, and the limit on neighbour
+//     entries is too low for a large subnet.
 //
-// datapath's Watch repairs what they do, but not doing it at all costs no packet.
-// [Check] reports, [Files] says what to write, [Write] writes it. All of them look at
-// files below a root and nothing else: they run on an image that is being built as
-// well as on a live node, and need no privilege to report.
+// Watch in package datapath repairs the effects, but prevention loses no packets.
+// [Check] reports conflicts, [Files] returns the files that prevent them, and [Write]
+// writes these files. They only use files below a root directory. They therefore work
+// on an image that is being built as well as on a live node, and reporting needs no
+// privileges.
 package preflight

@@ -8,21 +8,23 @@ import (
 	"strings"
 )
 
-// Config says which links are whose. The zero value is useful: pods' host links
-// are known by the default prefix, and pod ENIs are not distinguished.
+// Config tells the links of the system from those of vpcnet. The zero value is
+// useful: it has the default prefix of host links and does not identify pod ENIs.
 type Config struct {
-	// HostLinkPrefix begins the names of pods' host links; "eni" if empty.
+	// HostLinkPrefix is the prefix of the names of pods' host links. Empty means
+	// "eni".
 	HostLinkPrefix string
 	// Keep names the links of the ENIs that the system configures: the primary
-	// one, and others that pods do not use. Every other link with one of Drivers is
-	// a pod ENI. Without names no file claims pod ENIs, because the primary one
-	// would lose its address.
+	// ENI, and others that pods do not use. Every other link with one of Drivers
+	// is a pod ENI. If Keep is empty, no file excludes pod ENIs, because the
+	// primary ENI would lose its address.
 	Keep []string
-	// Drivers are the kernel drivers of ENIs; those of EC2 instances if empty.
+	// Drivers names the kernel drivers of ENIs. Empty means those of EC2
+	// instances.
 	Drivers []string
-	// Peers is how many other addresses of its subnets the node talks to at a
-	// time, pods and ENIs alike: at most as many as the subnets have. 0 leaves the
-	// limits on neighbours out of the report.
+	// Peers is the number of other addresses of its subnets, of pods and ENIs,
+	// that the node communicates with at a time: at most the size of the subnets.
+	// Zero means that Check ignores the limits on neighbour entries.
 	Peers int
 }
 
@@ -40,14 +42,14 @@ func (c Config) drivers() []string {
 	return c.Drivers
 }
 
-// File is a configuration file, with its path from the root and without a slash
-// at the beginning.
+// File is a configuration file. Path is relative to the root, without a leading
+// slash.
 type File struct {
 	Path, Text string
 }
 
-// Names of our files. systemd reads the files of all its directories in the order
-// of their names and takes the first that matches, so ours come early.
+// These are the names of our files. systemd reads the files of all its directories in
+// the order of their names and uses the first match, so our names sort early.
 const (
 	hostLinksNetwork = "etc/systemd/network/05-vpcnet-host-links.network"
 	podENIsNetwork   = "etc/systemd/network/05-vpcnet-pod-enis.network"
@@ -56,10 +58,11 @@ const (
 	networkManager   = "etc/NetworkManager/conf.d/90-vpcnet.conf"
 )
 
-// Files returns what keeps systemd-networkd, udev and NetworkManager away from what
-// belongs to datapath. A file for a program that a system does not have is harmless.
+// Files returns the files that stop systemd-networkd, udev and NetworkManager from
+// configuring pod ENIs and host links. A file for a program that the system does not
+// have is harmless.
 //
-// The programs read them when they start, so restart them, or reload them with
+// The programs read the files when they start, so restart them, or reload them with
 // `networkctl reload` and `systemctl reload NetworkManager`. See
 // https://www.freedesktop.org/software/systemd/man/latest/systemd.network.html and
 // https://networkmanager.dev/docs/api/latest/NetworkManager.conf.html.
@@ -67,9 +70,9 @@ func Files(c Config) []File {
 	files := []File{
 		{hostLinksNetwork, text("Pods' host links are configured by vpcnet.",
 			"[Match]", "Name="+c.prefix()+"*", "", "[Link]", "Unmanaged=yes")},
-		{hostLinksLink, text("A pod knows its host link by the MAC address that it was made with.",
+		{hostLinksLink, text("A pod knows the MAC address with which its host link was created.",
 			"[Match]", "OriginalName="+c.prefix()+"*", "", "[Link]", "MACAddressPolicy=none")},
-		{networkdDropIn, text("Rules and routes that systemd-networkd did not make are not its own to delete.",
+		{networkdDropIn, text("systemd-networkd must not delete rules and routes of other programs.",
 			"[Network]", "ManageForeignRoutingPolicyRules=no", "ManageForeignRoutes=no")},
 		{networkManager, text("Pods' host links and pod ENIs are configured by vpcnet.",
 			"[device-vpcnet]", "match-device="+strings.Join(c.devices(), ";"), "managed=0")},
@@ -81,8 +84,8 @@ func Files(c Config) []File {
 	return files
 }
 
-// devices lists what NetworkManager shall leave alone, in its notation: an
-// exception counts whatever stands before it.
+// devices lists the devices that NetworkManager must not manage, in its notation. An
+// exception overrides all other entries.
 func (c Config) devices() []string {
 	list := []string{"interface-name:" + c.prefix() + "*"}
 	if len(c.Keep) == 0 {
@@ -101,11 +104,11 @@ func text(why string, lines ...string) string {
 	return "# " + why + "\n" + strings.Join(lines, "\n") + "\n"
 }
 
-// Validate reports names that a file cannot hold as what they are.
+// Validate returns an error for names that are not valid in the files.
 func (c Config) Validate() error {
 	for _, name := range append(append([]string{c.prefix()}, c.Keep...), c.drivers()...) {
 		if name == "" || len(name) > 32 || strings.ContainsAny(name, " \t\n;,*?[]!\\/\"'#=:") || path.Clean(name) != name {
-			return fmt.Errorf("%q is no name of a link or a driver", name)
+			return fmt.Errorf("%q is not the name of a link or a driver", name)
 		}
 	}
 	return nil

@@ -8,19 +8,20 @@ import (
 	"strings"
 )
 
-// networkDirs are where systemd looks for .network and .link files, first to last.
+// networkDirs lists the directories of .network and .link files in the order of
+// precedence.
 var networkDirs = []string{
 	"etc/systemd/network", "run/systemd/network", "usr/local/lib/systemd/network", "usr/lib/systemd/network", "lib/systemd/network",
 }
 
-// networkd reports whether systemd-networkd runs or will at the next boot.
+// networkd reports whether systemd-networkd runs now or after the next boot.
 func (s system) networkd() bool {
-	// The brackets make Glob list the directory instead of following the link,
-	// which on an image points to nothing.
+	// The brackets make Glob list the directory instead of following the symbolic
+	// link, which is broken on an image.
 	return len(s.has("run/systemd/netif/state", "etc/systemd/system/*.wants/systemd-networkd.servic[e]")) > 0
 }
 
-// networkdForeign finds that networkd deletes what it did not make.
+// networkdForeign checks whether networkd deletes rules and routes of other programs.
 func networkdForeign(s system, _ Config) []Finding {
 	if !s.networkd() {
 		return nil
@@ -51,19 +52,19 @@ func networkdForeign(s system, _ Config) []Finding {
 	return []Finding{{
 		Severity: Risk,
 		What:     "systemd-networkd deletes rules and routes of other programs when an interface appears or is configured again",
-		Why:      "ManageForeignRoutingPolicyRules and ManageForeignRoutes are on unless they are switched off; rules of protocol kernel, as vpcnet's are, stay, but routes on an interface that networkd manages do not",
+		Why:      "ManageForeignRoutingPolicyRules and ManageForeignRoutes are on by default; networkd keeps rules of protocol kernel, such as vpcnet's, but not routes on an interface that it manages",
 		Do:       "set both to no in /" + networkdDropIn + " and restart systemd-networkd",
 		Paths:    slices.Compact(paths), Written: true,
 	}}
 }
 
-// candidate is a link as a [Match] section sees it.
+// candidate holds the properties of a link that a [Match] section compares.
 type candidate struct {
 	name, kind string
 	drivers    []string
 }
 
-// podENIs are names that pod ENIs may have, on one system or another.
+// podENIs returns links with the usual names of pod ENIs on different systems.
 func podENIs(c Config) (links []candidate) {
 	for _, name := range []string{"ens6", "eth1", "enp0s6", "enX1"} {
 		if !slices.Contains(c.Keep, name) {
@@ -77,9 +78,8 @@ func hostLink(c Config) candidate {
 	return candidate{name: c.prefix() + "0123456789a", kind: "veth", drivers: []string{"veth"}}
 }
 
-// matches reports whether the [Match] section of a file may be about l. A file
-// for one MAC address or bus path is about a link that exists, not about those to
-// come.
+// matches reports whether the [Match] section of a file may match l. A file for one
+// MAC address or bus path is for an existing link, not for future ones.
 func (l candidate) matches(file map[string][]string) bool {
 	for _, key := range []string{"MACAddress", "PermanentMACAddress", "Path", "WLANInterfaceType", "SSID"} {
 		if len(file["Match."+key]) > 0 {
@@ -92,8 +92,9 @@ func (l candidate) matches(file map[string][]string) bool {
 	return name && kind && driver
 }
 
-// matchesAny reports whether one of the patterns matches, none of them if the list
-// begins with an exclamation mark, or there are no patterns.
+// matchesAny reports whether one of the patterns matches s. If the list begins with
+// an exclamation mark, it reports whether no pattern matches. It is true for an empty
+// list.
 func matchesAny(lists []string, s string) bool {
 	patterns := strings.Fields(strings.Join(lists, " "))
 	if len(patterns) == 0 {
@@ -107,8 +108,8 @@ func matchesAny(lists []string, s string) bool {
 	})
 }
 
-// claimants returns the files that make networkd configure one of links, as far
-// as no earlier file says that nobody shall, and whether there is such a file.
+// claimants returns the files that make networkd configure one of the links, up to
+// the first file that makes them unmanaged, and whether there is such a file.
 func (s system) claimants(links []candidate) (files []string, guarded bool) {
 	for _, f := range s.inOrder("*.network", networkDirs...) {
 		t, _ := s.read(f)
@@ -124,8 +125,8 @@ func (s system) claimants(links []candidate) (files []string, guarded bool) {
 	return files, false
 }
 
-// networkdPodENIs finds .network files that hand pod ENIs or host links to
-// networkd, with nothing to keep them from it.
+// networkdPodENIs finds .network files that make networkd configure pod ENIs or host
+// links.
 func networkdPodENIs(s system, c Config) (findings []Finding) {
 	if !s.networkd() {
 		return nil
@@ -134,7 +135,7 @@ func networkdPodENIs(s system, c Config) (findings []Finding) {
 	if files, guarded := s.claimants(podENIs(c)); len(files) > 0 && !guarded {
 		findings = append(findings, Finding{
 			Severity: Harm,
-			What:     "systemd-networkd asks DHCP for an address on each new pod ENI, adds another default route, and deletes the ENI's addresses and routes when it loses its carrier",
+			What:     "systemd-networkd requests an address by DHCP on each new pod ENI, adds another default route, and deletes the ENI's addresses and routes when it loses its carrier",
 			Why:      "these files match every ENI, not only the primary one",
 			Do:       "name the primary ENI's link, so that the file /" + podENIsNetwork + " can be written," + reload,
 			Paths:    files, Written: len(c.Keep) > 0,
@@ -152,7 +153,7 @@ func networkdPodENIs(s system, c Config) (findings []Finding) {
 	return findings
 }
 
-// networkdOrder finds files that stand before the one that says unmanaged.
+// networkdOrder finds files that networkd reads before the one with Unmanaged.
 func networkdOrder(s system, c Config) (findings []Finding) {
 	if !s.networkd() {
 		return nil
@@ -169,14 +170,14 @@ func networkdOrder(s system, c Config) (findings []Finding) {
 	slices.Sort(early)
 	return []Finding{{
 		Severity: Harm,
-		What:     "the files that keep systemd-networkd away have no effect",
-		Why:      "networkd takes the first file that matches, by name, and these come earlier",
-		Do:       "give these files a name above 05-vpcnet, or a [Match] that leaves out pod ENIs and links named " + c.prefix() + "*",
+		What:     "the files that stop systemd-networkd from configuring pod ENIs or host links have no effect",
+		Why:      "networkd uses the first matching file in the order of names, and these files come earlier",
+		Do:       "give these files names that sort after 05-vpcnet, or a [Match] that excludes pod ENIs and links named " + c.prefix() + "*",
 		Paths:    slices.Compact(early),
 	}}
 }
 
-// udevMAC finds that udev gives host links a MAC address of its own.
+// udevMAC checks whether udev changes the MAC addresses of host links.
 func udevMAC(s system, c Config) []Finding {
 	for _, f := range s.inOrder("*.link", networkDirs...) {
 		t, _ := s.read(f)
@@ -184,14 +185,14 @@ func udevMAC(s system, c Config) []Finding {
 		if !hostLink(c).matches(parsed) {
 			continue
 		}
-		// The first file that matches is the only one that counts.
+		// udev uses only the first matching file.
 		if last(parsed["Link.MACAddressPolicy"]) != "persistent" {
 			return nil
 		}
 		return []Finding{{
 			Severity: Risk,
 			What:     "udev may change the MAC address of a pod's host link, and the pod no longer reaches its gateway",
-			Why:      "MACAddressPolicy=persistent applies to links named " + c.prefix() + "*; links that are made with an address, as vpcnet's are, are left alone, those of other CNI plugins are not",
+			Why:      "MACAddressPolicy=persistent applies to links named " + c.prefix() + "*; udev does not change links that are created with an address, as vpcnet's are, but it changes those of other CNI plugins",
 			Do:       "write /" + hostLinksLink,
 			Paths:    []string{f}, Written: true,
 		}}

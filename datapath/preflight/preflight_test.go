@@ -20,7 +20,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite testdata")
 
-// root is a system of files given as path and text in turn.
+// root returns a system with the given files, as pairs of path and text.
 func root(files ...string) fstest.MapFS {
 	fsys := fstest.MapFS{}
 	for i := 0; i < len(files); i += 2 {
@@ -29,7 +29,7 @@ func root(files ...string) fstest.MapFS {
 	return fsys
 }
 
-// with adds the files that Files wants.
+// with adds the files of Files.
 func with(fsys fstest.MapFS, c preflight.Config) fstest.MapFS {
 	for _, f := range preflight.Files(c) {
 		fsys[f.Path] = &fstest.MapFile{Data: []byte(f.Text)}
@@ -87,7 +87,7 @@ func TestCheck(t *testing.T) {
 			},
 		},
 		{
-			name: "all links are networkd's", cfg: primary,
+			name: "networkd manages all links", cfg: primary,
 			root: root(enabled, "", "etc/systemd/network/50-all.network", everything, "etc/systemd/networkd.conf",
 				"[Network]\n#ManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no\n"),
 			want: []string{
@@ -106,7 +106,7 @@ func TestCheck(t *testing.T) {
 			root: with(root(enabled, "", "etc/systemd/network/01-all.network", "", "usr/lib/systemd/network/01-all.network", everything), primary),
 		},
 		{
-			name: "ours hidden by another of the name",
+			name: "our file hidden by another with the same name",
 			cfg:  primary,
 			root: root(enabled, "", "etc/systemd/networkd.conf.d/90-vpcnet.conf", "[Network]\nManageForeignRoutes=yes\n",
 				"usr/lib/systemd/networkd.conf.d/90-vpcnet.conf", "[Network]\nManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no\n"),
@@ -117,14 +117,14 @@ func TestCheck(t *testing.T) {
 			want: []string{"networkmanager harm usr/sbin/NetworkManager"},
 		},
 		{name: "NetworkManager with our file", root: with(root("usr/sbin/NetworkManager", ""), preflight.Config{})},
-		{name: "NetworkManager of an expert", root: root("usr/sbin/NetworkManager", "", "etc/NetworkManager/conf.d/a.conf", "[keyfile]\nunmanaged-devices+=interface-name:eni*\n")},
+		{name: "NetworkManager that excludes host links", root: root("usr/sbin/NetworkManager", "", "etc/NetworkManager/conf.d/a.conf", "[keyfile]\nunmanaged-devices+=interface-name:eni*\n")},
 		{name: "masked ec2-net-utils", root: root("usr/bin/setup-policy-routes", "", "etc/udev/rules.d/99-vpc-policy-routes.rules", "")},
 		{
-			name: "cloud-init told to hotplug", root: root("etc/cloud/cloud.cfg.d/10-net.cfg", "updates:\n  network:\n    when: [boot, 'hotplug']\n"),
+			name: "cloud-init with hotplug", root: root("etc/cloud/cloud.cfg.d/10-net.cfg", "updates:\n  network:\n    when: [boot, 'hotplug']\n"),
 			want: []string{"cloud-init-hotplug harm etc/cloud/cloud.cfg.d/10-net.cfg"},
 		},
-		{name: "cloud-init only speaks of it", root: root("etc/cloud/cloud.cfg", "# when: [hotplug]\n")},
-		{name: "cloud-init leaves the network alone", root: root("var/lib/cloud/hotplug.enabled", "", "etc/cloud/cloud.cfg.d/99.cfg", "network: {config: disabled}\n")},
+		{name: "hotplug of cloud-init only in a comment", root: root("etc/cloud/cloud.cfg", "# when: [hotplug]\n")},
+		{name: "cloud-init without network configuration", root: root("var/lib/cloud/hotplug.enabled", "", "etc/cloud/cloud.cfg.d/99.cfg", "network: {config: disabled}\n")},
 		{name: "cloud-init is off", root: root("var/lib/cloud/hotplug.enabled", "", "etc/cloud/cloud-init.disabled", "")},
 		{
 			name: "strict filters", root: root("proc/sys/net/ipv4/conf/all/rp_filter", "0\n", "proc/sys/net/ipv4/conf/default/rp_filter", "1\n",
@@ -147,7 +147,7 @@ func TestCheck(t *testing.T) {
 			for _, f := range preflight.Check(tt.root, tt.cfg) {
 				got = append(got, fmt.Sprint(f.ID, " ", f.Severity, " ", strings.Join(f.Paths, " ")))
 				if f.What == "" || f.Why == "" || f.Do == "" || len(f.Paths) == 0 {
-					t.Errorf("a finding does not say everything: %+v", f)
+					t.Errorf("finding with an empty field: %+v", f)
 				}
 			}
 			if diff := cmp.Diff(tt.want, got); diff != "" {
@@ -157,17 +157,17 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestWrittenHelps holds that every finding that says so goes away with the files.
+// TestWrittenHelps checks that Write's files remove each finding with Written set.
 func TestWrittenHelps(t *testing.T) {
 	bad := root(enabled, "", "usr/lib/systemd/network/80-ec2.network", everyENI, "usr/lib/systemd/network/90-all.network", everything,
 		"usr/lib/systemd/network/99-default.link", persistent, "usr/sbin/NetworkManager", "", "usr/bin/setup-policy-routes", "")
 	written := func(f preflight.Finding) bool { return f.Written }
 	if n := len(preflight.Check(bad, primary)); n < 6 {
-		t.Fatalf("only %d findings to begin with", n)
+		t.Fatalf("%d findings without the files, want at least 6", n)
 	}
 	for _, f := range preflight.Check(with(bad, primary), primary) {
 		if written(f) {
-			t.Errorf("%s is still there: %+v", f.ID, f)
+			t.Errorf("finding %s despite the files: %+v", f.ID, f)
 		}
 	}
 }
@@ -246,14 +246,14 @@ func TestWriteStaysInside(t *testing.T) {
 		t.Errorf("Write through a link out of the root = %v, want an error", changed)
 	}
 	if left, err := os.ReadDir(outside); err != nil || len(left) > 0 {
-		t.Errorf("outside there is %v, %v", left, err)
+		t.Errorf("files outside of the root: %v, %v; want none", left, err)
 	}
 }
 
 func TestValidate(t *testing.T) {
 	for _, c := range []preflight.Config{{HostLinkPrefix: "a b"}, {Keep: []string{""}}, {Keep: []string{"ens5\n[Link]"}}, {Drivers: []string{"*"}}} {
 		if c.Validate() == nil {
-			t.Errorf("Validate accepts %+v", c)
+			t.Errorf("Validate accepts %+v, want an error", c)
 		}
 	}
 	if err := primary.Validate(); err != nil {
@@ -261,7 +261,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// ExampleCheck reports what on the system works against pods' network.
+// ExampleCheck reports the conflicts on an image.
 func ExampleCheck() {
 	image := fstest.MapFS{"usr/sbin/NetworkManager": {}}
 	for _, f := range preflight.Check(image, preflight.Config{}) {

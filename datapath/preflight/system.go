@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// networkManagerManages finds a NetworkManager that nobody told of pods' links.
+// networkManagerManages finds a NetworkManager without configuration that excludes
+// host links.
 func networkManagerManages(s system, c Config) []Finding {
 	found := s.has("usr/sbin/NetworkManager", "usr/bin/NetworkManager")
 	if len(found) == 0 {
@@ -29,14 +30,14 @@ func networkManagerManages(s system, c Config) []Finding {
 	}
 	return []Finding{{
 		Severity: Harm,
-		What:     "NetworkManager takes over pods' host links and pod ENIs, asks DHCP for addresses and changes routes",
-		Why:      "it manages every device that no file excludes",
+		What:     "NetworkManager manages pods' host links and pod ENIs, requests addresses by DHCP and changes routes",
+		Why:      "it manages every device that is not excluded by a file",
 		Do:       "write /" + networkManager + " and run systemctl reload NetworkManager",
 		Paths:    found, Written: true,
 	}}
 }
 
-// ec2NetUtils finds amazon-ec2-net-utils, the old one and the new.
+// ec2NetUtils finds amazon-ec2-net-utils, versions 1 and 2.
 func ec2NetUtils(s system, c Config) []Finding {
 	found := s.has("usr/bin/setup-policy-routes", "usr/lib/udev/rules.d/*vpc-policy-routes.rules",
 		"etc/udev/rules.d/*ec2-network-interfaces.rules", "etc/sysconfig/network-scripts/ec2net-functions")
@@ -45,15 +46,15 @@ func ec2NetUtils(s system, c Config) []Finding {
 	}
 	return []Finding{{
 		Severity: Harm,
-		What:     "amazon-ec2-net-utils writes addresses, routes and rules of its own for each ENI, and again every minute",
-		Why:      "it answers to every ENI that appears and makes pods' addresses those of the node",
+		What:     "amazon-ec2-net-utils adds its own addresses, routes and rules for each ENI, and again every minute",
+		Why:      "it configures every new ENI and adds the addresses of pods to the node",
 		Do:       "remove the package, or mask it: link /etc/udev/rules.d/99-vpc-policy-routes.rules to /dev/null and run systemctl mask policy-routes@.service refresh-policy-routes@.timer",
 		Paths:    found,
 	}}
 }
 
-// cloudInitHotplug finds a cloud-init that configures interfaces as they appear.
-// On EC2 it does so by default since version 24.1.
+// cloudInitHotplug finds a cloud-init that configures new interfaces. On EC2 this is
+// the default since version 24.1.
 func cloudInitHotplug(s system, _ Config) []Finding {
 	if len(s.has("etc/cloud/cloud-init.disabled")) > 0 {
 		return nil
@@ -77,8 +78,8 @@ func cloudInitHotplug(s system, _ Config) []Finding {
 	}
 	return []Finding{{
 		Severity: Harm,
-		What:     "cloud-init writes network configuration for each ENI that appears, with all its addresses, and so gives pods' addresses to the node",
-		Why:      "its hotplug event is on",
+		What:     "cloud-init writes network configuration for each new ENI with all its addresses, so the node gets the addresses of pods",
+		Why:      "the hotplug event of cloud-init is on",
 		Do:       "put `updates: {network: {when: [boot-new-instance]}}` into a file of /etc/cloud/cloud.cfg.d that sorts last, delete the hotplug files named here, and reboot",
 		Paths:    found,
 	}}
@@ -98,11 +99,11 @@ func rpFilter(s system, c Config) (findings []Finding) {
 			strict = append(strict, f)
 		}
 	}
-	const what = "packets to pods that arrive by another ENI than the answer's are dropped"
+	const what = "the kernel drops packets to pods that arrive on a different ENI than the one for the answers"
 	if len(strict) > 0 {
 		findings = append(findings, Finding{
 			Severity: Risk, What: what,
-			Why:   "the reverse path filter of these links is strict; vpcnet makes it loose on ENIs as it sets them up",
+			Why:   "the reverse path filter of these links is strict; vpcnet makes it loose only on the ENIs that it sets up",
 			Do:    "set rp_filter to 2 for links that vpcnet does not set up",
 			Paths: strict,
 		})
@@ -121,15 +122,15 @@ func rpFilter(s system, c Config) (findings []Finding) {
 	if len(files) > 0 {
 		findings = append(findings, Finding{
 			Severity: Risk, What: what,
-			Why:   "these files make the reverse path filter strict, at boot and, by udev, on each link that appears",
-			Do:    "set it to 2 in these files",
+			Why:   "these files make the reverse path filter strict, at boot and, by udev, on each new link",
+			Do:    "set rp_filter to 2 in these files",
 			Paths: files,
 		})
 	}
 	return findings
 }
 
-// neighbors finds limits that a large subnet exceeds.
+// neighbors finds limits on neighbour entries that are too low for c.Peers.
 func neighbors(s system, c Config) (findings []Finding) {
 	for _, family := range []string{"ipv4", "ipv6"} {
 		dir := "proc/sys/net/" + family + "/neigh/default/"
@@ -139,15 +140,15 @@ func neighbors(s system, c Config) (findings []Finding) {
 		}
 		f := Finding{
 			Severity: Risk,
-			What:     "the kernel throws out neighbours that are in use, and asks for them again all the time",
-			Why:      fmt.Sprintf("%d peers are more than gc_thresh2, %d", c.Peers, soft),
+			What:     "the kernel removes neighbour entries that are in use, and must resolve them again",
+			Why:      fmt.Sprintf("%d peers are more than gc_thresh2, which is %d", c.Peers, soft),
 			Do:       fmt.Sprintf("set net.%s.neigh.default.gc_thresh2 to %d and gc_thresh3 to %d in a file of /etc/sysctl.d", family, 2*c.Peers, 4*c.Peers),
 			Paths:    []string{dir + "gc_thresh2"},
 		}
 		if c.Peers > hard {
 			f.Severity = Harm
-			f.What = "the kernel refuses further neighbours: packets to some addresses of the subnet fail, and its log says table overflow"
-			f.Why = fmt.Sprintf("%d peers are more than gc_thresh3, %d", c.Peers, hard)
+			f.What = "the kernel refuses more neighbour entries: packets to some addresses of the subnet are lost, and its log says table overflow"
+			f.Why = fmt.Sprintf("%d peers are more than gc_thresh3, which is %d", c.Peers, hard)
 			f.Paths = []string{dir + "gc_thresh3"}
 		}
 		findings = append(findings, f)
@@ -155,7 +156,7 @@ func neighbors(s system, c Config) (findings []Finding) {
 	return findings
 }
 
-// number returns the number in a file, 0 without one.
+// number returns the number in a file, or 0 if there is none.
 func (s system) number(name string) int {
 	t, _ := s.read(name)
 	n, err := strconv.Atoi(strings.TrimSpace(t))

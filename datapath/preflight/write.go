@@ -10,11 +10,11 @@ import (
 	"path/filepath"
 )
 
-// Write brings files to what they shall be below root, and returns the paths of
-// those that it changed. Each file is replaced in one step, so that whoever reads
-// it meanwhile sees the old one or the new one; a file that is right stays as it
-// is. Directories are made as needed. Symbolic links that lead out of root are
-// an error. An error leaves the files before it written; repeat the call.
+// Write writes the files below the directory root, and returns the paths of those
+// that it changed. It creates directories as needed. It replaces each file
+// atomically, so that a reader sees the old or the new file, and leaves files with
+// the right text unchanged. Symbolic links that lead out of root are an error. After
+// an error the files before it are written; the call can be repeated.
 func Write(root string, files []File) (changed []string, err error) {
 	dir, err := os.OpenRoot(root)
 	if err != nil {
@@ -35,12 +35,12 @@ func Write(root string, files []File) (changed []string, err error) {
 	return changed, nil
 }
 
-// replace writes a file beside name and gives it that name.
+// replace writes a temporary file beside name and renames it to name.
 func replace(dir *os.Root, name, text string) error {
 	if err := dir.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
-	// A leading dot and another end: none of the programs reads it.
+	// No program reads a file with a leading dot and the suffix .new.
 	temporary := filepath.Join(filepath.Dir(name), "."+path.Base(filepath.ToSlash(name))+".new")
 	f, err := dir.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
@@ -53,7 +53,8 @@ func replace(dir *os.Root, name, text string) error {
 		}
 	}()
 	_, err = f.WriteString(text)
-	// The umask of an agent may keep others from reading; networkd is one of them.
+	// The umask of the agent may forbid other users, such as that of networkd, to
+	// read the file.
 	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
 	if err != nil {
 		return err

@@ -9,8 +9,9 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// forwarding checks that the node is a router. For IPv4 the setting of the link
-// that the packet comes by decides, which the node's own sets when it is written.
+// forwarding checks that the node forwards packets. In IPv4 the setting of the link by
+// which the packet comes in decides. Writing the global setting also sets those of all
+// links.
 func (t *tracer) forwarding(l *leg) {
 	if l.in == "" {
 		return
@@ -56,8 +57,9 @@ func (t *tracer) deliver(l *leg, link string) end {
 	return end{reached: true, pod: link}
 }
 
-// podMAC returns the MAC at which a sandbox takes packets for its address: that
-// of the link that has it or, beside an ipvlan link, of the veth pair.
+// podMAC returns the MAC at which a sandbox receives packets from the node for one of its
+// addresses: the MAC of the link that has the address or, if that is an ipvlan link, of
+// the veth pair.
 func podMAC(s netstate.State, a netip.Addr, like string) string {
 	holder, _ := s.Link(s.Holder(a))
 	if holder.Kind != "ipvlan" {
@@ -72,10 +74,11 @@ func podMAC(s netstate.State, a netip.Addr, like string) string {
 	return mac
 }
 
-// reverse applies reverse path filtering, which only IPv4 has: strict filtering
-// drops a packet if the way back to its sender is another link, and loose
-// filtering if there is none. The kernel looks for that way as if the answer came
-// by the link that the packet shall leave by, and without its mark.
+// reverse applies reverse path filtering, which exists in IPv4 only. Strict filtering
+// drops a packet if the route back to its source uses another link than the one it came
+// in by; loose filtering drops it if there is no route back. The kernel looks that route
+// up without the packet's mark, as if the answer came in by the link by which the packet
+// is going to leave.
 func (t *tracer) reverse(l *leg, out string) bool {
 	if l.in == "" || l.Src.Is6() {
 		return true

@@ -16,13 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Confirm asks the kernel of the node whose network namespace is at netns, or of the
-// calling thread if netns is empty, as `ip route get` does, for each route
-// lookup of p, which Trace must have returned in this process, and returns where
-// the kernel's answers differ: in the link, the gateway or the table. A lookup that
-// the kernel refuses for a reason that p names already is no difference.
+// Confirm repeats the route lookups of p in the kernel, as `ip route get` does, and
+// returns a fault for each difference in link, gateway or table. It does not report a
+// lookup that the kernel refuses for a reason that p contains already. netns is the path
+// of the node's network namespace; if it is empty, Confirm uses that of the calling
+// thread. Trace must have returned p in this process.
 func Confirm(ctx context.Context, netns string, p Path) ([]Fault, error) {
-	ns, err := openTraced(netns)
+	ns, err := openNetns(netns)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +31,7 @@ func Confirm(ctx context.Context, netns string, p Path) ([]Fault, error) {
 	defer func() { _ = client.CloseIdle() }()
 	var faults []Fault
 	err = client.Do(ctx, func(c *rtnl.Conn) error {
-		for _, a := range p.asked {
+		for _, a := range p.lookups {
 			got, err := kernelRoute(c, a.Query)
 			if err != nil {
 				return err
@@ -45,8 +45,9 @@ func Confirm(ctx context.Context, netns string, p Path) ([]Fault, error) {
 	return faults, err
 }
 
-// openTraced opens the network namespace at path, or that of the calling thread.
-func openTraced(path string) (*os.File, error) {
+// openNetns opens the network namespace at path, or that of the calling thread if path is
+// empty.
+func openNetns(path string) (*os.File, error) {
 	if path == "" {
 		path = rtnl.OwnNetns
 	}
@@ -71,7 +72,7 @@ func kernelRoute(c *rtnl.Conn, q netstate.Query) (k kernelAnswer, err error) {
 	return k, err
 }
 
-// kernelAnswer is what the kernel says to a Query: a route or a refusal.
+// kernelAnswer is the kernel's answer to a query: a route, or the reason why it has none.
 type kernelAnswer struct {
 	route   netstate.Route
 	refusal error
@@ -88,20 +89,20 @@ func (k kernelAnswer) String() string {
 	case k.refusal != nil:
 		return fmt.Sprintf("the kernel refuses them: %v", k.refusal)
 	case k.route.Type == "local":
-		return "the kernel takes the destination for the node's own"
+		return "the kernel delivers them to the node itself"
 	}
 	return fmt.Sprintf("the kernel uses %q", k.route)
 }
 
-// differs compares the kernel's answer with a lookup of p.
-func (a lookedUp) differs(got kernelAnswer, p Path) (string, bool) {
-	foretold := !a.Found || a.Refuses()
+// differs describes how the kernel's answer differs from a lookup of p.
+func (a lookup) differs(got kernelAnswer, p Path) (string, bool) {
+	expected := !a.Found || a.Refuses()
 	if a.IIF != "" {
-		foretold = foretold || p.Has(FaultNoForwarding) || p.Has(FaultStrictReverse) || p.Has(FaultNoReverse) || p.Has(FaultAddrOnNode) || p.Has(FaultIPv6Off)
+		expected = expected || p.Has(FaultNoForwarding) || p.Has(FaultStrictReverse) || p.Has(FaultNoReverse) || p.Has(FaultAddrOnNode) || p.Has(FaultIPv6Off)
 	}
 	want := a.Route
 	switch {
-	case got.refusal != nil && foretold:
+	case got.refusal != nil && expected:
 		return "", false
 	case got.refusal != nil:
 		return fmt.Sprintf("%s; expected %s", got, a.Verdict), true
@@ -116,9 +117,10 @@ func (a lookedUp) differs(got kernelAnswer, p Path) (string, bool) {
 	return fmt.Sprintf("%s; expected %s", got, a.Verdict), !same
 }
 
-// Observe reads everything that Trace looks at, but for the translation, which
-// is package snat's: the node, whose network namespace is at netns or is the calling
-// thread's if netns is empty, and the sandbox at that path if it is not empty.
+// Observe reads the View of a live node, without Desired and without Translation, which
+// package snat reads. netns is the path of the node's network namespace; if it is empty,
+// Observe uses that of the calling thread. sandbox is the path of the pod's network
+// namespace; if it is empty, the View has no sandbox.
 func Observe(ctx context.Context, netns, sandbox string) (View, error) {
 	var v View
 	var err error
@@ -145,9 +147,9 @@ func observeAt(ctx context.Context, netns string) (netstate.State, error) {
 	return h.Observe(ctx)
 }
 
-// otherFilters lists the base chains of other programs that filter.
+// otherFilters lists the base chains of type filter that belong to other programs.
 func otherFilters(netns string) (list []OtherChain, err error) {
-	ns, err := openTraced(netns)
+	ns, err := openNetns(netns)
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +183,7 @@ func otherFilters(netns string) (list []OtherChain, err error) {
 // translationTable is the name of package snat's table.
 const translationTable = "vpcnet-snat"
 
-// nftFamilies are the families whose chains see packets of the node.
+// nftFamilies are the families of chains that packets of the node pass through.
 var nftFamilies = map[nftables.TableFamily]string{
 	nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6", nftables.TableFamilyINet: "inet", nftables.TableFamilyBridge: "bridge",
 }

@@ -10,15 +10,15 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// due is what should decide about a packet: a rule, and the link that its table
-// leads to.
+// due is what should decide about a packet: a rule, and the link that the rule's
+// table leads to.
 type due struct {
 	rule netstate.Rule
 	link string
 }
 
-// leave follows the packet into the VPC, and checks that the ENI by which it
-// leaves owns its source.
+// leave follows the packet into the VPC and checks that the ENI by which it leaves owns
+// its source.
 func (t *tracer) leave(l *leg, v netstate.Verdict) end {
 	egress := v.Route.Link
 	if !t.usable(l, egress) || !t.vlan(l, egress) {
@@ -45,7 +45,7 @@ func (t *tracer) leave(l *leg, v netstate.Verdict) end {
 	return end{reached: true, vpc: egress}
 }
 
-// misrouted says why a packet leaves the node by another link than it should.
+// misrouted adds the reason why a packet leaves the node by another link than it should.
 func (t *tracer) misrouted(l *leg, v netstate.Verdict) {
 	if l.hops != &t.p.Out || t.v.isPodLink(v.Route.Link) {
 		return
@@ -61,11 +61,11 @@ func (t *tracer) checkOwner(v netstate.Verdict) {
 	e, sure, ok := t.v.owner(src)
 	switch {
 	case !ok && t.v.Desired == nil:
-		t.note(NoteOwner, "which ENI owns %s: without the agent's word a wrong ENI is not seen", src)
+		t.note(NoteOwner, "which ENI owns %s: only the agent knows, and it was not asked", src)
 	case !ok:
-		t.note(NoteOwner, "which ENI owns %s: none that is known", src)
+		t.note(NoteOwner, "which ENI owns %s: no known ENI does", src)
 	case !sure:
-		t.note(NoteOwner, "whether %s owns %s, as the node's own tables say: the agent was not asked", e.Link, src)
+		t.note(NoteOwner, "whether %s owns %s, as the tables of the node say: the agent was not asked", e.Link, src)
 	case e.Link == "":
 		t.fault(FaultNoLink, "%s, which owns %s, has no link on this node: none has the MAC %s", e.ID, src, e.MAC)
 	}
@@ -74,6 +74,7 @@ func (t *tracer) checkOwner(v netstate.Verdict) {
 	}
 }
 
+// ownerName returns the name of the ENI's link, or its ID if it has none.
 func ownerName(e datapath.ENI) string {
 	if e.Link == "" {
 		return e.ID
@@ -81,9 +82,9 @@ func ownerName(e datapath.ENI) string {
 	return e.Link
 }
 
-// shallTranslate reports whether the node shall translate a pod's source: by the
-// rules that are there or, where none are, because only a public address gets an
-// answer.
+// shallTranslate reports whether the node should translate the source of a pod's packet.
+// The rules of package snat decide. Without such rules, packets to public addresses need
+// translation, because only a public source receives an answer.
 func (t *tracer) shallTranslate(l *leg) bool {
 	if l.in == "" || l.Src.Is6() || isStrictLink(l.in) {
 		return false
@@ -94,10 +95,11 @@ func (t *tracer) shallTranslate(l *leg) bool {
 	return !t.v.External && private(l.Src) && public(l.Dst)
 }
 
-// carriers is for carriers' NAT (RFC 6598); many a VPC gives it to pods.
-var carriers = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64}), 10)
+// sharedSpace is the address space for carrier-grade NAT (RFC 6598). Many VPCs use it for
+// pods.
+var sharedSpace = netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64}), 10)
 
-func private(a netip.Addr) bool { return a.Is4() && (a.IsPrivate() || carriers.Contains(a)) }
+func private(a netip.Addr) bool { return a.Is4() && (a.IsPrivate() || sharedSpace.Contains(a)) }
 
 func public(a netip.Addr) bool { return a.IsGlobalUnicast() && !private(a) }
 
@@ -122,8 +124,8 @@ func (t *tracer) due(l *leg) (due, bool) {
 	return t.dueFrom(l, r)
 }
 
-// servicePrefixes are those that are desired or, where that is not known, those
-// that the node has rules for.
+// servicePrefixes returns the prefixes of the wanted node or, if it is unknown, those for
+// which the node has rules.
 func (v View) servicePrefixes() []netip.Prefix {
 	if v.Desired != nil {
 		return v.Desired.Node.ServicePrefixes
@@ -137,7 +139,7 @@ func (v View) servicePrefixes() []netip.Prefix {
 	return found
 }
 
-// dueFrom returns what should decide about a packet because of its source.
+// dueFrom returns what should decide about a packet by its source.
 func (t *tracer) dueFrom(l *leg, r netstate.Rule) (due, bool) {
 	if p, ok := t.v.podWith(l.Src); ok && p.Mode.Branch != nil {
 		r.Priority, r.From, r.Table = claims.PriorityFromPod, netstate.HostPrefix(l.Src), p.Mode.Branch.Table()
@@ -161,7 +163,7 @@ func (t *tracer) dueFrom(l *leg, r netstate.Rule) (due, bool) {
 	return due{r, e.Link}, true
 }
 
-// primaryLink returns the link of the primary ENI, if it is known.
+// primaryLink returns the link of the primary ENI, empty if it is unknown.
 func (v View) primaryLink() string {
 	if v.Desired == nil {
 		return ""
@@ -196,7 +198,7 @@ func (t *tracer) dueTo(a netip.Addr, link, in string) due {
 	return due{r, link}
 }
 
-// explain names why something else than d decided about a packet.
+// explain adds the reason why something else than d decided about a packet.
 func (t *tracer) explain(l *leg, d due, v netstate.Verdict) {
 	if d.rule.Mask != 0 && l.Mark&d.rule.Mask != d.rule.Mark {
 		t.noMark(l, d)
@@ -207,9 +209,9 @@ func (t *tracer) explain(l *leg, d due, v netstate.Verdict) {
 	route, leads := t.v.Node.LongestMatch(d.rule.Table, l.Dst)
 	switch {
 	case !ok && v.Found:
-		t.fault(FaultMissingRule, "rule %q is not there; %q decides instead", d.rule, v.Rule)
+		t.fault(FaultMissingRule, "rule %q does not exist; %q decides instead", d.rule, v.Rule)
 	case !ok:
-		t.fault(FaultMissingRule, "rule %q is not there", d.rule)
+		t.fault(FaultMissingRule, "rule %q does not exist", d.rule)
 	case rule.Table != d.rule.Table:
 		t.fault(FaultWrongTable, "rule %q should look into table %s", rule, netstate.TableName(d.rule.Table))
 	case before && v.Rule.Priority == claims.PriorityToPod:
@@ -219,7 +221,7 @@ func (t *tracer) explain(l *leg, d due, v netstate.Verdict) {
 	case before:
 		t.foreign(v.Rule)
 	case !leads && t.isDown(d.link):
-		t.fault(FaultLinkDown, "link %s is down, and its routes are gone", d.link)
+		t.fault(FaultLinkDown, "link %s is down, and the kernel has deleted its routes", d.link)
 	case !leads:
 		t.fault(FaultMissingRoute, "table %s has no route to %s", netstate.TableName(d.rule.Table), l.Dst)
 	case route.Link != d.link:
@@ -227,12 +229,12 @@ func (t *tracer) explain(l *leg, d due, v netstate.Verdict) {
 	}
 }
 
-// noMark names why a packet does not have the mark that d goes by.
+// noMark adds the reason why a packet does not have the mark that the rule of d matches.
 func (t *tracer) noMark(l *leg, d due) {
 	switch {
 	case d.rule.Priority == claims.PriorityPrimaryMark:
 		t.fault(FaultMissingMark, "no rule of package snat's table gives packets to %s the mark %#x", l.Dst, d.rule.Mark)
-	case t.p.Has(FaultNoFilter): // which is why
+	case t.p.Has(FaultNoFilter): // the missing filter is the reason
 	default:
 		t.fault(FaultMissingMark, "the map of sources should give %s the mark %#x, not %#x", l.Src, d.rule.Mark, l.Mark&d.rule.Mask)
 	}
@@ -243,8 +245,8 @@ func (t *tracer) isDown(link string) bool {
 	return ok && !l.Up
 }
 
-// ruleLike returns the rule that selects the same packets as r at the same
-// priority, if possible with the same table.
+// ruleLike returns the rule that matches the same packets as r at the same priority,
+// preferably with the same table.
 func ruleLike(s netstate.State, r netstate.Rule) (found netstate.Rule, ok bool) {
 	for _, have := range s.Rules {
 		alike := have
@@ -256,7 +258,7 @@ func ruleLike(s netstate.State, r netstate.Rule) (found netstate.Rule, ok bool) 
 	return found, ok
 }
 
-// refused says why a rule or a route refuses a packet.
+// refused adds the reason why a rule or a route refuses a packet.
 func (t *tracer) refused(l *leg, v netstate.Verdict) {
 	switch {
 	case isHeld(v):
@@ -272,7 +274,7 @@ func (t *tracer) refused(l *leg, v netstate.Verdict) {
 	}
 }
 
-// noWayOut says why a packet finds no route at all.
+// noWayOut adds the reason why no route is found for a packet.
 func (t *tracer) noWayOut(l *leg, v netstate.Verdict) {
 	before := len(t.p.Faults)
 	if d, ok := t.due(l); ok {
@@ -283,19 +285,19 @@ func (t *tracer) noWayOut(l *leg, v netstate.Verdict) {
 	}
 }
 
-// noWayHome says why a packet for the node's own address does not reach it.
+// noWayHome adds the reason why a packet to the node's own address does not reach it.
 func (t *tracer) noWayHome(l *leg, v netstate.Verdict) {
 	for _, r := range t.v.Node.RulesFor(l.Dst.Is6()) {
 		if r.Table == netstate.TableLocal && !r.From.IsValid() {
-			t.fault(FaultForeignRule, "rule %q comes before the lookup of %s, which is the node's own", v.Rule, l.Dst)
+			t.fault(FaultForeignRule, "rule %q comes before the lookup of %s, an address of the node itself", v.Rule, l.Dst)
 			return
 		}
 	}
-	t.fault(FaultMissingRule, "no rule looks into table local, so that %s is not the node's own", l.Dst)
+	t.fault(FaultMissingRule, "no rule looks into table local, so the node does not accept packets to its address %s", l.Dst)
 }
 
-// noWayTo says why the node does not send packets for an address to the pod
-// behind a link, or does not take it for that pod's. In is the link that the packet came by.
+// noWayTo adds the reason why the node does not send packets for an address to the pod
+// behind a link. in is the link by which the packet came in.
 func (t *tracer) noWayTo(a netip.Addr, link, in string, v netstate.Verdict) {
 	_, neighbour := t.v.Node.Neighbor(link, a)
 	_, wanted := t.v.podWith(a)
@@ -305,7 +307,7 @@ func (t *tracer) noWayTo(a netip.Addr, link, in string, v netstate.Verdict) {
 	}
 	switch {
 	case v.Local && (routed || neighbour || wanted):
-		t.fault(FaultAddrOnNode, "%s is a pod's address, and the node takes it for its own: link %s has it", a, t.v.Node.Holder(a))
+		t.fault(FaultAddrOnNode, "%s is the address of a pod, but the node accepts packets for it itself: link %s has it", a, t.v.Node.Holder(a))
 	case routed:
 		d := t.dueTo(a, link, in)
 		l := &leg{Query: netstate.Query{Dst: a}}

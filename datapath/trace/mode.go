@@ -13,9 +13,8 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// direct follows a packet that the sandbox sends into the VPC itself, by an
-// ipvlan link or a whole ENI: the node has no part in it. It reports false for any
-// other.
+// direct follows a packet that the sandbox sends into the VPC by itself, by an ipvlan link
+// or a whole ENI, without involving the node. It reports false for every other packet.
 func (t *tracer) direct() bool {
 	f := t.p.Flow
 	l := t.leg(f.Src, f.Dst, "", &t.p.Out)
@@ -29,7 +28,7 @@ func (t *tracer) direct() bool {
 	whole := wanted && p.Mode.Whole != nil
 	if t.v.Sandbox == nil {
 		if whole {
-			t.note(NoteSandbox, "what is inside the pod with %s, which has an ENI of its own and needs nothing of the node", f.Src)
+			t.note(NoteSandbox, "what is inside the pod with %s, which has an ENI of its own and does not use the node", f.Src)
 		}
 		return whole
 	}
@@ -66,6 +65,7 @@ func (t *tracer) direct() bool {
 	return true
 }
 
+// hopBackDirect adds the way of the answer.
 func (t *tracer) hopBackDirect(link string) {
 	t.p.Back = append(t.p.Back, Hop{"pod " + link, "receives the answer from the VPC", ""})
 }
@@ -73,8 +73,7 @@ func (t *tracer) hopBackDirect(link string) {
 // byNode reports whether a route of a sandbox leads to the node.
 func byNode(r netstate.Route) bool { return isPodGateway(r.Via) || isPodGateway(r.Dst.Addr()) }
 
-// ownLink checks the link of a sandbox that is in the VPC itself, and that the
-// pod has its address.
+// ownLink checks the sandbox's link into the VPC, and that the pod has its address.
 func (t *tracer) ownLink(src netip.Addr, p datapath.Pod, wanted bool) bool {
 	s := t.v.Sandbox
 	name := s.Holder(src)
@@ -97,7 +96,7 @@ func (t *tracer) ownLink(src netip.Addr, p datapath.Pod, wanted bool) bool {
 	return false
 }
 
-// isPodGateway reports whether a is of the addresses that Gateway returns.
+// isPodGateway reports whether a is one of the addresses that [datapath.Gateway] returns.
 func isPodGateway(a netip.Addr) bool {
 	if !a.IsValid() {
 		return false
@@ -107,19 +106,22 @@ func isPodGateway(a netip.Addr) bool {
 	return n > 0 && a == datapath.Gateway(a, n-1)
 }
 
-// isVLANLink reports whether a link is that of a branch ENI, isStrictLink whether
-// it is the host link of a pod on one under Strict.
-func isVLANLink(name string) bool   { return strings.HasPrefix(name, claims.BranchPrefix) }
+// isVLANLink reports whether the link of that name is the VLAN link of a branch ENI.
+func isVLANLink(name string) bool { return strings.HasPrefix(name, claims.BranchPrefix) }
+
+// isStrictLink reports whether the link of that name is the host link of a pod on a branch
+// ENI under Strict.
 func isStrictLink(name string) bool { return claims.IsBranchLink(name) && !isVLANLink(name) }
 
-// port checks that a packet passes the bridge between the node and a pod.
+// port checks that the bridge between the node and a pod has the pod's host link as a port.
+// It reports true if there is no bridge.
 func (t *tracer) port(a netip.Addr, bridge string) bool {
 	if l, _ := t.v.Node.Link(bridge); l.Kind != "bridge" {
 		return true
 	}
 	p, ok := t.v.podWith(a)
 	if !ok {
-		t.note(NotePort, "by which port of %s the pod with %s is reached", bridge, a)
+		t.note(NotePort, "which port of %s leads to the pod with %s", bridge, a)
 		return true
 	}
 	l, ok := t.v.Node.Link(p.HostLink())
@@ -129,7 +131,7 @@ func (t *tracer) port(a netip.Addr, bridge string) bool {
 	case !l.Up:
 		t.fault(FaultLinkDown, "link %s is down", l.Name)
 	case l.Master != bridge:
-		t.fault(FaultNoPort, "link %s is no port of %s", l.Name, bridge)
+		t.fault(FaultNoPort, "link %s is not a port of %s", l.Name, bridge)
 	default:
 		return true
 	}
@@ -149,8 +151,8 @@ func (t *tracer) vlanOf(a netip.Addr, hostLink string) (int, bool) {
 	return 0, false
 }
 
-// vlan checks the link of a branch ENI, by which a packet leaves: its ID, the
-// trunk below it and, for IPv6 under Strict, that its router is heard.
+// vlan checks the VLAN link of a branch ENI by which a packet leaves: its ID, its trunk ENI
+// and, for IPv6 under Strict, that the node accepts messages of the VPC router.
 func (t *tracer) vlan(l *leg, name string) bool {
 	if !isVLANLink(name) {
 		return true
@@ -178,16 +180,16 @@ func (t *tracer) vlan(l *leg, name string) bool {
 			return applies && r.Table == netstate.TableLocal && r.Priority < claims.PriorityBranch
 		})
 		if !heard {
-			t.fault(FaultMissingRule, "no rule before %d looks for what %s says in table local: neighbour discovery on %s fails", claims.PriorityBranch, claims.Router6, name)
+			t.fault(FaultMissingRule, "no rule before %d looks packets from %s up in table local: neighbour discovery on %s fails", claims.PriorityBranch, claims.Router6, name)
 			return false
 		}
 	}
 	return t.usable(l, link.Parent)
 }
 
-// enforced checks what packets between the node itself and a pod under Strict
-// need: the rules of such pods come before the lookup of the node's own addresses,
-// and the kernel does not look for a socket before that.
+// enforced checks what packets between the node itself and a pod under Strict need: the
+// rules of such pods come before the lookup of the node's own addresses, and early
+// demultiplexing is off, so that the kernel does not look for a socket before routing.
 func (t *tracer) enforced() {
 	f := t.p.Flow
 	link, node := f.HostLink, f.Dst
@@ -204,13 +206,13 @@ func (t *tracer) enforced() {
 		}
 		local = true
 		if r.Priority < claims.PriorityBranch {
-			t.fault(FaultLocalFirst, "rule %q comes before those of priority %d, so that packets between the node and the pod pass no branch ENI", r, claims.PriorityBranch)
+			t.fault(FaultLocalFirst, "rule %q comes before those of priority %d, so packets between the node and the pod bypass the branch ENI", r, claims.PriorityBranch)
 		}
 	}
 	if !local {
-		t.fault(FaultMissingRule, "no rule looks into table local, so that %s is not the node's own", node)
+		t.fault(FaultMissingRule, "no rule looks into table local, so the node does not accept packets to its address %s", node)
 	}
 	if t.v.Node.Sysctl(claims.EarlyDemux) == "1" {
-		t.fault(FaultEarlyDemux, "%s is 1: the kernel takes an answer of the pod for the node's own packet, and drops it", claims.EarlyDemux)
+		t.fault(FaultEarlyDemux, "%s is 1: the kernel assigns answers of the pod to a socket before routing, and drops them", claims.EarlyDemux)
 	}
 }

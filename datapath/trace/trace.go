@@ -16,29 +16,29 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// View is what Trace looks at. A View is plain data: it can be saved as JSON on
-// one machine and explained on another.
+// View is the input of Trace: what is known of a node and a sandbox. It is plain data,
+// so it can be saved as JSON on one machine and explained on another.
 type View struct {
-	// Node is the node's state, as Observe reads it.
+	// Node is the state of the node, as [datapath.Handle.Observe] reads it.
 	Node netstate.State
 	// Sandbox is the state of the pod's sandbox. Optional.
 	Sandbox *netstate.State `json:",omitempty"`
-	// Desired tells which ENI owns an address. Without it, Trace cannot see that
-	// a packet leaves by the wrong one, and says so. Optional.
+	// Desired tells which ENI owns an address. Without it, Trace cannot detect that a
+	// packet leaves by the wrong ENI, and says so. Optional.
 	Desired *datapath.Desired `json:",omitempty"`
-	// Translation is how the node translates sources; nil is not at all.
+	// Translation says how the node translates sources; nil means not at all.
 	Translation *Translation `json:",omitempty"`
-	// External says that something beyond the node translates sources.
+	// External says that a device outside the node translates sources.
 	External bool `json:",omitempty"`
-	// Filters are the base chains of other programs in nftables that may stop a
-	// packet. Trace names them and does not read their rules.
+	// Filters are base chains of other programs in nftables that may drop packets.
+	// Trace names them but does not evaluate their rules.
 	Filters []OtherChain `json:",omitempty"`
 }
 
-// OtherChain is a base chain of another program, in nft's words.
+// OtherChain is a base chain of another program, named as in nft.
 type OtherChain struct {
 	Family, Table, Chain string
-	// Drops says that its policy is to drop.
+	// Drops says that the chain has policy drop.
 	Drops bool `json:",omitempty"`
 }
 
@@ -50,61 +50,62 @@ func (c OtherChain) String() string {
 	return s
 }
 
-// Translation is what package snat sets up, as far as a packet's way goes. Its
-// fields are those of snat.Translation.
+// Translation describes the source translation of package snat. Its fields are those of
+// snat.Translation.
 type Translation struct {
-	// Inside are the destinations that sources are not translated for.
+	// Inside are the destinations for which sources are not translated.
 	Inside []netip.Prefix
-	// To is the source afterwards, and Link the link that a packet must leave by
-	// to be translated. Without To nothing is translated.
+	// To is the source address after translation. If it is invalid, no packet is
+	// translated. Link is the link that a packet must leave by to be translated.
 	To   netip.Addr
 	Link string
-	// Mark is what packets that shall be translated are marked with, MarkPrimary
-	// on a healthy node; 0 is not at all.
+	// Mark is set on packets that are to be translated: [datapath.MarkPrimary] on a
+	// healthy node; 0 means that no packet is marked.
 	Mark uint32
-	// HostLinkPrefix begins the names of the links whose packets are marked.
+	// HostLinkPrefix is the prefix of the links that mark their packets.
 	HostLinkPrefix string
-	// Odd are parts of the rules whose meaning is unknown.
+	// Odd are the parts of the rules that could not be interpreted.
 	Odd []string `json:",omitempty"`
 }
 
-// outside reports whether t is about packets to dst.
+// outside reports whether t applies to packets to dst.
 func (t *Translation) outside(dst netip.Addr) bool {
 	return t != nil && dst.Is4() && !includes(t.Inside, dst)
 }
 
-// Flow is a packet and its answer.
+// Flow identifies a packet and its answer.
 type Flow struct {
 	Src, Dst netip.Addr
-	// HostLink is where the packet comes from: a pod's host link. Empty is found by
-	// Src; if no pod has Src, the node sends.
+	// HostLink is the host link of the pod that sends the packet. If it is empty,
+	// Trace finds the pod by Src; if no pod has that address, the node sends.
 	HostLink string `json:",omitempty"`
-	// Proto is icmp, tcp, udp, sctp or a protocol's number. Port is the
-	// destination's. Both are for rules of other programs that go by them: those
-	// of this package do not. Optional.
+	// Proto is icmp, tcp, udp, sctp or the number of a protocol, and Port is the
+	// destination port. They matter only for rules of other programs that match them.
+	// Optional.
 	Proto string `json:",omitempty"`
 	Port  uint16 `json:",omitempty"`
 }
 
-// Validate reports what keeps f from being a packet: addresses of two families
-// or with a zone, or an unknown protocol.
+// Validate reports why f is not a valid packet: addresses of different families or with
+// a zone, or an unknown protocol.
 func (f Flow) Validate() error {
 	var errs []error
 	for _, a := range []netip.Addr{f.Src, f.Dst} {
 		if !a.IsValid() || a.Zone() != "" || a.Is4In6() {
-			errs = append(errs, fmt.Errorf("address %s is not a plain one", a))
+			errs = append(errs, fmt.Errorf("address %s: want an IPv4 or IPv6 address without a zone", a))
 		}
 	}
 	if f.Src.Is4() != f.Dst.Is4() {
-		errs = append(errs, fmt.Errorf("%s and %s are of different families", f.Src, f.Dst))
+		errs = append(errs, fmt.Errorf("source %s and destination %s have different families", f.Src, f.Dst))
 	}
 	if _, ok := f.proto(); !ok {
-		errs = append(errs, fmt.Errorf("protocol %q is neither icmp, tcp, udp, sctp nor a number of 1..255", f.Proto))
+		errs = append(errs, fmt.Errorf("protocol %q, want icmp, tcp, udp, sctp or a number from 1 to 255", f.Proto))
 	}
 	return errors.Join(errs...)
 }
 
-// proto returns the number of the transport protocol, 0 if none is given.
+// proto returns the number of the transport protocol, 0 if Proto is empty. It reports
+// false if Proto is invalid.
 func (f Flow) proto() (int, bool) {
 	if f.Proto == "" {
 		return 0, true
@@ -113,51 +114,53 @@ func (f Flow) proto() (int, bool) {
 	if name == "icmp" && f.Dst.Is6() || name == "icmpv6" {
 		return netstate.ICMPv6, true
 	}
-	if p, ok := netstate.IpProtoNumber(name); ok {
+	if p, ok := netstate.ParseIPProto(name); ok {
 		return p, true
 	}
 	n, err := strconv.ParseUint(name, 10, 8)
 	return int(n), err == nil && n > 0
 }
 
-// Hop is one decision on the way.
+// Hop is one decision on the way of a packet.
 type Hop struct {
-	// Where is the place: a link, a table, a chain.
+	// Where is the place: a link, a table or a chain.
 	Where string
-	// What happens there, and Why: the object that decides, in the notation of ip
-	// and nft.
-	What, Why string
+	// The event at that place, in words.
+	What string
+	// Why is the object that decides, in the notation of ip and nft. It is empty if no
+	// object decides.
+	Why string
 }
 
-// Path is a packet's way out and its answer's way back.
+// Path is the way of a packet and the way of its answer.
 type Path struct {
 	Flow   Flow
 	Out    []Hop
 	Back   []Hop
 	Faults []Fault
-	// Unchecked is what could not be judged.
+	// Unchecked lists what Trace could not determine.
 	Unchecked []Note `json:",omitempty"`
-	// Egress is the link by which the packet leaves the node, Mark its mark then,
-	// and Source its source then.
+	// Egress is the link by which the packet leaves the node. Mark and Source are its
+	// mark and source address when it leaves.
 	Egress string `json:",omitempty"`
 	Mark   uint32
 	Source netip.Addr
 
-	// asked are the lookups of both directions, for Confirm.
-	asked []lookedUp
+	// lookups are the route lookups of both directions, for Confirm.
+	lookups []lookup
 }
 
-// lookedUp is a route lookup with its answer.
-type lookedUp struct {
+// lookup is a route lookup and its result.
+type lookup struct {
 	netstate.Query
 	netstate.Verdict
 }
 
-// OK reports that no fault was found: the packet arrives as far as the node can
-// tell and nothing in Unchecked stops it.
+// OK reports whether Trace found no fault. The packet arrives, as far as the node can
+// tell, unless something in Unchecked stops it.
 func (p Path) OK() bool { return len(p.Faults) == 0 }
 
-// Has reports whether a fault was found.
+// Has reports whether Trace found the fault.
 func (p Path) Has(name FaultName) bool {
 	for _, f := range p.Faults {
 		if f.Name == name {
@@ -167,7 +170,7 @@ func (p Path) Has(name FaultName) bool {
 	return false
 }
 
-// String returns the way as text for people.
+// String returns a description for people.
 func (p Path) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s -> %s", p.Flow.Src, p.Flow.Dst)
@@ -209,17 +212,16 @@ func (p Path) String() string {
 	return b.String()
 }
 
-// Trace explains the way of a packet of f through the node and the way of its
-// answer, decision by decision, and names what is wrong. It is a pure function:
-// it decides as the kernel would, from what v holds, and lists in
-// Path.Unchecked what v does not tell. See [Handle.Confirm] for the kernel's own
-// answer.
+// Trace explains the way of a packet through the node and the way of its answer, decision
+// by decision, and names what is wrong. It is a pure function: it decides as the kernel
+// would, from what v contains, and lists in Path.Unchecked what v does not contain.
+// [Confirm] compares its lookups with those of the kernel.
 //
-// Trace knows this package's rules and settings, those of package snat, and
-// routes and rules of anyone. It does not read other programs' packet filters, as
-// a FORWARD chain with policy drop, nor kube-proxy's translation of services: ask
-// about an endpoint. It follows a packet to the end of the node and not through
-// security groups, network ACLs and VPC route tables.
+// Trace evaluates the rules and settings of packages datapath and snat, and the routes and
+// rules of all programs. It does not evaluate packet filters of other programs, such as a
+// FORWARD chain with policy drop, or the service translation of kube-proxy: for a service,
+// trace the way to one of its endpoints. It follows a packet until it leaves the node, not
+// through security groups, network ACLs and VPC route tables.
 func Trace(v View, f Flow) Path {
 	t := &tracer{v: v, p: Path{Flow: f, Source: f.Src}}
 	if err := f.Validate(); err != nil {
@@ -234,7 +236,7 @@ func Trace(v View, f Flow) Path {
 		return t.p
 	}
 	if t.p.Flow.HostLink == "" && !v.Node.HasAddress(f.Src) {
-		t.fault(FaultUnknownSource, "%s is no address of this node, and no route or neighbour entry leads to a pod with it", f.Src)
+		t.fault(FaultUnknownSource, "this node does not have the address %s, and no route or neighbour entry leads to a pod with it", f.Src)
 		return t.p
 	}
 	out := t.leg(f.Src, f.Dst, t.p.Flow.HostLink, &t.p.Out)
@@ -245,8 +247,8 @@ func Trace(v View, f Flow) Path {
 	return t.p
 }
 
-// hostLinkOf returns the host link of the pod with an address, by the route to
-// it or, if that is lost, by what is desired.
+// hostLinkOf returns the host link of the pod with an address. It looks for a route to
+// the address, then for a neighbour entry, then for a wanted pod.
 func (v View) hostLinkOf(a netip.Addr) string {
 	for _, r := range v.Node.Routes {
 		if r.Dst == netstate.HostPrefix(a) && v.isPodLink(r.Link) {
@@ -264,7 +266,7 @@ func (v View) hostLinkOf(a netip.Addr) string {
 	return ""
 }
 
-// podWith returns the desired pod that has an address.
+// podWith returns the wanted pod that has the address.
 func (v View) podWith(a netip.Addr) (datapath.Pod, bool) {
 	if v.Desired == nil {
 		return datapath.Pod{}, false
@@ -278,13 +280,13 @@ func (v View) podWith(a netip.Addr) (datapath.Pod, bool) {
 	return datapath.Pod{}, false
 }
 
-// isPodLink reports whether a link leads to a pod.
+// isPodLink reports whether the link of that name leads to a pod.
 func (v View) isPodLink(name string) bool {
 	return strings.HasPrefix(name, v.prefix()) || isStrictLink(name)
 }
 
-// prefix begins the names of host links: what is desired or, where that is not
-// known, what our nftables table says.
+// prefix returns the prefix of host links: that of the wanted node or, if it is unknown,
+// the one in our nftables table.
 func (v View) prefix() string {
 	if v.Desired != nil {
 		return cmp.Or(v.Desired.Node.HostLinkPrefix, claims.DefaultHostLinkPrefix)
@@ -300,8 +302,8 @@ func (v View) prefix() string {
 	return claims.DefaultHostLinkPrefix
 }
 
-// owner returns the ENI that owns an address, with its link's name. It is not
-// sure if only the node's own tables say so.
+// owner returns the ENI that owns an address, with the name of its link. It reports sure
+// false if it derived the ENI from the node's own tables.
 func (v View) owner(a netip.Addr) (e datapath.ENI, sure, ok bool) {
 	if v.Desired == nil {
 		e, ok = eniOf(v.Node, a)
@@ -326,9 +328,9 @@ func (v View) owner(a netip.Addr) (e datapath.ENI, sure, ok bool) {
 	return datapath.ENI{}, false, false
 }
 
-// eniOf finds the ENI of a pod's address in what a node in the flat layout has:
-// the map of sources knows the ENI's number, and the rules from ENIs' own
-// addresses their tables.
+// eniOf derives the ENI of a pod's address from the state of a node with layout Flat: the
+// map of sources holds the number of the ENI, and the rules for the ENIs' own addresses
+// hold their tables.
 func eniOf(s netstate.State, a netip.Addr) (datapath.ENI, bool) {
 	number := 0
 	for _, x := range s.Filter.Sources {
@@ -338,10 +340,10 @@ func eniOf(s netstate.State, a netip.Addr) (datapath.ENI, bool) {
 	}
 	var found datapath.ENI
 	for _, r := range s.Rules {
-		card, device := place(r.Table)
+		card, device := cardAndDevice(r.Table)
 		switch {
 		case r.Priority == claims.PriorityFromPod && r.Mask == claims.MarkENI && r.Mark != uint32(datapath.Number(card, device)) && r.Table != netstate.TableMain:
-			return datapath.ENI{}, false // numbers of somebody's choice
+			return datapath.ENI{}, false // the ENIs have numbers other than the default
 		case r.Priority == claims.PriorityFromENI && r.From.IsValid() && r.IPv6 == a.Is6() && datapath.Number(card, device) == number:
 			found = datapath.ENI{Card: card, Device: device, Link: s.Holder(r.From.Addr()), Addrs: []netip.Prefix{r.From}}
 		}
@@ -349,8 +351,8 @@ func eniOf(s netstate.State, a netip.Addr) (datapath.ENI, bool) {
 	return found, found.Link != "" && number != 0
 }
 
-// place is the inverse of Table for secondary ENIs.
-func place(table int) (card, device int) {
+// cardAndDevice is the inverse of [datapath.Table] for secondary ENIs.
+func cardAndDevice(table int) (card, device int) {
 	if table < 10000 {
 		return 0, table - 1
 	}

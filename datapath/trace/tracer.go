@@ -18,35 +18,36 @@ type tracer struct {
 	p Path
 }
 
-// leg is one direction of a flow: a packet at the node. It comes in by a link, or
-// the node sends it.
+// leg is one direction of a flow: a packet that comes in by the link in, or that the node
+// sends if in is empty.
 type leg struct {
 	netstate.Query
 	in   string
 	hops *[]Hop
 }
 
-// end is where a leg ends: at a pod or in the VPC, both by the link to it, or at
-// the node.
+// end is where a leg ends. If pod or vpc is set, the packet has left by the link of that
+// name to a pod or into the VPC; otherwise it has reached the node itself.
 type end struct {
 	reached  bool
 	pod, vpc string
 }
 
+// leg returns the leg of a packet that comes in by a link and adds its hops to hops.
 func (t *tracer) leg(src, dst netip.Addr, in string, hops *[]Hop) *leg {
 	proto, _ := t.p.Flow.proto()
 	l := &leg{Query: netstate.Query{Src: src, Dst: dst, IIF: in, Proto: proto}, in: in, hops: hops}
 	if hops == &t.p.Out {
-		l.Dport = t.p.Flow.Port
+		l.DstPort = t.p.Flow.Port
 	} else {
-		l.Sport = t.p.Flow.Port
+		l.SrcPort = t.p.Flow.Port
 	}
 	return l
 }
 
 func (l *leg) hop(where, what, why string) { *l.hops = append(*l.hops, Hop{where, what, why}) }
 
-// enter sets the link that the packet comes in by.
+// enter sets the link by which the packet comes in.
 func (l *leg) enter(link string) { l.in, l.IIF = link, link }
 
 func (t *tracer) fault(name FaultName, format string, args ...any) {
@@ -63,7 +64,7 @@ func (t *tracer) note(name NoteName, format string, args ...any) {
 	}
 }
 
-// notes adds what nothing on the way shows.
+// notes adds notes that do not depend on the way of the packet.
 func (t *tracer) notes() {
 	var others []string
 	for _, c := range t.v.Filters {
@@ -72,7 +73,7 @@ func (t *tracer) notes() {
 		}
 	}
 	if len(others) > 0 {
-		t.note(NoteForeign, "whether other programs' chains let it pass: %s", strings.Join(others, ", "))
+		t.note(NoteForeign, "whether chains of other programs let it pass: %s", strings.Join(others, ", "))
 	}
 	if t.v.Translation != nil {
 		for _, odd := range t.v.Translation.Odd {
@@ -81,14 +82,14 @@ func (t *tracer) notes() {
 	}
 }
 
-// unjudged notes rules that may decide instead of the one that does.
+// unjudged adds notes for rules that may decide instead.
 func (t *tracer) unjudged(v netstate.Verdict) {
 	for _, r := range v.Unjudged {
 		t.note(NoteRule, "whether rule %q decides", r)
 	}
 }
 
-// out follows the packet.
+// out follows the packet to where it goes.
 func (t *tracer) out(l *leg) end {
 	if l.in != "" && !t.fromPod(l) {
 		return end{}
@@ -97,7 +98,7 @@ func (t *tracer) out(l *leg) end {
 	return t.forward(l)
 }
 
-// back follows the answer from where the packet went.
+// back follows the answer from where the packet has gone.
 func (t *tracer) back(from end) {
 	l := t.leg(t.p.Flow.Dst, t.p.Flow.Src, "", &t.p.Back)
 	switch {
@@ -116,8 +117,8 @@ func (t *tracer) back(from end) {
 	t.forward(l)
 }
 
-// fromPod follows a packet out of a pod, past the node's end of the veth pair
-// and our nftables table.
+// fromPod follows a packet out of a pod, through the host side of the veth pair and our
+// nftables table.
 func (t *tracer) fromPod(l *leg) bool {
 	if !t.usable(l, l.in) || !t.port(l.Src, l.in) || !t.fromSandbox(l) || !t.prerouting(l) {
 		return false
@@ -126,9 +127,9 @@ func (t *tracer) fromPod(l *leg) bool {
 	return true
 }
 
-// fromSandbox follows a packet to the node's end of the veth pair.
+// fromSandbox follows a packet through the sandbox to the host side of the veth pair.
 func (t *tracer) fromSandbox(l *leg) bool {
-	if !t.seen(l.Src) {
+	if !t.hasSandbox(l.Src) {
 		l.hop(l.in, "receives it from the pod", "")
 		return true
 	}
@@ -164,9 +165,9 @@ func (t *tracer) fromSandbox(l *leg) bool {
 	return t.toHost(l, s, v.Route)
 }
 
-// seen reports whether the sandbox is that of the pod with an address, or of the
-// pod that should have it. Else it notes that the pod's inside is not known.
-func (t *tracer) seen(a netip.Addr) bool {
+// hasSandbox reports whether the View contains the sandbox of the pod that has the
+// address, or should have it. If not, it adds a note.
+func (t *tracer) hasSandbox(a netip.Addr) bool {
 	other := t.p.Flow.Dst
 	if a == other {
 		other = t.p.Flow.Src
@@ -178,7 +179,7 @@ func (t *tracer) seen(a netip.Addr) bool {
 	return false
 }
 
-// noUplink says why a sandbox does not send by the link that has the source.
+// noUplink adds the reason why a sandbox does not send by the link that has the source.
 func (t *tracer) noUplink(l *leg, link string, v netstate.Verdict) {
 	table := netstate.TableMain
 	for _, r := range t.v.Sandbox.Rules {
@@ -195,7 +196,7 @@ func (t *tracer) noUplink(l *leg, link string, v netstate.Verdict) {
 	}
 }
 
-// toHost checks that the sandbox sends to the MAC of the node's end.
+// toHost checks that the sandbox sends to the MAC of the host side.
 func (t *tracer) toHost(l *leg, s netstate.State, way netstate.Route) bool {
 	host, _ := t.v.Node.Link(l.in)
 	if !way.Via.IsValid() {
@@ -205,7 +206,7 @@ func (t *tracer) toHost(l *leg, s netstate.State, way netstate.Route) bool {
 	n, ok := s.Neighbor(way.Link, way.Via)
 	switch {
 	case !ok:
-		t.fault(FaultNoNeighbor, "the sandbox has no permanent entry for its gateway %s, which nobody answers for", way.Via)
+		t.fault(FaultNoNeighbor, "the sandbox has no permanent entry for its gateway %s, which no interface answers for", way.Via)
 		return false
 	case n.MAC != host.MAC:
 		t.fault(FaultStaleNeighbor, "the sandbox sends to MAC %s, but %s has %s", n.MAC, host.Name, host.MAC)
@@ -215,7 +216,7 @@ func (t *tracer) toHost(l *leg, s netstate.State, way netstate.Route) bool {
 	return true
 }
 
-// usable reports whether a link is there and up.
+// usable reports whether the link exists and is up.
 func (t *tracer) usable(l *leg, name string) bool {
 	link, ok := t.v.Node.Link(name)
 	switch {
@@ -230,7 +231,7 @@ func (t *tracer) usable(l *leg, name string) bool {
 	return ok && link.Up
 }
 
-// snatMark applies package snat's mark.
+// snatMark applies the mark of package snat.
 func (t *tracer) snatMark(l *leg) {
 	tr := t.v.Translation
 	if l.hops != &t.p.Out || !tr.outside(l.Dst) || tr.Mark == 0 || !strings.HasPrefix(l.in, tr.HostLinkPrefix) || t.v.Node.HasAddress(l.Dst) {
@@ -243,7 +244,7 @@ func (t *tracer) snatMark(l *leg) {
 // forward follows a packet from the routing decision to where it goes.
 func (t *tracer) forward(l *leg) end {
 	v := t.v.Node.Lookup(l.Query)
-	t.p.asked = append(t.p.asked, lookedUp{l.Query, v})
+	t.p.lookups = append(t.p.lookups, lookup{l.Query, v})
 	t.unjudged(v)
 	pod := t.podFor(l)
 	switch {
@@ -277,7 +278,7 @@ func (t *tracer) forward(l *leg) end {
 		t.noWayHome(l, v)
 		return end{}
 	case v.Route.Link == "":
-		t.note(NoteRoute, "which way the kernel takes of route %q; the packet is not followed further", v.Route)
+		t.note(NoteRoute, "which next hop of route %q the kernel selects; the packet is not followed further", v.Route)
 		return end{}
 	}
 	t.forwarding(l)
@@ -294,7 +295,7 @@ func (t *tracer) forward(l *leg) end {
 	return t.leave(l, v)
 }
 
-// decision shows what decided.
+// decision adds the hops of a routing decision.
 func (t *tracer) decision(l *leg, v netstate.Verdict) {
 	if !v.Found {
 		l.hop("routing", "finds no route", "")
@@ -309,9 +310,9 @@ func (t *tracer) decision(l *leg, v netstate.Verdict) {
 	t.foreign(v.Rule)
 }
 
-// podFor returns the host link by which a packet reaches its destination if that
-// is a pod of this node and the packet shall not pass the VPC on its way, as those
-// from and to a pod on a branch ENI under Strict do.
+// podFor returns the host link of the destination if it is a pod of this node and the
+// packet should not pass through the VPC. Packets from and to a pod on a branch ENI under
+// Strict do pass through the VPC.
 func (t *tracer) podFor(l *leg) string {
 	link := t.v.hostLinkOf(l.Dst)
 	if isStrictLink(l.in) || isStrictLink(link) && !isVLANLink(l.in) {
@@ -320,7 +321,7 @@ func (t *tracer) podFor(l *leg) string {
 	return link
 }
 
-// foreign reports a decision by a rule that neither we nor the kernel made.
+// foreign adds a fault if the rule that decided belongs neither to us nor to the kernel.
 func (t *tracer) foreign(r netstate.Rule) {
 	if r.Priority == 0 || r.Priority >= 32766 && r.Protocol == claims.RuleProtocol || claims.OwnedRule(r) {
 		return
@@ -328,6 +329,7 @@ func (t *tracer) foreign(r netstate.Rule) {
 	t.fault(FaultForeignRule, "another program's rule %q decides", r)
 }
 
+// prefixesText returns the prefixes as a list separated by commas.
 func prefixesText(p []netip.Prefix) string {
 	var s []string
 	for _, x := range p {

@@ -15,7 +15,8 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// stage is a world with one of everything to call the API about.
+// stage is a world with one object of each kind that the API knows: a free ENI,
+// an attached one, a trunk with a branch, a reservation.
 type stage struct {
 	*world
 	free, second, trunk, branch string
@@ -53,7 +54,8 @@ func newStage(t *testing.T) *stage {
 	return s
 }
 
-// calls has one good call of each action; what it returns must be as given.
+// calls holds one valid call of each action. Each function returns a part of the
+// answer or of the state, and the value that the part must have.
 var calls = map[string]func(context.Context, *stage) (got any, want any, err error){
 	"AssignIpv6Addresses": func(ctx context.Context, s *stage) (any, any, error) {
 		out, err := s.ec2.AssignIpv6Addresses(ctx, &ec2.AssignIpv6AddressesInput{
@@ -133,7 +135,7 @@ var calls = map[string]func(context.Context, *stage) (got any, want any, err err
 		return []string{*z.ZoneName, *z.ZoneId}, []string{"us-west-2a", "usw2-az1"}, err
 	},
 	"DescribeInstanceTypes": func(ctx context.Context, _ *stage) (any, any, error) {
-		s := newStageless()
+		s := newEmptyClient()
 		out, err := s.DescribeInstanceTypes(ctx, &ec2.DescribeInstanceTypesInput{
 			InstanceTypes: []types.InstanceType{"p4d.24xlarge"},
 		})
@@ -248,14 +250,14 @@ var calls = map[string]func(context.Context, *stage) (got any, want any, err err
 	},
 }
 
-// newStageless is a client of an empty cloud.
-func newStageless() *ec2.Client {
+// newEmptyClient returns a client of an empty cloud.
+func newEmptyClient() *ec2.Client {
 	w := &world{Cloud: enitest.New(enitest.Config{})}
 	client, _ := w.clients("")
 	return client
 }
 
-// primaryOf is the first primary ENI of a cloud.
+// primaryOf returns the ID of the first primary ENI of a cloud.
 func primaryOf(c *enitest.Cloud) string {
 	for _, e := range c.ENIs() {
 		if e.Attachment != nil && e.Attachment.Device == 0 {
@@ -265,14 +267,14 @@ func primaryOf(c *enitest.Cloud) string {
 	return ""
 }
 
-// TestActions makes one good call of each action with the SDK. It fails if an
-// action has no row.
+// TestActions makes one valid call of each action with the SDK. It fails if an
+// action has no row in calls.
 func TestActions(t *testing.T) {
 	for _, name := range enitest.ActionNames() {
 		t.Run(name, func(t *testing.T) {
 			call, ok := calls[name]
 			if !ok {
-				t.Fatal("no call of this action")
+				t.Fatal("calls has no row for this action")
 			}
 			s := newStage(t)
 			s.ResetCalls()

@@ -4,15 +4,15 @@ package enitest
 
 import "net/url"
 
-// action is one row of the API: its class and what it does.
+// action is one action of the API: its class for throttling and its code.
 type action struct {
 	class Class
-	// prepare decodes the parameters and returns what is then done under the
-	// lock, so that wrong parameters are told even in a dry run.
+	// prepare decodes the parameters and returns the function that runs under
+	// the lock. A dry run stops in between, and so reports wrong parameters.
 	prepare func(url.Values) (func(*tx) (any, error), error)
 }
 
-// do makes an action from a function of decoded parameters.
+// do makes an action from a function that takes decoded parameters.
 func do[In, Out any](class Class, f func(*tx, In) (Out, error)) action {
 	return action{class, func(form url.Values) (func(*tx) (any, error), error) {
 		var in In
@@ -23,7 +23,7 @@ func do[In, Out any](class Class, f func(*tx, In) (Out, error)) action {
 	}}
 }
 
-// actions is the table of the API.
+// actions returns the actions of the API by name.
 func actions() map[string]action {
 	return map[string]action{
 		"DescribeAvailabilityZones":          do(NonMutating, (*tx).describeAvailabilityZones),

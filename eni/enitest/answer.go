@@ -12,8 +12,8 @@ import (
 // namespace is the XML namespace of the API's current version.
 const namespace = "http://ec2.amazonaws.com/doc/2016-11-15/"
 
-// answerXML renders the answer to an action: the fields of body, a struct with
-// xml tags, after the request ID.
+// answerXML renders the answer to an action: the request ID, and then the fields
+// of body, which is a struct with xml tags.
 func answerXML(action, requestID string, body any) ([]byte, error) {
 	var fields bytes.Buffer
 	if err := xml.NewEncoder(&fields).EncodeElement(body, xml.StartElement{Name: xml.Name{Local: "r"}}); err != nil {
@@ -24,7 +24,7 @@ func answerXML(action, requestID string, body any) ([]byte, error) {
 		xml.Header, action, namespace, requestID, inner), nil
 }
 
-// errorXML renders an error answer and tells its HTTP status.
+// errorXML renders an error answer and returns it with its HTTP status.
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html#api-error-response
 func errorXML(requestID string, err error) ([]byte, int) {
 	var e *APIError

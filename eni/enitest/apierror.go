@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// APIError is an error answer of the EC2 API. Codes are those of
+// APIError is an error answer of the EC2 API. The codes are listed in
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html.
 type APIError struct {
 	Code, Message string
-	// Status is the HTTP status; 0 means the one that goes with the code.
+	// Status is the HTTP status; 0 means the status that EC2 sends with the code.
 	Status int
 }
 
@@ -46,7 +46,8 @@ func missing(parameter string) error {
 	return errorf("MissingParameter", "The request must contain the parameter %s", parameter)
 }
 
-// kind is what EC2 says about a kind of resource when an ID is wrong.
+// kind holds the prefix of the IDs of one kind of resource, and the words and
+// codes of EC2's errors about such an ID.
 type kind struct {
 	prefix, noun, notFound, malformed string
 }
@@ -59,7 +60,7 @@ var (
 	kindGroup    = kind{"sg-", "security group", "InvalidGroup.NotFound", "InvalidGroupId.Malformed"}
 )
 
-// unknown is the error about IDs that nothing has.
+// unknown returns the error for IDs that no resource has.
 func (k kind) unknown(ids ...string) error {
 	for _, id := range ids {
 		if !strings.HasPrefix(id, k.prefix) {

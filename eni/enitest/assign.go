@@ -29,30 +29,30 @@ type assignIPv4Out struct {
 
 func (t *tx) assignPrivateIPAddresses(in assignIPv4In) (assignIPv4Out, error) {
 	var none assignIPv4Out
-	e, err := t.changeable(in.ID)
+	e, err := t.mutableENI(in.ID)
 	if err != nil {
 		return none, err
 	}
-	addrs, blocks := wantAddrs(in.AddrCount, in.Addrs), want{in.PrefixCount, in.Prefixes}
-	if err := oneWish(addrs, blocks); err != nil {
+	addrs, blocks := selectAddrs(in.AddrCount, in.Addrs), selection{in.PrefixCount, in.Prefixes}
+	if err := checkOneSelection(addrs, blocks); err != nil {
 		return none, err
 	}
 	if !e.Addr.IsValid() {
 		return none, errorf("UnsupportedOperation", "The network interface %s does not support IPv4 addresses", e.ID)
 	}
-	l := e.load()
+	l := e.slotUse()
 	l.v4 += addrs.size() + blocks.size()
 	l.prefixes += blocks.size()
-	if err := l.check(t.room(e)); err != nil {
+	if err := l.check(t.limitsFor(e)); err != nil {
 		return none, err
 	}
 	if in.AllowReassignment {
 		for _, a := range in.Addrs {
-			t.takeAway(a, e)
+			t.removeAddr(a, e)
 		}
 	}
 	e = e.clone()
-	g := t.grabber(e.Subnet)
+	g := t.assigner(e.Subnet)
 	newAddrs, newBlocks := g.addrs(addrs), g.blocks(blocks)
 	if err := g.close(); err != nil {
 		return none, err
@@ -68,9 +68,9 @@ func (t *tx) assignPrivateIPAddresses(in assignIPv4In) (assignIPv4Out, error) {
 	}, nil
 }
 
-// takeAway takes a secondary private IP from the ENI that has it, so that it
-// can be reassigned to another.
-func (t *tx) takeAway(a netip.Addr, to *ENI) {
+// removeAddr removes a secondary private IP from the ENI that has it, so that it
+// can be assigned to the ENI to.
+func (t *tx) removeAddr(a netip.Addr, to *ENI) {
 	for _, e := range t.allENIs(t.now) {
 		rest, found := without(e.Addrs, []netip.Addr{a})
 		if !found || e.ID == to.ID || e.Subnet != to.Subnet {
@@ -83,7 +83,7 @@ func (t *tx) takeAway(a netip.Addr, to *ENI) {
 	}
 }
 
-// changed makes e current and tells the hooks which addresses came or went.
+// changed stores e and tells the hooks which addresses were added or removed.
 func (t *tx) changed(op Op, e *ENI, what []netip.Prefix) {
 	t.put(e)
 	instance := ""
@@ -93,28 +93,29 @@ func (t *tx) changed(op Op, e *ENI, what []netip.Prefix) {
 	t.emit(op, e, instance, what)
 }
 
-func wantAddrs(n int, addrs []netip.Addr) want {
-	w := want{n: n}
+func selectAddrs(n int, addrs []netip.Addr) selection {
+	w := selection{n: n}
 	for _, a := range addrs {
 		w.exact = append(w.exact, single(a))
 	}
 	return w
 }
 
-// oneWish checks that a caller asks for exactly one thing.
-func oneWish(addrs, blocks want) error {
-	wishes := 0
+// checkOneSelection checks that a call asks for addresses or for prefixes, and
+// either for a number of them or for given ones.
+func checkOneSelection(addrs, blocks selection) error {
+	given := 0
 	for _, set := range []bool{addrs.n != 0, len(addrs.exact) > 0, blocks.n != 0, len(blocks.exact) > 0} {
 		if set {
-			wishes++
+			given++
 		}
 	}
 	switch {
 	case addrs.n < 0 || blocks.n < 0:
 		return invalidValue("Value (%d) for the number of addresses is invalid.", min(addrs.n, blocks.n))
-	case wishes == 0:
+	case given == 0:
 		return errorf("MissingParameter", "The request must contain either addresses or prefixes, or a number of them")
-	case wishes > 1:
+	case given > 1:
 		return errorf("InvalidParameterCombination", "Only one of addresses, prefixes and a number of either may be specified")
 	}
 	return nil
@@ -127,11 +128,11 @@ type unassignIPv4In struct {
 }
 
 func (t *tx) unassignPrivateIPAddresses(in unassignIPv4In) (wireReturn, error) {
-	e, err := t.changeable(in.ID)
+	e, err := t.mutableENI(in.ID)
 	if err != nil {
 		return wireReturn{}, err
 	}
-	if err := oneWish(wantAddrs(0, in.Addrs), want{exact: in.Prefixes}); err != nil {
+	if err := checkOneSelection(selectAddrs(0, in.Addrs), selection{exact: in.Prefixes}); err != nil {
 		return wireReturn{}, err
 	}
 	if slices.Contains(in.Addrs, e.Addr) {
@@ -145,18 +146,18 @@ func (t *tx) unassignPrivateIPAddresses(in unassignIPv4In) (wireReturn, error) {
 	if e.Prefixes, found = without(e.Prefixes, in.Prefixes); !found {
 		return wireReturn{}, notAssigned(e)
 	}
-	t.giveBack(e, slices.Concat(wantAddrs(0, in.Addrs).exact, in.Prefixes))
+	t.returnAddrs(e, slices.Concat(selectAddrs(0, in.Addrs).exact, in.Prefixes))
 	return wireReturn{true}, nil
 }
 
-// giveBack returns what e has lost to its subnet.
-func (t *tx) giveBack(e *ENI, gone []netip.Prefix) {
-	slices.SortFunc(gone, netip.Prefix.Compare)
-	for _, p := range slices.Compact(gone) {
+// returnAddrs returns the removed addresses and prefixes of e to its subnet.
+func (t *tx) returnAddrs(e *ENI, removed []netip.Prefix) {
+	slices.SortFunc(removed, netip.Prefix.Compare)
+	for _, p := range slices.Compact(removed) {
 		t.c.state.spaces[e.Subnet].release(p)
 	}
 	t.recount(t.now, e.Subnet)
-	t.changed(Unassigned, e, gone)
+	t.changed(Unassigned, e, removed)
 }
 
 func notAssigned(e *ENI) error {
@@ -179,22 +180,22 @@ type assignIPv6Out struct {
 
 func (t *tx) assignIpv6Addresses(in assignIPv6In) (assignIPv6Out, error) {
 	var none assignIPv6Out
-	e, err := t.changeable(in.ID)
+	e, err := t.mutableENI(in.ID)
 	if err != nil {
 		return none, err
 	}
-	addrs, blocks := wantAddrs(in.AddrCount, in.Addrs), want{in.PrefixCount, in.Prefixes}
-	if err := oneWish(addrs, blocks); err != nil {
+	addrs, blocks := selectAddrs(in.AddrCount, in.Addrs), selection{in.PrefixCount, in.Prefixes}
+	if err := checkOneSelection(addrs, blocks); err != nil {
 		return none, err
 	}
-	l := e.load()
+	l := e.slotUse()
 	l.v6 += addrs.size() + blocks.size()
 	l.prefixes += blocks.size()
-	if err := l.check(t.room(e)); err != nil {
+	if err := l.check(t.limitsFor(e)); err != nil {
 		return none, err
 	}
 	e = e.clone()
-	g := t.grabber(e.Subnet)
+	g := t.assigner(e.Subnet)
 	newAddrs, newBlocks := g.addrs6(addrs), g.blocks6(blocks)
 	if err := g.close(); err != nil {
 		return none, err
@@ -219,11 +220,11 @@ type unassignIPv6Out struct {
 
 func (t *tx) unassignIpv6Addresses(in unassignIPv6In) (unassignIPv6Out, error) {
 	var none unassignIPv6Out
-	e, err := t.changeable(in.ID)
+	e, err := t.mutableENI(in.ID)
 	if err != nil {
 		return none, err
 	}
-	if err := oneWish(wantAddrs(0, in.Addrs), want{exact: in.Prefixes}); err != nil {
+	if err := checkOneSelection(selectAddrs(0, in.Addrs), selection{exact: in.Prefixes}); err != nil {
 		return none, err
 	}
 	e = e.clone()
@@ -234,6 +235,6 @@ func (t *tx) unassignIpv6Addresses(in unassignIPv6In) (unassignIPv6Out, error) {
 	if e.IPv6Prefixes, found = without(e.IPv6Prefixes, in.Prefixes); !found {
 		return none, notAssigned(e)
 	}
-	t.giveBack(e, slices.Concat(wantAddrs(0, in.Addrs).exact, in.Prefixes))
+	t.returnAddrs(e, slices.Concat(selectAddrs(0, in.Addrs).exact, in.Prefixes))
 	return unassignIPv6Out{e.ID, listOf(in.Addrs, netip.Addr.String), listOf(in.Prefixes, netip.Prefix.String)}, nil
 }

@@ -21,7 +21,7 @@ type attachOut struct {
 
 func (t *tx) attachNetworkInterface(in attachIn) (attachOut, error) {
 	var none attachOut
-	e, err := t.changeable(in.ID)
+	e, err := t.mutableENI(in.ID)
 	if err != nil {
 		return none, err
 	}
@@ -35,22 +35,23 @@ func (t *tx) attachNetworkInterface(in attachIn) (attachOut, error) {
 	if i == nil {
 		return none, kindInstance.unknown(in.Instance)
 	}
-	place := slot{i, in.Card, *in.Device}
-	if err := t.checkAttach(e, place); err != nil {
+	at := position{i, in.Card, *in.Device}
+	if err := t.checkAttach(e, at); err != nil {
 		return none, err
 	}
-	e = t.attach(e, place, attachOptions{delay: t.c.delays.Attach})
+	e = t.attach(e, at, attachOptions{delay: t.c.delays.Attach})
 	return attachOut{e.Attachment.ID, in.Card}, nil
 }
 
-// slot is a place for an ENI on an instance.
-type slot struct {
+// position is where an ENI is attached: an instance, a network card index and a
+// device index.
+type position struct {
 	instance     *Instance
 	card, device int
 }
 
-// checkAttach says whether the ENI can go into the slot.
-func (t *tx) checkAttach(e *ENI, s slot) error {
+// checkAttach returns EC2's error if the ENI cannot be attached at the position.
+func (t *tx) checkAttach(e *ENI, s position) error {
 	it, id := t.typeOf(s.instance), s.instance.ID
 	state := s.instance.State(t.now)
 	switch {
@@ -82,9 +83,9 @@ func (t *tx) checkAttach(e *ENI, s slot) error {
 	return t.checkKind(e, s, it)
 }
 
-// checkKind says whether the instance type can carry this type of interface
-// with all its addresses.
-func (t *tx) checkKind(e *ENI, s slot, it InstanceType) error {
+// checkKind returns EC2's error if the instance type does not support this type
+// of interface, or not with so many addresses.
+func (t *tx) checkKind(e *ENI, s position, it InstanceType) error {
 	if e.Type == "trunk" {
 		if it.Branches == 0 {
 			return errorf("UnsupportedOperation", "Instance type %s does not support trunk network interfaces", it.Name)
@@ -95,19 +96,19 @@ func (t *tx) checkKind(e *ENI, s slot, it InstanceType) error {
 			}
 		}
 	}
-	return e.load().check(it)
+	return e.slotUse().check(it)
 }
 
-// attachOptions are the particulars of an attachment.
+// attachOptions are the properties of a new attachment.
 type attachOptions struct {
 	delay               time.Duration
 	deleteOnTermination bool
 }
 
-// attach puts the ENI into the slot.
-func (t *tx) attach(e *ENI, s slot, o attachOptions) *ENI {
+// attach attaches the ENI at the position.
+func (t *tx) attach(e *ENI, s position, o attachOptions) *ENI {
 	e = e.clone()
-	e.Attachment = &Attachment{
+	e.Attachment = &ENIAttachment{
 		ID: t.newID("eni-attach-"), Instance: s.instance.ID, Card: s.card, Device: s.device,
 		AttachTime: t.now, AttachedAt: t.now.Add(o.delay), DeleteOnTermination: o.deleteOnTermination,
 	}
@@ -145,10 +146,11 @@ func (t *tx) detachNetworkInterface(in detachIn) (wireReturn, error) {
 	return wireReturn{true}, nil
 }
 
-// byAttachment is the ENI with that attachment.
+// byAttachment returns the ENI with the attachment of the given ID, nil if there is
+// none.
 func (t *tx) byAttachment(id string) *ENI {
 	for _, h := range t.c.state.enis {
-		if e := h.at(t.now).seenAt(t.now); e != nil && e.Attachment != nil && e.Attachment.ID == id {
+		if e := h.at(t.now).viewAt(t.now); e != nil && e.Attachment != nil && e.Attachment.ID == id {
 			return e
 		}
 	}
@@ -183,29 +185,29 @@ type boolValue struct {
 }
 
 func (t *tx) modifyNetworkInterfaceAttribute(in modifyENIIn) (wireReturn, error) {
-	e, err := t.changeable(in.ID)
+	e, err := t.mutableENI(in.ID)
 	if err != nil {
 		return wireReturn{}, err
 	}
 	e = e.clone()
-	asked := 0
+	attributes := 0
 	if in.Describe != nil {
 		e.Description = in.Describe.Value
-		asked++
+		attributes++
 	}
 	if in.Check != nil {
 		e.SourceDestCheck = in.Check.Value
-		asked++
+		attributes++
 	}
 	if in.Tracking != nil {
 		e.Tracking = in.Tracking.value()
-		asked++
+		attributes++
 	}
 	if len(in.Groups) > 0 {
 		if e.Groups, err = t.groupsFor(in.Groups, e.VPC); err != nil {
 			return wireReturn{}, err
 		}
-		asked++
+		attributes++
 	}
 	if in.Attachment != nil {
 		if e.Attachment == nil || e.Attachment.ID != in.Attachment.ID {
@@ -215,10 +217,10 @@ func (t *tx) modifyNetworkInterfaceAttribute(in modifyENIIn) (wireReturn, error)
 			return wireReturn{}, missing("attachment.deleteOnTermination")
 		}
 		e.Attachment.DeleteOnTermination = *in.Attachment.DeleteOnTermination
-		asked++
+		attributes++
 	}
-	if asked != 1 {
-		return wireReturn{}, errorf("InvalidParameterCombination", "Exactly one attribute must be specified, not %d", asked)
+	if attributes != 1 {
+		return wireReturn{}, errorf("InvalidParameterCombination", "Exactly one attribute must be specified, not %d", attributes)
 	}
 	t.put(e)
 	return wireReturn{true}, nil

@@ -12,14 +12,14 @@ import (
 // Call is an entry of the audit log: one request to the EC2 API.
 type Call struct {
 	At time.Time
-	// Caller is the instance whose role signed the request, or the access key
-	// ID; empty for an unsigned one.
+	// Caller is the ID of the instance if its role signed the request, else the
+	// access key ID. It is empty for an unsigned request.
 	Caller string
 	Action string
-	// Parameters are those of the request without its signature.
+	// Parameters are the parameters of the request without its signature.
 	Parameters url.Values
-	// Code is the error code of the answer; empty for success, Abandoned if the
-	// client gave up before the call was done.
+	// Code is the error code of the answer. It is empty for success, and Abandoned
+	// if the client gave up before the call was done.
 	Code      string
 	RequestID string
 }
@@ -27,8 +27,8 @@ type Call struct {
 // Abandoned is the Code of calls that were not done because the client gave up.
 const Abandoned = "abandoned"
 
-// Calls counts the calls by action since the start or the last ResetCalls,
-// those that failed included.
+// Calls returns the number of calls of each action since the start or the last
+// ResetCalls, failed calls included.
 func (c *Cloud) Calls() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -43,7 +43,8 @@ func (c *Cloud) ResetCalls() {
 	c.audit = nil
 }
 
-// Audit returns the log of all calls, the oldest first.
+// Audit returns the log of the calls since the start or the last ResetCalls, the
+// oldest first.
 func (c *Cloud) Audit() []Call {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -9,25 +9,25 @@ import (
 	"strings"
 )
 
-// denial is a permission that a caller lacks.
+// denial is a permission that was taken from a caller.
 type denial struct{ caller, action string }
 
-// Deny takes away the permission for actions matching a pattern of path.Match.
-// An empty caller means everybody. See Call.Caller.
+// Deny takes the permission for an action from a caller, as Call.Caller names it.
+// The action is a pattern of path.Match. An empty caller means all callers.
 func (c *Cloud) Deny(caller, action string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.denied[denial{caller, action}] = true
 }
 
-// Allow takes back a Deny with the same arguments.
+// Allow undoes a Deny with the same arguments.
 func (c *Cloud) Allow(caller, action string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.denied, denial{caller, action})
 }
 
-// authorize says whether the caller may do the action.
+// authorize returns EC2's error if the caller has no permission for the action.
 func (c *Cloud) authorize(caller, action string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -49,12 +49,12 @@ func (c *Cloud) arn(caller string) string {
 	return fmt.Sprintf("arn:aws:iam::%s:user/%s", c.cfg.Account, caller)
 }
 
-// keyPrefix begins the access key IDs that metadata hands out; the instance's
-// ID follows.
+// keyPrefix begins the access key IDs of the credentials in metadata. The rest is
+// the ID of the instance.
 const keyPrefix = "ASIA"
 
-// callerOf tells from the credential of a request who sent it. Signatures are
-// not checked.
+// callerOf returns the caller that the credential of a request names. It does not
+// check signatures.
 func callerOf(r *http.Request) string {
 	credential := r.Form.Get("X-Amz-Credential")
 	if _, after, ok := strings.Cut(r.Header.Get("Authorization"), "Credential="); ok {

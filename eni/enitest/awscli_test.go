@@ -33,7 +33,7 @@ func newCLI(t *testing.T, c *enitest.Cloud) cli {
 			t.Error(err)
 		}
 	})
-	return cli{path: path, endpoint: srv.EC2URL, env: []string{
+	return cli{path, srv.EC2URL, []string{
 		"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=secret", "AWS_DEFAULT_REGION=us-west-2", "AWS_PAGER=",
 		"AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_EC2_METADATA_DISABLED=true",
 		"LC_ALL=C.UTF-8",
@@ -58,7 +58,8 @@ func (c cli) run(t *testing.T, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// TestAWSCLI lives the life of an ENI with the AWS CLI.
+// TestAWSCLI creates, attaches, changes, detaches and deletes an ENI with the AWS
+// CLI.
 func TestAWSCLI(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the AWS CLI takes a second a call")

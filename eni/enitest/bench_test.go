@@ -13,7 +13,7 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// BenchmarkNew is the cost of a cloud with one instance.
+// BenchmarkNew creates a cloud with one instance.
 func BenchmarkNew(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {

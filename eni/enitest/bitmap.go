@@ -18,8 +18,8 @@ type bitmap struct {
 }
 
 // newBitmap returns the bitmap of a subnet between /16 and /28, or an empty one
-// for a subnet without IPv4. The first four addresses and the last one belong to
-// AWS: https://docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html
+// for a subnet without IPv4. AWS reserves the first four addresses and the last:
+// https://docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html
 func newBitmap(prefix netip.Prefix) *bitmap {
 	if !prefix.IsValid() {
 		return &bitmap{}
@@ -39,8 +39,8 @@ func newBitmap(prefix netip.Prefix) *bitmap {
 	return b
 }
 
-// index is the position of the first address of p, and the number of its
-// addresses.
+// index returns the index of the first address of p in the subnet, and the number
+// of addresses in p.
 func (b *bitmap) index(p netip.Prefix) (first, n int) {
 	a := p.Addr().As4()
 	return int(binary.BigEndian.Uint32(a[:]) - b.base), 1 << (32 - p.Bits())
@@ -52,8 +52,8 @@ func (b *bitmap) addr(i int) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-// mask is the bits of a run that lies within one word. n is a power of two of
-// at most 16 and the run is aligned to it.
+// mask returns the bits of n addresses, from first on, in their word. n must be a
+// power of two of at most 16 and first a multiple of n, so that they share a word.
 func mask(first, n int) uint64 { return (1<<n - 1) << (first % 64) }
 
 func (b *bitmap) used(first, n int) bool { return b.words[first/64]&mask(first, n) != 0 }
@@ -68,7 +68,8 @@ func (b *bitmap) clear(first, n int) {
 	b.free += n
 }
 
-// nextFree is the lowest free address from i on, -1 if there is none.
+// nextFree returns the index of the lowest free address from i on, -1 if there is
+// none.
 func (b *bitmap) nextFree(i int) int {
 	for i < b.size {
 		word := ^b.words[i/64] >> (i % 64)
@@ -76,12 +77,13 @@ func (b *bitmap) nextFree(i int) int {
 			i = (i/64 + 1) * 64
 			continue
 		}
-		if i += bits.TrailingZeros64(word); i < b.size {
+		i += bits.TrailingZeros64(word)
+		if i < b.size {
 			return i
 		}
 	}
 	return -1
 }
 
-// blockSize is the number of addresses of an IPv4 prefix that EC2 delegates.
+// blockSize is the number of addresses in a delegated IPv4 prefix.
 const blockSize = 16

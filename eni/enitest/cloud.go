@@ -15,7 +15,7 @@ import (
 type Cloud struct {
 	cfg Config
 
-	// delivering holds one token while events are handed to the hooks.
+	// delivering holds one token while a goroutine passes events to the hooks.
 	delivering chan struct{}
 
 	mu     sync.Mutex
@@ -33,13 +33,13 @@ type Cloud struct {
 	throttle *Throttle
 	tokens   map[tokenKey]tokenEntry
 	sessions map[string]session
-	// requests counts requests, for their IDs.
+	// requests is the number of requests so far; request IDs derive from it.
 	requests uint64
 }
 
-// state is everything that calls can change.
+// state holds everything that calls can change.
 type state struct {
-	// serial counts everything that ever got an ID, a MAC or a public address.
+	// serial is the number of IDs, MACs and public addresses given out so far.
 	serial    uint64
 	vpcs      map[string]*VPC
 	groups    map[string]*SecurityGroup
@@ -47,13 +47,15 @@ type state struct {
 	spaces    map[string]*space
 	instances map[string]*history[Instance]
 	enis      map[string]*history[ENI]
-	// everAttached is an index: the ENIs that are or were attached to an instance.
+	// everAttached is an index of the ENIs that are or were attached to an
+	// instance, by instance ID.
 	everAttached map[string]map[string]bool
-	// doomed are ENIs that go with an instance, by the time of their end.
-	doomed map[string]time.Time
+	// deleteAt is when an ENI is deleted together with its instance, by ENI ID.
+	deleteAt map[string]time.Time
 }
 
-// New returns a Cloud without any VPC. Inside a synctest bubble, call it there.
+// New returns a Cloud without any VPC. A test that uses it in a synctest bubble
+// must also call New in that bubble.
 func New(cfg Config) *Cloud {
 	cfg.Region = cmp.Or(cfg.Region, "us-west-2")
 	cfg.Account = cmp.Or(cfg.Account, "123456789012")
@@ -75,7 +77,7 @@ func New(cfg Config) *Cloud {
 			spaces:    map[string]*space{},
 			instances: map[string]*history[Instance]{},
 			enis:      map[string]*history[ENI]{},
-			doomed:    map[string]time.Time{},
+			deleteAt:  map[string]time.Time{},
 
 			everAttached: map[string]map[string]bool{},
 		},
@@ -83,17 +85,17 @@ func New(cfg Config) *Cloud {
 	return c
 }
 
-// Region is the region of the API.
+// Region returns the name of the region.
 func (c *Cloud) Region() string { return c.cfg.Region }
 
-// SetLag changes how far answers are behind the state.
+// SetLag changes the time by which answers lag behind the state.
 func (c *Cloud) SetLag(l Lag) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lag = Lag{Describe: l.Describe, Write: l.Write, Metadata: l.Metadata, Keys: maps.Clone(l.Keys)}
 }
 
-// SetDelays changes the durations of changes that begin from now on.
+// SetDelays changes the durations of operations that begin after the call.
 func (c *Cloud) SetDelays(d Delays) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -136,7 +138,7 @@ func (c *Cloud) Instances() []Instance {
 	t := c.begin()
 	defer t.end()
 	var all []Instance
-	for _, i := range seen(t.c.state.instances, t.now) {
+	for _, i := range existing(t.c.state.instances, t.now) {
 		all = append(all, *i.clone())
 	}
 	return all
@@ -157,7 +159,7 @@ func (c *Cloud) Subnets() []Subnet {
 	t := c.begin()
 	defer t.end()
 	var all []Subnet
-	for _, s := range seen(t.c.state.subnets, t.now) {
+	for _, s := range existing(t.c.state.subnets, t.now) {
 		all = append(all, *s.clone())
 	}
 	return all

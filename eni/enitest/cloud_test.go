@@ -17,8 +17,8 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// world is a cloud with one VPC, one subnet and one instance, and the SDK's
-// clients of it.
+// world is a cloud with one VPC, one subnet and one instance, and SDK clients
+// that run on the instance.
 type world struct {
 	*enitest.Cloud
 	vpc      enitest.VPC
@@ -69,7 +69,7 @@ func (w *world) runInstance(t *testing.T, kind string) enitest.Instance {
 	return i
 }
 
-// clients are SDK clients as they run on the instance, without retries.
+// clients returns SDK clients that run on the instance and do not retry.
 func (w *world) clients(instance string) (*ec2.Client, *imds.Client) {
 	hc := &http.Client{Transport: w.Transport(instance)}
 	return ec2.New(ec2.Options{
@@ -80,7 +80,8 @@ func (w *world) clients(instance string) (*ec2.Client, *imds.Client) {
 		})
 }
 
-// codeOf is the error code of an answer, empty if err is none.
+// codeOf returns the error code of an answer. It is empty if err is nil or is not
+// an answer.
 func codeOf(err error) string {
 	var e smithy.APIError
 	if errors.As(err, &e) {
@@ -89,7 +90,8 @@ func codeOf(err error) string {
 	return ""
 }
 
-// wantCode fails the test unless err is an answer with that error code.
+// wantCode fails the test unless err is an answer with the error code. An empty
+// code means that err must be nil.
 func wantCode(t *testing.T, err error, code string) {
 	t.Helper()
 	if codeOf(err) != code || code == "" && err != nil {
@@ -97,8 +99,7 @@ func wantCode(t *testing.T, err error, code string) {
 	}
 }
 
-// must returns a function that returns v, or fails the test if there is an
-// error.
+// must returns a function that returns v, or fails the test if err is not nil.
 func must[T any](v T, err error) func(*testing.T) T {
 	return func(t *testing.T) T {
 		t.Helper()

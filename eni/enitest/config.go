@@ -4,28 +4,29 @@ package enitest
 
 import "time"
 
-// Config sets up a Cloud. The zero value is a cloud in us-west-2 where
-// everything happens at once and nothing fails.
+// Config configures a Cloud. The zero value is a cloud in us-west-2 where every
+// change takes effect at once and no call fails without a reason.
 type Config struct {
 	// Region is the region of the API. Empty means us-west-2.
 	Region string
-	// Account is the account that owns everything. Empty means 123456789012.
+	// Account is the account that owns all resources. Empty means 123456789012.
 	Account string
-	// Delays are the durations of the changes that EC2 makes in its own time.
+	// Delays are the durations of asynchronous operations.
 	Delays Delays
-	// Lag is how far answers are behind the state.
+	// Lag is the time by which answers lag behind the state.
 	Lag Lag
 	// Throttle limits the rate of calls. Nil means no limit.
 	Throttle *Throttle
-	// Types adds instance types to the table of package eni, or replaces some.
+	// Types are instance types that add to the table of package eni, or replace
+	// its entries of the same name.
 	Types []InstanceType
 }
 
-// Delays are the durations of changes that EC2 makes in its own time. Zero
-// means at once.
+// Delays are the durations of the operations that EC2 does asynchronously, and of
+// the calls. Zero means that there is no delay.
 type Delays struct {
 	// Attach is how long an attachment is "attaching" before it is "attached" and
-	// metadata shows it. Hooks hear of it when the call is made.
+	// metadata shows it. Hooks are called when the call is made.
 	Attach time.Duration
 	// Detach is how long an attachment is "detaching" before the ENI is
 	// "available". The device leaves the instance when the call is made.
@@ -33,45 +34,46 @@ type Delays struct {
 	// Start is how long an instance is "pending" before it is "running".
 	Start time.Duration
 	// Terminate is how long an instance is "shutting-down" before it is
-	// "terminated" and its ENIs are gone or free.
+	// "terminated" and its ENIs are deleted or available.
 	Terminate time.Duration
 	// Call is how long each API call takes.
 	Call time.Duration
 }
 
-// Lag is how far the answers are behind the state: EC2 and the metadata service
-// are both eventually consistent, and not with each other. A lag shows the
-// state of that long ago, up to ten minutes.
+// Lag is the time by which answers lag behind the state. EC2 and the metadata
+// service are both eventually consistent, independently of each other. An answer
+// with a lag shows the state as it was that long ago, ten minutes at most.
 type Lag struct {
 	// Describe is the lag of all Describe calls.
 	Describe time.Duration
-	// Write is how long after its creation an ENI is still unknown to the
-	// calls that change it.
+	// Write is how long the calls that change an ENI do not find it after its
+	// creation.
 	Write time.Duration
 	// Metadata is the lag of metadata keys that Keys does not name.
 	Metadata time.Duration
-	// Keys is the lag by metadata key: the last element of the path, such as
-	// "local-ipv4s" or "ipv4-prefix", or "macs" for the listing of MACs.
+	// Keys holds the lag of single metadata keys. A key is the last element of the
+	// path, such as "local-ipv4s" or "ipv4-prefix", or "macs" for the listing of
+	// MACs.
 	Keys map[string]time.Duration
 }
 
-func (l Lag) ofKey(key string) time.Duration {
+func (l Lag) forKey(key string) time.Duration {
 	if d, ok := l.Keys[key]; ok {
 		return d
 	}
 	return l.Metadata
 }
 
-// InstanceType is what a Cloud knows about an EC2 instance type.
+// InstanceType describes an EC2 instance type to a Cloud.
 type InstanceType struct {
 	Name string
-	// ENIs is the number of network interfaces of each network card.
+	// ENIs is the maximum number of ENIs on each network card, by card index.
 	ENIs []int
-	// IPv4PerENI and IPv6PerENI are the addresses of one ENI, its primary
-	// address included. A delegated prefix takes the place of one address.
+	// IPv4PerENI and IPv6PerENI are the maximum numbers of addresses of an ENI,
+	// its primary address included. A delegated prefix counts as one address.
 	IPv4PerENI, IPv6PerENI int
-	// Branches is the number of branch ENIs of a trunk; 0 means that the type
-	// has no trunking.
+	// Branches is the maximum number of branch ENIs of a trunk; 0 means that the
+	// type does not support trunk ENIs.
 	Branches int
 	// DefaultCard is the network card of the primary ENI.
 	DefaultCard int

@@ -15,19 +15,19 @@ const maxGroups = 5
 type eniSpec struct {
 	subnet, description, kind string
 	groups                    []string
-	// addr is the primary private IP; not valid means any.
+	// addr is the primary private IP. The zero Addr means that EC2 chooses.
 	addr netip.Addr
-	// noIPv4 leaves out the primary private IP, as EFA-only ENIs do and all ENIs
-	// of a subnet without IPv4.
+	// noIPv4 means that the ENI has no primary private IP: EFA-only ENIs have none,
+	// and neither do the ENIs of a subnet without IPv4.
 	noIPv4            bool
-	v4Addrs, v4Blocks want
-	v6Addrs, v6Blocks want
+	v4Addrs, v4Blocks selection
+	v6Addrs, v6Blocks selection
 	public            bool
 	tags              map[string]string
 	tracking          *ConnectionTracking
 }
 
-// create makes an ENI that is attached to nothing.
+// create creates an ENI that is not attached.
 func (t *tx) create(s eniSpec) (*ENI, error) {
 	subnet := t.subnet(s.subnet)
 	if subnet == nil {
@@ -48,7 +48,7 @@ func (t *tx) create(s eniSpec) (*ENI, error) {
 			s.v6Addrs.n = 1
 		}
 	}
-	if err := t.fill(e, s); err != nil {
+	if err := t.assignAddrs(e, s); err != nil {
 		return nil, err
 	}
 	e.ID, e.MAC = t.newID(kindENI.prefix), t.newMAC()
@@ -59,11 +59,11 @@ func (t *tx) create(s eniSpec) (*ENI, error) {
 	return e, nil
 }
 
-// fill gives the new ENI its addresses, all or none.
-func (t *tx) fill(e *ENI, s eniSpec) error {
-	l := load{v4: s.v4Addrs.size() + s.v4Blocks.size(), v6: s.v6Addrs.size() + s.v6Blocks.size()}
+// assignAddrs assigns the addresses of s to the new ENI, all or none.
+func (t *tx) assignAddrs(e *ENI, s eniSpec) error {
+	l := slotUse{v4: s.v4Addrs.size() + s.v4Blocks.size(), v6: s.v6Addrs.size() + s.v6Blocks.size()}
 	switch {
-	case s.kind == "efa-only" && (s.addr.IsValid() || l != (load{})):
+	case s.kind == "efa-only" && (s.addr.IsValid() || l != (slotUse{})):
 		return errorf("InvalidParameterCombination", "A network interface of type %s has no IP addresses", s.kind)
 	case s.noIPv4 && (s.addr.IsValid() || l.v4 > 0):
 		return invalidValue("The specified subnet %s does not have an associated IPv4 CIDR block.", e.Subnet)
@@ -71,14 +71,14 @@ func (t *tx) fill(e *ENI, s eniSpec) error {
 	if !s.noIPv4 {
 		l.v4++
 	}
-	if err := l.check(t.room(e)); err != nil {
+	if err := l.check(t.limitsFor(e)); err != nil {
 		return err
 	}
-	g := t.grabber(e.Subnet)
+	g := t.assigner(e.Subnet)
 	if !s.noIPv4 {
-		primary := want{n: 1}
+		primary := selection{n: 1}
 		if s.addr.IsValid() {
-			primary = want{exact: []netip.Prefix{single(s.addr)}}
+			primary = selection{exact: []netip.Prefix{single(s.addr)}}
 		}
 		for _, p := range g.addrs(primary) {
 			e.Addr = p.Addr()
@@ -91,7 +91,8 @@ func (t *tx) fill(e *ENI, s eniSpec) error {
 	return g.close()
 }
 
-// groupsFor checks security groups; none means the VPC's default group.
+// groupsFor checks the security groups and returns them. Without any it returns
+// the default group of the VPC.
 func (t *tx) groupsFor(ids []string, vpc string) ([]string, error) {
 	if len(ids) == 0 {
 		for _, g := range byID(t.c.state.groups) {
@@ -116,7 +117,7 @@ func (t *tx) groupsFor(ids []string, vpc string) ([]string, error) {
 	return slices.Clone(ids), nil
 }
 
-// owned is every address and prefix of the ENI.
+// owned returns every address and prefix of the ENI.
 func (e *ENI) owned() []netip.Prefix {
 	var all []netip.Prefix
 	for _, a := range slices.Concat(e.v4(), e.IPv6Addrs) {
@@ -163,8 +164,8 @@ type ipv6PrefixParam struct {
 	Prefix netip.Prefix `ec2:"Ipv6Prefix"`
 }
 
-// addressParams are the addresses of an ENI to create, in CreateNetworkInterface
-// and in RunInstances.
+// addressParams are the addresses of a new ENI, in the parameters of
+// CreateNetworkInterface and RunInstances.
 type addressParams struct {
 	Addr        netip.Addr         `ec2:"PrivateIpAddress"`
 	Addrs       []privateAddrParam `ec2:"PrivateIpAddresses"`
@@ -177,8 +178,8 @@ type addressParams struct {
 	IPv6PCount  int                `ec2:"Ipv6PrefixCount"`
 }
 
-// into sets the addresses of s.
-func (p addressParams) into(s *eniSpec) error {
+// setAddrs sets the addresses of s.
+func (p addressParams) setAddrs(s *eniSpec) error {
 	s.addr = p.Addr
 	s.v4Addrs.n, s.v4Blocks.n, s.v6Addrs.n, s.v6Blocks.n = p.AddrCount, p.PrefixCount, p.IPv6Count, p.IPv6PCount
 	for _, a := range p.Addrs {
@@ -200,7 +201,7 @@ func (p addressParams) into(s *eniSpec) error {
 	for _, b := range p.IPv6Prefix {
 		s.v6Blocks.exact = append(s.v6Blocks.exact, b.Prefix)
 	}
-	for _, w := range []want{s.v4Addrs, s.v4Blocks, s.v6Addrs, s.v6Blocks} {
+	for _, w := range []selection{s.v4Addrs, s.v4Blocks, s.v6Addrs, s.v6Blocks} {
 		if w.n > 0 && len(w.exact) > 0 || w.n < 0 {
 			return errorf("InvalidParameterCombination", "Either a number of addresses or the addresses may be given, not both.")
 		}
@@ -249,7 +250,7 @@ func (t *tx) createNetworkInterface(in createENIIn) (createENIOut, error) {
 		return none, invalidValue("Value (%s) for parameter InterfaceType is invalid. Expected one of: %s",
 			s.kind, strings.Join(creatable, ", "))
 	}
-	if err := in.into(&s); err != nil {
+	if err := in.setAddrs(&s); err != nil {
 		return none, err
 	}
 	e, err := t.create(s)
@@ -266,7 +267,7 @@ type eniIn struct {
 }
 
 func (t *tx) deleteNetworkInterface(in eniIn) (wireReturn, error) {
-	e, err := t.changeable(in.ID)
+	e, err := t.mutableENI(in.ID)
 	if err != nil {
 		return wireReturn{}, err
 	}
@@ -277,8 +278,9 @@ func (t *tx) deleteNetworkInterface(in eniIn) (wireReturn, error) {
 	return wireReturn{true}, nil
 }
 
-// changeable is the ENI that a mutating call names.
-func (t *tx) changeable(id string) (*ENI, error) {
+// mutableENI returns the ENI that a mutating call names, or EC2's error if the
+// call does not find it.
+func (t *tx) mutableENI(id string) (*ENI, error) {
 	if id == "" {
 		return nil, missing("networkInterfaceId")
 	}

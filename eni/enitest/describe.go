@@ -10,28 +10,28 @@ import (
 	"strings"
 )
 
-// resource is what the Describe calls need to know about a type: how its
-// values are named, tagged, filtered and paged.
+// resource tells the Describe calls of a type how to identify its values, read
+// their tags, filter them and page through them.
 type resource[T any] struct {
 	kind kind
-	// idsParam is the name of the parameter with IDs, in EC2's words.
+	// idsParam is EC2's name of the parameter with IDs, for error messages.
 	idsParam string
 	id       func(T) string
 	tags     func(T) map[string]string
-	// filters give the values that a filter of that name looks at.
+	// filters return the values that a filter is compared with, by filter name.
 	filters map[string]func(T) []string
 }
 
-// Pages hold between minPage and maxPage entries, and a filter looks for at
-// most maxFilterValues values.
+// A page holds between minPage and maxPage entries, and a filter has at most
+// maxFilterValues values.
 const (
 	minPage         = 5
 	maxPage         = 1000
 	maxFilterValues = 200
 )
 
-// find returns the page of all, which is sorted by ID, that the query asks
-// for, and the token of the next one.
+// find returns the page that the query asks for, out of all, which must be sorted
+// by ID, and the token of the next page.
 func (r resource[T]) find(all []T, ids []string, q query) (page []T, next string, err error) {
 	if err := r.check(ids, q); err != nil {
 		return nil, "", err
@@ -105,8 +105,8 @@ func (r resource[T]) check(ids []string, q query) error {
 	return nil
 }
 
-// matches reports whether v passes all filters; a filter passes if one of its
-// patterns matches one of the values.
+// matches reports whether v matches all filters. It matches a filter if one of
+// the filter's patterns matches one of its values.
 func (r resource[T]) matches(v T, filters []filterParam) bool {
 	for _, f := range filters {
 		var have []string
@@ -130,13 +130,13 @@ func (r resource[T]) matches(v T, filters []filterParam) bool {
 	return true
 }
 
-// wildcard matches EC2's filter patterns: * is any run of characters, ? any
-// one, and a backslash takes their meaning away.
+// wildcard reports whether value matches EC2's filter pattern: * matches any
+// characters, ? matches one, and a backslash escapes either.
 func wildcard(pattern, value string) bool {
 	if !strings.ContainsAny(pattern, `*?\`) {
 		return pattern == value
 	}
-	// path.Match treats / and [ in ways of its own; neither means anything here.
+	// path.Match gives / and [ a special meaning, which EC2's patterns do not.
 	p := strings.NewReplacer("/", "\x00", "[", `\[`).Replace(pattern)
 	ok, _ := path.Match(p, strings.ReplaceAll(value, "/", "\x00"))
 	return ok

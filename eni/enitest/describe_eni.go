@@ -31,24 +31,24 @@ func (t *tx) describeNetworkInterfaces(in describeENIsIn) (describeENIsOut, erro
 	return describeENIsOut{listOf(page, func(e *ENI) wireNetworkInterface { return t.wireInterface(e, t.view) }), next}, nil
 }
 
-// eniCandidates are the ENIs with the given IDs, or all.
+// eniCandidates returns the ENIs with the given IDs, or all if there are no IDs.
 func (t *tx) eniCandidates(ids []string) []*ENI {
 	if len(ids) == 0 {
 		return t.allENIs(t.view)
 	}
 	var found []*ENI
 	for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
-		if e := t.c.state.enis[id].at(t.view).seenAt(t.view); e != nil {
+		if e := t.c.state.enis[id].at(t.view).viewAt(t.view); e != nil {
 			found = append(found, e)
 		}
 	}
 	return found
 }
 
-// eniResource is the table of filters of
+// eniResource has the filters of
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeNetworkInterfaces.html.
 func (t *tx) eniResource() resource[*ENI] {
-	attachment := func(f func(*Attachment) string) func(*ENI) []string {
+	attachment := func(f func(*ENIAttachment) string) func(*ENI) []string {
 		return func(e *ENI) []string {
 			if e.Attachment == nil {
 				return nil
@@ -67,16 +67,16 @@ func (t *tx) eniResource() resource[*ENI] {
 			"addresses.private-ip-address": func(e *ENI) []string { return texts(e.v4()) },
 			"addresses.primary":            one(func(e *ENI) string { return strconv.FormatBool(e.Addr.IsValid()) }),
 			"association.public-ip":        one(func(e *ENI) string { return addrText(e.Public) }),
-			"attachment.attach-time":       attachment(func(a *Attachment) string { return stamp(a.AttachTime) }),
-			"attachment.attachment-id":     attachment(func(a *Attachment) string { return a.ID }),
-			"attachment.delete-on-termination": attachment(func(a *Attachment) string {
+			"attachment.attach-time":       attachment(func(a *ENIAttachment) string { return stamp(a.AttachTime) }),
+			"attachment.attachment-id":     attachment(func(a *ENIAttachment) string { return a.ID }),
+			"attachment.delete-on-termination": attachment(func(a *ENIAttachment) string {
 				return strconv.FormatBool(a.DeleteOnTermination)
 			}),
-			"attachment.device-index":       attachment(func(a *Attachment) string { return strconv.Itoa(a.Device) }),
-			"attachment.instance-id":        attachment(func(a *Attachment) string { return a.Instance }),
-			"attachment.instance-owner-id":  attachment(func(*Attachment) string { return t.c.cfg.Account }),
-			"attachment.network-card-index": attachment(func(a *Attachment) string { return strconv.Itoa(a.Card) }),
-			"attachment.status":             attachment(func(a *Attachment) string { return a.Status(t.view) }),
+			"attachment.device-index":       attachment(func(a *ENIAttachment) string { return strconv.Itoa(a.Device) }),
+			"attachment.instance-id":        attachment(func(a *ENIAttachment) string { return a.Instance }),
+			"attachment.instance-owner-id":  attachment(func(*ENIAttachment) string { return t.c.cfg.Account }),
+			"attachment.network-card-index": attachment(func(a *ENIAttachment) string { return strconv.Itoa(a.Card) }),
+			"attachment.status":             attachment(func(a *ENIAttachment) string { return a.Status(t.view) }),
 			"availability-zone":             one(func(e *ENI) string { return e.Zone }),
 			"availability-zone-id":          one(func(e *ENI) string { return t.zoneID(e.Zone) }),
 			"description":                   one(func(e *ENI) string { return e.Description }),
@@ -99,7 +99,7 @@ func (t *tx) eniResource() resource[*ENI] {
 	}
 }
 
-// v4 is the primary private IP and the secondary ones.
+// v4 returns the primary private IP and the secondary ones.
 func (e *ENI) v4() []netip.Addr {
 	if !e.Addr.IsValid() {
 		return nil
@@ -107,8 +107,8 @@ func (e *ENI) v4() []netip.Addr {
 	return append([]netip.Addr{e.Addr}, e.Addrs...)
 }
 
-// wireStatus is the status in answers: EC2 calls an ENI "in-use" from the
-// moment it attaches until it is detached.
+// wireStatus returns the status as answers show it. EC2 calls an ENI "in-use"
+// from the AttachNetworkInterface call until it is detached.
 func (e *ENI) wireStatus(at time.Time) string {
 	if s := e.Status(at); s == "available" {
 		return s
@@ -174,7 +174,7 @@ func (t *tx) groupNames(ids []string) []string {
 	return names
 }
 
-// requester is the principal that created the ENI, as EC2 shows it.
+// requester returns the principal that created the ENI, as EC2 shows it.
 func (t *tx) requester(e *ENI) string {
 	if strings.HasPrefix(e.Requester, kindInstance.prefix) {
 		return roleID + ":" + e.Requester
@@ -212,7 +212,7 @@ func (t *tx) publicDNS(a netip.Addr) string {
 	return "ec2-" + strings.ReplaceAll(a.String(), ".", "-") + "." + t.c.cfg.Region + ".compute.amazonaws.com"
 }
 
-// zoneID is the ID of a zone: us-west-2a is usw2-az1.
+// zoneID returns the ID of an availability zone: us-west-2a has usw2-az1.
 func (t *tx) zoneID(zone string) string {
 	area, rest, _ := strings.Cut(t.c.cfg.Region, "-")
 	direction, number, _ := strings.Cut(rest, "-")

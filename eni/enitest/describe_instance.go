@@ -19,7 +19,7 @@ type describeInstancesOut struct {
 }
 
 func (t *tx) describeInstances(in describeInstancesIn) (describeInstancesOut, error) {
-	all := slices.DeleteFunc(seen(t.c.state.instances, t.view), func(i *Instance) bool {
+	all := slices.DeleteFunc(existing(t.c.state.instances, t.view), func(i *Instance) bool {
 		return !i.TerminatedAt.IsZero() && i.TerminatedAt.Before(t.view.Add(-terminatedShown))
 	})
 	page, next, err := t.instanceResource().find(all, in.IDs, in.query)
@@ -70,7 +70,7 @@ func (t *tx) instanceResource() resource[*Instance] {
 	}
 }
 
-// stateCodes are the codes of instance states:
+// stateCodes are the codes of the instance states:
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_InstanceState.html
 var stateCodes = map[string]int{"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48}
 
@@ -163,7 +163,7 @@ func (t *tx) describeInstanceTypes(in describeTypesIn) (describeTypesOut, error)
 	return describeTypesOut{listOf(page, wireType), next}, nil
 }
 
-// typesPage is the page of DescribeInstanceTypes if the caller names no size.
+// typesPage is the page size of DescribeInstanceTypes if the caller names none.
 const typesPage = 100
 
 func wireType(it InstanceType) wireInstanceType {

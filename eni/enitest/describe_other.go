@@ -41,7 +41,7 @@ func (t *tx) describeSubnets(in describeSubnetsIn) (describeSubnetsOut, error) {
 			"ipv6-cidr-block-association.ipv6-cidr-block": func(s *Subnet) []string { return prefixText(s.IPv6) },
 		},
 	}
-	page, next, err := r.find(seen(t.c.state.subnets, t.view), in.IDs, in.query)
+	page, next, err := r.find(existing(t.c.state.subnets, t.view), in.IDs, in.query)
 	if err != nil {
 		return describeSubnetsOut{}, err
 	}
@@ -66,8 +66,8 @@ func prefixText(p netip.Prefix) []string {
 	return []string{p.String()}
 }
 
-// ipv6Blocks are the associations of IPv6 blocks with a VPC or subnet. Their
-// IDs derive from the owner's.
+// ipv6Blocks returns the associations of IPv6 blocks with a VPC or subnet. Their
+// IDs derive from the ID of the owner.
 func ipv6Blocks(owner string, blocks []string) list[wireIPv6CIDRSubnet] {
 	kind, digits, _ := strings.Cut(owner, "-")
 	return listOf(blocks, func(b string) wireIPv6CIDRSubnet {
@@ -174,7 +174,7 @@ type describeZonesOut struct {
 // describeAvailabilityZones lists the zones that have a subnet.
 func (t *tx) describeAvailabilityZones(in describeZonesIn) (describeZonesOut, error) {
 	zones := map[string]string{}
-	for _, s := range seen(t.c.state.subnets, t.now) {
+	for _, s := range existing(t.c.state.subnets, t.now) {
 		zones[s.Zone] = s.Zone
 	}
 	region := []string{t.c.cfg.Region}

@@ -17,7 +17,7 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// TestPages walks through pages of ENIs while some of them go away.
+// TestPages pages through ENIs and deletes an ENI of each page on the way.
 func TestPages(t *testing.T) {
 	w := newWorld(t, setup{})
 	for range 16 {
@@ -35,7 +35,7 @@ func TestPages(t *testing.T) {
 			}
 			seen[*e.NetworkInterfaceId] = true
 		}
-		// What is on a page already must not shift the next one.
+		// Deleting an ENI of this page must not shift the next page.
 		if e := page.NetworkInterfaces[0]; e.Attachment == nil {
 			must(w.ec2.DeleteNetworkInterface(t.Context(), &ec2.DeleteNetworkInterfaceInput{NetworkInterfaceId: e.NetworkInterfaceId}))(t)
 		}
@@ -45,7 +45,7 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// TestFilters finds ENIs in many ways.
+// TestFilters finds ENIs by filters on their properties and tags.
 func TestFilters(t *testing.T) {
 	s := newStage(t)
 	ids := map[string]string{s.free: "free", s.second: "second", s.trunk: "trunk", s.branch: "branch", primaryOf(s.Cloud): "primary"}
@@ -106,7 +106,7 @@ func split(words []string) [][]string {
 }
 
 // TestInstanceTypePages lists all instance types, which takes several pages even
-// if the caller asks for none.
+// if the caller names no page size.
 func TestInstanceTypePages(t *testing.T) {
 	w := newWorld(t, setup{})
 	pages := ec2.NewDescribeInstanceTypesPaginator(w.ec2, &ec2.DescribeInstanceTypesInput{})
@@ -138,8 +138,8 @@ func TestBranchLimit(t *testing.T) {
 	}
 }
 
-// TestReservation keeps single addresses out of what is reserved and takes
-// prefixes from there first.
+// TestReservation checks that EC2 chooses no single address from a reservation,
+// and chooses prefixes from a reservation for prefixes first.
 func TestReservation(t *testing.T) {
 	w := newWorld(t, setup{prefix: "10.0.1.0/26", ipv6: true})
 	reserve := func(prefix string, kind types.SubnetCidrReservationType) {
@@ -176,8 +176,9 @@ func TestReservation(t *testing.T) {
 	checkInvariants(t, w.Cloud)
 }
 
-// TestUnfriendlyType refuses what the hardware cannot do.
-func TestUnfriendlyType(t *testing.T) {
+// TestUnsupportedByType checks that calls are refused that the instance type does
+// not support: prefixes, a trunk ENI, a second network card.
+func TestUnsupportedByType(t *testing.T) {
 	w := newWorld(t, setup{kind: "t2.medium"})
 	id := w.ENIs()[0].ID
 	_, err := w.ec2.AssignPrivateIpAddresses(t.Context(), &ec2.AssignPrivateIpAddressesInput{
@@ -197,7 +198,8 @@ func TestUnfriendlyType(t *testing.T) {
 	wantCode(t, err, "InvalidParameterValue")
 }
 
-// TestCards gives each network card device indexes and limits of its own.
+// TestCards checks that each network card has its own device indexes and its own
+// limit of ENIs.
 func TestCards(t *testing.T) {
 	w := newWorld(t, setup{kind: "c6in.32xlarge"})
 	attach := func(card, device int32) error {
@@ -214,13 +216,14 @@ func TestCards(t *testing.T) {
 		}
 	}
 	if err := attach(1, 9); codeOf(err) != "AttachmentLimitExceeded" {
-		t.Errorf("a ninth ENI on card 1: %v", err)
+		t.Errorf("a ninth ENI on card 1: error %v, want AttachmentLimitExceeded", err)
 	}
 	checkInvariants(t, w.Cloud)
 }
 
-// TestAllLimits fills instances of every set of limits that occurs: all ENIs of
-// all cards, the first with all its addresses, and not one more.
+// TestAllLimits fills an instance for each distinct set of limits: it attaches all
+// ENIs to all cards, assigns all addresses to the primary ENI, and checks that one
+// more of either is refused.
 func TestAllLimits(t *testing.T) {
 	done := map[string]bool{}
 	for _, name := range eni.InstanceTypes() {
@@ -248,7 +251,7 @@ func TestAllLimits(t *testing.T) {
 				}
 			}
 			if code := attach(int32(card), int32(n)); code != "AttachmentLimitExceeded" {
-				t.Errorf("%s: one too many on card %d: got code %q", name, card, code)
+				t.Errorf("%s: one too many on card %d: got code %q, want AttachmentLimitExceeded", name, card, code)
 			}
 		}
 		in := &ec2.AssignPrivateIpAddressesInput{
@@ -262,8 +265,8 @@ func TestAllLimits(t *testing.T) {
 	}
 }
 
-// TestIPv6Only has a subnet without IPv4: an instance there and its ENIs have
-// IPv6 addresses only.
+// TestIPv6Only checks that an instance in a subnet without IPv4, and its ENIs,
+// have only IPv6 addresses.
 func TestIPv6Only(t *testing.T) {
 	w := newWorld(t, setup{ipv6: true})
 	var err error
@@ -274,7 +277,7 @@ func TestIPv6Only(t *testing.T) {
 	w.ec2, w.imds = w.clients(w.instance.ID)
 	e, _ := w.ENI(w.create(t))
 	if e.Addr.IsValid() || len(e.IPv6Addrs) != 1 {
-		t.Errorf("got addresses %v and %v, want one of IPv6", e.Addr, e.IPv6Addrs)
+		t.Errorf("got addresses %v and %v, want one IPv6 address", e.Addr, e.IPv6Addrs)
 	}
 	_, err = w.ec2.AssignPrivateIpAddresses(t.Context(), &ec2.AssignPrivateIpAddressesInput{
 		NetworkInterfaceId: &e.ID, Ipv4PrefixCount: aws.Int32(1),
@@ -291,7 +294,7 @@ func TestIPv6Only(t *testing.T) {
 		t.Errorf("got %d subnets without IPv4, want 1", len(out.Subnets))
 	}
 	if got := metadata(t, w.imds, "local-ipv4"); got != "404" {
-		t.Errorf("got local-ipv4 %q", got)
+		t.Errorf("got local-ipv4 %q, want status 404", got)
 	}
 	mac := "network/interfaces/macs/" + metadata(t, w.imds, "mac") + "/"
 	got := []string{metadata(t, w.imds, mac+"local-ipv4s"), metadata(t, w.imds, mac+"subnet-ipv4-cidr-block"), metadata(t, w.imds, mac+"subnet-ipv6-cidr-blocks")}

@@ -12,12 +12,13 @@ import (
 // dumpVersion is the version of the format of Dump.
 const dumpVersion = 1
 
-// dump is the state as JSON. Faults, permissions, logs and what lag would still
-// show of the past are not part of it.
+// dump is the state as JSON. It contains no faults, permissions and logs, and no
+// earlier states, which a lag would still show.
 type dump struct {
 	Version         int
 	Region, Account string
-	// Serial counts what ever got an ID, so that none comes twice.
+	// Serial is the number of IDs given out so far, so that none is given out
+	// again.
 	Serial         uint64
 	VPCs           []VPC
 	SecurityGroups []SecurityGroup
@@ -40,8 +41,8 @@ func (c *Cloud) Dump(w io.Writer) error {
 	return enc.Encode(d)
 }
 
-// Load returns a Cloud with the state that Dump has written. Region and account
-// come from there. Hooks added later are not told about what is there already.
+// Load returns a Cloud with the state that Dump has written. The dump overrides
+// the region and the account of cfg. Hooks get no events for loaded resources.
 func Load(cfg Config, r io.Reader) (*Cloud, error) {
 	var d dump
 	if err := json.NewDecoder(r).Decode(&d); err != nil {
@@ -112,7 +113,7 @@ func (t *tx) loadSubnet(s Subnet) error {
 	space.reserve(s.Reservations)
 	t.c.state.spaces[s.ID] = space
 	t.putSubnet(s.clone())
-	return space.takeAll(s.ID, wantAddrs(0, s.Occupied).exact)
+	return space.takeAll(s.ID, selectAddrs(0, s.Occupied).exact)
 }
 
 func (t *tx) loadENI(e *ENI) error {
@@ -131,14 +132,14 @@ func (t *tx) loadENI(e *ENI) error {
 			return fmt.Errorf("%s is attached to the unknown instance %q", e.ID, a.Instance)
 		}
 		if a.DeleteOnTermination && !i.TerminatedAt.IsZero() {
-			t.c.state.doomed[e.ID] = i.TerminatedAt
+			t.c.state.deleteAt[e.ID] = i.TerminatedAt
 		}
 	}
 	t.put(e)
 	return space.takeAll(e.ID, e.owned())
 }
 
-// takeAll takes addresses and prefixes that must be free.
+// takeAll takes addresses and prefixes. It returns an error if one is not free.
 func (s *space) takeAll(owner string, all []netip.Prefix) error {
 	for _, p := range all {
 		if !s.contains(p) || s.awsOwned(p) || s.busy(p) {

@@ -13,7 +13,8 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// roundTrip checks that a loaded dump is the same state.
+// roundTrip dumps and loads the state, checks that it is unchanged, and returns
+// the loaded cloud.
 func roundTrip(t *testing.T, c *enitest.Cloud) *enitest.Cloud {
 	t.Helper()
 	var first, second bytes.Buffer
@@ -62,7 +63,7 @@ func TestLoadRefuses(t *testing.T) {
 	} {
 		text := strings.Replace(dump.String(), change[0], change[1], 1)
 		if text == dump.String() {
-			t.Errorf("%s: the change changes nothing", name)
+			t.Errorf("%s: the dump does not contain %q", name, change[0])
 		}
 		if _, err := enitest.Load(enitest.Config{}, strings.NewReader(text)); err == nil {
 			t.Errorf("%s: loaded without an error", name)

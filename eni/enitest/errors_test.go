@@ -16,7 +16,8 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// refusals are calls that EC2 refuses, with its error and a part of its words.
+// refusals are calls that EC2 refuses, with its error code and a part of its
+// message.
 var refusals = []struct {
 	name, code, message string
 	call                func(context.Context, *stage) error
@@ -101,7 +102,7 @@ var refusals = []struct {
 	{"attach too many", "AttachmentLimitExceeded", "Interface count 5 exceeds the limit for m5.xlarge",
 		func(ctx context.Context, s *stage) error {
 			if err := s.attach(ctx, s.free, 2); err != nil {
-				return fmt.Errorf("the last that fits: %w", err)
+				return fmt.Errorf("attach the last ENI within the limit: %w", err)
 			}
 			e, err := s.ec2.CreateNetworkInterface(ctx, &ec2.CreateNetworkInterfaceInput{SubnetId: &s.subnet.ID})
 			if err != nil {
@@ -217,7 +218,7 @@ var refusals = []struct {
 			}
 			return s.create(ctx, ec2.CreateNetworkInterfaceInput{SubnetId: &other.ID, Ipv6AddressCount: aws.Int32(1)})
 		}},
-	{"parameter that nobody knows", "UnknownParameter", "The parameter LaunchTemplate.LaunchTemplateName is not recognized",
+	{"unknown parameter", "UnknownParameter", "The parameter LaunchTemplate.LaunchTemplateName is not recognized",
 		func(ctx context.Context, s *stage) error {
 			_, err := s.ec2.RunInstances(ctx, &ec2.RunInstancesInput{
 				MinCount: aws.Int32(1), MaxCount: aws.Int32(1),
@@ -240,8 +241,8 @@ var refusals = []struct {
 		}},
 }
 
-// TestRefusals checks that each refused call has EC2's code, and that it changes
-// no address.
+// TestRefusals checks that each refused call returns EC2's error code and keeps
+// the invariants.
 func TestRefusals(t *testing.T) {
 	for _, tt := range refusals {
 		t.Run(tt.name, func(t *testing.T) {
@@ -304,10 +305,10 @@ func (s *stage) tag(ctx context.Context, key string, ids ...string) error {
 	return err
 }
 
-// fill occupies every free address whose last byte is a multiple of step.
+// fill occupies every free address that has a multiple of step as its last byte.
 func (s *stage) fill(step int) {
 	for i := 0; i < 256; i += step {
-		// Those that are taken already stay as they are.
+		// Occupy returns an error for addresses that are in use already.
 		_ = s.Occupy(s.subnet.ID, netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}))
 	}
 }

@@ -4,47 +4,47 @@ package enitest
 
 import "net/netip"
 
-// Op is what an Event is about.
+// Op is the kind of an Event.
 type Op string
 
-// The changes that a datapath has to follow.
+// The kinds of changes that a data plane must follow.
 const (
-	// Attached: the ENI has become a device of the instance.
+	// Attached means that the ENI became a device of the instance.
 	Attached Op = "attached"
-	// Detached: the ENI has left the instance. Event.ENI still shows the
+	// Detached means that the device left the instance. Event.ENI still shows the
 	// attachment that ended.
 	Detached Op = "detached"
-	// Assigned: the ENI has got more addresses or prefixes.
+	// Assigned means that the ENI got more addresses or prefixes.
 	Assigned Op = "assigned"
-	// Unassigned: the ENI has lost addresses or prefixes.
+	// Unassigned means that the ENI lost addresses or prefixes.
 	Unassigned Op = "unassigned"
 )
 
-// Event is a change of which ENI is where and has which addresses.
+// Event is a change of the attachment or the addresses of an ENI.
 type Event struct {
 	Op Op
-	// Instance is the instance that the ENI is or was attached to; empty for a
-	// change of addresses while it is attached to none.
+	// Instance is the ID of the instance that the ENI is or was attached to. It is
+	// empty if the addresses of an ENI change that is not attached.
 	Instance string
 	// ENI is the interface after the change.
 	ENI ENI
-	// Changed is what Assigned and Unassigned are about; single addresses are
-	// prefixes of full length.
+	// Changed holds the addresses and prefixes that were assigned or unassigned.
+	// Single addresses are prefixes of full length.
 	Changed []netip.Prefix
 }
 
-// OnChange adds a function that is called with each Event before the API call
-// that made it is answered, in the order of the changes. It may read the Cloud,
-// over the API too, but must not change it.
+// OnChange adds a function that the Cloud calls with each Event, in the order of
+// the changes, before it answers the API call that caused the change. The function
+// may read the Cloud, also over the API, but must not change it.
 func (c *Cloud) OnChange(f func(Event)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hooks = append(c.hooks, f)
 }
 
-// deliver hands all undelivered events to the hooks and returns when they are
-// done. A channel stands in for a mutex because a hook may sleep, and inside a
-// synctest bubble time stands still while a goroutine waits for a mutex.
+// deliver passes all undelivered events to the hooks and returns when the hooks
+// have returned. It uses a channel as a mutex because a hook may sleep: inside a
+// synctest bubble, time stands still while a goroutine waits for a mutex.
 func (c *Cloud) deliver() {
 	c.delivering <- struct{}{}
 	defer func() { <-c.delivering }()

@@ -14,7 +14,7 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// small returns a cloud with one instance, and the SDK's client on it.
+// small returns a cloud with one instance, and an SDK client on it.
 func small() (*enitest.Cloud, enitest.Instance, *ec2.Client) {
 	cloud := enitest.New(enitest.Config{})
 	vpc, err := cloud.AddVPC(enitest.VPCInput{})
@@ -36,7 +36,7 @@ func small() (*enitest.Cloud, enitest.Instance, *ec2.Client) {
 	})
 }
 
-// A prefix for the primary ENI, through the unmodified SDK.
+// The unmodified SDK assigns a prefix to the primary ENI.
 func ExampleNew() {
 	cloud, node, client := small()
 	cloud.OnChange(func(e enitest.Event) { fmt.Println(e.Op, e.Changed, "on", e.Instance == node.ID) })
@@ -60,7 +60,7 @@ func ExampleNew() {
 	// PrivateIpAddressLimitExceeded
 }
 
-// The second call of an action fails; the log tells who made which.
+// A fault makes the second call of an action fail. Calls counts failed calls too.
 func ExampleCloud_AddFault() {
 	cloud, _, client := small()
 	cloud.AddFault(enitest.Fault{
@@ -75,7 +75,8 @@ func ExampleCloud_AddFault() {
 	// Output: "" "UnauthorizedOperation" "" map[DescribeSubnets:3]
 }
 
-// A broken-up subnet has addresses but no /28: occupy one address of each block.
+// One occupied address in each /28 makes a fragmented subnet: it has free
+// addresses, but no free prefix.
 func ExampleCloud_Occupy() {
 	cloud, _, client := small()
 	subnet := cloud.Subnets()[0]

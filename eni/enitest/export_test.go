@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// ActionNames are the names of all actions of the API.
+// ActionNames returns the names of all actions of the API.
 func ActionNames() []string { return slices.Sorted(maps.Keys(actions())) }
 
-// Owned is every address and prefix of the ENI.
+// Owned returns every address and prefix of the ENI.
 func (e ENI) Owned() []netip.Prefix { return e.owned() }

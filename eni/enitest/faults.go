@@ -8,33 +8,36 @@ import (
 	"time"
 )
 
-// Fault is something that goes wrong with matching calls. What it says happens
-// in this order: the Delay, Hang, Err; without the last two the call is done,
-// and Drop loses its answer.
+// Fault disturbs the calls that match it. Its effects come in this order: Delay,
+// then Hang, then Err. If neither Hang nor Err is set the call is done, and then
+// Drop loses its answer.
 type Fault struct {
 	// Action is an EC2 action, or a metadata path such as
 	// "meta-data/network/interfaces/macs/". It may be a pattern of path.Match,
 	// where "*" stops at a slash.
 	Action string
 	// Caller limits the fault to one caller, see Call.Caller. For metadata it is
-	// the instance ID. Empty means everybody.
+	// the instance ID. Empty means all callers.
 	Caller string
-	// Skip lets that many matching calls pass first.
+	// Skip is the number of matching calls that pass before the first fault.
 	Skip int
-	// Times is how many calls the fault hits; 0 means all.
+	// Times is the number of calls that the fault disturbs; 0 means all.
 	Times int
 
-	// Delay holds the call up before it is done.
+	// Delay is the time to wait before the call is done.
 	Delay time.Duration
-	// Hang never answers: the client has to give up. Nothing is done.
+	// Hang means that the call is not done and not answered, so that the client
+	// has to give up.
 	Hang bool
-	// Err is the answer; nothing is done. For metadata only its Status counts.
+	// Err is the answer if it is not nil. The call is not done. For metadata only
+	// its Status and its Message are used.
 	Err *APIError
-	// Drop does the call and then breaks the connection.
+	// Drop means that the call is done and the connection then closed without an
+	// answer.
 	Drop bool
 }
 
-// fault is a Fault with how often it has matched.
+// fault is a Fault and the number of calls that matched it.
 type fault struct {
 	Fault
 	matched int
@@ -57,9 +60,9 @@ func (c *Cloud) AddFault(f Fault) (remove func()) {
 	}
 }
 
-// trouble is what the faults have in store for a call: the sum of all that
+// matchFaults returns the sum of all faults that match a call, and counts the
 // match.
-func (c *Cloud) trouble(action, caller string) Fault {
+func (c *Cloud) matchFaults(action, caller string) Fault {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var sum Fault
@@ -81,7 +84,8 @@ func (c *Cloud) trouble(action, caller string) Fault {
 	return sum
 }
 
-// wait holds a request up. It reports false if the client gives up meanwhile.
+// wait waits for the Delay or the Hang of the fault. It reports false if the
+// client gives up meanwhile.
 func wait(ctx context.Context, f Fault) bool {
 	if f.Hang {
 		<-ctx.Done()

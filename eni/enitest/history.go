@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// historyWindow is how far a lag can look back.
+// historyWindow is the longest lag: how long old versions are kept.
 const historyWindow = 10 * time.Minute
 
-// history holds the recent versions of one object, the oldest first. Versions
-// are never changed in place; a nil value means that the object is gone.
+// history holds the recent versions of one object, the oldest first. A version
+// is never changed in place. A nil value means that the object was deleted.
 type history[T any] struct {
 	versions []version[T]
 }
@@ -22,8 +22,8 @@ type version[T any] struct {
 	value *T
 }
 
-// set makes value the current version from now on and drops those that no lag
-// can show any more.
+// set makes value the current version from now on, and drops the versions that
+// are too old for any lag.
 func (h *history[T]) set(now time.Time, value *T) {
 	old := 0
 	for old+1 < len(h.versions) && h.versions[old+1].at.Before(now.Add(-historyWindow)) {
@@ -45,14 +45,14 @@ func (h *history[T]) at(t time.Time) *T {
 	return nil
 }
 
-// dead reports whether the object is gone and no lag can show it any more.
-func (h *history[T]) dead(now time.Time) bool {
+// expired reports whether the object was deleted too long ago for any lag.
+func (h *history[T]) expired(now time.Time) bool {
 	last := h.versions[len(h.versions)-1]
 	return last.value == nil && last.at.Before(now.Add(-historyWindow))
 }
 
-// seen returns the objects that existed at t, by ID.
-func seen[T any](all map[string]*history[T], t time.Time) []*T {
+// existing returns the objects that existed at t, sorted by ID.
+func existing[T any](all map[string]*history[T], t time.Time) []*T {
 	var found []*T
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		if v := all[id].at(t); v != nil {

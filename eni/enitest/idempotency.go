@@ -4,8 +4,8 @@ package enitest
 
 import "net/url"
 
-// tokenKey names a call that must happen once: EC2 remembers client tokens by
-// account and action.
+// tokenKey identifies an idempotent call. EC2 stores client tokens by account and
+// action; a Cloud has one account.
 type tokenKey struct{ action, token string }
 
 type tokenEntry struct {
@@ -13,8 +13,8 @@ type tokenEntry struct {
 	answer     any
 }
 
-// once does the call, unless one with the same client token was done before:
-// then it repeats that answer, or refuses if the parameters differ.
+// once does the call, unless a call with the same client token was done before:
+// then it returns the answer to that call, or an error if the parameters differ.
 // https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-idempotency.html
 func (c *Cloud) once(call Call, form url.Values, run func(*tx) (any, error)) (any, error) {
 	t := c.begin()
@@ -24,9 +24,9 @@ func (c *Cloud) once(call Call, form url.Values, run func(*tx) (any, error)) (an
 	if key.token == "" {
 		return run(t)
 	}
-	asked := call.Parameters.Encode()
+	parameters := call.Parameters.Encode()
 	if before, ok := c.tokens[key]; ok {
-		if before.parameters != asked {
+		if before.parameters != parameters {
 			return nil, errorf("IdempotentParameterMismatch",
 				"The request uses the same client token as a previous, but non-identical request.")
 		}
@@ -34,7 +34,7 @@ func (c *Cloud) once(call Call, form url.Values, run func(*tx) (any, error)) (an
 	}
 	answer, err := run(t)
 	if err == nil {
-		c.tokens[key] = tokenEntry{asked, answer}
+		c.tokens[key] = tokenEntry{parameters, answer}
 	}
 	return answer, err
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// TestInstanceLife runs an instance and terminates it: what has
-// delete-on-termination goes with it, the rest becomes free.
+// TestInstanceLife runs an instance and terminates it. Its ENIs with
+// delete-on-termination are deleted with it, the others become available.
 func TestInstanceLife(t *testing.T) {
 	delays := enitest.Delays{Start: 20 * time.Second, Terminate: 40 * time.Second}
 	bubble(t, setup{config: enitest.Config{Delays: delays}}, func(t *testing.T, w *world) {
@@ -29,11 +29,11 @@ func TestInstanceLife(t *testing.T) {
 			}},
 		}))(t)
 		w.instance.ID = *out.Instances[0].InstanceId
-		kept, going := w.create(t), w.create(t)
-		w.attach(t, kept, 1)
-		attachment := w.attach(t, going, 2)
+		stays, deleted := w.create(t), w.create(t)
+		w.attach(t, stays, 1)
+		attachment := w.attach(t, deleted, 2)
 		must(w.ec2.ModifyNetworkInterfaceAttribute(t.Context(), &ec2.ModifyNetworkInterfaceAttributeInput{
-			NetworkInterfaceId: &going,
+			NetworkInterfaceId: &deleted,
 			Attachment:         &types.NetworkInterfaceAttachmentChanges{AttachmentId: &attachment, DeleteOnTermination: aws.Bool(true)},
 		}))(t)
 		state := func() string {
@@ -44,7 +44,7 @@ func TestInstanceLife(t *testing.T) {
 				return "gone"
 			}
 			s := string(i.Reservations[0].Instances[0].State.Name)
-			for _, id := range []string{kept, going} {
+			for _, id := range []string{stays, deleted} {
 				if e, ok := w.ENI(id); ok {
 					s += " " + e.Status(time.Now())
 				} else {
@@ -80,8 +80,8 @@ func TestInstanceLife(t *testing.T) {
 	})
 }
 
-// TestRunTooMany starts as many instances as there are addresses for, or none
-// if that is too few.
+// TestRunTooMany checks that RunInstances starts as many instances as the subnet
+// has addresses for, and none if they are fewer than MinCount.
 func TestRunTooMany(t *testing.T) {
 	w := newWorld(t, setup{prefix: "10.0.1.0/28"})
 	run := func(least, most int32) (int, error) {
@@ -104,7 +104,8 @@ func TestRunTooMany(t *testing.T) {
 	checkInvariants(t, w.Cloud)
 }
 
-// TestReassign moves a secondary address to another ENI when that is allowed.
+// TestReassign checks that a call with AllowReassignment moves a secondary address
+// to another ENI, and that a call without it is refused.
 func TestReassign(t *testing.T) {
 	w := newWorld(t, setup{})
 	a, b := w.create(t), w.create(t)

@@ -17,8 +17,8 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// TestLife walks an ENI through its life with the SDK: create, attach, assign,
-// see in metadata, unassign, detach, delete. The hooks follow along.
+// TestLife creates an ENI with the SDK, attaches it, assigns and unassigns
+// addresses, reads its metadata, detaches and deletes it. It checks the events.
 func TestLife(t *testing.T) {
 	w := newWorld(t, setup{kind: "m5.large"})
 	ctx := t.Context()
@@ -68,7 +68,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("describe (-want +got):\n%s", diff)
 	}
 	if *assigned.AssignedIpv4Prefixes[0].Ipv4Prefix != "10.0.1.16/28" {
-		t.Errorf("got prefix %s", *assigned.AssignedIpv4Prefixes[0].Ipv4Prefix)
+		t.Errorf("got prefix %s, want 10.0.1.16/28", *assigned.AssignedIpv4Prefixes[0].Ipv4Prefix)
 	}
 
 	checkLifeMetadata(t, w, *e.MacAddress, id)
@@ -95,7 +95,7 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// checkLifeMetadata checks how TestLife's ENI looks in metadata.
+// checkLifeMetadata checks the metadata of the ENI of TestLife.
 func checkLifeMetadata(t *testing.T, w *world, mac, id string) {
 	t.Helper()
 	mac = "network/interfaces/macs/" + mac + "/"
@@ -118,7 +118,7 @@ func checkLifeMetadata(t *testing.T, w *world, mac, id string) {
 	}
 }
 
-// metadata reads a key; "404" means that there is none.
+// metadata reads a key. It returns "404" if the key does not exist.
 func metadata(t *testing.T, c *imds.Client, path string) string {
 	t.Helper()
 	out, err := c.GetMetadata(t.Context(), &imds.GetMetadataInput{Path: path})
@@ -132,7 +132,7 @@ func metadata(t *testing.T, c *imds.Client, path string) string {
 	return string(text)
 }
 
-// TestListener does a call over a real socket.
+// TestListener reads from EC2 and from metadata over real sockets.
 func TestListener(t *testing.T) {
 	w := newWorld(t, setup{})
 	srv := must(w.Listen(t.Context(), ""))(t)
@@ -147,12 +147,13 @@ func TestListener(t *testing.T) {
 	got := must(client.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{}))(t)
 	i := got.Reservations[0].Instances[0]
 	if *i.InstanceId != w.instance.ID || *i.PrivateIpAddress != "10.0.1.4" || i.PublicIpAddress == nil {
-		t.Errorf("got instance %v at %v and %v", *i.InstanceId, *i.PrivateIpAddress, i.PublicIpAddress)
+		t.Errorf("got instance %v with addresses %v and %v, want %s with 10.0.1.4 and a public address",
+			*i.InstanceId, *i.PrivateIpAddress, i.PublicIpAddress, w.instance.ID)
 	}
 	url := must(srv.IMDSURL(t.Context(), w.instance.ID))(t)
 	meta := imds.New(imds.Options{Endpoint: url})
 	if got := metadata(t, meta, "local-ipv4"); got != "10.0.1.4" {
-		t.Errorf("got local-ipv4 %q", got)
+		t.Errorf("got local-ipv4 %q, want 10.0.1.4", got)
 	}
 	if a := netip.MustParseAddr(metadata(t, meta, "public-ipv4")); a.String() != *i.PublicIpAddress {
 		t.Errorf("got public-ipv4 %v, want %v", a, *i.PublicIpAddress)

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// The role whose credentials every instance finds in its metadata.
+// The name and the ID of the role of every instance.
 const (
 	roleName = "node"
 	roleID   = "AROAENITESTNODEROLE01"
@@ -23,7 +23,7 @@ type session struct {
 	ends     time.Time
 }
 
-// maxSession is the longest life of a session token, in seconds.
+// maxSession is the longest lifetime of a session token, in seconds.
 const maxSession = 21600
 
 // IMDSHandler serves the metadata of one instance.
@@ -32,20 +32,21 @@ func (c *Cloud) IMDSHandler(instance string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { c.serveMetadata(w, r, instance) })
 }
 
-// MetadataHandler serves the metadata of all instances: it knows the caller by
-// the source address of the request, a private address of an attached ENI.
+// MetadataHandler serves the metadata of all instances. It identifies the instance
+// by the source address of the request, a private address of an attached ENI.
 func (c *Cloud) MetadataHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from, err := netip.ParseAddrPort(r.RemoteAddr)
 		if err != nil {
-			http.Error(w, "no source address", http.StatusBadRequest)
+			http.Error(w, "RemoteAddr of the request is not an address with a port", http.StatusBadRequest)
 			return
 		}
 		c.serveMetadata(w, r, c.instanceAt(from.Addr().Unmap()))
 	})
 }
 
-// instanceAt is the instance with an attached ENI that has the address.
+// instanceAt returns the ID of the instance with an attached ENI that owns the
+// address. It is empty if there is none.
 func (c *Cloud) instanceAt(a netip.Addr) string {
 	t := c.begin()
 	defer t.end()
@@ -60,7 +61,7 @@ func (c *Cloud) instanceAt(a netip.Addr) string {
 
 func (c *Cloud) serveMetadata(w http.ResponseWriter, r *http.Request, instance string) {
 	path := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/"), "latest/")
-	fault := c.trouble(path, instance)
+	fault := c.matchFaults(path, instance)
 	switch {
 	case !wait(r.Context(), fault):
 		panic(http.ErrAbortHandler)
@@ -86,10 +87,10 @@ func (c *Cloud) serveMetadata(w http.ResponseWriter, r *http.Request, instance s
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain")
-	_, _ = w.Write([]byte(body)) // the client may have gone
+	_, _ = w.Write([]byte(body)) // fails if the client has disconnected
 }
 
-// openSession gives out a session token.
+// openSession creates a session and returns its token.
 func (c *Cloud) openSession(w http.ResponseWriter, r *http.Request, instance string) (body string, status int) {
 	if r.Method != http.MethodPut {
 		return "", http.StatusMethodNotAllowed

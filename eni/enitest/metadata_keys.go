@@ -14,8 +14,8 @@ import (
 // macsDir is the directory of the ENIs, by MAC.
 const macsDir = "meta-data/network/interfaces/macs/"
 
-// instanceKeys are the metadata of an instance, by path. A key whose value is
-// empty is missing, as on EC2.
+// instanceKeys holds the metadata of an instance, by path. A key with an empty
+// value does not exist, as on EC2.
 var instanceKeys = map[string]func(*tx, *Instance) string{
 	"dynamic/instance-identity/document":             (*tx).identity,
 	"meta-data/ami-id":                               func(_ *tx, i *Instance) string { return i.Image },
@@ -38,7 +38,7 @@ var instanceKeys = map[string]func(*tx, *Instance) string{
 	"meta-data/services/partition":                   func(*tx, *Instance) string { return "aws" },
 }
 
-// eniKeys are the metadata of an attached ENI.
+// eniKeys holds the metadata of an attached ENI, by key.
 var eniKeys = map[string]func(*tx, *ENI) string{
 	"device-number":  func(_ *tx, e *ENI) string { return strconv.Itoa(e.Attachment.Device) },
 	"interface-id":   func(_ *tx, e *ENI) string { return e.ID },
@@ -49,7 +49,7 @@ var eniKeys = map[string]func(*tx, *ENI) string{
 	"local-ipv4s":    func(_ *tx, e *ENI) string { return lines(texts(e.v4())) },
 	"mac":            func(_ *tx, e *ENI) string { return e.MAC },
 	"network-card": func(t *tx, e *ENI) string {
-		if len(t.room(e).ENIs) == 1 {
+		if len(t.limitsFor(e).ENIs) == 1 {
 			return ""
 		}
 		return strconv.Itoa(e.Attachment.Card)
@@ -73,7 +73,8 @@ var eniKeys = map[string]func(*tx, *ENI) string{
 	"vpc-ipv6-cidr-blocks":    func(t *tx, e *ENI) string { return lines(texts(t.c.state.vpcs[e.VPC].IPv6)) },
 }
 
-// metadata is the value at a path below /latest, or the listing of a directory.
+// metadata returns the value at a path below /latest, or the listing of a
+// directory.
 func (t *tx) metadata(i *Instance, path string) (string, bool) {
 	path = strings.TrimSuffix(path, "/")
 	if rest, ok := strings.CutPrefix(path, macsDir); ok {
@@ -86,7 +87,7 @@ func (t *tx) metadata(i *Instance, path string) (string, bool) {
 	return t.listing(i, path)
 }
 
-// listing is what a directory outside of macsDir holds.
+// listing returns the names in a directory outside of macsDir.
 func (t *tx) listing(i *Instance, dir string) (string, bool) {
 	if dir != "" {
 		dir += "/"
@@ -114,27 +115,27 @@ func (t *tx) listing(i *Instance, dir string) (string, bool) {
 	return lines(slices.Compact(names)), len(names) > 0
 }
 
-// listed are the ENIs in the listing of MACs.
+// listed returns the ENIs in the listing of MACs.
 func (t *tx) listed(i *Instance) []*ENI {
-	at := t.lagging("macs")
+	at := t.keyTime("macs")
 	return slices.DeleteFunc(t.attached(i.ID, at), func(e *ENI) bool { return !e.deviceOf(i.ID, at) })
 }
 
-// eniMetadata is the value of a key of an ENI, as it was as long ago as the
-// key's lag, or the listing of its keys. The path is below macsDir.
+// eniMetadata returns the value of a key of an ENI, as the lag of the key shows
+// it, or the listing of the keys of the ENI. The path is below macsDir.
 func (t *tx) eniMetadata(i *Instance, path string) (string, bool) {
-	mac, name, one := strings.Cut(path, "/")
+	mac, name, hasName := strings.Cut(path, "/")
 	all := t.listed(i)
-	at := slices.IndexFunc(all, func(e *ENI) bool { return e.MAC == mac })
-	if at < 0 {
+	index := slices.IndexFunc(all, func(e *ENI) bool { return e.MAC == mac })
+	if index < 0 {
 		return "", false
 	}
-	if one {
-		return t.eniValue(i, all[at].ID, name)
+	if hasName {
+		return t.eniValue(i, all[index].ID, name)
 	}
 	var names []string
 	for name := range eniKeys {
-		if _, ok := t.eniValue(i, all[at].ID, name); ok {
+		if _, ok := t.eniValue(i, all[index].ID, name); ok {
 			names = append(names, name)
 		}
 	}
@@ -144,7 +145,7 @@ func (t *tx) eniMetadata(i *Instance, path string) (string, bool) {
 
 func (t *tx) eniValue(i *Instance, id, name string) (string, bool) {
 	key, ok := eniKeys[name]
-	e, at := t.c.state.enis[id], t.lagging(name)
+	e, at := t.c.state.enis[id], t.keyTime(name)
 	if !ok || !e.at(at).deviceOf(i.ID, at) {
 		return "", false
 	}
@@ -152,16 +153,16 @@ func (t *tx) eniValue(i *Instance, id, name string) (string, bool) {
 	return value, value != ""
 }
 
-// lagging is the time whose state a metadata key shows.
-func (t *tx) lagging(key string) time.Time { return t.now.Add(-t.c.lag.ofKey(key)) }
+// keyTime returns the time of the state that a metadata key shows.
+func (t *tx) keyTime(key string) time.Time { return t.now.Add(-t.c.lag.forKey(key)) }
 
-// deviceOf reports whether the ENI was a device of the instance at that time.
+// deviceOf reports whether the ENI was a device of the instance at the given time.
 func (e *ENI) deviceOf(instance string, at time.Time) bool {
 	return e != nil && e.Attachment != nil && e.Attachment.Instance == instance && e.Attachment.Status(at) == "attached"
 }
 
-// primaryOf is the primary ENI of an instance; an empty one once the instance
-// has none any more.
+// primaryOf returns the primary ENI of an instance, or an empty ENI if the
+// instance has been terminated.
 func (t *tx) primaryOf(i *Instance) *ENI {
 	for _, e := range t.attached(i.ID, t.now) {
 		if e.primary() {
@@ -180,8 +181,8 @@ func firstLine(all []string) string {
 	return all[0]
 }
 
-// credentials are those of the node's role. The access key ID names the
-// instance, so that the audit log does too.
+// credentials returns credentials of the instance's role. The access key ID
+// contains the instance ID, so that the audit log can name the instance.
 func (t *tx) credentials(i *Instance) string {
 	return asJSON(map[string]string{
 		"Code": "Success", "Type": "AWS-HMAC", "LastUpdated": t.now.UTC().Format(time.RFC3339),
@@ -191,7 +192,7 @@ func (t *tx) credentials(i *Instance) string {
 	})
 }
 
-// identity is the instance identity document.
+// identity returns the instance identity document.
 func (t *tx) identity(i *Instance) string {
 	return asJSON(map[string]any{
 		"accountId": t.c.cfg.Account, "availabilityZone": i.Zone, "imageId": i.Image, "instanceId": i.ID,

@@ -19,8 +19,8 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// TestCredentials takes the role's credentials and region from metadata, as the
-// SDK does on an instance; the audit log then names the instance.
+// TestCredentials takes the credentials of the role and the region from metadata,
+// as the SDK does on an instance, and checks that the audit log names the instance.
 func TestCredentials(t *testing.T) {
 	w := newWorld(t, setup{})
 	region := must(w.imds.GetRegion(t.Context(), &imds.GetRegionInput{}))(t)
@@ -35,8 +35,8 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// TestMetadataListing lists directories like IMDS: subdirectories end in a
-// slash.
+// TestMetadataListing checks the listings of directories. As in IMDS, the names of
+// subdirectories end in a slash.
 func TestMetadataListing(t *testing.T) {
 	w := newWorld(t, setup{kind: "c6in.32xlarge", ipv6: true})
 	e := w.ENIs()[0]
@@ -63,7 +63,8 @@ func TestMetadataListing(t *testing.T) {
 	}
 }
 
-// TestSessions asks for session tokens and uses them in ways right and wrong.
+// TestSessions requests session tokens and metadata, with valid and with invalid
+// requests.
 func TestSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, setup{})
@@ -89,10 +90,10 @@ func TestSessions(t *testing.T) {
 			{"good token", http.MethodGet, id, []string{tok, token}, http.StatusOK},
 			{"no token", http.MethodGet, id, nil, http.StatusUnauthorized},
 			{"bad token", http.MethodGet, id, []string{tok, "x"}, http.StatusUnauthorized},
-			{"another's token", http.MethodGet, id, []string{tok, foreign}, http.StatusUnauthorized},
+			{"token of another instance", http.MethodGet, id, []string{tok, foreign}, http.StatusUnauthorized},
 			{"forwarded", http.MethodGet, id, []string{tok, token, "X-Forwarded-For", "1.2.3.4"}, http.StatusForbidden},
 			{"post", http.MethodPost, id, []string{tok, token}, http.StatusMethodNotAllowed},
-			{"token without life", http.MethodPut, "/latest/api/token", nil, http.StatusBadRequest},
+			{"token without lifetime", http.MethodPut, "/latest/api/token", nil, http.StatusBadRequest},
 			{"token for too long", http.MethodPut, "/latest/api/token", []string{ttl, "21601"}, http.StatusBadRequest},
 			{"token with get", http.MethodGet, "/latest/api/token", []string{ttl, "60"}, http.StatusMethodNotAllowed},
 		} {
@@ -108,12 +109,13 @@ func TestSessions(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, body := ask(h, http.MethodGet, id); got != http.StatusOK || body != w.instance.ID {
-			t.Errorf("version 1: got status %d and %q", got, body)
+			t.Errorf("version 1: got status %d and %q, want 200 and %q", got, body, w.instance.ID)
 		}
 	})
 }
 
-// TestMetadataBySource finds the instance by the source address of the request.
+// TestMetadataBySource checks that MetadataHandler finds the instance by the
+// source address of the request.
 func TestMetadataBySource(t *testing.T) {
 	w := newWorld(t, setup{})
 	other := w.runInstance(t, "m5.large")
@@ -136,7 +138,8 @@ func TestMetadataBySource(t *testing.T) {
 	}
 }
 
-// TestNoMetadata has no metadata service, as on a machine outside of EC2.
+// TestNoMetadata checks that a transport without an instance has no metadata
+// service, as a machine outside of EC2.
 func TestNoMetadata(t *testing.T) {
 	c := enitest.New(enitest.Config{})
 	client := imds.New(imds.Options{HTTPClient: &http.Client{Transport: c.Transport("")}, Retryer: aws.NopRetryer{}})

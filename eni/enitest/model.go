@@ -24,15 +24,16 @@ type Subnet struct {
 	ID, VPC string
 	// Zone is the availability zone's name, such as us-west-2a.
 	Zone string
-	// Prefix is the IPv4 prefix; not valid if the subnet has only IPv6.
+	// Prefix is the IPv4 prefix. It is the zero Prefix if the subnet has only IPv6.
 	Prefix netip.Prefix `json:",omitzero"`
-	// IPv6 is the subnet's /64; not valid if it has none.
+	// IPv6 is the /64 of the subnet. It is the zero Prefix if the subnet has only
+	// IPv4.
 	IPv6 netip.Prefix `json:",omitzero"`
 	// MapPublic gives a public address to the primary ENI of new instances.
 	MapPublic bool
 	// Free is the number of unused IPv4 addresses.
 	Free int
-	// Occupied are addresses taken by something the model does not show.
+	// Occupied are the addresses taken with Cloud.Occupy.
 	Occupied     []netip.Addr      `json:",omitzero"`
 	Reservations []Reservation     `json:",omitzero"`
 	Tags         map[string]string `json:",omitzero"`
@@ -42,14 +43,14 @@ type Subnet struct {
 type Reservation struct {
 	ID     string
 	Prefix netip.Prefix
-	// Type is "prefix" (used for delegated prefixes only) or "explicit"
-	// (never used unless asked for).
+	// Type is "prefix" or "explicit". EC2 chooses only delegated prefixes from a
+	// reservation of type "prefix", and nothing from one of type "explicit".
 	Type        string
 	Description string            `json:",omitzero"`
 	Tags        map[string]string `json:",omitzero"`
 }
 
-// SecurityGroup is a security group. Its rules are not modelled.
+// SecurityGroup is a security group. It has no rules here.
 type SecurityGroup struct {
 	ID, VPC, Name, Description string
 	Tags                       map[string]string
@@ -61,11 +62,12 @@ type Instance struct {
 	Reservation                 string
 	Image                       string `json:",omitzero"`
 	LaunchedAt                  time.Time
-	// RunningAt and TerminatedAt are when the instance reaches these states;
-	// TerminatedAt and TerminatingAt are zero while nobody has asked for it.
+	// RunningAt is when the state becomes "running". TerminatingAt is when it
+	// becomes "shutting-down", and TerminatedAt when it becomes "terminated"; both
+	// are zero until a call terminates the instance.
 	RunningAt                   time.Time
 	TerminatingAt, TerminatedAt time.Time `json:",omitzero"`
-	// MetadataV1 lets metadata be read without a session token.
+	// MetadataV1 allows requests for metadata without a session token.
 	MetadataV1 bool              `json:",omitzero"`
 	Tags       map[string]string `json:",omitzero"`
 }
@@ -73,15 +75,15 @@ type Instance struct {
 // ENI is an elastic network interface.
 type ENI struct {
 	ID, VPC, Subnet, Zone string
-	// SubnetPrefix is the IPv4 prefix of the subnet, SubnetIPv6 its IPv6 one.
+	// SubnetPrefix and SubnetIPv6 are the prefixes of the subnet.
 	SubnetPrefix, SubnetIPv6 netip.Prefix
 	Description              string `json:",omitzero"`
 	// Type is "interface", "trunk", "branch", "efa" or "efa-only".
 	Type string
 	MAC  string
-	// Addr is the primary private IP; not valid for an ENI without IPv4.
+	// Addr is the primary private IP. It is the zero Addr if the ENI has no IPv4.
 	Addr netip.Addr `json:",omitzero"`
-	// Public is the public address of Addr; not valid if there is none.
+	// Public is the public address of Addr. It is the zero Addr if there is none.
 	Public netip.Addr `json:",omitzero"`
 	// Addrs are the secondary private IPs and Prefixes the delegated /28s.
 	Addrs    []netip.Addr   `json:",omitzero"`
@@ -90,28 +92,29 @@ type ENI struct {
 	IPv6Addrs    []netip.Addr   `json:",omitzero"`
 	IPv6Prefixes []netip.Prefix `json:",omitzero"`
 	Groups       []string
-	// SourceDestCheck is whether EC2 drops packets that are not from or for
-	// this ENI's addresses.
+	// SourceDestCheck means that EC2 drops packets that are neither from nor for
+	// an address of this ENI.
 	SourceDestCheck bool
 	// Requester is the caller that created the ENI.
 	Requester  string
-	Attachment *Attachment `json:",omitzero"`
-	// Trunk is the association of a branch ENI with its trunk.
+	Attachment *ENIAttachment `json:",omitzero"`
+	// Trunk is the association of a branch ENI with its trunk ENI.
 	Trunk *TrunkAssociation `json:",omitzero"`
 	Tags  map[string]string `json:",omitzero"`
-	// Tracking is the idle time-outs of connection tracking, in seconds.
+	// Tracking holds the idle timeouts of connection tracking. Nil means the
+	// defaults.
 	Tracking *ConnectionTracking `json:",omitzero"`
 }
 
-// Attachment is EC2's binding of an ENI to an instance.
-type Attachment struct {
+// ENIAttachment is EC2's binding of an ENI to an instance.
+type ENIAttachment struct {
 	ID, Instance string
 	// Card and Device are the network card index and the device index.
 	Card, Device        int
 	DeleteOnTermination bool
 	AttachTime          time.Time
-	// AttachedAt is when "attaching" ends. DetachedAt is when "detaching"
-	// ends; zero while nobody has asked for it.
+	// AttachedAt is when the status changes from "attaching" to "attached".
+	// DetachedAt is when "detaching" ends; it is zero until a call detaches the ENI.
 	AttachedAt time.Time
 	DetachedAt time.Time `json:",omitzero"`
 }
@@ -122,14 +125,14 @@ type TrunkAssociation struct {
 	VLANID    int
 }
 
-// ConnectionTracking is the idle time-outs of security groups' connection
-// tracking, in seconds. Zero means the default.
+// ConnectionTracking holds the idle timeouts of the connection tracking of
+// security groups, in seconds. Zero means the default.
 type ConnectionTracking struct {
 	TCPEstablished, UDPStream, UDP int
 }
 
-// Status is the state of the ENI at t: "available", "attaching",
-// "in-use" or "detaching".
+// Status returns the status of the ENI at t: "available", "attaching", "in-use"
+// or "detaching".
 func (e ENI) Status(t time.Time) string {
 	switch e.Attachment.Status(t) {
 	case "attached":
@@ -146,9 +149,9 @@ func (e ENI) Status(t time.Time) string {
 	}
 }
 
-// Status is the attachment's state as EC2 reports it at t: "attaching",
-// "attached", "detaching" or "detached". A nil attachment is detached.
-func (a *Attachment) Status(t time.Time) string {
+// Status returns the status of the attachment at t, as EC2 reports it:
+// "attaching", "attached", "detaching" or "detached". A nil attachment is detached.
+func (a *ENIAttachment) Status(t time.Time) string {
 	switch {
 	case a == nil, !a.DetachedAt.IsZero() && !t.Before(a.DetachedAt):
 		return "detached"
@@ -160,7 +163,8 @@ func (a *Attachment) Status(t time.Time) string {
 	return "attached"
 }
 
-// State is the instance's state as EC2 reports it at t.
+// State returns the state of the instance at t, as EC2 reports it: "pending",
+// "running", "shutting-down" or "terminated".
 func (i Instance) State(t time.Time) string {
 	switch {
 	case !i.TerminatedAt.IsZero() && !t.Before(i.TerminatedAt):
@@ -197,9 +201,9 @@ func (e *ENI) clone() *ENI {
 	return &d
 }
 
-// seenAt is e as it presents itself at t: once detached, an ENI has no
-// attachment any more.
-func (e *ENI) seenAt(t time.Time) *ENI {
+// viewAt returns e as EC2 shows it at t: without its attachment if that has ended
+// by then.
+func (e *ENI) viewAt(t time.Time) *ENI {
 	if e == nil || e.Attachment == nil || e.Attachment.Status(t) != "detached" {
 		return e
 	}

@@ -14,9 +14,9 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// checkInvariants checks what must hold of every state: no address twice, none
-// of AWS's own, every block aligned and in its subnet, the count of free
-// addresses right, and no limit of an instance type exceeded.
+// checkInvariants checks the invariants of every state: no address is assigned
+// twice or reserved by AWS, every block is aligned and in its subnet, the count of
+// free addresses is right, and no limit of an instance type is exceeded.
 func checkInvariants(t *testing.T, c *enitest.Cloud) {
 	t.Helper()
 	for _, s := range c.Subnets() {
@@ -52,7 +52,7 @@ func checkInvariants(t *testing.T, c *enitest.Cloud) {
 			}
 		}
 		if want := 1<<(32-s.Prefix.Bits()) - len(used); s.Free != want {
-			t.Errorf("subnet %v says %d addresses are free, want %d", s.Prefix, s.Free, want)
+			t.Errorf("subnet %v has %d free addresses, want %d", s.Prefix, s.Free, want)
 		}
 	}
 	checkIPv6(t, c)
@@ -90,26 +90,27 @@ func checkIPv6(t *testing.T, c *enitest.Cloud) {
 func checkLimits(t *testing.T, c *enitest.Cloud) {
 	t.Helper()
 	onCard := map[string]int{}
-	place := map[string]string{}
+	positions := map[string]string{}
 	for _, e := range c.ENIs() {
 		if e.Attachment == nil {
 			continue
 		}
 		i, ok := c.Instance(e.Attachment.Instance)
 		if !ok {
-			t.Errorf("%s is attached to %s, which is not there", e.ID, e.Attachment.Instance)
+			t.Errorf("%s is attached to %s, which does not exist", e.ID, e.Attachment.Instance)
 			continue
 		}
 		it, _ := c.InstanceType(i.Type)
 		card := fmt.Sprintf("%s card %d", i.ID, e.Attachment.Card)
-		if onCard[card]++; onCard[card] > it.ENIs[e.Attachment.Card] {
+		onCard[card]++
+		if onCard[card] > it.ENIs[e.Attachment.Card] {
 			t.Errorf("%s has %d ENIs, limit %d", card, onCard[card], it.ENIs[e.Attachment.Card])
 		}
-		slot := fmt.Sprintf("%s device %d", card, e.Attachment.Device)
-		if other, ok := place[slot]; ok {
-			t.Errorf("%s and %s are both at %s", e.ID, other, slot)
+		position := fmt.Sprintf("%s device %d", card, e.Attachment.Device)
+		if other, ok := positions[position]; ok {
+			t.Errorf("%s and %s are both at %s", e.ID, other, position)
 		}
-		place[slot] = e.ID
+		positions[position] = e.ID
 		if n := 1 + len(e.Addrs) + len(e.Prefixes); n > it.IPv4PerENI {
 			t.Errorf("%s has %d IPv4 slots in use, limit %d", e.ID, n, it.IPv4PerENI)
 		}
@@ -122,8 +123,8 @@ func checkLimits(t *testing.T, c *enitest.Cloud) {
 	}
 }
 
-// TestRandomCalls makes random calls, good and bad, and checks the invariants
-// after each few, and that the state survives a dump.
+// TestRandomCalls makes random calls, valid and invalid. It checks the invariants
+// after every ten calls, and at the end that the state survives a dump.
 func TestRandomCalls(t *testing.T) {
 	for _, prefix := range []string{"10.0.1.0/28", "10.0.1.0/26", "10.0.1.0/24"} {
 		for seed := range uint64(8) {
@@ -159,7 +160,7 @@ func (r *randomizer) eni() enitest.ENI {
 	return all[r.IntN(len(all))]
 }
 
-// step makes one random call; many are refused.
+// step makes one random call. EC2 refuses many of them.
 func (r *randomizer) step(t *testing.T) {
 	ctx := t.Context()
 	e := r.eni()
@@ -219,8 +220,8 @@ func (r *randomizer) unassign(t *testing.T, e enitest.ENI) {
 	}
 }
 
-// TestFillWithBlocks fills subnets of each size with /28 prefixes only: all
-// blocks but the two that hold AWS's addresses can be had.
+// TestFillWithBlocks assigns all /28 prefixes of subnets of each size: all but the
+// two that contain addresses reserved by AWS.
 func TestFillWithBlocks(t *testing.T) {
 	for bits := 16; bits <= 28; bits++ {
 		w := newWorld(t, setup{config: enitest.Config{Types: []enitest.InstanceType{{

@@ -12,10 +12,11 @@ import (
 )
 
 // decode fills the struct that into points to from the parameters of a Query
-// request. Each field names its parameter in an ec2 tag. Slices are numbered
-// from 1 ("Filter.1"), structs are dotted ("Tag.1.Key"), a pointer stays nil if
-// nothing is said about it. A parameter that no field names is an error, so
-// that nothing a client asks for is dropped without a word.
+// request. Each field names its parameter in an ec2 tag. The elements of a slice
+// are numbered from 1 ("Filter.1"), the fields of a struct follow a dot
+// ("Tag.1.Key"), and a pointer stays nil if the request does not have its
+// parameter. A parameter that no field names is an error, so that no part of a
+// request is ignored silently.
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/Query-Requests.html
 func decode(form url.Values, into any) error {
 	d := decoder{form: form, known: map[string]bool{}}
@@ -35,8 +36,8 @@ func decode(form url.Values, into any) error {
 	return nil
 }
 
-// transportParameter reports whether a parameter is about the request and not
-// about the action.
+// transportParameter reports whether a parameter belongs to the request and not
+// to the action.
 func transportParameter(name string) bool {
 	switch name {
 	case "Action", "Version", "AWSAccessKeyId", "Signature", "SignatureVersion", "SignatureMethod",
@@ -80,8 +81,8 @@ func (d *decoder) value(name string, v reflect.Value) error {
 	return nil
 }
 
-// ignored is a parameter that is taken and means nothing here, such as the disks
-// of an instance.
+// ignored is a parameter that is accepted and has no effect, such as the disks of
+// an instance.
 type ignored struct{}
 
 func (d *decoder) ignore(name string) {
@@ -92,7 +93,8 @@ func (d *decoder) ignore(name string) {
 	}
 }
 
-// fields decodes a struct; embedded structs share the name of the outer one.
+// fields decodes a struct. The fields of an embedded struct are named as fields of
+// the outer one.
 func (d *decoder) fields(name string, v reflect.Value) error {
 	for i := range v.NumField() {
 		field := v.Type().Field(i)
@@ -118,7 +120,7 @@ func (d *decoder) list(name string, v reflect.Value) error {
 	return nil
 }
 
-// indexes are the numbers that follow name, in order.
+// indexes returns the numbers that follow name in the parameters, in order.
 func (d *decoder) indexes(name string) []int {
 	var found []int
 	for key := range d.form {

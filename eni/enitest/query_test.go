@@ -85,8 +85,8 @@ func fuzzCloud(tb testing.TB) (c *Cloud, subnet, instance, eni string) {
 	return c, s.ID, i.ID, c.ENIs()[0].ID
 }
 
-// FuzzActions feeds parameters of any form to every action: none may panic, and
-// the count of free addresses stays true.
+// FuzzActions passes arbitrary parameters to every action. No action may panic,
+// and the count of free addresses must stay right.
 func FuzzActions(f *testing.F) {
 	table := actions()
 	_, subnet, instance, eni := fuzzCloud(f)
@@ -118,7 +118,7 @@ func FuzzActions(f *testing.F) {
 		tx := c.begin()
 		_, _ = run(tx)
 		tx.end()
-		used := 5 // those that AWS keeps
+		used := 5 // the addresses that AWS reserves
 		for _, e := range c.ENIs() {
 			for _, p := range e.owned() {
 				used += 1 << (32 - p.Bits())

@@ -29,7 +29,7 @@ type createReservationOut struct {
 	Reservation wireSubnetReservation `xml:"subnetCidrReservation"`
 }
 
-// createSubnetCidrReservation sets a part of a subnet aside:
+// createSubnetCidrReservation reserves a part of a subnet:
 // https://docs.aws.amazon.com/vpc/latest/userguide/subnet-cidr-reservation.html
 func (t *tx) createSubnetCidrReservation(in createReservationIn) (createReservationOut, error) {
 	var none createReservationOut
@@ -60,7 +60,7 @@ func (t *tx) createSubnetCidrReservation(in createReservationIn) (createReservat
 	return createReservationOut{t.wireReserved(s, r)}, nil
 }
 
-// reserve makes these the reservations of the subnet.
+// reserve replaces the reservations of the subnet.
 func (s *space) reserve(all []Reservation) {
 	clear(s.reserved)
 	for _, r := range all {
@@ -80,22 +80,22 @@ type deleteReservationOut struct {
 	Reservation wireSubnetReservation `xml:"deletedSubnetCidrReservation"`
 }
 
-// kindReservation is a subnet CIDR reservation.
+// kindReservation is the kind of a subnet CIDR reservation.
 var kindReservation = kind{"scr-", "subnet CIDR reservation ID", "InvalidSubnetCidrReservationID.NotFound",
 	"InvalidSubnetCidrReservationID.Malformed"}
 
 func (t *tx) deleteSubnetCidrReservation(in deleteReservationIn) (deleteReservationOut, error) {
-	for _, s := range seen(t.c.state.subnets, t.now) {
-		at := slices.IndexFunc(s.Reservations, func(r Reservation) bool { return r.ID == in.ID })
-		if at < 0 {
+	for _, s := range existing(t.c.state.subnets, t.now) {
+		index := slices.IndexFunc(s.Reservations, func(r Reservation) bool { return r.ID == in.ID })
+		if index < 0 {
 			continue
 		}
-		gone := s.Reservations[at]
+		deleted := s.Reservations[index]
 		s = s.clone()
-		s.Reservations = slices.Delete(s.Reservations, at, at+1)
+		s.Reservations = slices.Delete(s.Reservations, index, index+1)
 		t.c.state.spaces[s.ID].reserve(s.Reservations)
 		t.putSubnet(s)
-		return deleteReservationOut{t.wireReserved(s, gone)}, nil
+		return deleteReservationOut{t.wireReserved(s, deleted)}, nil
 	}
 	return deleteReservationOut{}, kindReservation.unknown(in.ID)
 }

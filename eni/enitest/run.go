@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// terminatedShown is how long a terminated instance is still described.
+// terminatedShown is how long DescribeInstances shows a terminated instance.
 const terminatedShown = time.Hour
 
-// launch is an instance to run.
+// launch describes an instance to run.
 type launch struct {
 	kind, image, reservation string
 	tags                     map[string]string
@@ -19,8 +19,8 @@ type launch struct {
 	enis                     []launchENI
 }
 
-// launchENI is an ENI that an instance starts with: a new one, or the one with
-// the given ID.
+// launchENI is an ENI that an instance starts with: the ENI with the given ID, or
+// a new one.
 type launchENI struct {
 	id                  string
 	spec                eniSpec
@@ -29,7 +29,7 @@ type launchENI struct {
 	primary             bool
 }
 
-// run starts an instance, or does nothing.
+// run starts an instance. It changes nothing if it returns an error.
 func (t *tx) run(l launch) (*Instance, error) {
 	it, ok := t.c.InstanceType(l.kind)
 	if !ok {
@@ -40,14 +40,14 @@ func (t *tx) run(l launch) (*Instance, error) {
 		LaunchedAt: t.now, RunningAt: t.now.Add(t.c.delays.Start), MetadataV1: l.metadataV1, Tags: l.tags,
 	}
 	events := len(t.c.events)
-	var made []*ENI
+	var created []*ENI
 	for _, want := range l.enis {
 		e, err := t.launchENI(i, want)
 		if e != nil && want.id == "" {
-			made = append(made, e)
+			created = append(created, e)
 		}
 		if err != nil {
-			for _, e := range made {
+			for _, e := range created {
 				t.free(t.now, e)
 			}
 			t.c.events = t.c.events[:events]
@@ -63,7 +63,7 @@ func (t *tx) launchENI(i *Instance, want launchENI) (*ENI, error) {
 	var e *ENI
 	var err error
 	if want.id != "" {
-		e, err = t.changeable(want.id)
+		e, err = t.mutableENI(want.id)
 	} else {
 		it := t.typeOf(i)
 		want.spec.kind = cmp.Or(want.spec.kind, "interface")
@@ -81,10 +81,10 @@ func (t *tx) launchENI(i *Instance, want launchENI) (*ENI, error) {
 	if want.primary {
 		i.VPC, i.Subnet, i.Zone = e.VPC, e.Subnet, e.Zone
 	}
-	if err := t.checkAttach(e, slot{i, want.card, want.device}); err != nil {
+	if err := t.checkAttach(e, position{i, want.card, want.device}); err != nil {
 		return e, err
 	}
-	return t.attach(e, slot{i, want.card, want.device}, attachOptions{deleteOnTermination: want.deleteOnTermination}), nil
+	return t.attach(e, position{i, want.card, want.device}, attachOptions{deleteOnTermination: want.deleteOnTermination}), nil
 }
 
 type launchENIParam struct {
@@ -112,8 +112,8 @@ type metadataOptionsParam struct {
 	Tags     string `ec2:"InstanceMetadataTags"`
 }
 
-// machineParams are the parameters of RunInstances about the machine and its
-// software.
+// machineParams are the parameters of RunInstances that do not concern its
+// network.
 type machineParams struct {
 	Devices      ignored `ec2:"BlockDeviceMapping"`
 	Capacity     ignored `ec2:"CapacityReservationSpecification"`
@@ -150,7 +150,7 @@ type runIn struct {
 	ClientToken string               `ec2:"ClientToken"`
 }
 
-// runOut is a reservation with the instances that the call has started.
+// runOut is the reservation with the instances that the call has started.
 type runOut struct {
 	wireReservation
 }
@@ -173,7 +173,7 @@ func (t *tx) runInstances(in runIn) (runOut, error) {
 		kind: cmp.Or(in.Type, "m1.small"), image: in.Image, reservation: t.newID("r-"), tags: tags,
 		metadataV1: in.Metadata.Tokens == "optional",
 	}
-	if l.enis, err = in.launches(); err != nil {
+	if l.enis, err = in.launchENIs(); err != nil {
 		return runOut{}, err
 	}
 	out := runOut{wireReservation{ID: l.reservation, OwnerID: t.c.cfg.Account}}
@@ -181,7 +181,7 @@ func (t *tx) runInstances(in runIn) (runOut, error) {
 	for n := range in.Max {
 		i, err := t.run(l)
 		if err != nil && n < in.Min {
-			return runOut{}, t.abandon(out, err)
+			return runOut{}, t.undoRun(out, err)
 		}
 		if err != nil {
 			break
@@ -191,8 +191,8 @@ func (t *tx) runInstances(in runIn) (runOut, error) {
 	return out, nil
 }
 
-// abandon removes the instances of a call that could not start enough of them.
-func (t *tx) abandon(out runOut, err error) error {
+// undoRun removes the instances of a call that did not start enough of them.
+func (t *tx) undoRun(out runOut, err error) error {
 	for _, w := range out.Instances.Items {
 		for _, e := range t.attached(w.ID, t.now) {
 			t.emit(Detached, e, w.ID, nil)
@@ -203,11 +203,11 @@ func (t *tx) abandon(out runOut, err error) error {
 	return err
 }
 
-// launches are the ENIs that the instances start with.
-func (in runIn) launches() ([]launchENI, error) {
+// launchENIs returns the ENIs that each instance starts with.
+func (in runIn) launchENIs() ([]launchENI, error) {
 	if len(in.ENIs) == 0 {
 		l := launchENI{primary: true, deleteOnTermination: true, spec: eniSpec{subnet: in.Subnet, groups: in.Groups}}
-		err := in.into(&l.spec)
+		err := in.setAddrs(&l.spec)
 		return []launchENI{l}, err
 	}
 	var all []launchENI
@@ -220,7 +220,7 @@ func (in runIn) launches() ([]launchENI, error) {
 				noIPv4: p.Type == "efa-only", public: p.Public, tracking: p.Tracking.value(),
 			},
 		}
-		if err := p.into(&l.spec); err != nil {
+		if err := p.setAddrs(&l.spec); err != nil {
 			return nil, err
 		}
 		all = append(all, l)
@@ -262,8 +262,8 @@ func (t *tx) terminateInstances(in terminateIn) (terminateOut, error) {
 	return out, nil
 }
 
-// terminate shuts an instance down. Its ENIs leave it, and those with
-// delete-on-termination are gone when it is terminated.
+// terminate shuts an instance down and detaches its ENIs. ENIs with
+// delete-on-termination are deleted when the instance is terminated.
 func (t *tx) terminate(i *Instance) *Instance {
 	if !i.TerminatingAt.IsZero() {
 		return i
@@ -278,14 +278,14 @@ func (t *tx) terminate(i *Instance) *Instance {
 		}
 		e.Attachment.DetachedAt = i.TerminatedAt
 		if e.Attachment.DeleteOnTermination {
-			t.c.state.doomed[e.ID] = i.TerminatedAt
+			t.c.state.deleteAt[e.ID] = i.TerminatedAt
 		}
 		t.put(e)
 	}
 	return i
 }
 
-// TerminateInstance terminates an instance, as TerminateInstances does.
+// TerminateInstance terminates an instance, as the action TerminateInstances does.
 func (c *Cloud) TerminateInstance(id string) error {
 	t := c.begin()
 	_, err := t.terminateInstances(terminateIn{IDs: []string{id}})

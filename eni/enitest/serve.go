@@ -30,21 +30,21 @@ func (c *Cloud) EC2Handler() http.Handler {
 	})
 }
 
-// leastDelay is the shortest time to an answer over a socket. The AWS SDK for Go
-// closes the body of a request as soon as the answer begins; if net/http has not
-// yet looked for the end of that body, it takes this for a failed write and drops
-// the connection with the answer (smithy-go v1.28.8, one large answer in a
-// hundred on loopback). The real EC2 never answers that fast.
-const leastDelay = 5 * time.Millisecond
+// minSocketDelay is the shortest time to an answer over a socket. The AWS SDK for
+// Go closes the body of a request as soon as the answer begins. If net/http has
+// not yet read to the end of that body, it treats this as a failed write and
+// closes the connection, and the answer is lost (smithy-go v1.28.8, one large
+// answer in a hundred on loopback). The real EC2 never answers that fast.
+const minSocketDelay = 5 * time.Millisecond
 
-// serve takes one call through faults, throttling, authorization and dry run
-// to its action.
+// serve applies the faults to one call, performs it, and writes its answer and its
+// entry in the audit log.
 func (c *Cloud) serve(w http.ResponseWriter, r *http.Request, name string, act action) {
 	caller := callerOf(r)
-	fault := c.trouble(name, caller)
+	fault := c.matchFaults(name, caller)
 	fault.Delay += c.callDelay()
 	if r.Context().Value(http.ServerContextKey) != nil {
-		fault.Delay = max(fault.Delay, leastDelay)
+		fault.Delay = max(fault.Delay, minSocketDelay)
 	}
 	call := Call{At: time.Now(), Caller: caller, Action: name, Parameters: parameters(r.Form), RequestID: c.requestID()}
 	var body []byte
@@ -73,7 +73,8 @@ func (c *Cloud) serve(w http.ResponseWriter, r *http.Request, name string, act a
 	}
 }
 
-// perform does the call and renders its answer.
+// perform checks throttling and permissions, does the call unless it is a dry run,
+// and renders its answer.
 func (c *Cloud) perform(call Call, act action, form url.Values) ([]byte, error) {
 	if err := c.admit(call.Action, classOf(call.Action, act, form), form); err != nil {
 		return nil, err
@@ -98,7 +99,8 @@ func (c *Cloud) perform(call Call, act action, form url.Values) ([]byte, error) 
 	return answerXML(call.Action, call.RequestID, body)
 }
 
-// parameters are those of an action without the request's own.
+// parameters returns the parameters of the action, and DryRun, without the other
+// parameters of the request.
 func parameters(form url.Values) url.Values {
 	p := maps.Clone(form)
 	maps.DeleteFunc(p, func(name string, _ []string) bool { return name != "DryRun" && transportParameter(name) })
@@ -114,10 +116,10 @@ func write(w http.ResponseWriter, status int, requestID string, body []byte) {
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
 	w.Header().Set("X-Amzn-Requestid", requestID)
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // the client may have gone
+	_, _ = w.Write(body) // fails if the client has disconnected
 }
 
-// requestID returns the next request ID, a UUID in form.
+// requestID returns the next request ID, in the form of a UUID.
 func (c *Cloud) requestID() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -126,7 +128,7 @@ func (c *Cloud) requestID() string {
 	return fmt.Sprintf("%08x-%04x-4%03x-8%03x-%012x", a>>32, a>>16&0xffff, a&0xfff, b>>52, b&0xffffffffffff)
 }
 
-// callDelay is how long each call takes.
+// callDelay returns how long each call takes.
 func (c *Cloud) callDelay() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()

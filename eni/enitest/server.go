@@ -13,7 +13,7 @@ import (
 )
 
 // Server serves a Cloud on sockets: EC2 on one port and the metadata of each
-// instance on another. Close it when done. Safe for concurrent use.
+// instance on another. The caller must close it. It is safe for concurrent use.
 type Server struct {
 	// EC2URL is the endpoint of the EC2 API.
 	EC2URL string
@@ -27,8 +27,8 @@ type Server struct {
 }
 
 // Listen serves the Cloud on the given address; empty means 127.0.0.1:0. The
-// metadata services use other ports of the same host. Cancelling ctx closes
-// nothing; it only bounds the opening of listeners.
+// metadata services use other ports of the same host. The context bounds the
+// opening of the listener; cancelling it later has no effect.
 func (c *Cloud) Listen(ctx context.Context, addr string) (*Server, error) {
 	if addr == "" {
 		addr = "127.0.0.1:0"
@@ -44,8 +44,8 @@ func (c *Cloud) Listen(ctx context.Context, addr string) (*Server, error) {
 	return s, nil
 }
 
-// IMDSURL is the endpoint of the metadata service of an instance. The first
-// call for an instance opens its port.
+// IMDSURL returns the URL of the metadata service of an instance. The first call
+// for an instance opens its port.
 func (s *Server) IMDSURL(ctx context.Context, instance string) (string, error) {
 	s.mu.Lock()
 	url, ok := s.metadata[instance]
@@ -63,7 +63,7 @@ func (s *Server) IMDSURL(ctx context.Context, instance string) (string, error) {
 	return url, nil
 }
 
-// open serves the handler on a socket of its own.
+// open serves the handler on a new listener and returns its URL.
 func (s *Server) open(ctx context.Context, addr string, h http.Handler) (url string, err error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", addr)
@@ -74,7 +74,7 @@ func (s *Server) open(ctx context.Context, addr string, h http.Handler) (url str
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.servers = append(s.servers, server)
-	go func() { _ = server.Serve(l) }() // ends with Close
+	go func() { _ = server.Serve(l) }() // returns when Close closes the server
 	return "http://" + l.Addr().String(), nil
 }
 

@@ -15,7 +15,8 @@ import (
 
 // VPCInput describes a VPC to add.
 type VPCInput struct {
-	// Prefixes are its IPv4 and IPv6 blocks. None means 10.0.0.0/16.
+	// Prefixes are its IPv4 and IPv6 blocks. Without an IPv4 block it gets
+	// 10.0.0.0/16.
 	Prefixes []netip.Prefix
 	Tags     map[string]string
 }
@@ -23,9 +24,10 @@ type VPCInput struct {
 // SubnetInput describes a subnet to add.
 type SubnetInput struct {
 	VPC string
-	// Zone is the availability zone; empty means the region's first.
+	// Zone is the availability zone; empty means the first of the region.
 	Zone string
-	// Prefix is between /16 and /28; IPv6 is a /64. One of them may be left out.
+	// Prefix must be between /16 and /28, IPv6 must be a /64. One of them may be
+	// the zero Prefix.
 	Prefix, IPv6 netip.Prefix
 	// MapPublic gives a public address to the primary ENI of new instances.
 	MapPublic bool
@@ -37,14 +39,14 @@ type InstanceInput struct {
 	Subnet string
 	// Type is the instance type; empty means m5.large.
 	Type string
-	// Groups are the security groups of the primary ENI; none means the VPC's
-	// default one.
+	// Groups are the security groups of the primary ENI; none means the default
+	// group of the VPC.
 	Groups []string
-	// Addr is the primary private IP; not valid means that EC2 chooses.
+	// Addr is the primary private IP. The zero Addr means that EC2 chooses.
 	Addr netip.Addr
 	// IPv6Addrs is the number of IPv6 addresses of the primary ENI.
 	IPv6Addrs int
-	// Tags are put on the instance.
+	// Tags are the tags of the instance.
 	Tags map[string]string
 }
 
@@ -132,7 +134,7 @@ func (t *tx) checkSubnet(v *VPC, in SubnetInput) error {
 	case in.IPv6.IsValid() && !within(v.IPv6, in.IPv6):
 		return fmt.Errorf("IPv6 subnet prefix %v is not within the VPC's %v", in.IPv6, v.IPv6)
 	}
-	for _, s := range seen(t.c.state.subnets, t.now) {
+	for _, s := range existing(t.c.state.subnets, t.now) {
 		if s.VPC == v.ID && (s.Prefix.Overlaps(in.Prefix) || in.IPv6.IsValid() && s.IPv6.Overlaps(in.IPv6)) {
 			return fmt.Errorf("subnet prefix %v overlaps subnet %s", in.Prefix, s.ID)
 		}
@@ -162,16 +164,16 @@ func (t *tx) addGroup(vpc, name, description string, tags map[string]string) *Se
 	return g
 }
 
-// AddTags puts tags on a resource, as CreateTags does.
+// AddTags adds tags to a resource, as the action CreateTags does.
 func (c *Cloud) AddTags(id string, tags map[string]string) error {
 	t := c.begin()
 	defer t.end()
 	return t.retag(id, func(have map[string]string) { maps.Copy(have, tags) })
 }
 
-// Occupy takes addresses of a subnet for something that the model does not
-// show, as load balancers and VPC endpoints take theirs. It serves to fill or to
-// fragment a subnet.
+// Occupy takes addresses of a subnet without an ENI that the API shows, in place
+// of the load balancers and VPC endpoints of a real subnet. It can fill or fragment
+// a subnet.
 func (c *Cloud) Occupy(subnet string, addrs ...netip.Addr) error {
 	t := c.begin()
 	defer t.end()
@@ -193,7 +195,7 @@ func (c *Cloud) Occupy(subnet string, addrs ...netip.Addr) error {
 	return nil
 }
 
-// Vacate gives back addresses taken with Occupy.
+// Vacate releases addresses taken with Occupy.
 func (c *Cloud) Vacate(subnet string, addrs ...netip.Addr) error {
 	t := c.begin()
 	defer t.end()
@@ -221,7 +223,7 @@ func (c *Cloud) RunInstance(in InstanceInput) (Instance, error) {
 	i, err := t.run(launch{
 		kind: cmp.Or(in.Type, "m5.large"), tags: in.Tags, reservation: t.newID("r-"),
 		enis: []launchENI{{spec: eniSpec{
-			subnet: in.Subnet, groups: in.Groups, addr: in.Addr, v6Addrs: want{n: in.IPv6Addrs},
+			subnet: in.Subnet, groups: in.Groups, addr: in.Addr, v6Addrs: selection{n: in.IPv6Addrs},
 		}, deleteOnTermination: true, primary: true}},
 	})
 	t.end()
@@ -232,8 +234,8 @@ func (c *Cloud) RunInstance(in InstanceInput) (Instance, error) {
 	return *i.clone(), nil
 }
 
-// AllowMetadataV1 lets the instance's metadata be read without a session token,
-// as HttpTokens=optional does.
+// AllowMetadataV1 allows requests for the metadata of the instance without a
+// session token, as HttpTokens=optional does.
 func (c *Cloud) AllowMetadataV1(instance string) error {
 	t := c.begin()
 	defer t.end()
@@ -247,7 +249,7 @@ func (c *Cloud) AllowMetadataV1(instance string) error {
 	return nil
 }
 
-// newID returns an ID with the given prefix. They look random and are the same
+// newID returns an ID with the given prefix. The IDs look random and are the same
 // in each run.
 func (t *tx) newID(prefix string) string {
 	t.c.state.serial++
@@ -258,14 +260,14 @@ func (t *tx) newID(prefix string) string {
 func (t *tx) newMAC() string {
 	t.c.state.serial++
 	n := t.c.state.serial
-	// An odd factor permutes the 32-bit numbers.
+	// Multiplying by an odd factor permutes the 32-bit numbers.
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], uint32(n)*0x9e3779b1)
 	return fmt.Sprintf("02:%02x:%02x:%02x:%02x:%02x", byte(n>>32), b[0], b[1], b[2], b[3])
 }
 
-// newPublic returns a public address, out of the block for benchmarks
-// (RFC 2544) so that nobody's real address is used.
+// newPublic returns a public address, out of the block reserved for benchmarks
+// (RFC 2544), which is not routed in the internet.
 func (t *tx) newPublic() netip.Addr {
 	t.c.state.serial++
 	var b [4]byte

@@ -2,17 +2,14 @@
 
 package enitest
 
-import (
-	"encoding/binary"
-	"net/netip"
-)
+import "net/netip"
 
-// space is the address space of one subnet: which addresses and blocks are
+// space is the address space of one subnet: the addresses and blocks that are
 // taken. Single addresses are prefixes of full length.
 type space struct {
 	v4 *bitmap
 	v6 *sparse
-	// reserved are the subnet CIDR reservations, by type.
+	// reserved holds the subnet CIDR reservations, by type.
 	reserved map[string][]netip.Prefix
 }
 
@@ -34,7 +31,7 @@ func (s *space) contains(p netip.Prefix) bool {
 	return s.v6 != nil && p.Bits() >= s.v6.prefix.Bits() && s.v6.prefix.Contains(p.Addr())
 }
 
-// busy reports whether any address of p, which the subnet contains, is taken.
+// busy reports whether any address of p is taken. The subnet must contain p.
 func (s *space) busy(p netip.Prefix) bool {
 	if p.Addr().Is4() {
 		return s.v4.used(s.v4.index(p))
@@ -42,7 +39,7 @@ func (s *space) busy(p netip.Prefix) bool {
 	return s.v6.busy(p)
 }
 
-// take marks p, which must not be busy, as taken.
+// take marks p as taken. It must not be busy.
 func (s *space) take(p netip.Prefix) {
 	if p.Addr().Is4() {
 		s.v4.set(s.v4.index(p))
@@ -64,7 +61,8 @@ func (s *space) pickAddr() (netip.Prefix, bool) {
 	for i := s.v4.nextFree(0); i >= 0; i = s.v4.nextFree(i + 1) {
 		a := s.v4.addr(i)
 		if r, ok := s.reservation(a); ok {
-			i, _ = s.v4.index(single(lastAddr(r)))
+			first, n := s.v4.index(r.Masked())
+			i = first + n - 1
 			continue
 		}
 		s.v4.set(i, 1)
@@ -73,8 +71,8 @@ func (s *space) pickAddr() (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// pickBlock takes a free aligned /28: out of the reservations for prefixes as
-// long as there is one, then out of what no reservation covers.
+// pickBlock takes a free aligned /28. It tries the reservations for prefixes
+// first, and then the addresses that no reservation covers.
 func (s *space) pickBlock() (netip.Prefix, bool) {
 	for _, r := range s.reserved["prefix"] {
 		if p, ok := s.blockWithin(r); ok {
@@ -126,11 +124,4 @@ func (s *space) reservedAny(p netip.Prefix) bool {
 		}
 	}
 	return false
-}
-
-func lastAddr(p netip.Prefix) netip.Addr {
-	a := p.Addr().As4()
-	n := binary.BigEndian.Uint32(a[:]) | (1<<(32-p.Bits()) - 1)
-	binary.BigEndian.PutUint32(a[:], n)
-	return netip.AddrFrom4(a)
 }

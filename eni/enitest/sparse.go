@@ -7,15 +7,17 @@ import (
 	"net/netip"
 )
 
-// sparse is the IPv6 address space of a subnet: a /64 divided into 65536 /80s.
+// sparse is the IPv6 address space of a subnet: a /64 divided into 65536 /80s. It
+// holds only the addresses and blocks that are taken.
 type sparse struct {
 	prefix netip.Prefix
 	blocks map[netip.Prefix]bool
 	addrs  map[netip.Addr]bool
 	// inBlock counts the single addresses of each /80.
 	inBlock map[netip.Prefix]int
-	// tried counts the draws, so that no two begin alike.
-	tried uint64
+	// draws counts the candidates that pick has tried, so that each candidate
+	// differs from those before.
+	draws uint64
 }
 
 func newSparse(prefix netip.Prefix) *sparse {
@@ -27,7 +29,7 @@ func newSparse(prefix netip.Prefix) *sparse {
 	}
 }
 
-// blockOf is the /80 around a.
+// blockOf returns the /80 that contains a.
 func blockOf(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, 80).Masked() }
 
 func (s *sparse) busy(p netip.Prefix) bool {
@@ -40,8 +42,8 @@ func (s *sparse) busy(p netip.Prefix) bool {
 	return s.inBlock[p] > 0
 }
 
-// awsOwned reports whether p holds one of the five addresses that AWS keeps in
-// each subnet: the first four and the last.
+// awsOwned reports whether p contains one of the five addresses that AWS reserves
+// in each subnet: the first four and the last.
 func (s *sparse) awsOwned(p netip.Prefix) bool {
 	for _, suffix := range []uint64{0, 1, 2, 3, 1<<64 - 1} {
 		if p.Contains(s.addr(suffix)) {
@@ -69,25 +71,25 @@ func (s *sparse) release(p netip.Prefix) {
 	s.inBlock[blockOf(p.Addr())]--
 }
 
-// addr is the subnet's address with the given low 64 bits.
+// addr returns the address of the subnet with the given low 64 bits.
 func (s *sparse) addr(suffix uint64) netip.Addr {
 	a := s.prefix.Addr().As16()
 	binary.BigEndian.PutUint64(a[8:], suffix)
 	return netip.AddrFrom16(a)
 }
 
-// pick takes a free address, or a free /80 if block is set, outside of the
-// given prefixes. Like EC2's its choice looks random, but it is the same in
-// each run.
-func (s *sparse) pick(block bool, outside func(netip.Prefix) bool) (netip.Prefix, bool) {
+// pick takes a free address, or a free /80 if block is true, for which allowed
+// returns true. Its choice looks random, as EC2's does, but is the same in each
+// run.
+func (s *sparse) pick(block bool, allowed func(netip.Prefix) bool) (netip.Prefix, bool) {
 	for range 1 << 16 {
-		s.tried++
-		p := single(s.addr(scramble(s.tried)))
+		s.draws++
+		p := single(s.addr(scramble(s.draws)))
 		if block {
-			// An odd factor visits all 65536 blocks before it repeats one.
-			p = blockOf(s.addr(s.tried * 0x9e37 << 48))
+			// Multiples of an odd factor reach all 65536 blocks before one repeats.
+			p = blockOf(s.addr(s.draws * 0x9e37 << 48))
 		}
-		if !s.busy(p) && outside(p) {
+		if !s.busy(p) && allowed(p) {
 			s.take(p)
 			return p, true
 		}
@@ -95,8 +97,8 @@ func (s *sparse) pick(block bool, outside func(netip.Prefix) bool) (netip.Prefix
 	return netip.Prefix{}, false
 }
 
-// scramble is a permutation of the 64-bit numbers (the finalizer of
-// splitmix64), so that numbers in sequence become IDs that differ at once.
+// scramble permutes the 64-bit numbers (it is the finalizer of splitmix64). It
+// turns consecutive numbers into IDs that already differ in their first digits.
 func scramble(n uint64) uint64 {
 	n += 0x9e3779b97f4a7c15
 	n = (n ^ n>>30) * 0xbf58476d1ce4e5b9

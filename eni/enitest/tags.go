@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// maxTags is how many tags a resource can have.
+// maxTags is the maximum number of tags of a resource.
 const maxTags = 50
 
-// tagsFor returns the tags that a call gives to a new resource of that kind.
+// tagsFor returns the tags that a call gives to new resources of the given kind.
 func tagsFor(resource string, specs []tagSpecParam) (map[string]string, error) {
 	tags := map[string]string{}
 	for _, s := range specs {
@@ -41,7 +41,7 @@ func (p tagParam) value() string {
 	return *p.Value
 }
 
-// checkTags holds tags against the rules of
+// checkTags checks tags against the restrictions in
 // https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions.
 func checkTags(tags []tagParam) error {
 	keys := map[string]bool{}
@@ -99,8 +99,8 @@ func (t *tx) createTags(in tagsIn) (wireReturn, error) {
 	})
 }
 
-// deleteTags deletes the tags named; one given with a value only if it has that
-// value; all if none is named.
+// deleteTags deletes the given tags. A tag that is given with a value is deleted
+// only if it has that value. Without given tags all tags are deleted.
 func (t *tx) deleteTags(in tagsIn) (wireReturn, error) {
 	if err := t.checkTagged(in); err != nil {
 		return wireReturn{}, err
@@ -117,15 +117,15 @@ func (t *tx) deleteTags(in tagsIn) (wireReturn, error) {
 	})
 }
 
-// checkTagged checks that every resource exists, so that all are changed or
-// none.
+// checkTagged checks that every resource exists, so that the call changes all of
+// them or none.
 func (t *tx) checkTagged(in tagsIn) error {
 	if len(in.IDs) == 0 {
 		return missing("resourceIdSet")
 	}
 	for _, id := range in.IDs {
 		if strings.HasPrefix(id, kindENI.prefix) {
-			if _, err := t.changeable(id); err != nil {
+			if _, err := t.mutableENI(id); err != nil {
 				return err
 			}
 		}
@@ -145,7 +145,7 @@ func (t *tx) retagAll(ids []string, f func(map[string]string)) error {
 	return nil
 }
 
-// kindOf says what a resource that exists is, in the words of DescribeTags.
+// kindOf returns the kind of an existing resource, as DescribeTags names it.
 func (t *tx) kindOf(id string) (string, error) {
 	s := &t.c.state
 	for _, k := range []struct {
@@ -244,7 +244,7 @@ func (t *tx) describeTags(in describeTagsIn) (describeTagsOut, error) {
 	return describeTagsOut{list[wireTagDescription]{page}, next}, nil
 }
 
-// allTags are the tags of everything, by resource and key.
+// allTags returns the tags of all resources, sorted by resource and key.
 func (t *tx) allTags() []wireTagDescription {
 	var all []wireTagDescription
 	add := func(id, kind string, tags map[string]string) {
@@ -255,10 +255,10 @@ func (t *tx) allTags() []wireTagDescription {
 	for _, e := range t.allENIs(t.view) {
 		add(e.ID, "network-interface", e.Tags)
 	}
-	for _, i := range seen(t.c.state.instances, t.view) {
+	for _, i := range existing(t.c.state.instances, t.view) {
 		add(i.ID, "instance", i.Tags)
 	}
-	for _, s := range seen(t.c.state.subnets, t.view) {
+	for _, s := range existing(t.c.state.subnets, t.view) {
 		add(s.ID, "subnet", s.Tags)
 	}
 	for _, v := range t.c.state.vpcs {

@@ -9,26 +9,27 @@ import (
 	"time"
 )
 
-// Throttle is the rate of calls that the API takes. Each action has a token
-// bucket of its own, shared by all callers.
+// Throttle limits the rate of calls. Each action has its own token bucket, which
+// all callers share.
 type Throttle struct {
-	// Classes are the buckets by class; a class that is missing is not limited.
+	// Classes are the buckets of the actions of each class. The actions of a
+	// missing class are not limited.
 	Classes map[Class]Bucket
 	// Actions are the buckets of actions that differ from their class.
 	Actions map[string]Bucket
-	// Resources are second buckets, out of which RunInstances and
+	// Resources are additional buckets, from which RunInstances and
 	// TerminateInstances take a token for each instance.
 	Resources map[string]Bucket
 }
 
-// Bucket is a token bucket. Each call takes a token; at Rate tokens a second it
-// fills up to Size.
+// Bucket is a token bucket. Each call takes a token. The bucket holds at most Size
+// tokens and is refilled with Rate tokens a second.
 type Bucket struct {
 	Size int
 	Rate float64
 }
 
-// Class is a class of API actions with a request rate of its own.
+// Class is a class of API actions with the same rate limit.
 type Class string
 
 // The classes of https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html.
@@ -38,7 +39,7 @@ const (
 	// Unfiltered are the DescribeInstances, DescribeNetworkInterfaces and
 	// DescribeSecurityGroups calls that name neither a filter nor a page size.
 	Unfiltered Class = "unfiltered"
-	// Mutating are the calls that change something.
+	// Mutating are the calls that change resources.
 	Mutating Class = "mutating"
 )
 
@@ -72,8 +73,8 @@ func AWSThrottle() *Throttle {
 	}
 }
 
-// SetThrottle changes the rate of calls; nil takes the limit away. All buckets
-// are full again.
+// SetThrottle replaces the limits of the rate of calls and fills all buckets. Nil
+// removes the limits.
 func (c *Cloud) SetThrottle(t *Throttle) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -87,7 +88,7 @@ type bucket struct {
 	filled time.Time
 }
 
-// admit takes the tokens for a call, or says that there are none.
+// admit takes the tokens for a call, or returns EC2's error if there are too few.
 func (c *Cloud) admit(action string, class Class, form url.Values) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -107,7 +108,8 @@ func (c *Cloud) admit(action string, class Class, form url.Values) error {
 	return nil
 }
 
-// takeTokens takes n tokens out of the bucket, all or none.
+// takeTokens takes n tokens from the bucket, all or none, and reports whether it
+// took them.
 func (c *Cloud) takeTokens(name string, limit Bucket, n int) bool {
 	now := time.Now()
 	b := c.bucket[name]
@@ -124,7 +126,7 @@ func (c *Cloud) takeTokens(name string, limit Bucket, n int) bool {
 	return true
 }
 
-// resources is how many instances a call is about.
+// resources returns the number of instances that a call concerns.
 func resources(form url.Values) int {
 	n, _ := strconv.Atoi(form.Get("MaxCount"))
 	for name := range form {
@@ -135,12 +137,13 @@ func resources(form url.Values) int {
 	return max(n, 1)
 }
 
-// hasUnfiltered are the actions that cost more without a filter or page size.
+// hasUnfiltered are the actions that have the class Unfiltered if a call has
+// neither a filter nor a page size.
 var hasUnfiltered = map[string]bool{
 	"DescribeInstances": true, "DescribeNetworkInterfaces": true, "DescribeSecurityGroups": true,
 }
 
-// classOf is the class of one call.
+// classOf returns the class of one call.
 func classOf(name string, act action, form url.Values) Class {
 	if !hasUnfiltered[name] || form.Has("MaxResults") {
 		return act.class

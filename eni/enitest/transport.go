@@ -19,9 +19,9 @@ const (
 )
 
 // Transport returns a RoundTripper that answers without a socket, in the
-// caller's goroutine: requests to 169.254.169.254 and fd00:ec2::254 as the
-// metadata service of the given instance, all others as EC2. Without an
-// instance the metadata service refuses connections, as on a machine outside
+// caller's goroutine. It answers requests to 169.254.169.254 and fd00:ec2::254 as
+// the metadata service of the given instance, and all others as EC2. If instance
+// is empty it refuses connections to the metadata service, as on a machine outside
 // of EC2.
 func (c *Cloud) Transport(instance string) http.RoundTripper {
 	t := transport{ec2: c.EC2Handler()}
@@ -64,7 +64,7 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// recorder keeps the answer of a handler.
+// recorder records the answer of a handler.
 type recorder struct {
 	header http.Header
 	status int
@@ -75,8 +75,8 @@ func (r *recorder) Header() http.Header         { return r.header }
 func (r *recorder) WriteHeader(status int)      { r.status = status }
 func (r *recorder) Write(b []byte) (int, error) { return r.body.Write(b) }
 
-// serve runs the handler. It reports false if the handler broke the connection,
-// which it does by panicking with http.ErrAbortHandler.
+// serve runs the handler. It reports false if the handler aborted the connection
+// by a panic with http.ErrAbortHandler.
 func (r *recorder) serve(h http.Handler, in *http.Request) (answered bool) {
 	defer func() {
 		p := recover()

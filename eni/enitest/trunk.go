@@ -37,11 +37,11 @@ const (
 
 func (t *tx) associateTrunkInterface(in associateIn) (associateOut, error) {
 	var none associateOut
-	branch, err := t.changeable(in.Branch)
+	branch, err := t.mutableENI(in.Branch)
 	if err != nil {
 		return none, err
 	}
-	trunk, err := t.changeable(in.Trunk)
+	trunk, err := t.mutableENI(in.Trunk)
 	if err != nil {
 		return none, err
 	}
@@ -83,14 +83,14 @@ func (t *tx) checkAssociate(branch, trunk *ENI, vlan int) error {
 			return invalidValue("VLAN ID %d is already in use on trunk network interface '%s'", vlan, trunk.ID)
 		}
 	}
-	if it := t.room(trunk); len(branches) >= it.Branches {
+	if it := t.limitsFor(trunk); len(branches) >= it.Branches {
 		return errorf("BranchInterfaceLimitExceeded", "The limit of %d branch network interfaces of %s is reached",
 			it.Branches, it.Name)
 	}
 	return nil
 }
 
-// branches are the ENIs associated with a trunk, by ID.
+// branches returns the ENIs associated with a trunk, sorted by ID.
 func (t *tx) branches(trunk string) []*ENI {
 	return slices.DeleteFunc(t.allENIs(t.now), func(e *ENI) bool { return e.Trunk == nil || e.Trunk.Trunk != trunk })
 }
@@ -109,7 +109,7 @@ type disassociateOut struct {
 	ClientToken string `xml:"clientToken,omitempty"`
 }
 
-// kindTrunk is a trunk interface association.
+// kindTrunk is the kind of a trunk interface association.
 var kindTrunk = kind{"trunk-assoc-", "trunk interface association ID", "InvalidAssociationID.NotFound", "InvalidAssociationID.Malformed"}
 
 func (t *tx) disassociateTrunkInterface(in disassociateIn) (disassociateOut, error) {

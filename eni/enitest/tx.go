@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// tx is one look at, or one change of, the state. It holds the Cloud's mutex
-// from begin to end.
+// tx is a transaction: it reads or changes the state. It holds the mutex of the
+// Cloud from begin to end.
 type tx struct {
 	c   *Cloud
 	now time.Time
-	// view is the time whose state a describe shows.
+	// view is the time of the state that Describe calls show.
 	view time.Time
-	// caller is who asks, as in the audit log.
+	// caller is the caller of the API, as in the audit log.
 	caller string
 }
 
@@ -26,40 +26,41 @@ func (c *Cloud) begin() *tx {
 	c.mu.Lock()
 	t := &tx{c: c, now: time.Now()}
 	t.view = t.now.Add(-c.lag.Describe)
-	t.bury()
+	t.deleteDue()
 	return t
 }
 
 func (t *tx) end() { t.c.mu.Unlock() }
 
-// bury deletes the ENIs of instances that have terminated since.
-func (t *tx) bury() {
-	doomed := t.c.state.doomed
-	due := slices.DeleteFunc(slices.Collect(maps.Keys(doomed)), func(id string) bool { return t.now.Before(doomed[id]) })
+// deleteDue deletes the ENIs of instances that have terminated since the last
+// transaction.
+func (t *tx) deleteDue() {
+	deleteAt := t.c.state.deleteAt
+	due := slices.DeleteFunc(slices.Collect(maps.Keys(deleteAt)), func(id string) bool { return t.now.Before(deleteAt[id]) })
 	slices.SortFunc(due, func(a, b string) int {
-		return cmp.Or(doomed[a].Compare(doomed[b]), strings.Compare(a, b))
+		return cmp.Or(deleteAt[a].Compare(deleteAt[b]), strings.Compare(a, b))
 	})
 	for _, id := range due {
 		if e := t.c.state.enis[id].at(t.now); e != nil {
-			t.free(doomed[id], e)
+			t.free(deleteAt[id], e)
 		}
-		delete(doomed, id)
+		delete(deleteAt, id)
 	}
 }
 
 // eni returns the ENI as it is now, nil if there is none.
-func (t *tx) eni(id string) *ENI { return t.c.state.enis[id].at(t.now).seenAt(t.now) }
+func (t *tx) eni(id string) *ENI { return t.c.state.enis[id].at(t.now).viewAt(t.now) }
 
 // allENIs returns the ENIs as they were at the given time, by ID.
 func (t *tx) allENIs(at time.Time) []*ENI {
-	all := seen(t.c.state.enis, at)
+	all := existing(t.c.state.enis, at)
 	for i, e := range all {
-		all[i] = e.seenAt(at)
+		all[i] = e.viewAt(at)
 	}
 	return all
 }
 
-// put makes e the current version of its ENI.
+// put stores e as the current version of its ENI.
 func (t *tx) put(e *ENI) {
 	h := t.c.state.enis[e.ID]
 	if h == nil {
@@ -100,7 +101,7 @@ func (t *tx) putSubnetAt(at time.Time, s *Subnet) {
 	h.set(at, s)
 }
 
-// recount notes the number of free addresses after a change of the subnet's
+// recount updates the number of free addresses of a subnet after a change of its
 // space.
 func (t *tx) recount(at time.Time, subnet string) {
 	s, free := t.subnet(subnet), t.c.state.spaces[subnet].v4.free
@@ -117,7 +118,7 @@ func (t *tx) recount(at time.Time, subnet string) {
 func (t *tx) attached(instance string, at time.Time) []*ENI {
 	var found []*ENI
 	for id := range t.c.state.everAttached[instance] {
-		e := t.c.state.enis[id].at(at).seenAt(at)
+		e := t.c.state.enis[id].at(at).viewAt(at)
 		if e != nil && e.Attachment != nil && e.Attachment.Instance == instance {
 			found = append(found, e)
 		}
@@ -128,7 +129,7 @@ func (t *tx) attached(instance string, at time.Time) []*ENI {
 	return found
 }
 
-// free deletes an ENI and gives its addresses back to the subnet.
+// free deletes an ENI and releases its addresses.
 func (t *tx) free(at time.Time, e *ENI) {
 	space := t.c.state.spaces[e.Subnet]
 	for _, p := range e.owned() {
@@ -143,13 +144,13 @@ func (t *tx) free(at time.Time, e *ENI) {
 			t.put(b)
 		}
 	}
-	t.forget()
+	t.pruneENIs()
 }
 
-// forget drops the ENIs that no lag can show any more.
-func (t *tx) forget() {
+// pruneENIs drops the histories of ENIs that were deleted too long ago for any lag.
+func (t *tx) pruneENIs() {
 	for id, h := range t.c.state.enis {
-		if !h.dead(t.now) {
+		if !h.expired(t.now) {
 			continue
 		}
 		delete(t.c.state.enis, id)
@@ -159,8 +160,8 @@ func (t *tx) forget() {
 	}
 }
 
-// emit queues an event for the hooks. Changes of addresses that change nothing
-// are not worth one.
+// emit queues an event for the hooks. It omits an event of kind Assigned or
+// Unassigned without any addresses.
 func (t *tx) emit(op Op, e *ENI, instance string, changed []netip.Prefix) {
 	if len(changed) == 0 && (op == Assigned || op == Unassigned) {
 		return

@@ -8,8 +8,8 @@ import (
 	"github.com/vpcnet/vpcnet/eni"
 )
 
-// InstanceType returns what the Cloud knows about a type: what Config.Types
-// says, or the table of package eni.
+// InstanceType returns the entry of Config.Types with the given name, or else the
+// one in the table of package eni.
 func (c *Cloud) InstanceType(name string) (InstanceType, bool) {
 	for _, t := range c.cfg.Types {
 		if t.Name == name {
@@ -20,7 +20,7 @@ func (c *Cloud) InstanceType(name string) (InstanceType, bool) {
 	return typeOf(l), ok
 }
 
-// instanceTypes are all types that the Cloud knows, by name.
+// instanceTypes returns all instance types, sorted by name.
 func (c *Cloud) instanceTypes() []InstanceType {
 	names := eni.InstanceTypes()
 	for _, t := range c.cfg.Types {
@@ -53,23 +53,23 @@ func typeOf(l eni.Limits) InstanceType {
 	return t
 }
 
-// maxPerENI is the most addresses that an ENI of any instance type has.
+// maxPerENI is the highest limit of addresses of an ENI of any instance type.
 const maxPerENI = 64
 
-// room is the limit of the ENI's addresses: its instance type's, or for an ENI
-// that is attached to nothing the most that any type permits.
-func (t *tx) room(e *ENI) InstanceType {
+// limitsFor returns the instance type that limits the addresses of the ENI. For an
+// ENI that is not attached it is a type with the highest limits of all types.
+func (t *tx) limitsFor(e *ENI) InstanceType {
 	if e.Attachment != nil {
 		return t.typeOf(t.instance(e.Attachment.Instance))
 	}
-	most := InstanceType{Hypervisor: "nitro", IPv4PerENI: maxPerENI, IPv6PerENI: maxPerENI}
+	highest := InstanceType{Hypervisor: "nitro", IPv4PerENI: maxPerENI, IPv6PerENI: maxPerENI}
 	for _, it := range t.c.cfg.Types {
-		most.IPv4PerENI, most.IPv6PerENI = max(most.IPv4PerENI, it.IPv4PerENI), max(most.IPv6PerENI, it.IPv6PerENI)
+		highest.IPv4PerENI, highest.IPv6PerENI = max(highest.IPv4PerENI, it.IPv4PerENI), max(highest.IPv6PerENI, it.IPv6PerENI)
 	}
-	return most
+	return highest
 }
 
-// typeOf is the type of an instance, which was looked up when it began.
+// typeOf returns the type of an instance. It exists, because run has checked it.
 func (t *tx) typeOf(i *Instance) InstanceType {
 	it, _ := t.c.InstanceType(i.Type)
 	return it

@@ -2,15 +2,15 @@
 
 package enitest
 
-// The types of this file are elements of requests and answers, named as in the
-// EC2 API reference.
+// The types of this file are elements of requests and answers. Their tags are the
+// names in the EC2 API reference.
 
-// list is a set of an answer; like EC2's, an empty one is still there.
+// list is a set in an answer. As in EC2's answers, an empty set is not omitted.
 type list[T any] struct {
 	Items []T `xml:"item"`
 }
 
-// listOf makes a set of what f makes of the elements of all.
+// listOf returns the set of the elements of all, converted by f.
 func listOf[From, T any](all []From, f func(From) T) list[T] {
 	var l list[T]
 	for _, one := range all {
@@ -19,7 +19,7 @@ func listOf[From, T any](all []From, f func(From) T) list[T] {
 	return l
 }
 
-// query is what all Describe calls can ask for.
+// query holds the parameters that all Describe calls have.
 type query struct {
 	Filters    []filterParam `ec2:"Filter"`
 	MaxResults *int          `ec2:"MaxResults"`

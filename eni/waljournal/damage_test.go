@@ -20,7 +20,7 @@ import (
 	"github.com/vpcnet/vpcnet/internal/wal"
 )
 
-// ids opens the journal in dir, and returns the IDs of its intents.
+// ids opens the journal in dir and returns the IDs of its intents.
 func ids(t *testing.T, dir string) ([]string, waljournal.Report) {
 	t.Helper()
 	j, r, err := waljournal.Open(t.Context(), dir, waljournal.Config{})
@@ -39,7 +39,8 @@ func ids(t *testing.T, dir string) ([]string, waljournal.Report) {
 	return out, r
 }
 
-// TestDamage: 1,680 damaged files, and not one that is silently another list.
+// TestDamage opens 1,680 damaged journals. Each must be refused, or return the
+// undamaged list.
 func TestDamage(t *testing.T) {
 	dir := t.TempDir()
 	j := open(t, dir)
@@ -54,13 +55,13 @@ func TestDamage(t *testing.T) {
 			}
 		}
 	}
-	shut(t, j)
+	closeJournal(t, j)
 	want, _ := ids(t, dir)
 	var refused atomic.Int64
 	t.Run("all", func(t *testing.T) {
 		for _, k := range filedamage.Kinds() {
 			t.Run(k.Name, func(t *testing.T) {
-				t.Parallel() // they wait for the disk
+				t.Parallel() // the tests wait for the disk
 				for seed := range 60 {
 					if damaged(t, dir, k, seed, want) {
 						refused.Add(1)
@@ -72,8 +73,8 @@ func TestDamage(t *testing.T) {
 	t.Logf("%d journals were refused", refused.Load())
 }
 
-// damaged damages a file in a copy of dir, and reports whether the journal was
-// refused. The only other outcome is the same list.
+// damaged damages a file in a copy of dir and reports whether the journal was
+// refused. If not, it must return the same list.
 func damaged(t *testing.T, dir string, k filedamage.Kind, seed int, want []string) bool {
 	t.Helper()
 	name := []string{"intents.log", "intents.log", "intents.head"}[seed%3]
@@ -92,7 +93,7 @@ func damaged(t *testing.T, dir string, k filedamage.Kind, seed int, want []strin
 	return refused
 }
 
-// version1 writes intents into dir as version 1 did.
+// version1 writes intents to dir in the format of version 1.
 func version1(t *testing.T, dir string, intents map[string]string) {
 	t.Helper()
 	db, err := bbolt.Open(filepath.Join(dir, "agent.db"), 0o600, nil)
@@ -114,7 +115,7 @@ func version1(t *testing.T, dir string, intents map[string]string) {
 	}
 }
 
-// TestMigration: intents of version 1 are read once.
+// TestMigration checks that the intents of version 1 are imported once.
 func TestMigration(t *testing.T) {
 	dir := t.TempDir()
 	version1(t, dir, map[string]string{"1": `{"ID":"1","Op":"retire"}`, "2": `{"ID":"2","Op":"assign"}`})
@@ -126,8 +127,8 @@ func TestMigration(t *testing.T) {
 	}
 }
 
-// TestMigrationOfDamage: intents of version 1 that cannot be read are set aside.
-func TestMigrationOfDamage(t *testing.T) {
+// TestDamagedMigration checks that a damaged journal of version 1 is set aside.
+func TestDamagedMigration(t *testing.T) {
 	for name, c := range map[string]struct {
 		value string
 		size  int64
@@ -149,11 +150,11 @@ func TestMigrationOfDamage(t *testing.T) {
 	}
 }
 
-// TestUnknownEntry: what this version cannot read although its checksum is right
-// is of a later version, and stays.
+// TestUnknownEntry checks that an entry that cannot be decoded, but has the right
+// checksum, counts as one of a later version and stays.
 func TestUnknownEntry(t *testing.T) {
 	dir := t.TempDir()
-	shut(t, open(t, dir))
+	closeJournal(t, open(t, dir))
 	log, _, err := wal.Open(t.Context(), dir, wal.Config{Name: "intents", Sync: true})
 	if err != nil {
 		t.Fatal(err)
@@ -168,7 +169,7 @@ func TestUnknownEntry(t *testing.T) {
 	}
 }
 
-// TestInUse: a journal has one process.
+// TestInUse checks that a journal can be open only once.
 func TestInUse(t *testing.T) {
 	dir := t.TempDir()
 	open(t, dir)

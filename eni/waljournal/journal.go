@@ -19,37 +19,38 @@ import (
 
 // The errors of Open.
 var (
-	// ErrDamaged: a file is not what was written to it.
+	// ErrDamaged means that the contents of a file are not what was written.
 	ErrDamaged = wal.ErrDamaged
-	// ErrFormat: a newer version wrote the journal. It is left as it is.
+	// ErrFormat means that a newer version wrote the journal. Open does not change
+	// it.
 	ErrFormat = wal.ErrFormat
-	// ErrInUse: another process has the journal open.
+	// ErrInUse means that another process has the journal open.
 	ErrInUse = wal.ErrInUse
 )
 
-// compactAfter is the number of entries beyond which a file that is mostly
-// history is replaced by the intents that are left.
+// compactAfter is the number of entries from which on a file that consists mostly
+// of old entries is replaced by one with the present intents.
 const compactAfter = 256
 
-// Config says how to open a journal.
+// Config configures how Open opens a journal.
 type Config struct {
 	// Wait is how long Open waits for another process to close the journal.
 	Wait time.Duration
 }
 
-// Report says what Open found. The zero value is a journal that was read whole.
-// In every other case but Migrated it is empty.
+// Report describes what Open found. The zero value means a complete journal. In
+// all other cases except Migrated, the journal is empty.
 type Report struct {
-	// Created: there was no journal.
+	// Created says that there was no journal.
 	Created bool
-	// Migrated: the intents come from a journal of version 1.
+	// Migrated says that the intents come from a journal of version 1.
 	Migrated bool
-	// SetAside are the names that damaged files have now.
+	// SetAside are the new names of damaged files.
 	SetAside []string
-	// Why says what the damage is; it is ErrDamaged. Nil means no damage.
+	// Why describes the damage and wraps ErrDamaged. It is nil if there is none.
 	Why error
-	// Readable is the number of entries before the damage. An entry is an intent
-	// that was stored or removed.
+	// Readable is the number of entries before the damage. An entry stores or
+	// removes one intent.
 	Readable int
 }
 
@@ -71,13 +72,13 @@ type Journal struct {
 
 var _ eni.Intents = (*Journal)(nil)
 
-// Open opens the journal in an existing directory, or creates it. The journal
-// of version 1 (agent.db) is read once. A damaged journal is set aside and an
-// empty one takes its place; Report says so.
+// Open opens the journal in an existing directory, or creates it. It reads a
+// journal of version 1 (agent.db) once. It sets a damaged journal aside and
+// returns an empty one; the Report says so.
 //
-// Errors are ErrInUse when Config.Wait or ctx ends, ErrFormat if a newer
-// version wrote the journal, and those of the file system. The caller closes
-// the journal.
+// Open returns ErrInUse if another process has the journal open until Config.Wait
+// or ctx ends, ErrFormat if a newer version wrote the journal, and errors of the
+// file system. The caller closes the journal.
 func Open(ctx context.Context, dir string, cfg Config) (*Journal, Report, error) {
 	old, err := agentdb.Open(ctx, dir, cfg.Wait)
 	if err != nil {
@@ -93,10 +94,11 @@ func Open(ctx context.Context, dir string, cfg Config) (*Journal, Report, error)
 		return nil, Report{}, errors.Join(err, j.Close())
 	}
 	r := Report{Created: found.Created, SetAside: found.SetAside, Why: found.Why, Readable: found.Readable}
-	m.tell(&r)
+	m.addTo(&r)
 	return j, r, nil
 }
 
+// load reads the entries of the file.
 func (j *Journal) load() error {
 	items, err := j.log.Load()
 	if err != nil {
@@ -117,14 +119,14 @@ func (j *Journal) load() error {
 	return nil
 }
 
-// decode reads a line of the file, and returns the ID of the intent it is about.
+// decode decodes a line of the file and returns the ID of its intent.
 func decode(item []byte) (e entry, id string, err error) {
 	if err := json.Unmarshal(item, &e); err != nil {
 		return entry{}, "", err
 	}
 	if e.Put == nil {
 		if e.Remove == "" {
-			return entry{}, "", errors.New("neither stores nor removes an intent")
+			return entry{}, "", errors.New("entry neither stores nor removes an intent")
 		}
 		return e, e.Remove, nil
 	}
@@ -132,21 +134,22 @@ func decode(item []byte) (e entry, id string, err error) {
 	return e, in.ID, err
 }
 
+// decodeIntent decodes an intent, which must have an ID.
 func decodeIntent(value []byte) (in eni.Intent, err error) {
 	if err := json.Unmarshal(value, &in); err != nil {
 		return eni.Intent{}, err
 	}
 	if in.ID == "" {
-		return eni.Intent{}, errors.New("an intent without an ID")
+		return eni.Intent{}, errors.New("intent has no ID")
 	}
 	return in, nil
 }
 
-// Put stores an intent. It is on disk when Put returns.
+// Put stores an intent. The intent is on disk when Put returns.
 func (j *Journal) Put(_ context.Context, in eni.Intent) error {
 	value, err := json.Marshal(in)
 	if err == nil && in.ID == "" {
-		err = errors.New("it has no ID")
+		err = errors.New("intent has no ID")
 	}
 	if err == nil {
 		err = j.write(in.ID, entry{Put: value})
@@ -157,7 +160,7 @@ func (j *Journal) Put(_ context.Context, in eni.Intent) error {
 	return nil
 }
 
-// Remove forgets an intent, if it is there.
+// Remove deletes an intent if the journal has it.
 func (j *Journal) Remove(_ context.Context, id string) error {
 	if err := j.write(id, entry{Remove: id}); err != nil {
 		return fmt.Errorf("remove intent %s: %w", id, err)
@@ -165,7 +168,7 @@ func (j *Journal) Remove(_ context.Context, id string) error {
 	return nil
 }
 
-// write appends an entry, or replaces all entries by what is left of them.
+// write appends an entry, or replaces all entries by the remaining intents.
 func (j *Journal) write(id string, e entry) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -198,7 +201,7 @@ func (j *Journal) write(id string, e entry) error {
 	return nil
 }
 
-// encode returns the shortest list of entries that leads to intents.
+// encode returns the shortest list of entries that results in the intents.
 func encode(intents map[string]json.RawMessage) (out [][]byte, err error) {
 	for _, id := range slices.Sorted(maps.Keys(intents)) {
 		item, err := json.Marshal(entry{Put: intents[id]})
@@ -225,7 +228,7 @@ func (j *Journal) All(context.Context) ([]eni.Intent, error) {
 	return out, nil
 }
 
-// Close closes the files. Nothing is written.
+// Close closes the files without writing to them.
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -29,7 +29,8 @@ func open(t *testing.T, dir string) *waljournal.Journal {
 	return j
 }
 
-func shut(t *testing.T, j *waljournal.Journal) {
+// closeJournal closes a journal that must not fail to close.
+func closeJournal(t *testing.T, j *waljournal.Journal) {
 	t.Helper()
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
@@ -55,7 +56,7 @@ func TestJournal(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	shut(t, j)
+	closeJournal(t, j)
 	j = open(t, dir)
 	got, err := j.All(t.Context())
 	if err != nil {
@@ -70,22 +71,22 @@ func TestJournal(t *testing.T) {
 func TestErrors(t *testing.T) {
 	j := open(t, t.TempDir())
 	if err := j.Put(t.Context(), eni.Intent{}); err == nil {
-		t.Error("stored an intent without ID")
+		t.Error("Put stored an intent without an ID")
 	}
 	if err := j.Put(t.Context(), eni.Intent{ID: "0"}); err != nil {
 		t.Error(err)
 	}
-	shut(t, j)
+	closeJournal(t, j)
 	if err := j.Put(t.Context(), eni.Intent{ID: "1"}); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("stored in a closed file: %v", err)
+		t.Errorf("Put after Close: %v", err)
 	}
 	if err := j.Remove(t.Context(), "0"); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("removed from a closed file: %v", err)
+		t.Errorf("Remove after Close: %v", err)
 	}
 }
 
-// TestFileStaysSmall: what was removed leaves the file, and concurrent callers
-// do not lose an intent of each other.
+// TestFileStaysSmall checks that removed intents are removed from the file too, and
+// that concurrent callers do not lose intents.
 func TestFileStaysSmall(t *testing.T) {
 	dir := t.TempDir()
 	j := open(t, dir)
@@ -106,17 +107,17 @@ func TestFileStaysSmall(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	shut(t, j)
+	closeJournal(t, j)
 	info, err := os.Stat(dir + "/intents.log")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if info.Size() > 200<<10 {
-		t.Errorf("the file has %d bytes after 1600 calls that leave 8 intents", info.Size())
+		t.Errorf("the file has %d bytes after 1600 calls that leave 8 intents, want at most 200 KiB", info.Size())
 	}
 	got, err := open(t, dir).All(t.Context())
 	if err != nil || len(got) != 8 {
-		t.Errorf("%d intents, %v; want the 8 that were not removed", len(got), err)
+		t.Errorf("%d intents, %v; want the 8 that remain", len(got), err)
 	}
 }
 

@@ -9,44 +9,44 @@ import (
 	"github.com/vpcnet/vpcnet/internal/agentdb"
 )
 
-// migration takes the intents over from version 1. They outlive a boot.
+// migration imports the intents of version 1. Intents stay valid after a reboot.
 type migration struct {
 	db *agentdb.DB
 
 	migrated bool
-	aside    string
-	why      error
+	setAside string // the new name of a damaged file
+	damage   error
 }
 
-// first returns the intents of version 1 for a journal that has none yet.
+// first returns the intents of version 1 as the first entries of a new journal.
 func (m *migration) first() ([][]byte, error) {
 	old := m.db.Intents
-	m.why = old.Err
+	m.damage = old.Err
 	intents := map[string]json.RawMessage{}
 	for i, value := range old.Items {
 		in, err := decodeIntent(value)
 		if err != nil {
-			m.why = fmt.Errorf("agent.db: %w: intent %d: %w", ErrDamaged, i, err)
+			m.damage = fmt.Errorf("agent.db: %w: intent %d: %w", ErrDamaged, i, err)
 			break
 		}
 		intents[in.ID] = value
 	}
-	if m.why == nil {
+	if m.damage == nil {
 		m.migrated = len(intents) > 0
 		return encode(intents)
 	}
 	var err error
-	m.aside, err = m.db.SetAside()
+	m.setAside, err = m.db.SetAside()
 	return nil, err
 }
 
-// tell adds to a report what first found, if it was asked.
-func (m *migration) tell(r *Report) {
+// addTo adds the result of first to a report, if it was called.
+func (m *migration) addTo(r *Report) {
 	r.Migrated = m.migrated
-	if m.migrated || m.why != nil {
+	if m.migrated || m.damage != nil {
 		r.Created = false
 	}
-	if m.why != nil {
-		r.Why, r.SetAside = m.why, []string{m.aside}
+	if m.damage != nil {
+		r.Why, r.SetAside = m.damage, []string{m.setAside}
 	}
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Ec2sim is package enitest as a standalone server: an EC2 API and instance
-// metadata services on loopback ports, with a VPC, a subnet and instances ready
-// to use. Anything that speaks to EC2 can be pointed at it:
+// Ec2sim runs package enitest as a standalone server: an EC2 API and instance
+// metadata services on loopback ports, with a VPC, a subnet and running instances.
+// Any client of EC2 can use it:
 //
 //	go run ./examples/ec2sim -instances 2 -state /tmp/ec2.json
 //	aws ec2 describe-instances --endpoint-url http://127.0.0.1:PORT
 //
-// It prints one line of JSON that says where everything is, and serves until it
-// is interrupted. With -state it starts from that file if it exists, and writes
-// the state there when it ends.
+// It prints one line of JSON with the URLs of the services and the IDs of the
+// resources, and serves until it is interrupted. With -state it loads the state from
+// that file if it exists, and saves the state there when it ends.
 package main

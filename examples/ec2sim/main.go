@@ -39,7 +39,7 @@ func main() {
 	switch {
 	case err == nil || errors.Is(err, flag.ErrHelp):
 	case errors.As(err, new(usageError)):
-		fmt.Fprintf(os.Stderr, "ec2sim: %v\n(ec2sim -h tells the flags)\n", err)
+		fmt.Fprintf(os.Stderr, "ec2sim: %v\n(ec2sim -h lists the flags)\n", err)
 		os.Exit(2)
 	default:
 		fmt.Fprintln(os.Stderr, "ec2sim:", err)
@@ -47,26 +47,26 @@ func main() {
 	}
 }
 
-// usageError is what is wrong with the arguments.
+// usageError is an error in the arguments.
 type usageError struct{ error }
 
 func parse(args []string, stdout io.Writer) (options, error) {
 	var o options
 	f := flag.NewFlagSet("ec2sim", flag.ContinueOnError)
-	f.SetOutput(io.Discard) // main says what is wrong
+	f.SetOutput(io.Discard) // main prints the error
 	f.Usage = func() {}
 	f.StringVar(&o.listen, "listen", "127.0.0.1:0", "serve the EC2 API on this `address`; metadata takes other ports of the same host")
-	f.StringVar(&o.state, "state", "", "load the state from this `file` if it exists, and save it there at the end")
+	f.StringVar(&o.state, "state", "", "load the state from this `file` if it exists, and save it there on exit")
 	f.StringVar(&o.instanceType, "instance-type", "m5.large", "the `type` of the instances")
 	f.IntVar(&o.instances, "instances", 1, "run this `number` of instances (not with a loaded state)")
 	f.StringVar(&o.region, "region", "us-west-2", "the `name` of the region")
 	f.StringVar(&o.vpc, "vpc", "10.0.0.0/16", "IPv4 `prefix` of the VPC; its subnet is the first /24")
 	f.StringVar(&o.vpc6, "vpc6", "", "IPv6 `prefix` of the VPC; its subnet is the first /64")
-	f.DurationVar(&o.attachDelay, "attach-delay", 0, "how long attaching and detaching take")
-	f.DurationVar(&o.callDelay, "call-delay", 0, "how long each call takes")
-	f.DurationVar(&o.describeLag, "describe-lag", 0, "how far Describe calls are behind")
-	f.DurationVar(&o.imdsLag, "metadata-lag", 0, "how far metadata is behind")
-	f.BoolVar(&o.throttle, "throttle", false, "limit the rate of calls as AWS documents it")
+	f.DurationVar(&o.attachDelay, "attach-delay", 0, "`duration` of attaching and of detaching an ENI")
+	f.DurationVar(&o.callDelay, "call-delay", 0, "`duration` of each call")
+	f.DurationVar(&o.describeLag, "describe-lag", 0, "`duration` by which Describe calls lag behind the state")
+	f.DurationVar(&o.imdsLag, "metadata-lag", 0, "`duration` by which metadata lags behind the state")
+	f.BoolVar(&o.throttle, "throttle", false, "limit the rate of calls to the limits that AWS documents")
 	err := f.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		f.SetOutput(stdout)
@@ -113,7 +113,7 @@ func (o options) config() enitest.Config {
 	return c
 }
 
-// run serves until ctx ends. Wrong arguments are a usageError.
+// run serves until ctx ends. If the arguments are wrong it returns a usageError.
 func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	o, err := parse(args, stdout)
 	if err != nil {
@@ -128,11 +128,11 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, srv.Close()) }()
-	about, err := describe(ctx, cloud, srv)
+	s, err := summarize(ctx, cloud, srv)
 	if err != nil {
 		return err
 	}
-	if err := json.NewEncoder(stdout).Encode(about); err != nil {
+	if err := json.NewEncoder(stdout).Encode(s); err != nil {
 		return err
 	}
 	<-ctx.Done()
@@ -142,7 +142,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	return save(cloud, o.state)
 }
 
-// open loads the state or builds a new one.
+// open loads the state from the file, or builds a new one if there is no file.
 func open(o options) (*enitest.Cloud, error) {
 	if o.state != "" {
 		f, err := os.Open(o.state)
@@ -157,7 +157,7 @@ func open(o options) (*enitest.Cloud, error) {
 	return build(o)
 }
 
-// build makes a VPC with one subnet and runs the instances.
+// build adds a VPC with one subnet and runs the instances.
 func build(o options) (*enitest.Cloud, error) {
 	cloud := enitest.New(o.config())
 	prefix, err := netip.ParsePrefix(o.vpc)
@@ -191,8 +191,8 @@ func build(o options) (*enitest.Cloud, error) {
 	return cloud, nil
 }
 
-// save writes the state beside the file and renames it, so that no half of it
-// is ever there.
+// save writes the state to a temporary file and renames it, so that the file is
+// never incomplete.
 func save(cloud *enitest.Cloud, file string) error {
 	f, err := os.CreateTemp(filepath.Dir(file), ".ec2sim-*")
 	if err != nil {

@@ -17,8 +17,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// start runs ec2sim and returns what it printed and a function that stops it.
-func start(t *testing.T, args ...string) (about, func()) {
+// start runs ec2sim and returns the line that it printed and a function that stops
+// it.
+func start(t *testing.T, args ...string) (summary, func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()
@@ -30,7 +31,7 @@ func start(t *testing.T, args ...string) (about, func()) {
 			t.Error(err)
 		}
 	}
-	var a about
+	var a summary
 	if err := json.NewDecoder(r).Decode(&a); err != nil {
 		stop()
 		t.Fatal(err)
@@ -38,12 +39,13 @@ func start(t *testing.T, args ...string) (about, func()) {
 	return a, stop
 }
 
-// TestState runs ec2sim, changes something, and finds it again after a restart.
+// TestState changes the state of a running ec2sim and checks that the change is
+// still there after a restart.
 func TestState(t *testing.T) {
 	state := filepath.Join(t.TempDir(), "state.json")
 	first, stop := start(t, "-instances", "2", "-instance-type", "t3.medium", "-vpc6", "2001:db8::/56", "-state", state)
 	if len(first.Instances) != 2 || len(first.Subnets) != 1 || len(first.Instances[1].ENIs) != 1 {
-		t.Errorf("got %+v", first)
+		t.Errorf("got %+v, want 2 instances with an ENI each, and 1 subnet", first)
 	}
 	client := ec2.New(ec2.Options{Region: first.Region, BaseEndpoint: &first.EC2, Credentials: aws.AnonymousCredentials{}})
 	made, err := client.CreateNetworkInterface(t.Context(), &ec2.CreateNetworkInterfaceInput{SubnetId: &first.Subnets[0]})
@@ -97,7 +99,7 @@ func TestBadFlags(t *testing.T) {
 	} {
 		err := run(t.Context(), strings.Fields(tt.args), io.Discard)
 		if usage := tt.want[0] != 'I' && tt.want[0] != 'l'; errors.As(err, new(usageError)) != usage {
-			t.Errorf("%s: error %v, called one of the arguments: %v", tt.args, err, !usage)
+			t.Errorf("%s: error %v is a usageError: %v, want %v", tt.args, err, !usage, usage)
 		}
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got error %v, want %q", tt.args, err, tt.want)

@@ -103,12 +103,12 @@ func TestAuditFinishes(t *testing.T) {
 		}
 		n.run(t.Context(), 3)
 		time.Sleep(10 * time.Minute)
-		if open, err := n.manager.Open(t.Context()); err != nil || len(open) != 1 || len(n.blocks()) != 3 {
+		if open, err := n.manager.Unfinished(t.Context()); err != nil || len(open) != 1 || len(n.blocks()) != 3 {
 			t.Fatalf("open %v, %v, blocks %v; want one operation open and 3 blocks", open, err, n.blocks())
 		}
 		n.cloud.Allow("", "CreateNetworkInterface")
 		time.Sleep(auditEvery + 30*time.Second)
-		open, err := n.manager.Open(t.Context())
+		open, err := n.manager.Unfinished(t.Context())
 		if err != nil || len(open) > 0 || len(n.pool.View().ENIs) != 2 {
 			t.Errorf("open %v, %v, ENIs %v; want nothing open and the ENI in the pool\n%s", open, err, n.pool.View().ENIs, n.log.String())
 		}

@@ -74,7 +74,7 @@ func (b *backend) heard(c eni.Call) {
 		b.trouble.Store(nil)
 		return
 	}
-	err := advise(&eni.OpError{Op: c.Action, Why: eni.ReasonUnreachable}, b.settings)
+	err := advise(eni.NewOpError(c.Action, eni.ReasonUnreachable, nil), b.settings)
 	b.trouble.Store(&err)
 }
 
@@ -171,7 +171,7 @@ func (b *backend) pods(held time.Duration) []datapath.Pod {
 	wired := map[ipam.Attachment]*datapath.Pod{}
 	var order []ipam.Attachment
 	for a := range b.pool.Allocations() {
-		if time.Since(a.Last()) < held {
+		if time.Since(a.LastRequest()) < held {
 			continue
 		}
 		p := wired[a.Attachment]

@@ -35,7 +35,7 @@ func connect(ctx context.Context, s settings, known string, onCall func(eni.Call
 			metadata := imds.New(imds.Options{Endpoint: s.MetadataEndpoint, HTTPClient: httpClient})
 			found, err := metadata.GetRegion(ctx, nil)
 			if err != nil {
-				return nil, "", &eni.OpError{Op: "find the region", Why: eni.ReasonNoMetadata, Err: err}
+				return nil, "", eni.NewOpError("find the region", eni.ReasonNoMetadata, err)
 			}
 			known = found.Region
 		}

@@ -168,7 +168,7 @@ func TestAutoPolicy(t *testing.T) {
 
 // TestPolicies: every policy of package warmpool can be chosen.
 func TestPolicies(t *testing.T) {
-	for name := range warmpool.Names() {
+	for name := range warmpool.PolicyNames() {
 		s, err := parse([]string{"-warm-policy=" + name + ":with-hold-down=5m"}, noEnv, io.Discard)
 		if err != nil {
 			t.Fatal(err)
@@ -195,9 +195,9 @@ func TestMistakes(t *testing.T) {
 	}{
 		{args: []string{"-warm-eni"}, want: "flag provided but not defined: -warm-eni"},
 		{args: []string{"start"}, want: `unexpected argument "start"`},
-		{args: []string{"-warm-policy=nobody"}, want: `no policy "nobody", only band, aws`},
-		{args: []string{"-warm-policy=band:lo=3"}, want: `policy band has no "lo", only low`},
-		{env: map[string]string{"VPCNET_WARM_POLICY": "cilium:8"}, want: `"8" is not key=value`},
+		{args: []string{"-warm-policy=nobody"}, want: `unknown policy "nobody", want one of band, aws`},
+		{args: []string{"-warm-policy=band:lo=3"}, want: `policy band has no setting "lo", want one of low`},
+		{env: map[string]string{"VPCNET_WARM_POLICY": "cilium:8"}, want: `"8" is not of the form key=value`},
 		{args: []string{"-warm-eni-target=-1"}, want: "want a whole number from 0 to"},
 		{env: map[string]string{"WARM_IP_TARGET": "many"}, want: `environment variable WARM_IP_TARGET="many": want a whole number`},
 		{env: map[string]string{"ENABLE_PREFIX_DELEGATION": "yes"}, want: "want true or false"},

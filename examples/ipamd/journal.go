@@ -76,7 +76,7 @@ func (j *journals) lose(which string, aside []string, readable int, why error) {
 // openPool opens the pool with the journal. Events that contradict each other are
 // set aside too.
 func (j *journals) openPool(cfg ipam.Config) (*ipam.Pool, error) {
-	cfg.Journal, cfg.RestSince = j.pool, j.restSince
+	cfg.Journal, cfg.CoolingSince = j.pool, j.restSince
 	pool, err := ipam.Open(cfg)
 	if !errors.Is(err, ipam.ErrJournal) {
 		return pool, err

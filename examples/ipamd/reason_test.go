@@ -23,7 +23,7 @@ func TestReasonsOfENIs(t *testing.T) {
 		if !ok {
 			want = ipam.Reason(r)
 		}
-		err := fmt.Errorf("start: %w", &eni.OpError{Op: "provision", ENI: "eni-1", Why: r})
+		err := fmt.Errorf("start: %w", eni.NewOpError("provision", r, nil))
 		if got := agent.ReasonOf(err); got != want {
 			t.Errorf("%s reaches a pod as %s, want %s", r, got, want)
 		}

@@ -145,7 +145,7 @@ func sweepOnce(ctx context.Context, client *eni.Client, manager *eni.Manager, cl
 // any of them ended. Without one it makes no call. That some stay open is logged
 // at the given level.
 func finish(ctx context.Context, manager *eni.Manager, log *slog.Logger, level slog.Level) bool {
-	before, err := manager.Open(ctx)
+	before, err := manager.Unfinished(ctx)
 	if err != nil || len(before) == 0 {
 		return false
 	}
@@ -154,7 +154,7 @@ func finish(ctx context.Context, manager *eni.Manager, log *slog.Logger, level s
 	if err := manager.Resume(bounded); err != nil {
 		log.Log(ctx, level, "operations of an earlier process are not finished yet", "err", err)
 	}
-	after, err := manager.Open(ctx)
+	after, err := manager.Unfinished(ctx)
 	if err != nil || len(after) >= len(before) {
 		return false
 	}
@@ -179,7 +179,7 @@ func prepare(ctx context.Context, s settings, b *backend, l *links, known knowle
 		return nil, eni.Limits{}, err
 	}
 	// With the journal read, the inventory is without what is on its way out.
-	if _, err := manager.Open(ctx); err != nil {
+	if _, err := manager.Unfinished(ctx); err != nil {
 		return nil, eni.Limits{}, err
 	}
 	limits, err := manager.Limits(ctx)
@@ -224,11 +224,11 @@ func (s *settings) policy() (warmpool.Policy, error) {
 			MinimumIPTarget: s.MinimumIPTarget, WarmPrefixTarget: s.WarmPrefixTarget,
 		}, nil
 	}
-	name, set, err := warmpool.Parse(s.policyName())
+	name, set, err := warmpool.ParsePolicy(s.policyName())
 	if err != nil {
 		return nil, err
 	}
-	return warmpool.Named(name, set)
+	return warmpool.PolicyByName(name, set)
 }
 
 // prefixes reports whether slots hold prefixes: where they are wanted and the

@@ -169,11 +169,11 @@ func policyValue(p *string) value {
 	v := textValue(p)
 	v.set = func(s string) error {
 		if s != policyAuto {
-			name, set, err := warmpool.Parse(s)
+			name, set, err := warmpool.ParsePolicy(s)
 			if err != nil {
 				return err
 			}
-			if _, err := warmpool.Named(name, set); err != nil {
+			if _, err := warmpool.PolicyByName(name, set); err != nil {
 				return err
 			}
 		}

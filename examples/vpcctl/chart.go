@@ -10,19 +10,18 @@ import (
 	"strings"
 )
 
-// A chart is drawn as SVG with classes that the page's style colours. There is
-// no plot library here: the ones there are bring fonts, PDF and image codecs
-// into the module graph of everybody who imports a package of this module, and
-// cannot follow the reader's dark mode.
+// Charts are SVG elements; the style of the page sets their colours by class. Plot
+// libraries would add fonts, PDF and image codecs to the module graph of every user
+// of this module, and their pictures cannot follow the dark mode of the reader.
 
 // chart is a plot of lines or of points.
 type chart struct {
 	title, xLabel, yLabel string
 	series                []series
-	// xMax and yMax fix the ends of the axes, so that charts can be compared;
-	// zero means what the data need. They start at zero.
+	// xMax and yMax are the ends of the axes, so that charts can be compared.
+	// Zero means the maximum of the data. The axes start at zero.
 	xMax, yMax float64
-	// logY makes the y axis logarithmic, from 1.
+	// logY makes the y axis logarithmic, starting at 1.
 	logY bool
 	// points draws labelled points instead of lines.
 	points        bool
@@ -32,7 +31,7 @@ type chart struct {
 type series struct {
 	name, class string
 	x, y        []float64
-	// tips are shown when the mouse rests on a point.
+	// tips are the tooltips of the points.
 	tips []string
 }
 
@@ -60,7 +59,7 @@ func (c chart) svg() string {
 	return b.String()
 }
 
-// file returns the chart as an SVG file of its own, in light colours.
+// file returns the chart as an SVG file in light colours.
 func (c chart) file() string {
 	attributes := fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" width="%g" height="%g" `, c.width, c.height)
 	body, _ := strings.CutPrefix(c.svg(), "<svg ")
@@ -73,7 +72,7 @@ const fileStyle = "text{fill:#1d2430;font:12px sans-serif}.tick{fill:#667085;fon
 	".calls{stroke:#8250a8}.dot circle{fill:none;stroke:#3b76c4;stroke-width:1.8}.dot.waits circle{stroke:#d1495b}" +
 	".dot.front circle{fill:#3b76c4}.dot.front.waits circle{fill:#d1495b}"
 
-// fit finds the ends of the axes.
+// fit computes the ends of the axes.
 func (c *chart) fit() {
 	xMax, yMax := c.xMax, c.yMax
 	for _, s := range c.series {
@@ -144,7 +143,7 @@ func (c chart) dots(b *strings.Builder, s series) {
 	}
 }
 
-// ticks are about n round numbers from zero to most.
+// ticks returns about n round numbers from zero to most.
 func ticks(most float64, n int) []float64 {
 	step := math.Pow(10, math.Floor(math.Log10(most/float64(n))))
 	for _, k := range []float64{1, 2, 5, 10} {
@@ -160,7 +159,7 @@ func ticks(most float64, n int) []float64 {
 	return out
 }
 
-// number writes a number short enough for an axis.
+// number formats a number for an axis.
 func number(v float64) string {
 	switch {
 	case v >= 1e6:

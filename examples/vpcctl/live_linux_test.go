@@ -29,11 +29,11 @@ import (
 
 func TestMain(m *testing.M) { isolatetest.Test(m) }
 
-// liveNode is a node of two ENIs in a VPC, with a pod on the second.
+// liveNode is a node with two ENIs in a VPC and a pod on the second ENI.
 type liveNode struct {
 	ns, sandbox *fabric.Netns
 	pod         datapath.Pod
-	agent       string // its address
+	agent       string // address of the agent
 }
 
 func newLiveNode(t *testing.T, layout datapath.Layout) *liveNode {
@@ -99,7 +99,7 @@ func check(t *testing.T, err error) {
 	}
 }
 
-// serve plays the agent of a node.
+// serve serves the introspection of the node's agent.
 func (l *liveNode) serve(t *testing.T, n datapath.Node) {
 	type block struct {
 		Prefix netip.Prefix `json:"prefix"`
@@ -131,41 +131,43 @@ func (l *liveNode) serve(t *testing.T, n datapath.Node) {
 	l.agent = strings.TrimPrefix(srv.URL, "http://")
 }
 
-// livePlants are faults with their names by family, with the agent's word and
-// without. That they are all is for package datapath's own tests.
-var livePlants = []struct {
-	name, do     string
-	told, untold [2]string
+// plantedFaults lists commands that break the node, and the names of the faults for
+// IPv4 and IPv6 that vpcctl finds with the agent and without. The tests of package
+// datapath cover all faults.
+var plantedFaults = []struct {
+	name, do                string
+	withAgent, withoutAgent [2]string
 }{
 	{name: "nothing"},
 	{
 		name: "table of the ENI by another link", do: `ip route replace default via 10.0.1.1 dev ens5 onlink table 2; ip -6 route replace default via fe80:ec2::1 dev ens5 table 2`,
-		told: [2]string{"", "wrong-eni wrong-route"}, untold: [2]string{"", "wrong-eni wrong-route"},
+		withAgent: [2]string{"", "wrong-eni wrong-route"}, withoutAgent: [2]string{"", "wrong-eni wrong-route"},
 	},
 	{
 		name: "table of the ENI flushed", do: `ip route flush table 2; ip -6 route flush table 2`,
-		told: [2]string{"", "missing-route wrong-eni"}, untold: [2]string{"", "missing-route wrong-eni"},
+		withAgent: [2]string{"", "missing-route wrong-eni"}, withoutAgent: [2]string{"", "missing-route wrong-eni"},
 	},
 	{
 		name: "translation's mark gone", do: `nft flush chain inet vpcnet-snat pods`,
-		told: [2]string{"lost-snat missing-mark", ""}, untold: [2]string{"lost-snat missing-mark", ""},
+		withAgent: [2]string{"lost-snat missing-mark", ""}, withoutAgent: [2]string{"lost-snat missing-mark", ""},
 	},
 	{
 		name: "translation gone", do: `nft delete table inet vpcnet-snat`,
-		told: [2]string{"lost-snat", ""}, untold: [2]string{"lost-snat", ""},
+		withAgent: [2]string{"lost-snat", ""}, withoutAgent: [2]string{"lost-snat", ""},
 	},
 	{
 		name: "rule of the mark gone", do: `ip rule del pref 1024 fwmark 0x80/0x80; ip -6 rule del pref 1024 fwmark 0x80/0x80`,
-		told: [2]string{"lost-snat missing-rule", ""}, untold: [2]string{"lost-snat missing-rule", ""},
+		withAgent: [2]string{"lost-snat missing-rule", ""}, withoutAgent: [2]string{"lost-snat missing-rule", ""},
 	},
 	{
 		name: "host link down", do: `ip link set $LINK down`,
-		told: [2]string{"link-down", "link-down"}, untold: [2]string{"unknown-source", "unknown-source"},
+		withAgent: [2]string{"link-down", "link-down"}, withoutAgent: [2]string{"unknown-source", "unknown-source"},
 	},
 }
 
-// TestTraceLive traces a pod's packets to the internet on a node in a VPC, with the
-// agent and without, live and saved, and sends them.
+// TestTraceLive traces packets of a pod to the internet on a node in a VPC, with and
+// without the agent, live and from a saved state, and compares the result with sent
+// packets.
 func TestTraceLive(t *testing.T) {
 	for _, tool := range []string{"ip", "nft"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -173,7 +175,7 @@ func TestTraceLive(t *testing.T) {
 		}
 	}
 	for _, layout := range []datapath.Layout{datapath.Flat, datapath.PerPod} {
-		for _, p := range livePlants {
+		for _, p := range plantedFaults {
 			t.Run(string(layout)+"/"+p.name, func(t *testing.T) {
 				l := newLiveNode(t, layout)
 				check(t, l.ns.Do(func() error {
@@ -186,22 +188,23 @@ func TestTraceLive(t *testing.T) {
 					return nil
 				}))
 				for i, dst := range []netip.Addr{fabric.InternetAddr, fabric.InternetAddr6} {
-					untold := p.untold[i]
-					if layout == datapath.PerPod && untold == p.told[i] && strings.Contains(untold, "wrong-eni") {
-						untold = "" // which ENI owns the source is nowhere in the kernel
+					withoutAgent := p.withoutAgent[i]
+					if layout == datapath.PerPod && withoutAgent == p.withAgent[i] && strings.Contains(withoutAgent, "wrong-eni") {
+						withoutAgent = "" // the kernel does not know which ENI owns the source
 					}
-					l.trace(t, l.pod.Addrs[i].Addr, dst, p.told[i], untold)
+					l.trace(t, l.pod.Addrs[i].Addr, dst, p.withAgent[i], withoutAgent)
 				}
 			})
 		}
 	}
 }
 
-// silence is how long a test waits for an answer that must not come.
+// silence is how long a test waits for an answer that must not arrive.
 const silence = 700 * time.Millisecond
 
-// trace runs "vpcctl trace" in each way, and compares with the packet's fate.
-func (l *liveNode) trace(t *testing.T, src, dst netip.Addr, told, untold string) {
+// trace runs "vpcctl trace" live, on a saved state, and without agent and sandbox, and
+// compares the result with a packet that it sends.
+func (l *liveNode) trace(t *testing.T, src, dst netip.Addr, withAgent, withoutAgent string) {
 	t.Helper()
 	node := []string{"-netns", l.ns.Path()}
 	all := append(slices.Clone(node), "-agent", l.agent, "-sandbox", l.sandbox.Path())
@@ -212,11 +215,11 @@ func (l *liveNode) trace(t *testing.T, src, dst netip.Addr, told, untold string)
 	file := filepath.Join(t.TempDir(), "state.json")
 	check(t, os.WriteFile(file, []byte(state), 0o600))
 
-	path := traced(t, told, append(all, "default/one", dst.String())...)
-	traced(t, told, "-state", file, src.String(), dst.String())
-	bare := traced(t, untold, append(node, src.String(), dst.String())...)
+	path := traced(t, withAgent, append(all, "default/one", dst.String())...)
+	traced(t, withAgent, "-state", file, src.String(), dst.String())
+	bare := traced(t, withoutAgent, append(node, src.String(), dst.String())...)
 	if bare.OK() && len(bare.Unchecked) == 0 {
-		t.Errorf("without agent and sandbox nothing is left open:\n%s", bare)
+		t.Errorf("without agent and sandbox the list of unchecked items is empty:\n%s", bare)
 	}
 
 	limit := 10 * time.Second
@@ -230,11 +233,11 @@ func (l *liveNode) trace(t *testing.T, src, dst netip.Addr, told, untold string)
 	case path.OK() != (err == nil):
 		t.Errorf("answer %v, %v:\n%s", seen, err, path)
 	case err == nil && seen.Addr() != path.Source:
-		t.Errorf("the other side saw %s:\n%s", seen, path)
+		t.Errorf("the server saw the source %s, want %s:\n%s", seen, path.Source, path)
 	}
 }
 
-// traced runs "vpcctl trace" and compares the names of faults.
+// traced runs "vpcctl trace" and compares the names of the faults.
 func traced(t *testing.T, want string, args ...string) trace.Path {
 	t.Helper()
 	code, out, stderr := vpcctl(t, append([]string{"trace", "-o", "json"}, args...)...)

@@ -15,29 +15,29 @@ import (
 	"text/tabwriter"
 )
 
-// command is a subcommand; those that have more below them call dispatch.
+// command is a subcommand. A command with subcommands calls dispatch.
 type command struct {
 	name, doc string
 	run       func(ctx context.Context, std stdio, args []string) error
 }
 
-// commands lists the subcommands; each has a file of its own.
+// commands lists the subcommands.
 var commands = []command{
 	{"pool", "simulate, plan and tune warm pool policies", pool},
-	{"max-pods", "tell how many pods an instance type can carry", maxPods},
+	{"max-pods", "print how many pods an instance type can run", maxPods},
 	{"sweep", "delete ENIs that nodes left behind", sweep},
-	{"trace", "explain a packet's way and name what is wrong with it", runTrace},
-	{"preflight", "report what else on a node configures interfaces, and keep it away", preflightCheck},
-	{"state", "save a node's network state, and compare two", state},
+	{"trace", "explain the way of a packet and name its faults", runTrace},
+	{"preflight", "find programs that also configure interfaces, and prevent it", preflightCheck},
+	{"state", "save the network state of a node, and compare two", state},
 }
 
-// stdio is what a command reads and writes.
+// stdio holds the standard input and outputs of a command.
 type stdio struct {
 	in       io.Reader
 	out, err io.Writer
 }
 
-// errUsage marks wrong arguments; what is wrong has been said.
+// errUsage is the error for wrong arguments, after their description was printed.
 var errUsage = errors.New("usage")
 
 func main() {
@@ -47,8 +47,8 @@ func main() {
 	os.Exit(code)
 }
 
-// run returns the exit status: 0, 1 for a failure, 2 for wrong arguments, 3 for
-// a fault or a difference that was found and printed.
+// run runs a command line and returns the exit status: 0 for success, 1 for a
+// failure, 2 for wrong arguments, 3 for a fault or a difference that was printed.
 func run(ctx context.Context, std stdio, args []string) int {
 	err := dispatch(ctx, std, "vpcctl", commands, args)
 	switch {
@@ -79,7 +79,7 @@ func dispatch(ctx context.Context, std stdio, program string, commands []command
 			return c.run(ctx, std, args[1:])
 		}
 	}
-	fmt.Fprintf(std.err, "%s: no command %q\n", program, args[0])
+	fmt.Fprintf(std.err, "%s: unknown command %q\n", program, args[0])
 	usage(std.err, program, commands)
 	return errUsage
 }
@@ -91,7 +91,7 @@ func usage(w io.Writer, program string, commands []command) {
 		fmt.Fprintf(out, "  %s\t%s\n", c.name, c.doc)
 	}
 	out.Flush()
-	fmt.Fprintf(w, "\n%s COMMAND -h tells the flags of a command.\n", program)
+	fmt.Fprintf(w, "\n%s COMMAND -h describes the flags of a command.\n", program)
 }
 
 // parse parses the flags of a command that takes no other arguments.
@@ -103,11 +103,10 @@ func parse(fs *flag.FlagSet, std stdio, args []string, about string) error {
 	return err
 }
 
-// parseMixed parses flags that may stand before, between and after arguments,
-// and returns the arguments. Help goes to standard output, because somebody asked
-// for it.
+// parseMixed parses flags before, between and after arguments, and returns the
+// arguments. It prints requested help to standard output.
 func parseMixed(fs *flag.FlagSet, std stdio, args []string, about, arguments string) ([]string, error) {
-	fs.SetOutput(io.Discard) // what is wrong is said here, without all flags behind it
+	fs.SetOutput(io.Discard) // wrong prints errors, without the list of all flags
 	fs.Usage = func() {}
 	var rest []string
 	for {
@@ -128,8 +127,8 @@ func parseMixed(fs *flag.FlagSet, std stdio, args []string, about, arguments str
 	}
 }
 
-// wrong says what is wrong with the arguments.
+// wrong prints an error in the arguments and returns errUsage.
 func wrong(fs *flag.FlagSet, std stdio, what string) error {
-	fmt.Fprintf(std.err, "vpcctl %s: %s\n(vpcctl %s -h tells the flags)\n", fs.Name(), what, fs.Name())
+	fmt.Fprintf(std.err, "vpcctl %s: %s\n(vpcctl %s -h describes the flags)\n", fs.Name(), what, fs.Name())
 	return errUsage
 }

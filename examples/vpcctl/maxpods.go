@@ -15,11 +15,11 @@ import (
 	"github.com/vpcnet/vpcnet/eni"
 )
 
-// capacity is what max-pods prints.
+// capacity is the result of max-pods.
 type capacity struct {
 	InstanceType string `json:"instanceType"`
 	MaxPods      int    `json:"maxPods"`
-	// Addresses is how many pods can have an address of their own.
+	// Addresses is the number of pods that can have their own address.
 	Addresses   int    `json:"addresses"`
 	ENIs        []int  `json:"enis"` // by network card
 	SlotsPerENI int    `json:"slotsPerENI"`
@@ -28,19 +28,19 @@ type capacity struct {
 	Source      string `json:"source"`   // table, ec2 or default
 }
 
-// maxPods prints how many pods an instance type can carry.
+// maxPods runs "vpcctl max-pods".
 func maxPods(ctx context.Context, std stdio, args []string) error {
 	fs := flag.NewFlagSet("max-pods", flag.ContinueOnError)
 	kind := fs.String("instance-type", "", "EC2 instance `type`, such as m5.large")
 	output := fs.String("o", "text", "output `format`: text or json")
 	var mode eni.PodMode
 	fs.BoolVar(&mode.Prefixes, "prefix", false, "slots hold /28 prefixes")
-	fs.BoolVar(&mode.CustomNetworking, "custom-networking", false, "the primary ENI carries no pods")
-	fs.BoolVar(&mode.Trunk, "trunk", false, "keep one ENI slot for a trunk ENI, where the type can have one")
+	fs.BoolVar(&mode.CustomNetworking, "custom-networking", false, "pods do not use the primary ENI")
+	fs.BoolVar(&mode.Trunk, "trunk", false, "reserve one ENI for a trunk ENI, if the type can have one")
 	fs.BoolVar(&mode.AllCards, "all-cards", false, "use the ENIs of every network card")
-	fs.IntVar(&mode.MaxENIs, "max-enis", 0, "most ENIs of each network card; 0 means as many as the type takes")
-	fs.IntVar(&mode.Cap, "cap", 0, "most pods, whatever the addresses allow; 0 means no cap")
-	about := "Tells how many pods an instance type can carry: the kubelet's --max-pods.\nEC2 is asked about a type that the built-in table does not know."
+	fs.IntVar(&mode.MaxENIs, "max-enis", 0, "most ENIs of each network card; 0 means the limit of the type")
+	fs.IntVar(&mode.Cap, "cap", 0, "most pods, even if there are more addresses; 0 means no cap")
+	about := "Prints how many pods an instance type can run: the --max-pods of the kubelet.\nIf the built-in table does not have the type, it asks EC2."
 	if err := parse(fs, std, args, about); err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func maxPods(ctx context.Context, std stdio, args []string) error {
 		return err
 	}
 	if l.Source == "default" {
-		fmt.Fprintf(std.err, "vpcctl: neither the table nor EC2 tells about %s; these are safe defaults\n", *kind)
+		fmt.Fprintf(std.err, "vpcctl: neither the table nor EC2 has %s; these are safe defaults\n", *kind)
 	}
 	c := capacity{
 		InstanceType: l.Type, MaxPods: eni.MaxPods(l, mode), Addresses: eni.MaxAddresses(l, mode), ENIs: l.Cards,
@@ -74,11 +74,12 @@ func maxPods(ctx context.Context, std stdio, args []string) error {
 	return w.Flush()
 }
 
-// describeTimeout bounds the question to EC2: it may well be that nobody here
-// has credentials.
+// describeTimeout limits the time of the request to EC2, because the machine may have
+// no credentials.
 const describeTimeout = 10 * time.Second
 
-// limitsOf looks in the table first, and needs no credentials for what is there.
+// limitsOf returns the limits of an instance type from the table or else from EC2.
+// Types in the table need no credentials.
 func limitsOf(ctx context.Context, kind string) (eni.Limits, error) {
 	if l, ok := eni.LimitsOf(kind); ok {
 		return l, nil

@@ -51,7 +51,7 @@ func TestMaxPods(t *testing.T) {
 			continue
 		}
 		if got.MaxPods != c.want.MaxPods || got.Addresses != c.want.Addresses || got.Source != c.want.Source {
-			t.Errorf("%v: %+v", c.args, got)
+			t.Errorf("%v: %+v, want %+v", c.args, got, c.want)
 		}
 	}
 	if code, out, _ := vpcctl(t, "max-pods", "-instance-type", "m5.large"); code != 0 || !strings.Contains(out, "max-pods              29") {
@@ -87,10 +87,10 @@ func TestSweep(t *testing.T) {
 	_, there := cloud.ENI(old)
 	_, kept := cloud.ENI(young)
 	if there || !kept || len(cloud.ENIs()) != 2 {
-		t.Errorf("old is there: %v, young: %v", there, kept)
+		t.Errorf("old ENI exists: %v, young ENI exists: %v; want false, true", there, kept)
 	}
 	if code, _, _ := vpcctl(t, "sweep"); code != 2 {
-		t.Errorf("without -vpc: exit %d", code)
+		t.Errorf("without -vpc: exit %d, want 2", code)
 	}
 }
 
@@ -110,8 +110,8 @@ func serve(t *testing.T, cloud *enitest.Cloud) {
 	}
 }
 
-// leave makes an ENI that nobody attaches, and tags it as ours if it has a
-// creation time.
+// leave creates an unattached ENI, with the tags of this library if created is not
+// zero.
 func leave(t *testing.T, subnet string, created time.Time) string {
 	t.Helper()
 	cfg, err := config.LoadDefaultConfig(t.Context())

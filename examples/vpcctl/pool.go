@@ -17,16 +17,16 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool/sim"
 )
 
-// pool has the commands about warm pools.
+// pool runs "vpcctl pool".
 func pool(ctx context.Context, std stdio, args []string) error {
 	return dispatch(ctx, std, "vpcctl pool", []command{
-		{"sim", "try policies on a simulated fleet and compare them", poolSim},
+		{"sim", "simulate policies on a fleet and compare them", poolSim},
 		{"plan", "read a pool as JSON and print what a policy would do, and why", poolPlan},
-		{"tune", "search a policy's settings for an objective", poolTune},
+		{"tune", "search the settings of a policy for an objective", poolTune},
 	}, args)
 }
 
-// choice is a policy with a name for the reports.
+// choice is a policy with its label in reports.
 type choice struct {
 	label  string
 	name   string
@@ -34,8 +34,8 @@ type choice struct {
 	policy warmpool.Policy
 }
 
-// presets are what -policy presets stands for: each peer as it is commonly
-// configured.
+// presets is the list of -policy presets: policies of other CNI plugins with common
+// settings.
 var presets = []string{
 	"aws:WARM_ENI_TARGET=1",
 	"aws:WARM_IP_TARGET=2",
@@ -49,23 +49,23 @@ var presets = []string{
 	"resource-controller",
 }
 
-// prefixPresets are those that mean something else, or are missing, with prefixes.
+// prefixPresets are the presets for prefixes, which have another ENI target.
 var prefixPresets = append([]string{"aws:WARM_PREFIX_TARGET=1"}, presets[1:]...)
 
-// choices are the policies given by flags. Settings given with -set belong to
-// the policy before them.
+// choices holds the policies given by flags. A -set flag applies to the policy of the
+// -policy flag before it.
 type choices struct{ list []choice }
 
 func (c *choices) register(fs *flag.FlagSet, help string) {
-	fs.Func("policy", help+", as `NAME[:key=value,...]`; the names stand above", func(v string) error {
-		name, set, err := warmpool.Parse(v)
+	fs.Func("policy", help+", as `NAME[:key=value,...]`; see the names above", func(v string) error {
+		name, set, err := warmpool.ParsePolicy(v)
 		if err != nil {
 			return err
 		}
 		c.list = append(c.list, choice{label: v, name: name, set: set})
 		return nil
 	})
-	fs.Func("set", "set `key=value` of the policy before it, or of the default policy; can be repeated", func(v string) error {
+	fs.Func("set", "`key=value` for the preceding -policy, or for the default policy; can be repeated", func(v string) error {
 		if len(c.list) == 0 {
 			c.list = append(c.list, choice{label: "band", name: "band", set: map[string]string{}})
 		}
@@ -82,13 +82,13 @@ func (c *choices) register(fs *flag.FlagSet, help string) {
 func (c *choice) add(pair string) error {
 	key, value, ok := strings.Cut(pair, "=")
 	if !ok {
-		return fmt.Errorf("%q is not key=value", pair)
+		return fmt.Errorf("%q is not of the form key=value", pair)
 	}
 	c.set[key] = value
 	return nil
 }
 
-// build makes the policies, the default one if there is none.
+// build returns the policies, or the default policy if there are none.
 func (c *choices) build(prefixes bool) ([]choice, error) {
 	if len(c.list) == 0 {
 		c.list = []choice{{label: "band", name: "band"}}
@@ -103,7 +103,7 @@ func (c *choices) build(prefixes bool) ([]choice, error) {
 			out = append(out, all...)
 			continue
 		}
-		p, err := warmpool.Named(ch.name, ch.set)
+		p, err := warmpool.PolicyByName(ch.name, ch.set)
 		if err != nil {
 			return nil, err
 		}
@@ -133,16 +133,16 @@ func presetChoices(prefixes bool) ([]choice, error) {
 func policyHelp() string {
 	var b strings.Builder
 	b.WriteString("Policies and their settings:\n")
-	for name, doc := range warmpool.Names() {
+	for name, doc := range warmpool.PolicyNames() {
 		fmt.Fprintf(&b, "  %s: %s\n", name, doc)
-		own := slices.DeleteFunc(warmpool.Settings(name), func(s string) bool { return strings.HasPrefix(s, "with-") })
+		own := slices.DeleteFunc(warmpool.PolicySettings(name), func(s string) bool { return strings.HasPrefix(s, "with-") })
 		fmt.Fprintf(&b, "      %s\n", strings.Join(own, " "))
 	}
-	b.WriteString("  any of them: with-hold-down with-exhaustion-below with-headroom-max with-floor with-ceiling\n")
+	b.WriteString("  all policies: with-hold-down with-exhaustion-below with-headroom-max with-floor with-ceiling\n")
 	return b.String()
 }
 
-// world is what the simulation is given by flags.
+// world holds the flags of the simulation.
 type world struct {
 	cfg          sim.Config
 	instanceType string
@@ -158,30 +158,30 @@ func (w *world) register(fs *flag.FlagSet, shape string) {
 		fmt.Fprintf(&shapes, "\n%8s  %s", name, doc)
 	}
 	fs.StringVar(&w.shapes, "shape", shape, "generated `workloads`, comma-separated, or all:"+shapes.String()+"\n")
-	fs.StringVar(&w.trace, "trace", "", "recorded workload instead: a `file` of time,node,add|delete[,pod] lines (.csv)\nor {\"time\",\"node\",\"op\",\"pod\"} lines (.jsonl)")
+	fs.StringVar(&w.trace, "trace", "", "use a recorded workload: a `file` of time,node,add|delete[,pod] lines (.csv)\nor {\"time\",\"node\",\"op\",\"pod\"} lines (.jsonl)")
 	fs.IntVar(&w.workload.Nodes, "nodes", 10, "nodes of a generated workload")
-	fs.IntVar(&w.workload.Pods, "pods", 25, "usual pods a node of a generated workload")
+	fs.IntVar(&w.workload.Pods, "pods", 25, "usual pods per node of a generated workload")
 	fs.DurationVar(&w.workload.Horizon, "for", 24*time.Hour, "length of a generated workload")
-	fs.Uint64Var(&w.workload.Seed, "seed", 0, "seed of all that is random")
-	fs.StringVar(&w.instanceType, "instance-type", "m5.xlarge", "whose limits each node has")
+	fs.Uint64Var(&w.workload.Seed, "seed", 0, "seed of the random numbers")
+	fs.StringVar(&w.instanceType, "instance-type", "m5.xlarge", "instance type of each node, for its limits")
 	fs.BoolVar(&w.prefixes, "prefix", false, "slots hold a /28 prefix instead of one address")
-	fs.IntVar(&w.cfg.Limits.MaxPods, "max-pods", 0, "max-pods of each node (default: what AWS publishes for the type, with -prefix at most 110)")
-	fs.Func("placement", "`how` a pod's address is chosen: pack or spread (default pack)", func(v string) error {
-		w.cfg.Placement = sim.Placement(v)
-		if w.cfg.Placement != sim.Pack && w.cfg.Placement != sim.Spread {
-			return fmt.Errorf("%q is neither pack nor spread", v)
+	fs.IntVar(&w.cfg.Limits.MaxPods, "max-pods", 0, "max-pods of each node (default: the number that AWS publishes for the type, with -prefix at most 110)")
+	fs.Func("placement", "`choice` of the address of a pod: pack or spread (default pack)", func(v string) error {
+		w.cfg.AddressChoice = sim.AddressChoice(v)
+		if w.cfg.AddressChoice != sim.Pack && w.cfg.AddressChoice != sim.Spread {
+			return fmt.Errorf("%q, want pack or spread", v)
 		}
 		return nil
 	})
-	fs.DurationVar(&w.cfg.Cooldown, "cooldown", 30*time.Second, "how long a released address rests")
-	fs.DurationVar(&w.cfg.Lead, "lead", 0, "how long before its ADD a bound pod is known to the agent")
-	fs.DurationVar(&w.cfg.Period, "period", 0, "how often an agent looks at its pool (default: at each change)")
+	fs.DurationVar(&w.cfg.Cooldown, "cooldown", 30*time.Second, "time until a released address is allocated again")
+	fs.DurationVar(&w.cfg.Lead, "lead", 0, "time between the binding of a pod, when the agent learns of it, and its ADD")
+	fs.DurationVar(&w.cfg.Period, "period", 0, "time between two decisions of an agent (default: decide at each change)")
 	fs.DurationVar(&w.cfg.EC2.Call, "ec2-call", 250*time.Millisecond, "median time of an EC2 call")
 	fs.DurationVar(&w.cfg.EC2.Attach, "ec2-attach", 4*time.Second, "median time until an attached ENI is ready")
-	fs.Float64Var(&w.cfg.EC2.Burst, "ec2-burst", 50, "calls of one action at once that EC2 lets the fleet make")
-	fs.Float64Var(&w.cfg.EC2.Rate, "ec2-rate", 5, "and how many more a second")
+	fs.Float64Var(&w.cfg.EC2.Burst, "ec2-burst", 50, "calls of one action that EC2 accepts from the fleet at once")
+	fs.Float64Var(&w.cfg.EC2.Rate, "ec2-rate", 5, "calls of one action that EC2 accepts from the fleet per second")
 	fs.IntVar(&w.cfg.Subnet.Addresses, "subnet", 1<<16, "addresses of the subnet")
-	fs.Float64Var(&w.cfg.Subnet.Fragmented, "fragmented", 0, "share of the subnet's /28 blocks that others have an address in")
+	fs.Float64Var(&w.cfg.Subnet.Fragmented, "fragmented", 0, "share of the /28 blocks of the subnet in which its other users have an address")
 }
 
 // ready checks the flags and fills in the limits.
@@ -206,23 +206,23 @@ func (w *world) ready() error {
 	}
 	l, ok := eni.LimitsOf(w.instanceType)
 	if !ok {
-		return fmt.Errorf("instance type %q is not in the table", w.instanceType)
+		return fmt.Errorf("instance type %q is not in the built-in table", w.instanceType)
 	}
 	w.cfg.Seed = w.workload.Seed
-	// A zero means the default in Config, and zero to who types it.
+	// A zero in Config means the default, but a zero in a flag means zero.
 	if w.cfg.Cooldown == 0 {
 		w.cfg.Cooldown = -1
 	}
 	w.cfg.EC2.Call, w.cfg.EC2.Attach = max(w.cfg.EC2.Call, 1), max(w.cfg.EC2.Attach, 1)
 	if w.cfg.Subnet.Addresses < eni.PrefixSize {
-		return fmt.Errorf("a subnet of %d addresses is none", w.cfg.Subnet.Addresses)
+		return fmt.Errorf("-subnet %d: want %d or more", w.cfg.Subnet.Addresses, eni.PrefixSize)
 	}
 	limits := &w.cfg.Limits
 	limits.MaxENIs, limits.SlotsPerENI, limits.AddressesPerSlot = l.Cards[l.DefaultCard], l.AddrsPerENI-1, 1
 	mode := eni.PodMode{}
 	if w.prefixes {
 		if !l.Nitro {
-			return fmt.Errorf("instance type %q has no prefixes", w.instanceType)
+			return fmt.Errorf("instance type %q does not support prefixes", w.instanceType)
 		}
 		limits.AddressesPerSlot, mode.Prefixes, mode.Cap = eni.PrefixSize, true, 110
 	}
@@ -232,7 +232,7 @@ func (w *world) ready() error {
 	return nil
 }
 
-// traces are the workloads to run.
+// traces returns the workloads to run.
 func (w *world) traces() ([]sim.Trace, error) {
 	if w.trace != "" {
 		t, err := readTrace(w.trace)

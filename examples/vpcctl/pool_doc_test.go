@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// docTables are the commands of docs/warm-pool.md that have a table, and the CSV
-// columns that it shows of each trace.
+// docTables lists the commands of docs/warm-pool.md that have a table, and the CSV
+// columns in the table for each trace.
 var docTables = []struct {
 	command string
 	columns []string
@@ -29,8 +29,8 @@ var docTables = []struct {
 
 const docPage, docPictures = "../../docs/warm-pool.md", "../../docs/warm-pool"
 
-// TestWarmPoolPage runs the commands of docs/warm-pool.md again and compares
-// their tables and pictures.
+// TestWarmPoolPage runs the commands of docs/warm-pool.md and compares their results
+// with the tables and pictures of the page.
 func TestWarmPoolPage(t *testing.T) {
 	if testing.Short() {
 		t.Skip("simulates half a year")
@@ -58,7 +58,7 @@ func TestWarmPoolPage(t *testing.T) {
 	comparePictures(t, dir)
 }
 
-// tableNumbers collects the columns by policy, one trace after the other.
+// tableNumbers returns the columns by policy, one trace after another.
 func tableNumbers(t *testing.T, out string, columns []string) map[string][]string {
 	t.Helper()
 	lines, err := csv.NewReader(strings.NewReader(out)).ReadAll()
@@ -74,8 +74,8 @@ func tableNumbers(t *testing.T, out string, columns []string) map[string][]strin
 	return numbers
 }
 
-// compareTable compares the rows of the first table in the text, which may leave
-// policies out.
+// compareTable compares the rows of the first table in the text. The table may omit
+// policies.
 func compareTable(t *testing.T, text string, numbers map[string][]string) {
 	t.Helper()
 	rows := 0
@@ -86,7 +86,7 @@ func compareTable(t *testing.T, text string, numbers map[string][]string) {
 		cells := strings.Split(strings.Trim(line, "| "), " | ")
 		label := slices.IndexFunc(cells, func(c string) bool { return strings.HasPrefix(c, "`") })
 		if label < 0 {
-			continue // the head
+			continue // the header
 		}
 		rows++
 		compareRow(t, line, cells[label+1:], numbers[strings.Trim(cells[label], "`")])
@@ -96,7 +96,7 @@ func compareTable(t *testing.T, text string, numbers map[string][]string) {
 	}
 }
 
-// compareRow compares the cells of a row, rounded as they are on the page.
+// compareRow compares the cells of a row after rounding as on the page.
 func compareRow(t *testing.T, line string, cells, want []string) {
 	t.Helper()
 	var got []string
@@ -115,12 +115,12 @@ func compareRow(t *testing.T, line string, cells, want []string) {
 			t.Fatal(err)
 		}
 		if s := strconv.FormatFloat(v, 'f', len(decimals), 64); s != got[i] {
-			t.Errorf("%s\nsays %s, want %s", line, got[i], s)
+			t.Errorf("%s\nhas %s, want %s", line, got[i], s)
 		}
 	}
 }
 
-// comparePictures compares the page's pictures with those just drawn.
+// comparePictures compares the pictures of the page with those in drawn.
 func comparePictures(t *testing.T, drawn string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(docPictures, "*.svg"))
@@ -133,7 +133,7 @@ func comparePictures(t *testing.T, drawn string) {
 			t.Fatal(err)
 		}
 		if now, err := os.ReadFile(filepath.Join(drawn, filepath.Base(f))); err != nil || !bytes.Equal(old, now) {
-			t.Errorf("%s is not what `vpcctl pool sim -svg` draws now; error %v", f, err)
+			t.Errorf("%s differs from the output of `vpcctl pool sim -svg`; error %v", f, err)
 		}
 	}
 }

@@ -15,22 +15,22 @@ import (
 )
 
 const planAbout = `plan reads a pool as JSON on standard input and prints what the node agent would
-do under a policy, and why: it serves pods that wait if the card has room, whatever
-the policy's targets are. Nothing is changed anywhere.
+do with a policy, and why. The agent serves waiting pods if the card has room,
+whatever the policy's targets are. plan changes nothing.
 
   echo '{"limits":{"maxENIs":3,"slotsPerENI":5,"maxPods":17},
          "enis":[{"id":"eni-1","primary":true,"slots":5,"addresses":5,"assigned":4}],
          "demand":{"waiting":0,"bound":0}}' |
     vpcctl pool plan -policy aws -set WARM_IP_TARGET=2 -set MINIMUM_IP_TARGET=5
 
-The pool: limits {maxENIs, slotsPerENI, addressesPerSlot, maxPods};
+The pool has these fields: limits {maxENIs, slotsPerENI, addressesPerSlot, maxPods};
 enis [{id, primary, noPods, full, slots, pendingSlots, addresses, assigned, cooling,
 ageSeconds, assignedPerSlot, coolingPerSlot}]; demand {waiting, bound};
 subnet {free, freePrefixes, exhausted}; card; now; memory.
-A slot is a secondary private IP, or with addressesPerSlot 16 a /28 prefix;
-slotsPerENI does not count the ENI's own address. EC2 takes no more slots on an ENI
-that is full. The memory of one decision
-goes into the next pool, for policies that wait.`
+A slot is a secondary private IP, or a /28 prefix if addressesPerSlot is 16.
+slotsPerENI does not count the primary private IP of the ENI. EC2 accepts no more
+slots on a full ENI. Policies that wait need the memory of one decision in the next
+pool.`
 
 // poolJSON is a warmpool.Snapshot as JSON.
 type poolJSON struct {
@@ -91,20 +91,20 @@ type actionJSON struct {
 func poolPlan(_ context.Context, std stdio, args []string) error {
 	fs := flag.NewFlagSet("pool plan", flag.ContinueOnError)
 	var c choices
-	c.register(fs, "the policy to ask")
+	c.register(fs, "the policy")
 	format := fs.String("o", "text", "output `format`: text or json")
 	if err := parse(fs, std, args, planAbout+"\n\n"+policyHelp()); err != nil {
 		return err
 	}
 	if *format != "text" && *format != "json" {
-		return wrong(fs, std, fmt.Sprintf("-o %q is neither text nor json", *format))
+		return wrong(fs, std, fmt.Sprintf("-o %q: want text or json", *format))
 	}
 	policies, err := c.build(false)
 	if err != nil {
 		return wrong(fs, std, err.Error())
 	}
 	if len(policies) != 1 {
-		return wrong(fs, std, "plan asks one policy")
+		return wrong(fs, std, fmt.Sprintf("%d policies, want one policy", len(policies)))
 	}
 	s, err := readPool(std.in)
 	if err != nil {
@@ -126,7 +126,7 @@ func readPool(r io.Reader) (warmpool.Snapshot, error) {
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&in); err != nil {
 		if errors.Is(err, io.EOF) {
-			err = errors.New("nothing there")
+			err = errors.New("no input")
 		}
 		return warmpool.Snapshot{}, err
 	}
@@ -148,7 +148,7 @@ func readPool(r io.Reader) (warmpool.Snapshot, error) {
 	return s, nil
 }
 
-// eni checks an ENI and fills in what follows from the rest.
+// eni checks the fields of an ENI and computes missing ones from the others.
 func (e eniJSON) eni(unit, i int) (warmpool.ENI, error) {
 	name := fmt.Sprintf("enis[%d] (%s)", i, e.ID)
 	if e.ID == "" {
@@ -174,7 +174,7 @@ func (e eniJSON) eni(unit, i int) (warmpool.ENI, error) {
 		return warmpool.ENI{}, fmt.Errorf("%s has %d addresses, but %d assigned and %d cooling", name, e.Addresses, e.Assigned, e.Cooling)
 	}
 	if len(e.AssignedPerSlot) > e.Slots || len(e.CoolingPerSlot) > e.Slots {
-		return warmpool.ENI{}, fmt.Errorf("%s counts pods on more than its %d slots", name, e.Slots)
+		return warmpool.ENI{}, fmt.Errorf("%s has counts for more than its %d slots", name, e.Slots)
 	}
 	return warmpool.ENI{
 		ID: e.ID, Primary: e.Primary, NoPods: e.NoPods, Full: e.Full, Slots: e.Slots, PendingSlots: e.PendingSlots,
@@ -186,17 +186,17 @@ func (e eniJSON) eni(unit, i int) (warmpool.ENI, error) {
 
 func newDecisionJSON(d warmpool.Decision) decisionJSON {
 	out := decisionJSON{
-		Short: d.Short, Over: d.Over, Actions: []actionJSON{}, Reason: d.Reason.String(), Capped: d.Capped.String(),
+		Short: d.Short, Over: d.Over, Actions: []actionJSON{}, Reason: d.Explanation.String(), Capped: d.Capped.String(),
 		NextSeconds: d.Next.Seconds(), Memory: d.Memory,
 	}
 	for _, a := range d.Actions {
-		out.Actions = append(out.Actions, actionJSON{a.Op.String(), a.ENI, a.N, a.Reason.String()})
+		out.Actions = append(out.Actions, actionJSON{a.Op.String(), a.ENI, a.N, a.Explanation.String()})
 	}
 	return out
 }
 
 func printDecision(w io.Writer, d warmpool.Decision) {
-	fmt.Fprintf(w, "short %d slots, over %d slots: %s\n", d.Short, d.Over, d.Reason)
+	fmt.Fprintf(w, "short %d slots, over %d slots: %s\n", d.Short, d.Over, d.Explanation)
 	if !d.Capped.IsZero() {
 		fmt.Fprintf(w, "limited: %s\n", d.Capped)
 	}
@@ -205,12 +205,12 @@ func printDecision(w io.Writer, d warmpool.Decision) {
 		if a.Op == warmpool.OpCreate {
 			where = "a new ENI"
 		}
-		fmt.Fprintf(w, "%d. %s %d on %s\n   because %s\n", i+1, a.Op, a.N, where, a.Reason)
+		fmt.Fprintf(w, "%d. %s %d on %s\n   because %s\n", i+1, a.Op, a.N, where, a.Explanation)
 	}
 	if len(d.Actions) == 0 {
 		fmt.Fprintln(w, "nothing to do")
 	}
 	if d.Next > 0 {
-		fmt.Fprintf(w, "look again in %s\n", d.Next)
+		fmt.Fprintf(w, "decide again in %s\n", d.Next)
 	}
 }

@@ -18,7 +18,7 @@ import (
 //go:embed report.html
 var reportHTML string
 
-// page is what the report's template shows.
+// page is the data of the report's template.
 type page struct {
 	Command  string
 	World    []string
@@ -38,21 +38,21 @@ type row struct {
 	sim.Report
 	Key      int
 	Frontier bool
-	// BeatenBy names the policies that are at least as good in all three
+	// DominatedBy names the policies that are at least as good in all three
 	// measures and better in one.
-	BeatenBy string
-	// The share of each of the worst, for the bars.
+	DominatedBy string
+	// The parts are shares of the worst values, for the bars.
 	WaitPart, CallsPart, IdlePart float64
 }
 
-// panel are the plots over time of one policy.
+// panel holds the plots over time of one policy.
 type panel struct {
 	Key           int
 	Policy        string
 	Supply, Calls template.HTML
 }
 
-// renderReport writes the HTML page. It needs nothing but itself.
+// renderReport writes the HTML page. The page refers to no other files.
 func renderReport(out io.Writer, reports []sim.Report, w *world, args []string) error {
 	t, err := template.New("report").Funcs(template.FuncMap{
 		"f0": func(v float64) string { return fmt.Sprintf("%.0f", v) },
@@ -65,9 +65,9 @@ func renderReport(out io.Writer, reports []sim.Report, w *world, args []string) 
 	p := page{
 		Command: "vpcctl pool sim " + strings.Join(quoted(args), " "),
 		World: []string{
-			fmt.Sprintf("instance type %s: %d ENIs of %d slots, %d address(es) a slot, max-pods %d", w.instanceType, l.MaxENIs, l.SlotsPerENI, l.AddressesPerSlot, l.MaxPods),
-			fmt.Sprintf("an EC2 call takes %v, an ENI %v more to attach (medians); the account bears %g calls of one action at once and %g a second", w.cfg.EC2.Call, w.cfg.EC2.Attach, w.cfg.EC2.Burst, w.cfg.EC2.Rate),
-			fmt.Sprintf("a released address rests %v; the subnet has %d addresses; seed %d", w.cfg.Cooldown, w.cfg.Subnet.Addresses, w.cfg.Seed),
+			fmt.Sprintf("instance type %s: %d ENIs of %d slots, %d address(es) per slot, max-pods %d", w.instanceType, l.MaxENIs, l.SlotsPerENI, l.AddressesPerSlot, l.MaxPods),
+			fmt.Sprintf("an EC2 call takes %v, to attach an ENI takes %v more (medians); the account can make %g calls of one action at once and %g per second", w.cfg.EC2.Call, w.cfg.EC2.Attach, w.cfg.EC2.Burst, w.cfg.EC2.Rate),
+			fmt.Sprintf("the cooldown of a released address is %v; the subnet has %d addresses; seed %d", w.cfg.Cooldown, w.cfg.Subnet.Addresses, w.cfg.Seed),
 		},
 	}
 	docs := map[string]string{}
@@ -93,7 +93,7 @@ func quoted(args []string) []string {
 	return out
 }
 
-// byTrace splits the reports where the trace changes.
+// byTrace groups consecutive reports with the same trace.
 func byTrace(reports []sim.Report) [][]sim.Report {
 	var out [][]sim.Report
 	for _, r := range reports {
@@ -108,7 +108,7 @@ func byTrace(reports []sim.Report) [][]sim.Report {
 
 func newSection(reports []sim.Report) section {
 	s := section{Trace: reports[0].Trace}
-	s.Summary = fmt.Sprintf("%d pods came in the measured time.", reports[0].Pods)
+	s.Summary = fmt.Sprintf("%d pods started in the measured time.", reports[0].Pods)
 	s.Rows = newRows(reports)
 	supply, rate := highest(reports)
 	for i, r := range reports {
@@ -121,7 +121,7 @@ func newSection(reports []sim.Report) section {
 	return s
 }
 
-// highest are the highest points of all curves.
+// highest returns the highest values of all curves.
 func highest(reports []sim.Report) (supply, calls float64) {
 	for _, r := range reports {
 		for _, p := range r.Series {
@@ -145,7 +145,7 @@ func newRows(reports []sim.Report) []row {
 			}
 		}
 		rows = append(rows, row{
-			Report: r, Key: i + 1, Frontier: len(better) == 0, BeatenBy: strings.Join(better, "; "),
+			Report: r, Key: i + 1, Frontier: len(better) == 0, DominatedBy: strings.Join(better, "; "),
 			WaitPart: part(r.WaitP99Seconds, wait), CallsPart: part(math.Log10(1+float64(r.EC2CallsTotal)), math.Log10(1+calls)), IdlePart: part(r.IdleAddressHours, idle),
 		})
 	}
@@ -159,7 +159,7 @@ func part(v, most float64) float64 {
 	return math.Round(100 * v / most)
 }
 
-// writeSVG writes the plots of the report as files of their own.
+// writeSVG writes each plot of the report as a file.
 func writeSVG(dir string, reports []sim.Report) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -182,7 +182,8 @@ func writeSVG(dir string, reports []sim.Report) error {
 	return nil
 }
 
-// paretoChart shows idle addresses against calls; what waits is a class of its own.
+// paretoChart plots idle addresses against calls. Policies with waiting pods have
+// their own class.
 func paretoChart(trace string, rows []row) chart {
 	c := chart{
 		title:  trace + ": idle addresses against EC2 calls, lower left is better",
@@ -205,7 +206,7 @@ func paretoChart(trace string, rows []row) chart {
 	return c
 }
 
-// hours makes a line of the points over time.
+// hours returns the points as a line over hours.
 func hours(name, class string, points []sim.Point, value func(sim.Point) float64) series {
 	s := series{name: name, class: class}
 	for _, p := range points {

@@ -16,7 +16,7 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool/sim"
 )
 
-// job is one policy over one trace.
+// job is one policy on one trace.
 type job struct {
 	cfg   sim.Config
 	trace sim.Trace
@@ -33,7 +33,7 @@ func simulate(ctx context.Context, jobs []job, p *progress) ([]sim.Report, error
 			j.cfg.Progress = func(at time.Duration) { p.at(i, float64(at)/float64(j.trace.Horizon)) }
 			r, err := sim.Run(ctx, j.cfg, j.trace)
 			if err != nil {
-				return fmt.Errorf("%s over %s: %w", j.cfg.Name, j.trace.Name, err)
+				return fmt.Errorf("%s on %s: %w", j.cfg.Name, j.trace.Name, err)
 			}
 			reports[i] = r
 			p.at(i, 1)
@@ -43,7 +43,7 @@ func simulate(ctx context.Context, jobs []job, p *progress) ([]sim.Report, error
 	return reports, g.Wait()
 }
 
-// progress shows on a terminal how far a number of runs are.
+// progress shows the progress of the runs on a terminal.
 type progress struct {
 	w     io.Writer
 	start time.Time
@@ -53,7 +53,7 @@ type progress struct {
 	shown time.Time
 }
 
-// newProgress returns nil, which shows nothing, if w is no terminal.
+// newProgress returns nil, which shows nothing, if w is not a terminal.
 func newProgress(w io.Writer, runs int) *progress {
 	f, ok := w.(*os.File)
 	if !ok {

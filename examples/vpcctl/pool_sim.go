@@ -14,29 +14,29 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool/sim"
 )
 
-const simAbout = `sim runs warm pool policies over workloads of a simulated fleet and tells how
-long pods waited for an address, what EC2 had to bear, and what lay idle.
+const simAbout = `sim runs warm pool policies on workloads of a simulated fleet and reports how long
+pods waited for an address, the EC2 calls, and the idle addresses.
 
   vpcctl pool sim -policy band -policy presets -shape rollout,cron -html report.html
   vpcctl pool sim -policy aws:WARM_IP_TARGET=5,MINIMUM_IP_TARGET=10 -trace pods.csv -o json
 
--policy presets stands for the peers as they are commonly set.`
+-policy presets means the policies of other CNI plugins with common settings.`
 
 func poolSim(ctx context.Context, std stdio, args []string) error {
 	fs := flag.NewFlagSet("pool sim", flag.ContinueOnError)
 	var w world
 	var c choices
-	c.register(fs, "a policy to try, can be repeated")
+	c.register(fs, "a policy to simulate, can be repeated")
 	w.register(fs, "churn")
 	format := fs.String("o", "table", "output `format`: table, json or csv")
 	series := fs.Bool("series", false, "with -o json, add the points over time")
 	html := fs.String("html", "", "write a report with plots to this `file`")
-	svg := fs.String("svg", "", "write the report's plots as files into this `directory`")
+	svg := fs.String("svg", "", "write the plots of the report as files to this `directory`")
 	if err := parse(fs, std, args, simAbout+"\n\n"+policyHelp()); err != nil {
 		return err
 	}
 	if *format != "table" && *format != "json" && *format != "csv" {
-		return wrong(fs, std, fmt.Sprintf("-o %q is none of table, json, csv", *format))
+		return wrong(fs, std, fmt.Sprintf("-o %q: want table, json or csv", *format))
 	}
 	jobs, err := w.jobs(&c)
 	if err != nil {
@@ -62,7 +62,7 @@ func poolSim(ctx context.Context, std stdio, args []string) error {
 	return printReports(std, reports, *format, *series, took)
 }
 
-// printReports writes the reports in the format asked for.
+// printReports writes the reports in the given format.
 func printReports(std stdio, reports []sim.Report, format string, series bool, took time.Duration) error {
 	switch format {
 	case "json":
@@ -85,11 +85,11 @@ func printReports(std stdio, reports []sim.Report, format string, series bool, t
 	for _, r := range reports {
 		events += r.Events
 	}
-	fmt.Fprintf(std.err, "%d events in %s, %.0f a second\n", events, took.Round(time.Millisecond), float64(events)/took.Seconds())
+	fmt.Fprintf(std.err, "%d events in %s, %.0f per second\n", events, took.Round(time.Millisecond), float64(events)/took.Seconds())
 	return nil
 }
 
-// jobs are all policies over all traces.
+// jobs returns a job for each policy on each trace.
 func (w *world) jobs(c *choices) ([]job, error) {
 	if err := w.ready(); err != nil {
 		return nil, err
@@ -113,7 +113,7 @@ func (w *world) jobs(c *choices) ([]job, error) {
 	return jobs, nil
 }
 
-// writeHTML writes the report, whole or not at all.
+// writeHTML writes the report. It leaves no incomplete file behind.
 func writeHTML(path string, reports []sim.Report, w *world, args []string) error {
 	f, err := os.Create(path)
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// piped runs a command with that on standard input and returns its exit status and what it wrote.
+// piped runs a command with the given standard input and returns its exit status and
+// its outputs.
 func piped(t *testing.T, in string, args ...string) (code int, out, err string) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
@@ -50,8 +51,8 @@ func TestPoolPlan(t *testing.T) {
 	}
 }
 
-// TestPoolPlanServesWaiting plans as the agent does: two pods wait, the policy alone
-// would do nothing, and EC2 takes no more slots on the first ENI.
+// TestPoolPlanServesWaiting checks that plan decides as the agent does: two pods wait,
+// the policy alone would do nothing, and EC2 refuses more slots on the first ENI.
 func TestPoolPlanServesWaiting(t *testing.T) {
 	const pool = `{"limits":{"maxENIs":3,"slotsPerENI":6},"enis":[{"id":"eni-1","primary":true,"full":true,"slots":5,"assigned":5},
 		{"id":"eni-2","slots":4,"assigned":4}],"demand":{"waiting":2}}`
@@ -65,7 +66,7 @@ func TestPoolPlanServesWaiting(t *testing.T) {
 	}
 }
 
-// TestPoolPlanMemory plans twice, the memory of the first going into the second.
+// TestPoolPlanMemory plans twice. The second pool has the memory of the first decision.
 func TestPoolPlanMemory(t *testing.T) {
 	const idle = `{"now":"2026-01-05T12:%s:00Z","limits":{"maxENIs":1,"slotsPerENI":30},"enis":[{"id":"e","primary":true,"slots":20}]%s}`
 	plan := func(minute, rest string) (d struct {
@@ -83,7 +84,7 @@ func TestPoolPlanMemory(t *testing.T) {
 	}
 	first := plan("00", "")
 	if first.Over != 16 || len(first.Actions) != 0 || first.NextSeconds != 300 {
-		t.Fatalf("first: %+v; want 16 over, nothing done for 300 s", first.decisionJSON)
+		t.Fatalf("first: %+v; want 16 over, no actions, next in 300 s", first.decisionJSON)
 	}
 	second := plan("05", `,"memory":`+string(first.Memory))
 	if len(second.Actions) != 1 || second.Actions[0].N != 16 {
@@ -123,7 +124,7 @@ func TestPoolSim(t *testing.T) {
 	}
 	for _, foreign := range []string{"http://", "https://", "<script", "<link"} {
 		if bytes.Contains(page, []byte(foreign)) {
-			t.Errorf("report with %q: it must need nothing but itself", foreign)
+			t.Errorf("report with %q, want no references to other files", foreign)
 		}
 	}
 	for _, format := range []string{"table", "csv"} {
@@ -152,32 +153,32 @@ func TestPoolTune(t *testing.T) {
 		}
 	}
 	_, out, _ = piped(t, "", append(args, "-objective", "calls<1")...)
-	if !strings.Contains(out, "none of them meets the objective") {
-		t.Errorf("no calls at all:\n%s", out)
+	if !strings.Contains(out, "no setting meets the objective") {
+		t.Errorf("objective that no setting meets:\n%s", out)
 	}
 }
 
-// TestWrongArguments shows that each mistake is named, with status 2, or 1 for
-// what only running can tell.
+// TestWrongArguments checks the message and the exit status of wrong arguments: 2, or
+// 1 for errors in the input.
 func TestWrongArguments(t *testing.T) {
 	for _, tc := range []struct {
 		args []string
 		in   string
 		code int
-		says string
+		want string
 	}{
 		{nil, "", 2, "Usage: vpcctl COMMAND"},
-		{[]string{"puddle"}, "", 2, `no command "puddle"`},
-		{[]string{"pool", "fill"}, "", 2, `no command "fill"`},
+		{[]string{"puddle"}, "", 2, `unknown command "puddle"`},
+		{[]string{"pool", "fill"}, "", 2, `unknown command "fill"`},
 		{[]string{"pool", "sim", "band"}, "", 2, `unexpected argument "band"`},
-		{[]string{"pool", "sim", "-policy", "bend"}, "", 2, `no policy "bend"`},
-		{[]string{"pool", "sim", "-policy", "band:low"}, "", 2, `"low" is not key=value`},
-		{[]string{"pool", "sim", "-set", "deep=3"}, "", 2, `no "deep"`},
+		{[]string{"pool", "sim", "-policy", "bend"}, "", 2, `unknown policy "bend"`},
+		{[]string{"pool", "sim", "-policy", "band:low"}, "", 2, `"low" is not of the form key=value`},
+		{[]string{"pool", "sim", "-set", "deep=3"}, "", 2, `no setting "deep"`},
 		{[]string{"pool", "sim", "-shape", "flood"}, "", 2, `unknown workload shape "flood"`},
-		{[]string{"pool", "sim", "-instance-type", "m5.tiny"}, "", 2, `"m5.tiny" is not in the table`},
+		{[]string{"pool", "sim", "-instance-type", "m5.tiny"}, "", 2, `"m5.tiny" is not in the built-in table`},
 		{[]string{"pool", "sim", "-trace", "/nowhere.csv"}, "", 2, "no such file"},
-		{[]string{"pool", "sim", "-o", "xml"}, "", 2, "none of table, json, csv"},
-		{[]string{"pool", "sim", "-placement", "heap"}, "", 2, "neither pack nor spread"},
+		{[]string{"pool", "sim", "-o", "xml"}, "", 2, "want table, json or csv"},
+		{[]string{"pool", "sim", "-placement", "heap"}, "", 2, "want pack or spread"},
 		{[]string{"pool", "sim", "-nodes", "0"}, "", 2, "-nodes: want 1 or more"},
 		{[]string{"pool", "sim", "-pods", "-3"}, "", 2, "-pods: want 1 or more"},
 		{[]string{"pool", "sim", "-for", "0"}, "", 2, "-for: want more than 0"},
@@ -193,12 +194,12 @@ func TestWrongArguments(t *testing.T) {
 		{[]string{"sweep", "-vpc", "vpc-1", "-min-age", "-5s"}, "", 2, "-min-age -5s: want more than 0"},
 		{[]string{"preflight", "-peers", "-1"}, "", 2, "-peers -1: want 0 or more"},
 		{[]string{"preflight", "-root", "/nowhere"}, "", 1, "no such file"},
-		{[]string{"preflight", "-root", "/dev/null"}, "", 1, "-root /dev/null is no directory"},
+		{[]string{"preflight", "-root", "/dev/null"}, "", 1, "-root /dev/null is not a directory"},
 		{[]string{"pool", "tune", "-objective", "p99"}, "", 2, "neither `measure<=number`"},
 		{[]string{"pool", "tune", "-objective", "joy<=1"}, "", 2, `no measure "joy"`},
-		{[]string{"pool", "tune", "-range", "low=3..1"}, "", 2, "is not from..to"},
+		{[]string{"pool", "tune", "-range", "low=3..1"}, "", 2, "want two numbers from..to"},
 		{[]string{"pool", "tune", "-policy", "presets"}, "", 2, "one policy"},
-		{[]string{"pool", "plan"}, "", 1, "nothing there"},
+		{[]string{"pool", "plan"}, "", 1, "no input"},
 		{[]string{"pool", "plan"}, `{"limit":{}}`, 1, `unknown field "limit"`},
 		{[]string{"pool", "plan"}, `{"enis":[{"slots":3}]}`, 1, "has no id"},
 		{[]string{"pool", "plan"}, `{"enis":[{"id":"e","slots":3,"assigned":4}]}`, 1, "3 addresses, but 4 assigned"},
@@ -206,8 +207,8 @@ func TestWrongArguments(t *testing.T) {
 		{[]string{"pool", "plan", "-policy", "band", "-policy", "aws"}, "", 2, "one policy"},
 	} {
 		code, _, stderr := piped(t, tc.in, tc.args...)
-		if code != tc.code || !strings.Contains(stderr, tc.says) || strings.Contains(stderr, "Policies and their settings") {
-			t.Errorf("%q: exit status %d, error %q; want %d and %q", tc.args, code, stderr, tc.code, tc.says)
+		if code != tc.code || !strings.Contains(stderr, tc.want) || strings.Contains(stderr, "Policies and their settings") {
+			t.Errorf("%q: exit status %d, error %q; want %d and %q", tc.args, code, stderr, tc.code, tc.want)
 		}
 	}
 }

@@ -19,19 +19,20 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool/sim"
 )
 
-const tuneAbout = `tune searches the settings of a policy over workloads and prints the frontier:
-the settings that no other beats in p99 wait, EC2 calls and idle address-hours
-at once. Of those that meet the objective the best is marked.
+const tuneAbout = `tune searches the settings of a policy on workloads and prints the frontier: the
+settings for which no other settings are at least as good in p99 wait, EC2 calls and
+idle address-hours, and better in one. It marks the best settings that meet the
+objective.
 
   vpcctl pool tune -policy band -shape cron,rollout -objective 'p99<=1, calls<=2000, min idle'
   vpcctl pool tune -policy aws -range WARM_IP_TARGET=1..8 -range MINIMUM_IP_TARGET=0,8,16
 
-Several workloads count as one: waits are the worst of them, the rest is added
-up. An objective is a list of limits on p99, max (seconds), calls, peak
-(a second), idle (address-hours), high (subnet), churn (ENIs), and what to
-minimise.`
+Several workloads count as one: waits and peaks are the largest, and the other
+numbers are summed. An objective is a list of limits on p99, max (seconds), calls,
+peak (calls per second), idle (address-hours), high (addresses of the subnet) and
+churn (ENIs), and the measure to minimise.`
 
-// ranges are the settings that are searched if none are given.
+// defaultRanges are the ranges to search if the command line has none.
 var defaultRanges = map[string][]string{
 	"band":                {"low=1,2,4", "high=5,9,17", "batch=2,4,8", "hold-down=1m,5m,20m"},
 	"aws":                 {"WARM_IP_TARGET=1,2,4,8,16", "MINIMUM_IP_TARGET=0,8,16,32"},
@@ -48,7 +49,7 @@ type setting struct {
 	values []string
 }
 
-// outcome is one set of values with what came of it over all workloads.
+// outcome is one set of values with its report over all workloads.
 type outcome struct {
 	Settings map[string]string `json:"settings"`
 	Best     bool              `json:"best"`
@@ -61,14 +62,14 @@ func poolTune(ctx context.Context, std stdio, args []string) error {
 	var w world
 	var c choices
 	var given []string
-	c.register(fs, "the policy to tune; what is set here stays")
+	c.register(fs, "the policy to tune; its settings here stay fixed")
 	w.register(fs, "churn")
 	fs.Func("range", "values to try, `key=a,b,c` or key=1..8, can be repeated (default: some for each policy)", func(v string) error {
 		given = append(given, v)
 		return nil
 	})
-	wish := fs.String("objective", "p99<=1, min idle", "`limits` to meet and what to minimise")
-	most := fs.Int("runs", 400, "most settings to try; of more, so many are drawn at random")
+	wish := fs.String("objective", "p99<=1, min idle", "`limits` to meet and the measure to minimise")
+	most := fs.Int("runs", 400, "most settings to try; if there are more, a random sample")
 	format := fs.String("o", "table", "output `format`: table or json")
 	if err := parse(fs, std, args, tuneAbout+"\n\n"+policyHelp()); err != nil {
 		return err
@@ -85,7 +86,7 @@ func poolTune(ctx context.Context, std stdio, args []string) error {
 		return wrong(fs, std, err.Error())
 	}
 	if *format != "table" && *format != "json" {
-		return wrong(fs, std, fmt.Sprintf("-o %q is neither table nor json", *format))
+		return wrong(fs, std, fmt.Sprintf("-o %q: want table or json", *format))
 	}
 	jobs, err := w.jobs(&choices{list: tries})
 	if err != nil {
@@ -104,13 +105,13 @@ func poolTune(ctx context.Context, std stdio, args []string) error {
 	return printFrontier(std.out, front, len(tries))
 }
 
-// settingsToTry is the product of the ranges, or a sample of it.
+// settingsToTry returns the product of the ranges, or a sample of it.
 func settingsToTry(c *choices, given []string, most int, seed uint64) ([]choice, error) {
 	if len(c.list) == 0 {
 		c.list = []choice{{label: "band", name: "band"}}
 	}
 	if len(c.list) != 1 || c.list[0].name == "presets" {
-		return nil, fmt.Errorf("tune takes one policy")
+		return nil, fmt.Errorf("tune needs exactly one policy")
 	}
 	base := c.list[0]
 	if len(given) == 0 {
@@ -127,7 +128,7 @@ func settingsToTry(c *choices, given []string, most int, seed uint64) ([]choice,
 		}
 		list = product(list, s)
 		if len(list) > 1e6 {
-			return nil, fmt.Errorf("more than a million settings to try")
+			return nil, fmt.Errorf("the ranges have more than a million settings, want fewer")
 		}
 	}
 	if len(list) > most {
@@ -167,7 +168,7 @@ func labelOf(c choice) string {
 func parseRange(v string) (setting, error) {
 	key, list, ok := strings.Cut(v, "=")
 	if !ok || list == "" {
-		return setting{}, fmt.Errorf("range %q is not key=values", v)
+		return setting{}, fmt.Errorf("range %q is not of the form key=values", v)
 	}
 	from, to, ok := strings.Cut(list, "..")
 	if !ok {
@@ -176,7 +177,7 @@ func parseRange(v string) (setting, error) {
 	a, err1 := strconv.Atoi(from)
 	b, err2 := strconv.Atoi(to)
 	if err1 != nil || err2 != nil || b < a || b-a > 1000 {
-		return setting{}, fmt.Errorf("range %q is not from..to", v)
+		return setting{}, fmt.Errorf("range %q: want two numbers from..to, at most 1000 apart", v)
 	}
 	s := setting{key: key}
 	for ; a <= b; a++ {
@@ -185,8 +186,8 @@ func parseRange(v string) (setting, error) {
 	return s, nil
 }
 
-// frontier joins the reports of each setting, keeps the best of them, and
-// marks the one that the objective asks for.
+// frontier joins the reports of each setting, returns the ones on the frontier, and
+// marks the best that meets the objective.
 func frontier(tries []choice, reports []sim.Report, goal objective) []outcome {
 	joined := make([]sim.Report, len(tries))
 	for i := range tries {
@@ -194,13 +195,13 @@ func frontier(tries []choice, reports []sim.Report, goal objective) []outcome {
 			joined[i] = join(joined[i], reports[k])
 		}
 	}
-	keep := map[string]bool{}
+	onFrontier := map[string]bool{}
 	for _, r := range sim.Frontier(joined) {
-		keep[r.Policy] = true
+		onFrontier[r.Policy] = true
 	}
 	var out []outcome
 	for i, r := range joined {
-		if keep[r.Policy] {
+		if onFrontier[r.Policy] {
 			out = append(out, outcome{Settings: tries[i].set, Meets: goal.met(r), Report: r})
 		}
 	}
@@ -268,15 +269,15 @@ func printFrontier(w io.Writer, front []outcome, tried int) error {
 	if err := out.Flush(); err != nil {
 		return err
 	}
-	note := "* best under the objective, + meets it"
+	note := "* best that meets the objective, + meets the objective"
 	if len(front) == 0 || !front[0].Meets {
-		note = "none of them meets the objective"
+		note = "no setting meets the objective"
 	}
-	_, err := fmt.Fprintf(w, "%d of %d settings tried are on the frontier; %s\n", len(front), tried, note)
+	_, err := fmt.Fprintf(w, "%d of %d settings are on the frontier; %s\n", len(front), tried, note)
 	return err
 }
 
-// objective is what a tuning looks for.
+// objective is the objective of a search.
 type objective struct {
 	limits   []limit
 	minimise func(sim.Report) float64
@@ -288,7 +289,7 @@ type limit struct {
 	strict bool
 }
 
-// measures are what an objective can speak of.
+// measures maps the names of measures in objectives to their values.
 var measures = map[string]func(sim.Report) float64{
 	"p99":   func(r sim.Report) float64 { return r.WaitP99Seconds },
 	"max":   func(r sim.Report) float64 { return r.WaitMaxSeconds },

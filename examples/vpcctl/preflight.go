@@ -16,7 +16,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/preflight"
 )
 
-// preflightReport is what "vpcctl preflight -o json" prints.
+// preflightReport is the output of "vpcctl preflight -o json".
 type preflightReport struct {
 	// Keep names the links that the system configures.
 	Keep     []string            `json:"keep"`
@@ -27,19 +27,19 @@ type preflightReport struct {
 // preflightCheck runs "vpcctl preflight".
 func preflightCheck(_ context.Context, std stdio, args []string) error {
 	fs := flag.NewFlagSet("preflight", flag.ContinueOnError)
-	root := fs.String("root", "/", "look at, and write, the files below this `directory`: an image's, or a node's seen from a container")
-	write := fs.Bool("write", false, "write the files that keep other programs away from pods' links")
+	root := fs.String("root", "/", "root `directory` of the system: an image, or the node's as mounted in a container")
+	write := fs.Bool("write", false, "write the files that stop other programs from configuring pods' links")
 	format := fs.String("o", "text", "output `format`: text or json")
-	keep := fs.String("keep", "", "the `links` that the system shall configure, with commas; those of the default routes if empty")
+	keep := fs.String("keep", "", "comma-separated `links` that the system configures; empty means those of the default routes")
 	var c preflight.Config
 	fs.StringVar(&c.HostLinkPrefix, "host-link-prefix", "eni", "`prefix` of the names of pods' host links")
-	fs.IntVar(&c.Peers, "peers", 0, "how many other `addresses` of its subnets this node talks to at a time")
-	about := "preflight reports what else on this system configures interfaces, rules and routes,\nand what to do about it. Exit status 3 means that it found something."
+	fs.IntVar(&c.Peers, "peers", 0, "number of other `addresses` of its subnets with which this node communicates at a time")
+	about := "preflight reports other programs and settings of this system that configure\ninterfaces, rules and routes, and how to prevent it. Exit status 3 means that it\nfound some."
 	if err := parse(fs, std, args, about); err != nil {
 		return err
 	}
 	if *format != "text" && *format != "json" {
-		return wrong(fs, std, fmt.Sprintf("-o %q is neither text nor json", *format))
+		return wrong(fs, std, fmt.Sprintf("-o %q: want text or json", *format))
 	}
 	if c.Peers < 0 {
 		return wrong(fs, std, fmt.Sprintf("-peers %d: want 0 or more", c.Peers))
@@ -47,7 +47,7 @@ func preflightCheck(_ context.Context, std stdio, args []string) error {
 	if info, err := os.Stat(*root); err != nil {
 		return err
 	} else if !info.IsDir() {
-		return fmt.Errorf("-root %s is no directory", *root)
+		return fmt.Errorf("-root %s is not a directory", *root)
 	}
 	fsys := os.DirFS(*root)
 	if c.Keep = strings.FieldsFunc(*keep, func(r rune) bool { return r == ',' }); len(c.Keep) == 0 {
@@ -80,8 +80,8 @@ func preflightCheck(_ context.Context, std stdio, args []string) error {
 	return nil
 }
 
-// defaultRouteLinks returns the links of the default routes for IPv4, which on
-// a node without pods is the primary ENI's. See
+// defaultRouteLinks returns the links of the IPv4 default routes. On a node without
+// pods that is the link of the primary ENI. See
 // https://man7.org/linux/man-pages/man5/proc_pid_net.5.html.
 func defaultRouteLinks(fsys fs.FS) []string {
 	links := []string{}
@@ -103,16 +103,16 @@ func (r preflightReport) print(w io.Writer) {
 		fmt.Fprintf(w, "wrote /%s\n", path)
 	}
 	if len(r.Keep) == 0 {
-		fmt.Fprintln(w, "No default route and no -keep: nothing tells pod ENIs from the primary one, so no file is about them.")
+		fmt.Fprintln(w, "No default route and no -keep: pod ENIs cannot be told from the primary ENI, so no file excludes them.")
 	}
 	for _, f := range r.Findings {
 		fmt.Fprintf(w, "\n%s (%s): %s\n  why:   %s\n  do:    %s\n", f.ID, f.Severity, f.What, f.Why, f.Do)
 		if f.Written {
-			fmt.Fprintln(w, "         (vpcctl preflight -write writes it)")
+			fmt.Fprintln(w, "         (vpcctl preflight -write writes the file)")
 		}
 		fmt.Fprintf(w, "  found: /%s\n", strings.Join(f.Paths, " /"))
 	}
 	if len(r.Findings) == 0 {
-		fmt.Fprintln(w, "Nothing on this system works against pods' network.")
+		fmt.Fprintln(w, "No conflicts found.")
 	}
 }

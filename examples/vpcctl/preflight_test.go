@@ -33,10 +33,10 @@ func TestPreflight(t *testing.T) {
 		want   []string
 	}{
 		{"report", nil, 3, []string{"networkd-foreign (risk)", "networkd-pod-enis (harm)", "found: /usr/lib/systemd/network/80-ec2.network"}},
-		{"write", []string{"-write"}, 0, []string{"wrote /etc/systemd/network/05-vpcnet-pod-enis.network", "Nothing on this system"}},
-		{"again", []string{"-write"}, 0, []string{"Nothing on this system"}},
-		{"bad format", []string{"-o", "xml"}, 2, []string{"neither text nor json"}},
-		{"bad link", []string{"-keep", "ens 5"}, 2, []string{"no name of a link"}},
+		{"write", []string{"-write"}, 0, []string{"wrote /etc/systemd/network/05-vpcnet-pod-enis.network", "No conflicts found"}},
+		{"again", []string{"-write"}, 0, []string{"No conflicts found"}},
+		{"bad format", []string{"-o", "xml"}, 2, []string{"want text or json"}},
+		{"bad link", []string{"-keep", "ens 5"}, 2, []string{"is not the name of a link"}},
 		{"help", []string{"-h"}, 0, []string{"Exit status 3"}},
 	} {
 		var out bytes.Buffer
@@ -46,7 +46,7 @@ func TestPreflight(t *testing.T) {
 		}
 		for _, w := range tt.want {
 			if !strings.Contains(out.String(), w) {
-				t.Errorf("%s: no %q in:\n%s", tt.name, w, out.String())
+				t.Errorf("%s: want %q in:\n%s", tt.name, w, out.String())
 			}
 		}
 	}

@@ -19,7 +19,7 @@ import (
 
 var stateCommands = []command{
 	{"save", "write this node's network state to standard output", stateSave},
-	{"diff", "show what leads from one saved state to another, or to this node's", stateDiff},
+	{"diff", "print the commands that change one saved state into another, or into this node's", stateDiff},
 }
 
 // state runs "vpcctl state".
@@ -32,7 +32,7 @@ func stateSave(ctx context.Context, std stdio, args []string) error {
 	var w where
 	w.register(fs)
 	format := fs.String("o", "json", "output `format`: json, for diff and trace, or text, a script of ip and nft commands")
-	about := "save writes the links, addresses, neighbours, routes, rules, settings and marks of\nthis node, as they are, with what the agent knows."
+	about := "save writes the links, addresses, neighbours, routes, rules, settings and marks of\nthis node, and with -agent the data of the agent."
 	if err := parse(fs, std, args, about); err != nil {
 		return err
 	}
@@ -49,14 +49,14 @@ func stateSave(ctx context.Context, std stdio, args []string) error {
 		fmt.Fprint(std.out, s.Node)
 		return nil
 	}
-	return wrong(fs, std, fmt.Sprintf("-o %q is neither json nor text", *format))
+	return wrong(fs, std, fmt.Sprintf("-o %q: want json or text", *format))
 }
 
 func stateDiff(ctx context.Context, std stdio, args []string) error {
 	fs := flag.NewFlagSet("state diff", flag.ContinueOnError)
 	var w where
 	w.register(fs)
-	about := "diff prints the ip and nft commands that lead from the state in file FROM to that\nin file TO; without TO, to this node's; then those of the sandbox, and how the\ntranslation of sources and other programs' chains differ. Exit status 3 means that\nthey differ."
+	about := "diff prints the ip and nft commands that change the state in file FROM into the\nstate in file TO, or into the state of this node without TO. It then prints the\ncommands for the sandbox, and the differences in source translation and in other\nprograms' chains. Exit status 3 means that the states differ."
 	pos, err := parseMixed(fs, std, args, about, "FROM [TO]")
 	if err != nil {
 		return err
@@ -82,8 +82,8 @@ func stateDiff(ctx context.Context, std stdio, args []string) error {
 	return nil
 }
 
-// differences prints what leads from one view to another, part by part, and
-// reports whether there is anything. The node's part stands first, as it is.
+// differences prints the differences between two views and reports whether there are
+// any. The commands for the node come first, without a title.
 func differences(out io.Writer, from, to trace.View) bool {
 	found := false
 	part := func(title string, lines []string) {
@@ -114,7 +114,7 @@ func steps(from, to netstate.State) []string {
 	return lines
 }
 
-// changedLines returns the lines that only one has, with a sign before them.
+// changedLines returns the lines that only one of the lists has, with a sign.
 func changedLines(from, to []string) []string {
 	var lines []string
 	for _, l := range from {
@@ -155,7 +155,7 @@ func chainLines(chains []trace.OtherChain) []string {
 	return lines
 }
 
-// load reads what "state save" wrote.
+// load reads a file written by "state save".
 func load(file string) (saved, error) {
 	var s saved
 	b, err := os.ReadFile(file)
@@ -165,10 +165,10 @@ func load(file string) (saved, error) {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&s); err != nil {
-		return s, fmt.Errorf("%s is no saved state: %w", file, err)
+		return s, fmt.Errorf("%s is not a saved state: %w", file, err)
 	}
 	if len(s.Node.Links) == 0 {
-		return s, errors.New(file + " is no saved state: it has no links")
+		return s, errors.New(file + " is not a saved state: it has no links")
 	}
 	return s, nil
 }

@@ -14,17 +14,17 @@ import (
 	"github.com/vpcnet/vpcnet/eni"
 )
 
-// sweep deletes ENIs that nodes left behind.
+// sweep runs "vpcctl sweep".
 func sweep(ctx context.Context, std stdio, args []string) error {
 	fs := flag.NewFlagSet("sweep", flag.ContinueOnError)
 	var in eni.SweepInput
 	fs.StringVar(&in.VPCID, "vpc", "", "`ID` of the VPC")
-	fs.StringVar(&in.Cluster, "cluster", "", "`name` of the cluster; ENIs of others are not touched")
+	fs.StringVar(&in.Cluster, "cluster", "", "`name` of the cluster; sweep keeps ENIs of other clusters")
 	fs.StringVar(&in.Owner, "owner", "vpcnet", "`value` of the tag "+eni.TagOwner)
-	fs.StringVar(&in.Instance, "instance", "", "only ENIs made for this instance `ID`")
+	fs.StringVar(&in.Instance, "instance", "", "only ENIs created for this instance `ID`")
 	fs.DurationVar(&in.MinAge, "min-age", 10*time.Minute, "least age of an ENI")
-	fs.BoolVar(&in.DryRun, "dry-run", false, "tell what would be deleted, and delete nothing")
-	about := "Deletes ENIs that this library made and that nobody uses: what nodes that died\nleft behind. It needs the EC2 permissions to describe and delete network interfaces."
+	fs.BoolVar(&in.DryRun, "dry-run", false, "print the ENIs that would be deleted, and delete nothing")
+	about := "Deletes unused ENIs that this library created, such as those of nodes that died. It\nneeds the EC2 permissions to describe and delete network interfaces."
 	if err := parse(fs, std, args, about); err != nil {
 		return err
 	}
@@ -32,7 +32,7 @@ func sweep(ctx context.Context, std stdio, args []string) error {
 		return wrong(fs, std, "-vpc is required")
 	}
 	if in.MinAge <= 0 {
-		return wrong(fs, std, fmt.Sprintf("-min-age %s: want more than 0, and more than an attachment can take", in.MinAge))
+		return wrong(fs, std, fmt.Sprintf("-min-age %s: want more than 0, and longer than an attachment takes", in.MinAge))
 	}
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
@@ -42,7 +42,7 @@ func sweep(ctx context.Context, std stdio, args []string) error {
 	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "ENI\tINSTANCE\tCREATED\tWHAT")
 	for _, s := range swept {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.ENI.ID, s.ENI.Tags[eni.TagInstance], s.ENI.Tags[eni.TagCreated], whatBecame(s, in.DryRun))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.ENI.ID, s.ENI.Tags[eni.TagInstance], s.ENI.Tags[eni.TagCreated], result(s, in.DryRun))
 	}
 	if ferr := w.Flush(); err == nil {
 		err = ferr
@@ -50,8 +50,8 @@ func sweep(ctx context.Context, std stdio, args []string) error {
 	return err
 }
 
-// whatBecame says what became of an ENI.
-func whatBecame(s eni.Swept, dryRun bool) string {
+// result describes the result for an ENI.
+func result(s eni.Swept, dryRun bool) string {
 	switch {
 	case s.Err != nil:
 		return "failed: " + s.Err.Error()

@@ -13,22 +13,22 @@ import (
 )
 
 const traceAbout = `trace explains the way of a packet from a pod, or from the node, to a destination
-and the way of the answer back, decision by decision, and names what is wrong
-with it. Exit status 3 means that it found a fault.
+and the way of the answer back, decision by decision, and names the faults. Exit
+status 3 means that it found a fault.
 
   vpcctl trace 10.0.1.23 8.8.8.8 -proto tcp -port 443
   vpcctl trace -sandbox /run/netns/cni-1234 10.0.1.23 10.0.2.7
   vpcctl trace -agent localhost:61679 default/web-0 8.8.8.8
   vpcctl trace -state saved.json 10.0.1.23 8.8.8.8
 
-The source is an address or, with -agent, a pod as NAMESPACE/NAME. What could not
-be judged stands behind NOT CHECKED: without -agent which ENI owns an address, so
-that a wrong ENI may not be seen, and without -sandbox what is inside the pod. On
-a live node the kernel is asked as well, as "ip route get" does. Packet filters of
-other programs, as a FORWARD chain with policy drop, are named as far as they are
-in nftables, and not read; services are not translated: ask about an endpoint.`
+The source is an address or, with -agent, a pod as NAMESPACE/NAME. NOT CHECKED lists
+what trace cannot check: without -agent which ENI owns an address, so that it may
+miss a wrong ENI, and without -sandbox the inside of the pod. On a live node trace
+also asks the kernel, as "ip route get" does. It names packet filters of other
+programs in nftables, such as a FORWARD chain with policy drop, but does not evaluate
+them. It does not translate services: use the address of an endpoint.`
 
-// errFault marks a trace that found a fault, which has been printed.
+// errFault is the error for a fault that was found and printed.
 var errFault = errors.New("fault")
 
 // trace runs "vpcctl trace".
@@ -36,27 +36,27 @@ func runTrace(ctx context.Context, std stdio, args []string) error {
 	fs := flag.NewFlagSet("trace", flag.ContinueOnError)
 	var w where
 	w.register(fs)
-	state := fs.String("state", "", "explain the state in `file`, as \"vpcctl state save\" writes it, and not this node's")
-	proto := fs.String("proto", "", "`protocol` of the packet: icmp, tcp, udp, sctp or a number; rules of other programs may go by it")
-	port := fs.Uint("port", 0, "destination `port`; rules of other programs may go by it")
-	link := fs.String("link", "", "host `link` the packet comes from; found by the source, or told by the agent, if empty")
+	state := fs.String("state", "", "use the state in `file`, written by \"vpcctl state save\", instead of this node's")
+	proto := fs.String("proto", "", "`protocol` of the packet, for rules that match it: icmp, tcp, udp, sctp or a number")
+	port := fs.Uint("port", 0, "destination `port`, for rules that match it")
+	link := fs.String("link", "", "host `link` from which the packet comes; empty means that of the source")
 	format := fs.String("o", "text", "output `format`: text or json")
 	pos, err := parseMixed(fs, std, args, traceAbout, "SOURCE DESTINATION")
 	if err != nil {
 		return err
 	}
 	if len(pos) != 2 {
-		return wrong(fs, std, "want a source and a destination")
+		return wrong(fs, std, fmt.Sprintf("%d arguments, want a source and a destination", len(pos)))
 	}
 	if *format != "text" && *format != "json" {
-		return wrong(fs, std, fmt.Sprintf("-o %q is neither text nor json", *format))
+		return wrong(fs, std, fmt.Sprintf("-o %q: want text or json", *format))
 	}
 	dst, err := netip.ParseAddr(pos[1])
 	if err != nil {
-		return wrong(fs, std, fmt.Sprintf("destination %q is no address", pos[1]))
+		return wrong(fs, std, fmt.Sprintf("destination %q is not an address", pos[1]))
 	}
 	if *port > 65535 {
-		return wrong(fs, std, fmt.Sprintf("-port %d is not in 0..65535", *port))
+		return wrong(fs, std, fmt.Sprintf("-port %d: want 0 to 65535", *port))
 	}
 	s, err := w.read(ctx, *state)
 	if err != nil {
@@ -82,7 +82,7 @@ func runTrace(ctx context.Context, std stdio, args []string) error {
 	return printPath(std, path, *format)
 }
 
-// confirm adds the kernel's own answer where it is another.
+// confirm asks the kernel for its decisions and adds faults where they differ.
 func (w *where) confirm(ctx context.Context, path *trace.Path) error {
 	faults, err := trace.Confirm(ctx, w.netns, *path)
 	path.Faults = append(path.Faults, faults...)
@@ -105,7 +105,8 @@ func printPath(std stdio, path trace.Path, format string) error {
 	return nil
 }
 
-// address finds the source: an address, or a pod's address of dst's family.
+// address returns the source by its name: an address, or a pod, which stands for its
+// address of the family of dst.
 func (s saved) address(name string, dst netip.Addr) (netip.Addr, error) {
 	if a, err := netip.ParseAddr(name); err == nil {
 		return a, nil
@@ -116,12 +117,12 @@ func (s saved) address(name string, dst netip.Addr) (netip.Addr, error) {
 		}
 	}
 	if len(s.Pods) == 0 {
-		return netip.Addr{}, fmt.Errorf("%q is no address, and no pods are known: name the agent's introspection address by -agent", name)
+		return netip.Addr{}, fmt.Errorf("%q is not an address, and no pods are known; use -agent for pods", name)
 	}
-	return netip.Addr{}, fmt.Errorf("the agent knows no pod %q with an address for %s; pods are named NAMESPACE/NAME", name, dst)
+	return netip.Addr{}, fmt.Errorf("the agent has no pod %q with an address of the family of %s; pods are named NAMESPACE/NAME", name, dst)
 }
 
-// linkOf returns the host link of the pod with an address, if the agent knows it.
+// linkOf returns the host link of the pod with the address, or "".
 func (s saved) linkOf(a netip.Addr) string {
 	for _, p := range s.Pods {
 		if p.Addr == a {

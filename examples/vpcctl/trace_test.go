@@ -21,9 +21,9 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/trace"
 )
 
-// savedNode writes the state of a node with one pod on a secondary ENI, changed
-// by breakIt, and returns the file.
-func savedNode(t *testing.T, breakIt func(*saved)) string {
+// savedNode writes the state of a node with one pod on a secondary ENI to a file, after
+// a change if it is not nil, and returns the name of the file.
+func savedNode(t *testing.T, change func(*saved)) string {
 	t.Helper()
 	n := datapath.Node{ENIs: []datapath.ENI{
 		{ID: "eni-a", MAC: net.HardwareAddr{6, 0, 0, 0, 0, 5}, Link: "ens5", Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.10/24")}},
@@ -50,8 +50,8 @@ func savedNode(t *testing.T, breakIt func(*saved)) string {
 		},
 		Pods: []podAddr{{Addr: pod.Addrs[0].Addr, ENI: "eni-b", Namespace: "default", Pod: "web-0"}},
 	}
-	if breakIt != nil {
-		breakIt(&s)
+	if change != nil {
+		change(&s)
 	}
 	b, err := json.Marshal(s)
 	if err != nil {
@@ -103,13 +103,13 @@ func TestTraceUsage(t *testing.T) {
 		want string
 	}{
 		{[]string{"10.0.0.113"}, 2, "want a source and a destination"},
-		{[]string{"10.0.0.113", "nowhere"}, 2, `"nowhere" is no address`},
-		{[]string{"-state", file, "10.0.0.113", "2001:db8::1"}, 2, "of different families"},
+		{[]string{"10.0.0.113", "nowhere"}, 2, `"nowhere" is not an address`},
+		{[]string{"-state", file, "10.0.0.113", "2001:db8::1"}, 2, "have different families"},
 		{[]string{"-state", file, "-proto", "tpc", "10.0.0.113", "8.8.8.8"}, 2, `protocol "tpc"`},
 		{[]string{"-ports", "80", "10.0.0.113", "8.8.8.8"}, 2, "flag provided but not defined: -ports\n("},
-		{[]string{"10.0.0.113", "8.8.8.8", "-o", "xml"}, 2, "neither text nor json"},
+		{[]string{"10.0.0.113", "8.8.8.8", "-o", "xml"}, 2, "want text or json"},
 		{[]string{"10.0.0.113", "8.8.8.8", "-port", "70000"}, 2, "70000"},
-		{[]string{"-state", file, "default/none", "8.8.8.8"}, 1, "knows no pod"},
+		{[]string{"-state", file, "default/none", "8.8.8.8"}, 1, "has no pod"},
 		{[]string{"-state", file + "x", "10.0.0.113", "8.8.8.8"}, 1, "no such file"},
 	} {
 		code, _, stderr := vpcctl(t, append([]string{"trace"}, c.args...)...)
@@ -134,12 +134,12 @@ func TestStateDiff(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, stderr := vpcctl(t, "state", "diff", bad, whole); code != 1 || !strings.Contains(stderr, "no saved state") {
+	if code, _, stderr := vpcctl(t, "state", "diff", bad, whole); code != 1 || !strings.Contains(stderr, "is not a saved state") {
 		t.Errorf("bad file: exit %d, %q", code, stderr)
 	}
 }
 
-// TestStateDiffParts changes what is beside the node's own state.
+// TestStateDiffParts changes the parts of the state other than the node's own state.
 func TestStateDiffParts(t *testing.T) {
 	route := netstate.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("169.254.1.1"), Link: "eth0", Table: netstate.TableMain, Protocol: 118}
 	with := func(f func(*saved)) string {
@@ -177,7 +177,7 @@ func TestStateDiffParts(t *testing.T) {
 	}
 }
 
-// TestAgent asks an agent's introspection.
+// TestAgent reads the introspection of an agent.
 func TestAgent(t *testing.T) {
 	text := `{"ready":true,"network":{"layout":"per-pod","hostLinkPrefix":"vet","servicePrefixes":["10.9.0.0/16"],"externalSNAT":true},
 		"enis":[{"id":"eni-b","mac":"06:00:00:00:00:06","card":0,"device":1,"addrs":["10.0.0.20/24"],"blocks":[{"prefix":"10.0.0.112/28"}]}],
@@ -208,6 +208,6 @@ func TestAgent(t *testing.T) {
 	}
 	text = strings.Replace(text, `"mac":"06:00:00:00:00:06",`, "", 1)
 	if _, _, err := ask(); err == nil || !strings.Contains(err.Error(), "eni-b") {
-		t.Errorf("an agent that tells no MAC: %v", err)
+		t.Errorf("agent without MAC: error %v, want one that names eni-b", err)
 	}
 }

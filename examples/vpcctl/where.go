@@ -18,13 +18,13 @@ import (
 	"github.com/vpcnet/vpcnet/snat"
 )
 
-// saved is a node's network with what the agent knows of it.
+// saved is the network state of a node with the pods of the agent.
 type saved struct {
 	trace.View
 	Pods []podAddr `json:"pods,omitempty"`
 }
 
-// podAddr is a pod's address as the agent's introspection shows it.
+// podAddr is a pod's address in the agent's introspection.
 type podAddr struct {
 	Addr      netip.Addr `json:"addr"`
 	ENI       string     `json:"eni"`
@@ -33,7 +33,7 @@ type podAddr struct {
 	Link      string     `json:"link,omitempty"`
 }
 
-// agentStatus is the part of ipamd's introspection that matters here.
+// agentStatus is the part of ipamd's introspection that vpcctl uses.
 type agentStatus struct {
 	Network struct {
 		Layout          datapath.Layout `json:"layout"`
@@ -54,17 +54,17 @@ type agentStatus struct {
 	Allocations []podAddr `json:"allocations"`
 }
 
-// where says which node to look at.
+// where holds the flags that select the node.
 type where struct {
 	netns, sandbox, agent string
 	external              bool
 }
 
 func (w *where) register(fs *flag.FlagSet) {
-	fs.StringVar(&w.netns, "netns", "", "`path` of the node's network namespace; the present one if empty")
-	fs.StringVar(&w.sandbox, "sandbox", "", "`path` of the pod's network namespace, to look inside as well")
-	fs.StringVar(&w.agent, "agent", "", "introspection `address` of ipamd, host:port or unix:path, to know which ENI owns what")
-	fs.BoolVar(&w.external, "external-snat", false, "something beyond the node translates sources; the agent says so itself")
+	fs.StringVar(&w.netns, "netns", "", "`path` of the node's network namespace; empty means the current one")
+	fs.StringVar(&w.sandbox, "sandbox", "", "`path` of the pod's network namespace, to include it")
+	fs.StringVar(&w.agent, "agent", "", "introspection `address` of ipamd, host:port or unix:path, for the owners of addresses")
+	fs.BoolVar(&w.external, "external-snat", false, "a device outside of the node translates sources; with -agent the agent's setting also applies")
 }
 
 // read loads a saved state, or observes this node if file is empty.
@@ -102,7 +102,7 @@ func (w *where) observe(ctx context.Context) (saved, error) {
 	return s, nil
 }
 
-// translation reads how the node translates sources; nil is not at all.
+// translation reads the source translation of the node. It is nil if there is none.
 func (w *where) translation(ctx context.Context) (*trace.Translation, error) {
 	h, err := snat.Open(w.netns)
 	if err != nil {
@@ -121,13 +121,13 @@ func (w *where) translation(ctx context.Context) (*trace.Translation, error) {
 	return &translation, nil
 }
 
-// agentTime is how long the agent may take to answer.
-const agentTime = 5 * time.Second
+// agentTimeout limits the time of the request to the agent.
+const agentTimeout = 5 * time.Second
 
 // askAgent reads the agent's introspection.
 func askAgent(ctx context.Context, where string) (agentStatus, error) {
 	var status agentStatus
-	ctx, cancel := context.WithTimeout(ctx, agentTime)
+	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
 	defer cancel()
 	client := &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -154,8 +154,7 @@ func askAgent(ctx context.Context, where string) (agentStatus, error) {
 	return status, json.NewDecoder(resp.Body).Decode(&status)
 }
 
-// nodeOf returns the node as the agent wants it. Its links are found by MAC,
-// whatever the kernel's tables say.
+// nodeOf returns the desired node of the agent. datapath finds its links by MAC.
 func nodeOf(status agentStatus) (datapath.Node, error) {
 	n := datapath.Node{
 		Layout: status.Network.Layout, HostLinkPrefix: status.Network.HostLinkPrefix,
@@ -165,7 +164,7 @@ func nodeOf(status agentStatus) (datapath.Node, error) {
 		x := datapath.ENI{ID: e.ID, Card: e.Card, Device: e.Device, Addrs: e.Addrs}
 		var err error
 		if x.MAC, err = net.ParseMAC(e.MAC); err != nil {
-			return n, fmt.Errorf("it does not tell the MAC of %s; is it older than this program? %w", e.ID, err)
+			return n, fmt.Errorf("MAC of %s: %w (an older agent does not report it)", e.ID, err)
 		}
 		for _, b := range e.Blocks {
 			x.Sources = append(x.Sources, b.Prefix)

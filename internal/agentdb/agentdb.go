@@ -18,7 +18,7 @@ import (
 	"github.com/vpcnet/vpcnet/internal/wal"
 )
 
-// What version 1 calls its file, its buckets and its format.
+// The names of version 1 for its file, its buckets and its format.
 const (
 	fileName      = "agent.db"
 	bucketEvents  = "ipam-events"
@@ -28,14 +28,15 @@ const (
 	format        = "1"
 )
 
-// sealed is the format that a sealed file has. Version 1 prints it between
-// quotation marks and ends.
+// sealed is the format of a sealed file. Version 1 prints it in quotation marks
+// and exits.
 const sealed = "2 (written by a newer vpcnet: start that version again, or drain the node and remove the state directory)"
 
-// maxFile bounds what is read, in bytes. A thousand pods take half a megabyte.
+// maxFile is how much of the file is read, in bytes. A thousand pods take half a
+// megabyte.
 const maxFile = 256 << 20
 
-// The names of the journals that take the place of the file's two parts.
+// The names of the journals that replace the two parts of the file.
 const (
 	Pool    = "pool"
 	Intents = "intents"
@@ -45,25 +46,25 @@ const (
 type Part struct {
 	// Items are the values, in the order of their keys.
 	Items [][]byte
-	// Err says why they cannot be read. It is ErrDamaged of package wal.
+	// Err is why the part cannot be read; errors.Is matches wal.ErrDamaged.
 	Err error
 }
 
-// DB is what was found in agent.db.
+// DB is the content of agent.db.
 type DB struct {
-	// Pool and Intents are what is there to migrate.
+	// Pool and Intents are the parts to migrate.
 	Pool, Intents Part
-	// Changed is when the file was written last.
-	Changed time.Time
+	// ModTime is when the file was last written.
+	ModTime time.Time
 
 	dir    string
 	file   *os.File
 	sealed bool
 }
 
-// Open reads agent.db in dir. No file, and one that is sealed, have nothing to
-// migrate. While a process of version 1 has the file open, Open waits, and
-// returns wal.ErrInUse in the end.
+// Open reads agent.db in dir. If the file does not exist or is sealed, both parts
+// are empty. If a process of version 1 has the file open for longer than wait, Open
+// returns wal.ErrInUse.
 func Open(ctx context.Context, dir string, wait time.Duration) (*DB, error) {
 	db := &DB{dir: dir}
 	info, err := os.Lstat(db.path())
@@ -73,20 +74,20 @@ func Open(ctx context.Context, dir string, wait time.Duration) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db.Changed = info.ModTime()
+	db.ModTime = info.ModTime()
 	if !info.Mode().IsRegular() {
-		db.bad(fmt.Errorf("not a regular file: %v", info.Mode().Type()))
+		db.setDamaged(fmt.Errorf("the file has type %v, want a regular file", info.Mode().Type()))
 		return db, nil
 	}
 	if db.file, err = wal.Lock(ctx, db.path(), wait); errors.Is(err, fs.ErrPermission) {
-		db.bad(err)
+		db.setDamaged(err)
 		return db, nil
 	} else if err != nil {
 		return nil, err
 	}
 	data, err := io.ReadAll(io.LimitReader(db.file, maxFile))
 	if err != nil {
-		db.bad(err)
+		db.setDamaged(err)
 		return db, nil
 	}
 	db.read(data)
@@ -95,23 +96,23 @@ func Open(ctx context.Context, dir string, wait time.Duration) (*DB, error) {
 
 func (db *DB) path() string { return filepath.Join(db.dir, fileName) }
 
-// bad says that nothing can be read.
-func (db *DB) bad(err error) {
+// setDamaged sets the error of both parts.
+func (db *DB) setDamaged(err error) {
 	err = fmt.Errorf("%s: %w: %w", fileName, wal.ErrDamaged, err)
 	db.Pool, db.Intents = Part{Err: err}, Part{Err: err}
 }
 
-// read sets both parts from the content of the file. One of them may be
-// readable although the other is not.
+// read sets both parts from the content of the file. One of them may be damaged
+// while the other one is readable.
 func (db *DB) read(data []byte) {
 	t, err := openTree(data)
 	if err != nil {
-		db.bad(err)
+		db.setDamaged(err)
 		return
 	}
 	root, err := t.pairs(t.root)
 	if err != nil {
-		db.bad(err)
+		db.setDamaged(err)
 		return
 	}
 	buckets := map[string]pair{}
@@ -120,7 +121,7 @@ func (db *DB) read(data []byte) {
 	}
 	have, err := readFormat(t, buckets)
 	if err != nil {
-		db.bad(err)
+		db.setDamaged(err)
 		return
 	}
 	if db.sealed = have != "" && have != format; db.sealed {
@@ -130,12 +131,12 @@ func (db *DB) read(data []byte) {
 	db.Intents = t.part(buckets, bucketIntents, false)
 }
 
-// readFormat returns the format, or nothing if there is none yet.
+// readFormat returns the format, or "" if the file has no format yet.
 func readFormat(t *tree, buckets map[string]pair) (string, error) {
 	b, ok := buckets[bucketMeta]
 	if !ok {
 		if _, ok := buckets[bucketEvents]; ok {
-			return "", fmt.Errorf("no bucket %s", bucketMeta)
+			return "", fmt.Errorf("bucket %s is missing", bucketMeta)
 		}
 		return "", nil
 	}
@@ -148,22 +149,23 @@ func readFormat(t *tree, buckets map[string]pair) (string, error) {
 			return string(p.value), nil
 		}
 	}
-	return "", fmt.Errorf("no key %s in bucket %s", keyFormat, bucketMeta)
+	return "", fmt.Errorf("bucket %s has no key %s", bucketMeta, keyFormat)
 }
 
-// part reads the values of one bucket. Version 1 numbers events without a gap.
+// part reads the values of one bucket. If numbered is set, their keys must be
+// numbers without a gap, as version 1 writes them for events.
 func (t *tree) part(buckets map[string]pair, name string, numbered bool) (p Part) {
 	b, ok := buckets[name]
 	if !ok {
 		if _, ok := buckets[bucketMeta]; ok && numbered {
-			p.Err = fmt.Errorf("%s: %w: no bucket %s", fileName, wal.ErrDamaged, name)
+			p.Err = fmt.Errorf("%s: %w: bucket %s is missing", fileName, wal.ErrDamaged, name)
 		}
 		return p
 	}
 	pairs, sequence, err := t.bucket(b)
 	for i, e := range pairs {
 		if numbered && err == nil && string(e.key) != string(binary.BigEndian.AppendUint64(nil, uint64(i)+1)) {
-			err = fmt.Errorf("event %d has key %x", i+1, e.key)
+			err = fmt.Errorf("event %d has key %x, want its number", i+1, e.key)
 		}
 		p.Items = append(p.Items, e.value)
 	}
@@ -176,8 +178,9 @@ func (t *tree) part(buckets map[string]pair, name string, numbered bool) (p Part
 	return p
 }
 
-// SetAside gives the file a second name, agent.db.damaged-N, by which it stays
-// when Seal takes its place. The other part may still have to be read.
+// SetAside gives the file a second name, agent.db.damaged-N, which it keeps when
+// Seal replaces agent.db. The first name remains until then, because the other
+// part may still have to be migrated.
 func (db *DB) SetAside() (string, error) {
 	for n := 1; ; n++ {
 		name := fmt.Sprintf("%s.damaged-%d", db.path(), n)
@@ -185,32 +188,32 @@ func (db *DB) SetAside() (string, error) {
 		case err == nil:
 			return name, nil
 		case errors.Is(err, fs.ErrExist):
-			if same(name, db.path()) {
+			if sameFile(name, db.path()) {
 				return name, nil
 			}
 		case db.file != nil:
 			return "", err
-		default: // a directory, which has no second name
+		default: // a directory, which cannot have a second name
 			return name, os.Rename(db.path(), name)
 		}
 	}
 }
 
-func same(a, b string) bool {
+func sameFile(a, b string) bool {
 	x, errA := os.Lstat(a)
 	y, errB := os.Lstat(b)
 	return errA == nil && errB == nil && os.SameFile(x, y)
 }
 
-// Seal puts a file in the place of agent.db that version 1 refuses, unless there
-// is one, or one part has still to be migrated. A process of version 1 that
-// waits for the old file goes on waiting until Close.
+// Seal replaces agent.db by a file that version 1 refuses, unless agent.db is
+// already sealed or one part is still to be migrated. A process of version 1 that
+// waits for the old file keeps waiting until Close.
 func (db *DB) Seal() error {
-	left := func(p Part, journal string) bool {
+	unmigrated := func(p Part, journal string) bool {
 		_, err := os.Lstat(filepath.Join(db.dir, journal+".log"))
 		return (p.Err != nil || len(p.Items) > 0) && err != nil
 	}
-	if db.sealed || left(db.Pool, Pool) || left(db.Intents, Intents) {
+	if db.sealed || unmigrated(db.Pool, Pool) || unmigrated(db.Intents, Intents) {
 		return db.Close()
 	}
 	aside := db.path() + ".new"
@@ -221,7 +224,7 @@ func (db *DB) Seal() error {
 		return err
 	}
 	if db.file == nil {
-		// What is in the place of the file, if anything, may be a directory.
+		// The path may be a directory or another file that is not regular.
 		if info, err := os.Lstat(db.path()); err == nil && !info.Mode().IsRegular() {
 			if _, err := wal.SetAside(db.path()); err != nil {
 				return err
@@ -246,7 +249,7 @@ func writeSealed(path string) error {
 	return errors.Join(err, b.Close())
 }
 
-// Close lets go of the file. It may be called more than once.
+// Close closes the file. It may be called more than once.
 func (db *DB) Close() error {
 	if db.file == nil {
 		return nil

@@ -16,8 +16,8 @@ import (
 	"github.com/vpcnet/vpcnet/internal/wal"
 )
 
-// version1 returns a file of version 1 with n events and some intents. Many
-// events take pages of branches, long ones take several pages each.
+// version1 returns a file of version 1 with n events and one intent. Many events
+// need branch pages, and long events need several pages each.
 func version1(t testing.TB, n, size int) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), fileName)
@@ -46,7 +46,7 @@ func version1(t testing.TB, n, size int) []byte {
 	return data
 }
 
-// TestReadsWhatBoltWrites, of one page and of a tree of pages.
+// TestReadsWhatBoltWrites reads files of a single page and of a tree of pages.
 func TestReadsWhatBoltWrites(t *testing.T) {
 	for _, c := range []struct{ n, size int }{{0, 0}, {1, 0}, {30, 100}, {5000, 300}, {100, 9000}} {
 		var db DB
@@ -62,7 +62,8 @@ func TestReadsWhatBoltWrites(t *testing.T) {
 	}
 }
 
-// TestCycle: a tree that leads back to itself ends, where bbolt would not.
+// TestCycle: reading a tree with a cycle ends with an error. bbolt would recurse
+// for ever.
 func TestCycle(t *testing.T) {
 	data := version1(t, 5000, 300)
 	tree, err := openTree(data)
@@ -83,7 +84,7 @@ func TestCycle(t *testing.T) {
 	}
 }
 
-// FuzzRead: no file makes reading it panic.
+// FuzzRead: reading a file never panics.
 func FuzzRead(f *testing.F) {
 	f.Add(version1(f, 0, 0))
 	f.Add(version1(f, 3, 10))
@@ -99,8 +100,8 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-// FuzzTree reaches what a checksum of the meta page keeps FuzzRead from: the
-// pages below.
+// FuzzTree reads the pages below the meta pages. FuzzRead hardly reaches them,
+// because the meta pages have checksums.
 func FuzzTree(f *testing.F) {
 	data := version1(f, 100, 100)
 	f.Add(data[2*4096:], uint64(5))

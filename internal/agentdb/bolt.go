@@ -30,7 +30,7 @@ const (
 
 var (
 	order    = binary.NativeEndian
-	errShort = fmt.Errorf("an element is outside of its page: %w", io.ErrUnexpectedEOF)
+	errShort = fmt.Errorf("an element extends beyond its page: %w", io.ErrUnexpectedEOF)
 )
 
 // tree is a bbolt file in memory.
@@ -48,15 +48,15 @@ type pair struct {
 	bucket     bool
 }
 
-// openTree reads the two meta pages. A writer changes them in turn, so both are
-// intact, and one transaction apart.
+// openTree reads the two meta pages. A writer updates them alternately, so both
+// must be intact, and one transaction apart.
 func openTree(data []byte) (*tree, error) {
 	first, err := readMeta(data, 0)
 	if err != nil {
 		return nil, err
 	}
 	if first.page < minPage || first.page > maxPage || first.page&(first.page-1) != 0 || len(data) < 2*first.page {
-		return nil, fmt.Errorf("page size %d in a file of %d bytes", first.page, len(data))
+		return nil, fmt.Errorf("page size is %d, want a power of two from %d to %d and two pages in the file of %d bytes", first.page, minPage, maxPage, len(data))
 	}
 	second, err := readMeta(data[first.page:], 1)
 	if err != nil {
@@ -103,7 +103,7 @@ func (t *tree) pairs(id uint64) ([]pair, error) {
 	}
 	for i := 1; i < len(out); i++ {
 		if bytes.Compare(out[i-1].key, out[i].key) >= 0 {
-			return nil, fmt.Errorf("key %q after key %q", out[i].key, out[i-1].key)
+			return nil, fmt.Errorf("key %q follows key %q, want ascending keys", out[i].key, out[i-1].key)
 		}
 	}
 	return out, nil
@@ -111,16 +111,16 @@ func (t *tree) pairs(id uint64) ([]pair, error) {
 
 func (t *tree) walk(id uint64, out *[]pair) error {
 	if id < 2 || id >= t.end {
-		return fmt.Errorf("page %d of %d", id, t.end)
+		return fmt.Errorf("page number is %d, want 2 to %d", id, t.end-1)
 	}
 	p := t.data[id*uint64(t.page) : t.end*uint64(t.page)]
 	pages := 1 + uint64(order.Uint32(p[12:]))
 	if order.Uint64(p) != id || pages > t.end-id {
-		return fmt.Errorf("page %d says to be page %d with %d pages", id, order.Uint64(p), pages)
+		return fmt.Errorf("page %d has number %d and %d pages, want its own number and at most %d pages", id, order.Uint64(p), pages, t.end-id)
 	}
 	for i := range pages {
 		if t.seen[id+i] {
-			return fmt.Errorf("page %d is in two places", id+i)
+			return fmt.Errorf("page %d is used twice", id+i)
 		}
 		t.seen[id+i] = true
 	}
@@ -140,11 +140,11 @@ func (t *tree) walk(id uint64, out *[]pair) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("page %d has flags %#x", id, order.Uint16(p[8:]))
+	return fmt.Errorf("page %d has flags %#x, want %#x or %#x", id, order.Uint16(p[8:]), flagBranch, flagLeaf)
 }
 
-// readLeaf reads the elements of a leaf page, or of a bucket small enough to be
-// a value itself.
+// readLeaf reads the elements of a leaf page, or of a bucket that is small enough
+// to be stored in a value.
 func readLeaf(p []byte, out *[]pair) error {
 	if len(p) < pageHeader || order.Uint16(p[8:]) != flagLeaf {
 		return errShort
@@ -164,7 +164,7 @@ func readLeaf(p []byte, out *[]pair) error {
 	return nil
 }
 
-// bucket reads a bucket of values, and its sequence number.
+// bucket reads the pairs of a bucket, and its sequence number.
 func (t *tree) bucket(b pair) (pairs []pair, sequence uint64, err error) {
 	if !b.bucket || len(b.value) < 16 {
 		return nil, 0, fmt.Errorf("%q is not a bucket", b.key)

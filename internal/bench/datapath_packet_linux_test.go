@@ -14,39 +14,40 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// crowds are how many other pods the node has: 110 is an ordinary node, 250 one
-// with prefixes, 737 the most that EC2's largest types carry with single
+// crowds are the numbers of other pods on a node: 110 on an ordinary node, 250 on a
+// node with delegated prefixes, 737 on the largest instance types with single
 // addresses.
 var crowds = []int{0, 110, 250, 737, 2000}
 
-// traveller sends packets from a pod whose address is on its node's second ENI.
-type traveller struct {
+// sender sends packets from a pod with an address of the second ENI of its node.
+type sender struct {
 	name      string
 	ping, udp int // sockets
 	oneWay    figures
 	roundTrip figures
 }
 
-// packetsPerRound is how many packets of a kind each node sends in a row.
+// packetsPerRound is the number of packets of each kind that a sender sends in a
+// row.
 const packetsPerRound = 500
 
-// BenchmarkPacket sends packets out of a pod on a second ENI of nodes that differ
-// in layout and number of pods: one way, to a socket at the far end of the ENI that
-// nobody reads, and round trip by ICMP echo. The pod is the last that came, so that its
-// rules are the last of their kind. Sender and all forwarding share the
-// sender's processor, so that the time is the cost.
+// BenchmarkPacket sends packets from a pod on a second ENI, on nodes that differ
+// in layout and number of pods: one way, to a socket at the other end of the ENI
+// that is not read, and round trip by ICMP echo. The pod was added last, so that its
+// rules are the last of their kind. The forwarding runs on the processor of the
+// sender, so that the time includes its whole cost.
 func BenchmarkPacket(b *testing.B) {
 	f := newFabric(b)
 	sink(b, f.Router())
-	all := map[datapath.Layout][]*traveller{}
+	all := map[datapath.Layout][]*sender{}
 	i := 0
 	for _, layout := range []datapath.Layout{datapath.Flat, datapath.PerPod} {
 		for _, pods := range crowds {
 			n := newNode(b, f, i, layout)
 			holder, _ := n.run(0)
-			n.crowd(holder, pods)
-			_, ns := n.run(traveller0)
-			all[layout] = append(all[layout], newTraveller(b, ns, fmt.Sprintf("%s-%d", layout, pods)))
+			n.addCrowd(holder, pods)
+			_, ns := n.run(senderPod)
+			all[layout] = append(all[layout], newSender(b, ns, fmt.Sprintf("%s-%d", layout, pods)))
 			i++
 		}
 	}
@@ -73,11 +74,12 @@ func BenchmarkPacket(b *testing.B) {
 
 const sinkPort = 9
 
-// gateway is the VPC router's address in the subnet: the first that a packet out of
-// a node meets.
+// gateway is the address of the VPC router in the subnet, the first hop of packets
+// from a node.
 var gateway = netip.AddrFrom4([4]byte{10, 0, 0, 1})
 
-// sink takes packets and drops them as soon as its small buffer is full.
+// sink opens a UDP socket that is never read, so that the kernel drops packets as
+// soon as its small buffer is full.
 func sink(b *testing.B, ns *fabric.Netns) {
 	b.Helper()
 	var fd int
@@ -96,9 +98,9 @@ func sink(b *testing.B, ns *fabric.Netns) {
 	b.Cleanup(func() { unix.Close(fd) })
 }
 
-func newTraveller(b *testing.B, ns *fabric.Netns, name string) *traveller {
+func newSender(b *testing.B, ns *fabric.Netns, name string) *sender {
 	b.Helper()
-	t := &traveller{name: name}
+	t := &sender{name: name}
 	err := ns.Do(func() (err error) {
 		if t.ping, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP); err != nil {
 			return err
@@ -125,10 +127,10 @@ func newTraveller(b *testing.B, ns *fabric.Netns, name string) *traveller {
 	return t
 }
 
-// echoRequest has a checksum of its own over type 8, code 0 and nothing else.
+// echoRequest is an ICMP echo request without data, with its checksum.
 var echoRequest = []byte{8, 0, 0xf7, 0xff, 0, 0, 0, 0}
 
-func (t *traveller) round(b *testing.B) {
+func (t *sender) round(b *testing.B) {
 	b.Helper()
 	buf := make([]byte, 256)
 	start := time.Now()
@@ -137,7 +139,7 @@ func (t *traveller) round(b *testing.B) {
 			b.Fatalf("%s: %v", t.name, err)
 		}
 		if _, err := unix.Read(t.ping, buf); err != nil {
-			b.Fatalf("%s: no echo: %v", t.name, err)
+			b.Fatalf("%s: read the echo reply: %v", t.name, err)
 		}
 	}
 	t.roundTrip = append(t.roundTrip, time.Since(start)/packetsPerRound)

@@ -18,8 +18,8 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// wirer adds and deletes one pod in some way.
-type wirer struct {
+// method is one way to add and delete a pod, with the measured times.
+type method struct {
 	name     string
 	add, del func(ctx context.Context, p datapath.Pod) error
 	layout   datapath.Layout
@@ -27,9 +27,9 @@ type wirer struct {
 	dels     figures
 }
 
-// BenchmarkPod adds and deletes pods in process: in both layouts, retired and
-// swept later, and by lower bounds that make the same netlink requests, one by one,
-// and nothing else.
+// BenchmarkPod adds and deletes pods in process: in both layouts, and with pods that
+// are retired and swept later. It compares them with lower bounds, which only make
+// the same netlink requests, one by one.
 func BenchmarkPod(b *testing.B) {
 	f := newFabric(b)
 	flat, perPod := newNode(b, f, 0, datapath.Flat), newNode(b, f, 1, datapath.PerPod)
@@ -40,7 +40,7 @@ func BenchmarkPod(b *testing.B) {
 			return err
 		}
 	}
-	wirers := []*wirer{
+	methods := []*method{
 		{name: "flat", add: add(flat), del: flat.h.DelPod, layout: datapath.Flat},
 		{name: "per-pod", add: add(perPod), del: perPod.h.DelPod, layout: datapath.PerPod},
 		{name: "retire", add: add(flat), del: flat.h.RetirePod, layout: datapath.Flat},
@@ -49,8 +49,8 @@ func BenchmarkPod(b *testing.B) {
 	}
 	round := 0
 	for b.Loop() {
-		for _, w := range wirers {
-			w.round(b, flat.pod(round%2000), round)
+		for _, m := range methods {
+			m.round(b, flat.pod(round%2000), round)
 			round++
 		}
 		if err := flat.h.Sweep(b.Context()); err != nil {
@@ -58,41 +58,41 @@ func BenchmarkPod(b *testing.B) {
 		}
 	}
 	b.ReportMetric(0, "ns/op")
-	for _, w := range wirers {
-		b.ReportMetric(float64(w.adds.median().Microseconds()), w.name+"_ADD_us")
-		b.ReportMetric(float64(w.adds.least().Microseconds()), w.name+"_ADD_least_us")
-		b.ReportMetric(float64(w.dels.median().Microseconds()), w.name+"_DEL_us")
+	for _, m := range methods {
+		b.ReportMetric(float64(m.adds.median().Microseconds()), m.name+"_ADD_us")
+		b.ReportMetric(float64(m.adds.least().Microseconds()), m.name+"_ADD_least_us")
+		b.ReportMetric(float64(m.dels.median().Microseconds()), m.name+"_DEL_us")
 	}
-	for i, w := range wirers[:2] {
-		bound := wirers[3+i]
-		ratio(b, w.name+"/bound ADD", w.adds.median(), bound.adds.median())
-		ratio(b, w.name+"/bound ADD least", w.adds.least(), bound.adds.least())
-		ratio(b, w.name+"/bound DEL", w.dels.median(), bound.dels.median())
+	for i, m := range methods[:2] {
+		bound := methods[3+i]
+		ratio(b, m.name+"/bound ADD", m.adds.median(), bound.adds.median())
+		ratio(b, m.name+"/bound ADD least", m.adds.least(), bound.adds.least())
+		ratio(b, m.name+"/bound DEL", m.dels.median(), bound.dels.median())
 	}
 }
 
-func (w *wirer) round(b *testing.B, p datapath.Pod, round int) {
+func (m *method) round(b *testing.B, p datapath.Pod, round int) {
 	b.Helper()
-	p.ContainerID, p.Layout = fmt.Sprintf("%s-%d", w.name, round), w.layout
+	p.ContainerID, p.Layout = fmt.Sprintf("%s-%d", m.name, round), m.layout
 	ns := newSandbox(b, "/run/netns/"+p.ContainerID)
 	p.Netns = ns.Path()
 	start := time.Now()
-	if err := w.add(b.Context(), p); err != nil {
-		b.Fatalf("%s: %v", w.name, err)
+	if err := m.add(b.Context(), p); err != nil {
+		b.Fatalf("%s: %v", m.name, err)
 	}
-	w.adds = append(w.adds, time.Since(start))
+	m.adds = append(m.adds, time.Since(start))
 	start = time.Now()
-	if err := w.del(b.Context(), p); err != nil {
-		b.Fatalf("%s: %v", w.name, err)
+	if err := m.del(b.Context(), p); err != nil {
+		b.Fatalf("%s: %v", m.name, err)
 	}
-	w.dels = append(w.dels, time.Since(start))
+	m.dels = append(m.dels, time.Since(start))
 	if err := ns.Delete(); err != nil {
 		b.Fatal(err)
 	}
 }
 
 // lowerBound makes the netlink requests of one pod with the netlink library, over
-// one socket on either side.
+// one socket in the namespace of the node and one in the sandbox.
 type lowerBound struct {
 	path string
 	host *netlink.Handle
@@ -138,12 +138,12 @@ func (l *lowerBound) add(_ context.Context, p datapath.Pod) error {
 	}
 	defer inside.Close()
 	if err := addInside(inside, p); err != nil {
-		return fmt.Errorf("inside: %w", err)
+		return fmt.Errorf("sandbox side: %w", err)
 	}
 	return addHost(l.host, host, p)
 }
 
-// full is a single address as a prefix.
+// full returns the address of a pod as a prefix of full length.
 func full(a datapath.PodAddr) *net.IPNet {
 	return &net.IPNet{IP: a.Addr.AsSlice(), Mask: net.CIDRMask(32, 32)}
 }
@@ -197,7 +197,7 @@ func addHost(h *netlink.Handle, link netlink.Link, p datapath.Pod) error {
 	return nil
 }
 
-// rulesOf are the rules of a pod in the layout per-pod.
+// rulesOf returns the rules of a pod in the per-pod layout.
 func rulesOf(p datapath.Pod) []*netlink.Rule {
 	to, from := netlink.NewRule(), netlink.NewRule()
 	to.Priority, to.Dst, to.Table = 512, full(p.Addrs[0]), netstate.TableMain
@@ -220,8 +220,8 @@ func (l *lowerBound) del(_ context.Context, p datapath.Pod) error {
 	return l.host.LinkDel(link)
 }
 
-// BenchmarkBurst adds 100 pods at once, from as many goroutines, and deletes
-// them.
+// BenchmarkBurst adds 100 pods at once, from as many goroutines, and deletes them in
+// the same way.
 func BenchmarkBurst(b *testing.B) {
 	f := newFabric(b)
 	n := newNode(b, f, 0, datapath.Flat)
@@ -255,7 +255,8 @@ func BenchmarkBurst(b *testing.B) {
 	b.ReportMetric(float64(dels.median().Microseconds())/1000, "100_DELs_ms")
 }
 
-// atOnce returns how long it took until the last was done.
+// atOnce calls do for all pods concurrently, and returns the time until the last
+// call returns.
 func atOnce(b *testing.B, pods []datapath.Pod, do func(datapath.Pod) error) time.Duration {
 	b.Helper()
 	errs := make(chan error)
@@ -271,8 +272,8 @@ func atOnce(b *testing.B, pods []datapath.Pod, do func(datapath.Pod) error) time
 	return time.Since(start)
 }
 
-// BenchmarkLook observes a node with 1,000 pods' routes and rules and compares it
-// with what should be.
+// BenchmarkLook observes a node with the routes and rules of 1,000 pods and compares
+// it with the desired state.
 func BenchmarkLook(b *testing.B) {
 	f := newFabric(b)
 	i := 0
@@ -280,7 +281,7 @@ func BenchmarkLook(b *testing.B) {
 		n := newNode(b, f, i, layout)
 		i++
 		holder, _ := n.run(0)
-		n.crowd(holder, 1000)
+		n.addCrowd(holder, 1000)
 		b.Run(string(layout), func(b *testing.B) {
 			for b.Loop() {
 				have, err := n.h.Observe(b.Context())

@@ -13,12 +13,12 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// streamSize is what one pod sends in a round.
+// streamSize is the number of bytes that one pod sends in a round.
 const streamSize = 32 << 20
 
-// BenchmarkTCP sends a stream out of a pod on a second ENI, with 737 other pods on
-// its node, in both layouts. Large segments travel as one packet to the far end,
-// so that a layout costs a stream less than it costs small packets.
+// BenchmarkTCP sends a stream from a pod on a second ENI, with 737 other pods on its
+// node, in both layouts. The kernel forwards large segments as one packet, so that
+// the layout has less effect on a stream than on small packets.
 func BenchmarkTCP(b *testing.B) {
 	f := newFabric(b)
 	l, err := f.Peer().Listen(b.Context(), netip.AddrPortFrom(fabric.PeerAddr, sinkPort))
@@ -43,8 +43,8 @@ func BenchmarkTCP(b *testing.B) {
 	for i, layout := range layouts {
 		n := newNode(b, f, i, layout)
 		holder, _ := n.run(0)
-		n.crowd(holder, 737)
-		_, sandboxes[layout] = n.run(traveller0)
+		n.addCrowd(holder, 737)
+		_, sandboxes[layout] = n.run(senderPod)
 	}
 	for b.Loop() {
 		for _, layout := range layouts {
@@ -58,7 +58,7 @@ func BenchmarkTCP(b *testing.B) {
 	ratio(b, "per-pod-737/flat-737 time", times[datapath.PerPod].least(), times[datapath.Flat].least())
 }
 
-// stream returns how long it took to send everything and have it read.
+// stream sends streamSize bytes and returns the time until the peer has read them.
 func stream(b *testing.B, ns *fabric.Netns) time.Duration {
 	b.Helper()
 	c, err := ns.Dial(b.Context(), "tcp", netip.AddrPort{}, netip.AddrPortFrom(fabric.PeerAddr, sinkPort))
@@ -77,7 +77,7 @@ func stream(b *testing.B, ns *fabric.Netns) time.Duration {
 		b.Fatal(err)
 	}
 	if _, err := c.Read(buf[:1]); !errors.Is(err, io.EOF) {
-		b.Fatalf("end of stream: %v", err)
+		b.Fatalf("end of stream: error %v, want EOF", err)
 	}
 	return time.Since(start)
 }

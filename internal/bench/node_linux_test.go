@@ -41,8 +41,8 @@ func newFabric(b testing.TB) *fabric.Fabric {
 	return f
 }
 
-// newNode adds instance i to the fabric: its pods have 10.i.x.x on the second
-// ENI.
+// newNode adds instance i to the fabric. Its pods have addresses of
+// 10.(100+i).0.0/16, a prefix of the second ENI.
 func newNode(b testing.TB, f *fabric.Fabric, i int, layout datapath.Layout) *node {
 	b.Helper()
 	name := fmt.Sprintf("node-%d", i)
@@ -91,7 +91,7 @@ func (n *node) pod(k int) datapath.Pod {
 	}
 }
 
-// run wires pod k in a new sandbox.
+// run adds pod k in a new sandbox.
 func (n *node) run(k int) (datapath.Pod, *fabric.Netns) {
 	n.b.Helper()
 	p := n.pod(k)
@@ -103,13 +103,13 @@ func (n *node) run(k int) (datapath.Pod, *fabric.Netns) {
 	return p, ns
 }
 
-// traveller0 is the number of the pod that sends: beyond all crowds.
-const traveller0 = 2400
+// senderPod is the number of the pod that sends, higher than those of all crowds.
+const senderPod = 2400
 
-// crowd gives the node the routes and rules of further pods, which all lead to the
-// link of p: a packet meets them as it would those of real ones. The source
-// map of the flat layout gets an element for each.
-func (n *node) crowd(p datapath.Pod, pods int) {
+// addCrowd adds the routes and rules of further pods to the node. The routes all
+// lead to the link of p, which makes no difference to the lookup of a packet. The
+// source map of the flat layout gets an element for each pod.
+func (n *node) addCrowd(p datapath.Pod, pods int) {
 	n.b.Helper()
 	var s netstate.State
 	var sources []netip.Prefix
@@ -125,7 +125,7 @@ func (n *node) crowd(p datapath.Pod, pods int) {
 	if err := n.h.Apply(n.b.Context(), netstate.Diff(netstate.State{}, s)); err != nil {
 		n.b.Fatal(err)
 	}
-	for _, own := range []int{0, traveller0} {
+	for _, own := range []int{0, senderPod} {
 		sources = append(sources, netip.PrefixFrom(n.pod(own).Addrs[0].Addr, 32))
 	}
 	n.want.ENIs[1].Sources = sources
@@ -144,7 +144,7 @@ func newSandbox(b testing.TB, path string) *fabric.Netns {
 	return ns
 }
 
-// figures collects the times of one thing.
+// figures holds the measured times of one operation.
 type figures []time.Duration
 
 func (f figures) median() time.Duration {
@@ -155,11 +155,11 @@ func (f figures) median() time.Duration {
 	return s[len(s)/2]
 }
 
-// least is for what costs the same each time: what is more comes from other work
-// of the machine.
+// least returns the shortest time. It measures operations that always cost the same:
+// other processes of the machine can only add to that.
 func (f figures) least() time.Duration { return slices.Min(f) }
 
-// ratio reports x over y.
+// ratio reports x/y as a metric.
 func ratio(b *testing.B, name string, x, y time.Duration) {
 	b.ReportMetric(float64(x)/float64(y), strings.ReplaceAll(name, " ", "_"))
 }

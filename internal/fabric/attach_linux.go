@@ -18,7 +18,7 @@ type port struct {
 	index int
 }
 
-// owned lists everything the ENI owns, in prefixes.
+// owned returns all addresses and prefixes of the ENI, as prefixes.
 func (p *port) owned() []netip.Prefix {
 	var all []netip.Prefix
 	for _, a := range append([]netip.Addr{p.Addr}, p.Addrs...) {
@@ -29,9 +29,10 @@ func (p *port) owned() []netip.Prefix {
 	return append(all, p.Prefixes...)
 }
 
-// Attach gives the ENI to its instance: a link with its MAC appears there, down
-// and without addresses, and the router delivers the ENI's addresses to it. For a
-// branch ENI no link appears: the instance makes one on that of the trunk.
+// Attach attaches the ENI to its instance. A link with its MAC appears there, down
+// and without addresses, and the router delivers packets for the ENI's addresses to
+// it. For a branch ENI no link appears: the instance adds a VLAN to the link of
+// the trunk ENI.
 func (f *Fabric) Attach(e ENI) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -76,8 +77,8 @@ func (f *Fabric) attach(e ENI) error {
 	return nil
 }
 
-// Detach takes the ENI away; its link disappears, and with a trunk its branch
-// ENIs. An ENI that is not attached is no error.
+// Detach detaches the ENI and removes its link. Detaching a trunk ENI also detaches
+// its branch ENIs. If the ENI is not attached, Detach does nothing and returns nil.
 func (f *Fabric) Detach(id string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -103,8 +104,9 @@ func (f *Fabric) detach(id string) error {
 	return nil
 }
 
-// Capture starts to record what passes between the ENI and the VPC, wherever the
-// instance has its link. The caller closes it.
+// Capture starts to record the packets between the ENI and the VPC, at the router's
+// end, so that the instance may move its link to another namespace. The caller must
+// close the Capture.
 func (f *Fabric) Capture(id string) (*Capture, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -115,7 +117,8 @@ func (f *Fabric) Capture(id string) (*Capture, error) {
 	return f.router.Capture(p.link)
 }
 
-// SetAddrs replaces the further addresses and the delegated prefixes of the ENI.
+// SetAddrs replaces the addresses of the ENI other than the primary one, and its
+// delegated prefixes.
 func (f *Fabric) SetAddrs(id string, addrs []netip.Addr, prefixes []netip.Prefix) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -131,7 +134,7 @@ func (f *Fabric) SetAddrs(id string, addrs []netip.Addr, prefixes []netip.Prefix
 	return nil
 }
 
-// ENI returns the attached ENI of that ID.
+// ENI returns the attached ENI with the given ID.
 func (f *Fabric) ENI(id string) (ENI, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -141,8 +144,8 @@ func (f *Fabric) ENI(id string) (ENI, bool) {
 	return ENI{}, false
 }
 
-// ENIs returns the attached ENIs of the instance by card and device, of all
-// instances if the name is empty.
+// ENIs returns the attached ENIs of the instance, sorted by network card index and
+// device index. If instance is empty it returns those of all instances.
 func (f *Fabric) ENIs(instance string) []ENI {
 	f.mu.Lock()
 	defer f.mu.Unlock()

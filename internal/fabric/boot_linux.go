@@ -15,13 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bootMetric is that of systemd-networkd's routes on Amazon Linux 2023.
+// bootMetric is the metric of the routes that systemd-networkd adds on Amazon
+// Linux 2023.
 const bootMetric = 512
 
 // Boot configures the primary ENI of the instance as an EC2 image does over
-// DHCP: link up, primary address, connected and default route. For IPv6 it takes
+// DHCP: link up, primary address, connected and default route. For IPv6 it adds
 // the first address and the route that the router would advertise. It returns when
-// packets pass.
+// the link passes packets.
 func (f *Fabric) Boot(ctx context.Context, instance string) error {
 	p, err := f.bootPrimary(instance)
 	if err == nil {
@@ -41,7 +42,7 @@ func (f *Fabric) bootPrimary(instance string) (*port, error) {
 			return p, bootLink(f.instances[instance], p.ENI, f.subnets[p.Subnet])
 		}
 	}
-	return nil, fmt.Errorf("no primary ENI: %w", os.ErrNotExist)
+	return nil, fmt.Errorf("primary ENI: %w", os.ErrNotExist)
 }
 
 func (f *Fabric) instanceUp(ctx context.Context, p *port) error {
@@ -50,15 +51,15 @@ func (f *Fabric) instanceUp(ctx context.Context, p *port) error {
 		return os.ErrNotExist
 	}
 	if p.branch() {
-		return nil // whose link is the instance's own
+		return nil // the instance made the link of a branch ENI, under any name
 	}
 	return ns.waitUp(ctx, p.Link())
 }
 
-// WaitUp waits until a link of the instance, set up before, passes packets in
-// both directions. A link that comes up does so at both of its ends a moment
-// later, and until then the kernel drops what is sent. For a branch ENI it looks
-// at the router's end alone.
+// WaitUp waits until the link of an ENI passes packets in both directions. The
+// caller must have set the link up. The kernel takes a moment to bring up both ends
+// of the link, and until then it drops packets. For a branch ENI, WaitUp checks
+// only the router's end.
 func (f *Fabric) WaitUp(ctx context.Context, id string) error {
 	f.mu.Lock()
 	p, ok := f.ports[id]
@@ -90,7 +91,7 @@ func (n *Netns) waitUp(ctx context.Context, name string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("link %s in %s stays %v: %w", name, n.path, link.Attrs().OperState, ctx.Err())
+			return fmt.Errorf("link %s in %s is %v, want up: %w", name, n.path, link.Attrs().OperState, ctx.Err())
 		case <-time.After(time.Millisecond):
 		}
 	}
@@ -117,8 +118,8 @@ func bootLink(ns *Netns, e ENI, s Subnet) error {
 	return nil
 }
 
-// bootAddrs are the addresses that come over DHCP: the primary one and the first
-// of IPv6.
+// bootAddrs returns the addresses that DHCP configures: the primary one and the
+// first IPv6 address.
 func bootAddrs(e ENI) (all []netip.Addr) {
 	if e.Addr.IsValid() {
 		all = append(all, e.Addr)
@@ -132,7 +133,7 @@ func bootAddrs(e ENI) (all []netip.Addr) {
 func bootAddr(h *netlink.Handle, link netlink.Link, a netip.Addr, s Subnet) error {
 	subnet, ok := s.Prefix(a)
 	if !ok {
-		return fmt.Errorf("subnet %s has no prefix of its family", s.ID)
+		return fmt.Errorf("subnet %s has no prefix of the same family", s.ID)
 	}
 	own := addr(netip.PrefixFrom(a, subnet.Bits()))
 	own.Flags |= unix.IFA_F_NOPREFIXROUTE

@@ -20,11 +20,13 @@ import (
 	"github.com/vpcnet/vpcnet/snat"
 )
 
-// fewEnv is set in the process that has few capabilities, to its layout.
+// fewEnv is the variable that tells the process with few capabilities its layout.
 const fewEnv = "VPCNET_FEW_CAPABILITIES"
 
-// TestFewCapabilities does an agent's and a plugin's work with the capabilities
-// that the packages ask for and no others, and what needs only one with that one.
+// TestFewCapabilities does the work of an agent and of a plugin in a process that
+// has only the capabilities that the packages document. With CAP_NET_ADMIN alone
+// the work on the node must succeed, and the work on a pod must fail with an error
+// that names CAP_SYS_ADMIN.
 func TestFewCapabilities(t *testing.T) {
 	if _, err := exec.LookPath("setpriv"); err != nil {
 		t.Skipf("needs the program setpriv: %v", err)
@@ -57,18 +59,19 @@ func TestFewCapabilities(t *testing.T) {
 				}
 				refused := strings.Contains(out.String(), "CAP_SYS_ADMIN")
 				if alone := capabilities == "+net_admin"; alone != refused || alone == (err == nil) {
-					t.Errorf("%v: %s", err, &out)
+					t.Errorf("with %s: error %v and output %q", capabilities, err, &out)
 				}
 				if got := out.String(); !strings.HasPrefix(got, "node done\n") {
-					t.Errorf("what is the node's own needs more than CAP_NET_ADMIN: %s", got)
+					t.Errorf("the work on the node needs more than CAP_NET_ADMIN: %s", got)
 				}
 			})
 		}
 	}
 }
 
-// few is the process of TestFewCapabilities, in the namespace of the first node.
-func few() int {
+// runWithFewCapabilities runs in the process of TestFewCapabilities, in the namespace of the first
+// node, and returns the exit status.
+func runWithFewCapabilities() int {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	h := &host{number: 1, end: end{addrs: [2]netip.Addr{in4(1, 10), in6(1, 10)}}, node: datapath.Node{Layout: datapath.Layout(os.Getenv(fewEnv))}}
@@ -113,7 +116,7 @@ func fewTranslate(ctx context.Context, h *host) error {
 	return err
 }
 
-// fewRepair waits until Watch has put back a setting.
+// fewRepair changes a sysctl and waits until Watch has repaired it.
 func fewRepair(ctx context.Context, path *datapath.Handle, want datapath.Desired) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -137,7 +140,7 @@ func fewRepair(ctx context.Context, path *datapath.Handle, want datapath.Desired
 	case err := <-ended:
 		return err
 	case <-ctx.Done():
-		return errors.New("nothing was repaired")
+		return errors.New("Watch did not repair rp_filter of ens6")
 	}
 	stop()
 	<-ended

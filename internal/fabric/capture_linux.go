@@ -16,13 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxFrame is the largest frame a link passes, as it is before segmentation.
+// maxFrame is the size of the largest frame on a link, before segmentation.
 const maxFrame = 1<<16 + 14
 
-// captureBuffer is room in the kernel for a burst of packets.
+// captureBuffer is the size of the receive buffer, for bursts of packets.
 const captureBuffer = 8 << 20
 
-// Capture is a running record of a link.
+// Capture records the packets on a link until it is closed.
 type Capture struct {
 	link string
 	file *os.File
@@ -34,8 +34,8 @@ type Capture struct {
 	buf     []byte
 }
 
-// Capture starts to record what passes a link of the namespace, as tcpdump
-// would see it. The caller closes it.
+// Capture starts to record the packets on a link of the namespace, as tcpdump
+// would. The caller must close the Capture.
 func (n *Netns) Capture(link string) (*Capture, error) {
 	var fd int
 	err := n.Do(func() error {
@@ -57,16 +57,16 @@ func (n *Netns) Capture(link string) (*Capture, error) {
 	return c, nil
 }
 
-// packetSocket opens a packet socket in the namespace of the calling thread; an
+// packetSocket opens a packet socket in the namespace of the calling thread. An
 // index of 0 means all links.
 func packetSocket(protocol uint16, index int) (int, error) {
-	// Without a protocol the socket stays deaf until it is bound to its link.
+	// A socket without a protocol receives nothing until it is bound to its link.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return -1, err
 	}
-	// The kernel refuses more than its maximum to those who may not force it;
-	// the default is enough for them.
+	// Only a process with CAP_NET_ADMIN can exceed the kernel's maximum. Otherwise
+	// the maximum must do.
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, captureBuffer) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, captureBuffer)
 	}
@@ -88,7 +88,7 @@ func hostToNet(v uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
 }
 
-// run takes packets out of the kernel's buffer as they come.
+// run receives packets until the file is closed.
 func (c *Capture) run() {
 	defer close(c.done)
 	// Read returns when the file is closed.
@@ -98,7 +98,7 @@ func (c *Capture) run() {
 	})
 }
 
-// drain takes what the kernel has.
+// drain receives all packets in the buffer of the kernel.
 func (c *Capture) drain(fd int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -117,8 +117,8 @@ func (c *Capture) drain(fd int) {
 	}
 }
 
-// describe takes over what the kernel says of the frame: the time, as a timespec,
-// and the tag, as a tpacket_auxdata.
+// describe sets the time and the VLAN ID of the packet from the control messages
+// of the kernel: a timespec and a tpacket_auxdata.
 func (p *Packet) describe(control []byte) {
 	messages, err := unix.ParseSocketControlMessage(control)
 	if err != nil {
@@ -135,7 +135,7 @@ func (p *Packet) describe(control []byte) {
 	}
 }
 
-// Packets returns what was seen so far, in order.
+// Packets returns the packets recorded so far, in order.
 func (c *Capture) Packets() ([]Packet, error) {
 	if err := c.raw.Control(func(fd uintptr) { c.drain(int(fd)) }); err != nil {
 		return nil, err
@@ -145,7 +145,7 @@ func (c *Capture) Packets() ([]Packet, error) {
 	return slices.Clone(c.packets), nil
 }
 
-// Close ends the record.
+// Close stops the recording.
 func (c *Capture) Close() error {
 	err := c.file.Close()
 	<-c.done

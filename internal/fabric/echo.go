@@ -17,12 +17,12 @@ import (
 	"time"
 )
 
-// EchoPort is the port at which the hosts outside answer over TCP and UDP with
-// the source address they see; see [Netns.Echo].
+// EchoPort is the port of the echo servers on the hosts outside the VPC, for TCP
+// and UDP; see [Netns.Echo].
 const EchoPort = 7
 
-// askEvery is the time after which Ask repeats a datagram.
-const askEvery = 200 * time.Millisecond
+// resendAfter is the time after which Ask and Exchange repeat a datagram.
+const resendAfter = 200 * time.Millisecond
 
 // Start starts cmd in the namespace.
 func (n *Netns) Start(cmd *exec.Cmd) error { return n.Do(cmd.Start) }
@@ -59,8 +59,8 @@ func (n *Netns) Dial(ctx context.Context, network string, local, remote netip.Ad
 	default:
 		d.LocalAddr = net.UDPAddrFromAddrPort(local)
 	}
-	// One address given as a number is dialled in the calling goroutine, so
-	// that the socket belongs to the namespace.
+	// The Dialer dials a single numeric address in the calling goroutine, so that
+	// the socket is created in the namespace.
 	err = n.Do(func() error {
 		c, err = d.DialContext(ctx, network, remote.String())
 		return err
@@ -68,9 +68,9 @@ func (n *Netns) Dial(ctx context.Context, network string, local, remote netip.Ad
 	return c, err
 }
 
-// Echo answers over TCP and UDP at local until the returned function is called:
-// each line or datagram gets back the source address and port it came from, a
-// space, and itself.
+// Echo serves TCP and UDP at local until the caller calls stop. It answers each
+// line or datagram with the source address and port of the sender, a space, and the
+// line or datagram itself.
 func (n *Netns) Echo(ctx context.Context, local netip.AddrPort) (stop func(), err error) {
 	l, err := n.Listen(ctx, local)
 	if err != nil {
@@ -92,7 +92,7 @@ func (n *Netns) Echo(ctx context.Context, local netip.AddrPort) (stop func(), er
 	}, nil
 }
 
-// echo is a running Echo with its connections.
+// echo is an echo server and its connections.
 type echo struct {
 	running sync.WaitGroup
 
@@ -149,14 +149,14 @@ func answerDatagrams(p net.PacketConn) {
 			return
 		}
 		if err == nil {
-			// A datagram may get lost, here as on any link: the asker repeats it.
+			// A lost answer needs no handling: the sender repeats its datagram.
 			_, _ = p.WriteTo(fmt.Appendf(nil, "%v %s", from, buf[:n]), from)
 		}
 	}
 }
 
-// Ask sends one line to an [Netns.Echo] over "tcp" or "udp" and returns the
-// source the server saw. It tries until ctx ends.
+// Ask sends one line to an echo server ([Netns.Echo]) over "tcp" or "udp" and
+// returns the source address that the server saw. It tries until ctx ends.
 func (n *Netns) Ask(ctx context.Context, network string, local, remote netip.AddrPort) (netip.AddrPort, error) {
 	c, err := n.Dial(ctx, network, local, remote)
 	if err != nil {
@@ -168,23 +168,24 @@ func (n *Netns) Ask(ctx context.Context, network string, local, remote netip.Add
 		return netip.AddrPort{}, fmt.Errorf("ask %v over %s from %v: %w", remote, network, c.LocalAddr(), err)
 	}
 	if c, ok := c.(*net.TCPConn); ok {
-		hangUp(ctx, c)
+		closeGracefully(ctx, c)
 	}
 	return seen, nil
 }
 
-// hangUp ends a connection so that no packet of it is on the way afterwards.
-func hangUp(ctx context.Context, c *net.TCPConn) {
+// closeGracefully ends a connection and waits until the peer has ended it too, so
+// that no packet of it is in flight afterwards.
+func closeGracefully(ctx context.Context, c *net.TCPConn) {
 	defer context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })()
 	if c.CloseWrite() == nil {
-		// The answer is known; how the connection ends does not change it.
+		// The caller has its answer; an error at the end does not matter.
 		_, _ = io.Copy(io.Discard, c)
 	}
 }
 
-// Exchange sends one line over a connection to an [Netns.Echo] and returns the
-// source the server saw. Over UDP it repeats the line until ctx ends. Not for
-// concurrent use of one connection.
+// Exchange sends one line over a connection to an echo server ([Netns.Echo]) and
+// returns the source address that the server saw. Over UDP it repeats the line
+// until ctx ends. Concurrent calls must not use the same connection.
 func Exchange(ctx context.Context, c net.Conn, line string) (netip.AddrPort, error) {
 	defer func() { _ = c.SetReadDeadline(time.Time{}) }()
 	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
@@ -196,7 +197,7 @@ func Exchange(ctx context.Context, c net.Conn, line string) (netip.AddrPort, err
 			return netip.AddrPort{}, err
 		}
 		if datagrams {
-			_ = c.SetReadDeadline(time.Now().Add(askEvery))
+			_ = c.SetReadDeadline(time.Now().Add(resendAfter))
 		}
 		k, err := c.Read(buf)
 		if ctx.Err() != nil {

@@ -9,16 +9,17 @@ import (
 	"net/netip"
 )
 
-// ErrNotSupported is returned on every system but Linux.
+// ErrNotSupported is the error of all operations on systems other than Linux.
 var ErrNotSupported = fmt.Errorf("fabric: namespaces need Linux: %w", errors.ErrUnsupported)
 
-// Addresses at which the VPC's own services answer from inside it.
+// The addresses of the services of the VPC and of the hosts outside it.
 var (
-	// MetadataAddr and MetadataAddr6 are those of the instance metadata service
+	// MetadataAddr and MetadataAddr6 are the addresses of the instance metadata
+	// service
 	// (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html).
 	MetadataAddr  = netip.MustParseAddr("169.254.169.254")
 	MetadataAddr6 = netip.MustParseAddr("fd00:ec2::254")
-	// EC2Addr is where the EC2 API answers, from a block reserved for documentation.
+	// EC2Addr is the address of the EC2 API, from a block reserved for documentation.
 	EC2Addr = netip.MustParseAddr("198.51.100.1")
 	// Gateway6 is the IPv6 address of the VPC's router on every link
 	// (https://docs.aws.amazon.com/vpc/latest/userguide/subnet-route-tables.html).
@@ -31,16 +32,16 @@ var (
 	PeerAddr6 = netip.MustParseAddr("fd00:100::10")
 )
 
-// Config says what VPC to build. Only VPC is needed.
+// Config describes the VPC to build. Only the field VPC is required.
 type Config struct {
-	// VPC is the set of address blocks of the VPC, of either family.
+	// VPC holds the address blocks of the VPC, of either family.
 	VPC []netip.Prefix
-	// Subnets are the subnets to start with; AddSubnet adds more.
+	// Subnets are the subnets that New adds; AddSubnet adds more.
 	Subnets []Subnet
-	// MTU of every link; 0 is 9001, as in a VPC.
+	// MTU is the MTU of every link. 0 means 9001, as in a VPC.
 	MTU int
-	// Dir is where the namespaces are mounted; "" is /run/netns, where `ip
-	// netns` finds them.
+	// Dir is the directory in which the namespaces are mounted. "" means
+	// /run/netns, where `ip netns` finds them.
 	Dir string
 }
 
@@ -48,8 +49,8 @@ type Config struct {
 type Subnet struct {
 	ID   string
 	Zone string // availability zone
-	// Prefixes has at most one prefix a family. The gateway of an IPv4 subnet
-	// is its first address after the base.
+	// Prefixes holds at most one prefix of each family. The gateway of an IPv4
+	// subnet is the second address of its prefix.
 	Prefixes []netip.Prefix
 }
 
@@ -63,7 +64,8 @@ func (s Subnet) Prefix(a netip.Addr) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// Gateway returns the VPC's router as seen from an address in the subnet.
+// Gateway returns the address of the VPC's router in the subnet, of the family
+// of a.
 func (s Subnet) Gateway(a netip.Addr) netip.Addr {
 	if a.Is6() {
 		return Gateway6
@@ -78,30 +80,30 @@ func (s Subnet) Gateway(a netip.Addr) netip.Addr {
 type ENI struct {
 	ID       string
 	MAC      net.HardwareAddr
-	Instance string // name of the instance; that of the trunk for a branch ENI
+	Instance string // name of the instance; Attach sets it for a branch ENI
 	Card     int    // network card index
 	Device   int    // device index on the card; 0 on card 0 is the primary ENI
 	Subnet   string // ID of the subnet
-	// Trunk is the ID of the attached ENI that carries this one, which is then a
-	// branch ENI: its packets are those with the VLAN ID on the trunk's link.
+	// Trunk is the ID of the trunk ENI if this ENI is a branch ENI. Its packets are
+	// then the packets with the VLAN ID on the link of the trunk ENI.
 	Trunk string
 	VLAN  int
-	// Addr is the primary private IPv4 address. It may be missing only on an
-	// ENI that has IPv6 addresses.
+	// Addr is the primary private IPv4 address. It may be the zero Addr only if the
+	// ENI has IPv6 addresses.
 	Addr netip.Addr
-	// Addrs are the further addresses the ENI owns, of either family.
+	// Addrs are the other addresses of the ENI, of either family.
 	Addrs []netip.Addr
 	// Prefixes are the prefixes delegated to the ENI.
 	Prefixes []netip.Prefix
-	// Unchecked switches the source check off, as EC2 can.
+	// Unchecked disables EC2's source/destination check.
 	Unchecked bool
-	// Public says that the primary address may pass the internet gateway.
+	// Public means that the internet gateway passes packets from and to Addr.
 	Public bool
 }
 
-// Link returns the name under which the ENI appears in its instance: ens5 for
-// device 0 of card 0, ens6 for device 1, and so on; further cards count on from
-// ens37, ens69, … A branch ENI has no link but its trunk's, and no name.
+// Link returns the name of the ENI's link in its instance: ens5 for device 0 of
+// card 0, ens6 for device 1, and so on; the links of the next cards begin at
+// ens37, ens69, … For a branch ENI, which has no link, it returns "".
 func (e ENI) Link() string {
 	if e.branch() {
 		return ""
@@ -114,10 +116,12 @@ func (e ENI) Primary() bool { return e.Card == 0 && e.Device == 0 && !e.branch()
 
 func (e ENI) branch() bool { return e.Trunk != "" }
 
-// Drops are packets the VPC refused to carry.
+// Drops counts the packets that the VPC dropped.
 type Drops struct {
-	// Spoofed counts, by ENI ID, packets whose source the ENI does not own.
+	// Spoofed counts the packets with a source that the sending ENI does not own,
+	// by ENI ID.
 	Spoofed map[string]uint64
-	// InternetGateway counts packets that had no right to pass it.
+	// InternetGateway counts the packets from or to a private IPv4 address that is
+	// not public.
 	InternetGateway uint64
 }

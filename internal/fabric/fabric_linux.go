@@ -23,7 +23,8 @@ type Fabric struct {
 	net                    *routing
 	ndp                    *responder
 
-	// mu is held while the kernel is changed, so that the router and the maps agree.
+	// mu protects the following fields and the configuration of the router in the
+	// kernel, so that both stay consistent.
 	mu        sync.Mutex
 	subnets   map[string]Subnet
 	instances map[string]*Netns
@@ -35,10 +36,10 @@ type Fabric struct {
 var errClosed = fmt.Errorf("fabric: %w", os.ErrClosed)
 
 // New builds the router, the internet host and the peer host of a VPC. The
-// caller closes it.
+// caller must close the Fabric.
 func New(ctx context.Context, cfg Config) (*Fabric, error) {
 	if len(cfg.VPC) == 0 {
-		return nil, errors.New("fabric: a VPC needs a prefix")
+		return nil, errors.New("fabric: Config.VPC is empty, want at least one prefix")
 	}
 	cfg.MTU = cmp.Or(cfg.MTU, 9001)
 	cfg.Dir = cmp.Or(cfg.Dir, "/run/netns")
@@ -114,7 +115,7 @@ func (f *Fabric) closeLater(c io.Closer) {
 	f.closers = append(f.closers, c)
 }
 
-// Close removes everything the fabric made.
+// Close removes everything that the Fabric has created. A second call does nothing.
 func (f *Fabric) Close() error {
 	f.mu.Lock()
 	closers := f.closers
@@ -147,13 +148,16 @@ func (f *Fabric) Close() error {
 // Router returns the namespace of the VPC's router.
 func (f *Fabric) Router() *Netns { return f.router }
 
-// Internet returns the namespace of the host in the internet. It answers at [EchoPort].
+// Internet returns the namespace of the host in the internet, which has an echo
+// server at [EchoPort].
 func (f *Fabric) Internet() *Netns { return f.internet }
 
-// Peer returns the namespace of the host in the peer network. It answers at [EchoPort].
+// Peer returns the namespace of the host in the peer network, which has an echo
+// server at [EchoPort].
 func (f *Fabric) Peer() *Netns { return f.peer }
 
-// Instance returns the namespace of an instance, nil if there is none of that name.
+// Instance returns the namespace of an instance, or nil if there is no instance
+// with that name.
 func (f *Fabric) Instance(name string) *Netns {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -181,8 +185,8 @@ func (f *Fabric) AddSubnet(s Subnet) error {
 	return nil
 }
 
-// AddInstance makes the namespace of an instance; its name is also that of the
-// namespace. Its lo is up and it has no other link.
+// AddInstance creates the namespace of an instance, with the name of the instance.
+// Its lo is up and it has no other link.
 func (f *Fabric) AddInstance(name string) (*Netns, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -196,9 +200,10 @@ func (f *Fabric) AddInstance(name string) (*Netns, error) {
 	if err != nil {
 		return nil, fmt.Errorf("fabric: instance %s: %w", name, err)
 	}
-	// A new namespace inherits the machine's settings, or not, as the machine
-	// is set. These are a fresh server's, the strictest in use. Nobody else is
-	// on the links, so detection of duplicate addresses would only cost time.
+	// Whether a new namespace inherits the settings of the machine is itself a
+	// setting of the machine. These are the settings of a new server, the strictest
+	// in use. Detection of duplicate addresses would only cost time, because no
+	// other host is on the links.
 	err = n.sysctls(
 		"ipv4/ip_forward", "0",
 		"ipv4/conf/all/rp_filter", "0",
@@ -215,8 +220,8 @@ func (f *Fabric) AddInstance(name string) (*Netns, error) {
 	return n, nil
 }
 
-// RemoveInstance detaches the ENIs of an instance and removes its namespace. An
-// instance that is not there is no error.
+// RemoveInstance detaches the ENIs of an instance and removes its namespace. If
+// there is no such instance it does nothing and returns nil.
 func (f *Fabric) RemoveInstance(name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -234,7 +239,8 @@ func (f *Fabric) RemoveInstance(name string) error {
 	return errors.Join(err, n.Delete())
 }
 
-// Drops returns what the VPC refused to carry so far. ENIs that left are not in it.
+// Drops returns the numbers of packets that the VPC has dropped so far. It omits
+// ENIs that are no longer attached.
 func (f *Fabric) Drops() (Drops, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -244,7 +250,7 @@ func (f *Fabric) Drops() (Drops, error) {
 	return f.net.drops(f.ports)
 }
 
-// owner returns the port whose ENI owns the address.
+// owner returns the port of the ENI that owns the address, nil if there is none.
 func (f *Fabric) owner(a netip.Addr) *port {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -256,8 +262,8 @@ func (f *Fabric) owner(a netip.Addr) *port {
 	return nil
 }
 
-// answersFor reports whether the router answers for the address on one of its
-// links: it does when another ENI owns it.
+// answersFor reports whether the router answers neighbour solicitations for the
+// address on one of its links: it does if the ENI of another link owns the address.
 func (f *Fabric) answersFor(a netip.Addr, index int) bool {
 	p := f.owner(a)
 	return p != nil && p.index != index

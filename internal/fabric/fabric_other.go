@@ -10,7 +10,8 @@ import (
 	"net/netip"
 )
 
-// Fabric is a VPC of namespaces. There is none on this system: New fails.
+// Fabric is a VPC of namespaces, which only Linux has: New returns
+// [ErrNotSupported].
 type Fabric struct{}
 
 // New returns [ErrNotSupported].
@@ -49,7 +50,7 @@ func (f *Fabric) Detach(string) error { return ErrNotSupported }
 // SetAddrs returns [ErrNotSupported].
 func (f *Fabric) SetAddrs(string, []netip.Addr, []netip.Prefix) error { return ErrNotSupported }
 
-// ENI returns nothing.
+// ENI returns false.
 func (f *Fabric) ENI(string) (ENI, bool) { return ENI{}, false }
 
 // ENIs returns nil.
@@ -106,7 +107,7 @@ func (n *Netns) Send(from, to netip.AddrPort, payload []byte) error { return Err
 // Capture returns [ErrNotSupported].
 func (n *Netns) Capture(string) (*Capture, error) { return nil, ErrNotSupported }
 
-// Capture is a running record of a link.
+// Capture records the packets on a link.
 type Capture struct{}
 
 // Packets returns [ErrNotSupported].

@@ -27,12 +27,12 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(fewEnv) != "" {
-		os.Exit(few())
+		os.Exit(runWithFewCapabilities())
 	}
 	isolatetest.Test(m)
 }
 
-// silence is how long a test waits for an answer that must not come.
+// silence is how long a test waits to see that there is no answer.
 const silence = 300 * time.Millisecond
 
 var vpcConfig = fabric.Config{
@@ -43,8 +43,8 @@ var vpcConfig = fabric.Config{
 	},
 }
 
-// newFabric builds two nodes in two zones with a booted primary ENI each; node-1
-// has a second ENI.
+// newFabric builds two nodes in two zones, each with a booted primary ENI. node-1
+// also has a second ENI, which is not configured.
 func newFabric(t *testing.T) *fabric.Fabric {
 	t.Helper()
 	isolatetest.Require(t)
@@ -92,14 +92,14 @@ func echo(t *testing.T, n *fabric.Netns, a netip.Addr) {
 	t.Cleanup(stop)
 }
 
-// asks asserts what source the server sees, over both protocols; the zero
-// address means that no answer may come.
-func asks(t *testing.T, n *fabric.Netns, from, to, want netip.Addr) {
+// wantSource checks which source address the echo server at to sees, over UDP and TCP.
+// The zero Addr means that there must be no answer.
+func wantSource(t *testing.T, n *fabric.Netns, from, to, want netip.Addr) {
 	t.Helper()
-	asksAt(t, n, from, netip.AddrPortFrom(to, fabric.EchoPort), want)
+	wantSourceAt(t, n, from, netip.AddrPortFrom(to, fabric.EchoPort), want)
 }
 
-func asksAt(t *testing.T, n *fabric.Netns, from netip.Addr, to netip.AddrPort, want netip.Addr) {
+func wantSourceAt(t *testing.T, n *fabric.Netns, from netip.Addr, to netip.AddrPort, want netip.Addr) {
 	t.Helper()
 	for _, network := range []string{"udp", "tcp"} {
 		limit := 5 * time.Second
@@ -114,7 +114,7 @@ func asksAt(t *testing.T, n *fabric.Netns, from netip.Addr, to netip.AddrPort, w
 		seen, err := n.Ask(ctx, network, local, to)
 		cancel()
 		if seen.Addr() != want {
-			t.Errorf("%s from %v to %v: the server saw %v, %v; want %v", network, from, to, seen, err, want)
+			t.Errorf("%s from %v to %v: the server saw %v, want %v (error: %v)", network, from, to, seen, want, err)
 		}
 	}
 }
@@ -156,7 +156,7 @@ func capture(t *testing.T, n *fabric.Netns, link string) *fabric.Capture {
 	return c
 }
 
-// lines returns the captured packets that contain all of the words.
+// lines returns the text of the captured packets that contain all of the words.
 func lines(t *testing.T, c *fabric.Capture, words ...string) (matching []string) {
 	t.Helper()
 	packets, err := c.Packets()
@@ -175,8 +175,8 @@ next:
 	return matching
 }
 
-// eventually waits until cond holds. Packets are on their way for a moment when
-// the call that sent them returns.
+// eventually waits until cond returns true, and reports whether it did. Packets may
+// still be in flight when the call that sent them returns.
 func eventually(t *testing.T, cond func() bool) bool {
 	t.Helper()
 	deadline := time.After(5 * time.Second)
@@ -190,9 +190,10 @@ func eventually(t *testing.T, cond func() bool) bool {
 	return true
 }
 
-// sends sends a datagram and then waits for the answer to a ping, behind which
-// no trace of the datagram is missing. A spoofed source gets no answer, a ping does.
-func sends(t *testing.T, n *fabric.Netns, from, to string) {
+// sendAndWait sends a datagram, and then a ping to the gateway. The datagram, which
+// may have a spoofed source and so gets no answer, has passed the router when the
+// answer to the ping arrives.
+func sendAndWait(t *testing.T, n *fabric.Netns, from, to string) {
 	t.Helper()
 	dst := netip.AddrPortFrom(ip(to), 9)
 	if err := n.Send(netip.AddrPortFrom(ip(from), 1), dst, nil); err != nil {
@@ -221,12 +222,12 @@ func TestDelivery(t *testing.T) {
 	for _, a := range []netip.Addr{ip("10.0.2.10"), ip("2001:db8:1:2::10")} {
 		echo(t, two, a)
 	}
-	asks(t, one, ip("10.0.1.10"), ip("10.0.2.10"), ip("10.0.1.10"))
-	asks(t, one, ip("2001:db8:1:1::10"), ip("2001:db8:1:2::10"), ip("2001:db8:1:1::10"))
-	asks(t, one, ip("10.0.1.10"), fabric.PeerAddr, ip("10.0.1.10"))
-	asks(t, one, ip("2001:db8:1:1::10"), fabric.PeerAddr6, ip("2001:db8:1:1::10"))
-	asks(t, one, ip("10.0.1.10"), fabric.InternetAddr, ip("10.0.1.10"))
-	asks(t, one, ip("2001:db8:1:1::10"), fabric.InternetAddr6, ip("2001:db8:1:1::10"))
+	wantSource(t, one, ip("10.0.1.10"), ip("10.0.2.10"), ip("10.0.1.10"))
+	wantSource(t, one, ip("2001:db8:1:1::10"), ip("2001:db8:1:2::10"), ip("2001:db8:1:1::10"))
+	wantSource(t, one, ip("10.0.1.10"), fabric.PeerAddr, ip("10.0.1.10"))
+	wantSource(t, one, ip("2001:db8:1:1::10"), fabric.PeerAddr6, ip("2001:db8:1:1::10"))
+	wantSource(t, one, ip("10.0.1.10"), fabric.InternetAddr, ip("10.0.1.10"))
+	wantSource(t, one, ip("2001:db8:1:1::10"), fabric.InternetAddr6, ip("2001:db8:1:1::10"))
 	for _, a := range []netip.Addr{ip("10.0.2.10"), ip("2001:db8:1:2::10"), ip("10.0.1.1"), fabric.InternetAddr} {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		if rtt, err := one.Ping(ctx, netip.Addr{}, a); err != nil || rtt <= 0 {
@@ -235,11 +236,12 @@ func TestDelivery(t *testing.T) {
 		cancel()
 	}
 	if diff := cmp.Diff(map[string]uint64{"eni-1": 0, "eni-2": 0, "eni-3": 0}, spoofed(t, f)); diff != "" {
-		t.Errorf("honest packets were dropped (-want +got):\n%s", diff)
+		t.Errorf("dropped packets with valid sources (-want +got):\n%s", diff)
 	}
 }
 
-// TestNeighbours asks on the link for addresses in the node's own subnet.
+// TestNeighbours checks that the router answers ARP and neighbour discovery for
+// other addresses in the subnet of the node.
 func TestNeighbours(t *testing.T) {
 	f := newFabric(t)
 	one := f.Instance("node-1")
@@ -257,23 +259,23 @@ func TestNeighbours(t *testing.T) {
 	for _, a := range []netip.Addr{ip("10.0.1.30"), ip("2001:db8:1:1::30")} {
 		echo(t, f.Instance("node-3"), a)
 	}
-	asks(t, one, ip("10.0.1.10"), ip("10.0.1.30"), ip("10.0.1.10"))
-	asks(t, one, ip("2001:db8:1:1::10"), ip("2001:db8:1:1::30"), ip("2001:db8:1:1::10"))
-	// A slow machine may ask twice.
+	wantSource(t, one, ip("10.0.1.10"), ip("10.0.1.30"), ip("10.0.1.10"))
+	wantSource(t, one, ip("2001:db8:1:1::10"), ip("2001:db8:1:1::30"), ip("2001:db8:1:1::10"))
+	// On a slow machine there may be two requests.
 	if len(lines(t, seen, "ARP, 10.0.1.30 is-at")) == 0 {
 		t.Error("no answer to ARP for a neighbour")
 	}
 	if len(lines(t, seen, "neighbor advertisement, tgt is 2001:db8:1:1::30")) == 0 {
 		t.Error("no answer to neighbour discovery")
 	}
-	// Nobody answers for what nobody owns, what this very ENI owns, or what is
-	// not routed.
+	// The router does not answer for addresses that no ENI owns, that the asking ENI
+	// owns, or that are not routed.
 	for _, a := range []string{"10.0.1.99", "10.0.1.11", "169.254.1.1", "2001:db8:1:1::99"} {
 		ctx, cancel := context.WithTimeout(t.Context(), silence)
 		_, err := one.Ask(ctx, "udp", netip.AddrPort{}, netip.AddrPortFrom(ip(a), fabric.EchoPort))
 		cancel()
 		if err == nil {
-			t.Errorf("%s answers", a)
+			t.Errorf("%s answers, want no answer", a)
 		}
 		if got := append(lines(t, seen, "ARP, "+a+" is-at"), lines(t, seen, "tgt is "+a)...); len(got) != 0 {
 			t.Errorf("the VPC answers for %s: %q", a, got)
@@ -289,7 +291,7 @@ func TestSecondENI(t *testing.T) {
 		t.Fatal(err)
 	}
 	first, second := capture(t, one, "ens5"), capture(t, one, "ens6")
-	send := func(a string) { t.Helper(); sends(t, two, "10.0.2.10", a) }
+	send := func(a string) { t.Helper(); sendAndWait(t, two, "10.0.2.10", a) }
 	counts := func(want1, want2 int, a string) {
 		t.Helper()
 		var got1, got2 []string
@@ -308,12 +310,13 @@ func TestSecondENI(t *testing.T) {
 		send(a)
 		counts(1, 0, a)
 	}
-	send("10.0.1.48") // just behind the prefix
+	send("10.0.1.48") // the first address after the prefix
 	counts(0, 0, "10.0.1.48")
-	sends(t, two, "2001:db8:1:2::10", "2001:db8:1:1:f::77")
+	sendAndWait(t, two, "2001:db8:1:2::10", "2001:db8:1:1:f::77")
 	counts(0, 1, "2001:db8:1:1:f::77")
 
-	// An address moves from one ENI to the other, in either order of the calls.
+	// An address moves from one ENI to the other, even if it is added to the new ENI
+	// first.
 	if err := f.SetAddrs("eni-1", []netip.Addr{ip("10.0.1.11"), ip("10.0.1.21")}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -329,11 +332,11 @@ func TestSecondENI(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := f.Detach("eni-2"); err != nil {
-		t.Errorf("second detach: %v", err)
+		t.Errorf("second detach: error %v, want none", err)
 	}
 	run(t, one, func() error {
 		if _, err := netlink.LinkByName("ens6"); !errors.As(err, &netlink.LinkNotFoundError{}) {
-			return fmt.Errorf("ens6 after detach: %w, want none", err)
+			return fmt.Errorf("ens6 after detach: error %w, want LinkNotFoundError", err)
 		}
 		return nil
 	})
@@ -354,7 +357,7 @@ func TestLink(t *testing.T) {
 		}
 		addrs, err := netlink.AddrList(link, netlink.FAMILY_ALL)
 		if err == nil && len(addrs) != 0 {
-			err = fmt.Errorf("ens6 has addresses %v", addrs)
+			err = fmt.Errorf("ens6 has addresses %v, want none", addrs)
 		}
 		return err
 	})
@@ -369,7 +372,7 @@ func TestSourceCheck(t *testing.T) {
 		if ip(from).Is6() {
 			to = "2001:db8:1:2::10"
 		}
-		sends(t, one, from, to)
+		sendAndWait(t, one, from, to)
 		if !eventually(t, func() bool { return spoofed(t, f)["eni-1"] == uint64(i)+1 }) {
 			t.Errorf("after a packet from %s: %d counted, want %d", from, spoofed(t, f)["eni-1"], i+1)
 		}
@@ -377,21 +380,23 @@ func TestSourceCheck(t *testing.T) {
 	if got := lines(t, arrived, ": UDP"); len(got) != 0 {
 		t.Errorf("spoofed packets arrived: %q", got)
 	}
-	// Addresses that the ENI does own pass, whether they are configured or not.
-	sends(t, one, "10.0.1.11", "10.0.2.10")
+	// Packets from an address that the ENI owns pass, even if the instance has not
+	// configured it.
+	sendAndWait(t, one, "10.0.1.11", "10.0.2.10")
 	if !eventually(t, func() bool { return len(lines(t, arrived, "10.0.1.11.1 > 10.0.2.10.9")) == 1 }) {
 		t.Errorf("a packet from a secondary address did not arrive: %q, %v", lines(t, arrived), spoofed(t, f))
 	}
 	if got := spoofed(t, f); got["eni-2"] != 0 || got["eni-3"] != 0 {
-		t.Errorf("other ENIs are blamed: %v", got)
+		t.Errorf("packets of eni-1 were counted for other ENIs: %v", got)
 	}
 }
 
-// TestBranchENI has a VLAN on the link of a trunk.
+// TestBranchENI attaches a branch ENI and uses it over a VLAN on the link of its
+// trunk ENI.
 func TestBranchENI(t *testing.T) {
 	f := newFabric(t)
-	if slices.Contains(lacking(t), "vlan") {
-		t.Log("no links of kind vlan here: internal/vm runs this test")
+	if slices.Contains(missingLinkKinds(t), "vlan") {
+		t.Log("this kernel has no links of kind vlan; internal/vm runs this test")
 		return
 	}
 	one, two := f.Instance("node-1"), f.Instance("node-2")
@@ -400,16 +405,16 @@ func TestBranchENI(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, _ := f.ENI("eni-b"); got.Instance != "node-1" || got.Primary() || got.Link() != "" {
-		t.Errorf("attached: %+v", got)
+		t.Errorf("attached ENI is %+v, want one of node-1 that is not primary and has no link", got)
 	}
 	again := e
 	again.ID = "eni-c"
 	if err := f.Attach(again); !errors.Is(err, os.ErrExist) {
-		t.Errorf("a second branch ENI with the VLAN ID: %v", err)
+		t.Errorf("second branch ENI with the same VLAN ID: error %v, want ErrExist", err)
 	}
 	again.Trunk = "eni-b"
 	if err := f.Attach(again); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a branch ENI as trunk: %v", err)
+		t.Errorf("branch ENI as trunk: error %v, want ErrNotExist", err)
 	}
 	run(t, one, linkUp("ens6"))
 	run(t, one, func() error {
@@ -439,7 +444,7 @@ func TestBranchENI(t *testing.T) {
 	for i, a := range []netip.Addr{ip("10.0.2.10"), ip("2001:db8:1:2::10")} {
 		echo(t, two, a)
 		own := append([]netip.Addr{e.Addr}, e.Addrs...)[i]
-		asks(t, one, own, a, own)
+		wantSource(t, one, own, a, own)
 		for j, vlan := range []int{5, 0} {
 			if got := vlans(t, captures[j], own); !slices.Equal(got, []int{vlan}) {
 				t.Errorf("%s: packets with VLAN IDs %v, want %d", own, got, vlan)
@@ -450,17 +455,18 @@ func TestBranchENI(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !eventually(t, func() bool { return spoofed(t, f)["eni-b"] == 1 }) {
-		t.Errorf("dropped %v, want one of eni-b", spoofed(t, f))
+		t.Errorf("dropped packets by ENI: %v, want 1 of eni-b", spoofed(t, f))
 	}
 	if err := f.Detach("eni-2"); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := f.ENI("eni-b"); ok {
-		t.Error("the branch ENI outlives its trunk")
+		t.Error("the branch ENI is still attached after its trunk was detached")
 	}
 }
 
-// vlans returns the VLAN IDs of the packets from or for an address, each once.
+// vlans returns the VLAN IDs of the packets from or to an address, without
+// duplicates.
 func vlans(t *testing.T, c *fabric.Capture, a netip.Addr) (ids []int) {
 	t.Helper()
 	packets, err := c.Packets()
@@ -487,7 +493,7 @@ func TestUncheckedENI(t *testing.T) {
 		t.Fatal(err)
 	}
 	arrived := capture(t, f.Instance("node-2"), "ens5")
-	sends(t, f.Instance("nat"), "192.0.2.1", "10.0.2.10")
+	sendAndWait(t, f.Instance("nat"), "192.0.2.1", "10.0.2.10")
 	if !eventually(t, func() bool { return len(lines(t, arrived, "192.0.2.1.1 > 10.0.2.10.9")) == 1 }) {
 		t.Error("a packet of an unchecked ENI did not arrive")
 	}
@@ -497,9 +503,9 @@ func TestInternetGateway(t *testing.T) {
 	f := newFabric(t)
 	one := f.Instance("node-1")
 	run(t, one, linkUp("ens5", "10.0.1.11/32"))
-	asks(t, one, ip("10.0.1.10"), fabric.InternetAddr, ip("10.0.1.10"))
+	wantSource(t, one, ip("10.0.1.10"), fabric.InternetAddr, ip("10.0.1.10"))
 	outside := capture(t, f.Internet(), "eth0")
-	asks(t, one, ip("10.0.1.11"), fabric.InternetAddr, netip.Addr{})
+	wantSource(t, one, ip("10.0.1.11"), fabric.InternetAddr, netip.Addr{})
 	if got := lines(t, outside, "10.0.1.11"); len(got) != 0 {
 		t.Errorf("a private source passed the gateway: %q", got)
 	}
@@ -510,18 +516,18 @@ func TestInternetGateway(t *testing.T) {
 	if d.InternetGateway == 0 {
 		t.Error("no drop was counted at the internet gateway")
 	}
-	// From outside, too, only the public address can be reached.
+	// From the internet, only the public address is reachable.
 	inside := capture(t, one, "ens5")
 	for _, a := range []string{"10.0.1.11", "10.0.1.10"} {
-		sends(t, f.Internet(), "203.0.113.10", a)
+		sendAndWait(t, f.Internet(), "203.0.113.10", a)
 	}
 	if !eventually(t, func() bool { return len(lines(t, inside, "203.0.113.10.1 > 10.0.1.10.9")) == 1 }) {
-		t.Error("no packet came from the internet for the public address")
+		t.Error("no packet from the internet arrived for the public address")
 	}
 	if got := lines(t, inside, "203.0.113.10.1 > 10.0.1.11.9"); len(got) != 0 {
 		t.Errorf("the internet reached a private address: %q", got)
 	}
-	asks(t, one, ip("10.0.1.11"), fabric.PeerAddr, ip("10.0.1.11"))
+	wantSource(t, one, ip("10.0.1.11"), fabric.PeerAddr, ip("10.0.1.11"))
 }
 
 func TestMetadataAndEC2(t *testing.T) {
@@ -555,7 +561,8 @@ func TestMetadataAndEC2(t *testing.T) {
 	}
 }
 
-// get asks with the address from, the kernel's choice if it is zero.
+// get requests url from the namespace. The source address is from; if from is zero
+// the kernel chooses.
 func get(t *testing.T, n *fabric.Netns, from netip.Addr, url string) (int, string) {
 	t.Helper()
 	client := http.Client{Transport: &http.Transport{
@@ -599,18 +606,19 @@ func TestErrors(t *testing.T) {
 		"boot of nothing": {f.Boot(t.Context(), "node-9"), os.ErrNotExist},
 	} {
 		if !errors.Is(test.err, test.want) {
-			t.Errorf("%s: %v, want %v", name, test.err, test.want)
+			t.Errorf("%s: error %v, want %v", name, test.err, test.want)
 		}
 	}
 	if _, ok := f.ENI("eni-5"); ok {
-		t.Error("an ENI that could not be attached is listed")
+		t.Error("ENI returns an ENI that was not attached because of an error")
 	}
 	if _, err := fabric.New(t.Context(), fabric.Config{}); err == nil {
-		t.Error("a VPC without prefix was built")
+		t.Error("New built a VPC without a prefix, want an error")
 	}
 }
 
-// TestCloseLeavesNothing builds twice, and looks for what stays behind.
+// TestCloseLeavesNothing builds a fabric twice with the same names, and checks that
+// Close leaves no namespaces and no open files.
 func TestCloseLeavesNothing(t *testing.T) {
 	isolatetest.Require(t)
 	before, err := os.ReadDir("/proc/self/fd")
@@ -646,6 +654,6 @@ func TestCloseLeavesNothing(t *testing.T) {
 		t.Errorf("/run/netns has %v, %v, want nothing", names, err)
 	}
 	if after, err := os.ReadDir("/proc/self/fd"); err != nil || len(after) > len(before)+1 {
-		t.Errorf("%d open files, %d before", len(after), len(before))
+		t.Errorf("%d open files, want at most %d", len(after), len(before)+1)
 	}
 }

@@ -18,8 +18,8 @@ const (
 	gatewayCounter = "internet-gateway"
 )
 
-// table is the router's one nft table. There is no connection tracking in it,
-// as there is none in a VPC's routing.
+// table returns the nft table of the router. It does not use connection tracking,
+// as the routing of a VPC has none.
 //
 //	table inet fabric {
 //		counter eni-… {}
@@ -38,23 +38,25 @@ const (
 //		}
 //	}
 //
-// The reverse route of a source leads to the ENI that owns it, and nowhere else.
+// The fib expression looks up the route back to the source. It finds one over the
+// incoming link only if the ENI of that link owns the source.
 func table() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyINet, Name: "fabric"}
 }
 
-// setFilter makes the filter fit the ports in one transaction. Counters go on.
+// setFilter replaces the rules with those for the ports, in one transaction. It
+// preserves the counters of ports that remain.
 func (r *routing) setFilter(ports map[string]*port) error {
 	t := r.nft.AddTable(table())
 	counters, err := r.counters()
 	if err != nil {
 		return err
 	}
-	wanted := []string{gatewayCounter}
+	names := []string{gatewayCounter}
 	for id := range ports {
-		wanted = append(wanted, id)
+		names = append(names, id)
 	}
-	for _, name := range wanted {
+	for _, name := range names {
 		if _, ok := counters[name]; !ok {
 			r.nft.AddObj(&nftables.CounterObj{Table: t, Name: name})
 		}
@@ -66,7 +68,7 @@ func (r *routing) setFilter(ports map[string]*port) error {
 	r.sourceChain(t, ports)
 	r.gatewayChain(t, public)
 	for name := range counters {
-		if !slices.Contains(wanted, name) {
+		if !slices.Contains(names, name) {
 			r.nft.DeleteObject(&nftables.CounterObj{Table: t, Name: name})
 		}
 	}
@@ -97,7 +99,7 @@ func (r *routing) sourceChain(t *nftables.Table, ports map[string]*port) {
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
 	})
 	r.nft.FlushChain(c)
-	// Talk with a neighbour never leaves the link.
+	// Neighbour discovery uses these sources, and its packets do not leave the link.
 	for _, p := range []netip.Prefix{netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("::/128")} {
 		r.nft.AddRule(&nftables.Rule{Table: t, Chain: c, Exprs: slices.Concat(source6(p), []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}})})
 	}
@@ -171,7 +173,8 @@ func dropCounted(name string) []expr.Any {
 	}
 }
 
-// counters reads the counters of the table; there are none before it exists.
+// counters reads the counters of the table. It returns none before the table
+// exists.
 func (r *routing) counters() (map[string]uint64, error) {
 	objs, err := r.nft.GetObjects(table())
 	if err != nil {

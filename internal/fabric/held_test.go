@@ -18,12 +18,12 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// heldAddrs: connections to addresses of a delegated prefix that no pod has are
-// refused, wherever they come from. Without the node's answer they hang for longer than
-// the test waits; an answer to the second packet, after a second, counts, see
-// docs/architecture.md. The kernel answers each sender six times at once, then once a
-// second: nothing before this test may use that up, as redirects between the ports of a
-// bridge do.
+// heldAddrs checks that connections to the addresses of a delegated prefix that no
+// pod has are refused, from every kind of sender. If the node did not answer, they
+// would hang for longer than the test waits. An answer to the second packet, after
+// a second, suffices, see docs/architecture.md. The kernel limits its answers to
+// each sender to a burst of six and then one a second: earlier tests must not use up
+// that burst, as redirects between the ports of a bridge do.
 func (s *suite) heldAddrs(t *testing.T) {
 	near, far := s.hosts[0], s.hosts[1]
 	held := [2]netip.Addr{in4(near.number, 40), netip.MustParseAddr(fmt.Sprintf("2001:db8:1:%d:f::40", near.number))}
@@ -38,7 +38,7 @@ func (s *suite) heldAddrs(t *testing.T) {
 					_ = c.Close()
 				}
 				if !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.ENETUNREACH) {
-					t.Errorf("%s of %s to %s, which no pod has: %v, want unreachable", from.name, from.host.name, a, err)
+					t.Errorf("%s of %s to the unused address %s: error %v, want unreachable", from.name, from.host.name, a, err)
 				}
 			})
 		}

@@ -20,19 +20,19 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// The ENIs of a node of the suite, by what they are for.
+// The ENIs of a node of the suite, as indexes of eniKinds.
 const (
 	primary = iota
 	second
-	lent // to a pod
+	podENI // moves into the sandbox of a pod
 	underIPVLAN
 	secondCard
 	branch5
 	branch6
 )
 
-// eniKinds say where each ENI is and what it owns itself. Branch ENIs, those with
-// a VLAN ID, are on the second ENI.
+// eniKinds holds the positions and the own addresses of the ENIs of a node. ENIs
+// with a VLAN ID are branch ENIs; their trunk is the second ENI.
 var eniKinds = [...]struct {
 	offset       int // of its own addresses in the subnet
 	card, device int
@@ -41,50 +41,54 @@ var eniKinds = [...]struct {
 }{
 	primary:     {offset: 10, public: true},
 	second:      {offset: 20, device: 1, public: true},
-	lent:        {offset: 30, device: 2, public: true},
+	podENI:      {offset: 30, device: 2, public: true},
 	underIPVLAN: {offset: 50, device: 3},
 	secondCard:  {offset: 60, card: 1, public: true},
 	branch5:     {offset: 70, vlan: 5, public: true},
 	branch6:     {offset: 80, vlan: 6, public: true},
 }
 
-// way says by what a pod's packets to other places on its node go.
-type way int
+// localPath is the path of a pod's packets to other destinations on its node.
+type localPath int
 
 const (
-	byNode     way = iota
-	byVPC          // without exception, and nothing is translated
-	exceptNode     // by the VPC to pods, by the node to the node
+	viaNode      localPath = iota
+	viaVPC                 // to all destinations; the node translates no packets of the pod
+	viaVPCToPods           // via the VPC to other pods, via the node to the node itself
 )
 
-// podKind is one way for a pod to be in the VPC.
+// podKind is one way to connect a pod to the VPC.
 type podKind struct {
 	name   string
-	eni    int // that owns the addresses
+	eni    int // index of the ENI that owns the addresses
 	offset int // of the addresses in the subnet
 	prefix bool
 	// mode is nil for a veth pair.
-	mode func(h *host) datapath.Mode
-	way  func(datapath.Enforcement) way
-	// beside is the kind in whose sandbox this one is the second interface.
+	mode      func(h *host) datapath.Mode
+	localPath func(datapath.Enforcement) localPath
+	// beside is the name of another kind. If it is not empty, this kind is the
+	// second interface in the sandbox of that kind's pod.
 	beside string
-	// needs is a kind of links that many kernels lack.
+	// needs is a kind of links that many kernels do not have.
 	needs string
-	// unseen says that what the pod sends into the VPC does not pass the node.
-	unseen bool
-	// shares is what pods have in common that can send with each other's addresses.
-	shares string
+	// bypassesNode means that the pod's packets to the VPC do not pass through the node.
+	bypassesNode bool
+	// sharedDevice names the device that the pod shares with other pods. Pods that
+	// share a device can send with each other's addresses.
+	sharedDevice string
 }
 
-func always(w way) func(datapath.Enforcement) way {
-	return func(datapath.Enforcement) way { return w }
+// always returns p for each enforcement.
+func always(p localPath) func(datapath.Enforcement) localPath {
+	return func(datapath.Enforcement) localPath { return p }
 }
 
-func ifStrict(e datapath.Enforcement) way {
+// ifStrict returns viaVPC under strict enforcement.
+func ifStrict(e datapath.Enforcement) localPath {
 	if e == datapath.Strict {
-		return byVPC
+		return viaVPC
 	}
-	return byNode
+	return viaNode
 }
 
 func podKinds() []podKind {
@@ -92,25 +96,25 @@ func podKinds() []podKind {
 		{name: "primary", eni: primary, offset: 11},
 		{name: "second", eni: second, offset: 21},
 		{name: "prefix", eni: second, offset: 35, prefix: true},
-		{name: "bridge", eni: second, offset: 22, mode: onBridge, shares: "bridge"},
-		{name: "bridge-primary", eni: primary, offset: 12, mode: onBridge, shares: "bridge"},
+		{name: "bridge", eni: second, offset: 22, mode: onBridge, sharedDevice: "bridge"},
+		{name: "bridge-primary", eni: primary, offset: 12, mode: onBridge, sharedDevice: "bridge"},
 		{name: "card-0", eni: second, offset: 23},
 		{name: "card-1", eni: secondCard, offset: 61, beside: "card-0"},
-		{name: "whole-eni", eni: lent, offset: eniKinds[lent].offset, mode: wholeENI, way: always(byVPC), unseen: true},
-		{name: "ipvlan", eni: underIPVLAN, offset: 51, mode: onIPVLAN, way: always(exceptNode), needs: "ipvlan", unseen: true, shares: "ipvlan"},
-		{name: "ipvlan-sibling", eni: underIPVLAN, offset: 52, mode: onIPVLAN, way: always(exceptNode), needs: "ipvlan", unseen: true, shares: "ipvlan"},
-		{name: "branch", eni: branch5, offset: eniKinds[branch5].offset, mode: onBranch(branch5), way: ifStrict, needs: "vlan"},
-		{name: "branch-sibling", eni: branch6, offset: eniKinds[branch6].offset, mode: onBranch(branch6), way: ifStrict, needs: "vlan"},
+		{name: "whole-eni", eni: podENI, offset: eniKinds[podENI].offset, mode: wholeENI, localPath: always(viaVPC), bypassesNode: true},
+		{name: "ipvlan", eni: underIPVLAN, offset: 51, mode: onIPVLAN, localPath: always(viaVPCToPods), needs: "ipvlan", bypassesNode: true, sharedDevice: "ipvlan"},
+		{name: "ipvlan-sibling", eni: underIPVLAN, offset: 52, mode: onIPVLAN, localPath: always(viaVPCToPods), needs: "ipvlan", bypassesNode: true, sharedDevice: "ipvlan"},
+		{name: "branch", eni: branch5, offset: eniKinds[branch5].offset, mode: onBranch(branch5), localPath: ifStrict, needs: "vlan"},
+		{name: "branch-sibling", eni: branch6, offset: eniKinds[branch6].offset, mode: onBranch(branch6), localPath: ifStrict, needs: "vlan"},
 	}
 }
 
 func onBridge(*host) datapath.Mode { return datapath.Mode{Bridge: &datapath.Bridge{}} }
 
 func wholeENI(h *host) datapath.Mode {
-	return datapath.Mode{Whole: &datapath.WholeENI{ENI: h.describe(lent)}}
+	return datapath.Mode{Whole: &datapath.WholeENI{ENI: h.describe(podENI)}}
 }
 
-// onIPVLAN has the VPC and the peer network reached by the ENI.
+// onIPVLAN connects a pod with the VPC and the peer network directly by the ENI.
 func onIPVLAN(h *host) datapath.Mode {
 	m := datapath.IPVLAN{ENI: h.describe(underIPVLAN), Direct: vpcConfig.VPC, Except: full(h.addrs[:]...)}
 	m.Direct = append(full(peerAddrs[:]...), m.Direct...)
@@ -138,12 +142,12 @@ func in6(n, offset int) netip.Addr {
 	return netip.MustParseAddr(fmt.Sprintf("2001:db8:1:%d::%x", n, offset))
 }
 
-// blocks are the prefixes delegated to the second ENI of node n.
+// blocks returns the prefixes delegated to the second ENI of node n.
 func blocks(n int) []netip.Prefix {
 	return []netip.Prefix{netip.PrefixFrom(in4(n, 32), 28), netip.MustParsePrefix(fmt.Sprintf("2001:db8:1:%d:f::/80", n))}
 }
 
-// addrs are those of the kind's pod on node n.
+// addrs returns the addresses of the kind's pod on node n.
 func (k podKind) addrs(n int) [2]netip.Addr {
 	if k.prefix {
 		return [2]netip.Addr{in4(n, k.offset), netip.MustParseAddr(fmt.Sprintf("2001:db8:1:%d:f::%x", n, k.offset))}
@@ -153,7 +157,7 @@ func (k podKind) addrs(n int) [2]netip.Addr {
 
 func eniID(n, eni int) string { return fmt.Sprintf("eni-%d%d", n, eni) }
 
-// fabricENI is an ENI of node n, with the addresses of its pods.
+// fabricENI returns ENI i of node n, with the addresses of its pods.
 func fabricENI(n, i int) fabric.ENI {
 	k := eniKinds[i]
 	e := fabric.ENI{
@@ -176,7 +180,7 @@ func fabricENI(n, i int) fabric.ENI {
 	return e
 }
 
-// describe is what datapath is told of an ENI.
+// describe returns ENI i of the host as datapath gets it from an agent.
 func (h *host) describe(i int) datapath.ENI {
 	e := fabricENI(h.number, i)
 	return datapath.ENI{
@@ -186,12 +190,13 @@ func (h *host) describe(i int) datapath.ENI {
 	}
 }
 
-// vmEnv is set where the tests run in the emulated machine of internal/vm.
+// vmEnv is an environment variable that is set in the emulated machine of
+// internal/vm.
 const vmEnv = "VPCNET_VM"
 
-// lacking returns those kinds of links that this kernel does not have. What needs
-// them, the test of internal/vm runs on a kernel that has them all.
-func lacking(t *testing.T) (kinds []string) {
+// missingLinkKinds returns the kinds of links that this kernel does not have. The test of
+// internal/vm runs the tests that need them, on a kernel that has all kinds.
+func missingLinkKinds(t *testing.T) (kinds []string) {
 	t.Helper()
 	defer func() {
 		if len(kinds) > 0 && os.Getenv(vmEnv) != "" {
@@ -223,7 +228,7 @@ func lacking(t *testing.T) (kinds []string) {
 			} else if err != nil {
 				return fmt.Errorf("%s: %w", link.Type(), err)
 			}
-			_ = netlink.LinkDel(link) // ipvlan takes its link for itself
+			_ = netlink.LinkDel(link) // an ipvlan link excludes other kinds on its parent
 		}
 		return nil
 	})

@@ -21,19 +21,19 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// narrowMTU is what passes on the way to the peer network; all links have 9001.
+// narrowMTU is the MTU of the path to the peer network. All links have 9001.
 const narrowMTU = 1500
 
-// pathMTUs: a transfer to the peer network, between which and the VPC larger
-// packets vanish without a word, ends for pods that know the MTU of that path; and
-// in the VPC their packets stay as large as the links allow.
+// pathMTUs drops larger packets between the VPC and the peer network silently, and
+// checks that pods with a path MTU for the peer network can still transfer data to
+// it. In the VPC their packets must be as large as the links allow.
 func (s *suite) pathMTUs(t *testing.T) {
 	defer s.narrow(t)()
 	near, far := s.hosts[0], s.hosts[1]
 	for family := range 2 {
 		ctx, cancel := context.WithTimeout(t.Context(), silence)
 		if size, err := transfer(ctx, &near.pods["primary"].end, s.peer, family); err == nil {
-			t.Fatalf("segments of %d bytes pass the narrow path", size)
+			t.Fatalf("segments of %d bytes passed the path with an MTU of %d, want none", size, narrowMTU)
 		}
 		cancel()
 	}
@@ -57,7 +57,7 @@ func (s *suite) pathMTUs(t *testing.T) {
 					const headers, timestamps = 40, 12 // of IPv4 and TCP; 20 more of IPv6
 					want := to.mtu - headers - timestamps - 20*family
 					if size, err := transfer(ctx, &p.end, to.end, family); err != nil || size != want {
-						t.Errorf("segments of %d bytes, want %d: %v", size, want, err)
+						t.Errorf("segments of %d bytes, want %d (error: %v)", size, want, err)
 					}
 				})
 			}
@@ -65,8 +65,9 @@ func (s *suite) pathMTUs(t *testing.T) {
 	}
 }
 
-// narrow makes the router drop what is larger between the peer network and the
-// VPC, both ways, and say nothing about it, until the returned function is called.
+// narrow makes the router drop packets larger than narrowMTU between the peer
+// network and the VPC, in both directions and without an ICMP error, until the
+// caller calls widen.
 func (s *suite) narrow(t *testing.T) (widen func()) {
 	t.Helper()
 	nft(t, s.Router(), `
@@ -115,8 +116,8 @@ table inet silence {
 	}
 }
 
-// transfer sends some long lines to an echo server, reads them back, and returns
-// the size of the segments.
+// transfer sends long lines to an echo server, reads them back, and returns the
+// maximum segment size of the connection.
 func transfer(ctx context.Context, from, to *end, family int) (segment int, err error) {
 	c, err := from.ns.Dial(ctx, "tcp", netip.AddrPortFrom(from.addrs[family], 0), netip.AddrPortFrom(to.addrs[family], fabric.EchoPort))
 	if err != nil {
@@ -131,7 +132,7 @@ func transfer(ctx context.Context, from, to *end, family int) (segment int, err 
 			return 0, err
 		}
 		if got, err := back.ReadString('\n'); err != nil || !strings.HasSuffix(got, line+"\n") {
-			return 0, fmt.Errorf("%d bytes came back: %w", len(got), err)
+			return 0, fmt.Errorf("echo has %d bytes, want more than %d: %w", len(got), len(line), err)
 		}
 	}
 	raw, err := c.(*net.TCPConn).SyscallConn()

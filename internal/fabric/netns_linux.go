@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// threadNetns is the namespace of the calling thread; /proc/self would be that
-// of the first one.
+// threadNetns is the network namespace of the calling thread. /proc/self would name
+// the namespace of the first thread.
 const threadNetns = "/proc/thread-self/ns/net"
 
 // Netns is a network namespace. It is safe for concurrent use.
@@ -25,8 +25,8 @@ type Netns struct {
 	file *os.File
 }
 
-// CreateNetns makes a namespace mounted at path, which must not exist, with lo
-// up. The caller deletes it.
+// CreateNetns creates a namespace with lo up and mounts it at path, which must not
+// exist. The caller must delete it.
 func CreateNetns(path string) (*Netns, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
 	if err != nil {
@@ -53,7 +53,7 @@ func CreateNetns(path string) (*Netns, error) {
 	return n, nil
 }
 
-// OpenNetns opens the namespace at path. The caller closes it.
+// OpenNetns opens the namespace at path. The caller must close it.
 func OpenNetns(path string) (*Netns, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -65,13 +65,14 @@ func OpenNetns(path string) (*Netns, error) {
 // Name returns the last element of the path.
 func (n *Netns) Name() string { return filepath.Base(n.path) }
 
-// Path returns where the namespace is mounted.
+// Path returns the path at which the namespace is mounted.
 func (n *Netns) Path() string { return n.path }
 
-// Close lets go of the namespace and leaves it as it is.
+// Close closes the handle. The namespace remains.
 func (n *Netns) Close() error { return n.file.Close() }
 
-// Delete unmounts the namespace and removes its path. What runs in it keeps it alive.
+// Delete unmounts the namespace and removes its path. The namespace itself remains
+// as long as a process or a socket is in it.
 func (n *Netns) Delete() error {
 	err := n.file.Close()
 	if e := unix.Unmount(n.path, unix.MNT_DETACH); e != nil && !errors.Is(e, unix.EINVAL) && !errors.Is(e, unix.ENOENT) {
@@ -83,9 +84,9 @@ func (n *Netns) Delete() error {
 	return err
 }
 
-// Do runs fn on a thread in the namespace, on another goroutine than the
-// caller's. Goroutines that fn starts are not in it; sockets and processes that
-// fn makes itself are, and stay there.
+// Do runs fn in the namespace, on another goroutine than the caller's, and returns
+// its error. Sockets and processes that fn creates are in the namespace and stay
+// there. Goroutines that fn starts are not.
 func (n *Netns) Do(fn func() error) error {
 	return onThread(func() error {
 		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
@@ -95,12 +96,13 @@ func (n *Netns) Do(fn func() error) error {
 	}, fn)
 }
 
-// onThread calls move, which changes the namespace of its thread, and then fn.
-// If the thread cannot be brought home again it ends with its goroutine.
+// onThread calls move, which changes the namespace of the thread, and then fn, on a
+// locked goroutine. If the thread cannot return to its first namespace, the
+// goroutine ends locked, and so the runtime ends the thread.
 func onThread(move, fn func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		err := errors.New("the function ended its goroutine")
+		err := errors.New("the function ended its goroutine, want a return")
 		defer func() { result <- err }()
 		runtime.LockOSThread()
 		home, e := os.Open(threadNetns)
@@ -121,14 +123,14 @@ func onThread(move, fn func() error) error {
 	return <-result
 }
 
-// Sysctl writes a value below /proc/sys/net, the name as in "ipv4/ip_forward".
+// Sysctl writes a value to a file below /proc/sys/net, such as "ipv4/ip_forward".
 func (n *Netns) Sysctl(name, value string) error {
 	return n.Do(func() error {
 		return os.WriteFile(filepath.Join("/proc/sys/net", name), []byte(value), 0)
 	})
 }
 
-// sysctls writes several values, given as name and value in turn.
+// sysctls writes several values, given as alternating names and values.
 func (n *Netns) sysctls(pairs ...string) error {
 	return n.Do(func() error {
 		for i := 0; i < len(pairs); i += 2 {
@@ -140,7 +142,7 @@ func (n *Netns) sysctls(pairs ...string) error {
 	})
 }
 
-// handle opens a route netlink handle in the namespace. The caller closes it.
+// handle opens a route netlink handle in the namespace. The caller must close it.
 func (n *Netns) handle() (*netlink.Handle, error) {
 	return netlink.NewHandleAt(netns.NsHandle(n.file.Fd()), unix.NETLINK_ROUTE)
 }
@@ -158,8 +160,8 @@ func (n *Netns) linkUp(name string) error {
 	return h.LinkSetUp(link)
 }
 
-// Send sends a UDP datagram with any source address, owned or not, to show what
-// the network makes of it.
+// Send sends a UDP datagram with any source address, whether the namespace has that
+// address or not.
 func (n *Netns) Send(from, to netip.AddrPort, payload []byte) error {
 	domain, level, option := unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT
 	var src, dst unix.Sockaddr = sockaddr6(from), sockaddr6(to)
@@ -173,7 +175,7 @@ func (n *Netns) Send(from, to netip.AddrPort, payload []byte) error {
 			return err
 		}
 		defer unix.Close(s)
-		// IP_TRANSPARENT lets the socket bind to an address that is not ours.
+		// IP_TRANSPARENT allows the socket to bind to an address that is not local.
 		if err := unix.SetsockoptInt(s, level, option, 1); err != nil {
 			return fmt.Errorf("IP_TRANSPARENT: %w", err)
 		}

@@ -14,20 +14,20 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// serviceKinds are the kinds of pods whose packets from and to the world the
-// node routes, so that it can rewrite them.
+// serviceKinds returns the kinds of pods that can be endpoints of services: the
+// node routes all their packets, so that it can rewrite them.
 func (s *suite) serviceKinds() (kinds []podKind) {
 	for _, k := range s.kinds {
-		if s.way(&end{kind: k}) == byNode {
+		if s.localPath(&end{kind: k}) == viaNode {
 			kinds = append(kinds, k)
 		}
 	}
 	return kinds
 }
 
-// services makes on a host, as kube-proxy does, a node port for each of its pods,
-// one for each pod of the other host, which the node asks with its own address,
-// and a service whose only endpoint is the host outside.
+// services adds the rules of services on a host, as kube-proxy does: a node port for
+// each of its pods, a node port for each pod of the other host, with the address of
+// the node as source, and a service that has the internet host as its only endpoint.
 func (s *suite) services(t *testing.T, h, far *host) {
 	t.Helper()
 	var text strings.Builder
@@ -48,7 +48,7 @@ func (s *suite) services(t *testing.T, h, far *host) {
 	nft(t, h.ns, text.String())
 }
 
-// nft loads rules in a namespace.
+// nft loads rules into the kernel of a namespace.
 func nft(t *testing.T, ns *fabric.Netns, text string) {
 	t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil {
@@ -75,13 +75,13 @@ var (
 	peerAddrs    = [2]netip.Addr{fabric.PeerAddr, fabric.PeerAddr6}
 )
 
-// nodePorts comes in through node ports at the address of each ENI, and goes out
-// through a service with an endpoint outside the VPC.
+// nodePorts connects to node ports at the address of each ENI, and from pods to a
+// service with an endpoint outside the VPC.
 func (s *suite) nodePorts(t *testing.T) {
 	near, far := s.hosts[0], s.hosts[1]
 	s.services(t, near, far)
 	captures := s.captures(t)
-	for _, q := range s.questions() {
+	for _, q := range s.requests() {
 		t.Run(q.String(), func(t *testing.T) { s.askNodePort(t, q, captures) })
 	}
 	for family := range 2 {
@@ -91,7 +91,7 @@ func (s *suite) nodePorts(t *testing.T) {
 				if family == 0 {
 					want = near.addrs[0]
 				}
-				asksAt(t, near.pods[k.name].ns, near.pods[k.name].addrs[family], netip.AddrPortFrom(serviceAddrs[family], fabric.EchoPort), want)
+				wantSourceAt(t, near.pods[k.name].ns, near.pods[k.name].addrs[family], netip.AddrPortFrom(serviceAddrs[family], fabric.EchoPort), want)
 			})
 		}
 	}
@@ -101,9 +101,10 @@ func (s *suite) nodePorts(t *testing.T) {
 	wantSpoofed(t, s.Fabric)
 }
 
-// branchService asks a service from one pod on a branch ENI whose endpoint is another
-// of the same node. Under Strict the node sees such a connection twice, as that to
-// the service and as that to the pod, whose answers have the same addresses and ports.
+// branchService connects from a pod on a branch ENI to a service that has another
+// branch pod of the same node as its endpoint. Under Strict the node sees such a
+// connection twice, to the service and to the pod, and the answers of both have the
+// same addresses and ports.
 func (s *suite) branchService(t *testing.T, h *host) {
 	const port = 99
 	a, b := h.pods["branch"], h.pods["branch-sibling"]
@@ -111,49 +112,50 @@ func (s *suite) branchService(t *testing.T, h *host) {
 		to := netip.AddrPortFrom(b.addrs[family], fabric.EchoPort)
 		nft(t, h.ns, fmt.Sprintf("add rule %s kube-proxy services %s daddr %v meta l4proto { tcp, udp } th dport %d dnat to %v",
 			name, name, serviceAddrs[family], port, to))
-		asksAt(t, a.ns, a.addrs[family], netip.AddrPortFrom(serviceAddrs[family], port), a.addrs[family])
+		wantSourceAt(t, a.ns, a.addrs[family], netip.AddrPortFrom(serviceAddrs[family], port), a.addrs[family])
 	}
 }
 
-// question is one to a node port of the first node, at its address on an ENI.
-type question struct {
+// request is a request to a node port of the first node, at its address on an ENI.
+type request struct {
 	from, pod *end
 	eni       int
 	port      uint16
 	family    int
 }
 
-func (q question) String() string {
+func (q request) String() string {
 	return fmt.Sprintf("IPv%d/%s by ENI %d to %s of %s", 4+2*q.family, q.from.name, q.eni, q.pod.name, q.pod.host.name)
 }
 
-func (s *suite) questions() (all []question) {
+func (s *suite) requests() (all []request) {
 	near, far := s.hosts[0], s.hosts[1]
 	for family := range 2 {
 		for _, eni := range []int{primary, second, secondCard} {
 			for i, k := range s.serviceKinds() {
 				for _, from := range []*end{&far.end, &far.pods["second"].end, s.internet, s.peer} {
-					all = append(all, question{from: from, pod: &near.pods[k.name].end, eni: eni, port: nodePort(i), family: family})
+					all = append(all, request{from, &near.pods[k.name].end, eni, nodePort(i), family})
 				}
-				all = append(all, question{from: s.peer, pod: &far.pods[k.name].end, eni: eni, port: farPort(i), family: family})
+				all = append(all, request{s.peer, &far.pods[k.name].end, eni, farPort(i), family})
 			}
 		}
 	}
 	return all
 }
 
-// askNodePort asks over both protocols. Question and answer pass the ENI that was
-// asked, and no other, and what the pod answers none with its own address.
-func (s *suite) askNodePort(t *testing.T, q question, captures map[string]*fabric.Capture) {
+// askNodePort sends the request over UDP and TCP. Request and answer must pass the
+// ENI that has the address, and no other ENI. No answer may have the address of the
+// pod.
+func (s *suite) askNodePort(t *testing.T, q request, captures map[string]*fabric.Capture) {
 	t.Helper()
-	asked := [2]netip.Addr{in4(1, eniKinds[q.eni].offset), in6(1, eniKinds[q.eni].offset)}[q.family]
+	nodeAddr := [2]netip.Addr{in4(1, eniKinds[q.eni].offset), in6(1, eniKinds[q.eni].offset)}[q.family]
 	from, want := q.from.addrs[q.family], q.from.addrs[q.family]
 	if q.pod.host == s.hosts[1] {
 		want = s.hosts[0].addrs[q.family] // masqueraded
 	}
-	asksAt(t, q.from.ns, from, netip.AddrPortFrom(asked, q.port), want)
+	wantSourceAt(t, q.from.ns, from, netip.AddrPortFrom(nodeAddr, q.port), want)
 	for id, c := range captures {
-		seen := between(t, c, from, asked, q.pod.addrs[q.family])
+		seen := between(t, c, from, nodeAddr, q.pod.addrs[q.family])
 		if (id == eniID(1, q.eni)) != (len(seen) > 0) {
 			t.Errorf("packets on %s, want them on %s:\n%s", id, eniID(1, q.eni), strings.Join(seen, "\n"))
 		}

@@ -15,14 +15,14 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-// Packet is one frame seen on a link.
+// Packet is a frame recorded on a link.
 type Packet struct {
 	Time time.Time
 	Link string
-	// VLAN is the ID that the frame is tagged with, 0 if it is not. The tag is not
-	// in Data.
+	// VLAN is the VLAN ID of the frame, 0 if the frame has no tag. Data does not
+	// contain the tag.
 	VLAN int
-	// Data is the frame from its Ethernet header on.
+	// Data is the frame, beginning with its Ethernet header.
 	Data []byte
 }
 
@@ -37,19 +37,20 @@ const (
 	protoICMPv6 = 58
 )
 
-// Flow is who a packet is from and for. The ports are 0 where the protocol has none.
+// Flow holds the source and the destination of a packet. The ports are 0 if the
+// protocol has none.
 type Flow struct {
 	Protocol uint8 // IP protocol number
 	Src, Dst netip.AddrPort
 }
 
-// Flow returns the packet's flow; ok is false for what is not IP.
+// Flow returns the flow of the packet. It returns false if the packet is not IP.
 func (p Packet) Flow() (f Flow, ok bool) {
 	f, _, ok = p.ip()
 	return f, ok
 }
 
-// ip returns the packet's flow and what follows the IP header.
+// ip returns the flow of the packet and the payload after the IP header.
 func (p Packet) ip() (f Flow, payload []byte, ok bool) {
 	if len(p.Data) < 14 {
 		return f, nil, false
@@ -130,7 +131,7 @@ func transport(f Flow, b []byte) string {
 	return fmt.Sprintf("protocol %d, length %d", f.Protocol, len(b))
 }
 
-// tcpFlags writes the flags as tcpdump does: the dot is ACK.
+// tcpFlags formats the flags as tcpdump does, with a dot for ACK.
 func tcpFlags(flags byte) string {
 	var s strings.Builder
 	for i, c := range []byte("FSRP.UEW") {

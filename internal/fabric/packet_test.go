@@ -10,7 +10,7 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// frames are packets as hexadecimal text, with what they say.
+// frames holds frames as hexadecimal text, with the text of Packet.String.
 var frames = map[string]string{
 	"ffffffffffff020000000001 0806 0001080006040001 020000000001 0a00010a 000000000000 0a000101":                                                                                 "ARP, who-has 10.0.1.1 tell 10.0.1.10",
 	"020000000001060000000001 0806 0001080006040002 060000000001 0a000101 020000000001 0a00010a":                                                                                 "ARP, 10.0.1.1 is-at 06:00:00:00:00:01",
@@ -52,10 +52,10 @@ func FuzzPacketString(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		p := fabric.Packet{Data: data}
 		if p.String() == "" {
-			t.Error("nothing is said")
+			t.Error("String returns an empty text")
 		}
 		if _, ok := p.Flow(); ok && !strings.HasPrefix(p.String(), "IP") {
-			t.Errorf("a flow that is not IP: %s", p)
+			t.Errorf("Flow returns true for %q, want a text that begins with IP", p)
 		}
 	})
 }

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-// ping is what differs between the families.
+// ping holds the parameters of Ping that depend on the address family.
 type ping struct {
 	network        string
 	protocol       int
@@ -29,8 +29,8 @@ func pingOf(a netip.Addr) ping {
 	return ping{"ip6:ipv6-icmp", 58, ipv6.ICMPTypeEchoRequest, ipv6.ICMPTypeEchoReply}
 }
 
-// Ping sends one ICMP echo request from the address from (zero: the kernel's
-// choice) and waits until ctx ends for the answer. It returns the round trip time.
+// Ping sends one ICMP echo request and waits for the answer until ctx ends. If from
+// is zero the kernel chooses the source address. It returns the round trip time.
 func (n *Netns) Ping(ctx context.Context, from, to netip.Addr) (time.Duration, error) {
 	p := pingOf(to)
 	local := netip.IPv4Unspecified()

@@ -16,7 +16,8 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// noDrift: what was wired is what is desired, and each pod passes its check.
+// noDrift checks that the state of the kernel is the desired one, and that CheckPod
+// succeeds for each pod.
 func (s *suite) noDrift(t *testing.T) {
 	for _, h := range s.hosts {
 		want := datapath.Desired{Node: h.node}
@@ -31,31 +32,32 @@ func (s *suite) noDrift(t *testing.T) {
 			t.Fatal(err)
 		}
 		if changes := want.Drift(have); len(changes) > 0 {
-			t.Errorf("%s drifts: %v", h.name, changes)
+			t.Errorf("%s differs from its desired state: %v", h.name, changes)
 		}
 	}
 }
 
-// metadata: a pod is told about its node, whichever ENI it is on.
+// metadata checks that each pod gets the metadata of its node, on whichever ENI its
+// addresses are.
 func (s *suite) metadata(t *testing.T) {
 	for _, h := range s.hosts {
 		for _, p := range h.pods {
 			for family, url := range []string{"http://169.254.169.254/", "http://[fd00:ec2::254]/"} {
 				if status, body := get(t, p.ns, p.addrs[family], url); status != http.StatusOK || body != h.name {
-					t.Errorf("%s of %s is told %d %q by %s", p.name, h.name, status, body, url)
+					t.Errorf("%s of %s got %d %q from %s, want 200 %q", p.name, h.name, status, body, url, h.name)
 				}
 			}
 		}
 	}
 }
 
-// deletedPods: nobody answers for a pod that is gone, and its addresses serve
-// another.
+// deletedPods deletes pods and checks that there are no answers from their
+// addresses. Then it adds new pods with the same addresses.
 func (s *suite) deletedPods(t *testing.T) {
 	near, far := s.hosts[0], s.hosts[1]
 	for _, k := range slices.Backward(s.kinds) {
 		p := near.pods[k.name]
-		asks(t, far.ns, far.addrs[0], p.addrs[0], far.addrs[0])
+		wantSource(t, far.ns, far.addrs[0], p.addrs[0], far.addrs[0])
 		if err := near.path.DelPod(t.Context(), p.pod); err != nil {
 			t.Errorf("%s: %v", p.name, err)
 		}
@@ -67,7 +69,7 @@ func (s *suite) deletedPods(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), silence)
 				defer cancel()
 				if seen, err := far.ns.Ask(ctx, "udp", netip.AddrPort{}, netip.AddrPortFrom(a, fabric.EchoPort)); err == nil {
-					t.Errorf("%v still answers: %v", a, seen)
+					t.Errorf("%v of a deleted pod answers %v", a, seen)
 				}
 			})
 		}
@@ -79,7 +81,7 @@ func (s *suite) deletedPods(t *testing.T) {
 	for _, k := range s.kinds {
 		p := near.pods[k.name]
 		for family := range 2 {
-			asks(t, p.ns, p.addrs[family], far.addrs[family], p.addrs[family])
+			wantSource(t, p.ns, p.addrs[family], far.addrs[family], p.addrs[family])
 		}
 	}
 	s.noDrift(t)

@@ -17,8 +17,8 @@ import (
 )
 
 // responder answers neighbour solicitations for addresses of the VPC on every
-// link of the router. The kernel could do it only address by address, which is
-// no way for a delegated prefix of 2^48 of them; for IPv4, proxy ARP is enough.
+// link of the router. The kernel can answer only for addresses that are listed one
+// by one, and a delegated prefix has 2^48 of them. For IPv4, proxy ARP suffices.
 type responder struct {
 	file    *os.File
 	raw     syscall.RawConn
@@ -70,7 +70,7 @@ func (r *responder) run() {
 			if !ok || !r.answers(target, link.Ifindex) {
 				continue
 			}
-			// An answer that is not sent is asked for again.
+			// If the answer is not sent, the sender repeats its solicitation.
 			_ = unix.Sendto(int(fd), advertisement(buf[:n], target), 0, &unix.SockaddrLinklayer{
 				Protocol: hostToNet(unix.ETH_P_IPV6), Ifindex: link.Ifindex, Halen: 6,
 			})
@@ -78,34 +78,36 @@ func (r *responder) run() {
 	})
 }
 
-// solicited returns the target of a frame with a neighbour solicitation.
+// solicited returns the target of a neighbour solicitation. It returns false for
+// other frames and for the detection of duplicate addresses.
 func solicited(frame []byte) (netip.Addr, bool) {
 	const ethernet, header, length = 14, 40, 24
 	if len(frame) < ethernet+header+length {
 		return netip.Addr{}, false
 	}
 	ip, message := frame[ethernet:], frame[ethernet+header:]
-	unspecified := netip.AddrFrom16([16]byte(ip[8:24])).IsUnspecified() // detection of duplicates
+	unspecified := netip.AddrFrom16([16]byte(ip[8:24])).IsUnspecified() // detection of duplicate addresses
 	if ip[6] != protoICMPv6 || ip[7] != 255 || message[0] != byte(ipv6.ICMPTypeNeighborSolicitation) || unspecified {
 		return netip.Addr{}, false
 	}
 	return netip.AddrFrom16([16]byte(message[8:24])), true
 }
 
-// advertisement answers the solicitation in frame: the target is at the MAC of
-// the router's link, which is made up from the asker's so that no lookup is needed.
+// advertisement returns the answer to the solicitation in frame: the target has the
+// MAC of the router's link. That MAC derives from the MAC of the sender, so that it
+// needs no lookup.
 func advertisement(frame []byte, target netip.Addr) []byte {
-	asker := net.HardwareAddr(frame[6:12])
+	sender := net.HardwareAddr(frame[6:12])
 	source, destination := target.AsSlice(), frame[22:38]
-	mac := routerMAC(asker)
+	mac := routerMAC(sender)
 	const routerSolicitedOverride = 0xe0
 	body := append([]byte{routerSolicitedOverride, 0, 0, 0}, source...)
 	body = append(body, 2, 1) // option: target link-layer address, one unit of 8 bytes
 	body = append(body, mac...)
 	message := &icmp.Message{Type: ipv6.ICMPTypeNeighborAdvertisement, Body: &icmp.RawBody{Data: body}}
-	// Marshal fails only for bodies it must understand.
+	// Marshal returns no error for a RawBody.
 	payload, _ := message.Marshal(icmp.IPv6PseudoHeader(source, destination))
-	out := append(append([]byte{}, asker...), mac...)
+	out := append(append([]byte{}, sender...), mac...)
 	out = binary.BigEndian.AppendUint16(out, etherIPv6)
 	out = append(out, 0x60, 0, 0, 0)
 	out = binary.BigEndian.AppendUint16(out, uint16(len(payload)))
@@ -114,7 +116,8 @@ func advertisement(frame []byte, target netip.Addr) []byte {
 	return append(out, payload...)
 }
 
-// routerMAC is the MAC of the router's end of the link of an ENI with the MAC m.
+// routerMAC returns the MAC of the router's end of the link of an ENI with the
+// MAC m.
 func routerMAC(m net.HardwareAddr) net.HardwareAddr {
 	r := net.HardwareAddr{0x0e, 0, 0, 0, 0, 0}
 	copy(r[1:], m[1:])

@@ -14,18 +14,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// These next hops exist only in the router's neighbour tables, one pair a link:
-// with them a single permanent neighbour serves every address of an ENI.
+// Next hops, which exist only in neighbour tables. With them, all routes to the
+// addresses of an ENI share one permanent neighbour of each family.
 var (
+	// nextHop4 and nextHop6 are the other end of a link, in the router.
 	nextHop4 = netip.MustParseAddr("169.254.0.2")
 	nextHop6 = netip.MustParseAddr("fe80::ec2:2")
-	// routerHop4 and routerHop6 are the router as the hosts outside see it.
+	// routerHop4 and routerHop6 are the router, in the hosts outside the VPC.
 	routerHop4 = netip.MustParseAddr("169.254.0.1")
 	routerHop6 = netip.MustParseAddr("fe80::ec2:1")
 )
 
-// linkLocal4 is never routed: a question for an address in it that is not one
-// of the router's own gets no answer.
+// linkLocal4 is not routed: packets for its addresses get no answer, except from
+// the addresses of the router.
 var linkLocal4 = netip.MustParsePrefix("169.254.0.0/16")
 
 // routing programs the router namespace.
@@ -37,12 +38,13 @@ type routing struct {
 	nft *nftables.Conn
 }
 
-// openRouting sets the router up with no link but lo: it forwards, drops what is
-// for an address of the VPC that nobody owns, and holds the services' addresses.
+// openRouting configures the router, which has no link yet except lo: it enables
+// forwarding, adds the addresses of the services, and adds routes that drop packets
+// for addresses of the VPC that no ENI owns.
 func openRouting(ns *Netns, cfg Config) (*routing, error) {
 	err := ns.sysctls(
 		"ipv4/ip_forward", "1",
-		"ipv4/conf/all/rp_filter", "0", // the filter checks sources, and counts
+		"ipv4/conf/all/rp_filter", "0", // the nft table checks and counts sources
 		"ipv4/conf/default/rp_filter", "0",
 		"ipv4/conf/all/send_redirects", "0",
 		"ipv4/conf/default/send_redirects", "0",
@@ -71,7 +73,7 @@ func openRouting(ns *Netns, cfg Config) (*routing, error) {
 
 func (r *routing) Close() {
 	r.h.Close()
-	// It only closes a socket.
+	// CloseLasting only closes a socket.
 	_ = r.nft.CloseLasting()
 }
 
@@ -85,15 +87,16 @@ func (r *routing) setUp(vpc []netip.Prefix) (err error) {
 		}
 	}
 	for _, p := range append(slices.Clone(vpc), linkLocal4) {
-		hole := netlink.Route{Dst: ipNet(p), Type: unix.RTN_BLACKHOLE}
-		if err := r.h.RouteReplace(&hole); err != nil {
+		blackhole := netlink.Route{Dst: ipNet(p), Type: unix.RTN_BLACKHOLE}
+		if err := r.h.RouteReplace(&blackhole); err != nil {
 			return fmt.Errorf("blackhole %v: %w", p, err)
 		}
 	}
 	return nil
 }
 
-// addGateway makes the router answer for an address on all its links.
+// addGateway adds an address to lo of the router, so that the router answers for it
+// on all links.
 func (r *routing) addGateway(a netip.Addr) error {
 	err := r.h.AddrAdd(r.lo, addr(netip.PrefixFrom(a, a.BitLen())))
 	if err != nil && !errors.Is(err, unix.EEXIST) {
@@ -102,8 +105,9 @@ func (r *routing) addGateway(a netip.Addr) error {
 	return nil
 }
 
-// addPort makes the pair of links of an ENI, or the VLAN of a branch ENI on its
-// trunk, and everything on it that does not depend on its addresses.
+// addPort creates the veth pair of an ENI, or the VLAN of a branch ENI on the link
+// of its trunk, and configures the router's end, except for the addresses of the
+// ENI.
 func (r *routing) addPort(p, trunk *port, instance *Netns) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.Alias = p.link, r.mtu, p.ID
@@ -111,13 +115,13 @@ func (r *routing) addPort(p, trunk *port, instance *Netns) error {
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName, veth.PeerHardwareAddr, veth.PeerMTU = p.Link(), p.MAC, uint32(r.mtu)
 	veth.PeerNamespace = netlink.NsFd(instance.file.Fd())
-	var made netlink.Link = veth
+	var link netlink.Link = veth
 	if trunk != nil {
 		attrs.ParentIndex = trunk.index
-		made = &netlink.Vlan{LinkAttrs: attrs, VlanId: p.VLAN, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}
+		link = &netlink.Vlan{LinkAttrs: attrs, VlanId: p.VLAN, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}
 	}
-	if err := r.h.LinkAdd(made); err != nil {
-		return fmt.Errorf("%s link of %s: %w", made.Type(), p.ID, err)
+	if err := r.h.LinkAdd(link); err != nil {
+		return fmt.Errorf("%s link of %s: %w", link.Type(), p.ID, err)
 	}
 	err := r.setUpPort(p)
 	if err != nil {
@@ -128,7 +132,7 @@ func (r *routing) addPort(p, trunk *port, instance *Netns) error {
 
 func (r *routing) setUpPort(p *port) error {
 	conf := "ipv4/conf/" + p.link + "/"
-	// proxy_delay 0: the answer for a neighbour's address comes at once.
+	// With proxy_delay 0 the kernel answers by proxy ARP without a delay.
 	err := r.ns.sysctls(conf+"proxy_arp", "1", "ipv4/neigh/"+p.link+"/proxy_delay", "0")
 	if err != nil {
 		return err
@@ -138,12 +142,12 @@ func (r *routing) setUpPort(p *port) error {
 		return err
 	}
 	p.index = link.Attrs().Index
-	// The address of the router is link-local and so needs to be on each link.
+	// The IPv6 address of the router is link-local, so each link needs it.
 	return r.h.AddrAdd(link, addr(netip.PrefixFrom(Gateway6, 64)))
 }
 
-// up sets a link of the router up, with a permanent neighbour for what is at
-// its other end.
+// up sets a link of the router up and adds permanent neighbours for its other end,
+// which has the given MAC.
 func (r *routing) up(name string, mac net.HardwareAddr) (netlink.Link, error) {
 	link, err := r.h.LinkByName(name)
 	if err != nil {
@@ -165,8 +169,8 @@ func neighbours(h *netlink.Handle, link netlink.Link, mac net.HardwareAddr, hops
 	return nil
 }
 
-// removePort removes the link of an ENI. It may be gone, or go meanwhile, with
-// the namespace that its other end was in.
+// removePort removes the link of an ENI. It returns nil if the kernel has removed
+// the link already, together with the namespace of its other end.
 func (r *routing) removePort(p *port) error {
 	link, err := r.h.LinkByName(p.link)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -181,7 +185,7 @@ func (r *routing) removePort(p *port) error {
 	return nil
 }
 
-// setOwned changes the routes to an ENI.
+// setOwned replaces the routes to an ENI.
 func (r *routing) setOwned(p *port, before, after []netip.Prefix) error {
 	for _, o := range after {
 		if slices.Contains(before, o) {
@@ -195,7 +199,7 @@ func (r *routing) setOwned(p *port, before, after []netip.Prefix) error {
 		if slices.Contains(after, o) {
 			continue
 		}
-		// The route may lead to another ENI already.
+		// The route is missing if the address has moved to another ENI.
 		if err := r.h.RouteDel(via(o, p.index, nextHop4, nextHop6)); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("remove route to %v: %w", o, err)
 		}
@@ -203,8 +207,8 @@ func (r *routing) setOwned(p *port, before, after []netip.Prefix) error {
 	return nil
 }
 
-// addOutside connects a host beyond the VPC that owns the addresses. If it is
-// the internet gateway's it is also where everything unknown goes.
+// addOutside connects a host outside the VPC that has the given addresses. The
+// link to the internet host also gets the default routes.
 func (r *routing) addOutside(name string, host *Netns, addrs []netip.Addr) error {
 	veth := netlink.NewVeth(netlink.NewLinkAttrs())
 	veth.Name, veth.MTU = name, r.mtu
@@ -259,7 +263,7 @@ func (r *routing) addOutside(name string, host *Netns, addrs []netip.Addr) error
 	return nil
 }
 
-// via is the route to a prefix by the hop of its family.
+// via returns the route to a prefix by the next hop of the same family.
 func via(p netip.Prefix, index int, hop4, hop6 netip.Addr) *netlink.Route {
 	hop := hop6
 	if p.Addr().Is4() {

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// ServeMetadata answers at [MetadataAddr] and [MetadataAddr6], port 80, with the
-// handler that h returns for the instance that owns the source address of the
-// request, until Close. A nil handler is answered with 404.
+// ServeMetadata serves HTTP at [MetadataAddr] and [MetadataAddr6], port 80, until
+// Close. It passes each request to the handler that h returns for the instance that
+// owns the source address. If h returns nil the answer is 404.
 func (f *Fabric) ServeMetadata(h func(instance string) http.Handler) error {
 	byInstance := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		var answer http.Handler
@@ -34,7 +34,7 @@ func (f *Fabric) ServeMetadata(h func(instance string) http.Handler) error {
 	return nil
 }
 
-// ServeEC2 answers at [EC2Addr], port 80, until Close and returns the URL.
+// ServeEC2 serves h at [EC2Addr], port 80, until Close and returns the URL.
 func (f *Fabric) ServeEC2(h http.Handler) (string, error) {
 	return "http://" + EC2Addr.String(), f.serve(EC2Addr, h)
 }
@@ -45,7 +45,7 @@ func (f *Fabric) serve(a netip.Addr, h http.Handler) error {
 		return fmt.Errorf("fabric: serve at %v: %w", a, err)
 	}
 	s := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute}
-	go func() { _ = s.Serve(l) }() // until it is closed
+	go func() { _ = s.Serve(l) }() // returns when Close closes the server
 	f.closeLater(s)
 	return nil
 }

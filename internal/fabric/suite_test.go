@@ -18,12 +18,12 @@ import (
 	"github.com/vpcnet/vpcnet/snat"
 )
 
-// The suite wires two nodes with datapath and snat as an agent does, and sends
-// packets from every kind of pod to every kind of place, in both layouts, both
-// families and each enforcement. Each row says what source the far side sees and
-// by which ENIs the packets pass.
+// The suite configures two nodes with datapath and snat as an agent does, and sends
+// packets from every kind of pod to every kind of destination, in both layouts, both
+// families and each enforcement. It checks which source the destination sees, and
+// which ENIs the packets pass.
 
-// setting is what a node is told beside its ENIs.
+// setting holds the configuration of a node other than its ENIs.
 type setting struct {
 	layout      datapath.Layout
 	enforcement datapath.Enforcement
@@ -36,11 +36,11 @@ func (s setting) String() string {
 func TestSuite(t *testing.T) {
 	for _, layout := range []datapath.Layout{datapath.Flat, datapath.PerPod} {
 		for _, enforcement := range []datapath.Enforcement{"", datapath.Standard, datapath.Strict} {
-			with := setting{layout: layout, enforcement: enforcement}
+			with := setting{layout, enforcement}
 			t.Run(with.String(), func(t *testing.T) {
 				s := newSuite(t, with)
 				t.Run("no drift", s.noDrift)
-				t.Run("every way", s.everyWay)
+				t.Run("every path", s.everyPath)
 				t.Run("services", s.nodePorts)
 				t.Run("path MTUs", s.pathMTUs)
 				t.Run("metadata", s.metadata)
@@ -53,8 +53,8 @@ func TestSuite(t *testing.T) {
 	}
 }
 
-// end is what packets of the suite are from and for: a pod, a node, or a host
-// beyond the VPC, which has neither host nor ENI.
+// end is a source or destination of packets: a pod, a node, or a host outside the
+// VPC, which has neither host nor ENI.
 type end struct {
 	name  string
 	ns    *fabric.Netns
@@ -64,7 +64,7 @@ type end struct {
 	kind  podKind
 }
 
-// host is a node of the suite. Its pods are by kind.
+// host is a node of the suite. Its pods are listed by the name of their kind.
 type host struct {
 	end
 	number int
@@ -103,9 +103,9 @@ func newSuite(t *testing.T, with setting) *suite {
 		internet: &end{name: "internet", ns: f.Internet(), addrs: outsideAddrs},
 		peer:     &end{name: "peer", ns: f.Peer(), addrs: peerAddrs},
 	}
-	lacks := lacking(t)
+	missing := missingLinkKinds(t)
 	for _, k := range podKinds() {
-		if !slices.Contains(lacks, k.needs) && (k.needs != "vlan" || with.enforcement != "") {
+		if !slices.Contains(missing, k.needs) && (k.needs != "vlan" || with.enforcement != "") {
 			s.kinds = append(s.kinds, k)
 		}
 	}
@@ -121,7 +121,7 @@ func newSuite(t *testing.T, with setting) *suite {
 	return s
 }
 
-// newHost attaches all ENIs that pods need to a new instance, and wires it.
+// newHost adds an instance, attaches all ENIs that its pods need, and configures it.
 func (s *suite) newHost(t *testing.T, n int) *host {
 	t.Helper()
 	h := &host{number: n, pods: map[string]*suitePod{}, node: datapath.Node{Layout: s.layout, Enforcement: s.enforcement}}
@@ -137,7 +137,7 @@ func (s *suite) newHost(t *testing.T, n int) *host {
 		if err := s.Attach(fabricENI(n, i)); err != nil {
 			t.Fatal(err)
 		}
-		if i != lent && k.vlan == 0 {
+		if i != podENI && k.vlan == 0 {
 			h.node.ENIs = append(h.node.ENIs, h.describe(i))
 		}
 	}
@@ -152,7 +152,7 @@ func (s *suite) has(kind string) bool {
 	return slices.ContainsFunc(s.kinds, func(k podKind) bool { return k.name == kind })
 }
 
-// wire does what the agent and the plugin do.
+// wire configures the host as the agent and the plugin do, with all its pods.
 func (s *suite) wire(t *testing.T, h *host) {
 	t.Helper()
 	var err error
@@ -193,8 +193,8 @@ func (s *suite) wire(t *testing.T, h *host) {
 	}
 }
 
-// add wires the pod of a kind in a new sandbox, or as the second interface of
-// another pod.
+// add adds the pod of a kind in a new sandbox, or as the second interface of another
+// pod.
 func (s *suite) add(t *testing.T, h *host, k podKind, sandbox string) {
 	t.Helper()
 	p := &suitePod{

@@ -9,23 +9,23 @@ import (
 	"slices"
 )
 
-// Kind is a way to damage a file.
+// Kind is a kind of damage to a file.
 type Kind struct {
 	Name string
-	// content returns what is left of data, which it may change. Nil where place
-	// is set.
+	// content returns the damaged content of the file. It may change data. Nil if
+	// replace is set.
 	content func(r *rand.Rand, data []byte) []byte
-	// place puts something else in the place of the file.
-	place func(path string) error
+	// replace creates something else at path, after the file was removed.
+	replace func(path string) error
 }
 
-// Apply damages the file at path. Randomness comes from r alone.
+// Apply damages the file at path. Only r determines the result.
 func (k Kind) Apply(r *rand.Rand, path string) error {
-	if k.place != nil {
+	if k.replace != nil {
 		if err := os.Remove(path); err != nil {
 			return err
 		}
-		return k.place(path)
+		return k.replace(path)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -34,13 +34,13 @@ func (k Kind) Apply(r *rand.Rand, path string) error {
 	return os.WriteFile(path, k.content(r, data), 0o600)
 }
 
-// Kinds returns all ways.
+// Kinds returns all kinds of damage.
 func Kinds() []Kind {
 	return append(contents(), []Kind{
-		{Name: "missing", place: func(string) error { return nil }},
-		{Name: "directory", place: func(path string) error { return os.Mkdir(path, 0o700) }},
-		{Name: "dangling link", place: func(path string) error { return os.Symlink("gone", path) }},
-		{Name: "link to itself", place: func(path string) error { return os.Symlink(path, path) }},
+		{Name: "missing", replace: func(string) error { return nil }},
+		{Name: "directory", replace: func(path string) error { return os.Mkdir(path, 0o700) }},
+		{Name: "dangling link", replace: func(path string) error { return os.Symlink("gone", path) }},
+		{Name: "link to itself", replace: func(path string) error { return os.Symlink(path, path) }},
 	}...)
 }
 
@@ -92,10 +92,10 @@ func contents() []Kind {
 			return d
 		}},
 		{Name: "blocks swapped", content: swap},
-		{Name: "rubbish behind", content: func(r *rand.Rand, d []byte) []byte { return append(d, rubbish(r, 1+r.IntN(9000))...) }},
-		{Name: "zeroes behind", content: func(r *rand.Rand, d []byte) []byte { return append(d, make([]byte, 1+r.IntN(9000))...) }},
-		{Name: "its own end behind", content: func(r *rand.Rand, d []byte) []byte { return append(d, bytes.Clone(d[line(r, d):])...) }},
-		{Name: "itself behind", content: func(_ *rand.Rand, d []byte) []byte { return append(d, bytes.Clone(d)...) }},
+		{Name: "rubbish appended", content: func(r *rand.Rand, d []byte) []byte { return append(d, rubbish(r, 1+r.IntN(9000))...) }},
+		{Name: "zeroes appended", content: func(r *rand.Rand, d []byte) []byte { return append(d, make([]byte, 1+r.IntN(9000))...) }},
+		{Name: "its own end appended", content: func(r *rand.Rand, d []byte) []byte { return append(d, bytes.Clone(d[line(r, d):])...) }},
+		{Name: "itself appended", content: func(_ *rand.Rand, d []byte) []byte { return append(d, bytes.Clone(d)...) }},
 		{Name: "empty", content: func(*rand.Rand, []byte) []byte { return nil }},
 		{Name: "all zeroes", content: func(_ *rand.Rand, d []byte) []byte { return make([]byte, len(d)) }},
 		{Name: "all rubbish", content: func(r *rand.Rand, d []byte) []byte { return rubbish(r, len(d)) }},
@@ -109,8 +109,8 @@ func flip(r *rand.Rand, d []byte, n int) []byte {
 	return d
 }
 
-// digit makes another digit of one: an address or a number that is well formed
-// and wrong.
+// digit changes one digit into another one, so that an address or a number is
+// well formed but wrong.
 func digit(r *rand.Rand, d []byte) []byte {
 	start := r.IntN(len(d))
 	for i := range d {
@@ -137,8 +137,8 @@ func swap(r *rand.Rand, d []byte) []byte {
 	return d
 }
 
-// line returns the beginning of some line but the first, or the middle of a
-// file without lines.
+// line returns the offset of a random line other than the first, or half the
+// length of data without lines.
 func line(r *rand.Rand, d []byte) int {
 	if n := bytes.Count(d, []byte{'\n'}); n > 0 {
 		at := 0
@@ -150,13 +150,13 @@ func line(r *rand.Rand, d []byte) int {
 	return len(d) / 2
 }
 
-// block returns a place where a block begins.
+// block returns the offset of a random block.
 func block(r *rand.Rand, d []byte) int {
 	const size = 512
 	return r.IntN(len(d)/size+1) * size
 }
 
-// span returns some bytes, often those of a block.
+// span returns a random range of bytes, often whole blocks.
 func span(r *rand.Rand, d []byte) (from, to int) {
 	if r.IntN(2) == 0 {
 		from = block(r, d)

@@ -13,8 +13,8 @@ import (
 	"github.com/vpcnet/vpcnet/internal/filedamage"
 )
 
-// TestKinds: each kind changes a long file more often than not, and takes a
-// file of a single line.
+// TestKinds: each kind changes a long file in at least half of the tries, and
+// works on a file of a single line.
 func TestKinds(t *testing.T) {
 	long := strings.Repeat("line 12345 of a file that is long enough\n", 200)
 	for _, text := range []string{long, "one line 1\n"} {

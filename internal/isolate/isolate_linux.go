@@ -13,21 +13,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// insideEnv marks the process that Command started.
+// insideEnv is the environment variable that Command sets for the new process.
 const insideEnv = "VPCNET_ISOLATED"
 
 // Inside reports whether this process, or an ancestor of it, was started by
 // [Command].
 func Inside() bool { return os.Getenv(insideEnv) != "" }
 
-// Available returns nil where [Command] will work, and otherwise an error that
-// says what forbids it and what the user can do.
+// Available returns nil if [Command] will work. Otherwise it returns an error that
+// names the reason and a remedy.
 func Available() error {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{"isolate-probe"}
 	cmd.Env = []string{}
 	cmd.SysProcAttr = attributes()
-	cmd.SysProcAttr.Ptrace = true // stop at exec: the probe runs no code
+	cmd.SysProcAttr.Ptrace = true // the probe stops at exec and runs no code
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {
@@ -40,15 +40,16 @@ func Available() error {
 	return nil
 }
 
-// hint names the setting that most likely forbids user namespaces.
+// hint returns advice for the user: the sysctl that most likely forbids user
+// namespaces, and the command that changes it.
 func hint() string {
-	for _, s := range []struct{ file, bad, advice string }{
+	for _, s := range []struct{ file, bad, command string }{
 		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
 		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"},
 		{"/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=10000"},
 	} {
 		if b, err := os.ReadFile(s.file); err == nil && strings.TrimSpace(string(b)) == s.bad {
-			return fmt.Sprintf("; %s is %s: run `%s` as root, or run this program as root", s.file, s.bad, s.advice)
+			return fmt.Sprintf("; %s is %s: run `%s` as root, or run this program as root", s.file, s.bad, s.command)
 		}
 	}
 	return "; run it as root, or in a container with CAP_SYS_ADMIN"
@@ -67,10 +68,10 @@ func attributes() *syscall.SysProcAttr {
 	return a
 }
 
-// Command returns a command that runs this program again with args in
-// namespaces of its own. The new process must call [Init] before anything
-// else. Start it with [Run], or keep the starting goroutine locked to its
-// thread for as long as the process shall live.
+// Command returns a command that runs this program again with args in new
+// namespaces. The new process must call [Init] before anything else. The caller
+// starts it with [Run], or from a goroutine that stays locked to its thread until
+// the process ends.
 func Command(args ...string) (*exec.Cmd, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -82,16 +83,17 @@ func Command(args ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// Run starts cmd and waits for it on one locked thread, because the kernel
-// kills the process when the thread that started it ends.
+// Run starts cmd and waits for it, on one locked thread: the kernel kills the
+// process when the thread that started it ends.
 func Run(cmd *exec.Cmd) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	return cmd.Run()
 }
 
-// Init prepares the new namespaces: mounts stay private, /proc shows the new
-// PID namespace, /run is an empty tmpfs with a netns directory, and lo is up.
+// Init prepares the new namespaces: it makes mounts private, mounts /proc for the
+// new PID namespace, mounts an empty tmpfs with a directory netns at /run, and sets
+// lo up.
 func Init() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)

@@ -11,19 +11,19 @@ import (
 	"runtime"
 )
 
-// Inside reports whether the process runs in namespaces of its own.
+// Inside returns false.
 func Inside() bool { return false }
 
-// Available says that namespaces need Linux.
+// Available returns an error that wraps [errors.ErrUnsupported].
 func Available() error {
 	return fmt.Errorf("network namespaces need Linux, this is %s: use a Linux machine or virtual machine: %w", runtime.GOOS, errors.ErrUnsupported)
 }
 
-// Command returns [Available]'s error.
+// Command returns the error of [Available].
 func Command(...string) (*exec.Cmd, error) { return nil, Available() }
 
 // Run runs cmd.
 func Run(cmd *exec.Cmd) error { return cmd.Run() }
 
-// Init returns [Available]'s error.
+// Init returns the error of [Available].
 func Init() error { return Available() }

@@ -28,9 +28,9 @@ func TestNamespacesAreNew(t *testing.T) {
 		t.Errorf("uid = %d, want 0 in the namespace", uid)
 	}
 	if self, err := os.Readlink("/proc/self"); err != nil || self != "1" {
-		t.Errorf("/proc/self = %q, %v, want 1: /proc shows another PID namespace", self, err)
+		t.Errorf("/proc/self = %q, want 1: /proc shows another PID namespace (error: %v)", self, err)
 	}
 	if entries, err := os.ReadDir("/run"); err != nil || len(entries) != 1 {
-		t.Errorf("/run has %v, %v, want netns only", entries, err)
+		t.Errorf("/run has %v, want only netns (error: %v)", entries, err)
 	}
 }

@@ -1,52 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package patience decides how soon the same repair is made again. Without it two
-// programs that want different things of one kernel would keep a processor busy
-// each. Packages datapath and snat repair by it.
+// Package patience limits how often the same repair is repeated. Without a limit,
+// two programs that set the same thing in the kernel to different values would each
+// keep a processor busy. Packages datapath and snat use it.
 package patience
 
 import "time"
 
-// A program that keeps changing one thing has it repaired Burst times at once, then
-// each First; the wait doubles with each repair that is used up, to Last.
+// If another program keeps changing one thing, the first Burst repairs of it are
+// granted at once, and the next after First. The wait doubles with each further
+// repair, up to Last.
 const (
 	Burst = 20
 	First = 100 * time.Millisecond
 	Last  = 30 * time.Second
 )
 
-// Patience counts the repairs of things, each of which has a name. The zero value is
-// ready to use. It is not safe for concurrent use.
+// Patience counts repairs by the name of the repaired thing. The zero value is ready
+// to use. It is not safe for concurrent use.
 type Patience struct {
-	seen map[string]*tally
+	budgets map[string]*budget
 }
 
-// tally counts the repairs of one thing.
-type tally struct {
-	left  int           // repairs that need not wait
-	wait  time.Duration // until another is granted
-	since time.Time     // when the last was granted or used
+// budget counts the repairs of one thing.
+type budget struct {
+	left  int           // repairs that are granted at once
+	wait  time.Duration // time until another repair is added to left
+	since time.Time     // begin of that time
 }
 
-// Grant reports which of the things to repair now, in their order, and the time until
-// the next of the others. fighting means that the repair of one of them is its last
-// before a wait.
+// Grant reports for each of the things whether to repair it now, and the time until
+// the next repair of the others. fighting is true if one of the granted repairs is
+// the last one before a wait.
 func (p *Patience) Grant(things []string, now time.Time) (due []bool, next time.Duration, fighting bool) {
-	p.forget(now)
+	p.prune(now)
 	due = make([]bool, len(things))
 	for i, thing := range things {
-		t := p.tally(thing, now)
-		if t.left == 0 {
-			if d := t.wait - now.Sub(t.since); next == 0 || d < next {
+		b := p.budget(thing, now)
+		if b.left == 0 {
+			if d := b.wait - now.Sub(b.since); next == 0 || d < next {
 				next = d
 			}
 			continue
 		}
-		if t.left == Burst {
-			t.since = now
+		if b.left == Burst {
+			b.since = now
 		}
-		if t.left--; t.left == 0 {
-			t.wait = min(2*t.wait, Last)
+		b.left--
+		if b.left == 0 {
+			b.wait = min(2*b.wait, Last)
 			fighting = true
 		}
 		due[i] = true
@@ -54,28 +56,29 @@ func (p *Patience) Grant(things []string, now time.Time) (due []bool, next time.
 	return due, next, fighting
 }
 
-// tally returns that of a thing, with the repairs that it has regained since.
-func (p *Patience) tally(thing string, now time.Time) *tally {
-	if p.seen == nil {
-		p.seen = map[string]*tally{}
+// budget returns the budget of a thing, after adding the repairs that the time since
+// the last call permits.
+func (p *Patience) budget(thing string, now time.Time) *budget {
+	if p.budgets == nil {
+		p.budgets = map[string]*budget{}
 	}
-	t := p.seen[thing]
-	if t == nil {
-		t = &tally{left: Burst, wait: First}
-		p.seen[thing] = t
+	b := p.budgets[thing]
+	if b == nil {
+		b = &budget{left: Burst, wait: First}
+		p.budgets[thing] = b
 	}
-	for t.left < Burst && now.Sub(t.since) >= t.wait {
-		t.left++
-		t.since = t.since.Add(t.wait)
+	for b.left < Burst && now.Sub(b.since) >= b.wait {
+		b.left++
+		b.since = b.since.Add(b.wait)
 	}
-	return t
+	return b
 }
 
-// forget drops what has been quiet for long enough to have its whole burst again.
-func (p *Patience) forget(now time.Time) {
-	for thing, t := range p.seen {
-		if now.Sub(t.since) > Burst*t.wait {
-			delete(p.seen, thing)
+// prune removes the budgets that have not been used for long enough to be full.
+func (p *Patience) prune(now time.Time) {
+	for thing, b := range p.budgets {
+		if now.Sub(b.since) > Burst*b.wait {
+			delete(p.budgets, thing)
 		}
 	}
 }

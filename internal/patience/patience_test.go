@@ -8,16 +8,17 @@ import (
 	"time"
 )
 
-// TestPatience lets a peer change one thing for ever, and another thing once.
+// TestPatience simulates another program that changes one thing again and again, and
+// another thing once.
 func TestPatience(t *testing.T) {
 	var p Patience
-	fought := []string{"rule"}
+	rule := []string{"rule"}
 	begin := time.Unix(0, 0)
 	now := begin
 	var granted []time.Duration
 	fights := 0
 	for range 100 {
-		due, next, fighting := p.Grant(fought, now)
+		due, next, fighting := p.Grant(rule, now)
 		if fighting {
 			fights++
 		}
@@ -27,7 +28,7 @@ func TestPatience(t *testing.T) {
 			continue
 		}
 		if next <= 0 {
-			t.Fatal("nothing granted and no time to look again")
+			t.Fatalf("no repair granted, and the next in %v, want more than 0", next)
 		}
 		now = now.Add(next)
 	}
@@ -35,16 +36,16 @@ func TestPatience(t *testing.T) {
 		t.Errorf("the first %d repairs were granted at %v, want them at once", Burst, granted[:min(Burst, len(granted))])
 	}
 	if fights != len(granted)-Burst+1 {
-		t.Errorf("%d of %d repairs told of a fight, want each after the first %d", fights, len(granted), Burst-1)
+		t.Errorf("Grant reported fighting for %d of %d repairs, want each after the first %d", fights, len(granted), Burst-1)
 	}
 	if last := granted[len(granted)-1] - granted[len(granted)-2]; last != Last {
-		t.Errorf("after a long fight a repair is granted every %v, want %v", last, Last)
+		t.Errorf("after many repairs one is granted every %v, want every %v", last, Last)
 	}
 	if due, next, _ := p.Grant([]string{"route", "rule"}, now); !slices.Equal(due, []bool{true, false}) || next <= 0 {
-		t.Errorf("granted %v and the rest in %v: a fight over one thing delays the repair of another", due, next)
+		t.Errorf("granted %v and the next in %v, want the route at once and the rule later", due, next)
 	}
 	now = now.Add(2 * Burst * Last)
-	if due, _, _ := p.Grant(fought, now); !due[0] || p.seen["rule"].wait != First || len(p.seen) != 1 {
-		t.Error("a fight is not forgotten after a long peace")
+	if due, _, _ := p.Grant(rule, now); !due[0] || p.budgets["rule"].wait != First || len(p.budgets) != 1 {
+		t.Errorf("after a long time without changes the budgets are %v, want one with the wait %v", p.budgets, First)
 	}
 }

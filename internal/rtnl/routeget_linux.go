@@ -50,8 +50,8 @@ func (b *Batch) routeGet(q netstate.Query, iif int) {
 		switch q.Proto { // the kernel takes no others
 		case unix.IPPROTO_TCP, unix.IPPROTO_UDP:
 			b.Attr(unix.RTA_IP_PROTO, []byte{uint8(q.Proto)})
-			b.port(unix.RTA_SPORT, q.Sport)
-			b.port(unix.RTA_DPORT, q.Dport)
+			b.port(unix.RTA_SPORT, q.SrcPort)
+			b.port(unix.RTA_DPORT, q.DstPort)
 		case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
 			b.Attr(unix.RTA_IP_PROTO, []byte{uint8(q.Proto)})
 		}

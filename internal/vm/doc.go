@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package vm has one test, which runs tests of other packages in an emulated
-// machine: those of datapath and internal/fabric that need kinds of links that many
-// kernels lack, on a Debian kernel that has them, and those of internal/crash that
-// set the wall clock, which no namespace has for itself. The machine is QEMU's, in
-// software, and needs no privilege; its file system is an image in memory of the
-// test binaries, the programs that they execute, the modules and the program in
-// init. The script .ci/kernel fetches the kernel.
+// Package vm runs tests of other packages in an emulated machine: tests of datapath
+// and internal/fabric that need kinds of links that many kernels do not have, on a
+// Debian kernel that has them, and tests of internal/crash that set the wall clock,
+// for which Linux has no namespace.
+//
+// QEMU emulates the machine in software and needs no privileges. The file system of
+// the machine is in memory and contains the test binaries, the programs that they
+// execute, the kernel modules and the program in directory init. The script
+// .ci/kernel fetches the kernel.
 package vm

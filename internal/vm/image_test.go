@@ -15,10 +15,10 @@ import (
 	"strings"
 )
 
-// kernelDir is where .ci/kernel puts the kernel.
+// kernelDir is the directory into which .ci/kernel unpacks the kernel.
 const kernelDir = "/var/lib/vpcnet-ci/kernel"
 
-// modules are those that the tests need, beside those that these need.
+// modules are the kernel modules that the tests need, without their dependencies.
 var modules = []string{
 	"veth", "8021q", "ipvlan", "bridge", "nft_fib_inet", "nft_ct", "nft_objref", "nft_chain_nat", "nft_nat", "nft_masq", "nft_reject_inet",
 }
@@ -39,15 +39,16 @@ func findKernel() (k kernel, err error) {
 			return k, err
 		}
 		if len(found) != 1 {
-			return k, fmt.Errorf("%d files %s in %s", len(found), f.pattern, kernelDir)
+			return k, fmt.Errorf("%d files match %s in %s, want 1", len(found), f.pattern, kernelDir)
 		}
 		*f.to = found[0]
 	}
 	return k, nil
 }
 
-// files returns the paths of modules and of all that they need, each behind what
-// it needs. What is no module is part of the kernel, nft_objref since Linux 6.2.
+// files returns the paths of the named modules and of their dependencies, each after
+// its own dependencies. It skips names that modules.dep does not list: they are built
+// into the kernel, as nft_objref since Linux 6.2.
 func (k kernel) files(names []string) (all []string, err error) {
 	deps, err := os.ReadFile(filepath.Join(k.modules, "modules.dep"))
 	if err != nil {
@@ -60,16 +61,17 @@ func (k kernel) files(names []string) (all []string, err error) {
 	}
 	for _, name := range names {
 		for _, f := range slices.Backward(lines[name]) { // the first is the module itself
-			if f = filepath.Join(k.modules, f); !slices.Contains(all, f) {
-				all = append(all, f)
+			file := filepath.Join(k.modules, f)
+			if !slices.Contains(all, file) {
+				all = append(all, file)
 			}
 		}
 	}
 	return all, nil
 }
 
-// archive writes the kernel's form of a file system: cpio, "newc"
-// (https://docs.kernel.org/driver-api/early-userspace/buffer-format.html).
+// archive is a file system in the format of an initramfs: a cpio archive of type
+// "newc" (https://docs.kernel.org/driver-api/early-userspace/buffer-format.html).
 type archive struct{ bytes.Buffer }
 
 const (
@@ -98,10 +100,10 @@ func (a *archive) pad() {
 
 // image is the file system of the machine.
 type image struct {
-	programs map[string]string // name inside, path outside
+	programs map[string]string // path on this system, by path in the machine
 }
 
-// addShared adds a program with the libraries that it needs.
+// addShared adds a dynamically linked program and its libraries.
 func (im image) addShared(ctx context.Context, program string) error {
 	im.programs["bin/"+filepath.Base(program)] = program
 	out, err := exec.CommandContext(ctx, "ldd", program).Output()
@@ -116,7 +118,7 @@ func (im image) addShared(ctx context.Context, program string) error {
 	return nil
 }
 
-// write writes the image, with the modules, to a file.
+// write writes the image, with the kernel modules, to a file.
 func (im image) write(to string, k kernel) error {
 	files := maps.Clone(im.programs)
 	found, err := k.files(modules)
@@ -127,9 +129,9 @@ func (im image) write(to string, k kernel) error {
 		files[fmt.Sprintf("modules/%03d-%s", i, filepath.Base(f))] = f
 	}
 	var a archive
-	made := map[string]bool{".": true}
+	dirs := map[string]bool{".": true}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		a.mkdir(path.Dir(name), made)
+		a.mkdir(path.Dir(name), dirs)
 		data, err := os.ReadFile(files[name])
 		if err != nil {
 			return err
@@ -140,12 +142,13 @@ func (im image) write(to string, k kernel) error {
 	return os.WriteFile(to, a.Bytes(), 0o600)
 }
 
-// mkdir adds a directory and those above it.
-func (a *archive) mkdir(name string, made map[string]bool) {
-	if made[name] {
+// mkdir adds a directory and its parents, except those in dirs, and adds them to
+// dirs.
+func (a *archive) mkdir(name string, dirs map[string]bool) {
+	if dirs[name] {
 		return
 	}
-	made[name] = true
-	a.mkdir(path.Dir(name), made)
+	dirs[name] = true
+	a.mkdir(path.Dir(name), dirs)
 	a.add(name, directory, nil)
 }

@@ -12,8 +12,8 @@ import (
 
 const emulator = "qemu-system-x86_64"
 
-// TestKernel runs what no other kernel may be able to, and what sets the clock.
-// Each boots a machine of its own, with one processor.
+// TestKernel runs tests that need a kernel with all kinds of links, and tests that
+// set the clock. Each boots its own machine, with one processor.
 func TestKernel(t *testing.T) {
 	if _, err := exec.LookPath(emulator); err != nil {
 		t.Skipf("needs an emulator: %v (Debian package qemu-system-x86)", err)
@@ -24,21 +24,21 @@ func TestKernel(t *testing.T) {
 	}
 	k, err := findKernel()
 	if err != nil {
-		t.Skipf("needs a kernel: %v (.ci/kernel puts it there)", err)
+		t.Skipf("needs a kernel: %v (.ci/kernel fetches it)", err)
 	}
-	look(t)
+	openSources(t)
 	init := build(t, "build", "./init")
 	for _, test := range []struct {
-		name, of, run string
-		programs      []string // that lie in /bin
+		name, pkg, run string
+		programs       []string // examples to build, for /bin
 	}{
-		{name: "datapath", of: "../../datapath", run: "^TestOtherKinds$"},
-		{name: "fabric", of: "../fabric", run: "^(TestBranchENI|TestSuite)$/(standard|strict)$"},
-		{name: "clock", of: "../crash", run: "^TestClock", programs: []string{"ipamd", "vpc-cni"}},
+		{name: "datapath", pkg: "../../datapath", run: "^TestOtherKinds$"},
+		{name: "fabric", pkg: "../fabric", run: "^(TestBranchENI|TestSuite)$/(standard|strict)$"},
+		{name: "clock", pkg: "../crash", run: "^TestClock", programs: []string{"ipamd", "vpc-cni"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			im := image{programs: map[string]string{"init": init, "test": build(t, "test", "-c", test.of)}}
+			im := image{programs: map[string]string{"init": init, "test": build(t, "test", "-c", test.pkg)}}
 			for _, name := range test.programs {
 				im.programs["bin/"+name] = build(t, "build", "../../examples/"+name)
 			}
@@ -54,10 +54,10 @@ func TestKernel(t *testing.T) {
 	}
 }
 
-// look opens the directories of the packages that go into the machine: the go
-// command takes the result of an earlier run for that of this one unless something
-// changed that the test has opened.
-func look(t *testing.T) {
+// openSources opens the directories of the packages that run in the machine. The go
+// command repeats a cached test result unless a file or directory has changed that
+// the test had opened.
+func openSources(t *testing.T) {
 	t.Helper()
 	packages := []string{"../../datapath", "../../snat", "../fabric", "../isolate", "../crash", "../../examples/ipamd", "../../examples/vpc-cni", "./init"}
 	out, err := exec.CommandContext(t.Context(), "go", append([]string{"list", "-deps", "-f", "{{.Dir}}"}, packages...)...).Output()
@@ -71,8 +71,8 @@ func look(t *testing.T) {
 	}
 }
 
-// build compiles a program that needs no files beside it, without the race
-// detector, whose memory does not fit in there, and returns its path.
+// build compiles a statically linked program and returns its path. It does not use
+// the race detector, which needs more memory than the machine has.
 func build(t *testing.T, args ...string) string {
 	t.Helper()
 	exe := filepath.Join(t.TempDir(), "program")
@@ -86,9 +86,9 @@ func build(t *testing.T, args ...string) string {
 	return exe
 }
 
-// boot runs the image and wants its test to pass. What stands before the two
-// dashes in the kernel's command line and has no meaning to it becomes the first
-// process's environment, what stands behind them its arguments.
+// boot boots the image and checks that its test passes. The kernel passes the
+// assignments in its command line that it does not know to the first process as
+// environment, and the words after the two dashes as arguments.
 func boot(t *testing.T, k kernel, image string, args ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), emulator, "-machine", "pc,accel=tcg", "-cpu", "max", "-m", "768",

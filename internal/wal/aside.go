@@ -11,15 +11,15 @@ import (
 	"strings"
 )
 
-// keepAside is how many sets of damaged files stay. A file system that damages
-// the log at each start must not fill the disk as well.
-const keepAside = 4
+// maxAside is how many sets of damaged files are kept. If the file system damages
+// the log at each start, the copies must not fill the disk.
+const maxAside = 4
 
 const asideSuffix = ".damaged-"
 
-// SetAside renames the files, those of them that exist, to PATH.damaged-N, with
-// one number for all, and returns their new names. Of earlier ones it removes
-// all but the latest few.
+// SetAside renames those of the files that exist to PATH.damaged-N, with the same
+// number for all, and returns their new names. It keeps the four latest numbers of
+// each path and removes older ones.
 func SetAside(paths ...string) (names []string, err error) {
 	last := 0
 	for _, path := range paths {
@@ -33,22 +33,22 @@ func SetAside(paths ...string) (names []string, err error) {
 		case !errors.Is(err, fs.ErrNotExist):
 			return names, err
 		}
-		// A directory with something in it stays: it is not ours to empty.
-		_ = os.Remove(path + asideSuffix + strconv.Itoa(last+1-keepAside))
+		// Remove fails for a directory that is not empty, which stays.
+		_ = os.Remove(path + asideSuffix + strconv.Itoa(last+1-maxAside))
 	}
 	return names, nil
 }
 
-// lastAside returns the highest number that SetAside gave to path so far.
+// lastAside returns the highest number that SetAside has given to path.
 func lastAside(path string) int {
 	last := 0
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil {
-		return 0 // the rename that follows says what is wrong
+		return 0 // the rename that follows returns the error
 	}
 	for _, e := range entries {
-		number, ours := strings.CutPrefix(e.Name(), filepath.Base(path)+asideSuffix)
-		if n, err := strconv.Atoi(number); ours && err == nil {
+		number, found := strings.CutPrefix(e.Name(), filepath.Base(path)+asideSuffix)
+		if n, err := strconv.Atoi(number); found && err == nil {
 			last = max(last, n)
 		}
 	}

@@ -58,7 +58,7 @@ func items(texts ...string) [][]byte {
 	return out
 }
 
-// files reads all of dir.
+// files returns the content of all files in dir, by name.
 func files(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -76,8 +76,8 @@ func files(t testing.TB, dir string) map[string]string {
 	return out
 }
 
-// lay makes a directory with the files.
-func lay(t testing.TB, files map[string]string) string {
+// writeFiles creates a directory with the files.
+func writeFiles(t testing.TB, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, data := range files {
@@ -88,19 +88,19 @@ func lay(t testing.TB, files map[string]string) string {
 	return dir
 }
 
-// moment is what a log and its files were at some time.
-type moment struct {
+// snapshot has the files and the items of a log at one time.
+type snapshot struct {
 	files map[string]string
 	want  []string
 }
 
-// history makes a log and returns each moment of it.
-func history(t testing.TB) (all []moment) {
+// history changes a log step by step and returns a snapshot after each step.
+func history(t testing.TB) (all []snapshot) {
 	t.Helper()
 	dir := t.TempDir()
 	l, _ := mustOpen(t, dir, config())
 	var want []string
-	add := func() { all = append(all, moment{files: files(t, dir), want: slices.Clone(want)}) }
+	add := func() { all = append(all, snapshot{files(t, dir), slices.Clone(want)}) }
 	add()
 	for i := range 40 {
 		var batch []string
@@ -119,15 +119,16 @@ func history(t testing.TB) (all []moment) {
 	return all
 }
 
-// check opens what is in dir, and demands the list or a refusal. It returns
-// whether the list was there. The log must be of use in both cases.
+// check opens the log in dir. The log must have the wanted items, or Open must
+// have refused it and created an empty one. In both cases the log must work. check
+// reports whether the items were there.
 func check(t testing.TB, dir, what string, want []string) bool {
 	t.Helper()
 	l, r := mustOpen(t, dir, config())
 	got := mustLoad(t, l)
 	same := r.Why == nil
 	if same && !slices.Equal(got, want) {
-		t.Fatalf("%s: another list of %d items, without a word; want %d", what, len(got), len(want))
+		t.Fatalf("%s: damage not detected: %d other items, want %d", what, len(got), len(want))
 	}
 	if !same && (!errors.Is(r.Why, wal.ErrDamaged) || len(r.SetAside) == 0 || len(got) > 0) {
 		t.Fatalf("%s: refused with report %+v and %d items", what, r, len(got))
@@ -146,8 +147,8 @@ func check(t testing.TB, dir, what string, want []string) bool {
 	return same
 }
 
-// TestDamage: whatever happens to one of the files, the list is the same or the
-// log is refused by name.
+// TestDamage: whatever happens to one of the files, the items are the same or the
+// log is refused.
 func TestDamage(t *testing.T) {
 	all := history(t)
 	count := map[bool]int{}
@@ -156,7 +157,7 @@ func TestDamage(t *testing.T) {
 			for seed := range 6 {
 				r := rand.New(rand.NewPCG(uint64(seed), 1))
 				m := all[len(all)-1-r.IntN(len(all)/2)]
-				dir := lay(t, m.files)
+				dir := writeFiles(t, m.files)
 				if name == "pool.lock" { // it is empty
 					if err := os.WriteFile(filepath.Join(dir, name), []byte("x\n"), 0o600); err != nil {
 						t.Fatal(err)
@@ -168,33 +169,34 @@ func TestDamage(t *testing.T) {
 				same := check(t, dir, fmt.Sprintf("%s: %s, seed %d", name, k.Name, seed), m.want)
 				count[same]++
 				if name == "pool.lock" && !same {
-					t.Errorf("%s of the lock: the list is lost", k.Name)
+					t.Errorf("%s of the lock file: the items are lost", k.Name)
 				}
 			}
 		}
 	}
-	t.Logf("%d logs were as before, %d refused", count[true], count[false])
+	t.Logf("%d logs had all items, %d were refused", count[true], count[false])
 }
 
-// TestEveryCut: a log that ends too early is refused, also where a record ends.
+// TestEveryCut: a log that ends too early is refused, also if it ends after a
+// whole record.
 func TestEveryCut(t *testing.T) {
 	all := history(t)
 	m := all[12]
 	log := m.files["pool.log"]
 	for n := range len(log) {
 		if n%7 != 0 && n > 0 && log[n-1] != '\n' {
-			continue // each end of a line, and every seventh byte
+			continue // only the end of each line, and every seventh byte
 		}
 		files := maps.Clone(m.files)
 		files["pool.log"] = log[:n]
-		if check(t, lay(t, files), fmt.Sprint("cut at byte ", n), m.want) {
-			t.Fatalf("cut at byte %d of %d: not noticed", n, len(log))
+		if check(t, writeFiles(t, files), fmt.Sprint("cut at byte ", n), m.want) {
+			t.Fatalf("cut at byte %d of %d: damage not detected", n, len(log))
 		}
 	}
 }
 
-// TestMixed: the files of two moments are refused, but where the head is one
-// record behind: so they are when a process is killed.
+// TestMixed: a log and a head of different times are refused, unless the head is
+// one record behind, as after a process was killed.
 func TestMixed(t *testing.T) {
 	all := history(t)
 	for i, log := range all {
@@ -204,16 +206,16 @@ func TestMixed(t *testing.T) {
 		for k, head := range all {
 			files := maps.Clone(log.files)
 			files["pool.head"] = head.files["pool.head"]
-			same := check(t, lay(t, files), fmt.Sprintf("log of moment %d, head of moment %d", i, k), log.want)
-			// The head of moment 0 is behind the record that Open writes.
+			same := check(t, writeFiles(t, files), fmt.Sprintf("log of step %d, head of step %d", i, k), log.want)
+			// The head of step 0 is after the record that Open writes.
 			if want := k == i || k == i-1; same != want {
-				t.Errorf("log of moment %d with head of moment %d: as before: %v", i, k, same)
+				t.Errorf("log of step %d with head of step %d: accepted is %v, want %v", i, k, same, want)
 			}
 		}
 	}
 }
 
-// TestMixedBlocks: a log, some blocks of which are old, is refused.
+// TestMixedBlocks: a log with some old blocks is refused.
 func TestMixedBlocks(t *testing.T) {
 	all := history(t)
 	r := rand.New(rand.NewPCG(1, 2))
@@ -226,17 +228,17 @@ func TestMixedBlocks(t *testing.T) {
 		}
 		files := maps.Clone(m.files)
 		files["pool.log"] = string(data)
-		same := check(t, lay(t, files), fmt.Sprint("old block at ", at), m.want)
+		same := check(t, writeFiles(t, files), fmt.Sprint("old block at ", at), m.want)
 		if want := bytes.Equal(data, []byte(m.files["pool.log"])); same != want {
-			t.Fatalf("old block at %d: as before: %v", at, same)
+			t.Fatalf("old block at %d: accepted is %v, want %v", at, same, want)
 		}
 	}
 }
 
-// TestSpliced: a record of another log, with the right number and length, is no
-// record of this one.
+// TestSpliced: a log is refused if one of its records comes from another log, with
+// the right number and length.
 func TestSpliced(t *testing.T) {
-	logs, m := map[string]string{}, moment{}
+	logs, m := map[string]string{}, snapshot{}
 	for _, word := range []string{"left", "side"} {
 		dir := t.TempDir()
 		l, _ := mustOpen(t, dir, config())
@@ -245,7 +247,7 @@ func TestSpliced(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		m = moment{files: files(t, dir), want: []string{"side0", "side1", "side2", "side3"}}
+		m = snapshot{files(t, dir), []string{"side0", "side1", "side2", "side3"}}
 		logs[word] = m.files["pool.log"]
 		_ = l.Close()
 	}
@@ -253,14 +255,14 @@ func TestSpliced(t *testing.T) {
 	for i := 2; i < len(records("side"))-1; i += 2 {
 		spliced := slices.Concat(records("side")[:i], records("left")[i:i+2], records("side")[i+2:])
 		m.files["pool.log"] = strings.Join(spliced, "")
-		if check(t, lay(t, m.files), fmt.Sprint("line ", i), m.want) {
-			t.Errorf("the record at line %d is of another log: not noticed", i)
+		if check(t, writeFiles(t, m.files), fmt.Sprint("line ", i), m.want) {
+			t.Errorf("the record at line %d is from another log: not detected", i)
 		}
 	}
 }
 
-// TestAsideIsBounded: a disk that damages the log at each start is not filled,
-// and the latest files stay.
+// TestAsideIsBounded: if the log is damaged at each start, only the latest damaged
+// files are kept.
 func TestAsideIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 12 {
@@ -286,8 +288,8 @@ func TestAsideIsBounded(t *testing.T) {
 	}
 }
 
-// TestBoots: a log is discarded when no file of it is of this boot, and set
-// aside when the two contradict each other.
+// TestBoots: a log is discarded if neither of its files is of this boot, and set
+// aside if only one of them is.
 func TestBoots(t *testing.T) {
 	old := history(t)[20]
 	cfg := config()
@@ -318,9 +320,9 @@ func TestBoots(t *testing.T) {
 		{"both damaged", "rubbish", "rubbish", time.Time{}, wal.Report{Why: wal.ErrDamaged}, nil},
 		{"old log", old.files["pool.log"], used["pool.head"], time.Time{}, wal.Report{Why: wal.ErrDamaged}, nil},
 		{"old head", used["pool.log"], old.files["pool.head"], time.Time{}, wal.Report{Why: wal.ErrDamaged}, nil},
-		{"killed after the head was made", "", head(t), time.Time{}, wal.Report{Created: true}, nil},
-		{"killed after the head was made, rebooted", old.files["pool.log"], head(t), time.Time{}, wal.Report{Rebooted: true}, nil},
-		{"killed after the log was made", created["pool.log"], head(t), time.Time{}, wal.Report{}, nil},
+		{"killed after the head was created", "", head(t), time.Time{}, wal.Report{Created: true}, nil},
+		{"killed after the head was created, rebooted", old.files["pool.log"], head(t), time.Time{}, wal.Report{Rebooted: true}, nil},
+		{"killed after the log was created", created["pool.log"], head(t), time.Time{}, wal.Report{}, nil},
 		{"used", used["pool.log"], used["pool.head"], past, wal.Report{}, []string{"new"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -352,7 +354,7 @@ func TestBoots(t *testing.T) {
 	}
 }
 
-// head returns the head that a creation begins with: the one that fits a log
+// head returns the head that the creation of a log writes first. It fits a log
 // without records.
 func head(t *testing.T) string {
 	t.Helper()

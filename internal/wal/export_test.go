@@ -10,18 +10,18 @@ import (
 	"time"
 )
 
-// FirstHead returns the head file with which the creation of a log begins.
+// FirstHead returns the head file that the creation of a log writes first.
 func FirstHead(name, boot string) []byte {
 	return stamp{magic: magicHead, name: name, boot: boot}.encode()
 }
 
-// Checked returns the words as a line with its checksum, as all versions end
-// theirs.
+// Checked returns the words as a line that ends with its checksum, as the first
+// lines of all versions do.
 func Checked(words string) []byte {
 	return fmt.Appendf(nil, "%s %x\n", words, sha256.Sum256([]byte(words+" ")))
 }
 
-// Judge returns the items of a log, and whether Open would take it.
+// Judge returns the items of a log, and whether Open would accept it.
 func Judge(name, boot string, logData, headData []byte) ([][]byte, bool) {
 	l := &Log{name: name, boot: boot}
 	var log, head file
@@ -33,7 +33,7 @@ func Judge(name, boot string, logData, headData []byte) ([][]byte, bool) {
 	return log.content.items, v == intact
 }
 
-// More returns both files after one more append to a log that Judge takes.
+// More returns both files after one more append to a log that Judge accepts.
 func More(name, boot string, data []byte, item string) (log, head []byte) {
 	c, _ := scan(bytes.NewReader(data), int64(len(data)), name)
 	log, next, _ := encodeRecord(bytes.Clone(data[:c.size]), c.last, [][]byte{[]byte(item)})

@@ -21,9 +21,9 @@ const (
 	magicHead = "vpcnet-head"
 )
 
-// maxStamp bounds the line that both files begin with, in bytes; maxRecord the
-// payload of one record. Replace writes a whole list as one record: a thousand
-// pods take half a megabyte.
+// maxStamp is the maximum length of the first line of both files, and maxRecord
+// that of the payload of one record, in bytes. Replace writes a whole list as one
+// record: a thousand pods take half a megabyte.
 const (
 	maxStamp  = 1 << 10
 	maxRecord = 256 << 20
@@ -32,21 +32,21 @@ const (
 // sum is a checksum.
 type sum [sha256.Size]byte
 
-// point is a place between two records: how many records there are before it,
-// since the log was first created, and their chained checksum.
+// point is a position between two records: the number of records before it,
+// counted from the creation of the first log, and their chained checksum.
 type point struct {
 	seq uint64
 	sum sum
 }
 
-// stamp is the line at the beginning of a file. In a log it says where its
-// first record begins, in a head where the last record ends.
+// stamp is the first line of a file. In a log it has the point before the first
+// record, in a head the point after the last record.
 type stamp struct {
 	magic, name, boot string
 	at                point
 }
 
-// errNewer: the line is intact, and its version is unknown.
+// errNewer: the line matches its checksum and has a newer version.
 var errNewer = errors.New("newer version")
 
 // encode returns the line. Its length depends on name and boot alone.
@@ -57,13 +57,13 @@ func (s stamp) encode() []byte {
 	return fmt.Appendf([]byte(body), "%x\n", sha256.Sum256([]byte(body)))
 }
 
-// decodeStamp reads the line that data begins with, and returns its length. All
-// versions have in common the first two words, and the checksum of the line as
-// the last word.
+// decodeStamp decodes the first line of data and returns its length. In all
+// versions the first word is magic, the second one is the version, and the last
+// one is the checksum of the line.
 func decodeStamp(magic, name string, data []byte) (s stamp, n int, err error) {
 	end := bytes.IndexByte(data[:min(len(data), maxStamp)], '\n')
 	if end < 0 {
-		return stamp{}, 0, errors.New("no header line")
+		return stamp{}, 0, fmt.Errorf("the first %d bytes have no end of a header line", min(len(data), maxStamp))
 	}
 	line := string(data[:end])
 	cut := strings.LastIndexByte(line, ' ') + 1
@@ -73,7 +73,7 @@ func decodeStamp(magic, name string, data []byte) (s stamp, n int, err error) {
 	}
 	words := strings.Split(line[:cut], " ")
 	if len(words) < 3 || words[0] != magic {
-		return stamp{}, 0, fmt.Errorf("the header is not that of a %s", magic)
+		return stamp{}, 0, fmt.Errorf("the header begins with %.20q, want %q", words[0], magic)
 	}
 	if v, err := strconv.Atoi(words[1]); err != nil || v > version {
 		return stamp{}, 0, fmt.Errorf("format %.20q: %w", words[1], errNewer)
@@ -86,7 +86,7 @@ func decodeStamp(magic, name string, data []byte) (s stamp, n int, err error) {
 		return stamp{}, 0, err
 	}
 	if s.name != name || !bytes.Equal(s.encode(), data[:end+1]) {
-		return stamp{}, 0, fmt.Errorf("the header is not that of journal %q", name)
+		return stamp{}, 0, fmt.Errorf("the header has journal %q, want %q", s.name, name)
 	}
 	return s, end + 1, nil
 }
@@ -108,13 +108,13 @@ func decodePoint(seq, checksum string) (p point, err error) {
 //	sequence length checksum
 const recordHead = 16 + 1 + 8 + 1 + 2*sha256.Size + 1
 
-// encodeRecord appends to buf one record that holds items and follows p. The
-// point behind it is returned.
+// encodeRecord appends to buf one record with items that follows p. It returns
+// the buffer and the point after the record.
 func encodeRecord(buf []byte, p point, items [][]byte) ([]byte, point, error) {
 	size := 0
 	for _, item := range items {
 		if bytes.IndexByte(item, '\n') >= 0 {
-			return nil, point{}, fmt.Errorf("item %.40q has more than one line", item)
+			return nil, point{}, fmt.Errorf("item %.40q contains a newline, want one line", item)
 		}
 		size += len(item) + 1
 	}
@@ -131,7 +131,7 @@ func encodeRecord(buf []byte, p point, items [][]byte) ([]byte, point, error) {
 	return buf, next, nil
 }
 
-// after returns the point behind a record that follows p.
+// after returns the point after a record that follows p.
 func (p point) after(payload []byte) point {
 	h := sha256.New()
 	h.Write(p.sum[:])
@@ -142,12 +142,12 @@ func (p point) after(payload []byte) point {
 	return next
 }
 
-// decodeRecordHead reads the line before a payload: which point is said to be
-// behind the record, and how long its payload is.
+// decodeRecordHead decodes the line before a payload: the point after the record
+// according to the line, and the length of the payload.
 func decodeRecordHead(line []byte) (p point, size int, err error) {
 	words := strings.Split(strings.TrimSuffix(string(line), "\n"), " ")
 	if len(words) != 3 {
-		return point{}, 0, errors.New("no record begins here")
+		return point{}, 0, fmt.Errorf("the line before the record has %d words, want 3", len(words))
 	}
 	if p, err = decodePoint(words[0], words[2]); err != nil {
 		return point{}, 0, err
@@ -157,18 +157,18 @@ func decodeRecordHead(line []byte) (p point, size int, err error) {
 		return point{}, 0, fmt.Errorf("%q is not the length of a record", words[1])
 	}
 	if !bytes.Equal(line, fmt.Appendf(nil, "%016x %08x %x\n", p.seq, n, p.sum)) {
-		return point{}, 0, errors.New("no record begins here")
+		return point{}, 0, errors.New("the line before the record has another format")
 	}
 	return p, int(n), nil
 }
 
-// splitItems is the inverse of what encodeRecord does with items.
+// splitItems returns the items of a payload that encodeRecord has written.
 func splitItems(payload []byte) ([][]byte, error) {
 	if len(payload) == 0 {
 		return nil, nil
 	}
 	if payload[len(payload)-1] != '\n' {
-		return nil, errors.New("the record does not end with a line")
+		return nil, errors.New("the record does not end with a newline")
 	}
 	return bytes.Split(payload[:len(payload)-1], []byte{'\n'}), nil
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/vpcnet/vpcnet/internal/wal"
 )
 
-// writerEnv makes the test program a writer of the log in the directory it
-// names; syncEnv makes that log wait for the disk.
+// writerEnv makes the test program write to the log in the directory that it
+// names. syncEnv makes that log wait for the disk.
 const (
 	writerEnv = "WAL_TEST_WRITER"
 	syncEnv   = "WAL_TEST_SYNC"
@@ -38,13 +38,13 @@ func TestMain(m *testing.M) {
 // replaceEvery is how often the writer replaces the list.
 const replaceEvery = 7
 
-// item is what the writer writes as its n-th item. Some are longer than many
-// pages, so that a process can be killed in the middle of a write.
+// item returns the n-th item of the writer. Some items are many pages long, so
+// that a process can be killed in the middle of a write.
 func item(n int) string {
 	return fmt.Sprint(n, " ", strings.Repeat("x", n*n*977%300_000>>(n%5*3)))
 }
 
-// list is what the log holds after n items.
+// list returns the content of the log after n items.
 func list(n int) (out []string) {
 	for i := max(1, n-n%replaceEvery); i <= n; i++ {
 		out = append(out, item(i))
@@ -52,8 +52,8 @@ func list(n int) (out []string) {
 	return out
 }
 
-// write goes on with the list in dir, and prints the number of each item when
-// the log has answered.
+// write continues the list in dir, and prints the number of each item when its
+// append or replace has returned.
 func write(dir string) error {
 	cfg := config()
 	cfg.Sync = os.Getenv(syncEnv) != ""
@@ -85,37 +85,38 @@ func write(dir string) error {
 	}
 }
 
-// TestKill kills a writer again and again, at any point. What was answered is
-// there, at most one item more, and nothing is ever called damaged.
+// TestKill kills a writer many times, at random points. The log then has all
+// acknowledged items and at most one more, and is never reported as damaged.
 func TestKill(t *testing.T) {
 	for name, c := range map[string]struct {
 		sync  string
 		kills int
 	}{"": {"", 150}, "sync": {"1", 40}} {
 		t.Run("mode "+name, func(t *testing.T) {
-			dir, answered := t.TempDir(), 0
+			dir, acked := t.TempDir(), 0
 			for i := range c.kills {
-				answered = max(answered, kill(t, dir, c.sync, rand.N(40)))
+				acked = max(acked, kill(t, dir, c.sync, rand.N(40)))
 				cfg := config()
 				cfg.Sync = c.sync != ""
 				l, r := mustOpen(t, dir, cfg)
 				got := mustLoad(t, l)
-				if r.Why != nil || !slices.Equal(got, list(answered)) && !slices.Equal(got, list(answered+1)) {
-					t.Fatalf("kill %d: report %+v, %d items after %d were answered", i, r, len(got), answered)
+				if r.Why != nil || !slices.Equal(got, list(acked)) && !slices.Equal(got, list(acked+1)) {
+					t.Fatalf("kill %d: report %+v, %d items after %d were acknowledged", i, r, len(got), acked)
 				}
-				if slices.Equal(got, list(answered+1)) {
-					answered++
+				if slices.Equal(got, list(acked+1)) {
+					acked++
 				}
 				if err := l.Close(); err != nil {
 					t.Fatal(err)
 				}
 			}
-			t.Logf("%d items through %d kills", answered, c.kills)
+			t.Logf("%d items survived %d kills", acked, c.kills)
 		})
 	}
 }
 
-// kill starts a writer, kills it after some answers, and returns the last one.
+// kill starts a writer, kills it after some acknowledged items, and returns the
+// number of the last one.
 func kill(t *testing.T, dir, sync string, after int) (last int) {
 	t.Helper()
 	self, err := os.Executable()

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// lockEvery is how often Lock tries.
+// lockEvery is the time between two tries of Lock.
 const lockEvery = 50 * time.Millisecond
 
-// Lock opens the file at path, creates it if need be, and takes the exclusive
-// flock(2) on it, which ends with the process or when the caller closes the
-// file. After wait it returns ErrInUse. What is at path and is no regular file
-// is set aside.
+// Lock opens or creates the file at path and locks it exclusively with flock(2).
+// The lock ends with the process, or when the caller closes the file. If another
+// process holds the lock for longer than wait, or if ctx ends, Lock returns
+// ErrInUse. A directory or a special file at path is set aside.
 func Lock(ctx context.Context, path string, wait time.Duration) (*os.File, error) {
 	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() {
 		if _, err := SetAside(path); err != nil {

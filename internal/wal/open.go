@@ -15,51 +15,52 @@ import (
 	"time"
 )
 
-// Config says which log to open, and how.
+// Config describes the log to open.
 type Config struct {
 	// Name is the name of the log in its directory.
 	Name string
 	// BootID binds the log to one boot of the machine: a log of another boot is
-	// discarded. Empty means that the log outlives boots.
+	// discarded. Empty means that the log survives reboots.
 	BootID string
-	// BootTime is when the machine booted. It tells which boot files belong to
-	// that are too damaged to tell. Zero means unknown.
+	// BootTime is when the machine booted. If the files are too damaged to show
+	// their boot, and were last written before BootTime, they are of another boot.
+	// Zero means unknown.
 	BootTime time.Time
 	// Sync makes each call wait for the disk.
 	Sync bool
 	// Wait is how long Open waits for another process to close the log.
 	Wait time.Duration
-	// First returns the items of a log that Open creates because there was none.
-	// Nil means none.
+	// First returns the first items of a log that did not exist. It is not called
+	// for a log that replaces a damaged or discarded one. Nil means no items.
 	First func() ([][]byte, error)
 }
 
-// Report says what Open found.
+// Report is what Open found. The zero value means an intact log.
 type Report struct {
-	// Created: there was no log.
+	// Created: the log did not exist.
 	Created bool
-	// Rebooted: there was one of another boot. It was discarded.
+	// Rebooted: the log was of another boot, and was discarded.
 	Rebooted bool
-	// SetAside are the new names of damaged files. The log is then empty. Why
-	// says what the damage is, and Readable how many items there are before it.
+	// SetAside are the new names of damaged files. The log is then empty. Why is
+	// the damage, and Readable the number of items before it.
 	SetAside []string
 	Why      error
 	Readable int
 }
 
-// Open opens the log, or creates it in an existing directory. A log that is
-// damaged is set aside, and an empty one created in its place.
+// Open opens the log, or creates it in an existing directory. If the log is
+// damaged, Open sets it aside and creates an empty one.
 //
-// Errors are ErrInUse when the wait ends, the error of ctx, ErrFormat if a
-// newer version wrote the log, and those of the file system. With ErrFormat
-// nothing is changed.
+// Errors are ErrInUse when cfg.Wait or ctx ends, ErrFormat if a newer version
+// wrote the log, and those of the file system. With ErrFormat the files are
+// unchanged.
 func Open(ctx context.Context, dir string, cfg Config) (*Log, Report, error) {
 	boot := cfg.BootID
 	if boot == "" {
 		boot = "-"
 	}
 	if strings.ContainsFunc(boot, func(r rune) bool { return r <= ' ' || r > '~' }) || len(boot) > 64 {
-		return nil, Report{}, fmt.Errorf("open journal: boot ID %q is not a word of at most 64 bytes", boot)
+		return nil, Report{}, fmt.Errorf("open journal: boot ID is %q, want at most 64 bytes of printable ASCII without spaces", boot)
 	}
 	l := &Log{path: filepath.Join(dir, cfg.Name), name: cfg.Name, boot: boot, sync: cfg.Sync}
 	report, err := l.open(ctx, cfg)
@@ -102,21 +103,22 @@ func (l *Log) open(ctx context.Context, cfg Config) (r Report, err error) {
 	return r, l.create(items)
 }
 
-// file is what is found in the place of one of the two files.
+// file is one of the two files, as Open found it.
 type file struct {
 	missing bool
-	changed time.Time
-	// stamp is the header; bad says why there is none.
+	modTime time.Time
+	// stamp is the header; bad is the error if it cannot be read.
 	stamp stamp
 	bad   error
 	// content is set for a log.
 	content content
 }
 
-// of reports whether the file says to be of this boot.
-func (f *file) of(boot string) bool { return !f.missing && f.bad == nil && f.stamp.boot == boot }
+// ofBoot reports whether the header of the file has the given boot.
+func (f *file) ofBoot(boot string) bool { return !f.missing && f.bad == nil && f.stamp.boot == boot }
 
-// inspect reads both files. Whatever is wrong with them is no error.
+// inspect reads both files. Damage is recorded in their bad fields, not returned
+// as an error.
 func (l *Log) inspect() (log, head file, err error) {
 	f, size, err := openFile(l.logPath(), &log)
 	if err != nil {
@@ -141,8 +143,8 @@ func (l *Log) inspect() (log, head file, err error) {
 	return log, head, nil
 }
 
-// openFile opens a regular file. What is no regular file, or may not be read, is
-// bad; other trouble is an error.
+// openFile opens a regular file. If the file is not regular or cannot be read, it
+// sets found.bad; other failures are returned.
 func openFile(path string, found *file) (*os.File, int64, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -152,9 +154,9 @@ func openFile(path string, found *file) (*os.File, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	found.changed = info.ModTime()
+	found.modTime = info.ModTime()
 	if !info.Mode().IsRegular() {
-		found.bad = fmt.Errorf("%s is not a regular file: %v", path, info.Mode().Type())
+		found.bad = fmt.Errorf("%s has type %v, want a regular file", path, info.Mode().Type())
 		return nil, 0, nil
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -168,7 +170,7 @@ func openFile(path string, found *file) (*os.File, int64, error) {
 	return f, info.Size(), nil
 }
 
-// verdict is what the two files amount to.
+// verdict is the state of a log, as judged from its two files.
 type verdict int
 
 const (
@@ -179,8 +181,8 @@ const (
 	newer
 )
 
-// judge decides from both files. It trusts a log only if the head agrees, and
-// calls a log one of another boot only if neither file is of this one.
+// judge decides the state of a log from both files. The log is intact only if the
+// head agrees with it. It is of another boot only if neither file is of this one.
 func (l *Log) judge(log, head file, booted time.Time) (verdict, error) {
 	switch {
 	case errors.Is(log.bad, errNewer):
@@ -189,29 +191,29 @@ func (l *Log) judge(log, head file, booted time.Time) (verdict, error) {
 		return newer, head.bad
 	case log.missing && head.missing:
 		return absent, nil
-	case head.of(l.boot) && head.stamp.at == point{} && log.missing:
+	case head.ofBoot(l.boot) && head.stamp.at == point{} && log.missing:
 		return absent, nil // a process was killed while it created the log
-	case head.of(l.boot) && head.stamp.at == point{} && log.bad == nil && !log.of(l.boot):
-		return rebooted, nil // likewise
-	case log.of(l.boot) && head.of(l.boot):
+	case head.ofBoot(l.boot) && head.stamp.at == point{} && log.bad == nil && !log.ofBoot(l.boot):
+		return rebooted, nil // a process was killed while it replaced the log of another boot
+	case log.ofBoot(l.boot) && head.ofBoot(l.boot):
 		if err := log.content.agree(head.stamp.at); err != nil {
 			return damaged, err
 		}
 		return intact, nil
 	}
-	why := errors.Join(l.complaint(l.logPath(), log), l.complaint(l.headPath(), head))
-	if l.boot == "-" || log.of(l.boot) || head.of(l.boot) {
+	why := errors.Join(l.headerError(l.logPath(), log), l.headerError(l.headPath(), head))
+	if l.boot == "-" || log.ofBoot(l.boot) || head.ofBoot(l.boot) {
 		return damaged, why
 	}
 	readable := !log.missing && log.bad == nil || !head.missing && head.bad == nil
-	if readable || log.changed.Before(booted) && head.changed.Before(booted) {
+	if readable || log.modTime.Before(booted) && head.modTime.Before(booted) {
 		return rebooted, nil
 	}
 	return damaged, why
 }
 
-// complaint says what is wrong with one file by itself.
-func (l *Log) complaint(path string, f file) error {
+// headerError returns what is wrong with the header of one file.
+func (l *Log) headerError(path string, f file) error {
 	name := filepath.Base(path)
 	switch {
 	case f.missing:
@@ -219,21 +221,20 @@ func (l *Log) complaint(path string, f file) error {
 	case f.bad != nil:
 		return fmt.Errorf("%s: %w", name, f.bad)
 	case f.stamp.boot != l.boot:
-		return fmt.Errorf("%s is of boot %s, want %s", name, f.stamp.boot, l.boot)
+		return fmt.Errorf("%s has boot ID %s, want %s", name, f.stamp.boot, l.boot)
 	}
 	return nil
 }
 
-// resume goes on with an intact log, and cuts off an append that was never
-// answered.
+// resume continues an intact log. It cuts off an append that did not return.
 func (l *Log) resume(log file) error {
 	l.last, l.size = log.content.last, log.content.size
 	l.longTail, l.staleHead = true, true
-	return l.settle()
+	return l.repair()
 }
 
-// create makes both files anew. It begins with a head that says so: if the
-// process is killed in between, the next Open does the same again.
+// create creates both files. It writes the head first, with the zero point: if
+// the process is killed before the log is written, the next Open starts again.
 func (l *Log) create(items [][]byte) (err error) {
 	for _, f := range []*os.File{l.log, l.head} {
 		if f != nil {
@@ -248,9 +249,9 @@ func (l *Log) create(items [][]byte) (err error) {
 	return l.Replace(items)
 }
 
-// Discard sets the files aside, as Open does with damaged ones, and goes on
-// with an empty log. The caller found that what the log holds is wrong. The new
-// names are returned.
+// Discard sets the files aside, as Open does with damaged ones, and continues
+// with an empty log. It returns the new names of the files. It is for a caller
+// that finds that the items of an intact log are wrong.
 func (l *Log) Discard() ([]string, error) {
 	names, err := SetAside(l.logPath(), l.headPath())
 	if err != nil {

@@ -9,23 +9,23 @@ import (
 	"io"
 )
 
-// content is what a log holds as far as its checksums agree.
+// content is the part of a log up to the first wrong checksum.
 type content struct {
 	stamp stamp
-	// items of all records, and how many of them the last record has.
+	// items are the items of all records.
 	items [][]byte
-	tail  int
-	// last is the point behind the last record and prev the one before it. They
+	// last is the point after the last record and prev the one before it. They
 	// are equal in a log without records.
 	prev, last point
 	// size is the number of bytes up to the end of the last record.
 	size int64
-	// stop says why the next record cannot be read. Nil if the file ends there.
+	// stop is why the next record cannot be read. Nil means that the file ends
+	// there.
 	stop error
 }
 
-// scan reads a log of size bytes as far as its checksums agree. An error means
-// that not even the header does.
+// scan reads a log of size bytes up to the first wrong checksum. It returns an
+// error if the header is wrong.
 func scan(r io.Reader, size int64, name string) (content, error) {
 	in := bufio.NewReaderSize(r, 64<<10)
 	line, err := in.Peek(int(min(size, maxStamp)))
@@ -60,7 +60,7 @@ func (c *content) record(in io.Reader, size int64) error {
 		return err
 	}
 	if left := size - c.size - recordHead; int64(n) > left {
-		return fmt.Errorf("%d bytes long, and the file has %d more: %w", n, left, io.ErrUnexpectedEOF)
+		return fmt.Errorf("the record has %d bytes, but the file has only %d more: %w", n, left, io.ErrUnexpectedEOF)
 	}
 	payload := make([]byte, n)
 	if _, err := io.ReadFull(in, payload); err != nil {
@@ -68,27 +68,27 @@ func (c *content) record(in io.Reader, size int64) error {
 	}
 	next := c.last.after(payload)
 	if next != claimed {
-		return errors.New("does not match its checksum and the records before it")
+		return errors.New("the record does not match its checksum and the records before it")
 	}
 	items, err := splitItems(payload)
 	if err != nil {
 		return err
 	}
 	c.prev, c.last = c.last, next
-	c.items, c.tail = append(c.items, items...), len(items)
+	c.items = append(c.items, items...)
 	c.size += recordHead + int64(n)
 	return nil
 }
 
-// agree checks a log against what the head says. The head may be one record
-// behind, where a process was killed before it wrote the head.
+// agree checks that a log ends at head, or one record after it: a process may
+// have been killed after it wrote the record and before it wrote the head.
 func (c *content) agree(head point) error {
 	if head == c.last || head == c.prev {
 		return nil
 	}
-	why := fmt.Errorf("the log ends after record %d, want %d as the head says", c.last.seq, head.seq)
+	why := fmt.Errorf("the log ends after record %d, want record %d of the head", c.last.seq, head.seq)
 	if head.seq == c.last.seq || head.seq == c.prev.seq {
-		why = fmt.Errorf("the head has another checksum for record %d", head.seq)
+		why = fmt.Errorf("log and head have different checksums for record %d", head.seq)
 	}
 	return errors.Join(why, c.stop)
 }

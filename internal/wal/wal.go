@@ -13,10 +13,10 @@ import (
 
 // The errors of this package.
 var (
-	// ErrDamaged: a file is not what was written to it.
+	// ErrDamaged: a file does not have the content that was written to it.
 	ErrDamaged = errors.New("journal is damaged")
-	// ErrFormat: a newer version wrote the file. It is left as it is.
-	ErrFormat = errors.New("journal has another format")
+	// ErrFormat: a newer version wrote the file. It is unchanged.
+	ErrFormat = errors.New("journal has the format of a newer version")
 	// ErrInUse: another process has the log open.
 	ErrInUse = errors.New("journal is in use by another process")
 )
@@ -30,12 +30,12 @@ type Log struct {
 
 	lock, log, head *os.File
 
-	// last is the point behind the last record that was answered, and size the
+	// last is the point after the last record whose append returned, and size the
 	// number of bytes up to there.
 	last point
 	size int64
-	// longTail: the log may have bytes after size. staleHead: the head may not
-	// be at last. An operation that failed leaves these to the next one.
+	// longTail: the log may have bytes after size. staleHead: the head may differ
+	// from last. A failed operation sets them, and the next one repairs the files.
 	longTail, staleHead bool
 
 	buf []byte
@@ -44,12 +44,12 @@ type Log struct {
 func (l *Log) logPath() string  { return l.path + ".log" }
 func (l *Log) headPath() string { return l.path + ".head" }
 
-// Load reads all items from the file, in their order. It returns ErrDamaged if
-// the file no longer holds what was written to it.
+// Load reads all items from the file, in order. It returns ErrDamaged if the file
+// has changed since it was written.
 func (l *Log) Load() ([][]byte, error) {
 	c, err := scan(io.NewSectionReader(l.log, 0, l.size), l.size, l.name)
 	if err == nil && c.last != l.last {
-		err = fmt.Errorf("the log ends after record %d, want %d", c.last.seq, l.last.seq)
+		err = fmt.Errorf("the log ends after record %d, want record %d", c.last.seq, l.last.seq)
 		err = errors.Join(err, c.stop)
 	}
 	if err != nil {
@@ -58,11 +58,11 @@ func (l *Log) Load() ([][]byte, error) {
 	return c.items, nil
 }
 
-// Append adds items, all of them or none, as one record. An item is text of one
-// line. When Append returns an error, no later Load returns any of the items,
-// also if the disk is full.
+// Append adds all items or none, as one record. An item must not contain a
+// newline. If Append returns an error, for example because the disk is full, a
+// later Load returns none of the items.
 func (l *Log) Append(items [][]byte) (err error) {
-	if err := l.settle(); err != nil {
+	if err := l.repair(); err != nil {
 		return fmt.Errorf("append to journal: %w", err)
 	}
 	buf, next, err := encodeRecord(l.buf[:0], l.last, items)
@@ -73,7 +73,7 @@ func (l *Log) Append(items [][]byte) (err error) {
 	written := false
 	defer func() {
 		if !written {
-			err = fmt.Errorf("append to journal: %w", errors.Join(err, l.settle()))
+			err = fmt.Errorf("append to journal: %w", errors.Join(err, l.repair()))
 		}
 	}()
 	l.longTail = true
@@ -90,11 +90,11 @@ func (l *Log) Append(items [][]byte) (err error) {
 	return nil
 }
 
-// Replace puts items in the place of everything there was, in one step: a
-// process killed meanwhile finds the old items or the new ones. When Replace
-// returns an error, the old ones remain.
+// Replace replaces all items by the given ones, in one step: if the process is
+// killed meanwhile, the next one finds the old items or the new ones. If Replace
+// returns an error, the old items remain.
 func (l *Log) Replace(items [][]byte) error {
-	if err := l.settle(); err != nil {
+	if err := l.repair(); err != nil {
 		return fmt.Errorf("replace journal: %w", err)
 	}
 	start := l.stamp(magicLog, l.last).encode()
@@ -107,27 +107,27 @@ func (l *Log) Replace(items [][]byte) error {
 		return fmt.Errorf("replace journal: %w", err)
 	}
 	if l.log != nil {
-		_ = l.log.Close() // nothing of the old log is read any more
+		_ = l.log.Close() // the old log is not needed any more
 	}
 	l.log, l.last, l.size = f, next, int64(len(buf))
-	// The new log is in its place and its header agrees with the old head. If
-	// the head cannot be written, the next operation tries again.
+	// The new log is in place, and its header agrees with the old head. If the
+	// head cannot be written, the next operation tries again.
 	l.staleHead = true
-	_ = l.settle()
+	_ = l.repair()
 	return nil
 }
 
-// settle finishes what an operation that failed left behind. The head comes
-// first: a head that is behind a whole record is in order, one that is ahead is
-// damage.
-func (l *Log) settle() error {
+// repair completes or undoes the writes of a failed operation. It writes the head
+// before it truncates the log, because a head that is one record behind is valid
+// and a head that is ahead is damage.
+func (l *Log) repair() error {
 	if l.staleHead {
 		want := l.stamp(magicHead, l.last).encode()
 		if err := l.write(l.head, want, 0); err != nil {
 			have := make([]byte, len(want))
 			if _, again := l.head.ReadAt(have, 0); again != nil || !bytes.Equal(have, want) {
 				return err
-			} // the write that failed changed nothing
+			} // the file already has the wanted head
 		}
 		l.staleHead = false
 	}
@@ -154,7 +154,7 @@ func (l *Log) write(f *os.File, data []byte, at int64) error {
 	return f.Sync()
 }
 
-// install writes a file aside and renames it to path. The file stays open.
+// install writes a new file and renames it to path. The file stays open.
 func (l *Log) install(path string, data []byte) (f *os.File, err error) {
 	aside := path + ".new"
 	if err := os.Remove(aside); err != nil && !errors.Is(err, os.ErrNotExist) {

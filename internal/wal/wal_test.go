@@ -24,7 +24,7 @@ func TestLog(t *testing.T) {
 	cfg.First = func() ([][]byte, error) { return items("first"), nil }
 	l, r := mustOpen(t, dir, cfg)
 	if !r.Created {
-		t.Errorf("report %+v, want it to say that the log is new", r)
+		t.Errorf("report %+v, want Created", r)
 	}
 	want := []string{"first"}
 	for _, batch := range [][]string{{"a"}, {}, {"b", "", "c"}} {
@@ -34,7 +34,7 @@ func TestLog(t *testing.T) {
 		want = append(want, batch...)
 	}
 	if err := l.Append(items("two", "lines\n")); err == nil {
-		t.Error("an item of two lines is taken")
+		t.Error("an item of two lines was accepted")
 	}
 	check := func() {
 		t.Helper()
@@ -66,7 +66,8 @@ func TestLog(t *testing.T) {
 	check()
 }
 
-// TestFormat holds the text of the files, which later versions have to read.
+// TestFormat checks the text of the files, which later versions must be able to
+// read.
 func TestFormat(t *testing.T) {
 	dir := t.TempDir()
 	l, _ := mustOpen(t, dir, config())
@@ -91,8 +92,8 @@ func TestFormat(t *testing.T) {
 	}
 }
 
-// TestHeadFails: an append whose head cannot be written has not happened. The
-// same holds for the next one; and a replacement is whole without the head.
+// TestHeadFails: if the head cannot be written, an append and the ones after it
+// have no effect, and a replacement is complete.
 func TestHeadFails(t *testing.T) {
 	for _, replace := range []bool{false, true} {
 		dir := t.TempDir()
@@ -106,7 +107,7 @@ func TestHeadFails(t *testing.T) {
 		want := []string{"a"}
 		for range 2 {
 			if err := l.Append(items("b")); err == nil {
-				t.Error("an append without a head was answered")
+				t.Error("an append succeeded although the head cannot be written")
 			}
 		}
 		if replace {
@@ -115,7 +116,7 @@ func TestHeadFails(t *testing.T) {
 				t.Error(err)
 			}
 			if err := l.Append(items("d")); err == nil {
-				t.Error("an append without a head was answered")
+				t.Error("an append succeeded although the head cannot be written")
 			}
 		}
 		if got := mustLoad(t, l); !slices.Equal(got, want) {
@@ -129,14 +130,14 @@ func TestHeadFails(t *testing.T) {
 	}
 }
 
-// TestOpenSettles: Open brings the head up to the last record and cuts off what
-// is behind it, so that the next kill meets both files in order.
-func TestOpenSettles(t *testing.T) {
+// TestOpenRepairs: Open updates the head to the last record and cuts off the bytes
+// after it, so that both files are consistent when the process is killed again.
+func TestOpenRepairs(t *testing.T) {
 	all := history(t)
 	files1 := maps.Clone(all[9].files)
 	files1["pool.head"] = all[8].files["pool.head"]
 	files1["pool.log"] += "half a record"
-	dir := lay(t, files1)
+	dir := writeFiles(t, files1)
 	l, _ := mustOpen(t, dir, config())
 	_ = l.Close()
 	if diff := cmp.Diff(all[9].files, files(t, dir)); diff != "" {
@@ -144,7 +145,7 @@ func TestOpenSettles(t *testing.T) {
 	}
 }
 
-// TestNewer: what a newer version wrote is left as it is, also after a reboot.
+// TestNewer: the files of a newer version are not changed, also after a reboot.
 func TestNewer(t *testing.T) {
 	m := history(t)[3]
 	for _, name := range []string{"pool.log", "pool.head"} {
@@ -152,7 +153,7 @@ func TestNewer(t *testing.T) {
 			files1 := maps.Clone(m.files)
 			_, rest, _ := strings.Cut(m.files[name], "\n")
 			files1[name] = string(wal.Checked("vpcnet-"+map[string]string{"pool.log": "journal", "pool.head": "head"}[name]+" 3 something else")) + rest
-			dir := lay(t, files1)
+			dir := writeFiles(t, files1)
 			cfg := config()
 			cfg.BootID = boot
 			if _, _, err := wal.Open(t.Context(), dir, cfg); !errors.Is(err, wal.ErrFormat) || !strings.Contains(err.Error(), "start that version again") {
@@ -165,7 +166,7 @@ func TestNewer(t *testing.T) {
 	}
 }
 
-// TestLoadSeesDamage: a file that changes while the log is open is noticed.
+// TestLoadSeesDamage: Load detects a change of the file while the log is open.
 func TestLoadSeesDamage(t *testing.T) {
 	dir := t.TempDir()
 	l, _ := mustOpen(t, dir, config())
@@ -180,8 +181,8 @@ func TestLoadSeesDamage(t *testing.T) {
 	}
 }
 
-// FuzzJudge: no content of the two files makes reading them panic, and a log
-// that is taken is taken again after one more append.
+// FuzzJudge: reading the two files never panics, and a log that is accepted is
+// accepted again after one more append.
 func FuzzJudge(f *testing.F) {
 	all := history(f)
 	for _, i := range []int{0, 1, 20} {

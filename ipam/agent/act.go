@@ -13,7 +13,7 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// decide asks the policy about one card and starts what it wants.
+// decide calls the policy for one card and starts its actions.
 func (l *loop) decide(card int, v ipam.View, wake *earliest) {
 	if l.families[0] != ipam.IPv4 {
 		return
@@ -24,42 +24,46 @@ func (l *loop) decide(card int, v ipam.View, wake *earliest) {
 	if d.Next > 0 {
 		wake.add(v.At.Add(d.Next), v.At)
 	}
-	if was.Reason.Rule() != d.Reason.Rule() {
-		l.log.Debug("decision", "card", card, "short", d.Short, "over", d.Over, "reason", d.Reason.String(), "capped", d.Capped.String())
+	if was.Explanation.Rule() != d.Explanation.Rule() {
+		l.log.Debug("decision", "card", card, "short", d.Short, "over", d.Over, "reason", d.Explanation.String(), "capped", d.Capped.String())
 	}
 	for _, a := range d.Actions {
 		if l.act(card, a, v) {
-			l.log.Info("action", "op", a.Op, "card", card, "eni", a.ENI, "slots", a.N, "reason", a.Reason.String())
+			l.log.Info("action", "op", a.Op, "card", card, "eni", a.ENI, "slots", a.N, "reason", a.Explanation.String())
 		}
 	}
 }
 
-// plan decides as the policy of the configuration does on a node.
+// plan returns the decision of the configured policy for a snapshot.
 func (a *Agent) plan(s warmpool.Snapshot) warmpool.Decision { return warmpool.Plan(a.policy, s) }
 
-// act starts an action unless one of its kind is under way or has to wait.
+// act starts an action and reports whether it did. It does not start an action
+// while one of the same kind is under way or backs off.
 func (l *loop) act(card int, a warmpool.Action, v ipam.View) bool {
-	k := key{kind(a.Op), card, l.families[0]}
-	if !l.ready(k, v.At) || a.ENI != "" && l.busy(a.ENI) {
-		return false
-	}
+	k := key{card: card, family: l.families[0]}
+	var start func() bool
 	switch a.Op {
 	case warmpool.OpAssign:
-		return l.assign(k, a.ENI, a.N)
+		k.kind = kindAssign
+		start = func() bool { return l.assign(k, a.ENI, a.N) }
 	case warmpool.OpCreate:
-		l.create(k, a.N)
-		return true
+		k.kind = kindCreate
+		start = func() bool { return l.create(k, a.N) }
 	case warmpool.OpUnassign:
-		return l.unassign(k, a.ENI, idleBlocks(v, a.ENI, k.family, a.N))
+		k.kind = kindUnassign
+		start = func() bool { return l.unassign(k, a.ENI, idleBlocks(v, a.ENI, k.family, a.N)) }
 	case warmpool.OpDelete:
-		return l.drainENI(k, a.ENI)
+		k.kind = kindDelete
+		start = func() bool { return l.drainENI(k, a.ENI) }
 	default:
 		l.log.Error("unknown action", "op", a.Op)
 		return false
 	}
+	return l.ready(k, v.At) && (a.ENI == "" || !l.busy(a.ENI)) && start()
 }
 
-// assign puts more blocks on an ENI: Provider, then the link, then the pool.
+// assign assigns more blocks to an ENI. The link and the pool follow when the
+// provider has answered.
 func (l *loop) assign(k key, eni string, slots int) bool {
 	if l.links[eni] == nil || slots <= 0 {
 		return false
@@ -67,10 +71,10 @@ func (l *loop) assign(k key, eni string, slots int) bool {
 	l.start(k, task{eni: eni, slots: slots}, func(ctx context.Context) func() {
 		blocks, err := l.cfg.Provider.Assign(ctx, AssignInput{ENI: eni, Family: k.family, Slots: slots})
 		return func() {
-			l.subnetUntil = time.Time{} // what it counted is no longer true
+			l.subnetUntil = time.Time{} // the call has changed the subnet's counts
 			ln := l.links[eni]
-			if !l.full(ln, err) {
-				l.outcome(k, eni, err)
+			if !l.noteFull(ln, err) {
+				l.noteOutcome(k, eni, err)
 			}
 			if ln == nil || len(blocks) == 0 {
 				return
@@ -83,43 +87,48 @@ func (l *loop) assign(k key, eni string, slots int) bool {
 				}
 			}
 			l.setLink(e)
-			ln.grown = time.Now()
+			ln.assignedAt = time.Now()
 		}
 	})
 	return true
 }
 
-// full notes that EC2 refused to put more blocks on an ENI, and reports whether
-// err says so. It concerns that ENI alone, so that growth goes on elsewhere.
-func (l *loop) full(ln *link, err error) bool {
+// noteFull reports whether err means that EC2 refused more blocks on an ENI, and
+// starts a back-off for that ENI alone, so that other ENIs can still grow.
+func (l *loop) noteFull(ln *link, err error) bool {
 	if reason, _ := explain(err); err == nil || ln == nil || reason != ipam.ReasonSlotLimit {
 		return false
 	}
 	now := time.Now()
 	ln.full.fail(err, now, l.rand())
-	l.want(now) // the ENI may have more blocks than are known
+	l.needObservation(now) // the ENI may have more blocks than the agent knows
 	l.log.Warn("ENI takes no more blocks", "eni", ln.ID, "retryIn", ln.full.until.Sub(now), "err", err)
 	return true
 }
 
-// create adds an ENI: Provider, then the link, then the pool.
-func (l *loop) create(k key, slots int) {
+// create creates an ENI. The link and the pool follow when the provider has
+// answered.
+func (l *loop) create(k key, slots int) bool {
 	in := CreateInput{Card: k.card, Slots: slots, Families: l.families}
 	l.start(k, task{slots: slots}, func(ctx context.Context) func() {
 		e, err := l.cfg.Provider.CreateENI(ctx, in)
 		return func() {
 			l.subnetUntil = time.Time{}
-			if l.outcome(k, e.ID, err); err == nil {
-				l.setLink(e)
-				if ln := l.links[e.ID]; ln != nil {
-					ln.grown = time.Now()
-				}
+			l.noteOutcome(k, e.ID, err)
+			if err != nil {
+				return
+			}
+			l.setLink(e)
+			if ln := l.links[e.ID]; ln != nil {
+				ln.assignedAt = time.Now()
 			}
 		}
 	})
+	return true
 }
 
-// idleBlocks picks n blocks of an ENI that nobody uses, the last ones first.
+// idleBlocks returns up to n blocks of an ENI without used or cooling addresses,
+// the last ones first.
 func idleBlocks(v ipam.View, eni string, f ipam.Family, n int) []netip.Prefix {
 	var out []netip.Prefix
 	for _, e := range v.ENIs {
@@ -136,25 +145,26 @@ func idleBlocks(v ipam.View, eni string, f ipam.Family, n int) []netip.Prefix {
 	return out
 }
 
-// unassign gives blocks back: out of the pool's hands, which is remembered,
-// then Provider, then the link, then forgotten.
+// unassign drains blocks in the pool and unassigns them. When the provider has
+// answered, they are removed from the pool and from the link.
 func (l *loop) unassign(k key, eni string, blocks []netip.Prefix) bool {
 	if len(blocks) == 0 {
 		return false
 	}
 	if err := l.cfg.Pool.DrainBlocks(blocks...); err != nil {
-		if !errors.Is(err, ipam.ErrInUse) { // else somebody was quicker
-			l.try("drain blocks", err)
+		if !errors.Is(err, ipam.ErrInUse) { // otherwise a pod got an address first
+			l.logFailure("drain blocks", err)
 		}
 		return false
 	}
 	l.start(k, task{eni: eni, slots: len(blocks)}, func(ctx context.Context) func() {
 		err := l.cfg.Provider.Unassign(ctx, eni, blocks)
 		return func() {
-			if l.outcome(k, eni, err); err != nil {
+			l.noteOutcome(k, eni, err)
+			if err != nil {
 				return
 			}
-			l.try("remove blocks", l.cfg.Pool.RemoveBlocks(blocks...))
+			l.logFailure("remove blocks", l.cfg.Pool.RemoveBlocks(blocks...))
 			if ln := l.links[eni]; ln != nil {
 				e := ln.ENI
 				e.Blocks = slices.DeleteFunc(slices.Clone(e.Blocks), func(p netip.Prefix) bool { return slices.Contains(blocks, p) })
@@ -165,14 +175,15 @@ func (l *loop) unassign(k key, eni string, blocks []netip.Prefix) bool {
 	return true
 }
 
-// drainENI begins to give an ENI back, and resume goes on with it.
+// drainENI drains an ENI and starts to delete it. If that fails, resume tries
+// again.
 func (l *loop) drainENI(k key, eni string) bool {
 	if ln := l.links[eni]; ln == nil || ln.Primary {
 		return false
 	}
 	if err := l.cfg.Pool.DrainENI(eni); err != nil {
 		if !errors.Is(err, ipam.ErrInUse) {
-			l.try("drain ENI", err)
+			l.logFailure("drain ENI", err)
 		}
 		return false
 	}
@@ -180,10 +191,11 @@ func (l *loop) drainENI(k key, eni string) bool {
 	return true
 }
 
-// remove takes an ENI away: its link, then what del does, then the pool.
+// remove removes an ENI: first its link, then the ENI itself with del, if that
+// is not nil, and then its entry in the pool.
 func (l *loop) remove(k key, eni string, del func(context.Context, string) error) {
 	if t, ok := l.tasks[key{kind: kindLink}]; ok && t.eni == eni {
-		return // resume comes back when the link is let go
+		return // resume tries again when the work on the link has ended
 	}
 	l.start(k, task{eni: eni}, func(ctx context.Context) func() {
 		err := l.cfg.Links.Remove(ctx, eni)
@@ -193,14 +205,15 @@ func (l *loop) remove(k key, eni string, del func(context.Context, string) error
 			err = del(ctx, eni)
 		}
 		return func() {
-			if l.outcome(k, eni, err); err != nil {
+			l.noteOutcome(k, eni, err)
+			if err != nil {
 				return
 			}
-			l.try("remove ENI", l.cfg.Pool.RemoveENI(eni))
+			l.logFailure("remove ENI", l.cfg.Pool.RemoveENI(eni))
 			delete(l.links, eni)
 			delete(l.gone, eni)
 			for other := range l.backoffs {
-				// There is room again.
+				// The instance has room for another ENI.
 				if other.kind == kindCreate && other.card == k.card {
 					delete(l.backoffs, other)
 				}
@@ -209,7 +222,8 @@ func (l *loop) remove(k key, eni string, del func(context.Context, string) error
 	})
 }
 
-// resume goes on with what was begun, also before a restart.
+// resume continues to remove draining ENIs and blocks, including those that were
+// drained before a restart.
 func (l *loop) resume(v ipam.View) {
 	for _, n := range v.ENIs {
 		k := key{kindDelete, n.Card, l.families[0]}
@@ -240,9 +254,9 @@ func (l *loop) resumeBlocks(n ipam.ENIView, now time.Time) {
 	}
 }
 
-// supplyIPv6 gives ENIs their one IPv6 prefix, which lasts for ever. With IPv4
-// beside it every ENI gets one, so that both addresses of a pod are on the
-// same link; alone, one for the card will do.
+// supplyIPv6 assigns one IPv6 prefix, which never runs out of addresses. With
+// both families, every ENI gets one, so that both addresses of a pod are on the
+// same link. With IPv6 alone, one ENI of the card gets one.
 func (l *loop) supplyIPv6(card int, v ipam.View) {
 	if !slices.Contains(l.families, ipam.IPv6) {
 		return

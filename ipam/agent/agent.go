@@ -18,35 +18,38 @@ import (
 
 // Config configures an Agent.
 type Config struct {
-	// Pool is the pool to keep. Required. The agent is its only keeper.
+	// Pool is the pool to manage. Required. Only one agent may manage it.
 	Pool *ipam.Pool
 	// Provider and Links are required.
 	Provider Provider
 	Links    Links
-	// Policy decides how much spare capacity there is; it runs as
+	// Policy decides how much spare capacity the node has. It runs as
 	// warmpool.AgentPolicy composes it. Required unless only IPv6 is served.
 	Policy warmpool.Policy
-	// Limits of each network card; the index is the card. At least one.
+	// Limits are the limits of each network card; the index is the card. At
+	// least one is required.
 	Limits []warmpool.Limits
-	// Families that pods get: IPv4, IPv6, or IPv4 and IPv6. Empty means IPv4.
-	// The policy counts IPv4; of IPv6 an ENI gets one prefix and needs no more.
+	// Families are the families of addresses that pods get: IPv4, IPv6 or both.
+	// Empty means IPv4. The policy counts only IPv4: one IPv6 prefix is enough for
+	// an ENI.
 	Families []ipam.Family
-	// Kernel is asked at the start and at each audit what is in use. Give the
-	// pool a Witness over the same kernel. Nil means that the journal's word is
-	// all there is.
+	// Kernel reports which addresses are in use, at the start and at each audit.
+	// The Witness of the pool should query the same kernel. Nil means that the
+	// agent relies on the journal alone.
 	Kernel Kernel
-	// Known are the ENIs as a process before this one has left them, in the same
-	// boot. Until the provider has answered, their links are kept up, and the
-	// blocks among theirs that the pool has serve pods. Optional.
+	// Known are the ENIs of an earlier process in the same boot. Until the
+	// provider has answered, the agent maintains their links and serves pods from
+	// those of their blocks that are in the pool. Optional.
 	Known []ENI
-	// Notify is told of events, on the agent's goroutines; it must be quick.
-	// Optional.
+	// Notify receives events. It runs on goroutines of the agent and must return
+	// quickly. Optional.
 	Notify func(Event)
 	// Tombstones calls release for each attachment whose DEL happened while no
-	// agent ran, and forgets it when release returns nil. Optional.
+	// agent was running, and deletes its record when release returns nil. Optional.
 	Tombstones func(ctx context.Context, release func(ipam.Attachment) error) error
-	// CallTimeout bounds each piece of work with Provider and Links. Zero means
-	// DefaultCallTimeout.
+	// CallTimeout limits each task that calls Provider or Links. Zero means 3
+	// minutes, which is enough to create an ENI, attach it and find it in the
+	// metadata even when EC2 is slow.
 	CallTimeout time.Duration
 	// Rand returns numbers in [0, 1) for jitter. Nil means math/rand/v2.
 	Rand func() float64
@@ -54,14 +57,13 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// DefaultCallTimeout is time enough to create an ENI, attach it and see it in
-// the metadata on a slow day.
-const DefaultCallTimeout = 3 * time.Minute
+const defaultCallTimeout = 3 * time.Minute
 
-// ErrConfig is returned by New for a Config that cannot work.
-var ErrConfig = errors.New("agent configuration")
+// errConfig is the error of New for a Config that cannot work.
+var errConfig = errors.New("agent configuration")
 
-// Agent keeps a pool filled. All methods are safe for concurrent use.
+// Agent fills a pool and serves requests from it. All methods are safe for
+// concurrent use.
 type Agent struct {
 	cfg         Config
 	policy      warmpool.Policy // as warmpool.AgentPolicy composes it
@@ -72,14 +74,15 @@ type Agent struct {
 	refresh     chan struct{}
 
 	mu       sync.Mutex
-	ran      bool
+	started  bool
 	status   Status
 	retryAt  time.Time
 	suspects map[ipam.Attachment]suspect
 }
 
-// New makes an agent. It does nothing before Run, but already serves Allocate
-// and Release from what the pool remembers.
+// New creates an agent. Before Run it starts nothing, but Allocate and Release
+// work with the pool as its journal restored it. The error describes what is
+// wrong with cfg.
 func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, policy: warmpool.AgentPolicy(cfg.Policy), families: slices.Clone(cfg.Families), callTimeout: cfg.CallTimeout, rand: cfg.Rand,
@@ -89,7 +92,7 @@ func New(cfg Config) (*Agent, error) {
 		a.families = []ipam.Family{ipam.IPv4}
 	}
 	if a.callTimeout == 0 {
-		a.callTimeout = DefaultCallTimeout
+		a.callTimeout = defaultCallTimeout
 	}
 	if a.rand == nil {
 		a.rand = rand.Float64
@@ -105,14 +108,14 @@ func New(cfg Config) (*Agent, error) {
 	case len(cfg.Limits) == 0:
 		bad = "needs the limits of card 0"
 	case a.families[0] != ipam.IPv4 && a.families[0] != ipam.IPv6 || len(slices.Compact(a.families)) != len(a.families):
-		bad = fmt.Sprintf("has families %v", cfg.Families)
+		bad = fmt.Sprintf("has families %v, want IPv4 and IPv6, each at most once", cfg.Families)
 	case cfg.Policy == nil && a.families[0] == ipam.IPv4:
 		bad = "needs a policy for IPv4"
 	}
 	if bad != "" {
-		return nil, fmt.Errorf("%w %s", ErrConfig, bad)
+		return nil, fmt.Errorf("%w %s", errConfig, bad)
 	}
-	a.status = Status{Reason: ipam.ReasonAgentStarting, Evidence: "the agent has not been run"}
+	a.status = Status{Reason: ipam.ReasonAgentStarting, Evidence: "the agent is not running yet"}
 	a.setOutlooks(ipam.Outlook{Reason: a.status.Reason, Evidence: a.status.Evidence})
 	return a, nil
 }
@@ -125,9 +128,9 @@ func (a *Agent) setOutlooks(o ipam.Outlook) {
 	}
 }
 
-// Allocate is ipam.Pool.Allocate. A request without families gets those of the
-// Config. Before a request is refused, what belongs to sandboxes that ended
-// without a DEL is released.
+// Allocate calls ipam.Pool.Allocate. A request without families gets those of
+// the Config. If the pool refuses the request, Allocate releases the attachments
+// of sandboxes that ended without a DEL and, if there were any, tries again.
 func (a *Agent) Allocate(ctx context.Context, r ipam.Request) ([]ipam.Allocation, error) {
 	if len(r.Families) == 0 {
 		r.Families = a.families
@@ -142,13 +145,14 @@ func (a *Agent) Allocate(ctx context.Context, r ipam.Request) ([]ipam.Allocation
 	return a.cfg.Pool.Allocate(ctx, r)
 }
 
-// Release is ipam.Pool.Release.
-func (a *Agent) Release(at ipam.Attachment) ([]ipam.Allocation, error) {
-	return a.cfg.Pool.Release(at)
+// Release calls ipam.Pool.Release.
+func (a *Agent) Release(attachment ipam.Attachment) ([]ipam.Allocation, error) {
+	return a.cfg.Pool.Release(attachment)
 }
 
-// Refresh asks for a new observation, for a caller that saw an ENI come or go
-// by itself, or a link change. All links are verified anew. It returns at once.
+// Refresh requests a new observation, after which all links are verified again.
+// A caller uses it when an ENI was attached or detached outside of the agent, or
+// when a link has changed. It returns at once.
 func (a *Agent) Refresh() {
 	select {
 	case a.refresh <- struct{}{}:
@@ -156,46 +160,47 @@ func (a *Agent) Refresh() {
 	}
 }
 
-// Run keeps the pool until ctx ends, and returns nil then. First it releases
-// what belongs to ended sandboxes and tombstones, observes the ENIs and
-// verifies their links. All goroutines it starts have ended when it returns.
-// It may be called once.
+// Run manages the pool until ctx ends, and then returns nil. It begins by
+// releasing the attachments of ended sandboxes and of tombstones, observing the
+// ENIs and verifying their links. When it returns, all its goroutines have ended.
+// It may be called only once.
 func (a *Agent) Run(ctx context.Context) error {
 	a.mu.Lock()
-	ran := a.ran
-	a.ran = true
+	ran := a.started
+	a.started = true
 	a.mu.Unlock()
 	if ran {
-		return fmt.Errorf("%w: Run was called before", ErrConfig)
+		return fmt.Errorf("%w: Run was called twice", errConfig)
 	}
 	l := &loop{
-		Agent: a, ctx: ctx, results: make(chan result), tasks: map[key]task{}, backoffs: map[key]*backoff{},
+		Agent: a, results: make(chan result), tasks: map[key]task{}, backoffs: map[key]*backoff{},
 		links: map[string]*link{}, gone: map[string]bool{}, memory: map[int]warmpool.Memory{},
-		decided: map[int]warmpool.Decision{}, wanted: time.Now(), auditDue: true,
+		decided: map[int]warmpool.Decision{}, uncertainAt: time.Now(), auditDue: true,
 	}
-	a.collect(ctx)
-	l.recall()
-	l.run()
+	a.releaseEnded(ctx)
+	l.restoreKnown()
+	l.run(ctx)
 	return nil
 }
 
-// run turns until the context ends, then waits for the work under way.
-func (l *loop) run() {
+// run takes turns until ctx ends, then waits for the tasks under way.
+func (l *loop) run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	for l.ctx.Err() == nil {
+	for ctx.Err() == nil {
 		timer.Stop()
 		if at := l.turn(); !at.IsZero() {
 			timer.Reset(time.Until(at))
 		}
+		l.launch(ctx)
 		select {
 		case <-l.cfg.Pool.Changed():
 		case r := <-l.results:
-			l.finish(r)
+			l.finish(ctx, r)
 		case <-l.refresh:
-			l.want(time.Now())
+			l.needObservation(time.Now())
 		case <-timer.C:
-		case <-l.ctx.Done():
+		case <-ctx.Done():
 		}
 	}
 	stopping := ipam.Outlook{Reason: ipam.ReasonAgentStopping, Evidence: "the agent was asked to stop", Final: true}
@@ -204,31 +209,26 @@ func (l *loop) run() {
 	l.status.Ready, l.status.Reason, l.status.Evidence = false, stopping.Reason, stopping.Evidence
 	l.mu.Unlock()
 	for len(l.tasks) > 0 {
-		l.finish(<-l.results)
+		l.finish(ctx, <-l.results)
 	}
 	l.wg.Wait()
 }
 
-func (l *loop) finish(r result) {
-	delete(l.tasks, r.key)
-	r.apply()
-}
-
-// collect releases what belongs to sandboxes that went while no agent ran.
-// Requests that arrive meanwhile are safe: only what was there before counts.
-func (a *Agent) collect(ctx context.Context) {
+// releaseEnded releases the attachments of sandboxes that ended while no agent
+// was running. Attachments with a request since the start are not affected.
+func (a *Agent) releaseEnded(ctx context.Context) {
 	if _, err := a.collectDead(ctx, true); err != nil {
-		a.log.Error("release what ended sandboxes held", "err", err)
+		a.log.Error("release the attachments of ended sandboxes", "err", err)
 	}
 	if a.cfg.Tombstones == nil {
 		return
 	}
-	err := a.cfg.Tombstones(ctx, func(at ipam.Attachment) error {
-		_, err := a.cfg.Pool.Release(at)
+	err := a.cfg.Tombstones(ctx, func(attachment ipam.Attachment) error {
+		_, err := a.cfg.Pool.Release(attachment)
 		if errors.Is(err, ipam.ErrNotAllocated) {
 			return nil
 		}
-		a.log.Info("released: tombstone", "attachment", at)
+		a.log.Info("released: tombstone", "attachment", attachment)
 		return err
 	})
 	if err != nil {

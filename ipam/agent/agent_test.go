@@ -21,8 +21,8 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// world is what outlives a process: EC2, the kernel, the disk, and the pods
-// with the addresses that they were told to use.
+// world is everything that outlives a process: EC2, the kernel, the disk, and
+// the pods with the addresses that they have.
 type world struct {
 	t      *testing.T
 	cloud  *cloud
@@ -31,15 +31,15 @@ type world struct {
 	config func(*agent.Config)
 
 	mu sync.Mutex
-	// pods are those that run: the kernel has a route and a link for each.
+	// pods are the running pods: the kernel has a route and a link for each.
 	pods map[string][]ipam.Allocation
 	// ended are the sandboxes that are gone.
 	ended map[string]bool
-	// lost are the pods of which the journal knows nothing, or an old address.
+	// lost are the pods for which the journal has no address or an old one.
 	lost map[string]bool
-	// audits counts how often the kernel was asked.
+	// audits counts the calls of Kernel.Uses.
 	audits int
-	// events are those that agents told of.
+	// events are the events that Config.Notify received.
 	events []agent.Event
 }
 
@@ -62,21 +62,21 @@ func newWorld(t *testing.T) *world {
 type process struct {
 	*world
 	*agent.Agent
-	life *life
+	kill *killSwitch
 	pool *ipam.Pool
 	stop func()
 }
 
-// boot starts an agent, which dies at the killAt-th step.
+// boot starts an agent, which is killed at its killAt-th step.
 func (w *world) boot(killAt int) *process {
 	w.t.Helper()
-	life := newLife(killAt)
-	pool, err := ipam.Open(ipam.Config{Journal: mortalJournal{life: life, Journal: w.disk}, Cooldown: 30 * time.Second, Witness: w.uses})
+	kill := newKillSwitch(killAt)
+	pool, err := ipam.Open(ipam.Config{Journal: killableJournal{kill, w.disk}, Cooldown: 30 * time.Second, Witness: w.uses})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	cfg := agent.Config{
-		Pool: pool, Provider: mortalProvider{life: life, Provider: w.cloud}, Links: mortalLinks{life: life, Links: w.kernel},
+		Pool: pool, Provider: killableProvider{kill, w.cloud}, Links: killableLinks{kill, w.kernel},
 		Policy: warmpool.AWS{WarmIPTarget: 2, MinimumIPTarget: 4},
 		Limits: []warmpool.Limits{{MaxENIs: w.cloud.maxENIs, SlotsPerENI: w.cloud.slots, AddressesPerSlot: 1}},
 		Rand:   func() float64 { return 0.5 }, Kernel: podKernel{world: w}, Notify: w.note,
@@ -97,7 +97,7 @@ func (w *world) boot(killAt int) *process {
 			w.t.Error(err)
 		}
 	}()
-	return &process{world: w, Agent: a, life: life, pool: pool, stop: func() { cancel(); <-done }}
+	return &process{w, a, kill, pool, func() { cancel(); <-done }}
 }
 
 func attachment(pod string) ipam.Attachment {
@@ -117,22 +117,22 @@ func (p *process) add(pod string, limit time.Duration) error {
 	for _, a := range got {
 		for other, have := range p.pods {
 			if other != pod && slices.ContainsFunc(have, func(b ipam.Allocation) bool { return a.Addr == b.Addr }) {
-				p.t.Errorf("%v belongs to %s and %s", a.Addr, other, pod)
+				p.t.Errorf("%v belongs to both %s and %s", a.Addr, other, pod)
 			}
 		}
 		if old := p.pods[pod]; old == nil && !p.kernel.carries(a.ENI, a.Addr) {
-			p.t.Errorf("%v was allocated before the link of %s carried it", a.Addr, a.ENI)
+			p.t.Errorf("%v was allocated before its ENI %s had a link with it", a.Addr, a.ENI)
 		}
 	}
 	if old := p.pods[pod]; old != nil && old[0].Addr != got[0].Addr {
-		p.t.Errorf("%s had %v and now has %v", pod, old[0].Addr, got[0].Addr)
+		p.t.Errorf("%s got %v first and %v later", pod, old[0].Addr, got[0].Addr)
 	}
 	p.pods[pod] = got
 	delete(p.ended, pod)
 	return nil
 }
 
-// del is a CNI DEL. The pod is gone before the agent hears of it.
+// del is a CNI DEL. The sandbox ends before the agent gets the request.
 func (p *process) del(pod string) error {
 	p.end(pod)
 	_, err := p.Release(attachment(pod))
@@ -142,7 +142,7 @@ func (p *process) del(pod string) error {
 	return err
 }
 
-// check holds what must be true at every moment.
+// check checks the invariants that hold at every moment.
 func (w *world) check(p *process) {
 	w.t.Helper()
 	w.cloud.mu.Lock()
@@ -158,13 +158,13 @@ func (w *world) check(p *process) {
 			continue
 		}
 		if got := p.pool.Lookup(attachment(pod)); len(got) != len(have) || got[0].Addr != have[0].Addr {
-			w.t.Errorf("%s has %v, the pool says %v", pod, have, got)
+			w.t.Errorf("%s holds %v in the pool, want %v", pod, got, have)
 		}
 	}
 }
 
-// settle waits until nothing happens any more.
-func settle() {
+// waitUntilIdle waits until no task is under way.
+func waitUntilIdle() {
 	time.Sleep(5 * time.Minute)
 	synctest.Wait()
 }
@@ -173,26 +173,26 @@ func reasonOf(t *testing.T, err error) *ipam.ExhaustedError {
 	t.Helper()
 	var e *ipam.ExhaustedError
 	if !errors.As(err, &e) {
-		t.Fatalf("error %v (%T) is no *ExhaustedError", err, err)
+		t.Fatalf("error %v (%T) is not an *ExhaustedError", err, err)
 	}
 	return e
 }
 
-func TestStartFillsThePoolThenIsQuiet(t *testing.T) {
+func TestFillsPoolThenMakesNoCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		p := w.boot(0)
 		defer p.stop()
 		if s := p.Status(); s.Ready {
-			t.Errorf("ready at once: %+v", s)
+			t.Errorf("ready before the first observation: %+v", s)
 		}
 		if err := p.add("first", time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		settle()
+		waitUntilIdle()
 		s := p.Status()
 		if !s.Ready || s.Reason != "" || s.Free != 3 || len(s.InFlight) != 0 {
-			t.Errorf("status %+v", s)
+			t.Errorf("status %+v, want ready and idle with 3 free addresses", s)
 		}
 		w.cloud.mu.Lock()
 		before := maps.Clone(w.cloud.calls)
@@ -200,7 +200,7 @@ func TestStartFillsThePoolThenIsQuiet(t *testing.T) {
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
 		if diff := cmp.Diff(before, w.cloud.calls); diff != "" {
-			t.Errorf("calls in a quiet day (-before +after):\n%s", diff)
+			t.Errorf("calls during an idle day (-before +after):\n%s", diff)
 		}
 		w.check(p)
 	})
@@ -242,7 +242,7 @@ func TestRestartKeepsAllocations(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		settle()
+		waitUntilIdle()
 		p.stop()
 		w.config = func(c *agent.Config) {
 			c.Tombstones = func(_ context.Context, release func(ipam.Attachment) error) error {
@@ -251,10 +251,10 @@ func TestRestartKeepsAllocations(t *testing.T) {
 		}
 		w.end("pod2")
 		delete(w.pods, "pod3")
-		w.ended["pod1"] = true // its link is still there
+		w.ended["pod1"] = true // but its link still exists
 		q := w.boot(0)
 		defer q.stop()
-		settle()
+		waitUntilIdle()
 		for _, pod := range []string{"pod2", "pod3"} {
 			if got := q.pool.Lookup(attachment(pod)); got != nil {
 				t.Errorf("%s still holds %v", pod, got)
@@ -262,12 +262,12 @@ func TestRestartKeepsAllocations(t *testing.T) {
 		}
 		w.check(q)
 		if !q.Status().Ready {
-			t.Errorf("status %+v", q.Status())
+			t.Errorf("status %+v, want ready", q.Status())
 		}
 	})
 }
 
-// fullDisk is a disk that can have no room left.
+// fullDisk is a disk that can become full.
 type fullDisk struct {
 	disk
 	full bool
@@ -280,20 +280,20 @@ func (d *fullDisk) Append(events []ipam.Event) error {
 	return d.disk.Append(events)
 }
 
-// TestTombstoneOfAFullDisk: the keeper of tombstones hears that a release did not
-// last, so that it tries another time.
-func TestTombstoneOfAFullDisk(t *testing.T) {
+// TestTombstoneWithFullDisk: if a release cannot be written, the function of
+// Config.Tombstones gets the error, so that it can try again later.
+func TestTombstoneWithFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		j := &fullDisk{}
 		pool := poolWith(t, ipam.Config{Journal: j}, "a")
 		j.full = true
-		heard := errors.New("nothing")
+		released := errors.New("release was not called")
 		a, err := agent.New(agent.Config{
 			Pool: pool, Provider: w.cloud, Links: w.kernel, Policy: warmpool.AWS{}, Limits: make([]warmpool.Limits, 1),
 			Tombstones: func(_ context.Context, release func(ipam.Attachment) error) error {
-				heard = release(attachment("a"))
-				return heard
+				released = release(attachment("a"))
+				return released
 			},
 		})
 		if err != nil {
@@ -302,15 +302,15 @@ func TestTombstoneOfAFullDisk(t *testing.T) {
 		time.Sleep(time.Minute) // the allocation is old enough to be collected
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := a.Run(ctx); err != nil || !errors.Is(heard, ipam.ErrJournal) || pool.Lookup(attachment("a")) == nil {
-			t.Errorf("run %v, heard %v, pod has %v; want ErrJournal and the address kept", err, heard, pool.Lookup(attachment("a")))
+		if err := a.Run(ctx); err != nil || !errors.Is(released, ipam.ErrJournal) || pool.Lookup(attachment("a")) == nil {
+			t.Errorf("Run %v, release %v, the pod has %v; want nil, ErrJournal and an address", err, released, pool.Lookup(attachment("a")))
 		}
 	})
 }
 
-// TestDeadSandboxComesBack: a sandbox that is found dead and whose attachment is
-// asked for anew meanwhile keeps what it got then.
-func TestDeadSandboxComesBack(t *testing.T) {
+// TestDeadSandboxRequestedAgain: if an attachment is requested again while its
+// sandbox is being found dead, it keeps the new allocation.
+func TestDeadSandboxRequestedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		pool := poolWith(t, ipam.Config{}, "a")
@@ -332,12 +332,12 @@ func TestDeadSandboxComesBack(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := a.Run(ctx); err != nil || pool.Lookup(attachment("a")) == nil {
-			t.Errorf("run %v, pod has %v; want what it got anew", err, pool.Lookup(attachment("a")))
+			t.Errorf("Run %v, the pod has %v; want nil and the new allocation", err, pool.Lookup(attachment("a")))
 		}
 	})
 }
 
-// poolWith is a pool with an ENI of which pods have addresses.
+// poolWith returns a pool with one ENI, on which pods hold addresses.
 func poolWith(t *testing.T, cfg ipam.Config, pods ...string) *ipam.Pool {
 	t.Helper()
 	pool, err := ipam.Open(cfg)
@@ -356,8 +356,9 @@ func poolWith(t *testing.T, cfg ipam.Config, pods ...string) *ipam.Pool {
 	return pool
 }
 
-// TestRetryAfterIsKept: EC2's word on when to come back counts.
-func TestRetryAfterIsKept(t *testing.T) {
+// TestRetryAfterIsObeyed: the agent does not retry before the RetryAfter of an
+// error has passed.
+func TestRetryAfterIsObeyed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.cloud.faults["assign"] = []error{refusal{reason: string(ipam.ReasonThrottled), after: 5 * time.Minute}}

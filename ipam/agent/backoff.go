@@ -12,13 +12,14 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
-// pause bounds the time between two tries that fail for one reason.
-type pause struct{ first, most time.Duration }
+// pause is the time between two tries that fail for the same reason: first after
+// the first failure, then doubled up to max.
+type pause struct{ first, max time.Duration }
 
-// pauses says how long to wait by reason. What others on the subnet or in the
-// account have to free, or a person has to grant, takes minutes; what one slow
-// answer caused is over in seconds.
-func pauses(r ipam.Reason) pause {
+// pauseFor returns the pause for a reason. It is minutes where another node must
+// free addresses or an operator must act, and seconds where the cause is likely
+// to pass soon.
+func pauseFor(r ipam.Reason) pause {
 	switch r {
 	case ipam.ReasonSubnetFull, ipam.ReasonNoFreePrefix:
 		return pause{15 * time.Second, 2 * time.Minute}
@@ -35,8 +36,8 @@ func pauses(r ipam.Reason) pause {
 	}
 }
 
-// backoff is the failure of one kind of action, and when to try again. The
-// zero value is no failure.
+// backoff is the latest failure of one kind of action, and when to try again.
+// The zero value means no failure.
 type backoff struct {
 	failures int
 	until    time.Time
@@ -44,16 +45,17 @@ type backoff struct {
 	evidence string
 }
 
-// fail notes one more failure. rnd is in [0, 1): up to half of the pause is
-// jitter, so that nodes which failed together do not come back together.
+// fail records one more failure. rnd is in [0, 1): up to half of the pause is
+// jitter, so that nodes that failed at the same time do not retry at the same
+// time.
 func (b *backoff) fail(err error, now time.Time, rnd float64) {
 	reason, after := explain(err)
 	if reason != b.reason {
 		b.failures = 0
 	}
-	p := pauses(reason)
-	d := min(p.most, p.first<<min(b.failures, 10))
-	if p.first < p.most {
+	p := pauseFor(reason)
+	d := min(p.max, p.first<<min(b.failures, 10))
+	if p.first < p.max {
 		d = d/2 + time.Duration(rnd*float64(d/2))
 	}
 	b.failures++
@@ -63,10 +65,10 @@ func (b *backoff) fail(err error, now time.Time, rnd float64) {
 
 func (b *backoff) active(now time.Time) bool { return b.until.After(now) }
 
-// ReasonOf turns any error of a provider into a reason of the closed set, in the
-// one place where that is done: what the error's method Reason says, if that is a
-// value of ipam.Reason; ipam.ReasonEC2Unreachable for a timeout; and for all else
-// ipam.ReasonEC2Refused, with the error's text as the evidence.
+// ReasonOf returns the reason of an error of a provider: the result of the
+// error's method Reason if that is a value of ipam.Reason,
+// ipam.ReasonEC2Unreachable for a timeout, and ipam.ReasonEC2Refused for every
+// other error. No other function translates errors into reasons.
 func ReasonOf(err error) ipam.Reason {
 	var link *linkError
 	if errors.As(err, &link) {
@@ -85,8 +87,8 @@ func ReasonOf(err error) ipam.Reason {
 	return ipam.ReasonEC2Refused
 }
 
-// explain returns the reason of an error of a provider, and when the provider
-// wants to be asked again; 0 if it does not say.
+// explain returns the reason of an error of a provider, and the time that the
+// error's method RetryAfter asks to wait; 0 if there is none.
 func explain(err error) (reason ipam.Reason, retryAfter time.Duration) {
 	var after interface{ RetryAfter() time.Duration }
 	if errors.As(err, &after) {
@@ -95,9 +97,9 @@ func explain(err error) (reason ipam.Reason, retryAfter time.Duration) {
 	return ReasonOf(err), retryAfter
 }
 
-// certain says whether a call that failed for this reason had no effect, so
-// that nothing has to be looked up.
-func certain(r ipam.Reason) bool {
+// hadNoEffect reports whether a call that failed for this reason certainly had
+// no effect, so that no observation is needed.
+func hadNoEffect(r ipam.Reason) bool {
 	switch r {
 	case ipam.ReasonSubnetFull, ipam.ReasonNoFreePrefix, ipam.ReasonThrottled, ipam.ReasonUnauthorized,
 		ipam.ReasonQuota, ipam.ReasonSafeMode, ipam.ReasonInFlight, ipam.ReasonNotManaged:

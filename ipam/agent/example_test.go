@@ -14,15 +14,15 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// fixed is a provider of one ENI with prefixes without end.
-type fixed struct{ assigned int }
+// oneENI is a provider of one ENI, to which it assigns any number of prefixes.
+type oneENI struct{ assigned int }
 
-func (f *fixed) Observe(context.Context) (agent.Observation, error) {
+func (f *oneENI) Observe(context.Context) (agent.Observation, error) {
 	primary := agent.ENI{ID: "eni-0a1b", Primary: true}
 	return agent.Observation{ENIs: []agent.ENI{primary}, Source: "example", At: time.Now()}, nil
 }
 
-func (f *fixed) Assign(_ context.Context, in agent.AssignInput) (out []netip.Prefix, err error) {
+func (f *oneENI) Assign(_ context.Context, in agent.AssignInput) (out []netip.Prefix, err error) {
 	for range in.Slots {
 		out = append(out, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(16 * f.assigned)}), 28))
 		f.assigned++
@@ -30,25 +30,25 @@ func (f *fixed) Assign(_ context.Context, in agent.AssignInput) (out []netip.Pre
 	return out, nil
 }
 
-func (f *fixed) CreateENI(context.Context, agent.CreateInput) (agent.ENI, error) {
-	return agent.ENI{}, fmt.Errorf("one ENI is all there is")
+func (f *oneENI) CreateENI(context.Context, agent.CreateInput) (agent.ENI, error) {
+	return agent.ENI{}, fmt.Errorf("the instance has one ENI only")
 }
-func (f *fixed) Unassign(context.Context, string, []netip.Prefix) error { return nil }
-func (f *fixed) DeleteENI(context.Context, string) error                { return nil }
+func (f *oneENI) Unassign(context.Context, string, []netip.Prefix) error { return nil }
+func (f *oneENI) DeleteENI(context.Context, string) error                { return nil }
 
-// noLinks is a node whose links are always up.
-type noLinks struct{}
+// upLinks is a node on which all links are up.
+type upLinks struct{}
 
-func (noLinks) Ensure(context.Context, agent.ENI) error { return nil }
-func (noLinks) Remove(context.Context, string) error    { return nil }
+func (upLinks) Ensure(context.Context, agent.ENI) error { return nil }
+func (upLinks) Remove(context.Context, string) error    { return nil }
 
 func Example() {
-	pool, err := ipam.Open(ipam.Config{}) // with a Journal, to outlive the process
+	pool, err := ipam.Open(ipam.Config{}) // a real agent sets Config.Journal
 	if err != nil {
 		log.Fatal(err)
 	}
 	a, err := agent.New(agent.Config{
-		Pool: pool, Provider: &fixed{}, Links: noLinks{},
+		Pool: pool, Provider: &oneENI{}, Links: upLinks{},
 		Policy: warmpool.AWS{WarmPrefixTarget: 1},
 		Limits: []warmpool.Limits{{MaxENIs: 1, SlotsPerENI: 3, AddressesPerSlot: 16}},
 	})
@@ -59,16 +59,18 @@ func Example() {
 	done := make(chan error)
 	go func() { done <- a.Run(ctx) }()
 
-	// The request waits until the agent has seen its ENI and has a prefix.
+	// The request waits until the agent has observed its ENI and assigned a prefix.
 	wait, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	got, err := a.Allocate(wait, ipam.Request{
-		Attachment: ipam.Attachment{Network: "vpcnet", ContainerID: "4f1a", IfName: "eth0"},
-	})
+	pod := ipam.Attachment{Network: "vpcnet", ContainerID: "4f1a", IfName: "eth0"}
+	got, err := a.Allocate(wait, ipam.Request{Attachment: pod})
 	if err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println(got[0].Addr, "out of", got[0].Block, "on", got[0].ENI)
+	if _, err := a.Release(pod); err != nil {
+		log.Fatal(err)
+	}
 
 	stop()
 	fmt.Println(<-done)

@@ -4,5 +4,8 @@ package agent
 
 import "github.com/vpcnet/vpcnet/warmpool"
 
-// Plan shows what the loop would do in a snapshot.
+// Plan returns the decision of the loop for a snapshot.
 func (a *Agent) Plan(s warmpool.Snapshot) warmpool.Decision { return a.plan(s) }
+
+// ErrConfig is the error of New for a Config that cannot work.
+var ErrConfig = errConfig

@@ -15,15 +15,14 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/agent"
 )
 
-// cloud is an instance's share of EC2: ENIs with a limited number of slots, a
-// subnet with a limited number of addresses, slow answers, answers that get
-// lost, and a metadata service that trails behind. It outlives the agents that
-// are tried against it.
+// cloud is a fake of EC2 for one instance: ENIs with a limited number of slots, a
+// subnet with a limited number of addresses, slow answers, lost answers, and a
+// metadata service that lags behind. It outlives the agents under test.
 type cloud struct {
 	maxENIs, slots int
 	prefixes       bool          // slots are /28 instead of /32
 	latency        time.Duration // of each call that changes something
-	lag            time.Duration // by which Observe trails behind
+	lag            time.Duration // of Observe
 
 	mu      sync.Mutex
 	free    int // blocks left in the subnet
@@ -31,24 +30,24 @@ type cloud struct {
 	next6   netip.Addr
 	nextENI int
 	enis    []agent.ENI
-	history []past
+	history []inventoryAt
 	calls   map[string]int
 	faults  map[string][]error // of the next calls of an operation
-	// inUse says whether a pod has an address of a block.
+	// inUse reports whether a pod has an address of a block.
 	inUse  func(netip.Prefix) bool
 	broken []string // invariants that were broken
 }
 
-// past is the inventory from a time on.
-type past struct {
+// inventoryAt is the list of ENIs from a time on.
+type inventoryAt struct {
 	at   time.Time
 	enis []agent.ENI
 }
 
-// errLost is an answer that got lost after the call had its effect.
+// errLost makes a call have its effect and then lose its answer.
 var errLost = errors.New("connection reset")
 
-// refusal is an error with a reason.
+// refusal is an error of a provider, with its reason.
 type refusal struct {
 	reason string
 	after  time.Duration
@@ -77,14 +76,14 @@ func (c *cloud) copyENIs() []agent.ENI {
 	return out
 }
 
-func (c *cloud) record() { c.history = append(c.history, past{at: time.Now(), enis: c.copyENIs()}) }
+func (c *cloud) record() { c.history = append(c.history, inventoryAt{time.Now(), c.copyENIs()}) }
 
 func (c *cloud) violated(format string, args ...any) {
 	c.broken = append(c.broken, fmt.Sprintf(format, args...))
 }
 
-// call counts a call and waits as long as EC2 takes. The error is what was
-// planned for it; an errLost comes after the effect.
+// call counts a call and waits for the latency of EC2. It returns the fault that
+// is planned for the call, if any.
 func (c *cloud) call(ctx context.Context, op string) (planned error) {
 	c.mu.Lock()
 	c.calls[op]++
@@ -128,7 +127,7 @@ func (c *cloud) find(id string) *agent.ENI {
 	return nil
 }
 
-// blocks takes n blocks out of the subnet.
+// blocks takes n blocks from the subnet.
 func (c *cloud) blocks(n int) (out []netip.Prefix, err error) {
 	for range n {
 		if c.free == 0 {
@@ -236,7 +235,7 @@ func (c *cloud) Unassign(ctx context.Context, id string, blocks []netip.Prefix) 
 	}
 	for _, b := range blocks {
 		if c.inUse(b) {
-			c.violated("unassign of %v, which a pod uses", b)
+			c.violated("unassign of %v while a pod uses it", b)
 		}
 		if i := slices.Index(e.Blocks, b); i >= 0 {
 			e.Blocks = slices.Delete(e.Blocks, i, i+1)
@@ -260,7 +259,7 @@ func (c *cloud) DeleteENI(ctx context.Context, id string) error {
 	}
 	for _, b := range e.Blocks {
 		if c.inUse(b) {
-			c.violated("delete of %s, whose %v a pod uses", id, b)
+			c.violated("delete of %s while a pod uses its block %v", id, b)
 		}
 	}
 	if e.Primary {
@@ -272,7 +271,7 @@ func (c *cloud) DeleteENI(ctx context.Context, id string) error {
 	return planned
 }
 
-// kernel is the node's links. Ensure fails as long as failing says so.
+// kernel is a fake of Links. Ensure fails as often as failing says.
 type kernel struct {
 	latency time.Duration
 
@@ -313,7 +312,7 @@ func (k *kernel) Remove(_ context.Context, eni string) error {
 	return nil
 }
 
-// carries says whether an address is routed over its ENI.
+// carries reports whether an address is routed over its ENI.
 func (k *kernel) carries(eni string, a netip.Addr) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -346,96 +345,98 @@ func (d *disk) Replace(events []ipam.Event) error {
 	return nil
 }
 
-// life is one process: it dies at its killAt-th step, and what it does from
-// then on has no effect. Steps are the moments before and after each call and
-// each write.
-type life struct {
+// killSwitch ends one process at its killAt-th step: later calls of the process
+// have no effect. Steps are the moments before and after each call and each
+// write.
+type killSwitch struct {
 	mu     sync.Mutex
 	steps  int
-	killAt int // 0: lives on
+	killAt int // 0: never
 	died   chan struct{}
 }
 
 var errDead = errors.New("killed")
 
-func newLife(killAt int) *life { return &life{killAt: killAt, died: make(chan struct{})} }
-
-// step reports whether the process still lives.
-func (l *life) step() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.steps++
-	if l.killAt != 0 && l.steps == l.killAt {
-		close(l.died)
-	}
-	return l.killAt == 0 || l.steps < l.killAt
+func newKillSwitch(killAt int) *killSwitch {
+	return &killSwitch{killAt: killAt, died: make(chan struct{})}
 }
 
-// mortal runs f as a step of a process.
-func mortal[T any](l *life, f func() (T, error)) (T, error) {
+// step counts a step and reports whether the process is still alive.
+func (k *killSwitch) step() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.steps++
+	if k.killAt != 0 && k.steps == k.killAt {
+		close(k.died)
+	}
+	return k.killAt == 0 || k.steps < k.killAt
+}
+
+// killable runs f between two steps of a process.
+func killable[T any](k *killSwitch, f func() (T, error)) (T, error) {
 	var none T
-	if !l.step() {
+	if !k.step() {
 		return none, errDead
 	}
 	v, err := f()
-	if !l.step() {
+	if !k.step() {
 		return none, errDead
 	}
 	return v, err
 }
 
-func mortal0(l *life, f func() error) error {
-	_, err := mortal(l, func() (struct{}, error) { return struct{}{}, f() })
+func killable0(k *killSwitch, f func() error) error {
+	_, err := killable(k, func() (struct{}, error) { return struct{}{}, f() })
 	return err
 }
 
-type mortalProvider struct {
-	*life
+type killableProvider struct {
+	*killSwitch
 	agent.Provider
 }
 
-func (m mortalProvider) Observe(ctx context.Context) (agent.Observation, error) {
-	return mortal(m.life, func() (agent.Observation, error) { return m.Provider.Observe(ctx) })
+func (m killableProvider) Observe(ctx context.Context) (agent.Observation, error) {
+	return killable(m.killSwitch, func() (agent.Observation, error) { return m.Provider.Observe(ctx) })
 }
 
-func (m mortalProvider) CreateENI(ctx context.Context, in agent.CreateInput) (agent.ENI, error) {
-	return mortal(m.life, func() (agent.ENI, error) { return m.Provider.CreateENI(ctx, in) })
+func (m killableProvider) CreateENI(ctx context.Context, in agent.CreateInput) (agent.ENI, error) {
+	return killable(m.killSwitch, func() (agent.ENI, error) { return m.Provider.CreateENI(ctx, in) })
 }
 
-func (m mortalProvider) Assign(ctx context.Context, in agent.AssignInput) ([]netip.Prefix, error) {
-	return mortal(m.life, func() ([]netip.Prefix, error) { return m.Provider.Assign(ctx, in) })
+func (m killableProvider) Assign(ctx context.Context, in agent.AssignInput) ([]netip.Prefix, error) {
+	return killable(m.killSwitch, func() ([]netip.Prefix, error) { return m.Provider.Assign(ctx, in) })
 }
 
-func (m mortalProvider) Unassign(ctx context.Context, eni string, blocks []netip.Prefix) error {
-	return mortal0(m.life, func() error { return m.Provider.Unassign(ctx, eni, blocks) })
+func (m killableProvider) Unassign(ctx context.Context, eni string, blocks []netip.Prefix) error {
+	return killable0(m.killSwitch, func() error { return m.Provider.Unassign(ctx, eni, blocks) })
 }
 
-func (m mortalProvider) DeleteENI(ctx context.Context, eni string) error {
-	return mortal0(m.life, func() error { return m.Provider.DeleteENI(ctx, eni) })
+func (m killableProvider) DeleteENI(ctx context.Context, eni string) error {
+	return killable0(m.killSwitch, func() error { return m.Provider.DeleteENI(ctx, eni) })
 }
 
-type mortalLinks struct {
-	*life
+type killableLinks struct {
+	*killSwitch
 	agent.Links
 }
 
-func (m mortalLinks) Ensure(ctx context.Context, e agent.ENI) error {
-	return mortal0(m.life, func() error { return m.Links.Ensure(ctx, e) })
+func (m killableLinks) Ensure(ctx context.Context, e agent.ENI) error {
+	return killable0(m.killSwitch, func() error { return m.Links.Ensure(ctx, e) })
 }
 
-func (m mortalLinks) Remove(ctx context.Context, eni string) error {
-	return mortal0(m.life, func() error { return m.Links.Remove(ctx, eni) })
+func (m killableLinks) Remove(ctx context.Context, eni string) error {
+	return killable0(m.killSwitch, func() error { return m.Links.Remove(ctx, eni) })
 }
 
-type mortalJournal struct {
-	*life
+type killableJournal struct {
+	*killSwitch
 	ipam.Journal
 }
 
-func (m mortalJournal) Append(events []ipam.Event) error {
-	return mortal0(m.life, func() error { return m.Journal.Append(events) })
+func (m killableJournal) Append(events []ipam.Event) error {
+	return killable0(m.killSwitch, func() error { return m.Journal.Append(events) })
 }
 
-func (m mortalJournal) Replace(events []ipam.Event) error {
-	return mortal0(m.life, func() error { return m.Journal.Replace(events) })
+func (m killableJournal) Replace(events []ipam.Event) error {
+	return killable0(m.killSwitch, func() error { return m.Journal.Replace(events) })
 }

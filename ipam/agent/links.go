@@ -16,28 +16,28 @@ import (
 // link is an ENI that pods may use.
 type link struct {
 	ENI
-	// dirty means that the kernel has to be brought to ENI, or verified.
+	// dirty means that Links.Ensure must be called for the ENI.
 	dirty bool
-	// edition counts changes of ENI, to see one that came while the link was
-	// worked on.
-	edition int
-	// grown is when the last blocks were assigned.
-	grown   time.Time
-	backoff backoff
-	// adopted says that the blocks come from an observation, which may show what
-	// is no more.
+	// revision counts changes of ENI, so that a change during Links.Ensure is
+	// noticed.
+	revision int
+	// assignedAt is when blocks were last assigned.
+	assignedAt time.Time
+	backoff    backoff
+	// adopted means that the blocks come from an observation, which may be
+	// outdated.
 	adopted bool
-	// full is EC2's refusal to put more blocks on the ENI. It ends with its
-	// time, and when the ENI's blocks change.
+	// full is the back-off after EC2 refused more blocks on the ENI. It is
+	// cleared when the number of the ENI's blocks changes.
 	full backoff
 }
 
-// setLink makes an ENI known and has its link looked at.
+// setLink adds or updates an ENI, and marks its link as dirty.
 func (l *loop) setLink(e ENI) {
 	ln := l.links[e.ID]
 	if ln == nil {
 		if err := l.addENI(e); err != nil {
-			l.try("add ENI", err)
+			l.logFailure("add ENI", err)
 			return
 		}
 		ln = &link{}
@@ -47,13 +47,14 @@ func (l *loop) setLink(e ENI) {
 		ln.full = backoff{}
 	}
 	ln.ENI, ln.dirty, ln.backoff.until = e, true, time.Time{}
-	ln.edition++
+	ln.revision++
 }
 
-// recall keeps up the links of an earlier process until there is an observation.
-// Their blocks stay what that process knew, because pods may use them; the pool
-// gets none that its journal lacks on that word alone.
-func (l *loop) recall() {
+// restoreKnown adds the ENIs of Config.Known, so that their links are maintained
+// until the first observation. Their blocks are those of Config.Known and of the
+// pool, because pods may use them. Blocks that the pool lacks are not added to
+// it.
+func (l *loop) restoreKnown() {
 	v := l.cfg.Pool.View()
 	for _, e := range l.cfg.Known {
 		if e.NoPods {
@@ -69,12 +70,12 @@ func (l *loop) recall() {
 			}
 		}
 		l.setLink(e)
-		l.recalled = true
+		l.restored = true
 	}
 }
 
-// addENI puts an ENI into the pool. One that is there and on its way out stays
-// so.
+// addENI adds an ENI to the pool. If the pool has it already, nothing changes;
+// in particular, a draining ENI stays draining.
 func (l *loop) addENI(e ENI) error {
 	for _, n := range l.cfg.Pool.View().ENIs {
 		if n.ID == e.ID && n.Card == e.Card && n.Device == e.Device {
@@ -84,7 +85,8 @@ func (l *loop) addENI(e ENI) error {
 	return l.cfg.Pool.SetENI(ipam.ENI{ID: e.ID, Card: e.Card, Device: e.Device})
 }
 
-// ensureLinks brings the next link that needs it up to date.
+// ensureLinks starts Links.Ensure for the first dirty link, in the order of
+// devices.
 func (l *loop) ensureLinks(v ipam.View, wake *earliest) {
 	now, leaving := v.At, map[string]bool{}
 	for _, n := range v.ENIs {
@@ -101,7 +103,7 @@ func (l *loop) ensureLinks(v ipam.View, wake *earliest) {
 		if !ln.dirty || ln.backoff.active(now) || !l.ready(k, now) || leaving[id] {
 			continue
 		}
-		e, edition := ln.ENI, ln.edition
+		e, edition := ln.ENI, ln.revision
 		e.Blocks = slices.Clone(e.Blocks)
 		l.start(k, task{eni: id}, func(ctx context.Context) func() {
 			err := l.cfg.Links.Ensure(ctx, e)
@@ -110,22 +112,23 @@ func (l *loop) ensureLinks(v ipam.View, wake *earliest) {
 	}
 }
 
-// ensured makes the blocks of a verified link allocatable.
+// ensured handles the result of Links.Ensure: if the link is verified, its blocks
+// become allocatable.
 func (l *loop) ensured(e ENI, edition int, err error) {
 	ln := l.links[e.ID]
-	if ln == nil || l.ctx.Err() != nil && err != nil {
+	if ln == nil || l.stopping && err != nil {
 		return
 	}
 	if err != nil {
-		// Whoever has an address keeps it; nobody else gets one until the link is
-		// as it should be.
-		l.setAside(e.ID)
+		// Attachments keep their addresses, and no more are allocated until the link
+		// is verified.
+		l.setNotReady(e.ID)
 		ln.backoff.fail(&linkError{e.ID, err}, time.Now(), l.rand())
 		l.log.Warn("link not ready", "eni", e.ID, "retryIn", time.Until(ln.backoff.until), "err", err)
 		return
 	}
 	ln.backoff = backoff{}
-	ln.dirty = ln.edition != edition
+	ln.dirty = ln.revision != edition
 	have := map[netip.Prefix]bool{}
 	for _, n := range l.cfg.Pool.View().ENIs {
 		for _, b := range n.Blocks {
@@ -134,13 +137,13 @@ func (l *loop) ensured(e ENI, edition int, err error) {
 	}
 	var add []ipam.Block
 	for _, p := range e.Blocks {
-		// The set may have shrunk while the link was worked on.
+		// Blocks may have been unassigned during Links.Ensure.
 		if l.observed && !have[p] && slices.Contains(ln.Blocks, p) {
 			add = append(add, ipam.Block{Prefix: p, ENI: e.ID})
 		}
 	}
 	if err := errors.Join(l.cfg.Pool.SetReady(e.ID, true), l.cfg.Pool.AddBlocks(add...)); err != nil {
-		l.try("add blocks", err)
+		l.logFailure("add blocks", err)
 		ln.dirty = true
 		ln.backoff.fail(err, time.Now(), l.rand())
 		return
@@ -148,7 +151,7 @@ func (l *loop) ensured(e ENI, edition int, err error) {
 	if len(add) > 0 {
 		l.auditDue = true
 		if ln.adopted && l.lag > 0 {
-			l.want(time.Now()) // an observation that speaks about these blocks
+			l.needObservation(time.Now()) // one that is complete up to now
 		}
 		ln.adopted = false
 		l.log.Info("blocks ready", "eni", e.ID, "blocks", len(add))

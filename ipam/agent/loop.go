@@ -12,8 +12,8 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// kind is a kind of work. Of each kind one is under way at a time on a card
-// and for a family.
+// kind is a kind of task. At most one task of each kind is under way for a card
+// and a family.
 type kind string
 
 const (
@@ -32,7 +32,7 @@ type key struct {
 	family ipam.Family
 }
 
-// task is work under way in a goroutine of its own.
+// task is work that is under way in its own goroutine.
 type task struct {
 	eni   string
 	slots int
@@ -50,66 +50,77 @@ func (k key) describe(t task) string {
 	return s
 }
 
-// result ends a task: apply runs in the loop.
+// work is the part of a task that may block. It returns a function that applies
+// the outcome in the loop.
+type work func(ctx context.Context) (apply func())
+
+// launchable is a task that is to be launched when the turn ends.
+type launchable struct {
+	key  key
+	work work
+}
+
+// result is the outcome of a task.
 type result struct {
 	key   key
 	apply func()
 }
 
-// loop is the state of Run, touched by its goroutine alone. Tasks get copies
-// of what they need and hand back what to do with their outcome.
+// loop is the state of Run. Only the goroutine of Run uses it. Tasks get copies
+// of the values that they need, and return a function that applies their outcome.
 type loop struct {
 	*Agent
-	ctx      context.Context
-	wg       sync.WaitGroup
-	results  chan result
+	wg      sync.WaitGroup
+	results chan result
+	// stopping is set when the context of Run has ended. Tasks then fail because
+	// they are cancelled.
+	stopping bool
+	// tasks are under way, or in launches until the turn ends.
 	tasks    map[key]task
+	launches []launchable
 	backoffs map[key]*backoff
 	links    map[string]*link
 	foreign  []ENI
-	// gone are ENIs that an observation no longer shows and whose links are
-	// still to be cleaned up.
+	// gone are ENIs that the latest observation lacks and whose links are still to
+	// be removed.
 	gone    map[string]bool
 	memory  map[int]warmpool.Memory
 	decided map[int]warmpool.Decision
-	// subnet is believed until subnetUntil.
+	// subnet is valid until subnetUntil.
 	subnet      warmpool.Subnet
 	subnetUntil time.Time
-	// recalled says that links are kept up as a process before this one has left
-	// them. observed says that there was an observation, asked when the last one
-	// was made, and lag how far its source may be behind.
-	recalled bool
-	observed bool
-	asked    time.Time
-	lag      time.Duration
-	// audited is when the kernel was last asked what is in use; auditDue says
-	// that it is to be asked again at once, or at auditNotBefore.
-	audited        time.Time
+	// restored is set when restoreKnown has added ENIs. observed is set after the
+	// first observation; observedAt is the time of the latest one, and lag its Lag.
+	restored   bool
+	observed   bool
+	observedAt time.Time
+	lag        time.Duration
+	// auditedAt is when the latest audit began. auditDue requests another one as
+	// soon as auditNotBefore has passed.
+	auditedAt      time.Time
 	auditDue       bool
 	auditNotBefore time.Time
-	// seen says that the kernel has been asked with success.
-	seen bool
-	// proved says that a pod could have had an address since Run began.
-	proved bool
-	// wanted is the time that the next observation has to speak about, zero if
-	// none is wanted.
-	wanted time.Time
+	// usesKnown is set when an audit has succeeded.
+	usesKnown bool
+	// servable is set when an address was allocatable since Run began.
+	servable bool
+	// uncertainAt is the time up to which the next observation must be complete.
+	// Zero means that no observation is needed.
+	uncertainAt time.Time
 }
 
-// turn looks at everything once, starts what can be started, and says when to
-// look again.
+// turn checks everything once, starts what can be started, and returns when to
+// check again. Zero means that no time is known.
 func (l *loop) turn() time.Time {
 	v := l.cfg.Pool.View()
 	var wake earliest
 	l.observe(v, &wake)
 	l.audit(v, &wake)
-	for range allocatable(v) {
-		l.proved = true
-	}
+	l.servable = l.servable || len(allocatable(v)) > 0
 	if l.observed {
 		l.resume(v)
 	}
-	if (l.observed || l.recalled) && l.witnessed() {
+	if (l.observed || l.restored) && l.knowsUses() {
 		l.ensureLinks(v, &wake)
 	}
 	if l.observed {
@@ -118,17 +129,17 @@ func (l *loop) turn() time.Time {
 			l.supplyIPv6(card, v)
 		}
 	}
-	worst := l.outlooks(v)
+	outlook := l.outlooks(v)
 	for _, b := range l.backoffs {
 		wake.add(b.until, v.At)
 	}
 	wake.add(v.NextFree, v.At)
 	wake.add(l.subnetUntil, v.At)
-	l.publish(worst)
+	l.publish(outlook)
 	return wake.at
 }
 
-// earliest collects the first of several future times.
+// earliest is the first of several future times.
 type earliest struct{ at time.Time }
 
 func (e *earliest) add(t, now time.Time) {
@@ -137,25 +148,42 @@ func (e *earliest) add(t, now time.Time) {
 	}
 }
 
-// start runs work in a goroutine, and what it returns in the loop afterwards.
-func (l *loop) start(k key, t task, work func(ctx context.Context) (apply func())) {
+// start starts a task. Its work is launched when the turn ends, and its outcome
+// is applied after a later one. Only a turn may call start.
+func (l *loop) start(k key, t task, w work) {
 	t.since = time.Now()
 	l.tasks[k] = t
-	l.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(l.ctx, l.callTimeout)
-		defer cancel()
-		l.results <- result{k, work(ctx)}
-	})
+	l.launches = append(l.launches, launchable{k, w})
 }
 
-// ready says whether work of this kind may start now.
+// launch runs the work of the tasks that the turn has started, each in its own
+// goroutine.
+func (l *loop) launch(ctx context.Context) {
+	for _, s := range l.launches {
+		l.wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, l.callTimeout)
+			defer cancel()
+			l.results <- result{s.key, s.work(ctx)}
+		})
+	}
+	l.launches = nil
+}
+
+// finish applies the outcome of a task. ctx is the context of Run.
+func (l *loop) finish(ctx context.Context, r result) {
+	l.stopping = ctx.Err() != nil
+	delete(l.tasks, r.key)
+	r.apply()
+}
+
+// ready reports whether a task of this kind may start now.
 func (l *loop) ready(k key, now time.Time) bool {
 	_, running := l.tasks[k]
 	b := l.backoffs[k]
 	return !running && (b == nil || !b.active(now))
 }
 
-// busy says whether EC2 is asked to change an ENI.
+// busy reports whether a task changes an ENI in EC2.
 func (l *loop) busy(eni string) bool {
 	for k, t := range l.tasks {
 		if t.eni == eni && k.kind != kindLink {
@@ -165,14 +193,14 @@ func (l *loop) busy(eni string) bool {
 	return false
 }
 
-// outcome notes success or failure of work of one kind. A failure that may
-// have had an effect makes the loop look again.
-func (l *loop) outcome(k key, eni string, err error) {
+// noteOutcome records the success or failure of a task. A failure that may have
+// had an effect makes the loop observe again.
+func (l *loop) noteOutcome(k key, eni string, err error) {
 	if err == nil {
 		delete(l.backoffs, k)
 		return
 	}
-	if l.ctx.Err() != nil {
+	if l.stopping {
 		return
 	}
 	b := l.backoffs[k]
@@ -182,16 +210,16 @@ func (l *loop) outcome(k key, eni string, err error) {
 	}
 	now := time.Now()
 	b.fail(err, now, l.rand())
-	if k.kind != kindObserve && !certain(b.reason) {
-		l.want(now)
+	if k.kind != kindObserve && !hadNoEffect(b.reason) {
+		l.needObservation(now)
 	}
 	l.log.Warn("action failed", "op", k.kind, "card", k.card, "eni", eni, "reason", b.reason,
 		"retryIn", b.until.Sub(now), "err", err)
 }
 
-// want asks for an observation that speaks about t.
-func (l *loop) want(t time.Time) {
-	if t.After(l.wanted) {
-		l.wanted = t
+// needObservation requests an observation that is complete up to t.
+func (l *loop) needObservation(t time.Time) {
+	if t.After(l.uncertainAt) {
+		l.uncertainAt = t
 	}
 }

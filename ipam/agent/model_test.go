@@ -17,20 +17,20 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// trouble does random things to a node: pods come and go, EC2 fails, lies and
-// loses answers, links do not come up, metadata is late, the agent is killed,
-// sandboxes end without a DEL, the journal is lost or an old one is put back.
-type trouble struct {
+// chaos makes random changes to a node: pods start and end, EC2 fails or loses
+// answers, links do not come up, metadata lags, the agent is killed, sandboxes
+// end without a DEL, and the journal is lost or replaced by an old one.
+type chaos struct {
 	*world
 	rnd *rand.Rand
 	p   *process
 	// backup is a journal from some time ago.
 	backup []ipam.Event
-	// What happened, to see that enough of it did.
+	// The counts show that a test made enough changes of each kind.
 	adds, refusals, kills, losses int
 }
 
-func (m *trouble) error() error {
+func (m *chaos) error() error {
 	reasons := []string{"subnet-full", "no-free-prefix", "throttled", "unauthorized", "ec2-unreachable", "eni-limit", "in-use"}
 	if n := m.rnd.IntN(len(reasons) + 3); n < len(reasons) {
 		return refusal{reason: reasons[n], after: time.Duration(m.rnd.IntN(5)) * time.Second}
@@ -38,7 +38,7 @@ func (m *trouble) error() error {
 	return errLost
 }
 
-func (m *trouble) boot() {
+func (m *chaos) boot() {
 	killAt := 0
 	if m.rnd.IntN(3) > 0 {
 		killAt = 1 + m.rnd.IntN(60)
@@ -46,14 +46,14 @@ func (m *trouble) boot() {
 	m.p = m.world.boot(killAt)
 }
 
-func (m *trouble) step() {
+func (m *chaos) step() {
 	pod := fmt.Sprint("pod", m.rnd.IntN(12))
 	switch m.rnd.IntN(11) {
 	case 0, 1, 2, 3:
 		if m.lost[pod] {
-			return // a runtime makes each sandbox once
+			return // a runtime creates each sandbox once
 		}
-		// The runtime gives up on the pod, or asks again later.
+		// After an error the runtime gives up on the pod or retries later.
 		switch err := m.p.add(pod, time.Duration(1+m.rnd.IntN(20))*time.Second); {
 		case err == nil:
 			m.adds++
@@ -62,8 +62,8 @@ func (m *trouble) step() {
 			m.refusals++
 		}
 	case 4, 5:
-		// A DEL that fails is repeated, so that the pool hears of it in the end.
-		m.p = m.insist(m.p, "del "+pod, func(p *process) error { return p.del(pod) })
+		// The runtime repeats a DEL until it succeeds.
+		m.p = m.retryUntilDone(m.p, "del "+pod, func(p *process) error { return p.del(pod) })
 	case 6:
 		op := []string{"observe", "create", "assign", "unassign", "delete"}[m.rnd.IntN(5)]
 		m.cloud.mu.Lock()
@@ -90,7 +90,7 @@ func (m *trouble) step() {
 		}
 	}
 	select {
-	case <-m.p.life.died:
+	case <-m.p.kill.died:
 		m.kills++
 		m.p.stop()
 		m.boot()
@@ -98,10 +98,10 @@ func (m *trouble) step() {
 	}
 }
 
-// loseJournal may take the journal away, or put an old one in its place. Where the
-// provider is late too, nothing is left that tells of what was given back just
-// before: package eni weighs two sources to have no such lag.
-func (m *trouble) loseJournal() {
+// loseJournal sometimes deletes the journal or replaces it by an old one. It does
+// not do so if the provider lags as well: then no source would know what was
+// given back just before. Package eni merges two sources to avoid such a lag.
+func (m *chaos) loseJournal() {
 	if m.cloud.lag > 0 {
 		return
 	}
@@ -132,7 +132,7 @@ func (m *trouble) loseJournal() {
 	}
 }
 
-func (m *trouble) run(policy warmpool.Policy) {
+func (m *chaos) run(policy warmpool.Policy) {
 	c := m.cloud
 	c.maxENIs, c.slots, c.free = 1+m.rnd.IntN(4), 1+m.rnd.IntN(6), m.rnd.IntN(30)
 	c.prefixes = m.rnd.IntN(3) == 0
@@ -170,7 +170,7 @@ func (m *trouble) run(policy warmpool.Policy) {
 	m.kernel.mu.Unlock()
 	m.p.stop()
 	for i := range 12 {
-		// Sandboxes whose ADD failed are gone without a DEL.
+		// The sandbox of a failed ADD ends without a DEL.
 		if pod := fmt.Sprint("pod", i); m.pods[pod] == nil {
 			m.end(pod)
 		}
@@ -183,11 +183,11 @@ func (m *trouble) run(policy warmpool.Policy) {
 		m.t.Logf("%+v", m.p.Status())
 	}
 	if !m.p.Status().Ready {
-		m.t.Errorf("status %+v", m.p.Status())
+		m.t.Errorf("status %+v, want ready", m.p.Status())
 	}
 	for a := range m.p.pool.Allocations() {
 		if m.pods[a.ContainerID] == nil {
-			m.t.Errorf("%v holds %v and has ended", a.Attachment, a.Addr)
+			m.t.Errorf("%v still holds %v although its pod has ended", a.Attachment, a.Addr)
 		}
 	}
 	m.p.stop()
@@ -209,7 +209,7 @@ func TestModel(t *testing.T) {
 					t.Logf("seed %d, policy %s", seed, names[seed%uint64(len(names))])
 				}
 			}()
-			m := &trouble{world: newWorld(t), rnd: rand.New(rand.NewPCG(seed, 1))}
+			m := &chaos{world: newWorld(t), rnd: rand.New(rand.NewPCG(seed, 1))}
 			m.run(byName[names[seed%uint64(len(names))]])
 			adds, refusals, kills, losses = adds+m.adds, refusals+m.refusals, kills+m.kills, losses+m.losses
 			for op, n := range m.cloud.calls {

@@ -13,22 +13,22 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// observe asks the provider when something is uncertain.
+// observe starts an observation if one is needed.
 func (l *loop) observe(v ipam.View, wake *earliest) {
 	for _, n := range v.ENIs {
 		for _, b := range n.Blocks {
-			if b.Doubted && b.Used+b.Cooling == 0 && l.wanted.IsZero() {
-				l.want(v.At)
+			if b.Doubted && b.Used+b.Cooling == 0 && l.uncertainAt.IsZero() {
+				l.needObservation(v.At)
 			}
 		}
 	}
 	k := key{kind: kindObserve}
-	if l.wanted.IsZero() || !l.ready(k, v.At) {
+	if l.uncertainAt.IsZero() || !l.ready(k, v.At) {
 		return
 	}
-	// The first look comes at once and may already show what is sought; the
-	// last one when the source cannot be behind any more.
-	if at := l.wanted.Add(l.lag); l.observed && !l.asked.Before(l.wanted) && at.After(v.At) {
+	// The first observation is made at once and may already be complete up to
+	// uncertainAt. The next one is made when it certainly will be.
+	if at := l.uncertainAt.Add(l.lag); l.observed && !l.observedAt.Before(l.uncertainAt) && at.After(v.At) {
 		wake.add(at, v.At)
 		return
 	}
@@ -38,21 +38,22 @@ func (l *loop) observe(v ipam.View, wake *earliest) {
 			err = o.check()
 		}
 		return func() {
-			if l.outcome(k, "", err); err == nil {
+			l.noteOutcome(k, "", err)
+			if err == nil {
 				l.adopt(o)
 			}
 		}
 	})
 }
 
-// adopt carries out what an observation asks for.
+// adopt applies an observation to the pool and the links.
 func (l *loop) adopt(o Observation) {
 	if !l.observed {
 		l.log.Info("observed", "source", o.Source, "lag", o.Lag, "enis", len(o.ENIs))
 	}
-	l.observed, l.lag, l.asked = true, o.Lag, o.At
-	if !o.truth().Before(l.wanted) {
-		l.wanted = time.Time{}
+	l.observed, l.lag, l.observedAt = true, o.Lag, o.At
+	if !o.completeUntil().Before(l.uncertainAt) {
+		l.uncertainAt = time.Time{}
 	}
 	l.subnet, l.subnetUntil = o.subnet(), o.At.Add(subnetMemory)
 	v := l.cfg.Pool.View()
@@ -62,17 +63,17 @@ func (l *loop) adopt(o Observation) {
 	}
 	pool := l.cfg.Pool
 	for _, p := range c.removeBlocks {
-		// Somebody may have got an address of it since; then it is in doubt.
+		// A pod may have got an address of it since; then the block is doubted.
 		if errors.Is(pool.RemoveBlocks(p), ipam.ErrInUse) {
 			c.doubt = append(c.doubt, p)
 		}
 	}
-	l.try("doubt blocks", pool.DoubtBlocks(true, c.doubt...))
-	l.try("trust blocks", pool.DoubtBlocks(false, c.trust...))
+	l.logFailure("doubt blocks", pool.DoubtBlocks(true, c.doubt...))
+	l.logFailure("trust blocks", pool.DoubtBlocks(false, c.trust...))
 	l.foreign = c.foreign
 	for _, e := range c.foreign {
 		delete(l.links, e.ID)
-		l.setAside(e.ID)
+		l.setNotReady(e.ID)
 	}
 	for _, e := range c.links {
 		delete(l.gone, e.ID)
@@ -83,14 +84,14 @@ func (l *loop) adopt(o Observation) {
 	}
 	for _, id := range c.removeENIs {
 		delete(l.links, id)
-		l.setAside(id)
+		l.setNotReady(id)
 		l.gone[id] = true
 	}
 }
 
-// subnetMemory is how long the count of a subnet's free addresses is believed.
-// Other nodes take and return addresses all the time; beyond it, trying and
-// being refused is the better source.
+// subnetMemory is how long the observed count of a subnet's free addresses is
+// used. Other nodes assign and unassign addresses all the time, so after that
+// time the agent tries, and learns from the answer.
 const subnetMemory = 30 * time.Second
 
 func (o Observation) subnet() (s warmpool.Subnet) {
@@ -103,25 +104,26 @@ func (o Observation) subnet() (s warmpool.Subnet) {
 	return s
 }
 
-// try logs the failure of a step that a later turn repeats.
-func (l *loop) try(what string, err error) {
+// logFailure logs the error of a step that a later turn repeats; nil is no
+// error.
+func (l *loop) logFailure(what string, err error) {
 	if err != nil {
 		l.log.Error(what, "err", err)
 	}
 }
 
-// setAside keeps the pool from allocating addresses of an ENI.
-func (l *loop) setAside(eni string) {
+// setNotReady stops the pool from allocating addresses of an ENI.
+func (l *loop) setNotReady(eni string) {
 	if err := l.cfg.Pool.SetReady(eni, false); !errors.Is(err, ipam.ErrUnknown) {
-		l.try("set ENI aside", err)
+		l.logFailure("set ENI not ready", err)
 	}
 }
 
-// withPending adds to an observed ENI the blocks that it got after the time
-// that the observation speaks about and that are not in the pool yet.
+// withPending adds to an observed ENI the blocks that were assigned after the
+// observation was complete and that are not in the pool yet.
 func (l *loop) withPending(e ENI, v ipam.View, o Observation) ENI {
 	ln := l.links[e.ID]
-	if ln == nil || o.truth().After(ln.grown) {
+	if ln == nil || o.completeUntil().After(ln.assignedAt) {
 		return e
 	}
 	inPool := map[netip.Prefix]bool{}

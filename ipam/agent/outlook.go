@@ -10,8 +10,8 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
-// outlooks tells the pool what requests that find no address have to expect,
-// and returns the first of them that says something.
+// outlooks sets the outlook of each card and family in the pool, and returns the
+// first one that has a reason.
 func (l *loop) outlooks(v ipam.View) (first ipam.Outlook) {
 	for card := range l.cfg.Limits {
 		for _, f := range l.families {
@@ -25,8 +25,8 @@ func (l *loop) outlooks(v ipam.View) (first ipam.Outlook) {
 	return first
 }
 
-// outlook is the state of growth for one family on one card. What is being
-// done comes before what failed, and that before what is impossible.
+// outlook returns the state of growth for one family on one card. Tasks under
+// way have precedence over failures, and failures over limits.
 func (l *loop) outlook(card int, f ipam.Family, v ipam.View) ipam.Outlook {
 	if !l.observed {
 		return l.starting()
@@ -49,14 +49,14 @@ func (l *loop) outlook(card int, f ipam.Family, v ipam.View) ipam.Outlook {
 }
 
 func (l *loop) starting() ipam.Outlook {
-	o := ipam.Outlook{Reason: ipam.ReasonAgentStarting, Evidence: "the ENIs of the instance are not yet known"}
+	o := ipam.Outlook{Reason: ipam.ReasonAgentStarting, Evidence: "the ENIs of the instance are not known yet"}
 	if b := l.backoffs[key{kind: kindObserve}]; b != nil {
 		o = ipam.Outlook{Reason: b.reason, Evidence: "observe: " + b.evidence, RetryAt: b.until}
 	}
 	return o
 }
 
-// linkOutlook speaks of ENIs whose addresses wait for their link.
+// linkOutlook returns the outlook if an ENI has addresses that wait for its link.
 func (l *loop) linkOutlook(card int, f ipam.Family, v ipam.View) ipam.Outlook {
 	var out ipam.Outlook
 	for _, n := range v.ENIs {
@@ -77,8 +77,8 @@ func (l *loop) linkOutlook(card int, f ipam.Family, v ipam.View) ipam.Outlook {
 	return out
 }
 
-// failed speaks of growth that waits for its next try, the sooner one if
-// several do.
+// failed returns the outlook if a call to grow has failed and backs off. If
+// several did, it is the one with the earliest retry.
 func (l *loop) failed(card int, f ipam.Family, now time.Time) ipam.Outlook {
 	var out ipam.Outlook
 	for _, k := range []kind{kindAssign, kindCreate} {
@@ -90,8 +90,8 @@ func (l *loop) failed(card int, f ipam.Family, now time.Time) ipam.Outlook {
 	return out
 }
 
-// fullOutlook speaks of the ENI that EC2 will be asked again about first, of
-// those that it has refused more blocks for.
+// fullOutlook returns the outlook if EC2 has refused more blocks on an ENI. If
+// there are several such ENIs, it is the one with the earliest retry.
 func (l *loop) fullOutlook(card int, v ipam.View) (out ipam.Outlook) {
 	for _, n := range v.ENIs {
 		ln := l.links[n.ID]
@@ -105,32 +105,32 @@ func (l *loop) fullOutlook(card int, v ipam.View) (out ipam.Outlook) {
 	return out
 }
 
-// atLimit speaks of a card that cannot grow. Then only a pod that goes, or an
-// ENI that comes back from being drained, helps.
+// atLimit returns the outlook if a card cannot grow. Then an address becomes
+// available only when a pod ends or when a draining ENI is deleted.
 func (l *loop) atLimit(card int, v ipam.View) ipam.Outlook {
 	s := l.snapshot(card, v)
 	sup := s.Supply()
 	for k := range l.tasks {
 		if k.card == card && (k.kind == kindUnassign || k.kind == kindDelete) {
-			return ipam.Outlook{Reason: ipam.ReasonRefilling, Evidence: "addresses are being given back; there is room afterwards"}
+			return ipam.Outlook{Reason: ipam.ReasonRefilling, Evidence: "addresses are being given back, which makes room for others"}
 		}
 	}
 	if m := s.Limits.MaxPods; m > 0 && sup.Assigned >= m {
-		return ipam.Outlook{Reason: ipam.ReasonPoolLimit, Final: true, Evidence: fmt.Sprintf("%d addresses are in use, of at most %d", sup.Assigned, m)}
+		return ipam.Outlook{Reason: ipam.ReasonPoolLimit, Final: true, Evidence: fmt.Sprintf("%d addresses are in use, the maximum is %d", sup.Assigned, m)}
 	}
 	if o := l.fullOutlook(card, v); o.Reason != "" && sup.Room == 0 && sup.NewENIs == 0 {
 		return o
 	}
 	if sup.Room == 0 && sup.NewENIs == 0 {
 		return ipam.Outlook{Reason: ipam.ReasonENILimit, Final: true, Evidence: fmt.Sprintf(
-			"card %d has its %d ENIs and %d slots of each", card, s.Limits.MaxENIs, s.Limits.SlotsPerENI)}
+			"card %d has the maximum of %d ENIs with %d slots each", card, s.Limits.MaxENIs, s.Limits.SlotsPerENI)}
 	}
 	if s.Subnet.Exhausted {
 		return ipam.Outlook{Reason: ipam.ReasonSubnetFull, RetryAt: l.subnetUntil, Evidence: fmt.Sprintf(
-			"the subnet had %d free addresses when it was last looked at", s.Subnet.Free)}
+			"the subnet had %d free addresses when it was last observed", s.Subnet.Free)}
 	}
 	if d := l.decided[card]; s.Demand.Waiting > 0 && len(d.Actions) == 0 {
-		return ipam.Outlook{Reason: ipam.ReasonAllInUse, Evidence: "policy: " + d.Reason.String()}
+		return ipam.Outlook{Reason: ipam.ReasonAllInUse, Evidence: "policy: " + d.Explanation.String()}
 	}
 	return ipam.Outlook{}
 }

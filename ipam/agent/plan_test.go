@@ -14,7 +14,7 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool/sim"
 )
 
-// TestPlansAsTheSimulator shows each snapshot of simulated bursts to an agent
+// TestPlansAsTheSimulator passes each snapshot of simulated bursts to an agent
 // with the same policy, which must decide as the simulator did.
 func TestPlansAsTheSimulator(t *testing.T) {
 	trace, err := sim.Workload{Shape: "cron", Nodes: 2, Horizon: 3 * time.Hour}.Trace()
@@ -33,20 +33,20 @@ func TestPlansAsTheSimulator(t *testing.T) {
 		}
 	}
 	if changed < 100 {
-		t.Errorf("%d decisions were changed because pods wait; with fewer than 100 the test compares too little", changed)
+		t.Errorf("%d decisions were changed because pods wait, want at least 100", changed)
 	}
 }
 
-// comparePlans reports the first snapshot of a simulation in which an agent
-// decides otherwise. It returns the number of decisions that are not what the
-// policy alone decides while pods wait.
+// comparePlans reports the first snapshot of a simulation in which the agent
+// decides differently. It returns the number of decisions, made while pods wait,
+// that differ from those of the policy alone.
 func comparePlans(t *testing.T, c sim.Config, trace sim.Trace) (changed int) {
 	pool, err := ipam.Open(ipam.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	a, err := agent.New(agent.Config{
-		Pool: pool, Provider: &fixed{}, Links: noLinks{}, Policy: c.Policy, Limits: []warmpool.Limits{c.Limits},
+		Pool: pool, Provider: &oneENI{}, Links: upLinks{}, Policy: c.Policy, Limits: []warmpool.Limits{c.Limits},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +65,7 @@ func comparePlans(t *testing.T, c sim.Config, trace sim.Trace) (changed int) {
 		t.Fatal(err)
 	}
 	if decisions < 100 {
-		t.Errorf("%d decisions; want at least 100", decisions)
+		t.Errorf("%d decisions, want at least 100", decisions)
 	}
 	return changed
 }

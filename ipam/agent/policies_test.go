@@ -14,18 +14,17 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// policies returns every policy that warmpool has a name for, with settings
-// that suit a small node. AWS's own defaults would do; but a WARM_ENI_TARGET
-// of zero makes the original, and so the policy, create and delete an ENI for
-// ever.
+// policies returns every policy that has a name in warmpool, with settings for a
+// small node. The policy "aws" needs a WARM_ENI_TARGET: with zero, it creates and
+// deletes an ENI for ever, as the original does.
 func policies(t *testing.T) map[string]warmpool.Policy {
 	set := map[string]map[string]string{"aws": {"WARM_ENI_TARGET": "1"}}
 	out := map[string]warmpool.Policy{
 		"aws, addresses": warmpool.AWS{WarmIPTarget: 2, MinimumIPTarget: 4},
 		"aws, on demand": warmpool.AWS{MinimumIPTarget: 1},
 	}
-	for name := range warmpool.Names() {
-		p, err := warmpool.Named(name, set[name])
+	for name := range warmpool.PolicyNames() {
+		p, err := warmpool.PolicyByName(name, set[name])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -34,8 +33,8 @@ func policies(t *testing.T) map[string]warmpool.Policy {
 	return out
 }
 
-// TestEveryPolicyRuns lives through a day under each policy, with and without
-// prefixes, and then a quiet night without a call to EC2.
+// TestEveryPolicyRuns runs the steps of a day under each policy, with and without
+// prefixes, and then checks that an idle night passes without a call to EC2.
 func TestEveryPolicyRuns(t *testing.T) {
 	for name, policy := range policies(t) {
 		for _, prefixes := range []bool{false, true} {
@@ -59,7 +58,7 @@ func TestEveryPolicyRuns(t *testing.T) {
 					time.Sleep(24 * time.Hour)
 					synctest.Wait()
 					if diff := cmp.Diff(before, w.cloud.calls); diff != "" {
-						t.Errorf("calls in a quiet night (-before +after):\n%s", diff)
+						t.Errorf("calls during an idle night (-before +after):\n%s", diff)
 					}
 					w.check(p)
 					w.converged(p)

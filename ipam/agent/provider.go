@@ -16,78 +16,80 @@ type ENI struct {
 	ID           string
 	Primary      bool
 	Card, Device int
-	// NoPods means that the ENI takes up room on the instance but is not ours
-	// to use or to change: a trunk, an EFA-only or an unmanaged ENI.
+	// NoPods means that the ENI counts against the limits of the instance, but
+	// the agent must not use or change it: a trunk, an EFA-only or an unmanaged
+	// ENI.
 	NoPods bool
 	MAC    net.HardwareAddr
-	// MTU of the link. Zero leaves it alone.
+	// MTU is the MTU of the link. Zero means that the MTU is not changed.
 	MTU int
-	// Addrs are the ENI's own addresses, each with its subnet's length.
+	// Addrs are the ENI's own addresses, each with the prefix length of its
+	// subnet.
 	Addrs []netip.Prefix
 	// Gateways are the subnet's routers, at most one of each family.
 	Gateways []netip.Addr
-	// Blocks are what pods may use: secondary private IPs as /32 and /128,
+	// Blocks are the addresses for pods: secondary private IPs as /32 and /128,
 	// delegated prefixes as /28 and /80.
 	Blocks []netip.Prefix
 }
 
-// Observation is what one source said at one time.
+// Observation is the result of observing one source at one time.
 type Observation struct {
-	// ENIs of this instance, all of them.
+	// ENIs are all ENIs of this instance.
 	ENIs []ENI
-	// Source names where it comes from, such as "ec2" or "metadata".
+	// Source names the source, such as "ec2" or "metadata".
 	Source string
 	// At is when the source was asked.
 	At time.Time
-	// Lag is how far the source may trail behind the truth. What happened after
-	// At-Lag may be missing from the observation.
+	// Lag is how far the source may be behind. Changes after At-Lag may be
+	// missing from the observation.
 	Lag time.Duration
-	// FreeAddrs and FreePrefixes say what is left in the subnet. Nil means
-	// unknown.
+	// FreeAddrs and FreePrefixes count the free addresses and the free /28
+	// prefixes of the subnet. Nil means unknown.
 	FreeAddrs, FreePrefixes *int
 }
 
-// CreateInput asks for one more ENI.
+// CreateInput describes an ENI to create.
 type CreateInput struct {
 	Card int
-	// Slots is how many blocks of the first family the ENI shall have.
+	// Slots is the number of blocks of the first family.
 	Slots int
-	// Families the ENI serves.
+	// Families are the families that the ENI serves.
 	Families []ipam.Family
 }
 
-// AssignInput asks for more blocks on an ENI.
+// AssignInput describes blocks to assign to an ENI.
 type AssignInput struct {
 	ENI    string
 	Family ipam.Family
-	// Slots is how many blocks. The provider may assign fewer.
+	// Slots is the number of blocks. The provider may assign fewer.
 	Slots int
 }
 
-// Provider is where ENIs come from. Every call may take long and is bounded
-// by ctx. Errors may have the methods Reason() string, spelled as a value of
-// ipam.Reason, and RetryAfter() time.Duration. Repeating a call is safe: what
-// is gone already counts as unassigned or deleted.
+// Provider creates, changes and observes ENIs. Every call may take long and must
+// end when ctx ends. Errors may have the methods Reason() string, which returns
+// the text of an ipam.Reason, and RetryAfter() time.Duration. Repeating a call is
+// safe: unassigning or deleting what does not exist succeeds.
 type Provider interface {
-	// Observe reports the ENIs that the instance has.
+	// Observe returns the ENIs of the instance.
 	Observe(ctx context.Context) (Observation, error)
 	// CreateENI creates and attaches an ENI with its first blocks.
 	CreateENI(ctx context.Context, in CreateInput) (ENI, error)
-	// Assign puts more blocks on an ENI and returns them. It may return blocks
-	// and an error, when only a part succeeded.
+	// Assign assigns more blocks to an ENI and returns them. If only some could be
+	// assigned, it may return these together with an error.
 	Assign(ctx context.Context, in AssignInput) ([]netip.Prefix, error)
-	// Unassign takes blocks off an ENI.
+	// Unassign unassigns blocks from an ENI.
 	Unassign(ctx context.Context, eni string, blocks []netip.Prefix) error
 	// DeleteENI detaches and deletes an ENI.
 	DeleteENI(ctx context.Context, eni string) error
 }
 
-// Links are the ENIs as the node's kernel has them.
+// Links configures the ENIs in the node's kernel.
 type Links interface {
-	// Ensure brings link, table, routes and source map of an ENI to the state
-	// that follows from e, and verifies it. It is idempotent.
+	// Ensure configures link, route table, routes and source map of an ENI
+	// according to e, and verifies them. It is idempotent.
 	Ensure(ctx context.Context, e ENI) error
-	// Remove takes away everything that Ensure made for an ENI, whether or not
-	// its link still exists.
+	// Remove removes everything that Ensure created for an ENI, whether or not its
+	// link still exists.
 	Remove(ctx context.Context, eni string) error
 }

@@ -15,14 +15,14 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// always makes an operation fail for ever.
-func (w *world) always(op string, err error) {
+// failAlways makes the next 1000 calls of an operation fail.
+func (w *world) failAlways(op string, err error) {
 	for range 1000 {
 		w.cloud.faults[op] = append(w.cloud.faults[op], err)
 	}
 }
 
-// fillUp gives the node all the addresses that it can have.
+// fillUp starts pods until the node has all the addresses that it can have.
 func (w *world) fillUp(p *process) {
 	for i := range w.cloud.maxENIs * w.cloud.slots {
 		if err := p.add(string(rune('a'+i)), time.Minute); err != nil {
@@ -31,13 +31,14 @@ func (w *world) fillUp(p *process) {
 	}
 }
 
-// refusals has a way to each reason that a pod can be refused for. Reasons
-// that EC2 gives come by both calls that bring addresses.
+// refusals has, for each reason that a pod can be refused for, a function that
+// causes it. A reason that EC2 gives is returned by both calls that add
+// addresses.
 func refusals() map[ipam.Reason]func(w *world) *process {
 	byEC2 := func(err error) func(*world) *process {
 		return func(w *world) *process {
-			w.always("assign", err)
-			w.always("create", err)
+			w.failAlways("assign", err)
+			w.failAlways("create", err)
 			return w.boot(0)
 		}
 	}
@@ -56,7 +57,7 @@ func refusals() map[ipam.Reason]func(w *world) *process {
 		},
 		ipam.ReasonRefilling: func(w *world) *process {
 			p := w.boot(0)
-			time.Sleep(w.cloud.latency / 2) // the first observation is on its way
+			time.Sleep(w.cloud.latency / 2) // the first observation is under way
 			w.cloud.mu.Lock()
 			w.cloud.latency = time.Hour
 			w.cloud.mu.Unlock()
@@ -107,25 +108,26 @@ func refusals() map[ipam.Reason]func(w *world) *process {
 	}
 }
 
-// TestEveryReasonReachesThePod: each reason of the closed set arrives at the
-// pod with its evidence, and with a time to try again where there is one.
+// TestEveryReasonReachesThePod: the error for a pod has the reason, its evidence
+// and, where it is known, the time after which to try again.
 func TestEveryReasonReachesThePod(t *testing.T) {
 	ways := refusals()
-	// Waiting would be useless.
+	// final are the reasons for which waiting is useless.
 	final := map[ipam.Reason]bool{
 		ipam.ReasonPoolLimit: true, ipam.ReasonENILimit: true, ipam.ReasonAgentStopping: true, ipam.ReasonCooling: true,
 	}
-	// Nobody knows when to try again.
+	// noRetry are the reasons for which the time of the next try is unknown.
 	noRetry := map[ipam.Reason]bool{
 		ipam.ReasonPoolLimit: true, ipam.ReasonENILimit: true, ipam.ReasonAgentStopping: true,
 		ipam.ReasonAgentStarting: true, ipam.ReasonRefilling: true,
 	}
-	// What a pool says that nobody keeps; ipam tests it.
-	noKeeper := map[ipam.Reason]bool{ipam.ReasonAllInUse: true, ipam.ReasonNoBlocks: true}
+	// withoutAgent are the reasons of a pool without an agent; package ipam tests
+	// them.
+	withoutAgent := map[ipam.Reason]bool{ipam.ReasonAllInUse: true, ipam.ReasonNoBlocks: true}
 	for _, reason := range ipam.Reasons() {
 		way, ok := ways[reason]
 		if !ok {
-			if !noKeeper[reason] {
+			if !withoutAgent[reason] {
 				t.Errorf("reason %s has no row", reason)
 			}
 			continue
@@ -139,34 +141,34 @@ func TestEveryReasonReachesThePod(t *testing.T) {
 				start := time.Now()
 				e := reasonOf(t, p.add("new", 10*time.Second))
 				if e.Reason != reason || e.Evidence == "" {
-					t.Errorf("refused with %v", e)
+					t.Errorf("refused with %v, want reason %s with evidence", e, reason)
 				}
 				if final[reason] != (time.Since(start) < time.Second) {
-					t.Errorf("%s after %v", e.Reason, time.Since(start))
+					t.Errorf("refused with %s after %v, final is %v", e.Reason, time.Since(start), final[reason])
 				}
 				if (e.RetryAfter > 0) == noRetry[reason] {
-					t.Errorf("%s: try again after %v", e.Reason, e.RetryAfter)
+					t.Errorf("%s: RetryAfter is %v, want zero: %v", e.Reason, e.RetryAfter, noRetry[reason])
 				}
 				if len(w.cloud.faults) > 0 && !strings.Contains(e.Evidence, "EC2 says") && reason != ipam.ReasonEC2Unreachable {
-					t.Errorf("%s: evidence %q lacks the words of EC2", reason, e.Evidence)
+					t.Errorf("%s: evidence %q lacks the text of EC2's error", reason, e.Evidence)
 				}
-				// A pod is answered before the loop publishes what it has found.
+				// The pod gets its answer before the loop publishes its status.
 				synctest.Wait()
 				if s := p.Status(); reason != ipam.ReasonCooling && s.Reason != reason {
-					t.Errorf("status says %s: %s", s.Reason, s.Evidence)
+					t.Errorf("status has reason %s (%s), want %s", s.Reason, s.Evidence, reason)
 				}
 			})
 		})
 	}
 }
 
-// TestReasonsOfTheStart: what keeps the agent from seeing its ENIs is what
-// pods are told.
-func TestReasonsOfTheStart(t *testing.T) {
+// TestReasonsAtStart: while the agent cannot observe its ENIs, pods get the reason
+// of that failure.
+func TestReasonsAtStart(t *testing.T) {
 	for _, reason := range []ipam.Reason{ipam.ReasonNoMetadata, ipam.ReasonUnauthorized, ipam.ReasonEC2Unreachable} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t)
-			w.always("observe", refusal{reason: string(reason)})
+			w.failAlways("observe", refusal{reason: string(reason)})
 			p := w.boot(0)
 			defer p.stop()
 			e := reasonOf(t, p.add("new", 10*time.Second))
@@ -184,8 +186,8 @@ func TestReasonsOfTheStart(t *testing.T) {
 	}
 }
 
-// TestBackoffIsBounded: failing for an hour costs few calls, and success comes
-// soon after EC2 is well again.
+// TestBackoffIsBounded: an hour of failures causes few calls, and pods are served
+// soon after EC2 has recovered.
 func TestBackoffIsBounded(t *testing.T) {
 	tests := []struct {
 		reason   ipam.Reason
@@ -201,7 +203,7 @@ func TestBackoffIsBounded(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t)
 			w.cloud.maxENIs = 1
-			w.always("assign", refusal{reason: string(tt.reason)})
+			w.failAlways("assign", refusal{reason: string(tt.reason)})
 			p := w.boot(0)
 			defer p.stop()
 			time.Sleep(time.Hour)
@@ -214,7 +216,7 @@ func TestBackoffIsBounded(t *testing.T) {
 				t.Error(err)
 			}
 			if took := time.Since(start); n > tt.calls || took > tt.recovery+time.Second {
-				t.Errorf("%s: %d calls in an hour, recovered in %v", tt.reason, n, took)
+				t.Errorf("%s: %d calls in an hour, recovered in %v, want at most %d and %v", tt.reason, n, took, tt.calls, tt.recovery)
 			}
 		})
 	}

@@ -11,46 +11,49 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
-// change is what an observation asks for, computed before anything is done.
+// change is what an observation changes in the pool and the links. It is computed
+// before any of it is applied.
 type change struct {
-	// links are the ENIs that pods may use, each with all the blocks that it
-	// is believed to have.
+	// links are the ENIs that pods may use, each with all the blocks that it is
+	// assumed to have.
 	links []ENI
-	// foreign are those that only take up room.
+	// foreign are the ENIs that pods may not use.
 	foreign []ENI
-	// removeBlocks and removeENIs are gone and idle.
+	// removeBlocks and removeENIs are not observed, and none of their addresses is
+	// used or cooling.
 	removeBlocks []netip.Prefix
 	removeENIs   []string
-	// doubt lists blocks that should be there and are not, but are used; trust
-	// lists those that turned up again.
+	// doubt lists blocks that are not observed although addresses of them are used
+	// or cooling. trust lists doubted blocks that are observed again.
 	doubt, trust []netip.Prefix
 	notes        []string
 }
 
-// check refuses an observation that cannot be true.
+// check returns an error for an observation that cannot be correct.
 func (o Observation) check() error {
 	seen := map[string]bool{}
 	primary := false
 	for _, e := range o.ENIs {
 		if e.ID == "" || seen[e.ID] {
-			return fmt.Errorf("observation from %s lists ENI %q twice or without a name", o.Source, e.ID)
+			return fmt.Errorf("observation from %s lists ENI %q, want each ENI once and with its ID", o.Source, e.ID)
 		}
 		seen[e.ID] = true
 		primary = primary || e.Primary
 	}
 	if !primary {
-		return fmt.Errorf("observation from %s of %d ENIs lacks the primary one", o.Source, len(o.ENIs))
+		return fmt.Errorf("observation from %s lists %d ENIs without the primary ENI", o.Source, len(o.ENIs))
 	}
 	return nil
 }
 
-// truth is the time up to which an observation is complete.
-func (o Observation) truth() time.Time { return o.At.Add(-o.Lag) }
+// completeUntil returns the time up to which an observation is complete.
+func (o Observation) completeUntil() time.Time { return o.At.Add(-o.Lag) }
 
-// reconcile compares what the pool knows with an observation. The pool's
-// journal is the first source: an observation adds what the pool does not know
-// unless it is older than the pool's own removal, and takes away only what is
-// idle and was there before the time that the observation speaks about.
+// reconcile compares the pool with an observation. The pool's journal has
+// precedence: an observation adds an ENI or block that the pool lacks, unless the
+// pool removed it after the observation was complete. It removes an ENI or block
+// only if no address of it is used or cooling, and if the pool had it before the
+// observation was complete.
 func reconcile(v ipam.View, o Observation) change {
 	var c change
 	known := map[string]ipam.ENIView{}
@@ -82,19 +85,21 @@ func reconcile(v ipam.View, o Observation) change {
 	return c
 }
 
-// stale says whether something observed went after the observation's time.
+// stale reports whether the pool removed an observed ENI or block after the
+// observation was complete.
 func (c *change) stale(v ipam.View, o Observation, key string) bool {
 	at, removed := v.Removed[key]
-	if removed && !o.truth().After(at) {
-		c.notes = append(c.notes, fmt.Sprintf("%s still shows %s, which is gone", o.Source, key))
+	if removed && !o.completeUntil().After(at) {
+		c.notes = append(c.notes, fmt.Sprintf("%s still lists %s, which was removed", o.Source, key))
 		return true
 	}
 	return false
 }
 
-// blocks compares the blocks of one ENI and makes e.Blocks what is believed.
+// blocks compares the blocks of one ENI and sets e.Blocks to the blocks that it
+// is assumed to have.
 func (c *change) blocks(v ipam.View, o Observation, n ipam.ENIView, e *ENI, owner map[netip.Prefix]string) {
-	var believed []netip.Prefix
+	var assumed []netip.Prefix
 	observed := map[netip.Prefix]bool{}
 	for _, p := range e.Blocks {
 		observed[p] = true
@@ -102,9 +107,9 @@ func (c *change) blocks(v ipam.View, o Observation, n ipam.ENIView, e *ENI, owne
 		switch {
 		case !isKnown && c.stale(v, o, p.String()):
 		case isKnown && on != e.ID:
-			c.notes = append(c.notes, fmt.Sprintf("%s shows %v on %s, the journal on %s", o.Source, p, e.ID, on))
+			c.notes = append(c.notes, fmt.Sprintf("%s lists %v on %s, the journal on %s", o.Source, p, e.ID, on))
 		default:
-			believed = append(believed, p)
+			assumed = append(assumed, p)
 		}
 	}
 	for _, b := range n.Blocks {
@@ -115,18 +120,18 @@ func (c *change) blocks(v ipam.View, o Observation, n ipam.ENIView, e *ENI, owne
 			continue
 		}
 		if c.missingBlock(o, b) {
-			believed = append(believed, b.Prefix)
+			assumed = append(assumed, b.Prefix)
 		}
 	}
-	slices.SortFunc(believed, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
-	e.Blocks = believed
+	slices.SortFunc(assumed, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	e.Blocks = assumed
 }
 
-// missingBlock handles a block that the observation lacks, and says whether it
-// is still believed to be there.
+// missingBlock handles a block that the observation lacks, and reports whether
+// the ENI is still assumed to have it.
 func (c *change) missingBlock(o Observation, b ipam.BlockView) bool {
 	switch {
-	case !o.truth().After(b.Since):
+	case !o.completeUntil().After(b.Since):
 		return true // the observation is older than the block
 	case b.Used+b.Cooling == 0:
 		c.removeBlocks = append(c.removeBlocks, b.Prefix)
@@ -140,8 +145,9 @@ func (c *change) missingBlock(o Observation, b ipam.BlockView) bool {
 	}
 }
 
+// missingENI handles an ENI that the observation lacks.
 func (c *change) missingENI(o Observation, n ipam.ENIView) {
-	if !o.truth().After(n.Since) {
+	if !o.completeUntil().After(n.Since) {
 		return
 	}
 	idle := true

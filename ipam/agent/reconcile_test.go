@@ -19,7 +19,7 @@ var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
 func minutes(n int) time.Time { return noon.Add(time.Duration(n) * time.Minute) }
 
-// summary is a change in words.
+// summary returns a change as text.
 func (c change) summary() (out []string) {
 	for _, e := range c.links {
 		out = append(out, fmt.Sprint("link ", e.ID, " ", e.Blocks))
@@ -85,9 +85,9 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
-// TestReconcileTakesNothingInUse: whatever is observed, blocks in use or
-// cooling and their ENIs stay, and are believed by their link.
-func TestReconcileTakesNothingInUse(t *testing.T) {
+// TestReconcileRemovesNothingInUse: whatever is observed, blocks with used or
+// cooling addresses and their ENIs are not removed, and stay on their link.
+func TestReconcileRemovesNothingInUse(t *testing.T) {
 	for seed := range uint64(5000) {
 		r := rand.New(rand.NewPCG(seed, 4))
 		v, o := ipam.View{At: noon, Removed: map[string]time.Time{}}, Observation{At: minutes(-r.IntN(3)), Lag: time.Duration(r.IntN(5)) * time.Minute}
@@ -119,11 +119,11 @@ func TestReconcileTakesNothingInUse(t *testing.T) {
 					continue
 				}
 				if slices.Contains(c.removeBlocks, b.Prefix) || slices.Contains(c.removeENIs, n.ID) {
-					t.Fatalf("seed %d: %v is in use and goes", seed, b.Prefix)
+					t.Fatalf("seed %d: %v is removed although it is in use", seed, b.Prefix)
 				}
 				i := slices.IndexFunc(c.links, func(e ENI) bool { return e.ID == n.ID })
 				if i >= 0 && !slices.Contains(c.links[i].Blocks, b.Prefix) {
-					t.Fatalf("seed %d: %v is in use and its link does not carry it", seed, b.Prefix)
+					t.Fatalf("seed %d: %v is missing on its link although it is in use", seed, b.Prefix)
 				}
 			}
 		}

@@ -17,7 +17,7 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// inventory is who has which blocks, as one party sees it.
+// inventory has the blocks of each ENI, as EC2, the kernel or the pool has them.
 type inventory map[string][]netip.Prefix
 
 func sorted(p []netip.Prefix) []netip.Prefix {
@@ -26,8 +26,8 @@ func sorted(p []netip.Prefix) []netip.Prefix {
 	return out
 }
 
-// converged checks that EC2, kernel and pool agree, and that nothing is half
-// done.
+// converged checks that EC2, the kernel and the pool agree, and that no operation
+// is unfinished.
 func (w *world) converged(p *process) {
 	w.t.Helper()
 	ec2, links, pool := inventory{}, inventory{}, inventory{}
@@ -36,7 +36,7 @@ func (w *world) converged(p *process) {
 		ec2[e.ID] = sorted(e.Blocks)
 	}
 	if n := len(w.cloud.enis); n > w.cloud.maxENIs {
-		w.t.Errorf("%d ENIs, of at most %d", n, w.cloud.maxENIs)
+		w.t.Errorf("%d ENIs, want at most %d", n, w.cloud.maxENIs)
 	}
 	w.cloud.mu.Unlock()
 	w.kernel.mu.Lock()
@@ -66,10 +66,10 @@ func (w *world) converged(p *process) {
 	}
 }
 
-// alive returns p, or the process after it if p was killed.
-func (w *world) alive(p *process) *process {
+// restartIfKilled returns p, or a new process if p was killed.
+func (w *world) restartIfKilled(p *process) *process {
 	select {
-	case <-p.life.died:
+	case <-p.kill.died:
 		p.stop()
 		return w.boot(0)
 	default:
@@ -77,12 +77,13 @@ func (w *world) alive(p *process) *process {
 	}
 }
 
-// insist repeats op, over deaths of the process, until it succeeds.
-func (w *world) insist(p *process, what string, op func(p *process) error) *process {
+// retryUntilDone repeats op until it succeeds. If the process is killed, it goes on
+// with a new one.
+func (w *world) retryUntilDone(p *process, what string, op func(p *process) error) *process {
 	w.t.Helper()
 	for range 60 {
 		err := op(p)
-		if p = w.alive(p); err == nil {
+		if p = w.restartIfKilled(p); err == nil {
 			return p
 		}
 		time.Sleep(time.Second)
@@ -91,45 +92,45 @@ func (w *world) insist(p *process, what string, op func(p *process) error) *proc
 	return p
 }
 
-// day is a node's life in short: it fills, bursts over two ENIs, and empties.
+// day runs a short life of a node: it fills, grows to two ENIs, and empties.
 func (w *world) day(killAt int) (steps int) {
 	p := w.boot(killAt)
 	first := p
 	add := func(from, to int) {
 		for i := from; i < to; i++ {
 			pod := fmt.Sprint("pod", i)
-			p = w.insist(p, "add "+pod, func(p *process) error { return p.add(pod, 5*time.Second) })
+			p = w.retryUntilDone(p, "add "+pod, func(p *process) error { return p.add(pod, 5*time.Second) })
 		}
 	}
 	del := func(from, to int) {
 		for i := from; i < to; i++ {
 			pod := fmt.Sprint("pod", i)
-			p = w.insist(p, "del "+pod, func(p *process) error { return p.del(pod) })
+			p = w.retryUntilDone(p, "del "+pod, func(p *process) error { return p.del(pod) })
 		}
 	}
 	add(0, 3)
-	p = w.alive(p)
+	p = w.restartIfKilled(p)
 	w.check(p)
 	add(0, 8) // the first three again
 	del(1, 8)
 	w.check(p)
-	settle() // blocks and ENIs go back
-	p = w.alive(p)
+	waitUntilIdle() // blocks and ENIs are given back
+	p = w.restartIfKilled(p)
 	w.check(p)
 	add(8, 10)
-	settle()
-	p = w.alive(p)
-	settle()
+	waitUntilIdle()
+	p = w.restartIfKilled(p)
+	waitUntilIdle()
 	w.check(p)
 	w.converged(p)
 	p.stop()
-	first.life.mu.Lock()
-	defer first.life.mu.Unlock()
-	return first.life.steps
+	first.kill.mu.Lock()
+	defer first.kill.mu.Unlock()
+	return first.kill.steps
 }
 
 // TestKillAtEveryStep kills the agent before and after each call to EC2, each
-// touch of the kernel and each write to the journal, and starts another.
+// change in the kernel and each write to the journal, and starts another one.
 func TestKillAtEveryStep(t *testing.T) {
 	worlds := map[string]func(*world){
 		"addresses": func(*world) {},

@@ -19,7 +19,7 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// edit changes what EC2 has behind the agent's back.
+// edit changes the state of EC2 outside of the agent.
 func (c *cloud) edit(do func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -33,9 +33,9 @@ func (c *cloud) count(op string) int {
 	return c.calls[op]
 }
 
-// TestStaleMetadataTakesNothingAway is the outage of amazon-vpc-cni-k8s#1967:
-// after a restart the metadata does not show an ENI whose addresses pods use.
-func TestStaleMetadataTakesNothingAway(t *testing.T) {
+// TestStaleMetadataRemovesNoENI is the outage of amazon-vpc-cni-k8s#1967: after a
+// restart the metadata lacks an ENI whose addresses pods use.
+func TestStaleMetadataRemovesNoENI(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		p := w.boot(0)
@@ -50,21 +50,21 @@ func TestStaleMetadataTakesNothingAway(t *testing.T) {
 		defer p.stop()
 		time.Sleep(10 * time.Second)
 		if n := len(p.pool.View().ENIs); n != 2 {
-			t.Errorf("%d ENIs in the pool", n)
+			t.Errorf("%d ENIs in the pool, want 2", n)
 		}
 		w.check(p)
-		settle()
+		waitUntilIdle()
 		w.check(p)
 		w.converged(p)
 		if w.cloud.count("delete")+w.cloud.count("unassign") > 0 {
-			t.Errorf("calls %v", w.cloud.calls)
+			t.Errorf("calls %v, want none that give back", w.cloud.calls)
 		}
 	})
 }
 
-// TestStaleMetadataBringsNothingBack: a block given back just before a restart
-// is not taken for ours because late metadata still shows it.
-func TestStaleMetadataBringsNothingBack(t *testing.T) {
+// TestStaleMetadataAddsNoBlocks: a block that was given back just before a restart
+// is not added again because late metadata still lists it.
+func TestStaleMetadataAddsNoBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		p := w.boot(0)
@@ -102,15 +102,15 @@ func TestStaleMetadataBringsNothingBack(t *testing.T) {
 				}
 			}
 		}
-		settle()
+		waitUntilIdle()
 		w.converged(p)
 	})
 }
 
-// TestBrokenENIServesNobody: an ENI whose link never comes up does not count as
-// supply, and gets no more addresses: pods are served from the others, and a new
-// one when these are full.
-func TestBrokenENIServesNobody(t *testing.T) {
+// TestBrokenENIServesNoPods: an ENI whose link never comes up does not count as
+// supply, and no more addresses are assigned to it. Pods are served from the
+// other ENIs, and from a new one when these are full.
+func TestBrokenENIServesNoPods(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		broken := []netip.Prefix{netip.MustParsePrefix("10.0.2.1/32"), netip.MustParsePrefix("10.0.2.2/32")}
@@ -127,17 +127,17 @@ func TestBrokenENIServesNobody(t *testing.T) {
 		w.check(p)
 		w.cloud.edit(func() {
 			if got := w.cloud.find("eni-1").Blocks; len(got) != len(broken) {
-				t.Errorf("the ENI has %v, want no more than the %v it had", got, broken)
+				t.Errorf("the ENI has %v, want only the original %v", got, broken)
 			}
 			if w.cloud.find("eni-2") == nil {
-				t.Error("no other ENI was made")
+				t.Error("no other ENI was created")
 			}
 		})
 	})
 }
 
-// TestNoGrowthWhileEveryLinkFails: what keeps every link down is no reason to
-// make ENIs that would stay down as well.
+// TestNoGrowthWhileEveryLinkFails: if no link comes up, the agent creates no ENIs,
+// because their links would not come up either.
 func TestNoGrowthWhileEveryLinkFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -150,15 +150,15 @@ func TestNoGrowthWhileEveryLinkFails(t *testing.T) {
 			t.Errorf("add: %v, want ErrExhausted", err)
 		}
 		if n := w.cloud.count("create"); n != 0 {
-			t.Errorf("%d ENIs made", n)
+			t.Errorf("%d ENIs were created, want none", n)
 		}
 	})
 }
 
-// TestBlockTakenBehindOurBack: somebody unassigns addresses by hand. The pod
-// that has one keeps its record, nobody gets one anew, and when the pod goes
-// the block is forgotten.
-func TestBlockTakenBehindOurBack(t *testing.T) {
+// TestBlockUnassignedByOperator: an operator unassigns the addresses of an ENI. The
+// pod that has one of them keeps it, none of them is allocated again, and when
+// the pod ends, its block is removed.
+func TestBlockUnassignedByOperator(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		p := w.boot(0)
@@ -166,18 +166,18 @@ func TestBlockTakenBehindOurBack(t *testing.T) {
 		if err := p.add("a", time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		settle()
+		waitUntilIdle()
 		var taken []netip.Prefix
 		w.cloud.edit(func() {
 			e := w.cloud.find("eni-0")
 			taken, e.Blocks = e.Blocks, nil
 		})
 		p.Refresh()
-		settle()
+		waitUntilIdle()
 		for _, n := range p.pool.View().ENIs {
 			for _, b := range n.Blocks {
 				if slices.Contains(taken, b.Prefix) && (b.Used == 0 || !b.Doubted) {
-					t.Errorf("%+v", b)
+					t.Errorf("got %+v, want a doubted block in use", b)
 				}
 			}
 		}
@@ -188,18 +188,19 @@ func TestBlockTakenBehindOurBack(t *testing.T) {
 		if err := p.del("a"); err != nil {
 			t.Error(err)
 		}
-		settle()
+		waitUntilIdle()
 		w.converged(p)
 	})
 }
 
-// TestENIComesAndGoesByItself: ENIs that an operator attaches and detaches.
-func TestENIComesAndGoesByItself(t *testing.T) {
+// TestENIAttachedByOperator: the agent follows when an operator attaches and
+// detaches an ENI.
+func TestENIAttachedByOperator(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		p := w.boot(0)
 		defer p.stop()
-		settle()
+		waitUntilIdle()
 		w.cloud.edit(func() {
 			blocks, _ := w.cloud.blocks(3)
 			w.cloud.enis = append(w.cloud.enis, agent.ENI{ID: "eni-9", Device: 1, Blocks: blocks})
@@ -207,22 +208,23 @@ func TestENIComesAndGoesByItself(t *testing.T) {
 		p.Refresh()
 		time.Sleep(2 * time.Second)
 		if v := p.pool.View(); len(v.ENIs) != 2 || !v.ENIs[1].Ready {
-			t.Errorf("%+v", v.ENIs)
+			t.Errorf("got ENIs %+v, want eni-9 ready", v.ENIs)
 		}
 		w.cloud.edit(func() {
 			w.cloud.enis = slices.DeleteFunc(w.cloud.enis, func(e agent.ENI) bool { return e.ID == "eni-9" })
 		})
 		before := w.cloud.count("delete")
 		p.Refresh()
-		settle()
+		waitUntilIdle()
 		w.converged(p)
 		if w.cloud.count("delete") != before {
-			t.Errorf("an ENI that is gone was deleted")
+			t.Errorf("the agent deleted an ENI that was already gone")
 		}
 	})
 }
 
-// TestForeignENIsAreLeftAlone: ENIs that are not for pods take up room.
+// TestForeignENIsAreLeftAlone: ENIs that are not for pods count against the limit,
+// and the agent does not touch them.
 func TestForeignENIsAreLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -237,10 +239,10 @@ func TestForeignENIsAreLeftAlone(t *testing.T) {
 			}
 		}
 		if e := reasonOf(t, p.add("one more", time.Minute)); e.Reason != ipam.ReasonENILimit {
-			t.Errorf("%v", e)
+			t.Errorf("got %v, want %s", e, ipam.ReasonENILimit)
 		}
 		if n := w.cloud.count("create") + w.cloud.count("delete"); n > 0 {
-			t.Errorf("calls %v", w.cloud.calls)
+			t.Errorf("calls %v, want none that create or delete", w.cloud.calls)
 		}
 		if _, ok := w.kernel.links["eni-trunk"]; ok {
 			t.Error("the trunk's link was set up")
@@ -248,9 +250,9 @@ func TestForeignENIsAreLeftAlone(t *testing.T) {
 	})
 }
 
-// TestLateMetadataWhileALinkComesUp: blocks that are assigned and wait for
-// their link are not lost to an observation that does not know them yet.
-func TestLateMetadataWhileALinkComesUp(t *testing.T) {
+// TestLateMetadataDuringEnsure: an observation that lacks newly assigned blocks
+// does not remove them while they wait for their link.
+func TestLateMetadataDuringEnsure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.cloud.lag = 2 * time.Minute
@@ -266,14 +268,14 @@ func TestLateMetadataWhileALinkComesUp(t *testing.T) {
 			t.Error(err)
 		}
 		if n := w.cloud.count("assign"); n != 1 {
-			t.Errorf("%d calls to assign", n)
+			t.Errorf("%d calls to assign, want 1", n)
 		}
 	})
 }
 
-// TestBlocksGoWhileALinkIsWorkedOn: what was given back meanwhile does not
-// come back with the link.
-func TestBlocksGoWhileALinkIsWorkedOn(t *testing.T) {
+// TestUnassignDuringEnsure: blocks that are unassigned during Links.Ensure are not
+// added to the pool when it returns.
+func TestUnassignDuringEnsure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		p := w.boot(0)
@@ -283,7 +285,7 @@ func TestBlocksGoWhileALinkIsWorkedOn(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		settle()
+		waitUntilIdle()
 		for i := range 5 {
 			if err := p.del(fmt.Sprint("pod", i)); err != nil {
 				t.Fatal(err)
@@ -297,7 +299,7 @@ func TestBlocksGoWhileALinkIsWorkedOn(t *testing.T) {
 		for w.cloud.count("unassign") == before {
 			time.Sleep(time.Second)
 		}
-		settle()
+		waitUntilIdle()
 		w.check(p)
 		w.converged(p)
 	})
@@ -318,15 +320,15 @@ func TestTwoFamilies(t *testing.T) {
 		}
 		for pod, have := range w.pods {
 			if len(have) != 2 || have[0].ENI != have[1].ENI || !have[0].Addr.Is4() || !have[1].Addr.Is6() {
-				t.Errorf("%s has %v", pod, have)
+				t.Errorf("%s has %v, want an address of each family on one ENI", pod, have)
 			}
 		}
-		settle()
+		waitUntilIdle()
 		w.converged(p)
 	})
 }
 
-// TestIPv6Alone: one prefix serves for ever, and no policy is asked.
+// TestIPv6Alone: one prefix is enough for all pods, and no policy is needed.
 func TestIPv6Alone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -338,10 +340,10 @@ func TestIPv6Alone(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		settle()
+		waitUntilIdle()
 		w.converged(p)
 		if w.cloud.calls["assign"] != 1 || len(w.cloud.calls) != 2 {
-			t.Errorf("calls %v", w.cloud.calls)
+			t.Errorf("calls %v, want one assignment and observations", w.cloud.calls)
 		}
 	})
 }
@@ -363,21 +365,22 @@ func TestCards(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got[0].Card != card {
-				t.Errorf("%+v", got)
+				t.Errorf("got %+v, want card %d", got, card)
 			}
 		}
-		settle()
+		waitUntilIdle()
 		w.converged(p)
 	})
 }
 
-// TestSlowEC2StopsNobody: while a call hangs, pods get what is there.
-func TestSlowEC2StopsNobody(t *testing.T) {
+// TestSlowEC2BlocksNoPods: while a call to EC2 hangs, pods get the addresses of the
+// pool.
+func TestSlowEC2BlocksNoPods(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		p := w.boot(0)
 		defer p.stop()
-		settle()
+		waitUntilIdle()
 		w.cloud.mu.Lock()
 		w.cloud.latency = time.Hour
 		w.cloud.mu.Unlock()
@@ -392,14 +395,14 @@ func TestSlowEC2StopsNobody(t *testing.T) {
 		}
 		synctest.Wait()
 		if s := p.Status(); len(s.InFlight) == 0 || time.Since(start) > time.Millisecond {
-			t.Errorf("after %v in flight: %v", time.Since(start), s.InFlight)
+			t.Errorf("served after %v with tasks %v, want at once during a task", time.Since(start), s.InFlight)
 		}
 	})
 }
 
-// TestLinkThatFailsLater: an ENI whose link breaks gives out nothing until it
-// is repaired, and pods keep what they have.
-func TestLinkThatFailsLater(t *testing.T) {
+// TestLinkBreaksLater: no address of an ENI is allocated while its link is broken,
+// and pods keep the addresses that they have.
+func TestLinkBreaksLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.cloud.maxENIs = 1
@@ -408,14 +411,14 @@ func TestLinkThatFailsLater(t *testing.T) {
 		if err := p.add("a", time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		settle()
+		waitUntilIdle()
 		w.kernel.mu.Lock()
 		w.kernel.failing["eni-0"] = 3
 		w.kernel.mu.Unlock()
 		p.Refresh()
 		time.Sleep(time.Second)
 		if e := reasonOf(t, p.add("b", 100*time.Millisecond)); e.Reason != ipam.ReasonLinkNotReady || !strings.Contains(e.Evidence, "MAC") {
-			t.Errorf("%v", e)
+			t.Errorf("got %v, want %s with the error of the link", e, ipam.ReasonLinkNotReady)
 		}
 		w.check(p)
 		if err := p.add("b", time.Minute); err != nil {
@@ -424,7 +427,7 @@ func TestLinkThatFailsLater(t *testing.T) {
 	})
 }
 
-// TestLostAnswers: EC2 did what was asked and nobody heard of it.
+// TestLostAnswers: a call to EC2 has its effect, but its answer is lost.
 func TestLostAnswers(t *testing.T) {
 	for _, op := range []string{"assign", "create", "unassign", "delete"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -438,9 +441,9 @@ func TestLostAnswers(t *testing.T) {
 	}
 }
 
-// TestSubnetThatIsFullOnlyForAWhile: what was observed of a subnet is not
-// believed for ever, and growth starts again without another observation.
-func TestSubnetThatIsFullOnlyForAWhile(t *testing.T) {
+// TestSubnetFullForAWhile: the agent does not rely for ever on the observation that
+// a subnet is full. It grows again without another observation.
+func TestSubnetFullForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.cloud.free = 0
@@ -448,14 +451,14 @@ func TestSubnetThatIsFullOnlyForAWhile(t *testing.T) {
 		defer p.stop()
 		e := reasonOf(t, p.add("a", 10*time.Second))
 		if e.Reason != ipam.ReasonSubnetFull || e.RetryAfter == 0 {
-			t.Errorf("%v", e)
+			t.Errorf("got %v, want %s with a retry", e, ipam.ReasonSubnetFull)
 		}
 		w.cloud.edit(func() { w.cloud.free = 10 })
 		if err := p.add("a", 3*time.Minute); err != nil {
 			t.Error(err)
 		}
 		if n := w.cloud.count("observe"); n != 1 {
-			t.Errorf("%d observations", n)
+			t.Errorf("%d observations, want 1", n)
 		}
 	})
 }
@@ -467,7 +470,7 @@ func TestDecisionsAreLogged(t *testing.T) {
 		w.cloud.faults["assign"] = []error{refusal{reason: "throttled"}}
 		w.config = func(c *agent.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) }
 		p := w.boot(0)
-		settle()
+		waitUntilIdle()
 		p.stop()
 		for _, want := range []string{
 			`msg=action op=assign card=0 eni=eni-0 slots=4 reason="WARM_IP_TARGET 2`,
@@ -502,7 +505,7 @@ func TestNewRefuses(t *testing.T) {
 		bad := good
 		spoil(&bad)
 		if _, err := agent.New(bad); !errors.Is(err, agent.ErrConfig) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v, want ErrConfig", name, err)
 		}
 	}
 }
@@ -511,10 +514,10 @@ func TestRunOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		p := w.boot(0)
-		settle()
+		waitUntilIdle()
 		p.stop()
 		if err := p.Run(t.Context()); !errors.Is(err, agent.ErrConfig) {
-			t.Errorf("second Run: %v", err)
+			t.Errorf("second Run: %v, want ErrConfig", err)
 		}
 	})
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// snapshot is one card as the policy sees it.
+// snapshot returns the state of one card for the policy.
 func (l *loop) snapshot(card int, v ipam.View) warmpool.Snapshot {
 	family := l.families[0]
 	s := warmpool.Snapshot{Now: v.At, Card: card, Limits: l.cfg.Limits[card], Memory: l.memory[card]}
@@ -21,9 +21,7 @@ func (l *loop) snapshot(card int, v ipam.View) warmpool.Snapshot {
 			s.ENIs = append(s.ENIs, warmpool.ENI{ID: e.ID, Primary: e.Primary, NoPods: true})
 		}
 	}
-	seen := map[string]bool{}
 	for _, n := range v.ENIs {
-		seen[n.ID] = true
 		if n.Card != card || slices.ContainsFunc(s.ENIs, func(e warmpool.ENI) bool { return e.ID == n.ID }) {
 			continue
 		}
@@ -39,9 +37,9 @@ func (l *loop) snapshot(card int, v ipam.View) warmpool.Snapshot {
 			s.Demand.Waiting++
 		}
 	}
-	if card == 0 && !l.proved {
-		// A node is ready when an address was seen to work, so a policy that
-		// keeps none in stock gets one to begin with.
+	if card == 0 && !l.servable {
+		// The node becomes ready when an address is allocatable, so even a policy
+		// without warm addresses needs a first one.
 		s.Demand.Waiting = max(1, s.Demand.Waiting)
 	}
 	if l.subnetUntil.After(v.At) {
@@ -58,14 +56,15 @@ func (l *loop) snapshot(card int, v ipam.View) warmpool.Snapshot {
 	return s
 }
 
-// linkPatience is the number of failures in a row after which a link no longer
-// counts as one that will be up soon.
-const linkPatience = 3
+// maxLinkFailures is the number of failures in a row after which a link is no
+// longer expected to be up soon.
+const maxLinkFailures = 3
 
-// countENI counts the slots of one ENI. What is on its way out, in doubt or on an
-// ENI that was not observed serves nobody and must not be given away: it counts as
-// cooling does. An ENI whose link fails is left alone while another one serves;
-// while none does, the fault is hardly the ENI's, and more of them would fail too.
+// countENI counts the slots of one ENI. Free addresses that are draining, doubted
+// or on an ENI that was not observed can be neither allocated nor given back, so
+// they count as cooling. An ENI whose link fails counts as NoPods while another
+// ENI is ready. If no ENI is ready, the cause is probably not the ENI, and a new
+// one would fail as well.
 func (l *loop) countENI(n ipam.ENIView, family ipam.Family, v ipam.View) warmpool.ENI {
 	e := warmpool.ENI{ID: n.ID, NoPods: n.Draining, Age: v.At.Sub(n.Since)}
 	ln := l.links[n.ID]
@@ -78,9 +77,9 @@ func (l *loop) countENI(n ipam.ENIView, family ipam.Family, v ipam.View) warmpoo
 			}
 		}
 	}
-	if ln != nil && ln.backoff.failures >= linkPatience {
-		serves := func(o ipam.ENIView) bool { return o.Ready }
-		e.NoPods = e.NoPods || slices.ContainsFunc(v.ENIs, serves)
+	if ln != nil && ln.backoff.failures >= maxLinkFailures {
+		ready := func(o ipam.ENIView) bool { return o.Ready }
+		e.NoPods = e.NoPods || slices.ContainsFunc(v.ENIs, ready)
 	}
 	if t, ok := l.tasks[key{kindAssign, n.Card, family}]; ok && t.eni == n.ID {
 		e.PendingSlots += t.slots

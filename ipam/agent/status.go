@@ -13,30 +13,30 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
-// Status is the agent at one moment.
+// Status is the state of an agent at one moment.
 type Status struct {
-	// Ready means that pods can be served: an address of an ENI whose link is
-	// verified has been seen since Run began.
+	// Ready means that an address on a verified link was allocatable at some time
+	// since Run began, so that pods can be served.
 	Ready bool
 	// Observed means that the provider has answered since Run began.
 	Observed bool
-	// Reason says why not, or why no more addresses come at present. Empty if
-	// there is nothing to say.
+	// Reason says why the agent is not ready, or why no more addresses are
+	// available at present. Empty means that there is no problem.
 	Reason   ipam.Reason
 	Evidence string
-	// RetryAfter is when the agent tries again. Zero if unknown.
+	// RetryAfter is the time until the agent tries again. Zero means unknown.
 	RetryAfter time.Duration
-	// Free is how many addresses of the first family could be allocated at once.
+	// Free is how many addresses of the first family can be allocated now.
 	Free int
-	// InFlight lists the actions under way, and Decisions the latest decision
-	// of each card, in words.
+	// InFlight describes the tasks under way, and Decisions the latest decision
+	// of each card.
 	InFlight  []string
 	Decisions []string
-	// Pool is the pool at the same moment.
+	// Pool is the state of the pool at the same moment.
 	Pool ipam.View
 }
 
-// Status returns the present state. It does not wait for anything.
+// Status returns the present state. It does not block.
 func (a *Agent) Status() Status {
 	v := a.cfg.Pool.View()
 	a.mu.Lock()
@@ -53,7 +53,7 @@ func (a *Agent) Status() Status {
 // free counts the addresses of a family that can be allocated now.
 func free(v ipam.View, f ipam.Family) int {
 	n := 0
-	for b := range allocatable(v) {
+	for _, b := range allocatable(v) {
 		if ipam.FamilyOf(b.Prefix.Addr()) == f {
 			n += b.Free
 		}
@@ -61,41 +61,40 @@ func free(v ipam.View, f ipam.Family) int {
 	return n
 }
 
-// allocatable yields the blocks that addresses may be taken from.
-func allocatable(v ipam.View) func(yield func(ipam.BlockView) bool) {
-	return func(yield func(ipam.BlockView) bool) {
-		for _, e := range v.ENIs {
-			for _, b := range e.Blocks {
-				if e.Ready && !e.Draining && !b.Draining && !b.Doubted && !yield(b) {
-					return
-				}
+// allocatable returns the blocks from which the pool may allocate addresses.
+func allocatable(v ipam.View) (out []ipam.BlockView) {
+	for _, e := range v.ENIs {
+		for _, b := range e.Blocks {
+			if e.Ready && !e.Draining && !b.Draining && !b.Doubted {
+				out = append(out, b)
 			}
 		}
 	}
+	return out
 }
 
-// ofFamily selects blocks of a family.
+// ofFamily returns a function that reports whether a block is of family f.
 func ofFamily(f ipam.Family) func(netip.Prefix) bool {
 	return func(p netip.Prefix) bool { return ipam.FamilyOf(p.Addr()) == f }
 }
 
 // publish makes the loop's state visible to Status.
 func (l *loop) publish(o ipam.Outlook) {
-	s := Status{Ready: l.proved, Observed: l.observed, Reason: o.Reason, Evidence: o.Evidence}
+	s := Status{Ready: l.servable, Observed: l.observed, Reason: o.Reason, Evidence: o.Evidence}
 	for k, t := range l.tasks {
 		s.InFlight = append(s.InFlight, k.describe(t))
 	}
 	slices.Sort(s.InFlight)
 	for _, card := range slices.Sorted(maps.Keys(l.decided)) {
 		d := l.decided[card]
-		parts := []string{fmt.Sprintf("card %d: %s", card, d.Reason)}
+		parts := []string{fmt.Sprintf("card %d: %s", card, d.Explanation)}
 		for _, a := range d.Actions {
-			parts = append(parts, fmt.Sprintf("%s %s %d slots: %s", a.Op, a.ENI, a.N, a.Reason))
+			parts = append(parts, fmt.Sprintf("%s %s %d slots: %s", a.Op, a.ENI, a.N, a.Explanation))
 		}
 		s.Decisions = append(s.Decisions, strings.Join(parts, "; "))
 	}
 	if !s.Ready && s.Reason == "" {
-		s.Reason, s.Evidence = ipam.ReasonNoBlocks, "no ENI has an address for pods yet"
+		s.Reason, s.Evidence = ipam.ReasonNoBlocks, "no ENI has addresses for pods yet"
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

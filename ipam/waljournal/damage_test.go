@@ -18,8 +18,9 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/waljournal"
 )
 
-// used makes a journal of a pool that has been in use, and returns its events.
-func used(t *testing.T) (dir string, want []ipam.Event) {
+// usedJournal creates the journal of a pool that has been in use, and returns its
+// events.
+func usedJournal(t *testing.T) (dir string, want []ipam.Event) {
 	t.Helper()
 	dir = t.TempDir()
 	j, closed := open(t, dir)
@@ -42,9 +43,9 @@ func used(t *testing.T) (dir string, want []ipam.Event) {
 	return dir, want
 }
 
-// reopened opens dir and checks that the list is want, or that Open said why
-// not. It returns whether the list was there.
-func reopened(t *testing.T, dir, what string, want []ipam.Event) bool {
+// reopen opens dir and checks that the journal has the wanted events, or that
+// Open reported damage. It reports whether the events were there.
+func reopen(t *testing.T, dir, what string, want []ipam.Event) bool {
 	t.Helper()
 	j, r, err := waljournal.Open(t.Context(), dir, config())
 	if err != nil {
@@ -62,14 +63,15 @@ func reopened(t *testing.T, dir, what string, want []ipam.Event) bool {
 		return false
 	}
 	if diff := cmp.Diff(want, got, netipEqual, cmpopts.EquateEmpty()); diff != "" {
-		t.Fatalf("%s: another list, without a word (-want +got):\n%s", what, diff)
+		t.Fatalf("%s: damage not detected (-want +got):\n%s", what, diff)
 	}
 	return true
 }
 
-// TestDamage: 1,680 damaged files, and not one list that is silently another.
+// TestDamage damages 1,680 files. In each case the events are the same, or Open
+// reports the damage.
 func TestDamage(t *testing.T) {
-	dir, want := used(t)
+	dir, want := usedJournal(t)
 	victims := []string{"pool.log", "pool.log", "pool.log", "pool.head", "agent.db"}
 	count := map[bool]int{}
 	for _, k := range filedamage.Kinds() {
@@ -82,11 +84,11 @@ func TestDamage(t *testing.T) {
 			if err := k.Apply(rand.New(rand.NewPCG(uint64(seed), 1)), filepath.Join(to, name)); err != nil {
 				t.Fatal(err)
 			}
-			same := reopened(t, to, fmt.Sprintf("%s: %s, seed %d", name, k.Name, seed), want)
+			same := reopen(t, to, fmt.Sprintf("%s: %s, seed %d", name, k.Name, seed), want)
 			if count[same]++; !same && name == "agent.db" {
-				t.Errorf("%s of the file that only keeps version 1 away: the events are lost", k.Name)
+				t.Errorf("%s of the sealed agent.db: the events are lost", k.Name)
 			}
 		}
 	}
-	t.Logf("%d journals were as before, %d refused", count[true], count[false])
+	t.Logf("%d journals had all events, %d were refused", count[true], count[false])
 }

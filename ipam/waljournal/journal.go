@@ -15,40 +15,40 @@ import (
 
 // The errors of Open and Load.
 var (
-	// ErrDamaged: a file is not what was written to it.
+	// ErrDamaged: a file does not have the content that was written to it.
 	ErrDamaged = wal.ErrDamaged
-	// ErrFormat: a newer version wrote the journal. It is left as it is.
+	// ErrFormat: a newer version wrote the journal. It is unchanged.
 	ErrFormat = wal.ErrFormat
 	// ErrInUse: another process has the journal open.
 	ErrInUse = wal.ErrInUse
 )
 
-// Config says how to open a journal.
+// Config configures a journal.
 type Config struct {
 	// BootID is the boot ID of the machine (/proc/sys/kernel/random/boot_id). A
-	// journal of another boot is discarded. Empty means that the journal outlives
-	// boots.
+	// journal of another boot is discarded. Empty means that the journal survives
+	// reboots.
 	BootID string
-	// BootTime is when the machine booted. It stands in for the boot ID where a
-	// file has none: a journal of version 1, or one that is too damaged. Zero
-	// means unknown; such files then count as of this boot.
+	// BootTime is when the machine booted. Files without a readable boot ID, such
+	// as a journal of version 1, are of another boot if they were last written
+	// before that time. Zero means unknown; such files then count as of this boot.
 	BootTime time.Time
 	// Wait is how long Open waits for another process to close the journal.
 	Wait time.Duration
 }
 
-// Report says what Open found. The zero value is a journal that was read whole.
-// In every other case but Migrated it is empty.
+// Report is what Open found. The zero value means an intact journal. If Created,
+// Rebooted or Why is set, the journal is empty now.
 type Report struct {
-	// Created: there was no journal.
+	// Created: the journal did not exist.
 	Created bool
 	// Rebooted: the journal was of another boot, and was discarded.
 	Rebooted bool
 	// Migrated: the events come from a journal of version 1.
 	Migrated bool
-	// SetAside are the names that damaged files have now.
+	// SetAside are the new names of damaged files.
 	SetAside []string
-	// Why says what the damage is; it is ErrDamaged. Nil means no damage.
+	// Why is the damage; errors.Is matches ErrDamaged. Nil means no damage.
 	Why error
 	// Readable is the number of events before the damage.
 	Readable int
@@ -58,15 +58,16 @@ type Report struct {
 type Journal struct {
 	log *wal.Log
 	old *agentdb.DB
-	// opened is what Open read, for the first Load. Nil once it may be stale.
+	// opened has the events that Open read, for the first Load. It is nil after
+	// that, and after any change.
 	opened []ipam.Event
 }
 
 var _ ipam.Journal = (*Journal)(nil)
 
-// Open opens the journal in an existing directory, or creates it. The journal
-// of version 1 (agent.db) is read once. A damaged journal is set aside and an
-// empty one takes its place; Report says so.
+// Open opens the journal in an existing directory, or creates it. It reads the
+// journal of version 1 (agent.db) once. If the journal is damaged, Open sets it
+// aside and creates an empty one; the Report describes the damage.
 //
 // Errors are ErrInUse when Config.Wait or ctx ends, ErrFormat if a newer
 // version wrote the journal, and those of the file system. The caller closes
@@ -78,7 +79,7 @@ func Open(ctx context.Context, dir string, cfg Config) (*Journal, Report, error)
 	}
 	m := migration{db: old, booted: cfg.BootTime}
 	log, found, err := wal.Open(ctx, dir, wal.Config{
-		Name: agentdb.Pool, BootID: cfg.BootID, BootTime: cfg.BootTime, Wait: cfg.Wait, First: m.first,
+		Name: agentdb.Pool, BootID: cfg.BootID, BootTime: cfg.BootTime, Wait: cfg.Wait, First: m.firstItems,
 	})
 	if err != nil {
 		return nil, Report{}, errors.Join(err, old.Close())
@@ -90,11 +91,12 @@ func Open(ctx context.Context, dir string, cfg Config) (*Journal, Report, error)
 	r := Report{
 		Created: found.Created, Rebooted: found.Rebooted, SetAside: found.SetAside, Why: found.Why, Readable: found.Readable,
 	}
-	m.tell(&r)
+	m.addTo(&r)
 	return j, r, nil
 }
 
-// check reads the journal and finds events that this version does not know.
+// check reads the journal. If it has events that this version does not know,
+// check returns ErrFormat.
 func (j *Journal) check() (err error) {
 	j.opened, err = j.Load()
 	if errors.Is(err, ipam.ErrInvalid) {
@@ -103,8 +105,8 @@ func (j *Journal) check() (err error) {
 	return err
 }
 
-// Load returns all events in their order. ErrDamaged means that the file was
-// changed since Open; ipam.ErrInvalid that a newer version wrote an event.
+// Load returns all events in order. ErrDamaged means that the file was changed
+// since Open, and ipam.ErrInvalid that a newer version wrote an event.
 func (j *Journal) Load() ([]ipam.Event, error) {
 	if events := j.opened; events != nil {
 		j.opened = nil
@@ -138,8 +140,8 @@ func encode(events []ipam.Event) (out [][]byte, err error) {
 	return out, nil
 }
 
-// Append adds events, all or none of them. They survive the end of the process
-// when it returns; it does not wait for the disk.
+// Append adds all events or none. When it returns, the events survive the end of
+// the process. It does not wait for the disk.
 func (j *Journal) Append(events []ipam.Event) error {
 	items, err := encode(events)
 	if err != nil {
@@ -149,7 +151,7 @@ func (j *Journal) Append(events []ipam.Event) error {
 	return j.log.Append(items)
 }
 
-// Replace puts events in the place of all others, in one step.
+// Replace replaces all events by the given ones, in one step.
 func (j *Journal) Replace(events []ipam.Event) error {
 	items, err := encode(events)
 	if err != nil {
@@ -159,13 +161,13 @@ func (j *Journal) Replace(events []ipam.Event) error {
 	return j.log.Replace(items)
 }
 
-// Discard sets the files aside and goes on with an empty journal, for a caller
-// whose events contradict each other (ipam.Open returns ipam.ErrJournal). The
-// new names of the files are returned.
+// Discard sets the files aside and continues with an empty journal. It returns
+// the new names of the files. It is for events that contradict each other, which
+// ipam.Open reports as ipam.ErrJournal.
 func (j *Journal) Discard() ([]string, error) {
 	j.opened = nil
 	return j.log.Discard()
 }
 
-// Close closes the files. Nothing is written.
+// Close closes the files. It writes nothing.
 func (j *Journal) Close() error { return errors.Join(j.log.Close(), j.old.Close()) }

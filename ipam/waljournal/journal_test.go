@@ -20,11 +20,12 @@ import (
 
 var netipEqual = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
-// sameWall compares what a journal keeps of times.
+// sameWall compares times without their monotonic reading, as a journal stores
+// them.
 var sameWall = cmp.Comparer(func(a, b time.Time) bool { return a.Round(0).Equal(b.Round(0)) })
 
-// open opens the journal in dir. It is closed when the test ends, or before by
-// the function that open returns.
+// open opens the journal in dir. The journal is closed when the test ends, or
+// earlier by the function that open returns.
 func open(t testing.TB, dir string) (j *waljournal.Journal, closed func()) {
 	t.Helper()
 	j, report, err := waljournal.Open(t.Context(), dir, config())
@@ -99,7 +100,7 @@ func TestAppendIsAllOrNone(t *testing.T) {
 	}
 }
 
-// fill makes a pool of a hundred free addresses.
+// fill returns a pool with a hundred free addresses.
 func fill(t testing.TB, j ipam.Journal) *ipam.Pool {
 	t.Helper()
 	p, err := ipam.Open(ipam.Config{Journal: j, Cooldown: -1})
@@ -135,8 +136,8 @@ func burst(ctx context.Context, t testing.TB, p *ipam.Pool) {
 	wg.Wait()
 }
 
-// TestConcurrentAllocationsSurvive: what a hundred callers got at once is there
-// after reopening.
+// TestConcurrentAllocationsSurvive: the addresses of a hundred concurrent callers
+// are in the journal after reopening.
 func TestConcurrentAllocationsSurvive(t *testing.T) {
 	dir := t.TempDir()
 	j, closed := open(t, dir)
@@ -150,7 +151,7 @@ func TestConcurrentAllocationsSurvive(t *testing.T) {
 	}
 	for i := range 100 {
 		want, got := p.Lookup(request(i).Attachment), again.Lookup(request(i).Attachment)
-		if diff := cmp.Diff(want, got, netipEqual, sameWall, cmpopts.IgnoreFields(ipam.Allocation{}, "Asked")); diff != "" || len(got) != 1 {
+		if diff := cmp.Diff(want, got, netipEqual, sameWall, cmpopts.IgnoreFields(ipam.Allocation{}, "RequestedAt")); diff != "" || len(got) != 1 {
 			t.Errorf("attachment %d after reopening (-want +got):\n%s", i, diff)
 		}
 	}

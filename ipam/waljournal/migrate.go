@@ -10,24 +10,25 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
-// migration takes the events over from version 1.
+// migration migrates the events of version 1, and records the result.
 type migration struct {
 	db     *agentdb.DB
 	booted time.Time
 
 	migrated, rebooted bool
-	aside              string
+	setAside           string
 	why                error
 }
 
-// first returns the events of version 1 for a journal that has none yet. Those
-// written before the machine booted are of pods that are gone.
-func (m *migration) first() ([][]byte, error) {
+// firstItems returns the events of version 1, for a journal that did not exist.
+// Events from before the boot of the machine are discarded, because their pods
+// have ended.
+func (m *migration) firstItems() ([][]byte, error) {
 	old := m.db.Pool
 	switch {
 	case len(old.Items) == 0 && old.Err == nil:
 		return nil, nil
-	case m.db.Changed.Before(m.booted):
+	case m.db.ModTime.Before(m.booted):
 		m.rebooted = true
 		return nil, nil
 	}
@@ -39,16 +40,17 @@ func (m *migration) first() ([][]byte, error) {
 		return old.Items, nil
 	}
 	var err error
-	m.aside, err = m.db.SetAside()
+	m.setAside, err = m.db.SetAside()
 	return nil, err
 }
 
-// replay finds events that cannot have happened. Version 1 kept no checksums:
-// an address that is wrong by a bit shows only where it contradicts others.
+// replay returns ErrDamaged if the events contradict each other. Version 1 had no
+// checksums, so a wrong bit in an address is noticed only if the address then
+// contradicts another event.
 func replay(items [][]byte) error {
 	events, err := decode(items)
 	if err == nil {
-		_, err = ipam.Open(ipam.Config{Journal: list(events)})
+		_, err = ipam.Open(ipam.Config{Journal: readOnly(events)})
 	}
 	if err != nil {
 		return fmt.Errorf("agent.db: %w: %w", ErrDamaged, err)
@@ -56,20 +58,21 @@ func replay(items [][]byte) error {
 	return nil
 }
 
-// list is a journal that can only be read.
-type list []ipam.Event
+// readOnly is a journal of fixed events, which ignores writes.
+type readOnly []ipam.Event
 
-func (l list) Load() ([]ipam.Event, error) { return l, nil }
-func (l list) Append([]ipam.Event) error   { return nil }
-func (l list) Replace([]ipam.Event) error  { return nil }
+func (l readOnly) Load() ([]ipam.Event, error) { return l, nil }
+func (l readOnly) Append([]ipam.Event) error   { return nil }
+func (l readOnly) Replace([]ipam.Event) error  { return nil }
 
-// tell adds to a report what first found, if it was asked.
-func (m *migration) tell(r *Report) {
+// addTo adds the result of firstItems to a report. If firstItems was not called,
+// the report does not change.
+func (m *migration) addTo(r *Report) {
 	if m.migrated || m.rebooted || m.why != nil {
 		r.Created = false
 	}
 	r.Migrated, r.Rebooted = m.migrated, r.Rebooted || m.rebooted
 	if m.why != nil {
-		r.Why, r.SetAside = m.why, []string{m.aside}
+		r.Why, r.SetAside = m.why, []string{m.setAside}
 	}
 }

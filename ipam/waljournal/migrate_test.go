@@ -59,7 +59,7 @@ func version1(t *testing.T, dir string, events []ipam.Event, intents map[string]
 	}
 }
 
-// version1Opens is what version 1 does with the file.
+// version1Opens opens the file as version 1 does, and returns its error.
 func version1Opens(t *testing.T, dir string) error {
 	t.Helper()
 	db, err := bbolt.Open(filepath.Join(dir, "agent.db"), 0o600, &bbolt.Options{Timeout: time.Second})
@@ -89,7 +89,7 @@ func version1Opens(t *testing.T, dir string) error {
 // many returns the events of a pool that has been in use.
 func many(t *testing.T) []ipam.Event {
 	t.Helper()
-	_, events := used(t)
+	_, events := usedJournal(t)
 	return events
 }
 
@@ -125,7 +125,7 @@ func TestMigration(t *testing.T) {
 					t.Errorf("open %d: report %+v", i, r)
 				}
 				if err := version1Opens(t, dir); err == nil || !strings.Contains(err.Error(), "start that version again, or drain the node") {
-					t.Errorf("version 1 opens the file: %v", err)
+					t.Errorf("version 1 opens the file with %v, want an error that says what to do", err)
 				}
 				if err := j.Close(); err != nil {
 					t.Fatal(err)
@@ -135,27 +135,28 @@ func TestMigration(t *testing.T) {
 	}
 }
 
-// TestFreshIsSealed: version 1 refuses a directory that it never saw as well.
+// TestFreshIsSealed: version 1 also refuses a directory in which it never ran.
 func TestFreshIsSealed(t *testing.T) {
 	dir := t.TempDir()
 	open(t, dir)
 	if err := version1Opens(t, dir); err == nil {
-		t.Error("version 1 opens the file")
+		t.Error("version 1 opens the file, want an error")
 	}
 }
 
-// TestMigrationLeavesIntents: while intents are left in the file, it stays.
+// TestMigrationLeavesIntents: the file is not sealed while it has intents to
+// migrate.
 func TestMigrationLeavesIntents(t *testing.T) {
 	dir := t.TempDir()
 	version1(t, dir, many(t), map[string]string{"1": `{"ID":"1"}`})
 	_, closed := open(t, dir)
 	if err := version1Opens(t, dir); err != nil {
-		t.Errorf("the file is sealed although there are intents in it: %v", err)
+		t.Errorf("the file is sealed although it has intents to migrate: %v", err)
 	}
 	closed()
 }
 
-// TestInUseByVersion1: an agent of version 1 is waited for.
+// TestInUseByVersion1: Open fails while a process of version 1 has the file open.
 func TestInUseByVersion1(t *testing.T) {
 	dir := t.TempDir()
 	version1(t, dir, nil, nil)
@@ -172,9 +173,9 @@ func TestInUseByVersion1(t *testing.T) {
 	open(t, dir)
 }
 
-// TestMigrationOfDamage: a damaged file of version 1 is read as it was, or set
-// aside. Version 1 had no checksums: where a bit of an event changes into
-// another event that fits the others, no reader can know.
+// TestMigrationOfDamage: the events of a damaged file of version 1 are unchanged,
+// or the file is set aside. Version 1 had no checksums, so a changed bit that
+// results in another valid event cannot be detected.
 func TestMigrationOfDamage(t *testing.T) {
 	events := many(t)
 	dir := t.TempDir()
@@ -214,7 +215,7 @@ func TestMigrationOfDamage(t *testing.T) {
 			case len(got) != len(events):
 				t.Errorf("%s: %d events, want %d", what, len(got), len(events))
 			case slices.EqualFunc(got, events, func(a, b ipam.Event) bool { return cmp.Equal(a, b, netipEqual) }):
-				count["as before"]++
+				count["unchanged"]++
 			default:
 				count["another event"]++
 			}
@@ -225,12 +226,12 @@ func TestMigrationOfDamage(t *testing.T) {
 	}
 	t.Logf("%v", count)
 	if count["another event"] > 20 {
-		t.Errorf("%d of 280 files gave another list", count["another event"])
+		t.Errorf("%d of 280 files gave other events, want at most 20", count["another event"])
 	}
 }
 
-// TestUnknownEvent: a journal with an event of a later version is refused, and
-// left as it is.
+// TestUnknownEvent: a journal with an event of a newer version is refused, and not
+// changed.
 func TestUnknownEvent(t *testing.T) {
 	dir := t.TempDir()
 	_, closed := open(t, dir)
@@ -250,7 +251,7 @@ func TestUnknownEvent(t *testing.T) {
 }
 
 func TestDiscard(t *testing.T) {
-	dir, _ := used(t)
+	dir, _ := usedJournal(t)
 	j, _ := open(t, dir)
 	names, err := j.Discard()
 	if err != nil || len(names) != 2 {

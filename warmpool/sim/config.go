@@ -12,84 +12,88 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// Config describes the world in which a policy is tried. The zero value of
-// each field but Policy means the default given with it.
+// Config describes a simulation. Policy is required. For other fields the zero
+// value means the default of the field.
 type Config struct {
-	// Name stands in the report. Empty means the policy's type.
+	// Name is the name of the policy in the report. Empty means its Go type.
 	Name string
-	// Policy of each node, as it is configured there. It runs as
-	// warmpool.AgentPolicy composes it. Required.
+	// Policy is the configured policy of each node. The nodes run what
+	// warmpool.AgentPolicy makes of it. Required.
 	Policy warmpool.Policy
-	// Limits of each node. Zero means those of an m5.xlarge: 4 ENIs with 14
-	// secondary addresses each, 58 pods.
+	// Limits are those of each node. Zero means those of an m5.xlarge: 4 ENIs
+	// with 14 secondary addresses each, 58 pods.
 	Limits warmpool.Limits
-	// Placement of pods over the addresses of a node.
-	Placement Placement
-	// Cooldown is how long a released address rests. Zero means 30 s, negative none.
+	// AddressChoice says which free address of the node a pod gets. Empty means
+	// Pack.
+	AddressChoice AddressChoice
+	// Cooldown is the time until a released address can be allocated again. Zero
+	// means 30 s, a negative value no cooldown.
 	Cooldown time.Duration
-	// Lead is how long before its ADD a bound pod is known to the agent. Zero
-	// means that the agent learns of a pod by its ADD.
+	// Lead is the time between the binding of a pod, when the agent learns of it,
+	// and its ADD. Zero means that the agent learns of a pod by its ADD.
 	Lead time.Duration
-	// Period makes each agent look only so often. Zero means at each change.
+	// Period is the time between two decisions of an agent. Zero means that the
+	// agent decides at each change.
 	Period time.Duration
 	EC2    EC2
 	Subnet Subnet
-	// Seed of all that is random but the trace.
+	// Seed is the seed of all randomness except that of the trace.
 	Seed uint64
-	// Sample is the distance of the points of Report.Series. Zero means a
-	// 288th of the trace.
+	// Sample is the time between two points of Report.Series. Zero means a 288th
+	// of the trace, but at least 1 s.
 	Sample time.Duration
-	// Progress, if not nil, is called now and then with the simulated time.
+	// Progress, if not nil, is called from time to time with the simulated time.
 	Progress func(at time.Duration)
-	// Decided, if not nil, is called with each decision of a node, from 0 on,
-	// and the snapshot that led to it. The snapshot's slices are valid only
-	// until it returns.
+	// Decided, if not nil, is called with each decision, the number of the node,
+	// which starts at 0, and the snapshot of the decision. The slices of the
+	// snapshot are valid only until Decided returns.
 	Decided func(node int, s warmpool.Snapshot, d warmpool.Decision)
 }
 
-// Placement is the choice of an address for a pod.
-type Placement string
+// AddressChoice says which free address of the node a pod gets.
+type AddressChoice string
 
-// The placements.
+// The choices.
 const (
-	// Pack takes the first ENI with a free address and its fullest prefix, as
-	// package ipam does. It is the default.
-	Pack Placement = "pack"
-	// Spread takes any free address, as amazon-vpc-cni-k8s does.
-	Spread Placement = "spread"
+	// Pack chooses the first ENI with a free address, and there the fullest
+	// prefix, as package ipam does. It is the default.
+	Pack AddressChoice = "pack"
+	// Spread chooses any free address at random, as amazon-vpc-cni-k8s does.
+	Spread AddressChoice = "spread"
 )
 
-// EC2 is how fast the control plane is and how much it bears. Times are
-// medians of a log-normal distribution.
+// EC2 gives the speed and the request limits of the EC2 API. Times are medians of
+// a log-normal distribution.
 type EC2 struct {
 	// Call is the time of one API call. Zero means 250 ms.
 	Call time.Duration
-	// Visible is the time from the call until a new address or prefix can be
-	// used. Zero means 500 ms.
+	// Visible is the time from the end of the call until a new address or prefix
+	// can be used. Zero means 500 ms.
 	Visible time.Duration
-	// Attach is the time from the attach call until the interface is ready on
-	// the node; Detach the time until a detached one can be deleted. Zero
+	// Attach is the time from the end of the attach call until the ENI is ready
+	// on the node, Detach the time until a detached ENI can be deleted. Zero
 	// means 4 s and 3 s.
 	Attach, Detach time.Duration
-	// Sigma is the width of the distribution. Zero means 0.35, negative none.
+	// Sigma is the standard deviation of the logarithm of the times. Zero means
+	// 0.35, a negative value constant times.
 	Sigma float64
-	// Burst and Rate are the token bucket that each mutating action has in the
-	// account; the whole fleet shares it. Zero means 50 and 5 a second, EC2's
-	// default for mutating actions
+	// Burst and Rate are the size of the token bucket of each mutating action and
+	// its refill per second. The whole fleet shares the buckets. Zero means 50 and
+	// 5, EC2's default for mutating actions
 	// (https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html).
-	// Describe calls have twice that.
+	// The buckets of describe actions have twice the size and refill.
 	Burst, Rate float64
 }
 
-// Subnet is what the fleet's addresses come from.
+// Subnet is the VPC subnet of the fleet.
 type Subnet struct {
-	// Addresses is the size, a multiple of 16. Zero means 65536 (a /16); EC2
-	// keeps five of them.
+	// Addresses is the size, a multiple of 16. Zero means 65536 (a /16). EC2
+	// reserves five of them.
 	Addresses int
-	// Fragmented is the share of /28 blocks in which somebody else has an
-	// address, so that no prefix can be had there.
+	// Fragmented is the share of /28 blocks in which other users of the subnet
+	// have an address, so that they cannot become prefixes.
 	Fragmented float64
-	// Backoff is how long a node takes the subnet for exhausted after it was
+	// Backoff is how long a node treats the subnet as exhausted after EC2 has
 	// refused a single slot. Zero means 2 minutes.
 	Backoff time.Duration
 }
@@ -102,7 +106,7 @@ func (c Config) withDefaults(t Trace) Config {
 		c.Limits = warmpool.Limits{MaxENIs: 4, SlotsPerENI: 14, MaxPods: 58}
 	}
 	c.Limits.AddressesPerSlot = max(1, c.Limits.AddressesPerSlot)
-	c.Placement = cmp.Or(c.Placement, Pack)
+	c.AddressChoice = cmp.Or(c.AddressChoice, Pack)
 	c.Cooldown = max(0, cmp.Or(c.Cooldown, 30*time.Second))
 	c.Sample = cmp.Or(c.Sample, max(time.Second, t.Horizon/288))
 	e := &c.EC2
@@ -117,19 +121,19 @@ func (c Config) withDefaults(t Trace) Config {
 	return c
 }
 
-// ErrTrace is returned for a trace that is not one: out of order, a pod that
-// leaves before it comes, a node that is not there.
+// ErrTrace is the error for an invalid trace: events out of order, a pod that stops
+// before it starts, or an unknown node.
 var ErrTrace = errors.New("bad trace")
 
-// Run simulates the policy over the trace. The same arguments give the same
-// report, whatever the machine. It returns early with the context's error when
-// that ends, and an error that wraps ErrTrace for a bad trace.
+// Run simulates the policy on the trace. The same arguments give the same report
+// on every machine. When ctx ends, Run returns early with its error. For an invalid
+// trace it returns an error that wraps ErrTrace.
 func Run(ctx context.Context, c Config, t Trace) (Report, error) {
 	if c.Policy == nil {
-		return Report{}, errors.New("sim: no policy")
+		return Report{}, errors.New("sim: no policy, want Config.Policy")
 	}
 	if t.Nodes <= 0 || t.Horizon <= 0 {
-		return Report{}, fmt.Errorf("sim: %w: %d nodes for %v", ErrTrace, t.Nodes, t.Horizon)
+		return Report{}, fmt.Errorf("sim: %w: %d nodes for %v, want at least 1 node and a positive time", ErrTrace, t.Nodes, t.Horizon)
 	}
 	c = c.withDefaults(t)
 	if c.Limits.MaxENIs < 1 || c.Limits.SlotsPerENI < 1 {

@@ -12,12 +12,13 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// epoch is what the simulation's zero is for policies: a Monday.
+// epoch is the time of day, for policies, at which the simulation starts. It is a
+// Monday.
 var epoch = time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC)
 
 type engine struct {
 	cfg Config
-	// policy is what the agent makes of cfg.Policy.
+	// policy is warmpool.AgentPolicy(cfg.Policy).
 	policy  warmpool.Policy
 	trace   Trace
 	rng     *rand.Rand
@@ -28,7 +29,7 @@ type engine struct {
 	subnet  *subnet
 	buckets map[call]*bucket
 	m       *metrics
-	// scratch is reused for each snapshot; policies must not keep it.
+	// scratch and perSlot are reused for each snapshot.
 	scratch []warmpool.ENI
 	perSlot []int
 }
@@ -47,13 +48,13 @@ func newEngine(c Config, t Trace) *engine {
 		n.id = i
 		n.enis = append(n.enis, &eni{id: "eni-0", primary: true, block: e.subnet.take(1)})
 		n.nextENI = 1
-		n.lookAt = 0
-		e.push(0, i, dueLook)
+		n.decideAt = 0
+		e.push(0, i, dueDecide)
 	}
 	return e
 }
 
-// run feeds the trace and lets everything else happen in between.
+// run handles the events of the trace, and between them all other events.
 func (e *engine) run(ctx context.Context, t Trace) error {
 	count := 0
 	for ev := range t.Events {
@@ -66,7 +67,7 @@ func (e *engine) run(ctx context.Context, t Trace) error {
 			}
 		}
 		if ev.At < e.now || ev.Node < 0 || ev.Node >= len(e.nodes) {
-			return fmt.Errorf("sim: %w: event at %v on node %d, after %v", ErrTrace, ev.At, ev.Node, e.now)
+			return fmt.Errorf("sim: %w: event at %v on node %d of %d, after an event at %v", ErrTrace, ev.At, ev.Node, len(e.nodes), e.now)
 		}
 		if ev.At > t.Horizon {
 			break
@@ -81,7 +82,7 @@ func (e *engine) run(ctx context.Context, t Trace) error {
 	return ctx.Err()
 }
 
-// advance lets happen what is due until then.
+// advance handles all events that are due until the given time.
 func (e *engine) advance(until time.Duration) {
 	for {
 		at := e.queue.next()
@@ -103,7 +104,7 @@ func (e *engine) advance(until time.Duration) {
 	e.tick(until)
 }
 
-// tick moves the clock, and the areas below the curves with it.
+// tick moves the clock and updates the metrics.
 func (e *engine) tick(at time.Duration) {
 	e.m.advance(e.now, at)
 	e.now = at
@@ -111,13 +112,13 @@ func (e *engine) tick(at time.Duration) {
 
 const never = time.Duration(math.MaxInt64)
 
-// kind is what is due in the queue.
+// kind is the kind of an entry of the queue.
 type kind uint8
 
 const (
-	dueLook kind = iota // decide again
-	dueStep             // go on with the operation
-	dueAdd              // a pod's ADD comes
+	dueDecide kind = iota // the agent decides again
+	dueStep               // the operation of the node continues
+	dueAdd                // the ADD of a pod arrives
 )
 
 func (e *engine) push(at time.Duration, node int, k kind) {
@@ -128,11 +129,11 @@ func (e *engine) handle(x due) {
 	e.m.events++
 	n := &e.nodes[x.node]
 	switch x.kind {
-	case dueLook:
-		if n.lookAt != x.at {
+	case dueDecide:
+		if n.decideAt != x.at {
 			return
 		}
-		n.lookAt = never
+		n.decideAt = never
 		e.decide(n)
 	case dueStep:
 		e.step(n)
@@ -144,7 +145,7 @@ func (e *engine) handle(x due) {
 	}
 }
 
-// pod is an event of the trace.
+// pod handles an event of the trace.
 func (e *engine) pod(ev Event) error {
 	e.m.events++
 	n := &e.nodes[ev.Node]
@@ -155,8 +156,8 @@ func (e *engine) pod(ev Event) error {
 		n.pods = append(n.pods, pod{})
 	}
 	p := &n.pods[ev.Pod]
-	if p.state != gone {
-		return fmt.Errorf("sim: %w: pod %d comes to node %d twice", ErrTrace, ev.Pod, ev.Node)
+	if p.state != absent {
+		return fmt.Errorf("sim: %w: pod %d starts on node %d twice", ErrTrace, ev.Pod, ev.Node)
 	}
 	p.generation++
 	if e.cfg.Lead > 0 {

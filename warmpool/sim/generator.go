@@ -8,22 +8,22 @@ import (
 	"time"
 )
 
-// generator makes the events of one second after the other.
+// generator generates the events of a workload, one second after another.
 type generator struct {
 	Workload
 	rng   *rand.Rand
 	at    time.Duration
 	nodes []genNode
 	live  []livePod
-	// ends are pods whose end is settled, and starts the nodes on which a pod
-	// will start, by the second in which it happens.
+	// ends holds the pods with a scheduled end, and starts the nodes on which a
+	// pod will start, by second.
 	ends   map[int64][]podRef
 	starts map[int64][]int
-	// short counts the live pods whose end is settled, coming those in starts.
-	short, coming int
-	// carry is the part of a pod that the speed of filling left over.
+	// ending counts the live pods with a scheduled end, starting those in starts.
+	ending, starting int
+	// carry is the fraction of a pod left over from the rate of filling.
 	carry float64
-	// events of this second, in order.
+	// events holds the events of this second in order.
 	events []Event
 }
 
@@ -35,34 +35,34 @@ type genNode struct {
 
 type livePod struct {
 	podRef
-	short bool
+	ending bool
 }
 
 type podRef struct {
 	node, pod int
-	// born tells pods apart that have the same number one after the other.
-	born time.Duration
+	// created distinguishes successive pods with the same number.
+	created time.Duration
 }
 
 const noPod = -1
 
-// total is the usual number of pods of the fleet.
+// total returns the usual number of pods of the fleet.
 func (g *generator) total() float64 { return float64(g.Nodes * g.Pods) }
 
-// due carries out what was settled for this second.
-func (g *generator) due(second int64) {
+// runDue runs the ends and starts scheduled for the second.
+func (g *generator) runDue(second int64) {
 	for _, ref := range g.ends[second] {
 		g.end(ref)
 	}
 	for _, node := range g.starts[second] {
-		g.coming--
+		g.starting--
 		g.addTo(node)
 	}
 	delete(g.ends, second)
 	delete(g.starts, second)
 }
 
-// add starts a pod on the emptier of two random nodes.
+// add starts a pod on the one of two random nodes with fewer pods.
 func (g *generator) add() podRef {
 	a, b := g.rng.IntN(g.Nodes), g.rng.IntN(g.Nodes)
 	if g.nodes[b].live < g.nodes[a].live {
@@ -79,7 +79,7 @@ func (g *generator) addTo(node int) podRef {
 	} else {
 		n.index = append(n.index, noPod)
 	}
-	ref := podRef{node: node, pod: pod, born: g.at}
+	ref := podRef{node: node, pod: pod, created: g.at}
 	n.index[pod] = len(g.live)
 	n.live++
 	g.live = append(g.live, livePod{podRef: ref})
@@ -87,20 +87,20 @@ func (g *generator) addTo(node int) podRef {
 	return ref
 }
 
-// find returns the index of a pod that still lives.
+// find returns the index of a pod in live, if it is still there.
 func (g *generator) find(ref podRef) (int, bool) {
 	i := g.nodes[ref.node].index[ref.pod]
 	return i, i != noPod && g.live[i].podRef == ref
 }
 
-// end removes a pod if it still lives.
+// end stops a pod if it is still live.
 func (g *generator) end(ref podRef) {
 	i, ok := g.find(ref)
 	if !ok {
 		return
 	}
-	if g.live[i].short {
-		g.short--
+	if g.live[i].ending {
+		g.ending--
 	}
 	last := g.live[len(g.live)-1]
 	g.live[i] = last
@@ -113,32 +113,32 @@ func (g *generator) end(ref podRef) {
 	g.events = append(g.events, Event{Node: ref.node, Pod: ref.pod, Delete: true})
 }
 
-// endIn settles when a pod ends.
-func (g *generator) endIn(ref podRef, d time.Duration) {
-	if i, ok := g.find(ref); ok && !g.live[i].short {
-		g.live[i].short = true
-		g.short++
+// scheduleEnd schedules the end of a pod after d, but at least one second.
+func (g *generator) scheduleEnd(ref podRef, d time.Duration) {
+	if i, ok := g.find(ref); ok && !g.live[i].ending {
+		g.live[i].ending = true
+		g.ending++
 	}
 	second := int64((g.at + max(d, time.Second)) / time.Second)
 	g.ends[second] = append(g.ends[second], ref)
 }
 
-// random picks a pod whose end is open.
+// random returns a random live pod without a scheduled end.
 func (g *generator) random() (podRef, bool) {
 	for range 16 {
 		if len(g.live) == 0 {
 			break
 		}
-		if p := g.live[g.rng.IntN(len(g.live))]; !p.short {
+		if p := g.live[g.rng.IntN(len(g.live))]; !p.ending {
 			return p.podRef, true
 		}
 	}
 	return podRef{}, false
 }
 
-// times is how often something happens that happens so often on average: a
-// Poisson variate, for large means by the normal distribution.
-func (g *generator) times(mean float64) int {
+// poisson returns a random number with the Poisson distribution of the given mean.
+// For large means it uses the normal distribution.
+func (g *generator) poisson(mean float64) int {
 	if mean > 100 {
 		return max(0, int(math.Round(mean+math.Sqrt(mean)*g.rng.NormFloat64())))
 	}
@@ -151,17 +151,18 @@ func (g *generator) times(mean float64) int {
 	}
 }
 
-// hold keeps so many pods with an open end, of so long a life on average, and
-// moves towards that number no faster than the nodes fill.
-func (g *generator) hold(pods float64, life time.Duration) {
-	for range g.times(pods / life.Seconds()) {
+// maintain keeps the number of pods without a scheduled end near the given number,
+// with the given mean lifetime. The number changes at most by total pods in
+// fillTime.
+func (g *generator) maintain(pods float64, life time.Duration) {
+	for range g.poisson(pods / life.Seconds()) {
 		if ref, ok := g.random(); ok {
 			g.end(ref)
 		}
 	}
-	g.carry += g.total() / fill.Seconds()
+	g.carry += g.total() / fillTime.Seconds()
 	for ; g.carry >= 1; g.carry-- {
-		switch long := float64(len(g.live) - g.short + g.coming); {
+		switch long := float64(len(g.live) - g.ending + g.starting); {
 		case long+1 <= pods:
 			g.add()
 		case long-1 >= pods:
@@ -172,7 +173,7 @@ func (g *generator) hold(pods float64, life time.Duration) {
 	}
 }
 
-// restartNode ends all pods of a node and starts as many a little later.
+// restartNode stops all pods of a node, and starts as many 45 to 90 s later.
 func (g *generator) restartNode(node int) {
 	for _, i := range g.nodes[node].index {
 		if i == noPod {
@@ -181,6 +182,6 @@ func (g *generator) restartNode(node int) {
 		g.end(g.live[i].podRef)
 		second := int64(g.at/time.Second) + 45 + g.rng.Int64N(45)
 		g.starts[second] = append(g.starts[second], node)
-		g.coming++
+		g.starting++
 	}
 }

@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// metrics collects what a report says. Only what happens from the trace's From
-// on counts.
+// metrics collects the numbers of a report. It counts only from the trace's From
+// on.
 type metrics struct {
 	from, horizon, sample time.Duration
 
 	pods, unserved          int
-	waits                   []float64 // seconds, of those that waited at all
-	rests                   []float64 // seconds a slot lay idle before it was given back
+	waits                   []float64 // seconds, of the pods that waited
+	idleTimes               []float64 // seconds that a slot was idle before its release
 	calls                   map[call]int
 	perSecond               []int32
 	throttled, refused      int
@@ -24,17 +24,18 @@ type metrics struct {
 
 	idleArea, heldArea, waitArea float64 // address-seconds, pod-seconds
 	series                       []Point
-	// next is the point that is being filled, its means as areas so far.
+	// next is the current point. Its means are areas until it is complete.
 	next Point
 }
 
-// Point is the state of the fleet in the time since the point before.
+// Point describes the fleet in the time between the previous point and this one.
 type Point struct {
-	// Seconds is when the time ends.
+	// Seconds is the end of the time.
 	Seconds float64 `json:"seconds"`
-	// Supply is the mean number of addresses held, Demand of those that pods
-	// use: the area between them is what lies idle. PeakDemand is the most that
-	// pods used, Waiting the most pods that were without one.
+	// Supply is the mean number of addresses held, Demand the mean number of
+	// addresses that pods use. The area between them is idle. PeakDemand is the
+	// largest number of addresses that pods used, Waiting the largest number of
+	// waiting pods.
 	Supply     float64 `json:"supply"`
 	Demand     float64 `json:"demand"`
 	PeakDemand int     `json:"peakDemand"`
@@ -51,7 +52,7 @@ func newMetrics(c Config, t Trace) *metrics {
 	}
 }
 
-// advance counts what stayed as it is from one time to another.
+// advance adds the time between two events to the areas.
 func (m *metrics) advance(from, to time.Duration) {
 	m.fill(from, to)
 	if from = max(from, m.from); to <= from {
@@ -63,7 +64,7 @@ func (m *metrics) advance(from, to time.Duration) {
 	m.waitArea += float64(m.waiting) * s
 }
 
-// fill fills the points of the series.
+// fill updates the points of the series.
 func (m *metrics) fill(from, to time.Duration) {
 	for from < to {
 		end := time.Duration(len(m.series)+1) * m.sample
@@ -93,8 +94,7 @@ func (m *metrics) served(now, wait time.Duration) {
 	}
 }
 
-// gaveUp counts a pod that left, or was still there at the end, without ever
-// having had an address.
+// gaveUp counts a pod that stopped, or still waited at the end, without an address.
 func (m *metrics) gaveUp(now, wait time.Duration) {
 	if now-wait < m.from {
 		return
@@ -132,11 +132,12 @@ func (m *metrics) churn(now time.Duration) {
 
 func (m *metrics) gaveBack(now, idle time.Duration) {
 	if now >= m.from {
-		m.rests = append(m.rests, idle.Seconds())
+		m.idleTimes = append(m.idleTimes, idle.Seconds())
 	}
 }
 
-// quantile of n values of which only the positive ones are in the list, sorted.
+// quantile returns the quantile q of n values. The list holds the positive ones,
+// sorted; the others are zero.
 func quantile(sorted []float64, n int, q float64) float64 {
 	if n == 0 {
 		return 0
@@ -157,5 +158,5 @@ func (e *engine) finish() {
 		}
 	}
 	slices.Sort(e.m.waits)
-	slices.Sort(e.m.rests)
+	slices.Sort(e.m.idleTimes)
 }

@@ -15,27 +15,28 @@ type node struct {
 	enis    []*eni
 	nextENI int
 	pods    []pod
-	// waiting are pods in order of their ADD; those that have left are skipped.
-	waiting []ticket
-	waits   int
-	bound   int
-	memory  warmpool.Memory
-	// proved says that the node has had an address for pods.
-	proved bool
-	// plan is what is left of the last decision, op the action under way.
-	plan   []warmpool.Action
-	op     *operation
-	lookAt time.Duration
-	// exhausted is until when the node takes the subnet for empty, noGrowth
-	// until when it does not ask again.
-	exhausted, noGrowth time.Duration
+	// waiting holds the pods in order of their ADD, including stopped ones, which
+	// serve skips. waitingCount counts those that still wait.
+	waiting      []ticket
+	waitingCount int
+	bound        int
+	memory       warmpool.Memory
+	// hadAddress is set once the node has had an address for pods.
+	hadAddress bool
+	// plan holds the remaining actions of the last decision, op the current one.
+	plan     []warmpool.Action
+	op       *operation
+	decideAt time.Duration
+	// exhaustedUntil is the time until which the node treats the subnet as
+	// exhausted, noGrowthUntil the time until which it does not request growth.
+	exhaustedUntil, noGrowthUntil time.Duration
 }
 
 type eni struct {
 	id                string
 	primary           bool
-	block             int // of its own address
-	born              time.Duration
+	block             int // the block of its primary private IP
+	created           time.Duration
 	slots             []*slot
 	assigned, cooling int
 }
@@ -44,14 +45,14 @@ type slot struct {
 	eni        *eni
 	block      int
 	used, cool int
-	// idle is since when no pod has had an address of it.
-	idle time.Duration
+	// idleSince is the time since which no pod has used an address of the slot.
+	idleSince time.Duration
 }
 
 type podState uint8
 
 const (
-	gone podState = iota
+	absent podState = iota
 	announced
 	waiting
 	running
@@ -69,15 +70,15 @@ type ticket struct {
 	generation uint32
 }
 
-// add is a pod's ADD.
+// add handles the ADD of a pod.
 func (e *engine) add(n *node, id int) {
 	p := &n.pods[id]
 	p.state, p.since = waiting, e.now
-	if n.waits == 0 && e.place(n, p) {
+	if n.waitingCount == 0 && e.place(n, p) {
 		e.m.served(e.now, 0)
 	} else {
 		n.waiting = append(n.waiting, ticket{id, p.generation})
-		n.waits++
+		n.waitingCount++
 		e.m.waiting++
 	}
 	e.changed(n)
@@ -98,7 +99,7 @@ func (e *engine) place(n *node, p *pod) bool {
 
 func (e *engine) choose(n *node) *slot {
 	unit := e.cfg.Limits.AddressesPerSlot
-	if e.cfg.Placement == Spread {
+	if e.cfg.AddressChoice == Spread {
 		return e.chooseAny(n, unit)
 	}
 	for _, x := range n.enis {
@@ -136,23 +137,23 @@ func (e *engine) chooseAny(n *node, unit int) *slot {
 	return found
 }
 
-// remove is the end of a pod.
+// remove handles the end of a pod.
 func (e *engine) remove(n *node, ev Event) error {
-	if ev.Pod >= len(n.pods) || n.pods[ev.Pod].state == gone {
-		return fmt.Errorf("sim: %w: pod %d leaves node %d but is not there", ErrTrace, ev.Pod, ev.Node)
+	if ev.Pod >= len(n.pods) || n.pods[ev.Pod].state == absent {
+		return fmt.Errorf("sim: %w: pod %d stops on node %d but does not run there", ErrTrace, ev.Pod, ev.Node)
 	}
 	p := &n.pods[ev.Pod]
 	switch p.state {
 	case announced:
 		n.bound--
 	case waiting:
-		n.waits--
+		n.waitingCount--
 		e.m.waiting--
 		e.m.gaveUp(e.now, e.now-p.since)
 	case running:
 		e.release(n, p.slot)
 	}
-	p.state, p.slot = gone, nil
+	p.state, p.slot = absent, nil
 	e.changed(n)
 	return nil
 }
@@ -162,18 +163,18 @@ func (e *engine) release(n *node, s *slot) {
 	s.eni.assigned--
 	e.m.assigned--
 	if s.used == 0 {
-		s.idle = e.now
+		s.idleSince = e.now
 	}
 	if e.cfg.Cooldown > 0 {
 		s.cool++
 		s.eni.cooling++
-		e.cooling.push(rest{until: e.now + e.cfg.Cooldown, node: int32(n.id), slot: s})
+		e.cooling.push(coolingSlot{until: e.now + e.cfg.Cooldown, node: int32(n.id), slot: s})
 		return
 	}
 	e.serve(n)
 }
 
-func (e *engine) cooled(r rest) {
+func (e *engine) cooled(r coolingSlot) {
 	e.m.events++
 	r.slot.cool--
 	r.slot.eni.cooling--
@@ -182,7 +183,7 @@ func (e *engine) cooled(r rest) {
 	e.changed(n)
 }
 
-// serve gives what is free to the pods that wait, first come first served.
+// serve gives free addresses to waiting pods in the order of their ADDs.
 func (e *engine) serve(n *node) {
 	done := 0
 	for _, t := range n.waiting {
@@ -191,7 +192,7 @@ func (e *engine) serve(n *node) {
 			if !e.place(n, p) {
 				break
 			}
-			n.waits--
+			n.waitingCount--
 			e.m.waiting--
 			e.m.served(e.now, e.now-p.since)
 		}
@@ -200,7 +201,7 @@ func (e *engine) serve(n *node) {
 	n.waiting = slices.Delete(n.waiting, 0, done)
 }
 
-// changed lets the agent look: at once, or at its next period.
+// changed lets the agent decide, now or at the end of its period.
 func (e *engine) changed(n *node) {
 	if n.op != nil {
 		return
@@ -209,15 +210,15 @@ func (e *engine) changed(n *node) {
 		e.decide(n)
 		return
 	}
-	// The agents of a fleet have not started at the same moment.
+	// The agents of a fleet do not start at the same time.
 	phase := e.cfg.Period * time.Duration(n.id%16) / 16
-	e.lookBy(n, (e.now-phase)/e.cfg.Period*e.cfg.Period+e.cfg.Period+phase)
+	e.decideBy(n, (e.now-phase)/e.cfg.Period*e.cfg.Period+e.cfg.Period+phase)
 }
 
-func (e *engine) lookBy(n *node, at time.Duration) {
-	if at < n.lookAt {
-		n.lookAt = at
-		e.push(at, n.id, dueLook)
+func (e *engine) decideBy(n *node, at time.Duration) {
+	if at < n.decideAt {
+		n.decideAt = at
+		e.push(at, n.id, dueDecide)
 	}
 }
 
@@ -228,21 +229,21 @@ func (e *engine) decide(n *node) {
 	e.m.decisions++
 	d := warmpool.Plan(e.policy, e.snapshot(n))
 	if e.cfg.Decided != nil {
-		e.cfg.Decided(n.id, e.snapshot(n), d) // the same one: nothing has changed yet
+		e.cfg.Decided(n.id, e.snapshot(n), d) // the snapshot of the decision, since nothing has changed
 	}
 	n.memory = d.Memory
 	n.plan = d.Actions
-	if e.now < n.exhausted {
-		e.lookBy(n, n.exhausted)
+	if e.now < n.exhaustedUntil {
+		e.decideBy(n, n.exhaustedUntil)
 	}
-	if e.now < n.noGrowth {
-		e.lookBy(n, n.noGrowth)
+	if e.now < n.noGrowthUntil {
+		e.decideBy(n, n.noGrowthUntil)
 		n.plan = slices.DeleteFunc(slices.Clone(n.plan), func(a warmpool.Action) bool {
 			return a.Op == warmpool.OpAssign || a.Op == warmpool.OpCreate
 		})
 	}
 	if d.Next > 0 {
-		e.lookBy(n, e.now+max(d.Next, time.Millisecond))
+		e.decideBy(n, e.now+max(d.Next, time.Millisecond))
 	}
 	e.start(n)
 }
@@ -253,7 +254,7 @@ func (e *engine) snapshot(n *node) warmpool.Snapshot {
 	for _, x := range n.enis {
 		w := warmpool.ENI{
 			ID: x.id, Primary: x.primary, Slots: len(x.slots), Addresses: len(x.slots) * unit,
-			Assigned: x.assigned, Cooling: x.cooling, Age: e.now - x.born,
+			Assigned: x.assigned, Cooling: x.cooling, Age: e.now - x.created,
 		}
 		if unit > 1 {
 			first := len(e.perSlot)
@@ -268,14 +269,14 @@ func (e *engine) snapshot(n *node) warmpool.Snapshot {
 		}
 		e.scratch = append(e.scratch, w)
 	}
-	waits := n.waits
-	if !n.proved {
-		// As in package agent, a node gets a first address in any case.
+	waits := n.waitingCount
+	if !n.hadAddress {
+		// As in package ipam/agent, a node always gets a first address.
 		waits = max(1, waits)
 	}
 	return warmpool.Snapshot{
 		Now: epoch.Add(e.now), Limits: e.cfg.Limits, ENIs: e.scratch, Memory: n.memory,
-		Demand: warmpool.Demand{Waiting: waits, Bound: n.waits + n.bound},
-		Subnet: warmpool.Subnet{Exhausted: e.now < n.exhausted},
+		Demand: warmpool.Demand{Waiting: waits, Bound: n.waitingCount + n.bound},
+		Subnet: warmpool.Subnet{Exhausted: e.now < n.exhaustedUntil},
 	}
 }

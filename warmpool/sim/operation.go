@@ -25,7 +25,7 @@ const (
 	deleteENI         call = "DeleteNetworkInterface"
 )
 
-// callsOf are the calls that an operation makes, in order.
+// callsOf lists the calls of each operation in order.
 var callsOf = map[warmpool.Op][]call{
 	warmpool.OpAssign:   {assignAddresses},
 	warmpool.OpCreate:   {createENI, attachENI, modifyENI},
@@ -33,19 +33,19 @@ var callsOf = map[warmpool.Op][]call{
 	warmpool.OpDelete:   {detachENI, describeENIs, deleteENI},
 }
 
-// askAgain is how long an agent waits after the subnet refused a single slot.
-const askAgain = 10 * time.Second
+// growthRetryDelay is how long an agent waits after EC2 has refused a single slot.
+const growthRetryDelay = 10 * time.Second
 
-// operation is an action under way.
+// operation is an action that is being carried out.
 type operation struct {
 	warmpool.Action
 	calls []call
 	next  int
-	// sent says that a call is on its way; failed that the subnet refused it;
-	// tries counts the attempts of the same call.
+	// sent is set while a call is in flight, failed if the subnet has too few
+	// addresses for it. tries counts the attempts of the call.
 	sent, failed bool
 	tries        int
-	// eni is the one to act on, slots are those that come or go.
+	// eni is the ENI to change, slots are the slots that it gains or loses.
 	eni   *eni
 	slots []*slot
 }
@@ -79,12 +79,12 @@ func (e *engine) bucket(c call) *bucket {
 	return b
 }
 
-// latency draws a time around its median.
+// latency returns a random time with the given median.
 func (e *engine) latency(median time.Duration) time.Duration {
 	return time.Duration(float64(median) * math.Exp(e.cfg.EC2.Sigma*e.rng.NormFloat64()))
 }
 
-// start takes the next action of the plan that still makes sense.
+// start starts the next action of the plan that is still possible.
 func (e *engine) start(n *node) {
 	for len(n.plan) > 0 {
 		a := n.plan[0]
@@ -99,7 +99,8 @@ func (e *engine) start(n *node) {
 	}
 }
 
-// prepare takes what goes away out of the pool, so that no pod gets it.
+// prepare removes the slots that will be released from the pool, so that no pod
+// gets them. It reports whether the operation is still possible.
 func (e *engine) prepare(n *node, op *operation) bool {
 	if op.Op == warmpool.OpCreate {
 		return true
@@ -123,7 +124,8 @@ func (e *engine) prepare(n *node, op *operation) bool {
 	return true
 }
 
-// drain takes up to n wholly free slots out, the longest idle first.
+// drain removes up to n wholly free slots, the longest idle first, and returns
+// them.
 func (x *eni) drain(n int) []*slot {
 	var idle []*slot
 	for _, s := range x.slots {
@@ -131,7 +133,7 @@ func (x *eni) drain(n int) []*slot {
 			idle = append(idle, s)
 		}
 	}
-	slices.SortStableFunc(idle, func(a, b *slot) int { return int(a.idle - b.idle) })
+	slices.SortStableFunc(idle, func(a, b *slot) int { return int(a.idleSince - b.idleSince) })
 	idle = idle[:min(n, len(idle))]
 	for _, s := range idle {
 		s.eni = nil
@@ -140,8 +142,8 @@ func (x *eni) drain(n int) []*slot {
 	return idle
 }
 
-// send makes the operation's next call, or tries again later if the account's
-// bucket is empty.
+// send makes the next call of the operation, or schedules a retry if the bucket of
+// the account is empty.
 func (e *engine) send(n *node) {
 	op := n.op
 	c := op.calls[op.next]
@@ -168,7 +170,7 @@ func (e *engine) send(n *node) {
 	e.push(e.now+wait, n.id, dueStep)
 }
 
-// takeSlots draws an operation's addresses from the subnet, all or none.
+// takeSlots takes all addresses of an operation from the subnet, or none.
 func (e *engine) takeSlots(op *operation) bool {
 	unit := e.cfg.Limits.AddressesPerSlot
 	own := noBlock
@@ -193,19 +195,19 @@ func (e *engine) takeSlots(op *operation) bool {
 	if op.Op == warmpool.OpCreate {
 		op.eni = &eni{block: own}
 	}
-	e.m.held += op.N*unit + e.own(op)
+	e.m.held += op.N*unit + e.ownAddresses(op)
 	return true
 }
 
-// own counts the address that an ENI takes for itself.
-func (e *engine) own(op *operation) int {
+// ownAddresses counts the primary private IP of an ENI that is created or deleted.
+func (e *engine) ownAddresses(op *operation) int {
 	if op.Op == warmpool.OpCreate || op.Op == warmpool.OpDelete {
 		return 1
 	}
 	return 0
 }
 
-// step goes on after a call has ended, or when it is time to try again.
+// step continues the operation after a call has ended or a back-off has passed.
 func (e *engine) step(n *node) {
 	op := n.op
 	if !op.sent {
@@ -229,7 +231,8 @@ func (e *engine) step(n *node) {
 	}
 }
 
-// refused tries for a single slot, and after that takes the subnet for empty.
+// refused retries the operation with a single slot. If that was refused too, the
+// node treats the subnet as exhausted.
 func (e *engine) refused(n *node) {
 	if n.op.N > 1 {
 		n.op.N = 1
@@ -237,28 +240,28 @@ func (e *engine) refused(n *node) {
 		return
 	}
 	n.op, n.plan = nil, nil
-	n.exhausted = e.now + e.cfg.Subnet.Backoff
-	n.noGrowth = e.now + askAgain
+	n.exhaustedUntil = e.now + e.cfg.Subnet.Backoff
+	n.noGrowthUntil = e.now + growthRetryDelay
 	e.m.refuse(e.now)
 	e.changed(n)
 }
 
-// finished is the effect of an operation.
+// finished applies the effect of an operation.
 func (e *engine) finished(n *node, op *operation) {
 	unit := e.cfg.Limits.AddressesPerSlot
 	switch op.Op {
 	case warmpool.OpCreate:
-		op.eni.id, op.eni.born = "eni-"+strconv.Itoa(n.nextENI), e.now
+		op.eni.id, op.eni.created = "eni-"+strconv.Itoa(n.nextENI), e.now
 		n.nextENI++
 		n.enis = append(n.enis, op.eni)
 		e.m.churn(e.now)
 		fallthrough
 	case warmpool.OpAssign:
 		for _, s := range op.slots {
-			s.eni, s.idle = op.eni, e.now
+			s.eni, s.idleSince = op.eni, e.now
 		}
 		op.eni.slots = append(op.eni.slots, op.slots...)
-		n.proved = n.proved || len(op.eni.slots) > 0
+		n.hadAddress = n.hadAddress || len(op.eni.slots) > 0
 	case warmpool.OpDelete:
 		e.subnet.give(op.eni.block, 1)
 		e.m.churn(e.now)
@@ -266,8 +269,8 @@ func (e *engine) finished(n *node, op *operation) {
 	case warmpool.OpUnassign:
 		for _, s := range op.slots {
 			e.subnet.give(s.block, unit)
-			e.m.gaveBack(e.now, e.now-s.idle)
+			e.m.gaveBack(e.now, e.now-s.idleSince)
 		}
-		e.m.held -= len(op.slots)*unit + e.own(op)
+		e.m.held -= len(op.slots)*unit + e.ownAddresses(op)
 	}
 }

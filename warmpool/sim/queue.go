@@ -4,17 +4,17 @@ package sim
 
 import "time"
 
-// due is something that will happen.
+// due is an entry of the queue.
 type due struct {
 	at time.Duration
-	// seq keeps what is due at the same time in the order of pushing.
+	// seq orders entries with the same time by when they were pushed.
 	seq        uint64
 	node, pod  int32
 	generation uint32
 	kind       kind
 }
 
-// queue is a binary heap by time.
+// queue is a binary heap ordered by time.
 type queue struct {
 	heap []due
 	seq  uint64
@@ -71,15 +71,15 @@ func (q *queue) pop() due {
 	return top
 }
 
-// fifo holds the addresses that cool. All rest equally long, so they come out
-// in the order in which they went in.
+// fifo holds the cooling addresses. All cool for the same time, so they leave in
+// the order in which they entered.
 type fifo struct {
-	ring  []rest
+	ring  []coolingSlot
 	first int
 	size  int
 }
 
-type rest struct {
+type coolingSlot struct {
 	until time.Duration
 	node  int32
 	slot  *slot
@@ -92,9 +92,9 @@ func (f *fifo) next() time.Duration {
 	return f.ring[f.first].until
 }
 
-func (f *fifo) push(r rest) {
+func (f *fifo) push(r coolingSlot) {
 	if f.size == len(f.ring) {
-		bigger := make([]rest, max(64, 2*f.size))
+		bigger := make([]coolingSlot, max(64, 2*f.size))
 		for i := range f.size {
 			bigger[i] = f.ring[(f.first+i)%len(f.ring)]
 		}
@@ -104,9 +104,9 @@ func (f *fifo) push(r rest) {
 	f.size++
 }
 
-func (f *fifo) pop() rest {
+func (f *fifo) pop() coolingSlot {
 	r := f.ring[f.first]
-	f.ring[f.first] = rest{}
+	f.ring[f.first] = coolingSlot{}
 	f.first = (f.first + 1) % len(f.ring)
 	f.size--
 	return r

@@ -12,15 +12,15 @@ import (
 	"text/tabwriter"
 )
 
-// Report is the outcome of a run.
+// Report is the result of a simulation.
 type Report struct {
 	Policy string `json:"policy"`
 	Trace  string `json:"trace"`
-	// Pods counts the pods whose ADD came in the measured time, Unserved those
-	// of them that never got an address.
+	// Pods counts the ADDs in the measured time, Unserved those that never got an
+	// address.
 	Pods     int `json:"pods"`
 	Unserved int `json:"unserved"`
-	// The wait from a pod's ADD until it has an address.
+	// The waits are the times from the ADD of a pod until it has an address.
 	WaitP50Seconds float64 `json:"waitP50Seconds"`
 	WaitP99Seconds float64 `json:"waitP99Seconds"`
 	WaitMaxSeconds float64 `json:"waitMaxSeconds"`
@@ -31,21 +31,23 @@ type Report struct {
 	EC2CallsTotal      int            `json:"ec2CallsTotal"`
 	PeakCallsPerSecond int            `json:"peakCallsPerSecond"`
 	Throttled          int            `json:"throttled"`
-	// Refused counts growth that the subnet refused down to a single slot.
+	// Refused counts operations for which the subnet had not even one slot.
 	Refused int `json:"refused"`
-	// IdleAddressHours are addresses held that no pod used, times time.
+	// IdleAddressHours is the integral over time of the addresses held that no
+	// pod used, HeldAddressHours that of all addresses held.
 	IdleAddressHours float64 `json:"idleAddressHours"`
 	HeldAddressHours float64 `json:"heldAddressHours"`
-	// ENIChurn counts ENIs created and deleted.
+	// ENIChurn counts the creations and deletions of ENIs.
 	ENIChurn int `json:"eniChurn"`
-	// SubnetHighWater is the most addresses the fleet ever took of the subnet,
-	// those of the ENIs themselves included.
+	// SubnetHighWater is the largest number of addresses that the fleet used in
+	// the subnet, including the primary private IPs of the ENIs.
 	SubnetHighWater int `json:"subnetHighWater"`
-	// The time that a slot lay idle before it was given back.
+	// The release times are the times that slots were idle before their release;
+	// Released counts the slots.
 	ReleaseP50Seconds float64 `json:"releaseP50Seconds"`
 	ReleaseMaxSeconds float64 `json:"releaseMaxSeconds"`
 	Released          int     `json:"released"`
-	// Events and Decisions are the work of the simulator, not of the policy.
+	// Events and Decisions count the work of the simulator.
 	Events    int `json:"events"`
 	Decisions int `json:"decisions"`
 
@@ -64,10 +66,10 @@ func (e *engine) report() Report {
 		EC2Calls:       map[string]int{},
 		Throttled:      m.throttled, Refused: m.refused,
 		IdleAddressHours: m.idleArea / 3600, HeldAddressHours: m.heldArea / 3600,
-		ENIChurn: m.churned, SubnetHighWater: e.subnet.high,
-		ReleaseP50Seconds: quantile(m.rests, len(m.rests), 0.5),
-		ReleaseMaxSeconds: quantile(m.rests, len(m.rests), 1),
-		Released:          len(m.rests),
+		ENIChurn: m.churned, SubnetHighWater: e.subnet.highWater,
+		ReleaseP50Seconds: quantile(m.idleTimes, len(m.idleTimes), 0.5),
+		ReleaseMaxSeconds: quantile(m.idleTimes, len(m.idleTimes), 1),
+		Released:          len(m.idleTimes),
 		Events:            m.events, Decisions: m.decisions,
 		Series: m.series,
 	}
@@ -81,7 +83,7 @@ func (e *engine) report() Report {
 	return r
 }
 
-// Dominates reports whether r is at least as good as o in wait (p99), calls and
+// Dominates reports whether r is at least as good as o in p99 wait, EC2 calls and
 // idle address-hours, and better in one of them.
 func (r Report) Dominates(o Report) bool {
 	a, b := r.cost(), o.cost()
@@ -99,7 +101,7 @@ func (r Report) cost() [3]float64 {
 	return [3]float64{r.WaitP99Seconds, float64(r.EC2CallsTotal), r.IdleAddressHours}
 }
 
-// Frontier returns the reports that no other dominates, in the order given.
+// Frontier returns the reports that no other report dominates, in the order given.
 func Frontier(reports []Report) []Report {
 	var out []Report
 	for _, r := range reports {
@@ -110,7 +112,7 @@ func Frontier(reports []Report) []Report {
 	return out
 }
 
-// columns are what the table and the CSV show.
+// columns lists the columns of the table and of the CSV.
 var columns = []struct {
 	name  string
 	value func(Report) string
@@ -150,8 +152,8 @@ func WriteTable(w io.Writer, reports []Report) error {
 	return out.Flush()
 }
 
-// WriteCSV writes the reports as CSV: the columns of the table, and one for
-// each EC2 action that anybody called.
+// WriteCSV writes the reports as CSV: the columns of the table, and one column for
+// each EC2 action in the reports.
 func WriteCSV(w io.Writer, reports []Report) error {
 	actions := map[string]bool{}
 	for _, r := range reports {

@@ -38,7 +38,7 @@ func generate(t testing.TB, w sim.Workload) sim.Trace {
 	return tr
 }
 
-// exact makes every call take the same time.
+// exact gives every call a constant time.
 var exact = sim.EC2{Call: time.Second, Visible: time.Second, Attach: 4 * time.Second, Detach: 3 * time.Second, Sigma: -1}
 
 func parse(t *testing.T, csv string) sim.Trace {
@@ -50,16 +50,17 @@ func parse(t *testing.T, csv string) sim.Trace {
 	return tr
 }
 
-// TestByHand runs a trace small enough to reckon: one node, at most 2 addresses
-// an ENI, no spare, each pod fetched when it comes.
+// TestByHand runs a trace that is small enough to calculate by hand: one node, at
+// most 2 addresses per ENI, and no spare addresses.
 func TestByHand(t *testing.T) {
 	tr := parse(t, "10,n,add,a\n10,n,add,b\n20,n,add,c\n100,n,delete,c\n")
 	r := run(t, sim.Config{
 		Name: "on demand", Policy: warmpool.Band{Low: -1, Batch: 1, HoldDown: time.Minute, KeepENI: time.Minute},
 		Limits: warmpool.Limits{MaxENIs: 3, SlotsPerENI: 2}, EC2: exact,
 	}, tr)
-	// a gets the node's first address, fetched from 0 to 2 s. b waits 2 s for the
-	// call and its address. c needs an ENI: three calls of 1 s and 4 s to attach, 7 s.
+	// Pod a gets the node's first address, which was fetched from 0 to 2 s. Pod b
+	// waits 2 s for a call and its address. Pod c needs an ENI: three calls of 1 s
+	// and 4 s to attach, 7 s in all.
 	want := sim.Report{
 		Policy: "on demand", Trace: "trace", Pods: 3, PodsThatWaited: 2,
 		WaitP50Seconds: 2, WaitP99Seconds: 7, WaitMaxSeconds: 7, PodWaitSeconds: 9,
@@ -74,8 +75,9 @@ func TestByHand(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("report (-want +got):\n%s", diff)
 	}
-	// a: held from the call at 0 until the pod comes at 10 s; b: 2 s. c: 7 s; then,
-	// from 100 s to the end at 700 s, its address and that of its ENI.
+	// The address of a is idle from the call at 0 s until the pod starts at 10 s,
+	// that of b for 2 s, that of c and the one of its ENI for 7 s. The ENI's own
+	// address is then idle to 100 s, and both to the end at 700 s.
 	idle := (10.0 + 2 + 7*2 + (100 - 27) + 600*2) / 3600
 	if math.Abs(r.IdleAddressHours-idle) > 1e-6 {
 		t.Errorf("idle address-hours %v; want %v", r.IdleAddressHours, idle)
@@ -103,7 +105,7 @@ func TestShapesAreTraces(t *testing.T) {
 				n++
 			}
 			if n < 50 || most < 30 || most > 200 {
-				t.Errorf("%d events, %d pods at most; want some, and about 50", n, most)
+				t.Errorf("%d events, %d pods at most; want at least 50 events and 30 to 200 pods", n, most)
 			}
 		})
 	}
@@ -111,27 +113,27 @@ func TestShapesAreTraces(t *testing.T) {
 
 func TestDeterministic(t *testing.T) {
 	tr := generate(t, sim.Workload{Shape: "churn", Nodes: 3, Horizon: 3 * time.Hour, Seed: 7})
-	c := sim.Config{Policy: warmpool.AWS{WarmIPTarget: 2}, Placement: sim.Spread, Seed: 3}
+	c := sim.Config{Policy: warmpool.AWS{WarmIPTarget: 2}, AddressChoice: sim.Spread, Seed: 3}
 	a, b := run(t, c, tr), run(t, c, tr)
 	if diff := cmp.Diff(a, b); diff != "" {
-		t.Errorf("two runs of the same (-first +second):\n%s", diff)
+		t.Errorf("two runs with the same arguments (-first +second):\n%s", diff)
 	}
 	c.Seed = 4
 	if cmp.Equal(a, run(t, c, tr)) {
-		t.Error("another seed changes nothing")
+		t.Error("another seed gives the same report")
 	}
 }
 
-// TestThrottling restarts a fleet against a small bucket: calls fail, are tried
-// again, and in the end everybody is served.
+// TestThrottling scales a fleet with a small token bucket: calls are throttled and
+// repeated, and pods wait long.
 func TestThrottling(t *testing.T) {
 	tr := generate(t, sim.Workload{Shape: "scale", Nodes: 100, Horizon: 3 * time.Hour})
 	r := run(t, sim.Config{Policy: warmpool.AWS{WarmIPTarget: 1}, EC2: sim.EC2{Burst: 5, Rate: 1}}, tr)
 	if r.Throttled == 0 || r.WaitMaxSeconds < 10 {
-		t.Errorf("throttled %d, longest wait %.1f s; want some and long", r.Throttled, r.WaitMaxSeconds)
+		t.Errorf("throttled %d, longest wait %.1f s; want more than 0 and at least 10 s", r.Throttled, r.WaitMaxSeconds)
 	}
 	if free := run(t, sim.Config{Policy: warmpool.AWS{WarmIPTarget: 1}, EC2: sim.EC2{Burst: 1e6, Rate: 1e6}}, tr); free.Throttled != 0 || free.PodWaitSeconds > r.PodWaitSeconds/10 {
-		t.Errorf("without limits: throttled %d, %.0f pod-seconds of waiting, with limits %.0f", free.Throttled, free.PodWaitSeconds, r.PodWaitSeconds)
+		t.Errorf("without limits: throttled %d, %.0f pod-seconds of waiting; want 0, and at most a tenth of the %.0f with limits", free.Throttled, free.PodWaitSeconds, r.PodWaitSeconds)
 	}
 }
 
@@ -140,32 +142,32 @@ func TestSubnet(t *testing.T) {
 	small := sim.Config{Policy: warmpool.Band{}, Subnet: sim.Subnet{Addresses: 160}}
 	r := run(t, small, tr)
 	if r.SubnetHighWater > 155 || r.Refused == 0 || r.Unserved == 0 {
-		t.Errorf("200 pods on 155 addresses: high water %d, refused %d, unserved %d", r.SubnetHighWater, r.Refused, r.Unserved)
+		t.Errorf("200 pods on 155 addresses: high water %d, refused %d, unserved %d; want at most 155, and some of both", r.SubnetHighWater, r.Refused, r.Unserved)
 	}
 	prefixes := sim.Config{
 		Policy: warmpool.Band{}, Limits: warmpool.Limits{MaxENIs: 4, SlotsPerENI: 14, AddressesPerSlot: 16, MaxPods: 110},
 		Subnet: sim.Subnet{Addresses: 4096, Fragmented: 0.95},
 	}
 	if r := run(t, prefixes, tr); r.Refused == 0 || r.SubnetHighWater > 400 {
-		t.Errorf("13 whole blocks left: refused %d, high water %d", r.Refused, r.SubnetHighWater)
+		t.Errorf("fragmented subnet: refused %d, high water %d; want some, and at most 400", r.Refused, r.SubnetHighWater)
 	}
 	prefixes.Subnet.Fragmented = 0
 	if r := run(t, prefixes, tr); r.Refused != 0 || r.Unserved != 0 {
-		t.Errorf("a whole subnet: refused %d, unserved %d", r.Refused, r.Unserved)
+		t.Errorf("unfragmented subnet: refused %d, unserved %d; want 0, 0", r.Refused, r.Unserved)
 	}
 }
 
-// TestCooldownIsNoSupply: a node without another address makes the next pod
-// wait for the old pod's address to cool.
+// TestCooldownIsNoSupply checks that a pod on a node with one address waits until
+// the cooldown of the previous pod's address has ended.
 func TestCooldownIsNoSupply(t *testing.T) {
 	tr := parse(t, "0,n,add,a\n60,n,delete,a\n70,n,add,b\n")
 	c := sim.Config{Policy: warmpool.Band{}, Limits: warmpool.Limits{MaxENIs: 1, SlotsPerENI: 1}, EC2: exact}
 	if r := run(t, c, tr); r.WaitMaxSeconds != 20 {
-		t.Errorf("waited %v s; want 20, the rest of 30", r.WaitMaxSeconds)
+		t.Errorf("waited %v s; want 20, what is left of the cooldown of 30", r.WaitMaxSeconds)
 	}
 	c.Cooldown = -1
 	if r := run(t, c, tr); r.WaitMaxSeconds != 2 {
-		t.Errorf("waited %v s; want 2, for the first address only", r.WaitMaxSeconds)
+		t.Errorf("without a cooldown: waited %v s; want 2, for the first address", r.WaitMaxSeconds)
 	}
 }
 
@@ -173,11 +175,11 @@ func TestLeadAndPeriod(t *testing.T) {
 	tr := parse(t, "60,n,add,a\n60,n,add,b\n60,n,add,c\n")
 	c := sim.Config{Policy: warmpool.Band{Low: -1, Batch: 1}, Limits: warmpool.Limits{MaxENIs: 1, SlotsPerENI: 10}, EC2: exact, Lead: 5 * time.Second}
 	if r := run(t, c, tr); r.WaitMaxSeconds > 0 {
-		t.Errorf("waited %v s though the pods were known 5 s before", r.WaitMaxSeconds)
+		t.Errorf("waited %v s; want 0, because the agent knew of the pods 5 s before", r.WaitMaxSeconds)
 	}
 	c.Lead, c.Period = 0, 45*time.Second
 	if r := run(t, c, tr); r.WaitMaxSeconds != 32 {
-		t.Errorf("waited %v s; want 32: the agent looks at 90 s, the call takes 2", r.WaitMaxSeconds)
+		t.Errorf("waited %v s; want 32, because the agent decides at 90 s and the call takes 2 s", r.WaitMaxSeconds)
 	}
 }
 
@@ -196,12 +198,12 @@ func TestReadTrace(t *testing.T) {
 			t.Errorf("%d nodes, %v, events (-want +got):\n%s", tr.Nodes, tr.Horizon, diff)
 		}
 	}
-	for text, says := range map[string]string{
+	for text, want := range map[string]string{
 		"":                          "no events",
-		"1,a,add,x\n2,a,add,x\n":    "comes twice",
-		"1,a,delete,x\n":            "is not there",
-		"1,a,grow\n":                "neither add nor delete",
-		"0,a,add\nsoon,a,add\n":     "no number of seconds",
+		"1,a,add,x\n2,a,add,x\n":    "starts twice",
+		"1,a,delete,x\n":            "does not run",
+		"1,a,grow\n":                "want add or delete",
+		"0,a,add\nsoon,a,add\n":     "is not a number of seconds",
 		"1,a\n":                     "has 2 fields",
 		"-1,a,add\n":                "time -1",
 		"1,,add\n":                  `node ""`,
@@ -209,12 +211,12 @@ func TestReadTrace(t *testing.T) {
 		"1,a,add\n1,a,\"add\nquote": "extraneous or missing",
 	} {
 		_, err := sim.ReadCSV(strings.NewReader(text))
-		if !errors.Is(err, sim.ErrTrace) || !strings.Contains(err.Error(), says) {
-			t.Errorf("%q: error %v; want one that says %q", text, err, says)
+		if !errors.Is(err, sim.ErrTrace) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error %v; want %q", text, err, want)
 		}
 	}
 	if _, err := sim.ReadJSONLines(strings.NewReader(`{"time":1}{`)); !errors.Is(err, sim.ErrTrace) {
-		t.Errorf("bad JSON: error %v", err)
+		t.Errorf("bad JSON: error %v; want ErrTrace", err)
 	}
 }
 
@@ -231,7 +233,7 @@ func FuzzReadTrace(f *testing.F) {
 				continue
 			}
 			if _, err := sim.Run(t.Context(), sim.Config{Policy: warmpool.Band{}}, tr); err != nil {
-				t.Errorf("a trace that was read does not run: %v", err)
+				t.Errorf("the trace can be read but not simulated: %v", err)
 			}
 		}
 	})
@@ -239,35 +241,35 @@ func FuzzReadTrace(f *testing.F) {
 
 func TestBadInput(t *testing.T) {
 	if _, err := (sim.Workload{Shape: "flood"}).Trace(); !errors.Is(err, sim.ErrShape) {
-		t.Errorf("unknown shape: %v", err)
+		t.Errorf("unknown shape: error %v; want ErrShape", err)
 	}
 	if _, err := (sim.Workload{Shape: "churn", Nodes: -1}).Trace(); !errors.Is(err, sim.ErrTrace) {
-		t.Errorf("no nodes: %v", err)
+		t.Errorf("-1 nodes: error %v; want ErrTrace", err)
 	}
 	ok := parse(t, "1,a,add\n")
 	for name, tc := range map[string]struct {
 		cfg   sim.Config
 		trace sim.Trace
-		says  string
+		want  string
 	}{
 		"no policy": {sim.Config{}, ok, "no policy"},
 		"no nodes":  {sim.Config{Policy: warmpool.Band{}}, sim.Trace{}, "0 nodes"},
 		"no room":   {sim.Config{Policy: warmpool.Band{}, Limits: warmpool.Limits{MaxENIs: 1}}, ok, "no room"},
 		"unsorted": {sim.Config{Policy: warmpool.Band{}}, sim.Trace{Nodes: 1, Horizon: time.Hour,
-			Events: slices.Values([]sim.Event{{At: time.Minute}, {At: time.Second, Pod: 1}})}, "after 1m0s"},
+			Events: slices.Values([]sim.Event{{At: time.Minute}, {At: time.Second, Pod: 1}})}, "at 1m0s"},
 		"unknown pod": {sim.Config{Policy: warmpool.Band{}}, sim.Trace{Nodes: 1, Horizon: time.Hour,
-			Events: slices.Values([]sim.Event{{Delete: true}})}, "is not there"},
+			Events: slices.Values([]sim.Event{{Delete: true}})}, "does not run there"},
 	} {
 		_, err := sim.Run(t.Context(), tc.cfg, tc.trace)
-		if err == nil || !strings.Contains(err.Error(), tc.says) {
-			t.Errorf("%s: error %v; want one that says %q", name, err, tc.says)
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: error %v; want %q", name, err, tc.want)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	long := generate(t, sim.Workload{Shape: "churn"})
 	if _, err := sim.Run(ctx, sim.Config{Policy: warmpool.Band{}}, long); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
+		t.Errorf("cancelled: error %v; want context.Canceled", err)
 	}
 }
 
@@ -334,8 +336,8 @@ func ExampleRun() {
 	// warm 5: p99 wait 0 s, more than 1000 EC2 calls: true
 }
 
-// ExampleConfig shows why a node did what it did. The first decision is about the
-// address that each node gets in any case.
+// ExampleConfig prints the decisions of a node with their explanations. The first
+// decision is for the first address, which each node always gets.
 func ExampleConfig() {
 	trace, err := sim.ReadCSV(strings.NewReader("10,n,add,a\n10,n,add,b\n10,n,add,c\n"))
 	if err != nil {
@@ -345,7 +347,7 @@ func ExampleConfig() {
 	c := sim.Config{Policy: warmpool.AWS{MinimumIPTarget: 1}}
 	c.Decided = func(node int, _ warmpool.Snapshot, d warmpool.Decision) {
 		for _, a := range d.Actions {
-			fmt.Printf("node %d: %s %d: %s\n", node, a.Op, a.N, a.Reason)
+			fmt.Printf("node %d: %s %d: %s\n", node, a.Op, a.N, a.Explanation)
 		}
 	}
 	if _, err := sim.Run(context.Background(), c, trace); err != nil {
@@ -357,8 +359,8 @@ func ExampleConfig() {
 	// node 0: assign 1: 1 pods wait, 0 addresses are free or on their way
 }
 
-// BenchmarkFleetDay simulates a day of 1,000 nodes with 25 pods each, of which
-// some 1.7 million come and go.
+// BenchmarkFleetDay simulates a day of 1,000 nodes with 25 pods each, in which 1.7
+// million pods start.
 func BenchmarkFleetDay(b *testing.B) {
 	tr := generate(b, sim.Workload{Shape: "churn", Nodes: 1000})
 	events, pods := 0, 0

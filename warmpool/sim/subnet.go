@@ -8,9 +8,10 @@ import "math/rand/v2"
 type subnet struct {
 	rng  *rand.Rand
 	free []int8
-	// total free addresses, whole free blocks, and the most ever used by us.
-	total, whole int
-	used, high   int
+	// freeTotal counts free addresses, wholeBlocks blocks without a used address,
+	// used the addresses that the fleet uses; highWater is the maximum of used.
+	freeTotal, wholeBlocks int
+	used, highWater        int
 }
 
 const blockSize = 16
@@ -20,25 +21,25 @@ func newSubnet(c Subnet, rng *rand.Rand) *subnet {
 	for i := range s.free {
 		s.free[i] = blockSize
 	}
-	s.free[0] -= 4 // EC2's own: network, router, DNS, reserve
+	s.free[0] -= 4 // reserved by EC2: network, router, DNS, future use
 	s.free[len(s.free)-1]--
 	for i := range s.free {
 		if rng.Float64() < c.Fragmented {
 			s.free[i] -= int8(1 + rng.IntN(4))
 		}
-		s.total += int(s.free[i])
+		s.freeTotal += int(s.free[i])
 		if s.free[i] == blockSize {
-			s.whole++
+			s.wholeBlocks++
 		}
 	}
 	return s
 }
 
-// noBlock is returned when nothing is left.
+// noBlock is returned when no block fits.
 const noBlock = -1
 
-// pick finds a block with at least so many free addresses: at random, and when
-// luck runs out by looking at all from a random one on.
+// pick returns a block with at least the given number of free addresses. It tries
+// random blocks, and then all blocks in order from a random one.
 func (s *subnet) pick(atLeast int8) int {
 	for range 8 {
 		if b := s.rng.IntN(len(s.free)); s.free[b] >= atLeast {
@@ -54,9 +55,9 @@ func (s *subnet) pick(atLeast int8) int {
 	return noBlock
 }
 
-// take takes one address, or with unit 16 a whole block, and returns the block.
+// take takes one address, or a whole block if unit is 16, and returns the block.
 func (s *subnet) take(unit int) int {
-	if s.total == 0 || unit > 1 && s.whole == 0 {
+	if s.freeTotal == 0 || unit > 1 && s.wholeBlocks == 0 {
 		return noBlock
 	}
 	b := s.pick(int8(unit))
@@ -64,21 +65,21 @@ func (s *subnet) take(unit int) int {
 		return noBlock
 	}
 	s.change(b, -unit)
-	s.high = max(s.high, s.used)
+	s.highWater = max(s.highWater, s.used)
 	return b
 }
 
-// give takes it back.
+// give returns what take has taken.
 func (s *subnet) give(block, unit int) { s.change(block, unit) }
 
 func (s *subnet) change(block, by int) {
 	if s.free[block] == blockSize {
-		s.whole--
+		s.wholeBlocks--
 	}
 	s.free[block] += int8(by)
-	s.total += by
+	s.freeTotal += by
 	s.used -= by
 	if s.free[block] == blockSize {
-		s.whole++
+		s.wholeBlocks++
 	}
 }

@@ -14,24 +14,25 @@ import (
 	"time"
 )
 
-// Event is a pod that comes to a node or leaves it.
+// Event is the start or the end of a pod on a node.
 type Event struct {
 	At   time.Duration
 	Node int
-	// Pod names the pod on its node; small numbers that are used again.
+	// Pod is the number of the pod on its node. Numbers are small, because the
+	// numbers of stopped pods are used again.
 	Pod int
-	// Delete says that the pod leaves.
+	// Delete is set for the end of a pod.
 	Delete bool
 }
 
-// Trace is a sequence of events in the order of time. Events can be ranged
-// over several times and always yields the same.
+// Trace is a sequence of events in order of time. Events can be iterated several
+// times and always yields the same events.
 type Trace struct {
 	Name  string
 	Nodes int
-	// Horizon is when the simulation ends.
+	// Horizon is the end of the simulation.
 	Horizon time.Duration
-	// From is when measuring starts: what comes before fills the nodes.
+	// From is the start of the measured time. Earlier events fill the nodes.
 	From   time.Duration
 	Events iter.Seq[Event]
 }
@@ -44,12 +45,12 @@ type record struct {
 	Pod  string  `json:"pod"`
 }
 
-// ReadJSONLines reads a trace of one JSON object a line:
+// ReadJSONLines reads a trace of one JSON object per line:
 //
 //	{"time": 12.5, "node": "n1", "op": "add", "pod": "web-7"}
 //
-// Time is in seconds since the start. Without pod names a deletion takes the
-// node's oldest pod.
+// The time is in seconds since the start. The op is add or delete. Without a pod
+// name, delete stops the oldest pod of the node.
 func ReadJSONLines(r io.Reader) (Trace, error) {
 	var records []record
 	dec := json.NewDecoder(r)
@@ -66,9 +67,8 @@ func ReadJSONLines(r io.Reader) (Trace, error) {
 	}
 }
 
-// ReadCSV reads a trace of lines `time,node,op,pod`, the pod column being
-// optional, with or without a header line. The meaning is that of
-// ReadJSONLines.
+// ReadCSV reads a trace of lines `time,node,op,pod`, with the same meaning as in
+// ReadJSONLines. The pod column and a header line are optional.
 func ReadCSV(r io.Reader) (Trace, error) {
 	in := csv.NewReader(r)
 	in.FieldsPerRecord = -1
@@ -92,15 +92,15 @@ func ReadCSV(r io.Reader) (Trace, error) {
 		}
 		if rec.Time, err = strconv.ParseFloat(line[0], 64); err != nil {
 			if row == 1 {
-				continue // the header
+				continue // header
 			}
-			return Trace{}, fmt.Errorf("%w: line %d: time %q is no number of seconds", ErrTrace, row, line[0])
+			return Trace{}, fmt.Errorf("%w: line %d: time %q is not a number of seconds", ErrTrace, row, line[0])
 		}
 		records = append(records, rec)
 	}
 }
 
-// names turns the names of a trace file into small numbers.
+// names maps the names in a trace file to small numbers.
 type names struct {
 	nodes map[string]int
 	live  []map[string]int // pod name to number, by node
@@ -125,11 +125,11 @@ func newTrace(records []record) (Trace, error) {
 	events := make([]Event, 0, len(records))
 	for i, r := range records {
 		if r.Time < 0 || r.Time > 1e9 || r.Node == "" {
-			return Trace{}, fmt.Errorf("%w: record %d: time %g at node %q", ErrTrace, i+1, r.Time, r.Node)
+			return Trace{}, fmt.Errorf("%w: record %d: time %g, node %q: want 0 to 1e9 and a name", ErrTrace, i+1, r.Time, r.Node)
 		}
 		ev := Event{At: time.Duration(r.Time * float64(time.Second)), Node: n.node(r.Node), Delete: r.Op == "delete"}
 		if r.Op != "add" && r.Op != "delete" {
-			return Trace{}, fmt.Errorf("%w: record %d: op %q is neither add nor delete", ErrTrace, i+1, r.Op)
+			return Trace{}, fmt.Errorf("%w: record %d: op %q, want add or delete", ErrTrace, i+1, r.Op)
 		}
 		var err error
 		if ev.Delete {
@@ -171,7 +171,7 @@ func (n *names) arrive(node int, pod string) (int, error) {
 		pod = "#" + strconv.Itoa(n.auto)
 	}
 	if _, ok := n.live[node][pod]; ok {
-		return 0, fmt.Errorf("pod %q comes twice", pod)
+		return 0, fmt.Errorf("pod %q starts twice", pod)
 	}
 	id := n.next[node]
 	if k := len(n.free[node]); k > 0 {
@@ -194,5 +194,5 @@ func (n *names) leave(node int, pod string) (int, error) {
 			return id, nil
 		}
 	}
-	return 0, fmt.Errorf("pod %q leaves but is not there", pod)
+	return 0, fmt.Errorf("pod %q stops but does not run", pod)
 }

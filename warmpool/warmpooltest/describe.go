@@ -9,7 +9,7 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// describe writes a pool and a decision so that a person sees what went wrong.
+// describe returns a pool and a decision as text for failure messages.
 func describe(s warmpool.Snapshot, d warmpool.Decision) string {
 	return describePool(s) + describeDecision(d)
 }
@@ -44,9 +44,9 @@ func describePool(s warmpool.Snapshot) string {
 
 func describeDecision(d warmpool.Decision) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "decision: short %d, over %d: %s; look again in %s\n", d.Short, d.Over, d.Reason, d.Next)
+	fmt.Fprintf(&b, "decision: short %d, over %d: %s; next in %s\n", d.Short, d.Over, d.Explanation, d.Next)
 	for _, a := range d.Actions {
-		fmt.Fprintf(&b, "  %s %d on %q: %s\n", a.Op, a.N, a.ENI, a.Reason)
+		fmt.Fprintf(&b, "  %s %d on %q: %s\n", a.Op, a.N, a.ENI, a.Explanation)
 	}
 	return b.String()
 }
@@ -60,7 +60,8 @@ func findENI(s warmpool.Snapshot, id string) (warmpool.ENI, bool) {
 	return warmpool.ENI{}, false
 }
 
-// freeSlots counts the slots of an ENI of a Pool that may go.
+// freeSlots counts the slots of a Pool's ENI that have neither an assigned nor a
+// cooling address.
 func freeSlots(e warmpool.ENI) int {
 	n := 0
 	for i := range e.Slots {

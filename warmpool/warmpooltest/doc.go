@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package warmpooltest checks that a warm pool policy behaves, as
-// testing/fstest does for a file system. A policy's own test is one line:
+// Package warmpooltest tests implementations of warmpool.Policy, as testing/fstest
+// tests file systems. The test of a policy is one line:
 //
 //	func TestPolicy(t *testing.T) { warmpooltest.Run(t, MyPolicy{}) }
 //
-// Run tries the policy on some hundred pools, from bare nodes to full ones, with
-// single addresses and with prefixes, with idle, cooling and foreign ENIs and
-// with ENIs that EC2 adds no slots to at present. It checks these rules:
+// Run applies the policy to 200 pools, from empty to full nodes, with single
+// addresses and with prefixes. Some have idle or cooling ENIs, ENIs that are not
+// for pods, or ENIs to which EC2 adds no slots at present. It checks these rules:
 //
 //   - deterministic: the same snapshot gives the same decision, and the
 //     snapshot is left as it was;
-//   - limits: no ENI gets more slots than it has room for or than EC2 takes, no
-//     card more ENIs than its limit, and actions name ENIs that exist;
-//   - in-use: nothing is released that has an assigned or cooling address, and
-//     neither is the primary ENI nor one that is not for pods;
-//   - rest: without pods coming or going the pool comes to rest, whatever it
-//     was, and then planning again gives nothing;
-//   - flapping: at rest for a day under constant demand, nothing goes that
-//     comes back;
-//   - serving: pods that wait get addresses as long as the card can have more.
+//   - limits: no ENI gets more slots than it has room for or than EC2 accepts, no
+//     card gets more ENIs than its limit, and actions name existing ENIs;
+//   - in-use: the policy releases no slot or ENI with an assigned or cooling
+//     address, nor the primary ENI or an ENI that is not for pods;
+//   - settling: while no pod starts or stops, the pool settles from any state, and
+//     then the policy decides on no action;
+//   - flapping: under constant demand, a settled pool does not both gain and lose
+//     slots within a day;
+//   - serving: waiting pods get addresses as long as the card can have more.
 //
-// The rules are checked on what the policy itself says, before the frame of
-// [warmpool.Plan] cuts it: a policy that relies on the frame to correct it loses
-// what the frame cuts.
+// The rules limits and in-use apply to the decisions of the policy before
+// [warmpool.Plan] cuts them, because a policy that relies on Plan loses the actions
+// that Plan cuts.
 //
-// Package tests also have [Fuzz], and [Pool], a plain model of a node's pool on
-// which decisions take effect at once.
+// The package also has [Fuzz], and [Pool], a model of a node's pool in which
+// decisions take effect at once.
 package warmpooltest

@@ -10,17 +10,17 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// Pool is a node's pool as a plain model: pods come and go, decisions take
-// effect at once. It packs: pods go to the first ENI with a free address and
-// there to the fullest slot, as the pool of package ipam does.
+// Pool is a model of a node's pool in which decisions take effect at once. A pod
+// gets an address of the first ENI with a free address, and there of the fullest
+// slot, as in package ipam.
 type Pool struct {
 	Now    time.Time
 	Card   int
 	Limits warmpool.Limits
 	Subnet warmpool.Subnet
-	// Waiting counts pods that found no address.
+	// Waiting counts the pods that wait for an address.
 	Waiting int
-	// Calls counts the actions that were carried out.
+	// Calls counts the actions carried out, by operation.
 	Calls map[warmpool.Op]int
 
 	enis   []poolENI
@@ -32,12 +32,12 @@ type poolENI struct {
 	id            string
 	primary       bool
 	noPods        bool
-	full          bool // EC2 takes no more slots
-	born          time.Time
+	full          bool // EC2 refuses more slots
+	attached      time.Time
 	used, cooling []int // by slot
 }
 
-// NewPool returns a node with its primary ENI and nothing else.
+// NewPool returns the pool of a node with a primary ENI without slots.
 func NewPool(limits warmpool.Limits) *Pool {
 	p := &Pool{
 		Now:    time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
@@ -48,9 +48,10 @@ func NewPool(limits warmpool.Limits) *Pool {
 	return p
 }
 
-// AddENI adds an ENI with so many free slots. The first one is the primary.
+// AddENI adds an ENI with the given number of free slots. The first ENI is the
+// primary.
 func (p *Pool) AddENI(slots int) {
-	p.enis = append(p.enis, poolENI{id: fmt.Sprintf("eni-%d", p.nextID), primary: p.nextID == 0, born: p.Now})
+	p.enis = append(p.enis, poolENI{id: fmt.Sprintf("eni-%d", p.nextID), primary: p.nextID == 0, attached: p.Now})
 	p.enis[len(p.enis)-1].fill(slots)
 	p.nextID++
 }
@@ -61,7 +62,7 @@ func (e *poolENI) fill(slots int) {
 	e.cooling = append(e.cooling, make([]int, slots)...)
 }
 
-// pods counts the pods, those that wait included.
+// pods counts the pods, including waiting ones.
 func (p *Pool) pods() int {
 	n := p.Waiting
 	for _, e := range p.enis {
@@ -72,7 +73,8 @@ func (p *Pool) pods() int {
 
 func (p *Pool) unit() int { return max(1, p.Limits.AddressesPerSlot) }
 
-// AddPod gives a pod an address, or lets it wait and returns false.
+// AddPod adds a pod and gives it an address. It returns false if the pod has to
+// wait.
 func (p *Pool) AddPod() bool {
 	for i := range p.enis {
 		e := &p.enis[i]
@@ -94,8 +96,8 @@ func (p *Pool) AddPod() bool {
 	return false
 }
 
-// RemovePod takes a pod away: from the given ENI and slot if there is one. Its
-// address cools until Cool is called.
+// RemovePod removes a pod from the given ENI and slot. Its address cools until Cool
+// is called. It returns false if the slot has no pod.
 func (p *Pool) RemovePod(eni, slot int) bool {
 	if eni >= len(p.enis) || slot >= len(p.enis[eni].used) || p.enis[eni].used[slot] == 0 {
 		return false
@@ -105,7 +107,7 @@ func (p *Pool) RemovePod(eni, slot int) bool {
 	return true
 }
 
-// Cool ends the cooldown of all addresses and serves pods that wait.
+// Cool ends the cooldown of all addresses and serves waiting pods.
 func (p *Pool) Cool() {
 	for i := range p.enis {
 		clear(p.enis[i].cooling)
@@ -122,7 +124,7 @@ func (p *Pool) serve() {
 	}
 }
 
-// Snapshot is what a policy sees.
+// Snapshot returns the input of a policy.
 func (p *Pool) Snapshot() warmpool.Snapshot {
 	s := warmpool.Snapshot{
 		Now: p.Now, Card: p.Card, Limits: p.Limits, Subnet: p.Subnet, Memory: p.memory,
@@ -131,20 +133,20 @@ func (p *Pool) Snapshot() warmpool.Snapshot {
 	for _, e := range p.enis {
 		s.ENIs = append(s.ENIs, warmpool.ENI{
 			ID: e.id, Primary: e.primary, NoPods: e.noPods, Full: e.full, Slots: len(e.used), Addresses: len(e.used) * p.unit(),
-			Assigned: sum(e.used), Cooling: sum(e.cooling), Age: p.Now.Sub(e.born),
+			Assigned: sum(e.used), Cooling: sum(e.cooling), Age: p.Now.Sub(e.attached),
 			AssignedPerSlot: slices.Clone(e.used), CoolingPerSlot: slices.Clone(e.cooling),
 		})
 	}
 	return s
 }
 
-// Apply carries a decision out and serves pods that wait. An action that no
-// executor could carry out is an error.
+// Apply carries a decision out and serves waiting pods. An impossible action is an
+// error.
 func (p *Pool) Apply(d warmpool.Decision) error {
 	p.memory = d.Memory
 	for _, a := range d.Actions {
 		if err := p.act(a); err != nil {
-			return fmt.Errorf("%s %d slots on %q (%s): %w", a.Op, a.N, a.ENI, a.Reason, err)
+			return fmt.Errorf("%s %d slots on %q (%s): %w", a.Op, a.N, a.ENI, a.Explanation, err)
 		}
 		p.Calls[a.Op]++
 	}
@@ -155,33 +157,33 @@ func (p *Pool) Apply(d warmpool.Decision) error {
 func (p *Pool) act(a warmpool.Action) error {
 	if a.Op == warmpool.OpCreate {
 		if len(p.enis) >= p.Limits.MaxENIs {
-			return fmt.Errorf("the card has all of its %d ENIs", p.Limits.MaxENIs)
+			return fmt.Errorf("the card has %d ENIs, its limit", p.Limits.MaxENIs)
 		}
 		if a.N > p.Limits.SlotsPerENI {
-			return fmt.Errorf("an ENI has %d slots", p.Limits.SlotsPerENI)
+			return fmt.Errorf("an ENI has at most %d slots", p.Limits.SlotsPerENI)
 		}
 		p.AddENI(a.N)
 		return nil
 	}
 	i := slices.IndexFunc(p.enis, func(e poolENI) bool { return e.id == a.ENI })
 	if i < 0 {
-		return fmt.Errorf("no such ENI")
+		return fmt.Errorf("no ENI has this ID")
 	}
 	e := &p.enis[i]
 	switch a.Op {
 	case warmpool.OpAssign:
 		if e.full {
-			return fmt.Errorf("EC2 takes no more slots on it")
+			return fmt.Errorf("EC2 refuses more slots on this ENI")
 		}
 		if len(e.used)+a.N > p.Limits.SlotsPerENI {
-			return fmt.Errorf("an ENI has %d slots, this one has %d filled", p.Limits.SlotsPerENI, len(e.used))
+			return fmt.Errorf("an ENI has at most %d slots, this one has %d", p.Limits.SlotsPerENI, len(e.used))
 		}
 		e.fill(a.N)
 	case warmpool.OpUnassign:
 		return e.unassign(a.N)
 	case warmpool.OpDelete:
 		if e.primary || sum(e.used)+sum(e.cooling) > 0 {
-			return fmt.Errorf("it is the primary, or has %d assigned and %d cooling addresses", sum(e.used), sum(e.cooling))
+			return fmt.Errorf("the ENI is the primary, or has %d assigned and %d cooling addresses", sum(e.used), sum(e.cooling))
 		}
 		p.enis = slices.Delete(p.enis, i, i+1)
 	default:
@@ -198,21 +200,21 @@ func (e *poolENI) unassign(n int) error {
 		}
 	}
 	if n > 0 {
-		return fmt.Errorf("%d of the slots are not free", n)
+		return fmt.Errorf("%d of these slots are not free", n)
 	}
 	return nil
 }
 
-// quiet is how long nothing must happen for a pool to be at rest.
-const quiet = 2 * time.Hour
+// quietPeriod is how long a settled pool has had no action.
+const quietPeriod = 2 * time.Hour
 
-// Settle plans and applies until nothing is left to do, moving the clock to
-// the policy's next look whenever it waits. It reports whether the pool came to
-// rest within the number of looks: the policy asks for no other look, or has
-// done nothing for two hours.
-func (p *Pool) Settle(policy warmpool.Policy, looks int) (bool, error) {
+// Settle plans and applies decisions until the pool is settled. When a decision has
+// no actions, Settle moves the clock forward by its Next. The pool is settled when
+// Next is zero, or when there was no action for two hours. Settle reports whether
+// the pool has settled within the given number of decisions.
+func (p *Pool) Settle(policy warmpool.Policy, decisions int) (bool, error) {
 	last := p.Now
-	for range looks {
+	for range decisions {
 		d := warmpool.Plan(policy, p.Snapshot())
 		if err := p.Apply(d); err != nil {
 			return false, err
@@ -222,7 +224,7 @@ func (p *Pool) Settle(policy warmpool.Policy, looks int) (bool, error) {
 			last = p.Now
 			continue
 		}
-		if d.Next == 0 || p.Now.Sub(last) >= quiet {
+		if d.Next == 0 || p.Now.Sub(last) >= quietPeriod {
 			return true, nil
 		}
 		p.Now = p.Now.Add(d.Next)

@@ -9,59 +9,54 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// Everything in a node's kernel that is shared with other programs and claimed
-// by this package stands in this file: rule priorities, route tables, marks and
-// names. What carries none of these is never changed.
-
-// Rule priorities. They are those of amazon-vpc-cni-k8s, so that rules of other
-// programs written against that plugin keep their place; lower ones are looked
-// up first. 513 to 1023 and 1025 to 1533 stay free for others.
+// Rule priorities. Lower ones are evaluated first. They are those of amazon-vpc-cni-k8s,
+// so that rules of other programs that were written for that plugin keep their place.
+// Priorities 513 to 1023 and 1025 to 1533 stay free for other programs.
 const (
-	// PriorityToPod sends packets for pods of this node to their links before
-	// any mark or source can send them out.
+	// PriorityToPod sends packets for pods of this node to their links, before a mark
+	// or a source address can select an ENI.
 	PriorityToPod = 512
-	// PriorityPrimaryMark sends packets with MarkPrimary out by the primary ENI,
-	// and in the layout PerPod those with the number of another ENI by that one.
-	// The latter is the one kind of rule that amazon-vpc-cni-k8s does not have: what
-	// comes in for the node at another ENI's own address could not be answered.
+	// PriorityPrimaryMark sends packets with MarkPrimary out by the primary ENI. In
+	// the layout PerPod it also sends packets with the number of another ENI out by
+	// that ENI. amazon-vpc-cni-k8s has no such rules; without them the node cannot
+	// answer packets that arrive at another ENI's own address.
 	PriorityPrimaryMark = 1024
-	// PriorityHeld refuses packets to addresses that the node holds and no pod has. It
-	// comes behind what leads to pods, and behind PriorityPrimaryMark, so that
-	// Handle.LookupAddrs can look past it into table main; and before all that would
-	// send such packets out.
+	// PriorityHeld refuses packets to addresses that the node holds but no pod has. It
+	// comes after the routes to pods, and after PriorityPrimaryMark so that
+	// Handle.LookupAddrs can bypass it with a mark. It comes before every rule that
+	// would send such packets out.
 	PriorityHeld = 1534
-	// PriorityService sends packets for Node.ServicePrefixes out by the primary
-	// ENI; it stands just before PriorityFromPod.
+	// PriorityService sends packets for Node.ServicePrefixes out by the primary ENI. It
+	// comes directly before PriorityFromPod.
 	PriorityService = 1535
-	// PriorityFromPod chooses the ENI of a pod's packet.
+	// PriorityFromPod selects the ENI for packets from a pod.
 	PriorityFromPod = 1536
-	// PriorityFromENI chooses the ENI for packets from an ENI's own address. It
-	// comes just before the kernel's own rule for table main, 32766.
+	// PriorityFromENI selects the ENI for packets from an ENI's own address. It comes
+	// directly before the kernel's rule for table main, 32766.
 	PriorityFromENI = 32765
-	// PriorityInSandbox chooses the interface inside a pod with several.
+	// PriorityInSandbox selects the interface inside a pod that has several.
 	PriorityInSandbox = 1
-	// PriorityBranch sends packets from a pod on a branch ENI, and from that ENI,
-	// to its table, under [Strict].
+	// PriorityBranch sends packets from a pod on a branch ENI, and packets that arrive
+	// on that ENI, to the ENI's table, under Strict.
 	PriorityBranch = 10
-	// PriorityForged drops, under [Strict], what comes from a pod on a branch ENI
-	// with a source that is not the pod's.
+	// PriorityForged drops, under Strict, packets from a pod on a branch ENI with a
+	// source that is not an address of the pod.
 	PriorityForged = 11
-	// PriorityLocal is where the lookup of the node's own addresses is under
-	// [Strict], instead of 0.
+	// PriorityLocal is the priority of the rule for table local under Strict, instead
+	// of 0.
 	PriorityLocal = 20
 )
 
-// Packet marks use one byte, so that the other 24 bits stay with their owners
-// (kube-proxy has 0x4000 and 0x8000). A mark is always set as
-// (mark &^ MarkMask) | value.
+// Packet marks use the lowest byte and leave the other 24 bits to other programs:
+// kube-proxy uses 0x4000 and 0x8000. A mark is always set as (mark &^ MarkMask) | value.
 const (
-	// MarkPrimary on a packet or a connection means: leave by the primary ENI.
+	// MarkPrimary on a packet or a connection selects the primary ENI.
 	MarkPrimary = 0x80
-	// MarkENI is the mask of the ENI number; 0 is no choice. The flat layout
-	// chooses by source; and in both, package snat may choose for the answer to what
-	// came in by that ENI.
+	// MarkENI is the mask of the ENI number; number 0 selects no ENI. The layout Flat
+	// sets the number by source. In both layouts, package snat may set it on answers to
+	// packets that arrived by that ENI.
 	MarkENI = 0x7f
-	// MarkMask covers both.
+	// MarkMask is the mask of both.
 	MarkMask = MarkPrimary | MarkENI
 )
 
@@ -69,48 +64,49 @@ const (
 const (
 	// TablePods holds the routes to the pods of this node in the flat layout.
 	TablePods = 20000
-	// TableNowhere drops everything; PriorityForged leads to it.
+	// TableNowhere drops every packet. The rules of PriorityForged use it.
 	TableNowhere = 20001
-	// TableHeld answers for all addresses of ENI.Sources with unreachable, but for
-	// those of Node.InUse, about which the tables behind it decide. It is apart from
-	// the tables with routes to pods, so that nothing that makes or deletes a pod's
-	// route meets one of its routes, and the same in both layouts.
+	// TableHeld refuses packets to all addresses of ENI.Sources except those in
+	// Node.InUse, about which later tables decide. It is separate from the tables with
+	// routes to pods, so that adding or deleting a pod's route never affects its
+	// routes. It is the same in both layouts.
 	TableHeld = 20002
 )
 
-// RouteProtocol marks our routes. The numbers that the kernel and the routing
-// daemons use are in /etc/iproute2/rt_protos; 118 is in none of them.
+// RouteProtocol marks our routes. /etc/iproute2/rt_protos lists the numbers of the
+// kernel and of routing daemons; 118 is not among them.
 const RouteProtocol = 118
 
-// RuleProtocol marks our rules: RTPROT_KERNEL, because systemd-networkd deletes
-// rules of every other protocol that it did not make itself.
+// RuleProtocol marks our rules. It is RTPROT_KERNEL, because systemd-networkd deletes
+// rules of every other protocol unless it has created them itself.
 const RuleProtocol = 2
 
-// HeldProtocol marks the routes of TableHeld: RTPROT_KERNEL again, because
-// systemd-networkd deletes routes without a link that it did not make. The table's number
-// says that they are ours.
+// HeldProtocol is the protocol of the routes in TableHeld. It is RTPROT_KERNEL, because
+// systemd-networkd deletes routes of other protocols that have no link, unless it has
+// created them itself. The number of the table marks these routes as ours.
 const HeldProtocol = 2
 
-// LinkGroupRetired is the link group of host links whose pod is gone and which
-// Handle.Sweep removes together.
+// LinkGroupRetired is the link group of host links after their pods have ended.
+// Handle.Sweep deletes them together.
 const LinkGroupRetired = 118
 
-// LinkGroupEnding is the link group of host links while DelPod and RetirePod take
-// them apart, so that Watch does not put anything back.
+// LinkGroupEnding is the link group of a host link while DelPod or RetirePod removes
+// what belongs to it. It tells Watch not to restore anything.
 const LinkGroupEnding = 119
 
-// LinkGroupWiring is the link group of host links from their creation until AddPod has
-// given them all that belongs to them. Until then Watch wants nothing of the pod.
+// LinkGroupWiring is the link group of a host link from its creation until AddPod is
+// done. Until then Watch restores nothing that belongs to the pod.
 const LinkGroupWiring = 120
 
-// Ending reports whether a host link of that group has no pod any more.
+// Ending reports whether the pod of a host link in that group has ended or is ending.
 func Ending(group int) bool { return group == LinkGroupRetired || group == LinkGroupEnding }
 
-// Passing reports whether an AddPod or DelPod is at work on a host link of that group.
-func Passing(group int) bool { return Ending(group) || group == LinkGroupWiring }
+// Changing reports whether the pod of a host link in that group is being added, or has
+// ended or is ending.
+func Changing(group int) bool { return Ending(group) || group == LinkGroupWiring }
 
-// DefaultHostLinkPrefix begins the names of host links. Network policy engines
-// expect it.
+// DefaultHostLinkPrefix begins the names of host links. Network policy engines of
+// amazon-vpc-cni-k8s expect it.
 const DefaultHostLinkPrefix = "eni"
 
 // OwnedRule reports whether r is a rule of this package.
@@ -125,25 +121,26 @@ func OwnedRule(r netstate.Rule) bool {
 	return false
 }
 
+// Names and tables of branch ENIs.
 const (
-	// StrictPrefix begins the names of host links under Strict instead of the
-	// node's prefix, so that no rule for other pods applies.
+	// StrictPrefix begins the names of host links under Strict. It replaces the node's
+	// prefix, so that no rule for other pods matches.
 	StrictPrefix = "vlan"
 	// BranchPrefix begins the names of VLAN links.
 	BranchPrefix = "vlan.eth."
-	// branchTables is added to the VLAN ID.
+	// BranchTableOffset plus the VLAN ID is the number of a branch ENI's route table.
 	BranchTableOffset = 100
 )
 
-// EarlyDemux is for both families.
+// EarlyDemux is the setting of early demultiplexing. It applies to both families.
 const EarlyDemux = "net.ipv4.ip_early_demux"
 
+// Addresses that EC2 gives to the instance metadata service and to the VPC router.
 var (
 	Metadata4 = netip.AddrFrom4([4]byte{169, 254, 169, 254})
 	Router6   = netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 2: 0x0e, 3: 0xc2, 15: 1})
 	Metadata6 = netip.AddrFrom16([16]byte{0: 0xfd, 2: 0x0e, 3: 0xc2, 14: 0x02, 15: 0x54})
 )
 
-// IsBranchLink reports whether a link's routes and rules belong to pods on
-// branch ENIs.
+// IsBranchLink reports whether the link of that name belongs to a pod on a branch ENI.
 func IsBranchLink(name string) bool { return strings.HasPrefix(name, StrictPrefix) }

@@ -20,20 +20,20 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// contender is one way to give pods a network, with a node of its own.
+// contender is one way to connect pods to a network, with its own node.
 type contender struct {
 	name, program, bin string
-	// conf is the network configuration; none for the empty program.
+	// conf is the network configuration. It is empty for the empty program.
 	conf map[string]any
 	node *fabric.Netns
-	// stop ends the agent; sweeps are what the agent has promised to delete.
+	// stop ends the agent. sweeps counts its sweeps that are still running.
 	stop   func() error
 	sweeps sync.WaitGroup
 	mu     sync.Mutex
 	errs   []error // of sweeps
 }
 
-// newContender makes the node of a contender.
+// newContender returns a contender with a new node.
 func newContender(name, program, bin string) (*contender, error) {
 	node, err := fabric.CreateNetns("/run/netns/" + name)
 	if err != nil {
@@ -42,7 +42,8 @@ func newContender(name, program, bin string) (*contender, error) {
 	return &contender{name: name, program: filepath.Join(bin, program), bin: bin, node: node, stop: func() error { return nil }}, nil
 }
 
-// serve starts an agent for vpc-cni, with all addresses on a secondary ENI.
+// serve starts an agent for vpc-cni that allocates addresses of a secondary ENI. If
+// sweep is true the agent sweeps retired links after DEL.
 func (c *contender) serve(ctx context.Context, layout datapath.Layout, sweep bool) error {
 	dir := filepath.Join("/run", c.name)
 	l, err := server.Listen(dir + "/agent.sock")
@@ -81,8 +82,8 @@ func (c *contender) sweep(ctx context.Context) {
 	}
 }
 
-// settle waits for the agent's sweeps.
-func (c *contender) settle() error {
+// waitSweeps waits for the sweeps of the agent and returns their first error.
+func (c *contender) waitSweeps() error {
 	c.sweeps.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -106,7 +107,8 @@ func (c *contender) newPod(i int) (*pod, error) {
 	return &pod{c: c, id: id, sandbox: ns}, err
 }
 
-// call executes a verb as a runtime does, and returns the time from exec to exit.
+// call runs the plugin with a verb as a runtime does, and returns the time from exec
+// to exit.
 func (p *pod) call(ctx context.Context, verb string) (took time.Duration, err error) {
 	conf := map[string]any{}
 	for k, v := range p.c.conf {

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Cni measures what a pod costs a runtime: ADD and DEL of the built vpc-cni with an
-// agent that answers at once, in both layouts, beside upstream ptp with host-local
-// and a Go program that does nothing. All run in turn, round by round, each in a node
-// namespace of its own; then many ADDs at once, and as many DELs. Times are those of
-// the machine; the ratios to ptp travel.
+// Cni measures the time of ADD and DEL as a runtime sees it. It compares the vpc-cni
+// program with an agent that answers at once, in both layouts, with upstream ptp with
+// host-local and with a Go program that does nothing. All run in turn, round by
+// round, each in its own node namespace; then it measures many ADDs at once, and as
+// many DELs. The times depend on the machine; the ratios to ptp are comparable
+// between machines.
 //
 //	go run ./internal/bench/cni
 //
-// It runs in namespaces of its own, as root or as an ordinary user. ptp and
-// host-local are built from the module proxy into a temporary directory, or come
-// from -plugins.
+// It runs in new namespaces, as root or as an ordinary user. It builds ptp and
+// host-local from the module proxy into a temporary directory, or takes them from
+// -plugins.
 package main

@@ -17,7 +17,7 @@ import (
 	"github.com/vpcnet/vpcnet/internal/isolate"
 )
 
-// upstream is the release of github.com/containernetworking/plugins compared with.
+// upstream is the release of github.com/containernetworking/plugins that is measured.
 const upstream = "v1.9.1"
 
 // options are the program's flags.
@@ -44,15 +44,15 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	fs.IntVar(&o.bursts, "bursts", 3, "`number` of bursts of each kind")
 	fs.StringVar(&o.format, "o", "table", "output `format`: table or json")
 	fs.StringVar(&o.plugins, "plugins", "", "`directory` with ptp and host-local; built if empty")
-	fs.StringVar(&o.bin, "bin", "", "`directory` with everything that is measured, for the inner process only")
+	fs.StringVar(&o.bin, "bin", "", "`directory` with the measured programs, for the inner process only")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	if o.rounds < 1 || o.burst < 1 || o.bursts < 1 || o.format != "table" && o.format != "json" {
-		return errors.New("-rounds, -burst and -bursts want at least 1, -o table or json")
+		return fmt.Errorf("-rounds %d, -burst %d, -bursts %d, -o %q: want at least 1, 1 and 1, and table or json", o.rounds, o.burst, o.bursts, o.format)
 	}
 	if o.bin == "" {
-		return outside(ctx, out, o, args)
+		return runIsolated(ctx, out, o, args)
 	}
 	if err := isolate.Init(); err != nil {
 		return err
@@ -64,9 +64,9 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	return report.print(out, o.format)
 }
 
-// outside builds what is measured and starts this program again in namespaces of
-// its own, which have no way to the module proxy.
-func outside(ctx context.Context, out io.Writer, o options, args []string) error {
+// runIsolated builds the measured programs and runs this program again in new
+// namespaces, which cannot reach the module proxy.
+func runIsolated(ctx context.Context, out io.Writer, o options, args []string) error {
 	if err := isolate.Available(); err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func outside(ctx context.Context, out io.Writer, o options, args []string) error
 	return isolate.Run(cmd)
 }
 
-// build puts all programs into dir, ours as they are released.
+// build builds all programs into dir, with the flags of a release.
 func build(ctx context.Context, dir, plugins string) error {
 	empty := filepath.Join(dir, "empty.go")
 	if err := os.WriteFile(empty, []byte("package main\n\nfunc main() {}\n"), 0o600); err != nil {

@@ -15,7 +15,8 @@ import (
 
 func TestMain(m *testing.M) { isolatetest.Test(m) }
 
-// pluginsDir finds ptp and host-local where distributions and nodes have them.
+// pluginsDir returns the directory of ptp and host-local. It looks in PATH and where
+// distributions and nodes install them.
 func pluginsDir(t *testing.T) string {
 	t.Helper()
 	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/usr/lib/cni", "/opt/cni/bin") {
@@ -29,7 +30,8 @@ func pluginsDir(t *testing.T) string {
 	return ""
 }
 
-// TestMeasure runs everything once and holds that every figure is there.
+// TestMeasure measures all contenders with few pods and checks that the report has
+// every figure.
 func TestMeasure(t *testing.T) {
 	isolatetest.Require(t)
 	dir := t.TempDir()
@@ -42,7 +44,7 @@ func TestMeasure(t *testing.T) {
 	}
 	for _, w := range r.Rows {
 		if w.Add.Min <= 0 || w.Del.Min <= 0 || w.BurstAdd <= 0 || w.BurstDel <= 0 || w.ToPtp.Add <= 0 || about[w.Name] == "" {
-			t.Errorf("%s lacks figures: %+v", w.Name, *w)
+			t.Errorf("row of %s is %+v, want no figure to be 0", w.Name, *w)
 		}
 	}
 	if len(r.Rows) != len(about) {
@@ -64,7 +66,7 @@ func TestMeasure(t *testing.T) {
 func TestArguments(t *testing.T) {
 	for _, args := range [][]string{{"-rounds", "0"}, {"-o", "xml"}, {"-burst", "-1"}} {
 		if err := run(t.Context(), &bytes.Buffer{}, args); err == nil {
-			t.Errorf("%v is accepted", args)
+			t.Errorf("run accepts %v, want an error", args)
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-// Names of the contenders. Ratios are to ptp.
+// The names of the contenders. All ratios are to ptp.
 const (
 	emptyName   = "empty"
 	flatName    = "flat"
@@ -20,7 +20,8 @@ const (
 	ptpName     = "ptp"
 )
 
-// contenders makes all that are compared.
+// contenders returns all contenders, with their nodes and agents. If it returns an
+// error, the caller must still stop those that it returns.
 func contenders(ctx context.Context, bin string) (all []*contender, err error) {
 	for _, k := range []struct {
 		name, program string
@@ -55,7 +56,7 @@ func contenders(ctx context.Context, bin string) (all []*contender, err error) {
 	return all, nil
 }
 
-// measure runs all contenders, in turn.
+// measure measures all contenders in turn.
 func measure(ctx context.Context, o options) (r *report, err error) {
 	all, err := contenders(ctx, o.bin)
 	defer func() {
@@ -72,8 +73,8 @@ func measure(ctx context.Context, o options) (r *report, err error) {
 	}
 	for i := range o.rounds {
 		for k := range all {
-			k = (k + i) % len(all) // nobody always comes after the same one
-			if err := r.Rows[k].one(ctx, all[k], i); err != nil {
+			k = (k + i) % len(all) // the first contender changes with each round
+			if err := r.Rows[k].measurePod(ctx, all[k], i); err != nil {
 				return nil, err
 			}
 		}
@@ -81,7 +82,7 @@ func measure(ctx context.Context, o options) (r *report, err error) {
 	for i := range o.bursts {
 		for k := range all {
 			k = (k + i) % len(all)
-			if err := r.Rows[k].together(ctx, all[k], o.burst); err != nil {
+			if err := r.Rows[k].measureBurst(ctx, all[k], o.burst); err != nil {
 				return nil, err
 			}
 		}
@@ -90,13 +91,13 @@ func measure(ctx context.Context, o options) (r *report, err error) {
 	return r, nil
 }
 
-// one adds and deletes a pod.
-func (r *row) one(ctx context.Context, c *contender, i int) (err error) {
+// measurePod adds and deletes a pod.
+func (r *row) measurePod(ctx context.Context, c *contender, i int) (err error) {
 	p, err := c.newPod(i)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.settle(), p.sandbox.Delete()) }()
+	defer func() { err = errors.Join(err, c.waitSweeps(), p.sandbox.Delete()) }()
 	add, err := p.call(ctx, "ADD")
 	if err != nil {
 		return err
@@ -106,12 +107,12 @@ func (r *row) one(ctx context.Context, c *contender, i int) (err error) {
 	return err
 }
 
-// together adds n pods at once, from the first exec to the last exit, and deletes
-// them at once.
-func (r *row) together(ctx context.Context, c *contender, n int) (err error) {
+// measureBurst adds n pods at once, and then deletes them at once. It measures from
+// the first exec to the last exit.
+func (r *row) measureBurst(ctx context.Context, c *contender, n int) (err error) {
 	var pods []*pod
 	defer func() {
-		err = errors.Join(err, c.settle())
+		err = errors.Join(err, c.waitSweeps())
 		for _, p := range pods {
 			err = errors.Join(err, p.sandbox.Delete())
 		}

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// report is what the program prints. Times are milliseconds.
+// report is the output of the program. Times are in milliseconds.
 type report struct {
 	Rounds int    `json:"rounds"`
 	Burst  int    `json:"burst"`
@@ -19,7 +19,7 @@ type report struct {
 	Rows   []*row `json:"rows"`
 }
 
-// row is what was measured of one contender.
+// row holds the results of one contender.
 type row struct {
 	Name string `json:"name"`
 	Add  times  `json:"add"`
@@ -27,7 +27,7 @@ type row struct {
 	// BurstAdd and BurstDel are medians, from the first exec to the last exit.
 	BurstAdd float64 `json:"burstAdd"`
 	BurstDel float64 `json:"burstDel"`
-	// ToPtp are medians over those of ptp.
+	// ToPtp holds the medians divided by those of ptp.
 	ToPtp ratios `json:"toPtp"`
 
 	add, del, burstAdd, burstDel []time.Duration
@@ -52,7 +52,7 @@ func timesOf(all []time.Duration) times {
 	return times{ms(all[0]), ms(all[len(all)/2]), ms(all[len(all)*9/10])}
 }
 
-// finish computes the rows from what they collected.
+// finish computes the results from the measured times.
 func (r *report) finish() {
 	var ptp *row
 	for _, w := range r.Rows {
@@ -70,13 +70,13 @@ func (r *report) finish() {
 	}
 }
 
-// about says what each contender is.
+// about describes the contenders, by name.
 var about = map[string]string{
 	emptyName:   "a Go program that does nothing",
 	flatName:    "vpc-cni, flat layout; the agent deletes links after DEL",
-	perPodName:  "vpc-cni, per-pod layout, likewise",
-	noSweepName: "vpc-cni, flat layout, an agent that leaves links to the plugin",
-	ptpName:     "upstream ptp with host-local, " + upstream + " unless -plugins names others",
+	perPodName:  "vpc-cni, per-pod layout; the agent deletes links after DEL",
+	noSweepName: "vpc-cni, flat layout; the plugin deletes links in DEL",
+	ptpName:     "upstream ptp with host-local, " + upstream + " unless -plugins is given",
 }
 
 func (r *report) print(w io.Writer, format string) error {

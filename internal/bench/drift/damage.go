@@ -10,24 +10,24 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// damage is a change that a hostile or careless program makes to a piece of ours.
+// damage is a change that another program makes to the state of the node.
 type damage struct {
 	netstate.Change
-	// slow means that after the repair the kernel takes up to two seconds until it
-	// asks for a neighbour again; packets may pass for a moment before it does.
+	// slow means that after the repair the kernel takes up to two seconds to resolve
+	// a neighbour again. Packets may pass for a moment before that.
 	slow bool
 }
 
-// name is the command that does the damage, or its first line.
+// name returns the first line of the command that does the damage.
 func (d damage) name() string { return strings.SplitN(d.String(), "\n", 2)[0] }
 
-// slowBound is the bound after a slow damage.
+// slowBound is the least bound after a slow damage.
 const slowBound = 2500 * time.Millisecond
 
-// damages lists everything that can be done to what d wants: each address, route,
-// rule, neighbour and element of a map deleted, each link set down or given another MTU, pods'
-// links another MAC, each setting that the kernel reports another value, and the
-// table of nftables deleted.
+// damages returns all possible damages to the desired state d. They delete an
+// address, route, rule, neighbour, map element or the nft table, set a link down,
+// change the MTU of a link or the MAC of a pod's link, or change a sysctl of which
+// the kernel reports changes.
 func damages(d datapath.Desired) (all []damage) {
 	states := []netstate.State{d.Node.State()}
 	for _, p := range d.Pods {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Drift has a hostile program delete and change random pieces of a node's network
-// for as long as it is told, while a pod sends a packet a millisecond in both
-// families and datapath's Watch repairs. It reports how long repairs took, what was
-// lost within a bound after each damage and after it, and whether anything that
-// belongs to others changed.
+// Drift deletes and changes random parts of the network of a node for a given time,
+// as a hostile program would. Meanwhile a pod sends a packet a millisecond in both
+// families, and Watch of package datapath repairs the damage. The program reports
+// the times of the repairs, the packets lost within a bound after each damage and
+// the packets lost later, and whether the state of other programs has changed.
 //
 //	go run ./internal/bench/drift -for 60s
 //
-// It runs in namespaces of its own, as root or as an ordinary user, and ends with
-// status 1 if a packet was lost after the bound and the repair, a piece stayed damaged or something
-// foreign changed.
+// It runs in new namespaces, as root or as an ordinary user. Its exit status is 1 if
+// a packet was lost after the bound and the repair, if a damage was not repaired, or
+// if the state of other programs has changed.
 package main

@@ -24,8 +24,9 @@ type options struct {
 	format          string
 }
 
-// errDrift means that the report has something that must not be.
-var errDrift = errors.New("the node was not kept as it should be")
+// errDrift is the error of a report with late losses, damages that were not repaired,
+// or changes to the state of other programs.
+var errDrift = errors.New("packets were lost late, damage was not repaired, or foreign state has changed; want none of these")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -39,7 +40,7 @@ func main() {
 	}
 }
 
-// start runs the program in namespaces of its own.
+// start runs the program in new namespaces.
 func start(ctx context.Context, out io.Writer, args []string) error {
 	o, err := parse(args)
 	if err != nil {
@@ -62,9 +63,9 @@ func start(ctx context.Context, out io.Writer, args []string) error {
 func parse(args []string) (options, error) {
 	o := options{layouts: []datapath.Layout{datapath.Flat, datapath.PerPod}}
 	fs := flag.NewFlagSet("drift", flag.ContinueOnError)
-	fs.DurationVar(&o.duration, "for", 30*time.Second, "how `long` to do damage, in each layout")
-	fs.DurationVar(&o.bound, "bound", 150*time.Millisecond, "how `long` after a damage packets may be lost, beside the time until its repair")
-	layout := fs.String("layout", "", "flat or per-pod; both if empty")
+	fs.DurationVar(&o.duration, "for", 30*time.Second, "`duration` of the damage, in each layout")
+	fs.DurationVar(&o.bound, "bound", 150*time.Millisecond, "`duration` after a damage in which packets may be lost, even if it is repaired before")
+	layout := fs.String("layout", "", "`layout` to measure: flat or per-pod; both if empty")
 	fs.StringVar(&o.format, "o", "table", "output `format`: table or json")
 	if err := fs.Parse(args); err != nil {
 		return o, err
@@ -74,21 +75,21 @@ func parse(args []string) (options, error) {
 	case datapath.Flat, datapath.PerPod:
 		o.layouts = []datapath.Layout{datapath.Layout(*layout)}
 	default:
-		fmt.Fprintf(fs.Output(), "-layout %q is neither flat nor per-pod\n", *layout)
+		fmt.Fprintf(fs.Output(), "-layout %q: want flat or per-pod\n", *layout)
 		return o, errors.New("usage")
 	}
 	if o.format != "table" && o.format != "json" || o.duration <= 0 || o.bound <= 0 {
-		fmt.Fprintln(fs.Output(), "-o wants table or json, -for and -bound more than 0")
+		fmt.Fprintf(fs.Output(), "-o %q, -for %v, -bound %v: want table or json, and durations of more than 0\n", o.format, o.duration, o.bound)
 		return o, errors.New("usage")
 	}
 	return o, nil
 }
 
-// run does damage in each layout, and prints.
+// run measures each layout and prints the report.
 func run(ctx context.Context, out io.Writer, o options) error {
 	var r report
 	for _, layout := range o.layouts {
-		row, err := harass(ctx, o, layout)
+		row, err := measure(ctx, o, layout)
 		if err != nil {
 			return fmt.Errorf("%s: %w", layout, err)
 		}

@@ -20,7 +20,7 @@ func TestRun(t *testing.T) {
 	o := options{duration: 2 * time.Second, bound: 300 * time.Millisecond, format: "json", layouts: []datapath.Layout{datapath.Flat, datapath.PerPod}}
 	var out bytes.Buffer
 	if err := run(t.Context(), &out, o); err != nil {
-		t.Errorf("run: %v\n%s", err, out.String())
+		t.Errorf("run returns %v, want no error\n%s", err, out.String())
 	}
 	var r report
 	if err := json.Unmarshal(out.Bytes(), &r); err != nil || len(r.Rows) != 2 {
@@ -28,12 +28,13 @@ func TestRun(t *testing.T) {
 	}
 	for _, x := range r.Rows {
 		if x.Damages == 0 || x.Packets == 0 || x.Repair.P50 <= 0 || x.Total.P99 <= 0 || x.Passing.P50 <= 0 {
-			t.Errorf("figures are missing: %+v", x)
+			t.Errorf("row is %+v, want no figure to be 0", x)
 		}
 	}
 }
 
-// TestEveryDamage holds that there is a damage for each kind of thing that is ours.
+// TestEveryDamage checks that damages has a damage for each kind of item in the
+// state of a node.
 func TestEveryDamage(t *testing.T) {
 	isolatetest.Require(t)
 	n, err := newNode(t.Context(), datapath.Flat)
@@ -64,7 +65,7 @@ func TestEveryDamage(t *testing.T) {
 	}
 	for _, k := range []string{"link", "address", "route", "rule", "neighbor", "sysctl", "filter", "source"} {
 		if kinds[k] == 0 {
-			t.Errorf("no damage to a %s in %v", k, kinds)
+			t.Errorf("numbers of damages by kind are %v, want some to a %s", kinds, k)
 		}
 	}
 	t.Log(kinds)
@@ -86,7 +87,7 @@ func TestLost(t *testing.T) {
 func TestArguments(t *testing.T) {
 	for _, args := range [][]string{{"-for", "0s"}, {"-o", "xml"}, {"-layout", "round"}, {"-bound", "-1s"}} {
 		if _, err := parse(args); err == nil {
-			t.Errorf("%v is accepted", args)
+			t.Errorf("parse accepts %v, want an error", args)
 		}
 	}
 }

@@ -17,8 +17,8 @@ import (
 type node struct {
 	f       *fabric.Fabric
 	sandbox *fabric.Netns
-	h       *datapath.Handle // the node's own
-	hostile *datapath.Handle // the other program's
+	h       *datapath.Handle // of the agent
+	hostile *datapath.Handle // of the hostile program
 	want    datapath.Desired
 }
 
@@ -68,7 +68,7 @@ func newNode(ctx context.Context, layout datapath.Layout) (n *node, err error) {
 	return n, nil
 }
 
-// attach gives the instance its ENIs.
+// attach attaches the ENIs of the instance and boots it.
 func (n *node) attach(ctx context.Context) error {
 	for d := range 2 {
 		own := []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(10 + d)}), netip.MustParseAddr("2001:db8:0:1::10")}
@@ -104,7 +104,7 @@ func (n *node) addPod(ctx context.Context, layout datapath.Layout) (err error) {
 	return err
 }
 
-// addForeign makes what resembles ours and belongs to others.
+// addForeign adds state of other programs that resembles the agent's.
 func (n *node) addForeign(ctx context.Context) error {
 	const bootProtocol, table = 3, 77
 	return n.h.Apply(ctx, netstate.Diff(netstate.State{}, netstate.State{

@@ -11,37 +11,39 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-// report is what the program prints.
+// report is the output of the program.
 type report struct {
 	Rows []row `json:"rows"`
 }
 
-// row is what happened in one layout.
+// row holds the results of one layout.
 type row struct {
 	Layout  datapath.Layout `json:"layout"`
 	Seconds float64         `json:"seconds"`
 	Damages int             `json:"damages"`
-	// Unrepaired counts damages that stayed, and Stayed says which.
+	// Unrepaired is the number of damages that were not repaired, and Stayed lists
+	// them.
 	Unrepaired int      `json:"unrepaired"`
 	Stayed     []string `json:"stayed,omitempty"`
-	// Repair is from the kernel's report to the end of the repair, Total from
-	// before the damage to when a look by another program finds everything right.
+	// Repair is the time from the kernel's report to the end of the repair. Total is
+	// the time from the damage until another program observes the desired state.
 	Repair times `json:"repairMs"`
 	Total  times `json:"totalMs"`
-	// Passing is from before the damage to when new packets pass again.
+	// Passing is the time from the damage until new packets pass again.
 	Passing times `json:"passingMs"`
-	// Packets were sent; LostWithin were lost within the bound after a damage and LostAfter
-	// at other times.
+	// Packets is the number of packets sent. LostWithin of them were lost in the
+	// windows after the damages, and LostAfter at other times.
 	Packets    int `json:"packets"`
 	LostWithin int `json:"lostWithin"`
 	LostAfter  int `json:"lostAfter"`
-	// Late tells when each packet of LostAfter was sent.
+	// Late says when each of the LostAfter packets was sent.
 	Late []string `json:"late,omitempty"`
-	// Foreign is how many pieces of the node differ in the end.
+	// Foreign is the number of items that differ between the state of the node before
+	// the first damage and at the end.
 	Foreign int `json:"foreign"`
 }
 
-// times are milliseconds.
+// times holds percentiles in milliseconds.
 type times struct {
 	P50 float64 `json:"p50"`
 	P99 float64 `json:"p99"`

@@ -16,7 +16,8 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// flow is a row of numbered packets from the pod to a host outside the VPC.
+// flow is a sequence of numbered packets from the pod to an echo server outside the
+// VPC.
 type flow struct {
 	conn net.PacketConn
 	to   net.Addr
@@ -24,7 +25,7 @@ type flow struct {
 	mu       sync.Mutex
 	sent     []time.Time
 	answered map[int]bool
-	// latest is when the youngest packet with an answer was sent.
+	// latest is when the last packet was sent that has an answer.
 	latest time.Time
 }
 
@@ -37,7 +38,7 @@ func newFlow(ctx context.Context, ns *fabric.Netns, from netip.Addr) (*flow, err
 	return &flow{conn: c, to: net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, fabric.EchoPort)), answered: map[int]bool{}}, err
 }
 
-// lastAnswers is how long answers may take on a busy machine.
+// lastAnswers is how long run waits for answers at its end, for a busy machine.
 const lastAnswers = time.Second
 
 // run sends a packet a millisecond until stop, and waits for the last answers.
@@ -63,7 +64,7 @@ func (f *flow) run(stop <-chan struct{}) {
 	}
 }
 
-// read notes the number at the end of each answer.
+// read records the number at the end of each answer.
 func (f *flow) read() {
 	buf := make([]byte, 256)
 	for {
@@ -75,7 +76,7 @@ func (f *flow) read() {
 		if len(words) == 0 {
 			continue
 		}
-		if i, err := strconv.Atoi(words[len(words)-1]); err == nil { // only what was sent comes back
+		if i, err := strconv.Atoi(words[len(words)-1]); err == nil { // the number is valid: the server echoes it
 			f.mu.Lock()
 			f.answered[i] = true
 			if at := f.sent[i]; at.After(f.latest) {
@@ -86,16 +87,16 @@ func (f *flow) read() {
 	}
 }
 
-// passes reports whether a packet that was sent after at has its answer.
+// passes reports whether a packet that was sent after at has been answered.
 func (f *flow) passes(at time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.latest.After(at)
 }
 
-// again waits until packets of all flows pass that were sent after at, and for
-// limit at most. It returns when it knew.
-func again(flows []*flow, at, limit time.Time) time.Time {
+// waitPassing waits until each flow has an answer to a packet that was sent after at,
+// and returns that time. It waits until limit at most, and then returns limit.
+func waitPassing(flows []*flow, at, limit time.Time) time.Time {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -111,14 +112,14 @@ func again(flows []*flow, at, limit time.Time) time.Time {
 	}
 }
 
-// window is a time in which packets may be lost, because of a damage.
+// window is an interval in which packets may be lost because of a damage.
 type window struct {
 	from, to time.Time
 	damage   string
 }
 
-// lost counts packets without answer inside the windows, and tells of those
-// outside.
+// lost returns the number of packets without an answer that were sent in the windows,
+// and a description of each that was sent outside of them.
 func (f *flow) lost(windows []window) (within int, after []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -15,18 +15,19 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/waljournal"
 )
 
-// journal is what is compared.
+// journal is a journal that can be closed.
 type journal interface {
 	ipam.Journal
 	Close() error
 }
 
-// contender is one way to keep a journal.
+// contender is one implementation of a journal.
 type contender struct {
 	name string
-	// syncs is how often an append calls fdatasync where it has to.
+	// syncs is how often an append must call fdatasync.
 	syncs int
-	// open opens the journal in dir without syncing. A damaged one is an error.
+	// open opens the journal in dir, without syncing. It returns an error if the
+	// journal is damaged.
 	open func(dir string) (journal, error)
 }
 
@@ -50,7 +51,7 @@ func openWAL(dir string) (journal, error) {
 	return j, nil
 }
 
-// bolt is the journal of version 1: a key for each event in a bbolt file.
+// bolt is the journal of version 1: a bbolt file with a key for each event.
 type bolt struct{ db *bbolt.DB }
 
 var bucketEvents = []byte("ipam-events")

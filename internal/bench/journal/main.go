@@ -30,11 +30,11 @@ type settings struct {
 func run(ctx context.Context, args []string, out io.Writer) error {
 	var s settings
 	f := flag.NewFlagSet("journal", flag.ContinueOnError)
-	f.IntVar(&s.appends, "appends", 2000, "appends for each disk")
-	f.IntVar(&s.pods, "pods", 1000, "pods of the restart")
-	f.IntVar(&s.files, "files", 400, "damaged files for each contender")
-	f.StringVar(&s.dir, "dir", "", "directory on the disk to measure (default: that for temporary files)")
-	f.StringVar(&s.read, "read", "", "read the journal in -dir as this contender, and print its list: what the program runs for each damaged file")
+	f.IntVar(&s.appends, "appends", 2000, "`number` of appends for each disk")
+	f.IntVar(&s.pods, "pods", 1000, "`number` of pods for the restart")
+	f.IntVar(&s.files, "files", 400, "`number` of damaged files for each contender")
+	f.StringVar(&s.dir, "dir", "", "`directory` on the disk to measure; that for temporary files if empty")
+	f.StringVar(&s.read, "read", "", "read the journal in -dir with the contender of this `name` and print its events; for the processes that read damaged files only")
 	if err := f.Parse(args); err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestMain lets the tests' program be what reads a damaged journal.
+// TestMain makes the test binary the program that reads a damaged journal.
 func TestMain(m *testing.M) {
 	if slices.Contains(os.Args, "-read") {
 		if err := run(context.Background(), os.Args[1:], os.Stdout); err != nil {
@@ -21,8 +21,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestRun holds that each contender has its row, and that ours reads no damaged
-// journal as another list, and neither crashes nor hangs.
+// TestRun checks that the report has a row for each contender, and that waljournal
+// reads no damaged journal as different events, and neither crashes nor hangs.
 func TestRun(t *testing.T) {
 	var out strings.Builder
 	if err := run(t.Context(), []string{"-appends", "20", "-pods", "20", "-files", "28", "-dir", t.TempDir()}, &out); err != nil {
@@ -30,9 +30,9 @@ func TestRun(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if len(lines) != 2+len(contenders()) {
-		t.Fatalf("report\n%s", out.String())
+		t.Fatalf("report has %d lines, want %d\n%s", len(lines), 2+len(contenders()), out.String())
 	}
 	if last := lines[len(lines)-1]; !strings.HasPrefix(last, "| waljournal ") || !strings.HasSuffix(last, "| 0 | 0 | 0 |") {
-		t.Errorf("ours: %s", last)
+		t.Errorf("last row is %q, want waljournal with 0 different events, crashes and hangs", last)
 	}
 }

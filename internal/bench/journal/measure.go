@@ -20,7 +20,7 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
-// add is the event of the i-th ADD.
+// add returns the event of the i-th ADD.
 func add(i int) ipam.Event {
 	return ipam.Event{
 		Kind: ipam.EventAllocated, At: time.Unix(1_700_000_000+int64(i), 0).UTC(),
@@ -31,8 +31,8 @@ func add(i int) ipam.Event {
 	}
 }
 
-// fill makes a directory with the journal of n pods in it. The caller removes
-// the directory.
+// fill creates a directory with the journal of n pods, and returns it with the events
+// of the journal. The caller must remove the directory, also after an error.
 func fill(c contender, s settings, n int) (dir string, events []ipam.Event, err error) {
 	if dir, err = os.MkdirTemp(s.dir, "journal-"); err != nil {
 		return "", nil, err
@@ -51,7 +51,7 @@ func fill(c contender, s settings, n int) (dir string, events []ipam.Event, err 
 	return dir, events, j.Close()
 }
 
-// appends returns the median time of an append to a journal of some pods.
+// appends returns the median time of an append to a journal of 100 pods.
 func appends(ctx context.Context, c contender, s settings, disk time.Duration) (time.Duration, error) {
 	dir, _, err := fill(c, s, 100)
 	defer os.RemoveAll(dir)
@@ -76,7 +76,8 @@ func appends(ctx context.Context, c contender, s settings, disk time.Duration) (
 		for range c.syncs {
 			sleep(disk)
 		}
-		if took = append(took, time.Since(start)); ctx.Err() != nil {
+		took = append(took, time.Since(start))
+		if ctx.Err() != nil {
 			return 0, errors.Join(ctx.Err(), j.Close())
 		}
 	}
@@ -104,44 +105,47 @@ func restart(c contender, s settings) (time.Duration, error) {
 		}
 		events, err := j.Load()
 		took = append(took, time.Since(start))
-		if err = errors.Join(err, j.Close()); err != nil || len(events) != len(want) {
-			return 0, fmt.Errorf("%d events, want %d: %w", len(events), len(want), err)
+		if err := errors.Join(err, j.Close()); err != nil {
+			return 0, err
+		}
+		if len(events) != len(want) {
+			return 0, fmt.Errorf("journal has %d events, want %d", len(events), len(want))
 		}
 	}
 	return median(took), nil
 }
 
-// outcome is what became of a damaged journal.
+// outcome is the result of reading a damaged journal.
 type outcome int
 
 const (
-	same outcome = iota
-	refused
-	other
+	same    outcome = iota // all events
+	refused                // an error
+	other                  // other events and no error
 	crashed
 	hung
 )
 
-// statusRefused is the exit status of a process that could not read a journal
-// and said so.
+// statusRefused is the exit status of a process that reports an error for a journal.
 const statusRefused = 1
 
-// damaged damages copies of a journal, one file of each, and counts.
+// damaged damages one file in each of s.files copies of a journal, reads the copies,
+// and counts the outcomes.
 func damaged(ctx context.Context, c contender, s settings) (count [hung + 1]int, err error) {
 	dir, events, err := fill(c, s, 60)
 	defer os.RemoveAll(dir)
 	if err != nil {
 		return count, err
 	}
-	names, err := filled(dir)
+	names, err := nonEmptyFiles(dir)
 	if err != nil {
 		return count, err
 	}
 	kinds := filedamage.Kinds()
 	for i := range s.files {
 		r := rand.New(rand.NewPCG(uint64(i), 1))
-		victim := names[i/len(kinds)%len(names)]
-		got, err := judge(ctx, c, dir, func(to string) error { return kinds[i%len(kinds)].Apply(r, filepath.Join(to, victim)) }, text(events))
+		name := names[i/len(kinds)%len(names)]
+		got, err := readDamaged(ctx, c, dir, func(to string) error { return kinds[i%len(kinds)].Apply(r, filepath.Join(to, name)) }, text(events))
 		if err != nil {
 			return count, err
 		}
@@ -150,26 +154,27 @@ func damaged(ctx context.Context, c contender, s settings) (count [hung + 1]int,
 	return count, nil
 }
 
-// filled returns the names of the files that are not empty. The sealed file of
-// version 1 holds nothing of a journal.
-func filled(dir string) (names []string, err error) {
+// nonEmptyFiles returns the names of the files in dir that are not empty. It omits
+// the sealed file of version 1, which contains no events.
+func nonEmptyFiles(dir string) (names []string, err error) {
 	err = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() || d.Name() == "agent.db" {
 			return err
 		}
 		info, err := d.Info()
-		if err == nil && info.Size() > 0 {
-			name, err := filepath.Rel(dir, path)
-			names = append(names, name)
+		if err != nil || info.Size() == 0 {
 			return err
 		}
+		name, err := filepath.Rel(dir, path)
+		names = append(names, name)
 		return err
 	})
 	return names, err
 }
 
-// judge damages a copy of dir and has a process read it.
-func judge(ctx context.Context, c contender, dir string, damage func(dir string) error, want string) (outcome, error) {
+// readDamaged damages a copy of dir and reads it in another process, which should
+// print want.
+func readDamaged(ctx context.Context, c contender, dir string, damage func(dir string) error, want string) (outcome, error) {
 	to, err := os.MkdirTemp(filepath.Dir(dir), "damaged-")
 	if err != nil {
 		return 0, err
@@ -204,7 +209,7 @@ func judge(ctx context.Context, c contender, dir string, damage func(dir string)
 	return 0, err
 }
 
-// read prints the list of a journal, or returns why there is none.
+// read prints the events of a journal.
 func read(name, dir string, out io.Writer) error {
 	for _, c := range contenders() {
 		if c.name != name {
@@ -220,7 +225,7 @@ func read(name, dir string, out io.Writer) error {
 		}
 		return errors.Join(err, j.Close())
 	}
-	return fmt.Errorf("no contender %q", name)
+	return fmt.Errorf("%q is not the name of a contender", name)
 }
 
 func text(events []ipam.Event) string {

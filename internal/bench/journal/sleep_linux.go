@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// sleep blocks the thread, as fdatasync does: a timer of the runtime is late by
-// up to a millisecond.
+// sleep blocks the thread, as fdatasync does. A timer of the runtime would be late
+// by up to a millisecond.
 func sleep(d time.Duration) {
 	if d > 0 {
 		left := syscall.NsecToTimespec(int64(d))

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ec2fabric joins the control plane of eni/enitest to the packets of
-// internal/fabric: what is done over the EC2 API happens to links and routes. It
-// is apart from the fabric so that tests of packets alone need no AWS SDK.
+// Package ec2fabric connects the control plane of eni/enitest with the data plane of
+// internal/fabric: calls of the EC2 API change links and routes. It is a package of
+// its own so that tests that need only packets do not compile the AWS SDK.
 package ec2fabric
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// Follower keeps a fabric in step with a cloud.
+// Follower applies the changes of a cloud to a fabric.
 type Follower struct {
 	fabric *fabric.Fabric
 	cloud  *enitest.Cloud
@@ -28,14 +28,14 @@ type Follower struct {
 	err error
 }
 
-// Follow makes the fabric do what happens in the cloud, from now on and for what
-// is there already: an instance gets a namespace when its first ENI is attached,
-// ENIs and their addresses come and go. Inside the VPC the cloud's EC2 API
+// Follow applies the state of the cloud and all later changes to the fabric. An
+// instance gets a namespace when its first ENI is attached; ENIs are attached and
+// detached, and their addresses change. Inside the VPC the EC2 API of the cloud
 // answers at [fabric.EC2Addr] and its metadata service at [fabric.MetadataAddr].
 //
-// A namespace has the name in the instance's Name tag, the instance ID without
-// one; a tag given after the first attachment comes too late. The hooks of a
-// cloud cannot fail; [Follower.Err] says what went wrong.
+// The name of a namespace is the Name tag of the instance when its first ENI is
+// attached, or the instance ID if it has no such tag. A hook of a cloud cannot
+// return an error, so [Follower.Err] returns the first one.
 func Follow(f *fabric.Fabric, cloud *enitest.Cloud) (*Follower, error) {
 	w := &Follower{fabric: f, cloud: cloud}
 	cloud.OnChange(w.follow)
@@ -48,14 +48,15 @@ func Follow(f *fabric.Fabric, cloud *enitest.Cloud) (*Follower, error) {
 	return w, errors.Join(w.Err(), err, f.ServeMetadata(w.metadata))
 }
 
-// Err returns the first thing that went wrong.
+// Err returns the error of the first change that failed.
 func (w *Follower) Err() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.err
 }
 
-// metadata returns the metadata service of the instance of that name.
+// metadata returns the metadata service of the instance with the given name, nil if
+// there is none.
 func (w *Follower) metadata(name string) http.Handler {
 	for _, i := range w.cloud.Instances() {
 		if nameOf(i) == name {
@@ -65,7 +66,7 @@ func (w *Follower) metadata(name string) http.Handler {
 	return nil
 }
 
-// nameOf is the name of the instance's namespace.
+// nameOf returns the name of the namespace of the instance.
 func nameOf(i enitest.Instance) string {
 	if name := i.Tags["Name"]; name != "" {
 		return name
@@ -75,12 +76,12 @@ func nameOf(i enitest.Instance) string {
 
 func (w *Follower) follow(e enitest.Event) {
 	if e.Instance == "" || e.ENI.Type == "branch" {
-		return // not at the end of a link
+		return // there is no link to change
 	}
 	var err error
 	switch e.Op {
 	case enitest.Attached:
-		// It may have come between the hook and the first look.
+		// Both the hook and the first listing of ENIs may report the same ENI.
 		if _, ok := w.fabric.ENI(e.ENI.ID); !ok {
 			err = w.attach(e.Instance, e.ENI)
 		}

@@ -28,7 +28,7 @@ import (
 
 func TestMain(m *testing.M) { isolatetest.Test(m) }
 
-// region is a cloud with one VPC and the fabric that follows it.
+// region is a cloud with one VPC, and a fabric that follows the cloud.
 type region struct {
 	t      *testing.T
 	cloud  *enitest.Cloud
@@ -50,7 +50,7 @@ func newRegion(t *testing.T) *region {
 		t.Fatal(err)
 	}
 	r := &region{t: t, cloud: cloud, subnet: subnet.ID}
-	r.run("node-1") // before anybody follows
+	r.run("node-1") // runs before Follow
 	if r.fabric, err = fabric.New(t.Context(), fabric.Config{VPC: vpc.Prefixes}); err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func (r *region) run(name string) enitest.Instance {
 	return i
 }
 
-// client speaks HTTP from a node.
+// client returns an HTTP client in the namespace of a node.
 func client(n *fabric.Netns) *http.Client {
 	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 		to, err := netip.ParseAddrPort(address)
@@ -110,8 +110,8 @@ func links(t *testing.T, n *fabric.Netns) map[string]string {
 	return all
 }
 
-// TestLifeOfAnENI is the way of an ENI over the unmodified SDK, from its
-// instance's own namespace, with its link at each step.
+// TestLifeOfAnENI creates, attaches, changes and detaches an ENI with the unmodified
+// SDK, in the namespace of its instance, and checks the links after each step.
 func TestLifeOfAnENI(t *testing.T) {
 	r := newRegion(t)
 	two := r.run("node-2")
@@ -127,7 +127,7 @@ func TestLifeOfAnENI(t *testing.T) {
 		t.Errorf("links after boot (-want +got):\n%s", diff)
 	}
 	if !primary.Public || primary.Unchecked || primary.Subnet != r.subnet {
-		t.Errorf("primary ENI %+v", primary)
+		t.Errorf("primary ENI is %+v, want a public and checked one in %s", primary, r.subnet)
 	}
 	calls := api(node)
 	created, err := calls.CreateNetworkInterface(t.Context(), &ec2.CreateNetworkInterfaceInput{SubnetId: &r.subnet, SecondaryPrivateIpAddressCount: aws.Int32(2)})
@@ -146,7 +146,7 @@ func TestLifeOfAnENI(t *testing.T) {
 	owned := func(want int) {
 		t.Helper()
 		if e, ok := r.fabric.ENI(id); !ok || len(e.Addrs)+len(e.Prefixes) != want {
-			t.Errorf("the fabric delivers %v and %v to the ENI, want %d", e.Addrs, e.Prefixes, want)
+			t.Errorf("the fabric delivers %v and %v to the ENI, want %d in all", e.Addrs, e.Prefixes, want)
 		}
 	}
 	owned(2)
@@ -171,7 +171,7 @@ func TestLifeOfAnENI(t *testing.T) {
 	}
 }
 
-// TestMetadata asks from two nodes and expects two answers.
+// TestMetadata checks that each of two nodes gets its own metadata.
 func TestMetadata(t *testing.T) {
 	r := newRegion(t)
 	r.run("node-2")
@@ -195,7 +195,7 @@ func TestMetadata(t *testing.T) {
 		}
 		want := map[string]string{"instance-id": i.ID, "local-ipv4": r.fabric.ENIs(name)[0].Addr.String()}
 		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("what %s is told (-want +got):\n%s", name, diff)
+			t.Errorf("metadata of %s (-want +got):\n%s", name, diff)
 		}
 	}
 }
@@ -216,6 +216,6 @@ func TestHooksReportErrors(t *testing.T) {
 	}
 	r.run("node-2")
 	if r.follow.Err() == nil {
-		t.Error("an instance that cannot be followed goes unseen")
+		t.Error("Err returns nil after a change that failed")
 	}
 }

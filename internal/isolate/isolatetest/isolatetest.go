@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package isolatetest runs the tests of a package in namespaces of their own (package
-// isolate). It is apart so that programs which use that package do not link package
-// testing.
+// Package isolatetest runs the tests of a package in new namespaces, with package
+// isolate. It is a package of its own so that programs that use package isolate do
+// not link package testing.
 package isolatetest
 
 import (
@@ -15,13 +15,13 @@ import (
 	"github.com/vpcnet/vpcnet/internal/isolate"
 )
 
-// Test runs the tests of m in namespaces of their own and ends the process. On
-// a system that refuses them it runs the tests where they are, and [Require]
-// skips those that need the kernel.
+// Test runs the tests of m in new namespaces and exits. If the system does not
+// permit new namespaces it runs the tests in the current ones, and [Require] skips
+// the tests that need new ones.
 func Test(m *testing.M) {
 	if isolate.Inside() {
-		// Workers of the fuzzer share the namespaces of the process that started
-		// them; only that one, the first in its PID namespace, prepares them.
+		// Fuzzing workers share the namespaces of the process that started them.
+		// Only that process, the first in its PID namespace, prepares them.
 		if os.Getpid() == 1 {
 			if err := isolate.Init(); err != nil {
 				fmt.Fprintln(os.Stderr, "isolate:", err)
@@ -51,8 +51,8 @@ func Test(m *testing.M) {
 	os.Exit(0)
 }
 
-// Require skips t, with the reason, unless the process runs in namespaces of
-// its own.
+// Require skips t and logs the reason unless [Test] runs the tests in new
+// namespaces.
 func Require(t testing.TB) {
 	t.Helper()
 	if isolate.Inside() {
@@ -60,7 +60,7 @@ func Require(t testing.TB) {
 	}
 	err := isolate.Available()
 	if err == nil {
-		t.Fatal("isolatetest: TestMain of this package does not call isolatetest.Test")
+		t.Fatal("isolatetest: TestMain of this package must call isolatetest.Test")
 	}
-	t.Skipf("needs namespaces of its own: %v", err)
+	t.Skipf("needs new namespaces: %v", err)
 }

@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// main never returns: when the first process ends the kernel panics.
+// main turns the machine off at its end, because the kernel panics if the first
+// process returns.
 func main() {
 	err := prepare()
 	if err == nil {
@@ -33,7 +34,7 @@ func main() {
 	}
 }
 
-// prepare mounts what a system has mounted and loads the modules.
+// prepare mounts the usual file systems and loads the modules.
 func prepare() error {
 	for _, m := range []struct{ kind, at string }{
 		{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/run"}, {"tmpfs", "/tmp"},
@@ -49,7 +50,7 @@ func prepare() error {
 	if err != nil {
 		return err
 	}
-	slices.Sort(modules) // they are numbered
+	slices.Sort(modules) // the names begin with numbers, in the order of loading
 	for _, m := range modules {
 		if err := load(m); err != nil {
 			return fmt.Errorf("load %s: %w", m, err)

@@ -15,18 +15,21 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// patience is how long a repair may take before it counts as none.
-const patience = 10 * time.Second
+// repairTimeout is the time after which a damage counts as not repaired.
+const repairTimeout = 10 * time.Second
 
-// inFlight is how long before a damage, or before the end of its repair, a packet may
-// have been sent that meets it, with the host outside waiting for a processor.
+// inFlight is how long a packet and its answer may be in flight, when the host
+// outside has to wait for a processor. A damage may hit packets that were sent up to
+// inFlight before it, or before the end of its repair.
 const inFlight = 20 * time.Millisecond
 
-// slowEvery is how often a damage is a slow one, whose bound is long.
+// slowEvery is the number of damages of which one is slow, because the bound of a
+// slow damage is long.
 const slowEvery = 10
 
-// harass does random damage to a node in one layout, and waits for each repair.
-func harass(ctx context.Context, o options, layout datapath.Layout) (r row, err error) {
+// measure does random damage to a node in one layout, and measures the repairs and
+// the lost packets.
+func measure(ctx context.Context, o options, layout datapath.Layout) (r row, err error) {
 	n, err := newNode(ctx, layout)
 	if err != nil {
 		return r, err
@@ -38,13 +41,13 @@ func harass(ctx context.Context, o options, layout datapath.Layout) (r row, err 
 	}
 	repairs, unwatch := n.watch(ctx)
 	defer func() { err = errors.Join(err, unwatch()) }()
-	flows, quiet, err := n.talk(ctx)
+	flows, stopFlows, err := n.startFlows(ctx)
 	if err != nil {
 		return r, err
 	}
 	r = row{Layout: layout, Seconds: o.duration.Seconds()}
-	windows, err := n.rage(ctx, o, &r, rounds{repairs, flows})
-	quiet()
+	windows, err := n.doDamage(ctx, o, &r, observers{repairs, flows})
+	stopFlows()
 	if err != nil {
 		return r, err
 	}
@@ -61,7 +64,8 @@ func harass(ctx context.Context, o options, layout datapath.Layout) (r row, err 
 	return r, nil
 }
 
-// watch starts Watch. Each repair's end comes by the channel.
+// watch starts Watch, which sends each repair to the returned channel. The returned
+// function stops it.
 func (n *node) watch(ctx context.Context) (<-chan datapath.Repair, func() error) {
 	repairs, done := make(chan datapath.Repair, 1000), make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
@@ -80,8 +84,8 @@ func (n *node) watch(ctx context.Context) (<-chan datapath.Repair, func() error)
 	}
 }
 
-// talk starts a flow for each address of the pod; the returned function ends them.
-func (n *node) talk(ctx context.Context) (flows []*flow, quiet func(), err error) {
+// startFlows starts a flow from each address of the pod. The caller must call stopFlows.
+func (n *node) startFlows(ctx context.Context) (flows []*flow, stopFlows func(), err error) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for _, a := range n.want.Pods[0].Addrs {
@@ -96,27 +100,27 @@ func (n *node) talk(ctx context.Context) (flows []*flow, quiet func(), err error
 	return flows, func() { close(stop); wg.Wait() }, nil
 }
 
-// rounds are what rage watches.
-type rounds struct {
+// observers are the sources of doDamage's observations.
+type observers struct {
 	repairs <-chan datapath.Repair
 	flows   []*flow
 }
 
-// rage does damage until the time is over, and returns when packets may be lost:
-// for the bound after a damage, and until it is repaired. Then the node has a while in which nothing may be
-// lost.
-func (n *node) rage(ctx context.Context, o options, r *row, w rounds) (windows []window, err error) {
+// doDamage does damage for the duration of o, and returns the windows in which
+// packets may be lost: from a damage until its repair, and at least for the bound.
+// Between two windows there is a time in which no packet may be lost.
+func (n *node) doDamage(ctx context.Context, o options, r *row, w observers) (windows []window, err error) {
 	all := damages(n.want)
 	slow := slices.DeleteFunc(slices.Clone(all), func(d damage) bool { return !d.slow })
 	fast := slices.DeleteFunc(all, func(d damage) bool { return d.slow })
-	var report, total, outage []time.Duration
-	for end := time.Now().Add(o.duration); time.Now().Before(end) && ctx.Err() == nil; {
+	var repair, total, passing []time.Duration
+	for deadline := time.Now().Add(o.duration); time.Now().Before(deadline) && ctx.Err() == nil; {
 		d := fast[rand.IntN(len(fast))]
 		if r.Damages%slowEvery == slowEvery-1 {
 			d = slow[rand.IntN(len(slow))]
 		}
 		for len(w.repairs) > 0 {
-			<-w.repairs // the last of a damage that was made good before
+			<-w.repairs // of an earlier damage
 		}
 		start, bound := time.Now(), o.bound
 		if d.slow {
@@ -134,33 +138,34 @@ func (n *node) rage(ctx context.Context, o options, r *row, w rounds) (windows [
 			r.Unrepaired++
 			r.Stayed = append(r.Stayed, d.name())
 		}
-		whole := time.Now()
-		passed := again(w.flows, whole, start.Add(bound))
-		report, total, outage = append(report, took), append(total, whole.Sub(start)), append(outage, passed.Sub(start))
-		closes := start.Add(bound)
-		if after := whole.Add(inFlight); after.After(closes) {
-			closes = after
+		end := time.Now()
+		passed := waitPassing(w.flows, end, start.Add(bound))
+		repair, total, passing = append(repair, took), append(total, end.Sub(start)), append(passing, passed.Sub(start))
+		windowEnd := start.Add(bound)
+		if t := end.Add(inFlight); t.After(windowEnd) {
+			windowEnd = t
 		}
-		windows = append(windows, window{start.Add(-inFlight), closes, d.name()})
+		windows = append(windows, window{start.Add(-inFlight), windowEnd, d.name()})
 		select {
-		case <-time.After(time.Until(closes) + time.Duration(50+rand.IntN(100))*time.Millisecond):
+		case <-time.After(time.Until(windowEnd) + time.Duration(50+rand.IntN(100))*time.Millisecond):
 		case <-ctx.Done():
 		}
 	}
-	r.Repair, r.Total, r.Passing = timesOf(report), timesOf(total), timesOf(outage)
+	r.Repair, r.Total, r.Passing = timesOf(repair), timesOf(total), timesOf(passing)
 	return windows, ctx.Err()
 }
 
-// repaired waits until nothing differs, and returns how long the first repair
-// took from the kernel's report to its end.
+// repaired waits until the state of the node is the desired one. It returns the time
+// of the first repair, from the kernel's report to its end, and whether the node was
+// repaired before repairTimeout.
 func (n *node) repaired(ctx context.Context, repairs <-chan datapath.Repair) (took time.Duration, ok bool, err error) {
-	timeout := time.NewTimer(patience)
+	timeout := time.NewTimer(repairTimeout)
 	defer timeout.Stop()
 	for first := true; ; first = false {
 		select {
-		case f := <-repairs:
+		case r := <-repairs:
 			if first {
-				took = f.Took
+				took = r.Took
 			}
 		case <-timeout.C:
 			return took, false, nil
@@ -177,7 +182,7 @@ func (n *node) repaired(ctx context.Context, repairs <-chan datapath.Repair) (to
 	}
 }
 
-// timesOf sorts all.
+// timesOf returns the percentiles of all. It sorts all in place.
 func timesOf(all []time.Duration) times {
 	if len(all) == 0 {
 		return times{}

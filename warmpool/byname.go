@@ -12,11 +12,11 @@ import (
 	"time"
 )
 
-// ErrSetting is returned for a policy name or a setting that does not exist, or
-// a value that does not parse.
+// ErrSetting is the error for an unknown policy name, an unknown setting, or a
+// setting with an invalid value.
 var ErrSetting = errors.New("bad policy setting")
 
-// policies are the policies that can be had by name.
+// policies lists the policies that PolicyByName knows.
 var policies = []struct {
 	name, doc string
 	build     func(*settings) Policy
@@ -99,7 +99,7 @@ func buildTerway(s *settings) Policy {
 	return p
 }
 
-// wrapWith puts the wrappers around a policy that the settings ask for.
+// wrapWith puts the wrappers of the "with-" settings around p.
 func wrapWith(s *settings, p Policy) Policy {
 	var hold HoldDown
 	if s.duration("with-hold-down", &hold.For); hold.For > 0 {
@@ -125,36 +125,36 @@ func wrapWith(s *settings, p Policy) Policy {
 	return p
 }
 
-// Named makes a policy from its name and settings as texts, for flags and
-// configuration files. What is not set is zero, but WARM_ENI_TARGET, which is 1
-// as in amazon-vpc-cni-k8s. The settings that start with
-// "with-" put the wrapper of that name around any policy. An unknown name, an
-// unknown setting or a bad value is an error that wraps ErrSetting.
-func Named(name string, set map[string]string) (Policy, error) {
+// PolicyByName returns the policy with the given name and settings, for flags and
+// configuration files. Settings that are not in set are zero, except
+// WARM_ENI_TARGET, which is 1 as in amazon-vpc-cni-k8s. A setting that starts with
+// "with-" puts a wrapper around the policy. An unknown name, an unknown setting or
+// an invalid value is an error that wraps ErrSetting.
+func PolicyByName(name string, set map[string]string) (Policy, error) {
 	for _, n := range policies {
 		if n.name != name {
 			continue
 		}
-		s := &settings{in: set}
+		s := &settings{set: set}
 		p := wrapWith(s, n.build(s))
 		for key := range set {
 			if !slices.Contains(s.keys, key) && s.err == nil {
-				s.err = fmt.Errorf("%w: policy %s has no %q, only %s", ErrSetting, name, key, strings.Join(s.keys, ", "))
+				s.err = fmt.Errorf("%w: policy %s has no setting %q, want one of %s", ErrSetting, name, key, strings.Join(s.keys, ", "))
 			}
 		}
 		return p, s.err
 	}
 	var all []string
-	for n := range Names() {
+	for n := range PolicyNames() {
 		all = append(all, n)
 	}
-	return nil, fmt.Errorf("%w: no policy %q, only %s", ErrSetting, name, strings.Join(all, ", "))
+	return nil, fmt.Errorf("%w: unknown policy %q, want one of %s", ErrSetting, name, strings.Join(all, ", "))
 }
 
-// Parse splits the text NAME or NAME:key=value,..., as flags and variables carry
-// it, into what Named takes. What is no such text is an error that wraps
-// ErrSetting.
-func Parse(text string) (name string, set map[string]string, err error) {
+// ParsePolicy parses NAME or NAME:key=value,..., the form of a policy in flags and
+// environment variables. The results are the arguments of PolicyByName, which
+// checks them. A text of another form is an error that wraps ErrSetting.
+func ParsePolicy(text string) (name string, set map[string]string, err error) {
 	name, rest, hasSettings := strings.Cut(text, ":")
 	set = map[string]string{}
 	if !hasSettings {
@@ -163,15 +163,16 @@ func Parse(text string) (name string, set map[string]string, err error) {
 	for pair := range strings.SplitSeq(rest, ",") {
 		key, value, ok := strings.Cut(pair, "=")
 		if !ok {
-			return "", nil, fmt.Errorf("%w: %q is not key=value", ErrSetting, pair)
+			return "", nil, fmt.Errorf("%w: %q is not of the form key=value", ErrSetting, pair)
 		}
 		set[key] = value
 	}
 	return name, set, nil
 }
 
-// Names yields the names that Named knows, each with a line that says what it is.
-func Names() iter.Seq2[string, string] {
+// PolicyNames yields the names that PolicyByName knows, each with a one-line
+// description.
+func PolicyNames() iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
 		for _, n := range policies {
 			if !yield(n.name, n.doc) {
@@ -181,9 +182,9 @@ func Names() iter.Seq2[string, string] {
 	}
 }
 
-// Settings returns the settings that a policy knows, those of the wrappers
-// last; nil if there is no such policy.
-func Settings(name string) []string {
+// PolicySettings returns the names of a policy's settings, those of the wrappers
+// last. It returns nil for an unknown policy.
+func PolicySettings(name string) []string {
 	for _, n := range policies {
 		if n.name == name {
 			s := &settings{}
@@ -194,17 +195,17 @@ func Settings(name string) []string {
 	return nil
 }
 
-// settings reads values and notes which ones there could have been.
+// settings parses the values of settings and records the known names.
 type settings struct {
-	in   map[string]string
+	set  map[string]string
 	keys []string
 	err  error
 }
 
-// text returns a setting and whether it is set.
+// text returns the value of a setting and whether it is set.
 func (s *settings) text(key string) (string, bool) {
 	s.keys = append(s.keys, key)
-	v, ok := s.in[key]
+	v, ok := s.set[key]
 	return v, ok
 }
 

@@ -16,33 +16,35 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// way is the one that the pod's packets take to its own node; that of a node is
-// byNode.
-func (s *suite) way(e *end) way {
-	if e.kind.way == nil {
-		return byNode
+// localPath returns the path of the end's packets to other ends on its node. For a
+// node it is viaNode.
+func (s *suite) localPath(e *end) localPath {
+	if e.kind.localPath == nil {
+		return viaNode
 	}
-	return e.kind.way(s.enforcement)
+	return e.kind.localPath(s.enforcement)
 }
 
-// past reports whether what e sends to another end of its node goes by the VPC.
-func (s *suite) past(e, other *end) bool {
-	w := s.way(e)
-	return w == byVPC || w == exceptNode && other.kind.name != ""
+// crossesVPC reports whether the packets of e to another end on its node go via the
+// VPC.
+func (s *suite) crossesVPC(e, other *end) bool {
+	w := s.localPath(e)
+	return w == viaVPC || w == viaVPCToPods && other.kind.name != ""
 }
 
-// translated reports whether the node puts its own address on what from sends.
+// translated reports whether the node translates the source of packets to its own
+// address.
 func (s *suite) translated(from, to *end, family int) bool {
-	return family == 0 && from.kind.name != "" && to.host == nil && s.way(from) != byVPC && (s.way(from) != exceptNode || to == s.internet)
+	return family == 0 && from.kind.name != "" && to.host == nil && s.localPath(from) != viaVPC && (s.localPath(from) != viaVPCToPods || to == s.internet)
 }
 
-// expect returns the source that one end sees of another's packets, and which ENIs
-// of the first node they and the answers pass.
+// expect returns the source that the end to sees, and the ENIs of the first node
+// that the packets and their answers pass.
 func (s *suite) expect(from, to *end, family int) (source netip.Addr, enis []string) {
 	switch {
 	case s.translated(from, to, family):
 		return from.host.addrs[family], []string{from.host.eni}
-	case from.eni == to.eni, from.host == to.host && !s.past(from, to) && !s.past(to, from):
+	case from.eni == to.eni, from.host == to.host && !s.crossesVPC(from, to) && !s.crossesVPC(to, from):
 		return from.addrs[family], nil
 	}
 	for _, e := range []*end{from, to} {
@@ -53,7 +55,7 @@ func (s *suite) expect(from, to *end, family int) (source netip.Addr, enis []str
 	return from.addrs[family], enis
 }
 
-// row is one question of everyWay.
+// row is one request of everyPath.
 type row struct {
 	from, to *end
 	family   int
@@ -61,24 +63,24 @@ type row struct {
 
 func (s *suite) rows() (all []row) {
 	near, far := s.hosts[0], s.hosts[1]
-	places := []*end{&near.end, &far.end, s.internet, s.peer}
-	pods := places
+	others := []*end{&near.end, &far.end, s.internet, s.peer}
+	destinations := others
 	for _, h := range s.hosts {
 		for _, k := range s.kinds {
-			pods = append(pods, &h.pods[k.name].end)
+			destinations = append(destinations, &h.pods[k.name].end)
 		}
 	}
 	for family := range 2 {
 		for _, k := range s.kinds {
 			p := &near.pods[k.name].end
-			for _, to := range pods {
+			for _, to := range destinations {
 				if to.ns != p.ns {
-					all = append(all, row{from: p, to: to, family: family})
+					all = append(all, row{p, to, family})
 				}
 			}
-			for _, from := range places {
+			for _, from := range others {
 				if from != s.internet || family == 1 || eniKinds[k.eni].public && eniKinds[k.eni].offset == k.offset {
-					all = append(all, row{from: from, to: p, family: family})
+					all = append(all, row{from, p, family})
 				}
 			}
 		}
@@ -99,9 +101,9 @@ func (s *suite) name(r row) string {
 	return fmt.Sprintf("IPv%d/%s to %s", 4+2*r.family, name(r.from), name(r.to))
 }
 
-// everyWay asks from each kind of pod at every place, and from the places that
-// are no pods at each kind of pod.
-func (s *suite) everyWay(t *testing.T) {
+// everyPath sends requests from each kind of pod to every kind of destination, and
+// from the nodes and the hosts outside to each kind of pod.
+func (s *suite) everyPath(t *testing.T) {
 	captures := s.captures(t)
 	for _, r := range s.rows() {
 		t.Run(s.name(r), func(t *testing.T) { s.check(t, r, captures) })
@@ -109,7 +111,7 @@ func (s *suite) everyWay(t *testing.T) {
 	wantSpoofed(t, s.Fabric)
 }
 
-// captures records what passes the first node's ENIs.
+// captures records the packets on the ENIs of the first node.
 func (s *suite) captures(t *testing.T) map[string]*fabric.Capture {
 	t.Helper()
 	captures := map[string]*fabric.Capture{}
@@ -124,12 +126,13 @@ func (s *suite) captures(t *testing.T) map[string]*fabric.Capture {
 	return captures
 }
 
-// check asks over both protocols and looks at the ENIs meanwhile.
+// check sends the request over UDP and TCP, and checks the ENIs that the packets
+// passed.
 func (s *suite) check(t *testing.T, r row, captures map[string]*fabric.Capture) {
 	t.Helper()
 	source, enis := s.expect(r.from, r.to, r.family)
 	from, to := r.from.addrs[r.family], r.to.addrs[r.family]
-	asks(t, r.from.ns, from, to, source)
+	wantSource(t, r.from.ns, from, to, source)
 	for id, c := range captures {
 		seen := between(t, c, to, from, source)
 		if slices.Contains(enis, id) != (len(seen) > 0) {
@@ -138,8 +141,8 @@ func (s *suite) check(t *testing.T, r row, captures map[string]*fabric.Capture) 
 	}
 }
 
-// between returns the packets between one address and others. Those of branch ENIs
-// do not count on their trunk.
+// between returns the packets between one address and the others. It omits packets
+// with a VLAN tag: on a trunk they belong to its branch ENIs.
 func between(t *testing.T, c *fabric.Capture, one netip.Addr, others ...netip.Addr) (all []string) {
 	t.Helper()
 	packets, err := c.Packets()
@@ -156,7 +159,7 @@ func between(t *testing.T, c *fabric.Capture, one netip.Addr, others ...netip.Ad
 	return all
 }
 
-// TestEveryMode holds that the suite has each mode there is.
+// TestEveryMode checks that the suite has a kind of pod for each mode of datapath.
 func TestEveryMode(t *testing.T) {
 	h := &host{number: 1}
 	missing := map[string]bool{}
@@ -174,6 +177,6 @@ func TestEveryMode(t *testing.T) {
 		}
 	}
 	if len(missing) > 0 {
-		t.Errorf("no kind of pod has the modes %v", missing)
+		t.Errorf("podKinds has no kind of pod with the modes %v", missing)
 	}
 }

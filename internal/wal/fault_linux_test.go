@@ -20,8 +20,8 @@ import (
 	"github.com/vpcnet/vpcnet/internal/wal"
 )
 
-// TestDiskFull: what could not be written whole is not there later, and when
-// there is space again the log goes on.
+// TestDiskFull: an item that could not be written completely is not in the log
+// later, and the log works again when there is space.
 func TestDiskFull(t *testing.T) {
 	isolatetest.Require(t)
 	dir := t.TempDir()
@@ -97,7 +97,7 @@ func TestReadOnly(t *testing.T) {
 func TestUnreadable(t *testing.T) {
 	all := history(t)
 	for _, name := range []string{"pool.log", "pool.head"} {
-		dir := lay(t, all[5].files)
+		dir := writeFiles(t, all[5].files)
 		if err := os.Chmod(filepath.Join(dir, name), 0); err != nil {
 			t.Fatal(err)
 		}
@@ -117,29 +117,29 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
-// TestPipe: what would make a reader wait for ever is not opened.
-func TestPipe(t *testing.T) {
+// TestNamedPipe: Open does not open a named pipe, which would block.
+func TestNamedPipe(t *testing.T) {
 	all := history(t)
 	for _, name := range []string{"pool.log", "pool.head", "pool.lock"} {
 		files := maps.Clone(all[5].files)
 		delete(files, name)
-		dir := lay(t, files)
+		dir := writeFiles(t, files)
 		if err := unix.Mkfifo(filepath.Join(dir, name), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if same := check(t, dir, "pipe "+name, all[5].want); same != (name == "pool.lock") {
-			t.Errorf("%s is a pipe: as before: %v", name, same)
+			t.Errorf("%s is a pipe: accepted is %v", name, same)
 		}
 	}
 }
 
-// unprivileged runs f without the right to read any file.
+// unprivileged runs f without the capability to read files despite their permissions.
 func unprivileged(t *testing.T, f func()) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
 		hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		var caps [2]unix.CapUserData
 		if err := unix.Capset(&hdr, &caps[0]); err != nil {
@@ -151,12 +151,13 @@ func unprivileged(t *testing.T, f func()) {
 	<-done
 }
 
-// TestInUse: a log has one process. A second one waits, as long as it is told.
+// TestInUse: only one process can have a log open. A second one waits for
+// Config.Wait.
 func TestInUse(t *testing.T) {
 	dir := t.TempDir()
 	l, _ := mustOpen(t, dir, config())
 	if _, _, err := wal.Open(t.Context(), dir, config()); !errors.Is(err, wal.ErrInUse) {
-		t.Errorf("without waiting: %v", err)
+		t.Errorf("without a wait: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

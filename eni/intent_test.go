@@ -5,6 +5,7 @@ package eni_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -19,8 +20,9 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// covers says, for each call that changes something, whether an open intent in
-// the journal tells what the call is about and what EC2 has answered before it.
+// covers contains a function for each call that changes something. The function
+// reports whether an unfinished intent describes the call and contains EC2's
+// answers to the earlier calls.
 var covers = map[string]func(in eni.Intent, form url.Values) bool{
 	"CreateNetworkInterface": func(in eni.Intent, f url.Values) bool {
 		return in.Op == eni.OpProvision && in.Token == f.Get("ClientToken")
@@ -46,10 +48,10 @@ var covers = map[string]func(in eni.Intent, form url.Values) bool{
 	},
 }
 
-// TestJournalIsAhead: before each call that changes something the journal holds
-// what the next process needs to go on; afterwards nothing is open, and in the
-// end nothing is left.
-func TestJournalIsAhead(t *testing.T) {
+// TestIntentsPrecedeCalls checks that before each call that changes something the
+// journal has what the next process needs to continue. Afterwards no intent may be
+// unfinished, and an hour later the journal must be empty.
+func TestIntentsPrecedeCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
 		inst := w.run("m5.large")
@@ -60,7 +62,7 @@ func TestJournalIsAhead(t *testing.T) {
 				form := w.form(r)
 				if action := form.Get("Action"); covers[action] != nil {
 					seen[action] = true
-					w.ahead(intents, form)
+					w.checkJournalled(intents, form)
 				}
 				return rt.RoundTrip(r)
 			})
@@ -76,12 +78,12 @@ func TestJournalIsAhead(t *testing.T) {
 		}
 		w.check(m.Retire(t.Context(), e.ID))
 		if len(seen) != len(covers) {
-			t.Errorf("only %v were called", seen)
+			t.Errorf("called %v, want all of the %d actions", seen, len(covers))
 		}
 		left, err := intents.All(t.Context())
 		w.check(err)
 		if slices.ContainsFunc(left, func(in eni.Intent) bool { return !in.Done }) {
-			t.Errorf("open: %+v", left)
+			t.Errorf("unfinished: %+v", left)
 		}
 		time.Sleep(time.Hour)
 		_, err = m.Discover(t.Context())
@@ -92,18 +94,18 @@ func TestJournalIsAhead(t *testing.T) {
 	})
 }
 
-// ahead checks that the journal covers a call that is about to be made.
-func (w *world) ahead(journal eni.Intents, form url.Values) {
+// checkJournalled checks that the journal covers a call that is about to be made.
+func (w *world) checkJournalled(journal eni.Intents, form url.Values) {
 	w.t.Helper()
 	all, err := journal.All(w.t.Context())
 	w.check(err)
 	action := form.Get("Action")
 	if !slices.ContainsFunc(all, func(in eni.Intent) bool { return !in.Done && covers[action](in, form) }) {
-		w.t.Errorf("%s before the journal has it: %+v", action, all)
+		w.t.Errorf("%s is called before the journal has its intent: %+v", action, all)
 	}
 }
 
-// form is what a request to EC2 asks for.
+// form returns the parameters of a request to EC2.
 func (w *world) form(r *http.Request) url.Values {
 	w.t.Helper()
 	if r.Body == nil {
@@ -117,24 +119,24 @@ func (w *world) form(r *http.Request) url.Values {
 	return form
 }
 
-// obedient is a journal that writes nothing once its context has ended.
-type obedient struct{ *eni.Memory }
+// cancelable is a journal that refuses to write after the end of its context.
+type cancelable struct{ *eni.Memory }
 
-func (o obedient) Put(ctx context.Context, in eni.Intent) error {
+func (o cancelable) Put(ctx context.Context, in eni.Intent) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	return o.Memory.Put(ctx, in)
 }
 
-// TestAnswersAreJournalledAfterCancel: what EC2 has done is written down also if
-// nobody waits for it any more.
+// TestAnswersAreJournalledAfterCancel checks that the journal records what EC2 has
+// done even if the caller has canceled the operation.
 func TestAnswersAreJournalledAfterCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
 		inst := w.run("m5.large")
 		intents := eni.NewMemory()
-		m := w.manager(inst, eni.Config{Intents: obedient{Memory: intents}})
+		m := w.manager(inst, eni.Config{Intents: cancelable{Memory: intents}})
 		_, err := m.Discover(t.Context())
 		w.check(err)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -149,7 +151,23 @@ func TestAnswersAreJournalledAfterCancel(t *testing.T) {
 		all, err := intents.All(t.Context())
 		w.check(err)
 		if len(all) != 1 || !all[0].Attached || all[0].Attachment == "" {
-			t.Errorf("the journal has %+v, want the attachment in it", all)
+			t.Errorf("the journal has %+v, want an intent with the attachment", all)
 		}
 	})
+}
+
+// TestIntentJSON checks that journals of earlier versions stay readable: they call
+// DeleteOnTermination "Kept".
+func TestIntentJSON(t *testing.T) {
+	var in eni.Intent
+	if err := json.Unmarshal([]byte(`{"ID":"1","Op":"provision","Attached":true,"Kept":true}`), &in); err != nil {
+		t.Fatal(err)
+	}
+	if !in.DeleteOnTermination {
+		t.Errorf("DeleteOnTermination is not set: %+v", in)
+	}
+	data, err := json.Marshal(in)
+	if err != nil || !bytes.Contains(data, []byte(`"Kept":true`)) {
+		t.Errorf("encoded as %s, %v, want Kept in it", data, err)
+	}
 }

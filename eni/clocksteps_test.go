@@ -16,11 +16,11 @@ import (
 
 const year = 365 * 24 * time.Hour
 
-// steps are how far the wall clock is set between two processes.
+// steps are the changes of the wall clock between two processes.
 var steps = []time.Duration{-10 * year, -time.Hour, -time.Second, 0, time.Second, time.Hour, 10 * year}
 
-// stepped is a journal as it looks after the wall clock was set back by d, that
-// is with all times later by d.
+// stepped returns a copy of a journal as a process reads it after the wall clock was
+// set back by d: all times are later by d.
 func stepped(t *testing.T, from eni.Intents, d time.Duration) *eni.Memory {
 	t.Helper()
 	all, err := from.All(t.Context())
@@ -42,9 +42,9 @@ func stepped(t *testing.T, from eni.Intents, d time.Duration) *eni.Memory {
 
 // TestClockSteps sets the clock by up to ten years between two processes, right
 // after each kind of change, while EC2 and the metadata service still show the
-// state before. An address that was released is not offered, one that was
-// assigned is not lost, and five minutes later everything is as it would be
-// without the step.
+// state before. The inventory must not show a released address as usable, and must
+// not lose an assigned one. Five minutes later it must be the same as without the
+// step.
 func TestClockSteps(t *testing.T) {
 	for _, step := range steps {
 		t.Run(step.String(), inBubble(func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestClockSteps(t *testing.T) {
 				e, _ := inv.ENI(kept.ID)
 				for _, b := range e.Blocks() {
 					if slices.Contains(released, b) && !slices.Contains(assigned, b) {
-						t.Errorf("%v is offered", b)
+						t.Errorf("%v is shown as usable, but was released", b)
 					}
 				}
 				known := slices.Concat(e.Blocks(), e.Doubtful)
@@ -83,19 +83,19 @@ func TestClockSteps(t *testing.T) {
 					}
 				}
 				if e, _ := inv.ENI(gone.ID); e.ForPods() {
-					t.Errorf("the retired ENI serves pods: %+v", e)
+					t.Errorf("the retired ENI is usable: %+v", e)
 				}
 				if _, ok := inv.ENI(made.ID); !ok {
 					t.Error("the new ENI is lost")
 				}
 				time.Sleep(10 * time.Second)
 			}
-			w.settled(m, journal)
+			w.checkFinal(m, journal)
 		}))
 	}
 }
 
-// assignTo puts n addresses on an ENI.
+// assignTo assigns n addresses to an ENI.
 func (w *world) assignTo(m *eni.Manager, id string, n int) []netip.Prefix {
 	w.t.Helper()
 	got, err := m.Assign(w.t.Context(), eni.AssignInput{ENI: id, Slots: n})
@@ -110,9 +110,9 @@ func sameBlocks(a, b []netip.Prefix) bool {
 	return slices.Equal(a, b)
 }
 
-// settled waits for five minutes and checks that what is known is what is there,
-// and that nothing is left in the journal.
-func (w *world) settled(m *eni.Manager, journal eni.Intents) {
+// checkFinal waits for five minutes and checks that the inventory equals the cloud,
+// and that the journal is empty.
+func (w *world) checkFinal(m *eni.Manager, journal eni.Intents) {
 	w.t.Helper()
 	time.Sleep(5 * time.Minute)
 	inv, err := m.Discover(w.t.Context())
@@ -120,7 +120,7 @@ func (w *world) settled(m *eni.Manager, journal eni.Intents) {
 	for _, e := range inv.ENIs {
 		have, _ := w.ENI(e.ID)
 		if !e.ForPods() || !sameBlocks(e.Blocks(), blocks(have)) || len(e.Doubtful) > 0 {
-			w.t.Errorf("later: known as %+v, in the cloud %v", e, blocks(have))
+			w.t.Errorf("later: inventory has %+v, the cloud %v", e, blocks(have))
 		}
 	}
 	if n := len(w.ENIs()); n != len(inv.ENIs) {
@@ -131,9 +131,9 @@ func (w *world) settled(m *eni.Manager, journal eni.Intents) {
 	}
 }
 
-// TestClockStepsWhileOpen sets the clock while operations are open: each ends
-// within minutes, and no ENI is leaked.
-func TestClockStepsWhileOpen(t *testing.T) {
+// TestClockStepsDuringOperations sets the clock while operations are unfinished. Each
+// must finish within minutes without leaking an ENI.
+func TestClockStepsDuringOperations(t *testing.T) {
 	for _, step := range steps {
 		for _, fault := range []enitest.Fault{
 			{Action: "CreateNetworkInterface", Drop: true},
@@ -178,15 +178,15 @@ func TestClockStepsWhileOpen(t *testing.T) {
 					w.check(err)
 					time.Sleep(time.Minute)
 				}
-				w.settled(m, journal)
+				w.checkFinal(m, journal)
 			}))
 		}
 	}
 }
 
-// TestClockStepsWhileABranchCools: a branch ENI rests for its cooldown at most,
-// wherever the clock is set.
-func TestClockStepsWhileABranchCools(t *testing.T) {
+// TestClockStepsDuringCooldown checks that the cooldown of a branch ENI does not take
+// longer after the clock was set.
+func TestClockStepsDuringCooldown(t *testing.T) {
 	for _, step := range steps {
 		t.Run(step.String(), inBubble(func(t *testing.T) {
 			w := newWorld(t, enitest.Config{})
@@ -198,20 +198,20 @@ func TestClockStepsWhileABranchCools(t *testing.T) {
 			w.check(err)
 			w.check(m.RetireBranch(t.Context(), b))
 			m = w.manager(inst, eni.Config{Intents: stepped(t, intents, step)})
-			_, err = m.Open(t.Context())
+			_, err = m.Unfinished(t.Context())
 			w.check(err)
 			time.Sleep(61 * time.Second)
 			w.check(m.Resume(t.Context()))
 			if _, ok := w.ENI(b.ENI); ok {
-				t.Error("the branch is there after its cooldown")
+				t.Error("the branch still exists after its cooldown")
 			}
 		}))
 	}
 }
 
-// TestStampsAreMonotonic: every time that the Manager takes ages of has a
-// monotonic reading, which only the text of a time tells.
-func TestStampsAreMonotonic(t *testing.T) {
+// TestTimesAreMonotonic checks that every time from which the Manager computes ages has
+// a monotonic reading. Only the text of a time shows that.
+func TestTimesAreMonotonic(t *testing.T) {
 	w := newWorld(t, enitest.Config{})
 	intents := eni.NewMemory()
 	m := w.manager(w.run("m5.xlarge"), eni.Config{Intents: intents})
@@ -223,16 +223,16 @@ func TestStampsAreMonotonic(t *testing.T) {
 	w.check(err)
 	w.check(m.RetireBranch(t.Context(), b))
 	inv := m.Inventory()
-	stamps := map[string]time.Time{"At": inv.At, "EC2At": inv.EC2At, "MetadataAt": inv.MetadataAt}
+	times := map[string]time.Time{"At": inv.At, "EC2At": inv.EC2At, "MetadataAt": inv.MetadataAt}
 	all, err := intents.All(t.Context())
 	w.check(err)
 	for _, in := range all {
-		stamps[in.ID+" Start"], stamps[in.ID+" Changed"] = in.Start, in.Changed
+		times[in.ID+" Start"], times[in.ID+" Changed"] = in.Start, in.Changed
 		if !in.NotBefore.IsZero() {
-			stamps[in.ID+" NotBefore"] = in.NotBefore
+			times[in.ID+" NotBefore"] = in.NotBefore
 		}
 	}
-	for name, at := range stamps {
+	for name, at := range times {
 		if !strings.Contains(at.String(), " m=") {
 			t.Errorf("%s is %v, without a monotonic reading", name, at)
 		}

@@ -7,18 +7,18 @@ import (
 	"slices"
 )
 
-// want is a number of addresses or prefixes for EC2 to choose, or those that
-// the caller has chosen.
-type want struct {
+// selection is the number of addresses or prefixes that EC2 chooses, or the exact
+// ones that the caller has chosen.
+type selection struct {
 	n     int
 	exact []netip.Prefix
 }
 
-func (w want) size() int { return w.n + len(w.exact) }
+func (w selection) size() int { return w.n + len(w.exact) }
 
-// grabber takes addresses out of a subnet. After the first error it does
-// nothing; close gives everything back then.
-type grabber struct {
+// assigner takes addresses out of a subnet for an ENI. After the first error its
+// methods do nothing, and close releases everything taken before.
+type assigner struct {
 	t      *tx
 	subnet *Subnet
 	space  *space
@@ -26,12 +26,13 @@ type grabber struct {
 	err    error
 }
 
-func (t *tx) grabber(subnet string) *grabber {
-	return &grabber{t: t, subnet: t.subnet(subnet), space: t.c.state.spaces[subnet]}
+func (t *tx) assigner(subnet string) *assigner {
+	return &assigner{t: t, subnet: t.subnet(subnet), space: t.c.state.spaces[subnet]}
 }
 
-// close ends the grabbing: it undoes it after an error.
-func (g *grabber) close() error {
+// close updates the subnet's count of free addresses. After an error it releases
+// everything that was taken, and returns the error.
+func (g *assigner) close() error {
 	if g.err != nil {
 		for _, p := range g.taken {
 			g.space.release(p)
@@ -43,32 +44,32 @@ func (g *grabber) close() error {
 }
 
 // addrs takes IPv4 addresses.
-func (g *grabber) addrs(w want) []netip.Prefix {
+func (g *assigner) addrs(w selection) []netip.Prefix {
 	return g.take(w, 32, g.space.pickAddr, errorf("InsufficientFreeAddressesInSubnet",
 		"The specified subnet does not have enough free addresses to satisfy the request."))
 }
 
 // blocks takes /28 prefixes.
-func (g *grabber) blocks(w want) []netip.Prefix {
+func (g *assigner) blocks(w selection) []netip.Prefix {
 	return g.take(w, 28, g.space.pickBlock, errorf("InsufficientCidrBlocks",
 		"The specified subnet does not have enough free cidr blocks to satisfy the request."))
 }
 
 // addrs6 takes IPv6 addresses.
-func (g *grabber) addrs6(w want) []netip.Prefix {
+func (g *assigner) addrs6(w selection) []netip.Prefix {
 	return g.take(w, 128, func() (netip.Prefix, bool) { return g.space.pick6(false) },
 		errorf("InsufficientFreeAddressesInSubnet",
 			"The specified subnet does not have enough free IPv6 addresses to satisfy the request."))
 }
 
 // blocks6 takes /80 prefixes.
-func (g *grabber) blocks6(w want) []netip.Prefix {
+func (g *assigner) blocks6(w selection) []netip.Prefix {
 	return g.take(w, 80, func() (netip.Prefix, bool) { return g.space.pick6(true) },
 		errorf("InsufficientCidrBlocks",
 			"The specified subnet does not have enough free cidr blocks to satisfy the request."))
 }
 
-func (g *grabber) take(w want, bits int, pick func() (netip.Prefix, bool), full error) []netip.Prefix {
+func (g *assigner) take(w selection, bits int, pick func() (netip.Prefix, bool), full error) []netip.Prefix {
 	if g.err != nil || w.size() == 0 {
 		return nil
 	}
@@ -78,7 +79,7 @@ func (g *grabber) take(w want, bits int, pick func() (netip.Prefix, bool), full 
 	}
 	var got []netip.Prefix
 	for _, p := range w.exact {
-		if g.err = g.exact(p, bits); g.err != nil {
+		if g.err = g.takeExact(p, bits); g.err != nil {
 			return nil
 		}
 		got = append(got, p)
@@ -95,8 +96,8 @@ func (g *grabber) take(w want, bits int, pick func() (netip.Prefix, bool), full 
 	return got
 }
 
-// exact takes one address or prefix that the caller has chosen.
-func (g *grabber) exact(p netip.Prefix, bits int) error {
+// takeExact takes one address or prefix that the caller has chosen.
+func (g *assigner) takeExact(p netip.Prefix, bits int) error {
 	switch {
 	case !p.IsValid() || p.Bits() != bits || p != p.Masked():
 		return invalidValue("invalid value for parameter address: %s", wireText(p))
@@ -112,7 +113,7 @@ func (g *grabber) exact(p netip.Prefix, bits int) error {
 	return nil
 }
 
-// awsOwned reports whether p holds an address that AWS keeps in each subnet.
+// awsOwned reports whether p contains an address that AWS reserves in each subnet.
 func (s *space) awsOwned(p netip.Prefix) bool {
 	if p.Addr().Is6() {
 		return s.v6.awsOwned(p)
@@ -141,19 +142,20 @@ func wireText(p netip.Prefix) string {
 	return p.String()
 }
 
-// load is how many slots an ENI uses: addresses and prefixes.
-type load struct{ v4, v6, prefixes int }
+// slotUse is the number of slots that an ENI uses, by family. The delegated
+// prefixes, of either family, are also counted on their own.
+type slotUse struct{ v4, v6, prefixes int }
 
-// load is what the ENI uses now.
-func (e *ENI) load() load {
-	return load{
+// slotUse returns the number of slots that the ENI uses now.
+func (e *ENI) slotUse() slotUse {
+	return slotUse{
 		v4: len(e.v4()) + len(e.Prefixes), v6: len(e.IPv6Addrs) + len(e.IPv6Prefixes),
 		prefixes: len(e.Prefixes) + len(e.IPv6Prefixes),
 	}
 }
 
-// check says whether an instance type's limits permit the load.
-func (l load) check(it InstanceType) error {
+// check returns EC2's error if l exceeds the limits of the instance type.
+func (l slotUse) check(it InstanceType) error {
 	switch {
 	case l.v4 > it.IPv4PerENI:
 		return errorf("PrivateIpAddressLimitExceeded", "Number of private addresses will exceed limit.")
@@ -165,10 +167,11 @@ func (l load) check(it InstanceType) error {
 	return nil
 }
 
-// without returns all but those in gone, and whether all of gone were there.
-func without[T comparable](all, gone []T) (rest []T, found bool) {
-	rest = slices.DeleteFunc(slices.Clone(all), func(one T) bool { return slices.Contains(gone, one) })
-	for _, one := range gone {
+// without returns the elements of all that are not in removed, and whether all
+// contains every element of removed.
+func without[T comparable](all, removed []T) (rest []T, found bool) {
+	rest = slices.DeleteFunc(slices.Clone(all), func(one T) bool { return slices.Contains(removed, one) })
+	for _, one := range removed {
 		if !slices.Contains(all, one) {
 			return rest, false
 		}

@@ -8,8 +8,8 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// about is the line that ec2sim prints.
-type about struct {
+// summary is the line of JSON that ec2sim prints.
+type summary struct {
 	EC2       string     `json:"ec2"`
 	Region    string     `json:"region"`
 	VPCs      []string   `json:"vpcs"`
@@ -25,9 +25,9 @@ type instance struct {
 	ENIs     []string `json:"enis"`
 }
 
-// describe says where everything is.
-func describe(ctx context.Context, cloud *enitest.Cloud, srv *enitest.Server) (about, error) {
-	a := about{EC2: srv.EC2URL, Region: cloud.Region(), Instances: []instance{}}
+// summarize returns the URLs of the services and the IDs of the resources.
+func summarize(ctx context.Context, cloud *enitest.Cloud, srv *enitest.Server) (summary, error) {
+	a := summary{EC2: srv.EC2URL, Region: cloud.Region(), Instances: []instance{}}
 	for _, v := range cloud.VPCs() {
 		a.VPCs = append(a.VPCs, v.ID)
 	}
@@ -46,7 +46,7 @@ func describe(ctx context.Context, cloud *enitest.Cloud, srv *enitest.Server) (a
 		}
 		url, err := srv.IMDSURL(ctx, i.ID)
 		if err != nil {
-			return about{}, err
+			return summary{}, err
 		}
 		a.Instances = append(a.Instances, instance{i.ID, i.Type, url, i.Subnet, enis[i.ID]})
 	}

@@ -4,14 +4,16 @@ package netstate
 
 import "fmt"
 
-// ipProtos are the transport protocols that have a name here.
+// ICMPv6 is the protocol number of ICMP for IPv6.
+const ICMPv6 = 58
+
+// ipProtos are the transport protocols that have names, as iproute2 prints them.
 var ipProtos = []struct {
 	name   string
 	number int
 }{{"icmp", 1}, {"tcp", 6}, {"udp", 17}, {"ipv6-icmp", ICMPv6}, {"sctp", 132}}
 
-const ICMPv6 = 58
-
+// ipProtoName returns the name of a transport protocol, or its number if it has none.
 func ipProtoName(number int) string {
 	for _, p := range ipProtos {
 		if p.number == number {
@@ -21,8 +23,9 @@ func ipProtoName(number int) string {
 	return fmt.Sprint(number)
 }
 
-// IpProtoNumber returns the number of a transport protocol that has a name here.
-func IpProtoNumber(name string) (int, bool) {
+// ParseIPProto returns the number of the transport protocol of that name: icmp, tcp,
+// udp, ipv6-icmp or sctp.
+func ParseIPProto(name string) (number int, ok bool) {
 	for _, p := range ipProtos {
 		if p.name == name {
 			return p.number, true

@@ -20,7 +20,7 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// bubble runs f in a synctest bubble with a world made there.
+// bubble runs f in a synctest bubble, with a new world.
 func bubble(t *testing.T, s setup, f func(*testing.T, *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { f(t, newWorld(t, s)) })
@@ -45,7 +45,7 @@ func (w *world) describe(t *testing.T, eni string) types.NetworkInterface {
 	return out.NetworkInterfaces[0]
 }
 
-// TestDelays watches an attachment come and go in its own time.
+// TestDelays checks that attaching, detaching and calls take the configured time.
 func TestDelays(t *testing.T) {
 	delays := enitest.Delays{Attach: 5 * time.Second, Detach: 8 * time.Second, Call: 300 * time.Millisecond}
 	bubble(t, setup{config: enitest.Config{Delays: delays}}, func(t *testing.T, w *world) {
@@ -60,7 +60,7 @@ func TestDelays(t *testing.T) {
 			t.Errorf("got attachment %s, want attaching", s)
 		}
 		if got := metadata(t, w.imds, mac); got != "404" {
-			t.Errorf("metadata shows %q while attaching", got)
+			t.Errorf("metadata shows %q while attaching, want 404", got)
 		}
 		time.Sleep(5 * time.Second)
 		if s := w.describe(t, id).Attachment.Status; s != types.AttachmentStatusAttached {
@@ -82,7 +82,8 @@ func TestDelays(t *testing.T) {
 	})
 }
 
-// TestLag gives EC2 and two metadata keys a lag of their own each.
+// TestLag checks that Describe calls and metadata keys show a change after their
+// own lags.
 func TestLag(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		id := w.create(t)
@@ -132,7 +133,7 @@ func TestLag(t *testing.T) {
 	})
 }
 
-// TestFaults scripts each kind of fault against the calls it matches.
+// TestFaults checks each kind of fault on calls that match it.
 func TestFaults(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		w.AddFault(enitest.Fault{Action: "Create*", Skip: 1, Times: 1, Err: &enitest.APIError{Code: "InternalError", Message: "oops"}})
@@ -156,21 +157,21 @@ func TestFaults(t *testing.T) {
 		began := time.Now()
 		_, err = w.ec2.DescribeVpcs(ctx, &ec2.DescribeVpcsInput{})
 		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Minute {
-			t.Errorf("hang: got error %v after %v", err, time.Since(began))
+			t.Errorf("hang: got error %v after %v, want a deadline after 1m", err, time.Since(began))
 		}
 
 		w.AddFault(enitest.Fault{Action: "DescribeSubnets", Delay: time.Hour, Caller: "AKIATEST"})
 		must(w.ec2.DescribeSubnets(t.Context(), &ec2.DescribeSubnetsInput{}))(t)
 		if took := time.Since(began); took != time.Hour+time.Minute {
-			t.Errorf("delay: took %v", took)
+			t.Errorf("delay: hang and delay took %v, want 1h1m", took)
 		}
 
 		w.AddFault(enitest.Fault{Action: "meta-data/mac", Times: 1, Err: &enitest.APIError{Status: 404}})
 		if got := metadata(t, w.imds, "mac"); got != "404" {
-			t.Errorf("metadata fault: got %q", got)
+			t.Errorf("metadata fault: got %q, want 404", got)
 		}
 		if got := metadata(t, w.imds, "mac"); got == "404" {
-			t.Error("metadata fault hits twice")
+			t.Error("a metadata fault with Times 1 disturbs a second request")
 		}
 		var codes []string
 		for _, c := range w.Audit() {
@@ -186,8 +187,8 @@ func TestFaults(t *testing.T) {
 	})
 }
 
-// TestThrottle empties a bucket and waits for it to fill; then the SDK's own
-// back-off gets through.
+// TestThrottle empties the buckets, waits two seconds, and counts the calls that
+// pass. A client of the SDK with retries succeeds after its back-off.
 func TestThrottle(t *testing.T) {
 	bubble(t, setup{config: enitest.Config{Throttle: enitest.AWSThrottle()}}, func(t *testing.T, w *world) {
 		passed := func(call func() error) int {
@@ -229,12 +230,12 @@ func TestThrottle(t *testing.T) {
 			o.Retryer = retry.NewStandard()
 		})
 		if err != nil || time.Since(began) <= 0 {
-			t.Errorf("with retries: got error %v after %v", err, time.Since(began))
+			t.Errorf("with retries: got error %v after %v, want success after a back-off", err, time.Since(began))
 		}
 	})
 }
 
-// TestDenied takes a permission away from one caller.
+// TestDenied takes a permission from one caller and gives it back.
 func TestDenied(t *testing.T) {
 	w := newWorld(t, setup{})
 	w.Deny("AKIATEST", "Describe*")
@@ -246,7 +247,8 @@ func TestDenied(t *testing.T) {
 	must(w.ec2.DescribeVpcs(t.Context(), &ec2.DescribeVpcsInput{}))(t)
 }
 
-// TestDryRun changes nothing and says so; what is forbidden stays forbidden.
+// TestDryRun checks that a dry run changes nothing, and that it reports a missing
+// permission.
 func TestDryRun(t *testing.T) {
 	w := newWorld(t, setup{})
 	in := &ec2.CreateNetworkInterfaceInput{SubnetId: &w.subnet.ID, DryRun: aws.Bool(true)}
@@ -260,7 +262,7 @@ func TestDryRun(t *testing.T) {
 	wantCode(t, err, "UnauthorizedOperation")
 }
 
-// TestClientToken repeats a call under one token.
+// TestClientToken repeats a call with the same client token.
 func TestClientToken(t *testing.T) {
 	w := newWorld(t, setup{})
 	in := &ec2.CreateNetworkInterfaceInput{SubnetId: &w.subnet.ID, ClientToken: aws.String("one")}
@@ -271,15 +273,15 @@ func TestClientToken(t *testing.T) {
 	}
 	again := must(w.ec2.CreateNetworkInterface(t.Context(), in))(t)
 	if a, b := *first.NetworkInterface.NetworkInterfaceId, *again.NetworkInterface.NetworkInterfaceId; a != b || len(w.ENIs()) != 2 {
-		t.Errorf("got ENIs %s and %s for one token, and %d in all", a, b, len(w.ENIs()))
+		t.Errorf("got ENIs %s and %s for one token, and %d in all, want one and 2 in all", a, b, len(w.ENIs()))
 	}
 	in.Description = aws.String("another")
 	_, err := w.ec2.CreateNetworkInterface(t.Context(), in)
 	wantCode(t, err, "IdempotentParameterMismatch")
 }
 
-// TestHooks has slow hooks that look at the cloud, and calls at the same time:
-// events come in the order of the changes, each before its call returns.
+// TestHooks makes concurrent calls with a slow hook that reads the cloud. The hook
+// must get the events in the order of the changes.
 func TestHooks(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
 		id := w.ENIs()[0].ID
@@ -302,7 +304,7 @@ func TestHooks(t *testing.T) {
 		}
 		wg.Wait()
 		if diff := cmp.Diff([]int{1, 2, 3, 4, 5}, sizes); diff != "" {
-			t.Errorf("sizes of the ENI as told to the hook (-want +got):\n%s", diff)
+			t.Errorf("numbers of addresses in the events (-want +got):\n%s", diff)
 		}
 	})
 }
