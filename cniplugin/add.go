@@ -9,11 +9,12 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/vpcnet/vpcnet/cniplugin/internal/statedir"
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-// add allocates, wires and prints. When a step fails, what was done is undone in
-// the reverse order, all before the deadline.
+// add allocates addresses, wires the pod and prints the result. When a step
+// fails, add undoes the earlier steps in reverse order before the deadline.
 func add(ctx context.Context, c *call) error {
 	timeout := c.conf.timeout()
 	deadline := time.Now().Add(timeout)
@@ -21,19 +22,19 @@ func add(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.needSandbox(); err != nil {
+	if err := c.validateSandbox(); err != nil {
 		return err
 	}
-	const reserved = 10 // a tenth of the time at most
+	const reserved = 10 // undo gets at most a tenth of the time
 	work, cancel := context.WithDeadline(ctx, deadline.Add(-min(timeout/reserved, undoTime)))
 	defer cancel()
-	lock, err := lockAttachment(work, c.conf.tombstones(), c.Attachment)
+	lock, err := statedir.Acquire(work, c.conf.tombstones(), c.Attachment.String())
 	if err != nil {
 		return lockFailure(err)
 	}
-	defer lock.unlock()
+	defer lock.Release()
 	if err := removeTombstone(c.conf.tombstones(), c.Attachment); err != nil {
-		return newError(CodeIOFailure, "tombstone of an earlier DEL cannot be removed", err.Error())
+		return &Error{Code: CodeIOFailure, Msg: "tombstone of an earlier DEL cannot be removed", Details: err.Error()}
 	}
 	h, err := datapath.Open("")
 	if err != nil {
@@ -42,29 +43,33 @@ func add(ctx context.Context, c *call) error {
 	defer h.Close()
 	resp, err := c.client(timeout).Add(work, AddRequest{Attachment: c.Attachment, Netns: c.netns, Pod: c.pod})
 	if err != nil {
-		c.note(err)
-		if !unsettled(err) {
+		c.recordTimeout(err)
+		if !mayHaveAllocated(err) {
 			return agentFailure(err)
 		}
 		return errors.Join(agentFailure(err), c.undo(ctx, h, deadline))
 	}
-	if err := c.wire(work, h, prev, allocation{resp, lock.since}); err != nil {
+	if err := c.wire(work, h, prev, allocation{resp, lock.Since}); err != nil {
 		return errors.Join(err, c.undo(ctx, h, deadline))
 	}
 	return nil
 }
 
-// lockFailure says why an ADD cannot have the lock of its attachment.
+// lockFailure returns the CNI error of an ADD that did not get the lock of its
+// attachment.
 func lockFailure(err error) *Error {
-	if errors.Is(err, errBusy) {
-		return newError(CodeTryAgainLater, ReasonAttachmentBusy+": "+errBusy.Error(), "it holds the attachment's lock; is its process stopped?")
+	if errors.Is(err, statedir.ErrBusy) {
+		return &Error{
+			Code: CodeTryAgainLater, Msg: ReasonAttachmentBusy + ": " + statedir.ErrBusy.Error(),
+			Details: "it holds the lock of the attachment; check whether its process is stopped",
+		}
 	}
-	return newError(CodeIOFailure, "the attachment cannot be locked in the state directory", err.Error())
+	return &Error{Code: CodeIOFailure, Msg: "the attachment cannot be locked in the state directory", Details: err.Error()}
 }
 
-// unsettled reports whether the agent may have allocated addresses though Add
-// returned err: it took the call, and did not refuse it.
-func unsettled(err error) bool {
+// mayHaveAllocated reports whether the agent may have allocated addresses although
+// Add returned err: the agent received the call and did not refuse it.
+func mayHaveAllocated(err error) bool {
 	if broken := (*brokenError)(nil); errors.As(err, &broken) {
 		return true
 	}
@@ -72,27 +77,28 @@ func unsettled(err error) bool {
 	return !errors.As(err, &answered) && !errors.Is(err, ErrAgentAway)
 }
 
-// allocation is the agent's answer, to an ADD that has its lock since then.
+// allocation is the agent's answer to an ADD, and the time since when the ADD has
+// held the lock of its attachment.
 type allocation struct {
 	AddResponse
-	since time.Time
+	lockedSince time.Time
 }
 
-// wire makes the pod that the agent's answer describes, and prints the result.
-// Before and after it confirms the allocation, which costs nothing unless the
-// ADD has taken seconds: before, because what is lost need not be wired, and
-// after, because only then a DEL that comes finds all there is to delete. A DEL is
-// also why wiring may have failed.
+// wire wires the pod that the agent's answer describes, and prints the result. It
+// confirms the allocation before and after wiring, which costs nothing unless the
+// ADD has taken seconds. The first check avoids wiring addresses that are lost.
+// The second check covers a DEL that ran before there was anything to delete.
+// Such a DEL can also be the reason why wiring failed.
 func (c *call) wire(ctx context.Context, h *datapath.Handle, prev result, given allocation) error {
-	p, err := c.wanted(given.AddResponse)
+	p, err := c.desiredPod(given.AddResponse)
 	if err != nil {
 		return err
 	}
-	if err := c.confirm(ctx, given.since, given.AddResponse); err != nil {
+	if err := c.confirm(ctx, given); err != nil {
 		return err
 	}
 	w, failed := h.AddPod(ctx, p)
-	if err := c.confirm(ctx, given.since, given.AddResponse); err != nil {
+	if err := c.confirm(ctx, given); err != nil {
 		return errors.Join(err, failed)
 	}
 	if failed != nil {
@@ -105,10 +111,10 @@ func (c *call) wire(ctx context.Context, h *datapath.Handle, prev result, given 
 	return emit(c.out, r)
 }
 
-// undo takes back an ADD that failed. While the kernel does not let the pod's
-// network go, the address stays with the attachment, and the runtime's DEL tries
-// again. It has undoTime even if the deadline is nearer, because the process was
-// stopped.
+// undo reverts an ADD that failed. If the kernel does not delete the pod's
+// network, the attachment keeps its address, and the runtime's DEL tries again.
+// undo has undoTime even if the deadline is closer, because the process may have
+// been stopped.
 func (c *call) undo(ctx context.Context, h *datapath.Handle, deadline time.Time) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(time.Until(deadline), undoTime))
 	defer cancel()
@@ -119,20 +125,22 @@ func (c *call) undo(ctx context.Context, h *datapath.Handle, deadline time.Time)
 	return nil
 }
 
-// wanted turns the agent's answer into the pod that datapath shall make.
-func (c *call) wanted(resp AddResponse) (datapath.Pod, error) {
+// desiredPod returns the pod that datapath should wire for the agent's answer.
+func (c *call) desiredPod(resp AddResponse) (datapath.Pod, error) {
 	p := c.podOf(c.Attachment, c.netns)
 	p.Layout = datapath.Layout(resp.Layout)
-	p.MTU = cmp.Or(int(c.conf.MTU), resp.MTU)
+	p.MTU = cmp.Or(c.conf.MTU, resp.MTU)
 	for _, a := range resp.Addresses {
 		p.Addrs = append(p.Addrs, datapath.PodAddr{Addr: a.Addr, Table: a.Table})
 	}
 	if resp.HostLinkPrefix != "" && resp.HostLinkPrefix != c.conf.vethPrefix() {
-		return p, newError(CodeInvalidConfig, fmt.Sprintf("invalid vethPrefix %q", c.conf.vethPrefix()),
-			fmt.Sprintf("the agent has set this node up for %q", resp.HostLinkPrefix))
+		return p, &Error{
+			Code: CodeInvalidConfig, Msg: fmt.Sprintf("invalid vethPrefix %q", c.conf.vethPrefix()),
+			Details: fmt.Sprintf("the agent uses %q on this node, want the same", resp.HostLinkPrefix),
+		}
 	}
 	if err := p.Validate(); err != nil {
-		return p, newError(CodeAgent, ReasonProtocol+": the agent's answer makes no pod", err.Error())
+		return p, &Error{Code: CodeAgent, Msg: ReasonProtocol + ": the agent's answer does not describe a valid pod", Details: err.Error()}
 	}
 	return p, nil
 }

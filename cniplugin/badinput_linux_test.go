@@ -15,15 +15,15 @@ import (
 	"github.com/vpcnet/vpcnet/cniplugin"
 )
 
-// badInput is an environment and configuration with one thing wrong, for each
-// verb that reads it.
+// badInput is an environment and a configuration with one wrong value, and the
+// verbs that read the value.
 type badInput struct {
 	name  string
 	verbs string
-	env   map[string]string // replaces what is right
-	stdin string            // replaces it if not empty
-	code  cniplugin.Code    // 0: the verb does what it can and succeeds
-	text  string            // in message or details
+	env   map[string]string // replaces valid variables
+	stdin string            // replaces the valid configuration if not empty
+	code  cniplugin.Code    // 0: the verb succeeds
+	text  string            // part of the message or details
 }
 
 const all, onAttachment = "ADD DEL CHECK GC STATUS", "ADD DEL CHECK"
@@ -50,10 +50,10 @@ var badInputs = []badInput{
 	{name: "prevResult of the wrong type", verbs: "ADD CHECK", stdin: `{"cniVersion":"1.1.0","name":"n","prevResult":7}`, code: 6, text: "prevResult"},
 
 	{name: "no container", verbs: onAttachment, env: map[string]string{"CNI_CONTAINERID": ""}, code: 4, text: "CNI_CONTAINERID"},
-	{name: "odd container", verbs: onAttachment, env: map[string]string{"CNI_CONTAINERID": "../c"}, code: 4, text: `CNI_CONTAINERID "../c"`},
+	{name: "invalid container", verbs: onAttachment, env: map[string]string{"CNI_CONTAINERID": "../c"}, code: 4, text: `CNI_CONTAINERID "../c"`},
 	{name: "no interface", verbs: onAttachment, env: map[string]string{"CNI_IFNAME": ""}, code: 4, text: "CNI_IFNAME"},
-	{name: "long interface", verbs: onAttachment, env: map[string]string{"CNI_IFNAME": "sixteencharacter"}, code: 4, text: "at most 15"},
-	{name: "odd interface", verbs: onAttachment, env: map[string]string{"CNI_IFNAME": "a/b"}, code: 4, text: `CNI_IFNAME "a/b"`},
+	{name: "long interface", verbs: onAttachment, env: map[string]string{"CNI_IFNAME": "sixteencharacter"}, code: 4, text: "has 16 bytes, want 1 to 15"},
+	{name: "invalid interface", verbs: onAttachment, env: map[string]string{"CNI_IFNAME": "a/b"}, code: 4, text: `CNI_IFNAME "a/b"`},
 	{name: "dots", verbs: onAttachment, env: map[string]string{"CNI_IFNAME": ".."}, code: 4, text: `CNI_IFNAME ".."`},
 	{name: "nothing at all", verbs: onAttachment, env: map[string]string{"CNI_CONTAINERID": "", "CNI_IFNAME": ""}, code: 4, text: "CNI_CONTAINERID, CNI_IFNAME"},
 	{name: "malformed arguments", verbs: "ADD CHECK", env: map[string]string{"CNI_ARGS": "K8S_POD_NAME"}, code: 4, text: "CNI_ARGS"},
@@ -72,8 +72,8 @@ var badInputs = []badInput{
 	{name: "unknown container", verbs: "CHECK", env: map[string]string{"CNI_CONTAINERID": "never-added"}, code: 3, text: "not-allocated"},
 }
 
-// verbsOf are all CNI commands; each must have a row.
-var verbsOf = []string{"ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"}
+// commands are all CNI commands. Each must have a row in badInputs.
+var commands = []string{"ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION"}
 
 func TestBadInput(t *testing.T) {
 	n := newNode(t, ofLayout("per-pod"))
@@ -82,19 +82,19 @@ func TestBadInput(t *testing.T) {
 	for _, row := range badInputs {
 		for _, verb := range strings.Fields(row.verbs) {
 			rows[verb]++
-			t.Run(verb+"/"+row.name, func(t *testing.T) { n.bad(t, verb, row) })
+			t.Run(verb+"/"+row.name, func(t *testing.T) { n.testBadInput(t, verb, row) })
 		}
 	}
-	for _, verb := range verbsOf {
+	for _, verb := range commands {
 		if rows[verb] == 0 {
 			t.Errorf("no row for %s", verb)
 		}
 	}
 }
 
-// bad calls the plugin in this process, and expects the row's answer and a node
-// as it was.
-func (n *node) bad(t *testing.T, verb string, row badInput) {
+// testBadInput calls the plugin in this process, and expects the answer of the row
+// and an unchanged node.
+func (n *node) testBadInput(t *testing.T, verb string, row badInput) {
 	env := map[string]string{
 		"CNI_COMMAND": verb, "CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/c1", "CNI_IFNAME": "eth0",
 	}
@@ -127,15 +127,15 @@ func expect(t *testing.T, row badInput, status int, stdout []byte) {
 	}
 	var got cniplugin.Error
 	if err := json.Unmarshal(stdout, &got); err != nil || status == 0 {
-		t.Fatalf("exit status %d, output %q is no CNI error: %v", status, stdout, err)
+		t.Fatalf("exit status %d, output %q is not a CNI error: %v", status, stdout, err)
 	}
 	if got.Code != row.code || !strings.Contains(got.Error(), row.text) || got.CNIVersion == "" {
-		t.Errorf("error %+v, want code %d and %q in it", got, row.code, row.text)
+		t.Errorf("error %+v, want a version, code %d and the text %q", got, row.code, row.text)
 	}
 }
 
-// Input that cannot be read and output that cannot be written are I/O failures,
-// and an ADD whose result nobody gets is undone.
+// TestBrokenPipes checks that input that cannot be read is an I/O failure, and
+// that an ADD that cannot write its result is undone.
 func TestBrokenPipes(t *testing.T) {
 	n := newNode(t, ofLayout("per-pod"))
 	newSandbox(t, "c1")
@@ -157,7 +157,7 @@ func TestBrokenPipes(t *testing.T) {
 		Getenv: getenv, Stdin: strings.NewReader(n.conf("1.0.0")), Stdout: closed, Stderr: &stderr,
 	})
 	if status == 0 || n.agent.Calls()["Add"] != 1 {
-		t.Errorf("exit status %d after %v", status, n.agent.Calls())
+		t.Errorf("exit status %d after the calls %v, want a failure after one Add", status, n.agent.Calls())
 	}
 	if diff := cmp.Diff(before, n.state()); diff != "" {
 		t.Errorf("left behind: -before +after:\n%s", diff)

@@ -16,9 +16,9 @@ import (
 	"github.com/vpcnet/vpcnet/cniplugin/servertest"
 )
 
-// BenchmarkPlugin executes the plugin's binary as a runtime does, against an
-// agent that answers at once: from exec to exit, without the making of the
-// sandbox. An empty Go program and VERSION show what the process itself costs.
+// BenchmarkPlugin measures the plugin's binary from exec to exit, with an agent
+// that answers at once and without the creation of the sandbox. An empty Go program
+// and VERSION show the cost of the process itself.
 //
 //	go test -run '^$' -bench Plugin -benchtime 100x ./cniplugin
 func BenchmarkPlugin(b *testing.B) {
@@ -68,19 +68,19 @@ func benchmarkVerbs(b *testing.B, cfg servertest.Config) {
 	})
 }
 
-// BenchmarkBurst is fifty ADDs at once, from the first exec to the last exit, as
-// when a node gets its pods back, and then the fifty DELs.
+// BenchmarkBurst measures fifty concurrent ADDs, from the first exec to the last
+// exit, as after a reboot of the node, and then the fifty DELs.
 func BenchmarkBurst(b *testing.B) {
 	const pods = 50
 	for _, layout := range []string{"flat", "per-pod"} {
 		b.Run(layout, func(b *testing.B) {
 			n := newNode(b, ofLayout(layout))
-			together := func(of func(id string) invocation) time.Duration {
+			runAll := func(command func(id string) invocation) time.Duration {
 				var wg sync.WaitGroup
 				start := time.Now()
 				for i := range pods {
 					wg.Go(func() {
-						if err := n.cmd(b.Context(), of(fmt.Sprint("pod", i))).Run(); err != nil {
+						if err := n.cmd(b.Context(), command(fmt.Sprint("pod", i))).Run(); err != nil {
 							b.Error(err)
 						}
 					})
@@ -93,8 +93,8 @@ func BenchmarkBurst(b *testing.B) {
 				for i := range pods {
 					newSandbox(b, fmt.Sprint("pod", i))
 				}
-				took := together(n.add)
-				dels += together(n.del)
+				took := runAll(n.add)
+				dels += runAll(n.del)
 				n.sweeps.Wait()
 				for i := range pods {
 					removeSandbox(b, fmt.Sprint("pod", i))
@@ -106,7 +106,7 @@ func BenchmarkBurst(b *testing.B) {
 	}
 }
 
-// execute returns how long a command took that has to succeed.
+// execute runs a command that must succeed, and returns how long it took.
 func execute(b *testing.B, cmd *exec.Cmd) time.Duration {
 	b.Helper()
 	start := time.Now()
@@ -116,7 +116,7 @@ func execute(b *testing.B, cmd *exec.Cmd) time.Duration {
 	return time.Since(start)
 }
 
-// measure reports minimum, median and 90th percentile of f's results.
+// measure reports the minimum, median and 90th percentile of f's results.
 func measure(b *testing.B, f func() time.Duration) {
 	b.Helper()
 	var all []time.Duration
@@ -125,7 +125,7 @@ func measure(b *testing.B, f func() time.Duration) {
 	}
 	slices.Sort(all)
 	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-	b.ReportMetric(0, "ns/op") // has the preparations in it
+	b.ReportMetric(0, "ns/op") // would include the preparations
 	b.ReportMetric(ms(all[0]), "ms-min")
 	b.ReportMetric(ms(all[len(all)/2]), "ms-median")
 	b.ReportMetric(ms(all[len(all)*9/10]), "ms-p90")

@@ -16,34 +16,43 @@ import (
 const (
 	// agentWait is how long CHECK and GC wait for an agent that is away: longer
 	// than an agent needs to start, and much shorter than a runtime waits. ADD
-	// waits for as long as its deadline allows, because a failed ADD costs the pod
-	// the runtime's pause between two tries, 10 s for a kubelet.
+	// waits as long as its deadline allows, because after a failed ADD the pod
+	// waits for the next attempt of the runtime, 10 s with a kubelet.
 	agentWait = 10 * time.Second
-	// undoTime is the time for taking back an ADD that failed: up to so much of
-	// its deadline is reserved for it, and so much it gets after the deadline has
-	// passed, as when the process was stopped.
+	// undoTime is the time for undoing an ADD that failed. ADD reserves up to this
+	// much of its deadline, and undo gets this much after the deadline has passed,
+	// for example because the process was stopped.
 	undoTime = time.Second
+	// lockWait is how long a DEL waits for the lock of its attachment. A command
+	// holds the lock for milliseconds, or for as long as an ADD waits for an
+	// address. The holder may also have been stopped, and the DEL must still delete
+	// the pod.
+	lockWait = 5 * time.Second
+	// fenceAfter is how old the lock of an ADD is when a DEL may have gone on
+	// without it. It is less than lockWait, so that the ADD misses no such DEL.
+	fenceAfter = lockWait - time.Second
 	// removeTimeout bounds the kernel's part of a DEL, which takes milliseconds,
 	// and some seconds when hundreds of links are deleted at once.
 	removeTimeout = 30 * time.Second
-	// releaseTimeout bounds one call that gives an address back. A tombstone is
-	// as good as an answer, so a DEL does not wait long for a busy agent.
+	// releaseTimeout bounds one call that releases addresses. A tombstone has the
+	// same effect as an answer, so a DEL does not wait long for a busy agent.
 	releaseTimeout = 3 * time.Second
-	// lookupTimeout bounds the question which addresses a pod had, whose answer
-	// is there at once or not worth waiting for.
+	// lookupTimeout bounds the call that asks which addresses a pod has. The agent
+	// answers it at once, or the answer is not worth waiting for.
 	lookupTimeout = time.Second
-	// stuckTimeout bounds a release after the agent has let a call of the same
-	// command run into its timeout: it will hardly answer the next.
+	// stuckTimeout bounds a release after the agent has let an earlier call of the
+	// same command time out: it will probably not answer the next one either.
 	stuckTimeout = 100 * time.Millisecond
-	// statusTimeout is how long STATUS waits for an agent that restarts. A
-	// kubelet asks the runtime for its status, and containerd 2 then each plugin,
-	// one request after the other with pauses of 5 s. One that fails makes the
-	// node NotReady; so does a runtime that has not answered for 30 s. 10 s are
-	// many times an agent's restart, and with the pause half of those 30.
+	// statusTimeout is how long STATUS waits for an agent that restarts. A kubelet
+	// asks the runtime for its status, and containerd 2 then calls STATUS of each
+	// plugin. The kubelet pauses for 5 s between requests. The node becomes
+	// NotReady if one request fails, or if the runtime has not answered for 30 s.
+	// 10 s are many times the duration of a restart, and together with the pause
+	// half of those 30 s.
 	statusTimeout = 10 * time.Second
 )
 
-// call is one invocation, parsed and checked.
+// call is one invocation, parsed and validated.
 type call struct {
 	Attachment
 	conf  NetConf
@@ -52,18 +61,21 @@ type call struct {
 	stdin []byte
 	out   io.Writer
 	log   *slog.Logger
-	// stuck means that the agent has let a call run into its timeout.
-	stuck bool
-	// overtaking means that a DEL goes on while another command holds the lock.
-	overtaking bool
+	// agentStuck means that a call of this command to the agent has timed out.
+	agentStuck bool
+	// unlocked means that a DEL goes on while another command holds the lock.
+	unlocked bool
 }
 
 func (c *call) client(wait time.Duration) Client {
 	return Client{Socket: c.conf.AgentSocket, Wait: wait}
 }
 
-// note remembers whether err, of a call to the agent, was a timeout.
-func (c *call) note(err error) { c.stuck = c.stuck || errors.Is(err, context.DeadlineExceeded) }
+// recordTimeout sets agentStuck if err, returned by a call to the agent, is a
+// timeout.
+func (c *call) recordTimeout(err error) {
+	c.agentStuck = c.agentStuck || errors.Is(err, context.DeadlineExceeded)
+}
 
 func (c *call) podOf(a Attachment, netns string) datapath.Pod {
 	return datapath.Pod{
@@ -74,29 +86,32 @@ func (c *call) podOf(a Attachment, netns string) datapath.Pod {
 	}
 }
 
-// needSandbox makes sure that CNI_NETNS is a network namespace other than the
-// node's own.
-func (c *call) needSandbox() error {
-	switch err := checkSandbox(c.netns); {
-	case errors.Is(err, datapath.ErrNoSandbox):
-		return newError(CodeUnknownContainer, fmt.Sprintf("invalid CNI_NETNS %q", c.netns), err.Error())
-	case err != nil:
-		return newError(CodeInvalidEnvironment, fmt.Sprintf("invalid CNI_NETNS %q", c.netns), err.Error())
+// validateSandbox returns an error unless CNI_NETNS is a network namespace other
+// than the node's own.
+func (c *call) validateSandbox() error {
+	err := checkSandbox(c.netns)
+	if err == nil {
+		return nil
 	}
-	return nil
+	e := &Error{Code: CodeInvalidEnvironment, Msg: fmt.Sprintf("invalid CNI_NETNS %q", c.netns), Details: err.Error()}
+	if errors.Is(err, datapath.ErrNoSandbox) {
+		e.Code = CodeUnknownContainer
+	}
+	return e
 }
 
-// datapathFailure gives the kernel's refusal the CNI code that fits.
+// datapathFailure returns the CNI error for an error of package datapath.
 func datapathFailure(err error) *Error {
+	e := &Error{Code: CodeDatapath, Msg: "network of the pod cannot be changed", Details: err.Error()}
 	switch {
 	case errors.Is(err, datapath.ErrNoSandbox):
-		return newError(CodeUnknownContainer, "invalid CNI_NETNS: the sandbox is gone", err.Error())
+		e.Code, e.Msg = CodeUnknownContainer, "invalid CNI_NETNS: the sandbox is gone"
 	case errors.Is(err, datapath.ErrInterfaceTaken):
-		return newError(CodeInvalidEnvironment, "invalid CNI_IFNAME: the sandbox has this interface already", err.Error())
+		e.Code, e.Msg = CodeInvalidEnvironment, "invalid CNI_IFNAME: the sandbox has this interface already"
 	case errors.Is(err, datapath.ErrAddressTaken):
-		return newError(CodeTryAgainLater, ReasonAddressTaken+": an address that the agent gave leads to another pod", err.Error())
+		e.Code, e.Msg = CodeTryAgainLater, ReasonAddressTaken+": an address that the agent gave leads to another pod"
 	case errors.Is(err, context.DeadlineExceeded):
-		return newError(CodeTryAgainLater, "the kernel has not finished in time", err.Error())
+		e.Code, e.Msg = CodeTryAgainLater, "the kernel did not finish before the deadline"
 	}
-	return newError(CodeDatapath, "network of the pod cannot be changed", err.Error())
+	return e
 }

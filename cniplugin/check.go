@@ -12,26 +12,26 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-// check compares what the runtime was told, what the agent holds and what the
-// kernel has.
+// check compares the result that ADD gave to the runtime, the addresses that the
+// agent has allocated, and the state of the kernel.
 func check(ctx context.Context, c *call) error {
 	ctx, cancel := context.WithTimeout(ctx, c.conf.timeout())
 	defer cancel()
 	if len(c.conf.PrevResult) == 0 {
-		return newError(CodeInvalidConfig, "missing prevResult", "CHECK compares with the result of ADD")
+		return &Error{Code: CodeInvalidConfig, Msg: "missing prevResult", Details: "CHECK compares with the result of ADD"}
 	}
 	prev, err := parsePrevResult(c.conf.PrevResult)
 	if err != nil {
 		return err
 	}
-	if err := c.needSandbox(); err != nil {
+	if err := c.validateSandbox(); err != nil {
 		return err
 	}
 	resp, err := c.client(agentWait).Check(ctx, CheckRequest{c.Attachment})
 	if err != nil {
 		return agentFailure(err)
 	}
-	p, err := c.wanted(resp)
+	p, err := c.desiredPod(resp)
 	if err != nil {
 		return err
 	}
@@ -45,23 +45,28 @@ func check(ctx context.Context, c *call) error {
 	defer h.Close()
 	if err := h.CheckPod(ctx, p); err != nil {
 		if drift := (*datapath.DriftError)(nil); errors.As(err, &drift) {
-			return newError(CodeCheckFailed, "network of the pod is not what ADD made", err.Error())
+			return &Error{Code: CodeCheckFailed, Msg: "network of the pod differs from what ADD made", Details: err.Error()}
 		}
 		return datapathFailure(err)
 	}
 	return nil
 }
 
-// compare reports what in prev is not as ADD would make it now. What plugins
-// behind this one have added to prev is theirs.
+// compare returns an error if prev differs from what ADD would print now. It
+// ignores what later plugins in the chain have added to prev.
 func (c *call) compare(prev result, w datapath.Wiring) error {
 	differs := func(what string, was, is any) error {
-		return newError(CodeCheckFailed, what+" in prevResult is not the attachment's", fmt.Sprintf("prevResult has %v, it is %v", was, is))
+		return &Error{
+			Code: CodeCheckFailed, Msg: what + " in prevResult differs from the attachment's",
+			Details: fmt.Sprintf("prevResult has %v, want %v", was, is),
+		}
 	}
 	was, found := prev.find(w.HostLink, c.IfName, c.netns)
 	if !found {
-		return newError(CodeCheckFailed, "prevResult does not have the attachment",
-			fmt.Sprintf("it needs interfaces %s and, in %s, %s", w.HostLink, c.netns, c.IfName))
+		return &Error{
+			Code: CodeCheckFailed, Msg: "prevResult does not have the attachment",
+			Details: fmt.Sprintf("want interface %s and, in %s, interface %s", w.HostLink, c.netns, c.IfName),
+		}
 	}
 	if was.host.MAC != w.HostMAC.String() {
 		return differs("MAC of "+w.HostLink, was.host.MAC, w.HostMAC)

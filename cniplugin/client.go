@@ -17,57 +17,58 @@ import (
 	"time"
 )
 
-// TimeoutHeader tells the agent for how long the plugin will wait, as Go prints
-// a duration. The agent answers before that, with a reason if with nothing else.
+// TimeoutHeader is the HTTP header that tells the agent how long the plugin will
+// wait, in the format of [time.Duration.String]. The agent answers before that,
+// if only with the reason why it cannot serve the call.
 const TimeoutHeader = "Vpcnet-Timeout"
 
 const (
-	// The first pause between two tries to reach the agent, and the longest.
-	// An agent restarts within some 100 ms, and a try costs next to nothing.
+	// The first and the longest pause between two attempts to reach the agent. An
+	// agent restarts within about 100 ms, and an attempt costs very little.
 	firstPause = 5 * time.Millisecond
-	lastPause  = 200 * time.Millisecond
+	maxPause   = 200 * time.Millisecond
 
-	// maxResponse bounds what an agent may answer. A GC of a full node is some
-	// 200 kB.
+	// maxResponse bounds the answer of an agent. The answer to a GC of a full node
+	// has about 200 kB.
 	maxResponse = 4 << 20
 )
 
-// Client calls the agent. It is safe for concurrent use; each call makes a
-// connection of its own. Every call ends with ctx at the latest. An error is an
-// [*AgentError] if the agent answered, and wraps [ErrAgentAway] if nobody did.
+// Client calls the agent. It is safe for concurrent use; each call opens its own
+// connection. Every call ends when ctx ends, or earlier. An error is an
+// [*AgentError] if the agent answered, and wraps [ErrAgentAway] if no agent did.
 //
-// Every call of the protocol can be repeated, so a call that breaks off because
-// the agent restarts is sent again.
+// Every call of the protocol can be repeated, so the client repeats a call if the
+// connection breaks because the agent restarts.
 type Client struct {
 	// Socket is the path of the agent's socket. Empty means DefaultSocket.
 	Socket string
 	// Wait is how long a call tries to reach an agent that is away, for example
-	// because it restarts. Zero means one try.
+	// because it restarts. Zero means one attempt.
 	Wait time.Duration
 }
 
-// Add asks for the addresses of an attachment.
+// Add allocates the addresses of an attachment.
 func (c Client) Add(ctx context.Context, req AddRequest) (AddResponse, error) {
 	var resp AddResponse
 	err := c.call(ctx, PathAdd, req, &resp)
 	return resp, err
 }
 
-// Del gives the addresses of an attachment back.
+// Del releases the addresses of an attachment.
 func (c Client) Del(ctx context.Context, req DelRequest) (DelResponse, error) {
 	var resp DelResponse
 	err := c.call(ctx, PathDel, req, &resp)
 	return resp, err
 }
 
-// Check returns what an attachment holds.
+// Check returns the addresses that an attachment holds.
 func (c Client) Check(ctx context.Context, req CheckRequest) (AddResponse, error) {
 	var resp AddResponse
 	err := c.call(ctx, PathCheck, req, &resp)
 	return resp, err
 }
 
-// GC returns the attachments that hold something outside of req.Valid.
+// GC returns the attachments that hold addresses and are not in req.Valid.
 func (c Client) GC(ctx context.Context, req GCRequest) (GCResponse, error) {
 	var resp GCResponse
 	err := c.call(ctx, PathGC, req, &resp)
@@ -86,18 +87,18 @@ func (c Client) call(ctx context.Context, path string, in, out any) error {
 		return err
 	}
 	socket := cmp.Or(c.Socket, DefaultSocket)
-	var away time.Time // since when nobody has taken a connection
+	var away time.Time // since when the agent has accepted no connection
 	var broken *brokenError
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		status, answer, err := exchange(ctx, socket, path, body)
 		if err == nil {
-			return afterBroken(broken, decode(path, status, answer, out))
+			return joinBroken(broken, decode(path, status, answer, out))
 		}
 		if ctx.Err() != nil && !isAway(err) {
-			return fmt.Errorf("agent at %s has not answered in time: %w", socket, ctx.Err())
+			return fmt.Errorf("agent at %s did not answer before the deadline: %w", socket, ctx.Err())
 		}
 		switch {
-		case errors.As(err, &broken): // somebody was there: the agent restarts
+		case errors.As(err, &broken): // the agent accepted the connection, then ended: it restarts
 			away = time.Time{}
 		case !isAway(err):
 			return fmt.Errorf("%w: %w", ErrAgentAway, err)
@@ -106,20 +107,20 @@ func (c Client) call(ctx context.Context, path string, in, out any) error {
 			away = time.Now()
 		}
 		if time.Since(away)+pause > c.Wait || sleep(ctx, pause) != nil {
-			return afterBroken(broken, fmt.Errorf("%w: %w", ErrAgentAway, err))
+			return joinBroken(broken, fmt.Errorf("%w: %w", ErrAgentAway, err))
 		}
 	}
 }
 
-// brokenError is a connection that ended before the whole answer was there.
+// brokenError means that a connection ended before the complete answer arrived.
 type brokenError struct{ err error }
 
 func (e *brokenError) Error() string { return "connection to the agent broke off: " + e.err.Error() }
 func (e *brokenError) Unwrap() error { return e.err }
 
-// repeatedError is the error of a call that had been sent before to an agent
-// that then went away, and may have carried it out. It is both errors, and reads
-// like the last.
+// repeatedError is the error of a call that was sent at least twice: the agent
+// ended after an earlier attempt, and may have carried out the call. It wraps
+// both errors, and its text is that of the last one.
 type repeatedError struct {
 	error
 	broken *brokenError
@@ -127,27 +128,29 @@ type repeatedError struct {
 
 func (e *repeatedError) Unwrap() []error { return []error{e.error, e.broken} }
 
-// afterBroken adds to err that an earlier try broke off, if one did.
-func afterBroken(broken *brokenError, err error) error {
+// joinBroken adds the broken connection of an earlier attempt to err, if there
+// was one.
+func joinBroken(broken *brokenError, err error) error {
 	if broken == nil || err == nil {
 		return err
 	}
 	return &repeatedError{err, broken}
 }
 
-// isAway reports whether err is what connect answers while an agent restarts:
-// no socket yet, a socket that nobody listens on, or one whose queue is full.
+// isAway reports whether err is an error that connect returns while an agent
+// restarts: the socket does not exist yet, no process listens on it, or its queue
+// is full.
 func isAway(err error) bool {
 	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EAGAIN)
 }
 
-// exchange sends one request over a connection of its own and returns status
-// and body of the answer. It speaks HTTP/1.0, in which the end of the
-// connection is the end of the answer, because that needs a dozen lines where
-// net/http would double the start-up time of the plugin.
+// exchange sends one request over a new connection and returns the status and
+// body of the answer. It speaks HTTP/1.0, in which the end of the connection is
+// the end of the answer. That takes a dozen lines, and net/http would double the
+// start-up time of the plugin.
 func exchange(ctx context.Context, socket, path string, body []byte) (int, []byte, error) {
-	// To connect to a unix socket takes no time, and is tried even if ctx has
-	// ended meanwhile: the error then says whether the agent is there.
+	// Connecting to a unix socket takes no time. It is tried even if ctx has ended,
+	// because the error then shows whether the agent is running.
 	var d net.Dialer
 	conn, err := d.DialContext(context.WithoutCancel(ctx), "unix", socket)
 	if err != nil {
@@ -174,16 +177,17 @@ func exchange(ctx context.Context, socket, path string, body []byte) (int, []byt
 	return parseResponse(raw)
 }
 
-// agentTimeout leaves the agent a little less time than the plugin has, so that
-// its reason arrives before the plugin gives up.
+// agentTimeout returns the time that the agent has for its answer: a little less
+// than the plugin has left, so that the agent's reason arrives before the plugin
+// gives up.
 func agentTimeout(left time.Duration) time.Duration {
 	return max(left-min(left/10, time.Second), 0).Round(time.Millisecond)
 }
 
-// parseResponse splits an HTTP response whose body ends with the connection.
+// parseResponse splits an HTTP response. The body ends with the connection.
 func parseResponse(raw []byte) (int, []byte, error) {
-	head, body, whole := bytes.Cut(raw, []byte("\r\n\r\n"))
-	if !whole {
+	head, body, found := bytes.Cut(raw, []byte("\r\n\r\n"))
+	if !found {
 		return 0, nil, &brokenError{io.ErrUnexpectedEOF}
 	}
 	lines := strings.Split(string(head), "\r\n")
@@ -191,7 +195,7 @@ func parseResponse(raw []byte) (int, []byte, error) {
 	code, _, _ := strings.Cut(rest, " ")
 	status, err := strconv.Atoi(code)
 	if err != nil || !strings.HasPrefix(proto, "HTTP/1.") {
-		return 0, nil, fmt.Errorf("agent answered %q, which is not HTTP", lines[0])
+		return 0, nil, fmt.Errorf("agent answered %q, want an HTTP response", lines[0])
 	}
 	for _, line := range lines[1:] {
 		key, value, _ := strings.Cut(line, ":")
@@ -205,7 +209,7 @@ func parseResponse(raw []byte) (int, []byte, error) {
 	return status, body, nil
 }
 
-// decode turns an answer into out or an error.
+// decode decodes an answer into out, or returns the error that it contains.
 func decode(path string, status int, answer []byte, out any) error {
 	const ok = 200
 	switch {
@@ -214,7 +218,7 @@ func decode(path string, status int, answer []byte, out any) error {
 	case status == ok:
 		if err := json.Unmarshal(answer, out); err != nil {
 			return &AgentError{
-				Code: CodeAgent, Reason: ReasonProtocol, Message: "the agent's answer cannot be read",
+				Code: CodeAgent, Reason: ReasonProtocol, Message: "the plugin cannot read the agent's answer",
 				Details: fmt.Sprintf("%s: %v", path, err),
 			}
 		}

@@ -15,7 +15,8 @@ import (
 	"github.com/vpcnet/vpcnet/cniplugin"
 )
 
-// shortDir is short: t.TempDir can be longer than a socket's path may be.
+// shortDir returns a directory with a short path: that of t.TempDir can be longer
+// than the path of a socket may be.
 func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "vpcnet")
@@ -26,9 +27,9 @@ func shortDir(t testing.TB) string {
 	return dir
 }
 
-// answering listens at path and gives each connection, once it has sent
-// something, the next of answers, then closes it.
-func answering(t *testing.T, path string, answers ...string) {
+// answer listens at path, and answers the first request of each connection with
+// the next of answers.
+func answer(t *testing.T, path string, answers ...string) {
 	t.Helper()
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -62,14 +63,14 @@ func TestClientAnswers(t *testing.T) {
 		{"new fields", []string{"HTTP/1.0 200 OK\r\n\r\n" + `{"addresses":null,"colour":"red"}`}, "", ""},
 		{"agent restarts before it answers", []string{"", "HTTP/1.0 200 OK\r\n\r\n{}"}, "", ""},
 		{"agent restarts in mid answer", []string{"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\n{", "HTTP/1.0 200 OK\r\n\r\n{}"}, "", ""},
-		{"no JSON", []string{"HTTP/1.0 200 OK\r\n\r\nhello"}, cniplugin.ReasonProtocol, "cannot be read"},
-		{"wrong type", []string{"HTTP/1.0 200 OK\r\n\r\n" + `{"addresses":{}}`}, cniplugin.ReasonProtocol, "cannot be read"},
+		{"no JSON", []string{"HTTP/1.0 200 OK\r\n\r\nhello"}, cniplugin.ReasonProtocol, "cannot read the agent's answer"},
+		{"wrong type", []string{"HTTP/1.0 200 OK\r\n\r\n" + `{"addresses":{}}`}, cniplugin.ReasonProtocol, "cannot read the agent's answer"},
 		{"older agent", []string{"HTTP/1.0 404 Not Found\r\n\r\n404 page not found"}, cniplugin.ReasonProtocol, "does not speak this version"},
 		{"error with new fields", []string{"HTTP/1.0 500 E\r\n\r\n" + `{"code":11,"reason":"r","message":"m","severity":3}`}, "r", "r: m"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			path := filepath.Join(shortDir(t), "s")
-			answering(t, path, tc.answers...)
+			answer(t, path, tc.answers...)
 			_, err := cniplugin.Client{Socket: path, Wait: 10 * time.Second}.Add(t.Context(), cniplugin.AddRequest{})
 			if tc.reason == "" {
 				if err != nil {
@@ -79,7 +80,7 @@ func TestClientAnswers(t *testing.T) {
 			}
 			var got *cniplugin.AgentError
 			if !errors.As(err, &got) || got.Reason != tc.reason || !strings.Contains(err.Error(), tc.text) {
-				t.Errorf("error = %#v, want reason %q and %q in it", err, tc.reason, tc.text)
+				t.Errorf("error = %#v, want reason %q and the text %q", err, tc.reason, tc.text)
 			}
 		})
 	}
@@ -121,14 +122,15 @@ func TestClientAway(t *testing.T) {
 		path := filepath.Join(dir, "t")
 		errs := make(chan error, 1)
 		go func() { errs <- cniplugin.Client{Socket: path, Wait: time.Minute}.Status(t.Context()) }()
-		answering(t, path, "HTTP/1.0 200 OK\r\n\r\n{}")
+		answer(t, path, "HTTP/1.0 200 OK\r\n\r\n{}")
 		if err := <-errs; err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-// An agent that takes the call and says nothing costs no more than the deadline.
+// TestClientHang checks that a call to an agent that does not answer ends at the
+// deadline.
 func TestClientHang(t *testing.T) {
 	path := filepath.Join(shortDir(t), "s")
 	l, err := net.Listen("unix", path)
@@ -139,6 +141,6 @@ func TestClientHang(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if err := (cniplugin.Client{Socket: path}).Status(ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, cniplugin.ErrAgentAway) {
-		t.Errorf("error = %v, want the deadline's", err)
+		t.Errorf("error = %v, want context.DeadlineExceeded", err)
 	}
 }

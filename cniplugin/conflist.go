@@ -3,34 +3,34 @@
 package cniplugin
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 )
 
 // Conflist describes the network configuration list that a container runtime
-// reads from /etc/cni/net.d, by custom from a file called 10-vpcnet.conflist.
-// Its zero value is useful.
+// reads from /etc/cni/net.d, by convention from a file called
+// 10-vpcnet.conflist. Its zero value is useful. An agent writes it with
+// WriteConflist of package server.
 type Conflist struct {
-	// CNIVersions are the versions of the specification that the list may be
-	// used with, of those that the plugin speaks. Empty means 1.0.0 and 1.1.0.
-	// A runtime that knows no choice takes the lowest (containerd 1.6 refuses
-	// 1.1.0), others the highest they know; every chained plugin must speak it.
+	// CNIVersions are the versions of the specification that the list may be used
+	// with. The plugin and every chained plugin must support them. Empty means
+	// 1.0.0 and 1.1.0. A runtime that cannot choose uses the lowest version
+	// (containerd 1.6 refuses 1.1.0); other runtimes use the highest version that
+	// they support.
 	CNIVersions []string
-	// Conf is the plugin's own part. Its Name is the network's, vpcnet if
-	// empty; its Type is the file name of the plugin's binary, vpc-cni if empty.
+	// Conf is the configuration of the plugin itself. Conf.Name is the name of the
+	// network, vpcnet if empty. Conf.Type is the file name of the plugin's binary,
+	// vpc-cni if empty.
 	Conf NetConf
 	// Chained are further plugins, each a JSON object with a type, in the order
 	// in which the runtime calls them. Optional.
 	Chained []json.RawMessage
 }
 
-// JSON renders the list. Its error names what a runtime would refuse.
+// JSON returns the list in JSON. Its error names the value that a runtime or the
+// plugin would refuse.
 func (c Conflist) JSON() ([]byte, error) {
 	versions := slices.Clone(c.CNIVersions)
 	if len(versions) == 0 {
@@ -38,7 +38,7 @@ func (c Conflist) JSON() ([]byte, error) {
 	}
 	for _, v := range versions {
 		if !slices.Contains(supportedVersions, v) {
-			return nil, fmt.Errorf("conflist: the plugin does not speak cniVersion %q", v)
+			return nil, fmt.Errorf("conflist: the plugin does not support cniVersion %q", v)
 		}
 	}
 	slices.SortFunc(versions, func(a, b string) int {
@@ -62,7 +62,7 @@ func (c Conflist) JSON() ([]byte, error) {
 			Type string `json:"type"`
 		}
 		if err := json.Unmarshal(raw, &p); err != nil || p.Type == "" {
-			return nil, fmt.Errorf("conflist: chained plugin %d is no JSON object with a type", i+1)
+			return nil, fmt.Errorf("conflist: chained plugin %d is not a JSON object with a type", i+1)
 		}
 		plugins = append(plugins, raw)
 	}
@@ -73,23 +73,4 @@ func (c Conflist) JSON() ([]byte, error) {
 		Plugins     []json.RawMessage `json:"plugins"`
 	}{versions[0], versions, name, plugins}, "", "  ")
 	return append(b, '\n'), err
-}
-
-// WriteFile writes the list to path in one step, so that a runtime that watches
-// the directory never reads half of it, and reports whether the file changed.
-// An agent writes it when it can serve the first pod: its existence is what
-// makes a node ready. What stood at path is lost; to keep a list that a person
-// has edited, do not call it.
-func (c Conflist) WriteFile(path string) (changed bool, err error) {
-	b, err := c.JSON()
-	if err != nil {
-		return false, err
-	}
-	switch old, err := os.ReadFile(path); {
-	case err == nil && bytes.Equal(old, b):
-		return false, nil
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return false, err
-	}
-	return true, writeFile(path, b, 0o644)
 }

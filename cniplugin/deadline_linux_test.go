@@ -20,8 +20,8 @@ import (
 	"github.com/vpcnet/vpcnet/cniplugin/servertest"
 )
 
-// processNode is a node whose agent is a process of its own, which is killed at
-// the end of the test.
+// processNode is a node with an agent in a separate process, which is killed at the
+// end of the test.
 type processNode struct {
 	*node
 	process *exec.Cmd
@@ -77,14 +77,14 @@ func (n *processNode) kill() {
 	n.process = nil
 }
 
-// holds reports whether the agent process holds something for a container.
+// holds reports whether a container holds addresses of the agent process.
 func (n *processNode) holds(id string) bool {
 	n.t.Helper()
 	_, err := n.client().Check(n.t.Context(), cniplugin.CheckRequest{Attachment: attachment(id)})
 	return err == nil
 }
 
-// tombstones returns how many there are, and removes them.
+// tombstones removes all tombstones and returns their number.
 func (n *processNode) tombstones() int {
 	n.t.Helper()
 	found, err := filepath.Glob(cniplugin.TombstoneDir(n.stateDir()) + "/*.json")
@@ -99,8 +99,8 @@ func (n *processNode) tombstones() int {
 	return len(found)
 }
 
-// within executes an invocation and fails the test if that takes longer three
-// times running: on a busy machine a process may wait a second for its start.
+// within executes an invocation, and fails the test if that takes longer than most
+// in three attempts: on a busy machine the start of a process may take a second.
 func (n *processNode) within(most time.Duration, i invocation) (out []byte, status int) {
 	n.t.Helper()
 	for range 3 {
@@ -112,12 +112,12 @@ func (n *processNode) within(most time.Duration, i invocation) (out []byte, stat
 			return out, status
 		}
 	}
-	n.t.Errorf("%s takes longer than %v", i.command, most)
+	n.t.Errorf("%s took longer than %v three times", i.command, most)
 	return out, status
 }
 
-// A stopped agent takes calls and answers none. No verb waits for longer than its
-// deadline, and DEL for some seconds.
+// TestStoppedAgent checks commands while the agent is stopped, and so accepts calls
+// and answers none. They end at their deadline, and DEL after some seconds.
 func TestStoppedAgent(t *testing.T) {
 	const timeout = time.Second
 	n := newProcessNode(t)
@@ -129,10 +129,10 @@ func TestStoppedAgent(t *testing.T) {
 		i.stdin = n.conf(version, append(fields, `"timeout":"1s"`)...)
 		return i
 	}
-	timedOut := func(i invocation, wanted cniplugin.Code) {
+	timedOut := func(i invocation, want cniplugin.Code) {
 		t.Helper()
 		out, status := n.within(timeout+time.Second, i)
-		expect(t, badInput{code: wanted, text: cniplugin.ReasonAgentTimeout}, status, out)
+		expect(t, badInput{code: want, text: cniplugin.ReasonAgentTimeout}, status, out)
 	}
 	before, err := kernelState()
 	if err != nil {
@@ -149,10 +149,11 @@ func TestStoppedAgent(t *testing.T) {
 	timedOut(with(n.gc(), "1.1.0", `"cni.dev/valid-attachments":[]`), cniplugin.CodeTryAgainLater)
 	timedOut(with(invocation{command: "STATUS"}, "1.1.0"), cniplugin.CodeNotAvailable)
 	if now, err := kernelState(); err != nil || strings.Join(now, "\n") != strings.Join(before, "\n") {
-		t.Errorf("the kernel had %q, it has %q, %v", before, now, err)
+		t.Errorf("the kernel has %q, %v, want it unchanged %q", now, err, before)
 	}
 
-	// DEL has to ask for the addresses, or has them from the result.
+	// The first DEL must ask the agent for the addresses; the second one has them from
+	// the result.
 	if out, status := n.within(1100*time.Millisecond+time.Second, n.del("c2")); status != 0 {
 		t.Errorf("DEL: %s", out)
 	}
@@ -165,14 +166,14 @@ func TestStoppedAgent(t *testing.T) {
 		t.Errorf("DELs have left %d tombstones, want 2", got)
 	}
 
-	// When the agent goes on, it does not carry out a call whose plugin has gone.
+	// An agent that is resumed does not carry out the calls of plugins that have ended.
 	n.signal(unix.SIGCONT)
 	if n.holds("c2") || !n.holds("c1") {
-		t.Errorf("the agent holds c1: %v, c2: %v; want what it held when it was stopped", n.holds("c1"), n.holds("c2"))
+		t.Errorf("c1 holds addresses: %v, c2: %v; want true, false as when the agent was stopped", n.holds("c1"), n.holds("c2"))
 	}
 }
 
-// stuckDel is an agent that answers a GC and no call after it.
+// stuckDel is an agent that answers GC, but not Check and Del.
 type stuckDel struct {
 	*servertest.Agent
 	stuck chan struct{}
@@ -188,7 +189,8 @@ func (a *stuckDel) Del(context.Context, cniplugin.DelRequest) error {
 	return io.EOF
 }
 
-// A GC of many attachments waits for a stuck agent once, and not for each.
+// TestGCStuckAgent checks that a GC of many attachments waits for a stuck agent
+// only once.
 func TestGCStuckAgent(t *testing.T) {
 	n := newNode(t, ofLayout("per-pod"))
 	const pods = 8
@@ -202,9 +204,10 @@ func TestGCStuckAgent(t *testing.T) {
 	n.start()
 	start := time.Now()
 	n.must(n.gc())
-	// One lookup of 1 s, eight releases of 0.1 s; a second for a busy machine.
-	if took := time.Since(start); took > time.Second+pods*100*time.Millisecond+time.Second {
-		t.Errorf("GC took %v", took)
+	// One lookup of 1 s, eight releases of 0.1 s, and a second for a busy machine.
+	const most = time.Second + pods*100*time.Millisecond + time.Second
+	if took := time.Since(start); took > most {
+		t.Errorf("GC took %v, want at most %v", took, most)
 	}
 	close(a.stuck)
 	if got := n.collect(); got != pods {
@@ -212,8 +215,8 @@ func TestGCStuckAgent(t *testing.T) {
 	}
 }
 
-// An agent that is killed while it works on an ADD, and started again, answers
-// the same ADD.
+// TestKilledAgent checks that an agent that is killed during an ADD and started
+// again answers that ADD.
 func TestKilledAgent(t *testing.T) {
 	n := newProcessNode(t)
 	n.serve(hangEnv + "=1")
@@ -240,8 +243,8 @@ func TestKilledAgent(t *testing.T) {
 	n.must(n.del("c1"))
 }
 
-// An agent that is killed while it works on an ADD, and stays away, may have
-// allocated: the ADD leaves a tombstone.
+// TestKilledAgentStaysAway checks that an ADD leaves a tombstone if the agent is
+// killed during it and stays away, because the agent may have allocated addresses.
 func TestKilledAgentStaysAway(t *testing.T) {
 	n := newProcessNode(t)
 	n.serve(hangEnv + "=1")
@@ -263,8 +266,8 @@ func TestKilledAgentStaysAway(t *testing.T) {
 	}
 }
 
-// ADD and STATUS wait for an agent that restarts, ADD for as long as its deadline
-// allows.
+// TestWaitForAgent checks that ADD and STATUS wait for an agent that restarts, and
+// ADD for as long as its deadline allows.
 func TestWaitForAgent(t *testing.T) {
 	n := newProcessNode(t)
 	newSandbox(t, "c1")
@@ -278,7 +281,7 @@ func TestWaitForAgent(t *testing.T) {
 			ended <- status
 		}()
 	}
-	// The last connections of an agent that goes away.
+	// The agent accepts two connections and ends without an answer.
 	l, err := net.Listen("unix", n.socket())
 	if err != nil {
 		t.Fatal(err)

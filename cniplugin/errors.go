@@ -15,11 +15,11 @@ import (
 // ErrNotSupported is returned on systems other than Linux.
 var ErrNotSupported = fmt.Errorf("cniplugin: %w", errors.ErrUnsupported)
 
-// ErrAgentAway means that nobody answers on the agent's socket. [Client]
-// returns it, wrapped, after it has tried for as long as it was allowed to.
+// ErrAgentAway means that no process answers on the agent's socket. [Client]
+// returns it, wrapped, after it has tried for Client.Wait.
 var ErrAgentAway = errors.New("agent is not running")
 
-// Code is a CNI error code. Those below 100 are the specification's.
+// Code is a CNI error code. The specification defines the codes below 100.
 //
 // https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md#error
 type Code uint
@@ -34,8 +34,8 @@ const (
 	CodeDecodingFailure     Code = 6
 	CodeInvalidConfig       Code = 7
 	CodeTryAgainLater       Code = 11
-	// CodeNotAvailable and CodeLimitedConnectivity answer STATUS only: no ADD
-	// can be served; the latter adds that running pods may be affected.
+	// CodeNotAvailable and CodeLimitedConnectivity answer STATUS only. Both mean
+	// that no ADD can be served; the latter adds that running pods may be affected.
 	CodeNotAvailable        Code = 50
 	CodeLimitedConnectivity Code = 51
 
@@ -43,46 +43,49 @@ const (
 	CodeDatapath Code = 100
 	// CodeCheckFailed means that CHECK found something missing or changed.
 	CodeCheckFailed Code = 101
-	// CodeAgent means that the agent failed in a way that waiting will not mend.
+	// CodeAgent means that the agent failed and that trying again will not help.
 	CodeAgent Code = 102
 	// CodeInternal is any other failure.
 	CodeInternal Code = 999
 )
 
-// Reasons that this package gives on its own; the agent has more.
+// Reasons that the plugin and package server give; an agent has more.
 const (
-	// ReasonAgentAway: nobody listens on the agent's socket.
+	// ReasonAgentAway means that no process listens on the agent's socket.
 	ReasonAgentAway = "agent-away"
-	// ReasonAgentTimeout: the agent took the call and did not answer in time.
+	// ReasonAgentTimeout means that the agent did not answer in time.
 	ReasonAgentTimeout = "agent-timeout"
-	// ReasonProtocol: agent and plugin do not understand each other.
+	// ReasonProtocol means that the agent and the plugin do not understand each
+	// other.
 	ReasonProtocol = "agent-protocol"
-	// ReasonAttachmentBusy: another command for the attachment has not ended.
+	// ReasonAttachmentBusy means that another command for the attachment has not
+	// ended.
 	ReasonAttachmentBusy = "attachment-busy"
-	// ReasonAddressTaken: an address that the agent gave leads to another pod.
+	// ReasonAddressTaken means that an address from the agent leads to another pod.
 	ReasonAddressTaken = "address-taken"
-	// ReasonAddressLost: the addresses were taken back while ADD was wiring them.
+	// ReasonAddressLost means that the addresses were released while ADD was wiring
+	// them.
 	ReasonAddressLost = "address-lost"
-	// ReasonNotAllowed: this user may not call the agent.
+	// ReasonNotAllowed means that the user may not call the agent.
 	ReasonNotAllowed = "not-allowed"
 )
 
 // AgentError is a failure that the agent explains. A backend returns it, the
-// protocol carries it as it is, and the plugin prints it as the CNI error.
+// protocol transmits it unchanged, and the plugin prints it as the CNI error.
 type AgentError struct {
-	// Code is the CNI error code; zero counts as CodeAgent.
+	// Code is the CNI error code. Zero means CodeAgent.
 	Code Code
 	// Reason is one word of a closed set, such as subnet-full.
 	Reason string
-	// Message says what happened, in one line.
+	// Message describes the failure in one line.
 	Message string
-	// Details is the evidence: counts, the answer of EC2, what to do.
+	// Details is the evidence: counts, the answer of EC2, advice.
 	Details string
-	// RetryAfter is when asking again may help. Zero means not known.
+	// RetryAfter is the time after which trying again may help. Zero means unknown.
 	RetryAfter time.Duration
 }
 
-// agentErrorWire is AgentError in JSON, with the time in milliseconds.
+// agentErrorWire is the JSON form of AgentError, with the time in milliseconds.
 type agentErrorWire struct {
 	Code             Code   `json:"code"`
 	Reason           string `json:"reason,omitempty"`
@@ -114,20 +117,19 @@ func (e *AgentError) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// Error is a failure of a CNI verb as the runtime reads it from standard
-// output. Its JSON form is the specification's error result.
+// Error is a failure of a CNI command, as the runtime reads it from standard
+// output. Its JSON form is the error result of the specification.
 type Error struct {
 	CNIVersion string `json:"cniVersion"`
 	Code       Code   `json:"code"`
-	Msg        string `json:"msg"`
-	Details    string `json:"details,omitempty"`
+	// Msg says which value or step is wrong.
+	Msg string `json:"msg"`
+	// Details says what would be right, or contains the cause.
+	Details string `json:"details,omitempty"`
 }
 
-func newError(code Code, msg, details string) *Error {
-	return &Error{Code: code, Msg: msg, Details: details}
-}
-
-// withVersion sets the version that an error is printed in.
+// withVersion sets the specification version of err, if it is an [*Error] without
+// one.
 func withVersion(err error, version string) error {
 	if e := (*Error)(nil); errors.As(err, &e) && e.CNIVersion == "" {
 		e.CNIVersion = version
@@ -135,8 +137,8 @@ func withVersion(err error, version string) error {
 	return err
 }
 
-// agentFailure turns what a Client returned into a CNI error. Reason and
-// message of the agent stand in front, because many a runtime shows no more.
+// agentFailure returns the CNI error for an error of a Client. The agent's reason
+// and message come first, because many runtimes show nothing else.
 func agentFailure(err error) *Error {
 	var e *AgentError
 	switch {
@@ -145,14 +147,16 @@ func agentFailure(err error) *Error {
 		if e.RetryAfter > 0 {
 			details = strings.TrimPrefix(details+"; retry after "+e.RetryAfter.String(), "; ")
 		}
-		return newError(cmp.Or(e.Code, CodeAgent), e.Error(), details)
+		return &Error{Code: cmp.Or(e.Code, CodeAgent), Msg: e.Error(), Details: details}
 	case errors.Is(err, ErrAgentAway):
-		return newError(CodeTryAgainLater, ReasonAgentAway+": "+ErrAgentAway.Error(),
-			strings.TrimPrefix(err.Error(), ErrAgentAway.Error()+": "))
+		return &Error{
+			Code: CodeTryAgainLater, Msg: ReasonAgentAway + ": " + ErrAgentAway.Error(),
+			Details: strings.TrimPrefix(err.Error(), ErrAgentAway.Error()+": "),
+		}
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return newError(CodeTryAgainLater, ReasonAgentTimeout+": the agent has not answered in time", err.Error())
+		return &Error{Code: CodeTryAgainLater, Msg: ReasonAgentTimeout + ": the agent did not answer in time", Details: err.Error()}
 	}
-	return newError(CodeAgent, ReasonProtocol+": the agent cannot be asked", err.Error())
+	return &Error{Code: CodeAgent, Msg: ReasonProtocol + ": the call to the agent failed", Details: err.Error()}
 }
 
 // Error returns message and details.

@@ -18,7 +18,7 @@ import (
 	"github.com/vpcnet/vpcnet/cniplugin/servertest"
 )
 
-// A list with the upstream portmap plugin behind ours, for hostPort.
+// A list that chains the upstream portmap plugin after vpc-cni, for hostPort.
 func ExampleConflist() {
 	list := cniplugin.Conflist{
 		Conf:    cniplugin.NetConf{LogFile: "/var/log/vpc-cni.log"},
@@ -53,7 +53,7 @@ func ExampleConflist() {
 	// }
 }
 
-// The plugin in a program of one's own.
+// A program runs the plugin, here with the command VERSION.
 func ExamplePlugin_Main() {
 	environment := map[string]string{"CNI_COMMAND": "VERSION"}
 	status := cniplugin.Plugin{}.Main(context.Background(), cniplugin.Invocation{
@@ -77,20 +77,20 @@ func ExamplePlugin_Main() {
 	// exit status 0
 }
 
-// What the plugin makes of a configuration that it cannot use.
+// The error for a configuration with an invalid value.
 func ExampleParseNetConf() {
-	_, err := cniplugin.ParseNetConf([]byte(`{"cniVersion": "1.0.0", "name": "vpcnet", "mtu": "90"}`))
+	_, err := cniplugin.ParseNetConf([]byte(`{"cniVersion": "1.0.0", "name": "vpcnet", "mtu": "60"}`))
 	var e *cniplugin.Error
 	if errors.As(err, &e) {
 		fmt.Println(e.Code, e.Msg)
 	}
 	fmt.Println(e.Details)
 	// Output:
-	// 7 invalid mtu "90"
-	// it is a number of bytes from 576 to 65535
+	// 7 invalid mtu "60"
+	// MTU 60, want 68 to 65535
 }
 
-// An agent with one address, and two pods that want it.
+// Two pods ask an agent that has one address. Then the agent ends.
 func ExampleClient() {
 	dir, err := os.MkdirTemp("", "vpcnet")
 	if err != nil {
@@ -126,32 +126,11 @@ func ExampleClient() {
 	}
 	stop()
 	fmt.Println(<-done)
+	err = cniplugin.Client{Socket: socket}.Status(context.Background())
+	fmt.Println("agent is away:", errors.Is(err, cniplugin.ErrAgentAway))
 	// Output:
 	// web 10.0.1.5 on eni-0a1b table 2
 	// db 11 subnet-full 5s
 	// <nil>
-}
-
-// A DEL that found no agent, and the agent that starts afterwards.
-func ExampleCollectTombstones() {
-	state, err := os.MkdirTemp("", "vpcnet")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer os.RemoveAll(state)
-	dir := cniplugin.TombstoneDir(state)
-	web := cniplugin.Attachment{Network: "vpcnet", ContainerID: "web", IfName: "eth0"}
-	if err := cniplugin.WriteTombstone(dir, cniplugin.Tombstone{Attachment: web, At: time.Now()}); err != nil {
-		fmt.Println(err)
-		return
-	}
-	n, err := cniplugin.CollectTombstones(context.Background(), dir, func(_ context.Context, t cniplugin.Tombstone) error {
-		fmt.Println("release", t.Attachment)
-		return nil
-	})
-	fmt.Println(n, err)
-	// Output:
-	// release vpcnet/web/eth0
-	// 1 <nil>
+	// agent is away: true
 }

@@ -11,30 +11,38 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/vpcnet/vpcnet/cniplugin/internal/statedir"
 )
 
-// confirm returns an error if the attachment may have lost the addresses that
-// an ADD was given that has had the lock since then. Until fenceAfter no DEL can
-// have gone on without the lock, and the answer costs nothing. After that there
-// must be no tombstone, which such a DEL leaves and which stays while the ADD
-// has the lock, and the agent must say that the attachment still holds just these
-// addresses: it may have taken them back on its own. An agent that does not
-// answer confirms nothing: the address may have another pod by now, and the
-// runtime can try again.
-func (c *call) confirm(ctx context.Context, since time.Time, given AddResponse) error {
-	if time.Since(since) <= fenceAfter {
+// confirm returns an error if the attachment may have lost the addresses that its
+// ADD was given.
+//
+// While the lock of the ADD is younger than fenceAfter, no DEL can have gone on
+// without it, and confirm returns at once. After that confirm requires two
+// things. There must be no tombstone: a DEL without the lock leaves one, and it
+// stays while the ADD holds the lock. And the agent must answer that the
+// attachment still holds exactly these addresses, because the agent may have
+// released them by itself. If the agent does not answer, confirm returns an
+// error, because the address may belong to another pod by now and the runtime
+// can try again.
+func (c *call) confirm(ctx context.Context, given allocation) error {
+	if time.Since(given.lockedSince) <= fenceAfter {
 		return nil
 	}
 	lost := func(details string) error {
-		return newError(CodeTryAgainLater, ReasonAddressLost+": the attachment has been deleted while ADD worked on it", details)
+		return &Error{
+			Code: CodeTryAgainLater, Msg: ReasonAddressLost + ": the attachment was deleted while ADD was wiring it",
+			Details: details,
+		}
 	}
-	path := tombstonePath(c.conf.tombstones(), c.Attachment)
+	path := statedir.RecordPath(c.conf.tombstones(), c.Attachment.String())
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		return lost("a DEL has left the tombstone " + path)
 	}
 	held, err := c.client(c.conf.timeout()).Check(ctx, CheckRequest{c.Attachment})
 	if err != nil {
-		c.note(err)
+		c.recordTimeout(err)
 		e := agentFailure(err)
 		if e.Code == CodeUnknownContainer {
 			return lost(e.Error())
@@ -42,7 +50,7 @@ func (c *call) confirm(ctx context.Context, since time.Time, given AddResponse) 
 		e.Code = CodeTryAgainLater
 		return e
 	}
-	if is, was := addrsOf(held), addrsOf(given); !slices.Equal(is, was) {
+	if is, was := addrsOf(held), addrsOf(given.AddResponse); !slices.Equal(is, was) {
 		return lost(fmt.Sprintf("the agent gave it %v; now it holds %v", was, is))
 	}
 	return nil

@@ -13,8 +13,8 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-// Whatever the plugins before this one have written stays, and the attachment is
-// found again in what is made of it.
+// FuzzPrevResult checks that addWiring keeps every entry of a prevResult, and that
+// find finds the attachment in the result.
 func FuzzPrevResult(f *testing.F) {
 	for _, s := range []string{
 		"", "{}", "null", `{"interfaces":[null,7],"ips":[{}],"dns":{"domain":"x"}}`,
@@ -41,7 +41,7 @@ func FuzzPrevResult(f *testing.F) {
 			t.Fatalf("%s: %v", b, err)
 		}
 		if len(again.Interfaces) != len(prev.Interfaces)+2 || len(again.IPs) != len(prev.IPs)+1 || len(again.Routes) != len(prev.Routes)+1 {
-			t.Errorf("%s became %s", raw, b)
+			t.Errorf("%s became %s, want 2 more interfaces, 1 more address and 1 more route", raw, b)
 		}
 		a, found := again.find(w.HostLink, "eth0", "/run/netns/c1")
 		want := []netip.Addr{netip.MustParseAddr("10.0.1.5")}
@@ -51,8 +51,8 @@ func FuzzPrevResult(f *testing.F) {
 	})
 }
 
-// An answer of the agent is a status with a body, or it is broken and the call
-// is repeated, or it is not HTTP.
+// FuzzParseResponse checks that any answer of an agent gives either a status with a
+// body or an error, and that the body decodes or gives an error with a message.
 func FuzzParseResponse(f *testing.F) {
 	for _, s := range []string{
 		"", "HTTP/1.0 200 OK\r\n\r\n{}", "HTTP/1.1 500\r\nContent-Length: 2\r\n\r\n{}", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "SSH-2.0\r\n\r\n",
@@ -63,20 +63,21 @@ func FuzzParseResponse(f *testing.F) {
 		status, body, err := parseResponse(raw)
 		if err != nil {
 			if status != 0 || body != nil {
-				t.Errorf("%q: %d, %q with %v", raw, status, body, err)
+				t.Errorf("%q: status %d and body %q together with error %v", raw, status, body, err)
 			}
 			return
 		}
 		var out AddResponse
 		if err := decode(PathAdd, status, body, &out); err != nil {
 			if e := (*AgentError)(nil); !errors.As(err, &e) || e.Message == "" {
-				t.Errorf("%q: error %#v says nothing", raw, err)
+				t.Errorf("%q: error %#v, want an AgentError with a message", raw, err)
 			}
 		}
 	})
 }
 
-// Arguments of any form give a pod or an error, and order does not matter.
+// FuzzParseArgs checks that any CNI_ARGS give either a pod or an error, and that
+// two lists parse together if and only if each of them parses.
 func FuzzParseArgs(f *testing.F) {
 	f.Add("K8S_POD_NAME=web;K8S_POD_NAMESPACE=default", "K8S_POD_UID=u")
 	f.Add("=", ";")
@@ -88,7 +89,7 @@ func FuzzParseArgs(f *testing.F) {
 			t.Errorf("%q: %v, %q: %v, together %v", a, err, b, errQ, errBoth)
 		}
 		if err != nil && p != (Pod{}) || errQ != nil && q != (Pod{}) {
-			t.Errorf("a pod with an error: %v, %v", p, q)
+			t.Errorf("pods %v, %v together with an error, want none", p, q)
 		}
 	})
 }

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/vpcnet/vpcnet/cniplugin/internal/statedir"
 )
 
-// gc takes down what the runtime does not list. The list is what keeps running
-// pods, so its absence is an error and not an empty list.
+// gc removes the attachments that the runtime does not list. A missing list is an
+// error and not an empty list, because the list protects pods that run.
 func gc(ctx context.Context, c *call) error {
 	ctx, cancel := context.WithTimeout(ctx, c.conf.timeout())
 	defer cancel()
@@ -26,10 +28,13 @@ func gc(ctx context.Context, c *call) error {
 	var errs []error
 	for i, a := range resp.Stale {
 		if ctx.Err() != nil {
-			return newError(CodeTryAgainLater, fmt.Sprintf("%d stale attachments are left for the next GC", len(resp.Stale)-i), ctx.Err().Error())
+			return &Error{
+				Code: CodeTryAgainLater, Msg: fmt.Sprintf("%d stale attachments are left for the next GC", len(resp.Stale)-i),
+				Details: ctx.Err().Error(),
+			}
 		}
 		if a.Network != c.Network || slices.Contains(valid, a) {
-			c.log.Error("agent calls an attachment stale that is not", "stale", a.String())
+			c.log.Error("the agent reports an attachment as stale that is in use or of another network", "stale", a.String())
 			continue
 		}
 		if err := c.collect(ctx, a); err != nil {
@@ -37,34 +42,35 @@ func gc(ctx context.Context, c *call) error {
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return newError(CodeDatapath, fmt.Sprintf("%d stale attachments cannot be removed", len(errs)), err.Error())
+		return &Error{Code: CodeDatapath, Msg: fmt.Sprintf("%d stale attachments cannot be removed", len(errs)), Details: err.Error()}
 	}
 	return nil
 }
 
-// collect removes one stale attachment. One that another command is working on
-// is left to that command: a DEL removes it, and after an ADD it is not stale.
+// collect removes one stale attachment. If another command is working on it,
+// collect leaves it to that command: a DEL removes the attachment, and after an
+// ADD it is no longer stale.
 func (c *call) collect(ctx context.Context, a Attachment) error {
-	lock, err := tryLockAttachment(c.conf.tombstones(), a)
+	lock, err := statedir.TryAcquire(c.conf.tombstones(), a.String())
 	switch {
-	case errors.Is(err, errBusy):
+	case errors.Is(err, statedir.ErrBusy):
 		c.log.Info("stale attachment is left to the command that works on it", "stale", a.String())
 		return nil
 	case err != nil:
 		c.log.Warn("deleting without the lock of the attachment", "stale", a.String(), "err", err)
 	default:
-		defer lock.unlock()
+		defer lock.Release()
 	}
 	return c.remove(ctx, c.podOf(a, ""), nil)
 }
 
-// validAttachments reads the list under either of its names: the specification
-// says cni.dev/valid-attachments in its text and cni.dev/attachments elsewhere,
-// and libcni sends both.
+// validAttachments reads the list of attachments in use under either of its
+// names: the text of the specification says cni.dev/valid-attachments, other
+// parts of it say cni.dev/attachments, and libcni sends both.
 func validAttachments(stdin []byte, network string) ([]Attachment, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(stdin, &fields); err != nil {
-		return nil, newError(CodeDecodingFailure, "network configuration cannot be read", err.Error())
+		return nil, &Error{Code: CodeDecodingFailure, Msg: "network configuration cannot be read", Details: err.Error()}
 	}
 	const key, otherKey = "cni.dev/valid-attachments", "cni.dev/attachments"
 	raw, ok := fields[key]
@@ -72,14 +78,14 @@ func validAttachments(stdin []byte, network string) ([]Attachment, error) {
 		raw, ok = fields[otherKey]
 	}
 	if !ok {
-		return nil, newError(CodeInvalidConfig, "missing "+key, "GC needs the list of attachments in use")
+		return nil, &Error{Code: CodeInvalidConfig, Msg: "missing " + key, Details: "GC needs the list of attachments in use"}
 	}
 	var list []struct {
 		ContainerID string `json:"containerID"`
 		IfName      string `json:"ifname"`
 	}
 	if err := json.Unmarshal(raw, &list); err != nil {
-		return nil, newError(CodeDecodingFailure, key+" cannot be read", err.Error())
+		return nil, &Error{Code: CodeDecodingFailure, Msg: key + " cannot be read", Details: err.Error()}
 	}
 	valid := make([]Attachment, 0, len(list))
 	for _, a := range list {

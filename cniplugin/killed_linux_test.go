@@ -9,8 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// A plugin killed before any step of ADD or DEL leaves nothing that the next
-// command trips over: a DEL leaves nothing at all, and an ADD succeeds.
+// TestKilledAtEveryStep kills the plugin before each step of ADD and DEL. The next
+// ADD must succeed, and the next DEL must remove everything.
 func TestKilledAtEveryStep(t *testing.T) {
 	for _, layout := range []string{"flat", "per-pod"} {
 		t.Run(layout, func(t *testing.T) {
@@ -18,15 +18,15 @@ func TestKilledAtEveryStep(t *testing.T) {
 			for _, tc := range []struct {
 				name          string
 				command       string
-				away          bool // the agent, while the plugin is killed
+				agentAway     bool // no agent runs while the plugin is killed
 				again, noName bool // ADD before the last DEL; that DEL has no CNI_NETNS
 			}{
 				{name: "ADD", command: "ADD"},
 				{name: "ADD, ADD", command: "ADD", again: true},
 				{name: "DEL", command: "DEL", noName: true},
 				{name: "DEL, ADD", command: "DEL", again: true},
-				{name: "DEL without agent", command: "DEL", away: true},
-				{name: "DEL without agent, ADD", command: "DEL", away: true, again: true},
+				{name: "DEL without agent", command: "DEL", agentAway: true},
+				{name: "DEL without agent, ADD", command: "DEL", agentAway: true, again: true},
 			} {
 				t.Run(tc.name, func(t *testing.T) {
 					n.killAtEach(t, func(i int, kill func(invocation) bool) bool {
@@ -38,11 +38,11 @@ func TestKilledAtEveryStep(t *testing.T) {
 							n.must(victim)
 							victim = n.del(id)
 						}
-						if tc.away {
+						if tc.agentAway {
 							n.stop()
 						}
 						killed := kill(victim)
-						if tc.away {
+						if tc.agentAway {
 							n.start()
 						}
 						if tc.again {
@@ -61,8 +61,9 @@ func TestKilledAtEveryStep(t *testing.T) {
 	}
 }
 
-// killAtEach calls round with a function that executes an invocation and kills
-// it before its step 0, then 1, and so on, until one comes to its end.
+// killAtEach calls round with a function that executes an invocation and kills it
+// before step i. It begins with step 0 and ends with the first i that the
+// invocation does not reach.
 func (n *node) killAtEach(t *testing.T, round func(i int, kill func(invocation) bool) bool) {
 	t.Helper()
 	before := n.state()
@@ -77,7 +78,7 @@ func (n *node) killAtEach(t *testing.T, round func(i int, kill func(invocation) 
 		}
 		if !killed {
 			if i < fewest {
-				t.Errorf("it has %d steps only", i)
+				t.Errorf("the invocation has %d steps, want at least %d", i, fewest)
 			}
 			t.Logf("killed before each of %d steps", i)
 			return
@@ -85,7 +86,7 @@ func (n *node) killAtEach(t *testing.T, round func(i int, kill func(invocation) 
 	}
 }
 
-// mustCheck is CHECK of a pod for which ADD has printed result.
+// mustCheck runs CHECK for a pod for which ADD has printed result.
 func (n *node) mustCheck(id string, result []byte) {
 	n.t.Helper()
 	n.must(invocation{"CHECK", id, sandboxPath(id), "eth0", "", n.conf("1.0.0", `"prevResult":`+string(result))})

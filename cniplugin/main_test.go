@@ -15,8 +15,9 @@ import (
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
-// With agentEnv, the path of its socket, the test program is an agent, for tests
-// that stop or kill one. With hangEnv too its Add prints a line and never answers.
+// The environment variable agentEnv makes the test program an agent that listens on
+// the given path, for tests that stop or kill an agent. With hangEnv, the Add of
+// that agent prints a line and never answers.
 const (
 	agentEnv = "CNIPLUGIN_TEST_AGENT"
 	hangEnv  = "CNIPLUGIN_TEST_HANG"
@@ -45,7 +46,7 @@ func serveAlone(socket string) error {
 	return s.Serve(context.Background(), l)
 }
 
-// hanging is an agent that allocates and never says what.
+// hanging is an agent that allocates addresses and never answers.
 type hanging struct{ *servertest.Agent }
 
 func (h hanging) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.AddResponse, error) {

@@ -20,7 +20,7 @@ func TestParseNetConf(t *testing.T) {
 		name, in string
 		want     cniplugin.NetConf
 		code     cniplugin.Code // 0: no error
-		text     string         // in the error
+		text     string         // part of the error
 	}{
 		{name: "least", in: head + `}`, want: cniplugin.NetConf{CNIVersion: "1.0.0", Name: "vpcnet", Type: "vpc-cni"}},
 		{
@@ -29,7 +29,7 @@ func TestParseNetConf(t *testing.T) {
 				"pluginLogFile":"/l","pluginLogLevel":"DEBUG","prevResult":{}}`,
 			want: cniplugin.NetConf{
 				CNIVersion: "1.0.0", Name: "vpcnet", Type: "vpc-cni", AgentSocket: "/a", StateDir: "/s",
-				Timeout: cniplugin.Duration(90 * time.Second), VethPrefix: "vpc", MTU: 1500,
+				Timeout: 90 * time.Second, VethPrefix: "vpc", MTU: 1500,
 				LogFile: "/l", LogLevel: "DEBUG", PrevResult: json.RawMessage("{}"),
 			},
 		},
@@ -64,10 +64,10 @@ func TestParseNetConf(t *testing.T) {
 		{name: "timeout", in: head + `,"timeout":"soon"}`, code: 6, text: `timeout "soon"`},
 		{name: "negative timeout", in: head + `,"timeout":"-1s"}`, code: 7, text: `timeout "-1s"`},
 		{name: "mtu text", in: head + `,"mtu":"big"}`, code: 6, text: `mtu "big"`},
-		{name: "mtu small", in: head + `,"mtu":"100"}`, code: 7, text: `mtu "100"`},
+		{name: "mtu small", in: head + `,"mtu":"67"}`, code: 7, text: `mtu "67": MTU 67, want 68 to 65535`},
 		{name: "mtu large", in: head + `,"mtu":70000}`, code: 7, text: `mtu "70000"`},
-		{name: "prefix long", in: head + `,"vethPrefix":"pods5"}`, code: 7, text: `vethPrefix "pods5"`},
-		{name: "prefix odd", in: head + `,"vethPrefix":"a/b"}`, code: 7, text: `vethPrefix "a/b"`},
+		{name: "prefix long", in: head + `,"vethPrefix":"pods5"}`, code: 7, text: `vethPrefix "pods5": host link prefix "pods5" has 5 bytes, want 1 to 4`},
+		{name: "prefix with slash", in: head + `,"vethPrefix":"a/b"}`, code: 7, text: `vethPrefix "a/b": host link prefix "a/b" may contain only a-z and 0-9`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := cniplugin.ParseNetConf([]byte(tc.in))
@@ -88,8 +88,9 @@ func TestParseNetConf(t *testing.T) {
 	}
 }
 
-// Whatever the runtime sends, the answer is a configuration that parses again
-// to the same, or an error with a code of the specification and a text.
+// FuzzParseNetConf checks that any input gives either a configuration that is the
+// same after marshalling and parsing it again, or an error with a code of the
+// specification and a message.
 func FuzzParseNetConf(f *testing.F) {
 	for _, s := range []string{
 		"", "{}", "[]", `{"cniVersion":"1.0.0","name":"vpcnet"}`, `{"cniVersion":"1.1.0","name":"n","mtu":"9001","timeout":"1h2m"}`,
@@ -102,7 +103,7 @@ func FuzzParseNetConf(f *testing.F) {
 		if err != nil {
 			var e *cniplugin.Error
 			if !errors.As(err, &e) || e.Code == 0 || e.Code > 7 || e.Msg == "" {
-				t.Fatalf("error %#v has no code of the specification", err)
+				t.Fatalf("error %#v, want one with a code of the specification and a message", err)
 			}
 			return
 		}

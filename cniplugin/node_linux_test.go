@@ -29,7 +29,7 @@ import (
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
-// binary builds the plugin as it is released, once. It goes to /run, which
+// binary builds the plugin once, as it is released. It writes it to /run, which
 // ends with the namespaces of the test.
 var binary = sync.OnceValues(func() (string, error) {
 	path := "/run/bin/vpc-cni"
@@ -41,23 +41,23 @@ var binary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// node is the private namespace of the test with an agent and the plugin.
+// node is the network namespace of the test, with an agent and the plugin.
 type node struct {
 	t     testing.TB
 	dir   string
 	agent *servertest.Agent
-	// backend is what answers: the agent, or something around it.
+	// backend answers calls: the agent, or a wrapper of it.
 	backend server.Backend
 	plugin  string
 	stop    func()
-	// sweeps are those that the agent has promised; noSweep is an agent that
-	// leaves links to the plugin.
-	sweeps  sync.WaitGroup
+	// sweeps are the sweeps that the agent has promised.
+	sweeps sync.WaitGroup
+	// noSweep means that the agent leaves the deletion of links to the plugin.
 	noSweep bool
 }
 
-// ofLayout gives addresses of both families on a secondary ENI, so that the
-// per-pod layout makes all of its rules.
+// ofLayout configures an agent with addresses of both families on a secondary ENI,
+// for which the per-pod layout makes all of its rules.
 func ofLayout(layout string) servertest.Config {
 	return servertest.Config{
 		Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.1.0/24"), netip.MustParsePrefix("2001:db8::/80")},
@@ -65,7 +65,8 @@ func ofLayout(layout string) servertest.Config {
 	}
 }
 
-// newNode starts an agent. At the end of the test nothing may be left.
+// newNode starts an agent. At the end of the test, the state of the node must be
+// what it was at the start.
 func newNode(t testing.TB, cfg servertest.Config) *node {
 	t.Helper()
 	isolatetest.Require(t)
@@ -73,7 +74,7 @@ func newNode(t testing.TB, cfg servertest.Config) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const dir = "/run/vpcnet" // fixed, so that it can stand in golden files
+	const dir = "/run/vpcnet" // fixed, because golden files contain it
 	agent := servertest.New(cfg)
 	n := &node{t: t, dir: dir, agent: agent, backend: agent, plugin: plugin}
 	before := n.state()
@@ -96,7 +97,7 @@ func (n *node) socket() string { return filepath.Join(n.dir, "agent.sock") }
 
 func (n *node) stateDir() string { return filepath.Join(n.dir, "state") }
 
-// start lets the agent listen; stop, which it sets, ends that.
+// start starts the agent, and sets n.stop to a function that stops it.
 func (n *node) start() {
 	n.t.Helper()
 	l, err := server.Listen(n.socket())
@@ -130,10 +131,10 @@ func (n *node) sweep() {
 	}
 }
 
-// collect does what an agent does when it starts.
+// collect collects tombstones, as an agent does when it starts.
 func (n *node) collect() int {
 	n.t.Helper()
-	count, err := cniplugin.CollectTombstones(n.t.Context(), cniplugin.TombstoneDir(n.stateDir()),
+	count, err := server.CollectTombstones(n.t.Context(), cniplugin.TombstoneDir(n.stateDir()),
 		func(ctx context.Context, s cniplugin.Tombstone) error {
 			return n.agent.Del(ctx, cniplugin.DelRequest{Attachment: s.Attachment})
 		})
@@ -143,7 +144,7 @@ func (n *node) collect() int {
 	return count
 }
 
-// conf is a network configuration for this node; fields come before the end.
+// conf returns a network configuration for this node, with further fields.
 func (n *node) conf(version string, fields ...string) string {
 	return fmt.Sprintf(`{"cniVersion":%q,"name":"vpcnet","type":"vpc-cni","agentSocket":%q,"stateDir":%q%s}`,
 		version, n.socket(), n.stateDir(), strings.Join(append([]string{""}, fields...), ","))
@@ -181,7 +182,7 @@ func (n *node) run(i invocation) (stdout []byte, status int) {
 	return out, cmd.ProcessState.ExitCode()
 }
 
-// must is run for an invocation that has to succeed.
+// must executes an invocation that must succeed, and returns its standard output.
 func (n *node) must(i invocation) []byte {
 	n.t.Helper()
 	out, status := n.run(i)
@@ -191,25 +192,26 @@ func (n *node) must(i invocation) []byte {
 	return out
 }
 
-// add and del are the invocations of a pod whose sandbox is newSandbox(id).
+// add returns the ADD of a pod in the sandbox id, see newSandbox.
 func (n *node) add(id string) invocation {
 	return invocation{"ADD", id, sandboxPath(id), "eth0", "", n.conf("1.0.0")}
 }
 
+// del returns the DEL of a pod in the sandbox id, see newSandbox.
 func (n *node) del(id string) invocation {
 	return invocation{"DEL", id, sandboxPath(id), "eth0", "", n.conf("1.0.0")}
 }
 
 func sandboxPath(name string) string { return "/run/netns/" + name }
 
-// newSandbox makes a network namespace under a name, as a runtime does, and
-// removes it at the end of the test.
+// newSandbox creates a named network namespace, as a runtime does, and removes it
+// at the end of the test.
 func newSandbox(t testing.TB, name string) string {
 	t.Helper()
 	path := sandboxPath(name)
 	errs := make(chan error)
 	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked, so that the thread ends with the goroutine
 		errs <- func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 				return err
@@ -227,7 +229,7 @@ func newSandbox(t testing.TB, name string) string {
 	return path
 }
 
-// removeSandbox may be called again.
+// removeSandbox removes a sandbox. It may be called again.
 func removeSandbox(t testing.TB, name string) {
 	t.Helper()
 	path := sandboxPath(name)
@@ -239,9 +241,9 @@ func removeSandbox(t testing.TB, name string) {
 	}
 }
 
-// state is all that a pod can leave on the node: links, routes of all tables,
-// rules, neighbours, what the agent holds, and tombstones, once the agent has
-// swept.
+// state describes everything that a pod can leave on the node: links, routes of all
+// tables, rules, neighbours, allocated addresses, and tombstones. It waits for the
+// agent's sweeps.
 func (n *node) state() string {
 	n.t.Helper()
 	n.sweeps.Wait()
@@ -292,7 +294,7 @@ func kernelState() (lines []string, err error) {
 		}
 		for _, r := range neighs {
 			if r.State&netlink.NUD_PERMANENT != 0 {
-				r.Confirmed, r.Used, r.Updated = 0, 0, 0 // ages, in clock ticks
+				r.Confirmed, r.Used, r.Updated = 0, 0, 0 // ages in clock ticks, which differ each time
 				lines = append(lines, fmt.Sprintf("neigh %d %v", family, r))
 			}
 		}

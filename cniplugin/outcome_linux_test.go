@@ -22,25 +22,26 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-// gc is a GC of a runtime that has no pod.
+// gc returns the GC of a runtime that has no pod.
 func (n *node) gc() invocation {
 	return invocation{command: "GC", stdin: n.conf("1.1.0", `"cni.dev/valid-attachments":[]`)}
 }
 
-// Commands that meet on one attachment have one outcome: the pod is wired and
-// holds its addresses, or nothing is left and nothing is held.
+// TestOneOutcome runs commands for one attachment concurrently. Afterwards either
+// the pod is wired and holds its addresses, or neither the kernel nor the agent has
+// anything of it.
 func TestOneOutcome(t *testing.T) {
 	const rounds = 25
 	for _, layout := range []string{"flat", "per-pod"} {
 		t.Run(layout, func(t *testing.T) {
 			n := newNode(t, ofLayout(layout))
 			add, del := n.add("c1"), n.del("c1")
-			bare := del // as containerd's second DEL
+			bare := del // like containerd's second DEL
 			bare.netns = ""
 			for _, tc := range []struct {
-				name   string
-				before bool // whether the pod is there already
-				at     []invocation
+				name     string
+				added    bool // the pod exists before
+				commands []invocation
 			}{
 				{"ADD, DEL", false, []invocation{add, del}},
 				{"DEL, ADD of a pod", true, []invocation{del, add}},
@@ -52,7 +53,7 @@ func TestOneOutcome(t *testing.T) {
 				t.Run(tc.name, func(t *testing.T) {
 					newSandbox(t, "c1")
 					for range rounds {
-						n.meet(t, tc.before, tc.at)
+						n.runConcurrently(t, tc.added, tc.commands)
 					}
 				})
 			}
@@ -60,17 +61,17 @@ func TestOneOutcome(t *testing.T) {
 	}
 }
 
-// meet executes all invocations at once, and takes the pod down afterwards.
-func (n *node) meet(t *testing.T, before bool, at []invocation) {
+// runConcurrently executes all invocations at once, and deletes the pod afterwards.
+func (n *node) runConcurrently(t *testing.T, added bool, commands []invocation) {
 	t.Helper()
-	nothing := n.state()
+	empty := n.state()
 	var result []byte
-	if before {
+	if added {
 		result = n.must(n.add("c1"))
 	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	for _, i := range at {
+	for _, i := range commands {
 		wg.Go(func() {
 			out, status := n.run(i)
 			if status != 0 {
@@ -82,7 +83,7 @@ func (n *node) meet(t *testing.T, before bool, at []invocation) {
 			mu.Lock()
 			defer mu.Unlock()
 			if result != nil && !bytes.Equal(result, out) {
-				t.Errorf("one ADD printed %s, another %s", result, out)
+				t.Errorf("one ADD printed %s, another %s, want the same", result, out)
 			}
 			result = out
 		})
@@ -92,17 +93,19 @@ func (n *node) meet(t *testing.T, before bool, at []invocation) {
 		n.mustCheck("c1", result)
 		n.must(n.del("c1"))
 	}
-	if diff := cmp.Diff(nothing, n.state()); diff != "" {
-		t.Fatalf("half made: -nothing +there is:\n%s", diff)
+	if diff := cmp.Diff(empty, n.state()); diff != "" {
+		t.Fatalf("left behind: -before +after:\n%s", diff)
 	}
 }
 
-// stopping is an agent that stops plugins with SIGSTOP when it has allocated
-// for them, and answers then: the answer waits for plugins that go on.
+// stopping is an agent that stops plugin processes with SIGSTOP. It stops the
+// plugin after the allocation and then answers, so that the plugin finds the answer
+// when it is resumed.
 type stopping struct {
 	*servertest.Agent
-	mu   sync.Mutex
-	pids map[string]chan int // of containers whose plugins to stop
+	mu sync.Mutex
+	// pids has the process IDs of the plugins to stop, by container ID.
+	pids map[string]chan int
 }
 
 func (s *stopping) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.AddResponse, error) {
@@ -120,13 +123,13 @@ func (s *stopping) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin
 	return resp, err
 }
 
-// stopped is a plugin process that stands still after its allocation.
+// stopped is a plugin process that was stopped after its allocation.
 type stopped struct {
 	*exec.Cmd
 	stdout bytes.Buffer
 }
 
-// useStopping makes the agent a stopping one.
+// useStopping replaces the agent by a stopping one.
 func (n *node) useStopping() *stopping {
 	n.t.Helper()
 	s := &stopping{Agent: n.agent, pids: map[string]chan int{}}
@@ -136,7 +139,7 @@ func (n *node) useStopping() *stopping {
 	return s
 }
 
-// startStopped starts an ADD and returns when it has been stopped.
+// startStopped starts an ADD and waits until it is stopped.
 func (n *node) startStopped(s *stopping, i invocation) *stopped {
 	n.t.Helper()
 	pid := make(chan int, 1)
@@ -160,8 +163,8 @@ func (n *node) startStopped(s *stopping, i invocation) *stopped {
 	return p
 }
 
-// goOn continues a stopped plugin and returns what it prints and its status.
-func (p *stopped) goOn(t *testing.T) (out []byte, status int) {
+// resume resumes a stopped plugin and returns its standard output and exit status.
+func (p *stopped) resume(t *testing.T) (out []byte, status int) {
 	t.Helper()
 	if err := p.Process.Signal(unix.SIGCONT); err != nil {
 		t.Fatal(err)
@@ -170,8 +173,10 @@ func (p *stopped) goOn(t *testing.T) (out []byte, status int) {
 	return p.stdout.Bytes(), p.ProcessState.ExitCode()
 }
 
-// A stopped command keeps the lock of its attachment: another ADD says so within
-// its deadline, DEL and GC do what they can, and the lock ends with the process.
+// TestBusyAttachment checks other commands while a stopped ADD holds the lock of
+// their attachment. Another ADD fails at its deadline with the reason, DEL deletes
+// the pod without the lock, and GC leaves the attachment alone. The lock ends with
+// the process.
 func TestBusyAttachment(t *testing.T) {
 	n := newNode(t, ofLayout("flat"))
 	s := n.useStopping()
@@ -183,23 +188,23 @@ func TestBusyAttachment(t *testing.T) {
 	out, status := n.run(impatient)
 	expect(t, badInput{code: cniplugin.CodeTryAgainLater, text: cniplugin.ReasonAttachmentBusy}, status, out)
 	if calls := n.agent.Calls()["Add"]; calls != 1 {
-		t.Errorf("the agent has seen %d ADDs, want that of the holder only", calls)
+		t.Errorf("the agent has served %d ADDs, want only that of the holder", calls)
 	}
-	n.must(n.gc()) // leaves it to the holder
+	n.must(n.gc())
 	if len(n.agent.Held()) != 1 {
-		t.Error("GC has taken an attachment from the command that works on it")
+		t.Error("GC has removed an attachment that another command works on")
 	}
 	if n.collectStone("c1") != 0 {
-		t.Error("a tombstone was collected beside the command that works on its attachment")
+		t.Error("a tombstone was collected while another command works on its attachment")
 	}
 	var stderr strings.Builder
 	del := n.cmd(t.Context(), n.del("c1"))
 	del.Stderr = &stderr
 	if err := del.Run(); err != nil || !strings.Contains(stderr.String(), "without the lock") {
-		t.Errorf("DEL: %v, %s", err, &stderr)
+		t.Errorf("DEL: %v, %s, want success and a warning", err, &stderr)
 	}
 	if held := n.agent.Held(); len(held) > 0 {
-		t.Errorf("held after DEL: %v", held)
+		t.Errorf("after DEL the agent holds %v, want nothing", held)
 	}
 
 	if err := holder.Process.Kill(); err != nil {
@@ -210,13 +215,13 @@ func TestBusyAttachment(t *testing.T) {
 	n.must(n.del("c1"))
 }
 
-// attachment is the key of a container in the tests' network.
+// attachment returns the key of a container in the network of the tests.
 func attachment(id string) cniplugin.Attachment {
 	return cniplugin.Attachment{Network: "vpcnet", ContainerID: id, IfName: "eth0"}
 }
 
-// collectStone writes a tombstone for a container and returns how many the agent
-// collects. The tombstone is gone afterwards.
+// collectStone writes a tombstone for a container, and returns how many tombstones
+// the agent collects.
 func (n *node) collectStone(id string) int {
 	n.t.Helper()
 	dir := cniplugin.TombstoneDir(n.stateDir())
@@ -232,16 +237,16 @@ func code(t *testing.T, out []byte) cniplugin.Code {
 	t.Helper()
 	var e cniplugin.Error
 	if err := json.Unmarshal(out, &e); err != nil {
-		t.Errorf("%s is no CNI error: %v", out, err)
+		t.Errorf("%s is not a CNI error: %v", out, err)
 	}
 	return e.Code
 }
 
-// An ADD that waits for a free address while a DEL comes and goes gives up the
-// address that it gets in the end.
+// TestDelBesideWaitingAdd runs a DEL while an ADD waits for a free address. The ADD
+// must release the address that it gets afterwards.
 func TestDelBesideWaitingAdd(t *testing.T) {
 	n := newNode(t, ofLayout("flat"))
-	w := &waiting{Agent: n.agent, asked: make(chan struct{}), free: make(chan struct{})}
+	w := &waiting{Agent: n.agent, called: make(chan struct{}), free: make(chan struct{})}
 	n.stop()
 	n.backend = w
 	n.start()
@@ -251,39 +256,41 @@ func TestDelBesideWaitingAdd(t *testing.T) {
 		out, _ := n.run(n.add("c1"))
 		ended <- out
 	}()
-	<-w.asked
+	<-w.called
 	n.must(n.del("c1"))
 	close(w.free)
 	expect(t, badInput{code: cniplugin.CodeTryAgainLater, text: cniplugin.ReasonAddressLost}, 1, <-ended)
 	if calls := n.agent.Calls(); calls["Add"] != 1 || len(n.agent.Held()) > 0 {
-		t.Errorf("the agent holds %v after %v", n.agent.Held(), calls)
+		t.Errorf("the agent holds %v after the calls %v, want nothing after one Add", n.agent.Held(), calls)
 	}
 }
 
-// waiting is an agent without a free address until there is one.
+// waiting is an agent that has no free address until free is closed.
 type waiting struct {
 	*servertest.Agent
-	asked, free chan struct{}
+	called, free chan struct{}
 }
 
 func (w *waiting) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.AddResponse, error) {
-	close(w.asked)
+	close(w.called)
 	<-w.free
 	return w.Agent.Add(ctx, req)
 }
 
-// late is one ADD that goes on when its addresses have a new owner.
+// late is an ADD that is resumed when its addresses have a new owner.
 type late struct {
 	id, owner string
-	goOn      func() ([]byte, int)
-	// mayEnd is set where it may have ended before the DEL, or begun after it.
-	mayEnd bool
-	result []byte // of the new owner's ADD
+	resume    func() ([]byte, int)
+	// maySucceed means that the ADD may have ended before the DEL, or may allocate
+	// after it.
+	maySucceed bool
+	result     []byte // of the new owner's ADD
 }
 
-// An ADD that was stopped after its allocation, deleted meanwhile, and goes on
-// when its addresses have another pod, fails and leaves that pod alone, whether
-// that pod is wired by then or not.
+// TestLateAdd resumes ADDs that were stopped after their allocation. Meanwhile
+// their attachments have been deleted, and their addresses belong to other pods.
+// The ADDs must fail and must not change those pods, whether those are wired or
+// not.
 func TestLateAdd(t *testing.T) {
 	const pods = 40
 	for _, layout := range []string{"flat", "per-pod"} {
@@ -296,7 +303,7 @@ func TestLateAdd(t *testing.T) {
 				newSandbox(t, l.id)
 				newSandbox(t, l.owner)
 				p := n.startStopped(s, n.add(l.id))
-				l.goOn = func() ([]byte, int) { return p.goOn(t) }
+				l.resume = func() ([]byte, int) { return p.resume(t) }
 				all = append(all, l)
 			}
 			n.overtake(t, all, func(i int) bool { return i%2 == 0 })
@@ -304,13 +311,13 @@ func TestLateAdd(t *testing.T) {
 	}
 }
 
-// overtake deletes the attachments of stopped ADDs, gives their addresses to
-// others, some of which are wired, lets the ADDs go on, and looks after the new
-// owners.
+// overtake deletes the attachments of stopped ADDs, gives their addresses to new
+// owners, wires some of these, resumes the ADDs, and checks that the new owners are
+// unchanged.
 func (n *node) overtake(t *testing.T, all []*late, wired func(i int) bool) {
 	t.Helper()
 	n.together(all, func(i int, l *late) { // each DEL waits for the lock
-		if i%4 == 3 && !l.mayEnd { // instead the agent finds that the sandbox has gone
+		if i%4 == 3 && !l.maySucceed { // no DEL: the agent finds that the sandbox is gone
 			if err := n.agent.Del(t.Context(), cniplugin.DelRequest{Attachment: attachment(l.id)}); err != nil {
 				t.Error(err)
 			}
@@ -318,15 +325,15 @@ func (n *node) overtake(t *testing.T, all []*late, wired func(i int) bool) {
 		}
 		del := n.del(l.id)
 		if i%4 < 2 {
-			del.netns = "" // as containerd's second DEL
+			del.netns = "" // like containerd's second DEL
 		}
 		n.must(del)
-		for len(n.agent.Held()[attachment(l.id)]) > 0 { // on a busy machine the agent may answer too late
+		for len(n.agent.Held()[attachment(l.id)]) > 0 { // the answer of the agent may come too late on a busy machine
 			n.must(del)
 		}
 	})
 	if held := n.agent.Held(); len(held) > 0 {
-		t.Fatalf("after DEL the agent has %v", held)
+		t.Fatalf("after DEL the agent holds %v, want nothing", held)
 	}
 	for i, l := range all {
 		if wired(i) {
@@ -336,15 +343,15 @@ func (n *node) overtake(t *testing.T, all []*late, wired func(i int) bool) {
 		}
 	}
 	n.together(all, func(_ int, l *late) {
-		out, status := l.goOn()
+		out, status := l.resume()
 		_, held := n.agent.Held()[attachment(l.id)]
 		_, err := net.InterfaceByName(datapath.Pod{ContainerID: l.id, IfName: "eth0"}.HostLink())
 		if wired := err == nil; wired != held || held && status != 0 {
-			t.Errorf("late ADD %s: exit status %d, held: %v, wired: %v", l.id, status, held, wired)
+			t.Errorf("late ADD %s: exit status %d, held: %v, wired: %v; want the last two equal, and false after a failure", l.id, status, held, wired)
 		}
 		switch {
-		case status != 0 && code(t, out) != cniplugin.CodeTryAgainLater, status == 0 && !l.mayEnd:
-			t.Errorf("late ADD %s: exit status %d: %s", l.id, status, out)
+		case status != 0 && code(t, out) != cniplugin.CodeTryAgainLater, status == 0 && !l.maySucceed:
+			t.Errorf("late ADD %s: exit status %d: %s, want code %d", l.id, status, out, cniplugin.CodeTryAgainLater)
 		case held:
 			n.mustCheck(l.id, out)
 		}
@@ -359,7 +366,7 @@ func (n *node) overtake(t *testing.T, all []*late, wired func(i int) bool) {
 	n.together(all, func(_ int, l *late) { n.must(n.del(l.id)) })
 }
 
-// together calls f for all at once.
+// together calls f for all of them concurrently.
 func (n *node) together(all []*late, f func(int, *late)) {
 	var wg sync.WaitGroup
 	for i, l := range all {
@@ -368,20 +375,20 @@ func (n *node) together(all []*late, f func(int, *late)) {
 	wg.Wait()
 }
 
-// The same for an ADD that is stopped before any of its steps: one that had not
-// asked for addresses before the DEL may get some afterwards, and one that had
-// printed its result ends.
+// TestLateAddAtEveryStep is TestLateAdd with ADDs that are stopped before each of
+// their steps. An ADD that is stopped before it asks for addresses may get some
+// after the DEL, and one that has printed its result succeeds.
 func TestLateAddAtEveryStep(t *testing.T) {
 	for _, layout := range []string{"flat", "per-pod"} {
 		t.Run(layout, func(t *testing.T) {
 			n := newNode(t, ofLayout(layout))
 			var all []*late
-			const each = 2 // one that will meet a wired owner, and one that will not
+			const each = 2 // for each step two ADDs: the new owner of one is wired, that of the other is not
 			for more := true; more; {
 				l := &late{id: fmt.Sprint("late", len(all)), owner: fmt.Sprint("owner", len(all))}
 				newSandbox(t, l.id)
 				newSandbox(t, l.owner)
-				if more = n.hold(t, l, len(all)/each); more {
+				if more = n.stopAtStep(t, l, len(all)/each); more {
 					all = append(all, l)
 				}
 			}
@@ -391,26 +398,26 @@ func TestLateAddAtEveryStep(t *testing.T) {
 	}
 }
 
-// hold starts an ADD and returns when it stands before a step of that number. It
-// takes it down again if the ADD has no such step.
-func (n *node) hold(t *testing.T, l *late, number int) bool {
+// stopAtStep starts an ADD and stops it before the step with the given number. If
+// the ADD has no such step, stopAtStep deletes the pod and returns false.
+func (n *node) stopAtStep(t *testing.T, l *late, number int) bool {
 	t.Helper()
-	reached, goOn, ended := make(chan bool), make(chan struct{}), make(chan traced)
+	reached, resume, ended := make(chan bool), make(chan struct{}), make(chan traced)
 	go func() {
 		ended <- n.trace(t, n.add(l.id), func(s step) bool {
-			if s.number >= number && !s.locked { // with the lock it keeps every DEL waiting
+			if s.number >= number && !s.locked { // with the lock of the rules it would block every DEL
 				number = 1 << 30
 				reached <- true
-				<-goOn
+				<-resume
 			}
 			return true
 		})
 	}()
 	select {
 	case <-reached:
-		l.mayEnd = true
-		l.goOn = func() ([]byte, int) {
-			close(goOn)
+		l.maySucceed = true
+		l.resume = func() ([]byte, int) {
+			close(resume)
 			end := <-ended
 			return end.stdout, end.status
 		}
@@ -421,7 +428,8 @@ func (n *node) hold(t *testing.T, l *late, number int) bool {
 	}
 }
 
-// An address that leads to another pod is not wired, and goes back to the agent.
+// TestAddressTaken checks that ADD fails if its address leads to another pod, and
+// releases the address.
 func TestAddressTaken(t *testing.T) {
 	for _, layout := range []string{"flat", "per-pod"} {
 		t.Run(layout, func(t *testing.T) {
@@ -434,12 +442,12 @@ func TestAddressTaken(t *testing.T) {
 				t.Fatal(err)
 			}
 			n.stop()
-			n.backend = &oddAgent{n.agent, resp}
+			n.backend = &fixedAgent{n.agent, resp}
 			n.start()
 			out, status := n.run(n.add("c2"))
 			expect(t, badInput{code: cniplugin.CodeTryAgainLater, text: cniplugin.ReasonAddressTaken}, status, out)
 			if held := n.agent.Held()[attachment("c2")]; held != nil {
-				t.Errorf("the agent has not been given back %v", held)
+				t.Errorf("c2 holds %v, want nothing", held)
 			}
 			n.mustCheck("c1", result)
 			n.must(n.del("c2"))

@@ -12,15 +12,17 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+
+	"github.com/vpcnet/vpcnet/datapath"
 )
 
-// Plugin answers CNI commands. Its zero value is the plugin.
+// Plugin executes CNI commands. Its zero value is ready to use.
 type Plugin struct {
-	// Version is printed by a call without CNI_COMMAND. Optional.
+	// Version is printed if CNI_COMMAND is not set. Optional.
 	Version string
 }
 
-// Invocation is what a runtime hands to a plugin process.
+// Invocation is the environment that a runtime gives to a plugin process.
 type Invocation struct {
 	// Getenv returns the value of an environment variable, as os.Getenv.
 	Getenv func(string) string
@@ -29,10 +31,10 @@ type Invocation struct {
 	Stderr io.Writer
 }
 
-// Main carries one invocation out and returns the exit status of the process.
-// Only the CNI result or error goes to Stdout. It works on the network
-// namespace of the calling process and needs CAP_NET_ADMIN and CAP_SYS_ADMIN
-// there for ADD, DEL, CHECK and GC.
+// Main executes one invocation and returns the exit status of the process. It
+// writes only the CNI result or error to Stdout. It changes the network namespace
+// of the calling process, and needs CAP_NET_ADMIN and CAP_SYS_ADMIN there for ADD,
+// DEL, CHECK and GC.
 func (p Plugin) Main(ctx context.Context, inv Invocation) int {
 	if inv.Getenv("CNI_COMMAND") == "" {
 		fmt.Fprintf(inv.Stderr, "CNI plugin vpcnet %s\nCNI protocol versions supported: %s\n",
@@ -45,7 +47,7 @@ func (p Plugin) Main(ctx context.Context, inv Invocation) int {
 	}
 	var e *Error
 	if !errors.As(err, &e) {
-		e = newError(CodeInternal, err.Error(), "")
+		e = &Error{Code: CodeInternal, Msg: err.Error()}
 	}
 	if e.CNIVersion == "" {
 		e.CNIVersion = newestVersion
@@ -61,13 +63,13 @@ type verb struct {
 	run func(context.Context, *call) error
 	// since is the first version of the specification that has the command.
 	since string
-	// attachment means that the command works on one: it needs its key.
+	// attachment means that the command needs the key of an attachment.
 	attachment bool
-	// netns means that the sandbox must be there.
+	// netns means that the command needs an existing sandbox.
 	netns bool
 }
 
-// verbs are the CNI commands with a configuration, which is all but VERSION.
+// verbs are the CNI commands that read a configuration: all but VERSION.
 //
 // https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md#cni-operations
 var verbs = map[string]verb{
@@ -82,12 +84,14 @@ func run(ctx context.Context, inv Invocation) error {
 	command := inv.Getenv("CNI_COMMAND")
 	v, known := verbs[command]
 	if !known && command != "VERSION" {
-		return newError(CodeInvalidEnvironment, fmt.Sprintf("invalid CNI_COMMAND %q", command),
-			"it is ADD, DEL, CHECK, GC, STATUS or VERSION")
+		return &Error{
+			Code: CodeInvalidEnvironment, Msg: fmt.Sprintf("invalid CNI_COMMAND %q", command),
+			Details: "want ADD, DEL, CHECK, GC, STATUS or VERSION",
+		}
 	}
 	stdin, err := io.ReadAll(inv.Stdin)
 	if err != nil {
-		return newError(CodeIOFailure, "standard input cannot be read", err.Error())
+		return &Error{Code: CodeIOFailure, Msg: "standard input cannot be read", Details: err.Error()}
 	}
 	if command == "VERSION" {
 		return version(stdin, inv.Stdout)
@@ -97,8 +101,11 @@ func run(ctx context.Context, inv Invocation) error {
 		return withVersion(err, c.conf.CNIVersion)
 	}
 	if v.since != "" && !supports(c.conf.CNIVersion, v.since) {
-		return withVersion(newError(CodeIncompatibleVersion,
-			fmt.Sprintf("cniVersion %s has no %s", c.conf.CNIVersion, command), "it came with "+v.since), c.conf.CNIVersion)
+		return &Error{
+			CNIVersion: c.conf.CNIVersion, Code: CodeIncompatibleVersion,
+			Msg:     fmt.Sprintf("cniVersion %s has no %s", c.conf.CNIVersion, command),
+			Details: fmt.Sprintf("want %s or later", v.since),
+		}
 	}
 	logger, closeLog := openLog(c.conf, inv.Stderr)
 	defer closeLog()
@@ -111,8 +118,8 @@ func run(ctx context.Context, inv Invocation) error {
 	return nil
 }
 
-// parse reads environment and configuration. The call that it returns with an
-// error has as much of the configuration as could be read.
+// parse parses the environment and the configuration. Together with an error it
+// returns a call that has the part of the configuration that could be read.
 func (v verb) parse(inv Invocation, stdin []byte) (*call, error) {
 	c := &call{out: inv.Stdout, stdin: stdin}
 	conf, err := ParseNetConf(stdin)
@@ -129,14 +136,14 @@ func (v verb) parse(inv Invocation, stdin []byte) (*call, error) {
 		return c, err
 	}
 	c.pod, err = parseArgs(inv.Getenv("CNI_ARGS"))
-	if err != nil && v.netns { // nothing in CNI_ARGS is worth keeping a pod from being deleted
+	if err != nil && v.netns { // malformed CNI_ARGS must not prevent a DEL
 		return c, err
 	}
 	return c, nil
 }
 
-// checkEnvironment names every variable that is missing, or the one that is
-// wrong.
+// checkEnvironment returns an error that names every variable that is missing, or
+// the first one that is invalid.
 func (v verb) checkEnvironment(c *call) error {
 	var missing []string
 	for _, e := range []struct {
@@ -152,65 +159,50 @@ func (v verb) checkEnvironment(c *call) error {
 		}
 	}
 	if len(missing) > 0 {
-		return newError(CodeInvalidEnvironment, "missing "+strings.Join(missing, ", "), "")
+		return &Error{Code: CodeInvalidEnvironment, Msg: "missing " + strings.Join(missing, ", ")}
 	}
 	if !validID(c.ContainerID) {
-		return newError(CodeInvalidEnvironment, fmt.Sprintf("invalid CNI_CONTAINERID %q", c.ContainerID),
-			"it begins with a letter or digit and goes on with those, '_', '.' and '-'")
+		return &Error{Code: CodeInvalidEnvironment, Msg: fmt.Sprintf("invalid CNI_CONTAINERID %q", c.ContainerID), Details: wantID}
 	}
-	if reason := badLinkName(c.IfName); reason != "" {
-		return newError(CodeInvalidEnvironment, fmt.Sprintf("invalid CNI_IFNAME %q", c.IfName), reason)
+	if err := datapath.ValidateLinkName(c.IfName); err != nil {
+		return &Error{Code: CodeInvalidEnvironment, Msg: fmt.Sprintf("invalid CNI_IFNAME %q", c.IfName), Details: err.Error()}
 	}
 	return nil
 }
 
-// badLinkName says why the kernel would refuse a name for a link, or nothing.
-func badLinkName(name string) string {
-	const longest = 15 // IFNAMSIZ without the final zero
-	switch {
-	case len(name) > longest:
-		return fmt.Sprintf("it has %d bytes; the kernel takes at most %d", len(name), longest)
-	case name == "." || name == "..":
-		return "the kernel does not take it"
-	case strings.ContainsAny(name, "/: \t\n\v\f\r"):
-		return "it has a slash, a colon or white space in it"
-	}
-	return ""
-}
-
-// version answers VERSION with the version that the runtime asked in, if any.
+// version answers VERSION in the version of the request, if it has one.
 func version(stdin []byte, out io.Writer) error {
-	asked := struct {
+	request := struct {
 		CNIVersion string `json:"cniVersion"`
 	}{}
 	if len(bytes.TrimSpace(stdin)) > 0 {
-		if err := json.Unmarshal(stdin, &asked); err != nil {
-			return newError(CodeDecodingFailure, "standard input of VERSION is not a JSON object", err.Error())
+		if err := json.Unmarshal(stdin, &request); err != nil {
+			return &Error{Code: CodeDecodingFailure, Msg: "standard input of VERSION is not a JSON object", Details: err.Error()}
 		}
 	}
-	if asked.CNIVersion == "" {
-		asked.CNIVersion = newestVersion
+	if request.CNIVersion == "" {
+		request.CNIVersion = newestVersion
 	}
 	return emit(out, struct {
 		CNIVersion        string   `json:"cniVersion"`
 		SupportedVersions []string `json:"supportedVersions"`
-	}{asked.CNIVersion, supportedVersions})
+	}{request.CNIVersion, supportedVersions})
 }
 
-// emit writes v to standard output, in one piece.
+// emit writes v to standard output as JSON, in one call of Write.
 func emit(out io.Writer, v any) error {
 	b, err := json.MarshalIndent(v, "", "    ")
 	if err != nil {
 		return err
 	}
 	if _, err := out.Write(append(b, '\n')); err != nil {
-		return newError(CodeIOFailure, "standard output cannot be written", err.Error())
+		return &Error{Code: CodeIOFailure, Msg: "standard output cannot be written", Details: err.Error()}
 	}
 	return nil
 }
 
-// openLog never fails: a log that cannot be opened must not keep a pod from
-// starting, and standard error is always there.
+// openLog opens the log. If that fails, it logs to standard error instead, because
+// a log that cannot be opened must not prevent a pod from starting.
 func openLog(conf NetConf, stderr io.Writer) (l *slog.Logger, closeLog func()) {
 	level, _ := conf.level() // checked when the configuration was read
 	options := &slog.HandlerOptions{Level: level}

@@ -9,9 +9,9 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-// result is the success result of ADD in the form that all supported versions
-// share. What came with a version is left out for older ones. Entries of a
-// prevResult stay as they were written.
+// result is the success result of ADD, in the form that all supported versions
+// share. Fields that a version added are left out for older versions. Entries of
+// a prevResult are kept byte by byte.
 //
 // https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md#add-success
 type result struct {
@@ -25,12 +25,12 @@ type result struct {
 type resultInterface struct {
 	Name    string `json:"name"`
 	MAC     string `json:"mac,omitempty"`
-	MTU     int    `json:"mtu,omitempty"` // since 1.1.0
+	MTU     int    `json:"mtu,omitempty"` // only from version 1.1.0 on
 	Sandbox string `json:"sandbox,omitempty"`
 }
 
 type resultIP struct {
-	Version   string       `json:"version,omitempty"` // until 0.4.0
+	Version   string       `json:"version,omitempty"` // only up to version 0.4.0
 	Interface *int         `json:"interface,omitempty"`
 	Address   netip.Prefix `json:"address"`
 	Gateway   netip.Addr   `json:"gateway,omitzero"`
@@ -41,19 +41,20 @@ type resultRoute struct {
 	GW  netip.Addr   `json:"gw,omitzero"`
 }
 
-// parsePrevResult reads a prevResult; none gives an empty result.
+// parsePrevResult parses a prevResult. An empty raw gives an empty result.
 func parsePrevResult(raw json.RawMessage) (result, error) {
 	var r result
 	if len(raw) == 0 {
 		return r, nil
 	}
 	if err := json.Unmarshal(raw, &r); err != nil {
-		return result{}, newError(CodeDecodingFailure, "prevResult cannot be read", err.Error())
+		return result{}, &Error{Code: CodeDecodingFailure, Msg: "prevResult cannot be read", Details: err.Error()}
 	}
 	return r, nil
 }
 
-// addWiring returns prev with what the plugin made in the sandbox at netns.
+// addWiring adds the interfaces, addresses and routes that the plugin made for
+// the sandbox at netns to prev, and returns the sum.
 func addWiring(prev result, version, netns string, w datapath.Wiring) (result, error) {
 	r := prev
 	r.CNIVersion = version
@@ -78,7 +79,7 @@ func addWiring(prev result, version, netns string, w datapath.Wiring) (result, e
 			ip.Version = family(addr.Addr())
 		}
 		r.IPs = add(r.IPs, ip)
-		r.Routes = add(r.Routes, resultRoute{Dst: everything(addr.Addr()), GW: w.Gateways[i]})
+		r.Routes = add(r.Routes, resultRoute{Dst: defaultPrefix(addr.Addr()), GW: w.Gateways[i]})
 	}
 	return r, err
 }
@@ -90,23 +91,23 @@ func family(a netip.Addr) string {
 	return "6"
 }
 
-// everything is the destination of a default route in the family of a.
-func everything(a netip.Addr) netip.Prefix {
+// defaultPrefix is the destination of a default route in the family of a.
+func defaultPrefix(a netip.Addr) netip.Prefix {
 	if a.Is4() {
 		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 	}
 	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }
 
-// attached is what a prevResult says about the plugin's own attachment.
+// attached is the part of a prevResult that describes the plugin's own attachment.
 type attached struct {
 	host, inside resultInterface
 	addrs        []netip.Addr
 }
 
-// find looks for the attachment that has hostLink as its host side; found is
-// false if the result does not know it. Entries of other plugins that do not
-// parse are theirs to judge.
+// find returns the attachment with the host side hostLink. found is false if the
+// result does not contain it. find skips entries that do not parse, because they are
+// from other plugins.
 func (r result) find(hostLink, ifName, netns string) (a attached, found bool) {
 	inside := -1
 	for i, raw := range r.Interfaces {

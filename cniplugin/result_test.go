@@ -21,8 +21,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// strict reads a result as the CNI library of that version does, and refuses
-// fields that the version does not have.
+// strict has the functions of the CNI library that parse a result, by version. They
+// refuse fields that the version does not have.
 var strict = map[string]func([]byte) (types.Result, error){
 	"0.3.0": types040.NewResult,
 	"0.3.1": types040.NewResult,
@@ -59,14 +59,14 @@ func TestAddWiring(t *testing.T) {
 				}
 				golden(t, "result-"+version+"-"+name+".json", got.Bytes())
 				if strict[version] == nil {
-					t.Fatalf("no reader for version %s in this test", version)
+					t.Fatalf("this test has no parser for version %s", version)
 				}
 				lib, err := strict[version](got.Bytes())
 				if err != nil {
-					t.Fatalf("the CNI library refuses it: %v", err)
+					t.Fatalf("the CNI library refuses the result: %v", err)
 				}
 				if _, err := lib.GetAsVersion(newestVersion); err != nil {
-					t.Errorf("the CNI library cannot convert it: %v", err)
+					t.Errorf("the CNI library cannot convert the result: %v", err)
 				}
 			})
 		}
@@ -79,10 +79,10 @@ func TestFind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What a plugin behind this one adds, or writes wrongly, changes nothing.
-	for _, odd := range []string{`7`, `{"name":"ifb0"}`, `{"name":"eth0","sandbox":"/run/netns/other"}`} {
-		r.Interfaces = append([]json.RawMessage{}, append(r.Interfaces, json.RawMessage(odd))...)
-		r.IPs = append(r.IPs, json.RawMessage(odd))
+	// Entries that a later plugin adds are ignored, valid or not.
+	for _, other := range []string{`7`, `{"name":"ifb0"}`, `{"name":"eth0","sandbox":"/run/netns/other"}`} {
+		r.Interfaces = append([]json.RawMessage{}, append(r.Interfaces, json.RawMessage(other))...)
+		r.IPs = append(r.IPs, json.RawMessage(other))
 	}
 	for _, netns := range []string{"/run/netns/c1", ""} {
 		a, found := r.find(w.HostLink, "eth0", "/run/netns/c1")
@@ -95,7 +95,7 @@ func TestFind(t *testing.T) {
 		}
 	}
 	if _, found := r.find("eniffffffffff0", "eth0", ""); found {
-		t.Error("found an attachment that is not there")
+		t.Error("found an attachment that the result does not have")
 	}
 }
 
@@ -113,7 +113,7 @@ func TestParseArgs(t *testing.T) {
 	}
 	for _, in := range []string{"K8S_POD_NAME", "=x", "a=b;c"} {
 		if _, err := parseArgs(in); err == nil {
-			t.Errorf("%q: no error", in)
+			t.Errorf("parseArgs(%q) succeeds, want an error", in)
 		}
 	}
 }

@@ -50,7 +50,8 @@ func (n *node) runtime(dirs ...string) *libcni.CNIConfig {
 	return libcni.NewCNIConfigWithCacheDir(append(dirs, filepath.Dir(n.plugin)), filepath.Join(n.dir, "cache"), nil)
 }
 
-// The CNI library calls every verb that a version has, as runtimes do.
+// TestLibcni runs every command of each version with the CNI library, as runtimes
+// do.
 func TestLibcni(t *testing.T) {
 	n := newNode(t, ofLayout("flat"))
 	for _, version := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
@@ -86,8 +87,8 @@ func (n *node) lifecycle(t *testing.T, list *libcni.NetworkConfigList, rt *libcn
 		}
 	}
 	if list.CNIVersion == "1.1.0" {
-		keep := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{{ContainerID: rt.ContainerID, IfName: rt.IfName}}}
-		if err := cni.GCNetworkList(ctx, list, keep); err != nil {
+		valid := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{{ContainerID: rt.ContainerID, IfName: rt.IfName}}}
+		if err := cni.GCNetworkList(ctx, list, valid); err != nil {
 			t.Error("GC:", err)
 		}
 		if err := cni.CheckNetworkList(ctx, list, rt); err != nil {
@@ -101,7 +102,7 @@ func (n *node) lifecycle(t *testing.T, list *libcni.NetworkConfigList, rt *libcn
 	}
 }
 
-// checkResult compares the result with the links that exist.
+// checkResult compares a result with the links in the kernel.
 func checkResult(t *testing.T, added types.Result, sandbox, version string) {
 	t.Helper()
 	if added.Version() != version {
@@ -120,15 +121,15 @@ func checkResult(t *testing.T, added types.Result, sandbox, version string) {
 		t.Errorf("host side %v, the kernel has %+v, %v", host, link, err)
 	}
 	if inside.Name != "eth0" || inside.Sandbox != sandbox || *r.IPs[0].Interface != 1 {
-		t.Errorf("sandbox side %v, address %v", inside, r.IPs[0])
+		t.Errorf("sandbox side %v, address %v, want eth0 in %s with the address", inside, r.IPs[0], sandbox)
 	}
 	if mac := sandboxMAC(t, sandbox, inside.Name); mac != inside.Mac {
-		t.Errorf("sandbox side has MAC %s, result says %s", mac, inside.Mac)
+		t.Errorf("sandbox side has MAC %s, the result has %s", mac, inside.Mac)
 	}
 }
 
-// The upstream portmap plugin behind ours gets a result that it can work with,
-// and takes all its rules away again.
+// TestPortmap chains the upstream portmap plugin after vpc-cni. Portmap must accept
+// the result, and DEL must remove all its rules.
 func TestPortmap(t *testing.T) {
 	dir := pluginDir(t, "portmap")
 	n := newNode(t, ofLayout("flat"))
@@ -146,8 +147,8 @@ func TestPortmap(t *testing.T) {
 		if natRules(t) == rules {
 			t.Error("portmap has made no rule")
 		}
-		// No CHECK: portmap 1.1, which Debian 12 has, looks for IPv6 rules that it
-		// never made.
+		// CHECK is left out: portmap 1.1, which Debian 12 has, checks for IPv6 rules
+		// that it never made.
 		if err := cni.DelNetworkList(t.Context(), list, rt); err != nil {
 			t.Fatal("DEL:", err)
 		}
@@ -155,8 +156,8 @@ func TestPortmap(t *testing.T) {
 	}
 }
 
-// pluginDir finds an upstream plugin where distributions and go install put
-// them.
+// pluginDir returns the directory of an upstream plugin. It searches the
+// directories in which distributions and go install put plugins.
 func pluginDir(t *testing.T, name string) string {
 	t.Helper()
 	dirs := slices.Concat(filepath.SplitList(os.Getenv("CNI_PATH")),
@@ -173,7 +174,8 @@ func pluginDir(t *testing.T, name string) string {
 	return ""
 }
 
-// natRules prints the DNAT rules of whichever backend portmap has chosen.
+// natRules returns the DNAT rules of nftables and iptables: portmap chooses one of
+// them.
 func natRules(t *testing.T) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "sh", "-c", "nft list ruleset | grep -e dnat -e DNAT; iptables -t nat -S | grep DNAT; true").CombinedOutput()
@@ -183,11 +185,12 @@ func natRules(t *testing.T) string {
 	return string(out)
 }
 
-// Fifty pods at once, as after a reboot, none twice, and all gone again.
+// TestManyAtOnce adds fifty pods concurrently, as after a reboot, and deletes them.
+// No two pods may have the same address.
 func TestManyAtOnce(t *testing.T) {
 	n := newNode(t, ofLayout("per-pod"))
 	const pods = 50
-	at := func(f func(id string)) {
+	forEach := func(f func(id string)) {
 		var wg sync.WaitGroup
 		for i := range pods {
 			wg.Go(func() { f(fmt.Sprint("pod", i)) })
@@ -197,7 +200,7 @@ func TestManyAtOnce(t *testing.T) {
 	for i := range pods {
 		newSandbox(t, fmt.Sprint("pod", i))
 	}
-	at(func(id string) {
+	forEach(func(id string) {
 		if out, status := n.run(n.add(id)); status != 0 {
 			t.Errorf("ADD %s: %s", id, out)
 		}
@@ -212,16 +215,17 @@ func TestManyAtOnce(t *testing.T) {
 	if len(seen) != pods {
 		t.Errorf("%d addresses in use, want %d", len(seen), pods)
 	}
-	at(func(id string) {
+	forEach(func(id string) {
 		if out, status := n.run(n.del(id)); status != 0 {
 			t.Errorf("DEL %s: %s", id, out)
 		}
 	})
 }
 
-// A DEL leaves the link of a living sandbox to an agent that sweeps, and to no
-// other. What such an agent has not swept yet is no obstacle to the same
-// container, and a later sweep none to what runs.
+// TestRetired checks that DEL leaves the link of an existing sandbox to an agent
+// that sweeps, and deletes it otherwise. A link that is not swept yet must not
+// prevent another ADD of the same container, and a later sweep must not delete the
+// new link.
 func TestRetired(t *testing.T) {
 	for _, noSweep := range []bool{false, true} {
 		t.Run(fmt.Sprintf("noSweep=%v", noSweep), func(t *testing.T) {
@@ -243,34 +247,35 @@ func TestRetired(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.Close()
-	// As after a DEL of which the agent has not swept anything yet.
+	// This is the state after a DEL, before the agent has swept the link.
 	if err := h.RetirePod(t.Context(), datapath.Pod{ContainerID: "c1", IfName: "eth0", Netns: sandboxPath("c1")}); err != nil {
 		t.Fatal(err)
 	}
 	if second := n.must(n.add("c1")); !bytes.Equal(first, second) {
-		t.Errorf("ADD after a DEL gives %s, before it gave %s", second, first)
+		t.Errorf("ADD after a DEL gives %s, want %s as before", second, first)
 	}
 	n.sweep()
 	n.must(invocation{"CHECK", "c1", sandboxPath("c1"), "eth0", "", n.conf("1.0.0", `"prevResult":`+string(first))})
 	n.must(n.del("c1"))
 }
 
-// oddAgent answers an ADD with whatever it is told.
-type oddAgent struct {
+// fixedAgent is an agent that answers ADD with a fixed answer.
+type fixedAgent struct {
 	*servertest.Agent
 	answer cniplugin.AddResponse
 }
 
-func (a *oddAgent) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.AddResponse, error) {
+func (a *fixedAgent) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.AddResponse, error) {
 	_, err := a.Agent.Add(ctx, req)
 	return a.answer, err
 }
 
-// An answer that makes no pod is the agent's mistake, and the address goes back.
-func TestOddAgents(t *testing.T) {
+// TestInvalidAnswers checks that ADD refuses an answer that does not describe a valid
+// pod, and releases the address.
+func TestInvalidAnswers(t *testing.T) {
 	n := newNode(t, ofLayout("flat"))
-	odd := &oddAgent{Agent: n.agent}
-	n.backend = odd
+	fixed := &fixedAgent{Agent: n.agent}
+	n.backend = fixed
 	n.stop()
 	n.start()
 	newSandbox(t, "c1")
@@ -279,7 +284,7 @@ func TestOddAgents(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		answer cniplugin.AddResponse
-		code   cniplugin.Code // 0: older agents answer like this
+		code   cniplugin.Code // 0: success, because older agents answer like this
 		text   string
 	}{
 		{name: "least", answer: cniplugin.AddResponse{Addresses: []cniplugin.Address{one}}},
@@ -291,7 +296,7 @@ func TestOddAgents(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			before := n.state()
-			odd.answer = tc.answer
+			fixed.answer = tc.answer
 			out, status := n.run(n.add("c1"))
 			expect(t, badInput{code: tc.code, text: tc.text}, status, out)
 			if tc.code == 0 {
@@ -304,23 +309,23 @@ func TestOddAgents(t *testing.T) {
 	}
 }
 
-// oddGC calls stale whatever it is told.
-type oddGC struct {
+// fixedGC is an agent that answers GC with fixed attachments.
+type fixedGC struct {
 	*servertest.Agent
 	stale []cniplugin.Attachment
 }
 
-func (a *oddGC) GC(context.Context, cniplugin.GCRequest) (cniplugin.GCResponse, error) {
+func (a *fixedGC) GC(context.Context, cniplugin.GCRequest) (cniplugin.GCResponse, error) {
 	return cniplugin.GCResponse{Stale: a.stale}, nil
 }
 
-// A GC takes nothing down that the runtime lists, nor anything of another
-// network, whatever the agent says.
-func TestOddGC(t *testing.T) {
+// TestInvalidStale checks that GC removes neither attachments that the runtime lists
+// nor attachments of another network, even if the agent reports them as stale.
+func TestInvalidStale(t *testing.T) {
 	n := newNode(t, ofLayout("flat"))
 	valid := cniplugin.Attachment{Network: "vpcnet", ContainerID: "c1", IfName: "eth0"}
 	foreign := cniplugin.Attachment{Network: "other", ContainerID: "c2", IfName: "eth0"}
-	n.backend = &oddGC{n.agent, []cniplugin.Attachment{valid, foreign}}
+	n.backend = &fixedGC{n.agent, []cniplugin.Attachment{valid, foreign}}
 	n.stop()
 	n.start()
 	newSandbox(t, "c1")
@@ -340,14 +345,15 @@ func TestOddGC(t *testing.T) {
 	}
 }
 
-// A plugin killed at any moment leaves nothing that the next ADD or DEL trips
-// over, and nothing after the DEL.
+// TestKilled kills the plugin at random times during ADD and DEL. The next ADD must
+// succeed, and the next DEL must remove everything.
 func TestKilled(t *testing.T) {
 	const seed = 20261121
 	random := rand.New(rand.NewPCG(seed, 0))
 	n := newNode(t, ofLayout("per-pod"))
 	before := n.state()
-	// kill runs an invocation for at most a little longer than one takes.
+	// kill runs an invocation and kills it after a random time, which may be a little
+	// longer than the invocation takes.
 	kill := func(i invocation) {
 		const longest = 8 * time.Millisecond
 		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(random.Int64N(int64(longest))))
@@ -361,12 +367,12 @@ func TestKilled(t *testing.T) {
 		switch round % 3 {
 		case 0: // the runtime tries again
 			n.must(n.add(id))
-		case 1: // the sandbox dies with the plugin
+		case 1: // the sandbox ends with the plugin
 			removeSandbox(t, id)
 		}
 		kill(n.del(id))
 		del := n.del(id)
-		if round%2 == 0 { // as containerd's second DEL
+		if round%2 == 0 { // like containerd's second DEL
 			del.netns = ""
 		}
 		n.must(del)

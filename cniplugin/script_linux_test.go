@@ -16,19 +16,19 @@ import (
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
-// TestScripts drives the plugin's binary: environment and configuration in,
-// standard output and the node's state out. Beside the commands of testscript,
-// scripts have:
+// TestScripts runs the plugin's binary by scripts, which set its environment and
+// configuration, and check its standard output and the state of the node. In
+// addition to the commands of testscript, scripts have:
 //
-//	agent start|stop|collect         collect does what an agent does at its start
-//	agent fail [CODE REASON MESSAGE] every call fails; without arguments none does
-//	held                             prints what the agent holds
-//	kernel                           prints what differs from the start of the script
+//	agent start|stop|collect         starts or stops the agent, or collects tombstones
+//	agent fail [CODE REASON MESSAGE] makes every call fail; without arguments, succeed
+//	held                             prints the addresses that attachments hold
+//	kernel                           counts the objects that the kernel has got since the start
 //	flushroutes NAME                 deletes the routes of a sandbox
-//	sandbox NAME...                  makes network namespaces at /run/netns
+//	sandbox NAME...                  creates network namespaces at /run/netns
 //	rmsandbox NAME...                removes them
 //
-// Whatever is left at the end of a script fails it.
+// A script fails if the state of the node at its end differs from the start.
 func TestScripts(t *testing.T) {
 	isolatetest.Require(t)
 	for _, layout := range []string{"flat", "per-pod"} {
@@ -44,7 +44,7 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// serially keeps scripts from running at the same time: they share one node.
+// serially runs scripts one after the other, because they share one node.
 type serially struct{ *testing.T }
 
 func (s serially) Parallel()                          {}

@@ -6,8 +6,8 @@ import (
 	"context"
 )
 
-// status passes the agent's word on. Codes that mean something else in answer
-// to STATUS become the one for a plugin that cannot serve an ADD.
+// status returns the agent's answer. It replaces codes that have no meaning in an
+// answer to STATUS by CodeNotAvailable.
 func status(ctx context.Context, c *call) error {
 	ctx, cancel := context.WithTimeout(ctx, min(statusTimeout, c.conf.timeout()))
 	defer cancel()

@@ -15,34 +15,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// steps are the system calls by which the plugin changes something outside of
-// itself, or lets the agent or the runtime know of it. SIGKILL takes effect
-// between system calls, so a process that is killed before each of its steps in
-// turn has been killed everywhere that matters.
+// steps are the system calls by which the plugin changes the state of another part
+// of the system or sends data to the agent or the runtime. SIGKILL takes effect
+// between system calls. So it is enough to kill a process before each of its steps
+// in turn.
 var steps = map[uint64]string{
 	unix.SYS_CONNECT: "connect", unix.SYS_SENDTO: "sendto", unix.SYS_SENDMSG: "sendmsg", unix.SYS_WRITE: "write",
 	unix.SYS_MKDIRAT: "mkdirat", unix.SYS_UNLINKAT: "unlinkat", unix.SYS_RENAMEAT: "renameat", unix.SYS_FSYNC: "fsync",
 	unix.SYS_FCHMOD: "fchmod", unix.SYS_FLOCK: "flock", unix.SYS_SETNS: "setns", unix.SYS_EXIT_GROUP: "exit_group",
 }
 
-// step is one of them.
+// step is a step of a traced plugin.
 type step struct {
 	number int
 	name   string
-	// locked means that the plugin has the lock of the node's rules, without which
-	// no other can change rules of pods.
+	// locked means that the plugin holds the lock of the node's rules, which other
+	// plugins need to change rules of pods.
 	locked bool
 }
 
-// traced is how a traced plugin has ended.
+// traced is the outcome of a traced plugin.
 type traced struct {
 	stdout []byte
 	status int // -1: killed
 }
 
-// trace executes the plugin and calls at before each of its steps, beginning
-// with 0, while all of the plugin stands still. It kills the plugin when at
-// returns false.
+// trace executes the plugin and calls at before each of its steps, beginning with
+// step 0. All threads of the plugin are stopped during the call. trace kills the
+// plugin when at returns false.
 func (n *node) trace(t *testing.T, i invocation, at func(step) bool) traced {
 	t.Helper()
 	dir := t.TempDir()
@@ -52,7 +52,7 @@ func (n *node) trace(t *testing.T, i invocation, at func(step) bool) traced {
 	}
 	ended := make(chan outcome)
 	go func() {
-		runtime.LockOSThread() // the tracer is a thread, and ends with the goroutine
+		runtime.LockOSThread() // the tracer is a thread; it ends with the goroutine
 		end, err := n.traceLocked(dir, i, at)
 		ended <- outcome{end, err}
 	}()
@@ -79,7 +79,8 @@ func (n *node) traceLocked(dir string, i invocation, at func(step) bool) (end tr
 		defer file.Close()
 		files = append(files, file)
 	}
-	// A process group of its own, so that the tracer waits for its threads alone.
+	// The plugin gets its own process group, so that the tracer can wait for just the
+	// threads of the plugin.
 	p, err := os.StartProcess(n.plugin, []string{n.plugin}, &os.ProcAttr{
 		Env: n.cmd(n.t.Context(), i).Env, Files: files, Sys: &syscall.SysProcAttr{Ptrace: true, Setpgid: true},
 	})
@@ -95,7 +96,7 @@ func (n *node) traceLocked(dir string, i invocation, at func(step) bool) (end tr
 	return end, err
 }
 
-// follow runs a process that has stopped at its exec to its end.
+// follow traces a process from its exec, at which it has stopped, to its end.
 func follow(pid int, at func(step) bool) (status int, err error) {
 	var ws unix.WaitStatus
 	if _, err := unix.Wait4(pid, &ws, unix.WALL, nil); err != nil {
@@ -107,7 +108,7 @@ func follow(pid int, at func(step) bool) (status int, err error) {
 	}
 	next, thread, signal := step{}, pid, 0
 	for {
-		// A thread may have gone, killed with the others.
+		// ESRCH means that the thread was killed with the others.
 		if err := unix.PtraceSyscall(thread, signal); err != nil && !errors.Is(err, unix.ESRCH) {
 			return 0, os.NewSyscallError("ptrace", err)
 		}
@@ -149,13 +150,14 @@ func follow(pid int, at func(step) bool) (status int, err error) {
 			}
 			next.number++
 			next.locked = next.locked || nr == unix.SYS_FLOCK
-		case sig != unix.SIGTRAP && sig != unix.SIGSTOP: // those two are the tracer's own
+		case sig != unix.SIGTRAP && sig != unix.SIGSTOP: // ptrace itself sends these two
 			signal = int(sig)
 		}
 	}
 }
 
-// enteredCall returns the system call at whose entry a thread stands.
+// enteredCall returns the system call at which a thread has stopped. entry is true
+// at the entry of the call, and false at its exit.
 //
 // https://man7.org/linux/man-pages/man2/ptrace.2.html, PTRACE_GET_SYSCALL_INFO
 func enteredCall(thread int) (nr uint64, entry bool, err error) {
@@ -171,7 +173,7 @@ func enteredCall(thread int) (nr uint64, entry bool, err error) {
 	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_GET_SYSCALL_INFO, uintptr(thread),
 		unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0)
 	switch {
-	case errors.Is(errno, unix.ESRCH): // killed meanwhile
+	case errors.Is(errno, unix.ESRCH): // the thread was killed
 		return 0, false, nil
 	case errno != 0:
 		return 0, false, fmt.Errorf("PTRACE_GET_SYSCALL_INFO: %w", errno)

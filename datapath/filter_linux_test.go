@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/nft"
 	"golang.org/x/sys/unix"
 )
 
@@ -85,9 +86,9 @@ func TestApplyAfterError(t *testing.T) {
 		t.Errorf("Apply of an element without its chain = %v, want ENOENT", err)
 	}
 	odd := whole.Filter
-	odd.Chains = append(slices.Clone(odd.Chains), netstate.Chain{Name: "odd", Rules: []string{"no rule of nft"}})
-	if err := l.h.Apply(t.Context(), []netstate.Change{{Op: netstate.OpAdd, Item: odd}}); err == nil {
-		t.Error("Apply of no rule succeeds")
+	odd.Chains = append(slices.Clone(odd.Chains), netstate.Chain{Name: "odd", Rules: []netstate.FilterRule{nft.ParseRule("no rule of nft")}})
+	if err := l.h.Apply(t.Context(), []netstate.Change{{Op: netstate.OpAdd, Item: odd}}); !errors.Is(err, datapath.ErrInvalid) {
+		t.Errorf("Apply of a rule that is not known = %v, want ErrInvalid", err)
 	}
 	if err := l.h.Apply(t.Context(), []netstate.Change{{Op: netstate.OpDelete, Item: first}}); err != nil {
 		t.Fatal(err)

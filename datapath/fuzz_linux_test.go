@@ -5,10 +5,8 @@ package datapath
 import (
 	"net"
 	"net/netip"
-	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
@@ -49,33 +47,6 @@ func FuzzDecode(f *testing.F) {
 			_, _ = r.Applies(netstate.Query{Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.1")})
 		}
 		_ = (&eventFilter{names: rtnl.LinkNames{}, seen: map[string]seenLink{}, prefix: "eni"}).concerns(rtnl.Event{Message: rtnl.Message{Kind: 16, Body: body}})
-	})
-}
-
-// FuzzRule holds that the text of a rule that compiles comes back from its
-// expressions as it was.
-func FuzzRule(f *testing.F) {
-	for _, c := range (Node{RefuseMetadata: true, ENIs: []ENI{{Device: 1, Sources: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")}}}}).filter([]netstate.Family{netstate.IPv4, netstate.IPv6}).Chains {
-		for _, r := range c.Rules {
-			f.Add(r)
-		}
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		exprs, err := compileRule(text)
-		if err != nil || len(exprs) == 0 {
-			return
-		}
-		canonical := decompileRule(exprs)
-		again, err := compileRule(canonical)
-		if err != nil {
-			t.Fatalf("%q came back as %q: %v", text, canonical, err)
-		}
-		if diff := cmp.Diff(canonical, decompileRule(again)); diff != "" {
-			t.Errorf("%q: (-once +twice)\n%s", text, diff)
-		}
-		if strings.ContainsAny(canonical, "\n") {
-			t.Errorf("%q came back with a line break", text)
-		}
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/nft"
 )
 
 // State returns the wanted network of n without its pods. ENI.Link must be set. Of
@@ -190,33 +191,33 @@ func (e ENI) sysctls() []netstate.Sysctl {
 	return append(s, netstate.Sysctl{Key: acceptRA(e.Link), Value: "0"}, netstate.Sysctl{Key: conf + ".accept_dad", Value: "0"})
 }
 
-// filter returns our nftables table: a pod's packet is dropped unless the way
-// back to its source is the link that it came from; then the source finds the
-// ENI's mark. A verdict map is used, and a chain an ENI, because that way the
-// other bits of a mark stay as they are on every kernel. The source of a pod on a
-// branch ENI under Strict is checked by rules, see Branch: the lookup here does
-// not know them.
+// filter returns our nftables table. It drops a packet from a pod unless the route back to
+// its source is the link by which it came in, and then sets the mark of the ENI that owns
+// the source. It uses a verdict map and a chain for each ENI, because on every kernel this
+// leaves the other bits of the mark unchanged. The source of a pod on a branch ENI under
+// Strict is checked by routing rules instead, see [Branch]: the lookup in the table does not
+// use those rules.
 func (n Node) filter(families []netstate.Family) netstate.Filter {
-	from := netstate.Chain{Name: "from-pod", Rules: []string{"fib saddr . iif oif missing drop"}}
+	from := netstate.Chain{Name: "from-pod", Rules: []netstate.FilterRule{nft.NewRule(nft.NoReverseRoute{}, nft.Drop{})}}
 	branch := netstate.Chain{Name: "from-branch"}
 	hook := netstate.Chain{
-		Name: "prerouting", Hook: "prerouting", Priority: netstate.PriorityMangle,
-		Rules: []string{fmt.Sprintf("iifname %q jump from-pod", n.prefix()+"*")},
+		Name: "prerouting", Hook: nft.HookPrerouting, Priority: nft.PriorityMangle,
+		Rules: []netstate.FilterRule{nft.NewRule(nft.Link{Name: n.prefix() + "*"}, nft.Jump{Chain: from.Name})},
 	}
 	for _, family := range families {
-		ipv6 := family.Is6()
-		refused := n.refused(ipv6)
+		refused := n.refused(family)
 		branch.Rules = append(branch.Rules, refused...)
 		from.Rules = append(from.Rules, refused...)
 		if n.layout() == Flat {
-			from.Rules = append(from.Rules, vmapRule(ipv6))
+			from.Rules = append(from.Rules, sourceMapRule(family))
 		}
 	}
 	var f netstate.Filter
 	var chains []netstate.Chain
 	if n.Enforcement == Strict && len(branch.Rules) > 0 {
 		hook.Rules = append(hook.Rules,
-			fmt.Sprintf("iifname %q accept", claims.BranchPrefix+"*"), fmt.Sprintf("iifname %q jump from-branch", claims.StrictPrefix+"*"))
+			nft.NewRule(nft.Link{Name: claims.BranchPrefix + "*"}, nft.Accept{}),
+			nft.NewRule(nft.Link{Name: claims.StrictPrefix + "*"}, nft.Jump{Chain: branch.Name}))
 		chains = append(chains, branch)
 	}
 	if n.layout() == Flat {
@@ -225,7 +226,7 @@ func (n Node) filter(families []netstate.Family) netstate.Filter {
 				continue
 			}
 			name := fmt.Sprintf("eni-%d", e.MarkNumber())
-			chains = append(chains, netstate.Chain{Name: name, Rules: []string{markRule(e.MarkNumber())}})
+			chains = append(chains, netstate.Chain{Name: name, Rules: []netstate.FilterRule{markRule(e.MarkNumber())}})
 			for _, p := range e.Sources {
 				if e.speaks(netstate.FamilyOf(p.Addr())) {
 					f.Sources = append(f.Sources, netstate.Source{Prefix: p.Masked(), Chain: name})
@@ -237,36 +238,32 @@ func (n Node) filter(families []netstate.Family) netstate.Filter {
 	return f
 }
 
-// refused returns the rules of one family for what no pod may send.
-func (n Node) refused(ipv6 bool) []string {
-	ip, service := "ip", claims.Metadata4
-	var rules []string
-	if ipv6 {
-		ip, service = "ip6", claims.Metadata6
-		rules = append(rules, "icmpv6 type nd-router-advert drop")
+// refused returns the rules of one family against packets that pods must not send.
+func (n Node) refused(f netstate.Family) []netstate.FilterRule {
+	service := claims.Metadata4
+	var rules []netstate.FilterRule
+	if f == netstate.IPv6 {
+		service = claims.Metadata6
+		rules = append(rules, nft.NewRule(nft.RouterAdvert{}, nft.Drop{}))
 	}
 	if n.RefuseMetadata {
-		rules = append(rules, fmt.Sprintf("%s daddr %s reject", ip, service))
+		rules = append(rules, nft.NewRule(nft.Destination{Addr: service}, nft.Reject{}))
 	}
 	return rules
 }
 
-// vmapRule looks the source up in the map of its family.
-func vmapRule(ipv6 bool) string {
-	return fmt.Sprintf("%s saddr vmap @%s", netstate.IpKeyword(ipv6), sourceMap(ipv6))
-}
-
-// sourceMap returns the name of the map of sources of a family.
-func sourceMap(ipv6 bool) string {
-	if ipv6 {
-		return netstate.SourceMaps[1].Name
+// sourceMapRule returns the rule that looks the source up in the map of its family.
+func sourceMapRule(f netstate.Family) netstate.FilterRule {
+	if f == netstate.IPv6 {
+		return nft.NewRule(nft.SourceMap{Family: nft.IPv6, Map: netstate.SourceMap6})
 	}
-	return netstate.SourceMaps[0].Name
+	return nft.NewRule(nft.SourceMap{Family: nft.IPv4, Map: netstate.SourceMap4})
 }
 
-// markRule sets the ENI number in the mark and leaves the other bits.
-func markRule(number int) string {
-	return fmt.Sprintf("meta mark set meta mark & %#08x | %#08x", ^uint32(claims.MarkENI)|uint32(number), number)
+// markRule returns the rule that sets the number of an ENI in the mark and leaves the
+// other bits unchanged.
+func markRule(number int) netstate.FilterRule {
+	return nft.NewRule(nft.SetMark{Mask: claims.MarkENI, Value: uint32(number)})
 }
 
 // routedHost returns the host side of a veth pair, and how packets find it.

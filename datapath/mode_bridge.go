@@ -49,7 +49,7 @@ func (m *Bridge) validate(p Pod) error {
 	if !strings.HasPrefix(m.LinkName(), p.prefix()) {
 		return fmt.Errorf("bridge %q does not begin with the host link prefix %q", m.LinkName(), p.prefix())
 	}
-	return validLinkName(m.LinkName())
+	return ValidateLinkName(m.LinkName())
 }
 
 func (m *Bridge) host(p Pod) netstate.State {

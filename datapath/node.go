@@ -128,7 +128,7 @@ func (n Node) Validate() error {
 	if l := n.layout(); l != Flat && l != PerPod {
 		errs = append(errs, fmt.Errorf("layout %q is neither %q nor %q", l, Flat, PerPod))
 	}
-	if err := validPrefix(n.prefix()); err != nil {
+	if err := ValidateHostLinkPrefix(n.prefix()); err != nil {
 		errs = append(errs, err)
 	}
 	if claims.IsBranchLink(n.prefix()) {
@@ -183,11 +183,21 @@ func (e ENI) validate() error {
 	return nil
 }
 
-// validMTU checks the limits of the kernel: 68 (RFC 791), and 1280 (RFC 8200) for a
-// link with IPv6, which a smaller MTU would switch off. 0 is always valid.
-func validMTU(mtu int, ipv6 bool) error {
+// ValidateMTU reports whether the kernel accepts an MTU: 68 (RFC 791) to 65535.
+// A link with an IPv6 address needs at least 1280, see [Pod.Validate]. 0 is valid
+// and leaves the MTU to the kernel.
+func ValidateMTU(mtu int) error {
 	if mtu < 0 || mtu > 0 && mtu < 68 || mtu > 65535 {
 		return fmt.Errorf("MTU %d, want 68 to 65535", mtu)
+	}
+	return nil
+}
+
+// validMTU is ValidateMTU with the minimum of IPv6, 1280 (RFC 8200): below that
+// the kernel disables IPv6 on the link.
+func validMTU(mtu int, ipv6 bool) error {
+	if err := ValidateMTU(mtu); err != nil {
+		return err
 	}
 	if ipv6 && mtu > 0 && mtu < 1280 {
 		return fmt.Errorf("MTU %d, want at least 1280 with IPv6", mtu)
@@ -225,11 +235,12 @@ func disjoint(enis []ENI) error {
 	return nil
 }
 
-// validPrefix checks a host link prefix. The kernel limits names of links to 15 bytes,
-// of which 11 are needed for the digits.
-func validPrefix(p string) error {
-	if len(p) == 0 || len(p) > 4 {
-		return fmt.Errorf("host link prefix %q has %d bytes, want 1 to 4", p, len(p))
+// ValidateHostLinkPrefix reports whether the names of host links may begin with p.
+// It leaves room for the 11 digits in a link name of at most 15 bytes.
+func ValidateHostLinkPrefix(p string) error {
+	const longest = 4
+	if len(p) == 0 || len(p) > longest {
+		return fmt.Errorf("host link prefix %q has %d bytes, want 1 to %d", p, len(p), longest)
 	}
 	for _, c := range []byte(p) {
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') {

@@ -15,6 +15,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/datapath/trace"
+	"github.com/vpcnet/vpcnet/internal/nft"
 )
 
 // plant is a fault that Trace must name.
@@ -190,8 +191,8 @@ func plantLab(t *testing.T, layout datapath.Layout, change func(*datapath.Node))
 	}
 	defer vpc.Close()
 	err = vpc.Apply(t.Context(), []netstate.Change{{Op: netstate.OpAdd, Item: netstate.Filter{Chains: []netstate.Chain{
-		{Name: "prerouting", Hook: "prerouting", Priority: -150, Rules: []string{`iifname "v*" jump from-pod`}},
-		{Name: "from-pod", Rules: []string{"fib saddr . iif oif missing drop"}},
+		{Name: "prerouting", Hook: "prerouting", Priority: -150, Rules: []netstate.FilterRule{nft.ParseRule(`iifname "v*" jump from-pod`)}},
+		{Name: "from-pod", Rules: []netstate.FilterRule{nft.ParseRule("fib saddr . iif oif missing drop")}},
 	}}}})
 	if err != nil {
 		t.Fatal(err)

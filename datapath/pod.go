@@ -115,10 +115,10 @@ func (p Pod) Validate() error {
 	if p.ContainerID == "" {
 		errs = append(errs, errors.New("no container ID"))
 	}
-	if err := validLinkName(p.IfName); err != nil {
+	if err := ValidateLinkName(p.IfName); err != nil {
 		errs = append(errs, err)
 	}
-	if err := validPrefix(p.prefix()); err != nil {
+	if err := ValidateHostLinkPrefix(p.prefix()); err != nil {
 		errs = append(errs, err)
 	}
 	if l := p.layout(); l != Flat && l != PerPod {
@@ -163,10 +163,17 @@ func (p Pod) Validate() error {
 	return errors.Join(errs...)
 }
 
-// validLinkName holds the kernel's rules for names of links (dev_valid_name).
-func validLinkName(name string) error {
-	if name == "" || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/: \t\n\v\f\r") {
-		return fmt.Errorf("interface name %q: the kernel wants 1 to 15 bytes without '/', ':' and blanks", name)
+// ValidateLinkName reports whether the kernel accepts name as the name of a link
+// (dev_valid_name in net/core/dev.c).
+func ValidateLinkName(name string) error {
+	const longest = 15 // IFNAMSIZ without the final zero
+	switch {
+	case name == "" || len(name) > longest:
+		return fmt.Errorf("interface name %q has %d bytes, want 1 to %d", name, len(name), longest)
+	case name == "." || name == "..":
+		return fmt.Errorf("interface name %q is reserved", name)
+	case strings.ContainsAny(name, "/: \t\n\v\f\r"):
+		return fmt.Errorf("interface name %q contains a slash, a colon or white space", name)
 	}
 	return nil
 }

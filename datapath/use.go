@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -60,7 +61,7 @@ func leadsToOne(r netstate.Route) bool {
 
 func sortedUses(uses []Use) []Use {
 	slices.SortFunc(uses, func(a, b Use) int {
-		return cmp.Or(a.Addr.Compare(b.Addr), strings.Compare(a.Link, b.Link), cmp.Compare(btoi(a.Local), btoi(b.Local)))
+		return cmp.Or(a.Addr.Compare(b.Addr), strings.Compare(a.Link, b.Link), cmp.Compare(fmt.Sprint(a.Local), fmt.Sprint(b.Local)))
 	})
 	return slices.Compact(uses)
 }

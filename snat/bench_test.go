@@ -20,7 +20,7 @@ func BenchmarkRuleset(b *testing.B) {
 	}
 }
 
-// BenchmarkApply applies what is there already, and two rulesets in turn.
+// BenchmarkApply applies the same ruleset repeatedly, and two rulesets in turn.
 func BenchmarkApply(b *testing.B) {
 	isolatetest.Require(b)
 	for name, second := range map[string]snat.Config{"same": configs["default"], "other": configs["excluded"]} {

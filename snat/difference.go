@@ -7,12 +7,14 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/vpcnet/vpcnet/internal/nft"
 )
 
-// difference is what has become of one part of the table.
+// difference is a change of one part of the table by another program.
 type difference struct {
-	// part is "table", "others" for what the table should not have, or the kind and
-	// name of one of its sets and chains. There are few, whatever others do.
+	// part is "table", "others" for additions to the table, or the kind and name of
+	// one of its sets and chains. There are few parts, whatever other programs add.
 	part string
 	text string
 }
@@ -23,8 +25,8 @@ const (
 	partOthers = "others"
 )
 
-// parts and words take the differences apart; each part comes once.
-func parts(all []difference) (parts []string) {
+// partsOf returns the parts of the differences, each once.
+func partsOf(all []difference) (parts []string) {
 	for _, d := range all {
 		if !slices.Contains(parts, d.part) {
 			parts = append(parts, d.part)
@@ -33,104 +35,106 @@ func parts(all []difference) (parts []string) {
 	return parts
 }
 
-func words(all []difference) (words []string) {
+// textsOf returns the texts of the differences.
+func textsOf(all []difference) (texts []string) {
 	for _, d := range all {
-		words = append(words, d.text)
+		texts = append(texts, d.text)
 	}
-	return words
+	return texts
 }
 
-// differences says in words what has to be undone to make have equal to want. There
-// is at least one if they are not equal.
-func differences(have, want Ruleset) (all []difference) {
+// differences returns what distinguishes have from want, in words. There is at least
+// one difference if they are not equal.
+func differences(have, want nft.Table) (all []difference) {
 	switch {
 	case have.Equal(want):
 		return nil
-	case have.empty():
+	case have.IsEmpty():
 		return []difference{{partTable, "table deleted"}}
-	case want.empty():
+	case want.IsEmpty():
 		return []difference{{partTable, "table added"}}
 	}
-	for _, w := range want.sets {
-		i := slices.IndexFunc(have.sets, func(s set) bool { return s.name == w.name })
+	for _, w := range want.Sets {
+		i := slices.IndexFunc(have.Sets, func(s nft.Set) bool { return s.Name == w.Name })
 		if i < 0 {
-			all = append(all, difference{"set " + w.name, "set " + w.name + " deleted"})
+			all = append(all, difference{"set " + w.Name, "set " + w.Name + " deleted"})
 		} else {
-			all = append(all, w.differences(have.sets[i])...)
+			all = append(all, setDifferences(have.Sets[i], w)...)
 		}
 	}
-	for _, w := range want.chains {
-		i := slices.IndexFunc(have.chains, func(c chain) bool { return c.name == w.name })
+	for _, w := range want.Chains {
+		i := slices.IndexFunc(have.Chains, func(c nft.Chain) bool { return c.Name == w.Name })
 		if i < 0 {
-			all = append(all, difference{"chain " + w.name, "chain " + w.name + " deleted"})
+			all = append(all, difference{"chain " + w.Name, "chain " + w.Name + " deleted"})
 		} else {
-			all = append(all, w.differences(have.chains[i])...)
+			all = append(all, chainDifferences(have.Chains[i], w)...)
 		}
 	}
-	all = append(all, others(have, want)...)
+	all = append(all, additions(have, want)...)
 	if len(all) == 0 {
 		all = append(all, difference{partTable, "table changed"})
 	}
 	return all
 }
 
-// others are the sets and chains that want does not have, and flags of the table.
-func others(have, want Ruleset) (all []difference) {
-	for _, s := range have.sets {
-		if !slices.ContainsFunc(want.sets, func(w set) bool { return w.name == s.name }) {
-			all = append(all, difference{partOthers, "set " + s.name + " added"})
+// additions returns the sets and chains that only have contains, and its flags.
+func additions(have, want nft.Table) (all []difference) {
+	for _, s := range have.Sets {
+		if !slices.ContainsFunc(want.Sets, func(w nft.Set) bool { return w.Name == s.Name }) {
+			all = append(all, difference{partOthers, "set " + s.Name + " added"})
 		}
 	}
-	for _, c := range have.chains {
-		switch {
-		case c.name == "":
-			all = append(all, difference{partTable, c.odd})
-		case !slices.ContainsFunc(want.chains, func(w chain) bool { return w.name == c.name }):
-			all = append(all, difference{partOthers, "chain " + c.name + " added"})
+	for _, c := range have.Chains {
+		if !slices.ContainsFunc(want.Chains, func(w nft.Chain) bool { return w.Name == c.Name }) {
+			all = append(all, difference{partOthers, "chain " + c.Name + " added"})
 		}
+	}
+	if have.Foreign != want.Foreign {
+		all = append(all, difference{partTable, have.Foreign})
 	}
 	return all
 }
 
-// differences says what has become of s.
-func (s set) differences(have set) (all []difference) {
-	name := "set " + s.name
-	if have.odd != s.odd {
-		return []difference{{name, name + " " + have.odd}}
+// setDifferences returns the differences between two sets of the same name.
+func setDifferences(have, want nft.Set) (all []difference) {
+	name := "set " + want.Name
+	if have.Foreign != want.Foreign {
+		return []difference{{name, name + " " + have.Foreign}}
 	}
-	if gone := missing(s.prefixes, have.prefixes); len(gone) > 0 {
-		all = append(all, difference{name, name + ": deleted " + some(gone, netip.Prefix.String)})
+	wanted, present := prefixesOf(want), prefixesOf(have)
+	if deleted := missing(wanted, present); len(deleted) > 0 {
+		all = append(all, difference{name, name + ": deleted " + list(deleted, netip.Prefix.String)})
 	}
-	if added := missing(have.prefixes, s.prefixes); len(added) > 0 {
-		all = append(all, difference{name, name + ": added " + some(added, netip.Prefix.String)})
+	if added := missing(present, wanted); len(added) > 0 {
+		all = append(all, difference{name, name + ": added " + list(added, netip.Prefix.String)})
 	}
 	return all
 }
 
-// differences says what has become of c.
-func (c chain) differences(have chain) (all []difference) {
-	name := "chain " + c.name
+// chainDifferences returns the differences between two chains of the same name.
+func chainDifferences(have, want nft.Chain) (all []difference) {
+	name := "chain " + want.Name
 	switch {
-	case have.odd != c.odd:
-		all = append(all, difference{name, name + ": " + have.odd})
-	case have.kind != c.kind || have.hook != c.hook || have.priority != c.priority:
-		all = append(all, difference{name, fmt.Sprintf("%s: type %s hook %s priority %d", name, have.kind, have.hook, have.priority)})
+	case have.Foreign != want.Foreign:
+		all = append(all, difference{name, name + ": " + have.Foreign})
+	case have.Type != want.Type || have.Hook != want.Hook || have.Priority != want.Priority:
+		all = append(all, difference{name, fmt.Sprintf("%s: type %s hook %s priority %d", name, have.Type, have.Hook, have.Priority)})
 	}
-	before, after := texts(c.rules), texts(have.rules)
-	gone, added := missing(before, after), missing(after, before)
-	if len(gone) > 0 {
-		all = append(all, difference{name, name + ": deleted " + some(gone, quote)})
+	wanted, present := ruleTexts(want.Rules), ruleTexts(have.Rules)
+	deleted, added := missing(wanted, present), missing(present, wanted)
+	if len(deleted) > 0 {
+		all = append(all, difference{name, name + ": deleted " + list(deleted, quote)})
 	}
 	if len(added) > 0 {
-		all = append(all, difference{name, name + ": added " + some(added, quote)})
+		all = append(all, difference{name, name + ": added " + list(added, quote)})
 	}
-	if len(gone) == 0 && len(added) == 0 && !slices.Equal(before, after) {
+	if len(deleted) == 0 && len(added) == 0 && !slices.Equal(wanted, present) {
 		all = append(all, difference{name, name + ": rules in another order"})
 	}
 	return all
 }
 
-func texts(rules []rule) []string {
+func ruleTexts(rules []nft.Rule) []string {
 	all := make([]string, len(rules))
 	for i, r := range rules {
 		all[i] = r.String()
@@ -138,13 +142,13 @@ func texts(rules []rule) []string {
 	return all
 }
 
-// missing returns what is in list and not in from, as often as it is there more.
-func missing[T comparable](list, from []T) (all []T) {
+// missing returns the items that items has more often than other, as often as that.
+func missing[T comparable](items, other []T) (all []T) {
 	left := map[T]int{}
-	for _, x := range from {
+	for _, x := range other {
 		left[x]++
 	}
-	for _, x := range list {
+	for _, x := range items {
 		if left[x]--; left[x] < 0 {
 			all = append(all, x)
 		}
@@ -154,16 +158,16 @@ func missing[T comparable](list, from []T) (all []T) {
 
 func quote(s string) string { return "rule `" + s + "`" }
 
-// some writes the first of a list, and how many there are.
-func some[T any](list []T, text func(T) string) string {
+// list writes the first items and the number of the others.
+func list[T any](items []T, text func(T) string) string {
 	const most = 3
-	var words []string
-	for _, x := range list[:min(len(list), most)] {
-		words = append(words, text(x))
+	var texts []string
+	for _, x := range items[:min(len(items), most)] {
+		texts = append(texts, text(x))
 	}
-	s := strings.Join(words, ", ")
-	if len(list) > most {
-		s += fmt.Sprintf(" and %d more", len(list)-most)
+	s := strings.Join(texts, ", ")
+	if len(items) > most {
+		s += fmt.Sprintf(" and %d more", len(items)-most)
 	}
 	return s
 }

@@ -49,8 +49,8 @@ func ExampleConfig_Ruleset() {
 	// }
 }
 
-// Rules that change while the program runs, kept up until it is told to end. What
-// Desired returns changes before Apply is called.
+// A program that changes its rules while it runs, and repairs the table until it gets
+// SIGTERM. Desired returns new rules before Apply is called with them.
 func ExampleHandle_Watch() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -81,7 +81,7 @@ func ExampleHandle_Watch() {
 			},
 			Logger: slog.Default(),
 		})
-		slog.Info("translation is no longer watched", "err", err)
+		slog.Info("watch of translation ended", "err", err)
 	}()
 
 	vpc := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}

@@ -52,7 +52,7 @@ func open(t testing.TB, ns *fabric.Netns) *snat.Handle {
 	return h
 }
 
-// apply applies the rules of c and asserts whether that changed something.
+// apply applies the rules of c and checks whether that changed the table.
 func apply(t *testing.T, h *snat.Handle, c snat.Config, wantChanged bool) {
 	t.Helper()
 	changed, err := h.Apply(t.Context(), ruleset(t, c))
@@ -73,8 +73,8 @@ func observe(t *testing.T, h *snat.Handle) snat.Ruleset {
 	return r
 }
 
-// tool runs a program in the namespace and returns what it prints. A missing
-// program skips the test.
+// tool runs a program in the namespace and returns its output. Without the program it
+// skips the test.
 func tool(t *testing.T, ns *fabric.Netns, stdin, name string, args ...string) string {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
@@ -93,7 +93,8 @@ func tool(t *testing.T, ns *fabric.Netns, stdin, name string, args ...string) st
 	return out.String()
 }
 
-func TestKernelHoldsWhatWasApplied(t *testing.T) {
+// TestApply applies each configuration, reads it back, and removes it.
+func TestApply(t *testing.T) {
 	for name, c := range configs {
 		t.Run(name, func(t *testing.T) {
 			_, h := namespace(t)
@@ -116,10 +117,10 @@ func TestKernelHoldsWhatWasApplied(t *testing.T) {
 	}
 }
 
-// words splits text where versions of nft break lines differently.
+// words splits text into words: versions of nft break lines differently.
 func words(text string) []string { return strings.Fields(text) }
 
-// TestNftAgrees holds the text against the nft program, both ways.
+// TestNftAgrees compares the text with the nft program, in both directions.
 func TestNftAgrees(t *testing.T) {
 	for name, c := range configs {
 		t.Run(name, func(t *testing.T) {
@@ -133,7 +134,7 @@ func TestNftAgrees(t *testing.T) {
 				t.Errorf("loaded by nft (-want +got):\n%s", diff)
 			}
 			apply(t, h, c, false)
-			listed := tool(t, ns, "", "nft", "-s", "list", "table", "inet", snat.Table)
+			listed := tool(t, ns, "", "nft", "-s", "list", "table", "inet", "vpcnet-snat")
 			if diff := cmp.Diff(words(want.String()), words(listed)); diff != "" {
 				t.Errorf("listed by nft (-want +got):\n%s", diff)
 			}
@@ -141,15 +142,15 @@ func TestNftAgrees(t *testing.T) {
 				t.Fatal(err)
 			}
 			apply(t, h, c, true)
-			listed = tool(t, ns, "", "nft", "-s", "list", "table", "inet", snat.Table)
+			listed = tool(t, ns, "", "nft", "-s", "list", "table", "inet", "vpcnet-snat")
 			if diff := cmp.Diff(words(want.String()), words(listed)); diff != "" {
-				t.Errorf("applied by us, listed by nft (-want +got):\n%s", diff)
+				t.Errorf("applied by the handle, listed by nft (-want +got):\n%s", diff)
 			}
 		})
 	}
 }
 
-// TestManyPrefixes excludes more than fit into one message.
+// TestManyPrefixes excludes more prefixes than fit into one part of a transaction.
 func TestManyPrefixes(t *testing.T) {
 	_, h := namespace(t)
 	c := base(func(c *snat.Config) {
@@ -164,9 +165,9 @@ func TestManyPrefixes(t *testing.T) {
 	}
 }
 
-// TestAtTheSameTime applies two rulesets over and over from two handles, while a
-// third removes the table and reads it: what it sees is one of the two or none.
-func TestAtTheSameTime(t *testing.T) {
+// TestConcurrentHandles applies two rulesets repeatedly from two handles, while a third
+// reads and removes the table: it reads one of the two rulesets or none.
+func TestConcurrentHandles(t *testing.T) {
 	ns, reader := namespace(t)
 	want := []snat.Ruleset{ruleset(t, configs["default"]), ruleset(t, configs["excluded"])}
 	var group sync.WaitGroup
@@ -185,7 +186,7 @@ func TestAtTheSameTime(t *testing.T) {
 		got := observe(t, reader)
 		ok := got.Equal(want[0]) || got.Equal(want[1]) || got.Equal(snat.Ruleset{})
 		if !ok {
-			t.Errorf("the table is neither:\n%s", got)
+			t.Errorf("the table is none of the rulesets:\n%s", got)
 		}
 		return ok
 	}
@@ -201,6 +202,8 @@ func TestAtTheSameTime(t *testing.T) {
 	whole()
 }
 
+// TestClosedHandle has calls on a closed handle, with a cancelled context, and on a
+// missing namespace.
 func TestClosedHandle(t *testing.T) {
 	_, h := namespace(t)
 	if err := h.Close(); err != nil {
@@ -214,12 +217,12 @@ func TestClosedHandle(t *testing.T) {
 	if _, err := h.Apply(ctx, snat.Ruleset{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Apply with a cancelled context: %v", err)
 	}
-	if _, err := snat.Open("/run/netns/nobody"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("Open of no namespace: %v", err)
+	if _, err := snat.Open("/run/netns/missing"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Open of a missing namespace: %v", err)
 	}
 }
 
-// TestOwnNamespace: without a path the handle works where the process is.
+// TestOwnNamespace opens the namespace of the process, with an empty path.
 func TestOwnNamespace(t *testing.T) {
 	isolatetest.Require(t)
 	h, err := snat.Open("")

@@ -22,7 +22,7 @@ import (
 	"github.com/vpcnet/vpcnet/snat"
 )
 
-// silence is how long a test waits for an answer that must not come.
+// silence is the time that a test waits for an answer that must not arrive.
 const silence = 300 * time.Millisecond
 
 // Addresses of the node under test, its pods, and another node.
@@ -111,7 +111,7 @@ func (w *world) attach(t *testing.T, e fabric.ENI) {
 	}
 }
 
-// wire sets up the node's second ENI and the rules that are not a pod's.
+// wire configures the node's second ENI and the routing rules that belong to no pod.
 func (w *world) wire(t *testing.T) {
 	t.Helper()
 	for name, value := range map[string]string{
@@ -130,7 +130,7 @@ func (w *world) wire(t *testing.T) {
 		index := ens6.Attrs().Index
 		marked4, marked6 := rule(1024, unix.AF_INET, 254), rule(1024, unix.AF_INET6, 254)
 		for _, m := range []*netlink.Rule{marked4, marked6} {
-			bit := uint32(snat.DefaultMark)
+			bit := uint32(0x80)
 			m.Mark, m.Mask = bit, &bit
 		}
 		number, mask := uint32(1), uint32(0xff)
@@ -151,7 +151,7 @@ func (w *world) wire(t *testing.T) {
 	})
 }
 
-// pod makes a pod with an address of each family. Those of podB route by table 2.
+// pod makes a pod with an address of each family. Table 2 routes for podB.
 func (w *world) pod(t *testing.T, link string, addrs ...netip.Addr) *fabric.Netns {
 	t.Helper()
 	pod, err := fabric.CreateNetns("/run/netns/" + link)
@@ -244,12 +244,12 @@ func ipNet(a netip.Addr) *net.IPNet {
 	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
 }
 
-// all is the prefix of everything in the family of a.
+// all returns the prefix of all addresses in the family of a.
 func all(a netip.Addr) *net.IPNet {
 	return &net.IPNet{IP: make(net.IP, a.BitLen()/8), Mask: net.CIDRMask(0, a.BitLen())}
 }
 
-// withFD opens a file for as long as fn runs.
+// withFD opens a file while fn runs.
 func withFD(path string, fn func(fd int) error) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -275,8 +275,8 @@ func in(t *testing.T, n *fabric.Netns, fn func() error) {
 	}
 }
 
-// asks asserts what source address the server sees over both protocols; the
-// zero address means that no answer may come.
+// asks checks the source address that the server sees, over TCP and UDP. The zero
+// address means that no answer may arrive.
 func (w *world) asks(t *testing.T, n *fabric.Netns, from netip.Addr, to netip.AddrPort, want netip.Addr) {
 	t.Helper()
 	for _, network := range []string{"udp", "tcp"} {
@@ -295,9 +295,8 @@ func (w *world) asks(t *testing.T, n *fabric.Netns, from netip.Addr, to netip.Ad
 
 func echoAt(a netip.Addr) netip.AddrPort { return netip.AddrPortFrom(a, fabric.EchoPort) }
 
-// watch records the node's ENIs and returns a function that asserts that
-// everything between the node and the address passed the wanted link, and that
-// the VPC dropped nothing of it.
+// watch captures the packets of the node's ENIs. It returns a function that checks that
+// all packets between the node and far used the link, and that the VPC dropped none.
 func (w *world) watch(t *testing.T, link string) (check func(far netip.Addr)) {
 	t.Helper()
 	captures := map[string]*fabric.Capture{}

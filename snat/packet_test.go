@@ -24,6 +24,7 @@ import (
 	"github.com/vpcnet/vpcnet/snat"
 )
 
+// TestInternetSeesTheNode connects from pods on both ENIs to the internet.
 func TestInternetSeesTheNode(t *testing.T) {
 	for _, nodePort := range []bool{true, false} {
 		t.Run(fmt.Sprintf("node ports %v", nodePort), func(t *testing.T) {
@@ -42,11 +43,14 @@ func TestInternetSeesTheNode(t *testing.T) {
 	}
 }
 
+// TestWithoutRulesNothingLeaves connects from a pod on the second ENI without rules: the
+// internet gateway drops its packets.
 func TestWithoutRulesNothingLeaves(t *testing.T) {
 	w := newWorld(t)
 	w.asks(t, w.b, podB, echoAt(fabric.InternetAddr), netip.Addr{})
 }
 
+// TestInsideTheVPCNothingChanges connects from pods to the VPC.
 func TestInsideTheVPCNothingChanges(t *testing.T) {
 	w := newWorld(t)
 	apply(t, w.snat, base(nil), true)
@@ -61,6 +65,7 @@ func TestInsideTheVPCNothingChanges(t *testing.T) {
 	w.asks(t, w.a, podA, echoAt(podB), podA)
 }
 
+// TestExcluded excludes a peered network, and then all destinations.
 func TestExcluded(t *testing.T) {
 	w := newWorld(t)
 	apply(t, w.snat, base(nil), true)
@@ -70,13 +75,14 @@ func TestExcluded(t *testing.T) {
 	w.asks(t, w.b, podB, echoAt(fabric.PeerAddr), podB)
 	check(fabric.PeerAddr)
 	w.asks(t, w.b, podB, echoAt(fabric.InternetAddr), node1)
-	// Everything excluded: pods' own addresses leave, by their own ENIs.
+	// All destinations are excluded: packets leave by the pods' ENIs, not translated.
 	apply(t, w.snat, configs["exclude-all"], true)
 	w.asks(t, w.a, podA, echoAt(fabric.PeerAddr), podA)
 	w.asks(t, w.b, podB, echoAt(fabric.InternetAddr), netip.Addr{})
 }
 
-// TestHostIsLeftAlone shows it by the ports: those of a translated flow are random.
+// TestHostIsLeftAlone connects from the node itself. The server sees the same port, which
+// would be a random one after a translation.
 func TestHostIsLeftAlone(t *testing.T) {
 	w := newWorld(t)
 	apply(t, w.snat, base(nil), true)
@@ -94,11 +100,12 @@ func TestHostIsLeftAlone(t *testing.T) {
 		seen, err := w.node.Ask(ctx, "udp", test.from, echoAt(test.to))
 		cancel()
 		if seen != test.from {
-			t.Errorf("the node's own %v to %v: the server saw %v, %v", test.from, test.to, seen, err)
+			t.Errorf("from %v of the node to %v: the server saw %v, %v; want the same source", test.from, test.to, seen, err)
 		}
 	}
 }
 
+// TestRandom compares the ports before and after the translation.
 func TestRandom(t *testing.T) {
 	for random, keeps := range map[snat.Random]bool{snat.RandomPRNG: false, snat.RandomHash: false, snat.RandomNone: true} {
 		t.Run(string(random), func(t *testing.T) {
@@ -124,7 +131,7 @@ func TestRandom(t *testing.T) {
 	}
 }
 
-// TestPorts asks for less ports than a flow of its own would choose by chance.
+// TestPorts has a range so small that random ports would hardly be in it.
 func TestPorts(t *testing.T) {
 	w := newWorld(t)
 	ports := snat.Ports{First: 20000, Last: 20015}
@@ -182,7 +189,8 @@ func TestManyFlows(t *testing.T) {
 	}
 }
 
-// insertFailed returns how often two flows were translated to the same.
+// insertFailed returns the number of flows that the kernel dropped because their
+// translation was already in use.
 func insertFailed(t *testing.T, n *fabric.Netns) (total uint64) {
 	t.Helper()
 	in(t, n, func() error {
@@ -204,6 +212,7 @@ func insertFailed(t *testing.T, n *fabric.Netns) (total uint64) {
 	return total
 }
 
+// TestExternal has another device translate: only node ports need rules.
 func TestExternal(t *testing.T) {
 	w := newWorld(t)
 	apply(t, w.snat, configs["external"], true)
@@ -217,6 +226,7 @@ func TestExternal(t *testing.T) {
 	check(node2)
 }
 
+// TestIPv6IsNotTranslated connects from a pod over IPv6.
 func TestIPv6IsNotTranslated(t *testing.T) {
 	w := newWorld(t)
 	c := base(func(c *snat.Config) {
@@ -230,7 +240,7 @@ func TestIPv6IsNotTranslated(t *testing.T) {
 	}
 }
 
-// proxy is one service as kube-proxy makes it: the destination is rewritten at
+// proxy is a Service with the rules of kube-proxy, which rewrite the destination at
 // priority -100.
 type proxy struct {
 	daddr      netip.Addr
@@ -262,7 +272,8 @@ table %[1]s kube-proxy {
 }`, family, p.daddr, p.port, mark, to, masquerade), "nft", "-f", "-")
 }
 
-// iptables is the same with one of the two kinds of iptables.
+// iptables returns a function that makes the same rules with a kind of iptables, "nft"
+// or "legacy".
 func (p proxy) iptables(kind string) func(*testing.T, *fabric.Netns) {
 	return func(t *testing.T, ns *fabric.Netns) {
 		t.Helper()
@@ -283,14 +294,14 @@ func (p proxy) iptables(kind string) func(*testing.T, *fabric.Netns) {
 	}
 }
 
-// modes are the kinds of kube-proxy.
+// modes returns functions that make the rules as the modes of kube-proxy do.
 func (p proxy) modes() map[string]func(*testing.T, *fabric.Netns) {
 	return map[string]func(*testing.T, *fabric.Netns){
 		"nft": p.nft, "iptables-nft": p.iptables("nft"), "iptables-legacy": p.iptables("legacy"),
 	}
 }
 
-// TestNodePort comes in by the primary ENI for a pod on the second one.
+// TestNodePort connects through the primary ENI to a node port of a pod on the second.
 func TestNodePort(t *testing.T) {
 	for _, family := range []struct {
 		name                           string
@@ -304,7 +315,7 @@ func TestNodePort(t *testing.T) {
 			for mode, install := range p.modes() {
 				t.Run(fmt.Sprintf("%s/%s/masquerade=%v", family.name, mode, masquerade), func(t *testing.T) {
 					w := newWorld(t)
-					// In either order: nothing may depend on who came first.
+					// The order in which both tables are made must not matter.
 					if masquerade {
 						apply(t, w.snat, base(nil), true)
 					}
@@ -330,13 +341,13 @@ func TestNodePort(t *testing.T) {
 	}
 }
 
-// TestReturns comes in by the second ENI for a pod on the primary one.
+// TestReturns connects through the second ENI to a node port of a pod on the primary.
 func TestReturns(t *testing.T) {
 	c := base(func(c *snat.Config) { c.Returns = []snat.Return{{Link: "ens6", Mark: 1}} })
 	for _, family := range []struct {
 		name                        string
 		second, pod, other, private netip.Addr
-		masqueraded                 netip.Addr // what the kernel takes of the node's own
+		masqueraded                 netip.Addr // the address of the node that the kernel chooses
 	}{
 		{"IPv4", second, podA, node2, fabric.PeerAddr, node1},
 		{"IPv6", second6, podA6, node26, fabric.PeerAddr6, second6},
@@ -373,8 +384,8 @@ func TestReturns(t *testing.T) {
 	}
 }
 
-// TestReturnsOverSources lets the source of an answer choose another ENI before,
-// and somebody else use another bit.
+// TestReturnsOverSources has another table mark answers by their source, for another
+// ENI and with a bit of its own. The return overrides the ENI and keeps the bit.
 func TestReturnsOverSources(t *testing.T) {
 	w := newWorld(t)
 	proxy{daddr: second, port: 30007, to: podA}.nft(t, w.node)
@@ -393,13 +404,14 @@ table inet other {
 	apply(t, w.snat, base(func(c *snat.Config) { c.Returns = []snat.Return{{Link: "ens6", Mark: 1}} }), true)
 	w.asks(t, w.Peer(), fabric.PeerAddr, netip.AddrPortFrom(second, 30007), fabric.PeerAddr)
 	if listed := tool(t, w.node, "", "nft", "list", "counters", "table", "inet", "other"); strings.Contains(listed, "packets 0 ") {
-		t.Errorf("marks of others did not stay:\n%s", listed)
+		t.Errorf("marks by the other table are lost:\n%s", listed)
 	}
 	// Without returns the answer leaves by the primary ENI, where the VPC drops it.
 	apply(t, w.snat, base(nil), true)
 	w.asks(t, w.Peer(), fabric.PeerAddr, netip.AddrPortFrom(second, 30007), netip.Addr{})
 }
 
+// TestNodePortNeedsItsRules connects to a node port without and with NodePort.
 func TestNodePortNeedsItsRules(t *testing.T) {
 	w := newWorld(t)
 	proxy{daddr: node1, port: 30007, to: podB}.nft(t, w.node)
@@ -409,9 +421,8 @@ func TestNodePortNeedsItsRules(t *testing.T) {
 	w.asks(t, w.Internet(), fabric.InternetAddr, netip.AddrPortFrom(node1, 30007), fabric.InternetAddr)
 }
 
-// TestReversePathFilter has the values that rp_filter can have on the ENIs. The
-// answer to what a pod of the second ENI sends out comes in by the primary one,
-// which the strict check takes for a forgery.
+// TestReversePathFilter sets each value of rp_filter on the ENIs. Answers to a pod on the
+// second ENI arrive at the primary one, and strict filtering drops them.
 func TestReversePathFilter(t *testing.T) {
 	for value, passes := range map[string]bool{"0": true, "1": false, "2": true} {
 		t.Run(value, func(t *testing.T) {
@@ -434,7 +445,7 @@ func TestReversePathFilter(t *testing.T) {
 	}
 }
 
-// TestClusterIP asks a service from a pod on the second ENI.
+// TestClusterIP connects to a Service from a pod on the second ENI.
 func TestClusterIP(t *testing.T) {
 	service := netip.MustParseAddr("172.20.0.10")
 	for _, test := range []struct {
@@ -458,7 +469,8 @@ func TestClusterIP(t *testing.T) {
 	}
 }
 
-// TestOtherMarksStay lets somebody else mark packets and flows, before and after.
+// TestOtherMarksStay has another table mark packets and flows, before the rules of this
+// package, and check the marks after them.
 func TestOtherMarksStay(t *testing.T) {
 	w := newWorld(t)
 	tool(t, w.node, `
@@ -480,11 +492,11 @@ table inet other {
 	listed := tool(t, w.node, "", "nft", "list", "counters", "table", "inet", "other")
 	kept, lost, _ := strings.Cut(listed, "lost")
 	if strings.Contains(kept, "packets 0 ") || !strings.Contains(lost, "packets 0 ") {
-		t.Errorf("marks of others did not stay:\n%s", listed)
+		t.Errorf("marks by the other table are lost:\n%s", listed)
 	}
 }
 
-// TestFlowsSurviveChanges keeps connections open over changes of the rules.
+// TestFlowsSurviveChanges keeps connections open while the rules change.
 func TestFlowsSurviveChanges(t *testing.T) {
 	w := newWorld(t)
 	plain := base(nil)
@@ -501,7 +513,7 @@ func TestFlowsSurviveChanges(t *testing.T) {
 	}
 	apply(t, w.snat, excluding, true)
 	if got := say(); got != translated {
-		t.Errorf("after its destination was excluded the flow comes from %v, before from %v", got, translated)
+		t.Errorf("after its destination was excluded the source of the flow is %v, before %v", got, translated)
 	}
 	sayOwn := w.conversation(ctx, t, fabric.PeerAddr)
 	own := sayOwn()
@@ -510,19 +522,19 @@ func TestFlowsSurviveChanges(t *testing.T) {
 	}
 	apply(t, w.snat, plain, true)
 	if got := sayOwn(); got != own {
-		t.Errorf("after its destination was included the flow comes from %v, before from %v", got, own)
+		t.Errorf("after its destination was included the source of the flow is %v, before %v", got, own)
 	}
 	if err := w.snat.Remove(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	apply(t, w.snat, plain, true)
 	if got := say(); got != translated {
-		t.Errorf("after rules went and came the flow comes from %v, before from %v", got, translated)
+		t.Errorf("after the rules were removed and applied again the source of the flow is %v, before %v", got, translated)
 	}
 }
 
-// conversation opens a connection from podB and returns a function that says
-// something on it and returns the source the server sees.
+// conversation opens a connection from podB. It returns a function that exchanges data
+// on it and returns the source that the server sees.
 func (w *world) conversation(ctx context.Context, t *testing.T, to netip.Addr) func() netip.AddrPort {
 	t.Helper()
 	conn, err := w.b.Dial(ctx, "tcp", netip.AddrPort{}, echoAt(to))
@@ -540,8 +552,9 @@ func (w *world) conversation(ctx context.Context, t *testing.T, to netip.Addr) f
 	}
 }
 
-// TestForeignTables: nobody else's rules change, and ours are repaired.
-func TestForeignTables(t *testing.T) {
+// TestDamage changes the table in many ways. Observe shows each change, Apply repairs it,
+// and the tables of other programs stay as they are.
+func TestDamage(t *testing.T) {
 	ns, h := namespace(t)
 	proxy{daddr: node1, port: 30007, to: podB, masquerade: true}.nft(t, ns)
 	tool(t, ns, "table inet vpcnet { chain c { accept; }; }\ntable ip vpcnet-snat { chain c { accept; }; }", "nft", "-f", "-")
@@ -564,7 +577,7 @@ func TestForeignTables(t *testing.T) {
 	} {
 		tool(t, ns, damage, "nft", "-f", "-")
 		if observe(t, h).Equal(ruleset(t, base(nil))) {
-			t.Errorf("%q goes unseen", damage)
+			t.Errorf("after %q Observe returns the same ruleset", damage)
 		}
 		apply(t, h, base(nil), true)
 		if diff := cmp.Diff(ruleset(t, base(nil)).String(), observe(t, h).String()); diff != "" {
@@ -578,6 +591,6 @@ func TestForeignTables(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(before, tool(t, ns, "", "nft", "list", "ruleset")); diff != "" {
-		t.Errorf("foreign rules changed (-before +after):\n%s", diff)
+		t.Errorf("tables of other programs changed (-before +after):\n%s", diff)
 	}
 }

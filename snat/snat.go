@@ -9,94 +9,96 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
+
+	"github.com/vpcnet/vpcnet/internal/nft"
 )
 
 // ErrNotSupported is returned on every system but Linux.
 var ErrNotSupported = fmt.Errorf("snat: nftables needs Linux: %w", errors.ErrUnsupported)
 
-// ErrNoVPC is returned for a Config that would translate but knows no IPv4
-// prefix of the VPC: it would translate what pods say to each other.
-var ErrNoVPC = errors.New("no IPv4 prefix of the VPC is known")
+// errNoVPC is the error for a Config that translates but has no IPv4 prefix of the
+// VPC: its rules would translate packets between pods.
+var errNoVPC = errors.New("VPC has no IPv4 prefix, want at least one")
 
-// DefaultMark is the bit that means "leave by the primary ENI", in packet marks
-// and in connection marks alike. It is that of amazon-vpc-cni-k8s.
-const DefaultMark = 0x80
+// The defaults of a [Config]. The marks are those of amazon-vpc-cni-k8s.
+const (
+	// defaultMark is the bit for "leave by the primary ENI", in packet marks and in
+	// connection marks.
+	defaultMark = 0x80
+	// defaultReturnMask are the bits for the numbers of the other ENIs, in packet
+	// marks and in connection marks.
+	defaultReturnMask     = 0x7f
+	defaultHostLinkPrefix = "eni"
+)
 
-// DefaultReturnMask are the bits that number the other ENIs, in packet marks and
-// in connection marks alike.
-const DefaultReturnMask = 0x7f
-
-// DefaultHostLinkPrefix is what the names of pods' host links start with.
-const DefaultHostLinkPrefix = "eni"
-
-// Random says how the translated source port is chosen.
+// Random is a way to choose the translated source port.
 type Random string
 
 const (
-	// RandomPRNG chooses the port at random; two flows that start at once
-	// hardly ever fight for one port. It is the default.
+	// RandomPRNG chooses the port at random, so that two flows that start at the
+	// same time rarely get the same port. It is the default.
 	RandomPRNG Random = "prng"
 	// RandomHash starts the search for a free port at a keyed hash of the flow.
 	RandomHash Random = "hashrandom"
-	// RandomNone keeps the pod's port where it is free.
+	// RandomNone keeps the pod's port if it is free.
 	RandomNone Random = "none"
 )
 
-// Config says what to translate. NodeAddrs, PrimaryLink and VPC are needed.
+// Config describes the translation. NodeAddrs, PrimaryLink and VPC are needed.
 type Config struct {
-	// NodeAddrs are the primary private addresses of the primary ENI, at most
-	// one a family. Without an IPv4 address nothing is translated: IPv6
+	// NodeAddrs are the primary private addresses of the primary ENI, at most one
+	// of each family. Without an IPv4 address nothing is translated: IPv6
 	// addresses are public, and packets from them leave by the ENI that owns them.
 	NodeAddrs []netip.Addr
 	// PrimaryLink is the name of the primary ENI's link.
 	PrimaryLink string
-	// VPC is the set of prefixes of the VPC; traffic to them stays as it is.
+	// VPC are the prefixes of the VPC; packets to them are not translated.
 	VPC []netip.Prefix
-	// Excluded are further destinations that stay as they are, peered networks
-	// for example. 0.0.0.0/0 switches translation off, but not as well as
-	// External does.
+	// Excluded are further destinations, peered networks for example, for which
+	// packets are not translated. With 0.0.0.0/0 nothing is translated; External
+	// has the same effect with fewer rules.
 	Excluded []netip.Prefix
-	// HostLinkPrefix is what the names of all pods' host links start with; ""
-	// is [DefaultHostLinkPrefix].
+	// HostLinkPrefix begins the names of all pods' host links; "" is "eni".
 	HostLinkPrefix string
-	// External says that something else translates, a NAT gateway for example:
-	// pods' traffic leaves by their own ENI with their own address.
+	// External means that another device translates, a NAT gateway for example:
+	// packets from pods leave by the pods' own ENIs with the pods' addresses.
 	External bool
-	// Random is the choice of ports; "" is [RandomPRNG].
+	// Random is the way to choose ports; "" is [RandomPRNG].
 	Random Random
-	// Ports is the range of the translated ports of TCP and UDP; the zero value
-	// leaves it to the kernel, which takes 1024 to 65535. Give what the
-	// network's access lists let pass.
+	// Ports is the range of translated ports of TCP and UDP; with the zero value the
+	// kernel chooses from 1024 to 65535. Set it to the ports that the network ACLs
+	// let pass.
 	Ports Ports
-	// NodePort sees to it that answers to what came in through the primary ENI
-	// for the node, and was handed to a pod, return by the primary ENI.
+	// NodePort adds rules for connections to the node that enter by the primary ENI
+	// and are forwarded to a pod: their answers return by the primary ENI.
 	NodePort bool
-	// Returns does the same for what came in through other ENIs. They need
-	// NodePort, and a routing rule for each mark.
+	// Returns are the ENIs for which NodePort does the same. It needs NodePort, and a
+	// routing rule for each mark.
 	Returns []Return
-	// Mark is the bit to use; 0 is [DefaultMark].
+	// Mark is the bit for "leave by the primary ENI", in packet marks and connection
+	// marks; 0 is 0x80, as in amazon-vpc-cni-k8s.
 	Mark uint32
-	// ReturnMask are the bits for the marks of Returns; 0 is [DefaultReturnMask].
+	// ReturnMask are the bits for the marks of Returns; 0 is 0x7f.
 	ReturnMask uint32
 }
 
-// Return is a link of an ENI, and the mark that makes a packet leave by it.
+// Return is the link of an ENI and the mark that makes a packet leave by it.
 type Return struct {
 	Link string
-	// Mark is not 0 and has no bits but those of [Config.ReturnMask].
+	// Mark is not 0 and has only bits of [Config.ReturnMask].
 	Mark uint32
 }
 
 // Ports is a range of port numbers, both ends included.
 type Ports struct{ First, Last uint16 }
 
-// Ruleset computes the rules for c. It is the same for equal sets of prefixes
-// and returns, in whatever order they are given, and prefixes how often.
+// Ruleset computes the rules for c. The order of prefixes and returns makes no
+// difference, nor do prefixes that are listed twice.
 func (c Config) Ruleset() (Ruleset, error) {
-	c.HostLinkPrefix = cmp.Or(c.HostLinkPrefix, DefaultHostLinkPrefix)
+	c.HostLinkPrefix = cmp.Or(c.HostLinkPrefix, defaultHostLinkPrefix)
 	c.Random = cmp.Or(c.Random, RandomPRNG)
-	c.Mark = cmp.Or(c.Mark, DefaultMark)
-	c.ReturnMask = cmp.Or(c.ReturnMask, DefaultReturnMask)
+	c.Mark = cmp.Or(c.Mark, defaultMark)
+	c.ReturnMask = cmp.Or(c.ReturnMask, defaultReturnMask)
 	c.Returns = slices.SortedFunc(slices.Values(c.Returns), func(a, b Return) int { return cmp.Compare(a.Link, b.Link) })
 	if err := c.check(); err != nil {
 		return Ruleset{}, fmt.Errorf("snat: %w", err)
@@ -105,37 +107,41 @@ func (c Config) Ruleset() (Ruleset, error) {
 	translates := !c.External && node4.IsValid()
 	inside := inside4(c.VPC, c.Excluded)
 	if translates && len(inside4(c.VPC)) == 0 {
-		return Ruleset{}, fmt.Errorf("snat: %w", ErrNoVPC)
+		return Ruleset{}, fmt.Errorf("snat: %w", errNoVPC)
 	}
-	var r Ruleset
+	t := nft.Table{Name: tableName}
 	if c.NodePort {
-		r.chains = append(r.chains, c.nodePort())
+		t.Chains = append(t.Chains, c.nodePort())
 	}
 	if c.NodePort || translates {
-		r.chains = append(r.chains, c.podMarks(translates))
+		t.Chains = append(t.Chains, c.podMarks(translates))
 	}
 	if len(c.Returns) > 0 {
-		r.chains = append(r.chains, c.returns())
+		t.Chains = append(t.Chains, c.returns())
 	}
 	if translates {
-		r.sets = append(r.sets, set{name: insideSet, prefixes: inside})
-		r.chains = append(r.chains, c.source(node4))
+		set := nft.Set{Name: insideSet, Family: nft.IPv4}
+		for _, p := range inside {
+			set.Elements = append(set.Elements, nft.Element{Prefix: p})
+		}
+		t.Sets = append(t.Sets, set)
+		t.Chains = append(t.Chains, c.source(node4))
 	}
-	return r, nil
+	return Ruleset{t}, nil
 }
 
 func (c Config) check() error {
 	switch {
 	case c.PrimaryLink == "" || len(c.PrimaryLink) >= maxLinkName:
-		return fmt.Errorf("primary link %q: not a name of 1 to %d bytes", c.PrimaryLink, maxLinkName-1)
+		return fmt.Errorf("primary link %q: want a name of 1 to %d bytes", c.PrimaryLink, maxLinkName-1)
 	case len(c.HostLinkPrefix) >= maxLinkName:
-		return fmt.Errorf("host link prefix %q: longer than a link's name", c.HostLinkPrefix)
+		return fmt.Errorf("host link prefix %q: has %d bytes, want at most %d", c.HostLinkPrefix, len(c.HostLinkPrefix), maxLinkName-1)
 	case bits.OnesCount32(c.Mark) != 1:
-		return fmt.Errorf("mark %#x: not one bit", c.Mark)
+		return fmt.Errorf("mark %#x: has %d bits, want one", c.Mark, bits.OnesCount32(c.Mark))
 	case c.Ports != Ports{} && (c.Ports.First == 0 || c.Ports.First > c.Ports.Last):
-		return fmt.Errorf("ports %d to %d: not a range", c.Ports.First, c.Ports.Last)
+		return fmt.Errorf("ports %d to %d: want a range that begins at 1 or higher", c.Ports.First, c.Ports.Last)
 	case !slices.Contains([]Random{RandomPRNG, RandomHash, RandomNone}, c.Random):
-		return fmt.Errorf("random mode %q: not one of %s, %s, %s", c.Random, RandomPRNG, RandomHash, RandomNone)
+		return fmt.Errorf("random mode %q: want %s, %s or %s", c.Random, RandomPRNG, RandomHash, RandomNone)
 	}
 	if err := c.checkReturns(); err != nil {
 		return err
@@ -143,13 +149,13 @@ func (c Config) check() error {
 	seen := map[bool]bool{}
 	for _, a := range c.NodeAddrs {
 		if !a.IsValid() || a.Is4In6() || a.Zone() != "" || seen[a.Is4()] {
-			return fmt.Errorf("node addresses %v: not at most one plain address a family", c.NodeAddrs)
+			return fmt.Errorf("node addresses %v: want at most one of each family, without zone and not IPv4-mapped", c.NodeAddrs)
 		}
 		seen[a.Is4()] = true
 	}
 	for _, p := range slices.Concat(c.VPC, c.Excluded) {
 		if !p.IsValid() {
-			return errors.New("the prefixes hold an invalid one")
+			return errors.New("a prefix of VPC or Excluded is the zero Prefix")
 		}
 	}
 	return nil
@@ -158,19 +164,19 @@ func (c Config) check() error {
 func (c Config) checkReturns() error {
 	switch {
 	case len(c.Returns) > 0 && !c.NodePort:
-		return errors.New("returns without node ports")
+		return errors.New("returns without NodePort, want both")
 	case c.ReturnMask&c.Mark != 0:
-		return fmt.Errorf("return mask %#x: has the bit %#x of the primary ENI", c.ReturnMask, c.Mark)
+		return fmt.Errorf("return mask %#x: has the bit %#x of the primary ENI, want other bits", c.ReturnMask, c.Mark)
 	}
 	links := map[string]bool{c.PrimaryLink: true}
 	for _, r := range c.Returns {
 		switch {
 		case r.Link == "" || len(r.Link) >= maxLinkName:
-			return fmt.Errorf("return link %q: not a name of 1 to %d bytes", r.Link, maxLinkName-1)
+			return fmt.Errorf("return link %q: want a name of 1 to %d bytes", r.Link, maxLinkName-1)
 		case links[r.Link]:
-			return fmt.Errorf("return link %s: has two marks", r.Link)
+			return fmt.Errorf("return link %s: has two marks, want one", r.Link)
 		case r.Mark == 0 || r.Mark&^c.ReturnMask != 0:
-			return fmt.Errorf("return link %s: mark %#x is 0 or not in %#x", r.Link, r.Mark, c.ReturnMask)
+			return fmt.Errorf("return link %s: mark %#x, want bits of %#x", r.Link, r.Mark, c.ReturnMask)
 		}
 		links[r.Link] = true
 	}
@@ -186,7 +192,7 @@ func (c Config) node4() netip.Addr {
 	return netip.Addr{}
 }
 
-// inside4 returns the IPv4 prefixes in order, without those that lie in another.
+// inside4 returns the IPv4 prefixes in order, without those inside another prefix.
 func inside4(lists ...[]netip.Prefix) []netip.Prefix {
 	var all []netip.Prefix
 	for _, p := range slices.Concat(lists...) {
@@ -206,78 +212,92 @@ func inside4(lists ...[]netip.Prefix) []netip.Prefix {
 	return outer
 }
 
-// nodePort remembers by which ENI a flow comes in for the node itself, before
-// anybody rewrites its destination.
-func (c Config) nodePort() chain {
-	k := chain{
-		name: "node-port", kind: kindFilter, hook: hookPrerouting, priority: priorityMangle,
-		rules: []rule{{
-			comment: "answers return by the primary ENI",
-			stmts:   []stmt{linkName{name: c.PrimaryLink}, ctNew{}, addrType{}, setCtMark{c.Mark}},
+// nodePort returns the chain that notes in the connection mark by which ENI a
+// connection to the node enters, before its destination is rewritten.
+func (c Config) nodePort() nft.Chain {
+	enters := func(link string) []nft.Statement {
+		return []nft.Statement{nft.Link{Name: link}, nft.NewFlow{}, nft.LocalAddr{}}
+	}
+	k := nft.Chain{
+		Name: nodePortChain, Type: nft.TypeFilter, Hook: nft.HookPrerouting, Priority: nft.PriorityMangle,
+		Rules: []nft.Rule{{
+			Statements: append(enters(c.PrimaryLink), nft.SetCtMark{Mask: c.Mark, Value: c.Mark}),
+			Comment:    "answers return by the primary ENI",
 		}},
 	}
 	for _, r := range c.Returns {
-		k.rules = append(k.rules, rule{
-			comment: "answers return by " + r.Link,
-			stmts:   []stmt{linkName{name: r.Link}, ctNew{}, addrType{}, setCtNumber{c.ReturnMask, r.Mark}},
+		k.Rules = append(k.Rules, nft.Rule{
+			Statements: append(enters(r.Link), nft.SetCtMark{Mask: c.ReturnMask, Value: r.Mark}),
+			Comment:    "answers return by " + r.Link,
 		})
 	}
 	return k
 }
 
-// podMarks decides for new flows from pods, as they are after the destination
-// is rewritten, and marks the packets of flows for which it was decided.
-func (c Config) podMarks(translates bool) chain {
-	pods := linkName{name: c.HostLinkPrefix + "*"}
-	k := chain{name: "pods", kind: kindFilter, hook: hookPrerouting, priority: priorityAfterDNAT}
+// podMarks returns the chain that decides about new flows from pods, after the
+// destination is rewritten, and that marks the packets of flows by the decision.
+func (c Config) podMarks(translates bool) nft.Chain {
+	fromPod := nft.Link{Name: c.HostLinkPrefix + "*"}
+	k := nft.Chain{Name: podsChain, Type: nft.TypeFilter, Hook: nft.HookPrerouting, Priority: priorityAfterDNAT}
 	if translates {
-		k.rules = append(k.rules, rule{
-			comment: "flows that will be translated",
-			stmts:   []stmt{pods, ctNew{}, outside{insideSet}, addrType{not: true}, setCtMark{c.Mark}},
+		k.Rules = append(k.Rules, nft.Rule{
+			Statements: []nft.Statement{
+				fromPod, nft.NewFlow{}, nft.DestinationNotIn{Family: nft.IPv4, Set: insideSet}, nft.LocalAddr{Not: true},
+				nft.SetCtMark{Mask: c.Mark, Value: c.Mark},
+			},
+			Comment: "flows that will be translated",
 		})
 	}
-	k.rules = append(k.rules, rule{
-		comment: "leave by the primary ENI",
-		stmts:   []stmt{pods, ctMarked{c.Mark, c.Mark}, setMark{c.Mark}},
+	k.Rules = append(k.Rules, nft.Rule{
+		Statements: []nft.Statement{fromPod, nft.CtMark{Mask: c.Mark, Value: c.Mark}, nft.SetMark{Mask: c.Mark, Value: c.Mark}},
+		Comment:    "leave by the primary ENI",
 	})
 	if len(c.Returns) > 0 {
-		k.rules = append(k.rules, rule{
-			comment: "leave by the ENI of the question",
-			stmts:   []stmt{ctNumbered{c.ReturnMask}, ctReply{}, jump{returnsChain}},
+		k.Rules = append(k.Rules, nft.Rule{
+			Statements: []nft.Statement{nft.CtMark{Mask: c.ReturnMask, Not: true}, nft.Reply{}, nft.Jump{Chain: returnsChain}},
+			Comment:    "leave by the ENI of the question",
 		})
 	}
 	return k
 }
 
-// returns marks answers of flows that came in through other ENIs than the
-// primary. It makes no difference where they come from: an endpoint may be a pod
-// here, or on another node that answers to this one.
-func (c Config) returns() chain {
-	k := chain{name: returnsChain}
+// returns returns the chain that marks answers of connections that entered by another
+// ENI than the primary one. The link that an answer comes from makes no difference:
+// the endpoint may be a pod here, or on another node that answers to this one.
+func (c Config) returns() nft.Chain {
+	k := nft.Chain{Name: returnsChain}
 	for _, r := range c.Returns {
-		k.rules = append(k.rules, rule{
-			comment: "leave by " + r.Link,
-			stmts:   []stmt{ctMarked{c.ReturnMask, r.Mark}, setNumber{c.ReturnMask, r.Mark}},
+		k.Rules = append(k.Rules, nft.Rule{
+			Statements: []nft.Statement{nft.CtMark{Mask: c.ReturnMask, Value: r.Mark}, nft.SetMark{Mask: c.ReturnMask, Value: r.Mark}},
+			Comment:    "leave by " + r.Link,
 		})
 	}
 	return k
 }
 
-// source translates what leaves the VPC and is not the node's own.
-func (c Config) source(node netip.Addr) chain {
-	k := chain{name: "source", kind: kindNAT, hook: hookPostrouting, priority: priorityAfterSNAT}
-	pods := []stmt{linkName{out: true, name: c.PrimaryLink}, outside{insideSet}, addrType{source: true, not: true}}
-	if c.Ports != (Ports{}) {
-		for _, p := range []protocol{protocolTCP, protocolUDP} {
-			k.rules = append(k.rules, rule{
-				comment: "pods appear as the node",
-				stmts:   slices.Concat(pods, []stmt{p, counter{}, translate{node, c.Ports, c.Random}}),
-			})
+// source returns the chain that translates packets that leave the VPC and do not have
+// an address of the node as their source.
+func (c Config) source(node netip.Addr) nft.Chain {
+	k := nft.Chain{Name: sourceChain, Type: nft.TypeNAT, Hook: nft.HookPostrouting, Priority: priorityAfterSNAT}
+	translate := func(ports Ports, protocol ...nft.Statement) {
+		leaves := []nft.Statement{
+			nft.Link{Out: true, Name: c.PrimaryLink}, nft.DestinationNotIn{Family: nft.IPv4, Set: insideSet}, nft.LocalAddr{Source: true, Not: true},
 		}
+		to := nft.SourceNAT{To: node, First: ports.First, Last: ports.Last, Choice: portChoices[c.Random]}
+		k.Rules = append(k.Rules, nft.Rule{
+			Statements: slices.Concat(leaves, protocol, []nft.Statement{nft.Counter{}, to}),
+			Comment:    "pods appear as the node",
+		})
 	}
-	k.rules = append(k.rules, rule{
-		comment: "pods appear as the node",
-		stmts:   slices.Concat(pods, []stmt{counter{}, translate{node, Ports{}, c.Random}}),
-	})
+	if c.Ports != (Ports{}) {
+		translate(c.Ports, nft.TCP)
+		translate(c.Ports, nft.UDP)
+	}
+	translate(Ports{})
 	return k
+}
+
+// portChoices are nft's words for the ways to choose a port.
+var portChoices = map[Random]nft.PortChoice{
+	RandomPRNG: nft.PortRandom, RandomHash: nft.PortHash, RandomNone: nft.PortKept,
 }

@@ -9,21 +9,24 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/vpcnet/vpcnet/internal/nft"
 )
 
+// TestTranslation reads the translation back from whole and damaged rules.
 func TestTranslation(t *testing.T) {
 	whole := Config{
 		NodeAddrs: []netip.Addr{netip.MustParseAddr("10.0.0.10")}, PrimaryLink: "ens5", NodePort: true,
 		VPC: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
 	}
 	want := Translation{
-		Inside: whole.VPC, To: whole.NodeAddrs[0], Link: "ens5", Mark: DefaultMark, HostLinkPrefix: "eni",
+		Inside: whole.VPC, To: whole.NodeAddrs[0], Link: "ens5", Mark: 0x80, HostLinkPrefix: "eni",
 	}
 	flush := func(name string) func(*Ruleset) {
 		return func(r *Ruleset) {
-			for i := range r.chains {
-				if r.chains[i].name == name {
-					r.chains[i].rules = nil
+			for i := range r.table.Chains {
+				if r.table.Chains[i].Name == name {
+					r.table.Chains[i].Rules = nil
 				}
 			}
 		}
@@ -38,29 +41,30 @@ func TestTranslation(t *testing.T) {
 		{name: "whole"},
 		{name: "ports", config: func(c *Config) { c.Ports = Ports{1024, 2047} }},
 		{name: "returns", config: func(c *Config) { c.Returns = []Return{{"ens6", 1}} }},
+		{name: "return with all bits", config: func(c *Config) { c.Returns = []Return{{"ens6", 0x7f}} }},
 		{name: "another bit", config: func(c *Config) { c.Mark = 0x100 }, want: func(w *Translation) { w.Mark = 0x100 }},
 		{name: "external", config: func(c *Config) { c.External = true }, none: true},
 		{name: "nothing", damage: func(r *Ruleset) { *r = Ruleset{} }, none: true},
 		{name: "no marks", damage: flush("pods"), want: func(w *Translation) { w.Mark, w.HostLinkPrefix = 0, "" }},
 		{name: "mark of flows alone", damage: func(r *Ruleset) {
-			for i, c := range r.chains {
-				if c.name == "pods" {
-					r.chains[i].rules = c.rules[:1]
+			for i, c := range r.table.Chains {
+				if c.Name == "pods" {
+					r.table.Chains[i].Rules = c.Rules[:1]
 				}
 			}
 		}, want: func(w *Translation) { w.Mark, w.HostLinkPrefix = 0, "" }},
 		{name: "mark of packets alone", damage: func(r *Ruleset) {
-			for i, c := range r.chains {
-				if c.name == "pods" {
-					r.chains[i].rules = slices.Delete(slices.Clone(c.rules), 0, 1)
+			for i, c := range r.table.Chains {
+				if c.Name == "pods" {
+					r.table.Chains[i].Rules = slices.Delete(slices.Clone(c.Rules), 0, 1)
 				}
 			}
 		}, want: func(w *Translation) { w.Mark = 0 }},
 		{name: "no translation", damage: flush("source"), want: func(w *Translation) { w.To, w.Link = netip.Addr{}, "" }},
-		{name: "no destinations", damage: func(r *Ruleset) { r.sets[0].prefixes = nil }, want: func(w *Translation) { w.Inside = nil }},
+		{name: "no destinations", damage: func(r *Ruleset) { r.table.Sets[0].Elements = nil }, want: func(w *Translation) { w.Inside = nil }},
 		{name: "foreign rule", damage: func(r *Ruleset) {
-			r.chains = append(r.chains, chain{name: "x", rules: []rule{{stmts: []stmt{foreign{"*expr.Quota"}}}}})
-		}, want: func(w *Translation) { w.Odd = []string{"# *expr.Quota"} }},
+			r.table.Chains = append(r.table.Chains, nft.Chain{Name: "x", Rules: []nft.Rule{nft.NewRule(nft.Foreign{Text: "quota"})}})
+		}, want: func(w *Translation) { w.Odd = []string{"# quota"} }},
 	} {
 		cfg, want := whole, want
 		if c.config != nil {

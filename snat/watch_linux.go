@@ -13,42 +13,33 @@ import (
 	"github.com/vpcnet/vpcnet/internal/patience"
 )
 
-// everyDefault is how often Watch looks without a report.
-const everyDefault = time.Minute
+// defaultEvery is the default of [WatchConfig.Every].
+const defaultEvery = time.Minute
 
-// Watch keeps the table as cfg.Desired wants it until ctx ends, whose error it
-// returns. The kernel reports each change of nftables; Watch looks only when a
-// report is about our table or when reports were lost, and replaces a table that
-// differs in one transaction, within a few milliseconds. Flows that exist keep
-// their translation. Other tables it never touches.
-//
-// What Apply and Remove of the same Handle do is no change by others: Watch
-// neither reports it nor undoes it, unless Desired wants something else by then.
-// Run one Watch for a Handle.
-func (h *Handle) Watch(ctx context.Context, cfg WatchConfig) error {
+func (n *namespace) Watch(ctx context.Context, cfg WatchConfig) error {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Every == 0 {
-		cfg.Every = everyDefault
+		cfg.Every = defaultEvery
 	}
 	if cfg.Exclusive == nil {
-		cfg.Exclusive = func(_ context.Context, look func() error) error { return look() }
+		cfg.Exclusive = func(_ context.Context, check func() error) error { return check() }
 	}
 	var monitor *nft.Monitor
-	err := h.use(ctx, func() (err error) {
-		monitor, err = nft.NewMonitor(h.ns, Table)
+	err := n.exclusively(ctx, func() (err error) {
+		monitor, err = nft.NewMonitor(n.file, tableName)
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	defer monitor.Close()
-	w := &watcher{h: h, cfg: cfg, monitor: monitor}
+	w := &watcher{n: n, cfg: cfg, monitor: monitor}
 	for {
-		p, err := w.settle(ctx)
+		p, err := w.repair(ctx)
 		if err == nil {
-			err = w.idle(ctx, p)
+			err = w.wait(ctx, p)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -61,66 +52,66 @@ func (h *Handle) Watch(ctx context.Context, cfg WatchConfig) error {
 
 // watcher is the state of one Watch.
 type watcher struct {
-	h        *Handle
+	n        *namespace
 	cfg      WatchConfig
 	monitor  *nft.Monitor
 	patience patience.Patience
-	// reported is when the report came that is the reason for the next look.
-	reported time.Time
-	// seen is what was reported since the table was last as it should be.
-	seen nft.Report
+	// reportedAt is the time of the report that caused the next check.
+	reportedAt time.Time
+	// reports are the reports since the table last was as desired.
+	reports nft.Report
 }
 
-// outcome is what a look has come to.
+// outcome is the result of a check.
 type outcome int
 
 const (
-	settled   outcome = iota // the table is as it should be
-	replaced                 // it was not, and may have been changed again
-	overtaken                // an Apply came between Desired and the look
+	asDesired outcome = iota // the table is as desired
+	replaced                 // it was replaced, and may have been changed again
+	overtaken                // an Apply came between Desired and the comparison
 	delayed                  // it differs, and is repaired after a wait
 )
 
-// rounds bounds how often the watcher looks again at once.
-const rounds = 2 * patience.Burst
+// maxChecks bounds the number of checks without a wait between them.
+const maxChecks = 2 * patience.Burst
 
-// pause is how long the watcher waits before it looks again.
+// pause is the time until the next check.
 type pause struct {
 	longest time.Duration // a report ends it earlier
 	deaf    time.Duration // but not in this time
 }
 
-// settle looks until the table is as it should be, or until its repair has to
-// wait. It returns when to look next.
-func (w *watcher) settle(ctx context.Context) (pause, error) {
-	for range rounds {
+// repair checks the table until it is as desired or its repair has to wait. It
+// returns the pause until the next check.
+func (w *watcher) repair(ctx context.Context) (pause, error) {
+	for range maxChecks {
 		var (
 			found outcome
-			next  time.Duration
+			delay time.Duration
 		)
 		err := w.cfg.Exclusive(ctx, func() (err error) {
-			found, next, err = w.look(ctx)
+			found, delay, err = w.check(ctx)
 			return err
 		})
 		switch {
 		case errors.Is(err, nft.ErrTorn):
-			w.cfg.Logger.WarnContext(ctx, "translation not observed: others change it without pause", "err", err)
+			w.cfg.Logger.WarnContext(ctx, "translation not observed: other programs change it without pause", "err", err)
 			return pause{patience.First, patience.First}, nil
 		case err != nil:
 			return pause{}, err
-		case found == settled:
-			w.seen = nft.Report{}
+		case found == asDesired:
+			w.reports = nft.Report{}
 			return pause{longest: w.cfg.Every}, nil
 		case found == delayed:
-			return pause{next, min(next, patience.First)}, nil
+			return pause{delay, min(delay, patience.First)}, nil
 		}
 	}
 	return pause{patience.First, patience.First}, nil
 }
 
-// idle waits until there is a reason to look.
-func (w *watcher) idle(ctx context.Context, p pause) error {
-	w.reported = time.Time{}
+// wait returns when the next check is due.
+func (w *watcher) wait(ctx context.Context, p pause) error {
+	w.reportedAt = time.Time{}
 	end := time.Now().Add(p.longest)
 	if p.deaf > 0 {
 		t := time.NewTimer(p.deaf)
@@ -136,9 +127,9 @@ func (w *watcher) idle(ctx context.Context, p pause) error {
 		if err != nil {
 			return err
 		}
-		w.seen.Add(r)
+		w.reports.Add(r)
 		if r.Changed {
-			w.reported = time.Now()
+			w.reportedAt = time.Now()
 			return nil
 		}
 		if !time.Now().Before(end) {
@@ -147,64 +138,65 @@ func (w *watcher) idle(ctx context.Context, p pause) error {
 	}
 }
 
-// look compares the table with what is wanted, and replaces it if it differs.
-// With delayed it returns the time until that.
-func (w *watcher) look(ctx context.Context) (found outcome, next time.Duration, err error) {
-	if w.reported.IsZero() {
-		w.reported = time.Now()
+// check compares the table with the desired rules, and replaces it if it differs. With
+// the outcome delayed it returns the time until the repair.
+func (w *watcher) check(ctx context.Context) (found outcome, delay time.Duration, err error) {
+	if w.reportedAt.IsZero() {
+		w.reportedAt = time.Now()
 	}
-	before := w.h.applied()
+	before := w.n.appliedCount()
 	want, ok := w.cfg.Desired()
 	if !ok {
-		return settled, 0, nil
+		return asDesired, 0, nil
 	}
 	var r Repair
-	err = w.h.use(ctx, func() error {
-		if w.h.own.count != before {
+	err = w.n.exclusively(ctx, func() error {
+		if w.n.applied.count != before {
 			found = overtaken
 			return nil
 		}
-		have, err := nft.Read(ctx, w.h.nft, Ruleset.Equal, read)
+		have, err := w.n.read(ctx)
 		if err != nil {
 			return err
 		}
 		if have.Equal(want) {
-			w.h.own.put(want)
+			w.n.applied.record(want)
 			return nil
 		}
-		if w.h.own.is(have) { // no other program is behind it
+		if w.n.applied.matches(have) { // no other program has changed it
 			found = replaced
-			return w.h.replace(want)
+			return w.n.replace(want)
 		}
-		all := differences(have, want)
-		// One part that may be repaired is enough, since all are repaired with it.
+		all := differences(have.table, want.table)
+		// All parts are repaired together, so one part that may be repaired is enough.
 		var due []bool
-		if due, next, r.Fighting = w.patience.Grant(parts(all), time.Now()); !slices.Contains(due, true) {
+		if due, delay, r.Fighting = w.patience.Grant(partsOf(all), time.Now()); !slices.Contains(due, true) {
 			found = delayed
 			return nil
 		}
-		found, r.Changes = replaced, words(all)
-		if r.Err = w.h.replace(want); r.Err != nil {
-			found, next = delayed, patience.First
+		found, r.Changes = replaced, textsOf(all)
+		if r.Err = w.n.replace(want); r.Err != nil {
+			found, delay = delayed, patience.First
 		}
 		return nil
 	})
 	if err == nil && len(r.Changes) > 0 {
-		err = w.tell(ctx, r)
+		err = w.report(ctx, r)
 	}
-	return found, next, err
+	return found, delay, err
 }
 
-// tell reports a repair. The kernel has reported by now whatever it undid.
-func (w *watcher) tell(ctx context.Context, r Repair) error {
-	r.Took = time.Since(w.reported)
+// report logs a repair and passes it to Repaired. By now the kernel has reported the
+// changes that the repair undid.
+func (w *watcher) report(ctx context.Context, r Repair) error {
+	r.Took = time.Since(w.reportedAt)
 	pending, err := w.monitor.Pending()
 	if err != nil {
 		return err
 	}
-	w.seen.Add(pending)
-	r.By = w.seen.By
-	w.reported, w.seen = time.Time{}, nft.Report{}
+	w.reports.Add(pending)
+	r.By = w.reports.By
+	w.reportedAt, w.reports = time.Time{}, nft.Report{}
 	level := slog.LevelInfo
 	if r.Fighting || r.Err != nil {
 		level = slog.LevelWarn

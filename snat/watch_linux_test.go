@@ -25,13 +25,13 @@ import (
 	"github.com/vpcnet/vpcnet/snat"
 )
 
-// watching is a Watch at work.
+// watching is a running Watch.
 type watching struct {
 	t       testing.TB
 	h       *snat.Handle
 	repairs chan snat.Repair
-	looks   atomic.Int64
-	looking func()       // called in each look; optional
+	checks  atomic.Int64
+	onCheck func()       // called in each check; optional
 	log     bytes.Buffer // read it after end
 	end     func()
 	mu      sync.Mutex
@@ -39,7 +39,7 @@ type watching struct {
 	wanted  bool
 }
 
-// watch starts a Watch that wants the rules of c, and waits until they are there.
+// watch applies the rules of c and starts a Watch for them.
 func watch(t testing.TB, h *snat.Handle, c snat.Config) *watching {
 	t.Helper()
 	w := &watching{t: t, h: h, repairs: make(chan snat.Repair, 10000)}
@@ -51,7 +51,7 @@ func watch(t testing.TB, h *snat.Handle, c snat.Config) *watching {
 	return w
 }
 
-// start runs Watch until the end of the test or of the watching.
+// start runs Watch until end is called or the test ends.
 func (w *watching) start(cfg snat.WatchConfig) {
 	if cfg.Desired == nil {
 		cfg.Desired = w.desired
@@ -64,18 +64,18 @@ func (w *watching) start(cfg snat.WatchConfig) {
 	w.end = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
-			w.t.Errorf("Watch = %v, want the end of its context", err)
+			w.t.Errorf("Watch = %v, want context.Canceled", err)
 		}
 	})
 	w.t.Cleanup(w.end)
-	// It has subscribed before it looks.
-	w.eventually("a first look", func() bool { return w.looks.Load() > 0 })
+	// Watch subscribes before its first check.
+	w.eventually("first check", func() bool { return w.checks.Load() > 0 })
 }
 
 func (w *watching) desired() (snat.Ruleset, bool) {
-	w.looks.Add(1)
-	if w.looking != nil {
-		w.looking()
+	w.checks.Add(1)
+	if w.onCheck != nil {
+		w.onCheck()
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -93,13 +93,13 @@ func (w *watching) eventually(what string, condition func() bool) {
 	w.t.Helper()
 	for end := time.Now().Add(20 * time.Second); !condition(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			w.t.Fatalf("no %s in 20 s", what)
+			w.t.Fatalf("no %s within 20 s", what)
 		}
 	}
 }
 
-// whole waits until the table is as it should be.
-func (w *watching) whole() {
+// repaired waits until the table is as desired.
+func (w *watching) repaired() {
 	w.t.Helper()
 	w.eventually("repaired table", func() bool {
 		r, err := w.h.Observe(w.t.Context())
@@ -117,18 +117,19 @@ func (w *watching) repair(what string) snat.Repair {
 	case r := <-w.repairs:
 		return r
 	case <-time.After(20 * time.Second):
-		w.t.Fatalf("%s: no repair in 20 s", what)
+		w.t.Fatalf("%s: no repair within 20 s", what)
 		return snat.Repair{}
 	}
 }
 
-// damages are what others may do to the table, and the words for it.
+// damages are changes of the table by another program, and a part of the text that
+// Watch reports.
 var damages = []struct{ script, says string }{
 	{"flush chain inet vpcnet-snat pods", "chain pods: deleted rule `"},
 	{"flush set inet vpcnet-snat inside", "set inside: deleted 10.0.0.0/16"},
 	{"delete element inet vpcnet-snat inside { 10.0.0.0/16 }", "set inside: deleted 10.0.0.0/16"},
 	{"add element inet vpcnet-snat inside { 203.0.113.0/24 }", "set inside: added 203.0.113.0/24"},
-	{"add element inet vpcnet-snat inside { 192.0.2.1-192.0.2.6 }", "set inside has a range"},
+	{"add element inet vpcnet-snat inside { 192.0.2.1-192.0.2.6 }", "set inside has the range"},
 	{"delete table inet vpcnet-snat", "table deleted"},
 	{"delete rule inet vpcnet-snat source handle $SOURCE", "chain source: deleted rule `oifname"},
 	{"add rule inet vpcnet-snat pods accept", "chain pods: added rule `"},
@@ -143,8 +144,8 @@ var damages = []struct{ script, says string }{
 	{"flush ruleset", "table deleted"},
 }
 
-// TestWatchRepairs does each damage and wants it repaired and told of once, with
-// the program behind it, and the tables of others as they were.
+// TestWatchRepairs makes each damage. Watch repairs it and reports it once, with the
+// program behind it, and leaves the tables of other programs alone.
 func TestWatchRepairs(t *testing.T) {
 	ns, h := namespace(t)
 	proxy{daddr: node1, port: 30007, to: podB, masquerade: true}.nft(t, ns)
@@ -155,12 +156,12 @@ func TestWatchRepairs(t *testing.T) {
 		script := strings.Replace(d.script, "$SOURCE", handleOf(t, ns, "source"), 1)
 		tool(t, ns, script, "nft", "-f", "-")
 		r := w.repair(d.script)
-		w.whole()
+		w.repaired()
 		if !strings.Contains(strings.Join(r.Changes, "\n"), d.says) {
 			t.Errorf("%s: changes %q, want %q among them", d.script, r.Changes, d.says)
 		}
 		if r.Err != nil || r.Fighting || r.Took <= 0 || len(r.By) != 1 || !strings.HasPrefix(r.By[0], "nft (pid ") {
-			t.Errorf("%s: %+v, want it repaired, done by nft", d.script, r)
+			t.Errorf("%s: %+v, want a repair without error, By nft", d.script, r)
 		}
 		if d.script == "flush ruleset" {
 			tool(t, ns, theirs, "nft", "-f", "-")
@@ -168,7 +169,7 @@ func TestWatchRepairs(t *testing.T) {
 	}
 	w.end()
 	if n := len(w.repairs); n != 0 {
-		t.Errorf("%d repairs more than damages: %+v", n, <-w.repairs)
+		t.Errorf("%d more repairs than damages: %+v", n, <-w.repairs)
 	}
 	if n := strings.Count(w.log.String(), `msg="translation repaired"`); n != len(damages) {
 		t.Errorf("%d lines in the log, want %d:\n%s", n, len(damages), &w.log)
@@ -177,14 +178,14 @@ func TestWatchRepairs(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(theirs, tool(t, ns, "", "nft", "list", "ruleset")); diff != "" {
-		t.Errorf("tables of others changed (-before +after):\n%s", diff)
+		t.Errorf("tables of other programs changed (-before +after):\n%s", diff)
 	}
 }
 
-// handleOf returns the number of the last rule of a chain.
+// handleOf returns the handle of the last rule of a chain.
 func handleOf(t *testing.T, ns *fabric.Netns, chain string) string {
 	t.Helper()
-	fields := words(tool(t, ns, "", "nft", "-a", "list", "chain", "inet", snat.Table, chain))
+	fields := words(tool(t, ns, "", "nft", "-a", "list", "chain", "inet", "vpcnet-snat", chain))
 	last := ""
 	for i, f := range fields {
 		if f == "handle" {
@@ -194,8 +195,8 @@ func handleOf(t *testing.T, ns *fabric.Netns, chain string) string {
 	return last
 }
 
-// TestWatchAndApply has the caller change the rules all the time, from many
-// goroutines: Watch tells of none of it, and the last word is Desired's.
+// TestWatchAndApply has the caller change the rules from many goroutines. Watch reports
+// no repair, and at the end the table holds the rules that Desired returns.
 func TestWatchAndApply(t *testing.T) {
 	_, h := namespace(t)
 	all := []snat.Ruleset{ruleset(t, base(nil)), ruleset(t, configs["excluded"]), ruleset(t, configs["external"]), {}}
@@ -211,18 +212,18 @@ func TestWatchAndApply(t *testing.T) {
 		})
 	}
 	group.Wait()
-	w.whole()
+	w.repaired()
 	w.end()
 	if n := len(w.repairs); n != 0 {
-		t.Errorf("%d repairs of what the handle itself did: %+v", n, <-w.repairs)
+		t.Errorf("%d repairs of changes by the same handle, want none: %+v", n, <-w.repairs)
 	}
 	if w.log.Len() != 0 {
 		t.Errorf("log: %s", &w.log)
 	}
 }
 
-// TestWatchOvertaken has an Apply come after Desired has answered and before the
-// table is read: the answer of before is not put back.
+// TestWatchOvertaken calls Apply after Desired has returned and before Watch reads the
+// table. Watch does not apply the older rules that Desired returned.
 func TestWatchOvertaken(t *testing.T) {
 	ns, h := namespace(t)
 	w := &watching{t: t, h: h, repairs: make(chan snat.Repair, 10000)}
@@ -230,7 +231,7 @@ func TestWatchOvertaken(t *testing.T) {
 	var handle string
 	w.start(snat.WatchConfig{Desired: func() (snat.Ruleset, bool) {
 		old, _ := w.desired()
-		if w.looks.Load() == 1 {
+		if w.checks.Load() == 1 {
 			w.desire(ruleset(t, configs["excluded"]))
 			if _, err := h.Apply(t.Context(), w.want); err != nil {
 				t.Error(err)
@@ -239,45 +240,46 @@ func TestWatchOvertaken(t *testing.T) {
 		}
 		return old, true
 	}})
-	w.eventually("second look", func() bool { return w.looks.Load() > 1 })
-	w.whole()
+	w.eventually("second check", func() bool { return w.checks.Load() > 1 })
+	w.repaired()
 	w.end()
 	if now := tableHandle(t, ns); now != handle {
-		t.Errorf("the table was made anew: it was number %s and is now %s", handle, now)
+		t.Errorf("the table was replaced: its handle was %s and is now %s", handle, now)
 	}
 }
 
-// tableHandle returns the number of the table, which no later one has.
+// tableHandle returns the handle of the table, which differs from those of all later
+// tables.
 func tableHandle(t *testing.T, ns *fabric.Netns) string {
 	t.Helper()
-	line, _, _ := strings.Cut(tool(t, ns, "", "nft", "-a", "list", "table", "inet", snat.Table), "\n")
+	line, _, _ := strings.Cut(tool(t, ns, "", "nft", "-a", "list", "table", "inet", "vpcnet-snat"), "\n")
 	_, number, _ := strings.Cut(line, "# handle ")
 	return number
 }
 
-// TestWatchExclusive runs each look and each Apply alone, so that Desired may also
-// follow the Apply.
+// TestWatchExclusive has checks and calls of Apply exclude each other, so that Desired
+// may also change after the Apply.
 func TestWatchExclusive(t *testing.T) {
 	ns, h := namespace(t)
 	w := &watching{t: t, h: h, repairs: make(chan snat.Repair, 10000)}
 	w.desire(ruleset(t, base(nil)))
 	var turn sync.Mutex
-	alone := func(do func() error) error {
+	exclusively := func(do func() error) error {
 		turn.Lock()
 		defer turn.Unlock()
 		return do()
 	}
-	w.looking = func() {
+	w.onCheck = func() {
 		if turn.TryLock() {
 			turn.Unlock()
-			t.Error("a look outside of Exclusive")
+			t.Error("a check outside of Exclusive")
 		}
 	}
-	w.start(snat.WatchConfig{Exclusive: func(_ context.Context, look func() error) error { return alone(look) }})
-	w.whole() // without a word: nothing was there that others could have changed
+	w.start(snat.WatchConfig{Exclusive: func(_ context.Context, check func() error) error { return exclusively(check) }})
+	w.repaired() // without a report: the table was absent, so no other program changed it
 	for i := range 10 {
 		r := ruleset(t, configs[[]string{"excluded", "default"}[i%2]])
-		_ = alone(func() error {
+		_ = exclusively(func() error {
 			if _, err := h.Apply(t.Context(), r); err != nil {
 				t.Error(err)
 			}
@@ -286,55 +288,56 @@ func TestWatchExclusive(t *testing.T) {
 		})
 		tool(t, ns, "flush chain inet vpcnet-snat source", "nft", "-f", "-")
 		w.repair("flush chain")
-		w.whole()
+		w.repaired()
 	}
 	w.end()
 	if n := len(w.repairs); n != 0 {
-		t.Errorf("%d repairs more than damages: %+v", n, <-w.repairs)
+		t.Errorf("%d more repairs than damages: %+v", n, <-w.repairs)
 	}
 }
 
-// TestWatchIgnoresOthers: what happens in other tables is no reason to look.
-func TestWatchIgnoresOthers(t *testing.T) {
+// TestWatchIgnoresOtherTables changes other tables. Watch does not check the table.
+func TestWatchIgnoresOtherTables(t *testing.T) {
 	ns, h := namespace(t)
 	w := watch(t, h, base(nil))
-	before := w.looks.Load()
+	before := w.checks.Load()
 	for range 20 {
 		tool(t, ns, "table inet other { set s { type ipv4_addr; elements = { 10.0.0.1 }; }; chain vpcnet-snat { accept; }; }", "nft", "-f", "-")
 		tool(t, ns, "table ip vpcnet-snat { chain pods { accept; }; }", "nft", "-f", "-")
 		tool(t, ns, "delete table ip vpcnet-snat; delete table inet other", "nft", "-f", "-")
 	}
-	// Its report is read after all of theirs.
+	// Watch receives this report after those of the other tables.
 	tool(t, ns, "flush chain inet vpcnet-snat source", "nft", "-f", "-")
 	w.repair("flush chain")
-	// One look repairs; some others follow Watch's and the test's own changes.
-	if n := w.looks.Load() - before; n > 10 {
-		t.Errorf("%d looks for one change of ours and 60 of others", n)
+	// One check repairs; some others follow the reports about the repair itself.
+	if n := w.checks.Load() - before; n > 10 {
+		t.Errorf("%d checks after one change of the table and 60 of other tables, want at most 10", n)
 	}
 }
 
-// TestWatchNothingWanted leaves the table alone until something is wanted.
-func TestWatchNothingWanted(t *testing.T) {
+// TestWatchWithoutRules has Desired return no rules at first. Watch leaves the table
+// alone until there are some.
+func TestWatchWithoutRules(t *testing.T) {
 	ns, h := namespace(t)
 	tool(t, ns, "table inet vpcnet-snat { chain theirs { accept; }; }", "nft", "-f", "-")
 	before := observe(t, h)
 	w := &watching{t: t, h: h, repairs: make(chan snat.Repair, 10000)}
 	w.start(snat.WatchConfig{Every: time.Millisecond})
-	w.eventually("second look", func() bool { return w.looks.Load() > 1 })
+	w.eventually("second check", func() bool { return w.checks.Load() > 1 })
 	if after := observe(t, h); !after.Equal(before) {
-		t.Errorf("changed though nothing was wanted:\n%s", after)
+		t.Errorf("changed although Desired returned false:\n%s", after)
 	}
 	w.desire(ruleset(t, base(nil)))
-	w.whole()
+	w.repaired()
 }
 
-// TestWatchFight has another program empty the set without pause. Watch yields,
-// looks now and then, repairs other parts meanwhile, and all when the fight is over.
+// TestWatchFight has another program empty the set without a pause. Watch pauses between
+// its checks, still repairs other parts, and repairs all when the other program stops.
 func TestWatchFight(t *testing.T) {
 	ns, h := namespace(t)
 	w := watch(t, h, base(nil))
 	peer := peerConn(t, ns)
-	inside := &nftables.Set{Table: ours, Name: "inside", KeyType: nftables.TypeIPAddr, Interval: true}
+	inside := &nftables.Set{Table: table, Name: "inside", KeyType: nftables.TypeIPAddr, Interval: true}
 	element := []nftables.SetElement{{Key: []byte{192, 0, 2, 1}}, {Key: []byte{192, 0, 2, 2}, IntervalEnd: true}}
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -357,10 +360,10 @@ func TestWatchFight(t *testing.T) {
 	for !yielded {
 		yielded = w.repair("a fight").Fighting
 	}
-	before, start := w.looks.Load(), time.Now()
-	w.eventually("ten more looks", func() bool { return w.looks.Load() >= before+10 })
+	before, start := w.checks.Load(), time.Now()
+	w.eventually("ten more checks", func() bool { return w.checks.Load() >= before+10 })
 	if took := time.Since(start); took < 300*time.Millisecond {
-		t.Errorf("ten looks within %v of a fight, want pauses of 100 ms", took)
+		t.Errorf("ten checks within %v of a fight, want pauses of 100 ms", took)
 	}
 	tool(t, ns, "flush chain inet vpcnet-snat source", "nft", "-f", "-")
 	w.eventually("repair of another part", func() bool {
@@ -368,11 +371,12 @@ func TestWatchFight(t *testing.T) {
 	})
 	close(stop)
 	<-stopped
-	w.whole()
+	w.repaired()
 	w.end()
 }
 
-var ours = &nftables.Table{Family: nftables.TableFamilyINet, Name: snat.Table}
+// table is the table of the package.
+var table = &nftables.Table{Family: nftables.TableFamilyINet, Name: "vpcnet-snat"}
 
 // peerConn is another program's connection.
 func peerConn(t testing.TB, n *fabric.Netns) *nftables.Conn {
@@ -390,8 +394,8 @@ func peerConn(t testing.TB, n *fabric.Netns) *nftables.Conn {
 	return c
 }
 
-// TestWatchRefused has another program own the table, which then no other program may
-// change. Watch tells of it, and repairs once it can.
+// TestWatchRefused has another program own the table, so that no other process may
+// change it. Watch reports the error, and repairs the table when the owner has ended.
 func TestWatchRefused(t *testing.T) {
 	ns, h := namespace(t)
 	w := watch(t, h, base(nil))
@@ -408,14 +412,14 @@ func TestWatchRefused(t *testing.T) {
 	if r := w.repair("own the table"); !errors.Is(r.Err, os.ErrPermission) {
 		t.Errorf("%+v, want a permission error", r)
 	}
-	// The table goes with its owner.
+	// The kernel deletes the table with its owner.
 	if err := errors.Join(stdin.Close(), cmd.Wait()); err != nil {
 		t.Fatal(err)
 	}
-	w.whole()
+	w.repaired()
 }
 
-// TestWatchClosed ends a Watch with its handle.
+// TestWatchClosed calls Watch on a closed handle.
 func TestWatchClosed(t *testing.T) {
 	_, h := namespace(t)
 	if err := h.Close(); err != nil {
@@ -423,12 +427,12 @@ func TestWatchClosed(t *testing.T) {
 	}
 	err := h.Watch(t.Context(), snat.WatchConfig{Desired: func() (snat.Ruleset, bool) { return snat.Ruleset{}, true }})
 	if !errors.Is(err, os.ErrClosed) {
-		t.Errorf("Watch of a closed handle = %v", err)
+		t.Errorf("Watch of a closed handle = %v, want os.ErrClosed", err)
 	}
 }
 
-// TestWatchUnderTraffic damages the table while connections are open: they keep
-// their source, and later ones get the right one.
+// TestWatchUnderTraffic damages the table while connections are open. They keep their
+// source, and later connections get the right one.
 func TestWatchUnderTraffic(t *testing.T) {
 	w := newWorld(t)
 	watcher := watch(t, w.snat, base(nil))
@@ -443,12 +447,12 @@ func TestWatchUnderTraffic(t *testing.T) {
 		script := strings.Replace(d.script, "$SOURCE", handleOf(t, w.node, "source"), 1)
 		tool(t, w.node, script, "nft", "-f", "-")
 		watcher.repair(d.script)
-		watcher.whole()
+		watcher.repaired()
 		if got := out(); got != before {
-			t.Errorf("after %q the flow to the internet comes from %v, before from %v", d.script, got, before)
+			t.Errorf("after %q the source of the flow to the internet is %v, before %v", d.script, got, before)
 		}
 		if got := in(); got != inside {
-			t.Errorf("after %q the flow in the VPC comes from %v, before from %v", d.script, got, inside)
+			t.Errorf("after %q the source of the flow in the VPC is %v, before %v", d.script, got, inside)
 		}
 		w.asks(t, w.b, podB, echoAt(fabric.InternetAddr), node1)
 		w.asks(t, w.b, podB, echoAt(node2), podB)
@@ -460,7 +464,7 @@ func TestWatchUnderTraffic(t *testing.T) {
 // is the time from the kernel's report to the end of the repair.
 func BenchmarkRepair(b *testing.B) {
 	for name, damage := range map[string]func(*nftables.Conn){
-		"set":     func(c *nftables.Conn) { c.FlushSet(&nftables.Set{Table: ours, Name: "inside"}) },
+		"set":     func(c *nftables.Conn) { c.FlushSet(&nftables.Set{Table: table, Name: "inside"}) },
 		"ruleset": func(c *nftables.Conn) { c.FlushRuleset() },
 	} {
 		b.Run(name, func(b *testing.B) {

@@ -8,47 +8,51 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/internal/nft"
 )
 
+// TestDifferences changes each part of a table.
 func TestDifferences(t *testing.T) {
-	one, two, three := rule{comment: "one"}, rule{comment: "two"}, rule{comment: "three"}
-	want := func() Ruleset {
-		return Ruleset{
-			sets: []set{{name: "s", prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("10.1.0.0/16")}}},
-			chains: []chain{
-				{name: "a", kind: kindFilter, hook: hookPrerouting, priority: -150, rules: []rule{one, two, one}},
-				{name: "b"},
+	one, two, three := nft.Rule{Comment: "one"}, nft.Rule{Comment: "two"}, nft.Rule{Comment: "three"}
+	element := func(text string) nft.Element { return nft.Element{Prefix: netip.MustParsePrefix(text)} }
+	want := func() nft.Table {
+		return nft.Table{
+			Sets: []nft.Set{{Name: "s", Elements: []nft.Element{element("10.0.0.0/16"), element("10.1.0.0/16")}}},
+			Chains: []nft.Chain{
+				{Name: "a", Type: nft.TypeFilter, Hook: nft.HookPrerouting, Priority: -150, Rules: []nft.Rule{one, two, one}},
+				{Name: "b"},
 			},
 		}
 	}
 	for _, tt := range []struct {
 		name   string
-		change func(r *Ruleset)
+		change func(r *nft.Table)
 		want   []difference
 	}{
-		{"nothing", func(*Ruleset) {}, nil},
-		{"no table", func(r *Ruleset) { *r = Ruleset{} }, []difference{{"table", "table deleted"}}},
-		{"no set", func(r *Ruleset) { r.sets = nil }, []difference{{"set s", "set s deleted"}}},
-		{"another set", func(r *Ruleset) { r.sets = append(r.sets, set{name: "x"}) }, []difference{{"others", "set x added"}}},
-		{"odd set", func(r *Ruleset) { r.sets[0].odd = "of another type" }, []difference{{"set s", "set s of another type"}}},
-		{"prefix", func(r *Ruleset) { r.sets[0].prefixes[1] = netip.MustParsePrefix("10.2.0.0/16") }, []difference{
+		{"nothing", func(*nft.Table) {}, nil},
+		{"no table", func(r *nft.Table) { *r = nft.Table{} }, []difference{{"table", "table deleted"}}},
+		{"no set", func(r *nft.Table) { r.Sets = nil }, []difference{{"set s", "set s deleted"}}},
+		{"another set", func(r *nft.Table) { r.Sets = append(r.Sets, nft.Set{Name: "x"}) }, []difference{{"others", "set x added"}}},
+		{"foreign set", func(r *nft.Table) { r.Sets[0].Foreign = "of another type" }, []difference{{"set s", "set s of another type"}}},
+		{"prefix", func(r *nft.Table) { r.Sets[0].Elements[1] = element("10.2.0.0/16") }, []difference{
 			{"set s", "set s: deleted 10.1.0.0/16"}, {"set s", "set s: added 10.2.0.0/16"},
 		}},
-		{"many prefixes", func(r *Ruleset) {
+		{"many prefixes", func(r *nft.Table) {
 			for i := range byte(5) {
 				p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 3, i, 0}), 24)
-				r.sets[0].prefixes = append(r.sets[0].prefixes, p)
+				r.Sets[0].Elements = append(r.Sets[0].Elements, nft.Element{Prefix: p})
 			}
 		}, []difference{{"set s", "set s: added 10.3.0.0/24, 10.3.1.0/24, 10.3.2.0/24 and 2 more"}}},
-		{"no chain", func(r *Ruleset) { r.chains = r.chains[:1] }, []difference{{"chain b", "chain b deleted"}}},
-		{"another chain", func(r *Ruleset) { r.chains = append(r.chains, chain{name: "x"}) }, []difference{{"others", "chain x added"}}},
-		{"flags", func(r *Ruleset) { r.chains = append(r.chains, chain{odd: "the table has flags 0x1"}) }, []difference{{"table", "the table has flags 0x1"}}},
-		{"policy", func(r *Ruleset) { r.chains[0].odd = "policy drop" }, []difference{{"chain a", "chain a: policy drop"}}},
-		{"priority", func(r *Ruleset) { r.chains[0].priority = 5 }, []difference{{"chain a", "chain a: type filter hook prerouting priority 5"}}},
-		{"one rule less", func(r *Ruleset) { r.chains[0].rules = []rule{one, two} }, []difference{{"chain a", "chain a: deleted rule `comment \"one\"`"}}},
-		{"one rule more", func(r *Ruleset) { r.chains[1].rules = []rule{three} }, []difference{{"chain b", "chain b: added rule `comment \"three\"`"}}},
-		{"order", func(r *Ruleset) { slices.Reverse(r.chains[0].rules[1:]) }, []difference{{"chain a", "chain a: rules in another order"}}},
-		{"order of chains", func(r *Ruleset) { slices.Reverse(r.chains) }, []difference{{"table", "table changed"}}},
+		{"no chain", func(r *nft.Table) { r.Chains = r.Chains[:1] }, []difference{{"chain b", "chain b deleted"}}},
+		{"another chain", func(r *nft.Table) { r.Chains = append(r.Chains, nft.Chain{Name: "x"}) }, []difference{{"others", "chain x added"}}},
+		{"flags", func(r *nft.Table) { r.Foreign = "the table has flags 0x1" }, []difference{{"table", "the table has flags 0x1"}}},
+		{"policy", func(r *nft.Table) { r.Chains[0].Foreign = "policy drop" }, []difference{{"chain a", "chain a: policy drop"}}},
+		{"priority", func(r *nft.Table) { r.Chains[0].Priority = 5 }, []difference{{"chain a", "chain a: type filter hook prerouting priority 5"}}},
+		{"one rule less", func(r *nft.Table) { r.Chains[0].Rules = []nft.Rule{one, two} }, []difference{{"chain a", "chain a: deleted rule `comment \"one\"`"}}},
+		{"one rule more", func(r *nft.Table) { r.Chains[1].Rules = []nft.Rule{three} }, []difference{{"chain b", "chain b: added rule `comment \"three\"`"}}},
+		{"order", func(r *nft.Table) { slices.Reverse(r.Chains[0].Rules[1:]) }, []difference{{"chain a", "chain a: rules in another order"}}},
+		{"order of chains", func(r *nft.Table) { slices.Reverse(r.Chains) }, []difference{{"table", "table changed"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			have := want()
@@ -58,7 +62,7 @@ func TestDifferences(t *testing.T) {
 			}
 		})
 	}
-	if diff := cmp.Diff([]difference{{"table", "table added"}}, differences(want(), Ruleset{}), cmp.AllowUnexported(difference{})); diff != "" {
-		t.Errorf("nothing wanted (-want +got):\n%s", diff)
+	if diff := cmp.Diff([]difference{{"table", "table added"}}, differences(want(), nft.Table{}), cmp.AllowUnexported(difference{})); diff != "" {
+		t.Errorf("empty table wanted (-want +got):\n%s", diff)
 	}
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package server is the agent's side of the protocol of package cniplugin: it
-// listens on the unix socket, checks who calls, and hands each call to a
-// [Backend].
+// Package server is the agent's side of package cniplugin. [Server] listens on the
+// unix socket, checks the user of each caller, and passes each call to a [Backend].
+// [CollectTombstones] releases the addresses of pods that were deleted while no
+// agent answered, and [WriteConflist] makes the runtime use the plugin.
 //
-// It is a package of its own because it needs net/http, which would add a fifth
-// to the start-up time of the plugin and three quarters to its size: a process
-// that a runtime starts twice for each pod.
+// It is a separate package because it needs net/http. That would add a fifth to
+// the start-up time of the plugin, which a runtime starts twice for each pod, and
+// three quarters to its size.
 package server

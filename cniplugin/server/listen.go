@@ -4,5 +4,5 @@ package server
 
 import "errors"
 
-// ErrInUse means that another process listens on the socket.
+// ErrInUse means that another process is listening on the socket.
 var ErrInUse = errors.New("socket is in use by a running agent")

@@ -14,31 +14,31 @@ import (
 )
 
 const (
-	// lockSuffix names the file that a listening process holds locked. The
-	// kernel gives the lock up when the process ends, however it ends; that
-	// tells a socket in use from a remnant without asking who is behind it.
+	// lockSuffix ends the name of the file that a listening process holds locked.
+	// The kernel releases the lock when the process ends, however it ends. So the
+	// lock shows whether a socket is in use, without connecting to it.
 	lockSuffix = ".lock"
-	// freshSuffix names the socket until its mode is set.
+	// freshSuffix ends the name of the socket until its mode is set.
 	freshSuffix = ".new"
 	// maxPath is the length of sun_path without the final zero.
 	maxPath = 107
 )
 
-// listener removes its socket and gives the lock up when it is closed.
+// listener is a listener. Its Close removes the socket and releases the lock.
 type listener struct {
 	*net.UnixListener
 	path string
 	lock *os.File
 }
 
-// Listen listens on a unix socket at path that only its owner may open, with
-// missing parent directories made. A socket that a dead process left behind is
-// replaced in one step; if a live one holds it, the error is [ErrInUse].
-// Closing the listener removes the socket.
+// Listen listens on a unix socket at path, which only its owner may open. It
+// creates missing parent directories, and replaces a socket that a dead process
+// has left behind. If another process is listening on the socket, the error wraps
+// [ErrInUse]. Closing the listener removes the socket.
 func Listen(path string) (net.Listener, error) {
 	fresh := path + freshSuffix
 	if len(fresh) > maxPath {
-		return nil, fmt.Errorf("listen on %s: the path is %d bytes long; the kernel takes %d", path, len(path), maxPath-len(freshSuffix))
+		return nil, fmt.Errorf("listen on %s: the path has %d bytes, want at most %d", path, len(path), maxPath-len(freshSuffix))
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
@@ -70,12 +70,12 @@ func lockFile(path string) (*os.File, error) {
 	return f, nil
 }
 
-// bind makes the socket at fresh, sets its mode there, and moves it to path, so
-// that at path there never is a socket that others may open, nor a moment
-// without one.
+// bind creates the socket at fresh, sets its mode there, and renames it to path.
+// So other users can never open the socket at path, and a socket of a dead process
+// is replaced without a moment in which path does not exist.
 func bind(fresh, path string) (*net.UnixListener, error) {
 	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != fs.ModeSocket {
-		return nil, fmt.Errorf("listen on %s: the file is no socket; remove it", path)
+		return nil, fmt.Errorf("listen on %s: the file is not a socket; remove it", path)
 	}
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -95,8 +95,8 @@ func bind(fresh, path string) (*net.UnixListener, error) {
 	return l, nil
 }
 
-// Close removes the socket before it stops listening: a plugin that comes now
-// finds nobody, rather than a queue that nobody serves.
+// Close removes the socket before it stops listening, so that no plugin can connect
+// to a socket that is no longer served.
 func (l *listener) Close() error {
 	err := os.Remove(l.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -105,8 +105,8 @@ func (l *listener) Close() error {
 	return errors.Join(err, l.UnixListener.Close(), l.lock.Close())
 }
 
-// peerGone reports whether the process at the other end of conn has closed it or
-// ended. A process that has only closed its sending side is still there.
+// peerGone reports whether the process at the other end of conn has closed conn or
+// has ended. It is false if the process has closed only its sending side.
 func peerGone(conn net.Conn) bool {
 	gone := false
 	_ = control(conn, func(fd uintptr) error {
@@ -118,7 +118,8 @@ func peerGone(conn net.Conn) bool {
 	return gone
 }
 
-// peerUID returns the user at the other end of conn, as it was when it connected.
+// peerUID returns the user ID of the process at the other end of conn, at the time
+// when it connected.
 //
 // https://man7.org/linux/man-pages/man7/unix.7.html, SO_PEERCRED
 func peerUID(conn net.Conn) (uint32, error) {
@@ -137,7 +138,7 @@ func peerUID(conn net.Conn) (uint32, error) {
 func control(conn net.Conn, f func(fd uintptr) error) error {
 	c, ok := conn.(*net.UnixConn)
 	if !ok {
-		return fmt.Errorf("%T is no unix socket", conn)
+		return fmt.Errorf("%T is not a unix socket", conn)
 	}
 	raw, err := c.SyscallConn()
 	if err != nil {

@@ -18,38 +18,41 @@ import (
 )
 
 // Backend answers the plugin's calls. An error that is, or wraps, a
-// [*cniplugin.AgentError] reaches the runtime unchanged; any other becomes one
-// with [cniplugin.CodeAgent]. Its methods are called concurrently, and ctx
-// ends when the plugin gives up or dies. They are not called for a plugin that
-// had done so before the server came to its request, as after a time in which
-// the agent was stopped: the attachment may have had other commands since.
+// [*cniplugin.AgentError] reaches the runtime unchanged; the server wraps any other
+// error in one with [cniplugin.CodeAgent].
+//
+// The server calls the methods concurrently, and cancels ctx when the plugin gives
+// up or ends. It does not call them for a plugin that has ended before the server
+// reads its request, for example because the agent was stopped: other commands may
+// have changed the attachment since.
 type Backend interface {
-	// Add allocates the addresses of an attachment, waiting for them within
-	// ctx if it must. The same attachment always gets the same response.
+	// Add allocates the addresses of an attachment. It may wait for free addresses
+	// until ctx ends. The same attachment always gets the same response.
 	Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.AddResponse, error)
-	// Del releases what an attachment holds. Holding nothing is no error.
+	// Del releases the addresses of an attachment. It returns nil if the attachment
+	// holds none.
 	Del(ctx context.Context, req cniplugin.DelRequest) error
-	// Check returns what an attachment holds, or an AgentError with
-	// [cniplugin.CodeUnknownContainer] if it holds nothing.
+	// Check returns the addresses that an attachment holds, or an AgentError with
+	// [cniplugin.CodeUnknownContainer] if it holds none.
 	Check(ctx context.Context, req cniplugin.CheckRequest) (cniplugin.AddResponse, error)
-	// GC returns the attachments of req.Network that hold something and are
-	// not in req.Valid. It releases nothing: a Del follows for each.
+	// GC returns the attachments of req.Network that hold addresses and are not in
+	// req.Valid. It releases nothing: the plugin sends a Del for each of them.
 	GC(ctx context.Context, req cniplugin.GCRequest) (cniplugin.GCResponse, error)
-	// Status returns nil if an Add would be served now, and otherwise an
-	// AgentError, best with [cniplugin.CodeNotAvailable] or
+	// Status returns nil if an Add would be served now, and otherwise an AgentError,
+	// which should have [cniplugin.CodeNotAvailable] or
 	// [cniplugin.CodeLimitedConnectivity].
 	Status(ctx context.Context) error
 }
 
 const (
-	// maxRequest bounds what a plugin may send. The list of a GC is the longest:
-	// some 200 kB for a node with a thousand pods.
+	// maxRequest bounds the size of a request. The list of a GC is the longest: about
+	// 200 kB for a node with a thousand pods.
 	maxRequest = 4 << 20
 	// readTimeout bounds the reading of a request, which plugins send at once. It
-	// does not count the answer in: net/http lifts it when the body has been read.
+	// does not include the answer: net/http lifts it when the body has been read.
 	readTimeout = 5 * time.Second
-	// stopTimeout is how long calls under way may go on after ctx has ended.
-	// Whoever waits for a free address gives up at once, because ctx is his too.
+	// stopTimeout is how long running calls may go on after ctx has ended. A call
+	// that waits for a free address ends at once, because its context ends too.
 	stopTimeout = 2 * time.Second
 )
 
@@ -59,23 +62,23 @@ type Server struct {
 	// AllowUIDs are the users that may call. Empty means root and the user that
 	// runs the server.
 	AllowUIDs []uint32
-	// SweepSoon makes the agent call Handle.Sweep of package datapath before
-	// long, without waiting for it. It is called after a DEL whose plugin has
-	// left the pod's link to the agent: to delete a link takes the kernel tens
-	// of milliseconds, which all links that go together share. An agent that
-	// sets it also sweeps when it starts. Nil means that plugins delete links
-	// themselves, and runtimes wait for it.
+	// SweepSoon makes the agent call Handle.Sweep of package datapath soon. It must
+	// not wait for the sweep. The server calls it after a DEL if the plugin has left
+	// the pod's link to the agent. The kernel needs tens of milliseconds to delete a
+	// link, but no longer for several links in one sweep. An agent that sets
+	// SweepSoon must also sweep when it starts. Nil means that plugins delete links
+	// themselves, and that runtimes wait for it.
 	SweepSoon func()
-	// Logger gets a line for each call: failures as warnings, the rest for
-	// debugging. Optional.
+	// Logger gets a line for each call, at level warn for failures and at level
+	// debug for the others. Optional.
 	Logger *slog.Logger
 }
 
-// Serve answers calls on l, which should come from [Listen], until ctx ends;
-// then it lets calls under way finish for a moment, closes l and returns nil. A
-// call that fails because of that is not answered: its connection breaks, and the
-// plugin repeats it.
-// It needs the peer's credentials, which only unix sockets on Linux have.
+// Serve answers calls on l, which should come from [Listen], until ctx ends. Then
+// it gives running calls a short time to finish, closes l and returns nil. A call
+// that fails because the server stops gets no answer: its connection breaks, and
+// the plugin repeats it. Serve needs the peer's credentials, which only unix
+// sockets on Linux have.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler(ctx),
@@ -96,13 +99,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		stopped <- err
 	})
 	err := srv.Serve(l)
-	if stop() { // ctx goes on: the listener has failed
+	if stop() { // ctx has not ended: the listener has failed
 		return errors.Join(err, srv.Close())
 	}
 	return <-stopped
 }
 
-// peer is who is at the other end of a connection, or why that is not known.
+// peer is the user at the other end of a connection, or the error that occurred
+// when asking the kernel for it.
 type peer struct {
 	conn net.Conn
 	uid  uint32
@@ -116,7 +120,7 @@ func withPeer(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, peerKey{}, peer{conn, uid, err})
 }
 
-// allowed returns nil if the caller of r may call.
+// allowed returns nil if the user that sent r may call the agent.
 func (s *Server) allowed(r *http.Request) *cniplugin.AgentError {
 	p, _ := r.Context().Value(peerKey{}).(peer)
 	uids := s.AllowUIDs
@@ -125,9 +129,9 @@ func (s *Server) allowed(r *http.Request) *cniplugin.AgentError {
 	}
 	switch {
 	case p.err != nil:
-		return notAllowed("the caller's credentials are not known", p.err.Error())
+		return notAllowed("the caller's credentials are unknown", p.err.Error())
 	case !slices.Contains(uids, p.uid):
-		return notAllowed(fmt.Sprintf("user %d may not call the agent", p.uid), fmt.Sprintf("users %v may", uids))
+		return notAllowed(fmt.Sprintf("user %d may not call the agent", p.uid), fmt.Sprintf("want one of the users %v", uids))
 	}
 	return nil
 }
@@ -178,16 +182,16 @@ func handle[In, Out any](serve context.Context, mux *http.ServeMux, s *Server, p
 			return
 		}
 		if p, _ := r.Context().Value(peerKey{}).(peer); peerGone(p.conn) {
-			s.logger().Debug("a plugin has not waited for its answer", "call", path)
+			s.logger().Debug("plugin ended before its call was served", "call", path)
 			return
 		}
 		ctx, cancel := callContext(serve, r)
 		defer cancel()
 		out, err := f(ctx, in)
 		if err != nil && serve.Err() != nil {
-			// The end of the server cut the call short. Without an answer the plugin
-			// asks the agent that starts next, for as long as it may.
-			s.logger().Debug("a plugin's call ends with the server", "call", path, "err", err)
+			// The call failed because the server stops. Without an answer the plugin
+			// repeats the call with the next agent, until its deadline.
+			s.logger().Debug("call of a plugin ended because the server stops", "call", path, "err", err)
 			panic(http.ErrAbortHandler)
 		}
 		if err != nil {
@@ -199,8 +203,8 @@ func handle[In, Out any](serve context.Context, mux *http.ServeMux, s *Server, p
 	})
 }
 
-// callContext ends when the plugin has gone, when it has waited for as long as
-// it said, or when the server stops.
+// callContext returns a context that ends when the plugin ends, when the time in
+// its TimeoutHeader has passed, or when the server stops.
 func callContext(serve context.Context, r *http.Request) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(r.Context())
 	stop := context.AfterFunc(serve, cancel)
@@ -213,7 +217,7 @@ func callContext(serve context.Context, r *http.Request) (context.Context, conte
 	return ctx, func() { cancelTimeout(); release() }
 }
 
-// agentError makes a typed error of whatever a backend returned.
+// agentError returns the AgentError in err, or wraps err in one.
 func agentError(err error) *cniplugin.AgentError {
 	var e *cniplugin.AgentError
 	switch {
@@ -222,7 +226,7 @@ func agentError(err error) *cniplugin.AgentError {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return &cniplugin.AgentError{
 			Code: cniplugin.CodeTryAgainLater, Reason: cniplugin.ReasonAgentTimeout,
-			Message: "the agent has not finished in time", Details: err.Error(),
+			Message: "the agent did not finish in time", Details: err.Error(),
 		}
 	}
 	return &cniplugin.AgentError{Code: cniplugin.CodeAgent, Message: err.Error()}
@@ -233,8 +237,8 @@ func (s *Server) fail(w http.ResponseWriter, path string, status int, e *cniplug
 	answer(w, status, e)
 }
 
-// answer writes v. A plugin that has gone does not read it; nobody else can be
-// told.
+// answer writes v to the plugin. It ignores errors, which mean that the plugin has
+// ended.
 func answer(w http.ResponseWriter, status int, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {

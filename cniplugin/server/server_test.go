@@ -33,7 +33,8 @@ var (
 	}
 )
 
-// socketPath is short: t.TempDir can be longer than a socket's path may be.
+// socketPath returns a short path: that of t.TempDir can be longer than the path of
+// a socket may be.
 func socketPath(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "vpcnet")
@@ -44,7 +45,7 @@ func socketPath(t *testing.T) string {
 	return filepath.Join(dir, "run", "agent.sock")
 }
 
-// serve runs s on path and returns what stops it.
+// serve runs s on path and returns a function that stops it.
 func serve(t *testing.T, s *server.Server, path string) (stop func()) {
 	t.Helper()
 	l, err := server.Listen(path)
@@ -86,24 +87,24 @@ func TestCalls(t *testing.T) {
 		},
 		Layout: "per-pod", MTU: 9001, HostLinkPrefix: "eni",
 	}
-	for range 2 { // the second is a repetition
+	for range 2 { // the second call repeats the first
 		got, err := client.Add(ctx, cniplugin.AddRequest{Attachment: pod1, Netns: "/run/netns/c1"})
 		if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); err != nil || diff != "" {
 			t.Fatalf("Add: %v, -want +got:\n%s", err, diff)
 		}
 	}
 	if got, err := client.Check(ctx, cniplugin.CheckRequest{Attachment: pod1}); err != nil || len(got.Addresses) != 2 {
-		t.Errorf("Check = %v, %v", got, err)
+		t.Errorf("Check = %v, %v, want 2 addresses", got, err)
 	}
 	gc, err := client.GC(ctx, cniplugin.GCRequest{Network: "vpcnet", Valid: []cniplugin.Attachment{pod2}})
 	if diff := cmp.Diff(cniplugin.GCResponse{Stale: []cniplugin.Attachment{pod1}}, gc); err != nil || diff != "" {
 		t.Errorf("GC: %v, -want +got:\n%s", err, diff)
 	}
 	if resp, err := client.Del(ctx, cniplugin.DelRequest{Attachment: pod1, Retired: true}); err != nil || resp.Sweeps {
-		t.Errorf("Del = %+v, %v", resp, err)
+		t.Errorf("Del = %+v, %v, want success without sweeps", resp, err)
 	}
 	if held := agent.Held(); len(held) != 0 {
-		t.Errorf("after Del the agent holds %v", held)
+		t.Errorf("after Del the agent holds %v, want nothing", held)
 	}
 	if err := client.Status(ctx); err != nil {
 		t.Errorf("Status: %v", err)
@@ -117,12 +118,13 @@ func TestSweepSoon(t *testing.T) {
 	for i, retired := range []bool{false, true} {
 		resp, err := cniplugin.Client{Socket: path}.Del(t.Context(), cniplugin.DelRequest{Attachment: pod1, Retired: retired})
 		if err != nil || !resp.Sweeps || sweeps != i {
-			t.Errorf("Del with retired %v = %+v, %v, after %d sweeps", retired, resp, err, sweeps)
+			t.Errorf("Del with retired %v = %+v, %v, after %d sweeps, want %d", retired, resp, err, sweeps, i)
 		}
 	}
 }
 
-// An agent's error reaches the caller with every field as it was.
+// TestAgentErrorUnchanged checks that an agent's error reaches the client with all
+// its fields.
 func TestAgentErrorUnchanged(t *testing.T) {
 	path := socketPath(t)
 	agent := servertest.New(one)
@@ -144,7 +146,7 @@ func TestAgentErrorUnchanged(t *testing.T) {
 	agent.Fail(errors.New("disk full"))
 	err = cniplugin.Client{Socket: path}.Status(t.Context())
 	if !errors.As(err, &got) || got.Code != cniplugin.CodeAgent || got.Message != "disk full" {
-		t.Errorf("an error without type became %#v", err)
+		t.Errorf("error = %#v, want an AgentError with CodeAgent and the text of the error", err)
 	}
 }
 
@@ -158,11 +160,12 @@ func TestRefusesOtherUsers(t *testing.T) {
 		t.Errorf("error = %v, want reason %s", err, cniplugin.ReasonNotAllowed)
 	}
 	if n := agent.Calls()["Add"]; n != 0 {
-		t.Errorf("the backend was called %d times", n)
+		t.Errorf("the backend was called %d times, want 0", n)
 	}
 }
 
-// A caller whose credentials the kernel does not tell is refused.
+// TestRefusesTCP checks that the server refuses a client if it cannot get the user
+// from the kernel.
 func TestRefusesTCP(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -218,7 +221,7 @@ func TestListen(t *testing.T) {
 			t.Errorf("Status: %v", err)
 		}
 	})
-	t.Run("no socket", func(t *testing.T) {
+	t.Run("not a socket", func(t *testing.T) {
 		path := socketPath(t)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
@@ -226,22 +229,22 @@ func TestListen(t *testing.T) {
 		if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := server.Listen(path); err == nil || !strings.Contains(err.Error(), "no socket") {
-			t.Errorf("Listen over a file: %v", err)
+		if _, err := server.Listen(path); err == nil || !strings.Contains(err.Error(), "is not a socket") {
+			t.Errorf("Listen over a file: %v, want an error", err)
 		}
 		if b, _ := os.ReadFile(path); string(b) != "precious" {
-			t.Error("Listen has removed a file that is not its own")
+			t.Error("Listen has removed a file that is not a socket")
 		}
 	})
 	t.Run("long path", func(t *testing.T) {
 		if _, err := server.Listen("/run/" + strings.Repeat("x", 100)); err == nil || !strings.Contains(err.Error(), "105 bytes") {
-			t.Errorf("Listen on a long path: %v", err)
+			t.Errorf("Listen on a long path: %v, want an error with its length", err)
 		}
 	})
 }
 
-// The plugin's patience reaches the backend as the deadline of its context, a
-// little shorter, so that the backend's reason arrives in time.
+// TestDeadline checks that the context of the backend ends a little before the
+// deadline of the client, so that the backend's reason arrives in time.
 func TestDeadline(t *testing.T) {
 	path := socketPath(t)
 	cfg := one
@@ -252,11 +255,11 @@ func TestDeadline(t *testing.T) {
 	_, err := cniplugin.Client{Socket: path}.Add(ctx, cniplugin.AddRequest{Attachment: pod1})
 	var got *cniplugin.AgentError
 	if !errors.As(err, &got) || got.Code != cniplugin.CodeTryAgainLater || got.Reason != cniplugin.ReasonAgentTimeout {
-		t.Errorf("error = %#v, want the agent's own timeout", err)
+		t.Errorf("error = %#v, want an AgentError of the agent with ReasonAgentTimeout", err)
 	}
 }
 
-// waiting is a backend whose Add waits for the end of its context.
+// waiting is a backend. Its Add waits until the context ends.
 type waiting struct {
 	*servertest.Agent
 	began, ended chan struct{}
@@ -269,7 +272,7 @@ func (w *waiting) Add(ctx context.Context, _ cniplugin.AddRequest) (cniplugin.Ad
 	return cniplugin.AddResponse{}, ctx.Err()
 }
 
-// A backend learns when the plugin that it works for is killed.
+// TestPluginDies checks that the context of the backend ends when the plugin ends.
 func TestPluginDies(t *testing.T) {
 	path := socketPath(t)
 	w := &waiting{Agent: servertest.New(one), began: make(chan struct{}), ended: make(chan struct{})}
@@ -287,13 +290,13 @@ func TestPluginDies(t *testing.T) {
 	select {
 	case <-w.ended:
 	case <-time.After(10 * time.Second):
-		t.Error("the backend still waits")
+		t.Error("the backend still waits after 10 s")
 	}
 }
 
-// A request that has waited until its plugin was gone is not carried out: a DEL
-// that comes late could take the addresses of an ADD that came after it.
-func TestPluginHasGone(t *testing.T) {
+// TestPluginHasEnded checks that the server does not carry out the request of a
+// plugin that has ended: a late DEL could release the addresses of a later ADD.
+func TestPluginHasEnded(t *testing.T) {
 	path := socketPath(t)
 	l, err := server.Listen(path)
 	if errors.Is(err, errors.ErrUnsupported) {
@@ -313,10 +316,10 @@ func TestPluginHasGone(t *testing.T) {
 		}
 		return conn
 	}
-	// Before the server looks at any of them: one has gone, one has only closed
-	// its sending side.
-	gone, closed := send("{}"), send("{}")
-	if err := errors.Join(gone.Close(), closed.(*net.UnixConn).CloseWrite()); err != nil {
+	// Before the server starts, one client closes its connection and the other
+	// closes only its sending side.
+	ended, closed := send("{}"), send("{}")
+	if err := errors.Join(ended.Close(), closed.(*net.UnixConn).CloseWrite()); err != nil {
 		t.Fatal(err)
 	}
 	agent := servertest.New(one)
@@ -324,7 +327,7 @@ func TestPluginHasGone(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- (&server.Server{Backend: agent}).Serve(ctx, l) }()
 	if answer, err := io.ReadAll(closed); err != nil || !strings.Contains(string(answer), "200 OK") {
-		t.Errorf("answer to the one that is there: %q, %v", answer, err)
+		t.Errorf("answer to the client that waits: %q, %v, want status 200", answer, err)
 	}
 	cancel()
 	if err := errors.Join(<-done, closed.Close()); err != nil {
@@ -335,7 +338,7 @@ func TestPluginHasGone(t *testing.T) {
 	}
 }
 
-// A pod may wait for its address for longer than any timeout of the connection.
+// TestLongWait checks that a call may wait for an address longer than readTimeout.
 func TestLongWait(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes six seconds")
@@ -350,8 +353,8 @@ func TestLongWait(t *testing.T) {
 	}
 }
 
-// A call that a server cannot finish because it stops is repeated by the plugin, and
-// answered by the next server.
+// TestStop checks that the client repeats a call that fails because the server
+// stops, and that the next server answers it.
 func TestStop(t *testing.T) {
 	path := socketPath(t)
 	cfg := one
@@ -378,8 +381,8 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// Plugin and agent of different releases understand each other as far as they
-// can, and otherwise say what is wrong.
+// TestVersionSkew checks that the server serves requests of older and newer plugins,
+// and refuses requests that it cannot serve with the right status.
 func TestVersionSkew(t *testing.T) {
 	path := socketPath(t)
 	serve(t, &server.Server{Backend: servertest.New(one)}, path)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package servertest has an agent in memory, for tests of whatever speaks the
-// protocol of package cniplugin.
+// Package servertest provides an agent in memory, for tests of programs that use
+// the protocol of package cniplugin.
 package servertest
 
 import (
@@ -18,26 +18,26 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-// Config says what an Agent has to give. The zero value has nothing.
+// Config configures an Agent. With the zero value it has no addresses.
 type Config struct {
-	// Prefixes are one a family: each attachment gets an address out of each,
-	// lowest free one first.
+	// Prefixes are the free addresses, at most one prefix for each family. Each
+	// attachment gets the lowest free address of each prefix.
 	Prefixes []netip.Prefix
-	// ENI, Card and Device say which ENI all addresses are on.
+	// ENI, Card and Device describe the ENI of all addresses.
 	ENI          string
 	Card, Device int
-	// Layout, MTU and HostLinkPrefix go into every response.
+	// Layout, MTU and HostLinkPrefix are part of every response.
 	Layout         datapath.Layout
 	MTU            int
 	HostLinkPrefix string
-	// Delay is how long each call takes.
+	// Delay is the duration of each call.
 	Delay time.Duration
 }
 
-// Agent is a [server.Backend] without EC2, kernel or disk. It keeps its word as
-// a real one must: no address to two attachments, the same address for the same
-// attachment, and an error with a reason when there is none left. It is safe
-// for concurrent use.
+// Agent is a [server.Backend] without EC2, kernel or disk. It keeps the rules of a
+// real agent: it never gives an address to two attachments, gives the same
+// attachment the same address again, and returns an error with a reason when no
+// address is free. It is safe for concurrent use.
 type Agent struct {
 	cfg Config
 
@@ -49,19 +49,19 @@ type Agent struct {
 
 var _ server.Backend = (*Agent)(nil)
 
-// New returns an agent to which every address of cfg is free.
+// New returns an agent for which all addresses of cfg are free.
 func New(cfg Config) *Agent {
 	return &Agent{cfg: cfg, held: map[cniplugin.Attachment][]netip.Addr{}, calls: map[string]int{}}
 }
 
-// Fail makes every further call return err, and none if it is nil.
+// Fail makes every further call fail with err. Nil makes calls succeed again.
 func (a *Agent) Fail(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.err = err
 }
 
-// Held returns what each attachment holds.
+// Held returns the addresses that each attachment holds.
 func (a *Agent) Held() map[cniplugin.Attachment][]netip.Addr {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -75,7 +75,7 @@ func (a *Agent) Calls() map[string]int {
 	return maps.Clone(a.calls)
 }
 
-// begin counts a call and takes its time.
+// begin counts a call, and waits for Config.Delay.
 func (a *Agent) begin(ctx context.Context, method string) error {
 	a.mu.Lock()
 	a.calls[method]++
@@ -115,7 +115,8 @@ func (a *Agent) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.Ad
 	return a.response(req.Attachment), nil
 }
 
-// free returns the lowest address in p that nobody holds. The caller has mu.
+// free returns the lowest address in p that no attachment holds. The caller holds
+// mu.
 func (a *Agent) free(p netip.Prefix) (netip.Addr, error) {
 	used := map[netip.Addr]bool{}
 	for _, addrs := range a.held {
@@ -134,7 +135,7 @@ func (a *Agent) free(p netip.Prefix) (netip.Addr, error) {
 	}
 }
 
-// response describes what an attachment holds. The caller has mu.
+// response returns the addresses that an attachment holds. The caller holds mu.
 func (a *Agent) response(key cniplugin.Attachment) cniplugin.AddResponse {
 	resp := cniplugin.AddResponse{Layout: string(a.cfg.Layout), MTU: a.cfg.MTU, HostLinkPrefix: a.cfg.HostLinkPrefix}
 	for _, addr := range a.held[key] {

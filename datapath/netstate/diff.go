@@ -4,7 +4,6 @@ package netstate
 
 import (
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 )
@@ -75,7 +74,7 @@ func (c Change) String() string {
 		if !add {
 			text = plain(i.Prefix)
 		}
-		return fmt.Sprintf("nft %s element inet %s %s '{ %s }'", c.Op, FilterTable, sourceMap(i), text)
+		return fmt.Sprintf("nft %s element inet %s %s '{ %s }'", c.Op, FilterTable, i.SourceMap().Name, text)
 	case Filter:
 		if i.Empty() || !add {
 			return "nft delete table inet " + FilterTable
@@ -83,13 +82,6 @@ func (c Change) String() string {
 		return "nft -f - <<'END'\n" + strings.TrimSuffix(i.String(), "\n") + "\nEND"
 	}
 	return ""
-}
-
-func sourceMap(s Source) string {
-	if s.Prefix.Addr().Is4() {
-		return SourceMaps[0].Name
-	}
-	return SourceMaps[1].Name
 }
 
 // Additions returns the changes that create s from an empty state, in an order in
@@ -196,36 +188,4 @@ func (l Link) satisfies(w Link) bool {
 	return l.MAC == w.MAC && l.Up == w.Up && (w.MTU == 0 || l.MTU == w.MTU) &&
 		(w.Kind == "" || l.Kind == w.Kind && l.Group == w.Group && l.Master == w.Master && l.VLAN == w.VLAN) &&
 		(w.Parent == "" || l.Parent == w.Parent) && (w.Alias == "" || l.Alias == w.Alias)
-}
-
-// diffFilter replaces the whole table if its chains differ, and otherwise changes
-// only elements of its maps.
-func diffFilter(have, want Filter) (add, del []Change) {
-	switch {
-	case have.Empty() && want.Empty():
-		return nil, nil
-	case want.Empty():
-		return nil, []Change{{OpDelete, have}}
-	case !reflect.DeepEqual(have.Chains, want.Chains):
-		return []Change{{OpAdd, want}}, nil
-	}
-	// The kernel cannot change the verdict of an element and refuses elements that
-	// overlap, so old elements are deleted first. This interrupts no pod, since an
-	// address leaves an ENI only after its last pod has gone.
-	keep := map[Source]bool{}
-	for _, s := range want.Sources {
-		keep[s] = true
-	}
-	for _, s := range have.Sources {
-		if !keep[s] {
-			add = append(add, Change{OpDelete, s})
-		}
-		delete(keep, s)
-	}
-	for _, s := range want.Sources {
-		if keep[s] {
-			add = append(add, Change{OpAdd, s})
-		}
-	}
-	return add, nil
 }

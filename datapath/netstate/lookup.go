@@ -267,6 +267,3 @@ func (s State) Sysctl(key string) string {
 	}
 	return ""
 }
-
-// FilterTable is the name of our nftables table, of family inet.
-const FilterTable = "vpcnet"

@@ -103,36 +103,6 @@ type Rule struct {
 // the name of a link are written as slashes.
 type Sysctl struct{ Key, Value string }
 
-// Filter is our nftables table. The zero value is no table.
-type Filter struct {
-	Chains []Chain
-	// Sources are the elements of the maps source4 and source6.
-	Sources []Source
-}
-
-// Chain is a chain of our table.
-type Chain struct {
-	Name string
-	// Hook and Priority are set for a base chain.
-	Hook     string
-	Priority int
-	Rules    []string
-}
-
-// Source sends packets from a prefix to a chain.
-type Source struct {
-	Prefix netip.Prefix
-	Chain  string
-}
-
-// SourceMaps are the maps of our table.
-var SourceMaps = []struct {
-	Name, key string
-	ipv4      bool
-}{{"source4", "ipv4_addr", true}, {"source6", "ipv6_addr", false}}
-
-func (f Filter) Empty() bool { return len(f.Chains) == 0 }
-
 // String returns the script that [State] describes.
 func (s State) String() string {
 	s = s.Canonical()

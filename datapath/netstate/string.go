@@ -184,50 +184,6 @@ func routeProtocolName(p int) string {
 	return fmt.Sprint(p)
 }
 
-// String returns the filter in the notation of `nft list table`.
-func (f Filter) String() string {
-	if f.Empty() {
-		return ""
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "table inet %s {\n", FilterTable)
-	for _, m := range SourceMaps {
-		fmt.Fprintf(&b, "\tmap %s {\n\t\ttype %s : verdict\n\t\tflags interval\n", m.Name, m.key)
-		var elements []string
-		for _, s := range f.Sources {
-			if s.Prefix.Addr().Is4() == m.ipv4 {
-				elements = append(elements, s.String())
-			}
-		}
-		if len(elements) > 0 {
-			fmt.Fprintf(&b, "\t\telements = { %s }\n", strings.Join(elements, ",\n\t\t\t     "))
-		}
-		b.WriteString("\t}\n\n")
-	}
-	for i, c := range f.Chains {
-		if i > 0 {
-			b.WriteString("\n")
-		}
-		fmt.Fprintf(&b, "\tchain %s {\n", c.Name)
-		if c.Hook != "" {
-			fmt.Fprintf(&b, "\t\ttype filter hook %s priority %s; policy accept;\n", c.Hook, hookPriorityName(c.Priority))
-		}
-		for _, r := range c.Rules {
-			fmt.Fprintf(&b, "\t\t%s\n", r)
-		}
-		b.WriteString("\t}\n")
-	}
-	b.WriteString("}\n")
-	return b.String()
-}
-
-func hookPriorityName(p int) string {
-	if p == PriorityMangle {
-		return "mangle"
-	}
-	return fmt.Sprint(p)
-}
-
 // Virtual reports whether a link of this kind can be created from l alone, without a
 // sandbox or a device.
 func (l Link) Virtual() bool { return l.Kind == "vlan" || l.Kind == "bridge" }
@@ -254,10 +210,6 @@ func (l Link) addition() string {
 func LinkSysctl(family, link, key, value string) Sysctl {
 	return Sysctl{"net." + family + ".conf." + strings.ReplaceAll(link, ".", "/") + "." + key, value}
 }
-
-// PriorityMangle is where the mangle table hooks in: before the routing
-// decision that the mark shall steer.
-const PriorityMangle = -150
 
 func IpKeyword(ipv6 bool) string {
 	if ipv6 {

@@ -5,13 +5,13 @@ package trace
 import (
 	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/nft"
 )
 
 // filtered is what a packet meets in our nftables table.
@@ -75,112 +75,117 @@ func (f *filtered) chain(name string, depth int) bool {
 			continue
 		}
 		for _, rule := range c.Rules {
-			verdict := f.rule(name, rule)
-			next, jumps := strings.CutPrefix(verdict, "jump ")
-			switch {
-			case verdict == "stop":
+			switch verdict := f.rule(name, rule).(type) {
+			case nft.Drop:
 				return false
-			case verdict == "return" || verdict == "accept":
+			case nft.Return, nft.Accept:
 				return true
-			case jumps && !f.chain(next, depth+1):
-				return false
+			case nft.Jump:
+				if !f.chain(verdict.Chain, depth+1) {
+					return false
+				}
 			}
 		}
 	}
 	return true
 }
 
-// rule carries out one rule for the packet and returns what follows: "" goes on.
-func (f *filtered) rule(chain, rule string) string {
+// rule carries out one rule for the packet. It returns the verdict: Accept, Drop, Jump
+// or Return, nil if the packet goes on with the next rule.
+func (f *filtered) rule(chain string, rule netstate.FilterRule) nft.Statement {
 	l, where := f.l, "nft "+chain
-	text, applies := f.matches(rule)
-	switch {
-	case !applies:
-		return ""
-	case strings.HasPrefix(text, "fib saddr . iif oif missing"):
-		f.checked = true
-		return f.source(where, rule)
-	case strings.HasPrefix(text, "vmap @"):
-		f.mapped = true
-		return f.lookup(where, rule)
-	case strings.HasPrefix(text, "meta mark set "):
-		var and, or uint32
-		if _, err := fmt.Sscanf(text, "meta mark set meta mark & 0x%x | 0x%x", &and, &or); err == nil {
-			l.Mark = l.Mark&and | or
-			l.hop(where, fmt.Sprintf("sets the mark %#x", l.Mark), rule)
-			return ""
+	for _, s := range rule.Statements {
+		switch s := s.(type) {
+		case nft.Link, nft.Destination, nft.RouterAdvert:
+			applies, known := f.matches(s)
+			if !known {
+				f.unknown(chain, rule)
+				return nil
+			}
+			if !applies {
+				return nil
+			}
+		case nft.NoReverseRoute:
+			f.checked = true
+			return f.source(where, rule)
+		case nft.SourceMap:
+			if s.Family != nft.FamilyOf(l.Src) {
+				return nil
+			}
+			f.mapped = true
+			return f.lookup(where, rule)
+		case nft.SetMark:
+			l.Mark = l.Mark&^s.Mask | s.Value
+			l.hop(where, fmt.Sprintf("sets the mark %#x", l.Mark), rule.String())
+		case nft.Counter:
+		case nft.Jump, nft.Return, nft.Accept:
+			return s
+		case nft.Drop:
+			return f.stop(chain, "drops it", rule)
+		case nft.Reject:
+			return f.stop(chain, "refuses it", rule)
+		default:
+			f.unknown(chain, rule)
+			return nil
 		}
-	case strings.HasPrefix(text, "jump "), text == "return", text == "accept":
-		return text
-	case text == "drop", text == "reject":
-		l.hop(where, map[string]string{"drop": "drops it", "reject": "refuses it"}[text], rule)
-		if l.Dst == claims.Metadata4 || l.Dst == claims.Metadata6 {
-			f.t.fault(FaultRefused, "pods may not use the metadata service %s here", l.Dst)
-		} else {
-			f.t.fault(FaultDropped, "rule %q in chain %s of table inet %s stops it", rule, chain, netstate.FilterTable)
-		}
-		return "stop"
 	}
-	f.t.note(NoteFilter, "what rule %q in chain %s of table inet %s does", rule, chain, netstate.FilterTable)
-	return ""
+	return nil
 }
 
-// matches takes the conditions off a rule that are about what the packet is. It
-// returns what is left of the rule and whether all of them apply.
-func (f *filtered) matches(rule string) (rest string, applies bool) {
-	l, ip := f.l, netstate.IpKeyword(f.l.Src.Is6())
-	words := strings.Fields(rule)
-	for len(words) >= 2 {
-		switch key := words[0]; {
-		case key == "iifname":
-			name, wild := strings.CutSuffix(strings.Trim(words[1], `"`), "*")
-			if l.in != name && !(wild && strings.HasPrefix(l.in, name)) {
-				return "", false
-			}
-			words = words[2:]
-		case (key == "ip" || key == "ip6") && words[1] == "daddr" && len(words) > 2:
-			a, err := netip.ParseAddr(words[2])
-			if key != ip || err != nil || a != l.Dst {
-				return "", false
-			}
-			words = words[3:]
-		case (key == "ip" || key == "ip6") && words[1] == "saddr":
-			if key != ip {
-				return "", false
-			}
-			words = words[2:]
-		case strings.HasPrefix(rule, "icmpv6 type nd-router-advert"):
-			return "", false // no packet that anybody traces
-		default:
-			return strings.Join(words, " "), true
-		}
+// unknown notes a rule that is not judged.
+func (f *filtered) unknown(chain string, rule netstate.FilterRule) {
+	f.t.note(NoteFilter, "what rule %q in chain %s of table inet %s does", rule, chain, netstate.FilterTable)
+}
+
+// stop ends the way of the packet at a rule.
+func (f *filtered) stop(chain, what string, rule netstate.FilterRule) nft.Statement {
+	l := f.l
+	l.hop("nft "+chain, what, rule.String())
+	if l.Dst == claims.Metadata4 || l.Dst == claims.Metadata6 {
+		f.t.fault(FaultRefused, "pods may not use the metadata service %s here", l.Dst)
+	} else {
+		f.t.fault(FaultDropped, "rule %q in chain %s of table inet %s stops it", rule, chain, netstate.FilterTable)
 	}
-	return strings.Join(words, " "), true
+	return nft.Drop{}
+}
+
+// matches reports whether a match applies to the packet, and whether that is known.
+func (f *filtered) matches(s nft.Statement) (applies, known bool) {
+	switch s := s.(type) {
+	case nft.Link:
+		name, isPrefix := strings.CutSuffix(s.Name, "*")
+		return f.l.in == name || isPrefix && strings.HasPrefix(f.l.in, name), !s.Out
+	case nft.Destination:
+		return s.Addr == f.l.Dst, true
+	case nft.RouterAdvert:
+		return false, true // a traced packet is never one
+	}
+	return false, false
 }
 
 // source checks that the way back to the source is the link that the packet came
 // by.
-func (f *filtered) source(where, rule string) string {
+func (f *filtered) source(where string, rule netstate.FilterRule) nft.Statement {
 	t, l := f.t, f.l
 	v := t.v.Node.Lookup(netstate.Query{Src: l.Dst, Dst: l.Src, Proto: l.Proto})
 	t.unjudged(v)
 	if v.LeavesBy(l.in) {
 		l.hop(where, "accepts the source", "the way back is "+v.Route.String())
-		return ""
+		return nil
 	}
-	l.hop(where, "drops it", rule)
+	l.hop(where, "drops it", rule.String())
 	t.noWayTo(l.Src, l.in, l.in, v)
-	return "stop"
+	return nft.Drop{}
 }
 
 // lookup finds the ENI's chain in the map of sources.
-func (f *filtered) lookup(where, rule string) string {
+func (f *filtered) lookup(where string, rule netstate.FilterRule) nft.Statement {
 	for _, s := range f.t.v.Node.Filter.Sources {
 		if s.Prefix.Contains(f.l.Src) {
 			f.l.hop(where, "goes to chain "+s.Chain, s.String())
-			return "jump " + s.Chain
+			return nft.Jump{Chain: s.Chain}
 		}
 	}
-	f.l.hop(where, "sets no mark", rule+" has no element for "+f.l.Src.String())
-	return ""
+	f.l.hop(where, "sets no mark", rule.String()+" has no element for "+f.l.Src.String())
+	return nil
 }

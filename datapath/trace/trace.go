@@ -14,6 +14,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/nft"
 )
 
 // View is the input of Trace: what is known of a node and a sandbox. It is plain data,
@@ -293,8 +294,11 @@ func (v View) prefix() string {
 	}
 	for _, c := range v.Node.Filter.Chains {
 		for _, rule := range c.Rules {
-			name, rest, ok := strings.Cut(strings.TrimPrefix(rule, `iifname "`), `*" `)
-			if ok && rest == "jump from-pod" {
+			if len(rule.Statements) != 2 || rule.Statements[1] != (nft.Jump{Chain: "from-pod"}) {
+				continue
+			}
+			link, _ := rule.Statements[0].(nft.Link)
+			if name, ok := strings.CutSuffix(link.Name, "*"); ok && !link.Out {
 				return name
 			}
 		}

@@ -32,8 +32,8 @@ import (
 
 func TestMain(m *testing.M) { isolatetest.Test(m) }
 
-// host is an EC2 instance around the test's own network namespace: its primary
-// ENI is one end of a veth pair, EC2 and the metadata service are on loopback.
+// host is an EC2 instance in the network namespace of the test. Its primary ENI is
+// one end of a veth pair. EC2 and the metadata service listen on loopback.
 type host struct {
 	cloud    *enitest.Cloud
 	ec2      string
@@ -72,7 +72,7 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
-// plugIn makes the link of the primary ENI.
+// plugIn creates the link of the primary ENI.
 func (h *host) plugIn(t *testing.T) {
 	t.Helper()
 	e := h.cloud.ENIs()[0]
@@ -107,14 +107,14 @@ func (h *host) client() cniplugin.Client {
 	return cniplugin.Client{Socket: h.path("agent.sock"), Wait: 5 * time.Second}
 }
 
-// process is an agent that runs in this process.
+// process is an agent that runs in the test process.
 type process struct {
 	stop func()
 	done chan int
 	log  lockedBuffer
 }
 
-// run starts the agent with further variables.
+// run starts the agent with additional environment variables.
 func (h *host) run(t *testing.T, vars map[string]string) *process {
 	t.Helper()
 	all := map[string]string{
@@ -133,13 +133,13 @@ func (h *host) run(t *testing.T, vars map[string]string) *process {
 		select {
 		case <-p.done:
 		case <-time.After(20 * time.Second):
-			t.Error("the agent does not end")
+			t.Error("the agent did not end within 20 s")
 		}
 	})
 	return p
 }
 
-// end stops the agent and waits for its end.
+// end stops the agent and waits until it has ended.
 func (p *process) end(t *testing.T) {
 	t.Helper()
 	p.stop()
@@ -180,30 +180,31 @@ func request(id string) cniplugin.AddRequest {
 	}
 }
 
-// TestTrouble starts the agent without what it needs: each ADD is told to try
-// again later, why, and what a person can do, and the node is not called ready.
-func TestTrouble(t *testing.T) {
+// TestStartProblems starts the agent without EC2 or the metadata service. The error
+// of ADD must have code 11, the reason and advice for the operator, and the agent
+// must not write the CNI configuration.
+func TestStartProblems(t *testing.T) {
 	const refused = "http://127.0.0.1:1"
-	metadata := "see that the instance metadata service is switched on"
-	reach := "see that the node can reach "
+	adviceMetadata := "check that the instance metadata service is enabled"
+	adviceReach := "check that the node can reach "
 	for _, c := range []struct {
 		name    string
 		vars    func(hang string) map[string]string
-		reasons string // those that are right, depending on how far the agent came
+		reasons string // the valid reasons; which one appears depends on timing
 		advice  string
 	}{
 		{"no metadata service", func(string) map[string]string {
 			return map[string]string{"AWS_EC2_METADATA_SERVICE_ENDPOINT": refused}
-		}, "no-metadata", metadata},
+		}, "no-metadata", adviceMetadata},
 		{"metadata service hangs", func(hang string) map[string]string {
 			return map[string]string{"AWS_EC2_METADATA_SERVICE_ENDPOINT": hang}
-		}, "no-metadata", metadata},
+		}, "no-metadata", adviceMetadata},
 		{"EC2 refuses", func(string) map[string]string {
 			return map[string]string{"AWS_ENDPOINT_URL_EC2": refused}
-		}, "ec2-unreachable refilling", reach + refused},
+		}, "ec2-unreachable refilling", adviceReach + refused},
 		{"EC2 hangs", func(hang string) map[string]string {
 			return map[string]string{"AWS_ENDPOINT_URL_EC2": hang}
-		}, "ec2-unreachable refilling", reach + "http://127.0.0.1:"},
+		}, "ec2-unreachable refilling", adviceReach + "http://127.0.0.1:"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHost(t)
@@ -215,7 +216,7 @@ func TestTrouble(t *testing.T) {
 				_, err := h.client().Add(ctx, request("a"))
 				switch {
 				case !errors.As(err, &got):
-					return errors.Join(errors.New("want an AgentError of ADD"), err)
+					return errors.Join(errors.New("ADD returns no AgentError"), err)
 				case !strings.Contains(c.reasons, got.Reason) || !strings.Contains(got.Details, c.advice):
 					return fmt.Errorf("ADD: reason %q, details %q, want one of %q and %q", got.Reason, got.Details, c.reasons, c.advice)
 				}
@@ -237,7 +238,7 @@ func TestTrouble(t *testing.T) {
 	}
 }
 
-// hanging is the URL of a server that never answers.
+// hanging returns the URL of a server that never answers.
 func hanging(t *testing.T) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -247,7 +248,7 @@ func hanging(t *testing.T) string {
 	return "http://" + l.Addr().String()
 }
 
-// TestAgent takes an agent from its start to its end and starts another one.
+// TestAgent runs an agent from its start to its end, and then starts another one.
 func TestAgent(t *testing.T) {
 	h := newHost(t)
 	p := h.run(t, map[string]string{"WARM_IP_TARGET": "2"})
@@ -279,7 +280,7 @@ func TestAgent(t *testing.T) {
 	p.end(t)
 	for line := range strings.Lines(p.log.String()) {
 		if !json.Valid([]byte(line)) {
-			t.Errorf("log line is no JSON: %s", line)
+			t.Errorf("log line is not JSON: %s", line)
 		}
 	}
 	p = h.run(t, map[string]string{"WARM_IP_TARGET": "2"})
@@ -296,9 +297,9 @@ func TestAgent(t *testing.T) {
 	}
 }
 
-// TestResumeFails starts the agent with an operation of its predecessor in the
-// journal that EC2 refuses to finish: pods are served all the same, the operation
-// stays in the journal, and a later agent finishes it.
+// TestResumeFails starts the agent with an operation in the journal that EC2
+// refuses to finish. The agent must serve pods nevertheless and keep the operation in
+// the journal, and a later agent must finish it.
 func TestResumeFails(t *testing.T) {
 	h := newHost(t)
 	if err := os.Mkdir(h.path("state"), 0o700); err != nil {
@@ -316,27 +317,27 @@ func TestResumeFails(t *testing.T) {
 		return err
 	})
 	eventually(t, p, func() error { return h.client().Status(t.Context()) })
-	const said = "operations of an earlier process are not finished yet"
+	const unfinished = "operations of an earlier process are not finished yet"
 	eventually(t, p, func() error {
-		if log := p.log.String(); !strings.Contains(log, said) || !strings.Contains(log, "UnauthorizedOperation") {
-			return errors.New("the log does not say that something is left open, and why")
+		if log := p.log.String(); !strings.Contains(log, unfinished) || !strings.Contains(log, "UnauthorizedOperation") {
+			return errors.New("the log lacks the unfinished operation, or the error of EC2")
 		}
 		return nil
 	})
 	p.end(t)
 	if left := h.open(t); len(left) != 1 || left[0].Token != "token-1" {
-		t.Errorf("the journal has %+v, want what was left open", left)
+		t.Errorf("the journal has %+v, want the unfinished operation", left)
 	}
 	h.cloud.Allow("", "CreateNetworkInterface")
 	p = h.run(t, map[string]string{"WARM_IP_TARGET": "2"})
 	eventually(t, p, func() error {
-		if n := h.cloud.Calls()["AttachNetworkInterface"]; n == 0 || !strings.Contains(p.log.String(), "operations finished that were open") {
+		if n := h.cloud.Calls()["AttachNetworkInterface"]; n == 0 || !strings.Contains(p.log.String(), "unfinished operations ended") {
 			return fmt.Errorf("the operation is not finished after %d calls to attach", n)
 		}
 		return nil
 	})
 	p.end(t)
-	if left := h.open(t); len(left) != 0 || h.cloud.Calls()["AttachNetworkInterface"] != 1 || strings.Contains(p.log.String(), said) {
+	if left := h.open(t); len(left) != 0 || h.cloud.Calls()["AttachNetworkInterface"] != 1 || strings.Contains(p.log.String(), unfinished) {
 		t.Errorf("the journal has %+v after %v calls to attach, want the operation finished", left, h.cloud.Calls()["AttachNetworkInterface"])
 	}
 }
@@ -355,7 +356,7 @@ func (h *host) intents(t *testing.T) (journal *enijournal.Journal, done func()) 
 	}
 }
 
-// open lists the operations of making an ENI in the journal that are not finished.
+// open returns the unfinished operations in the journal that create an ENI.
 func (h *host) open(t *testing.T) []eni.Intent {
 	t.Helper()
 	journal, done := h.intents(t)
@@ -367,8 +368,8 @@ func (h *host) open(t *testing.T) []eni.Intent {
 	return slices.DeleteFunc(all, func(in eni.Intent) bool { return in.Done || in.Op != eni.OpProvision })
 }
 
-// TestStartsWhenMetadataComes: an agent that could not start does as soon as it
-// can, and what was wrong is forgotten.
+// TestStartsWhenMetadataComes checks that an agent that cannot start without the
+// metadata service starts as soon as that answers, and no longer reports the problem.
 func TestStartsWhenMetadataComes(t *testing.T) {
 	h := newHost(t)
 	back := h.cloud.AddFault(enitest.Fault{Action: "meta-data/instance-id", Err: &enitest.APIError{Status: 404}})
@@ -387,8 +388,8 @@ func TestStartsWhenMetadataComes(t *testing.T) {
 	}
 }
 
-// wantStatus holds what a trace of a packet goes by: where the ENI's link is to be
-// found, what is the ENI's, and the pod's host link.
+// wantStatus checks the parts of the status that the trace of a packet needs: the
+// MAC, addresses and table of the ENI, and the pod's host link.
 func wantStatus(t *testing.T, s status, e enitest.ENI) {
 	t.Helper()
 	want := eniStatus{

@@ -18,9 +18,9 @@ import (
 
 const shown = "the metadata service shows other ENIs or addresses than are known"
 
-// TestAudit: while nothing changes the audit costs no call to EC2, also if the
-// metadata service is away; what somebody else took off an ENI is noticed within
-// a minute, said once, and made good.
+// TestAudit checks that the audit makes no call to EC2 while nothing changes, even
+// if the metadata service does not answer. If another program unassigns an address,
+// the agent notices that within a minute, logs it once, and assigns another one.
 func TestAudit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t, nil)
@@ -43,12 +43,12 @@ func TestAudit(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		quiet("no metadata service")
 		if !strings.Contains(n.log.String(), `"msg":"audit","err":`) {
-			t.Errorf("the log does not say that the metadata service is away:\n%s", n.log.String())
+			t.Errorf("the log lacks the failure of the metadata service:\n%s", n.log.String())
 		}
 		back()
 
 		lost := before[0]
-		_, err := n.somebody().UnassignPrivateIpAddresses(t.Context(), &ec2.UnassignPrivateIpAddressesInput{
+		_, err := n.otherClient().UnassignPrivateIpAddresses(t.Context(), &ec2.UnassignPrivateIpAddressesInput{
 			NetworkInterfaceId: aws.String(n.primary().ID), PrivateIpAddresses: []string{lost.Addr().String()},
 		})
 		n.check(err)
@@ -56,29 +56,29 @@ func TestAudit(t *testing.T) {
 		time.Sleep(auditEvery + 10*time.Second)
 		after := n.blocks()
 		if slices.Contains(after, lost) || len(after) != 3 {
-			t.Errorf("blocks %v a minute after somebody took %v, want it gone and another one there", after, lost)
+			t.Errorf("blocks %v a minute after another program unassigned %v, want 3 without it", after, lost)
 		}
 		calls, skip := n.since(skip)
 		if got := names(calls); !slices.Equal(got, []string{"AssignPrivateIpAddresses", "DescribeNetworkInterfaces"}) || len(calls) != 2 {
-			t.Errorf("calls %v, want one look and one refill", got)
+			t.Errorf("calls %v, want one observation and one refill", got)
 		}
 		time.Sleep(time.Hour)
 		if calls, _ := n.since(skip); len(calls) > 0 || strings.Count(n.log.String(), shown) != 1 {
-			t.Errorf("an hour later: calls %v, log\n%s", names(calls), n.log.String())
+			t.Errorf("an hour later: calls %v, want none; log\n%s", names(calls), n.log.String())
 		}
 	})
 }
 
-// TestAuditSeesAnAttachment: an ENI that somebody else attached is noticed, so
-// that its place does not count as free.
+// TestAuditSeesAnAttachment checks that the agent notices an ENI that another
+// program attached, so that its device index does not count as free.
 func TestAuditSeesAnAttachment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t, nil)
 		n.run(t.Context(), 3)
 		time.Sleep(10 * time.Minute)
-		made, err := n.somebody().CreateNetworkInterface(t.Context(), &ec2.CreateNetworkInterfaceInput{SubnetId: aws.String(n.subnet.ID)})
+		made, err := n.otherClient().CreateNetworkInterface(t.Context(), &ec2.CreateNetworkInterfaceInput{SubnetId: aws.String(n.subnet.ID)})
 		n.check(err)
-		_, err = n.somebody().AttachNetworkInterface(t.Context(), &ec2.AttachNetworkInterfaceInput{
+		_, err = n.otherClient().AttachNetworkInterface(t.Context(), &ec2.AttachNetworkInterfaceInput{
 			DeviceIndex: aws.Int32(1), InstanceId: aws.String(n.instance.ID), NetworkInterfaceId: made.NetworkInterface.NetworkInterfaceId,
 		})
 		n.check(err)
@@ -90,8 +90,8 @@ func TestAuditSeesAnAttachment(t *testing.T) {
 	})
 }
 
-// TestAuditFinishes: an operation that EC2 left half-way ends as soon as EC2
-// lets it, without waiting for a restart or for another of its kind.
+// TestAuditFinishes checks that an operation that EC2 refuses to finish ends as soon
+// as EC2 allows it, without a restart or another operation of the same kind.
 func TestAuditFinishes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		intents := eni.NewMemory()
@@ -115,13 +115,13 @@ func TestAuditFinishes(t *testing.T) {
 		if got := n.cloud.Calls()["AttachNetworkInterface"]; got != 1 {
 			t.Errorf("%d ENIs attached, want 1", got)
 		}
-		if !strings.Contains(n.log.String(), `"msg":"operations finished that were open","ended":1,"open":0`) {
-			t.Errorf("the log does not say it:\n%s", n.log.String())
+		if !strings.Contains(n.log.String(), `"msg":"unfinished operations ended","ended":1,"open":0`) {
+			t.Errorf("the log lacks the end of the operation:\n%s", n.log.String())
 		}
 	})
 }
 
-// halfMade is an ENI whose create call was never answered.
+// halfMade returns the intent of an ENI after a create call that got no answer.
 func halfMade(subnet string) eni.Intent {
 	at := time.Now().UTC()
 	return eni.Intent{

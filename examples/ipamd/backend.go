@@ -17,45 +17,44 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/agent"
 )
 
-// backend answers the CNI plugin. It can be asked before there is an agent,
-// and says then how far the start has come.
+// backend answers the CNI plugin. Until the agent has started, its answers give the
+// reason why it has not.
 type backend struct {
 	pool     *ipam.Pool
 	intents  eni.Intents
 	metrics  *metrics
 	settings settings
 	events   events
-	memory   memory
-	// agent is nil until the instance is known; then started is closed.
+	recorder recorder
+	// agent is nil until the instance is known. Then started is closed.
 	agent   atomic.Pointer[agent.Agent]
 	started chan struct{}
-	// trouble is what is wrong with EC2 or the metadata service at present, nil
-	// if nothing is known.
-	trouble atomic.Pointer[error]
+	// problem is the present failure of EC2 or the metadata service, nil if none is
+	// known.
+	problem atomic.Pointer[error]
 }
 
-// startRetry is what a plugin is told to wait while the agent starts.
+// startRetry is the RetryAfter of errors while the agent starts.
 const startRetry = 2 * time.Second
 
 func newBackend(pool *ipam.Pool, intents eni.Intents, s settings) *backend {
 	return &backend{pool: pool, intents: intents, metrics: newMetrics(pool), settings: s, started: make(chan struct{})}
 }
 
-// serve lets a serve pods from now on.
+// serve makes a serve pods from now on.
 func (b *backend) serve(a *agent.Agent) {
 	b.agent.Store(a)
 	close(b.started)
 }
 
-// Add allocates the addresses of a pod. One that meets the agent while it starts
-// waits for it.
+// Add allocates the addresses of a pod. While the agent starts, Add waits for it.
 func (b *backend) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.AddResponse, error) {
 	select {
 	case <-b.started:
 	case <-ctx.Done():
 		return cniplugin.AddResponse{}, b.starting()
 	}
-	// Without its identity the sandbox is known by its path alone.
+	// If the sandbox has no ID, only its path identifies it.
 	sandbox, _ := datapath.SandboxID(req.Netns)
 	got, err := b.agent.Load().Allocate(ctx, ipam.Request{
 		Attachment: ipam.Attachment(req.Attachment), Pod: ipam.PodRef(req.Pod), Netns: req.Netns, Sandbox: sandbox,
@@ -66,16 +65,16 @@ func (b *backend) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.
 	return b.response(got), nil
 }
 
-// heard takes note of a try of a call to EC2: one that got no answer is trouble
-// long before the last try has failed.
-func (b *backend) heard(c eni.Call) {
+// observeCall is called for each attempt of a call to EC2. It records an attempt
+// without an answer as a problem at once, long before the last attempt fails.
+func (b *backend) observeCall(c eni.Call) {
 	b.metrics.called(c)
-	if c.Code != "error" { // what the client says of a call without any answer
-		b.trouble.Store(nil)
+	if c.Code != "error" { // the client's code for a call without an answer
+		b.problem.Store(nil)
 		return
 	}
 	err := advise(eni.NewOpError(c.Action, eni.ReasonUnreachable, nil), b.settings)
-	b.trouble.Store(&err)
+	b.problem.Store(&err)
 }
 
 // Del releases the addresses of a pod. It does not need the agent.
@@ -87,7 +86,7 @@ func (b *backend) Del(ctx context.Context, req cniplugin.DelRequest) error {
 	return b.explain(err)
 }
 
-// Check returns what a pod holds.
+// Check returns the addresses that a pod holds.
 func (b *backend) Check(_ context.Context, req cniplugin.CheckRequest) (cniplugin.AddResponse, error) {
 	got := b.pool.Lookup(ipam.Attachment(req.Attachment))
 	if len(got) == 0 {
@@ -99,7 +98,8 @@ func (b *backend) Check(_ context.Context, req cniplugin.CheckRequest) (cniplugi
 	return b.response(got), nil
 }
 
-// GC names what holds addresses of the network and is not known to the runtime.
+// GC returns the attachments that hold addresses of the network and are unknown to
+// the runtime.
 func (b *backend) GC(_ context.Context, req cniplugin.GCRequest) (cniplugin.GCResponse, error) {
 	valid := map[cniplugin.Attachment]bool{}
 	for _, a := range req.Valid {
@@ -115,10 +115,10 @@ func (b *backend) GC(_ context.Context, req cniplugin.GCRequest) (cniplugin.GCRe
 	return res, nil
 }
 
-// Status returns nil once pods can be served. A pool that is empty for the
-// moment is no trouble of the node: a runtime that hears otherwise reports the
-// node as not ready, and its running pods are evicted. For the same reason the
-// journal's word is enough while an agent that restarts has not seen its ENIs.
+// Status returns nil once pods can be served. It also returns nil if the pool is
+// empty for the moment: after an error the runtime would report the node as not
+// ready, and running pods would be evicted. For the same reason the addresses in
+// the journal are enough until an agent that restarts has observed its ENIs.
 func (b *backend) Status(context.Context) error {
 	a := b.agent.Load()
 	if a == nil {
@@ -143,30 +143,30 @@ func hasBlocks(v ipam.View) bool {
 	return slices.ContainsFunc(v.ENIs, func(e ipam.ENIView) bool { return len(e.Blocks) > 0 })
 }
 
-// note keeps an event for people and counts it.
-func (b *backend) note(e agent.Event) {
+// recordEvent stores an event for operators and counts it.
+func (b *backend) recordEvent(e agent.Event) {
 	b.events.add(e)
 	b.metrics.events.WithLabelValues(string(e.Kind)).Inc()
 }
 
-// starting is the answer while there is no agent.
+// starting returns the error for calls that come before the agent has started.
 func (b *backend) starting() *cniplugin.AgentError {
 	err := &cniplugin.AgentError{
 		Code: cniplugin.CodeTryAgainLater, Reason: string(ipam.ReasonAgentStarting), RetryAfter: startRetry,
 		Message: "the agent is starting",
 	}
-	if trouble := b.trouble.Load(); trouble != nil {
-		err.Reason, err.Details = string(reasonOf(*trouble)), (*trouble).Error()
+	if problem := b.problem.Load(); problem != nil {
+		err.Reason, err.Details = string(reasonOf(*problem)), (*problem).Error()
 		err.Message = "the agent cannot start yet"
 	}
 	return err
 }
 
-// wiring is how long a plugin may be at work on a pod after it has the address.
-const wiring = 10 * time.Second
+// wiringTime is how long a plugin may take to wire a pod after the allocation.
+const wiringTime = 10 * time.Second
 
-// pods are the pods that have held addresses for a time, as the datapath wires
-// them.
+// pods returns the pods that have held their addresses for at least the given time,
+// as package datapath wires them.
 func (b *backend) pods(held time.Duration) []datapath.Pod {
 	wired := map[ipam.Attachment]*datapath.Pod{}
 	var order []ipam.Attachment
@@ -203,7 +203,7 @@ func (b *backend) response(got []ipam.Allocation) cniplugin.AddResponse {
 	return res
 }
 
-// explain puts an error of the pool into the plugin's words.
+// explain converts an error of the pool for the plugin.
 func (b *backend) explain(err error) *cniplugin.AgentError {
 	var none *ipam.ExhaustedError
 	switch {
@@ -212,8 +212,8 @@ func (b *backend) explain(err error) *cniplugin.AgentError {
 			Code: cniplugin.CodeTryAgainLater, Reason: string(none.Reason), RetryAfter: none.RetryAfter,
 			Message: none.Error(), Details: none.Evidence,
 		}
-		if trouble := b.trouble.Load(); trouble != nil {
-			out.Details += "; " + (*trouble).Error()
+		if problem := b.problem.Load(); problem != nil {
+			out.Details += "; " + (*problem).Error()
 		}
 		return out
 	case errors.Is(err, ipam.ErrInvalid), errors.Is(err, ipam.ErrConflict):
@@ -221,12 +221,12 @@ func (b *backend) explain(err error) *cniplugin.AgentError {
 	case errors.Is(err, ipam.ErrWitness):
 		return &cniplugin.AgentError{
 			Code: cniplugin.CodeTryAgainLater, Message: err.Error(),
-			Details: "the kernel did not say which addresses are in use, so that none was given to the pod",
+			Details: "the pod got no address, because the kernel did not answer which addresses are in use",
 		}
 	case errors.Is(err, ipam.ErrJournal):
 		return &cniplugin.AgentError{
 			Code: cniplugin.CodeIOFailure, Message: err.Error(),
-			Details: "nothing was changed; see whether the agent's state directory is writable and the disk has room",
+			Details: "nothing was changed; check that the agent's state directory is writable and that the disk has space",
 		}
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return &cniplugin.AgentError{Code: cniplugin.CodeTryAgainLater, Message: err.Error()}
@@ -234,8 +234,8 @@ func (b *backend) explain(err error) *cniplugin.AgentError {
 	return &cniplugin.AgentError{Code: cniplugin.CodeAgent, Message: err.Error()}
 }
 
-// reasonOf is the reason why the agent has not started: that of an error of EC2 or
-// the metadata service, else that it is starting.
+// reasonOf returns the reason why the agent has not started: that of an error of
+// EC2 or the metadata service, or else agent-starting.
 func reasonOf(err error) ipam.Reason {
 	if op := (*eni.OpError)(nil); !errors.As(err, &op) {
 		return ipam.ReasonAgentStarting

@@ -22,7 +22,7 @@ func bootID() (string, error) {
 	return strings.TrimSpace(string(text)), nil
 }
 
-// bootTime is when the machine booted, by the monotonic clock.
+// bootTime returns the time of the boot, by the monotonic clock.
 func bootTime() (time.Time, error) {
 	var up unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {

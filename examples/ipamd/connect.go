@@ -15,10 +15,10 @@ import (
 	"github.com/vpcnet/vpcnet/eni"
 )
 
-// connect makes the client of EC2 and the metadata service, and returns the
-// region. It asks the latter for the region unless the environment names one or
-// it is known from an earlier process. onCall hears of every try of every call to
-// EC2.
+// connect returns a client of EC2 and the metadata service, and the region. It asks
+// the metadata service for the region, unless the environment names one or it is
+// known from an earlier process. onCall is called for every attempt of every call
+// to EC2.
 func connect(ctx context.Context, s settings, known string, onCall func(eni.Call)) (*eni.Client, string, error) {
 	// Only the SDK's own client can take a CA bundle from the environment.
 	httpClient := awshttp.NewBuildableClient().WithTimeout(s.HTTPTimeout)
@@ -39,20 +39,21 @@ func connect(ctx context.Context, s settings, known string, onCall func(eni.Call
 			}
 			known = found.Region
 		}
-		// Again, because the sources of credentials need the region too.
+		// The configuration is loaded again, because the sources of credentials need
+		// the region too.
 		if cfg, err = config.LoadDefaultConfig(ctx, append(options, config.WithRegion(known))...); err != nil {
 			return nil, "", fmt.Errorf("AWS settings: %w", err)
 		}
 	}
 	if s.EC2Endpoint != "" {
-		// Only the EC2 client is made from cfg; credentials that come from
-		// other services have been set up with their own endpoints.
+		// This changes only the EC2 client, which is the only one made from cfg.
+		// Credentials from other services have their own endpoints.
 		cfg.BaseEndpoint = aws.String(s.EC2Endpoint)
 	}
 	return eni.NewClient(cfg, eni.ClientConfig{MetadataEndpoint: s.MetadataEndpoint, Timeout: s.HTTPTimeout, OnCall: onCall}), cfg.Region, nil
 }
 
-// advise adds to an error what a person can do about it.
+// advise adds to an error the advice for the operator, if there is any.
 func advise(err error, s settings) error {
 	if hint := advice(err, s); hint != "" {
 		return fmt.Errorf("%w; %s", err, hint)
@@ -60,8 +61,8 @@ func advise(err error, s settings) error {
 	return err
 }
 
-// advice says what a person can do about a failure, empty if there is nothing
-// to add to what the error says.
+// advice returns what an operator can do about a failure. It is empty if the error
+// itself is enough.
 func advice(err error, s settings) string {
 	endpoint := s.EC2Endpoint
 	if endpoint == "" {
@@ -69,11 +70,11 @@ func advice(err error, s settings) string {
 	}
 	switch {
 	case errors.Is(err, eni.ErrNoMetadata):
-		return "see that the instance metadata service is switched on and, if the agent runs in a container with a network of its own, that its hop limit is 2; -metadata-endpoint (AWS_EC2_METADATA_SERVICE_ENDPOINT) names another one, AWS_REGION saves asking it for the region"
+		return "check that the instance metadata service is enabled and, if the agent runs in a container with its own network, that its hop limit is at least 2; -metadata-endpoint (AWS_EC2_METADATA_SERVICE_ENDPOINT) sets another endpoint; with AWS_REGION the agent does not ask for the region"
 	case errors.Is(err, eni.ErrUnreachable):
-		return fmt.Sprintf("see that the node can reach %s: route, VPC endpoint, security groups, proxy; -ec2-endpoint (AWS_ENDPOINT_URL_EC2) names another one", endpoint)
+		return fmt.Sprintf("check that the node can reach %s: route, VPC endpoint, security groups, proxy; -ec2-endpoint (AWS_ENDPOINT_URL_EC2) sets another endpoint", endpoint)
 	case errors.Is(err, eni.ErrUnauthorized):
-		return "give the node's IAM role the action that the error names"
+		return "allow the node's IAM role the action that the error names"
 	}
 	return ""
 }

@@ -9,17 +9,17 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/agent"
 )
 
-// The kinds of events that the program adds to the agent's.
+// The kinds of events that this program adds to those of package agent.
 const (
 	eventJournal agent.EventKind = "journal-lost"
 	eventVPC     agent.EventKind = "vpc-prefixes-changed"
 )
 
-// maxEvents is how many events are kept for people to look at.
+// maxEvents is the number of events that the status shows.
 const maxEvents = 200
 
-// events are the latest events, oldest first. The zero value is ready to use, and
-// it is safe for concurrent use.
+// events stores the latest events, oldest first. The zero value is ready to use. It
+// is safe for concurrent use.
 type events struct {
 	mu   sync.Mutex
 	last []agent.Event

@@ -16,7 +16,7 @@ import (
 	"github.com/vpcnet/vpcnet/cniplugin"
 )
 
-// settings is all that can be set from outside.
+// settings are the values of all flags and environment variables.
 type settings struct {
 	WarmPolicy       string
 	WarmENITarget    int
@@ -52,12 +52,12 @@ type settings struct {
 	Introspection string
 	LogLevel      string
 
-	// given holds the names of the flags that were set, by flag or variable.
+	// given has the names of the flags that were set, by flag or variable.
 	given map[string]bool
 }
 
-// Names of warm pool policies: auto is aws if one of its targets is set, else
-// band.
+// The names of warm pool policies. auto means aws if one of its targets is set, and
+// band otherwise.
 const (
 	policyAuto = "auto"
 	policyAWS  = "aws"
@@ -83,14 +83,14 @@ func defaults() settings {
 	}
 }
 
-// option is one setting: its flag, its environment variable and its help. The
-// variable has amazon-vpc-cni-k8s's name where that has one, and otherwise
-// begins with VPCNET_.
+// option is the flag, environment variable and help of one setting. The variable has
+// the name that amazon-vpc-cni-k8s gives it, if any, and otherwise begins with
+// VPCNET_.
 type option struct {
 	group string
 	name  string
 	env   string
-	arg   string // what stands for the value in the help
+	arg   string // placeholder of the value in the help
 	help  string
 	value value
 }
@@ -103,7 +103,7 @@ func (s *settings) options() []option {
 func (s *settings) poolOptions() []option {
 	const group = "Warm pool and addresses"
 	return []option{
-		{group, "warm-policy", "VPCNET_WARM_POLICY", "POLICY", "Who decides how much spare capacity the node keeps, as NAME or NAME:key=value,...; `vpcctl pool sim -help` lists names and keys. aws by itself follows the four targets below as amazon-vpc-cni-k8s does; band is a dead band that needs no setting; auto is aws if one of the targets is set and band otherwise.", policyValue(&s.WarmPolicy)},
+		{group, "warm-policy", "VPCNET_WARM_POLICY", "POLICY", "Policy that decides how much spare capacity the node keeps, as NAME or NAME:key=value,...; `vpcctl pool sim -help` lists names and keys. aws without keys follows the four targets below as amazon-vpc-cni-k8s does; band is a dead band that needs no setting; auto is aws if one of the targets is set and band otherwise.", policyValue(&s.WarmPolicy)},
 		{group, "warm-eni-target", "WARM_ENI_TARGET", "N", "Keep as many free addresses as N whole ENIs have. Overridden by the two IP targets; not used with prefixes.", intValue(&s.WarmENITarget, 0, 1000)},
 		{group, "warm-ip-target", "WARM_IP_TARGET", "N", "Keep N addresses free. 0 means not set.", intValue(&s.WarmIPTarget, 0, 100000)},
 		{group, "minimum-ip-target", "MINIMUM_IP_TARGET", "N", "Hold at least N addresses, free or in use. 0 means not set.", intValue(&s.MinimumIPTarget, 0, 100000)},
@@ -111,7 +111,7 @@ func (s *settings) poolOptions() []option {
 		{group, "enable-prefix-delegation", "ENABLE_PREFIX_DELEGATION", "", "Assign /28 prefixes to ENIs instead of single addresses.", boolValue(&s.Prefixes)},
 		{group, "max-eni", "MAX_ENI", "N", "Use at most N ENIs of each network card. 0 or -1 means what the instance type allows.", intValue(&s.MaxENI, -1, 1000)},
 		{group, "max-pods", "VPCNET_MAX_PODS", "N", "Give addresses to at most N pods. 0 means as many as the ENIs have addresses for.", intValue(&s.MaxPods, 0, 100000)},
-		{group, "ip-cooldown-period", "IP_COOLDOWN_PERIOD", "SECONDS", "How long a released address rests before another pod gets it.", secondsValue(&s.Cooldown)},
+		{group, "ip-cooldown-period", "IP_COOLDOWN_PERIOD", "SECONDS", "How long a released address cools before another pod can get it.", secondsValue(&s.Cooldown)},
 	}
 }
 
@@ -121,7 +121,7 @@ func (s *settings) kernelOptions() []option {
 		{group, "layout", "VPCNET_LAYOUT", "NAME", "How pods are routed: flat, where rules do not grow with pods, or per-pod, the rules of amazon-vpc-cni-k8s. Change it only on a node without pods.", choiceValue(&s.Layout, "flat", "per-pod")},
 		{group, "eni-mtu", "AWS_VPC_ENI_MTU", "BYTES", "MTU of the ENIs.", intValue(&s.ENIMTU, 576, 9001)},
 		{group, "pod-mtu", "POD_MTU", "BYTES", "MTU of pod links. 0 means that of the ENIs.", zeroOr(intValue(&s.PodMTU, 576, 9001), &s.PodMTU)},
-		{group, "veth-prefix", "AWS_VPC_K8S_CNI_VETHPREFIX", "PREFIX", "First letters of the names of the host side links of pods, at most four.", nameValue(&s.VethPrefix, 4, "eth", "lo", "vlan")},
+		{group, "veth-prefix", "AWS_VPC_K8S_CNI_VETHPREFIX", "PREFIX", "First letters of the names of the host side links of pods, at most four.", linkPrefixValue(&s.VethPrefix, "eth", "lo", "vlan")},
 		{group, "external-services", "AWS_EXTERNAL_SERVICE_CIDRS", "CIDR,...", "Destinations that pods always reach by the primary ENI.", prefixesValue(&s.ServicePrefixes)},
 		{group, "refuse-metadata", "VPCNET_REFUSE_METADATA", "", "Keep pods from the instance metadata service.", boolValue(&s.RefuseMetadata)},
 	}
@@ -130,10 +130,10 @@ func (s *settings) kernelOptions() []option {
 func (s *settings) snatOptions() []option {
 	const group = "Traffic that leaves the VPC"
 	return []option{
-		{group, "external-snat", "AWS_VPC_K8S_CNI_EXTERNALSNAT", "", "Somebody else, such as a NAT gateway, translates the sources of pods; the node does not.", boolValue(&s.ExternalSNAT)},
-		{group, "exclude-snat-cidrs", "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "CIDR,...", "Destinations beside the VPC's own that see pods with their own address, such as a peered VPC.", prefixesValue(&s.ExcludeSNAT)},
+		{group, "external-snat", "AWS_VPC_K8S_CNI_EXTERNALSNAT", "", "Do not translate the sources of pods on the node, because another device, such as a NAT gateway, does.", boolValue(&s.ExternalSNAT)},
+		{group, "exclude-snat-cidrs", "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "CIDR,...", "Further destinations, such as a peered VPC, to which packets keep the addresses of pods, as within the VPC.", prefixesValue(&s.ExcludeSNAT)},
 		{group, "randomize-snat", "AWS_VPC_K8S_CNI_RANDOMIZESNAT", "HOW", "How source ports are chosen: prng, hashrandom or none.", choiceValue(&s.Randomize, "prng", "hashrandom", "none")},
-		{group, "node-port-support", "AWS_VPC_CNI_NODE_PORT_SUPPORT", "", "Let replies to connections that came in by an ENI's own address, as those to node ports do, leave by that ENI again.", boolValue(&s.NodePort)},
+		{group, "node-port-support", "AWS_VPC_CNI_NODE_PORT_SUPPORT", "", "Send the replies of connections to an ENI's own address, such as those to node ports, by the same ENI.", boolValue(&s.NodePort)},
 	}
 }
 
@@ -152,15 +152,15 @@ func (s *settings) processOptions() []option {
 	const group = "Process"
 	return []option{
 		{group, "socket", "VPCNET_SOCKET", "PATH", "Unix socket on which vpc-cni asks for addresses.", textValue(&s.Socket)},
-		{group, "state-dir", "VPCNET_STATE_DIR", "PATH", "Directory for what must survive a restart.", textValue(&s.StateDir)},
-		{group, "conflist", "VPCNET_CONFLIST", "PATH", "Where to write the CNI configuration, once the first address can be given to a pod: that is what makes kubelet call the node ready. Empty means nowhere.", textValue(&s.Conflist)},
-		{group, "introspection-bind-address", "INTROSPECTION_BIND_ADDRESS", "WHERE", "Where /v1/status shows the pool as JSON, and /metrics counts for Prometheus: unix:PATH, or HOST:PORT, which every process with the node's network can read. Empty means nowhere.", textValue(&s.Introspection)},
+		{group, "state-dir", "VPCNET_STATE_DIR", "PATH", "Directory for the state that must survive a restart.", textValue(&s.StateDir)},
+		{group, "conflist", "VPCNET_CONFLIST", "PATH", "File to which the CNI configuration is written once the first address can be given to a pod. The kubelet then reports the node as ready. Empty means no file.", textValue(&s.Conflist)},
+		{group, "introspection-bind-address", "INTROSPECTION_BIND_ADDRESS", "WHERE", "Address at which /v1/status shows the pool as JSON, and /metrics shows metrics for Prometheus: unix:PATH, or HOST:PORT, which every process with the node's network can read. Empty means no address.", textValue(&s.Introspection)},
 		{group, "log-level", "AWS_VPC_K8S_CNI_LOGLEVEL", "LEVEL", "debug, info, warn or error. The log goes to standard error, one JSON object a line.", choiceValue(&s.LogLevel, "debug", "info", "warn", "error")},
 	}
 }
 
-// parse reads the command line and the environment. A flag wins over its
-// variable; a variable that is set but empty counts as not set.
+// parse parses the command line and the environment. A flag overrides its variable.
+// A variable that is set but empty counts as not set.
 func parse(args []string, getenv func(string) string, stderr io.Writer) (settings, error) {
 	s := defaults()
 	options := s.options()
@@ -194,24 +194,24 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (setting
 	return s, s.validate()
 }
 
-// longestSocket is what server.Listen leaves of the 107 bytes that the path of
-// a unix socket can have.
-const longestSocket = 103
+// maxSocket is the longest path that server.Listen accepts. It is less than the 107
+// bytes that the path of a unix socket can have.
+const maxSocket = 103
 
-// validate checks what no single value can know.
+// validate checks the values that the flags themselves do not check.
 func (s *settings) validate() error {
 	switch {
 	case s.Socket == "" || s.StateDir == "":
 		return errors.New("-socket and -state-dir (VPCNET_SOCKET, VPCNET_STATE_DIR) must not be empty")
-	case len(s.Socket) > longestSocket:
-		return fmt.Errorf("-socket %s: longer than %d bytes", s.Socket, longestSocket)
+	case len(s.Socket) > maxSocket:
+		return fmt.Errorf("-socket %s (VPCNET_SOCKET) has %d bytes, want at most %d", s.Socket, len(s.Socket), maxSocket)
 	case s.PodMTU > s.ENIMTU:
 		return fmt.Errorf("-pod-mtu %d (POD_MTU) is more than -eni-mtu %d (AWS_VPC_ENI_MTU)", s.PodMTU, s.ENIMTU)
 	}
 	return nil
 }
 
-// policyName resolves auto.
+// policyName returns the name of the policy, with auto resolved.
 func (s *settings) policyName() string {
 	if s.WarmPolicy != policyAuto {
 		return s.WarmPolicy
@@ -224,8 +224,8 @@ func (s *settings) policyName() string {
 	return policyBand
 }
 
-// cooldown is the pool's, for which zero means the default and less than zero
-// none.
+// cooldown returns the cooldown for ipam.Config, in which zero means the default and
+// a negative value none.
 func (s *settings) cooldown() time.Duration {
 	if s.Cooldown == 0 {
 		return -1
@@ -240,22 +240,22 @@ func (s *settings) podMTU() int {
 	return s.PodMTU
 }
 
-// level is the least level that is logged; the value has been checked.
+// level returns the lowest level that is logged. The flag has validated LogLevel.
 func (s *settings) level() slog.Level {
 	var l slog.Level
 	_ = l.UnmarshalText([]byte(s.LogLevel))
 	return l
 }
 
-// usage prints the help: every flag, its variable and its default.
+// usage prints the help: every flag with its variable and its default.
 func usage(w io.Writer) {
 	fmt.Fprint(w, `Usage: ipamd [flags]
 
 Ipamd is the node agent of vpcnet. It attaches ENIs to this EC2 instance, keeps
-a pool of their addresses, and hands them to the CNI plugin vpc-cni.
+a pool of their addresses, and gives them to the CNI plugin vpc-cni.
 
-Each flag can be given by its environment variable instead; the flag wins. The
-region and credentials come from the AWS SDK's usual places.
+Each flag can also be set by its environment variable; the flag overrides the
+variable. The region and credentials come from the AWS SDK's usual sources.
 `)
 	d := defaults()
 	group := ""

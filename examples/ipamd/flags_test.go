@@ -78,23 +78,23 @@ var examples = map[string]string{
 	"AWS_VPC_K8S_CNI_LOGLEVEL":           "DEBUG",
 }
 
-// TestOptionsComplete holds the table of options together: each has a flag, a
-// variable and help of its own, each changes exactly one setting, by flag and
-// by variable alike, and no setting is out of reach.
+// TestOptionsComplete checks the table of options. Each option has its own flag,
+// variable and help. Each changes exactly one setting, equally by flag and by
+// variable. Each setting has an option.
 func TestOptionsComplete(t *testing.T) {
 	d := defaults()
 	names, reached := map[string]bool{}, map[string]string{}
 	for _, o := range d.options() {
 		if o.group == "" || o.help == "" || !strings.HasSuffix(o.help, ".") {
-			t.Errorf("-%s: no group, or no help that ends with a full stop", o.name)
+			t.Errorf("-%s: group %q, help %q; want both, and a full stop at the end", o.name, o.group, o.help)
 		}
 		if names[o.name] || names[o.env] {
-			t.Errorf("-%s or %s is there twice", o.name, o.env)
+			t.Errorf("-%s or %s appears twice", o.name, o.env)
 		}
 		names[o.name], names[o.env] = true, true
 		text, ok := examples[o.env]
 		if !ok {
-			t.Errorf("%s: this test has no example", o.env)
+			t.Errorf("%s: this test has no example value", o.env)
 			continue
 		}
 		byEnv, err := parse(nil, env(map[string]string{o.env: text}), io.Discard)
@@ -110,7 +110,7 @@ func TestOptionsComplete(t *testing.T) {
 		}
 		for _, field := range changed(defaults(), byEnv) {
 			if by := reached[field]; by != "" {
-				t.Errorf("setting %s is changed by %s and %s", field, by, o.env)
+				t.Errorf("both %s and %s change setting %s", by, o.env, field)
 			}
 			reached[field] = o.env
 		}
@@ -166,7 +166,7 @@ func TestAutoPolicy(t *testing.T) {
 	}
 }
 
-// TestPolicies: every policy of package warmpool can be chosen.
+// TestPolicies checks that every policy of package warmpool can be chosen.
 func TestPolicies(t *testing.T) {
 	for name := range warmpool.PolicyNames() {
 		s, err := parse([]string{"-warm-policy=" + name + ":with-hold-down=5m"}, noEnv, io.Discard)
@@ -175,7 +175,7 @@ func TestPolicies(t *testing.T) {
 		}
 		p, err := s.policy()
 		if _, wrapped := p.(warmpool.HoldDown); err != nil || !wrapped {
-			t.Errorf("%s: %T, %v, want it with its wrapper", name, p, err)
+			t.Errorf("%s: %T, %v, want the policy in a HoldDown", name, p, err)
 		}
 	}
 	s, err := parse([]string{"-warm-ip-target=7"}, noEnv, io.Discard)
@@ -206,14 +206,14 @@ func TestMistakes(t *testing.T) {
 		{env: map[string]string{"AWS_VPC_ENI_MTU": "9100"}, want: "want a whole number from 576 to 9001"},
 		{env: map[string]string{"POD_MTU": "9001", "AWS_VPC_ENI_MTU": "1500"}, want: "-pod-mtu 9001 (POD_MTU) is more than"},
 		{env: map[string]string{"AWS_VPC_K8S_CNI_VETHPREFIX": "eth"}, want: "none of eth, lo, vlan"},
-		{env: map[string]string{"AWS_VPC_K8S_CNI_VETHPREFIX": "a-b"}, want: "want 1 to 4 letters a-z and digits"},
-		{env: map[string]string{"AWS_VPC_K8S_CNI_VETHPREFIX": "toolong"}, want: "want 1 to 4 letters"},
-		{env: map[string]string{"AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS": "10.0.0.0"}, want: `"10.0.0.0" is no CIDR block`},
+		{env: map[string]string{"AWS_VPC_K8S_CNI_VETHPREFIX": "a-b"}, want: `"a-b" may contain only a-z and 0-9`},
+		{env: map[string]string{"AWS_VPC_K8S_CNI_VETHPREFIX": "toolong"}, want: `"toolong" has 7 bytes, want 1 to 4`},
+		{env: map[string]string{"AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS": "10.0.0.0"}, want: `"10.0.0.0" is not a CIDR block`},
 		{env: map[string]string{"AWS_VPC_K8S_CNI_RANDOMIZESNAT": "dice"}, want: "want one of [prng hashrandom none]"},
 		{env: map[string]string{"AWS_ENDPOINT_URL_EC2": "localhost:80"}, want: "want a URL"},
 		{env: map[string]string{"ADDITIONAL_ENI_TAGS": "team=net"}, want: "want a JSON object of strings"},
 		{args: []string{"-socket="}, want: "must not be empty"},
-		{args: []string{"-socket=/" + strings.Repeat("x", longestSocket)}, want: "longer than 103 bytes"},
+		{args: []string{"-socket=/" + strings.Repeat("x", maxSocket)}, want: "has 104 bytes, want at most 103"},
 	} {
 		var stderr bytes.Buffer
 		status := run(t.Context(), c.args, env(c.env), &stderr)

@@ -15,23 +15,24 @@ import (
 	ipamjournal "github.com/vpcnet/vpcnet/ipam/waljournal"
 )
 
-// journalWait is how long a start waits for its predecessor to let go of the
-// state directory.
+// journalWait is how long the agent waits for its predecessor to release the state
+// directory.
 const journalWait = 20 * time.Second
 
-// journals are what the agent keeps over restarts.
+// journals are the journals that survive a restart of the agent.
 type journals struct {
 	pool    *ipamjournal.Journal
 	intents *enijournal.Journal
-	// restSince is the boot, if pods ended with the boot before.
+	// restSince is the time of the boot, if the machine was rebooted since the last
+	// start of the agent: all pods ended then.
 	restSince time.Time
-	// lost says what could not be read, for people.
+	// lost has an event for each journal that could not be read.
 	lost []agent.Event
 	log  *slog.Logger
 }
 
-// openJournals opens both journals in dir. What is damaged is set aside, and the
-// kernel's word takes its place.
+// openJournals opens both journals in dir. It sets a damaged journal aside; then the
+// kernel and EC2 show what is in use.
 func openJournals(ctx context.Context, dir, boot string, booted time.Time, log *slog.Logger) (*journals, error) {
 	j := &journals{log: log}
 	pool, report, err := ipamjournal.Open(ctx, dir, ipamjournal.Config{BootID: boot, BootTime: booted, Wait: journalWait})
@@ -45,12 +46,12 @@ func openJournals(ctx context.Context, dir, boot string, booted time.Time, log *
 	switch {
 	case report.Rebooted:
 		j.restSince = booted
-		log.Info("the machine has booted: the journal of the pool begins anew")
+		log.Info("the machine was rebooted: the journal of the pool is new")
 	case report.Migrated:
-		log.Info("the journal of the pool was taken over from the version before")
+		log.Info("the journal of the pool was converted from the earlier format")
 	}
 	if report.Why != nil {
-		j.lose("pool", report.SetAside, report.Readable, report.Why)
+		j.recordLoss("pool", report.SetAside, report.Readable, report.Why)
 	}
 	intents, found, err := enijournal.Open(ctx, dir, enijournal.Config{Wait: journalWait})
 	if err != nil {
@@ -58,14 +59,14 @@ func openJournals(ctx context.Context, dir, boot string, booted time.Time, log *
 	}
 	j.intents = intents
 	if found.Why != nil {
-		j.lose("ENI operations", found.SetAside, found.Readable, found.Why)
+		j.recordLoss("ENI operations", found.SetAside, found.Readable, found.Why)
 	}
 	return j, nil
 }
 
-// lose tells of a journal that was set aside.
-func (j *journals) lose(which string, aside []string, readable int, why error) {
-	j.log.Error("journal set aside: what is in use is taken from the kernel and from EC2", "journal", which,
+// recordLoss logs a journal that was set aside, and records an event.
+func (j *journals) recordLoss(which string, aside []string, readable int, why error) {
+	j.log.Error("journal set aside: the kernel and EC2 show what is in use", "journal", which,
 		"aside", aside, "readable", readable, "err", why)
 	j.lost = append(j.lost, agent.Event{
 		At: time.Now(), Kind: eventJournal,
@@ -73,8 +74,8 @@ func (j *journals) lose(which string, aside []string, readable int, why error) {
 	})
 }
 
-// openPool opens the pool with the journal. Events that contradict each other are
-// set aside too.
+// openPool opens the pool with the journal. It sets the journal aside if its events
+// contradict each other.
 func (j *journals) openPool(cfg ipam.Config) (*ipam.Pool, error) {
 	cfg.Journal, cfg.CoolingSince = j.pool, j.restSince
 	pool, err := ipam.Open(cfg)
@@ -85,7 +86,7 @@ func (j *journals) openPool(cfg ipam.Config) (*ipam.Pool, error) {
 	if discardErr != nil {
 		return nil, errors.Join(err, discardErr)
 	}
-	j.lose("pool", aside, 0, err)
+	j.recordLoss("pool", aside, 0, err)
 	return ipam.Open(cfg)
 }
 

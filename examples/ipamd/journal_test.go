@@ -15,7 +15,7 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
-// opened opens the journals in dir and the pool, and returns what was logged.
+// opened opens the journals in dir and the pool, and returns the log.
 func opened(t *testing.T, dir string) (*journals, *ipam.Pool, string) {
 	t.Helper()
 	var out strings.Builder
@@ -31,22 +31,22 @@ func opened(t *testing.T, dir string) (*journals, *ipam.Pool, string) {
 	return j, pool, out.String()
 }
 
-// TestDamagedJournals: the agent starts, with nothing in its pool, and says what
-// it lost. A start like any other says nothing.
+// TestDamagedJournals checks that the agent starts with an empty pool if its
+// journals are damaged, and reports what it lost. A normal start reports nothing.
 func TestDamagedJournals(t *testing.T) {
 	dir := t.TempDir()
 	start := func(want ...string) *journals {
 		t.Helper()
 		j, pool, log := opened(t, dir)
 		if len(pool.View().ENIs) > 0 && len(want) > 0 {
-			t.Errorf("the pool has %+v", pool.View().ENIs)
+			t.Errorf("the pool has %+v, want nothing", pool.View().ENIs)
 		}
-		if told := len(j.lost) > 0; told != (len(want) > 0) {
+		if reported := len(j.lost) > 0; reported != (len(want) > 0) {
 			t.Errorf("events %v, want %v", j.lost, want)
 		}
 		for _, w := range want {
 			if !strings.Contains(log, w) {
-				t.Errorf("log %q, want it to have %q", log, w)
+				t.Errorf("log %q, want %q in it", log, w)
 			}
 		}
 		if len(want) == 0 && log != "" {
@@ -80,9 +80,10 @@ func TestDamagedJournals(t *testing.T) {
 	}
 }
 
-// TestRebootBeginsTheJournalAnew: what was allocated before a reboot is no more,
-// and addresses rest since the boot. A start in the same boot keeps everything.
-func TestRebootBeginsTheJournalAnew(t *testing.T) {
+// TestRebootResetsJournal checks that allocations end with a reboot, and that the
+// cooldown of addresses begins at the boot. A start in the same boot keeps
+// allocations.
+func TestRebootResetsJournal(t *testing.T) {
 	dir := t.TempDir()
 	booted := time.Now().Add(-10 * time.Second)
 	for _, start := range []struct {
@@ -99,7 +100,7 @@ func TestRebootBeginsTheJournalAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := len(pool.Lookup(attachment("a"))) > 0; got != start.holds {
-			t.Errorf("boot %s: pod a holds an address: %v", start.boot, got)
+			t.Errorf("boot %s: pod a holds an address: %v, want %v", start.boot, got, start.holds)
 		}
 		err = errors.Join(pool.SetENI(ipam.ENI{ID: "eni-0"}), pool.SetReady("eni-0", true),
 			pool.AddBlocks(ipam.Block{Prefix: netip.MustParsePrefix("10.0.0.16/28"), ENI: "eni-0"}))
@@ -107,7 +108,7 @@ func TestRebootBeginsTheJournalAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := pool.View().ENIs[0].Blocks[0].Cooling; got != start.cooling {
-			t.Errorf("boot %s: %d addresses rest, want %d", start.boot, got, start.cooling)
+			t.Errorf("boot %s: %d addresses are cooling, want %d", start.boot, got, start.cooling)
 		}
 		if start.cooling == 0 {
 			if _, err := pool.Allocate(t.Context(), ipam.Request{Attachment: attachment("a")}); err != nil {

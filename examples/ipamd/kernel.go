@@ -15,11 +15,11 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
-// witnessTime bounds one question to the kernel about addresses.
+// witnessTime bounds one lookup of addresses in the kernel.
 const witnessTime = 5 * time.Second
 
-// witness is the pool's [ipam.Witness]: what the kernel says of addresses that
-// are about to be given to a pod, or back to EC2.
+// witness is the pool's [ipam.Witness]. It returns the uses that the kernel shows
+// of addresses that are about to be given to a pod or unassigned.
 func (l *links) witness(within []netip.Prefix) ([]ipam.Use, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), witnessTime)
 	defer cancel()
@@ -39,14 +39,14 @@ func (l *links) witness(within []netip.Prefix) ([]ipam.Use, error) {
 	return convertUses(uses), err
 }
 
-// anywhere is every address.
-var anywhere = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+// allAddresses contains every address.
+var allAddresses = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
 
-// Uses is what an audit asks: every address that something on the node uses. The
-// answer "unreachable" for addresses that no pod has is kept away from those that
-// the pool does not know.
+// Uses returns every address that is in use on the node, for an audit. The node
+// answers packets to addresses without a pod with "unreachable". Uses removes that
+// answer for addresses that are in use although the pool does not know it.
 func (l *links) Uses(ctx context.Context) ([]ipam.Use, error) {
-	uses, err := l.path.InUse(ctx, anywhere)
+	uses, err := l.path.InUse(ctx, allAddresses)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (l *links) Uses(ctx context.Context) ([]ipam.Use, error) {
 		n := l.snapshot(nil)
 		unknown := l.unknown(n, uses)
 		if !l.converted || slices.Equal(n.InUse, unknown) {
-			return nil // the first Ensure looks by itself
+			return nil // the first Ensure observes the uses itself
 		}
 		l.setInUse(unknown)
 		return l.ensure(ctx, "")
@@ -62,7 +62,7 @@ func (l *links) Uses(ctx context.Context) ([]ipam.Use, error) {
 	return convertUses(uses), err
 }
 
-// unknown are the addresses of a node's ENIs that lead to a link although no
+// unknown returns the addresses of a node's ENIs that lead to a link although no
 // attachment holds them.
 func (l *links) unknown(n datapath.Node, uses []datapath.Use) []netip.Addr {
 	held := map[netip.Addr]bool{}
@@ -80,25 +80,26 @@ func (l *links) unknown(n datapath.Node, uses []datapath.Use) []netip.Addr {
 	return out
 }
 
-// covered reports whether an ENI of the node has an address for pods.
+// covered reports whether a is an address for pods of one of the node's ENIs.
 func covered(n datapath.Node, a netip.Addr) bool {
 	return slices.ContainsFunc(n.ENIs, func(e datapath.ENI) bool {
 		return slices.ContainsFunc(e.Sources, func(p netip.Prefix) bool { return p.Contains(a) })
 	})
 }
 
-// errUnsure means that the node's network is left as it is, because it is not
-// known well enough.
-var errUnsure = errors.New("the ENIs are not known for certain while EC2 does not answer")
+// errUnconfirmed means that the node's network is left unchanged, because EC2 has
+// not confirmed the ENIs.
+var errUnconfirmed = errors.New("the ENIs are unconfirmed while EC2 does not answer")
 
-// witnessPods refuses a node in which a pod's address belongs to no ENI, unless
-// EC2 has said so: what the kernel has for such a pod would be taken away.
+// witnessPods returns an error if the address of a pod belongs to no ENI of the
+// node and EC2 has not confirmed the ENIs: applying such a node would remove the
+// pod's network.
 func (l *links) witnessPods(n datapath.Node, uses []datapath.Use) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, u := range uses {
-		if !l.sure && !u.Local && strings.HasPrefix(u.Link, l.node.HostLinkPrefix) && !covered(n, u.Addr) {
-			return fmt.Errorf("%v leads to the pod at %s, and no known ENI has that address: %w", u.Addr, u.Link, errUnsure)
+		if !l.confirmed && !u.Local && strings.HasPrefix(u.Link, l.node.HostLinkPrefix) && !covered(n, u.Addr) {
+			return fmt.Errorf("%v leads to the pod at %s, and no known ENI has that address: %w", u.Addr, u.Link, errUnconfirmed)
 		}
 	}
 	return nil
@@ -122,24 +123,26 @@ func convertUses(uses []datapath.Use) []ipam.Use {
 	return out
 }
 
-// Dead returns the allocations whose sandbox has ended without a DEL: its path is
-// gone or leads to another namespace, and the pod's link on the node is gone.
+// Dead returns the allocations of sandboxes that have ended without a DEL. A sandbox
+// has ended if its path is gone or leads to another namespace, and the pod's host
+// link is gone.
 func (l *links) Dead(ctx context.Context, held []ipam.Allocation) ([]ipam.Allocation, error) {
-	there, err := l.path.HostLinks(ctx)
+	hostLinks, err := l.path.HostLinks(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var dead []ipam.Allocation
 	for _, a := range held {
 		link := datapath.HostLinkName(l.node.HostLinkPrefix, a.ContainerID, a.IfName)
-		if !there[link] && sandboxEnded(a) {
+		if !hostLinks[link] && sandboxEnded(a) {
 			dead = append(dead, a)
 		}
 	}
 	return dead, nil
 }
 
-// sandboxEnded reports whether the sandbox of an allocation is gone for certain.
+// sandboxEnded reports whether the sandbox of an allocation has ended. It is false
+// in case of doubt.
 func sandboxEnded(a ipam.Allocation) bool {
 	if a.Netns == "" {
 		return false
@@ -151,8 +154,8 @@ func sandboxEnded(a ipam.Allocation) bool {
 	return id != 0 && a.Sandbox != 0 && id != a.Sandbox
 }
 
-// inUse returns the question that the manager of ENIs asks before it takes
-// addresses away: pool and kernel have to agree that nothing uses them.
+// inUse returns the function by which the ENI manager checks addresses before it
+// unassigns them. They are free only if both the pool and the kernel show no use.
 func inUse(pool *ipam.Pool, witness ipam.Witness) func(context.Context, string, netip.Prefix) (bool, error) {
 	return func(_ context.Context, id string, block netip.Prefix) (bool, error) {
 		for a := range pool.Allocations() {

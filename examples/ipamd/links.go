@@ -18,36 +18,36 @@ import (
 	"github.com/vpcnet/vpcnet/snat"
 )
 
-// links is an [agent.Links] over the kernel of this node. The kernel's state is
-// a function of all ENIs together, so it remembers them.
+// links is an [agent.Links] over the kernel of this node. It stores all ENIs,
+// because the desired state of the kernel depends on all of them.
 type links struct {
-	path *datapath.Handle
-	snat *snat.Handle
-	node datapath.Node // without ENIs
-	out  snat.Config   // without what is learned of the node
-	// pods lists the pods that have had their addresses for that long.
+	path       *datapath.Handle
+	snat       *snat.Handle
+	node       datapath.Node // without ENIs
+	snatConfig snat.Config   // without the values that depend on ENIs and the VPC
+	// pods lists the pods that have held their addresses for the given time.
 	pods func(time.Duration) []datapath.Pod
 
 	mu   sync.Mutex
 	enis map[string]datapath.ENI
 	vpc  []netip.Prefix
-	// sure says that EC2 has told what ENIs there are.
-	sure bool
-	// inUse are addresses that something else than the pool's pods uses.
+	// confirmed means that EC2 has confirmed the ENIs.
+	confirmed bool
+	// inUse are addresses that are in use, but not by a pod of the pool.
 	inUse []netip.Addr
-	// turn holds one token; it orders the changes to the kernel and the looks of
-	// watch. What follows goes with the turn.
+	// turn holds one token. Its holder may change or observe the kernel, and use the
+	// fields below.
 	turn chan struct{}
-	// converted is true when the pods have the node's layout, which they may not
-	// have from an agent before this one.
+	// converted means that all pods have the node's layout. Pods of an earlier agent
+	// may have another one.
 	converted bool
-	// made is the node as the kernel was last brought to it, and rules the
-	// translation; wanted says that there is one.
-	made   datapath.Node
-	rules  snat.Ruleset
-	wanted bool
-	// left is told of links that plugins have left behind to be deleted.
-	left chan struct{}
+	// applied is the node that was last applied to the kernel.
+	applied datapath.Node
+	// translation is the desired source translation, if hasTranslation is true.
+	translation    snat.Ruleset
+	hasTranslation bool
+	// retired signals that plugins have left links to be deleted.
+	retired chan struct{}
 }
 
 // openLinks opens the network namespace that the process is in.
@@ -67,26 +67,26 @@ func openLinks(s settings) (*links, error) {
 			Layout: datapath.Layout(s.Layout), HostLinkPrefix: s.VethPrefix,
 			ServicePrefixes: s.ServicePrefixes, RefuseMetadata: s.RefuseMetadata,
 		},
-		out: snat.Config{
+		snatConfig: snat.Config{
 			Excluded: s.ExcludeSNAT, HostLinkPrefix: s.VethPrefix, External: s.ExternalSNAT,
 			Random: snat.Random(s.Randomize), NodePort: s.NodePort,
 			Mark: datapath.MarkPrimary, ReturnMask: datapath.MarkENI,
 		},
-		enis: map[string]datapath.ENI{},
-		turn: make(chan struct{}, 1),
-		left: make(chan struct{}, 1),
+		enis:    map[string]datapath.ENI{},
+		turn:    make(chan struct{}, 1),
+		retired: make(chan struct{}, 1),
 	}, nil
 }
 
 func (l *links) close() error { return errors.Join(l.path.Close(), l.snat.Close()) }
 
-// know takes in what was observed: the VPC's prefixes if none are known yet, and
-// ENIs that are new. ENIs that are known already stay as Ensure saw them last, and
-// the prefixes as setVPC did. sure means that EC2 has answered.
-func (l *links) know(vpc []netip.Prefix, enis []agent.ENI, sure bool) {
+// register stores an observation: new ENIs, and the prefixes of the VPC if there
+// are none yet. Known ENIs change only by Ensure, and known prefixes only by
+// setVPC. confirmed means that the observation comes from EC2.
+func (l *links) register(vpc []netip.Prefix, enis []agent.ENI, confirmed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.sure = l.sure || sure
+	l.confirmed = l.confirmed || confirmed
 	if len(l.vpc) == 0 {
 		l.vpc = slices.SortedFunc(slices.Values(vpc), netip.Prefix.Compare)
 	}
@@ -97,8 +97,8 @@ func (l *links) know(vpc []netip.Prefix, enis []agent.ENI, sure bool) {
 	}
 }
 
-// Ensure makes the node's network follow from e and all other ENIs, and the
-// translation at the VPC's edge with it.
+// Ensure brings the node's network and the source translation to the state that
+// follows from e and all other ENIs.
 func (l *links) Ensure(ctx context.Context, e agent.ENI) error {
 	return l.inTurn(ctx, func() error {
 		l.mu.Lock()
@@ -111,8 +111,8 @@ func (l *links) Ensure(ctx context.Context, e agent.ENI) error {
 	})
 }
 
-// ensure makes the node's network follow from all ENIs whose link is there, and
-// from the ENI of the id.
+// ensure brings the node's network to the state that follows from all ENIs. If links
+// of ENIs do not exist, it leaves these ENIs out, except the ENI id.
 func (l *links) ensure(ctx context.Context, id string) error {
 	err := l.ensureNode(ctx, l.snapshot(nil))
 	if errors.Is(err, datapath.ErrNoLink) {
@@ -121,13 +121,14 @@ func (l *links) ensure(ctx context.Context, id string) error {
 	return err
 }
 
-// ensureNode makes the node's part, and the pods' the first time.
+// ensureNode applies the node's part of the network, and the first time also that
+// of the pods.
 func (l *links) ensureNode(ctx context.Context, n datapath.Node) error {
 	if l.converted {
-		l.made = n
+		l.applied = n
 		return l.path.EnsureNode(ctx, n)
 	}
-	uses, err := l.path.InUse(ctx, anywhere)
+	uses, err := l.path.InUse(ctx, allAddresses)
 	if err == nil {
 		err = l.witnessPods(n, uses)
 	}
@@ -136,31 +137,31 @@ func (l *links) ensureNode(ctx context.Context, n datapath.Node) error {
 	}
 	n.InUse = l.unknown(n, uses)
 	l.setInUse(slices.Clone(n.InUse))
-	l.made = n
+	l.applied = n
 	err = l.path.Ensure(ctx, datapath.Desired{Node: n, Pods: l.pods(0)})
 	l.converted = err == nil
 	return err
 }
 
-// ensureAttached leaves out ENIs whose link is not there, unless it is that of
-// the ENI that this is about: what they had in the kernel went with the link.
+// ensureAttached is ensureNode without the ENIs that have no link: their state in the
+// kernel ended with the link. It keeps the ENI id and the primary ENI.
 func (l *links) ensureAttached(ctx context.Context, id string) error {
 	state, err := l.path.Observe(ctx)
 	if err != nil {
 		return err
 	}
-	there := map[string]bool{}
+	exists := map[string]bool{}
 	for _, link := range state.Links {
-		there[link.MAC] = true
+		exists[link.MAC] = true
 	}
 	return l.ensureNode(ctx, l.snapshot(func(e datapath.ENI) bool {
-		return e.ID == id || e.Primary() || there[e.MAC.String()]
+		return e.ID == id || e.Primary() || exists[e.MAC.String()]
 	}))
 }
 
-// translate brings the SNAT rules up to date.
+// translate applies the source translation.
 func (l *links) translate(ctx context.Context) error {
-	cfg := l.out
+	cfg := l.snatConfig
 	l.mu.Lock()
 	cfg.VPC = slices.Clone(l.vpc)
 	enis := slices.Collect(maps.Values(l.enis))
@@ -170,7 +171,7 @@ func (l *links) translate(ctx context.Context) error {
 		return err
 	}
 	names := map[string]string{}
-	for _, kind := range []string{"veth", ""} { // hardware, if there is any
+	for _, kind := range []string{"veth", ""} { // hardware links override veth links
 		for _, link := range state.Links {
 			if link.Kind == kind {
 				names[link.MAC] = link.Name
@@ -192,33 +193,33 @@ func (l *links) translate(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("source translation: %w", err)
 	}
-	l.rules, l.wanted = rules, true
+	l.translation, l.hasTranslation = rules, true
 	_, err = l.snat.Apply(ctx, rules)
 	return err
 }
 
-// setVPC makes the translation follow from other prefixes of the VPC. Before the
-// first ENI is set up there is nothing to do.
+// setVPC replaces the prefixes of the VPC and applies the source translation. Until
+// the first ENI is set up, it only stores the prefixes.
 func (l *links) setVPC(ctx context.Context, vpc []netip.Prefix) error {
 	return l.inTurn(ctx, func() error {
 		l.mu.Lock()
 		l.vpc = slices.Clone(vpc)
 		l.mu.Unlock()
-		if !l.wanted {
+		if !l.hasTranslation {
 			return nil
 		}
 		return l.translate(ctx)
 	})
 }
 
-// vpcPrefixes are those that the translation follows from.
+// vpcPrefixes returns the prefixes of the VPC that the translation uses.
 func (l *links) vpcPrefixes() []netip.Prefix {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.vpc)
 }
 
-// Remove takes an ENI out of the node's network.
+// Remove removes an ENI from the node's network.
 func (l *links) Remove(ctx context.Context, id string) error {
 	return l.inTurn(ctx, func() error {
 		before := l.snapshot(nil)
@@ -232,18 +233,18 @@ func (l *links) Remove(ctx context.Context, id string) error {
 			l.enis[id] = e
 			l.mu.Unlock()
 		}
-		l.made = l.snapshot(nil)
+		l.applied = l.snapshot(nil)
 		return err
 	})
 }
 
-// watch repairs what others change of the node's and its pods' network, until
-// ctx ends. Start it when all ENIs are known: what belongs to none goes. What a
-// pod lacks that a plugin may still be wiring is no drift, and what this process
-// changes in the meantime is not looked at half-way.
+// watch repairs changes that other programs make to the network of the node and its
+// pods, until ctx ends. It must start when all ENIs are known, because it removes
+// state that belongs to no ENI. It ignores pods that a plugin may still be wiring,
+// and does not observe the kernel while this process changes it.
 func (l *links) watch(ctx context.Context, repaired func(datapath.Repair), log *slog.Logger) error {
 	err := l.path.Watch(ctx, datapath.WatchConfig{
-		Desired:   func() datapath.Desired { return datapath.Desired{Node: l.made, Pods: l.pods(wiring)} },
+		Desired:   func() datapath.Desired { return datapath.Desired{Node: l.applied, Pods: l.pods(wiringTime)} },
 		Repaired:  repaired,
 		Logger:    log,
 		Exclusive: l.inTurn,
@@ -254,10 +255,10 @@ func (l *links) watch(ctx context.Context, repaired func(datapath.Repair), log *
 	return err
 }
 
-// watchTranslation does the same for the translation at the VPC's edge.
+// watchTranslation repairs changes to the source translation, until ctx ends.
 func (l *links) watchTranslation(ctx context.Context, repaired func(snat.Repair), log *slog.Logger) error {
 	err := l.snat.Watch(ctx, snat.WatchConfig{
-		Desired:   func() (snat.Ruleset, bool) { return l.rules, l.wanted },
+		Desired:   func() (snat.Ruleset, bool) { return l.translation, l.hasTranslation },
 		Repaired:  repaired,
 		Logger:    log,
 		Exclusive: l.inTurn,
@@ -268,53 +269,53 @@ func (l *links) watchTranslation(ctx context.Context, repaired func(snat.Repair)
 	return err
 }
 
-// sweepSoon tells sweep of links to delete.
+// sweepSoon signals sweep that there are links to delete.
 func (l *links) sweepSoon() {
 	select {
-	case l.left <- struct{}{}:
-	default: // it knows already
+	case l.retired <- struct{}{}:
+	default: // a signal is pending already
 	}
 }
 
-// sweepTogether is how long sweep waits for more: to delete a link takes the
-// kernel tens of milliseconds, which all that go together share.
-const sweepTogether = 100 * time.Millisecond
+// sweepDelay is how long sweep waits for more links. The kernel needs tens of
+// milliseconds to delete a link, but no longer for several links at once.
+const sweepDelay = 100 * time.Millisecond
 
 // sweep deletes the links that plugins leave behind, until ctx ends.
 func (l *links) sweep(ctx context.Context, log *slog.Logger) error {
 	for {
 		if err := l.path.Sweep(ctx); err != nil && ctx.Err() == nil {
-			log.Warn("links of ended pods stay for now", "err", err)
+			log.Warn("links of deleted pods cannot be removed yet", "err", err)
 		}
 		select {
-		case <-l.left:
+		case <-l.retired:
 		case <-ctx.Done():
 			return nil
 		}
 		select {
-		case <-time.After(sweepTogether):
+		case <-time.After(sweepDelay):
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// snapshot is the node with those of its ENIs that keep accepts, all if it is
-// nil.
-func (l *links) snapshot(keep func(datapath.ENI) bool) datapath.Node {
+// snapshot returns the node with the ENIs that include accepts. If include is nil,
+// it has all ENIs.
+func (l *links) snapshot(include func(datapath.ENI) bool) datapath.Node {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.node
 	n.InUse = slices.Clone(l.inUse)
 	for _, id := range slices.Sorted(maps.Keys(l.enis)) {
-		if e := l.enis[id]; keep == nil || keep(e) {
+		if e := l.enis[id]; include == nil || include(e) {
 			n.ENIs = append(n.ENIs, e)
 		}
 	}
 	return n
 }
 
-// inTurn calls do when no one else does.
+// inTurn waits for the turn and calls do.
 func (l *links) inTurn(ctx context.Context, do func() error) error {
 	select {
 	case l.turn <- struct{}{}:

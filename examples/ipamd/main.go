@@ -25,8 +25,8 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stderr))
 }
 
-// run is main with its outside as parameters. It returns the exit status: 2 for
-// a mistake in flags or variables, 1 if the agent cannot run.
+// run is main with the environment as parameters. It returns the exit status: 2 for
+// an error in flags or variables, 1 if the agent cannot run.
 func run(ctx context.Context, args []string, getenv func(string) string, stderr io.Writer) int {
 	s, err := parse(args, getenv, stderr)
 	switch {
@@ -45,8 +45,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 	return 0
 }
 
-// serve runs the agent until ctx ends. The socket opens first: from then on
-// plugins get an answer, if only that the agent is starting.
+// serve runs the agent until ctx ends. It opens the socket first, so that plugins
+// get an answer even while the agent is starting.
 func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	listener, err := server.Listen(s.Socket)
 	if err != nil {
@@ -54,7 +54,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	}
 	defer listener.Close()
 	if err := os.MkdirAll(s.StateDir, 0o700); err != nil {
-		return fmt.Errorf("make -state-dir: %w", err)
+		return fmt.Errorf("create -state-dir: %w", err)
 	}
 	boot, err := bootID()
 	if err != nil {
@@ -78,15 +78,15 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	known, err := recall(s.StateDir, boot)
+	known, err := readNodeRecord(s.StateDir, boot)
 	if err != nil {
-		log.Warn("what an earlier agent knew of the node is not used", "err", err)
+		log.Warn("node record of an earlier agent is not used", "err", err)
 	}
 
 	b := newBackend(pool, journals.intents, s)
-	b.memory.dir, b.memory.boot = s.StateDir, boot
+	b.recorder.dir, b.recorder.boot = s.StateDir, boot
 	for _, lost := range journals.lost {
-		b.note(lost)
+		b.recordEvent(lost)
 	}
 	links.pods = b.pods
 	log.Info("agent listens", "socket", s.Socket, "layout", s.Layout, "policy", s.policyName())

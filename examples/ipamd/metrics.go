@@ -14,7 +14,7 @@ import (
 	"github.com/vpcnet/vpcnet/snat"
 )
 
-// metrics are what Prometheus scrapes. Every label has a closed set of values.
+// metrics are the metrics for Prometheus. Every label has a closed set of values.
 type metrics struct {
 	registry *prometheus.Registry
 	calls    *prometheus.CounterVec
@@ -29,20 +29,20 @@ func newMetrics(pool *ipam.Pool) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "vpcnet_ec2_calls_total", Help: "Tries of calls to EC2, by action and EC2's error code; empty is success.",
+			Name: "vpcnet_ec2_calls_total", Help: "Attempts of calls to EC2, by action and EC2's error code; empty is success.",
 		}, []string{"action", "code"}),
 		repairs: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "vpcnet_datapath_repairs_total", Help: "Repairs of what others changed of the node's network: repaired, failed, or fighting while the same thing is changed again and again.",
+			Name: "vpcnet_datapath_repairs_total", Help: "Repairs of changes that other programs made to the node's network: repaired, failed, or fighting while the same change comes back again and again.",
 		}, []string{"result"}),
 		took: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "vpcnet_datapath_repair_seconds", Help: "Time from the kernel's report of a change to the end of its repair.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 12),
 		}),
 		translations: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "vpcnet_snat_repairs_total", Help: "Repairs of what others changed of the source translation: repaired, failed, or fighting while the same thing is changed again and again.",
+			Name: "vpcnet_snat_repairs_total", Help: "Repairs of changes that other programs made to the source translation: repaired, failed, or fighting while the same change comes back again and again.",
 		}, []string{"result"}),
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "vpcnet_events_total", Help: "Events beside the requests of pods, such as an address that the kernel shows in use and the journal does not know, by kind.",
+			Name: "vpcnet_events_total", Help: "Events other than the requests of pods, by kind, such as an address that is in use in the kernel but not in the journal.",
 		}, []string{"kind"}),
 	}
 	m.registry.MustRegister(m.calls, m.repairs, m.took, m.translations, m.events, poolCollector{pool})
@@ -53,7 +53,7 @@ func (m *metrics) handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
-// called counts a try of a call to EC2.
+// called counts an attempt of a call to EC2.
 func (m *metrics) called(c eni.Call) { m.calls.WithLabelValues(c.Action, c.Code).Inc() }
 
 // repaired counts a repair of the node's network.
@@ -67,7 +67,7 @@ func (m *metrics) translated(r snat.Repair) {
 	m.translations.WithLabelValues(resultOf(r.Err, r.Fighting)).Inc()
 }
 
-// resultOf is the label of a repair.
+// resultOf returns the label of a repair.
 func resultOf(err error, fighting bool) string {
 	switch {
 	case err != nil:
@@ -78,11 +78,11 @@ func resultOf(err error, fighting bool) string {
 	return "repaired"
 }
 
-// poolCollector reads the pool when it is scraped, so that no gauge can go stale.
+// poolCollector reads the pool at each scrape, so that no gauge can become stale.
 type poolCollector struct{ pool *ipam.Pool }
 
 var (
-	descAddresses = prometheus.NewDesc("vpcnet_addresses", "Addresses of the pool, by ENI and state: used by pods, quarantined because the kernel shows a use that the journal does not know, cooling after use, free, or held back because their ENI is not ready.", []string{"eni", "state"}, nil)
+	descAddresses = prometheus.NewDesc("vpcnet_addresses", "Addresses of the pool, by ENI and state: used by pods, quarantined because they are in use in the kernel but not in the journal, cooling after use, free, or held back because their ENI is not ready.", []string{"eni", "state"}, nil)
 	descWaiting   = prometheus.NewDesc("vpcnet_waiting_requests", "Pods that wait for an address.", nil, nil)
 )
 

@@ -25,7 +25,7 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// node is all of an agent but its kernel and its sockets, so that it runs in a
+// node is an agent without its kernel and its sockets, so that it can run in a
 // synctest bubble: an instance, its manager, pool and provider.
 type node struct {
 	t        *testing.T
@@ -55,19 +55,19 @@ func newNode(t *testing.T, intents eni.Intents) *node {
 	n.check(err)
 	n.backend = newBackend(n.pool, intents, defaults())
 	n.backend.settings.StateDir = t.TempDir()
-	client := eni.NewClient(n.config(n.instance.ID), eni.ClientConfig{OnCall: n.heard})
+	client := eni.NewClient(n.config(n.instance.ID), eni.ClientConfig{OnCall: n.observeCall})
 	n.manager, err = eni.New(eni.Config{Client: client, Intents: intents, InUse: inUse(n.pool, noUses)})
 	n.check(err)
-	n.provider = &provider{manager: n.manager, pool: n.pool, links: n.links(), mtu: 9001, memory: &memory{}}
+	n.provider = &provider{manager: n.manager, pool: n.pool, links: n.links(), mtu: 9001, recorder: &recorder{}}
 	return n
 }
 
-// links are those of a node without a kernel.
+// links returns the links of a node without a kernel.
 func (n *node) links() *links {
 	return &links{enis: map[string]datapath.ENI{}, turn: make(chan struct{}, 1), pods: n.backend.pods}
 }
 
-// noUses is a witness that has seen nothing.
+// noUses is a witness that reports no uses.
 func noUses([]netip.Prefix) ([]ipam.Use, error) { return nil, nil }
 
 func (n *node) check(err error) {
@@ -77,7 +77,8 @@ func (n *node) check(err error) {
 	}
 }
 
-// config is the SDK's configuration on an instance, or elsewhere if id is empty.
+// config returns the SDK's configuration on an instance, or outside of any instance
+// if id is empty.
 func (n *node) config(id string) aws.Config {
 	return aws.Config{
 		Region:      n.cloud.Region(),
@@ -86,21 +87,21 @@ func (n *node) config(id string) aws.Config {
 	}
 }
 
-func (n *node) heard(c eni.Call) {
-	n.backend.heard(c)
+func (n *node) observeCall(c eni.Call) {
+	n.backend.observeCall(c)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.calls = append(n.calls, c)
 }
 
-// since returns the calls after the first skip ones, and how many there are.
+// since returns all calls except the first skip, and the number of all calls.
 func (n *node) since(skip int) ([]eni.Call, int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.calls[skip:]), len(n.calls)
 }
 
-// counted is the sum of what Prometheus is told about calls to EC2.
+// counted returns the number of calls to EC2 in the metrics.
 func (n *node) counted() int {
 	n.t.Helper()
 	families, err := n.backend.metrics.registry.Gather()
@@ -120,8 +121,7 @@ func (n *node) logger() *slog.Logger {
 	return slog.New(slog.NewJSONHandler(&n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// run starts the agent, with as many free addresses as warm says, and the audit
-// beside it.
+// run starts the agent with a target of warm free addresses, and the audit.
 func (n *node) run(ctx context.Context, warm int) *agent.Agent {
 	n.t.Helper()
 	limits, err := n.manager.Limits(ctx)
@@ -138,7 +138,7 @@ func (n *node) run(ctx context.Context, warm int) *agent.Agent {
 	return a
 }
 
-// primary is the instance's primary ENI.
+// primary returns the instance's primary ENI.
 func (n *node) primary() enitest.ENI {
 	for _, e := range n.cloud.ENIs() {
 		if e.Attachment != nil && e.Attachment.Device == 0 {
@@ -149,10 +149,10 @@ func (n *node) primary() enitest.ENI {
 	return enitest.ENI{}
 }
 
-// somebody is an EC2 client that is not the agent's.
-func (n *node) somebody() *ec2.Client { return ec2.NewFromConfig(n.config("")) }
+// otherClient returns an EC2 client of another program.
+func (n *node) otherClient() *ec2.Client { return ec2.NewFromConfig(n.config("")) }
 
-// blocks are those of the pool.
+// blocks returns the blocks of the pool.
 func (n *node) blocks() []netip.Prefix {
 	var out []netip.Prefix
 	for _, e := range n.pool.View().ENIs {
@@ -178,7 +178,7 @@ type noLinks struct{}
 func (noLinks) Ensure(context.Context, agent.ENI) error { return nil }
 func (noLinks) Remove(context.Context, string) error    { return nil }
 
-// attachment is the attachment of a pod with the given container ID.
+// attachment returns the attachment of a pod with the given container ID.
 func attachment(id string) ipam.Attachment {
 	return ipam.Attachment{Network: "vpcnet", ContainerID: id, IfName: "eth0"}
 }

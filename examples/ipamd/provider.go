@@ -20,29 +20,30 @@ type provider struct {
 	links    *links
 	prefixes bool // assign /28 prefixes
 	mtu      int
-	memory   *memory
+	recorder *recorder
 }
 
-// Observe asks EC2 and the metadata service what there is. The manager has
-// weighed how far either may be behind, so Lag stays zero. What is left in the
-// subnet costs a call of its own to learn, so it is left out: EC2 says when it is
-// full. The links learn of all ENIs at once, so that none of them is taken for a
-// left-over while another is set up.
+// Observe asks EC2 and the metadata service for the ENIs. Lag stays zero, because
+// the manager has already considered how far each source may lag behind. Observe
+// does not ask for the free addresses of the subnet, which would cost another call:
+// EC2 reports when the subnet is full. Observe registers all ENIs with the links at
+// once, so that none is removed as unknown while another one is set up.
 func (p *provider) Observe(ctx context.Context) (agent.Observation, error) {
 	inv, err := p.manager.Discover(ctx)
 	if err != nil {
 		return agent.Observation{}, err
 	}
 	o := agent.Observation{Source: inv.Source.String(), At: inv.At}
-	if o.ENIs, err = p.know(inv, inv.Source&eni.SourceEC2 != 0); err != nil {
+	if o.ENIs, err = p.register(inv, inv.Source&eni.SourceEC2 != 0); err != nil {
 		return agent.Observation{}, err
 	}
-	p.remember()
+	p.record()
 	return o, nil
 }
 
-// know converts the ENIs of an inventory and tells the links of them.
-func (p *provider) know(inv eni.Inventory, sure bool) ([]agent.ENI, error) {
+// register converts the ENIs of an inventory and registers them with the links.
+// confirmed means that the inventory comes from EC2.
+func (p *provider) register(inv eni.Inventory, confirmed bool) ([]agent.ENI, error) {
 	var out []agent.ENI
 	for _, e := range inv.ENIs {
 		converted, err := p.convert(e)
@@ -51,35 +52,36 @@ func (p *provider) know(inv eni.Inventory, sure bool) ([]agent.ENI, error) {
 		}
 		out = append(out, converted)
 	}
-	p.links.know(inv.Instance.VPC, out, sure)
+	p.links.register(inv.Instance.VPC, out, confirmed)
 	return out, nil
 }
 
-// remember writes down what a call has changed. That it cannot be written makes
-// the next start slower, not wrong, so the outcome of the call counts.
-func (p *provider) remember() { _ = p.memory.store(p.manager.Inventory()) }
+// record writes the node record after a call that may have changed it. It ignores
+// errors: without the record the next start is slower, but still correct.
+func (p *provider) record() { _ = p.recorder.store(p.manager.Inventory()) }
 
 // CreateENI creates and attaches an ENI.
 func (p *provider) CreateENI(ctx context.Context, in agent.CreateInput) (agent.ENI, error) {
 	e, err := p.manager.Provision(p.urgency(ctx), eni.ProvisionInput{
 		Card: in.Card, Slots: in.Slots, Prefixes: p.prefixes, Singles: p.singles(in.Slots),
 	})
-	p.remember()
+	p.record()
 	if err != nil {
 		return agent.ENI{}, err
 	}
 	return p.convert(e)
 }
 
-// Assign puts more blocks on an ENI.
+// Assign assigns more blocks to an ENI.
 func (p *provider) Assign(ctx context.Context, in agent.AssignInput) ([]netip.Prefix, error) {
-	defer p.remember()
+	defer p.record()
 	return p.manager.Assign(p.urgency(ctx), eni.AssignInput{
 		ENI: in.ENI, Slots: in.Slots, Prefixes: p.prefixes, Singles: p.singles(in.Slots), Family: eni.Family(in.Family),
 	})
 }
 
-// urgency puts calls that a pod waits for before those that only fill the pool.
+// urgency gives calls for which a pod waits a higher priority than calls that only
+// fill the pool.
 func (p *provider) urgency(ctx context.Context) context.Context {
 	if len(p.pool.View().Waiting) > 0 {
 		return eni.WithCaller(eni.WithPriority(ctx, eni.PriorityPod), "pod")
@@ -87,7 +89,7 @@ func (p *provider) urgency(ctx context.Context) context.Context {
 	return eni.WithCaller(eni.WithPriority(ctx, eni.PriorityRefill), "refill")
 }
 
-// singles is how many single addresses do instead of prefixes where a subnet has
+// singles returns how many single addresses replace the prefixes if the subnet has
 // no whole prefix left.
 func (p *provider) singles(slots int) int {
 	if !p.prefixes {
@@ -96,19 +98,19 @@ func (p *provider) singles(slots int) int {
 	return slots
 }
 
-// Unassign takes blocks off an ENI.
+// Unassign unassigns blocks from an ENI.
 func (p *provider) Unassign(ctx context.Context, id string, blocks []netip.Prefix) error {
-	defer p.remember()
+	defer p.record()
 	return p.manager.Unassign(eni.WithCaller(eni.WithPriority(ctx, eni.PriorityRelease), "release"), eni.UnassignInput{ENI: id, Blocks: blocks})
 }
 
 // DeleteENI detaches and deletes an ENI.
 func (p *provider) DeleteENI(ctx context.Context, id string) error {
-	defer p.remember()
+	defer p.record()
 	return p.manager.Retire(eni.WithCaller(eni.WithPriority(ctx, eni.PriorityRelease), "release"), id)
 }
 
-// convert puts an ENI into the agent's words.
+// convert converts an ENI for package agent.
 func (p *provider) convert(e eni.ENI) (agent.ENI, error) {
 	mac, err := net.ParseMAC(e.MAC)
 	if err != nil {

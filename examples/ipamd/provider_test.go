@@ -20,18 +20,18 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/agent"
 )
 
-// wait lets a pod wait for an address.
+// wait starts a pod that waits for an address.
 func (n *node) wait(ctx context.Context, id string) {
 	n.t.Helper()
 	go n.pool.Allocate(ctx, ipam.Request{Attachment: attachment(id), Families: []ipam.Family{ipam.IPv4}})
 	synctest.Wait()
 	if len(n.pool.View().Waiting) != 1 {
-		n.t.Fatal("no pod waits")
+		n.t.Fatalf("%d pods wait, want 1", len(n.pool.View().Waiting))
 	}
 }
 
-// TestUrgency: calls are urgent while a pod waits, and giving back gives way to
-// everything.
+// TestUrgency checks that calls have a higher priority while a pod waits, and that
+// calls that release capacity have the lowest.
 func TestUrgency(t *testing.T) {
 	type want struct {
 		caller   string
@@ -71,7 +71,7 @@ func TestUrgency(t *testing.T) {
 				n.check(c.do(n, made))
 				calls, _ := n.since(skip)
 				if len(calls) == 0 {
-					t.Errorf("%s makes no call", c.name)
+					t.Errorf("%s made no call", c.name)
 				}
 				for _, call := range calls {
 					if call.Caller != want.caller || call.Priority != want.priority {
@@ -83,8 +83,8 @@ func TestUrgency(t *testing.T) {
 	}
 }
 
-// TestPodsFirst: with the budget spent and EC2 throttling, what a pod waits for
-// comes before a refill that was asked for earlier.
+// TestPodsFirst checks that, with the budget spent and EC2 throttling, a call for
+// which a pod waits comes before an earlier refill.
 func TestPodsFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t, nil)
@@ -95,11 +95,11 @@ func TestPodsFirst(t *testing.T) {
 		n.check(err)
 		var order []string
 		done := make(chan string)
-		assign := func(who, id string) {
+		assign := func(caller, id string) {
 			if _, err := n.provider.Assign(t.Context(), agent.AssignInput{ENI: id, Family: ipam.IPv4, Slots: 1}); err != nil {
-				who = err.Error()
+				caller = err.Error()
 			}
-			done <- who
+			done <- caller
 		}
 		go assign("refill", n.primary().ID)
 		synctest.Wait()
@@ -112,9 +112,8 @@ func TestPodsFirst(t *testing.T) {
 	})
 }
 
-// TestSingles: where the subnet has no whole /28 left, pods get single
-// addresses, on an ENI that is there and on a new one; where it has one, the
-// prefix.
+// TestSingles checks that pods get single addresses if the subnet has no whole /28
+// left, on an existing ENI and on a new one, and otherwise the prefix.
 func TestSingles(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -151,8 +150,8 @@ func TestSingles(t *testing.T) {
 	}
 }
 
-// TestSinglesServe: with prefixes wanted and no whole one in the subnet, an
-// agent still serves its pods.
+// TestSinglesServe checks that an agent that uses prefixes still serves pods if the
+// subnet has no whole prefix.
 func TestSinglesServe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t, nil)
@@ -168,13 +167,13 @@ func TestSinglesServe(t *testing.T) {
 			}
 		}
 		if got := n.cloud.Calls()["AssignPrivateIpAddresses"]; got > 10 {
-			t.Errorf("%d assign calls for 3 pods", got)
+			t.Errorf("%d assign calls for 3 pods, want at most 10", got)
 		}
 	})
 }
 
-// fragment occupies an address of each /28 that is free, but of the last but
-// one if whole is set.
+// fragment occupies an address of each free /28. If whole is set, it leaves out the
+// last but one.
 func (n *node) fragment(whole bool) {
 	n.t.Helper()
 	for i := 1; i < 16; i++ {
@@ -183,20 +182,20 @@ func (n *node) fragment(whole bool) {
 		}
 		n.check(n.cloud.Occupy(n.subnet.ID, netip.AddrFrom4([4]byte{10, 0, 0, byte(16*i + 8)})))
 	}
-	// The first /28 is broken by the addresses that AWS keeps.
+	// The first /28 is never whole, because AWS reserves addresses in it.
 }
 
-// TestObserve: what the agent sees of an instance with an ENI of its own and
-// one of somebody else.
+// TestObserve observes an instance with an ENI of the agent and one of another
+// program.
 func TestObserve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t, nil)
 		own, err := n.provider.CreateENI(t.Context(), agent.CreateInput{Slots: 2})
 		n.check(err)
-		made, err := n.somebody().CreateNetworkInterface(t.Context(), &ec2.CreateNetworkInterfaceInput{SubnetId: aws.String(n.subnet.ID)})
+		made, err := n.otherClient().CreateNetworkInterface(t.Context(), &ec2.CreateNetworkInterfaceInput{SubnetId: aws.String(n.subnet.ID)})
 		n.check(err)
 		theirs := *made.NetworkInterface.NetworkInterfaceId
-		_, err = n.somebody().AttachNetworkInterface(t.Context(), &ec2.AttachNetworkInterfaceInput{
+		_, err = n.otherClient().AttachNetworkInterface(t.Context(), &ec2.AttachNetworkInterfaceInput{
 			DeviceIndex: aws.Int32(2), InstanceId: aws.String(n.instance.ID), NetworkInterfaceId: aws.String(theirs),
 		})
 		n.check(err)
@@ -219,12 +218,13 @@ func TestObserve(t *testing.T) {
 		}
 		l := n.provider.links
 		if _, known := l.enis[theirs]; known || len(l.enis) != 2 || !slices.Equal(l.vpc, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}) {
-			t.Errorf("links know %v and the VPC as %v, want what pods may use and 10.0.0.0/16", l.enis, l.vpc)
+			t.Errorf("links have ENIs %v and VPC %v, want the 2 ENIs for pods and 10.0.0.0/16", l.enis, l.vpc)
 		}
 	})
 }
 
-// TestUsedStays: what a pod has is not given back, whoever asks.
+// TestUsedStays checks that neither Unassign nor DeleteENI removes the address of a
+// pod.
 func TestUsedStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t, nil)
@@ -242,7 +242,7 @@ func TestUsedStays(t *testing.T) {
 			free = made.Blocks[1]
 		}
 		if err := n.provider.Unassign(t.Context(), made.ID, []netip.Prefix{used}); !errors.Is(err, eni.ErrInUse) {
-			t.Errorf("unassign what a pod has: %v, want ErrInUse", err)
+			t.Errorf("unassign the address of a pod: %v, want ErrInUse", err)
 		}
 		if err := n.provider.DeleteENI(t.Context(), made.ID); !errors.Is(err, eni.ErrInUse) {
 			t.Errorf("delete the ENI of a pod: %v, want ErrInUse", err)

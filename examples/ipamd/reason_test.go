@@ -11,8 +11,8 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/agent"
 )
 
-// TestReasonsOfENIs: each reason of package eni reaches a pod as the same word,
-// but for the two that only EC2's own text explains.
+// TestReasonsOfENIs checks that each reason of package eni reaches a pod as the same
+// word, except the two that only EC2's own text explains.
 func TestReasonsOfENIs(t *testing.T) {
 	other := map[eni.Reason]ipam.Reason{
 		eni.ReasonInvalid: ipam.ReasonEC2Refused,
@@ -28,7 +28,7 @@ func TestReasonsOfENIs(t *testing.T) {
 			t.Errorf("%s reaches a pod as %s, want %s", r, got, want)
 		}
 		if got := reasonOf(err); got != want {
-			t.Errorf("%s keeps the agent from starting as %s, want %s", r, got, want)
+			t.Errorf("%s is reported as %s while the agent starts, want %s", r, got, want)
 		}
 	}
 }

@@ -26,14 +26,14 @@ import (
 	"github.com/vpcnet/vpcnet/snat"
 )
 
-// wiredPod is a pod as the plugin makes it, and its sandbox.
+// wiredPod is a pod that is wired as by the plugin, and its sandbox.
 type wiredPod struct {
 	ns   *fabric.Netns
 	pod  datapath.Pod
 	path string
 }
 
-// wire gives a pod an address of the agent and a network.
+// wire allocates an address for a pod and wires the pod.
 func (h *host) wire(t *testing.T, p *process, id string) wiredPod {
 	t.Helper()
 	w := wiredPod{path: filepath.Join("/run/netns", id)}
@@ -61,14 +61,14 @@ func (h *host) wire(t *testing.T, p *process, id string) wiredPod {
 	if _, err := node.AddPod(t.Context(), w.pod); err != nil {
 		t.Fatal(err)
 	}
-	// The next test has the same host and the same addresses.
+	// The clean-up is necessary because the next test uses the same host and addresses.
 	t.Cleanup(func() { _ = node.DelPod(context.Background(), w.pod) })
 	return w
 }
 
 func (w wiredPod) addr() netip.Addr { return w.pod.Addrs[0].Addr }
 
-// reached reports whether the kernel leads to the pod.
+// reached returns an error unless the address of the pod leads to its link.
 func (w wiredPod) reached(t *testing.T) error {
 	t.Helper()
 	uses, err := onHost(t).LookupAddrs(t.Context(), []netip.Addr{w.addr()})
@@ -78,7 +78,7 @@ func (w wiredPod) reached(t *testing.T) error {
 	return err
 }
 
-// onHost is a handle on the test's own namespace, which is the host's.
+// onHost returns a handle on the namespace of the test, which is that of the host.
 func onHost(t *testing.T) *datapath.Handle {
 	t.Helper()
 	h, err := datapath.Open("")
@@ -89,7 +89,7 @@ func onHost(t *testing.T) *datapath.Handle {
 	return h
 }
 
-// assigned are the secondary addresses that EC2 has on the instance.
+// assigned returns the secondary addresses of the instance in EC2.
 func (h *host) assigned() (out []netip.Addr) {
 	for _, e := range h.cloud.ENIs() {
 		out = append(out, e.Addrs...)
@@ -97,7 +97,7 @@ func (h *host) assigned() (out []netip.Addr) {
 	return out
 }
 
-// quarantine waits until the status names the addresses, in any order.
+// quarantine waits until the status shows exactly these addresses as quarantined.
 func (h *host) quarantine(t *testing.T, p *process, want ...netip.Addr) {
 	t.Helper()
 	slices.SortFunc(want, netip.Addr.Compare)
@@ -117,8 +117,9 @@ func (h *host) quarantine(t *testing.T, p *process, want ...netip.Addr) {
 	})
 }
 
-// TestJournalAndKernel: the journal is lost, damaged or old while pods run. Nothing
-// of theirs is unassigned or given to another pod, and what is in use is named.
+// TestJournalAndKernel starts the agent with a journal that is lost, damaged or old
+// while pods run. The agent must neither unassign the addresses of these pods nor
+// give them to another pod, and must report them as in use.
 func TestJournalAndKernel(t *testing.T) {
 	for name, ruin := range map[string]func(t *testing.T, dir string, old map[string][]byte){
 		"lost": func(t *testing.T, dir string, _ map[string][]byte) {
@@ -146,7 +147,7 @@ func TestJournalAndKernel(t *testing.T) {
 			p := h.run(t, vars)
 			first := h.wire(t, p, "first")
 			old := stateFiles(t, h.path("state"))
-			pods := []wiredPod{first, h.wire(t, p, "second")} // and room for one more
+			pods := []wiredPod{first, h.wire(t, p, "second")} // the ENI has an address for one more
 			p.end(t)
 			ruin(t, h.path("state"), old)
 			p = h.run(t, vars)
@@ -164,20 +165,20 @@ func TestJournalAndKernel(t *testing.T) {
 					t.Error(err)
 				}
 				if !slices.Contains(h.assigned(), w.addr()) {
-					t.Errorf("%v was taken from the ENI", w.addr())
+					t.Errorf("%v was unassigned", w.addr())
 				}
 			}
 			seen := readStatus(t, h)
 			if len(seen.Events) < len(unknown) || !strings.Contains(p.log.String(), "address quarantined") {
-				t.Errorf("events %v, log\n%s", seen.Events, p.log.String())
+				t.Errorf("events %v, want one for each of %v; log\n%s", seen.Events, unknown, p.log.String())
 			}
 			if lost := slices.ContainsFunc(seen.Events, func(e agent.Event) bool { return e.Kind == eventJournal }); lost != (name == "damaged") {
-				t.Errorf("events %v: says that the journal was lost: %v", seen.Events, lost)
+				t.Errorf("events %v report a lost journal: %v, want %v", seen.Events, lost, name == "damaged")
 			}
 			if name != "lost" {
 				return
 			}
-			// The pods end: what they had is free again.
+			// After the pods end, their addresses are free again.
 			for _, w := range pods {
 				must(t, onHost(t).DelPod(t.Context(), w.pod))
 			}
@@ -191,7 +192,7 @@ func TestJournalAndKernel(t *testing.T) {
 	}
 }
 
-// stateFiles are the regular files of a state directory.
+// stateFiles returns the regular files of a state directory, by name.
 func stateFiles(t *testing.T, dir string) map[string][]byte {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -213,12 +214,12 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestAddressOfTheHost: a secondary address that the host itself uses is not
-// given to a pod and stays on its link.
+// TestAddressOfTheHost checks that a secondary address that the host itself uses is
+// not given to a pod and stays on its link.
 func TestAddressOfTheHost(t *testing.T) {
 	h := newHost(t)
 	own := netip.MustParseAddr("10.0.0.77")
-	_, err := h.client2().AssignPrivateIpAddresses(t.Context(), &ec2.AssignPrivateIpAddressesInput{
+	_, err := h.otherClient().AssignPrivateIpAddresses(t.Context(), &ec2.AssignPrivateIpAddressesInput{
 		NetworkInterfaceId: aws.String(h.cloud.ENIs()[0].ID), PrivateIpAddresses: []string{own.String()},
 	})
 	must(t, err)
@@ -235,7 +236,7 @@ func TestAddressOfTheHost(t *testing.T) {
 	}
 	h.quarantine(t, p, own)
 	if by := readStatus(t, h).Quarantined[0].By; !strings.Contains(by, "ens5") {
-		t.Errorf("used by %q", by)
+		t.Errorf("used by %q, want ens5", by)
 	}
 	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
 	must(t, err)
@@ -243,22 +244,22 @@ func TestAddressOfTheHost(t *testing.T) {
 		t.Errorf("the host lost its address: %v", addrs)
 	}
 	if !slices.Contains(h.assigned(), own) {
-		t.Errorf("%v was taken from the ENI", own)
+		t.Errorf("%v was unassigned", own)
 	}
 }
 
-// client2 is a client of EC2 other than the agent.
-func (h *host) client2() *ec2.Client {
+// otherClient returns an EC2 client of another program.
+func (h *host) otherClient() *ec2.Client {
 	return ec2.NewFromConfig(aws.Config{
 		Region: h.cloud.Region(), Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "secret", ""), BaseEndpoint: aws.String(h.ec2),
 	})
 }
 
-// TestRestartWhileEC2Hangs: with EC2 and the metadata service silent, an agent that
-// restarts serves pods within a second, keeps the node ready and answers an ADD
-// that came before it.
+// TestRestartWhileEC2Hangs restarts the agent while EC2 and the metadata service do
+// not answer. The agent must serve pods within a second, keep the node ready and
+// answer an ADD that came before the restart.
 func TestRestartWhileEC2Hangs(t *testing.T) {
-	for name, also := range map[string]bool{"EC2": false, "EC2 and metadata": true} {
+	for name, metadataHangs := range map[string]bool{"EC2": false, "EC2 and metadata": true} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
 			p := h.run(t, map[string]string{"WARM_IP_TARGET": "2"})
@@ -271,7 +272,7 @@ func TestRestartWhileEC2Hangs(t *testing.T) {
 			})
 			p.end(t)
 			silent := map[string]string{"WARM_IP_TARGET": "2", "AWS_ENDPOINT_URL_EC2": hanging(t)}
-			if also {
+			if metadataHangs {
 				silent["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = hanging(t)
 			}
 			answered := make(chan error, 1)
@@ -286,19 +287,20 @@ func TestRestartWhileEC2Hangs(t *testing.T) {
 			}
 			h.wire(t, p, "after")
 			if err := <-answered; err != nil {
-				t.Errorf("ADD that met the restart: %v", err)
+				t.Errorf("ADD during the restart: %v", err)
 			}
-			// A second on an idle machine; a test never asserts time closely.
+			// This takes a second on an idle machine. The bound is higher because tests run
+			// on busy machines too.
 			if took := time.Since(start); took > 5*time.Second {
-				t.Errorf("served after %v", took)
+				t.Errorf("served after %v, want at most 5 s", took)
 			}
 			t.Logf("two pods served %v after the start", time.Since(start))
 		})
 	}
 }
 
-// TestSandboxWithoutDEL: an address is free again when its sandbox has ended, or
-// another namespace has taken its path, without a DEL.
+// TestSandboxWithoutDEL checks that an address is free again without a DEL if its
+// sandbox has ended, or if its path leads to another namespace.
 func TestSandboxWithoutDEL(t *testing.T) {
 	h := newHost(t)
 	p := h.run(t, map[string]string{"WARM_IP_TARGET": "1", "VPCNET_MAX_PODS": "2"})
@@ -308,7 +310,8 @@ func TestSandboxWithoutDEL(t *testing.T) {
 	other, err := fabric.CreateNetns(replaced.path)
 	must(t, err)
 	t.Cleanup(func() { _ = other.Delete() })
-	// The node is full: an ADD would fail but for the sandboxes that ended.
+	// The node is full, so the ADD succeeds only after the addresses of the ended
+	// sandboxes are released.
 	eventuallyWithin(t, p, time.Minute, func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Second)
 		defer cancel()
@@ -325,8 +328,8 @@ func TestSandboxWithoutDEL(t *testing.T) {
 	})
 }
 
-// TestLivingSandboxIsKept: the link of a pod is gone and its sandbox lives: the
-// address stays with it.
+// TestLivingSandboxIsKept checks that a pod keeps its address if its link is gone
+// but its sandbox still exists.
 func TestLivingSandboxIsKept(t *testing.T) {
 	h := newHost(t)
 	p := h.run(t, map[string]string{"WARM_IP_TARGET": "1", "VPCNET_MAX_PODS": "1"})
@@ -334,17 +337,17 @@ func TestLivingSandboxIsKept(t *testing.T) {
 	link, err := netlink.LinkByName(w.pod.HostLink())
 	must(t, err)
 	must(t, netlink.LinkDel(link))
-	time.Sleep(11 * time.Second) // until it is old enough to be collected
+	time.Sleep(11 * time.Second) // until the allocation is old enough to be collected
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	var got *cniplugin.AgentError
 	if _, err := h.client().Add(ctx, request("next")); !errors.As(err, &got) || got.Reason != "pool-limit" {
-		t.Errorf("ADD: %v, want the one pod to keep its address", err)
+		t.Errorf("ADD: %v, want reason pool-limit because the other pod keeps its address", err)
 	}
 }
 
-// TestTranslationIsRepaired: what another program does to the translation is
-// undone, logged and counted.
+// TestTranslationIsRepaired checks that the agent repairs changes that another
+// program makes to the translation, and logs the repair.
 func TestTranslationIsRepaired(t *testing.T) {
 	h := newHost(t)
 	p := h.run(t, map[string]string{"WARM_IP_TARGET": "1"})
@@ -360,7 +363,7 @@ func TestTranslationIsRepaired(t *testing.T) {
 	eventually(t, p, func() error {
 		must(t, s.Remove(t.Context()))
 		if log := p.log.String(); !strings.Contains(log, "translation repaired") {
-			return errors.New("the log tells of no repair")
+			return errors.New("the log has no repair")
 		}
 		return nil
 	})
@@ -373,8 +376,8 @@ func TestTranslationIsRepaired(t *testing.T) {
 	})
 }
 
-// TestPrefixAddedToTheVPC: a prefix that the VPC gets while the node runs is in
-// the translation within a minute, without a call to EC2.
+// TestPrefixAddedToTheVPC checks that a prefix that is added to the VPC is in the
+// translation within a minute, without a call to EC2.
 func TestPrefixAddedToTheVPC(t *testing.T) {
 	h := newHost(t)
 	p := h.run(t, map[string]string{"WARM_IP_TARGET": "1"})
@@ -393,12 +396,12 @@ func TestPrefixAddedToTheVPC(t *testing.T) {
 	eventuallyWithin(t, p, time.Minute, func() error {
 		have, err := s.Observe(t.Context())
 		if err == nil && !strings.Contains(have.String(), "100.64.0.0/16") {
-			err = fmt.Errorf("translation is\n%s", have)
+			err = fmt.Errorf("translation is\n%s, want 100.64.0.0/16 in it", have)
 		}
 		return err
 	})
 	if after := h.calls(); after != before {
-		t.Errorf("%d calls to EC2", after-before)
+		t.Errorf("%d calls to EC2, want none", after-before)
 	}
 }
 

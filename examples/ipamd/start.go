@@ -13,23 +13,25 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/cniplugin/server"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// The pause between two attempts to start doubles from the first to the second.
+// The pause between two attempts to start begins with firstPause and doubles up to
+// maxPause.
 const (
 	firstPause = time.Second
-	lastPause  = 30 * time.Second
+	maxPause   = 30 * time.Second
 )
 
-// start makes the agent: at once with what an earlier process of the boot knew,
-// else as soon as EC2 or the metadata service says what the instance is, and
-// tries for as long as that takes. It returns nil if ctx ends first.
-func start(ctx context.Context, s settings, b *backend, l *links, known knowledge, log *slog.Logger) (*started, error) {
-	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+// start creates the agent, and tries until that succeeds. With the node record of an
+// earlier process of the boot it succeeds at once, and otherwise as soon as EC2 or
+// the metadata service describes the instance. It returns nil if ctx ends first.
+func start(ctx context.Context, s settings, b *backend, l *links, known nodeRecord, log *slog.Logger) (*started, error) {
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		st, limits, err := prepare(ctx, s, b, l, known)
 		if err == nil {
 			st.agent, err = newAgent(s, b, l, st.manager, limits, log)
@@ -39,7 +41,7 @@ func start(ctx context.Context, s settings, b *backend, l *links, known knowledg
 			return nil, nil
 		}
 		err = advise(err, s)
-		b.trouble.Store(&err)
+		b.problem.Store(&err)
 		log.Error("agent cannot start yet", "err", err, "reason", reasonOf(err), "retry", pause.String())
 		select {
 		case <-time.After(pause):
@@ -49,7 +51,7 @@ func start(ctx context.Context, s settings, b *backend, l *links, known knowledg
 	}
 }
 
-// started is what runs once the instance is known.
+// started has the parts that exist once the instance is known.
 type started struct {
 	agent   *agent.Agent
 	client  *eni.Client
@@ -57,33 +59,36 @@ type started struct {
 }
 
 const (
-	// auditEvery is how often the agent checks for left-over operations, tombstones
+	// auditEvery is how often the agent checks for unfinished operations, tombstones
 	// and changes that the metadata service shows.
 	auditEvery = 30 * time.Second
-	// lookAgain is how soon the agent looks again after a look without EC2.
-	lookAgain = 5 * time.Second
-	// finishTime bounds a try to finish operations, which must not hold up the audit.
+	// retryEC2Every is how often the agent observes again while EC2 does not answer.
+	retryEC2Every = 5 * time.Second
+	// finishTime bounds an attempt to finish operations, so that it does not delay the
+	// audit.
 	finishTime = 15 * time.Second
 )
 
-// audit has the agent look again when the metadata service shows what the
-// manager does not know, which costs no EC2 call, and when an operation could be
-// finished that EC2 had left half-way. That the service cannot be reached is no
-// news here: the calls that need it will fail. It also releases what plugins
-// could not while the agent was too busy for them, and follows the VPC's prefixes.
+// audit periodically checks for changes, without a call to EC2. It refreshes the
+// agent if the metadata service shows ENIs or addresses that the manager does not
+// know, or if an unfinished operation could be finished. It releases the addresses
+// of tombstones, which plugins leave while the agent is too busy for them, and
+// follows the prefixes of the VPC. It only logs that the metadata service does not
+// answer, because the calls that need it fail anyway.
 func audit(ctx context.Context, b *backend, l *links, manager *eni.Manager, a *agent.Agent, log *slog.Logger) error {
-	if finish(ctx, manager, log, slog.LevelWarn) {
+	if finishOperations(ctx, manager, log, slog.LevelWarn) {
 		a.Refresh()
 	}
-	tick, again := time.NewTicker(auditEvery), time.NewTicker(lookAgain)
+	tick, retry := time.NewTicker(auditEvery), time.NewTicker(retryEC2Every)
 	defer tick.Stop()
-	defer again.Stop()
+	defer retry.Stop()
 	vpc := vpcAudit{backend: b, links: l, prefixes: manager.VPCPrefixes, log: log}
 	for {
 		select {
 		case <-tick.C:
-		case <-again.C:
-			// What only the metadata service shows is in doubt and serves no pod.
+		case <-retry.C:
+			// Addresses that only the metadata service shows are doubtful, and are not
+			// given to pods.
 			if manager.Inventory().EC2Err != nil {
 				a.Refresh()
 			}
@@ -97,7 +102,7 @@ func audit(ctx context.Context, b *backend, l *links, manager *eni.Manager, a *a
 		if err := tombstones(cniplugin.TombstoneDir(b.settings.StateDir))(ctx, release); err != nil {
 			log.Error("collect tombstones", "err", err)
 		}
-		vpc.look(ctx)
+		vpc.update(ctx)
 		due, err := manager.Check(ctx)
 		if err != nil {
 			log.Debug("audit", "err", err)
@@ -105,20 +110,20 @@ func audit(ctx context.Context, b *backend, l *links, manager *eni.Manager, a *a
 		if due {
 			log.Info("the metadata service shows other ENIs or addresses than are known")
 		}
-		if finish(ctx, manager, log, slog.LevelDebug) || due {
+		if finishOperations(ctx, manager, log, slog.LevelDebug) || due {
 			a.Refresh()
 		}
 	}
 }
 
-// sweepAfter is how long after its start the agent looks for ENIs that a process
-// before it has left without a trace in its journal: by then their age shows that
+// sweepAfter is how long after its start the agent searches for ENIs that an earlier
+// process has created and that are not in the journal. By then their age shows that
 // no process is about to attach them.
 const sweepAfter = 15 * time.Minute
 
-// sweepOnce deletes what an earlier process of this instance has made and lost, and
-// completes what it has left half made. Without anything of the kind it costs one
-// call to EC2 for a start of the agent.
+// sweepOnce deletes ENIs that an earlier process of this instance has created and
+// lost, and completes ENIs that are only partly set up. If there are none, it makes
+// one call to EC2.
 func sweepOnce(ctx context.Context, client *eni.Client, manager *eni.Manager, cluster string, log *slog.Logger) error {
 	select {
 	case <-time.After(sweepAfter):
@@ -129,22 +134,22 @@ func sweepOnce(ctx context.Context, client *eni.Client, manager *eni.Manager, cl
 	swept, err := eni.Sweep(ctx, client, eni.SweepInput{VPCID: inv.Instance.VPCID, Cluster: cluster, Instance: inv.Instance.ID})
 	for _, s := range swept {
 		if s.Deleted {
-			log.Info("ENI swept: an earlier process had left it", "eni", s.ENI.ID)
+			log.Info("deleted an ENI that an earlier process had left behind", "eni", s.ENI.ID)
 		}
 	}
 	if err == nil && inv.EC2Err == nil {
 		_, err = manager.Reconcile(ctx)
 	}
 	if err != nil && ctx.Err() == nil {
-		log.Warn("ENIs of earlier processes stay for now", "err", err)
+		log.Warn("ENIs of earlier processes cannot be swept yet", "err", err)
 	}
 	return nil
 }
 
-// finish goes on with the operations that were left open, and reports whether
-// any of them ended. Without one it makes no call. That some stay open is logged
+// finishOperations resumes unfinished operations, and reports whether any of them
+// ended. If there are none, it makes no call. It logs operations that stay unfinished
 // at the given level.
-func finish(ctx context.Context, manager *eni.Manager, log *slog.Logger, level slog.Level) bool {
+func finishOperations(ctx context.Context, manager *eni.Manager, log *slog.Logger, level slog.Level) bool {
 	before, err := manager.Unfinished(ctx)
 	if err != nil || len(before) == 0 {
 		return false
@@ -158,19 +163,19 @@ func finish(ctx context.Context, manager *eni.Manager, log *slog.Logger, level s
 	if err != nil || len(after) >= len(before) {
 		return false
 	}
-	log.Info("operations finished that were open", "ended", len(before)-len(after), "open", len(after))
+	log.Info("unfinished operations ended", "ended", len(before)-len(after), "open", len(after))
 	return true
 }
 
-// prepare finds out what the instance can carry. What an earlier process left
-// open is finished later: pods that run need the agent more than a half-made ENI
-// needs its end.
-func prepare(ctx context.Context, s settings, b *backend, l *links, known knowledge) (*started, eni.Limits, error) {
-	client, region, err := connect(ctx, s, known.Region, b.heard)
+// prepare creates the ENI manager and finds the limits of the instance. It leaves
+// unfinished operations of an earlier process to audit, because serving pods is more
+// urgent.
+func prepare(ctx context.Context, s settings, b *backend, l *links, known nodeRecord) (*started, eni.Limits, error) {
+	client, region, err := connect(ctx, s, known.Region, b.observeCall)
 	if err != nil {
 		return nil, eni.Limits{}, err
 	}
-	b.memory.setRegion(region)
+	b.recorder.setRegion(region)
 	manager, err := eni.New(eni.Config{
 		Client: client, Intents: b.intents, Cluster: s.ClusterName, Tags: s.ENITags,
 		MaxENIs: max(s.MaxENI, 0), InUse: inUse(b.pool, l.witness), Known: known.Inventory,
@@ -178,7 +183,8 @@ func prepare(ctx context.Context, s settings, b *backend, l *links, known knowle
 	if err != nil {
 		return nil, eni.Limits{}, err
 	}
-	// With the journal read, the inventory is without what is on its way out.
+	// Reading the journal removes ENIs and addresses that are being deleted from the
+	// inventory.
 	if _, err := manager.Unfinished(ctx); err != nil {
 		return nil, eni.Limits{}, err
 	}
@@ -191,8 +197,8 @@ func newAgent(s settings, b *backend, l *links, manager *eni.Manager, limits eni
 	if err != nil {
 		return nil, err
 	}
-	p := &provider{manager: manager, pool: b.pool, links: l, prefixes: s.prefixes(limits), mtu: s.ENIMTU, memory: &b.memory}
-	enis, err := p.know(manager.Inventory(), false)
+	p := &provider{manager: manager, pool: b.pool, links: l, prefixes: s.prefixes(limits), mtu: s.ENIMTU, recorder: &b.recorder}
+	enis, err := p.register(manager.Inventory(), false)
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +211,7 @@ func newAgent(s settings, b *backend, l *links, manager *eni.Manager, limits eni
 		Kernel:     l,
 		Known:      enis,
 		Tombstones: tombstones(cniplugin.TombstoneDir(s.StateDir)),
-		Notify:     b.note,
+		Notify:     b.recordEvent,
 		Logger:     log,
 	})
 	if err != nil {
@@ -216,7 +222,7 @@ func newAgent(s settings, b *backend, l *links, manager *eni.Manager, limits eni
 	return a, nil
 }
 
-// policy is the chosen policy of the warm pool.
+// policy returns the warm pool policy of the settings.
 func (s *settings) policy() (warmpool.Policy, error) {
 	if s.policyName() == policyAWS {
 		return warmpool.AWS{
@@ -231,12 +237,12 @@ func (s *settings) policy() (warmpool.Policy, error) {
 	return warmpool.PolicyByName(name, set)
 }
 
-// prefixes reports whether slots hold prefixes: where they are wanted and the
-// instance type can have them.
+// prefixes reports whether slots hold prefixes: the settings ask for them and the
+// instance type supports them.
 func (s *settings) prefixes(l eni.Limits) bool { return s.Prefixes && l.Nitro }
 
-// limits are those of the cards that pods get addresses from: the one with the
-// primary ENI. The others stay empty.
+// limits returns the limits of each network card. Only the card with the primary
+// ENI serves pods; the limits of the others stay zero.
 func (s *settings) limits(l eni.Limits) []warmpool.Limits {
 	cards := make([]warmpool.Limits, l.DefaultCard+1)
 	enis := l.MaxENIs(l.DefaultCard)
@@ -253,23 +259,22 @@ func (s *settings) limits(l eni.Limits) []warmpool.Limits {
 	return cards
 }
 
-// tombstones is the agent's way to the plugin's records of pods that went while
-// no agent answered.
+// tombstones returns the function by which the agent collects the tombstones in dir.
 func tombstones(dir string) func(context.Context, func(ipam.Attachment) error) error {
 	return func(ctx context.Context, release func(ipam.Attachment) error) error {
-		_, err := cniplugin.CollectTombstones(ctx, dir, func(_ context.Context, t cniplugin.Tombstone) error {
+		_, err := server.CollectTombstones(ctx, dir, func(_ context.Context, t cniplugin.Tombstone) error {
 			return release(ipam.Attachment(t.Attachment))
 		})
 		return err
 	}
 }
 
-// readyEvery is how often whenReady looks; the kubelet looks for the CNI
+// readyEvery is how often whenReady checks the agent. The kubelet checks for the CNI
 // configuration every 5 seconds.
 const readyEvery = 50 * time.Millisecond
 
 // whenReady waits until the first address can be given to a pod, writes the CNI
-// configuration, and then keeps the node's network as it is.
+// configuration, and then repairs changes to the node's network until ctx ends.
 func whenReady(ctx context.Context, b *backend, l *links, log *slog.Logger) error {
 	tick := time.NewTicker(readyEvery)
 	defer tick.Stop()
@@ -295,11 +300,11 @@ func announce(s settings, log *slog.Logger) error {
 		return nil
 	}
 	if err := os.MkdirAll(filepath.Dir(s.Conflist), 0o755); err != nil {
-		return fmt.Errorf("make the directory of -conflist: %w", err)
+		return fmt.Errorf("create the directory of -conflist: %w", err)
 	}
-	changed, err := cniplugin.Conflist{Conf: cniplugin.NetConf{
+	changed, err := server.WriteConflist(s.Conflist, cniplugin.Conflist{Conf: cniplugin.NetConf{
 		AgentSocket: s.Socket, StateDir: s.StateDir, VethPrefix: s.VethPrefix,
-	}}.WriteFile(s.Conflist)
+	}})
 	if err != nil {
 		return fmt.Errorf("write -conflist: %w", err)
 	}

@@ -22,9 +22,9 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// TestStartTriesForEver: without EC2 and the metadata service the start goes on
-// trying, ever less often, knows what is wrong meanwhile, and ends when it is
-// told to.
+// TestStartTriesForEver checks that start, without EC2 and the metadata service,
+// tries again with growing pauses, reports the problem meanwhile, and ends with its
+// context.
 func TestStartTriesForEver(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
@@ -40,9 +40,9 @@ func TestStartTriesForEver(t *testing.T) {
 		var log lockedBuffer
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 		defer cancel()
-		st, err := start(ctx, s, b, nil, knowledge{}, slog.New(slog.NewJSONHandler(&log, nil)))
+		st, err := start(ctx, s, b, nil, nodeRecord{}, slog.New(slog.NewJSONHandler(&log, nil)))
 		if st != nil || err != nil {
-			t.Errorf("start: %v, %v, want nothing once it is told to end", st, err)
+			t.Errorf("start = %v, %v after its context ended, want nil, nil", st, err)
 		}
 		var pauses []string
 		for line := range strings.Lines(log.String()) {
@@ -51,7 +51,7 @@ func TestStartTriesForEver(t *testing.T) {
 				t.Fatal(err)
 			}
 			if e.Level != "ERROR" || e.Msg != "agent cannot start yet" || e.Reason != string(ipam.ReasonNoMetadata) {
-				t.Errorf("log line %s", line)
+				t.Errorf("log line %s, want an error with reason %s", line, ipam.ReasonNoMetadata)
 			}
 			pauses = append(pauses, e.Retry)
 		}
@@ -60,13 +60,14 @@ func TestStartTriesForEver(t *testing.T) {
 			t.Errorf("pauses %v, want %v and so on", pauses, first)
 		}
 		got := b.starting()
-		if got.Reason != string(ipam.ReasonNoMetadata) || !strings.Contains(got.Details, "see that the instance metadata service is switched on") {
-			t.Errorf("the answer to a plugin is %+v", got)
+		if got.Reason != string(ipam.ReasonNoMetadata) || !strings.Contains(got.Details, "check that the instance metadata service is enabled") {
+			t.Errorf("the answer to a plugin is %+v, want reason %s and advice", got, ipam.ReasonNoMetadata)
 		}
 	})
 }
 
-// TestLimits: what the instance type can carry, cut down to what is set.
+// TestLimits checks that limits are those of the instance type, reduced by the
+// settings.
 func TestLimits(t *testing.T) {
 	m5 := eni.Limits{Cards: []int{3}, AddrsPerENI: 10, Nitro: true}
 	cards := eni.Limits{Cards: []int{4, 7}, DefaultCard: 1, AddrsPerENI: 5, Nitro: true}
@@ -79,8 +80,8 @@ func TestLimits(t *testing.T) {
 	}{
 		{"as the type", nil, m5, []warmpool.Limits{{MaxENIs: 3, SlotsPerENI: 9, AddressesPerSlot: 1}}},
 		{"fewer ENIs", []string{"-max-eni=2"}, m5, []warmpool.Limits{{MaxENIs: 2, SlotsPerENI: 9, AddressesPerSlot: 1}}},
-		{"more ENIs than there are", []string{"-max-eni=20"}, m5, []warmpool.Limits{{MaxENIs: 3, SlotsPerENI: 9, AddressesPerSlot: 1}}},
-		{"all ENIs, in words of amazon-vpc-cni-k8s", []string{"-max-eni=-1"}, m5, []warmpool.Limits{{MaxENIs: 3, SlotsPerENI: 9, AddressesPerSlot: 1}}},
+		{"more ENIs than the type has", []string{"-max-eni=20"}, m5, []warmpool.Limits{{MaxENIs: 3, SlotsPerENI: 9, AddressesPerSlot: 1}}},
+		{"all ENIs, by the value of amazon-vpc-cni-k8s", []string{"-max-eni=-1"}, m5, []warmpool.Limits{{MaxENIs: 3, SlotsPerENI: 9, AddressesPerSlot: 1}}},
 		{"pods", []string{"-max-pods=17"}, m5, []warmpool.Limits{{MaxENIs: 3, SlotsPerENI: 9, AddressesPerSlot: 1, MaxPods: 17}}},
 		{"prefixes", []string{"-enable-prefix-delegation"}, m5, []warmpool.Limits{{MaxENIs: 3, SlotsPerENI: 9, AddressesPerSlot: 16}}},
 		{"prefixes on a type without", []string{"-enable-prefix-delegation"}, old, []warmpool.Limits{{MaxENIs: 2, SlotsPerENI: 3, AddressesPerSlot: 1}}},
@@ -96,8 +97,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestAnnounce: the CNI configuration names what the agent was given, goes where
-// it was told to, and nowhere if it was told so.
+// TestAnnounce checks that the CNI configuration contains the settings of the agent
+// and is written to the path in the settings, if any.
 func TestAnnounce(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	s := defaults()
@@ -118,11 +119,11 @@ func TestAnnounce(t *testing.T) {
 	under := s
 	under.Conflist = filepath.Join(s.Conflist, "10-vpcnet.conflist")
 	if err := announce(under, log); err == nil || !strings.Contains(err.Error(), "-conflist") {
-		t.Errorf("a configuration below a file: %v, want an error that names -conflist", err)
+		t.Errorf("path below a file: %v, want an error that names -conflist", err)
 	}
 	none := s
 	none.Conflist = ""
 	if err := announce(none, log); err != nil {
-		t.Errorf("no configuration: %v", err)
+		t.Errorf("empty path: %v, want success", err)
 	}
 }

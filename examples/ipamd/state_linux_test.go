@@ -18,7 +18,7 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/waljournal"
 )
 
-// TestStateDirTaken: two agents never share what must survive a restart.
+// TestStateDirTaken checks that two agents cannot use the same state directory.
 func TestStateDirTaken(t *testing.T) {
 	dir := t.TempDir()
 	j, _, err := waljournal.Open(t.Context(), dir, waljournal.Config{})
@@ -31,21 +31,22 @@ func TestStateDirTaken(t *testing.T) {
 		s.Socket, s.StateDir = filepath.Join(dir, "agent.sock"), dir
 		err := serve(t.Context(), s, slog.New(slog.DiscardHandler))
 		if !errors.Is(err, waljournal.ErrInUse) || !strings.Contains(err.Error(), "another agent uses -state-dir "+dir) {
-			t.Errorf("serve: %v, want it to say that another agent uses the directory", err)
+			t.Errorf("serve: %v, want an error that another agent uses the directory", err)
 		}
 	})
 }
 
-// TestLongestSocket: what the flag takes can be listened on.
-func TestLongestSocket(t *testing.T) {
+// TestMaxSocket checks that server.Listen accepts the longest path that -socket
+// accepts, and no longer one.
+func TestMaxSocket(t *testing.T) {
 	dir := t.TempDir()
 	for _, c := range []struct {
 		bytes int
 		ok    bool
-	}{{longestSocket, true}, {longestSocket + 1, false}} {
+	}{{maxSocket, true}, {maxSocket + 1, false}} {
 		l, err := server.Listen(filepath.Join(dir, strings.Repeat("x", c.bytes-len(dir)-1)))
 		if (err == nil) != c.ok {
-			t.Errorf("a path of %d bytes: %v", c.bytes, err)
+			t.Errorf("path of %d bytes: %v, want success: %v", c.bytes, err, c.ok)
 		}
 		if err == nil {
 			_ = l.Close()
@@ -53,8 +54,8 @@ func TestLongestSocket(t *testing.T) {
 	}
 }
 
-// TestTombstones: what went while no agent ran is released, and its record goes
-// only when it has been.
+// TestTombstones checks that an attachment with a tombstone is released, and that
+// its tombstone is removed only after that.
 func TestTombstones(t *testing.T) {
 	dir := cniplugin.TombstoneDir(t.TempDir())
 	want := attachment("a")
@@ -72,13 +73,14 @@ func TestTombstones(t *testing.T) {
 			t.Errorf("collection %d: %v, want %v", i+1, err, answer)
 		}
 		if left := i < 2; left != slices.Equal(got, []ipam.Attachment{want}) {
-			t.Errorf("collection %d is told to release %v", i+1, got)
+			t.Errorf("collection %d releases %v, want %v: %v", i+1, got, want, left)
 		}
 	}
 }
 
-// TestAuditCollectsTombstones: an address that a plugin could not give back,
-// because the agent was too busy or its disk was full, is free a minute later.
+// TestAuditCollectsTombstones checks that an address that a plugin could not
+// release, because the agent was too busy or its disk was full, is free a minute
+// later.
 func TestAuditCollectsTombstones(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t, nil)
@@ -94,10 +96,10 @@ func TestAuditCollectsTombstones(t *testing.T) {
 		}
 		time.Sleep(auditEvery + time.Second)
 		if len(n.pool.Lookup(attachment("a"))) > 0 || len(n.pool.Lookup(attachment("b"))) == 0 {
-			t.Errorf("pod a has %v, pod b %v; want only b to have something", n.pool.Lookup(attachment("a")), n.pool.Lookup(attachment("b")))
+			t.Errorf("pod a holds %v, pod b %v; want an address for b only", n.pool.Lookup(attachment("a")), n.pool.Lookup(attachment("b")))
 		}
 		if strings.Contains(n.log.String(), "collect tombstones") {
-			t.Errorf("log\n%s", n.log.String())
+			t.Errorf("a collection failed, log\n%s", n.log.String())
 		}
 	})
 }

@@ -18,8 +18,9 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/agent"
 )
 
-// status is what the introspection address answers, as JSON. It leaves out the
-// IDs of sandboxes: with one of them a process could pretend to be the runtime.
+// status is the JSON answer of the introspection address. It does not contain the
+// IDs of sandboxes, because with one of them a process could impersonate the
+// runtime.
 type status struct {
 	Ready     bool        `json:"ready"`
 	Reason    ipam.Reason `json:"reason,omitempty"`
@@ -27,13 +28,13 @@ type status struct {
 	Free      int         `json:"free"`
 	InFlight  []string    `json:"inFlight,omitempty"`
 	Decisions []string    `json:"decisions,omitempty"`
-	// Network is what the agent wants of the node's network as a whole.
+	// Network has the settings of the node's network.
 	Network     networkStatus `json:"network"`
 	ENIs        []eniStatus   `json:"enis"`
 	Allocations []allocation  `json:"allocations"`
-	// Quarantined are addresses that something uses and the journal does not know.
+	// Quarantined are addresses that are in use but unknown to the journal.
 	Quarantined []quarantined `json:"quarantined,omitempty"`
-	// Events are the latest events beside the requests of pods.
+	// Events are the latest events, without the requests of pods.
 	Events []agent.Event `json:"events,omitempty"`
 }
 
@@ -42,19 +43,20 @@ type networkStatus struct {
 	HostLinkPrefix  string         `json:"hostLinkPrefix"`
 	ServicePrefixes []netip.Prefix `json:"servicePrefixes,omitempty"`
 	ExternalSNAT    bool           `json:"externalSNAT"`
-	// InUse are addresses of the ENIs that something else than the pods below uses.
+	// InUse are addresses of the ENIs that are in use, but not by a pod in
+	// Allocations.
 	InUse []netip.Addr `json:"inUse,omitempty"`
 }
 
-// eniStatus is an ENI, as the pool and as the node's network know it.
+// eniStatus describes an ENI in the pool and in the node's network.
 type eniStatus struct {
 	ID     string         `json:"id"`
 	MAC    string         `json:"mac,omitempty"`
 	Card   int            `json:"card"`
 	Device int            `json:"device"`
 	Addrs  []netip.Prefix `json:"addrs,omitempty"`
-	// Table is its route table, Mark what packets of its pods carry in the flat
-	// layout.
+	// Table is the number of its route table. Mark is the mark on packets of its pods
+	// in the flat layout.
 	Table  int           `json:"table"`
 	Mark   int           `json:"mark"`
 	Ready  bool          `json:"ready"`
@@ -88,7 +90,7 @@ type allocation struct {
 	At   time.Time `json:"at"`
 }
 
-// status is the present state of the pool, and of n, the node's network.
+// status returns the present state of the pool and of n, the node's network.
 func (b *backend) status(n datapath.Node) status {
 	out := status{
 		Reason: ipam.ReasonAgentStarting, ENIs: []eniStatus{}, Allocations: []allocation{},
@@ -124,7 +126,7 @@ func (b *backend) status(n datapath.Node) status {
 	return out
 }
 
-// withoutSandboxes leaves out what status keeps to itself.
+// withoutSandboxes removes the IDs of sandboxes from events.
 func withoutSandboxes(list []agent.Event) []agent.Event {
 	for i := range list {
 		list[i].Attachment = ipam.Attachment{}
@@ -132,8 +134,8 @@ func withoutSandboxes(list []agent.Event) []agent.Event {
 	return list
 }
 
-// withLinks adds what the node's network knows of ENIs, and those that the pool
-// has nothing of.
+// withLinks adds the MACs and addresses of the ENIs in n, and the ENIs that are not
+// in the pool.
 func withLinks(enis []eniStatus, n datapath.Node) []eniStatus {
 	for _, e := range n.ENIs {
 		i := slices.IndexFunc(enis, func(s eniStatus) bool { return s.ID == e.ID })
@@ -148,9 +150,9 @@ func withLinks(enis []eniStatus, n datapath.Node) []eniStatus {
 	return enis
 }
 
-// introspect shows the agent's state at /v1/status, and counts for Prometheus at
-// /metrics, until ctx ends. where is a
-// host and port, or "unix:" and a path; empty means not at all.
+// introspect serves the agent's status at /v1/status and metrics for Prometheus at
+// /metrics, until ctx ends. where is a host and port, or "unix:" and a path. If it
+// is empty, introspect does nothing.
 func introspect(ctx context.Context, where string, b *backend, l *links) error {
 	if where == "" {
 		return nil
@@ -164,7 +166,7 @@ func introspect(ctx context.Context, where string, b *backend, l *links) error {
 		w.Header().Set("Content-Type", "application/json")
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
-		_ = e.Encode(b.status(l.snapshot(nil))) // the client went away
+		_ = e.Encode(b.status(l.snapshot(nil))) // an error means that the client has ended
 	})
 	mux.Handle("GET /metrics", b.metrics.handler())
 	srv := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second}

@@ -12,11 +12,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
-// value is a [flag.Value] that refuses what makes no sense, with a message that
-// says what would.
+// value is a [flag.Value]. Its errors describe the values that are valid.
 type value struct {
 	set    func(string) error
 	text   func() string
@@ -25,10 +25,11 @@ type value struct {
 
 func (v value) Set(s string) error { return v.set(s) }
 
-// IsBoolFlag lets package flag accept -name without =true.
+// IsBoolFlag makes package flag accept -name without =true.
 func (v value) IsBoolFlag() bool { return v.isBool }
 
-// String returns the current value. Package flag also calls it on a zero value.
+// String returns the current value, and "" for a zero value, which package flag
+// uses.
 func (v value) String() string {
 	if v.text == nil {
 		return ""
@@ -78,8 +79,8 @@ func boolValue(p *bool) value {
 	}
 }
 
-// secondsValue takes whole seconds, as the variables of amazon-vpc-cni-k8s do,
-// or a Go duration.
+// secondsValue accepts whole seconds, as the variables of amazon-vpc-cni-k8s do, or
+// a Go duration.
 func secondsValue(p *time.Duration) value {
 	return value{
 		set: func(s string) error {
@@ -120,7 +121,7 @@ func textValue(p *string) value {
 	}
 }
 
-// urlValue takes an http or https URL.
+// urlValue accepts an http or https URL.
 func urlValue(p *string) value {
 	v := textValue(p)
 	v.set = func(s string) error {
@@ -134,13 +135,15 @@ func urlValue(p *string) value {
 	return v
 }
 
-// nameValue takes a word of at most size letters a-z and digits that is none of
-// reserved.
-func nameValue(p *string, size int, reserved ...string) value {
+// linkPrefixValue accepts a prefix of names of host links, except the reserved ones.
+func linkPrefixValue(p *string, reserved ...string) value {
 	return value{
 		set: func(s string) error {
-			if s == "" || len(s) > size || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789") != "" || slices.Contains(reserved, s) {
-				return fmt.Errorf("want 1 to %d letters a-z and digits, none of %s", size, strings.Join(reserved, ", "))
+			if err := datapath.ValidateHostLinkPrefix(s); err != nil {
+				return err
+			}
+			if slices.Contains(reserved, s) {
+				return fmt.Errorf("%q is reserved, want none of %s", s, strings.Join(reserved, ", "))
 			}
 			*p = s
 			return nil
@@ -164,7 +167,7 @@ func choiceValue[T ~string](p *T, choices ...T) value {
 	}
 }
 
-// policyValue takes auto, or a policy of package warmpool with its settings.
+// policyValue accepts auto, or a policy of package warmpool with its settings.
 func policyValue(p *string) value {
 	v := textValue(p)
 	v.set = func(s string) error {
@@ -183,7 +186,7 @@ func policyValue(p *string) value {
 	return v
 }
 
-// prefixesValue takes a list of CIDR blocks with commas between them.
+// prefixesValue accepts a list of CIDR blocks with commas between them.
 func prefixesValue(p *[]netip.Prefix) value {
 	return value{
 		set: func(s string) error {
@@ -194,7 +197,7 @@ func prefixesValue(p *[]netip.Prefix) value {
 				}
 				prefix, err := netip.ParsePrefix(part)
 				if err != nil {
-					return fmt.Errorf("%q is no CIDR block: want a list such as 10.0.0.0/8,172.16.0.0/12", part)
+					return fmt.Errorf("%q is not a CIDR block, want a list such as 10.0.0.0/8,172.16.0.0/12", part)
 				}
 				list = append(list, prefix.Masked())
 			}
@@ -211,7 +214,7 @@ func prefixesValue(p *[]netip.Prefix) value {
 	}
 }
 
-// tagsValue takes a JSON object of strings.
+// tagsValue accepts a JSON object of strings.
 func tagsValue(p *map[string]string) value {
 	return value{
 		set: func(s string) error {

@@ -12,51 +12,51 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/agent"
 )
 
-// vpcAudit makes the node follow the VPC's prefixes, which can be added and
-// removed while it runs. The metadata service shows them, so that no call to EC2
-// is needed.
+// vpcAudit follows changes of the VPC's prefixes while the node runs. It reads them
+// from the metadata service, and so needs no call to EC2.
 type vpcAudit struct {
 	*backend
 	links    *links
 	prefixes func(context.Context) ([]netip.Prefix, error)
 	log      *slog.Logger
-	// missing are prefixes that the last look did not show.
+	// missing are known prefixes that the last update did not show.
 	missing []netip.Prefix
 }
 
-// look takes in what is shown now. What is new counts at once. What is missing
-// counts when a second look misses it too: without its prefix, traffic inside the
-// VPC would be translated.
-func (v *vpcAudit) look(ctx context.Context) {
+// update reads the prefixes and applies changes. It adds a new prefix at once, and
+// removes a prefix that two updates in a row do not show: if a prefix were removed
+// by mistake, traffic inside the VPC would be translated.
+func (v *vpcAudit) update(ctx context.Context) {
 	shown, err := v.prefixes(ctx)
 	if err != nil {
 		v.log.Debug("prefixes of the VPC", "err", err)
 		return
 	}
-	had := v.links.vpcPrefixes()
-	want, missing := nextVPC(had, shown, v.missing)
+	before := v.links.vpcPrefixes()
+	want, missing := nextVPC(before, shown, v.missing)
 	v.missing = missing
-	if len(had) == 0 || slices.Equal(want, had) {
+	if len(before) == 0 || slices.Equal(want, before) {
 		return
 	}
 	if err := v.links.setVPC(ctx, want); err != nil {
-		v.log.Error("follow the prefixes of the VPC", "prefixes", want, "err", err)
+		v.log.Error("apply the prefixes of the VPC", "prefixes", want, "err", err)
 		return
 	}
-	v.log.Info("the VPC has other prefixes", "prefixes", want, "before", had)
-	v.note(agent.Event{Kind: eventVPC, Text: fmt.Sprintf("the VPC has the prefixes %v, before %v", want, had)})
+	v.log.Info("the prefixes of the VPC have changed", "prefixes", want, "before", before)
+	v.recordEvent(agent.Event{Kind: eventVPC, Text: fmt.Sprintf("the VPC has the prefixes %v, before %v", want, before)})
 }
 
-// nextVPC returns the prefixes to believe in, in order, and those of had that
-// shown lacks.
-func nextVPC(had, shown, missedBefore []netip.Prefix) (want, missing []netip.Prefix) {
+// nextVPC returns the prefixes to use from now on, sorted, and the prefixes in before
+// that are not in shown. It drops a prefix that is in missingBefore and still not
+// shown.
+func nextVPC(before, shown, missingBefore []netip.Prefix) (want, missing []netip.Prefix) {
 	want = slices.Clone(shown)
-	for _, p := range had {
+	for _, p := range before {
 		if slices.Contains(shown, p) {
 			continue
 		}
 		missing = append(missing, p)
-		if !slices.Contains(missedBefore, p) {
+		if !slices.Contains(missingBefore, p) {
 			want = append(want, p)
 		}
 	}

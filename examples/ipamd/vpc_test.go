@@ -8,22 +8,22 @@ import (
 	"testing"
 )
 
-// TestNextVPC: a prefix that is new counts at once, one that is missing only when
-// two looks in a row miss it.
+// TestNextVPC checks that a new prefix counts at once, and that a prefix is dropped
+// only if two updates in a row do not show it.
 func TestNextVPC(t *testing.T) {
 	a, b, c := netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("100.64.0.0/16"), netip.MustParsePrefix("172.16.0.0/16")
 	list := func(p ...netip.Prefix) []netip.Prefix { return p }
-	had, missed := list(a, b), list()
-	for i, look := range []struct{ shown, want []netip.Prefix }{
+	prefixes, missing := list(a, b), list()
+	for i, update := range []struct{ shown, want []netip.Prefix }{
 		{list(b, a), list(a, b)},
-		{list(a, c), list(a, b, c)}, // b is missed for the first time
+		{list(a, c), list(a, b, c)}, // b is missing for the first time
 		{list(c, b, a), list(a, b, c)},
 		{list(a, c), list(a, b, c)},
 		{list(a, c), list(a, c)},
 	} {
-		had, missed = nextVPC(had, look.shown, missed)
-		if !slices.Equal(had, look.want) {
-			t.Fatalf("look %d: %v, want %v", i, had, look.want)
+		prefixes, missing = nextVPC(prefixes, update.shown, missing)
+		if !slices.Equal(prefixes, update.want) {
+			t.Fatalf("update %d: %v, want %v", i, prefixes, update.want)
 		}
 	}
 }

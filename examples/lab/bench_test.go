@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// BenchmarkPod measures CNI ADD and DEL as a container runtime sees them: libcni
-// executes vpc-cni, which asks the node's ipamd. Run it with -benchtime=100x.
+// BenchmarkPod measures CNI ADD and DEL from the point of view of a container
+// runtime: libcni executes vpc-cni, which asks the node's ipamd. Run it with
+// -benchtime=100x.
 func BenchmarkPod(b *testing.B) {
 	for _, layout := range []string{layoutFlat, layoutPerPod} {
 		b.Run(layout, func(b *testing.B) {
@@ -21,7 +22,7 @@ func BenchmarkPod(b *testing.B) {
 				b.Fatal(err)
 			}
 			n := k.nodes[0]
-			if _, err := k.settled(b.Context(), n); err != nil {
+			if _, err := k.idleSnapshot(b.Context(), n); err != nil {
 				b.Fatal(err)
 			}
 			var adds, dels []time.Duration

@@ -18,14 +18,14 @@ const modulePath = "github.com/vpcnet/vpcnet"
 // programs are the binaries that the lab runs, as a node would have them.
 func programs() []string { return []string{"ipamd", "vpc-cni"} }
 
-// findPrograms puts the programs into dir: those that lie beside this binary,
-// as `go install ./examples/...` leaves them, or else freshly built ones.
+// findPrograms copies the programs to dir from the directory of this binary, where
+// `go install ./examples/...` puts them. If they are not there, it builds them.
 func findPrograms(ctx context.Context, dir string, p *printer) error {
 	done := p.progress("building ipamd and vpc-cni")
 	origin := "built"
-	err := copyBeside(dir)
+	err := copyPrograms(dir)
 	if err == nil {
-		origin = "found beside this program"
+		origin = "found in the directory of this program"
 	} else {
 		err = build(ctx, dir)
 	}
@@ -45,7 +45,8 @@ func findPrograms(ctx context.Context, dir string, p *printer) error {
 	return nil
 }
 
-func copyBeside(dir string) error {
+// copyPrograms copies the programs from the directory of this binary to dir.
+func copyPrograms(dir string) error {
 	exe, err := os.Executable()
 	if err != nil {
 		return err
@@ -66,8 +67,8 @@ func copyProgram(from, to string) error {
 	return os.WriteFile(to, b, 0o755)
 }
 
-// build compiles the programs, with the settings that this one was compiled
-// with: what they have in common need not be compiled again.
+// build compiles the programs with the same settings as this one, so that the
+// packages that they share are not compiled again.
 func build(ctx context.Context, dir string) error {
 	args := []string{"build", "-ldflags=-s -w", "-o", dir + string(filepath.Separator)}
 	for _, name := range programs() {
@@ -81,7 +82,7 @@ func build(ctx context.Context, dir string) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, exec.ErrNotFound):
-		return fmt.Errorf("the lab builds ipamd and vpc-cni with the go command, which is not in PATH: install Go from https://go.dev/dl, or put both binaries beside this one: %w", err)
+		return fmt.Errorf("the lab builds ipamd and vpc-cni with the go command, which is not in PATH: install Go from https://go.dev/dl, or put both binaries into the directory of this one: %w", err)
 	case err != nil:
 		return fmt.Errorf("go %s (run the lab inside a clone of the repository): %w\n%s", strings.Join(args, " "), err, bytes.TrimSpace(out.Bytes()))
 	}

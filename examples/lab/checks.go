@@ -18,17 +18,17 @@ import (
 	"github.com/vpcnet/vpcnet/snat"
 )
 
-// quietFor is how long nothing may be asked of EC2 once nothing changes.
+// quietFor is how long checkWarmPool checks that the agents make no call to EC2.
 const quietFor = time.Second
 
 // checkWarmPool waits until each node has as many free addresses again as its
-// targets ask for, or as it can have, and sees that EC2 is left alone then.
+// targets ask for, or as it can have. Then it checks that no agent calls EC2.
 func (k *walk) checkWarmPool(ctx context.Context) error {
 	n := k.nodes[0]
 	k.p.section("The warm pool")
-	k.p.text(`Addresses are fetched before pods need them, for EC2 takes its time. With WARM_ENI_TARGET=1, as EKS has it, the
-		agent keeps as many addresses free as one whole ENI has. So the first pod made it attach a second ENI, and the
-		pods after that a third, if the instance type allows. While nothing changes the agent asks EC2 nothing.`)
+	k.p.text(`The agent gets addresses before pods need them, because calls to EC2 take time. With WARM_ENI_TARGET=1, as EKS sets
+		it, the agent keeps as many addresses free as one whole ENI has. So it attached a second ENI after the first pod,
+		and a third one after further pods, if the instance type allows. While nothing changes, the agent makes no call to EC2.`)
 	done := k.p.progress("waiting for the pools")
 	waited, cancel := context.WithTimeout(ctx, k.patience)
 	defer cancel()
@@ -64,8 +64,8 @@ func (k *walk) checkWarmPool(ctx context.Context) error {
 	return nil
 }
 
-// refilled waits until a node's pool has what it should have, and says what it
-// has.
+// refilled waits until a node's pool has as many free addresses as it should have,
+// and returns a description of the pool.
 func (k *walk) refilled(ctx context.Context, n *node) (detail string, err error) {
 	per, most := k.limits.SlotsPerENI(), k.limits.SlotsPerENI()*k.limits.MaxENIs(k.limits.DefaultCard)
 	want := min(warmTarget(k.agentEnv, per), most-len(n.pods))
@@ -77,8 +77,8 @@ func (k *walk) refilled(ctx context.Context, n *node) (detail string, err error)
 	return fmt.Sprintf("%s has %d pods and %d free addresses on %d ENIs, the target is %d", n.name, len(n.pods), pool.Free, len(n.enis()), want), err
 }
 
-// warmTarget is the number of free addresses that the agents' environment asks
-// for; with a policy that has no such number, one.
+// warmTarget returns the number of free addresses that the agents' environment asks
+// for, or 1 if the policy has no such number.
 func warmTarget(env []string, perENI int) int {
 	value := map[string]string{}
 	for _, v := range env {
@@ -102,14 +102,14 @@ func total(calls map[string]int) int {
 	return n
 }
 
-// checkSameNode sends between two pods of one node.
+// checkSameNode sends packets between two pods of one node.
 func (k *walk) checkSameNode(ctx context.Context) error {
 	n := k.nodes[0]
 	a, b := n.pods[0], n.pods[len(n.pods)-1]
 	k.p.section("From pod to pod on one node")
-	k.p.text(`%s talks to %s. The packet leaves the pod by eth0 to the gateway's MAC, which is the node's end of the
-		veth pair. The node looks its rules up: 512 finds the route to %s, and the packet goes down that pod's
-		link. It never reaches an ENI, whichever ENI the two addresses belong to.`, a.name, b.name, b.addr)
+	k.p.text(`%s sends to %s. The packet leaves the pod by eth0 to the gateway's MAC, which is the node's end of the
+		veth pair. The node looks up its rules: rule 512 finds the route to %s, and the packet goes to that pod's
+		link. It never reaches an ENI, no matter to which ENI the two addresses belong.`, a.name, b.name, b.addr)
 	points := append([]point{a.point(), n.point(a.hostLink), n.point(b.hostLink), b.point()}, n.eniPoints()...)
 	seen, err := record(points, func() error {
 		err := ping(ctx, a.ns, b.addr)
@@ -129,22 +129,22 @@ func (k *walk) checkSameNode(ctx context.Context) error {
 	case between(at(seen, b.name, ifName), a.addr, b.addr) == 0:
 		err = errors.New("the echo request was not seen in the other pod with the first pod's address")
 	case server != a.addr:
-		err = fmt.Errorf("over TCP %s saw %v as the source, not %v", b.name, server, a.addr)
+		err = fmt.Errorf("over TCP %s saw source %v, want %v", b.name, server, a.addr)
 	case atENIs > 0:
-		err = fmt.Errorf("%d of the packets were seen on ENIs", atENIs)
+		err = fmt.Errorf("%d of the packets were seen on ENIs, want none", atENIs)
 	}
 	k.check("pod-to-pod-same-node", fmt.Sprintf("%s %v -> %s %v: ICMP and TCP answered, source unchanged, nothing on any ENI", a.name, a.addr, b.name, b.addr), err)
 	return nil
 }
 
-// checkAcrossNodes sends between pods of different nodes and looks at the
+// checkAcrossNodes sends packets between pods of different nodes, and checks the
 // packets on both ENIs.
 func (k *walk) checkAcrossNodes(ctx context.Context) error {
 	a, b := k.nodes[0].pods[0], k.nodes[1].pods[0]
 	k.p.section("From pod to pod across nodes")
-	k.p.text(`%s on %s talks to %s on %s, in another availability zone. No rule of the first node knows the destination,
-		so the packet leaves by an ENI to the VPC's router, which hands it to the ENI that owns %s. There, rule 512
-		finds the pod. Both ENIs see the pods' own addresses: no overlay, no translation.`,
+	k.p.text(`%s on %s sends to %s on %s, in another availability zone. No rule of the first node matches the destination,
+		so the packet leaves by an ENI to the VPC's router, which delivers it to the ENI that owns %s. There, rule 512
+		finds the pod. The packets on both ENIs have the pods' own addresses, without overlay or translation.`,
 		a.name, a.node.name, b.name, b.node.name, b.addr)
 	points := append(append([]point{a.point()}, a.node.eniPoints()...), append(b.node.eniPoints(), b.point())...)
 	var server netip.Addr
@@ -167,12 +167,12 @@ func (k *walk) checkAcrossNodes(ctx context.Context) error {
 	switch {
 	case err != nil:
 	case server != a.addr:
-		err = fmt.Errorf("%s saw %v as the source, not %v", b.name, server, a.addr)
+		err = fmt.Errorf("%s saw source %v, want %v", b.name, server, a.addr)
 	case between(sent, a.addr, b.addr) == 0 || between(received, a.addr, b.addr) != between(sent, a.addr, b.addr):
 		err = fmt.Errorf("%d packets %v > %v at the first ENI, %d at the second", between(sent, a.addr, b.addr), a.addr, b.addr, between(received, a.addr, b.addr))
 	case between(received, b.addr, a.addr) == 0 || between(sent, b.addr, a.addr) != between(received, b.addr, a.addr):
 		err = fmt.Errorf("%d answers %v > %v at the second ENI, %d at the first", between(received, b.addr, a.addr), b.addr, a.addr, between(sent, b.addr, a.addr))
-	case strangers(sent, a, b)+strangers(received, a, b) > 0:
+	case translated(sent, a, b)+translated(received, a, b) > 0:
 		err = fmt.Errorf("packets of the two pods with other addresses were seen on the ENIs:\n%s", strings.Join(tcpdump(seen), "\n"))
 	}
 	k.check("no-nat-inside-vpc", fmt.Sprintf("%d packets %v > %v and %d back, the same at %s of %s and at %s of %s", between(sent, a.addr, b.addr), a.addr, b.addr,
@@ -180,14 +180,13 @@ func (k *walk) checkAcrossNodes(ctx context.Context) error {
 	return nil
 }
 
-// strangers counts packets with the address of one of two pods on one side and
-// neither on the other, as a translated packet would be.
-func strangers(seen []sighting, a, b *pod) int {
+// translated counts packets of which only one address belongs to one of the two
+// pods. The other address of such a packet was translated.
+func translated(seen []sighting, a, b *pod) int {
 	n := 0
 	for _, s := range seen {
 		src, dst := s.flow.Src.Addr(), s.flow.Dst.Addr()
-		ours := (src == a.addr || src == b.addr) != (dst == a.addr || dst == b.addr)
-		if ours {
+		if (src == a.addr || src == b.addr) != (dst == a.addr || dst == b.addr) {
 			n++
 		}
 	}
@@ -205,7 +204,7 @@ func icmp(seen []sighting) []sighting {
 	return out
 }
 
-// pingsAtOnce is how many pings allAcross has under way.
+// pingsAtOnce is the number of concurrent pings of allAcross.
 const pingsAtOnce = 8
 
 // allAcross pings from each pod to the first and last pod of each other node.
@@ -238,7 +237,7 @@ func (k *walk) allAcross(ctx context.Context) (pairs int, err error) {
 	return pairs, errors.Join(append(failed, err)...)
 }
 
-// ends are the first and the last of pods.
+// ends returns the first and the last of pods.
 func ends(pods []*pod) []*pod {
 	if len(pods) < 2 {
 		return pods
@@ -246,18 +245,18 @@ func ends(pods []*pod) []*pod {
 	return []*pod{pods[0], pods[len(pods)-1]}
 }
 
-// checkSecondENI sends from a pod on a secondary ENI to another node.
+// checkSecondENI sends packets from a pod on a secondary ENI to another node.
 func (k *walk) checkSecondENI(ctx context.Context) error {
 	a, b := k.nodes[0].onSecondENI(), k.nodes[1].pods[0]
-	k.p.section("Out by the second ENI")
+	k.p.section("From a pod on the second ENI")
 	if a == nil {
 		k.check("second-eni-egress", "", fmt.Errorf("no pod of %s has an address of a secondary ENI", k.nodes[0].name))
 		return nil
 	}
 	own, _ := a.node.owner(a.addr)
 	first := a.node.enis()[0]
-	k.p.text(`%s has an address of the ENI with device index %d. If its packets left by the primary ENI, EC2 would drop
-		them: that ENI does not own the address. So rule 1536 sends them to table %d, whose default route leads out by
+	k.p.text(`%s has an address of the ENI with device index %d. EC2 would drop its packets if they left by the primary ENI,
+		because that ENI does not own the address. So rule 1536 sends them to table %d, whose default route leads to
 		%s. Packets to the pod arrive by the same ENI.`, a.name, own.Attachment.Device, own.Attachment.Device+1, link(own))
 	before, err := k.net.Drops()
 	if err != nil {
@@ -277,21 +276,21 @@ func (k *walk) checkSecondENI(ctx context.Context) error {
 	case len(about(at(seen, a.node.name, link(first)), a.addr)) > 0:
 		err = fmt.Errorf("packets of %s were seen on the primary ENI", a.name)
 	case after.Spoofed[own.ID]+after.Spoofed[first.ID] != before.Spoofed[own.ID]+before.Spoofed[first.ID]:
-		err = errors.New("the VPC dropped packets for their source address")
+		err = errors.New("the VPC dropped packets because of their source address")
 	}
-	k.check("second-eni-egress", fmt.Sprintf("%s %v left by %s (%s) and its answer came in there; nothing on %s", a.name, a.addr, link(own), own.ID, link(first)), err)
+	k.check("second-eni-egress", fmt.Sprintf("packets of %s %v left by %s (%s) and the answers arrived there; none was seen on %s", a.name, a.addr, link(own), own.ID, link(first)), err)
 	return nil
 }
 
-// checkInternet sends from pods on both kinds of ENI to the internet.
+// checkInternet sends packets from pods on both kinds of ENI to the internet.
 func (k *walk) checkInternet(ctx context.Context) error {
 	n := k.nodes[0]
 	k.p.section("From a pod to the internet")
-	k.p.text(`The internet gateway knows only the primary address of an ENI; a packet with a pod's address would be
-		dropped there. So what a pod sends to outside of the VPC leaves by the primary ENI, with the node's primary
-		address %v as its source. The packet is marked 0x80 as it leaves the pod's link, rule 1024 sends it to the
-		main table, and the nftables chain at the end translates its source. This holds for pods on secondary
-		ENIs as well.`, n.addr)
+	k.p.text(`The internet gateway knows only the primary address of an ENI, and would drop a packet with a pod's address.
+		So packets from a pod to destinations outside of the VPC leave by the primary ENI, with the node's primary
+		address %v as their source. A packet gets the mark 0x80 when it leaves the pod's link, rule 1024 sends it to the
+		main table, and the nftables chain at the end translates its source. This also applies to pods on secondary
+		ENIs.`, n.addr)
 	if err := k.showTranslation(ctx, n); err != nil {
 		return err
 	}
@@ -314,7 +313,7 @@ func (k *walk) checkInternet(ctx context.Context) error {
 		for _, network := range []string{"tcp", "udp"} {
 			server, e := ask(ctx, network, p.ns, remote)
 			if e == nil && server != n.addr {
-				e = fmt.Errorf("over %s the internet host saw %v, not %v", network, server, n.addr)
+				e = fmt.Errorf("over %s the internet host saw source %v, want %v", network, server, n.addr)
 			}
 			err = errors.Join(err, e)
 		}
@@ -326,7 +325,7 @@ func (k *walk) checkInternet(ctx context.Context) error {
 	return nil
 }
 
-// showTranslation prints the rules at the VPC's edge.
+// showTranslation prints the rules of the source translation.
 func (k *walk) showTranslation(ctx context.Context, n *node) error {
 	h, err := snat.Open(n.ns.Path())
 	if err != nil {
@@ -352,15 +351,15 @@ func names(pods []*pod) string {
 // checkHostToPod connects from the nodes to pods, as the kubelet's probes do.
 func (k *walk) checkHostToPod(ctx context.Context) error {
 	k.p.section("From a node to pods")
-	k.p.text(`The kubelet probes the pods of its node, with the node's address as source; other nodes reach them as well.
-		The answer of a pod on a secondary ENI must come back to the node itself and not leave by that ENI.`)
+	k.p.text(`The kubelet probes the pods of its node with the node's address as source, and other nodes connect to them too.
+		The answer of a pod on a secondary ENI must go to the node itself and must not leave by that ENI.`)
 	var failed error
 	tried := 0
 	for _, n := range k.nodes {
 		for _, p := range append(ends(n.pods), ends(k.nodes[0].pods)...) {
 			source, err := ask(ctx, "tcp", n.ns, p.echo())
 			if err == nil && source != n.addr {
-				err = fmt.Errorf("the pod saw %v, not the node's %v", source, n.addr)
+				err = fmt.Errorf("the pod saw source %v, want the node's %v", source, n.addr)
 			}
 			if err != nil {
 				failed = errors.Join(failed, fmt.Errorf("%s -> %s: %w", n.name, p.name, err))
@@ -372,24 +371,24 @@ func (k *walk) checkHostToPod(ctx context.Context) error {
 	return nil
 }
 
-// settle is how long a packet that must not arrive gets to arrive after all.
-const settle = 300 * time.Millisecond
+// arriveWithin is how long checkSpoofed waits for packets to arrive.
+const arriveWithin = 300 * time.Millisecond
 
-// checkSpoofed sends packets with addresses that the sender does not have.
+// checkSpoofed sends packets with source addresses that the sender does not own.
 func (k *walk) checkSpoofed(ctx context.Context) error {
 	n := k.nodes[0]
 	a, b := n.pods[0], k.nodes[1].pods[0]
-	k.p.section("A pod that lies about its address")
-	k.p.text(`EC2 checks that an ENI owns the source of what it sends, but several pods share an ENI, so EC2 cannot tell
-		them apart. The node can: a packet that comes from a pod's link must have an address whose route leads back
-		to that link. %s sends to %s, once as itself, and then with addresses that are not its own.`, a.name, b.name)
-	var lies []netip.Addr
+	k.p.section("A pod that forges its source address")
+	k.p.text(`EC2 checks that an ENI owns the source address of each packet that it sends, but several pods share an ENI, so
+		EC2 cannot tell them apart. The node can: a packet from a pod's link must have a source address whose route leads
+		back to that link. %s sends to %s, first with its own address, and then with addresses that it does not own.`, a.name, b.name)
+	var forged []netip.Addr
 	for _, p := range []*pod{ends(n.pods)[len(ends(n.pods))-1], k.nodes[1].pods[len(k.nodes[1].pods)-1]} {
 		if p != a && p != b {
-			lies = append(lies, p.addr)
+			forged = append(forged, p.addr)
 		}
 	}
-	lies = append(lies, n.addr, fabric.InternetAddr)
+	forged = append(forged, n.addr, fabric.InternetAddr)
 	before, err := k.net.Drops()
 	if err != nil {
 		return err
@@ -397,13 +396,13 @@ func (k *walk) checkSpoofed(ctx context.Context) error {
 	points := append(append([]point{a.point()}, n.eniPoints()...), b.point())
 	seen, err := record(points, func() error {
 		to := netip.AddrPortFrom(b.addr, 9)
-		for _, source := range append([]netip.Addr{a.addr}, lies...) {
+		for _, source := range append([]netip.Addr{a.addr}, forged...) {
 			if err := a.ns.Send(netip.AddrPortFrom(source, 999), to, []byte("who am I?")); err != nil {
 				return fmt.Errorf("send as %v: %w", source, err)
 			}
 		}
 		select {
-		case <-time.After(settle):
+		case <-time.After(arriveWithin):
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
@@ -419,33 +418,33 @@ func (k *walk) checkSpoofed(ctx context.Context) error {
 	after, dropErr := k.net.Drops()
 	err = errors.Join(err, dropErr)
 	if err == nil && between(at(shown, b.name, ifName), a.addr, b.addr) == 0 {
-		err = fmt.Errorf("the packet with the pod's own address did not arrive, so the others prove nothing")
+		err = fmt.Errorf("the packet with the pod's own address did not arrive, so the check shows nothing")
 	}
-	for _, lie := range lies {
-		left := between(shown, lie, b.addr) - between(at(shown, a.name, ifName), lie, b.addr)
+	for _, source := range forged {
+		left := between(shown, source, b.addr) - between(at(shown, a.name, ifName), source, b.addr)
 		if err == nil && left > 0 {
-			err = fmt.Errorf("a packet with source %v got past the node", lie)
+			err = fmt.Errorf("the node forwarded a packet with source %v", source)
 		}
-		if err == nil && between(at(shown, a.name, ifName), lie, b.addr) == 0 {
-			err = fmt.Errorf("the packet with source %v was never sent", lie)
+		if err == nil && between(at(shown, a.name, ifName), source, b.addr) == 0 {
+			err = fmt.Errorf("the packet with source %v was not sent", source)
 		}
 	}
 	if err == nil {
 		err = k.checkVPCDrops(n, b, before.Spoofed, after.Spoofed)
 	}
-	k.check("spoofed-source-dropped", fmt.Sprintf("%d packets of %s with other sources did not get past the node, its own did; a packet sent by the node itself with a foreign source was dropped by the VPC", len(lies), a.name), err)
+	k.check("spoofed-source-dropped", fmt.Sprintf("the node dropped %d packets of %s with forged sources and forwarded the one with its own; the VPC dropped a packet of the node itself with a forged source", len(forged), a.name), err)
 	return nil
 }
 
-// checkVPCDrops sends a packet from the node itself, past the check for pods,
-// and sees that the VPC drops and counts it.
+// checkVPCDrops sends a packet with a forged source from the node itself, to which
+// the check of pods does not apply, and checks that the VPC drops and counts it.
 func (k *walk) checkVPCDrops(n *node, to *pod, before, after map[string]uint64) error {
 	primary := n.enis()[0].ID
 	if after[primary] != before[primary] {
-		return errors.New("the VPC had to drop packets of the pod: the node let them out")
+		return errors.New("the VPC dropped packets of the pod, which the node should have dropped")
 	}
-	foreign := netip.MustParseAddr("10.9.9.9")
-	if err := n.ns.Send(netip.AddrPortFrom(foreign, 999), netip.AddrPortFrom(to.addr, 9), []byte("who am I?")); err != nil {
+	forged := netip.MustParseAddr("10.9.9.9")
+	if err := n.ns.Send(netip.AddrPortFrom(forged, 999), netip.AddrPortFrom(to.addr, 9), []byte("who am I?")); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
@@ -455,7 +454,7 @@ func (k *walk) checkVPCDrops(n *node, to *pod, before, after map[string]uint64) 
 		return err == nil && now.Spoofed[primary] == after[primary]+1, err
 	})
 	if err != nil {
-		return fmt.Errorf("the VPC did not drop a packet with source %v that the node sent: %w", foreign, err)
+		return fmt.Errorf("the VPC did not drop a packet with source %v that the node sent: %w", forged, err)
 	}
 	return nil
 }

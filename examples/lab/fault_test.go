@@ -19,14 +19,14 @@ import (
 	"github.com/vpcnet/vpcnet/snat"
 )
 
-// TestChecksCanFail breaks what each check is about, one after the other, and
-// sees that the check notices. A check that cannot fail is worth nothing.
+// TestChecksCanFail breaks the lab in one way for each check, and tests that the
+// check fails.
 func TestChecksCanFail(t *testing.T) {
 	faults := []struct {
 		check string
 		step  func(*walk, context.Context) error
-		// sabotage breaks the lab and returns how to mend it.
-		sabotage func(*walk) (mend func() error, err error)
+		// sabotage breaks the lab and returns a function that repairs it.
+		sabotage func(*walk) (repair func() error, err error)
 	}{
 		{"pod-to-pod-same-node", (*walk).checkSameNode, cutRoute(0)},
 		{"pod-to-pod-across-nodes", (*walk).checkAcrossNodes, cutRoute(1)},
@@ -34,9 +34,9 @@ func TestChecksCanFail(t *testing.T) {
 		{"second-eni-egress", (*walk).checkSecondENI, dropRules(1536)},
 		{"snat-to-node-primary", (*walk).checkInternet, translateNothing},
 		{"host-to-pod", (*walk).checkHostToPod, cutRoute(0)},
-		{"spoofed-source-dropped", (*walk).checkSpoofed, believeAll},
-		{"warm-pool-refilled", (*walk).checkWarmPool, wantMore},
-		{"agent-restart-keeps-pods", (*walk).checkRestart, forget},
+		{"spoofed-source-dropped", (*walk).checkSpoofed, allowAnySource},
+		{"warm-pool-refilled", (*walk).checkWarmPool, expectMore},
+		{"agent-restart-keeps-pods", (*walk).checkRestart, loseJournal},
 		{"delete-leaves-nothing", (*walk).checkDelete, ignoreDel},
 	}
 	var covered []string
@@ -56,7 +56,7 @@ func TestChecksCanFail(t *testing.T) {
 	}
 	k.patience = 4 * time.Second
 	for _, f := range faults {
-		mend, err := f.sabotage(k)
+		repair, err := f.sabotage(k)
 		if err != nil {
 			t.Fatalf("%s: sabotage: %v", f.check, err)
 		}
@@ -66,16 +66,17 @@ func TestChecksCanFail(t *testing.T) {
 		}
 		i := slices.IndexFunc(k.report.Checks, func(c check) bool { return c.Name == f.check })
 		if i < 0 || k.report.Checks[i].OK {
-			t.Errorf("%s: held although the lab was broken: %+v", f.check, k.report.Checks)
+			t.Errorf("%s: the check did not fail although the lab was broken: %+v", f.check, k.report.Checks)
 		}
-		if err := mend(); err != nil {
-			t.Fatalf("%s: mend: %v", f.check, err)
+		if err := repair(); err != nil {
+			t.Fatalf("%s: repair: %v", f.check, err)
 		}
 	}
 }
 
-// change takes items of a node's network away and returns how to put them back.
-// The agent sleeps meanwhile, because it would repair that at once.
+// change deletes items of a node's network and returns a function that adds them
+// again. It stops the agent meanwhile, because the agent would repair the network at
+// once.
 func change(n *node, pick func(netstate.State) []netstate.Item) (func() error, error) {
 	ctx := context.Background()
 	if err := n.agent.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
@@ -85,13 +86,13 @@ func change(n *node, pick func(netstate.State) []netstate.Item) (func() error, e
 	if err != nil {
 		return nil, err
 	}
-	var away, back []netstate.Change
+	var deletes, adds []netstate.Change
 	for _, item := range pick(state) {
-		away = append(away, netstate.Change{Op: netstate.OpDelete, Item: item})
-		back = append(back, netstate.Change{Op: netstate.OpAdd, Item: item})
+		deletes = append(deletes, netstate.Change{Op: netstate.OpDelete, Item: item})
+		adds = append(adds, netstate.Change{Op: netstate.OpAdd, Item: item})
 	}
-	if len(away) == 0 {
-		return nil, errors.New("nothing to break")
+	if len(deletes) == 0 {
+		return nil, errors.New("the node has no item to delete")
 	}
 	apply := func(changes []netstate.Change) error {
 		h, err := datapath.Open(n.ns.Path())
@@ -101,10 +102,10 @@ func change(n *node, pick func(netstate.State) []netstate.Item) (func() error, e
 		defer h.Close()
 		return h.Apply(ctx, changes)
 	}
-	return func() error { return errors.Join(apply(back), n.agent.cmd.Process.Signal(syscall.SIGCONT)) }, apply(away)
+	return func() error { return errors.Join(apply(adds), n.agent.cmd.Process.Signal(syscall.SIGCONT)) }, apply(deletes)
 }
 
-// cutRoute takes away the routes to the pods of a node.
+// cutRoute deletes the routes to the pods of a node.
 func cutRoute(node int) func(*walk) (func() error, error) {
 	return func(k *walk) (func() error, error) {
 		return change(k.nodes[node], func(s netstate.State) (items []netstate.Item) {
@@ -131,14 +132,14 @@ func dropRules(priority int) func(*walk) (func() error, error) {
 	}
 }
 
-// retranslate puts other rules in the place of the first node's.
+// retranslate replaces the translation rules of the first node.
 func retranslate(k *walk, r snat.Ruleset) (func() error, error) {
 	agent := k.nodes[0].agent.cmd.Process
 	h, err := snat.Open(k.nodes[0].ns.Path())
 	if err != nil {
 		return nil, err
 	}
-	if err := agent.Signal(syscall.SIGSTOP); err != nil { // it would repair that at once
+	if err := agent.Signal(syscall.SIGSTOP); err != nil { // because the agent would repair the rules at once
 		return nil, errors.Join(err, h.Close())
 	}
 	before, err := h.Observe(context.Background())
@@ -151,7 +152,7 @@ func retranslate(k *walk, r snat.Ruleset) (func() error, error) {
 	}, err
 }
 
-// translateAll translates traffic within the VPC as well.
+// translateAll also translates traffic within the VPC.
 func translateAll(k *walk) (func() error, error) {
 	r, err := snat.Config{
 		NodeAddrs: []netip.Addr{k.nodes[0].addr}, PrimaryLink: link(k.nodes[0].enis()[0]),
@@ -163,29 +164,29 @@ func translateAll(k *walk) (func() error, error) {
 	return retranslate(k, r)
 }
 
-// translateNothing leaves the sources of all packets as they are.
+// translateNothing removes the translation.
 func translateNothing(k *walk) (func() error, error) { return retranslate(k, snat.Ruleset{}) }
 
-// believeAll lets pods send with any source address.
-func believeAll(k *walk) (func() error, error) {
+// allowAnySource lets pods send packets with any source address.
+func allowAnySource(k *walk) (func() error, error) {
 	n := k.nodes[0]
 	setting := "ipv4/conf/" + n.pods[0].hostLink + "/rp_filter"
-	mend, err := change(n, func(s netstate.State) []netstate.Item { return []netstate.Item{s.Filter} })
+	repair, err := change(n, func(s netstate.State) []netstate.Item { return []netstate.Item{s.Filter} })
 	if err != nil {
 		return nil, err
 	}
-	return func() error { return errors.Join(n.ns.Sysctl(setting, "1"), mend()) }, n.ns.Sysctl(setting, "0")
+	return func() error { return errors.Join(n.ns.Sysctl(setting, "1"), repair()) }, n.ns.Sysctl(setting, "0")
 }
 
-// wantMore makes the lab expect an instance type with bigger ENIs.
-func wantMore(k *walk) (func() error, error) {
+// expectMore makes the lab expect an instance type with more addresses per ENI.
+func expectMore(k *walk) (func() error, error) {
 	limits := k.limits
 	k.limits.AddrsPerENI += 10
 	return func() error { k.limits = limits; return nil }, nil
 }
 
-// forget makes the agent lose its journal between its end and its start.
-func forget(k *walk) (func() error, error) {
+// loseJournal makes the agent lose its journal at its next start.
+func loseJournal(k *walk) (func() error, error) {
 	n := k.nodes[0]
 	wrapper := fmt.Sprintf("#!/bin/sh\nrm -rf %s/*\nexec %s \"$@\"\n", n.stateDir(), filepath.Join(k.programs, "ipamd"))
 	return k.replaceProgram("ipamd", wrapper)
@@ -197,7 +198,7 @@ func ignoreDel(k *walk) (func() error, error) {
 	return k.replaceProgram("vpc-cni", wrapper)
 }
 
-// replaceProgram puts a script in the place of one of the lab's programs.
+// replaceProgram replaces one of the lab's programs by a script.
 func (k *walk) replaceProgram(name, script string) (func() error, error) {
 	before := k.programs
 	dir, err := os.MkdirTemp("/run", "programs-")

@@ -20,11 +20,11 @@ import (
 	"github.com/vpcnet/vpcnet/internal/isolate"
 )
 
-// startEnv tells the second process when the first one began, in nanoseconds
-// of Unix time, so that the elapsed time counts the building.
+// startEnv tells the second process when the first one began, in nanoseconds of Unix
+// time, so that the elapsed time includes the build.
 const startEnv = "VPCNET_LAB_START"
 
-// inside is the second process: it has namespaces of its own.
+// inside is the second process, which runs in new namespaces.
 func inside(o options) (bool, error) {
 	if err := isolate.Init(); err != nil {
 		return false, err
@@ -33,14 +33,14 @@ func inside(o options) (bool, error) {
 	defer stop()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	f := toFirst()
-	var stands atomic.Bool
+	f := pipesToFirst()
+	var kept atomic.Bool
 	go f.watch(func() {
-		if !stands.Load() {
+		if !kept.Load() {
 			cancel()
 		}
 	})
-	programs, err := adopt(os.Getenv(programsEnv))
+	programs, err := movePrograms(os.Getenv(programsEnv))
 	if err != nil {
 		return false, err
 	}
@@ -51,21 +51,21 @@ func inside(o options) (bool, error) {
 	p := newPrinter(os.Stdout, os.Stderr, o.JSON)
 	ok := explore(ctx, w, p, os.Stdout)
 	if ctx.Err() != nil {
-		return false, w.close() // the first process says why
+		return false, w.close() // the first process prints the reason
 	}
 	if !o.Keep {
 		return ok, w.close()
 	}
-	stands.Store(true)
-	if err := keep(ctx, w, f, ok); err != nil {
+	kept.Store(true)
+	if err := waitForRemoval(ctx, w, f, ok); err != nil {
 		return false, errors.Join(err, w.close())
 	}
 	return ok, nil
 }
 
-// adopt moves the programs into the lab's own /run, so that nothing is left of
-// them when it ends, however it ends.
-func adopt(dir string) (string, error) {
+// movePrograms moves the programs to the /run of the lab, so that the kernel removes
+// them when the lab ends, however it ends.
+func movePrograms(dir string) (string, error) {
 	const own = "/run/programs"
 	if err := os.Mkdir(own, 0o755); err != nil {
 		return "", err
@@ -78,8 +78,8 @@ func adopt(dir string) (string, error) {
 	return own, os.RemoveAll(dir)
 }
 
-// explore walks through the world, prints what comes of it, and reports whether
-// every check held.
+// explore runs the walk through w, prints its report, and reports whether every check
+// succeeded.
 func explore(ctx context.Context, w *world, p *printer, jsonOut io.Writer) bool {
 	k := newWalk(w, p)
 	stopped := k.run(ctx)
@@ -102,7 +102,7 @@ func explore(ctx context.Context, w *world, p *printer, jsonOut io.Writer) bool 
 	return ok
 }
 
-// elapsed is the time since the person started the lab, in seconds.
+// elapsed returns the time since the start of the first process, in seconds.
 func elapsed() float64 {
 	var start int64
 	if _, err := fmt.Sscan(os.Getenv(startEnv), &start); err != nil {
@@ -111,7 +111,7 @@ func elapsed() float64 {
 	return math.Round(time.Since(time.Unix(0, start)).Seconds()*1000) / 1000
 }
 
-// describe is the lab as -json prints it.
+// describe returns the nodes as -json prints them.
 func (w *world) describe() []nodeReport {
 	nodes := make([]nodeReport, 0, len(w.nodes))
 	for _, n := range w.nodes {
@@ -137,45 +137,45 @@ func (w *world) describe() []nodeReport {
 	return nodes
 }
 
-// summary ends the walk: all checks in one table.
+// summary prints all checks in one table, at the end of the walk.
 func (k *walk) summary(ok bool) {
-	k.p.section("What held")
+	k.p.section("Summary")
 	var rows [][]string
-	held := 0
+	succeeded := 0
 	for _, c := range k.report.Checks {
 		mark := k.p.style(red, "FAIL")
 		if c.OK {
 			mark = k.p.style(green, "ok  ")
-			held++
+			succeeded++
 		}
 		rows = append(rows, []string{"", mark, c.Name})
 	}
 	fmt.Fprintln(k.p.out)
 	k.p.block(columns(rows))
-	last := fmt.Sprintf("%d of %d checks held", held, len(k.report.Checks))
-	if !ok && held == len(k.report.Checks) {
-		last += ", but the lab did not come to its end"
+	last := fmt.Sprintf("%d of %d checks succeeded", succeeded, len(k.report.Checks))
+	if !ok && succeeded == len(k.report.Checks) {
+		last += ", but the lab ended early"
 	}
 	k.p.text("%s; layout %s, %d nodes, %d pods, %d EC2 calls, %.1f s.", last, k.o.Layout, len(k.nodes), len(k.pods()), total(k.report.EC2Calls), k.report.ElapsedSeconds)
 }
 
-// keep tells the first process that the lab stands and waits until somebody
-// ends it.
-func keep(ctx context.Context, w *world, f *first, ok bool) error {
-	it := standing{OK: ok, Dir: w.dir}
+// waitForRemoval tells the first process that the lab is kept, and waits until the
+// lab is ended.
+func waitForRemoval(ctx context.Context, w *world, f *first, ok bool) error {
+	lab := keptLab{OK: ok, Dir: w.dir}
 	for _, n := range w.nodes {
-		it.Places = append(it.Places, place{n.name, n.ns.Path()})
+		lab.Places = append(lab.Places, place{n.name, n.ns.Path()})
 		for _, p := range n.pods {
-			it.Places = append(it.Places, place{p.name, p.ns.Path()})
+			lab.Places = append(lab.Places, place{p.name, p.ns.Path()})
 		}
 	}
 	for _, ns := range []*fabric.Netns{w.net.Internet(), w.net.Router()} {
-		it.Places = append(it.Places, place{ns.Name(), ns.Path()})
+		lab.Places = append(lab.Places, place{ns.Name(), ns.Path()})
 	}
 	if err := detach(); err != nil {
 		return err
 	}
-	if err := json.NewEncoder(f.stand).Encode(it); err != nil {
+	if err := json.NewEncoder(f.kept).Encode(lab); err != nil {
 		return err
 	}
 	<-ctx.Done()

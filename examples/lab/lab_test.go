@@ -17,8 +17,8 @@ import (
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
-// TestLab runs the whole walk and sees that every check holds, that the report
-// is complete, and that nothing is left.
+// TestLab runs the whole walk. Every check must succeed, the report must be complete,
+// and nothing may be left behind.
 func TestLab(t *testing.T) {
 	for _, layout := range []string{layoutFlat, layoutPerPod} {
 		t.Run(layout, func(t *testing.T) {
@@ -54,17 +54,17 @@ func TestLab(t *testing.T) {
 				t.Errorf("report lacks nodes, ENIs, pods or calls: %s", jsonText.String())
 			}
 			if !strings.Contains(text.String(), `comment "leave by ens6"`) {
-				t.Error("answers to what comes in by the second ENI do not leave by it")
+				t.Error("the replies of connections to the second ENI do not leave by it")
 			}
 			if strings.Contains(text.String(), "\x1b") {
-				t.Error("escape sequences although the output is no terminal")
+				t.Error("the output has escape sequences although it is not a terminal")
 			}
 			nothingLeft(t)
 		})
 	}
 }
 
-// nothingLeft sees that no namespace, file or process of a lab remains.
+// nothingLeft checks that no namespace, file or process of a lab is left.
 func nothingLeft(t *testing.T) {
 	t.Helper()
 	for _, pattern := range []string{"/run/netns/*", "/run/lab-*"} {
@@ -77,7 +77,7 @@ func nothingLeft(t *testing.T) {
 	}
 }
 
-// agents lists the command lines of the agents that run.
+// agents returns the command lines of all running agents.
 func agents() []string {
 	var found []string
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -89,7 +89,7 @@ func agents() []string {
 	return found
 }
 
-// TestReportJSON holds the shape of -json.
+// TestReportJSON checks the format of -json.
 func TestReportJSON(t *testing.T) {
 	r := report{
 		Checks: []check{{Name: "host-to-pod", OK: true, Detail: "seen"}},
@@ -118,7 +118,7 @@ func TestReportJSON(t *testing.T) {
 func TestReportOfStoppedLab(t *testing.T) {
 	r := report{Checks: []check{{Name: "host-to-pod", OK: true}}}
 	if r.finish(context.Canceled) {
-		t.Error("a lab that stopped early succeeded")
+		t.Error("finish reports success for a lab that stopped early")
 	}
 	if len(r.Checks) != len(checkNames()) {
 		t.Errorf("%d checks, want %d", len(r.Checks), len(checkNames()))
@@ -128,7 +128,7 @@ func TestReportOfStoppedLab(t *testing.T) {
 			continue
 		}
 		if c.OK || !strings.HasPrefix(c.Detail, "not reached") {
-			t.Errorf("check that was not reached: %+v", c)
+			t.Errorf("check that was not reached: %+v, want a failure", c)
 		}
 	}
 }
@@ -136,7 +136,7 @@ func TestReportOfStoppedLab(t *testing.T) {
 func TestOptions(t *testing.T) {
 	for _, c := range []struct {
 		args string
-		want string // part of the message; empty means that they are fine
+		want string // part of the message; empty means success
 	}{
 		{"", ""},
 		{"-nodes 2 -pods 13 -instance-type t3.medium -layout per-pod -json -keep", ""},

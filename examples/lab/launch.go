@@ -20,17 +20,17 @@ import (
 )
 
 const (
-	// programsEnv tells the second process where the programs are.
+	// programsEnv has the directory of the programs, for the second process.
 	programsEnv = "VPCNET_LAB_PROGRAMS"
-	// keptEnv marks the first process of a lab that -keep may leave running;
-	// -rm finds it by this.
+	// keptEnv marks the processes of a lab that was started with -keep. -rm finds
+	// the lab by it.
 	keptEnv = "VPCNET_LAB_KEEP=1"
-	// patience is how long a lab that was told to stop may take.
-	patience = 10 * time.Second
+	// stopTimeout is how long a lab may take to stop.
+	stopTimeout = 10 * time.Second
 )
 
-// launch builds what the lab runs, starts this program again in namespaces of
-// its own, and waits for it to end or, with -keep, to stand.
+// launch builds the programs and starts this program again in new namespaces. It
+// waits until that process ends or, with -keep, until the lab is complete.
 func launch(o options, args []string) (bool, error) {
 	began := time.Now()
 	if err := isolate.Available(); err != nil {
@@ -63,43 +63,43 @@ func launch(o options, args []string) (bool, error) {
 	return s.wait(ctx, p)
 }
 
-// second is the running second process. A pipe in each direction joins it to
-// the first: by one it says that a kept lab stands, and when the other closes
-// it stops.
+// second is the running second process. It has a pipe in each direction. On one it
+// sends a description of a kept lab, and it stops when the other one is closed.
 type second struct {
-	cmd    *exec.Cmd
-	alive  io.Closer
-	ended  chan error
-	stands chan standing
+	cmd   *exec.Cmd
+	alive io.Closer
+	ended chan error
+	kept  chan keptLab
 }
 
-// standing is what the second process says of a kept lab.
-type standing struct {
+// keptLab describes a lab that keeps running. The second process sends it.
+type keptLab struct {
 	OK     bool
-	Dir    string // of the nodes' files
+	Dir    string // the directory of the nodes' files
 	Places []place
 }
 
-// place is a network namespace that a person can enter.
+// place is a network namespace that the user can enter.
 type place struct{ Name, Netns string }
 
 func startSecond(cmd *exec.Cmd) (*second, error) {
-	standR, standW, err := os.Pipe()
+	keptR, keptW, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	aliveR, aliveW, err := os.Pipe()
 	if err != nil {
-		return nil, errors.Join(err, standR.Close(), standW.Close())
+		return nil, errors.Join(err, keptR.Close(), keptW.Close())
 	}
-	cmd.ExtraFiles = []*os.File{standW, aliveR}
-	s := &second{cmd: cmd, alive: aliveW, ended: make(chan error, 1), stands: make(chan standing, 1)}
+	cmd.ExtraFiles = []*os.File{keptW, aliveR}
+	s := &second{cmd: cmd, alive: aliveW, ended: make(chan error, 1), kept: make(chan keptLab, 1)}
 	started := make(chan error)
 	go func() {
-		// The kernel ends the child with the thread that started it.
+		// The thread must stay, because the kernel ends the child with the thread that
+		// started it.
 		runtime.LockOSThread()
 		err := cmd.Start()
-		standW.Close()
+		keptW.Close()
 		aliveR.Close()
 		started <- err
 		if err == nil {
@@ -107,10 +107,10 @@ func startSecond(cmd *exec.Cmd) (*second, error) {
 		}
 	}()
 	go func() {
-		defer standR.Close()
-		var it standing
-		if json.NewDecoder(standR).Decode(&it) == nil {
-			s.stands <- it
+		defer keptR.Close()
+		var lab keptLab
+		if json.NewDecoder(keptR).Decode(&lab) == nil {
+			s.kept <- lab
 		}
 	}()
 	if err := <-started; err != nil {
@@ -119,27 +119,27 @@ func startSecond(cmd *exec.Cmd) (*second, error) {
 	return s, nil
 }
 
-// wait returns when the second process has ended, stands, or had to be ended
-// because ctx is over.
+// wait waits until the second process ends or its lab is kept. If ctx ends first, it
+// stops the second process.
 func (s *second) wait(ctx context.Context, p *printer) (bool, error) {
 	select {
-	case it := <-s.stands:
-		p.standing(it, s.cmd.Process.Pid)
-		return it.OK, nil
+	case lab := <-s.kept:
+		p.keptLab(lab, s.cmd.Process.Pid)
+		return lab.OK, nil
 	case err := <-s.ended:
 		return s.exited(ctx, err)
 	case <-ctx.Done():
 	}
-	s.alive.Close() // a signal may not have reached it
+	s.alive.Close() // because the signal may not have reached the second process
 	select {
 	case err := <-s.ended:
 		return s.exited(ctx, err)
-	case <-time.After(patience):
-		return false, errors.Join(fmt.Errorf("interrupted; the lab did not stop within %v and was killed", patience), s.cmd.Process.Kill())
+	case <-time.After(stopTimeout):
+		return false, errors.Join(fmt.Errorf("interrupted; the lab did not stop within %v and was killed", stopTimeout), s.cmd.Process.Kill())
 	}
 }
 
-// exited makes an outcome of how the second process ended.
+// exited returns the outcome of the lab for the error of the second process.
 func (s *second) exited(ctx context.Context, err error) (bool, error) {
 	var exit *exec.ExitError
 	switch {
@@ -148,39 +148,39 @@ func (s *second) exited(ctx context.Context, err error) (bool, error) {
 	case err == nil:
 		return true, nil
 	case errors.As(err, &exit) && exit.ExitCode() == statusFail:
-		return false, nil // it has said why
+		return false, nil // the second process has printed the reason
 	}
-	return false, fmt.Errorf("the lab's process: %w", err)
+	return false, fmt.Errorf("second process of the lab: %w", err)
 }
 
-// standing prints how to enter and how to remove a lab that stays.
-func (p *printer) standing(it standing, pid int) {
+// keptLab prints how to enter and how to remove a kept lab.
+func (p *printer) keptLab(lab keptLab, pid int) {
 	enter := fmt.Sprintf("nsenter -t %d -m -p", pid)
 	if os.Geteuid() != 0 {
 		enter = fmt.Sprintf("nsenter -t %d -U --preserve-credentials -m -p", pid)
 	}
 	var rows [][]string
-	for _, at := range it.Places {
+	for _, at := range lab.Places {
 		rows = append(rows, []string{"", at.Name, enter + " nsenter --net=" + at.Netns + " sh"})
 	}
-	fmt.Fprintf(p.status, "\nThe lab stays. To enter a node or a pod:\n\n%s\n", strings.Join(columns(rows), "\n"))
-	fmt.Fprintf(p.status, "\nThe nodes' files (agent logs, sockets, CNI configurations) are in %s there.\n", it.Dir)
+	fmt.Fprintf(p.status, "\nThe lab keeps running. To enter a node or a pod:\n\n%s\n", strings.Join(columns(rows), "\n"))
+	fmt.Fprintf(p.status, "\nInside, the nodes' files (agent logs, sockets, CNI configurations) are in %s.\n", lab.Dir)
 	fmt.Fprintf(p.status, "To remove the lab:\n\n  go run ./examples/lab -rm\n")
 }
 
-// first is the second process's end of the pipes to the first.
+// first has the second process's ends of the pipes to the first process.
 type first struct {
-	stand *os.File
+	kept  *os.File
 	alive *os.File
 }
 
-// toFirst returns the pipes that startSecond handed over.
-func toFirst() *first {
-	return &first{stand: os.NewFile(3, "stand"), alive: os.NewFile(4, "alive")}
+// pipesToFirst returns the pipes that startSecond has passed to this process.
+func pipesToFirst() *first {
+	return &first{kept: os.NewFile(3, "kept"), alive: os.NewFile(4, "alive")}
 }
 
-// watch calls stop when the first process goes away or closes the pipe.
+// watch calls stop when the first process ends or closes the pipe.
 func (f *first) watch(stop func()) {
-	_, _ = io.Copy(io.Discard, f.alive) // nothing ever comes but the end
+	_, _ = io.Copy(io.Discard, f.alive) // the first process sends no data
 	stop()
 }

@@ -18,16 +18,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// outlive lets cmd live on when this process has ended, and keeps the
-// terminal's signals from it.
+// outlive makes cmd survive the end of this process and the signals of the
+// terminal.
 func outlive(cmd *exec.Cmd) {
 	cmd.Env = append(cmd.Env, keptEnv)
 	cmd.SysProcAttr.Pdeathsig = 0
 	cmd.SysProcAttr.Setsid = true
 }
 
-// detach lets go of standard input and output, so that whoever reads the lab's
-// output sees its end.
+// detach replaces standard input, output and error by /dev/null, so that a reader of
+// the lab's output sees its end.
 func detach() error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -43,7 +43,7 @@ func detach() error {
 }
 
 // removeKept ends the labs of this user that -keep left running. The kernel
-// removes what was in their namespaces.
+// removes everything in their namespaces.
 func removeKept(out io.Writer) (bool, error) {
 	pids, err := keptLabs()
 	if err != nil {
@@ -61,9 +61,9 @@ func removeKept(out io.Writer) (bool, error) {
 	return true, nil
 }
 
-// keptLabs finds the first processes of kept labs by their environment. What
-// they started has the same environment, but is not the first of its PID
-// namespace.
+// keptLabs returns the process IDs of the second processes of kept labs, which it
+// finds by their environment. Other processes of a lab have the same environment,
+// but are not the first of their PID namespace.
 func keptLabs() ([]int, error) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -73,7 +73,7 @@ func keptLabs() ([]int, error) {
 	for _, dir := range dirs {
 		info, err := os.Stat(dir)
 		if err != nil || int(info.Sys().(*syscall.Stat_t).Uid) != os.Getuid() {
-			continue // gone, or another user's
+			continue // the process has ended or belongs to another user
 		}
 		environ, err := os.ReadFile(filepath.Join(dir, "environ"))
 		if err != nil || !slices.Contains(bytesToStrings(bytes.Split(environ, []byte{0})), keptEnv) {
@@ -95,7 +95,7 @@ func bytesToStrings(list [][]byte) []string {
 	return out
 }
 
-// firstOfNamespace reports whether a process is number 1 of a PID namespace
+// firstOfNamespace reports whether a process has PID 1 in a PID namespace directly
 // below this one.
 func firstOfNamespace(dir string) bool {
 	status, err := os.ReadFile(filepath.Join(dir, "status"))
@@ -111,9 +111,9 @@ func firstOfNamespace(dir string) bool {
 	return false
 }
 
-// killAndWait ends a process for certain.
+// killAndWait kills a process and waits until it has ended.
 func killAndWait(pid int) error {
-	// A descriptor means this process even if its number is used again.
+	// A descriptor refers to this process even if its PID is used again.
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -126,12 +126,12 @@ func killAndWait(pid int) error {
 		return err
 	}
 	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience/time.Millisecond))
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(stopTimeout/time.Millisecond))
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err == nil && n == 0:
-			return errors.New("it did not end")
+			return fmt.Errorf("it did not end within %v", stopTimeout)
 		}
 		return err
 	}

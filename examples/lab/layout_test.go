@@ -13,7 +13,7 @@ import (
 )
 
 // TestOtherLayout restarts an agent with the other layout, and back, while its pods
-// talk: no datagram is lost, and nothing of the old layout stays.
+// send traffic. No datagram may be lost, and no rule of the old layout may stay.
 func TestOtherLayout(t *testing.T) {
 	k := silent(testWorld(t, small(layoutFlat)))
 	for _, step := range []func(context.Context) error{k.startAgents, k.addPods} {
@@ -51,7 +51,7 @@ func TestOtherLayout(t *testing.T) {
 			return r.Priority == 512 && r.To.IsValid()
 		})
 		if flat := strings.Contains(have.String(), "lookup 20000"); single == flat || flat != (layout == layoutFlat) {
-			t.Errorf("layout %s: rules of the flat one %t, of single pods %t:\n%s", layout, flat, single, have)
+			t.Errorf("layout %s: the node has rules of the flat layout: %t, rules of single pods: %t; want only those of %s:\n%s", layout, flat, single, layout, have)
 		}
 		if _, err := n.addPod(t.Context()); err != nil {
 			t.Errorf("layout %s: %v", layout, err)

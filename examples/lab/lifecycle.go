@@ -19,16 +19,18 @@ import (
 	"github.com/vpcnet/vpcnet/snat"
 )
 
-// away is how long the agent stays dead while traffic flows.
-const away = 300 * time.Millisecond
+// agentAway is how long traffic runs before the agent is killed, while it is dead,
+// and after its restart.
+const agentAway = 300 * time.Millisecond
 
-// checkRestart kills the first node's agent while its pods talk.
+// checkRestart kills and restarts the first node's agent while its pods send
+// traffic.
 func (k *walk) checkRestart(ctx context.Context) error {
 	n := k.nodes[0]
 	k.p.section("The agent is killed")
-	k.p.text(`Packets do not pass the agent, so its end must not cost any. Traffic flows between pods of one node, across
+	k.p.text(`The agent does not forward packets, so none may be lost when it ends. Traffic flows between pods of one node, across
 		nodes and to the internet, one datagram every %v each, while the agent of %s gets SIGKILL and is started
-		again. It finds its journal, asks EC2 and the kernel, and goes on.`, streamEvery, n.name)
+		again. The new agent reads its journal, asks EC2 and the kernel, and continues.`, streamEvery, n.name)
 	before := addresses(n.pods)
 	pid := n.agent.cmd.Process.Pid
 	streams, err := k.openStreams(ctx)
@@ -53,12 +55,12 @@ func (k *walk) checkRestart(ctx context.Context) error {
 		}
 	}
 	k.p.block(append([]string{""}, columns(rows)...))
-	k.p.text(`Process %d became %d, ready %v after its start.`, pid, n.agent.cmd.Process.Pid, restarted.Round(time.Millisecond))
+	k.p.text(`Process %d was replaced by %d, which was ready %v after its start.`, pid, n.agent.cmd.Process.Pid, restarted.Round(time.Millisecond))
 	next, err := n.addPod(ctx)
 	if err != nil {
 		failed = errors.Join(failed, fmt.Errorf("after the restart: %w", err))
 	} else if slices.Contains(before, next.addr) {
-		failed = errors.Join(failed, fmt.Errorf("after the restart the next pod got %v, which another one has", next.addr))
+		failed = errors.Join(failed, fmt.Errorf("after the restart the next pod got %v, which another pod has", next.addr))
 	}
 	pool, err := n.pool(ctx)
 	if err != nil {
@@ -70,7 +72,7 @@ func (k *walk) checkRestart(ctx context.Context) error {
 	}
 	for _, a := range before {
 		if !slices.Contains(held, a) {
-			failed = errors.Join(failed, fmt.Errorf("the agent does not know %v any more", a))
+			failed = errors.Join(failed, fmt.Errorf("after the restart the agent does not know %v", a))
 		}
 	}
 	detail := fmt.Sprintf("SIGKILL with %d pods: none of %d datagrams lost, all %d addresses kept", len(before), sent, len(before))
@@ -107,7 +109,7 @@ func (k *walk) openStreams(ctx context.Context) ([]*stream, error) {
 }
 
 // restartUnderLoad kills and restarts the first node's agent while the streams
-// flow. It returns how long the new one took to be ready.
+// run. It returns the time from the start of the new agent until it is ready.
 func (k *walk) restartUnderLoad(ctx context.Context, streams []*stream) (time.Duration, error) {
 	n := k.nodes[0]
 	flow, stop := context.WithCancel(ctx)
@@ -124,17 +126,17 @@ func (k *walk) restartUnderLoad(ctx context.Context, streams []*stream) (time.Du
 	}
 	var took time.Duration
 	err := func() error {
-		pause(away)
+		pause(agentAway)
 		if err := n.signalAgent(syscall.SIGKILL); err != nil {
 			return err
 		}
-		pause(away)
+		pause(agentAway)
 		start := time.Now()
 		if err := n.startAgent(ctx); err != nil {
 			return err
 		}
 		took = time.Since(start)
-		pause(away)
+		pause(agentAway)
 		return ctx.Err()
 	}()
 	stop()
@@ -149,7 +151,7 @@ func addresses(pods []*pod) []netip.Addr {
 	return list
 }
 
-// snapshot is everything on a node that a pod may leave traces in, as text.
+// snapshot describes all state of a node that a pod can change, one item a line.
 type snapshot []string
 
 // snapshot reads the node's links, addresses, neighbours, routes, rules,
@@ -213,7 +215,7 @@ func filesBelow(dir string, names ...string) ([]string, error) {
 	return lines, nil
 }
 
-// minus lists the lines of s that o does not have.
+// minus returns the lines of s that are not in o.
 func (s snapshot) minus(o snapshot) []string {
 	var lines []string
 	for _, line := range s {
@@ -224,12 +226,13 @@ func (s snapshot) minus(o snapshot) []string {
 	return lines
 }
 
-// checkDelete adds a pod to each node, deletes it, and compares.
+// checkDelete adds a pod to each node, deletes it, and compares the state of the node
+// before and after.
 func (k *walk) checkDelete(ctx context.Context) error {
 	k.p.section("A pod ends")
-	k.p.text(`Each node gets one more pod, which talks a little and is deleted again. When its address has rested for %v, the
-		node must be as it was: links, addresses, neighbours, routes, rules, settings, nftables elements,
-		the agent's pool, the plugin's files.`, cooldown)
+	k.p.text(`Each node gets one more pod, which sends some packets and is deleted again. After the cooldown of its address, %v, the
+		state of the node must be as before: links, addresses, neighbours, routes, rules, settings, nftables elements,
+		the agent's pool, and the plugin's files.`, cooldown)
 	done := k.p.progress("adding and deleting pods")
 	added := make([][]string, len(k.nodes))
 	compared, failed := make([]int, len(k.nodes)), make([]error, len(k.nodes))
@@ -247,20 +250,20 @@ func (k *walk) checkDelete(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	k.p.text("What the pod had added on %s:", k.nodes[0].name)
+	k.p.text("The pod had added on %s:", k.nodes[0].name)
 	k.p.block(added[0])
 	lines := 0
 	for _, n := range compared {
 		lines += n
 	}
-	k.check("delete-leaves-nothing", fmt.Sprintf("after DEL each of %d nodes is as before ADD, %d lines compared", len(k.nodes), lines), errors.Join(append(failed, err)...))
+	k.check("delete-leaves-nothing", fmt.Sprintf("after DEL the state of each of %d nodes is as before ADD, %d lines compared", len(k.nodes), lines), errors.Join(append(failed, err)...))
 	return nil
 }
 
-// addAndDelete lets a pod come and go. It returns what the pod added to the
-// node and how many lines were compared afterwards.
+// addAndDelete adds and deletes a pod. It returns the lines that the pod added to the
+// node, and the number of lines that were compared afterwards.
 func (k *walk) addAndDelete(ctx context.Context, n *node) (added []string, compared int, err error) {
-	before, err := k.settled(ctx, n)
+	before, err := k.idleSnapshot(ctx, n)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -277,19 +280,19 @@ func (k *walk) addAndDelete(ctx context.Context, n *node) (added []string, compa
 	}
 	added = during.minus(before)
 	if len(added) == 0 {
-		return nil, 0, errors.New("the pod added nothing to the node, so its end proves nothing")
+		return nil, 0, errors.New("the pod added nothing to the node, so the check shows nothing")
 	}
 	if err := p.delete(ctx); err != nil {
 		return added, 0, err
 	}
 	if err := p.repeatDelete(ctx); err != nil {
-		return added, 0, fmt.Errorf("DEL of a pod that is gone: %w", err)
+		return added, 0, fmt.Errorf("repeated DEL: %w", err)
 	}
 	waited, cancel := context.WithTimeout(ctx, k.patience)
 	defer cancel()
 	var after snapshot
 	err = poll(waited, func() (bool, error) {
-		after, err = k.settled(ctx, n)
+		after, err = k.idleSnapshot(ctx, n)
 		return slices.Equal(before, after), err
 	})
 	if left, missing := after.minus(before), before.minus(after); err != nil && len(left)+len(missing) > 0 {
@@ -298,7 +301,7 @@ func (k *walk) addAndDelete(ctx context.Context, n *node) (added []string, compa
 	return added, len(after), err
 }
 
-// repeatDelete runs DEL once more, without a sandbox: it must succeed.
+// repeatDelete runs another DEL, without a sandbox.
 func (p *pod) repeatDelete(ctx context.Context) error {
 	list, rt, err := p.config()
 	if err != nil {
@@ -308,9 +311,9 @@ func (p *pod) repeatDelete(ctx context.Context) error {
 	return p.node.ns.Do(func() error { return p.cni().DelNetworkList(ctx, list, rt) })
 }
 
-// settled takes a snapshot of the node once no address is cooling and no call to
-// EC2 is under way.
-func (k *walk) settled(ctx context.Context, n *node) (snapshot, error) {
+// idleSnapshot waits until no address of the node is cooling and no call to EC2 is
+// running, and then takes a snapshot.
+func (k *walk) idleSnapshot(ctx context.Context, n *node) (snapshot, error) {
 	waited, cancel := context.WithTimeout(ctx, k.patience)
 	defer cancel()
 	err := poll(waited, func() (bool, error) {
@@ -327,7 +330,7 @@ func (k *walk) settled(ctx context.Context, n *node) (snapshot, error) {
 		return cooling == 0 && len(s.InFlight) == 0, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("the node does not come to rest within %v: %w", k.patience, err)
+		return nil, fmt.Errorf("%s has cooling addresses or running EC2 calls after %v: %w", n.name, k.patience, err)
 	}
 	return n.snapshot(ctx)
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/vpcnet/vpcnet/internal/isolate"
 )
 
-// exit statuses, those of package flag where it has one
+// The exit statuses. statusUsage is that of package flag.
 const (
 	statusOK    = 0
 	statusFail  = 1 // a check failed, or the lab could not run

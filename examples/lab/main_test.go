@@ -15,12 +15,11 @@ import (
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
-// asLabEnv makes the test binary behave as the lab, for tests of the program as
-// a whole.
+// asLabEnv makes the test binary run as the lab, for tests of the whole program.
 const asLabEnv = "VPCNET_LAB_TEST_AS_LAB"
 
-// TestMain builds the lab's programs where the module cache and the network
-// are, and runs the tests in namespaces of their own.
+// TestMain builds the lab's programs outside of the namespaces, where it has the
+// module cache and the network, and runs the tests in new namespaces.
 func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv(asLabEnv) != "":
@@ -63,7 +62,7 @@ func testInside() (int, error) {
 	return 0, nil
 }
 
-// small is a lab that has all that the walk needs, and no more.
+// small returns the options of the smallest lab that suffices for the walk.
 func small(layout string) options {
 	return options{Nodes: 2, Pods: 1, InstanceType: "t3.small", Layout: layout}
 }
@@ -84,7 +83,7 @@ func testWorld(t testing.TB, o options) *world {
 	return w
 }
 
-// silent is a walk through w that prints nothing.
+// silent returns a walk through w that prints nothing.
 func silent(w *world) *walk {
 	return newWalk(w, &printer{out: io.Discard, status: io.Discard})
 }

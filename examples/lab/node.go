@@ -27,11 +27,11 @@ import (
 // node is an EC2 instance with its agent and pods.
 type node struct {
 	name, zone string
-	instance   string // EC2's ID
+	instance   string // instance ID in EC2
 	addr       netip.Addr
 	world      *world
 	ns         *fabric.Netns
-	dir        string // the node's files; on a real one they lie below /run, /var and /etc
+	dir        string // the node's files, which on a real node are below /run, /var and /etc
 	pods       []*pod
 	lastPod    int
 	agent      *process
@@ -43,7 +43,7 @@ func (n *node) stateDir() string     { return filepath.Join(n.dir, "state") }
 func (n *node) conflist() string     { return filepath.Join(n.dir, "net.d", "10-vpcnet.conflist") }
 func (n *node) logFile() string      { return filepath.Join(n.dir, "ipamd.log") }
 
-// enis lists the node's ENIs as EC2 has them, by card and device.
+// enis returns the node's ENIs in EC2, by card and device.
 func (n *node) enis() []enitest.ENI {
 	var enis []enitest.ENI
 	for _, e := range n.world.cloud.ENIs() {
@@ -57,12 +57,12 @@ func (n *node) enis() []enitest.ENI {
 	return enis
 }
 
-// link is the name of an ENI's interface on its node.
+// link returns the name of an ENI's interface on its node.
 func link(e enitest.ENI) string {
 	return fabric.ENI{Card: e.Attachment.Card, Device: e.Attachment.Device}.Link()
 }
 
-// owner is the ENI that an address is on.
+// owner returns the ENI that has an address.
 func (n *node) owner(a netip.Addr) (enitest.ENI, bool) {
 	for _, e := range n.enis() {
 		if e.Addr == a || slices.Contains(e.Addrs, a) ||
@@ -76,8 +76,8 @@ func (n *node) owner(a netip.Addr) (enitest.ENI, bool) {
 // process is a running program.
 type process struct {
 	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
-	err  error         // how, once it has
+	done chan struct{} // closed when the program has ended
+	err  error         // of the program, valid once done is closed
 }
 
 // startAgent starts ipamd in the node's network namespace and waits until it
@@ -95,7 +95,7 @@ func (n *node) startAgent(ctx context.Context) error {
 	)
 	cmd.Env = n.world.agentEnv
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the lab alone
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that Ctrl-C reaches only the lab
 	if err := n.ns.Start(cmd); err != nil {
 		return fmt.Errorf("start ipamd on %s: %w", n.name, err)
 	}
@@ -121,7 +121,7 @@ func (n *node) waitForAgent(ctx context.Context) error {
 	err := poll(ctx, func() (bool, error) {
 		select {
 		case <-n.agent.done:
-			return false, errors.Join(errors.New("it ended"), n.agent.err)
+			return false, errors.Join(errors.New("the process has ended"), n.agent.err)
 		default:
 		}
 		last = client.Status(ctx)
@@ -136,9 +136,9 @@ func (n *node) waitForAgent(ctx context.Context) error {
 	return nil
 }
 
-// tail returns the end of a file, for a person who looks for the cause.
+// tail returns the end of a log file, for error messages.
 func tail(path string) []byte {
-	b, _ := os.ReadFile(path) // an empty answer says enough
+	b, _ := os.ReadFile(path) // empty if the file cannot be read
 	return b[max(0, len(b)-4000):]
 }
 
@@ -152,18 +152,18 @@ func (n *node) signalAgent(s os.Signal) error {
 	}
 	select {
 	case <-n.agent.done:
-	case <-time.After(patience / 2):
-		_ = n.agent.cmd.Process.Kill() // it may have ended this moment
+	case <-time.After(stopTimeout / 2):
+		_ = n.agent.cmd.Process.Kill() // an error means that it has just ended
 		<-n.agent.done
 		if s != syscall.SIGKILL {
-			return fmt.Errorf("ipamd on %s did not end on %v", n.name, s)
+			return fmt.Errorf("ipamd on %s did not end within %v of %v", n.name, stopTimeout/2, s)
 		}
 	}
 	n.agent = nil
 	return nil
 }
 
-// poolState is what the lab reads of the agent's /v1/status.
+// poolState is the part of the agent's /v1/status that the lab uses.
 type poolState struct {
 	Free      int
 	InFlight  []string
@@ -215,7 +215,7 @@ func observe(ctx context.Context, ns *fabric.Netns) (netstate.State, error) {
 	return h.Observe(ctx)
 }
 
-// close ends the agent and removes what is left of the pods.
+// close ends the agent and removes the pods.
 func (n *node) close() error {
 	err := n.signalAgent(syscall.SIGTERM)
 	for _, p := range n.pods {
@@ -225,7 +225,7 @@ func (n *node) close() error {
 	return err
 }
 
-// pollEvery is the pause between two looks at something that takes a moment.
+// pollEvery is the pause between two calls of poll's function.
 const pollEvery = 20 * time.Millisecond
 
 // poll calls done until it is true, fails, or ctx ends.

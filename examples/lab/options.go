@@ -11,7 +11,7 @@ import (
 	"github.com/vpcnet/vpcnet/eni"
 )
 
-// options is what the command line asks for.
+// options are the values of the command line.
 type options struct {
 	Nodes        int
 	Pods         int // on each node
@@ -29,22 +29,22 @@ const (
 	maxNodes = 16
 )
 
-// errUsage says that the mistake and the usage have been printed already.
+// errUsage means that the error has already been printed.
 var errUsage = errors.New("wrong usage")
 
 func parseOptions(args []string, stderr io.Writer) (options, error) {
 	var o options
 	fs := flag.NewFlagSet("lab", flag.ContinueOnError)
 	fs.SetOutput(stderr)
-	fs.IntVar(&o.Nodes, "nodes", 3, "how many `nodes` the VPC has, 2 or more; they take turns in two availability zones")
-	fs.IntVar(&o.Pods, "pods", 2, "how many `pods` each node starts with; node-1 gets more, until one stands on its second ENI")
-	fs.StringVar(&o.InstanceType, "instance-type", "t3.medium", "EC2 instance `type` of the nodes: it decides how many ENIs and addresses a node can have")
+	fs.IntVar(&o.Nodes, "nodes", 3, "number of `nodes` of the VPC, 2 or more; they alternate between two availability zones")
+	fs.IntVar(&o.Pods, "pods", 2, "number of `pods` of each node; node-1 gets more, until one has an address of its second ENI")
+	fs.StringVar(&o.InstanceType, "instance-type", "t3.medium", "EC2 instance `type` of the nodes, which determines how many ENIs and addresses a node can have")
 	fs.StringVar(&o.Layout, "layout", layoutFlat, "`how` pods are routed: flat (rules do not grow with pods) or per-pod (as amazon-vpc-cni-k8s)")
 	fs.BoolVar(&o.JSON, "json", false, "print one JSON object instead of the walk")
-	fs.BoolVar(&o.Keep, "keep", false, "leave the lab running and print how to enter it")
-	fs.BoolVar(&o.Remove, "rm", false, "remove the labs that -keep left running, and do nothing else")
+	fs.BoolVar(&o.Keep, "keep", false, "keep the lab running and print how to enter it")
+	fs.BoolVar(&o.Remove, "rm", false, "only remove the labs that -keep has left running")
 	fs.Usage = func() {
-		fmt.Fprintf(stderr, "Usage: go run ./examples/lab [flags]\n\nLab builds a VPC on this machine, walks through it and checks it.\n\n")
+		fmt.Fprintf(stderr, "Usage: go run ./examples/lab [flags]\n\nLab builds a VPC on this machine, explains it step by step, and checks it.\n\n")
 		fs.PrintDefaults()
 	}
 	if err := fs.Parse(args); err != nil {
@@ -66,7 +66,7 @@ func (o options) validate(rest []string) error {
 	case len(rest) > 0:
 		return fmt.Errorf("unexpected argument %q; run with -help for the flags", rest[0])
 	case o.Nodes < 2 || o.Nodes > maxNodes:
-		return fmt.Errorf("-nodes %d: want 2 to %d; pods must talk across nodes", o.Nodes, maxNodes)
+		return fmt.Errorf("-nodes %d: want 2 to %d, because pods send packets across nodes", o.Nodes, maxNodes)
 	case o.Layout != layoutFlat && o.Layout != layoutPerPod:
 		return fmt.Errorf("-layout %s: want %s or %s", o.Layout, layoutFlat, layoutPerPod)
 	case !known:
@@ -75,11 +75,12 @@ func (o options) validate(rest []string) error {
 	return fits(o, limits)
 }
 
-// fits reports whether the pods that the walk adds find addresses.
+// fits returns an error if the nodes have too few addresses for the pods of the
+// walk.
 func fits(o options, l eni.Limits) error {
 	enis, per := l.MaxENIs(l.DefaultCard), l.SlotsPerENI()
-	// Beside its own pods a node gets two for a while, and the first one as
-	// many as need a second ENI.
+	// Each node temporarily gets two more pods, and the first node gets as many as
+	// need a second ENI.
 	const further = 2
 	most := enis*per - further
 	switch {

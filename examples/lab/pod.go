@@ -27,21 +27,21 @@ type pod struct {
 	container string // the runtime's ID of the sandbox
 	ns        *fabric.Netns
 	addr      netip.Addr
-	eni       string // owner of addr
-	device    int    // and its device index
+	eni       string // the ENI that owns addr
+	device    int    // the device index of that ENI
 	hostLink  string
 	result    *types100.Result
-	took      time.Duration // the ADD
-	tookDel   time.Duration // the DEL
+	took      time.Duration // duration of the ADD
+	tookDel   time.Duration // duration of the DEL
 	stopEcho  func()
 }
 
 // ifName is the name of the interface inside of pods.
 const ifName = "eth0"
 
-// addPod does what a container runtime does for a new pod: make a network
-// namespace and have libcni execute the plugins of the node's configuration.
-// Then it starts a server in the pod that answers at [fabric.EchoPort].
+// addPod adds a pod as a container runtime does: it creates a network namespace and
+// calls libcni, which executes the plugins of the node's configuration. Then it
+// starts a server in the pod that answers at [fabric.EchoPort].
 func (n *node) addPod(ctx context.Context) (p *pod, err error) {
 	n.lastPod++
 	name := fmt.Sprintf("pod-%s-%d", n.name[len("node-"):], n.lastPod)
@@ -74,7 +74,7 @@ func (n *node) addPod(ctx context.Context) (p *pod, err error) {
 	return p, nil
 }
 
-// add runs CNI ADD and takes in the result.
+// add runs CNI ADD and stores the result.
 func (p *pod) add(ctx context.Context) error {
 	list, rt, err := p.config()
 	if err != nil {
@@ -96,7 +96,7 @@ func (p *pod) add(ctx context.Context) error {
 	}
 	addr, ok := netip.AddrFromSlice(p.result.IPs[0].Address.IP)
 	if !ok {
-		return fmt.Errorf("the result's address %v is none", p.result.IPs[0].Address)
+		return fmt.Errorf("%v in the result is not an address", p.result.IPs[0].Address)
 	}
 	p.addr = addr.Unmap()
 	for _, i := range p.result.Interfaces {
@@ -107,8 +107,8 @@ func (p *pod) add(ctx context.Context) error {
 	return nil
 }
 
-// delete runs CNI DEL and removes the pod's namespace, in the order of a
-// container runtime.
+// delete runs CNI DEL and then removes the pod's namespace, as a container runtime
+// does.
 func (p *pod) delete(ctx context.Context) error {
 	list, rt, err := p.config()
 	if err != nil {
@@ -125,14 +125,14 @@ func (p *pod) delete(ctx context.Context) error {
 	return p.close()
 }
 
-// cni is the library that container runtimes use. What it starts runs in the
+// cni returns the CNI library, as container runtimes use it. Plugins run in the
 // namespace of the calling thread.
 func (p *pod) cni() *libcni.CNIConfig {
 	return libcni.NewCNIConfigWithCacheDir([]string{p.node.world.programs}, filepath.Join(p.node.dir, "cni-cache"), nil)
 }
 
-// config is the node's network configuration and what the runtime adds to it
-// for the pod.
+// config returns the node's network configuration, and the parameters that the
+// runtime adds for the pod.
 func (p *pod) config() (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
 	list, err := libcni.ConfListFromFile(p.node.conflist())
 	return list, &libcni.RuntimeConf{
@@ -149,14 +149,14 @@ func (p *pod) stop() {
 	}
 }
 
-// close removes the pod's namespace without telling anyone.
+// close removes the pod's namespace without a DEL.
 func (p *pod) close() error {
 	p.stop()
 	return p.ns.Delete()
 }
 
-// echo is where the pod's server listens.
+// echo returns the address of the pod's server.
 func (p *pod) echo() netip.AddrPort { return netip.AddrPortFrom(p.addr, fabric.EchoPort) }
 
-// resultJSON is the CNI result as the runtime got it.
+// resultJSON returns the CNI result as the runtime got it.
 func (p *pod) resultJSON() ([]byte, error) { return json.MarshalIndent(p.result, "", "  ") }

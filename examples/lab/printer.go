@@ -10,21 +10,21 @@ import (
 	"time"
 )
 
-// textWidth is where prose wraps, the width that terminals and pagers share.
+// textWidth is the line width of prose, which most terminals and pagers can show.
 const textWidth = 96
 
-// printer writes the walk. Styles appear on terminals only, so that a pipe or
-// a file gets plain text.
+// printer prints the walk. It uses styles on terminals only, so that a pipe or a
+// file gets plain text.
 type printer struct {
-	out      io.Writer // the walk
-	status   io.Writer // progress; redrawn in place if live
+	out      io.Writer // gets the walk
+	status   io.Writer // gets progress, which is redrawn in place if live is set
 	colour   bool
 	live     bool
 	sections int
 }
 
-// newPrinter returns a printer of the walk on out, or with asJSON, where out
-// belongs to the JSON object, of progress on stderr only.
+// newPrinter returns a printer that prints the walk to out. With asJSON, out is for
+// the JSON object, and the printer prints only progress, to stderr.
 func newPrinter(out, stderr *os.File, asJSON bool) *printer {
 	p := &printer{out: out, status: out, colour: isTerminal(out) && os.Getenv("NO_COLOR") == ""}
 	if asJSON {
@@ -63,7 +63,7 @@ func (p *printer) section(title string) {
 	fmt.Fprintf(p.out, "\n%s\n%s\n", p.style(bold, head), p.style(dim, strings.Repeat("=", len([]rune(head)))))
 }
 
-// text prints prose: what the next lines show and why.
+// text prints prose that explains the next lines.
 func (p *printer) text(format string, args ...any) {
 	fmt.Fprintln(p.out)
 	for _, line := range wrap(fmt.Sprintf(format, args...), textWidth) {
@@ -71,20 +71,20 @@ func (p *printer) text(format string, args ...any) {
 	}
 }
 
-// command prints what a person would type at place to see the same lines.
+// command prints lines, and the command that shows the same lines at place.
 func (p *printer) command(place, cmd string, lines []string) {
 	fmt.Fprintf(p.out, "\n  %s %s\n", p.style(cyan, place+"$"), p.style(bold, cmd))
 	p.block(lines)
 }
 
-// block prints lines as they are, set in.
+// block prints lines with an indentation.
 func (p *printer) block(lines []string) {
 	for _, l := range lines {
 		fmt.Fprintln(p.out, strings.TrimRight("    "+l, " "))
 	}
 }
 
-// check prints the outcome of a check as soon as it is known.
+// check prints the outcome of a check.
 func (p *printer) check(c check) {
 	mark := p.style(green, "ok  ")
 	if !c.OK {
@@ -96,8 +96,8 @@ func (p *printer) check(c check) {
 	}
 }
 
-// progress shows that work goes on until the returned function is called,
-// which replaces it by a line that says what came of it, if any.
+// progress shows a running action until done is called, which replaces it by a line
+// with the result, unless that is empty.
 func (p *printer) progress(format string, args ...any) (done func(result string)) {
 	what, start := fmt.Sprintf(format, args...), time.Now()
 	stop, stopped := make(chan struct{}), make(chan struct{})
@@ -146,7 +146,7 @@ func wrap(text string, width int) []string {
 	return lines
 }
 
-// columns lays rows out as a table, two spaces between the columns.
+// columns formats rows as a table, with two spaces between the columns.
 func columns(rows [][]string) []string {
 	var widths []int
 	for _, row := range rows {

@@ -20,8 +20,8 @@ import (
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
-// The tests in this file run the lab as a person does: as a program that starts
-// itself again in namespaces of its own. In a test they lie within the test's.
+// The tests in this file run the lab as users do: as a program that starts itself
+// again in new namespaces, which are inside those of the test.
 
 // program returns the lab as a command, with the programs already built.
 func program(t *testing.T, args ...string) *exec.Cmd {
@@ -32,7 +32,7 @@ func program(t *testing.T, args ...string) *exec.Cmd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What lies beside the program is not built again.
+	// The lab does not build programs that it finds in its own directory.
 	if err := os.Link(exe, dir+"/lab"); err != nil {
 		if err := copyProgram(exe, dir+"/lab"); err != nil {
 			t.Fatal(err)
@@ -45,7 +45,7 @@ func program(t *testing.T, args ...string) *exec.Cmd {
 	}
 	cmd := exec.Command(dir+"/lab", append([]string{"-nodes=2", "-pods=1", "-instance-type=t3.small"}, args...)...)
 	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "VPCNET_") { // whoever starts a lab is in none
+		if !strings.HasPrefix(v, "VPCNET_") { // these variables mean that the process is inside a lab
 			cmd.Env = append(cmd.Env, v)
 		}
 	}
@@ -76,12 +76,12 @@ func TestProgramJSON(t *testing.T) {
 		t.Errorf("more than one object on standard output: %s", rest)
 	}
 	if r.ElapsedSeconds <= 0 {
-		t.Errorf("elapsedSeconds = %v", r.ElapsedSeconds)
+		t.Errorf("elapsedSeconds = %v, want more than 0", r.ElapsedSeconds)
 	}
 	nothingLeft(t)
 }
 
-// startUntil starts cmd and waits for a line of its output that matches.
+// startUntil starts cmd and waits for a line of its output that matches pattern.
 func startUntil(t *testing.T, cmd *exec.Cmd, pattern string) {
 	t.Helper()
 	out, err := cmd.StdoutPipe()
@@ -101,7 +101,7 @@ func startUntil(t *testing.T, cmd *exec.Cmd, pattern string) {
 				break
 			}
 		}
-		_, _ = io.Copy(io.Discard, out) // until the lab ends
+		_, _ = io.Copy(io.Discard, out) // keeps reading until the lab ends
 	}()
 	select {
 	case <-found:
@@ -110,7 +110,7 @@ func startUntil(t *testing.T, cmd *exec.Cmd, pattern string) {
 	}
 }
 
-// TestInterrupt ends the lab in the middle, politely and not.
+// TestInterrupt ends the lab during the walk with different signals.
 func TestInterrupt(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
 		t.Run(sig.String(), func(t *testing.T) {
@@ -129,17 +129,17 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
-// waitForNothing waits until the processes of a lab that was killed are gone.
+// waitForNothing waits until the processes of a lab that was killed have ended.
 func waitForNothing(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), stopTimeout)
 	defer cancel()
-	_ = poll(ctx, func() (bool, error) { return len(agents()) == 0, nil }) // nothingLeft says what is left
+	_ = poll(ctx, func() (bool, error) { return len(agents()) == 0, nil }) // nothingLeft reports an error
 	nothingLeft(t)
 }
 
-// TestKeep leaves a lab standing, enters a node and a pod by the printed
-// commands, and removes it.
+// TestKeep keeps a lab running, enters a node and a pod by the printed commands, and
+// removes the lab.
 func TestKeep(t *testing.T) {
 	if _, err := exec.LookPath("nsenter"); err != nil {
 		t.Skip("needs nsenter (util-linux)")
@@ -161,7 +161,7 @@ func TestKeep(t *testing.T) {
 	for place, want := range map[string]string{"node-1": "ens5", "pod-1-1": "eth0"} {
 		line := regexp.MustCompile(`(?m)^ +` + place + ` +(nsenter .*) sh$`).FindSubmatch(out)
 		if line == nil {
-			t.Errorf("no way to enter %s is printed:\n%s", place, out)
+			t.Errorf("the output has no command to enter %s:\n%s", place, out)
 			continue
 		}
 		got, err := exec.Command("sh", "-c", string(line[1])+" cat /proc/net/dev").CombinedOutput()
@@ -175,6 +175,6 @@ func TestRemoveNothing(t *testing.T) {
 	cmd := program(t, "-rm")
 	out, err := cmd.Output()
 	if err != nil || string(out) != "no lab is running\n" {
-		t.Errorf("lab -rm: %v, %q", err, out)
+		t.Errorf("lab -rm: %v, %q, want that no lab is running", err, out)
 	}
 }

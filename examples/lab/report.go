@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// report is what -json prints.
+// report is the object that -json prints.
 type report struct {
 	Checks         []check        `json:"checks"`
 	Nodes          []nodeReport   `json:"nodes"`
@@ -15,7 +15,7 @@ type report struct {
 	ElapsedSeconds float64        `json:"elapsedSeconds"`
 }
 
-// check is one claim about the lab and what was measured.
+// check is the outcome of one check. Detail is the evidence, or the error.
 type check struct {
 	Name   string `json:"name"`
 	OK     bool   `json:"ok"`
@@ -46,8 +46,8 @@ type podReport struct {
 	IfName string `json:"ifname"`
 }
 
-// checkNames lists every check in the order of the report. A lab that stops
-// early reports those that it did not reach as failed.
+// checkNames returns the names of all checks, in the order of the report. A lab that
+// stops early reports the checks that it did not reach as failed.
 func checkNames() []string {
 	return []string{
 		"pod-to-pod-same-node",
@@ -63,8 +63,8 @@ func checkNames() []string {
 	}
 }
 
-// finish adds what is missing, puts the checks in order, and reports whether
-// every one held.
+// finish adds the missing checks as failed, sorts the checks, and reports whether
+// all of them succeeded.
 func (r *report) finish(stopped error) bool {
 	for _, name := range checkNames() {
 		known := slices.ContainsFunc(r.Checks, func(c check) bool { return c.Name == name })

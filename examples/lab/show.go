@@ -40,7 +40,7 @@ func routes(s netstate.State, table int) []string {
 		if r.Table != table || !r.Dst.Addr().Is4() {
 			continue
 		}
-		r.Table = netstate.TableMain // the command names the table already
+		r.Table = netstate.TableMain // omits the table, which the printed command already names
 		if r.Dst.Bits() == 0 {
 			lines = slices.Insert(lines, 0, r.String())
 		} else {
@@ -77,12 +77,12 @@ func neighbors(s netstate.State) []string {
 	return lines
 }
 
-// filter is the source map and the chains of our nftables table.
+// filter lists the source map and the chains of vpcnet's nftables table.
 func filter(s netstate.State) []string {
 	return strings.Split(strings.TrimRight(s.Filter.String(), "\n"), "\n")
 }
 
-// eniTable lists a node's ENIs as EC2 has them.
+// eniTable lists a node's ENIs in EC2.
 func eniTable(n *node, used map[string]int) []string {
 	rows := [][]string{{"ENI", "DEVICE", "LINK", "MAC", "PRIMARY ADDRESS", "SECONDARY", "PODS", "TABLE"}}
 	for _, e := range n.enis() {
@@ -112,8 +112,8 @@ func tableName(t int) string {
 	return strconv.Itoa(t)
 }
 
-// podTable lists pods as `kubectl get pod -o wide` does, with where the address
-// comes from.
+// podTable lists pods as `kubectl get pod -o wide` does, with the ENI of each
+// address.
 func podTable(pods []*pod) []string {
 	rows := [][]string{{"NAME", "IP", "NODE", "ENI", "LINK ON NODE", "ADD TOOK"}}
 	for _, p := range pods {

@@ -16,7 +16,7 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// answerWithin is how long an answer may take before it counts as none.
+// answerWithin is how long ping and ask wait for an answer.
 const answerWithin = 2 * time.Second
 
 // ping sends one ICMP echo from a namespace and waits for the answer.
@@ -36,17 +36,17 @@ func ask(ctx context.Context, network string, ns *fabric.Netns, to netip.AddrPor
 	return seen.Addr().Unmap(), err
 }
 
-// point is a place where packets can be watched.
+// point is a link at which packets can be captured.
 type point struct {
 	ns    *fabric.Netns
-	place string // node, pod or host, for people
+	place string // name of the node, pod or host, for the output
 	link  string
 }
 
 func (n *node) point(link string) point { return point{n.ns, n.name, link} }
 func (p *pod) point() point             { return point{p.ns, p.name, ifName} }
 
-// eniPoints are all ENIs of a node.
+// eniPoints returns the points at all ENIs of a node.
 func (n *node) eniPoints() []point {
 	var points []point
 	for _, e := range n.enis() {
@@ -63,8 +63,8 @@ type sighting struct {
 	packet fabric.Packet
 }
 
-// record watches the points while traffic runs and returns the IP packets that
-// passed them, in order of time.
+// record captures packets at the points while traffic runs, and returns the IP
+// packets in order of time.
 func record(points []point, traffic func() error) ([]sighting, error) {
 	var captures []*fabric.Capture
 	defer func() {
@@ -126,8 +126,8 @@ func about(seen []sighting, addr netip.Addr) []sighting {
 	})
 }
 
-// stream is steady traffic to an echo server: numbered datagrams, each of which
-// must come back.
+// stream is continuous traffic to an echo server. It consists of numbered datagrams,
+// each of which must come back.
 type stream struct {
 	name string
 	conn net.Conn
@@ -140,7 +140,7 @@ type stream struct {
 // streamEvery is the pause between two datagrams of a stream.
 const streamEvery = 2 * time.Millisecond
 
-// startStream opens a stream; run makes it flow.
+// startStream opens a stream. Its method run sends the datagrams.
 func startStream(ctx context.Context, name string, ns *fabric.Netns, to netip.AddrPort) (*stream, error) {
 	conn, err := ns.Dial(ctx, "udp", netip.AddrPort{}, to)
 	if err != nil {
@@ -149,7 +149,7 @@ func startStream(ctx context.Context, name string, ns *fabric.Netns, to netip.Ad
 	return &stream{name: name, conn: conn, back: map[string]bool{}}, nil
 }
 
-// run sends until ctx ends and waits for the last answers.
+// run sends datagrams until ctx ends, and then waits for the last answers.
 func (s *stream) run(ctx context.Context) error {
 	received := make(chan struct{})
 	go func() {
@@ -160,7 +160,7 @@ func (s *stream) run(ctx context.Context) error {
 	deadline := time.Now().Add(answerWithin)
 	for s.lost() > 0 && time.Now().Before(deadline) {
 		select {
-		case <-received: // the connection failed; nothing more will come
+		case <-received: // the connection has failed, so that no more answers can arrive
 			deadline = time.Time{}
 		case <-time.After(pollEvery):
 		}
@@ -189,7 +189,7 @@ func (s *stream) send(ctx context.Context) error {
 	}
 }
 
-// receive notes which numbers came back until the connection is closed.
+// receive records the numbers that come back, until the connection is closed.
 func (s *stream) receive() {
 	buf := make([]byte, 256)
 	for {
@@ -204,7 +204,7 @@ func (s *stream) receive() {
 	}
 }
 
-// lost counts the datagrams that have not come back.
+// lost returns the number of datagrams that have not come back.
 func (s *stream) lost() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,12 +15,12 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// walk goes through the lab from the empty VPC to the last pod's end.
+// walk explains and checks the lab, from the empty VPC to the end of the last pod.
 type walk struct {
 	*world
 	p      *printer
 	report report
-	// patience is how long a node may take to come to rest.
+	// patience is how long the pool of a node may take to become idle.
 	patience time.Duration
 }
 
@@ -29,8 +29,8 @@ func newWalk(w *world, p *printer) *walk {
 	return &walk{world: w, p: p, patience: 20 * time.Second}
 }
 
-// run takes all steps. A check that fails is noted and the walk goes on; an
-// error means that it cannot.
+// run runs all steps. It records a check that fails and goes on. An error means that
+// the walk cannot go on.
 func (k *walk) run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
 		k.showVPC, k.startAgents, k.addPods, k.checkWarmPool, k.showNodes, k.showPod,
@@ -47,7 +47,7 @@ func (k *walk) run(ctx context.Context) error {
 	return nil
 }
 
-// check notes the outcome of a check: it holds if err is nil.
+// check records and prints the outcome of a check, which has succeeded if err is nil.
 func (k *walk) check(name, detail string, err error) {
 	c := check{Name: name, OK: err == nil, Detail: detail}
 	if err != nil {
@@ -59,12 +59,12 @@ func (k *walk) check(name, detail string, err error) {
 
 func (k *walk) showVPC(context.Context) error {
 	k.p.section("The VPC")
-	k.p.text(`A VPC with two availability zones, a subnet in each, and %d instances of type %s. Each
-		instance is a network namespace; each of its ENIs is a link whose other end is in the VPC's
-		router. The router does to packets what a VPC does: it delivers to the ENI that owns the
-		destination address, and drops packets whose source address the sending ENI does not own. A host
-		on the internet is beyond it. The EC2 API and the instance metadata service are served
-		inside, over their real protocols; the agents know no difference.`, len(k.nodes), k.o.InstanceType)
+	k.p.text(`The lab is a VPC with two availability zones, a subnet in each, and %d instances of type %s. Each
+		instance is a network namespace, and each of its ENIs is a link whose other end is in the VPC's
+		router. The router handles packets as a VPC does: it delivers them to the ENI that owns the
+		destination address, and drops packets whose source address the sending ENI does not own. Beyond
+		the router is a host on the internet. The EC2 API and the instance metadata service use their real
+		protocols, so that the agents run as on AWS.`, len(k.nodes), k.o.InstanceType)
 	rows := [][]string{{"INSTANCE", "ID", "ZONE", "SUBNET", "PRIMARY ADDRESS"}}
 	for _, n := range k.nodes {
 		e := n.enis()[0]
@@ -74,14 +74,14 @@ func (k *walk) showVPC(context.Context) error {
 	k.p.block(append([]string{""}, columns(rows)...))
 	per := k.limits.SlotsPerENI()
 	enis := k.limits.MaxENIs(k.limits.DefaultCard)
-	k.p.text(`A %s can have %d ENIs with %d IPv4 addresses each. The first address of an ENI is the ENI's own;
-		the other %d, its secondary private IPs, are for pods. So the node can have %d x %d = %d pods with
+	k.p.text(`A %s can have %d ENIs with %d IPv4 addresses each. The first address of an ENI is the ENI's own.
+		The other %d, its secondary private IPs, are for pods. So the node can have %d x %d = %d pods with
 		addresses of the VPC.`, k.o.InstanceType, enis, per+1, per, enis, per, enis*per)
 	return nil
 }
 
-// startAgents shows a node without an agent, starts the agents, and shows what
-// that changed.
+// startAgents shows a node without an agent, starts the agents, and shows the
+// changes.
 func (k *walk) startAgents(ctx context.Context) error {
 	n := k.nodes[0]
 	k.p.section("A node before its first pod")
@@ -104,9 +104,9 @@ func (k *walk) startAgents(ctx context.Context) error {
 	}
 	done("ready")
 	k.p.text(`Now the node agent, ipamd, runs on each node. It asked the metadata service which instance this is
-		and EC2 which ENIs it has, had secondary addresses assigned to the primary ENI, set up the
-		node's rules, and only then, with the first address ready, wrote the CNI configuration that makes
-		the kubelet call the node ready.`)
+		and EC2 which ENIs it has, assigned secondary addresses to the primary ENI, and set up the
+		node's rules. When the first address was ready, it wrote the CNI configuration, after which the
+		kubelet reports the node as ready.`)
 	after, err := n.observe(ctx)
 	if err != nil {
 		return err
@@ -124,29 +124,29 @@ func (k *walk) startAgents(ctx context.Context) error {
 	return nil
 }
 
-// explainRules says what the node's rules are for.
+// explainRules explains the node's rules.
 func (k *walk) explainRules() {
-	k.p.text(`Rules are looked up from the lowest number on, until one leads to a route:`)
+	k.p.text(`The kernel looks up rules in the order of their numbers, until one leads to a route:`)
 	marked := ""
 	if k.o.Layout != layoutFlat {
-		marked = "; those with an ENI's number by that ENI: replies to node ports at its address"
+		marked = "; packets with the number of an ENI as mark leave by that ENI: replies to node ports at its address"
 	}
 	lines := [][]string{
-		{"512", "packets to pods of this node go to the pod's link, wherever they come from"},
+		{"512", "packets to pods of this node, from any source, go to the pod's link"},
 		{"1024", "packets with mark 0x80 leave by the primary ENI: traffic to outside of the VPC, and replies to node ports" + marked},
 		{"1536", "packets from a pod whose address is on a secondary ENI leave by that ENI"},
 		{"32765", "packets from a secondary ENI's own address leave by that ENI"},
 	}
 	k.p.block(columns(lines))
 	if k.o.Layout == layoutFlat {
-		k.p.text(`This is the flat layout. One rule 512 looks in table %d, where each pod of the node has a
-			route. Which ENI a pod's packet leaves by is in its mark: an nftables map from source address to
-			ENI sets it as the packet comes out of the pod's link, and one rule 1536 an ENI reads it.
+		k.p.text(`This is the flat layout. A single rule 512 looks up table %d, in which each pod of the node has a
+			route. The mark of a pod's packet selects the ENI by which it leaves: an nftables map from source address to
+			ENI sets the mark when the packet leaves the pod's link, and one rule 1536 for each ENI matches it.
 			The number of rules does not grow with pods.`, datapath.TablePods)
 		return
 	}
 	k.p.text(`This is the per-pod layout, that of amazon-vpc-cni-k8s: each pod adds a rule 512 and, if its address is
-		on a secondary ENI, a rule 1536. The kernel walks them one after the other for each packet.`)
+		on a secondary ENI, a rule 1536. The kernel checks them one after the other for each packet.`)
 }
 
 // showENIs prints a node's ENIs with the pods on each.
@@ -165,12 +165,12 @@ func (k *walk) showENIs(ctx context.Context, n *node) error {
 	return nil
 }
 
-// addPods gives each node its pods, and the first node as many as it takes to
-// need a second ENI.
+// addPods adds the pods of each node. The first node gets as many as need a second
+// ENI.
 func (k *walk) addPods(ctx context.Context) error {
 	k.p.section("Pods get addresses")
-	k.p.text(`For each pod the container runtime makes a network namespace and has libcni execute vpc-cni with the
-		command ADD. vpc-cni asks ipamd over a unix socket for an address, makes a veth pair between pod and node,
+	k.p.text(`For each pod the container runtime creates a network namespace and calls libcni, which executes vpc-cni with
+		the command ADD. vpc-cni asks ipamd over a unix socket for an address, creates a veth pair between pod and node,
 		and adds the pod's route. %s gets pods until one has an address of its second ENI.`, k.nodes[0].name)
 	done := k.p.progress("adding pods")
 	for _, n := range k.nodes {
@@ -181,7 +181,7 @@ func (k *walk) addPods(ctx context.Context) error {
 	}
 	done(fmt.Sprintf("%d pods", len(k.pods())))
 	k.p.command("lab", "kubectl get pod -o wide", podTable(k.pods()))
-	k.p.text(`This is what the runtime got as the result of the first ADD:`)
+	k.p.text(`The result of the first ADD, which the runtime got:`)
 	first, err := k.nodes[0].pods[0].resultJSON()
 	if err != nil {
 		return err
@@ -191,7 +191,8 @@ func (k *walk) addPods(ctx context.Context) error {
 }
 
 func (k *walk) addPodsOf(ctx context.Context, n *node, second bool) error {
-	// An address more than the primary ENI holds is on another one.
+	// The primary ENI has addresses for SlotsPerENI pods, so that one more pod needs
+	// another ENI.
 	most := max(k.o.Pods, k.limits.SlotsPerENI()+1)
 	for len(n.pods) < k.o.Pods || second && n.onSecondENI() == nil && len(n.pods) < most {
 		if _, err := n.addPod(ctx); err != nil {
@@ -201,8 +202,8 @@ func (k *walk) addPodsOf(ctx context.Context, n *node, second bool) error {
 	return nil
 }
 
-// onSecondENI is a pod of the node whose address is on another ENI than the
-// primary one, nil if there is none.
+// onSecondENI returns a pod of the node with an address of a secondary ENI, or nil if
+// there is none.
 func (n *node) onSecondENI() *pod {
 	for _, p := range n.pods {
 		if p.device > 0 {
@@ -212,10 +213,10 @@ func (n *node) onSecondENI() *pod {
 	return nil
 }
 
-// showNodes prints what the pods' arrival changed on each node.
+// showNodes prints the state of each node with its pods.
 func (k *walk) showNodes(ctx context.Context) error {
 	k.p.section("The nodes with pods")
-	k.p.text(`On each node: ens5 is the primary ENI, ens6 and so on the secondary ones, and each link eni... is the node's
+	k.p.text(`On each node, ens5 is the primary ENI, ens6 and so on are the secondary ENIs, and each link eni... is the node's
 		end of a pod's veth pair.`)
 	for _, n := range k.nodes {
 		s, err := n.observe(ctx)
@@ -236,27 +237,27 @@ func (k *walk) showNodes(ctx context.Context) error {
 			k.p.command(n.name, fmt.Sprintf("ip route show table %d", table), routes(s, table))
 		}
 	}
-	k.p.text(`A pod's address lies within its node's subnet, yet the route to the pod, a single address, is more
-		specific than the subnet's and leads to the pod's link.`)
+	k.p.text(`A pod's address is within its node's subnet, but the route to the pod, which is for a single address, is more
+		specific than the subnet's route and leads to the pod's link.`)
 	if k.o.Layout == layoutFlat {
 		s, err := k.nodes[0].observe(ctx)
 		if err != nil {
 			return err
 		}
-		k.p.text(`The flat layout's map from source address to ENI. It follows the ENIs, not the pods: an address is in
-			it from the moment it is on the ENI.`)
+		k.p.text(`The flat layout's map from source address to ENI depends on the ENIs and not on the pods: an address is in
+			it as soon as it is on the ENI.`)
 		k.p.command(k.nodes[0].name, "nft list table inet "+netstate.FilterTable, filter(s))
 	}
 	return nil
 }
 
-// showPod prints the inside of a pod.
+// showPod prints the interfaces, routes and neighbours inside a pod.
 func (k *walk) showPod(ctx context.Context) error {
 	p := k.nodes[0].pods[0]
 	k.p.section("Inside a pod")
-	k.p.text(`The pod has its address with length /32, so nothing is on its link but itself. Its gateway
-		169.254.1.1 does not exist anywhere: a permanent neighbour entry has the MAC of the node's end of the veth
-		pair, so that each packet arrives at the node, which decides.`)
+	k.p.text(`The pod has its address with length /32, so that no other address is on its link. Its gateway
+		169.254.1.1 does not exist anywhere. A permanent neighbour entry gives it the MAC of the node's end of the veth
+		pair, so that each packet arrives at the node, which routes it.`)
 	s, err := observe(ctx, p.ns)
 	if err != nil {
 		return err

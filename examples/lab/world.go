@@ -25,10 +25,11 @@ type world struct {
 	limits eni.Limits
 	cloud  *enitest.Cloud
 	net    *fabric.Fabric
-	// follower makes the network follow what is done over the EC2 API.
+	// follower applies changes in EC2 to the network.
 	follower *ec2fabric.Follower
 	nodes    []*node
-	// programs is the directory of the binaries, dir that of the nodes' files.
+	// programs is the directory of the binaries, and dir the directory of the nodes'
+	// files.
 	programs, dir string
 	// agentEnv is the agents' environment.
 	agentEnv []string
@@ -49,16 +50,16 @@ var (
 	}
 )
 
-// delays are EC2's, much shortened: enough that nothing is there by accident
-// before it is announced.
+// delays are much shorter than those of EC2, but long enough that a program that does
+// not wait for a change fails.
 var delays = enitest.Delays{Attach: 200 * time.Millisecond, Detach: 200 * time.Millisecond, Call: 10 * time.Millisecond}
 
-// newWorld builds the VPC and boots its nodes; no agent runs yet. The caller
-// closes it.
+// newWorld builds the VPC and boots its nodes, without agents. The caller must close
+// the world.
 func newWorld(ctx context.Context, o options, programs string) (*world, error) {
 	limits, ok := eni.LimitsOf(o.InstanceType)
 	if !ok {
-		return nil, fmt.Errorf("instance type %s is not known", o.InstanceType)
+		return nil, fmt.Errorf("instance type %s is unknown", o.InstanceType)
 	}
 	dir, err := os.MkdirTemp("/run", "lab-")
 	if err != nil {
@@ -103,7 +104,7 @@ func (w *world) build(ctx context.Context) error {
 	return w.follower.Err()
 }
 
-// addNode runs an instance and boots it.
+// addNode creates an instance and boots it.
 func (w *world) addNode(ctx context.Context, name, subnet string) (*node, error) {
 	i, err := w.cloud.RunInstance(enitest.InstanceInput{Subnet: subnet, Type: w.o.InstanceType, Tags: map[string]string{"Name": name}})
 	if err != nil {
@@ -138,8 +139,8 @@ func (w *world) pods() []*pod {
 	return all
 }
 
-// agentEnv makes the agents' environment out of the lab's: what concerns the
-// person's own AWS account stays out, and the lab's own settings come in.
+// agentEnv returns the agents' environment: that of the lab, without the variables
+// for the user's own AWS account, and with the settings of the lab.
 func agentEnv(environ []string) []string {
 	var env []string
 	given := map[string]bool{}
@@ -155,7 +156,7 @@ func agentEnv(environ []string) []string {
 		env = append(env, "WARM_ENI_TARGET=1") // as EKS sets it
 	}
 	if !given["IP_COOLDOWN_PERIOD"] {
-		env = append(env, "IP_COOLDOWN_PERIOD="+fmt.Sprint(cooldown.Seconds())) // nobody wants to watch 30 s go by
+		env = append(env, "IP_COOLDOWN_PERIOD="+fmt.Sprint(cooldown.Seconds())) // the default of 30 s would make the lab slow
 	}
 	return append(env,
 		"CLUSTER_NAME=lab",
@@ -164,5 +165,5 @@ func agentEnv(environ []string) []string {
 	)
 }
 
-// cooldown is how long the lab's agents let a released address rest.
+// cooldown is the cooldown of released addresses, unless the environment sets it.
 const cooldown = 2 * time.Second

@@ -15,14 +15,14 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// chaos makes trouble, one after the other, until its context ends.
+// chaos injects faults, one after the other.
 type chaos struct {
 	w     *world
 	rng   *rand.Rand
-	kinds []kind // those that are not the workers'
-	// seldom lets some seconds pass between two troubles.
-	seldom bool
-	undo   []func()
+	kinds []kind // all kinds except those that the workers inject
+	// rare makes the pauses between faults some seconds long.
+	rare bool
+	undo []func()
 	// copies are the directories with old states of the agent.
 	copies []string
 }
@@ -37,15 +37,15 @@ func newChaos(w *world, rng *rand.Rand) *chaos {
 	return c
 }
 
-// wreak makes trouble until ctx ends. Then it ends all of it; the agent may be
-// down.
-func (c *chaos) wreak(ctx context.Context) {
+// injectFaults injects faults until ctx ends, and then ends them. Afterwards the
+// agent may be down.
+func (c *chaos) injectFaults(ctx context.Context) {
 	for ctx.Err() == nil && len(c.kinds) > 0 {
 		k := c.kinds[c.rng.IntN(len(c.kinds))]
 		if k.long() && len(c.kinds) > 2 && c.rng.IntN(3) > 0 {
-			continue // it would take most of the batch
+			continue // because it would take most of the batch
 		}
-		what, err := c.make(ctx, k)
+		what, err := c.inject(ctx, k)
 		switch {
 		case err != nil:
 			c.w.events.add("%s: %s: %v", k, what, err)
@@ -54,7 +54,7 @@ func (c *chaos) wreak(ctx context.Context) {
 			c.w.events.add("%s: %s", k, what)
 		}
 		between := time.Duration(100+c.rng.IntN(500)) * time.Millisecond
-		if c.seldom {
+		if c.rare {
 			between *= 15
 		}
 		pause(ctx, between)
@@ -73,9 +73,9 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// make makes trouble of one kind and returns what it did, empty if the moment was
-// not right.
-func (c *chaos) make(ctx context.Context, k kind) (string, error) {
+// inject injects a fault of one kind and returns its description. The description is
+// empty if the fault was not possible at this time.
+func (c *chaos) inject(ctx context.Context, k kind) (string, error) {
 	switch k {
 	case metadataLag:
 		lag := min(time.Duration(c.rng.IntN(121))*time.Second, time.Since(c.w.began)-time.Second)
@@ -100,26 +100,26 @@ func (c *chaos) make(ctx context.Context, k kind) (string, error) {
 	return c.downtime(ctx, k)
 }
 
-// downtime kills the agent, does what k means while it is down, and starts it
-// again, if it ends before ctx.
+// downtime kills the agent, injects a fault of kind k while it is down, and starts
+// it again.
 func (c *chaos) downtime(ctx context.Context, k kind) (what string, err error) {
 	pause(ctx, time.Duration(c.rng.IntN(400))*time.Millisecond)
 	c.w.agent.kill()
 	c.w.tally.killedAgent()
 	pause(ctx, time.Duration(c.rng.ExpFloat64()*float64(300*time.Millisecond)))
-	hang := []string(nil)
+	hang := []string(nil) // patterns of calls that get no answer
 	switch k {
 	case ec2Hang:
 		what, hang = "EC2", []string{"*"}
 	case metadataHang:
 		what, hang = "metadata", metadataPatterns()
 	case agentKill:
-		what = "down and up again"
+		what = "killed and started again"
 		if c.rng.IntN(2) == 0 {
-			err = c.keepCopy()
+			err = c.saveCopy()
 		}
 	default:
-		what, err = c.attack(k)
+		what, err = c.changeState(k)
 	}
 	var undo []func()
 	for _, pattern := range hang {
@@ -139,8 +139,8 @@ func (c *chaos) downtime(ctx context.Context, k kind) (what string, err error) {
 	return what, err
 }
 
-// metadataPatterns match every path of the metadata service; a star does not match
-// a slash.
+// metadataPatterns returns patterns that match every path of the metadata service.
+// It needs several, because a star does not match a slash.
 func metadataPatterns() []string {
 	pattern, all := "*/*", []string(nil)
 	for range 8 {
@@ -150,8 +150,8 @@ func metadataPatterns() []string {
 	return all
 }
 
-// attack takes the agent's memory.
-func (c *chaos) attack(k kind) (string, error) {
+// changeState removes, damages or replaces the agent's state directory.
+func (c *chaos) changeState(k kind) (string, error) {
 	switch k {
 	case journalLost:
 		lost, err := loseFiles(c.w.stateDir(), c.rng)
@@ -161,17 +161,17 @@ func (c *chaos) attack(k kind) (string, error) {
 		return fmt.Sprintf("%v", done), err
 	}
 	if len(c.copies) == 0 {
-		return "", c.keepCopy()
+		return "", c.saveCopy()
 	}
 	i := c.rng.IntN(len(c.copies))
-	return "put back " + filepath.Base(c.copies[i]), copyFiles(c.copies[i], c.w.stateDir())
+	return "restored " + filepath.Base(c.copies[i]), copyFiles(c.copies[i], c.w.stateDir())
 }
 
-// keepCopies is how many old states there are to choose from.
-const keepCopies = 6
+// maxCopies is the number of old states to choose from.
+const maxCopies = 6
 
-// keepCopy makes a copy of the agent's memory. The agent is down.
-func (c *chaos) keepCopy() error {
+// saveCopy copies the agent's state directory. The agent must be down.
+func (c *chaos) saveCopy() error {
 	dir := filepath.Join(c.w.copiesDir(), fmt.Sprintf("of-%.1fs", time.Since(c.w.began).Seconds()))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -180,52 +180,53 @@ func (c *chaos) keepCopy() error {
 		return err
 	}
 	c.copies = append(c.copies, dir)
-	if len(c.copies) > keepCopies {
+	if len(c.copies) > maxCopies {
 		c.copies = slices.Delete(c.copies, 0, 1)
 	}
 	return nil
 }
 
-// mendWithin is how long the agent may take to mend a damage to the node's
-// network. It mends in milliseconds; a busy machine needs more.
-const mendWithin = 5 * time.Second
+// repairWithin is how long the agent may take to repair the node's network. It takes
+// milliseconds, and longer on a busy machine.
+const repairWithin = 5 * time.Second
 
-// flush removes all rules of nftables on the node and waits for their return. It
-// does nothing while the agent does not serve, for no one would mend it.
+// flush removes all rules of nftables on the node and waits until the agent has
+// restored them. It does nothing while the agent is not ready, because then it would
+// not repair them.
 func (c *chaos) flush(ctx context.Context) (string, error) {
 	if c.w.ready(ctx) != nil {
 		return "", nil
 	}
-	c.w.mending.Add(1)
-	defer c.w.mending.Add(1)
+	c.w.repairing.Add(1)
+	defer c.w.repairing.Add(1)
 	if err := c.w.flushRuleset(); err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mendWithin)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), repairWithin)
 	defer cancel()
-	return c.w.mended(ctx), nil
+	return c.w.waitRepaired(ctx), nil
 }
 
-// mended waits until nothing is missing and says so. If ctx ends before, that is a
-// violation.
-func (w *world) mended(ctx context.Context) string {
+// waitRepaired waits until no rule is missing. If ctx ends first, it records a
+// violation. It returns the outcome.
+func (w *world) waitRepaired(ctx context.Context) string {
 	why := ""
 	for ctx.Err() == nil {
-		now := w.unmended(ctx)
+		now := w.missing(ctx)
 		if now == "" {
-			return "mended"
+			return "repaired"
 		}
 		if ctx.Err() == nil {
 			why = now
 		}
 		pause(ctx, 20*time.Millisecond)
 	}
-	w.breach(violation{notRepaired, "after a flush of the ruleset: " + why})
-	return "not mended"
+	w.recordViolations(violation{notRepaired, "after a flush of the ruleset: " + why})
+	return "not repaired"
 }
 
-// unmended says what of the node's rules is missing, empty if nothing is.
-func (w *world) unmended(ctx context.Context) string {
+// missing describes a rule of the node that is missing. It is empty if none is.
+func (w *world) missing(ctx context.Context) string {
 	s, err := w.status(ctx)
 	if err != nil {
 		return err.Error()

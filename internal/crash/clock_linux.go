@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stepClock steps the machine's wall clock by a second, an hour or ten years, either
-// way, and never below 2001 nor above 2100.
+// stepClock steps the machine's wall clock by a second, an hour or ten years,
+// forwards or backwards. The clock stays between 2001 and 2100.
 func stepClock(rng *rand.Rand) (string, error) {
 	steps := []time.Duration{time.Second, time.Hour, tenYears}
 	step := steps[rng.IntN(len(steps))]

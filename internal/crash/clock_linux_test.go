@@ -18,13 +18,13 @@ import (
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
-// TestClock steps the wall clock under an agent with pods, by what `date -s` may
-// do. It sets the clock of the whole machine, so that internal/vm runs it in its
-// emulated one.
+// TestClock steps the wall clock, as `date -s` does, while an agent has pods. It
+// changes the clock of the whole machine, so it runs only in the emulated machine of
+// internal/vm.
 func TestClock(t *testing.T) {
 	isolatetest.Require(t)
 	if os.Getenv(vmEnv) == "" {
-		t.Log("this machine's clock stays as it is: internal/vm runs this test")
+		t.Log("not run, to leave this machine's clock unchanged; internal/vm runs this test")
 		return
 	}
 	var c *clockTest
@@ -33,18 +33,18 @@ func TestClock(t *testing.T) {
 			c = newClockTest(t)
 		}
 		if !t.Run(fmt.Sprintf("%+v", step), func(t *testing.T) { c.run(t, step) }) {
-			c.close(t) // what is wrong with this node shall not show in the next test
+			c.close(t) // so that errors of this node do not affect the next test
 			c = nil
 		}
 	}
 }
 
-// TestClockLoop steps the clock while plugins are killed and sandboxes go without
+// TestClockLoop steps the clock while plugins are killed and sandboxes end without
 // DEL.
 func TestClockLoop(t *testing.T) {
 	isolatetest.Require(t)
 	if os.Getenv(vmEnv) == "" {
-		t.Log("this machine's clock stays as it is: internal/vm runs this test")
+		t.Log("not run, to leave this machine's clock unchanged; internal/vm runs this test")
 		return
 	}
 	o := options{
@@ -52,27 +52,27 @@ func TestClockLoop(t *testing.T) {
 		kinds: []kind{pluginKill, noDel, clockStep}, programs: os.Getenv(programsEnv), node: theNode,
 	}
 	r, err := loop(t.Context(), o, t.Output())
-	if adds, _ := r.outcomes("ADD"); err != nil || len(r.Violations) > 0 || adds == 0 || r.Troubles[clockStep] == 0 {
-		t.Errorf("%v: %+v", err, r)
+	if adds, _ := r.outcomes("ADD"); err != nil || len(r.Violations) > 0 || adds == 0 || r.Faults[clockStep] == 0 {
+		t.Errorf("%v: %+v, want ADDs and clock steps without violations", err, r)
 	}
 }
 
 const (
-	// clockCooldown is much longer than an emulated machine takes for an ADD.
+	// clockCooldown is much longer than an ADD takes on an emulated machine.
 	clockCooldown = 8 * time.Second
-	// slack is what the emulated machine may take for one thing or another.
+	// slack is the additional time that an emulated machine may need for a step.
 	slack = 8 * time.Second
-	// callsAllowed is far more than an agent needs for what this test does, and
-	// far less than one makes that asks without pause.
+	// callsAllowed is far more than an agent needs in this test, and far less than
+	// an agent makes that calls EC2 without pauses.
 	callsAllowed = 40
 )
 
-// clockTest is a node with three addresses, two of which stay with the pods a and b.
+// clockTest is a node with three addresses. Two of them belong to the pods a and b.
 type clockTest struct {
-	*plant
+	*faultTest
 	step  time.Duration
-	third *pod // has the third address, or had it last
-	made  int
+	third *pod // the pod that has, or last had, the third address
+	added int  // number of third pods so far
 }
 
 func (c *clockTest) run(t *testing.T, step time.Duration) {
@@ -84,19 +84,19 @@ func (c *clockTest) run(t *testing.T, step time.Duration) {
 	if n := c.calls() - calls; n > callsAllowed {
 		t.Errorf("EC2 calls: %d after the agent's start, want at most %d: %v", n, callsAllowed, c.w.cloud.Calls())
 	}
-	if p, found := c.settle(t.Context(), grace); len(found) > 0 {
-		t.Errorf("after all: %v\npods: %+v", found, p.Pods)
+	if p, found := c.waitClean(t.Context(), grace); len(found) > 0 {
+		t.Errorf("at the end: %v\npods: %+v", found, p.Pods)
 	}
 	if t.Failed() {
 		t.Logf("the agent's log:\n%s", c.w.logged(6000))
 	}
 }
 
-// newClockTest waits until the pods are old enough that no plugin may be at work on
-// them.
+// newClockTest waits until the pods are so old that the agent no longer expects a
+// plugin to be wiring them.
 func newClockTest(t *testing.T) *clockTest {
 	t.Helper()
-	c := &clockTest{plant: plantOn(t, node{
+	c := &clockTest{faultTest: newFaultTest(t, node{
 		instanceType: "t3.small", cooldown: clockCooldown, flags: []string{"-max-eni=1"}, // 3 addresses for pods
 	})}
 	c.third = c.pod(t, "c")
@@ -104,8 +104,8 @@ func newClockTest(t *testing.T) *clockTest {
 	return c
 }
 
-// wiring is how long the agent leaves the network of a new pod to the plugin, and
-// a little more.
+// wiring is a little longer than the time for which the agent leaves the network of
+// a new pod to the plugin.
 const wiring = 12 * time.Second
 
 func mustSetClock(t *testing.T, step time.Duration) {
@@ -115,9 +115,9 @@ func mustSetClock(t *testing.T, step time.Duration) {
 	}
 }
 
-// cooldown releases the third address, steps the clock, and wants the next pod to
-// get the address after the cooldown by the monotonic clock, no sooner and not much
-// later. An error before that tells the truth about when.
+// cooldown releases the third address and steps the clock. The next pod must get the
+// address after the cooldown by the monotonic clock, not earlier and not much later.
+// An error before that must have the right retry time.
 func (c *clockTest) cooldown(t *testing.T) {
 	before := c.calls()
 	addr, begun := c.third.addr, time.Now()
@@ -136,9 +136,9 @@ func (c *clockTest) cooldown(t *testing.T) {
 	case err != nil:
 		t.Errorf("cooldown: no address %v after the release, want one after %v: %v", took, clockCooldown, err)
 	case c.third.addr != addr:
-		t.Errorf("cooldown: the next pod got %v, want the one that was released, %v", c.third.addr, addr)
+		t.Errorf("cooldown: the next pod got %v, want the released address %v", c.third.addr, addr)
 	case sinceDel < clockCooldown || took > clockCooldown+slack:
-		t.Errorf("cooldown: the address was given away %v after its release, %v after the begin of DEL, want %v", took, sinceDel, clockCooldown)
+		t.Errorf("cooldown: the address was allocated %v after its release and %v after the start of DEL, want %v", took, sinceDel, clockCooldown)
 	}
 	if left := clockCooldown - retry.at.Sub(released); retry.after > 0 && (retry.after > left+2*time.Second || retry.after < left-2*time.Second) {
 		t.Errorf("retry time: %q %v before the end of the cooldown", retry.text, left)
@@ -148,14 +148,14 @@ func (c *clockTest) cooldown(t *testing.T) {
 	}
 }
 
-// refusal is the agent's word for when to ask again.
+// refusal is an error of ADD with a retry time.
 type refusal struct {
 	text  string
-	after time.Duration
-	at    time.Time
+	after time.Duration // the retry time
+	at    time.Time     // the time of the answer
 }
 
-// refused asks for an address in vain, with little time.
+// refused runs an ADD with a short deadline, for which no address is free.
 func (c *clockTest) refused(t *testing.T) (refusal, error) {
 	t.Helper()
 	at := cniplugin.Attachment{Network: "vpcnet", ContainerID: strings.Repeat("f", 64), IfName: ifName}
@@ -165,23 +165,23 @@ func (c *clockTest) refused(t *testing.T) (refusal, error) {
 	answered := time.Now()
 	if err == nil {
 		_, delErr := cniplugin.Client{Socket: c.w.socket()}.Del(t.Context(), cniplugin.DelRequest{Attachment: at})
-		return refusal{}, errors.Join(fmt.Errorf("%v is given away during the cooldown", got.Addresses), delErr)
+		return refusal{}, errors.Join(fmt.Errorf("%v was allocated during the cooldown", got.Addresses), delErr)
 	}
 	var why *cniplugin.AgentError
 	if !errors.As(err, &why) || why.RetryAfter <= 0 {
-		return refusal{}, fmt.Errorf("%w: want an answer that says when to try again", err)
+		return refusal{}, fmt.Errorf("want an error with a retry time: %w", err)
 	}
 	return refusal{why.Message + "; retry after " + why.RetryAfter.String(), why.RetryAfter, answered}, nil
 }
 
-// addThird runs ADD until it succeeds, and says how long after a moment that was.
+// addThird runs ADD until it succeeds, and returns the time from since to its end.
 func (c *clockTest) addThird(t *testing.T, since time.Time) (time.Duration, error) {
 	t.Helper()
-	c.made++
+	c.added++
 	if err := c.third.remove(); err != nil {
 		t.Fatal(err)
 	}
-	p, err := c.w.newPod(fmt.Sprintf("third-%d", c.made), rand.New(rand.NewPCG(uint64(c.made), 7)))
+	p, err := c.w.newPod(fmt.Sprintf("third-%d", c.added), rand.New(rand.NewPCG(uint64(c.added), 7)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +196,7 @@ func (c *clockTest) addThird(t *testing.T, since time.Time) (time.Duration, erro
 	}
 }
 
-// repair deletes the route of an old pod and wants it back.
+// repair deletes the route of an old pod. The agent must restore it.
 func (c *clockTest) repair(t *testing.T) {
 	route := c.route(t)
 	start := time.Now()
@@ -212,15 +212,16 @@ func (c *clockTest) repair(t *testing.T) {
 			return
 		}
 		if time.Since(start) > slack {
-			t.Errorf("repair: the route of a pod is missing for %v", time.Since(start))
+			t.Errorf("repair: the route of a pod is still missing after %v", time.Since(start))
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
 }
 
-// restart kills the agent while an address cools, sets the clock back, and wants
-// the next one to serve, and to leave the pods alone.
+// restart kills the agent while an address is cooling, steps the clock back and
+// starts the agent again. The agent must serve pods, and must not change the pods
+// that exist.
 func (c *clockTest) restart(t *testing.T) {
 	if err := c.third.del(t.Context(), nil); err != nil {
 		t.Fatal(err)
@@ -231,13 +232,13 @@ func (c *clockTest) restart(t *testing.T) {
 	if err := c.w.agent.run(); err != nil {
 		t.Fatal(err)
 	}
-	if trouble := c.serve(t.Context(), slack); trouble != "" {
-		t.Errorf("restart: the agent does not serve after %v: %s", slack, trouble)
+	if problem := c.waitReady(t.Context(), slack); problem != "" {
+		t.Errorf("restart: the agent is not ready after %v: %s", slack, problem)
 	}
 	if took, err := c.addThird(t, released); err != nil || took > clockCooldown+slack {
 		t.Errorf("restart: no address %v after the release, want one after at most %v: %v", took, clockCooldown, err)
 	}
-	p, err := c.w.picture(t.Context())
+	p, err := c.w.observe(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,27 +25,27 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// daemon keeps one process running, as systemd or Kubernetes would: when it ends
-// by itself, it is started again.
+// daemon keeps one process running, as systemd or Kubernetes would: if the process
+// ends by itself, daemon starts it again.
 type daemon struct {
 	command func() (*exec.Cmd, error)
 	start   func(*exec.Cmd) error
-	onEnd   func(error) // it ended by itself
+	onEnd   func(error) // called when the process has ended by itself
 
-	mu     sync.Mutex
-	cmd    *exec.Cmd
-	done   chan struct{} // closed when cmd has ended
-	wanted bool
+	mu        sync.Mutex
+	cmd       *exec.Cmd
+	done      chan struct{} // closed when cmd has ended
+	shouldRun bool
 }
 
-// again is the pause before a daemon that ended by itself is started again.
-const again = 500 * time.Millisecond
+// restartPause is the pause before a process that ended by itself is started again.
+const restartPause = 500 * time.Millisecond
 
-// run starts the process unless it runs.
+// run starts the process unless it is running.
 func (d *daemon) run() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.wanted = true
+	d.shouldRun = true
 	if d.cmd != nil {
 		return nil
 	}
@@ -64,36 +64,37 @@ func (d *daemon) run() error {
 func (d *daemon) watch(cmd *exec.Cmd, done chan struct{}) {
 	err := cmd.Wait()
 	d.mu.Lock()
-	alone := d.wanted
+	unexpected := d.shouldRun
 	d.cmd = nil
 	d.mu.Unlock()
 	close(done)
-	if !alone {
+	if !unexpected {
 		return
 	}
 	d.onEnd(err)
-	time.Sleep(again)
+	time.Sleep(restartPause)
 	d.mu.Lock()
-	alone = d.wanted
+	restart := d.shouldRun
 	d.mu.Unlock()
-	if alone {
-		_ = d.run() // it ran before
+	if restart {
+		_ = d.run() // ignores errors, because the same command has run before
 	}
 }
 
-// kill ends the process with SIGKILL and returns when it is gone.
+// kill ends the process with SIGKILL and waits until it has ended.
 func (d *daemon) kill() { d.end(syscall.SIGKILL) }
 
-// end sends a signal and reports whether the process has ended in good time.
+// end sends a signal, waits for the end of the process, and reports whether that
+// took less than 15 s.
 func (d *daemon) end(s syscall.Signal) bool {
 	d.mu.Lock()
-	d.wanted = false
+	d.shouldRun = false
 	cmd, done := d.cmd, d.done
 	d.mu.Unlock()
 	if cmd == nil {
 		return true
 	}
-	_ = cmd.Process.Signal(s) // it may have ended
+	_ = cmd.Process.Signal(s) // an error means that it has ended
 	select {
 	case <-done:
 		return true
@@ -104,7 +105,7 @@ func (d *daemon) end(s syscall.Signal) bool {
 	}
 }
 
-// agentCommand is ipamd with its files in the world's directory.
+// agentCommand returns the command of ipamd, with its files in the world's directory.
 func (w *world) agentCommand() (*exec.Cmd, error) {
 	log, err := os.OpenFile(w.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -118,16 +119,15 @@ func (w *world) agentCommand() (*exec.Cmd, error) {
 	cmd.Args = append(cmd.Args, w.o.node.flags...)
 	cmd.Env = []string{"AWS_ACCESS_KEY_ID=crash", "AWS_SECRET_ACCESS_KEY=crash", "PATH=" + os.Getenv("PATH")}
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for the loop alone
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that Ctrl-C reaches only the loop
 	return cmd, nil
 }
 
 func (w *world) agentEnded(err error) {
-	w.breach(violation{agentEnded, fmt.Sprintf("%v: %s", err, w.lastLogged())})
+	w.recordViolations(violation{agentEnded, fmt.Sprintf("%v: %s", err, w.lastLogged())})
 }
 
-// ready returns nil when the agent serves pods and the runtime has its
-// configuration.
+// ready returns nil if the agent serves pods and has written the CNI configuration.
 func (w *world) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -139,7 +139,7 @@ func (w *world) ready(ctx context.Context) error {
 		return err
 	}
 	if _, err := s.node(); err != nil {
-		return fmt.Errorf("the agent has not seen its ENIs yet: %w", err)
+		return fmt.Errorf("the agent has not observed its ENIs yet: %w", err)
 	}
 	_, err = os.Stat(w.conflist())
 	return err
@@ -171,7 +171,7 @@ type status struct {
 	quarantined []netip.Addr
 }
 
-// status asks the agent.
+// status asks the agent for its status.
 func (w *world) status(ctx context.Context) (s status, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -202,7 +202,7 @@ func (w *world) status(ctx context.Context) (s status, err error) {
 	return s, nil
 }
 
-// quarantined returns the addresses below any key whose name says quarantine.
+// quarantined returns the addresses below any key that contains "quarantin".
 func quarantined(tree any, below bool) (all []netip.Addr) {
 	switch x := tree.(type) {
 	case map[string]any:
@@ -221,8 +221,8 @@ func quarantined(tree any, below bool) (all []netip.Addr) {
 	return all
 }
 
-// node returns the node's network as the agent wants it: its ENIs in the order of
-// their IDs, which is that of the chains in nftables.
+// node returns the node's network as the agent desires it. Its ENIs are sorted by ID,
+// as the chains in nftables are.
 func (s status) node() (datapath.Node, error) {
 	n := datapath.Node{
 		Layout: s.Network.Layout, HostLinkPrefix: s.Network.HostLinkPrefix,
@@ -243,10 +243,10 @@ func (s status) node() (datapath.Node, error) {
 	return n, nil
 }
 
-// logged returns the end of the agent's log, without what is said each time that
-// the loop asks whether the agent serves.
+// logged returns the end of the agent's log, without the lines about the STATUS
+// calls of the loop.
 func (w *world) logged(most int) string {
-	b, _ := os.ReadFile(w.logFile()) // an empty answer says enough
+	b, _ := os.ReadFile(w.logFile()) // empty if the file cannot be read
 	var lines []byte
 	for line := range bytes.Lines(b) {
 		if !bytes.Contains(line, []byte(`"call":"/v1/status"`)) {
@@ -256,8 +256,8 @@ func (w *world) logged(most int) string {
 	return string(lines[max(0, len(lines)-most):])
 }
 
-// lastLogged returns the last line of the agent's log, or the first of the panic
-// that it ends with.
+// lastLogged returns the last line of the agent's log. If the log ends with a panic,
+// it returns the first line of the panic.
 func (w *world) lastLogged() string {
 	last := ""
 	for line := range strings.Lines(w.logged(20000)) {

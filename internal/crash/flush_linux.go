@@ -7,7 +7,7 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// flushRuleset removes all that nftables has on the node.
+// flushRuleset removes all nftables rules of the node.
 func (w *world) flushRuleset() error {
 	h, err := netns.GetFromPath(w.ns.Path())
 	if err != nil {

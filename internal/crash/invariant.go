@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// grace is how long an ENI may stay attached to nothing, and an address with a pod
-// that is gone: the agent looks for both once a minute.
+// grace is how long an ENI may be detached, and how long a deleted pod may hold an
+// address: the agent checks for both once a minute.
 const grace = 75 * time.Second
 
-// violations returns what does not hold in p. How long something may stay is
-// grace, or nothing at the end of the loop, when the agent has started again.
-func (p picture) violations(grace time.Duration) []violation {
+// violations returns the invariants that p violates. grace is 0 at the end of the
+// loop, after a restart of the agent.
+func (p observation) violations(grace time.Duration) []violation {
 	var all []violation
 	for _, check := range []func() []violation{
 		p.twoPods, p.released, func() []violation { return p.leaked(grace) }, p.drifted, p.leftover,
@@ -27,12 +27,12 @@ func (p picture) violations(grace time.Duration) []violation {
 	return all
 }
 
-// claims maps an address to those that claim it.
+// claims maps an address to the pods, links or ENIs that have it.
 type claims map[netip.Addr][]string
 
-func (c claims) add(a netip.Addr, who string) {
-	if !slices.Contains(c[a], who) {
-		c[a] = append(c[a], who)
+func (c claims) add(a netip.Addr, by string) {
+	if !slices.Contains(c[a], by) {
+		c[a] = append(c[a], by)
 	}
 }
 
@@ -46,8 +46,9 @@ func (c claims) contested(witness string) (all []violation) {
 	return all
 }
 
-// twoPods asks each witness by itself, for each may be the only one to see it.
-func (p picture) twoPods() []violation {
+// twoPods returns the addresses that two pods have. It checks each witness
+// separately, because just one of them may show it.
+func (p observation) twoPods() []violation {
 	results, sandboxes, routes, agent, ec2 := claims{}, claims{}, claims{}, claims{}, claims{}
 	for _, pod := range p.Pods {
 		results.add(pod.Addr, pod.Name)
@@ -70,10 +71,11 @@ func (p picture) twoPods() []violation {
 		routes.contested("routes"), agent.contested("the agent"), ec2.contested("EC2"))
 }
 
-// released wants the address of each running pod on an ENI of the instance.
-func (p picture) released() (all []violation) {
+// released returns the running pods with an address that is on no ENI of the
+// instance.
+func (p observation) released() (all []violation) {
 	for _, pod := range p.Pods {
-		if !slices.ContainsFunc(p.ENIs, func(e eniPicture) bool { return e.Instance == p.Instance && owns(e.Addrs, pod.Addr) }) {
+		if !slices.ContainsFunc(p.ENIs, func(e eniState) bool { return e.Instance == p.Instance && owns(e.Addrs, pod.Addr) }) {
 			all = append(all, violation{released, fmt.Sprintf("%v of %s is on no ENI of the node", pod.Addr, pod.Name)})
 		}
 	}
@@ -84,11 +86,12 @@ func owns(blocks []netip.Prefix, a netip.Addr) bool {
 	return slices.ContainsFunc(blocks, func(b netip.Prefix) bool { return b.Contains(a) })
 }
 
-// leaked wants what the agent made attached to the node.
-func (p picture) leaked(grace time.Duration) (all []violation) {
+// leaked returns the ENIs that the agent has created and that are not attached to the
+// node.
+func (p observation) leaked(grace time.Duration) (all []violation) {
 	for _, e := range p.ENIs {
 		switch {
-		case !e.Ours || e.Instance == p.Instance:
+		case !e.ByAgent || e.Instance == p.Instance:
 		case e.Instance != "":
 			all = append(all, violation{eniLeaked, fmt.Sprintf("%s is attached to %s", e.ID, e.Instance)})
 		case e.Idle > grace:
@@ -98,16 +101,15 @@ func (p picture) leaked(grace time.Duration) (all []violation) {
 	return all
 }
 
-func (p picture) drifted() (all []violation) {
+func (p observation) drifted() (all []violation) {
 	for _, c := range p.Drift {
 		all = append(all, violation{drifted, c})
 	}
 	return all
 }
 
-// leftover wants nothing in the kernel for pods that are gone, and every running
-// pod's own there.
-func (p picture) leftover() (all []violation) {
+// leftover returns the links and routes in the kernel that belong to no running pod.
+func (p observation) leftover() (all []violation) {
 	links := map[string]netip.Addr{}
 	for _, pod := range p.Pods {
 		links[pod.Link] = pod.Addr
@@ -125,11 +127,11 @@ func (p picture) leftover() (all []violation) {
 	return all
 }
 
-// forgotten wants each running pod's address with this pod in the agent's status,
-// or named there as not to be given away.
-func (p picture) forgotten() (all []violation) {
-	if p.Agent.Trouble != "" {
-		return nil // notReady says so
+// forgotten returns the running pods with an address that the agent's status shows
+// neither as allocated to the pod nor as quarantined.
+func (p observation) forgotten() (all []violation) {
+	if p.Agent.Problem != "" {
+		return nil // notReady reports it
 	}
 	for _, pod := range p.Pods {
 		mine := func(a allocation) bool { return a.Addr == pod.Addr && a.Link == pod.Link }
@@ -140,34 +142,34 @@ func (p picture) forgotten() (all []violation) {
 	return all
 }
 
-func (p picture) held(grace time.Duration) (all []violation) {
+func (p observation) held(grace time.Duration) (all []violation) {
 	for _, a := range p.Agent.Allocations {
 		if a.Ended > grace {
-			all = append(all, violation{held, fmt.Sprintf("%v is held for %s, whose sandbox is gone for %v", a.Addr, a.Link, a.Ended.Round(time.Millisecond))})
+			all = append(all, violation{held, fmt.Sprintf("%v is still allocated to %s, whose sandbox ended %v ago", a.Addr, a.Link, a.Ended.Round(time.Millisecond))})
 		}
 	}
 	return all
 }
 
-func (p picture) unreachable() (all []violation) {
+func (p observation) unreachable() (all []violation) {
 	for _, pod := range p.Pods {
-		for _, s := range pod.Silent {
+		for _, s := range pod.Unreachable {
 			all = append(all, violation{unreachable, fmt.Sprintf("%s (%v): %s", pod.Name, pod.Addr, s)})
 		}
 	}
 	return all
 }
 
-func (p picture) notReady() []violation {
-	if p.Agent.Trouble == "" {
+func (p observation) notReady() []violation {
+	if p.Agent.Problem == "" {
 		return nil
 	}
-	return []violation{{notReady, p.Agent.Trouble}}
+	return []violation{{notReady, p.Agent.Problem}}
 }
 
-// takenFrom returns the harm that EC2 does when it takes blocks from the node
-// while pods run. It holds at every moment, not only in a picture.
-func takenFrom(pods []podPicture, blocks []netip.Prefix, how string) (all []violation) {
+// takenFrom returns the violations that occur when blocks are unassigned from the
+// node while pods run. The loop checks it at every time, not only in observations.
+func takenFrom(pods []podState, blocks []netip.Prefix, how string) (all []violation) {
 	for _, pod := range pods {
 		if owns(blocks, pod.Addr) {
 			all = append(all, violation{released, fmt.Sprintf("%v of running pod %s: %s", pod.Addr, pod.Name, how)})
@@ -176,23 +178,23 @@ func takenFrom(pods []podPicture, blocks []netip.Prefix, how string) (all []viol
 	return all
 }
 
-// givenTwice returns the harm of a CNI result with an address that a running pod has.
-func givenTwice(pods []podPicture, got podPicture) (all []violation) {
+// givenTwice returns a violation if a CNI result has the address of a running pod.
+func givenTwice(pods []podState, got podState) (all []violation) {
 	for _, pod := range pods {
 		if pod.Addr == got.Addr && pod.Name != got.Name {
-			all = append(all, violation{twoPods, fmt.Sprintf("%v was given to %s while %s has it", got.Addr, got.Name, pod.Name)})
+			all = append(all, violation{twoPods, fmt.Sprintf("%v was allocated to %s while %s has it", got.Addr, got.Name, pod.Name)})
 		}
 	}
 	return all
 }
 
-// collectWithin is how long a pod must be gone before an ADD that finds no address
-// may count on the pod's.
+// collectWithin is how long after the end of a pod its address must be available to
+// an ADD that finds no other.
 const collectWithin = 20 * time.Second
 
-// starvedBy returns the harm of an ADD that was refused, for a reason, while pods
-// that are long gone hold addresses.
-func starvedBy(reason string, a agentPicture) []violation {
+// starvedBy returns a violation if an ADD was refused for lack of addresses while
+// pods that ended long ago hold some.
+func starvedBy(reason string, a agentState) []violation {
 	if !slices.Contains([]string{"all-in-use", "eni-limit", "slot-limit", "pool-limit"}, reason) {
 		return nil
 	}
@@ -205,5 +207,5 @@ func starvedBy(reason string, a agentPicture) []violation {
 	if idle == nil {
 		return nil
 	}
-	return []violation{{starved, fmt.Sprintf("ADD is refused for %s while pods that are gone hold %v", reason, idle)}}
+	return []violation{{starved, fmt.Sprintf("ADD was refused with reason %s while deleted pods hold %v", reason, idle)}}
 }

@@ -9,12 +9,13 @@ import (
 	"path/filepath"
 )
 
-// The agent's state directory is treated without knowledge of what its files
-// mean: every regular file is one. Tombstones are the plugin's and stay.
+// The functions in this file do not interpret the files of the agent's state
+// directory: they treat all regular files alike. They do not change tombstones, which
+// the plugin writes.
 
 const tombstones = "tombstones"
 
-// stateFiles lists the files of a state directory, relative to it.
+// stateFiles returns the files of a state directory, relative to it.
 func stateFiles(dir string) ([]string, error) {
 	var files []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -33,8 +34,8 @@ func stateFiles(dir string) ([]string, error) {
 	return files, err
 }
 
-// loseFiles removes all files, or one time in four each by chance, and returns
-// what is lost.
+// loseFiles removes all files, or in one of four cases a random part of them, and
+// returns the files that it removed.
 func loseFiles(dir string, rng *rand.Rand) ([]string, error) {
 	files, err := stateFiles(dir)
 	if err != nil {
@@ -54,7 +55,7 @@ func loseFiles(dir string, rng *rand.Rand) ([]string, error) {
 	return lost, nil
 }
 
-// copyFiles makes to a copy of the state directory from, and nothing else, but for
+// copyFiles replaces the files of directory to by copies of those of from, except
 // tombstones.
 func copyFiles(from, to string) error {
 	old, err := stateFiles(to)
@@ -85,8 +86,8 @@ func copyFiles(from, to string) error {
 	return nil
 }
 
-// damageFiles damages at least one file that has contents, and returns what was
-// done to which.
+// damageFiles damages at least one file that is not empty, and returns the damaged
+// files with a description of the damage.
 func damageFiles(dir string, rng *rand.Rand) ([]string, error) {
 	files, err := stateFiles(dir)
 	if err != nil || len(files) == 0 {
@@ -116,7 +117,8 @@ func damageFiles(dir string, rng *rand.Rand) ([]string, error) {
 	return done, nil
 }
 
-// damage returns b with one of the usual damages, and its name. It changes b.
+// damage returns b with one kind of damage, and a description of the damage. It
+// changes b.
 func damage(b []byte, rng *rand.Rand) ([]byte, string) {
 	at, page := rng.IntN(len(b)), 4096
 	end := min(len(b), at+1+rng.IntN(page))

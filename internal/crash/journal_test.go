@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// state makes a state directory with a tombstone and a socket.
+// state creates a state directory with a tombstone and a socket.
 func state(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -54,7 +54,7 @@ func TestStateFiles(t *testing.T) {
 	names, err := stateFiles(state(t))
 	slices.Sort(names)
 	if err != nil || !slices.Equal(names, []string{"agent.db", "pool/journal"}) {
-		t.Errorf("stateFiles = %v, %v", names, err)
+		t.Errorf("stateFiles = %v, %v, want agent.db and pool/journal", names, err)
 	}
 }
 
@@ -73,7 +73,7 @@ func TestCopyFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := files(t, dir); len(got) != 2 || got["agent.db"] != want["agent.db"] || got["pool/journal"] != want["pool/journal"] {
-		t.Errorf("put back = %v, want %v", got, want)
+		t.Errorf("restored %v, want %v", got, want)
 	}
 	if _, err := os.Stat(filepath.Join(dir, tombstones, "stone")); err != nil {
 		t.Error(err)
@@ -91,7 +91,7 @@ func TestLoseAndDamage(t *testing.T) {
 			t.Fatalf("seed %d: damaged %v, %v", seed, done, err)
 		}
 		if same {
-			// Bits may flip twice, and zeroes replace zeroes, but hardly ever.
+			// This happens rarely, if bits flip twice or zeroes replace zeroes.
 			t.Logf("seed %d: %v changed nothing", seed, done)
 		}
 		lost, err := loseFiles(dir, rng)
@@ -115,6 +115,6 @@ func TestEveryDamage(t *testing.T) {
 		seen[how]++
 	}
 	if len(seen) != 5 {
-		t.Errorf("damages: %v", seen)
+		t.Errorf("damages: %v, want 5 kinds", seen)
 	}
 }

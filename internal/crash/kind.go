@@ -2,7 +2,7 @@
 
 package main
 
-// kind is a kind of trouble.
+// kind is a kind of fault.
 type kind string
 
 const (
@@ -22,7 +22,7 @@ const (
 	clockStep      kind = "clock"
 )
 
-// kinds lists all kinds in the order of the help.
+// kinds returns all kinds in the order of the help.
 func kinds() []kind {
 	return []kind{
 		agentKill, pluginKill, pluginStop, noDel, metadataLag, throttle, lostAnswer,
@@ -30,40 +30,41 @@ func kinds() []kind {
 	}
 }
 
-// about says what a kind does, for the help.
+// about describes a kind, for the help.
 func (k kind) about() string {
 	switch k {
 	case agentKill:
-		return "the agent is killed at a random moment and started again"
+		return "the agent is killed at a random time and started again"
 	case pluginKill:
-		return "the plugin is killed in an ADD or a DEL; DEL follows, or the sandbox goes without it"
+		return "the plugin is killed during an ADD or a DEL; DEL follows, or the sandbox ends without it"
 	case pluginStop:
-		return "the plugin is stopped in an ADD and continued late, often after a DEL of the same sandbox"
+		return "the plugin is stopped during an ADD and resumed late, often after a DEL of the same sandbox"
 	case noDel:
 		return "a sandbox is deleted without DEL"
 	case metadataLag:
-		return "the metadata service is up to 120 s behind, but never behind the start of the instance"
+		return "the metadata service lags up to 120 s behind, but not beyond the start of the instance"
 	case throttle:
-		return "EC2 takes few calls for some seconds"
+		return "EC2 throttles most calls for some seconds"
 	case lostAnswer:
-		return "EC2 does what a call asks for, and the answer is lost"
+		return "EC2 carries out a call, and its answer is lost"
 	case ec2Hang:
-		return "the agent is started again while EC2 answers nothing"
+		return "the agent is restarted while EC2 does not answer"
 	case metadataHang:
-		return "the agent is started again while the metadata service answers nothing"
+		return "the agent is restarted while the metadata service does not answer"
 	case journalLost:
 		return "some or all files of the state directory are removed while the agent is down"
 	case journalOld:
-		return "an old copy of the state directory is put back while the agent is down"
+		return "an old copy of the state directory is restored while the agent is down"
 	case journalDamaged:
 		return "files of the state directory are damaged while the agent is down"
 	case nftFlush:
-		return "the node's nftables ruleset is flushed, which the agent mends"
+		return "the node's nftables ruleset is flushed; the agent must restore it"
 	case clockStep:
-		return "the wall clock steps by a second, an hour or ten years, either way"
+		return "the wall clock steps by a second, an hour or ten years, forwards or backwards"
 	}
 	return ""
 }
 
-// long reports whether the kind lasts for seconds in which no pod is served.
+// long reports whether a fault of this kind lasts for seconds in which the agent
+// serves no pod.
 func (k kind) long() bool { return k == ec2Hang || k == metadataHang }

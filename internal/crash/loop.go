@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// loop runs batches until their time is over, and returns what came of it. An error
-// means that the loop could not run.
+// loop runs batches for o.duration and returns a report. An error means that the
+// loop itself failed.
 func loop(ctx context.Context, o options, progress io.Writer) (report, error) {
 	l := &batches{o: o, tally: newTally(o), progress: progress}
 	start := time.Now()
@@ -32,7 +32,7 @@ func loop(ctx context.Context, o options, progress io.Writer) (report, error) {
 	return r, err
 }
 
-// batches is the loop's state.
+// batches is the state of the loop.
 type batches struct {
 	o        options
 	tally    *tally
@@ -43,10 +43,11 @@ type batches struct {
 	number   uint64
 }
 
-// errFabric means that what the loop found says nothing of the node.
-var errFabric = errors.New("the VPC did not do what EC2 said")
+// errFabric means that the test environment has failed, so that violations say
+// nothing about the node.
+var errFabric = errors.New("the network of the VPC did not follow EC2")
 
-// source is where a batch's randomness comes from; each user has its own stream.
+// source returns the source of randomness for a batch. Each user has its own stream.
 func (l *batches) source(stream int) *rand.Rand {
 	return rand.New(rand.NewPCG(l.o.seed+l.number, uint64(stream)))
 }
@@ -56,18 +57,18 @@ func (l *batches) run(ctx context.Context, end time.Time) error {
 		if err := l.world(ctx); err != nil {
 			return err
 		}
-		if goes, err := l.judge(ctx, "batch", l.batch); err != nil || !goes {
+		if goOn, err := l.check(ctx, "batch", l.batch); err != nil || !goOn {
 			return err
 		}
 	}
 	if l.w == nil || ctx.Err() != nil {
 		return ctx.Err()
 	}
-	_, err := l.judge(ctx, "the end", l.finish)
+	_, err := l.check(ctx, "the end", l.finish)
 	return err
 }
 
-// world makes a VPC unless there is one, with an agent that serves.
+// world creates a VPC with a running agent, unless there is one.
 func (l *batches) world(ctx context.Context) error {
 	if l.w == nil {
 		w, err := newWorld(ctx, l.o, l.tally)
@@ -79,8 +80,8 @@ func (l *batches) world(ctx context.Context) error {
 			l.workers = append(l.workers, &worker{w: w, id: i + 1})
 		}
 		l.chaos = newChaos(w, nil)
-		if trouble := l.serve(ctx, time.Minute); trouble != "" {
-			return fmt.Errorf("the agent does not start: %s\n%s", trouble, w.logged(4000))
+		if problem := l.waitReady(ctx, time.Minute); problem != "" {
+			return fmt.Errorf("the agent does not start: %s\n%s", problem, w.logged(4000))
 		}
 	}
 	l.chaos.rng = l.source(0)
@@ -90,9 +91,9 @@ func (l *batches) world(ctx context.Context) error {
 	return nil
 }
 
-// judge does something that finds violations, and reports whether the loop goes
-// on.
-func (l *batches) judge(ctx context.Context, name string, do func(context.Context) (picture, []violation)) (goes bool, err error) {
+// check runs a function that returns violations, prints the outcome, and reports
+// whether the loop goes on.
+func (l *batches) check(ctx context.Context, name string, do func(context.Context) (observation, []violation)) (goOn bool, err error) {
 	start := time.Now()
 	p, found := do(ctx)
 	if ctx.Err() != nil {
@@ -116,20 +117,20 @@ func (l *batches) judge(ctx context.Context, name string, do func(context.Contex
 	return l.o.continues, err
 }
 
-// showEach is how many violations of a kind are printed.
+// showEach is the maximum number of violations that are printed for each kind.
 const showEach = 5
 
-// explain prints what a person needs to find the cause.
-func (l *batches) explain(seed uint64, p picture, found []violation) {
+// explain prints the data for finding the cause of violations.
+func (l *batches) explain(seed uint64, p observation, found []violation) {
 	out := l.progress
 	fmt.Fprintf(out, "VIOLATIONS with seed %d:\n", seed)
-	shown := map[breach]int{}
+	shown := map[violationKind]int{}
 	for _, v := range found {
 		if shown[v.Kind]++; shown[v.Kind] <= showEach {
 			fmt.Fprintln(out, "  "+v.String())
 		}
 	}
-	for _, b := range breaches() {
+	for _, b := range violationKinds() {
 		if n := shown[b] - showEach; n > 0 {
 			fmt.Fprintf(out, "  and %d more of %s\n", n, b)
 		}
@@ -137,16 +138,16 @@ func (l *batches) explain(seed uint64, p picture, found []violation) {
 	if l.o.continues {
 		return
 	}
-	fmt.Fprintf(out, "\nthe last events:\n%s\n\nthe agent's log:\n%s\n\nthe picture:\n", l.w.events, l.w.logged(12000))
+	fmt.Fprintf(out, "\nthe last events:\n%s\n\nthe agent's log:\n%s\n\nthe observation:\n", l.w.events, l.w.logged(12000))
 	e := json.NewEncoder(out)
 	e.SetIndent("", " ")
-	_ = e.Encode(p) // plain values
+	_ = e.Encode(p) // never fails for such values
 	if state, err := l.w.kernel.Observe(context.Background()); err == nil {
 		fmt.Fprintf(out, "\nthe node's network:\n%s\n", state)
 	}
 }
 
-// each has all workers do something at once.
+// each calls do for all workers concurrently.
 func (l *batches) each(do func(*worker)) {
 	var wg sync.WaitGroup
 	for _, k := range l.workers {
@@ -155,87 +156,89 @@ func (l *batches) each(do func(*worker)) {
 	wg.Wait()
 }
 
-// batch makes trouble, lets it end, and checks. In every third batch no pod comes
-// or goes, trouble is seldom, and it lasts twice as long: then the agent lives long
-// enough to give back to EC2 what it takes for surplus.
-func (l *batches) batch(ctx context.Context) (picture, []violation) {
+// batch injects faults, ends them, and returns the violations. In every third batch
+// no pods are added or deleted, faults are rare, and the batch takes twice as long:
+// then the agent runs long enough to unassign addresses that it does not need.
+func (l *batches) batch(ctx context.Context) (observation, []violation) {
 	long, quiet := l.o.batch, l.number%3 == 2
 	if quiet {
 		long *= 2
 		l.each(func(k *worker) { k.fill(ctx) })
 	}
-	l.chaos.seldom = quiet
-	trouble, stop := context.WithTimeout(ctx, long)
+	l.chaos.rare = quiet
+	faults, stop := context.WithTimeout(ctx, long)
 	defer stop()
 	l.w.mu.Lock()
-	l.w.onHarm = stop // the last events shall be those that led to it
+	l.w.onViolation = stop // so that the last events are those that led to the violation
 	l.w.mu.Unlock()
 	enabled := func(k kind) bool { return slices.Contains(l.o.kinds, k) }
-	var makers, others sync.WaitGroup
-	makers.Go(func() { l.chaos.wreak(trouble) })
-	others.Go(func() { l.w.probe(trouble) })
+	var injector, others sync.WaitGroup
+	injector.Go(func() { l.chaos.injectFaults(faults) })
+	others.Go(func() { l.w.probe(faults) })
 	for _, k := range l.workers {
 		others.Go(func() {
 			if quiet {
-				k.watch(trouble)
+				k.watch(faults)
 			} else {
-				k.work(trouble, enabled)
+				k.work(faults, enabled)
 			}
 		})
 	}
-	makers.Wait()
-	// What has begun can end only if the agent answers.
+	injector.Wait()
+	// Running commands end only if the agent answers.
 	if err := l.w.agent.run(); err != nil {
-		return picture{}, []violation{{notReady, err.Error()}}
+		return observation{}, []violation{{notReady, err.Error()}}
 	}
 	others.Wait()
 	l.w.mu.Lock()
-	l.w.onHarm = nil
+	l.w.onViolation = nil
 	l.w.mu.Unlock()
-	return l.settle(ctx, grace)
+	return l.waitClean(ctx, grace)
 }
 
 const (
-	// readyWithin is how long the agent may take to serve once nothing is wrong any
-	// more. It pauses up to 30 s between two tries to start.
+	// readyWithin is how long the agent may take to become ready after the faults. It
+	// pauses up to 30 s between two attempts to start.
 	readyWithin = 45 * time.Second
-	// settleWithin is how long a picture may have violations before they count: the
-	// agent asks the kernel every 20 s, and collects what it has found dead twice, 10 s
-	// apart.
-	settleWithin = 45 * time.Second
-	// harmedWithin stands for both when the batch had a violation already: then the
-	// picture only tells more of it.
-	harmedWithin = 3 * time.Second
+	// cleanWithin is how long observations may have violations before they count. The
+	// agent asks the kernel every 20 s, and releases an address after it has twice
+	// found its sandbox ended, 10 s apart.
+	cleanWithin = 45 * time.Second
+	// violatedWithin replaces both if the batch already has a violation: then the
+	// observation only adds details.
+	violatedWithin = 3 * time.Second
 )
 
-// settle waits until the agent serves and the picture has no violation.
-func (l *batches) settle(ctx context.Context, grace time.Duration) (p picture, found []violation) {
-	start, ready, settled := time.Now(), readyWithin, settleWithin
-	if l.w.harmed() {
-		ready, settled = harmedWithin, harmedWithin
+// waitClean waits until the agent is ready and an observation has no violation. It
+// returns the last observation and its violations.
+func (l *batches) waitClean(ctx context.Context, grace time.Duration) (p observation, found []violation) {
+	start, ready, clean := time.Now(), readyWithin, cleanWithin
+	if l.w.hasViolations() {
+		ready, clean = violatedWithin, violatedWithin
 	}
-	if trouble := l.serve(ctx, ready); trouble != "" {
-		found = append(found, violation{notReady, fmt.Sprintf("%v after the trouble: %s; %s", ready, trouble, l.w.lastLogged())})
+	if problem := l.waitReady(ctx, ready); problem != "" {
+		found = append(found, violation{notReady, fmt.Sprintf("%v after the faults: %s; %s", ready, problem, l.w.lastLogged())})
 	}
-	end := time.Now().Add(settled)
+	end := time.Now().Add(clean)
 	for {
 		var err error
-		if p, err = l.w.picture(ctx); err != nil {
-			return p, append(l.w.takeHarm(), append(found, violation{notReady, err.Error()})...)
+		if p, err = l.w.observe(ctx); err != nil {
+			return p, append(l.w.takeViolations(), append(found, violation{notReady, err.Error()})...)
 		}
 		now := p.violations(grace)
 		if len(now) == 0 {
-			l.tally.settled(time.Since(start))
+			l.tally.recordSettleTime(time.Since(start))
 		}
 		if len(now) == 0 || time.Now().After(end) || ctx.Err() != nil || len(found) > 0 {
-			return p, slices.Concat(l.w.takeHarm(), found, now)
+			return p, slices.Concat(l.w.takeViolations(), found, now)
 		}
 		pause(ctx, 200*time.Millisecond)
 	}
 }
 
-// serve waits until the agent serves, and says what is wrong if it does not.
-func (l *batches) serve(ctx context.Context, within time.Duration) string {
+// waitReady waits until the agent is ready. If it does not become ready, waitReady
+// returns the problem.
+func (l *batches) waitReady(ctx context.Context, within time.Duration) string {
 	end := time.Now().Add(within)
 	for {
 		err := l.w.ready(ctx)
@@ -249,17 +252,17 @@ func (l *batches) serve(ctx context.Context, within time.Duration) string {
 	}
 }
 
-// finish restarts the agent in good order: then nothing may be left of what is
-// gone. Then all pods end, and nothing may be left at all.
-func (l *batches) finish(ctx context.Context) (picture, []violation) {
+// finish stops the agent with SIGTERM and starts it again. Then nothing may be left
+// of deleted pods. Afterwards finish deletes all pods, and nothing at all may be left.
+func (l *batches) finish(ctx context.Context) (observation, []violation) {
 	var found []violation
 	if !l.w.agent.end(syscall.SIGTERM) {
 		found = append(found, violation{notReady, "the agent did not end on SIGTERM"})
 	}
 	if err := l.w.agent.run(); err != nil {
-		return picture{}, []violation{{notReady, err.Error()}}
+		return observation{}, []violation{{notReady, err.Error()}}
 	}
-	p, more := l.settle(ctx, 0)
+	p, more := l.waitClean(ctx, 0)
 	found = append(found, more...)
 	if len(found) > 0 {
 		return p, found
@@ -269,5 +272,5 @@ func (l *batches) finish(ctx context.Context) (picture, []violation) {
 			k.end(0, func(kind) bool { return false })
 		}
 	}
-	return l.settle(ctx, 0)
+	return l.waitClean(ctx, 0)
 }

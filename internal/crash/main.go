@@ -21,11 +21,10 @@ import (
 
 const modulePath = "github.com/vpcnet/vpcnet"
 
-// programsEnv hands the directory of the programs to the process in the
-// namespaces.
+// programsEnv has the directory of the programs, for the process in the namespaces.
 const programsEnv = "VPCNET_CRASH_PROGRAMS"
 
-// exit statuses, those of package flag where it has one
+// The exit statuses. statusUsage is that of package flag.
 const (
 	statusOK    = 0
 	statusFail  = 1
@@ -39,7 +38,7 @@ func main() {
 	os.Exit(status)
 }
 
-// start runs the program in namespaces of its own.
+// start runs the program in new namespaces.
 func start(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parse(args, stderr)
 	switch {
@@ -57,9 +56,9 @@ func start(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return status
 }
 
-// launch builds the programs, where the module cache is, and starts this one again
-// in new namespaces. Its end removes everything in them; a signal reaches both
-// processes, and the second one ends in good order.
+// launch builds the programs, which needs the module cache, and starts this program
+// again in new namespaces. The kernel removes everything in them when that process
+// ends. A signal reaches both processes, and the second one cleans up.
 func launch(ctx context.Context, o options, args []string, stdout, stderr io.Writer) (int, error) {
 	if o.programs == "" {
 		dir, err := os.MkdirTemp("", "vpcnet-crash-")
@@ -100,7 +99,7 @@ func build(ctx context.Context, dir string) error {
 	return nil
 }
 
-// inside runs the loop and prints what came of it.
+// inside runs the loop and prints its report.
 func inside(ctx context.Context, o options, stdout, stderr io.Writer) int {
 	if err := isolate.Init(); err != nil {
 		fmt.Fprintln(stderr, "crash:", err)

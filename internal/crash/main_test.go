@@ -18,11 +18,11 @@ import (
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
-// asCrashEnv makes the test binary behave as the program.
+// asCrashEnv makes the test binary run as the program.
 const asCrashEnv = "VPCNET_CRASH_TEST_AS_CRASH"
 
-// TestMain builds the programs where the module cache is, and runs the tests in
-// namespaces of their own.
+// TestMain builds the programs outside of the namespaces, where it has the module
+// cache, and runs the tests in new namespaces.
 func TestMain(m *testing.M) {
 	switch {
 	case os.Getenv(asCrashEnv) != "":
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "crash:", err)
 			os.Exit(1)
 		}
-		// isolatetest.Test ends the process, so that another one has to clean up.
+		// This process cleans up, because isolatetest.Test ends its own process.
 		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 		cmd.Env = append(os.Environ(), programsEnv+"="+dir)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -51,7 +51,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// program returns the program as a command of a user who is in no namespaces.
+// program returns the program as a command, with the environment of a process outside
+// of the namespaces.
 func program(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	isolatetest.Require(t)
@@ -65,8 +66,8 @@ func program(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// TestProgram runs a few seconds in each layout, with what the agent has always
-// withstood.
+// TestProgram runs a few seconds in each layout, with kinds of faults that have never
+// caused a violation.
 func TestProgram(t *testing.T) {
 	for _, layout := range []string{"flat", "per-pod"} {
 		t.Run(layout, func(t *testing.T) {
@@ -85,9 +86,9 @@ func TestProgram(t *testing.T) {
 			}
 			adds, _ := r.outcomes("ADD")
 			dels, refused := r.outcomes("DEL")
-			// The batch and the check at the end.
+			// There are two batches because the check at the end counts as one.
 			if r.Layout != layout || r.Batches != 2 || r.AgentKills == 0 || adds == 0 || dels == 0 || refused > 0 || r.Answers == 0 {
-				t.Errorf("the loop did not do its work: %s", out)
+				t.Errorf("report %s, want 2 batches with killed agents, ADDs, DELs, answers and no refused DEL", out)
 			}
 		})
 	}
@@ -103,22 +104,22 @@ func TestInterrupt(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := make([]byte, 1)
-	if _, err := progress.Read(first); err != nil { // it is inside and begins
+	if _, err := progress.Read(first); err != nil { // the first output comes from inside the namespaces
 		t.Fatal(err)
 	}
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
-	rest, _ := io.ReadAll(progress) // until the last process has ended
+	rest, _ := io.ReadAll(progress) // ends when the last process has ended
 	if err := cmd.Wait(); err == nil {
 		t.Error("status 0 after an interrupt")
 	}
 	if strings.Contains(string(rest), "VIOLATION") {
-		t.Errorf("an interrupt is taken for a violation:\n%s", rest)
+		t.Errorf("violations after an interrupt:\n%s", rest)
 	}
 	dirs, err := os.ReadDir("/run")
 	if err != nil || len(dirs) != 1 {
-		t.Errorf("left in /run: %v, %v", dirs, err)
+		t.Errorf("/run has %v, %v, want nothing new", dirs, err)
 	}
 }
 
@@ -129,24 +130,24 @@ func TestOptions(t *testing.T) {
 	} {
 		t.Setenv(vmEnv, "")
 		if _, err := parse(args, io.Discard); err == nil {
-			t.Errorf("%v is accepted", args)
+			t.Errorf("parse(%v) succeeds, want an error", args)
 		}
 	}
 	t.Setenv(vmEnv, "1")
 	o, err := parse([]string{"-clock", "-only=clock,agent-kill", "-skip=agent-kill"}, io.Discard)
 	if err != nil || len(o.kinds) != 1 || o.kinds[0] != clockStep || o.duration != time.Minute {
-		t.Errorf("parse = %+v, %v", o, err)
+		t.Errorf("parse = %+v, %v, want only the clock, for a minute", o, err)
 	}
 	o, err = parse(nil, io.Discard)
 	if err != nil || len(o.kinds) != len(kinds())-1 {
-		t.Errorf("parse = %+v, %v, want every kind but the clock", o, err)
+		t.Errorf("parse = %+v, %v, want every kind except the clock", o, err)
 	}
 }
 
 func TestEveryKindIsExplained(t *testing.T) {
 	for _, k := range kinds() {
 		if k.about() == "" {
-			t.Errorf("%s has no text", k)
+			t.Errorf("%s has no description", k)
 		}
 	}
 }

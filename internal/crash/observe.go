@@ -18,22 +18,23 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// picture asks all witnesses.
-func (w *world) picture(ctx context.Context) (picture, error) {
+// observe observes the node through all witnesses: the runtime, the kernel, EC2 and
+// the agent.
+func (w *world) observe(ctx context.Context) (observation, error) {
 	s, err := w.status(ctx)
 	if err == nil {
 		err = w.ready(ctx)
 	}
-	trouble := ""
+	problem := ""
 	if err != nil {
-		trouble = err.Error()
+		problem = err.Error()
 	}
-	return w.compare(ctx, s, trouble)
+	return w.compare(ctx, s, problem)
 }
 
-// compare asks all witnesses but the agent, which has said s.
-func (w *world) compare(ctx context.Context, s status, trouble string) (picture, error) {
-	p := picture{Instance: w.instance, ENIs: w.enis(), Pods: w.running(), Agent: w.agentPicture(s, trouble)}
+// compare is observe with a given status of the agent.
+func (w *world) compare(ctx context.Context, s status, problem string) (observation, error) {
+	p := observation{Instance: w.instance, ENIs: w.enis(), Pods: w.running(), Agent: w.agentState(s, problem)}
 	state, err := w.kernel.Observe(ctx)
 	if err != nil {
 		return p, fmt.Errorf("observe the node: %w", err)
@@ -48,7 +49,7 @@ func (w *world) compare(ctx context.Context, s status, trouble string) (picture,
 			p.Routes = append(p.Routes, podRoute{r.Dst.Addr(), r.Link})
 		}
 	}
-	if trouble == "" { // else the agent does not say what it wants
+	if problem == "" { // otherwise the desired state of the agent is unknown
 		if p.Drift, err = w.drift(s, p, state); err != nil {
 			return p, err
 		}
@@ -58,18 +59,18 @@ func (w *world) compare(ctx context.Context, s status, trouble string) (picture,
 			return p, err
 		}
 	}
-	w.reach(ctx, p.Pods)
+	w.checkReachable(ctx, p.Pods)
 	return p, nil
 }
 
-// enis reads EC2's model as it is now, without any lag.
-func (w *world) enis() []eniPicture {
+// enis returns the present ENIs in EC2, without lag.
+func (w *world) enis() []eniState {
 	now := time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var all []eniPicture
+	var all []eniState
 	for _, e := range w.cloud.ENIs() {
-		x := eniPicture{ID: e.ID, Ours: e.Tags[eni.TagOwner] != "", Status: e.Status(now), Addrs: blocks(e)}
+		x := eniState{ID: e.ID, ByAgent: e.Tags[eni.TagOwner] != "", Status: e.Status(now), Addrs: blocks(e)}
 		if e.Attachment != nil {
 			x.Instance = e.Attachment.Instance
 			delete(w.idle, e.ID)
@@ -77,15 +78,15 @@ func (w *world) enis() []eniPicture {
 			if _, seen := w.idle[e.ID]; !seen {
 				w.idle[e.ID] = now
 			}
-			x.Idle = max(1, now.Sub(w.idle[e.ID])) // never 0, which is attached
+			x.Idle = max(1, now.Sub(w.idle[e.ID])) // not 0, which means attached
 		}
 		all = append(all, x)
 	}
 	return all
 }
 
-func (w *world) agentPicture(s status, trouble string) agentPicture {
-	a := agentPicture{Trouble: trouble, Quarantined: s.quarantined}
+func (w *world) agentState(s status, problem string) agentState {
+	a := agentState{Problem: problem, Quarantined: s.quarantined}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	there := map[string]bool{}
@@ -95,27 +96,27 @@ func (w *world) agentPicture(s status, trouble string) agentPicture {
 	for _, x := range s.Allocations {
 		held := allocation{Addr: x.Addr, Link: x.Link}
 		if !there[x.Link] {
-			held.Ended = max(1, time.Since(w.ended[x.Link])) // never for a link that never was
+			held.Ended = max(1, time.Since(w.ended[x.Link])) // very long for an unknown link
 		}
 		a.Allocations = append(a.Allocations, held)
 	}
 	return a
 }
 
-// refused looks for the cause of a refused ADD.
-func (w *world) refused(ctx context.Context, err error) {
+// checkRefusal checks whether a refused ADD is a violation.
+func (w *world) checkRefusal(ctx context.Context, err error) {
 	s, statusErr := w.status(ctx)
 	if statusErr != nil {
 		return // the agent is away
 	}
-	w.breach(starvedBy(reason(err), w.agentPicture(s, ""))...)
+	w.recordViolations(starvedBy(reason(err), w.agentState(s, ""))...)
 }
 
-// drift compares the kernel with what follows from the agent's network and from
-// the runtime's pods, whose tables are those of the ENIs that EC2 has them on.
-func (w *world) drift(s status, p picture, state netstate.State) ([]string, error) {
-	if p.Agent.Trouble != "" {
-		return nil, nil // notReady says so
+// drift compares the kernel with the desired state of the agent's network and the
+// runtime's pods. The table of a pod is that of the ENI which has its address in EC2.
+func (w *world) drift(s status, p observation, state netstate.State) ([]string, error) {
+	if p.Agent.Problem != "" {
+		return nil, nil // notReady reports it
 	}
 	n, err := s.node()
 	if err != nil {
@@ -133,7 +134,7 @@ func (w *world) drift(s status, p picture, state netstate.State) ([]string, erro
 				x.Addrs = []datapath.PodAddr{{Addr: pod.Addr, Table: datapath.Table(a.Card, a.Device)}}
 			}
 		}
-		if len(x.Addrs) > 0 { // else released says so
+		if len(x.Addrs) > 0 { // otherwise released reports it
 			want.Pods = append(want.Pods, x)
 		}
 	}
@@ -162,7 +163,7 @@ func (w *world) netnsOf(name string) *fabric.Netns {
 	return nil
 }
 
-// sandbox reads the addresses inside a pod.
+// sandbox returns the addresses inside a pod.
 func (w *world) sandbox(ctx context.Context, name string) ([]netip.Addr, error) {
 	h, err := datapath.Open(w.netnsOf(name).Path())
 	if err != nil {
@@ -179,49 +180,51 @@ func (w *world) sandbox(ctx context.Context, name string) ([]netip.Addr, error) 
 	return all, err
 }
 
-// answerWithin is how long an answer may take: the asker repeats the question
-// every 200 ms.
+// answerWithin is how long an answer may take. The client repeats the request every
+// 200 ms.
 const answerWithin = 4 * time.Second
 
-// reach has each pod asked from the node, from another pod and from the peer
-// network, and each ask the internet, which must see the node's address.
-func (w *world) reach(ctx context.Context, pods []podPicture) {
+// checkReachable sends a request to each pod from the node, from another pod and from
+// the peer network. It also sends a request from each pod to the internet, which must
+// see the node's address.
+func (w *world) checkReachable(ctx context.Context, pods []podState) {
 	var wg sync.WaitGroup
 	limit := make(chan struct{}, 8)
 	for i := range pods {
 		limit <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-limit }()
-			other := pods[(i+1)%len(pods)].Name // another goroutine writes its other fields
+			other := pods[(i+1)%len(pods)].Name // only the name, because another goroutine writes other fields
 			for _, from := range []struct {
 				name string
 				ns   *fabric.Netns
 			}{{"the node", w.ns}, {other, w.netnsOf(other)}, {"the peer network", w.net.Peer()}} {
 				if err := ask(ctx, from.ns, pods[i].Addr); err != nil {
-					pods[i].Silent = append(pods[i].Silent, fmt.Sprintf("asked from %s: %v", from.name, err))
+					pods[i].Unreachable = append(pods[i].Unreachable, fmt.Sprintf("request from %s: %v", from.name, err))
 				}
 			}
-			if err := w.reachOut(ctx, w.netnsOf(pods[i].Name)); err != nil {
-				pods[i].Silent = append(pods[i].Silent, err.Error())
+			if err := w.checkInternet(ctx, w.netnsOf(pods[i].Name)); err != nil {
+				pods[i].Unreachable = append(pods[i].Unreachable, err.Error())
 			}
 		})
 	}
 	wg.Wait()
 }
 
-// ask sends a question to a pod's server.
+// ask sends a request to a pod's server.
 func ask(ctx context.Context, from *fabric.Netns, addr netip.Addr) error {
 	_, err := exchange(ctx, from, netip.AddrPortFrom(addr, fabric.EchoPort))
 	return err
 }
 
-// exchange returns the source that the server sees. The time that the socket takes,
-// on a busy machine, is not the network's.
+// exchange sends a request and returns the source address that the server sees. Its
+// time limit does not include the creation of the socket, which can be slow on a busy
+// machine.
 func exchange(ctx context.Context, from *fabric.Netns, to netip.AddrPort) (netip.AddrPort, error) {
 	if from == nil {
-		return netip.AddrPort{}, errors.New("the sandbox to ask from is gone")
+		return netip.AddrPort{}, errors.New("the sandbox of the client is gone")
 	}
-	// A deadline of ctx would end the dial before ctx itself ends.
+	// With the deadline of ctx, Dial could fail before ctx itself ends.
 	c, err := from.Dial(context.WithoutCancel(ctx), "udp", netip.AddrPort{}, to)
 	if err != nil {
 		return netip.AddrPort{}, err
@@ -236,51 +239,51 @@ func exchange(ctx context.Context, from *fabric.Netns, to netip.AddrPort) (netip
 	return seen, nil
 }
 
-func (w *world) reachOut(ctx context.Context, from *fabric.Netns) error {
+func (w *world) checkInternet(ctx context.Context, from *fabric.Netns) error {
 	seen, err := exchange(ctx, from, netip.AddrPortFrom(fabric.InternetAddr, fabric.EchoPort))
 	if err == nil && seen.Addr() != w.addr {
-		err = fmt.Errorf("the internet sees %v, want %v", seen.Addr(), w.addr)
+		err = fmt.Errorf("the internet sees source %v, want %v", seen.Addr(), w.addr)
 	}
 	return err
 }
 
-// probe asks each running pod again and again from the peer network until ctx
-// ends.
+// probe repeatedly sends requests to all running pods from the peer network, until
+// ctx ends.
 func (w *world) probe(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	var mu sync.Mutex
-	asked := map[string]bool{} // pods whose answer is awaited
+	pending := map[string]bool{} // pods with a request that has not been answered
 	for ctx.Err() == nil {
 		for _, p := range w.running() {
 			mu.Lock()
-			waits := asked[p.Name]
-			asked[p.Name] = true
+			skip := pending[p.Name]
+			pending[p.Name] = true
 			mu.Unlock()
-			if waits {
+			if skip {
 				continue
 			}
 			wg.Go(func() {
 				w.probePod(ctx, p)
 				mu.Lock()
 				defer mu.Unlock()
-				delete(asked, p.Name)
+				delete(pending, p.Name)
 			})
 		}
 		pause(ctx, 200*time.Millisecond)
 	}
 }
 
-// probePod asks a running pod. An answer is owed unless the pod has ended
-// meanwhile, or the node's network was damaged and waits to be mended.
-func (w *world) probePod(ctx context.Context, p podPicture) {
-	mending := w.mending.Load()
+// probePod sends a request to a running pod. A missing answer is a violation, unless
+// the pod has ended meanwhile or the node's network was waiting for a repair.
+func (w *world) probePod(ctx context.Context, p podState) {
+	repairing := w.repairing.Load()
 	err := ask(ctx, w.net.Peer(), p.Addr)
 	switch {
 	case err == nil:
 		w.tally.answered()
-	case ctx.Err() != nil, mending%2 == 1, w.mending.Load() != mending, w.netnsOf(p.Name) == nil:
+	case ctx.Err() != nil, repairing%2 == 1, w.repairing.Load() != repairing, w.netnsOf(p.Name) == nil:
 	default:
-		w.breach(violation{unreachable, fmt.Sprintf("%s (%v) during the trouble, asked from the peer network: %v", p.Name, p.Addr, err)})
+		w.recordViolations(violation{unreachable, fmt.Sprintf("%s (%v) during the faults, request from the peer network: %v", p.Name, p.Addr, err)})
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// tally counts. It is safe for concurrent use.
+// tally collects the numbers of the report. It is safe for concurrent use.
 type tally struct {
 	mu sync.Mutex
 	r  report
@@ -24,35 +24,37 @@ type report struct {
 	Layout  string  `json:"layout"`
 	Seed    uint64  `json:"seed"`
 	Seconds float64 `json:"seconds"`
-	// Batches counts the check at the end too.
+	// Batches is the number of batches, including the check at the end.
 	Batches int `json:"batches"`
-	// Broken are the batches with a violation.
+	// Broken is the number of batches with a violation.
 	Broken     int `json:"brokenBatches"`
 	AgentKills int `json:"agentKills"`
-	// PluginKills are plugins that died of it; a kill may come too late.
+	// PluginKills is the number of plugins that a signal killed. It does not count
+	// signals that came too late.
 	PluginKills int `json:"pluginKills"`
-	// Verbs counts by verb and outcome: ok, killed, or the reason of the refusal.
+	// Verbs counts commands by verb and outcome: ok, killed, or the reason of the
+	// refusal.
 	Verbs map[string]map[string]int `json:"verbs"`
-	// Troubles counts by kind.
-	Troubles map[kind]int `json:"troubles"`
-	// Answers are answers of running pods during the trouble.
+	// Faults counts injected faults by kind.
+	Faults map[kind]int `json:"troubles"`
+	// Answers is the number of answers of running pods during the faults.
 	Answers int `json:"answers"`
-	// MaxSettleSeconds is the longest time from the end of trouble to a picture
-	// without violation.
+	// MaxSettleSeconds is the longest time from the end of the faults to an
+	// observation without violations.
 	MaxSettleSeconds float64 `json:"maxSettleSeconds"`
-	// Violations counts by kind the batches that had it.
-	Violations map[breach]int `json:"violations"`
-	// Examples has the first of each kind.
-	Examples map[breach]string `json:"examples,omitempty"`
-	Error    string            `json:"error,omitempty"`
+	// Violations counts the batches with a violation, by kind.
+	Violations map[violationKind]int `json:"violations"`
+	// Examples has the first violation of each kind.
+	Examples map[violationKind]string `json:"examples,omitempty"`
+	Error    string                   `json:"error,omitempty"`
 }
 
 const ok = "ok"
 
 func newTally(o options) *tally {
 	return &tally{r: report{
-		Layout: o.layout, Seed: o.seed, Verbs: map[string]map[string]int{}, Troubles: map[kind]int{},
-		Violations: map[breach]int{}, Examples: map[breach]string{},
+		Layout: o.layout, Seed: o.seed, Verbs: map[string]map[string]int{}, Faults: map[kind]int{},
+		Violations: map[violationKind]int{}, Examples: map[violationKind]string{},
 	}}
 }
 
@@ -75,7 +77,7 @@ func (t *tally) verb(name string, err error) {
 func (t *tally) count(k kind) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.r.Troubles[k]++
+	t.r.Faults[k]++
 }
 
 func (t *tally) killedAgent() {
@@ -90,14 +92,14 @@ func (t *tally) answered() {
 	t.r.Answers++
 }
 
-// settled takes in how long it took until a picture had no violation.
-func (t *tally) settled(d time.Duration) {
+// recordSettleTime records the time until an observation had no violations.
+func (t *tally) recordSettleTime(d time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.r.MaxSettleSeconds = max(t.r.MaxSettleSeconds, d.Seconds())
 }
 
-// batch takes in the outcome of a batch.
+// batch records the violations of a batch.
 func (t *tally) batch(found []violation) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -106,7 +108,7 @@ func (t *tally) batch(found []violation) {
 		return
 	}
 	t.r.Broken++
-	seen := map[breach]bool{}
+	seen := map[violationKind]bool{}
 	for _, v := range found {
 		if _, ok := t.r.Examples[v.Kind]; !ok {
 			t.r.Examples[v.Kind] = v.String()
@@ -118,7 +120,7 @@ func (t *tally) batch(found []violation) {
 	}
 }
 
-// report returns a copy.
+// report returns a copy of the report.
 func (t *tally) report() report {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -127,11 +129,11 @@ func (t *tally) report() report {
 	for v, outcomes := range t.r.Verbs {
 		r.Verbs[v] = maps.Clone(outcomes)
 	}
-	r.Troubles, r.Violations, r.Examples = maps.Clone(t.r.Troubles), maps.Clone(t.r.Violations), maps.Clone(t.r.Examples)
+	r.Faults, r.Violations, r.Examples = maps.Clone(t.r.Faults), maps.Clone(t.r.Violations), maps.Clone(t.r.Examples)
 	return r
 }
 
-// outcomes returns how often a verb succeeded, and how often not.
+// outcomes returns how often a verb succeeded and how often it was refused.
 func (r report) outcomes(verb string) (succeeded, refused int) {
 	for outcome, n := range r.Verbs[verb] {
 		switch outcome {
@@ -168,13 +170,13 @@ func (r report) print(out io.Writer, asJSON bool) error {
 		}
 	}
 	for _, k := range kinds() {
-		if n := r.Troubles[k]; n > 0 {
-			row("trouble "+string(k), n)
+		if n := r.Faults[k]; n > 0 {
+			row("fault "+string(k), n)
 		}
 	}
-	row("answers of pods during the trouble", r.Answers)
+	row("answers of pods during the faults", r.Answers)
 	row("longest time to settle", fmt.Sprintf("%.1f s", r.MaxSettleSeconds))
-	for _, b := range breaches() {
+	for _, b := range violationKinds() {
 		row("violation "+string(b), r.Violations[b])
 		if r.Violations[b] > 0 {
 			row("  first", r.Examples[b])

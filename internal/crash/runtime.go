@@ -33,17 +33,17 @@ type pod struct {
 	name      string
 	container string
 	ns        *fabric.Netns
-	link      string // its host link, as the agent and the kernel have it
+	link      string // the name of its host link
 	addr      netip.Addr
 	stopEcho  func()
-	// running says that ADD has succeeded and DEL has not begun. It is guarded by
-	// the world's mutex, as is addr.
+	// running means that ADD has succeeded and DEL has not begun. The world's mutex
+	// guards running and addr.
 	running bool
 }
 
 const ifName = "eth0"
 
-// newPod makes a sandbox.
+// newPod creates a sandbox.
 func (w *world) newPod(name string, rng *rand.Rand) (*pod, error) {
 	id := make([]byte, 32)
 	for i := range id {
@@ -61,9 +61,9 @@ func (w *world) newPod(name string, rng *rand.Rand) (*pod, error) {
 	return p, nil
 }
 
-// remove deletes the sandbox, and tells no one.
+// remove deletes the sandbox without a DEL.
 func (p *pod) remove() error {
-	p.end()
+	p.markEnded()
 	if p.stopEcho != nil {
 		p.stopEcho()
 		p.stopEcho = nil
@@ -76,14 +76,14 @@ func (p *pod) remove() error {
 	return err
 }
 
-// end says that the pod does not run any more.
-func (p *pod) end() {
+// markEnded records that the pod no longer runs.
+func (p *pod) markEnded() {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
 	p.running = false
 }
 
-// add runs ADD. After success the pod runs.
+// add runs ADD. If it succeeds, the pod runs.
 func (p *pod) add(ctx context.Context, h *hazard) error {
 	var res types.Result
 	err := p.cni(h, func(cni *libcni.CNIConfig, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) (err error) {
@@ -104,35 +104,35 @@ func (p *pod) add(ctx context.Context, h *hazard) error {
 	return p.start(ctx, addr.Unmap())
 }
 
-// abandoned runs ADD for a runtime that has given the pod up: what it returns
-// counts for nothing.
-func (p *pod) abandoned(ctx context.Context, h *hazard) error {
+// addAbandoned runs ADD for a runtime that has given up the pod, and ignores the
+// result.
+func (p *pod) addAbandoned(ctx context.Context, h *hazard) error {
 	return p.cni(h, func(cni *libcni.CNIConfig, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
 		_, err := cni.AddNetworkList(ctx, list, rt)
 		return err
 	})
 }
 
-// start starts the pod's server, which answers at [fabric.EchoPort], notes that the
-// pod runs, and checks that it may.
+// start starts the pod's server, which answers at [fabric.EchoPort], and records that
+// the pod runs. It records a violation if the pod may not have its address.
 func (p *pod) start(ctx context.Context, addr netip.Addr) (err error) {
 	if p.stopEcho, err = p.ns.Echo(ctx, netip.AddrPortFrom(netip.IPv4Unspecified(), fabric.EchoPort)); err != nil {
 		return err
 	}
-	got := podPicture{Name: p.name, Addr: addr, Link: p.link}
-	harm := givenTwice(p.w.running(), got)
+	got := podState{Name: p.name, Addr: addr, Link: p.link}
+	found := givenTwice(p.w.running(), got)
 	p.w.mu.Lock()
 	p.addr, p.running = addr, true
 	p.w.mu.Unlock()
-	// EC2 may have taken the address away before the pod was known to run.
-	harm = append(harm, (picture{Instance: p.w.instance, Pods: []podPicture{got}, ENIs: p.w.enis()}).released()...)
-	p.w.breach(harm...)
+	// The address may have been unassigned before the pod counted as running.
+	found = append(found, (observation{Instance: p.w.instance, Pods: []podState{got}, ENIs: p.w.enis()}).released()...)
+	p.w.recordViolations(found...)
 	return nil
 }
 
 // del runs DEL.
 func (p *pod) del(ctx context.Context, h *hazard) error {
-	p.end()
+	p.markEnded()
 	return p.cni(h, func(cni *libcni.CNIConfig, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
 		return cni.DelNetworkList(ctx, list, rt)
 	})
@@ -157,12 +157,12 @@ func (p *pod) cni(h *hazard, do func(*libcni.CNIConfig, *libcni.NetworkConfigLis
 	})
 }
 
-// hazard is what happens to a plugin's process. A nil one is none.
+// hazard is a signal that a plugin's process gets. A nil hazard means none.
 type hazard struct {
 	after  time.Duration
 	signal syscall.Signal // SIGKILL or SIGSTOP
-	// stopped is closed when the process is stopped, or has ended before. resume
-	// lets it go on when it is closed.
+	// stopped is closed when the process has stopped, or has ended before that. The
+	// process is resumed when resume is closed.
 	stopped, resume chan struct{}
 }
 
@@ -180,7 +180,7 @@ func (r runner) FindInPath(plugin string, paths []string) (string, error) {
 	return invoke.FindInPath(plugin, paths)
 }
 
-// errKilled says that the plugin's process was killed.
+// errKilled means that the plugin's process was killed.
 var errKilled = errors.New("the plugin was killed")
 
 // ExecPlugin implements [invoke.Exec].
@@ -193,10 +193,10 @@ func (r runner) ExecPlugin(ctx context.Context, path string, stdin []byte, envir
 		return nil, err
 	}
 	ended := make(chan struct{})
-	happened := r.hazard.happen(cmd, ended)
+	injected := r.hazard.inject(cmd, ended)
 	err := cmd.Wait()
 	close(ended)
-	killed := <-happened
+	killed := <-injected
 	switch {
 	case err == nil:
 		return out.Bytes(), nil
@@ -210,8 +210,9 @@ func (r runner) ExecPlugin(ctx context.Context, path string, stdin []byte, envir
 	return nil, &answer
 }
 
-// happen lets the hazard befall the process. The channel says whether it was killed.
-func (h *hazard) happen(cmd *exec.Cmd, ended chan struct{}) <-chan bool {
+// inject sends the signal to the process. After the process has ended, the channel
+// gets whether the signal killed it.
+func (h *hazard) inject(cmd *exec.Cmd, ended chan struct{}) <-chan bool {
 	killed := make(chan bool, 1)
 	if h == nil {
 		killed <- false
@@ -220,7 +221,7 @@ func (h *hazard) happen(cmd *exec.Cmd, ended chan struct{}) <-chan bool {
 	go func() {
 		select {
 		case <-time.After(h.after):
-			_ = cmd.Process.Signal(h.signal) // it may have ended
+			_ = cmd.Process.Signal(h.signal) // an error means that it has ended
 		case <-ended:
 		}
 		if h.signal == syscall.SIGSTOP {
@@ -234,8 +235,8 @@ func (h *hazard) happen(cmd *exec.Cmd, ended chan struct{}) <-chan bool {
 	return killed
 }
 
-// reason returns the word that a refusal begins with, its code if it has none, or
-// what else went wrong.
+// reason returns the reason at the beginning of a CNI error, or its code if it has no
+// reason. For other errors it returns the beginning of their text.
 func reason(err error) string {
 	if errors.Is(err, errKilled) {
 		return "killed"

@@ -12,20 +12,21 @@ import (
 	"time"
 )
 
-// worker is one thread of a container runtime. Its pods outlive the batches.
+// worker is one thread of a container runtime. Its pods can outlive a batch.
 type worker struct {
-	w    *world
-	id   int
-	rng  *rand.Rand // of the batch
-	pods []*pod
-	made int
-	late sync.WaitGroup // ADDs of stopped plugins
+	w     *world
+	id    int
+	rng   *rand.Rand // for this batch
+	pods  []*pod
+	added int            // number of pods so far
+	late  sync.WaitGroup // for the ADDs of stopped plugins
 }
 
 const podsPerWorker = 3
 
-// work adds, checks and deletes pods until ctx ends. What has begun is ended. The
-// last pod mostly stays: without running pods nothing can be harmed.
+// work adds, checks and deletes pods until ctx ends, and finishes commands that have
+// begun. It rarely deletes the last pod, because the invariants are about running
+// pods.
 func (k *worker) work(ctx context.Context, enabled func(kind) bool) {
 	for ctx.Err() == nil {
 		switch n := k.rng.IntN(10); {
@@ -41,14 +42,14 @@ func (k *worker) work(ctx context.Context, enabled func(kind) bool) {
 	k.late.Wait()
 }
 
-// fill adds pods without any hazard until the worker has some.
+// fill adds pods without faults until the worker has some.
 func (k *worker) fill(ctx context.Context) {
 	for tries := 0; len(k.pods) < podsPerWorker-1 && tries < 10 && ctx.Err() == nil; tries++ {
 		k.add(func(kind) bool { return false })
 	}
 }
 
-// watch leaves the pods as they are and checks one now and then.
+// watch does not change the pods, and checks one from time to time.
 func (k *worker) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		pause(ctx, time.Duration(500+k.rng.IntN(2000))*time.Millisecond)
@@ -64,19 +65,19 @@ func (k *worker) check() {
 	k.w.tally.verb("CHECK", k.pods[k.rng.IntN(len(k.pods))].check(ctx))
 }
 
-// patience bounds one command of the runtime, as containerd's own bound does.
+// patience bounds one command of the runtime, as containerd does.
 const patience = 60 * time.Second
 
-// soon is a moment in the life of a plugin process, most of which take some
-// milliseconds.
-func (k *worker) soon() time.Duration {
+// randomDelay returns a random time after the start of a plugin process. Most plugin
+// processes take some milliseconds.
+func (k *worker) randomDelay() time.Duration {
 	return time.Duration(k.rng.ExpFloat64() * float64(12*time.Millisecond))
 }
 
-// add starts a pod, with a hazard one time in three.
+// add adds a pod, in one of three cases with a fault.
 func (k *worker) add(enabled func(kind) bool) {
-	k.made++
-	p, err := k.w.newPod(fmt.Sprintf("pod-%d-%d", k.id, k.made), k.rng)
+	k.added++
+	p, err := k.w.newPod(fmt.Sprintf("pod-%d-%d", k.id, k.added), k.rng)
 	if err != nil {
 		k.w.events.add("sandbox: %v", err)
 		return
@@ -85,7 +86,7 @@ func (k *worker) add(enabled func(kind) bool) {
 	defer cancel()
 	switch n := k.rng.IntN(9); {
 	case n < 2 && enabled(pluginKill):
-		err = p.add(ctx, &hazard{after: k.soon(), signal: syscall.SIGKILL})
+		err = p.add(ctx, &hazard{after: k.randomDelay(), signal: syscall.SIGKILL})
 	case n == 2 && enabled(pluginStop):
 		k.addStopped(p)
 		return
@@ -99,43 +100,43 @@ func (k *worker) add(enabled func(kind) bool) {
 		return
 	}
 	k.w.events.add("ADD %s: %v", p.name, err)
-	k.w.refused(ctx, err)
+	k.w.checkRefusal(ctx, err)
 	k.discard(p, enabled)
-	time.Sleep(time.Duration(k.rng.IntN(1000)) * time.Millisecond) // as a runtime backs off
+	time.Sleep(time.Duration(k.rng.IntN(1000)) * time.Millisecond) // the back-off of a runtime
 }
 
-// discard does what a runtime does after an ADD without success: DEL, or, when it
-// was itself disturbed, nothing but delete the sandbox.
+// discard deletes a pod after an ADD that failed. It runs DEL or, like a runtime that
+// fails itself, only deletes the sandbox.
 func (k *worker) discard(p *pod, enabled func(kind) bool) {
 	if enabled(noDel) && k.rng.IntN(4) == 0 {
-		k.w.events.add("sandbox %s goes without DEL", p.name)
+		k.w.events.add("sandbox %s ends without DEL", p.name)
 		k.w.tally.count(noDel)
 	} else {
 		k.del(p)
 	}
-	k.gone(p)
+	k.removeSandbox(p)
 }
 
-func (k *worker) gone(p *pod) {
+func (k *worker) removeSandbox(p *pod) {
 	if err := p.remove(); err != nil {
 		k.w.events.add("remove %s: %v", p.name, err)
 	}
 }
 
-// end ends a running pod, now and then without DEL, or with a DEL that is killed
-// and repeated, or not.
+// end deletes a running pod. In some cases it does not run DEL, or kills the plugin
+// during the DEL, which it may or may not repeat.
 func (k *worker) end(i int, enabled func(kind) bool) {
 	p := k.pods[i]
 	k.pods = slices.Delete(k.pods, i, i+1)
-	p.end()
+	p.markEnded()
 	n := k.rng.IntN(10)
 	switch {
 	case n == 0 && enabled(noDel):
-		k.w.events.add("sandbox %s (%v) goes without DEL", p.name, p.addr)
+		k.w.events.add("sandbox %s (%v) ends without DEL", p.name, p.addr)
 		k.w.tally.count(noDel)
 	case n < 3 && enabled(pluginKill):
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		err := p.del(ctx, &hazard{after: k.soon(), signal: syscall.SIGKILL})
+		err := p.del(ctx, &hazard{after: k.randomDelay(), signal: syscall.SIGKILL})
 		cancel()
 		k.w.tally.verb("DEL", err)
 		k.w.events.add("DEL %s (%v): %v", p.name, p.addr, err)
@@ -145,16 +146,16 @@ func (k *worker) end(i int, enabled func(kind) bool) {
 	default:
 		k.del(p)
 	}
-	k.gone(p)
+	k.removeSandbox(p)
 }
 
-// A runtime repeats a DEL so often, for so long, before the loop calls it refused.
+// A DEL counts as refused after delTries attempts or delWithin.
 const (
 	delTries  = 10
 	delWithin = 45 * time.Second
 )
 
-// del runs DEL until it succeeds.
+// del runs DEL until it succeeds or counts as refused.
 func (k *worker) del(p *pod) {
 	var err error
 	begun, tries := time.Now(), 0
@@ -169,40 +170,40 @@ func (k *worker) del(p *pod) {
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
-	k.w.breach(violation{delRefused, fmt.Sprintf("%s: %d times, at last: %v", p.name, tries, err)})
+	k.w.recordViolations(violation{delRefused, fmt.Sprintf("%s: %d attempts, last error: %v", p.name, tries, err)})
 }
 
-// addStopped stops the plugin in the middle of ADD. The runtime either waits, or
-// gives up: then DEL comes while the plugin is stopped, and the sandbox goes before
-// or after the plugin goes on.
+// addStopped stops the plugin during an ADD. The runtime either waits or gives up. If
+// it gives up, it runs DEL while the plugin is stopped, and deletes the sandbox before
+// or after the plugin is resumed.
 func (k *worker) addStopped(p *pod) {
-	h := &hazard{after: k.soon(), signal: syscall.SIGSTOP, stopped: make(chan struct{}), resume: make(chan struct{})}
-	pause := time.Duration(k.rng.IntN(5000)) * time.Millisecond // the cooldown is shorter
-	givesUp, goneFirst := k.rng.IntN(3) > 0, k.rng.IntN(2) == 0
+	h := &hazard{after: k.randomDelay(), signal: syscall.SIGSTOP, stopped: make(chan struct{}), resume: make(chan struct{})}
+	pause := time.Duration(k.rng.IntN(5000)) * time.Millisecond // can be longer than the cooldown
+	givesUp, removeFirst := k.rng.IntN(3) > 0, k.rng.IntN(2) == 0
 	result := make(chan error, 1)
 	k.w.tally.count(pluginStop)
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if givesUp {
-			result <- p.abandoned(ctx, h)
+			result <- p.addAbandoned(ctx, h)
 			return
 		}
 		result <- p.add(ctx, h)
 	}()
 	<-h.stopped
 	if givesUp {
-		k.w.events.add("ADD %s is stopped for %v, DEL follows", p.name, pause)
+		k.w.events.add("ADD %s is stopped for %v, followed by DEL", p.name, pause)
 		k.del(p)
 		k.late.Go(func() {
-			if goneFirst {
-				k.gone(p)
+			if removeFirst {
+				k.removeSandbox(p)
 			}
 			time.Sleep(pause)
 			close(h.resume)
 			k.w.events.add("late ADD %s ended: %v", p.name, <-result)
-			if !goneFirst {
-				k.gone(p)
+			if !removeFirst {
+				k.removeSandbox(p)
 			}
 		})
 		return
@@ -217,5 +218,5 @@ func (k *worker) addStopped(p *pod) {
 		return
 	}
 	k.del(p)
-	k.gone(p)
+	k.removeSandbox(p)
 }

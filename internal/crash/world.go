@@ -25,12 +25,12 @@ import (
 type world struct {
 	o        options
 	began    time.Time
-	dir      string // the node's files
+	dir      string // directory of the node's files
 	cloud    *enitest.Cloud
 	net      *fabric.Fabric
 	follower *ec2fabric.Follower
 	instance string
-	addr     netip.Addr // the node's own
+	addr     netip.Addr // primary address of the node
 	ns       *fabric.Netns
 	kernel   *datapath.Handle
 	nat      *snat.Handle
@@ -38,16 +38,16 @@ type world struct {
 	tally    *tally
 	events   *events
 
-	// mending is odd while damage to the node's network waits to be repaired.
-	mending atomic.Int64
+	// repairing is odd while the node's network waits for a repair.
+	repairing atomic.Int64
 
-	mu    sync.Mutex
-	pods  map[string]*pod      // by name
-	ended map[string]time.Time // host links of pods that are gone, and since when
-	idle  map[string]time.Time // ENIs attached to nothing, and since when seen so
-	harm  []violation
-	// onHarm is called after a violation is noted. Optional.
-	onHarm func()
+	mu         sync.Mutex
+	pods       map[string]*pod      // by name
+	ended      map[string]time.Time // end of deleted pods, by host link
+	idle       map[string]time.Time // first observation of detached ENIs, by ID
+	violations []violation
+	// onViolation is called after a violation is recorded. Optional.
+	onViolation func()
 }
 
 const (
@@ -60,10 +60,10 @@ var (
 	subnetPrefix = netip.MustParsePrefix("10.0.0.0/22")
 )
 
-// delays are EC2's, much shortened.
+// delays are much shorter than those of EC2.
 var delays = enitest.Delays{Attach: 200 * time.Millisecond, Detach: 200 * time.Millisecond, Call: 10 * time.Millisecond}
 
-// newWorld builds the VPC and starts the agent. The caller closes it.
+// newWorld builds the VPC and starts the agent. The caller must close the world.
 func newWorld(ctx context.Context, o options, t *tally) (*world, error) {
 	dir, err := os.MkdirTemp("/run", "crash-")
 	if err != nil {
@@ -107,7 +107,7 @@ func (w *world) build(ctx context.Context) error {
 	}
 	w.ns = w.net.Instance(nodeName)
 	for _, e := range w.cloud.ENIs() {
-		w.addr = e.Addr // there is no other yet
+		w.addr = e.Addr // the primary ENI is the only one at this time
 	}
 	if w.kernel, err = datapath.Open(w.ns.Path()); err != nil {
 		return err
@@ -157,8 +157,8 @@ func (w *world) close() error {
 	return errors.Join(err, os.RemoveAll(w.dir))
 }
 
-// breach notes violations that were found while the trouble lasts.
-func (w *world) breach(all ...violation) {
+// recordViolations records violations that occur during the faults.
+func (w *world) recordViolations(all ...violation) {
 	if len(all) == 0 {
 		return
 	}
@@ -166,31 +166,31 @@ func (w *world) breach(all ...violation) {
 		w.events.add("VIOLATION %s", v)
 	}
 	w.mu.Lock()
-	w.harm = append(w.harm, all...)
-	call := w.onHarm
+	w.violations = append(w.violations, all...)
+	call := w.onViolation
 	w.mu.Unlock()
 	if call != nil {
 		call()
 	}
 }
 
-// harmed reports whether violations are noted.
-func (w *world) harmed() bool {
+// hasViolations reports whether violations are recorded.
+func (w *world) hasViolations() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.harm) > 0
+	return len(w.violations) > 0
 }
 
-// takeHarm returns the violations noted so far and forgets them.
-func (w *world) takeHarm() []violation {
+// takeViolations returns the recorded violations and removes them.
+func (w *world) takeViolations() []violation {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	all := w.harm
-	w.harm = nil
+	all := w.violations
+	w.violations = nil
 	return all
 }
 
-// watchEC2 checks that no change in EC2 takes an address from a running pod.
+// watchEC2 records a violation if a change in EC2 takes an address from a running pod.
 func (w *world) watchEC2(e enitest.Event) {
 	var taken []netip.Prefix
 	switch {
@@ -199,7 +199,7 @@ func (w *world) watchEC2(e enitest.Event) {
 	case e.Op == enitest.Detached && e.Instance == w.instance:
 		taken = blocks(e.ENI)
 	}
-	w.breach(takenFrom(w.running(), taken, fmt.Sprintf("%s is %s in EC2", e.ENI.ID, e.Op))...)
+	w.recordViolations(takenFrom(w.running(), taken, fmt.Sprintf("%s is %s in EC2", e.ENI.ID, e.Op))...)
 }
 
 func blocks(e enitest.ENI) []netip.Prefix {
@@ -210,20 +210,20 @@ func blocks(e enitest.ENI) []netip.Prefix {
 	return all
 }
 
-// running lists the running pods by the runtime's word.
-func (w *world) running() []podPicture {
+// running returns the running pods of the runtime.
+func (w *world) running() []podState {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var all []podPicture
+	var all []podState
 	for _, p := range w.pods {
 		if p.running {
-			all = append(all, podPicture{Name: p.name, Addr: p.addr, Link: p.link})
+			all = append(all, podState{Name: p.name, Addr: p.addr, Link: p.link})
 		}
 	}
 	return all
 }
 
-// events is what happened last, for a person who looks for the cause.
+// events stores the latest events, which are printed after a violation.
 type events struct {
 	began time.Time
 
@@ -231,13 +231,13 @@ type events struct {
 	last []string
 }
 
-const keepEvents = 150
+const maxEvents = 150
 
 func (e *events) add(format string, args ...any) {
 	line := fmt.Sprintf("%8.3fs  ", time.Since(e.began).Seconds()) + fmt.Sprintf(format, args...)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.last = append(e.last[max(0, len(e.last)-keepEvents+1):], line)
+	e.last = append(e.last[max(0, len(e.last)-maxEvents+1):], line)
 }
 
 func (e *events) String() string {

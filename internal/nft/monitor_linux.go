@@ -17,12 +17,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// monitorBuffer is how many bytes of reports the kernel queues before it drops
-// further ones: enough for some thousand transactions.
+// monitorBuffer is the number of bytes of reports that the kernel queues before it
+// drops reports: enough for some thousand transactions.
 const monitorBuffer = 4 << 20
 
-// datagramSize holds the largest report: the kernel puts what fits into a page
-// into one, and more only if it is about one object.
+// datagramSize is the size of the largest datagram: the kernel puts reports into one
+// as long as they fit into a page, and a larger report into one of its own.
 const datagramSize = 64 << 10
 
 // Monitor receives the kernel's reports of changes to one table of family inet.
@@ -32,13 +32,13 @@ type Monitor struct {
 	raw   syscall.RawConn
 	buf   []byte
 	table string
-	own   string // this program's name
-	// touched is true while the reports of a transaction that changes the table
-	// have come, and not yet the one that names the program behind it.
-	touched bool
+	own   string // the name of this program
+	// changing is true between the first report of a transaction that changes the
+	// table and the report that names the program behind the transaction.
+	changing bool
 }
 
-// NewMonitor subscribes to the changes in the namespace ns, which it does not use
+// NewMonitor subscribes to the changes in the namespace ns. It does not use ns
 // afterwards. The caller closes the monitor.
 func NewMonitor(ns *os.File, table string) (*Monitor, error) {
 	own, err := os.ReadFile("/proc/self/comm")
@@ -60,7 +60,8 @@ func NewMonitor(ns *os.File, table string) (*Monitor, error) {
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	// Without the privilege the system's bound holds, which is enough in quiet times.
+	// Without CAP_NET_ADMIN in the initial user namespace net.core.rmem_max is the
+	// bound, which is enough for some hundred transactions.
 	_ = conn.SetReadBuffer(monitorBuffer)
 	return &Monitor{
 		conn: conn, raw: raw, buf: make([]byte, datagramSize),
@@ -71,37 +72,37 @@ func NewMonitor(ns *os.File, table string) (*Monitor, error) {
 // Close ends the subscription.
 func (m *Monitor) Close() error { return m.conn.Close() }
 
-// Report is what a Monitor has received.
+// Report summarises the reports that a [Monitor] has received.
 type Report struct {
 	// Changed is true if a transaction changed the table, or if the kernel had to
 	// drop reports.
 	Changed bool
 	// By names the programs behind the transactions that changed the table, as
-	// "nft (pid 7)", in order and each once. This program is not among them, nor
-	// is another one of the same name.
+	// "nft (pid 7)", in order and each once. It leaves out this program and other
+	// programs of the same name.
 	By []string
 }
 
-// Wait receives the reports that have come, and waits for d if there are none. It
-// ends with ctx, whose error it then returns.
+// Wait receives the pending reports. If there are none, it waits for one until d has
+// passed. If ctx ends, Wait returns its error.
 func (m *Monitor) Wait(ctx context.Context, d time.Duration) (r Report, err error) {
 	if err := m.conn.SetReadDeadline(time.Now().Add(d)); err != nil {
 		return r, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = m.conn.SetReadDeadline(time.Unix(1, 0)) })
-	none, err := m.receive(&r, true)
+	received, err := m.receive(&r, true)
 	stop()
-	if none || err != nil || ctx.Err() != nil {
+	if !received || err != nil || ctx.Err() != nil {
 		return r, errors.Join(ctx.Err(), err)
 	}
 	return r, m.pending(&r)
 }
 
-// Pending receives the reports that have come, without waiting.
+// Pending receives the pending reports without waiting.
 func (m *Monitor) Pending() (r Report, err error) { return r, m.pending(&r) }
 
-// maxPending bounds how many datagrams are received before the caller acts, or
-// another program that never pauses would keep it from acting.
+// maxPending bounds the number of datagrams in a Report. Without it the caller would
+// never act while another program makes changes without a pause.
 const maxPending = 500
 
 func (m *Monitor) pending(r *Report) error {
@@ -109,46 +110,46 @@ func (m *Monitor) pending(r *Report) error {
 		return err
 	}
 	for range maxPending {
-		if none, err := m.receive(r, false); none || err != nil {
+		if received, err := m.receive(r, false); !received || err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// receive adds one datagram to r. none means that there was none, and with wait
-// none before the deadline.
-func (m *Monitor) receive(r *Report, wait bool) (none bool, err error) {
+// receive adds one datagram to r. If there is none it returns false, with wait at the
+// deadline and else at once.
+func (m *Monitor) receive(r *Report, wait bool) (received bool, err error) {
 	var n int
-	deadline := m.raw.Read(func(fd uintptr) bool {
+	waitErr := m.raw.Read(func(fd uintptr) bool {
 		n, _, err = unix.Recvfrom(int(fd), m.buf, unix.MSG_DONTWAIT)
 		return !wait || !errors.Is(err, unix.EAGAIN)
 	})
 	switch {
-	case errors.Is(deadline, os.ErrDeadlineExceeded), deadline == nil && errors.Is(err, unix.EAGAIN):
+	case errors.Is(waitErr, os.ErrDeadlineExceeded), waitErr == nil && errors.Is(err, unix.EAGAIN):
+		return false, nil
+	case waitErr == nil && errors.Is(err, unix.EINTR):
 		return true, nil
-	case deadline == nil && errors.Is(err, unix.EINTR):
-		return false, nil
-	case deadline == nil && errors.Is(err, unix.ENOBUFS):
-		r.Changed, m.touched = true, true
-		return false, nil
-	case deadline != nil || err != nil:
-		return true, fmt.Errorf("nftables changes: %w", errors.Join(deadline, err))
+	case waitErr == nil && errors.Is(err, unix.ENOBUFS): // the kernel dropped reports
+		r.Changed, m.changing = true, true
+		return true, nil
+	case waitErr != nil || err != nil:
+		return false, fmt.Errorf("nftables changes: %w", errors.Join(waitErr, err))
 	}
 	messages, err := syscall.ParseNetlinkMessage(m.buf[:n])
-	if err != nil { // one that is larger than the buffer
-		r.Changed, m.touched = true, true
-		return false, nil
+	if err != nil { // the datagram is larger than the buffer
+		r.Changed, m.changing = true, true
+		return true, nil
 	}
 	for _, message := range messages {
-		m.take(r, message)
+		m.add(r, message)
 	}
-	return false, nil
+	return true, nil
 }
 
-// take adds one message to r. The kernel sends those of a transaction in
-// succession, and at its end one that names the program.
-func (m *Monitor) take(r *Report, message syscall.NetlinkMessage) {
+// add adds one message to r. The kernel sends the messages of a transaction in
+// succession, and then one that names the program behind it.
+func (m *Monitor) add(r *Report, message syscall.NetlinkMessage) {
 	if message.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(message.Data) < nfgenmsg {
 		return
 	}
@@ -157,23 +158,23 @@ func (m *Monitor) take(r *Report, message syscall.NetlinkMessage) {
 		return
 	}
 	if message.Header.Type&0xff == unix.NFT_MSG_NEWGEN {
-		if name := m.program(attributes); m.touched && name != "" {
+		if name := m.program(attributes); m.changing && name != "" {
 			r.Add(Report{By: []string{name}})
 		}
-		m.touched = false
+		m.changing = false
 		return
 	}
 	for _, a := range attributes {
-		// In the reports on tables, chains, rules, sets, elements and objects alike
-		// the first attribute is the table's name.
+		// The number of this attribute is the same in the reports on tables, chains,
+		// rules, sets, elements and objects.
 		if a.Type == unix.NFTA_TABLE_NAME && text(a.Data) == m.table && message.Data[0] == unix.NFPROTO_INET {
-			r.Changed, m.touched = true, true
+			r.Changed, m.changing = true, true
 		}
 	}
 }
 
-// program returns the name of another program that the report at the end of a
-// transaction gives, "" if it is this one.
+// program returns the name of the program in the report at the end of a transaction,
+// "" if it is this program.
 func (m *Monitor) program(attributes []netlink.Attribute) string {
 	var (
 		name string
@@ -193,7 +194,7 @@ func (m *Monitor) program(attributes []netlink.Attribute) string {
 	return fmt.Sprintf("%s (pid %d)", name, pid)
 }
 
-// Add adds what another Report says.
+// Add adds another Report to r.
 func (r *Report) Add(more Report) {
 	r.Changed = r.Changed || more.Changed
 	for _, name := range more.By {

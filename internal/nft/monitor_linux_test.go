@@ -42,7 +42,7 @@ func monitored(t *testing.T) (*fabric.Netns, *nft.Socket, *nft.Monitor) {
 	return ns, s, m
 }
 
-// run gives nft a script.
+// run runs a script of the nft program.
 func run(t *testing.T, ns *fabric.Netns, script string) {
 	t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil {
@@ -60,7 +60,8 @@ func run(t *testing.T, ns *fabric.Netns, script string) {
 	}
 }
 
-// TestMonitor: reports are about the table alone and name the program.
+// TestMonitor changes the table and others. Reports are about the table alone, and name
+// the program.
 func TestMonitor(t *testing.T) {
 	ns, s, m := monitored(t)
 	for _, tt := range []struct {
@@ -85,7 +86,7 @@ func TestMonitor(t *testing.T) {
 		{"flush ruleset", true},
 	} {
 		run(t, ns, tt.script)
-		// All reports are there when nft ends.
+		// The kernel has sent all reports when nft ends.
 		r, err := m.Pending()
 		if err != nil {
 			t.Fatal(err)
@@ -97,11 +98,11 @@ func TestMonitor(t *testing.T) {
 	}
 	add(t, s, "ours")
 	if r, err := m.Wait(t.Context(), time.Minute); !r.Changed || len(r.By) != 0 || err != nil {
-		t.Errorf("own transaction: %+v, %v; want a change by no other program", r, err)
+		t.Errorf("transaction of this program: %+v, %v; want a change with By empty", r, err)
 	}
 }
 
-// TestMonitorWaits until there is a report, for its time, or for the context.
+// TestMonitorWaits has Wait end after its time, with a report, and with its context.
 func TestMonitorWaits(t *testing.T) {
 	ns, _, m := monitored(t)
 	start := time.Now()
@@ -112,7 +113,7 @@ func TestMonitorWaits(t *testing.T) {
 	go func() {
 		r, err := m.Wait(t.Context(), time.Hour)
 		if !r.Changed && err == nil {
-			err = fmt.Errorf("%+v without a change", r)
+			err = fmt.Errorf("Wait = %+v, want a change", r)
 		}
 		done <- err
 	}()
@@ -131,17 +132,17 @@ func TestMonitorWaits(t *testing.T) {
 	}()
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("Wait = %v, want the end of its context", err)
+		t.Errorf("Wait = %v, want context.Canceled", err)
 	}
 }
 
-// TestMonitorLosesReports makes more transactions than the queue holds: that is a
-// change, whatever they were about.
+// TestMonitorLosesReports makes more transactions on another table than the queue
+// holds. Lost reports count as a change.
 func TestMonitorLosesReports(t *testing.T) {
 	ns, _, m := monitored(t)
 	run(t, ns, "add table inet theirs; add chain inet theirs c")
 	rule := "add rule inet theirs c ip saddr 10.0.0.1 tcp dport 1-9 counter comment " + strings.Repeat("x", 100) + "\n"
-	for range 70 { // an ordinary user's transactions are of limited size
+	for range 70 { // the size of an ordinary user's transactions is limited
 		run(t, ns, "flush chain inet theirs c\n"+strings.Repeat(rule, 250))
 	}
 	var all nft.Report
@@ -153,6 +154,6 @@ func TestMonitorLosesReports(t *testing.T) {
 		all.Changed = all.Changed || r.Changed
 	}
 	if !all.Changed {
-		t.Error("no change reported though reports were lost")
+		t.Error("reports were lost, want a change")
 	}
 }

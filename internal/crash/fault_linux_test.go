@@ -25,37 +25,37 @@ import (
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
 
-// plant is a world with two pods, in which a test breaks something.
-type plant struct {
+// faultTest is a world with two pods, into which a test injects a fault.
+type faultTest struct {
 	*batches
 	a, b *pod
-	// said is what the agent said last, before it was killed.
-	said *status
+	// lastStatus is the last status of the agent before freeze killed it.
+	lastStatus *status
 }
 
-// freeze ends the agent and lets its last word stand.
-func (l *plant) freeze(t *testing.T) {
+// freeze kills the agent and stores its last status for further observations.
+func (l *faultTest) freeze(t *testing.T) {
 	t.Helper()
 	s, err := l.w.status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.said = &s
+	l.lastStatus = &s
 	l.w.agent.kill()
 }
 
-func (l *plant) picture(ctx context.Context) (picture, error) {
-	if l.said != nil {
-		return l.w.compare(ctx, *l.said, "")
+func (l *faultTest) observe(ctx context.Context) (observation, error) {
+	if l.lastStatus != nil {
+		return l.w.compare(ctx, *l.lastStatus, "")
 	}
-	return l.w.picture(ctx)
+	return l.w.observe(ctx)
 }
 
-func plantOn(t *testing.T, n node) *plant {
+func newFaultTest(t *testing.T, n node) *faultTest {
 	t.Helper()
 	isolatetest.Require(t)
 	o := options{layout: "flat", workers: 1, programs: os.Getenv(programsEnv), node: n}
-	l := &plant{batches: &batches{o: o, tally: newTally(o), progress: t.Output()}}
+	l := &faultTest{batches: &batches{o: o, tally: newTally(o), progress: t.Output()}}
 	if err := l.world(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -64,8 +64,8 @@ func plantOn(t *testing.T, n node) *plant {
 	return l
 }
 
-// close may be called again.
-func (l *plant) close(t *testing.T) {
+// close closes the world. It may be called again.
+func (l *faultTest) close(t *testing.T) {
 	t.Helper()
 	if l.w == nil {
 		return
@@ -76,7 +76,7 @@ func (l *plant) close(t *testing.T) {
 	l.w = nil
 }
 
-func (l *plant) pod(t *testing.T, name string) *pod {
+func (l *faultTest) pod(t *testing.T, name string) *pod {
 	t.Helper()
 	p, err := l.w.newPod(name, rand.New(rand.NewPCG(uint64(name[0]), 0)))
 	if err != nil {
@@ -101,8 +101,8 @@ func waitFor(t *testing.T, what string, done func() bool, last *error) {
 	}
 }
 
-// ec2 makes a call that is not the agent's.
-func (l *plant) ec2(t *testing.T, action string, parameters ...string) {
+// ec2 calls EC2 as another program.
+func (l *faultTest) ec2(t *testing.T, action string, parameters ...string) {
 	t.Helper()
 	form := url.Values{"Action": {action}, "Version": {"2016-11-15"}}
 	for i := 0; i < len(parameters); i += 2 {
@@ -117,17 +117,17 @@ func (l *plant) ec2(t *testing.T, action string, parameters ...string) {
 	}
 }
 
-// TestPlanted breaks a real node in one way after the other, and wants the
-// invariant to fail that is about it.
-func TestPlanted(t *testing.T) {
+// TestInjectedFaults injects one fault at a time into a real node, and checks that
+// the right invariant is violated.
+func TestInjectedFaults(t *testing.T) {
 	rows := []struct {
-		want  breach
-		plant func(*testing.T, *plant)
+		want   violationKind
+		inject func(*testing.T, *faultTest)
 	}{
-		{released, func(t *testing.T, l *plant) {
+		{released, func(t *testing.T, l *faultTest) {
 			l.ec2(t, "UnassignPrivateIpAddresses", "NetworkInterfaceId", l.owner(t), "PrivateIpAddress.1", l.a.addr.String())
 		}},
-		{twoPods, func(t *testing.T, l *plant) {
+		{twoPods, func(t *testing.T, l *faultTest) {
 			h, err := datapath.Open(l.b.ns.Path())
 			if err != nil {
 				t.Fatal(err)
@@ -138,18 +138,18 @@ func TestPlanted(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{eniLeaked, func(t *testing.T, l *plant) {
+		{eniLeaked, func(t *testing.T, l *faultTest) {
 			l.ec2(t, "CreateNetworkInterface", "SubnetId", l.w.cloud.Subnets()[0].ID,
 				"TagSpecification.1.ResourceType", "network-interface", "TagSpecification.1.Tag.1.Key", eni.TagOwner, "TagSpecification.1.Tag.1.Value", "vpcnet")
 		}},
-		{drifted, func(t *testing.T, l *plant) {
+		{drifted, func(t *testing.T, l *faultTest) {
 			l.freeze(t)
 			gone := netstate.State{Routes: []netstate.Route{l.route(t)}}
 			if err := l.w.kernel.Apply(t.Context(), netstate.Diff(gone, netstate.State{})); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		{leftover, func(t *testing.T, l *plant) {
+		{leftover, func(t *testing.T, l *faultTest) {
 			err := l.w.ns.Do(func() error {
 				return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eni0123456789a"}, PeerName: "other"})
 			})
@@ -157,75 +157,75 @@ func TestPlanted(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		{held, func(t *testing.T, l *plant) {
-			l.freeze(t) // or it would collect the address
+		{held, func(t *testing.T, l *faultTest) {
+			l.freeze(t) // because a running agent would release the address
 			if err := l.a.remove(); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		{starved, func(t *testing.T, l *plant) {
+		{starved, func(t *testing.T, l *faultTest) {
 			if err := l.a.remove(); err != nil {
 				t.Fatal(err)
 			}
 			l.w.mu.Lock()
 			l.w.ended[l.a.link] = time.Now().Add(-time.Minute)
 			l.w.mu.Unlock()
-			l.w.refused(t.Context(), &types.Error{Msg: "eni-limit: none is free"})
+			l.w.checkRefusal(t.Context(), &types.Error{Msg: "eni-limit: none is free"})
 		}},
-		{unreachable, func(_ *testing.T, l *plant) { l.a.stopEcho(); l.a.stopEcho = nil }},
-		{notReady, func(_ *testing.T, l *plant) { l.w.agent.kill() }},
-		{agentEnded, func(t *testing.T, l *plant) {
+		{unreachable, func(_ *testing.T, l *faultTest) { l.a.stopEcho(); l.a.stopEcho = nil }},
+		{notReady, func(_ *testing.T, l *faultTest) { l.w.agent.kill() }},
+		{agentEnded, func(t *testing.T, l *faultTest) {
 			if err := l.w.agent.cmd.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
-			waitFor(t, "the agent's end", l.w.harmed, new(error))
+			waitFor(t, "the agent's end", l.w.hasViolations, new(error))
 		}},
-		{notRepaired, func(t *testing.T, l *plant) {
+		{notRepaired, func(t *testing.T, l *faultTest) {
 			l.w.agent.kill()
 			if err := l.w.flushRuleset(); err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			defer cancel()
-			l.w.mended(ctx)
+			l.w.waitRepaired(ctx)
 		}},
-		{delRefused, func(t *testing.T, l *plant) {
+		{delRefused, func(t *testing.T, l *faultTest) {
 			if err := os.Rename(l.w.conflist(), l.w.conflist()+".away"); err != nil {
 				t.Fatal(err)
 			}
 			(&worker{w: l.w}).del(l.a)
 		}},
 	}
-	covered := map[breach]bool{
-		forgotten: true, // no honest agent forgets; TestInvariants has it
+	covered := map[violationKind]bool{
+		forgotten: true, // needs a wrong agent; TestInvariants covers it
 	}
 	for _, row := range rows {
 		covered[row.want] = true
 		t.Run(string(row.want), func(t *testing.T) {
-			l := plantOn(t, theNode)
-			if _, found := l.settle(t.Context(), grace); len(found) > 0 {
-				t.Fatalf("before anything is broken: %v", found)
+			l := newFaultTest(t, theNode)
+			if _, found := l.waitClean(t.Context(), grace); len(found) > 0 {
+				t.Fatalf("violations before the fault: %v", found)
 			}
-			row.plant(t, l)
-			p, err := l.picture(t.Context())
+			row.inject(t, l)
+			p, err := l.observe(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			found := slices.Concat(l.w.takeHarm(), p.violations(0))
+			found := slices.Concat(l.w.takeViolations(), p.violations(0))
 			if !slices.ContainsFunc(found, func(v violation) bool { return v.Kind == row.want }) {
 				t.Errorf("found %v, want %s", found, row.want)
 			}
 		})
 	}
-	for _, b := range breaches() {
+	for _, b := range violationKinds() {
 		if !covered[b] {
-			t.Errorf("%s is not planted", b)
+			t.Errorf("no fault for %s", b)
 		}
 	}
 }
 
-// owner is the ENI that has the address of pod a.
-func (l *plant) owner(t *testing.T) string {
+// owner returns the ENI that has the address of pod a.
+func (l *faultTest) owner(t *testing.T) string {
 	t.Helper()
 	for _, e := range l.w.enis() {
 		if owns(e.Addrs, l.a.addr) {
@@ -236,8 +236,8 @@ func (l *plant) owner(t *testing.T) string {
 	return ""
 }
 
-// route is that to pod a.
-func (l *plant) route(t *testing.T) netstate.Route {
+// route returns the route to pod a.
+func (l *faultTest) route(t *testing.T) netstate.Route {
 	t.Helper()
 	state, err := l.w.kernel.Observe(t.Context())
 	if err != nil {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package cniplugin
+package statedir
 
 import (
 	"errors"
@@ -10,11 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFile is an open file whose bytes can be locked. Closing it releases them.
-// A descriptor without os.File does not start the runtime's poller.
+// lockFile is the descriptor of an open file, in which single bytes can be locked. It
+// is not an os.File, because opening one starts the poller of the Go runtime.
 type lockFile int
 
-// openLock opens the file at path, and makes it and its directory if need be.
+// openLock opens the file at path. It creates the file and its directory if they
+// do not exist.
 func openLock(path string) (lockFile, error) {
 	open := func() (int, error) {
 		return unix.Open(path, unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
@@ -32,8 +33,8 @@ func openLock(path string) (lockFile, error) {
 	return lockFile(fd), nil
 }
 
-// try locks one byte, or returns errBusy. The lock belongs to the open file
-// description, so goroutines exclude each other as processes do.
+// try locks one byte, or returns ErrBusy. The lock belongs to the open file
+// description, so it also excludes other goroutines of the same process.
 //
 // https://man7.org/linux/man-pages/man2/F_GETLK.2const.html, open file description locks
 func (f lockFile) try(offset int64) error {
@@ -43,12 +44,12 @@ func (f lockFile) try(offset int64) error {
 		})
 		switch {
 		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EACCES):
-			return errBusy
+			return ErrBusy
 		case !errors.Is(err, unix.EINTR):
 			return os.NewSyscallError("lock", err)
 		}
 	}
 }
 
-// Close releases the lock.
+// Close releases all locks taken through f.
 func (f lockFile) Close() error { return unix.Close(int(f)) }

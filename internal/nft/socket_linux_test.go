@@ -57,67 +57,71 @@ func tables(c *nftables.Conn) (int, error) {
 
 func equal(a, b int) bool { return a == b }
 
-// TestRead changes what is read between the first requests: only a look without
-// a change is believed.
+// TestRead changes the tables during the first readings. Read returns the first result
+// during which nothing changed.
 func TestRead(t *testing.T) {
 	s := socket(t)
-	looks := 0
+	readings := 0
 	got, err := nft.Read(t.Context(), s, equal, func(c *nftables.Conn) (int, error) {
 		n, err := tables(c)
-		if looks++; looks <= 3 {
-			add(t, s, string(rune('a'+looks)))
+		if readings++; readings <= 3 {
+			add(t, s, string(rune('a'+readings)))
 		}
 		return n, err
 	})
-	if err != nil || got != 3 || looks != 4 {
-		t.Errorf("Read = %d, %v after %d looks, want 3 after 4", got, err, looks)
+	if err != nil || got != 3 || readings != 4 {
+		t.Errorf("Read = %d, %v after %d readings, want 3 after 4", got, err, readings)
 	}
 }
 
-// TestReadBesideOthers: changes of what is not asked for end nobody's reading.
-func TestReadBesideOthers(t *testing.T) {
+// TestReadUnrelatedChanges changes other tables during each reading. Read returns when
+// two results are equal.
+func TestReadUnrelatedChanges(t *testing.T) {
 	s := socket(t)
-	looks := 0
+	readings := 0
 	got, err := nft.Read(t.Context(), s, equal, func(*nftables.Conn) (int, error) {
-		looks++
-		add(t, s, string(rune('a'+looks)))
+		readings++
+		add(t, s, string(rune('a'+readings)))
 		return 7, nil
 	})
-	if err != nil || got != 7 || looks != 2 {
-		t.Errorf("Read = %d, %v after %d looks, want 7 after 2", got, err, looks)
+	if err != nil || got != 7 || readings != 2 {
+		t.Errorf("Read = %d, %v after %d readings, want 7 after 2", got, err, readings)
 	}
 }
 
+// TestReadGivesUp has readings that are never consistent, that fail, and that are
+// cancelled.
 func TestReadGivesUp(t *testing.T) {
 	s := socket(t)
-	looks := 0
+	readings := 0
 	_, err := nft.Read(t.Context(), s, equal, func(*nftables.Conn) (int, error) {
-		looks++
-		add(t, s, string(rune('a'+looks)))
-		return looks, nil
+		readings++
+		add(t, s, string(rune('a'+readings)))
+		return readings, nil
 	})
 	if !errors.Is(err, nft.ErrTorn) {
-		t.Errorf("Read of what always changes = %v", err)
+		t.Errorf("Read of a number that always changes = %v, want ErrTorn", err)
+	}
+	_, err = nft.Read(t.Context(), s, equal, func(*nftables.Conn) (int, error) { return 0, nft.Torn("list", unix.ENOENT) })
+	if !errors.Is(err, nft.ErrTorn) || !errors.Is(err, unix.ENOENT) {
+		t.Errorf("Read of a set that is always deleted = %v, want ErrTorn", err)
 	}
 	gone := errors.New("gone")
-	_, err = nft.Read(t.Context(), s, equal, func(*nftables.Conn) (int, error) { return 0, nft.Torn("list", gone) })
-	if !errors.Is(err, nft.ErrTorn) || !errors.Is(err, gone) {
-		t.Errorf("Read of what is always gone = %v", err)
-	}
-	looks = 0
-	_, err = nft.Read(t.Context(), s, equal, func(*nftables.Conn) (int, error) { looks++; return 0, gone })
-	if !errors.Is(err, gone) || looks != 1 {
-		t.Errorf("Read = %v after %d looks, want one", err, looks)
+	readings = 0
+	_, err = nft.Read(t.Context(), s, equal, func(*nftables.Conn) (int, error) { readings++; return 0, gone })
+	if !errors.Is(err, gone) || readings != 1 {
+		t.Errorf("Read = %v after %d readings, want an error after 1", err, readings)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := nft.Read(ctx, s, equal, tables); !errors.Is(err, context.Canceled) {
-		t.Errorf("Read with a cancelled context = %v", err)
+		t.Errorf("Read with a cancelled context = %v, want context.Canceled", err)
 	}
 }
 
-// TestDoAfterError: what was refused, or given up before it was sent, leaves nothing
-// behind that goes with the next transaction or is taken for its answer.
+// TestDoAfterError has transactions that the kernel refuses, and that f gives up before
+// they are sent. The next transaction neither contains their requests nor receives
+// their answers.
 func TestDoAfterError(t *testing.T) {
 	s := socket(t)
 	given := errors.New("given up")
@@ -129,14 +133,14 @@ func TestDoAfterError(t *testing.T) {
 			return c.Flush()
 		})
 		if !errors.Is(err, unix.ENOENT) {
-			t.Fatalf("chains of no table: %v, want ENOENT", err)
+			t.Fatalf("chains of a missing table: %v, want ENOENT", err)
 		}
 		err = s.Do(func(c *nftables.Conn) error {
 			c.AddTable(&nftables.Table{Name: "half", Family: nftables.TableFamilyINet})
 			return given
 		})
 		if !errors.Is(err, given) {
-			t.Fatalf("Do = %v, want what f returned", err)
+			t.Fatalf("Do = %v, want the error of f", err)
 		}
 		add(t, s, "table")
 		if n, err := nft.Read(t.Context(), s, equal, tables); n != 1 || err != nil {

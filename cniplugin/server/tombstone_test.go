@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package cniplugin_test
+package server_test
 
 import (
 	"context"
@@ -14,7 +14,20 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/cniplugin/server"
 )
+
+// write writes a tombstone, and skips the test on a system without locks.
+func write(t *testing.T, dir string, s cniplugin.Tombstone) {
+	t.Helper()
+	err := cniplugin.WriteTombstone(dir, s)
+	if errors.Is(err, errors.ErrUnsupported) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 func TestTombstones(t *testing.T) {
 	dir := cniplugin.TombstoneDir(t.TempDir())
@@ -26,7 +39,7 @@ func TestTombstones(t *testing.T) {
 		}
 	}
 	collect := func(fail string) (n int, got []string, err error) {
-		n, err = cniplugin.CollectTombstones(t.Context(), dir, func(_ context.Context, s cniplugin.Tombstone) error {
+		n, err = server.CollectTombstones(t.Context(), dir, func(_ context.Context, s cniplugin.Tombstone) error {
 			got = append(got, s.ContainerID)
 			if s.ContainerID == fail {
 				return errors.New("journal is full")
@@ -37,17 +50,11 @@ func TestTombstones(t *testing.T) {
 	}
 
 	if n, got, err := collect(""); n != 0 || got != nil || err != nil {
-		t.Errorf("without a directory: %d, %v, %v", n, got, err)
+		t.Errorf("collected %d, %v, %v without a directory, want nothing", n, got, err)
 	}
 	long := strings.Repeat("x", 300) // longer than a file name may be
 	for _, s := range []cniplugin.Tombstone{stone("young", 0), stone("old", time.Hour), stone(long, time.Minute), stone("old", 2*time.Hour)} {
-		err := cniplugin.WriteTombstone(dir, s)
-		if errors.Is(err, errors.ErrUnsupported) {
-			t.Skip(err)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		write(t, dir, s)
 	}
 	for _, file := range []string{"", "*.json"} {
 		found, err := filepath.Glob(filepath.Join(dir, file))
@@ -56,7 +63,7 @@ func TestTombstones(t *testing.T) {
 		}
 		for _, path := range found {
 			if info, err := os.Stat(path); err != nil || info.Mode().Perm()&0o077 != 0 {
-				t.Errorf("%s: %v, %v; want it to be its owner's alone", path, info.Mode(), err)
+				t.Errorf("%s: %v, %v; want no permissions for group and others", path, info.Mode(), err)
 			}
 		}
 	}
@@ -64,7 +71,8 @@ func TestTombstones(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// What writers have left that were killed, and what one writes just now.
+	// Two temporary files: one of a writer that was killed, one of a writer that is
+	// still at work.
 	for name, at := range map[string]time.Time{".tmp-1": at.Add(-1000 * time.Hour), ".tmp-2": time.Now()} {
 		path := filepath.Join(dir, name)
 		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, at, at)); err != nil {
@@ -74,42 +82,38 @@ func TestTombstones(t *testing.T) {
 
 	n, got, err := collect("old")
 	if diff := cmp.Diff([]string{"old", long, "young"}, got); n != 2 || diff != "" {
-		t.Errorf("collected %d, -want +got:\n%s", n, diff)
+		t.Errorf("collected %d, want 2, -want +got:\n%s", n, diff)
 	}
-	if err == nil || !strings.Contains(err.Error(), "journal is full") || !strings.Contains(err.Error(), "garbage.json is no tombstone") {
-		t.Errorf("errors = %v", err)
+	if err == nil || !strings.Contains(err.Error(), "journal is full") || !strings.Contains(err.Error(), "garbage.json is not a tombstone") {
+		t.Errorf("errors = %v, want one of release and one about garbage.json", err)
 	}
 	if n, got, err := collect(""); n != 1 || len(got) != 1 || err != nil {
 		t.Errorf("second time: %d, %v, %v, want the one that failed", n, got, err)
 	}
 	if n, _, err := collect(""); n != 0 || err != nil {
-		t.Errorf("third time: %d, %v", n, err)
+		t.Errorf("third time: %d, %v, want none", n, err)
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, ".tmp-*")); err != nil || len(left) != 1 || filepath.Base(left[0]) != ".tmp-2" {
-		t.Errorf("temporary files %v, %v, want the new one only", left, err)
+		t.Errorf("temporary files %v, %v, want only the new one", left, err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "garbage.json.bad")); err != nil {
-		t.Error("what cannot be read was not kept:", err)
+		t.Error("the file that cannot be read was not renamed:", err)
 	}
 }
 
-// A collection that is cancelled keeps what it has not got to.
+// TestCollectTombstonesCancelled checks that a collection that is cancelled keeps
+// the remaining tombstones.
 func TestCollectTombstonesCancelled(t *testing.T) {
 	dir := t.TempDir()
 	for _, id := range []string{"a", "b"} {
-		s := cniplugin.Tombstone{Attachment: cniplugin.Attachment{ContainerID: id}}
-		if err := cniplugin.WriteTombstone(dir, s); errors.Is(err, errors.ErrUnsupported) {
-			t.Skip(err)
-		} else if err != nil {
-			t.Fatal(err)
-		}
+		write(t, dir, cniplugin.Tombstone{Attachment: cniplugin.Attachment{ContainerID: id}})
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	n, err := cniplugin.CollectTombstones(ctx, dir, func(context.Context, cniplugin.Tombstone) error {
+	n, err := server.CollectTombstones(ctx, dir, func(context.Context, cniplugin.Tombstone) error {
 		cancel()
 		return nil
 	})
 	if n != 1 || !errors.Is(err, context.Canceled) {
-		t.Errorf("= %d, %v, want 1 and the cancellation", n, err)
+		t.Errorf("= %d, %v, want 1 and context.Canceled", n, err)
 	}
 }

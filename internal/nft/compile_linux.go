@@ -1,0 +1,487 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// ErrForeign means that a rule cannot be written because it has a part that this
+// package does not know.
+var ErrForeign = errors.New("unknown part of an nftables rule")
+
+// compileRule returns the kernel's expressions for a rule. sets has the numbers of the
+// sets that the same transaction makes.
+func compileRule(r Rule, sets map[string]uint32) ([]expr.Any, error) {
+	var all []expr.Any
+	for _, s := range r.Statements {
+		exprs := compile(s)
+		if len(exprs) == 0 {
+			return nil, fmt.Errorf("rule %q: %w: %q", r, ErrForeign, s)
+		}
+		for _, e := range exprs {
+			if lookup, ok := e.(*expr.Lookup); ok {
+				lookup.SetID = sets[lookup.SetName]
+			}
+		}
+		all = append(all, exprs...)
+	}
+	return all, nil
+}
+
+// compile returns the expressions of one statement, nil if it cannot be expressed.
+// Each statement uses registers from 1 on and leaves nothing in them for the next.
+func compile(s Statement) []expr.Any {
+	switch s := s.(type) {
+	case Link:
+		return compileLink(s)
+	case NewFlow:
+		return []expr.Any{
+			&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+			bitwise(expr.CtStateBitNEW, 0),
+			compare(expr.CmpOpNeq, native(0)),
+		}
+	case Reply:
+		// The direction is loaded and compared. The field Direction of expr.Ct has
+		// another purpose: it selects the direction from which addresses and ports
+		// are loaded. The library encodes that field in four bytes, of which the
+		// kernel reads the first, so that 1 becomes 0, the original direction.
+		return []expr.Any{
+			&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1},
+			compare(expr.CmpOpEq, []byte{ipCtDirReply}),
+		}
+	case CtMark:
+		return []expr.Any{
+			&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
+			bitwise(s.Mask, 0),
+			compare(equality(s.Not), native(s.Value)),
+		}
+	case LocalAddr:
+		return []expr.Any{
+			&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagSADDR: s.Source, FlagDADDR: !s.Source},
+			compare(equality(s.Not), native(unix.RTN_LOCAL)),
+		}
+	case NoReverseRoute:
+		return []expr.Any{
+			&expr.Fib{Register: 1, ResultOIF: true, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true},
+			compare(expr.CmpOpEq, native(0)),
+		}
+	case Protocol:
+		return []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			compare(expr.CmpOpEq, []byte{byte(s)}),
+		}
+	case RouterAdvert, Destination, DestinationNotIn, SourceMap:
+		return compileHeader(s)
+	}
+	return compileAction(s)
+}
+
+// compileHeader is compile for statements that read a packet's headers.
+func compileHeader(s Statement) []expr.Any {
+	switch s := s.(type) {
+	case RouterAdvert:
+		return []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+			compare(expr.CmpOpEq, []byte{unix.NFPROTO_IPV6}),
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			compare(expr.CmpOpEq, []byte{unix.IPPROTO_ICMPV6}),
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
+			compare(expr.CmpOpEq, []byte{icmp6RouterAdvert}),
+		}
+	case Destination:
+		return append(loadAddr(FamilyOf(s.Addr), destinationOffsets), compare(expr.CmpOpEq, s.Addr.AsSlice()))
+	case DestinationNotIn:
+		return append(loadAddr(s.Family, destinationOffsets), &expr.Lookup{SourceRegister: 1, SetName: s.Set, Invert: true})
+	case SourceMap:
+		return append(loadAddr(s.Family, sourceOffsets), &expr.Lookup{SourceRegister: 1, DestRegister: 0, IsDestRegSet: true, SetName: s.Map})
+	}
+	return nil
+}
+
+// compileAction is compile for actions.
+func compileAction(s Statement) []expr.Any {
+	switch s := s.(type) {
+	case SetMark:
+		return []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
+			bitwise(^s.Mask, s.Value),
+			&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
+		}
+	case SetCtMark:
+		return []expr.Any{
+			&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
+			bitwise(^s.Mask, s.Value),
+			&expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true},
+		}
+	case Counter:
+		return []expr.Any{&expr.Counter{}}
+	case SourceNAT:
+		return compileSourceNAT(s)
+	case Jump:
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: s.Chain}}
+	case Return:
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}
+	case Accept:
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}
+	case Drop:
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}
+	case Reject:
+		return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}
+	}
+	return nil
+}
+
+const (
+	ipCtDirReply      = 1   // the kernel's IP_CT_DIR_REPLY
+	icmp6RouterAdvert = 134 // RFC 4861, section 4.2
+	linkNameSize      = 16  // the kernel's IFNAMSIZ, with the closing zero
+)
+
+// The offsets of addresses in the headers of both families.
+var (
+	sourceOffsets      = map[Family]uint32{IPv4: 12, IPv6: 8}
+	destinationOffsets = map[Family]uint32{IPv4: 16, IPv6: 24}
+)
+
+// loadAddr limits a rule to one family and loads an address of its header.
+func loadAddr(f Family, offsets map[Family]uint32) []expr.Any {
+	proto, length := byte(unix.NFPROTO_IPV4), uint32(4)
+	if f == IPv6 {
+		proto, length = unix.NFPROTO_IPV6, 16
+	}
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
+		compare(expr.CmpOpEq, []byte{proto}),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offsets[f], Len: length},
+	}
+}
+
+func native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
+
+func bitwise(and, xor uint32) *expr.Bitwise {
+	return &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native(and), Xor: native(xor)}
+}
+
+func compare(op expr.CmpOp, data []byte) *expr.Cmp {
+	return &expr.Cmp{Op: op, Register: 1, Data: data}
+}
+
+func equality(not bool) expr.CmpOp {
+	if not {
+		return expr.CmpOpNeq
+	}
+	return expr.CmpOpEq
+}
+
+func compileLink(s Link) []expr.Any {
+	key := expr.MetaKeyIIFNAME
+	if s.Out {
+		key = expr.MetaKeyOIFNAME
+	}
+	// A shorter comparison looks only at the beginning of the name.
+	name, isPrefix := strings.CutSuffix(s.Name, "*")
+	data := []byte(name)
+	if !isPrefix {
+		data = append(data, make([]byte, max(linkNameSize-len(name), 1))...)
+	}
+	return []expr.Any{&expr.Meta{Key: key, Register: 1}, compare(expr.CmpOpEq, data)}
+}
+
+func compileSourceNAT(s SourceNAT) []expr.Any {
+	nat := &expr.NAT{
+		Type: expr.NATTypeSourceNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1,
+		FullyRandom: s.Choice == PortRandom, Random: s.Choice == PortHash,
+	}
+	all := []expr.Any{&expr.Immediate{Register: 1, Data: s.To.AsSlice()}}
+	if s.First != 0 || s.Last != 0 {
+		nat.RegProtoMin, nat.RegProtoMax, nat.Specified = 2, 3, true
+		all = append(all,
+			&expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, s.First)},
+			&expr.Immediate{Register: 3, Data: binary.BigEndian.AppendUint16(nil, s.Last)})
+	}
+	return append(all, nat)
+}
+
+// expression is an expression as the kernel lists it. expr is nil if the library does
+// not know its kind or cannot read it.
+type expression struct {
+	name string
+	expr expr.Any
+}
+
+// decompile returns the statements that compile to exactly the expressions. If an
+// expression begins no statement, it and the rest become one Foreign statement.
+func decompile(exprs []expression) []Statement {
+	var all []Statement
+	for i, e := range exprs {
+		normalize(e.expr)
+		if i >= 2 {
+			normalizeReject(exprs[:i], e.expr)
+		}
+	}
+	for len(exprs) > 0 {
+		s, n := decompileHead(exprs)
+		if n == 0 {
+			return append(all, Foreign{foreignText(exprs)})
+		}
+		all, exprs = append(all, s), exprs[n:]
+	}
+	return all
+}
+
+// decompileHead returns the first statement and the number of its expressions, 0 if the
+// expressions begin no statement. It makes a guess from the values in them, which is
+// right if it compiles to them.
+func decompileHead(exprs []expression) (s Statement, n int) {
+	s = guess(exprs)
+	if s == nil {
+		return nil, 0
+	}
+	want := compile(s)
+	if len(want) > len(exprs) {
+		return nil, 0
+	}
+	for i, w := range want {
+		normalize(w)
+		if !reflect.DeepEqual(w, exprs[i].expr) {
+			return nil, 0
+		}
+	}
+	return s, len(want)
+}
+
+// foreignText names expressions by their kinds, and those that are statements by
+// their text.
+func foreignText(exprs []expression) string {
+	var words []string
+	for len(exprs) > 0 {
+		s, n := decompileHead(exprs)
+		if n == 0 {
+			words, exprs = append(words, exprs[0].name), exprs[1:]
+			continue
+		}
+		words, exprs = append(words, s.String()), exprs[n:]
+	}
+	return strings.Join(words, " ")
+}
+
+// normalize removes the values that the kernel fills in and those that the library does
+// not read.
+func normalize(e expr.Any) {
+	switch e := e.(type) {
+	case *expr.Ct:
+		if e.SourceRegister {
+			e.SourceRegister, e.Register = false, 0
+		}
+	case *expr.NAT:
+		if e.RegAddrMax == e.RegAddrMin {
+			e.RegAddrMax = 0
+		}
+	case *expr.Counter:
+		*e = expr.Counter{}
+	case *expr.Lookup:
+		e.SetID = 0
+	}
+}
+
+// normalizeReject gives e the form for both families if e is a reject with the code of
+// the family that the expressions before it match. The nft program writes that form for
+// the text "reject" after a match of the family.
+func normalizeReject(before []expression, e expr.Any) {
+	reject, ok := e.(*expr.Reject)
+	if !ok || reject.Type != unix.NFT_REJECT_ICMP_UNREACH {
+		return
+	}
+	for i := range len(before) - 1 {
+		family := at[expr.Cmp](before, i+1).Data
+		if at[expr.Meta](before, i).Key != expr.MetaKeyNFPROTO || len(family) != 1 {
+			continue
+		}
+		if code, ok := portUnreachable[family[0]]; ok && reject.Code == code {
+			reject.Type, reject.Code = unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_PORT_UNREACH
+			return
+		}
+	}
+}
+
+// portUnreachable are the codes in ICMP and ICMPv6, RFC 792 and RFC 4443.
+var portUnreachable = map[byte]uint8{unix.NFPROTO_IPV4: 3, unix.NFPROTO_IPV6: 4}
+
+// guess returns the statement that the expressions may begin with, or nil.
+func guess(e []expression) Statement {
+	switch head := e[0].expr.(type) {
+	case *expr.Meta:
+		return guessMeta(head.Key, e)
+	case *expr.Ct:
+		switch head.Key {
+		case expr.CtKeySTATE:
+			return NewFlow{}
+		case expr.CtKeyDIRECTION:
+			return Reply{}
+		case expr.CtKeyMARK:
+			if c := at[expr.Cmp](e, 2); len(c.Data) == 4 {
+				and, _, _ := masks(e)
+				return CtMark{Mask: and, Value: binary.NativeEndian.Uint32(c.Data), Not: c.Op == expr.CmpOpNeq}
+			}
+			if and, value, ok := masks(e); ok {
+				return SetCtMark{Mask: ^and, Value: value}
+			}
+		}
+	case *expr.Fib:
+		if head.ResultADDRTYPE {
+			return LocalAddr{Source: head.FlagSADDR, Not: at[expr.Cmp](e, 1).Op == expr.CmpOpNeq}
+		}
+		return NoReverseRoute{}
+	case *expr.Counter:
+		return Counter{}
+	case *expr.Immediate:
+		return guessSourceNATOf(e)
+	case *expr.Verdict:
+		switch head.Kind {
+		case expr.VerdictJump:
+			return Jump{head.Chain}
+		case expr.VerdictReturn:
+			return Return{}
+		case expr.VerdictAccept:
+			return Accept{}
+		case expr.VerdictDrop:
+			return Drop{}
+		}
+	case *expr.Reject:
+		return Reject{}
+	}
+	return nil
+}
+
+func guessMeta(key expr.MetaKey, e []expression) Statement {
+	compared := at[expr.Cmp](e, 1).Data
+	switch key {
+	case expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME:
+		name, _, whole := strings.Cut(string(compared), "\x00")
+		if !whole {
+			name += "*"
+		}
+		return Link{Out: key == expr.MetaKeyOIFNAME, Name: name}
+	case expr.MetaKeyL4PROTO:
+		if len(compared) == 1 && (compared[0] == byte(TCP) || compared[0] == byte(UDP)) {
+			return Protocol(compared[0])
+		}
+	case expr.MetaKeyMARK:
+		if and, value, ok := masks(e); ok {
+			return SetMark{Mask: ^and, Value: value}
+		}
+	case expr.MetaKeyNFPROTO:
+		family := IPv4
+		if len(compared) == 1 && compared[0] == unix.NFPROTO_IPV6 {
+			family = IPv6
+		}
+		if at[expr.Meta](e, 2).Key == expr.MetaKeyL4PROTO {
+			return RouterAdvert{}
+		}
+		if a, ok := netip.AddrFromSlice(at[expr.Cmp](e, 3).Data); ok {
+			return Destination{a}
+		}
+		if lookup := at[expr.Lookup](e, 3); lookup.Invert {
+			return DestinationNotIn{family, lookup.SetName}
+		} else if lookup.SetName != "" {
+			return SourceMap{family, lookup.SetName}
+		}
+	}
+	return nil
+}
+
+// masks returns the operands of the second expression, a bitwise one. It is not ok if
+// the expression toggles a bit: statements clear each bit before they set it.
+func masks(e []expression) (and, value uint32, ok bool) {
+	b := at[expr.Bitwise](e, 1)
+	if len(b.Mask) != 4 || len(b.Xor) != 4 {
+		return 0, 0, false
+	}
+	and, value = binary.NativeEndian.Uint32(b.Mask), binary.NativeEndian.Uint32(b.Xor)
+	return and, value, and&value == 0
+}
+
+func guessSourceNATOf(e []expression) Statement {
+	to, ok := netip.AddrFromSlice(at[expr.Immediate](e, 0).Data)
+	if !ok || !to.Is4() {
+		return nil
+	}
+	s, nat := SourceNAT{To: to}, at[expr.NAT](e, 1)
+	if first, last := at[expr.Immediate](e, 1).Data, at[expr.Immediate](e, 2).Data; len(first) == 2 && len(last) == 2 {
+		s.First, s.Last = binary.BigEndian.Uint16(first), binary.BigEndian.Uint16(last)
+		nat = at[expr.NAT](e, 3)
+	}
+	switch {
+	case nat.FullyRandom:
+		s.Choice = PortRandom
+	case nat.Random:
+		s.Choice = PortHash
+	}
+	return s
+}
+
+// at returns the i-th expression if it is a T, else a zero T.
+func at[T any](e []expression, i int) T {
+	if i < len(e) {
+		if x, ok := any(e[i].expr).(*T); ok {
+			return *x
+		}
+	}
+	var zero T
+	return zero
+}
+
+// newExpressions makes an expression of each kind that rules of this package have.
+var newExpressions = map[string]func() expr.Any{
+	"meta":    func() expr.Any { return &expr.Meta{} },
+	"cmp":     func() expr.Any { return &expr.Cmp{} },
+	"ct":      func() expr.Any { return &expr.Ct{} },
+	"fib":     func() expr.Any { return &expr.Fib{} },
+	"bitwise": func() expr.Any { return &expr.Bitwise{} },
+	"payload": func() expr.Any { return &expr.Payload{} },
+	"lookup":  func() expr.Any { return &expr.Lookup{} },
+	"counter": func() expr.Any { return &expr.Counter{} },
+	"nat":     func() expr.Any { return &expr.NAT{} },
+	"reject":  func() expr.Any { return &expr.Reject{} },
+}
+
+// decodeExpression reads one expression. The library's function for whole rules is not
+// enough: it leaves out expressions that it does not know, so that another program's
+// rule could look like one of this module, and it fails for a match of an original
+// direction's address.
+func decodeExpression(name string, data []byte) expression {
+	const family = byte(nftables.TableFamilyINet)
+	if name == "immediate" {
+		immediate := &expr.Immediate{}
+		if err := expr.Unmarshal(family, data, immediate); err != nil {
+			return expression{name: name}
+		}
+		if immediate.Register != unix.NFT_REG_VERDICT {
+			return expression{name, immediate}
+		}
+		verdict := &expr.Verdict{}
+		if err := expr.Unmarshal(family, data, verdict); err != nil {
+			return expression{name: "verdict"}
+		}
+		return expression{"verdict", verdict}
+	}
+	create := newExpressions[name]
+	if create == nil {
+		return expression{name: name}
+	}
+	e := create()
+	if err := expr.Unmarshal(family, data, e); err != nil {
+		return expression{name: name}
+	}
+	return expression{name, e}
+}

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Rule is a row of matches and statements. Its text is that of the nft program.
+type Rule struct {
+	Statements []Statement
+	Comment    string
+}
+
+// NewRule returns the rule of the statements, without a comment.
+func NewRule(statements ...Statement) Rule { return Rule{Statements: statements} }
+
+// String returns the rule as the nft program prints it. A [Foreign] statement begins a
+// comment in nft's notation.
+func (r Rule) String() string {
+	words := make([]string, 0, len(r.Statements)+1)
+	for _, s := range r.Statements {
+		words = append(words, s.String())
+	}
+	if r.Comment != "" {
+		words = append(words, fmt.Sprintf("comment %q", r.Comment))
+	}
+	return strings.Join(words, " ")
+}
+
+// IsForeign reports whether r has a part that this package cannot express.
+func (r Rule) IsForeign() bool {
+	return slices.ContainsFunc(r.Statements, func(s Statement) bool { _, foreign := s.(Foreign); return foreign })
+}
+
+// MarshalText returns the text of r.
+func (r Rule) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText is [ParseRule] and never fails.
+func (r *Rule) UnmarshalText(text []byte) error {
+	*r = ParseRule(string(text))
+	return nil
+}
+
+// Statement is a match or an action of a [Rule]: one of [Accept], [Counter], [CtMark],
+// [Destination], [DestinationNotIn], [Drop], [Foreign], [Jump], [Link],
+// [LocalAddr], [NewFlow], [NoReverseRoute], [Protocol], [Reject], [Reply], [Return],
+// [RouterAdvert], [SetCtMark], [SetMark], [SourceMap] and [SourceNAT]. All of them
+// are comparable.
+type Statement interface {
+	fmt.Stringer
+	statement()
+}
+
+// Family is a version of IP.
+type Family byte
+
+// The families have the numbers of their versions.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
+
+// FamilyOf returns the family of an address.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is6() {
+		return IPv6
+	}
+	return IPv4
+}
+
+// String returns the keyword for headers of the family, "ip" or "ip6".
+func (f Family) String() string {
+	if f == IPv6 {
+		return "ip6"
+	}
+	return "ip"
+}
+
+// Matches.
+type (
+	// Link matches the name of the link that a packet came in by, or with Out the one
+	// that it leaves by. A star at the end of Name matches any end.
+	Link struct {
+		Out  bool
+		Name string
+	}
+	// NewFlow matches packets of a flow that has seen no answer.
+	NewFlow struct{}
+	// Reply matches packets that go in the opposite direction of a flow's first packet.
+	Reply struct{}
+	// CtMark matches flows by the bits of their mark that are in Mask: they have the
+	// value, or with Not another value.
+	CtMark struct {
+		Mask, Value uint32
+		Not         bool
+	}
+	// LocalAddr matches packets to an address of this host, or with Source packets
+	// from one. Not inverts the match.
+	LocalAddr struct{ Source, Not bool }
+	// NoReverseRoute matches packets that came in by another link than the one that
+	// the route to their source uses.
+	NoReverseRoute struct{}
+	// RouterAdvert matches IPv6 router advertisements.
+	RouterAdvert struct{}
+	// Protocol matches packets of a transport protocol, TCP or UDP.
+	Protocol byte
+	// Destination matches packets to an address.
+	Destination struct{ Addr netip.Addr }
+	// DestinationNotIn matches packets of a family to addresses outside of the set.
+	DestinationNotIn struct {
+		Family Family
+		Set    string
+	}
+)
+
+// The protocols that [Protocol] may be.
+const (
+	TCP Protocol = 6
+	UDP Protocol = 17
+)
+
+// Actions.
+type (
+	// SourceMap looks up the source of packets of a family in a map of verdicts. If
+	// the map does not have it, the packet continues with the next rule.
+	SourceMap struct {
+		Family Family
+		Map    string
+	}
+	// SetMark puts Value into the bits of the packet's mark that are in Mask, and
+	// leaves the other bits alone. Value has only bits of Mask.
+	SetMark struct{ Mask, Value uint32 }
+	// SetCtMark does the same with the mark of the flow.
+	SetCtMark struct{ Mask, Value uint32 }
+	// Counter counts packets and bytes.
+	Counter struct{}
+	// SourceNAT gives the flow its source address, and a port from First to Last if
+	// they are not 0.
+	SourceNAT struct {
+		To          netip.Addr
+		First, Last uint16
+		Choice      PortChoice
+	}
+	// Jump continues with the rules of another chain, and after its last one with the
+	// next rule of this one.
+	Jump struct{ Chain string }
+	// Return ends the chain, and continues with the rule after the jump to it.
+	Return struct{}
+	// Accept lets the packet pass the base chain.
+	Accept struct{}
+	// Drop discards the packet.
+	Drop struct{}
+	// Reject discards the packet and tells its sender that the port is unreachable.
+	Reject struct{}
+	// Foreign is a part of a rule that this package cannot express. Text names the
+	// kernel's expressions, or is the text that [ParseRule] did not know.
+	Foreign struct{ Text string }
+)
+
+// PortChoice says how [SourceNAT] chooses a port.
+type PortChoice string
+
+// The choices of ports, in nft's words.
+const (
+	PortKept   PortChoice = ""             // the port of the flow, where it is free
+	PortHash   PortChoice = "random"       // from a keyed hash of the flow on
+	PortRandom PortChoice = "fully-random" // at random
+)
+
+func (Link) statement()             {}
+func (NewFlow) statement()          {}
+func (Reply) statement()            {}
+func (CtMark) statement()           {}
+func (LocalAddr) statement()        {}
+func (NoReverseRoute) statement()   {}
+func (RouterAdvert) statement()     {}
+func (Protocol) statement()         {}
+func (Destination) statement()      {}
+func (DestinationNotIn) statement() {}
+func (SourceMap) statement()        {}
+func (SetMark) statement()          {}
+func (SetCtMark) statement()        {}
+func (Counter) statement()          {}
+func (SourceNAT) statement()        {}
+func (Jump) statement()             {}
+func (Return) statement()           {}
+func (Accept) statement()           {}
+func (Drop) statement()             {}
+func (Reject) statement()           {}
+func (Foreign) statement()          {}
+
+func (s Link) String() string {
+	if s.Out {
+		return "oifname " + strconv.Quote(s.Name)
+	}
+	return "iifname " + strconv.Quote(s.Name)
+}
+
+func (NewFlow) String() string { return "ct state new" }
+
+func (Reply) String() string { return "ct direction reply" }
+
+func (s CtMark) String() string {
+	op := "=="
+	if s.Not {
+		op = "!="
+	}
+	return fmt.Sprintf("ct mark & 0x%08x %s 0x%08x", s.Mask, op, s.Value)
+}
+
+func (s LocalAddr) String() string {
+	selector, not := "daddr", ""
+	if s.Source {
+		selector = "saddr"
+	}
+	if s.Not {
+		not = "!= "
+	}
+	return fmt.Sprintf("fib %s type %slocal", selector, not)
+}
+
+func (NoReverseRoute) String() string { return "fib saddr . iif oif missing" }
+
+func (RouterAdvert) String() string { return "icmpv6 type nd-router-advert" }
+
+func (s Protocol) String() string {
+	switch s {
+	case TCP:
+		return "meta l4proto tcp"
+	case UDP:
+		return "meta l4proto udp"
+	}
+	return fmt.Sprintf("meta l4proto %d", byte(s))
+}
+
+func (s Destination) String() string {
+	return fmt.Sprintf("%s daddr %s", FamilyOf(s.Addr), s.Addr)
+}
+
+func (s DestinationNotIn) String() string { return fmt.Sprintf("%s daddr != @%s", s.Family, s.Set) }
+
+func (s SourceMap) String() string { return fmt.Sprintf("%s saddr vmap @%s", s.Family, s.Map) }
+
+func (s SetMark) String() string { return "meta mark set meta mark" + markText(s.Mask, s.Value) }
+
+func (s SetCtMark) String() string { return "ct mark set ct mark" + markText(s.Mask, s.Value) }
+
+// markText writes a change of bits as nft does: it clears first only the bits that
+// become 0.
+func markText(mask, value uint32) string {
+	text := fmt.Sprintf(" | 0x%08x", value)
+	if and := ^mask | value; and != ^uint32(0) {
+		text = fmt.Sprintf(" & 0x%08x", and) + text
+	}
+	return text
+}
+
+func (Counter) String() string { return "counter" }
+
+func (s SourceNAT) String() string {
+	text := fmt.Sprintf("snat %s to %s", FamilyOf(s.To), s.To)
+	if s.First != 0 || s.Last != 0 {
+		text += fmt.Sprintf(":%d-%d", s.First, s.Last)
+	}
+	if s.Choice != PortKept {
+		text += " " + string(s.Choice)
+	}
+	return text
+}
+
+func (s Jump) String() string { return "jump " + s.Chain }
+
+func (Return) String() string { return "return" }
+
+func (Accept) String() string { return "accept" }
+
+func (Drop) String() string { return "drop" }
+
+func (Reject) String() string { return "reject" }
+
+func (s Foreign) String() string { return "# " + s.Text }

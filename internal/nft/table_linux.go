@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ErrTooLarge means that a transaction does not fit into the send buffer of the socket.
+// A transaction must be one message: if a message has no end of the transaction, the
+// kernel discards it.
+var ErrTooLarge = errors.New("the transaction exceeds the netlink send buffer; " +
+	"raise net.core.wmem_max, or run with CAP_NET_ADMIN in the initial user namespace")
+
+// Tx collects the changes of one transaction.
+type Tx struct {
+	conn *nftables.Conn
+	sets uint32 // the number of the last set
+}
+
+// Update calls f and carries out, in one transaction, the changes that f adds: a packet
+// meets either the old tables or the new ones. If f returns an error, the tables stay
+// as they are.
+func (s *Socket) Update(f func(*Tx) error) error {
+	return s.Do(func(c *nftables.Conn) error {
+		if err := f(&Tx{conn: c}); err != nil {
+			return err
+		}
+		err := c.Flush()
+		if errors.Is(err, unix.EMSGSIZE) {
+			return fmt.Errorf("%w: %w", ErrTooLarge, err)
+		}
+		return err
+	})
+}
+
+func tableOf(name string) *nftables.Table {
+	return &nftables.Table{Name: name, Family: nftables.TableFamilyINet}
+}
+
+// Replace deletes the table and makes it again with the content of t. If t is empty it
+// only deletes it. The table may be absent before.
+func (tx *Tx) Replace(t Table) error {
+	table := tableOf(t.Name)
+	tx.conn.AddTable(table) // to delete an absent table is an error
+	tx.conn.DelTable(table)
+	if t.IsEmpty() {
+		return nil
+	}
+	tx.conn.AddTable(table)
+	chains := make([]*nftables.Chain, len(t.Chains))
+	for i, c := range t.Chains { // before the rules and elements that jump to them
+		chain, err := newChain(table, c)
+		if err != nil {
+			return err
+		}
+		chains[i] = tx.conn.AddChain(chain)
+	}
+	numbers := map[string]uint32{}
+	for _, s := range t.Sets {
+		set := tx.set(t.Name, s)
+		numbers[s.Name] = set.ID
+		if err := tx.conn.AddSet(set, nil); err != nil {
+			return err
+		}
+		if err := changeElements(tx.conn.SetAddElements, set, s.Elements); err != nil {
+			return err
+		}
+	}
+	for i, c := range t.Chains {
+		for _, r := range c.Rules {
+			exprs, err := compileRule(r, numbers)
+			if err != nil {
+				return err
+			}
+			rule := &nftables.Rule{Table: table, Chain: chains[i], Exprs: exprs}
+			if r.Comment != "" {
+				rule.UserData = userdata.AppendString(nil, userdata.TypeComment, r.Comment)
+			}
+			tx.conn.AddRule(rule)
+		}
+	}
+	return nil
+}
+
+// set returns the library's form of a set. It numbers the set within the transaction:
+// the library would take the number from a variable that all its connections change
+// without a lock.
+func (tx *Tx) set(table string, s Set) *nftables.Set {
+	tx.sets++
+	set := &nftables.Set{Table: tableOf(table), ID: tx.sets, Name: s.Name, Interval: true, KeyType: nftables.TypeIPAddr}
+	if s.Family == IPv6 {
+		set.KeyType = nftables.TypeIP6Addr
+	}
+	if s.IsMap {
+		set.IsMap, set.DataType = true, nftables.TypeVerdict
+	}
+	return set
+}
+
+// AddElements adds the elements of s to the set of the same name in a table.
+func (tx *Tx) AddElements(table string, s Set) error {
+	return changeElements(tx.conn.SetAddElements, tx.set(table, s), s.Elements)
+}
+
+// DeleteElements deletes the elements of s from the set of the same name in a table.
+func (tx *Tx) DeleteElements(table string, s Set) error {
+	return changeElements(tx.conn.SetDeleteElements, tx.set(table, s), s.Elements)
+}
+
+// maxMessage bounds the bytes of elements in one part of a transaction: the length of
+// their attribute is a 16-bit number. With large parts there are few answers, which the
+// kernel queues in the receive buffer.
+const maxMessage = 60_000
+
+// changeElements calls change, a method of the library, with as many elements at a time
+// as one part of a transaction can hold.
+func changeElements(change func(*nftables.Set, []nftables.SetElement) error, set *nftables.Set, elements []Element) error {
+	var (
+		message []nftables.SetElement
+		size    int
+	)
+	for i, e := range elements {
+		for _, b := range boundsOf(e) {
+			encoded := nftables.SetElement{Key: b.addr.AsSlice(), IntervalEnd: b.end}
+			if b.chain != "" {
+				encoded.VerdictData = &expr.Verdict{Kind: expr.VerdictJump, Chain: b.chain}
+			}
+			message = append(message, encoded)
+			size += 40 + len(encoded.Key) + len(b.chain) // at most
+		}
+		if size < maxMessage && i < len(elements)-1 {
+			continue
+		}
+		if err := change(set, message); err != nil {
+			return err
+		}
+		message, size = nil, 0
+	}
+	return nil
+}
+
+var hooks = map[string]*nftables.ChainHook{
+	HookPrerouting:  nftables.ChainHookPrerouting,
+	HookPostrouting: nftables.ChainHookPostrouting,
+}
+
+func newChain(table *nftables.Table, c Chain) (*nftables.Chain, error) {
+	chain := &nftables.Chain{Table: table, Name: c.Name}
+	if c.Hook == "" {
+		return chain, nil
+	}
+	if hooks[c.Hook] == nil {
+		return nil, fmt.Errorf("chain %s: hook %q is not %s or %s", c.Name, c.Hook, HookPrerouting, HookPostrouting)
+	}
+	policy := nftables.ChainPolicyAccept
+	chain.Type, chain.Hooknum, chain.Policy = nftables.ChainType(c.Type), hooks[c.Hook], &policy
+	chain.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(c.Priority))
+	return chain, nil
+}
+
+// Table reads the table with the given name. An absent table is empty.
+func (s *Socket) Table(ctx context.Context, name string) (Table, error) {
+	return readConsistent(ctx, s, Table.Equal, func(c *conn) (Table, error) { return c.table(name) })
+}
+
+func (c *conn) table(name string) (Table, error) {
+	t := Table{Name: name}
+	flags, err := c.tableFlags(name)
+	if errors.Is(err, unix.ENOENT) {
+		return t, nil
+	} else if err != nil {
+		return t, fmt.Errorf("nftables table: %w", err)
+	}
+	if flags != 0 {
+		t.Foreign = fmt.Sprintf("the table has flags %#x", flags)
+	}
+	if t.Chains, err = c.chains(name); err != nil {
+		return t, err
+	}
+	t.Sets, err = c.setsOf(name)
+	return t, err
+}
+
+func (c *conn) tableFlags(name string) (flags uint32, err error) {
+	answers, err := c.request(unix.NFT_MSG_GETTABLE, 0, netlink.Attribute{Type: unix.NFTA_TABLE_NAME, Data: cString(name)})
+	if err != nil {
+		return 0, err
+	}
+	for _, answer := range answers {
+		flags = number(answer[unix.NFTA_TABLE_FLAGS])
+	}
+	return flags, nil
+}
+
+// chains reads the chains of a table with their rules.
+func (c *conn) chains(table string) ([]Chain, error) {
+	listed, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("list nftables chains: %w", err)
+	}
+	listed = slices.DeleteFunc(listed, func(k *nftables.Chain) bool { return k.Table.Name != table })
+	if len(listed) == 0 {
+		return nil, nil
+	}
+	rules, err := c.rules(table)
+	if err != nil {
+		return nil, err
+	}
+	chains := make([]Chain, len(listed))
+	for i, k := range listed {
+		chains[i] = chainOf(k)
+		chains[i].Rules = rules[k.Name]
+	}
+	return chains, nil
+}
+
+func chainOf(k *nftables.Chain) Chain {
+	c := Chain{Name: k.Name, Type: string(k.Type)}
+	if k.Hooknum != nil && k.Priority != nil {
+		c.Priority, c.Foreign = int(*k.Priority), "on another hook"
+		for name, hook := range hooks {
+			if *hook == *k.Hooknum {
+				c.Hook, c.Foreign = name, ""
+			}
+		}
+	}
+	if k.Policy != nil && *k.Policy != nftables.ChainPolicyAccept {
+		c.Foreign = "policy drop"
+	}
+	return c
+}
+
+// rules reads the rules of all chains of a table.
+func (c *conn) rules(table string) (map[string][]Rule, error) {
+	answers, err := c.request(unix.NFT_MSG_GETRULE, netlink.Dump, netlink.Attribute{Type: unix.NFTA_RULE_TABLE, Data: cString(table)})
+	if err != nil {
+		return nil, torn("list nftables rules", err)
+	}
+	rules := map[string][]Rule{}
+	for _, answer := range answers {
+		chain := text(answer[unix.NFTA_RULE_CHAIN])
+		exprs, err := decodeExpressions(answer[unix.NFTA_RULE_EXPRESSIONS])
+		if err != nil {
+			return nil, fmt.Errorf("nftables rule in chain %s: %w", chain, err)
+		}
+		comment, _ := userdata.GetString(answer[unix.NFTA_RULE_USERDATA], userdata.TypeComment)
+		rules[chain] = append(rules[chain], Rule{Statements: decompile(exprs), Comment: comment})
+	}
+	return rules, nil
+}
+
+// decodeExpressions reads a list of expressions.
+func decodeExpressions(data []byte) ([]expression, error) {
+	list, err := netlink.UnmarshalAttributes(data)
+	if err != nil {
+		return nil, err
+	}
+	exprs := make([]expression, 0, len(list))
+	for _, item := range list {
+		parts, err := attributesOf(item.Data)
+		if err != nil {
+			return nil, err
+		}
+		exprs = append(exprs, decodeExpression(text(parts[unix.NFTA_EXPR_NAME]), parts[unix.NFTA_EXPR_DATA]))
+	}
+	return exprs, nil
+}
+
+// setsOf reads the sets of a table. It does not use the library's function, which loses
+// the type of the keys of a map to verdicts.
+func (c *conn) setsOf(table string) ([]Set, error) {
+	answers, err := c.request(unix.NFT_MSG_GETSET, netlink.Dump, netlink.Attribute{Type: unix.NFTA_SET_TABLE, Data: cString(table)})
+	if err != nil {
+		return nil, torn("list nftables sets", err)
+	}
+	var sets []Set
+	for _, answer := range answers {
+		s := setOf(answer)
+		if err := c.readElements(table, &s); err != nil {
+			return nil, err
+		}
+		sets = append(sets, s)
+	}
+	return sets, nil
+}
+
+// The types of keys. The numbers are those of the nft program; the kernel only stores
+// them.
+const (
+	keyIPv4 = 7
+	keyIPv6 = 8
+)
+
+func setOf(answer map[uint16][]byte) Set {
+	const verdict = 0xffffff00 // the kernel's NFT_DATA_VERDICT
+	flags := number(answer[unix.NFTA_SET_FLAGS])
+	s := Set{Name: text(answer[unix.NFTA_SET_NAME]), Family: IPv4, IsMap: flags&unix.NFT_SET_MAP != 0}
+	key := number(answer[unix.NFTA_SET_KEY_TYPE])
+	if key == keyIPv6 {
+		s.Family = IPv6
+	}
+	isMap := s.IsMap && number(answer[unix.NFTA_SET_DATA_TYPE]) == verdict
+	if key != keyIPv4 && key != keyIPv6 || flags&^unix.NFT_SET_MAP != unix.NFT_SET_INTERVAL || s.IsMap != isMap {
+		s.Foreign = "of another type"
+	}
+	return s
+}
+
+// readElements reads the elements of a set.
+func (c *conn) readElements(table string, s *Set) error {
+	if s.Foreign != "" {
+		return nil
+	}
+	answers, err := c.request(unix.NFT_MSG_GETSETELEM, netlink.Dump,
+		netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: cString(table)},
+		netlink.Attribute{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: cString(s.Name)})
+	if err != nil {
+		return torn("list elements of nftables set "+s.Name, err)
+	}
+	var bounds []bound
+	for _, answer := range answers {
+		list, err := netlink.UnmarshalAttributes(answer[unix.NFTA_SET_ELEM_LIST_ELEMENTS])
+		if err != nil {
+			return fmt.Errorf("elements of nftables set %s: %w", s.Name, err)
+		}
+		for _, item := range list {
+			b, err := decodeBound(item.Data, s)
+			if err != nil {
+				s.Foreign = err.Error()
+				return nil
+			}
+			bounds = append(bounds, b)
+		}
+	}
+	if s.Elements, err = elementsOf(bounds); err != nil {
+		s.Foreign = err.Error()
+	}
+	return nil
+}
+
+// decodeBound reads one end of an interval of a set.
+func decodeBound(data []byte, s *Set) (b bound, err error) {
+	var key, value []byte
+	parts, err := netlink.NewAttributeDecoder(data)
+	if err != nil {
+		return b, err
+	}
+	for parts.Next() {
+		switch parts.Type() {
+		case unix.NFTA_SET_ELEM_KEY:
+			key = parts.Bytes()
+		case unix.NFTA_SET_ELEM_DATA:
+			value = parts.Bytes()
+		case unix.NFTA_SET_ELEM_FLAGS:
+			b.end = number(parts.Bytes())&unix.NFT_SET_ELEM_INTERVAL_END != 0
+		}
+	}
+	// A key is an attribute with its bytes as the only content.
+	const header = 4
+	var ok bool
+	b.addr, ok = netip.AddrFromSlice(key[min(header, len(key)):])
+	if !ok || FamilyOf(b.addr) != s.Family {
+		return b, errors.New("has an element that is not an address")
+	}
+	if !s.IsMap || b.end {
+		return b, nil
+	}
+	if b.chain, ok = jumpOf(value[min(header, len(value)):]); !ok {
+		return b, fmt.Errorf("has a verdict for %v that is not a jump", b.addr)
+	}
+	return b, nil
+}
+
+// jumpOf returns the chain of a verdict, and false if it is not a jump.
+func jumpOf(verdict []byte) (chain string, ok bool) {
+	parts, err := attributesOf(verdict)
+	if err != nil {
+		return "", false
+	}
+	chain = text(parts[unix.NFTA_VERDICT_CHAIN])
+	return chain, chain != "" && int32(number(parts[unix.NFTA_VERDICT_CODE])) == unix.NFT_JUMP
+}
+
+// request sends one request about family inet and returns the attributes of each
+// answer.
+func (c *conn) request(kind netlink.HeaderType, flags netlink.HeaderFlags, attributes ...netlink.Attribute) ([]map[uint16][]byte, error) {
+	data, err := netlink.MarshalAttributes(attributes)
+	if err != nil {
+		return nil, err
+	}
+	answers, err := c.exchange(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | kind, Flags: netlink.Request | flags},
+		Data:   append([]byte{unix.NFPROTO_INET, 0, 0, 0}, data...),
+	})
+	if err != nil {
+		return nil, err
+	}
+	all := make([]map[uint16][]byte, len(answers))
+	for i, m := range answers {
+		if all[i], err = attributesOf(m.Data[min(nfgenmsg, len(m.Data)):]); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// attributesOf returns the attributes by their types.
+func attributesOf(data []byte) (map[uint16][]byte, error) {
+	list, err := netlink.UnmarshalAttributes(data)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[uint16][]byte, len(list))
+	for _, a := range list {
+		all[a.Type&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER)] = a.Data
+	}
+	return all, nil
+}
+
+// number reads a big-endian number of 32 bits, 0 if there is none.
+func number(data []byte) uint32 {
+	if len(data) != 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(data)
+}
+
+func cString(s string) []byte { return append([]byte(s), 0) }
