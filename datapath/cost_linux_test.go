@@ -4,15 +4,16 @@ package datapath
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"runtime"
 	"testing"
 )
 
-// TestCostOfDel compares what a DEL reads from the kernel on a node with many pods
-// and on one with none, by the memory that it allocates for that: it must not grow with
-// the pods, whether the pod's link is there or went with its sandbox.
+// TestCostOfDel compares how much a DEL reads from the kernel on a node with many pods and
+// on one without, by the memory that it allocates. The amount must not grow with the pods,
+// whether the pod's link exists or went with its sandbox.
 func TestCostOfDel(t *testing.T) {
 	h, path := crashNode(t)
 	const pods, rows = 40, 3
@@ -24,8 +25,8 @@ func TestCostOfDel(t *testing.T) {
 					Addrs: []PodAddr{{Addr: netip.AddrFrom4([4]byte{10, 0, byte(n / 250), byte(n % 250)}), Table: 2}},
 				}
 			}
-			// cost is that of a DEL with nothing but the pod's key, and with its addresses
-			// where no link tells of them.
+			// cost returns the bytes that a DEL allocates. The DEL has only the pod's key, and
+			// if there is no link also the addresses.
 			cost := func(there bool, del func(context.Context, Pod) error) (bytes uint64) {
 				for n := range rows {
 					p := pod(pods + n)
@@ -52,7 +53,7 @@ func TestCostOfDel(t *testing.T) {
 			measure := func() [4]uint64 {
 				return [4]uint64{cost(true, h.RetirePod), cost(true, h.DelPod), cost(false, h.RetirePod), cost(false, h.DelPod)}
 			}
-			measure() // whatever happens once
+			measure() // for what happens only once
 			alone := measure()
 			for n := range pods {
 				host(t, h, pod(n))
@@ -76,24 +77,11 @@ func TestCostOfDel(t *testing.T) {
 	}
 }
 
-// host makes the node's side of a pod.
+// host does the steps of AddPod that concern the node.
 func host(t *testing.T, h *Handle, p Pod) {
 	t.Helper()
-	sandbox, err := openNetns(p.Netns)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sandbox.Close()
-	link, err := h.createVeth(t.Context(), p, sandbox)
-	if err == nil && !p.Mode.isVeth() {
-		_, err = h.place(t.Context(), p, newHandle(sandbox))
-	}
-	if err == nil && p.Mode.isVeth() {
-		err = h.wireHost(t.Context(), p, link.Index)
-	} else if err == nil {
-		err = h.applyHost(t.Context(), p, false)
-	}
-	if err != nil {
+	a := newTestAddition(t, h, p)
+	if err := errors.Join(a.mode.place(t.Context(), a), a.wireHost(t.Context()), a.finish(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 }

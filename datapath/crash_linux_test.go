@@ -42,7 +42,7 @@ func dropNetns(path string) {
 	_ = os.Remove(path)
 }
 
-// crashNode makes a node without ENIs and a sandbox.
+// crashNode makes a node without ENIs, and a sandbox.
 func crashNode(t *testing.T) (h *Handle, sandbox string) {
 	t.Helper()
 	isolatetest.Require(t)
@@ -58,34 +58,28 @@ func crashNode(t *testing.T) (h *Handle, sandbox string) {
 	return h, sandbox
 }
 
-// TestKilled stops ADD and DEL after each of their system calls, as a kill would,
-// since the kernel finishes a system call; then either must work as if nothing
-// had happened.
+// TestKilled stops ADD and DEL after each of their steps, as a kill would. Then ADD and
+// DEL must work as if nothing had happened.
 func TestKilled(t *testing.T) {
 	h, path := crashNode(t)
-	sandbox, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sandbox.Close()
-	var link rtnl.Link
-	steps := []struct {
+	var a *addition
+	type step struct {
 		name string
 		do   func(context.Context, Pod) error
-	}{
-		{"nothing", func(context.Context, Pod) error { return nil }},
-		{"ADD: veth pair", func(ctx context.Context, p Pod) (err error) {
-			link, err = h.createVeth(ctx, p, sandbox)
-			return err
-		}},
-		{"ADD: sandbox side", func(ctx context.Context, p Pod) error { return newHandle(sandbox).wireSandbox(ctx, p, link.PeerIndex) }},
-		{"ADD: host side", func(ctx context.Context, p Pod) error { return h.wireHost(ctx, p, link.Index) }},
-		{"DEL: rules", func(ctx context.Context, p Pod) error {
-			_, _, err := h.unwire(ctx, p)
-			return err
-		}},
-		{"DEL: link", func(ctx context.Context, _ Pod) error { return h.deleteLink(ctx, link.Index) }},
 	}
+	steps := []step{{"nothing", func(_ context.Context, p Pod) error {
+		a = newTestAddition(t, h, p)
+		return nil
+	}}}
+	for i := range (&addition{}).steps() {
+		steps = append(steps, step{fmt.Sprintf("ADD: step %d", i), func(ctx context.Context, _ Pod) error { return a.steps()[i](ctx) }})
+	}
+	steps = append(steps,
+		step{"DEL: rules", func(ctx context.Context, p Pod) error {
+			_, err := h.unwire(ctx, p)
+			return err
+		}},
+		step{"DEL: link", func(ctx context.Context, _ Pod) error { return h.deleteLink(ctx, a.link.Index) }})
 	for _, layout := range []Layout{Flat, PerPod} {
 		p := Pod{ContainerID: "killed", IfName: "eth0", Netns: path, Layout: layout, MTU: 9001, Addrs: []PodAddr{
 			{Addr: netip.MustParseAddr("10.0.0.101"), Table: 2}, {Addr: netip.MustParseAddr("2001:db8::1"), Table: 2},
@@ -106,6 +100,21 @@ func TestKilled(t *testing.T) {
 			}
 		}
 	}
+}
+
+// newTestAddition returns an ADD of p, of which a test does single steps.
+func newTestAddition(t *testing.T, h *Handle, p Pod) *addition {
+	t.Helper()
+	inside, err := Open(p.Netns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { inside.Close() })
+	a, err := h.newAddition(t.Context(), p, inside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
 }
 
 // recoverPod adds or deletes p after a kill, checks it, and deletes it.

@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -13,41 +14,79 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DelPod removes everything of p that AddPod made. It needs ContainerID and
-// IfName and finds the rest by the host link's name: the sandbox may be gone and
-// the addresses unknown. It succeeds when nothing is left, and never touches what
-// belongs to another pod that has got one of the addresses since.
+// DelPod removes everything of p that AddPod made. It needs ContainerID and IfName and
+// finds the rest by the host link's name: the sandbox may be gone and the addresses
+// unknown. It succeeds if nothing is left, and never touches what belongs to another pod
+// that has got one of the addresses since.
 func (h *Handle) DelPod(ctx context.Context, p Pod) error {
-	link, addrs, err := h.unwire(ctx, p)
+	return h.delPod(ctx, p, func(ctx context.Context, d *deletion) error { return h.deleteLink(ctx, d.link.Index) })
+}
+
+// delPod is the way of every DEL, whatever the mode. end ends the host link of a pod with
+// nothing but a veth pair; the links of all others are deleted.
+func (h *Handle) delPod(ctx context.Context, p Pod, end func(context.Context, *deletion) error) error {
+	d, err := h.unwire(ctx, p)
 	if err != nil {
 		return err
 	}
-	if link.Index == 0 || aliasIn(link) != (alias{}) || p.Index > 0 {
-		return h.delMode(ctx, p, link, addrs)
+	if d.link.Index != 0 && aliasIn(d.link) == (alias{}) && p.Index == 0 {
+		return end(ctx, d)
 	}
-	return h.deleteLink(ctx, link.Index)
+	err = d.release(ctx)
+	if d.link.Index != 0 {
+		err = errors.Join(err, h.deleteLink(ctx, d.link.Index))
+	}
+	return err
 }
 
-// unwire removes p's rules and finds its host link and addresses. Routes and
-// neighbours go with the link; rules go first, because without the link nobody
-// would know whose they are. The mark on the link keeps Watch from bringing
-// anything back meanwhile, and AddPod from taking the link for whole.
-func (h *Handle) unwire(ctx context.Context, p Pod) (link rtnl.Link, addrs []PodAddr, err error) {
-	if link, err = h.findHostLink(ctx, p); err != nil {
-		return link, nil, err
+// deletion is a DEL at work.
+type deletion struct {
+	h   *Handle
+	pod Pod
+	// link is the host link, with index 0 if it is gone.
+	link rtnl.Link
+	// addrs are the pod's addresses, as far as its link or the caller told them.
+	addrs []PodAddr
+	// aliased are the links on the node that have an alias of the pod, the host link
+	// included.
+	aliased []rtnl.Link
+	// inside is the sandbox, nil if it is gone or not known, and aliasedInside are the
+	// links in it that have an alias of the pod.
+	inside        *Handle
+	aliasedInside []rtnl.Link
+}
+
+// unwire removes p's rules and finds its host link and addresses. Routes and neighbours
+// go with the link. Rules go first, because without the link nothing would tell to which
+// pod they belong. The link group keeps Watch from restoring anything meanwhile, and
+// AddPod from taking the link for whole.
+func (h *Handle) unwire(ctx context.Context, p Pod) (*deletion, error) {
+	link, err := h.findHostLink(ctx, p)
+	if err != nil {
+		return nil, err
 	}
 	if link.Index != 0 && !claims.Ending(link.Group) {
 		err := h.withConn(ctx, func(c *rtnl.Conn) error { return rtnl.SetGroup(c, link.Index, claims.LinkGroupEnding) })
 		if err != nil {
-			return link, nil, err
+			return nil, err
 		}
 	}
-	addrs, err = h.purgeAddrs(ctx, p, link.Index)
-	return link, addrs, err
+	addrs, err := h.purgeAddrs(ctx, p, link.Index)
+	return &deletion{h: h, pod: p, link: link, addrs: addrs}, err
 }
 
-// purgeAddrs removes the rules of p, whose link has that number, and returns its
-// addresses.
+// findHostLink finds the pod's host link. If it is gone, the link has index 0.
+func (h *Handle) findHostLink(ctx context.Context, p Pod) (link rtnl.Link, err error) {
+	for _, name := range p.hostLinkNames() {
+		if link, err = h.findLink(ctx, name); err != nil || link.Index != 0 {
+			break
+		}
+	}
+	return link, err
+}
+
+// purgeAddrs removes the rules of p and returns its addresses. index is the number of
+// p's host link, 0 if that is gone.
 func (h *Handle) purgeAddrs(ctx context.Context, p Pod, index int) (addrs []PodAddr, err error) {
 	if index == 0 && len(p.Addrs) == 0 {
 		return nil, nil
@@ -63,18 +102,17 @@ func (h *Handle) purgeAddrs(ctx context.Context, p Pod, index int) (addrs []PodA
 	return addrs, err
 }
 
-// ownRules are staleRules with our protocol: DEL has no business with others.
+// ownRules are staleRules with our protocol: DEL leaves the rules of other programs.
 func ownRules(addrs []PodAddr) []netstate.Rule {
-	rules := staleRules(Pod{Addrs: addrs})
+	rules := staleRules(addrs)
 	for i := range rules {
 		rules[i].Protocol = claims.RuleProtocol
 	}
 	return rules
 }
 
-// podAddrs returns the addresses whose rules are p's: those that lead to its
-// link, and those that the caller named, unless they lead to another pod's link
-// by now.
+// podAddrs returns the addresses that are p's: those that lead to its link, and those
+// that the caller named, unless they lead to another pod's link by now.
 func podAddrs(c *rtnl.Conn, p Pod, index int) ([]PodAddr, error) {
 	var addrs []PodAddr
 	if index != 0 {
@@ -96,8 +134,8 @@ func podAddrs(c *rtnl.Conn, p Pod, index int) ([]PodAddr, error) {
 	return addrs, nil
 }
 
-// addrsBehind finds a pod's addresses by the routes that lead to its link. A link
-// that has gone meanwhile has none.
+// addrsBehind finds a pod's addresses by the routes that lead to its link. A link that
+// has gone meanwhile has none.
 func addrsBehind(c *rtnl.Conn, index int) ([]PodAddr, error) {
 	var addrs []PodAddr
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
@@ -113,12 +151,72 @@ func addrsBehind(c *rtnl.Conn, index int) ([]PodAddr, error) {
 	return addrs, nil
 }
 
-// leadsElsewhere reports whether an address is on a link of the node, or a route for
-// it alone leads to another link than that of the number.
+// leadsElsewhere reports whether an address is on a link of the node, or a route to that
+// single address leads to another link than the one with that number.
 func leadsElsewhere(c *rtnl.Conn, a netip.Addr, index int) (bool, error) {
 	found, err := lookupAddrs(c, []netip.Addr{a})
 	if err != nil {
 		return false, err
 	}
 	return len(found) > 0 && found[0].link.Index != index, nil
+}
+
+// purge deletes all rules that match.
+func (h *Handle) purge(ctx context.Context, rules []netstate.Rule) error {
+	return h.withConn(ctx, func(c *rtnl.Conn) error { return purgeRules(c, rules, nil) })
+}
+
+// release removes what the pod has beside its veth pair, in any mode. The aliases of
+// links on the node and in the sandbox tell what that is.
+func (d *deletion) release(ctx context.Context) (err error) {
+	if d.aliased, err = d.h.aliased(ctx, d.pod.owners()...); err != nil {
+		return err
+	}
+	if d.link.Index != 0 {
+		d.aliased = append(d.aliased, d.link)
+	}
+	errs := []error{d.enter(ctx)}
+	if d.inside != nil {
+		defer d.inside.Close()
+	}
+	for _, m := range d.pod.everyMode() {
+		errs = append(errs, m.release(ctx, d))
+	}
+	return errors.Join(append(errs, d.purgeInside(ctx))...)
+}
+
+// enter opens the sandbox, if there still is one. The caller closes d.inside.
+func (d *deletion) enter(ctx context.Context) error {
+	if d.pod.Netns == "" {
+		return nil
+	}
+	inside, err := Open(d.pod.Netns)
+	if errors.Is(err, ErrNoSandbox) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	d.inside = inside
+	d.aliasedInside, err = inside.aliased(ctx, d.pod.owners()...)
+	return err
+}
+
+// purgeInside deletes the rules of an interface beyond the first from a sandbox that
+// lives on.
+func (d *deletion) purgeInside(ctx context.Context) error {
+	if d.inside == nil || d.pod.Index == 0 {
+		return nil
+	}
+	var rules []netstate.Rule
+	for _, a := range append(d.addrs, d.pod.Addrs...) {
+		r := d.pod.sandboxRule(a.Addr)
+		r.Table = 0 // any
+		rules = append(rules, r)
+	}
+	err := d.inside.purge(ctx, rules)
+	if rtnl.IsGone(err) || errors.Is(err, unix.EAFNOSUPPORT) {
+		return nil
+	}
+	return err
 }

@@ -5,7 +5,6 @@ package datapath
 import (
 	"encoding/binary"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -31,7 +30,7 @@ type eventFilter struct {
 	routes   map[netstate.RouteKey]wanted[netstate.Route]
 	addrs    map[netstate.AddressKey]bool
 	neighs   map[netstate.NeighborKey]wanted[netstate.Neighbor]
-	pods     map[netip.Addr]bool // their addresses
+	pods     ownership
 	settings map[string]string
 }
 
@@ -59,7 +58,7 @@ func (f *eventFilter) learn(d Desired, have rtnl.Observation) {
 	*f = eventFilter{
 		prefix: d.Node.prefix(), names: rtnl.LinkNames{}, seen: map[string]seenLink{}, links: map[string]netstate.Link{},
 		rules: map[netstate.Rule]wanted[netstate.Rule]{}, routes: map[netstate.RouteKey]wanted[netstate.Route]{}, addrs: map[netstate.AddressKey]bool{},
-		neighs: map[netstate.NeighborKey]wanted[netstate.Neighbor]{}, pods: map[netip.Addr]bool{}, settings: map[string]string{},
+		neighs: map[netstate.NeighborKey]wanted[netstate.Neighbor]{}, pods: newOwnership(), settings: map[string]string{},
 	}
 	f.node, _ = d.Node.Resolve(have.Links)
 	for _, l := range have.Indexed {
@@ -68,10 +67,9 @@ func (f *eventFilter) learn(d Desired, have rtnl.Observation) {
 	}
 	f.want(f.node.State(), "")
 	for _, p := range d.Pods {
-		f.want(p.HostState(), p.HostLink())
-		for _, a := range p.Addrs {
-			f.pods[a.Addr] = true
-		}
+		host := p.HostState()
+		f.want(host, p.HostLink())
+		f.pods.add(p, host)
 	}
 }
 
@@ -110,7 +108,7 @@ func (f *eventFilter) concerns(e rtnl.Event) bool {
 		return f.concernsLink(e)
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		a, err := rtnl.ParseAddress(e.Body, f.names)
-		return err != nil || f.pods[a.Prefix.Addr()] && e.Kind == unix.RTM_NEWADDR || f.node.secondary(a.Link) && !a.Prefix.Addr().IsLinkLocalUnicast() &&
+		return err != nil || f.pods.address(a.Prefix.Addr()) && e.Kind == unix.RTM_NEWADDR || f.node.secondary(a.Link) && !a.Prefix.Addr().IsLinkLocalUnicast() &&
 			f.addrs[a.Key()] == (e.Kind == unix.RTM_DELADDR)
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		return f.concernsNeighbor(e)
@@ -152,7 +150,7 @@ func (f *eventFilter) concernsLink(e rtnl.Event) bool {
 	if e.Kind == unix.RTM_DELLINK {
 		return want.Virtual()
 	}
-	if l.Kind == "bridge" {
+	if isBridge(l.Link) {
 		l.MTU = old.MTU // it follows the ports
 	}
 	return before && (old.MAC != l.MAC || old.MTU != l.MTU || old.Up && !l.Up || old.Group != l.Group ||

@@ -32,7 +32,7 @@ func examplePod(layout datapath.Layout) datapath.Pod {
 	}
 }
 
-// What should be is computed without a kernel, and prints as the commands that
+// The state that a pod needs is computed without a kernel. It prints as the commands that
 // would make it.
 func ExamplePod_HostState() {
 	fmt.Print(examplePod(datapath.PerPod).HostState())
@@ -46,8 +46,7 @@ func ExamplePod_HostState() {
 	// ip -4 rule add pref 1536 from 10.0.0.113 lookup 2 protocol kernel
 }
 
-// Diff tells how to get from one state to another, here from one layout to the
-// other.
+// Diff returns the changes from one state to another, here from one layout to the other.
 func ExampleDiff() {
 	for _, c := range netstate.Diff(examplePod(datapath.PerPod).HostState(), examplePod(datapath.Flat).HostState()) {
 		fmt.Println(c)

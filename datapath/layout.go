@@ -22,7 +22,7 @@ func (n Node) State() netstate.State {
 	for _, f := range families {
 		s.Rules = append(s.Rules, n.rules(f)...)
 		s.Sysctls = append(s.Sysctls, forwarding(f)...)
-		s = netstate.Join(s, n.enforcement(f.Is6()), n.held(f))
+		s = netstate.Join(s, n.enforcement(f), n.held(f))
 	}
 	for _, e := range n.ENIs {
 		s = netstate.Join(s, e.state())
@@ -264,77 +264,4 @@ func sourceMapRule(f netstate.Family) netstate.FilterRule {
 // other bits unchanged.
 func markRule(number int) netstate.FilterRule {
 	return nft.NewRule(nft.SetMark{Mask: claims.MarkENI, Value: uint32(number)})
-}
-
-// routedHost returns the host side of a veth pair, and how packets find it.
-func (p Pod) routedHost() netstate.State {
-	s := netstate.State{Links: []netstate.Link{{
-		Name: p.HostLink(), Kind: "veth", MAC: p.HostMAC().String(), MTU: p.MTU, Up: true, Peer: p.sandboxEnd(),
-	}}}
-	s.Sysctls = p.hostSysctls(p.HostLink())
-	table := claims.TablePods
-	if p.layout() == PerPod {
-		table = netstate.TableMain
-	}
-	for _, a := range p.Addrs {
-		dst := netstate.HostPrefix(a.Addr)
-		s.Neighbors = append(s.Neighbors, netstate.Neighbor{Link: p.HostLink(), Addr: a.Addr, MAC: p.SandboxMAC().String()})
-		s.Routes = append(s.Routes, netstate.Route{Dst: dst, Link: p.HostLink(), Table: table, Protocol: claims.RouteProtocol})
-		if p.layout() != PerPod {
-			continue
-		}
-		rule := netstate.Rule{IPv6: a.Addr.Is6(), Protocol: claims.RuleProtocol}
-		rule.Priority, rule.To, rule.Table = claims.PriorityToPod, dst, netstate.TableMain
-		s.Rules = append(s.Rules, rule)
-		if a.Table != 0 && a.Table != netstate.TableMain {
-			rule.Priority, rule.From, rule.To, rule.Table = claims.PriorityFromPod, dst, netip.Prefix{}, a.Table
-			s.Rules = append(s.Rules, rule)
-		}
-	}
-	return s.Canonical()
-}
-
-// hostSysctls are the settings of the link on the node that leads to the pod. A
-// pod is no router to the node, and a link that is told to forward follows no
-// change of the node's own setting.
-func (p Pod) hostSysctls(link string) []netstate.Sysctl {
-	s := []netstate.Sysctl{refuseRouter(link)}
-	if p.speaks(false) {
-		s = append(s, netstate.LinkSysctl("ipv4", link, "forwarding", "1"))
-	}
-	if p.speaks(true) {
-		s = append(s, enableIPv6(link))
-	}
-	return s
-}
-
-// routedSandbox returns the sandbox side of a veth pair: everything goes to the
-// node.
-func (p Pod) routedSandbox() netstate.State {
-	s := p.uplink(p.sandboxEnd(), func(a netip.Addr) netip.Addr { return Gateway(a, p.Index) })
-	s.Links = []netstate.Link{{Name: p.sandboxEnd(), Kind: "veth", MAC: p.SandboxMAC().String(), MTU: p.MTU, Up: true}}
-	for _, a := range p.Addrs {
-		s.Neighbors = append(s.Neighbors, netstate.Neighbor{Link: p.sandboxEnd(), Addr: Gateway(a.Addr, p.Index), MAC: p.HostMAC().String()})
-	}
-	return s
-}
-
-func (p Pod) speaks(ipv6 bool) bool {
-	for _, a := range p.Addrs {
-		if a.Addr.Is6() == ipv6 {
-			return true
-		}
-	}
-	return false
-}
-
-// pathMTU is the MTU of the longest prefix that dst is part of, 0 if there is none.
-func (p Pod) pathMTU(dst netip.Prefix) int {
-	best := PathMTU{}
-	for _, m := range p.PathMTUs {
-		if m.Prefix.Contains(dst.Addr()) && m.Prefix.Bits() <= dst.Bits() && (best.MTU == 0 || m.Prefix.Bits() > best.Prefix.Bits()) {
-			best = m
-		}
-	}
-	return best.MTU
 }

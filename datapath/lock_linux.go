@@ -14,29 +14,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A pod's rules name nothing of the pod but its address: whoever deletes some
-// because no pod is there any more may hit those of a new pod of that address. So
-// there is a lock for each namespace. An ADD that makes rules shares it with other
-// ADDs from the pod's routes to its rules; whoever deletes rules by address alone has
-// it alone from the look at the routes to the deletion. It is that of flock(2) on the
-// namespace's own file, which holds between the processes of plugins and agent, in
-// whatever container they are, and ends with a process that is killed.
+// The rules of a pod name nothing but its address. A process that deletes rules because
+// their pod is gone could delete those of a new pod with the same address. Therefore each
+// namespace has a lock. An ADD that makes rules shares the lock with other ADDs, from the
+// pod's routes to its rules. A process that deletes rules by address holds the lock alone,
+// from the look at the routes to the deletion. An ADD of a pod with more than a veth pair
+// holds it alone as well, because the kernel does not refuse all of its routes when another
+// pod has the address. The lock is that of flock(2) on the namespace's own file: it holds
+// between the processes of plugins and agent in all containers, and ends with a process
+// that is killed.
 const (
 	shared = unix.LOCK_SH
 	alone  = unix.LOCK_EX
 )
 
-// locked runs f with the lock.
+// locked runs f with the lock, shared or alone.
 func (h *Handle) locked(ctx context.Context, how int, f func() error) error {
 	file, err := h.lock(ctx, how)
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", h.ns.Name(), err)
 	}
-	defer file.Close() // and with it the lock
+	defer file.Close() // releases the lock
 	return f()
 }
 
-// withRules lends f a socket to make s, with the lock if rules are part of it.
+// withRules lends f a socket to add the items of s, with the lock if s has rules.
 func (h *Handle) withRules(ctx context.Context, s netstate.State, f func(*rtnl.Conn) error) error {
 	if len(s.Rules) == 0 {
 		return h.withConn(ctx, f)
@@ -44,17 +46,16 @@ func (h *Handle) withRules(ctx context.Context, s netstate.State, f func(*rtnl.C
 	return h.locked(ctx, shared, func() error { return h.withConn(ctx, f) })
 }
 
-// lockPause is the first pause between two tries to get the lock, which nobody keeps
-// for longer than some system calls; each further one is twice as long, up to
-// lockPauseMost.
+// lockPause is the first pause between two tries to get the lock, which is usually held
+// for a few system calls. Each further pause is twice as long, up to lockPauseMost.
 const (
 	lockPause     = 100 * time.Microsecond
 	lockPauseMost = 5 * time.Millisecond
 )
 
 func (h *Handle) lock(ctx context.Context, how int) (*os.File, error) {
-	// A file opened of its own: a lock belongs to what open returned, which calls at
-	// the same time must not have in common.
+	// Each call opens the file for itself, because a lock belongs to the open file
+	// description, and calls at the same time must not share one.
 	file, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", h.ns.Fd()))
 	if err != nil {
 		return nil, err

@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// talks wants that packets of every family of the pod go out and come back, and
-// that CheckPod finds nothing.
+// talks wants packets of each family of the pod to go out and come back, and CheckPod to
+// find nothing wrong.
 func (l *lab) talks(p datapath.Pod) {
 	l.t.Helper()
 	for _, a := range p.Addrs {
@@ -58,7 +58,7 @@ func TestAddMends(t *testing.T) {
 				l.add(p)
 				l.talks(p)
 				if name == "MAC" {
-					return // a sandbox's link with another MAC is somebody else's
+					return // a link of the sandbox with another MAC belongs to another program
 				}
 				in(t, p.Netns, link("eth0", f))
 				l.add(p)
@@ -77,8 +77,8 @@ func TestAddMends(t *testing.T) {
 	}
 }
 
-// TestIPv6SwitchedOff is about a runtime, or a node, that switches IPv6 off where
-// nobody asks for it.
+// TestIPv6SwitchedOff adds a pod with an IPv6 address where the runtime, or the node, has
+// switched IPv6 off.
 func TestIPv6SwitchedOff(t *testing.T) {
 	off := func(names ...string) func() error {
 		return func() error {
@@ -118,8 +118,8 @@ func TestIPv6SwitchedOff(t *testing.T) {
 	}
 }
 
-// TestMends damages what a node needs for a pod, by others' doing, and holds that
-// Ensure finds it and Watch does so by itself.
+// TestMends damages what a node needs for a pod, as another program would, and wants
+// Ensure to repair it, and Watch to repair it by itself.
 func TestMends(t *testing.T) {
 	addr := func(link string) func(*lab, datapath.Pod) error {
 		return func(l *lab, p datapath.Pod) error {
@@ -184,7 +184,7 @@ func TestMends(t *testing.T) {
 					t.Errorf("after Ensure:\n%s\nwant:\n%s", after, before)
 				}
 				repairs := l.watch(p)
-				time.Sleep(20 * time.Millisecond) // beyond the first look, which sees everything
+				time.Sleep(20 * time.Millisecond) // until after the first look, which would find any damage
 				if err := c.damage(l, p); err != nil {
 					t.Fatal(err)
 				}
@@ -196,12 +196,11 @@ func TestMends(t *testing.T) {
 	}
 }
 
-// TestRouterAdvertisements: the link of an ENI that a pod has for itself takes
-// nothing from them.
+// TestRouterAdvertisements wants the link of a whole ENI to ignore router advertisements.
 func TestRouterAdvertisements(t *testing.T) {
 	l, p := wholeENI(t)
 	l.add(p)
-	l.waitAnswer(p.Netns, p.Addrs[0].Addr, outside4) // so that the link is ready for whatever comes
+	l.waitAnswer(p.Netns, p.Addrs[0].Addr, outside4) // now the link is ready to receive advertisements
 	l.waitAnswer(p.Netns, p.Addrs[1].Addr, outside6)
 	before := observe(t, p.Netns)
 	in(t, l.vpc, func(h *netlink.Handle) error {
@@ -218,7 +217,7 @@ func TestRouterAdvertisements(t *testing.T) {
 	l.talks(p)
 }
 
-// heard waits until a namespace has counted something.
+// heard waits until an IPv6 counter of a namespace is not zero.
 func (l *lab) heard(path, counter string) {
 	l.t.Helper()
 	for range 500 {
@@ -237,7 +236,7 @@ func (l *lab) heard(path, counter string) {
 	l.t.Fatalf("%s: no %s", path, counter)
 }
 
-// advertise sends a router advertisement with a prefix to make addresses from.
+// advertise sends a router advertisement with a prefix for stateless addresses.
 func advertise(index int) error {
 	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
 	if err != nil {

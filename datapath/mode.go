@@ -5,14 +5,15 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// Mode says how a pod is joined to the VPC. At most one field is set; without
-// any the pod has a veth pair and the node's layout finds its ENI.
+// Mode says how a pod is joined to the VPC. At most one field is set. If no field is
+// set, the pod has a veth pair and the layout of the node finds its ENI.
 type Mode struct {
 	IPVLAN *IPVLAN   `json:",omitempty"`
 	Whole  *WholeENI `json:",omitempty"`
@@ -20,63 +21,161 @@ type Mode struct {
 	Bridge *Bridge   `json:",omitempty"`
 }
 
-// wirer is what a mode is made of: pure functions from a pod to what it needs
-// on either side.
-type wirer interface {
-	// host is the pod's part of the node, sandbox its part of the sandbox.
+// fields returns the fields of m. This list and the fields of Mode are all that a new
+// mode adds outside its own files.
+func (m *Mode) fields() []field {
+	return []field{at(&m.IPVLAN), at(&m.Whole), at(&m.Branch), at(&m.Bridge)}
+}
+
+// mode is how a pod is joined to the VPC. Its methods are pure functions; those of
+// effects work on the kernel.
+type mode interface {
+	// kind is the word for the mode in the aliases of links. It is "" for the veth
+	// pair that the layout routes, which needs no alias.
+	kind() string
+	// hostPrefix begins the name of the pod's host link.
+	hostPrefix(p Pod) string
+	// links returns the names of the links that the pod has beside its host link.
+	links(p Pod) podLinks
+	// nodeLink returns the link of the node by which packets to the pod leave; "" if
+	// the node has no part in them.
+	nodeLink(p Pod) string
+	// mac returns the MAC of the pod's interface in the sandbox.
+	mac(p Pod) net.HardwareAddr
+	// gateway returns the address that the pod sends packets to in the family of a.
+	gateway(p Pod, a netip.Addr) netip.Addr
+	// alias returns the alias of the pod's links, the zero alias if they need none.
+	alias(p Pod) alias
+	// host and sandbox return what the pod needs on the node and in its sandbox.
 	host(p Pod) netstate.State
 	sandbox(p Pod) netstate.State
 	// validate reports what makes the mode impossible for p.
 	validate(p Pod) error
-	// enis returns the ENIs whose links it needs on the node.
+	// enis returns the ENIs of which the pod needs the link on the node.
 	enis() []*ENI
+
+	effects
 }
 
-// wirers returns the mode as a list that has one element if it is valid.
-func (m Mode) wirers() []wirer {
-	var w []wirer
-	if m.IPVLAN != nil {
-		w = append(w, m.IPVLAN)
-	}
-	if m.Whole != nil {
-		w = append(w, m.Whole)
-	}
-	if m.Branch != nil {
-		w = append(w, m.Branch)
-	}
-	if m.Bridge != nil {
-		w = append(w, m.Bridge)
-	}
-	if len(w) == 0 {
-		w = append(w, routed{})
-	}
-	return w
+// podLinks are the names of links of one pod.
+type podLinks struct {
+	// peer is the sandbox side of the veth pair; the other end is the host link. It is
+	// "" if the mode has no veth pair.
+	peer string
+	// own is a further link on the node that belongs to the pod alone, shared one that
+	// belongs to other pods too. Optional.
+	own, shared string
+	// moved is a link of the node that moves into the sandbox. Optional.
+	moved string
 }
 
-func (m Mode) wirer() wirer { return m.wirers()[0] }
+// field is one field of a Mode.
+type field interface {
+	isSet() bool
+	// mode returns the mode with the field's value, or with its zero value.
+	mode() mode
+	// clone replaces the field's value by a copy.
+	clone()
+}
 
-// isVeth reports whether m is the veth pair that a layout routes.
-func (m Mode) isVeth() bool { return m == Mode{} }
+// variant is the type of a field of Mode: a pointer to a T that knows its mode.
+type variant[T any] interface {
+	*T
+	asMode() mode
+}
+
+type fieldAt[T any, V variant[T]] struct{ value *V }
+
+func at[T any, V variant[T]](value *V) field { return fieldAt[T, V]{value} }
+
+func (f fieldAt[T, V]) isSet() bool { return *f.value != nil }
+
+func (f fieldAt[T, V]) mode() mode {
+	if !f.isSet() {
+		return V(new(T)).asMode()
+	}
+	return (*f.value).asMode()
+}
+
+func (f fieldAt[T, V]) clone() {
+	if f.isSet() {
+		v := *(*T)(*f.value)
+		*f.value = &v
+	}
+}
+
+// mode returns the mode of p, the first one if several fields of p.Mode are set.
+func (p Pod) mode() mode {
+	if p.Mode == (Mode{}) {
+		return vethMode{}
+	}
+	for _, f := range p.Mode.fields() {
+		if f.isSet() {
+			return f.mode()
+		}
+	}
+	return vethMode{}
+}
+
+// everyMode returns all modes but the routed veth pair: that of p as it is, the others
+// with their zero values.
+func (p Pod) everyMode() (modes []mode) {
+	for _, f := range p.Mode.fields() {
+		modes = append(modes, f.mode())
+	}
+	return modes
+}
+
+// owners returns the names that the pod's host link may have in any mode: those that the
+// aliases of its links may name.
+func (p Pod) owners() []string {
+	return []string{
+		HostLinkName(vethMode{}.hostPrefix(p), p.ContainerID, p.IfName),
+		HostLinkName(claims.StrictPrefix, p.ContainerID, p.IfName),
+	}
+}
+
+// hostLinkNames returns the names by which DelPod finds the host link. A caller that does
+// not know the mode leaves p.Mode zero.
+func (p Pod) hostLinkNames() []string {
+	if p.Mode == (Mode{}) {
+		return p.owners()
+	}
+	return []string{p.HostLink()}
+}
 
 func (m Mode) validate(p Pod) error {
-	w := m.wirers()
-	if len(w) > 1 {
+	set := 0
+	for _, f := range m.fields() {
+		if f.isSet() {
+			set++
+		}
+	}
+	if set > 1 {
 		return errors.New("more than one mode")
 	}
-	errs := []error{w[0].validate(p)}
-	for _, e := range w[0].enis() {
-		if len(e.MAC) != 6 {
-			errs = append(errs, fmt.Errorf("%s: MAC %q is not of 6 bytes", e.ID, e.MAC))
-		}
+	errs := []error{p.mode().validate(p)}
+	for _, e := range p.mode().enis() {
+		errs = append(errs, e.validateMAC())
 	}
 	return errors.Join(errs...)
 }
 
-// Resolve returns p with the names of the links that its mode needs, as far as
-// they were unknown.
+// validateMAC reports a MAC that no Ethernet link can have.
+func (e ENI) validateMAC() error {
+	if len(e.MAC) != 6 {
+		return fmt.Errorf("%s: MAC %q has %d bytes, want 6", e.ID, e.MAC, len(e.MAC))
+	}
+	return nil
+}
+
+// Resolve returns p with the names of the links that its mode needs, as far as they
+// were unknown. It returns ErrNoLink if no link has the MAC of an ENI.
 func (p Pod) Resolve(links []netstate.Link) (Pod, error) {
-	p.Mode = p.Mode.clone()
-	for _, e := range p.Mode.wirer().enis() {
+	for _, f := range p.Mode.fields() {
+		f.clone()
+	}
+	for _, e := range p.mode().enis() {
 		if e.Link != "" {
 			continue
 		}
@@ -89,78 +188,26 @@ func (p Pod) Resolve(links []netstate.Link) (Pod, error) {
 	return p, nil
 }
 
-// clone returns a Mode of its own.
-func (m Mode) clone() Mode {
-	return Mode{IPVLAN: cloned(m.IPVLAN), Whole: cloned(m.Whole), Branch: cloned(m.Branch), Bridge: cloned(m.Bridge)}
-}
-
-func cloned[T any](p *T) *T {
-	if p == nil {
-		return nil
-	}
-	v := *p
-	return &v
-}
-
-// HostState returns what the pod needs on the node. ENIs of its mode must have
+// HostState returns what the pod needs on the node. The ENIs of its mode must have
 // their Link filled in.
-func (p Pod) HostState() netstate.State { return p.Mode.wirer().host(p).Canonical() }
+func (p Pod) HostState() netstate.State { return p.mode().host(p).Canonical() }
 
 // SandboxState returns what the pod needs in its sandbox.
-func (p Pod) SandboxState() netstate.State { return p.Mode.wirer().sandbox(p).Canonical() }
+func (p Pod) SandboxState() netstate.State { return p.mode().sandbox(p).Canonical() }
 
-// wiring returns what [Pod.Wiring] does. A whole ENI has no host link.
-func (m Mode) wiring(p Pod) Wiring {
-	w := Wiring{
-		HostLink: p.HostLink(), SandboxLink: p.IfName,
-		HostMAC: p.HostMAC(), SandboxMAC: p.SandboxMAC(),
-		MTU: p.MTU,
-	}
-	gateway := func(a netip.Addr) netip.Addr { return Gateway(a, p.Index) }
-	switch {
-	case m.IPVLAN != nil:
-		w.SandboxMAC, gateway = m.IPVLAN.ENI.MAC, m.IPVLAN.ENI.gatewayFor
-	case m.Whole != nil:
-		w.HostLink, w.HostMAC = "", nil
-		w.SandboxMAC, gateway = m.Whole.ENI.MAC, m.Whole.ENI.gatewayFor
-	}
-	for _, a := range p.Addrs {
-		w.Addrs = append(w.Addrs, netstate.HostPrefix(a.Addr))
-		w.Gateways = append(w.Gateways, gateway(a.Addr))
-	}
-	return w
-}
+// NodeLink returns the link of the node by which packets to the pod leave: its host
+// link or its bridge. It is empty for a whole ENI, which is in the sandbox.
+func (p Pod) NodeLink() string { return p.mode().nodeLink(p) }
 
-// routed is the mode of a veth pair whose packets the layout routes.
-type routed struct{}
+// peer returns the name of the sandbox side of the pod's veth pair, "" if it has none.
+func (p Pod) peer() string { return p.mode().links(p).peer }
 
-func (routed) host(p Pod) netstate.State    { return p.routedHost() }
-func (routed) sandbox(p Pod) netstate.State { return p.routedSandbox() }
-func (routed) validate(Pod) error           { return nil }
-func (routed) enis() []*ENI                 { return nil }
-
-// nodeEnd returns the link of the node that packets to the pod leave by: its host link,
-// or its bridge; empty for a whole ENI, which is in the sandbox.
-func (p Pod) NodeLink() string {
-	switch {
-	case p.Mode.Whole != nil:
-		return ""
-	case p.Mode.Bridge != nil:
-		return p.Mode.Bridge.LinkName()
+// sandboxTable returns the route table of the pod's interface in its sandbox.
+func (p Pod) sandboxTable() int {
+	if p.Index > 0 {
+		return p.Index
 	}
-	return p.HostLink()
-}
-
-// sandboxEnd is the name of the sandbox side of the pod's veth pair; empty if it
-// has none.
-func (p Pod) sandboxEnd() string {
-	switch {
-	case p.Mode.Whole != nil:
-		return ""
-	case p.Mode.IPVLAN != nil:
-		return p.Mode.IPVLAN.nodeLink(p)
-	}
-	return p.IfName
+	return netstate.TableMain
 }
 
 // uplink returns what makes a link of the sandbox the pod's way to the VPC: its
@@ -168,10 +215,7 @@ func (p Pod) sandboxEnd() string {
 // beyond the first, the rules that choose between them.
 func (p Pod) uplink(link string, gateway func(netip.Addr) netip.Addr) netstate.State {
 	var s netstate.State
-	table := netstate.TableMain
-	if p.Index > 0 {
-		table = p.Index
-	}
+	table := p.sandboxTable()
 	for _, a := range p.Addrs {
 		gw, host := gateway(a.Addr), netstate.HostPrefix(a.Addr)
 		s.Addresses = append(s.Addresses, netstate.Address{Link: link, Prefix: host})
@@ -184,14 +228,22 @@ func (p Pod) uplink(link string, gateway func(netip.Addr) netip.Addr) netstate.S
 			}
 		}
 		if p.Index > 0 {
-			s.Rules = append(s.Rules, netstate.Rule{IPv6: gw.Is6(), Priority: claims.PriorityInSandbox, From: host, Table: p.Index, Protocol: claims.RuleProtocol})
+			s.Rules = append(s.Rules, p.sandboxRule(a.Addr))
 		}
 	}
-	if p.speaks(true) {
+	if p.hasFamily(netstate.IPv6) {
 		// Without IPv6 on lo the pod does not reach its own address.
 		s.Sysctls = []netstate.Sysctl{enableIPv6(link), enableIPv6("lo")}
 	}
 	return s
+}
+
+// sandboxRule returns the rule that chooses the pod's interface for packets from one of
+// its addresses, if the interface is not the first one of the sandbox.
+func (p Pod) sandboxRule(a netip.Addr) netstate.Rule {
+	return netstate.Rule{
+		IPv6: a.Is6(), Priority: claims.PriorityInSandbox, From: netstate.HostPrefix(a), Table: p.Index, Protocol: claims.RuleProtocol,
+	}
 }
 
 func enableIPv6(link string) netstate.Sysctl {
@@ -214,7 +266,8 @@ func (e ENI) gatewayFor(a netip.Addr) netip.Addr {
 	return e.gateway(netstate.HostPrefix(a))
 }
 
-// needsSubnet reports that the gateway of a cannot be known.
+// needsSubnet returns an error if the gateway for an address of p cannot be known, because
+// e has neither a subnet nor a gateway in the family of the address.
 func (e ENI) needsSubnet(p Pod) error {
 	for _, a := range p.Addrs {
 		known := a.Addr.Is6()

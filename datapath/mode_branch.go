@@ -13,41 +13,40 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// Branch joins the pod to a branch ENI of its own, a VLAN on the node's trunk
-// ENI, so that the pod has its own security groups. Names, table and priorities
-// are those of amazon-vpc-cni-k8s: the VLAN link is vlan.eth.ID and its table
-// 100 + ID, in either layout.
+// Branch joins the pod to a branch ENI of its own, a VLAN on the node's trunk ENI, so
+// that the pod has its own security groups. Names, table and priorities are those of
+// amazon-vpc-cni-k8s: the VLAN link is vlan.eth.ID and its table 100 + ID, in either
+// layout.
 //
-// Connections are tracked in one zone, whichever branch ENI they use, for addresses
-// in a VPC are unique. Under [Strict] the node tracks a connection twice if it goes
-// to another of its pods by a Service; the kernel then gives one of the two another
-// source port, so that the endpoint does not see the client's.
+// Connections are tracked in one zone, whichever branch ENI they use, because addresses
+// in a VPC are unique. Under [Strict] the node tracks a connection twice if it goes to
+// another of its pods by a Service. The kernel then gives one of the two another source
+// port, so that the endpoint does not see the client's.
 type Branch struct {
-	// ENI is the branch ENI: its MAC, addresses with the subnet's length, gateways.
-	// Its MTU is the trunk's if 0.
+	// ENI is the branch ENI: its MAC, addresses with the subnet's length, gateways. Its
+	// MTU is the trunk's if 0.
 	ENI ENI
 	// Trunk is the ENI that carries the VLAN.
 	Trunk ENI
-	// VLAN is the VLAN ID, 1 to 4094, but for 153 to 155, whose tables are the
-	// kernel's own. EC2's controller uses 1 to 120.
+	// VLAN is the VLAN ID, 1 to 4094 except 153 to 155, which would have the kernel's
+	// tables. EC2's controller uses 1 to 120.
 	VLAN int
 	// Enforcement must be the node's; Standard if empty.
 	Enforcement Enforcement
 }
 
-// Enforcement says which packets of pods on branch ENIs pass their security
-// groups.
+// Enforcement says which packets of pods on branch ENIs pass their security groups.
 type Enforcement string
 
 const (
-	// Standard has the node deliver packets between its own pods, and between
-	// itself and them, directly: only what leaves the node passes the branch ENI.
+	// Standard has the node deliver packets between its own pods, and between itself
+	// and them, directly. Only packets that leave the node pass the branch ENI.
 	Standard Enforcement = "standard"
-	// Strict sends everything by the branch ENI, packets of the same node
-	// included. The node's lookup of its own addresses moves behind the rules of
-	// such pods, and early demultiplexing is off: it takes an answer of the pod to
-	// the node for the node's before routing, and the kernel then drops it. What
-	// such a pod sends with a source that is not its own is dropped by a rule.
+	// Strict sends all packets by the branch ENI, including those that stay on the
+	// node. The node looks up its own addresses after the rules of such pods. Early
+	// demultiplexing is off, because it would take a pod's answer to the node for the
+	// node's before routing, and the kernel would then drop it. A rule drops packets
+	// that such a pod sends with a source that is not its own.
 	Strict Enforcement = "strict"
 )
 
@@ -59,30 +58,56 @@ func (m *Branch) Table() int { return claims.BranchTableOffset + m.VLAN }
 
 func (m *Branch) strict() bool { return m.Enforcement == Strict }
 
-func (m *Branch) enis() []*ENI { return []*ENI{&m.Trunk} }
+// branchMode is the mode of a pod with a Branch.
+type branchMode struct {
+	vethMode
+	*Branch
+}
 
-func (m *Branch) validate(p Pod) error {
+func (m *Branch) asMode() mode { return branchMode{Branch: m} }
+
+func (m branchMode) kind() string { return "branch" }
+
+func (m branchMode) hostPrefix(p Pod) string {
+	if m.strict() {
+		return claims.StrictPrefix
+	}
+	return m.vethMode.hostPrefix(p)
+}
+
+func (m branchMode) links(p Pod) podLinks { return podLinks{peer: p.IfName, own: m.Link()} }
+
+func (m branchMode) alias(p Pod) alias {
+	return alias{owner: p.HostLink(), mode: m.kind(), link: m.Link()}
+}
+
+func (m branchMode) enis() []*ENI { return []*ENI{&m.Trunk} }
+
+func (m branchMode) validate(p Pod) error {
+	if err := m.ENI.validateMAC(); err != nil {
+		return err
+	}
 	switch {
-	case len(m.ENI.MAC) != 6:
-		return fmt.Errorf("%s: MAC %q is not of 6 bytes", m.ENI.ID, m.ENI.MAC)
-	case m.VLAN < 1 || m.VLAN > 4094 || m.Table() >= netstate.TableDefault && m.Table() <= netstate.TableLocal:
-		return fmt.Errorf("VLAN ID %d is not in 1..4094 or has a table of the kernel", m.VLAN)
+	case m.VLAN < 1 || m.VLAN > 4094:
+		return fmt.Errorf("VLAN ID %d is not in 1..4094", m.VLAN)
+	case m.Table() >= netstate.TableDefault && m.Table() <= netstate.TableLocal:
+		return fmt.Errorf("VLAN ID %d would use table %d, which is the kernel's", m.VLAN, m.Table())
 	case m.Enforcement != "" && m.Enforcement != Standard && !m.strict():
 		return fmt.Errorf("enforcement %q is neither %q nor %q", m.Enforcement, Standard, Strict)
 	}
 	return m.ENI.needsSubnet(p)
 }
 
-// host has three parts: the veth pair, with the routes and rules of the per-pod
-// layout or, if strict, the route in the branch ENI's table; the VLAN link with
-// the rest of that table; and the rules by incoming link, if strict.
-func (m *Branch) host(p Pod) netstate.State {
+// host has three parts: the veth pair, with the routes and rules of the per-pod layout
+// or, if strict, the route in the branch ENI's table; the VLAN link with the rest of
+// that table; and, if strict, the rules by incoming link.
+func (m branchMode) host(p Pod) netstate.State {
 	p.Layout = PerPod
 	p.Addrs = slices.Clone(p.Addrs)
 	for i := range p.Addrs {
 		p.Addrs[i].Table = m.Table()
 	}
-	s := p.routedHost()
+	s := p.vethHost()
 	if m.strict() {
 		s.Rules = nil
 		for i := range s.Routes {
@@ -91,7 +116,7 @@ func (m *Branch) host(p Pod) netstate.State {
 	}
 	s.Links = append(s.Links, netstate.Link{
 		Name: m.Link(), Kind: "vlan", Parent: m.Trunk.Link, VLAN: m.VLAN, MAC: m.ENI.MAC.String(), MTU: cmp.Or(m.ENI.MTU, m.Trunk.MTU), Up: true,
-		Alias: aliasOf(p).String(),
+		Alias: m.alias(p).String(),
 	})
 	s.Sysctls = append(s.Sysctls, refuseRouter(m.Link()))
 	for _, a := range p.Addrs {
@@ -107,18 +132,18 @@ func (m *Branch) host(p Pod) netstate.State {
 			rule.Priority, rule.From, rule.Table = claims.PriorityForged, netip.Prefix{}, claims.TableNowhere
 			s.Rules = append(s.Rules, rule)
 		}
-		s.Sysctls = append(s.Sysctls, m.sysctls(p, gw)...)
+		s.Sysctls = append(s.Sysctls, m.sysctls(p, netstate.FamilyOf(gw))...)
 	}
 	return s
 }
 
-// sysctls returns the settings for one family. Of the way back from a branch ENI
-// reverse path filtering sees only a part: from a pod of this node that sends by
-// the VPC a packet comes in here, and would return directly. The VLAN link has no
-// address, without which the loose kind is strict, so there is none; the VPC checks
-// sources.
-func (m *Branch) sysctls(p Pod, like netip.Addr) []netstate.Sysctl {
-	if like.Is6() {
+// sysctls returns the settings for one family. Reverse path filtering is off on the VLAN
+// link, because it sees only one direction: a packet from a pod of this node that sends
+// by the VPC comes in here, while the way back to that pod is direct. Loose filtering
+// does not help, because the link has no address, without which loose is strict. The VPC
+// checks sources.
+func (m branchMode) sysctls(p Pod, f netstate.Family) []netstate.Sysctl {
+	if f == netstate.IPv6 {
 		return []netstate.Sysctl{enableIPv6(m.Link()), netstate.LinkSysctl("ipv6", m.Link(), "accept_dad", "0")}
 	}
 	s := []netstate.Sysctl{netstate.LinkSysctl("ipv4", m.Link(), "rp_filter", "0"), netstate.LinkSysctl("ipv4", m.Link(), "forwarding", "1")}
@@ -128,13 +153,24 @@ func (m *Branch) sysctls(p Pod, like netip.Addr) []netstate.Sysctl {
 	return s
 }
 
-func (m *Branch) sandbox(p Pod) netstate.State { return p.routedSandbox() }
+// branchRules select the rules, in either family, for packets that come in by a link of
+// a pod on a branch ENI.
+func branchRules(link string) []netstate.Rule {
+	var rules []netstate.Rule
+	for _, priority := range []int{claims.PriorityBranch, claims.PriorityForged} {
+		for f := range netstate.Families() {
+			rules = append(rules, netstate.Rule{IPv6: f.Is6(), Priority: priority, IIF: link, Protocol: claims.RuleProtocol})
+		}
+	}
+	return rules
+}
 
-// enforcement returns what the node needs for pods on branch ENIs, nothing if it
-// has none. Under Strict the lookup of table local goes from priority 0 to 20,
-// behind the rules of such pods; the VPC router alone still reaches the node's own
-// addresses on VLAN links, so that neighbour discovery works.
-func (n Node) enforcement(ipv6 bool) netstate.State {
+// enforcement returns what the node needs for pods on branch ENIs in one family, nothing
+// if it has no such pods. Under Strict the lookup of table local moves from priority 0 to
+// 20, behind the rules of such pods. Only the VPC router still reaches the node's own
+// addresses on VLAN links at priority 0, so that neighbour discovery works.
+func (n Node) enforcement(f netstate.Family) netstate.State {
+	ipv6 := f.Is6()
 	local := netstate.Rule{IPv6: ipv6, Table: netstate.TableLocal, Protocol: claims.RuleProtocol}
 	switch n.Enforcement {
 	case Standard:
@@ -155,8 +191,7 @@ func (n Node) enforcement(ipv6 bool) netstate.State {
 	return netstate.State{}
 }
 
-// ownsLocalRule reports whether r is one of those of enforcement, in whichever
-// place.
+// ownsLocalRule reports whether r is a rule of enforcement, at either priority.
 func (n Node) ownsLocalRule(r netstate.Rule) bool {
 	return n.Enforcement != "" && r.Table == netstate.TableLocal && r.Protocol == claims.RuleProtocol && r.Other == "" &&
 		(r.Priority == 0 || r.Priority == claims.PriorityLocal)

@@ -12,77 +12,100 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// Bridge makes the host sides of pods ports of one bridge, as kubenet does: the
-// node's routes and neighbours of its pods are on the bridge, whose MAC is the
-// gateway's for all of them. AddPod makes the bridge if need be; it stays.
+// Bridge makes the host sides of pods ports of one bridge, as kubenet does. The node's
+// routes and neighbours for its pods are on the bridge, and all of them have the bridge's
+// MAC for their gateway. AddPod makes the bridge if it is missing; the bridge stays when the last
+// pod goes.
 //
-// The check of sources knows only links, so that pods of one bridge can send with
-// each other's addresses; and the ports see each other's broadcasts.
+// The check of sources knows only links, so that pods of one bridge can send with each
+// other's addresses. The ports see each other's broadcasts.
 type Bridge struct {
-	// Name of the bridge, which must begin with the pod's HostLinkPrefix so that
-	// the node's filter takes it for pods: "enibr0" if empty.
+	// Name of the bridge: "enibr0" if empty. It must begin with the pod's
+	// HostLinkPrefix, so that the node's filter takes its packets for those of pods.
 	Name string
 }
 
-// DefaultBridge is the name of the bridge.
-const DefaultBridge = claims.DefaultHostLinkPrefix + "br0"
+// defaultBridge is the name of the bridge if Bridge.Name is empty.
+const defaultBridge = claims.DefaultHostLinkPrefix + "br0"
 
-func (m *Bridge) LinkName() string {
+func (m *Bridge) link() string {
 	if m.Name == "" {
-		return DefaultBridge
+		return defaultBridge
 	}
 	return m.Name
 }
 
-// mac derives from the name: a bridge without a MAC of its own takes that of a
-// port, and another one when the port goes.
-func (m *Bridge) mac() net.HardwareAddr {
-	sum := sha1.Sum([]byte("bridge/" + m.LinkName()))
+// bridgeMAC returns a MAC that derives from the name. A bridge without a MAC of its own takes that of a port,
+// and another one when that port goes.
+func (m *Bridge) bridgeMAC() net.HardwareAddr {
+	sum := sha1.Sum([]byte("bridge/" + m.link()))
 	mac := net.HardwareAddr(sum[:6])
 	mac[0] = mac[0]&^0x01 | 0x02
 	return mac
 }
 
-func (m *Bridge) enis() []*ENI { return nil }
-
-func (m *Bridge) validate(p Pod) error {
-	if !strings.HasPrefix(m.LinkName(), p.prefix()) {
-		return fmt.Errorf("bridge %q does not begin with the host link prefix %q", m.LinkName(), p.prefix())
-	}
-	return ValidateLinkName(m.LinkName())
+// bridgeMode is the mode of a pod on a Bridge.
+type bridgeMode struct {
+	vethMode
+	*Bridge
 }
 
-func (m *Bridge) host(p Pod) netstate.State {
-	s := p.routedHost()
+func (m *Bridge) asMode() mode { return bridgeMode{Bridge: m} }
+
+func (m bridgeMode) kind() string { return "bridge" }
+
+func (m bridgeMode) links(p Pod) podLinks { return podLinks{peer: p.IfName, shared: m.link()} }
+
+func (m bridgeMode) nodeLink(Pod) string { return m.link() }
+
+// alias names the bridge and the pod's addresses, because the routes of the bridge do
+// not tell to which pod they lead.
+func (m bridgeMode) alias(p Pod) alias {
+	var addrs []string
+	for _, a := range p.Addrs {
+		addrs = append(addrs, a.Addr.String())
+	}
+	return alias{owner: p.HostLink(), mode: m.kind(), link: m.link(), addrs: strings.Join(addrs, ",")}
+}
+
+func (m bridgeMode) validate(p Pod) error {
+	if prefix := m.hostPrefix(p); !strings.HasPrefix(m.link(), prefix) {
+		return fmt.Errorf("bridge %q does not begin with the host link prefix %q", m.link(), prefix)
+	}
+	return ValidateLinkName(m.link())
+}
+
+func (m bridgeMode) host(p Pod) netstate.State {
+	s := p.vethHost()
 	for i := range s.Links {
-		s.Links[i].Master = m.LinkName()
+		s.Links[i].Master = m.link()
 	}
 	for i := range s.Neighbors {
-		s.Neighbors[i].Link = m.LinkName()
+		s.Neighbors[i].Link = m.link()
 	}
 	for i := range s.Routes {
-		s.Routes[i].Link = m.LinkName()
+		s.Routes[i].Link = m.link()
 	}
-	s.Sysctls = p.hostSysctls(m.LinkName())
-	s.Links = append(s.Links, netstate.Link{Name: m.LinkName(), Kind: "bridge", MAC: m.mac().String(), Up: true})
+	s.Sysctls = p.hostSysctls(m.link())
+	s.Links = append(s.Links, netstate.Link{Name: m.link(), Kind: "bridge", MAC: m.bridgeMAC().String(), Up: true})
 	return s
 }
 
-func (m *Bridge) sandbox(p Pod) netstate.State {
-	s := p.routedSandbox()
+func (m bridgeMode) sandbox(p Pod) netstate.State {
+	s := p.vethSandbox()
 	for i := range s.Neighbors {
-		s.Neighbors[i].MAC = m.mac().String()
+		s.Neighbors[i].MAC = m.bridgeMAC().String()
 	}
 	return s
 }
 
-// remains returns what is on the bridge for p.
-func (m *Bridge) remains(p Pod) []netstate.Change {
-	p.Mode = Mode{Bridge: m}
+// remains returns the changes that delete what is on the bridge for p, in either
+// layout.
+func (m bridgeMode) remains(p Pod) []netstate.Change {
 	var changes []netstate.Change
 	for _, layout := range []Layout{Flat, PerPod} {
 		p.Layout = layout
-		s := p.HostState()
+		s := m.host(p).Canonical()
 		for _, r := range s.Routes {
 			changes = append(changes, netstate.Change{Op: netstate.OpDelete, Item: r})
 		}
@@ -92,3 +115,7 @@ func (m *Bridge) remains(p Pod) []netstate.Change {
 	}
 	return changes
 }
+
+// isBridge reports whether l is a bridge: several pods may share it, and its MTU follows
+// its ports.
+func isBridge(l netstate.Link) bool { return l.Kind == "bridge" }

@@ -12,60 +12,91 @@ import (
 	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
-// lendENI moves the link of a whole ENI into the sandbox. The move takes its
-// addresses and routes away. It is done if the link is there.
-func (h *Handle) lendENI(ctx context.Context, p Pod, inside *Handle) error {
-	eni := p.Mode.Whole.ENI
-	have, err := inside.findLink(ctx, p.IfName)
+func (eniMode) refuse(Pod, map[string]rtnl.Link) error { return nil }
+
+// place moves the link of the ENI into the sandbox, unless it is there already. The move
+// takes its addresses and routes away.
+func (m eniMode) place(ctx context.Context, a *addition) error {
+	have, err := a.inside.findLink(ctx, a.pod.IfName)
 	switch {
 	case err != nil:
 		return err
-	case have.Index != 0 && have.MAC == eni.MAC.String():
+	case have.Index != 0 && have.MAC == m.ENI.MAC.String():
 		return nil
 	case have.Index != 0:
-		return fmt.Errorf("%w: %s with MAC %s", ErrInterfaceTaken, p.IfName, have.MAC)
-	case eni.Link == "":
-		return fmt.Errorf("%s with MAC %s: %w", eni.ID, eni.MAC, ErrNoLink)
+		return fmt.Errorf("%w: %s with MAC %s", ErrInterfaceTaken, a.pod.IfName, have.MAC)
+	case m.ENI.Link == "":
+		return fmt.Errorf("%s with MAC %s: %w", m.ENI.ID, m.ENI.MAC, ErrNoLink)
 	}
-	link, err := h.findLink(ctx, eni.Link)
+	link, err := a.h.findLink(ctx, m.ENI.Link)
 	if err != nil {
 		return err
 	}
-	if link.MAC != eni.MAC.String() {
-		return fmt.Errorf("%s with MAC %s, not %s: %w", eni.Link, eni.MAC, link.MAC, ErrNoLink)
+	if link.MAC != m.ENI.MAC.String() {
+		return fmt.Errorf("%s has MAC %q, want %s: %w", m.ENI.Link, link.MAC, m.ENI.MAC, ErrNoLink)
 	}
-	if err := h.markLink(ctx, link.Name, aliasOf(p)); err != nil {
+	a.made = true
+	if err := a.h.markLink(ctx, link.Name, a.alias); err != nil {
 		return err
 	}
-	return h.move(ctx, link.Index, p.IfName, inside.ns)
+	return a.h.move(ctx, link.Index, a.pod.IfName, a.inside.ns)
 }
 
-// returnENI brings the link of a whole ENI back from where it is, down and under
-// its old name.
-func (h *Handle) returnENI(ctx context.Context, from *Handle, link rtnl.Link) error {
-	if from != h {
-		if err := from.move(ctx, link.Index, aliasIn(link).link, h.ns); err != nil {
-			return err
+// ready waits for the link in the sandbox.
+func (m eniMode) ready(ctx context.Context, a *addition) error {
+	link, err := a.inside.findLink(ctx, a.pod.IfName)
+	if err == nil {
+		err = a.inside.withConn(ctx, func(c *rtnl.Conn) error { return rtnl.WaitRunning(ctx, c, link.Index) })
+	}
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	return nil
+}
+
+// release brings the links of the pod's ENIs back to the node: from the sandbox, or from
+// the name and state in which the kernel has returned them when the sandbox ended.
+func (m eniMode) release(ctx context.Context, d *deletion) error {
+	var errs []error
+	for _, l := range d.aliased {
+		if aliasIn(l).mode == m.kind() {
+			errs = append(errs, d.h.restore(ctx, aliasIn(l)))
 		}
 	}
-	back, err := h.aliased(ctx, aliasIn(link).owner)
+	for _, l := range d.aliasedInside {
+		if aliasIn(l).mode != m.kind() {
+			continue
+		}
+		err := d.inside.move(ctx, l.Index, aliasIn(l).link, d.h.ns)
+		if err == nil {
+			err = d.h.restore(ctx, aliasIn(l))
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// restore takes the links on the node that have an alias down, and gives them the name in
+// the alias.
+func (h *Handle) restore(ctx context.Context, a alias) error {
+	links, err := h.aliased(ctx, a.owner)
 	if err != nil {
 		return err
 	}
-	for _, l := range back {
-		if l.AliasText != link.AliasText {
+	for _, l := range links {
+		if aliasIn(l) != a {
 			continue
 		}
-		if err := h.withConn(ctx, func(c *rtnl.Conn) error { return restore(c, l) }); err != nil {
+		if err := h.withConn(ctx, func(c *rtnl.Conn) error { return restoreLink(c, l) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// restore gives a link its name and takes the alias away. The name may have
-// gone to another link meanwhile: the MAC still tells what it is.
-func restore(c *rtnl.Conn, l rtnl.Link) error {
+// restoreLink gives a link its name and takes the alias away. Another link may have the
+// name meanwhile; then the link still has its MAC, by which Resolve finds it.
+func restoreLink(c *rtnl.Conn, l rtnl.Link) error {
 	var b rtnl.Batch
 	b.SetLink(l.Index, netstate.Link{})
 	if l.Name != aliasIn(l).link {
@@ -77,14 +108,14 @@ func restore(c *rtnl.Conn, l rtnl.Link) error {
 		return err
 	}
 	for _, a := range answers {
-		if a.Err != nil && !rtnl.IsGone(a.Err) && !marked(a.Err) {
+		if a.Err != nil && !rtnl.IsGone(a.Err) && !altNameDone(a.Err) {
 			return fmt.Errorf("take %s back: %w", l.Name, a.Err)
 		}
 	}
 	return nil
 }
 
-// move puts a link into another namespace, under a name. It goes down.
+// move puts a link into another namespace, down and under a name.
 func (h *Handle) move(ctx context.Context, index int, name string, to *os.File) error {
 	return h.withConn(ctx, func(c *rtnl.Conn) error {
 		var b rtnl.Batch

@@ -21,8 +21,8 @@ import (
 // vmEnv is set where the tests run in the emulated machine of internal/vm.
 const vmEnv = "VPCNET_VM"
 
-// TestOtherKinds has the modes that need 802.1Q and ipvlan links. For kernels
-// without them, the test of internal/vm runs it on one that has them.
+// TestOtherKinds tests the modes that need 802.1Q and ipvlan links. If this kernel has none,
+// the test of internal/vm runs it on one that does.
 func TestOtherKinds(t *testing.T) {
 	isolatetest.Require(t)
 	if lacking := lackingKind(t); lacking != "" {
@@ -44,7 +44,8 @@ func TestOtherKinds(t *testing.T) {
 	}
 }
 
-// lackingKind tries links of the kinds that the tests need.
+// lackingKind tries links of the kinds that the tests need, and returns one that the
+// kernel lacks.
 func lackingKind(t *testing.T) string {
 	lacking := ""
 	in(t, newNetns(t), func(h *netlink.Handle) error {
@@ -96,7 +97,7 @@ func (l *lab) branch(enforcement datapath.Enforcement, id string) datapath.Pod {
 		if err := joinVPC(h, "vlan", b.ENI); err != nil {
 			return err
 		}
-		// The VPC forwards from ENI to ENI here.
+		// This namespace forwards from ENI to ENI, as a VPC does.
 		return sysctl("net/ipv6/conf/all/forwarding", "1")
 	})
 	return datapath.Pod{
@@ -122,7 +123,7 @@ func (l *lab) connect(p datapath.Pod, to netip.Addr) error {
 	})
 }
 
-// received counts the packets that came in by a link of the node.
+// received returns the number of packets that came in by a link of the node.
 func (l *lab) received(link string) (n uint64) {
 	in(l.t, l.node, func(h *netlink.Handle) error {
 		found, err := h.LinkByName(link)
@@ -134,8 +135,8 @@ func (l *lab) received(link string) (n uint64) {
 	return n
 }
 
-// knowGateway tells the node the MAC of the branch ENI's gateway: unlike AWS's,
-// the lab's router answers only who asks with an address of the subnet.
+// knowGateway tells the node the MAC of the branch ENI's gateway. Unlike AWS's router, the
+// lab's answers only requests that come from an address of the subnet.
 func (l *lab) knowGateway() {
 	var mac net.HardwareAddr
 	in(l.t, l.vpc, func(h *netlink.Handle) error {
@@ -181,7 +182,7 @@ func testBranchPod(t *testing.T, layout datapath.Layout, enforcement datapath.En
 		if err := l.connect(p, a.Addr); err != nil {
 			t.Errorf("node to pod %s by TCP: %v", a.Addr, err)
 		}
-		// Fewer are neighbour discovery and the like.
+		// Fewer packets may be neighbour discovery.
 		if passed := l.received("vlan.eth.5") >= seen+5; passed != (enforcement == datapath.Strict) {
 			t.Errorf("packets of this node to pod %s passed the branch ENI: %t", a.Addr, passed)
 		}
@@ -200,8 +201,8 @@ func btoi(b bool) int {
 	return 0
 }
 
-// delVariants deletes a pod in each way that a runtime may, and wants the state
-// before it each time.
+// delVariants deletes a pod with all, some and few of the facts that a runtime may give,
+// and each time wants the state from before its ADD.
 func (l *lab) delVariants(p datapath.Pod, before string) {
 	l.t.Helper()
 	key := datapath.Pod{ContainerID: p.ContainerID, IfName: p.IfName}
@@ -220,8 +221,8 @@ func (l *lab) delVariants(p datapath.Pod, before string) {
 			removeNetns(p.Netns)
 			p.Netns = newNetns(l.t)
 		}
-		// The kernel takes a sandbox apart in its own time, and ipvlan refuses the
-		// addresses that it still has there.
+		// The kernel ends a sandbox some time later, and until then ipvlan refuses the
+		// addresses that links in it have.
 		for range 100 {
 			_, err := l.h.AddPod(l.t.Context(), p)
 			if !errors.Is(err, unix.EADDRINUSE) {
@@ -254,7 +255,7 @@ func testEnforcement(t *testing.T, layout datapath.Layout) {
 	l.n.Enforcement = datapath.Strict
 	l.ensure()
 	if s := l.state(); contains(s, "pref 0 from all lookup local") || !contains(s, "-4 rule add pref 20 from all lookup local", "-6 rule add pref 20 from all lookup local", "ip_early_demux=0") {
-		t.Errorf("strict:\n%s", s)
+		t.Errorf("Strict has other rules or settings than it should:\n%s", s)
 	}
 	if _, err := ask(l.node, netip.Addr{}, outside4); err != nil {
 		t.Errorf("the node under strict enforcement: %v", err)
@@ -262,7 +263,7 @@ func testEnforcement(t *testing.T, layout datapath.Layout) {
 	l.n.Enforcement = datapath.Standard
 	l.ensure()
 	if diff := cmp.Diff(before, l.state()); diff != "" {
-		t.Errorf("back again (-before +after):\n%s", diff)
+		t.Errorf("Standard after Strict differs from Standard before (-before +after):\n%s", diff)
 	}
 }
 
@@ -311,7 +312,7 @@ func testIPVLAN(t *testing.T, layout datapath.Layout) {
 			t.Fatal(err)
 		}
 	}
-	p.Netns = newNetns(t) // the echo keeps the old one alive
+	p.Netns = newNetns(t) // the listeners still hold the old one
 	l.add(p)
 	l.delVariants(p, before)
 	if s := observe(t, sibling.Netns); contains(s, "eth0") || contains(s, "node0") {

@@ -18,7 +18,7 @@ func wholeENI(t *testing.T) (*lab, datapath.Pod) {
 	l := newLab(t, datapath.Flat)
 	eni := l.n.ENIs[1]
 	p := l.pod(1, "one")
-	p.MTU = 0 // which the ENI would keep
+	p.MTU = 0 // the ENI would still have it afterwards
 	p.Mode.Whole = &datapath.WholeENI{ENI: eni}
 	p.Mode.Whole.ENI.Link = "" // found by MAC
 	l.n.ENIs = l.n.ENIs[:1]
@@ -56,8 +56,8 @@ func TestWholeENI(t *testing.T) {
 	l.expect(p.Netns, p.Addrs[0].Addr, outside4)
 }
 
-// TestWholeENIReturned has the kernel bring the link back, as it does with
-// hardware when a sandbox ends: with the pod's name for it, or another.
+// TestWholeENIReturned moves the link to the node under another name, as the kernel does
+// with hardware when a sandbox ends, before DEL.
 func TestWholeENIReturned(t *testing.T) {
 	l, p := wholeENI(t)
 	before := l.state()
@@ -85,7 +85,7 @@ func TestWholeENIReturned(t *testing.T) {
 	}
 }
 
-// TestWholeENITaken fails before anything moves.
+// TestWholeENITaken wants ADD to fail before it moves a link.
 func TestWholeENITaken(t *testing.T) {
 	l, p := wholeENI(t)
 	other := l.pod(0, "other")
@@ -146,7 +146,7 @@ func TestBridge(t *testing.T) {
 	}
 }
 
-// noDrift wants that nothing differs from what is desired.
+// noDrift wants the node to be what is desired.
 func (l *lab) noDrift(pods ...datapath.Pod) {
 	l.t.Helper()
 	s, err := l.h.Observe(l.t.Context())
@@ -159,7 +159,7 @@ func (l *lab) noDrift(pods ...datapath.Pod) {
 	}
 }
 
-// TestSeveralInterfaces gives a pod one interface on each of two network cards.
+// TestSeveralInterfaces gives a pod an interface on each of two network cards.
 func TestSeveralInterfaces(t *testing.T) {
 	for _, layout := range layouts {
 		t.Run(string(layout), func(t *testing.T) {

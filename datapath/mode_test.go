@@ -11,7 +11,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/trace"
 )
 
-// testBranch is a branch ENI on the second ENI of testNode.
+// testBranch returns a branch ENI on the second ENI of testNode.
 func testBranch(enforcement datapath.Enforcement) *datapath.Branch {
 	n := testNode(datapath.Flat)
 	return &datapath.Branch{
@@ -23,7 +23,7 @@ func testBranch(enforcement datapath.Enforcement) *datapath.Branch {
 	}
 }
 
-// modes has each mode that a pod can have but the plain veth pair.
+// modes returns each mode that a pod can have except the routed veth pair.
 func modes() map[string]datapath.Mode {
 	enis := testNode(datapath.Flat).ENIs
 	return map[string]datapath.Mode{
@@ -53,8 +53,8 @@ func TestModeState(t *testing.T) {
 	}
 }
 
-// TestIPVLANPathMTUs has an MTU for all of the VPC, for a part of it, for the node,
-// and for everything else, which a peered network is part of.
+// TestIPVLANPathMTUs has MTUs for all of the VPC, for a part of it, for the node, and for
+// everything else, which includes a peered network.
 func TestIPVLANPathMTUs(t *testing.T) {
 	p := testPod(datapath.Flat, 2)
 	p.Addrs = p.Addrs[:1]
@@ -96,12 +96,11 @@ func TestValidateMode(t *testing.T) {
 	}
 	n := testNode(datapath.Flat)
 	if n.Enforcement = "x"; n.Validate() == nil {
-		t.Error("node with an odd enforcement is valid")
+		t.Error("Validate() of a node with an odd enforcement = nil, want an error")
 	}
 }
 
-// TestTraceMode follows packets that the node has no part in, and one by a branch
-// ENI.
+// TestTraceMode follows packets into the VPC in each mode.
 func TestTraceMode(t *testing.T) {
 	for name, mode := range modes() {
 		p := testPod(datapath.PerPod, 2)
@@ -123,7 +122,7 @@ func TestTraceMode(t *testing.T) {
 	}
 }
 
-// branchAddrs are a branch ENI's own addresses, which its pod has.
+// branchAddrs returns the addresses of a branch ENI, which its pod has.
 func branchAddrs() []datapath.PodAddr {
 	return []datapath.PodAddr{{Addr: netip.MustParseAddr("10.0.2.40")}, {Addr: netip.MustParseAddr("2001:db8:0:2::40")}}
 }

@@ -3,8 +3,6 @@
 package datapath
 
 import (
-	"net/netip"
-
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
@@ -65,14 +63,4 @@ func Number(card, device int) int {
 		n = 99 - (card-1)*9 - (device - 7)
 	}
 	return max(1, min(n, claims.MarkENI))
-}
-
-// Gateway returns the address that a pod sends its packets to on interface n, 0 to 254:
-// 169.254.1.(n+1) or fe80::(n+1), in the family of addr. No interface has that address; a
-// permanent neighbour entry in the pod holds the MAC of the host link.
-func Gateway(addr netip.Addr, n int) netip.Addr {
-	if addr.Is4() {
-		return netip.AddrFrom4([4]byte{169, 254, 1, byte(n + 1)})
-	}
-	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 15: byte(n + 1)})
 }

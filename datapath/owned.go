@@ -11,11 +11,11 @@ import (
 )
 
 // Owned returns the part of a namespace's state that n is responsible for: what
-// EnsureNode may change or delete. That is, without what belongs to single pods:
+// EnsureNode may change or delete. It has nothing that belongs to single pods:
 //   - rules at our priorities with our protocol;
 //   - routes with our protocol, everything in the ENIs' tables, TablePods,
-//     TableNowhere and TableHeld, and what leads out of table main by a secondary ENI, such as a
-//     default route by DHCP;
+//     TableNowhere and TableHeld, and routes of table main that lead out by a secondary
+//     ENI, such as a default route by DHCP;
 //   - global addresses and permanent neighbours of secondary ENIs;
 //   - links and settings that n names;
 //   - our nftables table.
@@ -99,7 +99,7 @@ func podRule(r netstate.Rule) bool {
 	return r.Priority == claims.PriorityBranch || r.Priority == claims.PriorityForged || r.Priority == claims.PriorityToPod && r.To.IsValid() || r.Priority == claims.PriorityFromPod && r.From.IsValid()
 }
 
-// podOf returns the address that a pod's rule is about.
+// podOf returns the pod's address in a rule for a pod.
 func podOf(r netstate.Rule) netip.Prefix {
 	if r.From.IsValid() {
 		return r.From
@@ -107,72 +107,107 @@ func podOf(r netstate.Rule) netip.Prefix {
 	return r.To
 }
 
-// orphansOf returns the deletion of those rules of pods that no route to the pod
-// goes with.
+// orphansOf returns the deletion of those rules that belong to pods that are gone: no
+// route leads to the pod's address, or by its link.
 func orphansOf(rules []netstate.Rule, routes []netstate.Route) []netstate.Change {
-	leads, ends := map[netip.Prefix]bool{}, map[string]bool{}
+	reached, used := map[netip.Prefix]bool{}, map[string]bool{}
 	for _, r := range routes {
 		if r.Protocol == claims.RouteProtocol {
-			leads[r.Dst] = leads[r.Dst] || r.Table == netstate.TableMain
-			ends[r.Link] = true
+			reached[r.Dst] = reached[r.Dst] || r.Table == netstate.TableMain
+			used[r.Link] = true
 		}
 	}
 	var changes []netstate.Change
 	for _, r := range rules {
-		if r.IIF != "" && !ends[r.IIF] || r.IIF == "" && !leads[podOf(r)] {
+		if r.IIF != "" && !used[r.IIF] || r.IIF == "" && !reached[podOf(r)] {
 			changes = append(changes, netstate.Change{Op: netstate.OpDelete, Item: r})
 		}
 	}
 	return changes
 }
 
-// owned returns the part of a node's state that belongs to p: its host link with
-// all that is on it, rules for its addresses at our priorities, and its addresses
-// on any link, where they would take its packets from it.
-func (p Pod) owned(s netstate.State) netstate.State {
-	var o netstate.State
-	for _, l := range s.Links {
-		if p.ownsLink(l.Name) || p.sharesLink(l.Name) {
-			o.Links = append(o.Links, l)
-		}
-	}
-	for _, a := range s.Addresses {
-		if p.has(netstate.HostPrefix(a.Prefix.Addr())) {
-			o.Addresses = append(o.Addresses, a)
-		}
-	}
-	for _, n := range s.Neighbors {
-		if p.ownsLink(n.Link) || p.sharesLink(n.Link) && p.has(netstate.HostPrefix(n.Addr)) {
-			o.Neighbors = append(o.Neighbors, n)
-		}
-	}
-	for _, r := range s.Routes {
-		if p.ownsLink(r.Link) || r.Protocol == claims.RouteProtocol && p.has(r.Dst) {
-			o.Routes = append(o.Routes, r)
-		}
-	}
-	for _, r := range s.Rules {
-		if r.Priority == claims.PriorityToPod && p.has(r.To) || r.Priority == claims.PriorityFromPod && p.has(r.From) ||
-			(r.Priority == claims.PriorityBranch || r.Priority == claims.PriorityForged) && p.ownsLink(r.IIF) {
-			o.Rules = append(o.Rules, r)
-		}
-	}
-	o.Sysctls = netstate.Counterparts(s, netstate.State{Sysctls: p.HostState().Sysctls}).Sysctls
+// ownership tells which items of a node's state belong to pods.
+type ownership struct {
+	// links belong to one pod alone, with all that is on them; shared links to several.
+	links, shared map[string]bool
+	// addrs are the pods' addresses. On another link than the pod's they would take
+	// its packets.
+	addrs map[netip.Prefix]bool
+	// settings are those that the pods need.
+	settings []netstate.Sysctl
+}
+
+func newOwnership() ownership {
+	return ownership{links: map[string]bool{}, shared: map[string]bool{}, addrs: map[netip.Prefix]bool{}}
+}
+
+// ownership returns the ownership of p alone, which needs host on the node.
+func (p Pod) ownership(host netstate.State) ownership {
+	o := newOwnership()
+	o.add(p, host)
 	return o
 }
 
-// ownedInSandbox returns what stands in the place of something that p wants in
-// its sandbox. Whatever else is there belongs to the pod and its other plugins.
-func (p Pod) ownedInSandbox(s netstate.State) netstate.State {
-	return netstate.Counterparts(s, p.SandboxState())
+// add adds what belongs to p, which needs host on the node.
+func (o *ownership) add(p Pod, host netstate.State) {
+	links := p.mode().links(p)
+	o.links[p.HostLink()] = true
+	if links.own != "" {
+		o.links[links.own] = true
+	}
+	if links.shared != "" {
+		o.shared[links.shared] = true
+	}
+	for _, a := range p.Addrs {
+		o.addrs[netstate.HostPrefix(a.Addr)] = true
+	}
+	o.settings = append(o.settings, host.Sysctls...)
 }
 
-// has reports whether x is one of p's addresses.
-func (p Pod) has(x netip.Prefix) bool {
-	for _, a := range p.Addrs {
-		if x == netstate.HostPrefix(a.Addr) {
-			return true
-		}
+func (o ownership) link(name string) bool { return o.links[name] || o.shared[name] }
+
+func (o ownership) address(a netip.Addr) bool { return o.addrs[netstate.HostPrefix(a)] }
+
+func (o ownership) neighbor(n netstate.Neighbor) bool {
+	return o.links[n.Link] || o.shared[n.Link] && o.address(n.Addr)
+}
+
+func (o ownership) route(r netstate.Route) bool {
+	return o.links[r.Link] || r.Protocol == claims.RouteProtocol && o.addrs[r.Dst]
+}
+
+// rule reports whether a pod owns r, whichever program has made r: a rule at our
+// priorities for the pod's address decides about the pod's packets.
+func (o ownership) rule(r netstate.Rule) bool {
+	switch r.Priority {
+	case claims.PriorityToPod:
+		return o.addrs[r.To]
+	case claims.PriorityFromPod:
+		return o.addrs[r.From]
+	case claims.PriorityBranch, claims.PriorityForged:
+		return o.links[r.IIF]
 	}
 	return false
+}
+
+// of returns the part of a node's state that belongs to the pods.
+func (o ownership) of(s netstate.State) netstate.State {
+	return netstate.State{
+		Links:     filtered(s.Links, func(l netstate.Link) bool { return o.link(l.Name) }),
+		Addresses: filtered(s.Addresses, func(a netstate.Address) bool { return o.address(a.Prefix.Addr()) }),
+		Neighbors: filtered(s.Neighbors, o.neighbor),
+		Routes:    filtered(s.Routes, o.route),
+		Rules:     filtered(s.Rules, o.rule),
+		Sysctls:   netstate.Counterparts(s, netstate.State{Sysctls: o.settings}).Sysctls,
+	}
+}
+
+// filtered returns the elements of s for which f is true.
+func filtered[T any](s []T, f func(T) bool) (found []T) {
+	for _, x := range s {
+		if f(x) {
+			found = append(found, x)
+		}
+	}
+	return found
 }

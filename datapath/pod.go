@@ -9,9 +9,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
-	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // Pod is one interface of one pod.
@@ -24,11 +25,11 @@ type Pod struct {
 	Layout Layout
 	// HostLinkPrefix must be the node's; "eni" if empty.
 	HostLinkPrefix string
-	// Addrs are the pod's addresses, at most one a family. DelPod finds them
-	// in the kernel if there are none here.
+	// Addrs are the pod's addresses, at most one of each family. If there are none,
+	// DelPod finds them in the kernel.
 	Addrs []PodAddr
-	// MTU of both ends in bytes, 68 to 65535, with IPv6 at least 1280; 0 leaves the
-	// kernel's 1500.
+	// MTU of both ends in bytes, 68 to 65535, with IPv6 at least 1280. 0 leaves the
+	// kernel's default, 1500.
 	MTU int
 	// Index counts the interfaces of a pod from 0 to 250. An interface beyond the
 	// first has a route table of its own in the sandbox, with the number Index.
@@ -36,14 +37,15 @@ type Pod struct {
 	// PathMTUs are destinations with an MTU of their own: 0.0.0.0/0 means all
 	// others. Optional.
 	PathMTUs []PathMTU
-	// Mode is a veth pair that the layout routes, unless something is set.
+	// Mode is how the pod is joined to the VPC: if it is zero, by a veth pair that the
+	// layout routes.
 	Mode Mode
 }
 
 // PodAddr is a pod's address and the route table of the ENI that owns it.
 type PodAddr struct {
 	Addr netip.Addr
-	// Table is that of [Table]; 0 is TableMain, the primary ENI.
+	// Table is that of [Table]; 0 is netstate.TableMain, the primary ENI.
 	Table int
 }
 
@@ -56,19 +58,24 @@ type PathMTU struct {
 
 // Wiring is what AddPod made.
 type Wiring struct {
-	HostLink, SandboxLink string
-	HostMAC, SandboxMAC   net.HardwareAddr
-	// Addrs are the pod's addresses with full length, and Gateways, in the same
-	// order, what the pod sends its packets to.
+	// HostLink and HostMAC are those of the link on the node, empty for a whole ENI.
+	HostLink string
+	HostMAC  net.HardwareAddr
+	// SandboxLink and SandboxMAC are those of the pod's interface.
+	SandboxLink string
+	SandboxMAC  net.HardwareAddr
+	// Addrs are the pod's addresses with full length. Gateways are, in the same order,
+	// the addresses that the pod sends its packets to.
 	Addrs    []netip.Prefix
 	Gateways []netip.Addr
-	MTU      int
+	// MTU is that of the Pod.
+	MTU int
 }
 
 // HostLinkName returns the name of the host side of an attachment's veth pair:
-// prefix and 11 hexadecimal digits of the SHA-1 of "containerID/ifName". It
-// derives from the sandbox and not from the pod's name, so that a pod started
-// again under its old name never meets its own remains.
+// prefix and 11 hexadecimal digits of the SHA-1 of "containerID/ifName". It derives
+// from the sandbox and not from the pod's name, so that a pod that is started again
+// under its old name never meets its own remains.
 func HostLinkName(prefix, containerID, ifName string) string {
 	return prefix + hex.EncodeToString(digest(containerID, ifName))[:11]
 }
@@ -80,34 +87,40 @@ func digest(containerID, ifName string) []byte {
 
 // HostLink returns the name of the pod's host link.
 func (p Pod) HostLink() string {
-	return HostLinkName(p.prefix(), p.ContainerID, p.IfName)
+	return HostLinkName(p.mode().hostPrefix(p), p.ContainerID, p.IfName)
 }
 
-// HostMAC returns the MAC of the host side: locally administered, unicast, from
-// the same digest as the name. A MAC that is known beforehand can be set in the
-// message that creates the link, which keeps udev from changing it, and can be
-// verified later without any record.
-func (p Pod) HostMAC() net.HardwareAddr { return p.mac(6) }
+// HostMAC returns the MAC of the host side: locally administered, unicast, from the
+// same digest as the name. A MAC that is known beforehand can be set in the message
+// that creates the link, which keeps udev from changing it, and can be verified later
+// without any record.
+func (p Pod) HostMAC() net.HardwareAddr { return p.digestMAC(6) }
 
 // SandboxMAC returns the MAC of the sandbox side.
-func (p Pod) SandboxMAC() net.HardwareAddr { return p.mac(12) }
+func (p Pod) SandboxMAC() net.HardwareAddr { return p.digestMAC(12) }
 
-func (p Pod) mac(offset int) net.HardwareAddr {
+// digestMAC returns six bytes of the digest as a MAC.
+func (p Pod) digestMAC(offset int) net.HardwareAddr {
 	mac := net.HardwareAddr(digest(p.ContainerID, p.IfName)[offset : offset+6])
 	mac[0] = mac[0]&^0x01 | 0x02
 	return mac
 }
 
 func (p Pod) layout() Layout { return Node{Layout: p.Layout}.layout() }
-func (p Pod) prefix() string {
-	if p.Mode.Branch != nil && p.Mode.Branch.strict() {
-		return claims.StrictPrefix
-	}
-	return Node{HostLinkPrefix: p.HostLinkPrefix}.prefix()
-}
 
 // Wiring returns what AddPod makes of p, without making it.
-func (p Pod) Wiring() Wiring { return p.Mode.wiring(p) }
+func (p Pod) Wiring() Wiring {
+	m := p.mode()
+	w := Wiring{SandboxLink: p.IfName, SandboxMAC: m.mac(p), MTU: p.MTU}
+	if m.links(p).peer != "" {
+		w.HostLink, w.HostMAC = p.HostLink(), p.HostMAC()
+	}
+	for _, a := range p.Addrs {
+		w.Addrs = append(w.Addrs, netstate.HostPrefix(a.Addr))
+		w.Gateways = append(w.Gateways, m.gateway(p, a.Addr))
+	}
+	return w
+}
 
 // Validate reports what makes p impossible to wire.
 func (p Pod) Validate() error {
@@ -118,7 +131,7 @@ func (p Pod) Validate() error {
 	if err := ValidateLinkName(p.IfName); err != nil {
 		errs = append(errs, err)
 	}
-	if err := ValidateHostLinkPrefix(p.prefix()); err != nil {
+	if err := ValidateHostLinkPrefix(p.mode().hostPrefix(p)); err != nil {
 		errs = append(errs, err)
 	}
 	if l := p.layout(); l != Flat && l != PerPod {
@@ -130,7 +143,7 @@ func (p Pod) Validate() error {
 	if p.Index < 0 || p.Index > 250 {
 		errs = append(errs, fmt.Errorf("interface index %d is not in 0..250", p.Index))
 	}
-	errs = append(errs, validMTU(p.MTU, p.speaks(true)))
+	errs = append(errs, validMTU(p.MTU, p.hasFamily(netstate.IPv6)))
 	for _, m := range p.PathMTUs {
 		err := validMTU(m.MTU, m.Prefix.Addr().Is6())
 		if m.MTU == 0 {
@@ -140,24 +153,27 @@ func (p Pod) Validate() error {
 			errs = append(errs, fmt.Errorf("path MTU to %s: %w", m.Prefix, err))
 		}
 	}
+	return errors.Join(append(errs, p.validateAddrs())...)
+}
+
+// validateAddrs reports addresses that a pod cannot have, and more than one of a family.
+func (p Pod) validateAddrs() error {
 	if len(p.Addrs) == 0 {
-		errs = append(errs, errors.New("no address"))
+		return errors.New("no address")
 	}
-	var families [2]int
+	var errs []error
+	count := map[netstate.Family]int{}
 	for _, a := range p.Addrs {
 		if !isENITable(a.Table) {
-			errs = append(errs, fmt.Errorf("address %s: %d is no ENI's route table", a.Addr, a.Table))
+			errs = append(errs, fmt.Errorf("address %s: %d is not the route table of an ENI", a.Addr, a.Table))
 		}
-		switch {
-		case !a.Addr.IsValid() || a.Addr.Is4In6() || a.Addr.Zone() != "" || !a.Addr.IsGlobalUnicast():
+		if !a.Addr.IsValid() || a.Addr.Is4In6() || a.Addr.Zone() != "" || !a.Addr.IsGlobalUnicast() {
 			errs = append(errs, fmt.Errorf("address %s is not a plain unicast address", a.Addr))
-		case a.Addr.Is4():
-			families[0]++
-		default:
-			families[1]++
+			continue
 		}
+		count[netstate.FamilyOf(a.Addr)]++
 	}
-	if max(families[0], families[1]) > 1 {
+	if max(count[netstate.IPv4], count[netstate.IPv6]) > 1 {
 		errs = append(errs, errors.New("two addresses of one family"))
 	}
 	return errors.Join(errs...)
@@ -176,4 +192,25 @@ func ValidateLinkName(name string) error {
 		return fmt.Errorf("interface name %q contains a slash, a colon or white space", name)
 	}
 	return nil
+}
+
+// hasFamily reports whether p has an address of the family.
+func (p Pod) hasFamily(f netstate.Family) bool {
+	return slices.ContainsFunc(p.Addrs, func(a PodAddr) bool { return netstate.FamilyOf(a.Addr) == f })
+}
+
+// hasAddr reports whether x is one of p's addresses.
+func (p Pod) hasAddr(x netip.Prefix) bool {
+	return slices.ContainsFunc(p.Addrs, func(a PodAddr) bool { return netstate.HostPrefix(a.Addr) == x })
+}
+
+// pathMTU returns the MTU of the longest prefix that contains dst, 0 if there is none.
+func (p Pod) pathMTU(dst netip.Prefix) int {
+	best := PathMTU{}
+	for _, m := range p.PathMTUs {
+		if m.Prefix.Contains(dst.Addr()) && m.Prefix.Bits() <= dst.Bits() && (best.MTU == 0 || m.Prefix.Bits() > best.Prefix.Bits()) {
+			best = m
+		}
+	}
+	return best.MTU
 }

@@ -24,8 +24,8 @@ func outsideOf(a netip.Addr) netip.Addr {
 	return outside6
 }
 
-// TestPodPackets sends packets every way that a pod's packets go: to the outside
-// by the pod's ENI, to the node, from the node, and to another pod of the node.
+// TestPodPackets sends packets between a pod and each kind of peer: the outside, by the
+// pod's ENI; the node, in both directions; and another pod of the node.
 func TestPodPackets(t *testing.T) {
 	for _, layout := range layouts {
 		for eni, name := range []string{"primary", "secondary"} {
@@ -58,7 +58,7 @@ func TestPodPackets(t *testing.T) {
 	}
 }
 
-// expect asks and wants the address unchanged on the other side.
+// expect sends a request, and wants the other side to see the source address unchanged.
 func (l *lab) expect(path string, from, to netip.Addr) {
 	l.t.Helper()
 	got, err := ask(path, from, to)
@@ -70,7 +70,8 @@ func (l *lab) expect(path string, from, to netip.Addr) {
 	}
 }
 
-// TestSpoof takes the address of another pod, of the node, and of nobody.
+// TestSpoof sends from the address of another pod, of the node, and from one that is not
+// in use.
 func TestSpoof(t *testing.T) {
 	for _, layout := range layouts {
 		t.Run(string(layout), func(t *testing.T) {
@@ -163,7 +164,7 @@ func TestDelLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestDelLate has DEL come a second time when another pod has the address.
+// TestDelLate repeats a DEL when another pod has the address already.
 func TestDelLate(t *testing.T) {
 	for _, layout := range layouts {
 		t.Run(string(layout), func(t *testing.T) {
@@ -202,15 +203,16 @@ func TestAddTwice(t *testing.T) {
 	}
 }
 
-// TestAddOnGarbage seeds what dead pods and other programs may have left.
+// TestAddOnGarbage adds a pod where dead pods and other programs have left links and
+// rules.
 func TestAddOnGarbage(t *testing.T) {
 	for _, layout := range layouts {
 		t.Run(string(layout), func(t *testing.T) {
 			l := newLab(t, layout)
 			l.ensure()
 			p := l.pod(1, "one")
-			// It has the same addresses, and its DEL was killed after the first step. Of a
-			// stranger without DEL nothing may be taken: see TestAddressTaken.
+			// The stranger has the same addresses, and its DEL was killed after the first
+			// step. Without that DEL it would keep everything: see TestAddressTaken.
 			stranger := l.pod(1, "stranger")
 			l.add(stranger)
 			in(t, l.node, func(h *netlink.Handle) error {
@@ -232,7 +234,7 @@ func TestAddOnGarbage(t *testing.T) {
 	}
 }
 
-// seed leaves a link of p's name and rules of its address.
+// seed makes a link with p's name and rules for its addresses.
 func seed(h *netlink.Handle, p datapath.Pod) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = p.HostLink()
@@ -326,7 +328,7 @@ func TestRollback(t *testing.T) {
 	}
 }
 
-// TestRetire retires pods, checks that they are cut off, and sweeps.
+// TestRetire retires pods, checks that they can no longer send, and sweeps.
 func TestRetire(t *testing.T) {
 	for _, layout := range layouts {
 		l := newLab(t, layout)
@@ -342,7 +344,7 @@ func TestRetire(t *testing.T) {
 		if got, err := ask(p.Netns, p.Addrs[0].Addr, outside4); err == nil {
 			t.Errorf("%s: a retired pod still sends, as %s", layout, got)
 		}
-		// A pod of the same addresses does not wait for the sweep.
+		// A pod with the same addresses does not have to wait for the sweep.
 		q := l.pod(1, "two")
 		l.add(q)
 		l.expect(q.Netns, q.Addrs[0].Addr, outside4)
@@ -363,8 +365,8 @@ func TestRetire(t *testing.T) {
 	}
 }
 
-// waitGone waits until the kernel has taken a link away with its sandbox, which
-// it does in its own time.
+// waitGone waits until the kernel, some time after the end of a sandbox, has deleted a
+// link of the node that led there.
 func (l *lab) waitGone(link string) {
 	l.t.Helper()
 	for contains(l.state(), link+" ") {
@@ -413,8 +415,8 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-// TestTwoInterfaces gives one pod an interface on each ENI, with an MTU of its own
-// for a destination: packets leave by the interface whose address they have.
+// TestTwoInterfaces gives one pod an interface on each ENI, and a destination an MTU of
+// its own. Packets leave by the interface that has their source address.
 func TestTwoInterfaces(t *testing.T) {
 	for _, layout := range layouts {
 		l := newLab(t, layout)

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// addOnGarbage adds a pod where dead pods and other programs have left things that
-// are in its way.
+// addOnGarbage adds a pod where dead pods and other programs have left items that are in
+// its way.
 func (w *world) addOnGarbage() {
 	p := w.newPod()
 	if p == nil {
@@ -28,11 +28,11 @@ func (w *world) addOnGarbage() {
 		w.within(all[w.choose(len(all))])
 	}
 	w.mustAdd(*p)
-	w.dirty = true // of what is not in the way Ensure knows
+	w.dirty = true // Ensure removes the garbage that was not in the way
 }
 
-// addOnNode adds a pod whose address is on a link of the node. That is refused: the
-// address may be one that the node needs. Then the address goes.
+// addOnNode adds a pod with an address that is on a link of the node. AddPod refuses that,
+// because the node may need the address. Then the address is removed and the ADD repeated.
 func (w *world) addOnNode() {
 	p := w.newPod()
 	if p == nil {
@@ -45,7 +45,7 @@ func (w *world) addOnNode() {
 		if err == nil {
 			err = h.AddrAdd(link, addr)
 		}
-		for err == nil { // IPv6 takes a moment to use it
+		for err == nil { // an IPv6 address takes a moment to be in use
 			routes, _ := h.RouteGet(a.AsSlice())
 			if len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
 				return nil
@@ -66,7 +66,7 @@ func (w *world) addOnNode() {
 	w.mustAdd(*p)
 }
 
-// garbage returns what makes garbage in the way of p.
+// garbage returns functions that each make some garbage in the way of p.
 func (w *world) garbage(p Pod) []func(*netlink.Handle) error {
 	return []func(*netlink.Handle) error{
 		func(h *netlink.Handle) error { // half a veth pair, with another MAC
@@ -126,23 +126,23 @@ func (w *world) garbage(p Pod) []func(*netlink.Handle) error {
 			}
 			return nil
 		},
-		func(h *netlink.Handle) error { // a bridge of the name that is none
+		func(h *netlink.Handle) error { // a link of the bridge's name that is not a bridge
 			if p.Mode.Bridge == nil || w.hasBridge() {
 				return nil
 			}
 			attrs := netlink.NewLinkAttrs()
-			attrs.Name = DefaultBridge
+			attrs.Name = defaultBridge
 			return exists(h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "nobridge"}))
 		},
 	}
 }
 
 func (w *world) hasBridge() bool {
-	_, ok := w.base.Link(DefaultBridge)
+	_, ok := w.base.Link(defaultBridge)
 	return ok
 }
 
-// exists is fine: the same garbage twice, or an address that the pod has.
+// exists ignores EEXIST: the garbage exists already, or the pod has the address.
 func exists(err error) error {
 	if errors.Is(err, unix.EEXIST) {
 		return nil
@@ -150,7 +150,8 @@ func exists(err error) error {
 	return err
 }
 
-// damage changes something of ours on the node, as a hostile program would.
+// damage changes something on the node that belongs to this package, as a hostile program
+// would.
 func (w *world) damage() {
 	w.dirty = true
 	links := []string{w.linkOf(1), w.linkOf(2)}
@@ -160,11 +161,11 @@ func (w *world) damage() {
 		}
 	}
 	if slices.ContainsFunc(w.live, func(p Pod) bool { return p.Mode.Bridge != nil }) {
-		links = append(links, DefaultBridge)
+		links = append(links, defaultBridge)
 	}
 	name := links[w.choose(len(links))]
-	if name == DefaultBridge {
-		defer w.ensure() // while there is a pod that wants it
+	if name == defaultBridge {
+		defer w.ensure() // while there is a pod that has it
 	}
 	which := w.choose(8)
 	w.within(func(h *netlink.Handle) error {
@@ -196,8 +197,8 @@ func (w *world) damage() {
 			c.FlushRuleset()
 			return c.Flush()
 		}
-		if name == DefaultBridge {
-			return nil // a pod that Desired does not know may want it
+		if name == defaultBridge {
+			return nil // a pod that Desired does not know may have the neighbour
 		}
 		return h.NeighSet(&netlink.Neigh{
 			LinkIndex: link.Attrs().Index, IP: net.IPv4(10, 0, 0, 100), HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 2, 2}, State: netlink.NUD_PERMANENT,

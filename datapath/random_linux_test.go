@@ -28,11 +28,11 @@ var (
 	randomSeed  = flag.Uint64("random-seed", 0, "seed of TestRandom; 0 takes a new one")
 )
 
-// TestRandom goes through random rows of all that happens to a node and its pods:
-// ADD and DEL in each mode, kills in the middle of either, of EnsureNode and of a
-// conversion to the other layout, sandboxes that end, reboots, and garbage of all
-// kinds. Whatever came before, ADD works; and when the remains have been deleted the
-// node is exactly what is desired.
+// TestRandom does everything that happens to a node and its pods in random order: ADD and
+// DEL in several modes, kills in the middle of either, of EnsureNode and of a conversion to
+// the other layout, sandboxes that end, reboots, and garbage of all kinds. ADD must work
+// after any of it, and once the remains have been deleted the node must be exactly what is
+// desired.
 func TestRandom(t *testing.T) {
 	isolatetest.Require(t)
 	seed := *randomSeed
@@ -53,7 +53,7 @@ func TestRandom(t *testing.T) {
 	}
 }
 
-// FuzzRandom is TestRandom with the fuzzer's choices, of which a byte makes one.
+// FuzzRandom is TestRandom with the fuzzer's choices, one for each byte.
 func FuzzRandom(f *testing.F) {
 	isolatetest.Require(f)
 	for seed := range uint64(4) {
@@ -86,31 +86,32 @@ func FuzzRandom(f *testing.F) {
 	})
 }
 
-// world is a node with pods that come, go and die.
+// world is a node with its pods.
 type world struct {
 	t      *testing.T
 	choose func(n int) int // one of 0 to n-1
 	node   Node
 	h      *Handle
 	path   string
-	// base is what is on the node beside ours.
+	// base is the state of the node before EnsureNode.
 	base netstate.State
-	// live are the pods whose last ADD succeeded, remains those that a kill or the
-	// end of a sandbox has left something of, both in order of age.
+	// live are the pods that the last ADD has wired. remains are the pods of which a kill
+	// or the end of a sandbox may have left something. Both are in order of age.
 	live, remains []Pod
-	// dirty means that something of the node's own was damaged, so that only Ensure
-	// makes it exact.
+	// dirty means that something of the node's own part was damaged, so that only Ensure
+	// can restore it.
 	dirty bool
-	// count of pods, and boots of the node.
+	// count counts pods, boots the boots of the node, and done the steps by name.
 	count, boots int
 	done         map[string]int
 }
 
-// addresses bounds how many pods have different addresses; every pod's key is new.
+// addresses is the number of pairs of addresses that pods have. The key of each pod is
+// new.
 const addresses = 6
 
-// hardware are the ENIs of a world: the primary, two whose addresses pods have, and
-// one for a pod of its own.
+// hardware are the ENIs of a world: the primary ENI, two secondary ENIs, and one to give
+// to a pod as a whole.
 var hardware = []ENI{
 	{ID: "eni-a", Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.10/24"), netip.MustParsePrefix("2001:db8::10/64")}, MTU: 1500},
 	{ID: "eni-b", Device: 1, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.20/24"), netip.MustParsePrefix("2001:db8::20/64")}, MTU: 1400},
@@ -140,10 +141,10 @@ func newWorld(t *testing.T, choose func(int) int, layout Layout) *world {
 	return w
 }
 
-// whole is the ENI that is not the node's.
+// whole returns the ENI to give to a pod.
 func (w *world) whole() ENI { return w.node.ENIs[3] }
 
-// own is the node without that.
+// own returns the node without the ENI to give to a pod.
 func (w *world) own() Node {
 	n := w.node
 	n.ENIs = n.ENIs[:3]
@@ -152,13 +153,13 @@ func (w *world) own() Node {
 
 func (w *world) desired() Desired { return Desired{Node: w.own(), Pods: w.live} }
 
-// podAddresses are the n-th pair.
+// podAddresses returns the n-th pair of addresses.
 func podAddresses(n int) (a4, a6 netip.Addr) {
 	return netip.AddrFrom4([4]byte{10, 0, 0, byte(100 + n)}), netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", 0x100+n))
 }
 
-// boot makes a new node with the hardware and what the system configures, and has
-// EnsureNode do its part.
+// boot makes a new namespace for the node, with the hardware and the part that the system
+// configures, and calls Ensure.
 func (w *world) boot() {
 	w.boots++
 	w.path = fmt.Sprintf("/run/netns/world-%d-%d", os.Getpid(), w.boots)
@@ -192,7 +193,7 @@ func (w *world) boot() {
 	w.ensure()
 }
 
-// linkOf is the name of the i-th ENI's link, another one after each boot.
+// linkOf returns the name of the i-th ENI's link, which differs after each boot.
 func (w *world) linkOf(i int) string { return fmt.Sprintf("ens%d-%d", i, w.boots) }
 
 // plug makes the link of the i-th ENI.
@@ -200,7 +201,7 @@ func (w *world) plug(i int) {
 	w.within(func(h *netlink.Handle) error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.HardwareAddr = w.linkOf(i), w.node.ENIs[i].MAC
-		// The VPC's end is as well in the node: nobody sends.
+		// The VPC's end is in the node as well, because this test sends no packets.
 		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: fmt.Sprintf("vpc%d", i), PeerHardwareAddr: net.HardwareAddr{2, 0, 0, 0, 1, byte(i)}}
 		if err := h.LinkAdd(veth); err != nil {
 			return err
@@ -241,7 +242,7 @@ func (w *world) ensure() {
 	w.dirty = false
 }
 
-// step does one thing.
+// step does one of the things that can happen, chosen at random.
 func (w *world) step() {
 	steps := []struct {
 		name string
@@ -258,14 +259,14 @@ func (w *world) step() {
 	s.do()
 }
 
-// newPod has addresses that no live pod has, of either family or both, and any mode;
-// nil if there is none.
+// newPod returns a pod with addresses that no other pod has, of one family or both, in one
+// of several modes. It returns nil if the choice is not possible.
 func (w *world) newPod() *Pod {
 	n := w.choose(addresses)
 	a4, a6 := podAddresses(n)
-	// What a killed ADD or DEL has left keeps its addresses until its DEL.
+	// The remains of a killed ADD or DEL have their addresses until their DEL.
 	for _, p := range slices.Concat(w.live, w.remains) {
-		if p.has(netstate.HostPrefix(a4)) || p.has(netstate.HostPrefix(a6)) {
+		if p.hasAddr(netstate.HostPrefix(a4)) || p.hasAddr(netstate.HostPrefix(a6)) {
 			return nil
 		}
 	}
@@ -299,12 +300,12 @@ func (w *world) newPod() *Pod {
 	return p
 }
 
-// second makes p a further interface of a live pod that has one; nil if there is
-// none.
+// second makes p a second interface of a live pod that has only one. It returns nil if
+// there is no such pod.
 func (w *world) second(p Pod) *Pod {
 	for _, first := range w.live {
 		alone := !slices.ContainsFunc(slices.Concat(w.live, w.remains), func(p Pod) bool { return p.Index > 0 && p.Netns == first.Netns })
-		if first.Index == 0 && first.Mode.isVeth() && alone {
+		if first.Index == 0 && first.Mode == (Mode{}) && alone {
 			p.ContainerID, p.Netns = first.ContainerID, first.Netns
 			p.IfName, p.Index = fmt.Sprintf("eth%d", w.count), 1
 			return &p
@@ -324,7 +325,8 @@ func (w *world) mustAdd(p Pod) {
 	for range 1 + w.choose(2) {
 		_, err := w.h.AddPod(w.t.Context(), p)
 		for end := time.Now().Add(10 * time.Second); errors.Is(err, ErrAddressTaken) && time.Now().Before(end); {
-			// By the link of a pod whose sandbox ended, until the kernel takes it away.
+			// The address leads to the link of a pod that lost its sandbox, until the kernel
+			// deletes that link.
 			_, err = w.h.AddPod(w.t.Context(), p)
 		}
 		if err != nil {
@@ -336,19 +338,19 @@ func (w *world) mustAdd(p Pod) {
 	}
 	w.live = append(w.live, p)
 	if p.Mode.Bridge != nil {
-		w.keepBridge()
+		w.expectBridge()
 	}
 }
 
-// keepBridge notes that there is a bridge: it stays without pods.
-func (w *world) keepBridge() {
-	if _, ok := w.base.Link(DefaultBridge); !ok {
-		w.base.Links = append(w.base.Links, netstate.Link{Name: DefaultBridge, Kind: "bridge", MAC: (&Bridge{}).mac().String(), Up: true})
+// expectBridge adds the bridge to base, because it stays without pods.
+func (w *world) expectBridge() {
+	if _, ok := w.base.Link(defaultBridge); !ok {
+		w.base.Links = append(w.base.Links, netstate.Link{Name: defaultBridge, Kind: "bridge", MAC: (&Bridge{}).bridgeMAC().String(), Up: true})
 	}
 }
 
-// addTaken adds to a sandbox that has a foreign interface of that name, which fails
-// and leaves nothing.
+// addTaken adds a pod to a sandbox that has an interface of the name already. The ADD
+// fails and leaves nothing.
 func (w *world) addTaken() {
 	p := w.newPod()
 	if p == nil || p.Index > 0 {
@@ -373,8 +375,8 @@ func (w *world) addTaken() {
 	}
 }
 
-// take removes a random pod from the live ones, and with the first interface of a
-// pod its second.
+// take removes a random pod from the live ones, and its second interface if the pod is a
+// first one.
 func (w *world) take() (taken []Pod) {
 	if len(w.live) == 0 {
 		return nil
@@ -407,19 +409,19 @@ func (w *world) del() {
 	}
 }
 
-// killedAdd stops after some of ADD's system calls; half of the time ADD is tried
-// again.
+// killedAdd stops an ADD after some of its steps. Half of the time it then repeats the
+// ADD.
 func (w *world) killedAdd() {
 	p := w.newPod()
 	if p == nil {
 		return
 	}
-	if err := w.addUntil(*p, w.choose(4)); err != nil {
+	if err := w.addUntil(*p, 1+w.choose(5)); err != nil {
 		w.t.Fatal(err)
 	}
 	if p.Mode.Bridge != nil {
-		if l, err := w.h.findLink(w.t.Context(), DefaultBridge); err == nil && l.Index != 0 {
-			w.keepBridge()
+		if l, err := w.h.findLink(w.t.Context(), defaultBridge); err == nil && l.Index != 0 {
+			w.expectBridge()
 			w.dirty = w.dirty || !l.Up // made, and not yet set up
 		}
 	}
@@ -432,60 +434,29 @@ func (w *world) killedAdd() {
 
 // addUntil does the first steps of AddPod.
 func (w *world) addUntil(p Pod, steps int) error {
-	ctx := w.t.Context()
 	inside, err := Open(p.Netns)
 	if err != nil {
 		return err
 	}
 	defer inside.Close()
-	if p, err = w.h.resolvePod(ctx, p); err != nil {
+	a, err := w.h.newAddition(w.t.Context(), p, inside)
+	if err != nil {
 		return err
 	}
-	var link rtnl.Link
-	veth := p.Mode.isVeth()
-	for i, step := range []func() error{
-		func() (err error) {
-			if p.Mode.Whole == nil {
-				link, err = w.h.createVeth(ctx, p, inside.ns)
-			}
-			return err
-		},
-		func() (err error) {
-			if veth {
-				return inside.wireSandbox(ctx, p, link.PeerIndex)
-			}
-			_, err = w.h.place(ctx, p, inside)
-			return err
-		},
-		func() error {
-			if veth {
-				return w.h.wireHost(ctx, p, link.Index)
-			}
-			return inside.repairInside(ctx, p)
-		},
-		func() error {
-			if veth {
-				return nil
-			}
-			return w.h.applyHost(ctx, p, false)
-		},
-	} {
-		if i > steps {
-			return nil
-		}
-		if err := step(); err != nil {
+	for i, step := range a.steps()[:steps] {
+		if err := step(w.t.Context()); err != nil {
 			return fmt.Errorf("step %d: %w", i, err)
 		}
 	}
 	return nil
 }
 
-// killedDel stops before the link is deleted, or retired.
+// killedDel stops a DEL before it deletes or retires the link.
 func (w *world) killedDel() {
 	for _, p := range w.take() {
-		link, _, err := w.h.unwire(w.t.Context(), p)
+		d, err := w.h.unwire(w.t.Context(), p)
 		if err == nil && w.choose(2) == 0 {
-			err = w.h.delLink(w.t.Context(), p, link)
+			err = w.releaseSome(d)
 		}
 		if err != nil {
 			w.t.Fatal(err)
@@ -494,7 +465,23 @@ func (w *world) killedDel() {
 	}
 }
 
-// killedSweep deletes the retired links and not what else a sweep finds.
+// releaseSome does the part of a DEL that concerns links on the node, in some modes.
+func (w *world) releaseSome(d *deletion) error {
+	if d.link.Index != 0 {
+		d.aliased = []rtnl.Link{d.link}
+	}
+	for _, m := range d.pod.everyMode() {
+		if w.choose(2) == 0 {
+			continue
+		}
+		if err := m.release(w.t.Context(), d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// killedSweep stops a sweep after it has deleted the retired links.
 func (w *world) killedSweep() {
 	w.endSandbox()
 	var b rtnl.Batch
@@ -513,9 +500,8 @@ func (w *world) killedEnsure() {
 	w.apply(w.desired())
 }
 
-// killedConversion stops on the way to the other layout and then goes there or
-// back. Pods that are there no more cannot be converted: what
-// they have goes first.
+// killedConversion stops a conversion to the other layout, and then finishes it or goes
+// back. Remains of pods cannot be converted, so they are deleted first.
 func (w *world) killedConversion() {
 	w.clean()
 	other := PerPod
@@ -582,7 +568,7 @@ func (w *world) endSandbox() {
 	}
 }
 
-// returnHardware does with a whole ENI what the kernel does with hardware when its
+// returnHardware moves a whole ENI to the node, as the kernel does with hardware when its
 // sandbox ends.
 func (w *world) returnHardware(p Pod) {
 	inside, err := Open(p.Netns)
@@ -599,8 +585,8 @@ func (w *world) returnHardware(p Pod) {
 	}
 }
 
-// reboot ends all sandboxes and the node's namespace. Who has made pods remembers
-// them, and DEL comes for some after the boot.
+// reboot ends all sandboxes and the node's namespace. The runtime remembers its pods and
+// sends their DEL after the boot.
 func (w *world) reboot() {
 	for _, p := range slices.Concat(w.live, w.remains) {
 		dropNetns(p.Netns)
@@ -614,10 +600,10 @@ func (w *world) reboot() {
 	w.boot()
 }
 
-// clean deletes the remains, with or without what DEL may know, and sweeps.
+// clean deletes the remains, with or without the facts that a DEL may lack, and sweeps.
 func (w *world) clean() {
 	for _, p := range w.remains {
-		if w.choose(2) == 0 && p.Mode.Whole == nil && p.Index == 0 { // else something is in the sandbox
+		if w.choose(2) == 0 && p.Mode.Whole == nil && p.Index == 0 { // otherwise DEL needs the sandbox
 			p.Netns = ""
 		}
 		if w.choose(2) == 0 {
@@ -633,7 +619,7 @@ func (w *world) clean() {
 	}
 }
 
-// compare wants exactly the node, the pods that live and what is not ours.
+// compare wants the namespace to have exactly the node, the live pods and base.
 func (w *world) compare() {
 	w.t.Helper()
 	if w.dirty {
@@ -651,12 +637,12 @@ func (w *world) compare() {
 	if changes := w.desired().Drift(have); len(changes) > 0 {
 		w.t.Fatalf("drift: %v", changes)
 	}
-	if diff := cmp.Diff(w.want(have).String(), barely(have).String()); diff != "" {
+	if diff := cmp.Diff(w.want(have).String(), comparableState(have).String()); diff != "" {
 		w.t.Fatalf("(-want +got):\n%s", diff)
 	}
 }
 
-// want is all that shall be there, with the names that links have.
+// want returns the state that the namespace should have, with the names that links have.
 func (w *world) want(have netstate.State) netstate.State {
 	n, err := w.own().Resolve(have.Links)
 	if err != nil {
@@ -677,16 +663,16 @@ func (w *world) want(have netstate.State) netstate.State {
 		return ok || l.MAC == lent
 	})
 	for i, l := range base.Links {
-		if l.Kind == "bridge" { // no pod wants it
+		if l.Kind == "bridge" { // no pod has it
 			base.Links[i], _ = have.Link(l.Name)
 		}
 	}
-	return barely(netstate.Join(own, base))
+	return comparableState(netstate.Join(own, base))
 }
 
-// barely returns s without settings, which Drift compares, and without what only
-// a wanted or only an observed state knows of links.
-func barely(s netstate.State) netstate.State {
+// comparableState returns s without settings, which Drift compares, and without the facts about
+// links that only wanted or only observed states have.
+func comparableState(s netstate.State) netstate.State {
 	s.Sysctls = nil
 	s.Links = slices.Clone(s.Links)
 	for i := range s.Links {

@@ -12,60 +12,49 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RetirePod cuts p off like DelPod but leaves its host link, without address,
-// route or rule, to the next [Handle.Sweep]. To delete a link takes the kernel
-// tens of milliseconds, which many links deleted at once share; a caller that is
-// waited for need not. Nobody can send through the link meanwhile.
+// RetirePod cuts p off like DelPod but leaves its host link, without address, route or
+// rule, to the next [Handle.Sweep]. The kernel needs tens of milliseconds to delete a
+// link, but not much more to delete many links at once. A caller on which a runtime waits
+// avoids that time. A pod cannot send through a retired link. A pod that has more than a
+// veth pair is deleted at once.
 func (h *Handle) RetirePod(ctx context.Context, p Pod) error {
-	link, addrs, err := h.unwire(ctx, p)
-	if err != nil {
-		return err
-	}
-	if link.Index == 0 || aliasIn(link) != (alias{}) || p.Index > 0 {
-		return h.delMode(ctx, p, link, addrs)
-	}
+	return h.delPod(ctx, p, h.retire)
+}
+
+// retire takes routes and neighbours from the host link of a pod and puts it into the
+// group of retired links.
+func (h *Handle) retire(ctx context.Context, d *deletion) error {
 	return h.withConn(ctx, func(c *rtnl.Conn) error {
 		var b rtnl.Batch
-		b.Group(link.Index, claims.LinkGroupRetired)
-		for _, a := range addrs {
+		b.Group(d.link.Index, claims.LinkGroupRetired)
+		for _, a := range d.addrs {
 			for _, table := range []int{claims.TablePods, netstate.TableMain} {
-				b.Route(netstate.OpDelete, link.Index, netstate.Route{Dst: netstate.HostPrefix(a.Addr), Table: table, Protocol: claims.RouteProtocol}, 0)
+				b.Route(netstate.OpDelete, d.link.Index, netstate.Route{Dst: netstate.HostPrefix(a.Addr), Table: table, Protocol: claims.RouteProtocol}, 0)
 			}
-			b.Neighbor(netstate.OpDelete, link.Index, netstate.Neighbor{Addr: a.Addr})
+			b.Neighbor(netstate.OpDelete, d.link.Index, netstate.Neighbor{Addr: a.Addr})
 		}
 		answers, err := c.Do(&b)
 		if err != nil {
 			return err
 		}
 		for _, a := range answers {
-			// What is gone went with the sandbox.
+			// Items that are gone went with the sandbox.
 			if a.Err != nil && !rtnl.IsGone(a.Err) {
-				return fmt.Errorf("retire %s: %w", link.Name, a.Err)
+				return fmt.Errorf("retire %s: %w", d.link.Name, a.Err)
 			}
 		}
 		return nil
 	})
 }
 
-// Sweep deletes the links that RetirePod left, all in one go, and the rules of
-// the per-pod layout whose pod's link went away with its sandbox before any DEL.
-// It may run beside anything else, also in other processes: a new pod with an
-// address of one that is swept keeps all that is its own.
+// Sweep deletes the links that RetirePod left, all in one request, and the rules of the
+// per-pod layout of pods that lost their link with the sandbox before any DEL. It may run
+// beside anything else, also in other processes: a new pod with an address of one that
+// is swept loses nothing.
 func (h *Handle) Sweep(ctx context.Context) error {
-	err := h.withConn(ctx, func(c *rtnl.Conn) error {
-		var b rtnl.Batch
-		b.Add(unix.RTM_DELLINK, rtnl.Ack, rtnl.LinkHeader(0, 0, 0), func() { b.Attr32(unix.IFLA_GROUP, claims.LinkGroupRetired) })
-		answers, err := c.Do(&b)
-		if err != nil {
-			return err
-		}
-		if err := answers[0].Err; err != nil && !rtnl.IsGone(err) {
-			return fmt.Errorf("delete retired links: %w", err)
-		}
-		return nil
-	})
+	err := h.withConn(ctx, func(c *rtnl.Conn) error { return c.DeleteLinkGroup(claims.LinkGroupRetired) })
 	if err != nil {
-		return err
+		return fmt.Errorf("retired links: %w", err)
 	}
 	orphans, err := h.orphanRules(ctx)
 	if err != nil || len(orphans) == 0 {
@@ -79,9 +68,9 @@ func (h *Handle) Sweep(ctx context.Context) error {
 	})
 }
 
-// orphanRules returns the deletion of rules of pods that no route leads to. AddPod
-// makes the route first, so the rules are listed first. Without the lock a rule may
-// have got a pod by the time that it is deleted.
+// orphanRules returns the deletion of rules of pods to which no route leads. AddPod makes
+// the route first, so the rules are listed first. Without the lock, a rule may belong to a
+// new pod by the time that it is deleted.
 func (h *Handle) orphanRules(ctx context.Context) (changes []netstate.Change, err error) {
 	err = h.withConn(ctx, func(c *rtnl.Conn) error {
 		changes, err = listOrphans(c)
@@ -93,15 +82,11 @@ func (h *Handle) orphanRules(ctx context.Context) (changes []netstate.Change, er
 func listOrphans(c *rtnl.Conn) ([]netstate.Change, error) {
 	var changes []netstate.Change
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		header := make([]byte, 12)
-		header[0] = family
 		var rules []netstate.Rule
-		err := c.DumpAll(unix.RTM_GETRULE, header, func(b []byte) error {
-			r, err := rtnl.ParseRule(b)
+		err := c.EachRule(family, func(r netstate.Rule) {
 			if claims.OwnedRule(r) && podRule(r) {
 				rules = append(rules, r)
 			}
-			return err
 		})
 		if err != nil {
 			return nil, fmt.Errorf("list rules: %w", err)

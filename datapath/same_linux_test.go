@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestSameAddAtOnce: a runtime repeats an ADD that it has given up, while the first
-// one still works. All of them succeed, and the pod is whole.
+// TestSameAddAtOnce repeats an ADD while the first one is still at work, as a runtime does
+// that has given it up. All of them succeed, and the pod is complete.
 func TestSameAddAtOnce(t *testing.T) {
 	h, _ := crashNode(t)
 	for _, layout := range []Layout{Flat, PerPod} {

@@ -3,10 +3,15 @@
 package datapath
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/rtnl"
+	"golang.org/x/sys/unix"
 )
 
 // openNetns opens the network namespace at path, or returns ErrNoSandbox.
@@ -34,4 +39,117 @@ func SandboxID(path string) (uint64, error) {
 		return 0, fmt.Errorf("identity of network namespace %s: %w", path, err)
 	}
 	return id, nil
+}
+
+// wireSandbox makes the sandbox what the pod needs. If everything is on the end of a new
+// veth pair, that takes one system call and replaces nothing.
+func (a *addition) wireSandbox(ctx context.Context) error {
+	if !a.fresh || len(a.sandbox.Links) > 1 {
+		return a.ensureSandbox(ctx)
+	}
+	err := a.inside.withConn(ctx, func(c *rtnl.Conn) error { return a.fillSandbox(c) })
+	if errors.Is(err, unix.EEXIST) && a.hasOwnRoutes(ctx) {
+		return a.ensureSandbox(ctx) // another AddPod of the same pod is at work
+	}
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	return nil
+}
+
+// hasOwnRoutes reports whether no other interface of the sandbox has a route in the
+// place of one of the pod's.
+func (a *addition) hasOwnRoutes(ctx context.Context) bool {
+	have, err := a.inside.observeNet(ctx)
+	return err == nil && !slices.ContainsFunc(netstate.Counterparts(have, a.sandbox).Routes, func(r netstate.Route) bool { return r.Link != a.pod.peer() })
+}
+
+// fillSandbox adds everything to the sandbox side of a new veth pair, over a socket of
+// the sandbox.
+func (a *addition) fillSandbox(c *rtnl.Conn) error {
+	s := a.sandbox
+	changes := netstate.Diff(netstate.State{}, netstate.State{Addresses: s.Addresses, Neighbors: s.Neighbors, Routes: s.Routes, Rules: s.Rules})
+	refused, err := sendNew(c, changes, a.link.PeerIndex)
+	if err != nil {
+		return err
+	}
+	off, err := ipv6Off(c, a.pod)
+	if err != nil || !off && len(refused) == 0 {
+		return err
+	}
+	// The runtime has switched IPv6 off in the sandbox.
+	if err := rtnl.WriteSysctls(a.inside.ns, s.Sysctls); err != nil || len(refused) == 0 {
+		return err
+	}
+	refused, err = sendNew(c, refused, a.link.PeerIndex)
+	if err == nil && len(refused) > 0 {
+		err = fmt.Errorf("%s: %w", refused[0], unix.EACCES)
+	}
+	return err
+}
+
+// ipv6Off reports whether a pod that needs IPv6 on its loopback link has it off.
+func ipv6Off(c *rtnl.Conn, p Pod) (bool, error) {
+	if !p.hasFamily(netstate.IPv6) {
+		return false, nil
+	}
+	var b rtnl.Batch
+	b.FindLink("lo")
+	answers, err := c.Do(&b)
+	if err != nil {
+		return false, err
+	}
+	if answers[0].Err != nil {
+		return false, fmt.Errorf("find link lo: %w", answers[0].Err)
+	}
+	lo, err := rtnl.ParseLink(answers[0].Data)
+	return len(missing(lo.Sysctls, []netstate.Sysctl{enableIPv6("lo")})) > 0, err
+}
+
+// sendNew brings up one new link and adds its items. A route that exists already belongs
+// to another interface of the sandbox, and is not replaced. It returns the changes that
+// the kernel refuses while IPv6 is off on the link.
+func sendNew(c *rtnl.Conn, changes []netstate.Change, index int) (refused []netstate.Change, err error) {
+	var b rtnl.Batch
+	b.SetLink(index, netstate.Link{Up: true})
+	for _, ch := range changes {
+		if r, ok := ch.Item.(netstate.Route); ok {
+			b.Route(netstate.OpAdd, index, r, rtnl.Create)
+		} else {
+			b.Change(ch, index)
+		}
+	}
+	answers, err := c.Do(&b)
+	if err != nil {
+		return nil, err
+	}
+	if answers[0].Err != nil {
+		return nil, fmt.Errorf("set up: %w", answers[0].Err)
+	}
+	for i, ch := range changes {
+		err := answers[i+1].Err
+		switch {
+		case err == nil || errors.Is(err, unix.EEXIST) && rtnl.IsRule(ch.Item):
+		case isIPv6(ch.Item) && (len(refused) > 0 || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)):
+			refused = append(refused, ch)
+		default:
+			return nil, fmt.Errorf("%s: %w", ch, err)
+		}
+	}
+	return refused, nil
+}
+
+// isIPv6 reports whether i, an item of a sandbox, is of the family IPv6.
+func isIPv6(i netstate.Item) bool {
+	switch i := i.(type) {
+	case netstate.Address:
+		return i.Prefix.Addr().Is6()
+	case netstate.Neighbor:
+		return i.Addr.Is6()
+	case netstate.Route:
+		return i.Dst.Addr().Is6()
+	case netstate.Rule:
+		return i.IPv6
+	}
+	return false
 }

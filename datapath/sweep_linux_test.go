@@ -18,10 +18,10 @@ import (
 
 var sweepRounds = flag.Int("sweep-rounds", 40, "how many pods each address of TestSweepBesideAdd gets, one after the other")
 
-// TestSweepBesideAdd gives each of some addresses to one pod after the other, while
-// sweeps follow each other without a pause. A pod ends by DEL, whose remains the
-// sweeps delete, or with its sandbox, whose rules they find; a second DEL runs beside
-// the next ADD. What a new pod of the same address has must stay.
+// TestSweepBesideAdd gives each of some addresses to one pod after another, while sweeps
+// follow each other without a pause. A pod ends by RetirePod, and sweeps delete its link,
+// or with its sandbox, and sweeps delete its rules. A second DEL runs beside the next ADD.
+// A new pod with the same address must lose nothing.
 func TestSweepBesideAdd(t *testing.T) {
 	isolatetest.Require(t)
 	for _, layout := range []Layout{Flat, PerPod} {
@@ -76,8 +76,8 @@ func TestSweepBesideAdd(t *testing.T) {
 	}
 }
 
-// inARow adds one pod after the other with the i-th address, and returns the last,
-// which stays.
+// inARow adds one pod after another with the i-th addresses. It returns the last one,
+// which still exists.
 func inARow(t *testing.T, h *Handle, layout Layout, i int) (p Pod) {
 	addrs := []PodAddr{
 		{Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(100 + i)})}, {Addr: netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", 100+i))},
@@ -86,7 +86,7 @@ func inARow(t *testing.T, h *Handle, layout Layout, i int) (p Pod) {
 		old := p
 		p = Pod{ContainerID: fmt.Sprintf("sweep-%d-%d", i, n), IfName: "eth0", Layout: layout, MTU: 1400, Addrs: slices.Clone(addrs)}
 		for k := range p.Addrs {
-			p.Addrs[k].Table = 2 + n%2 // an ENI that is not the last pod's
+			p.Addrs[k].Table = 2 + n%2 // another ENI than the previous pod has
 		}
 		p.Netns = "/run/netns/" + p.ContainerID
 		newNetns(t, p.Netns)
@@ -95,7 +95,7 @@ func inARow(t *testing.T, h *Handle, layout Layout, i int) (p Pod) {
 			if err := endPod(t, h, old, n); err != nil {
 				t.Error(err)
 			}
-			again.Go(func() { // as a plugin does whose agent does not sweep
+			again.Go(func() { // as a plugin does if its agent does not sweep
 				if err := h.DelPod(t.Context(), old); err != nil {
 					t.Errorf("second DEL: %v", err)
 				}
@@ -103,8 +103,8 @@ func inARow(t *testing.T, h *Handle, layout Layout, i int) (p Pod) {
 		}
 		_, err := h.AddPod(t.Context(), p)
 		for errors.Is(err, ErrAddressTaken) && n%2 == 0 && t.Context().Err() == nil {
-			// The kernel has not come to the end of the old sandbox: until then the old
-			// pod's link, which no DEL has marked, is as good as that of a running pod.
+			// The kernel has not ended the old sandbox yet. Until then the old pod's link,
+			// which no DEL has marked, looks like that of a running pod.
 			_, err = h.AddPod(t.Context(), p)
 		}
 		if err != nil {
@@ -130,7 +130,7 @@ func endPod(t *testing.T, h *Handle, p Pod, way int) error {
 		return h.RetirePod(t.Context(), p)
 	}
 	dropNetns(p.Netns)
-	// Every other time the new pod comes while the old link is still there.
+	// Every other time the new pod is added while the old link still exists.
 	for way%2 > 0 {
 		link, err := h.findLink(t.Context(), p.HostLink())
 		if err != nil || link.Index == 0 {
@@ -140,8 +140,8 @@ func endPod(t *testing.T, h *Handle, p Pod, way int) error {
 	return nil
 }
 
-// compareHost wants the namespace to be as in want, but for settings and what only
-// a wanted state knows.
+// compareHost wants the namespace to be as in want, except for settings and for the peers
+// of links, which Observe does not see.
 func compareHost(t *testing.T, h *Handle, want netstate.State) {
 	t.Helper()
 	have, err := h.Observe(t.Context())

@@ -11,9 +11,9 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// TestTakenUnderTraffic adds pods with the addresses of one that talks, again and
-// again: none of its packets is lost. Then an address that the node itself uses is
-// refused, and stays on the node.
+// TestTakenUnderTraffic adds pods with the addresses of a pod that sends packets, again
+// and again: no packet is lost. Then it adds a pod with an address that the node itself
+// uses: AddPod refuses it, and the address stays on the node.
 func TestTakenUnderTraffic(t *testing.T) {
 	for _, layout := range layouts {
 		t.Run(string(layout), func(t *testing.T) {
@@ -55,7 +55,7 @@ func TestTakenUnderTraffic(t *testing.T) {
 				t.Errorf("an ADD that was refused changed the node:\n%s", l.state())
 			}
 			l.apply(netstate.Address{Link: "ens5", Prefix: netip.PrefixFrom(p.Addrs[0].Addr, 32)})
-			l.add(p) // repeated: the node's own address is a damage
+			l.add(p) // p is wired, so its address on the node is a damage
 			l.talks(p)
 		})
 	}

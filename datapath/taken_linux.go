@@ -4,7 +4,6 @@ package datapath
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// taken says that an address is another's.
+// taken returns the error for an address that another pod or the node has.
 func taken(a netip.Addr, link string, local bool) error {
 	if local {
 		return fmt.Errorf("%w: %s is on link %s of the node", ErrAddressTaken, a, link)
@@ -33,34 +32,68 @@ func (p Pod) addrs() []netip.Addr {
 	return list
 }
 
-// refuseTaken returns ErrAddressTaken if an address of a new pod with a veth pair is
-// another pod's or the node's own.
-func (h *Handle) refuseTaken(ctx context.Context, p Pod) error {
-	return h.withConn(ctx, func(c *rtnl.Conn) error {
-		found, err := lookupAddrs(c, p.addrs())
-		if err != nil {
-			return err
-		}
-		for _, f := range found {
-			if err := refuseUse(c, p, f); err != nil {
+// refuseTaken returns ErrAddressTaken if an address of the pod is another pod's or the
+// node's own. For a pod with nothing but a veth pair it asks the kernel for the way to the
+// address, as that is enough before the claim. Other modes have routes in tables that only
+// packets from certain links are looked up in, so it goes through all routes.
+func (a *addition) refuseTaken(ctx context.Context) error {
+	if a.alias == (alias{}) {
+		return a.h.withConn(ctx, func(c *rtnl.Conn) error {
+			found, err := lookupAddrs(c, a.pod.addrs())
+			if err != nil {
+				return err
+			}
+			return a.refuseUses(ctx, c, found)
+		})
+	}
+	var err error
+	if a.repeated, err = a.wiredBefore(ctx); err != nil {
+		return err
+	}
+	_, err = a.observeHost(ctx)
+	return err
+}
+
+// refuseUses judges uses of the pod's addresses that the kernel has found. An address on
+// the node does not count if the pod was wired before: it is a damage then.
+func (a *addition) refuseUses(ctx context.Context, c *rtnl.Conn, found []foundUse) (err error) {
+	for _, f := range found {
+		if f.Local && !a.repeated {
+			if a.repeated, err = a.wiredBefore(ctx); err != nil {
 				return err
 			}
 		}
-		return nil
-	})
+		if f.Local && a.repeated {
+			continue
+		}
+		if err := a.refuseUse(c, f); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// refuseUse judges one use of an address of p.
-func refuseUse(c *rtnl.Conn, p Pod, f foundUse) error {
+// wiredBefore reports whether an AddPod of the pod has come to its end.
+func (a *addition) wiredBefore(ctx context.Context) (bool, error) {
+	if a.pod.peer() == "" {
+		l, err := a.inside.findLink(ctx, a.pod.IfName)
+		return l.Index != 0 && l.MAC == a.mode.mac(a.pod).String(), err
+	}
+	l, err := a.h.findLink(ctx, a.pod.HostLink())
+	return l.Index != 0 && !claims.Changing(l.Group), err
+}
+
+// refuseUse judges one use of an address of the pod.
+func (a *addition) refuseUse(c *rtnl.Conn, f foundUse) error {
 	switch {
 	case claims.Ending(f.link.Group):
 		return nil
 	case f.Local:
 		return taken(f.Addr, f.Link, true)
-	case p.ownsLink(f.Link):
+	case a.owned.links[f.Link]:
 		return nil
-	case f.link.Kind == "bridge":
-		owner, err := bridgeOwner(c, p, f)
+	case isBridge(f.link.Link):
+		owner, err := bridgeOwner(c, a.pod, f)
 		if err != nil || owner == "" {
 			return err
 		}
@@ -69,73 +102,25 @@ func refuseUse(c *rtnl.Conn, p Pod, f foundUse) error {
 	return taken(f.Addr, f.Link, false)
 }
 
-// bridgeOwner returns the host link of the pod to which a bridge delivers an address
-// of p, "" if that is p or the pod has ended.
-func bridgeOwner(c *rtnl.Conn, p Pod, f foundUse) (string, error) {
-	var b rtnl.Batch
-	header := make([]byte, 12)
-	header[0] = rtnl.FamilyOf(f.Addr)
-	binary.NativeEndian.PutUint32(header[4:], uint32(f.link.Index))
-	b.Add(unix.RTM_GETNEIGH, rtnl.Ack, header, func() { b.Attr(unix.NDA_DST, f.Addr.AsSlice()) })
-	answers, err := c.Do(&b)
-	if err != nil {
-		return "", err
-	}
-	if answers[0].Err == nil {
-		n, permanent, err := rtnl.ParseNeighbor(answers[0].Data, rtnl.LinkNames{})
-		if err != nil || permanent && n.MAC == p.SandboxMAC().String() {
-			return "", err
-		}
-	}
-	o, err := rtnl.DumpLinks(c)
-	if err != nil {
-		return "", err
-	}
+// refuseIn returns ErrAddressTaken if in o an address of the pod is another pod's or the
+// node's. An address on a link that is the pod's, or becomes the pod's, is the pod's.
+func (a *addition) refuseIn(c *rtnl.Conn, o rtnl.Observation) error {
+	links := map[string]rtnl.Link{}
 	for _, l := range o.Indexed {
-		its := slices.ContainsFunc(aliasIn(l).podAddrs(), func(a PodAddr) bool { return a.Addr == f.Addr })
-		if aliasIn(l).mode == "bridge" && aliasIn(l).link == f.Link && its && !claims.Ending(l.Group) && l.Name != p.HostLink() {
-			return l.Name, nil
-		}
+		links[l.Name] = l
 	}
-	return "", nil
-}
-
-// refuseTakenMode does for a pod of another mode what refuseTaken does, by all
-// routes: some modes have theirs in tables of their own. Repeated says that the pod was
-// wired before; then an address of it on the node is a damage, as it always is on a
-// link that is the pod's.
-func refuseTakenMode(c *rtnl.Conn, p Pod, repeated bool) error {
-	o, err := rtnl.ObserveRoutes(c)
-	if err != nil {
+	if err := a.mode.refuse(a.pod, links); err != nil {
 		return err
 	}
-	index := map[string]rtnl.Link{}
-	for _, l := range o.Indexed {
-		index[l.Name] = l
-	}
-	if err := refuseVLAN(p, index); err != nil {
-		return err
-	}
-	o.Neighbors = nil // a bridge keeps those of pods that have ended
-	for _, u := range usesOf(o.State, p.Wiring().Addrs) {
-		if u.Local && (repeated || p.ownsLink(u.Link) || p.Mode.Whole != nil && u.Link == p.Mode.Whole.ENI.Link) {
+	o.Neighbors = nil // a bridge still has those of pods that have ended
+	moved := a.mode.links(a.pod).moved
+	for _, u := range usesOf(o.State, a.pod.Wiring().Addrs) {
+		if u.Local && (a.repeated || a.owned.links[u.Link] || u.Link == moved) {
 			continue
 		}
-		if err := refuseUse(c, p, foundUse{u, index[u.Link]}); err != nil {
+		if err := a.refuseUse(c, foundUse{u, links[u.Link]}); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// refuseVLAN refuses the link of a branch ENI that belongs to another pod.
-func refuseVLAN(p Pod, links map[string]rtnl.Link) error {
-	if p.Mode.Branch == nil {
-		return nil
-	}
-	owner := aliasIn(links[p.Mode.Branch.Link()]).owner
-	if l, ok := links[owner]; ok && owner != p.HostLink() && !claims.Ending(l.Group) {
-		return fmt.Errorf("%w: link %s of the branch ENI belongs to pod %s", ErrAddressTaken, p.Mode.Branch.Link(), owner)
 	}
 	return nil
 }
@@ -144,22 +129,22 @@ func refuseVLAN(p Pod, links map[string]rtnl.Link) error {
 // time, have.
 const claimTries = 10
 
-// claimRoutes adds routes to single addresses by the link of that number. The kernel
-// makes a route only if the table has none to the address, so that of two links one
-// gets it. Routes of pods that have ended make room.
-func claimRoutes(c *rtnl.Conn, p Pod, index int, routes []netstate.Route) error {
+// claimRoutes adds routes to single addresses by the host link. The kernel makes a route
+// only if the table has none to the address, so that of two links one gets it. Routes of
+// pods that have ended make room.
+func (a *addition) claimRoutes(c *rtnl.Conn, routes []netstate.Route) error {
 	for _, r := range routes {
-		err := claimRoute(c, index, r, rtnl.Create)
+		err := addRoute(c, a.link.Index, r, rtnl.Create)
 		for try := 1; errors.Is(err, unix.EEXIST) && try < claimTries; try++ {
-			own, e := makeRoom(c, p, index, r)
+			own, e := a.makeRoom(c, r)
 			if e != nil {
 				return e
 			}
 			flags := uint16(rtnl.Create)
 			if own {
-				flags = rtnl.Replace // a call at the same time for the same pod, or Watch, made it
+				flags = rtnl.Replace // another AddPod of the same pod, or Watch, made it
 			}
-			err = claimRoute(c, index, r, flags)
+			err = addRoute(c, a.link.Index, r, flags)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: r}, err)
@@ -168,7 +153,7 @@ func claimRoutes(c *rtnl.Conn, p Pod, index int, routes []netstate.Route) error 
 	return nil
 }
 
-func claimRoute(c *rtnl.Conn, index int, r netstate.Route, flags uint16) error {
+func addRoute(c *rtnl.Conn, index int, r netstate.Route, flags uint16) error {
 	var b rtnl.Batch
 	b.Route(netstate.OpAdd, index, r, flags)
 	answers, err := c.Do(&b)
@@ -178,60 +163,67 @@ func claimRoute(c *rtnl.Conn, index int, r netstate.Route, flags uint16) error {
 	return answers[0].Err
 }
 
-// clearOther deletes routes of pods that have ended from the table of the other
-// layout. A pod that is there may be unknown there, and is not forgotten for it.
-func clearOther(c *rtnl.Conn, p Pod, index int) error {
-	for _, r := range staleRoutes(p) {
-		if _, err := makeRoom(c, p, index, r); err != nil {
-			return err
+// clearOtherLayout deletes routes of pods that have ended from the table of the other
+// layout. A pod that still exists may be unknown in this node's layout: its route stays,
+// and the address is taken.
+func (a *addition) clearOtherLayout(c *rtnl.Conn) error {
+	for _, x := range a.pod.Addrs {
+		for _, table := range []int{claims.TablePods, netstate.TableMain} {
+			r := netstate.Route{Dst: netstate.HostPrefix(x.Addr), Table: table, Protocol: claims.RouteProtocol}
+			if a.hasRoute(r.Key()) {
+				continue
+			}
+			if _, err := a.makeRoom(c, r); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// makeRoom deletes the route in the place of r, a route of p, unless it leads to
-// another pod or is p's own already. In a table where p has none, routes of other
-// programs stay.
-func makeRoom(c *rtnl.Conn, p Pod, index int, r netstate.Route) (own bool, err error) {
+// hasRoute reports whether the pod needs a route of that key on the node.
+func (a *addition) hasRoute(key netstate.RouteKey) bool {
+	return slices.ContainsFunc(a.host.Routes, func(r netstate.Route) bool { return r.Key() == key })
+}
+
+// makeRoom deletes the routes in the place of r, a route to an address of the pod. It
+// reports whether one of them is the pod's own, which stays. A route that leads to another
+// pod is ErrAddressTaken.
+func (a *addition) makeRoom(c *rtnl.Conn, r netstate.Route) (own bool, err error) {
 	var inPlace []rtnl.FibMatch
-	var b rtnl.Batch
-	header := make([]byte, 12)
-	header[0] = rtnl.FamilyOf(r.Dst.Addr())
-	b.Add(unix.RTM_GETROUTE, unix.NLM_F_DUMP, header, func() { b.Attr32(unix.RTA_TABLE, uint32(r.Table)) })
-	err = c.Dump(&b, func(body []byte) error {
-		m, err := rtnl.ParseFibMatch(body)
+	err = c.EachRouteIn(rtnl.FamilyOf(r.Dst.Addr()), r.Table, func(m rtnl.FibMatch) {
 		if m.Key() == r.Key() {
 			inPlace = append(inPlace, m)
 		}
-		return err
 	})
 	if err != nil && !rtnl.IsGone(err) {
 		return false, fmt.Errorf("list routes: %w", err)
 	}
 	for _, m := range inPlace {
-		if m.Index == index && m.Type == "" {
+		if m.Index == a.link.Index && m.Type == "" {
 			own = true
 			continue
 		}
-		if err := makeRoomOf(c, p, m); err != nil {
+		if err := a.deleteInPlace(c, m); err != nil {
 			return own, err
 		}
 	}
 	return own, nil
 }
 
-// makeRoomOf deletes a route of a pod that has ended, or to no pod.
-func makeRoomOf(c *rtnl.Conn, p Pod, m rtnl.FibMatch) error {
+// deleteInPlace deletes a route to an address of the pod, unless another pod has it. In a
+// table where the pod needs no such route, routes of other programs stay.
+func (a *addition) deleteInPlace(c *rtnl.Conn, m rtnl.FibMatch) error {
 	if leadsToOne(m.Route) {
 		found := []foundUse{{Use{Addr: m.Dst.Addr()}, rtnl.Link{Index: m.Index}}}
 		if err := nameLinks(c, found); err != nil {
 			return err
 		}
-		if err := refuseUse(c, p, found[0]); err != nil {
+		if err := a.refuseUse(c, found[0]); err != nil {
 			return err
 		}
 	}
-	if m.Protocol != claims.RouteProtocol && !slices.ContainsFunc(p.HostState().Routes, func(r netstate.Route) bool { return r.Key() == m.Key() }) {
+	if m.Protocol != claims.RouteProtocol && !a.hasRoute(m.Key()) {
 		return nil
 	}
 	var b rtnl.Batch

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"sync"
 	"testing"
 
@@ -15,8 +14,8 @@ import (
 	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
-// takenPod is a pod with a sandbox of its own and the addresses that all pods of these
-// tests want.
+// takenPod returns a pod with a sandbox of its own and the addresses that all pods of
+// these tests have.
 func takenPod(t *testing.T, id string, layout Layout, table int) Pod {
 	t.Helper()
 	p := Pod{ContainerID: id, IfName: "eth0", Netns: "/run/netns/" + id + "-" + string(layout), Layout: layout, MTU: 1400, Addrs: []PodAddr{
@@ -26,19 +25,19 @@ func takenPod(t *testing.T, id string, layout Layout, table int) Pod {
 	return p
 }
 
-// wantOwner wants the addresses to be p's and nothing on the node to be different.
+// wantOwner wants the addresses to be p's, and the node to be as before.
 func wantOwner(t *testing.T, h *Handle, p Pod, before string, when string) {
 	t.Helper()
 	if err := h.CheckPod(t.Context(), p); err != nil {
 		t.Errorf("%s: %v", when, err)
 	}
 	if diff := cmp.Diff(before, mustObserve(t, h)); diff != "" {
-		t.Errorf("%s: something of the other pod changed, or something stayed (-before +after):\n%s", when, diff)
+		t.Errorf("%s: the node changed (-before +after):\n%s", when, diff)
 	}
 }
 
-// TestAddressTaken adds a second pod, of every mode and either layout, with the
-// addresses of a first one.
+// TestAddressTaken adds a second pod, with a veth pair or on a bridge and in either
+// layout, with the addresses of a first one.
 func TestAddressTaken(t *testing.T) {
 	h, _ := crashNode(t)
 	for _, layout := range []Layout{Flat, PerPod} {
@@ -63,7 +62,7 @@ func TestAddressTaken(t *testing.T) {
 						before = after
 					}
 					wantOwner(t, h, first, after, when)
-					// A DEL of the second pod, which a runtime sends, takes nothing either.
+					// The DEL of the second pod, which a runtime sends, takes nothing either.
 					if err := h.DelPod(t.Context(), second); err != nil {
 						t.Errorf("%s: DelPod: %v", when, err)
 					}
@@ -83,8 +82,8 @@ func TestAddressTaken(t *testing.T) {
 	}
 }
 
-// TestRacingAdds has two pods want the same addresses at the same time, again and
-// again: exactly one gets them, and has all that belongs to it.
+// TestRacingAdds adds two pods with the same addresses at the same time, again and again.
+// Each time exactly one of them is added, and is complete.
 func TestRacingAdds(t *testing.T) {
 	h, _ := crashNode(t)
 	for _, layout := range []Layout{Flat, PerPod} {
@@ -120,13 +119,12 @@ func TestRacingAdds(t *testing.T) {
 	}
 }
 
-// TestLateAdd stops an ADD after each of its steps; its pod is deleted, the
-// addresses go to another pod, and then the ADD goes on. Whatever it does, the new
-// owner keeps all that it has.
+// TestLateAdd stops an ADD after each of its steps. Its pod is deleted, the addresses go
+// to another pod, and then the ADD continues. The new owner must lose nothing.
 func TestLateAdd(t *testing.T) {
 	h, _ := crashNode(t)
 	for _, layout := range []Layout{Flat, PerPod} {
-		for stop := range 6 {
+		for stop := range 8 {
 			for name, end := range map[string]func(context.Context, Pod) error{"DelPod": h.DelPod, "RetirePod": h.RetirePod} {
 				late, owner := takenPod(t, "late", layout, 2), takenPod(t, "owner", layout, 3)
 				steps := lateSteps(t, h, late)
@@ -173,35 +171,20 @@ func TestLateAdd(t *testing.T) {
 	}
 }
 
-// lateSteps are those of AddPod between which a process can be stopped for long. In
-// the per-pod layout the last ones hold the lock, without which there is no DEL.
-func lateSteps(t *testing.T, h *Handle, p Pod) []func() error {
+// lateSteps are those of AddPod between which a process can be stopped for long. In the
+// per-pod layout the claim and the rules are one step, because the lock that no DEL passes
+// is held from one to the other.
+func lateSteps(t *testing.T, h *Handle, p Pod) (steps []func() error) {
 	t.Helper()
-	sandbox, err := os.Open(p.Netns)
-	if err != nil {
-		t.Fatal(err)
+	a := newTestAddition(t, h, p)
+	for i, step := range a.steps() {
+		if i == 3 && p.layout() == Flat {
+			for _, half := range []func(*rtnl.Conn) error{a.claim, a.replaceRules} {
+				steps = append(steps, func() error { return h.withConn(t.Context(), half) })
+			}
+			continue
+		}
+		steps = append(steps, func() error { return step(t.Context()) })
 	}
-	t.Cleanup(func() { sandbox.Close() })
-	inside := newHandle(sandbox)
-	t.Cleanup(func() { _ = inside.closeSockets() })
-	var link rtnl.Link
-	ctx, s := t.Context(), p.HostState()
-	steps := []func() error{
-		func() (err error) {
-			link, err = h.createVeth(ctx, p, sandbox)
-			return err
-		},
-		func() error { return h.refuseTaken(ctx, p) },
-		func() error { return inside.wireSandbox(ctx, p, link.PeerIndex) },
-	}
-	if p.layout() == PerPod {
-		return append(steps, func() error { return h.wireHost(ctx, p, link.Index) })
-	}
-	return append(steps,
-		func() error {
-			return h.withConn(ctx, func(c *rtnl.Conn) error { return claimHost(c, p, link.Index, s) })
-		},
-		func() error {
-			return h.withConn(ctx, func(c *rtnl.Conn) error { return settleHost(c, p, link.Index, s) })
-		})
+	return steps
 }

@@ -72,7 +72,7 @@ func newModeLab(mode string) *modeLab {
 		system.Routes = append(system.Routes, netstate.Route{Dst: anywhere, Via: router, Link: "ens5", Table: netstate.TableMain, Protocol: 16})
 		if mode == several { // the first interface
 			inside.Rules = append(inside.Rules, netstate.Rule{IPv6: ipv6, Table: 255, Protocol: 2}, main)
-			inside.Routes = append(inside.Routes, netstate.Route{Dst: anywhere, Via: datapath.Gateway(router, 0), Link: "eth0", Table: netstate.TableMain, Protocol: claims.RouteProtocol})
+			inside.Routes = append(inside.Routes, netstate.Route{Dst: anywhere, Via: claims.Gateway(router, 0), Link: "eth0", Table: netstate.TableMain, Protocol: claims.RouteProtocol})
 		}
 	}
 	if mode == several {

@@ -94,24 +94,27 @@ var eniDamages = []modeDamage{
 	{name: "table of the ENI", do: func(h *netlink.Handle, _ datapath.Pod) error { return eachRoute(h, "ens6", 2, h.RouteDel) }, says: "table 2"},
 }
 
+// bridgeName is the name of the bridge if a pod names none.
+const bridgeName = "enibr0"
+
 // bridgeDamages are to a bridge and its ports.
 var bridgeDamages = []modeDamage{
 	{name: "no port", do: func(h *netlink.Handle, p datapath.Pod) error { return withLink(h, p.HostLink(), h.LinkSetNoMaster) }, says: "master enibr0"},
 	{name: "bridge down", do: func(h *netlink.Handle, _ datapath.Pod) error {
-		return withLink(h, datapath.DefaultBridge, h.LinkSetDown)
+		return withLink(h, bridgeName, h.LinkSetDown)
 	}, says: "enibr0"},
 	{name: "MAC of the bridge", do: func(h *netlink.Handle, _ datapath.Pod) error {
-		return withLink(h, datapath.DefaultBridge, func(l netlink.Link) error { return h.LinkSetHardwareAddr(l, mac("02:00:00:00:00:97")) })
+		return withLink(h, bridgeName, func(l netlink.Link) error { return h.LinkSetHardwareAddr(l, mac("02:00:00:00:00:97")) })
 	}, says: "enibr0 address"},
 	{name: "no bridge", do: func(h *netlink.Handle, _ datapath.Pod) error {
-		return withLink(h, datapath.DefaultBridge, h.LinkDel)
+		return withLink(h, bridgeName, h.LinkDel)
 	}, says: "link add name enibr0"},
 	{name: "something else in the bridge's place", do: func(h *netlink.Handle, _ datapath.Pod) error {
-		if err := withLink(h, datapath.DefaultBridge, h.LinkDel); err != nil {
+		if err := withLink(h, bridgeName, h.LinkDel); err != nil {
 			return err
 		}
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name = datapath.DefaultBridge
+		attrs.Name = bridgeName
 		return ignoreExists(h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "odd"}))
 	}, says: "link add name enibr0"},
 }

@@ -123,7 +123,7 @@ func (b *block) removeReleased(addr netip.Addr) (released, bool) {
 	return r, true
 }
 
-// forgetCooled drops the addresses of a large block whose cooldown has passed.
+// forgetCooled drops the addresses of a large block that are no longer cooling.
 func (b *block) forgetCooled(m moment) {
 	if b.small() {
 		return
@@ -169,7 +169,7 @@ func (b *block) candidate(m moment) (released, bool) {
 	return released{}, false
 }
 
-// cooling counts the addresses whose cooldown has not ended.
+// cooling counts the addresses that are still cooling.
 func (b *block) cooling(m moment) int {
 	if !m.free(time.Time{}) {
 		return b.size() - len(b.used)

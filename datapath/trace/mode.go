@@ -96,14 +96,14 @@ func (t *tracer) ownLink(src netip.Addr, p datapath.Pod, wanted bool) bool {
 	return false
 }
 
-// isPodGateway reports whether a is one of the addresses that [datapath.Gateway] returns.
+// isPodGateway reports whether a is one of the addresses that [claims.Gateway] returns.
 func isPodGateway(a netip.Addr) bool {
 	if !a.IsValid() {
 		return false
 	}
 	b := a.AsSlice()
 	n := int(b[len(b)-1])
-	return n > 0 && a == datapath.Gateway(a, n-1)
+	return n > 0 && a == claims.Gateway(a, n-1)
 }
 
 // isVLANLink reports whether the link of that name is the VLAN link of a branch ENI.

@@ -285,8 +285,8 @@ func TestLarge(t *testing.T) {
 	}
 }
 
-// ownsMachine reports whether the test runs in the machine's first user namespace, whose
-// users are mapped to themselves.
+// ownsMachine reports whether the test runs in the machine's first user namespace, which
+// maps each user to itself.
 func ownsMachine(t *testing.T) bool {
 	t.Helper()
 	data, err := os.ReadFile("/proc/self/uid_map")

@@ -30,8 +30,8 @@ type Log struct {
 
 	lock, log, head *os.File
 
-	// last is the point after the last record whose append returned, and size the
-	// number of bytes up to there.
+	// last is the point after the last completed append, and size the number of bytes
+	// up to there.
 	last point
 	size int64
 	// longTail: the log may have bytes after size. staleHead: the head may differ

@@ -44,8 +44,8 @@ type Config struct {
 	// Notify receives events. It runs on goroutines of the agent and must return
 	// quickly. Optional.
 	Notify func(Event)
-	// Tombstones calls release for each attachment whose DEL happened while no
-	// agent was running, and deletes its record when release returns nil. Optional.
+	// Tombstones calls release for each attachment that was deleted while no agent
+	// was running, and deletes its record when release returns nil. Optional.
 	Tombstones func(ctx context.Context, release func(ipam.Attachment) error) error
 	// CallTimeout limits each task that calls Provider or Links. Zero means 3
 	// minutes, which is enough to create an ENI, attach it and find it in the

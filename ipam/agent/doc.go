@@ -64,8 +64,8 @@
 // that no attachment holds is quarantined until the use ends. If the sandbox of
 // an attachment and its link are both gone, the sandbox ended without a DEL. The
 // agent releases the attachment after two audits have found that, or after one
-// if a pod would otherwise get no address. Attachments whose last request is less
-// than 10 s old are exempt, because their plugin may still be at work.
+// if a pod would otherwise get no address. Attachments with a request in the
+// last 10 s are exempt, because their plugin may still be running.
 //
 // # Restart without EC2
 //

@@ -19,9 +19,8 @@ type Kernel interface {
 	// Uses returns every address in use at one moment: those to which a route to
 	// a pod leads, and the node's own.
 	Uses(ctx context.Context) ([]ipam.Use, error)
-	// Dead returns those of the allocations whose pod has ended: its sandbox is
-	// gone or another one has taken its path, and its link on the node is gone
-	// too. In case of doubt a pod has not ended.
+	// Dead returns the allocations of pods that have ended: the sandbox is gone or
+	// another one has taken its path, and the link on the node is gone too. In case of doubt a pod has not ended.
 	Dead(ctx context.Context, held []ipam.Allocation) ([]ipam.Allocation, error)
 }
 
@@ -34,7 +33,7 @@ const (
 	EventQuarantined EventKind = "address-quarantined"
 	// EventUnquarantined: the use of a quarantined address has ended.
 	EventUnquarantined EventKind = "quarantine-lifted"
-	// EventReclaimed: an attachment whose sandbox ended without a DEL was released.
+	// EventReclaimed: the agent released an attachment after its sandbox had ended without a DEL.
 	EventReclaimed EventKind = "sandbox-reclaimed"
 )
 
@@ -50,8 +49,8 @@ type Event struct {
 }
 
 const (
-	// auditEvery is the time between two audits. An attachment whose sandbox ended
-	// without a DEL is released after two audits have found that.
+	// auditEvery is the time between two audits. The agent releases an attachment
+	// after two audits have found that its sandbox ended without a DEL.
 	auditEvery = 20 * time.Second
 	// auditEveryWaiting is the time between two audits while pods wait.
 	auditEveryWaiting = 2 * time.Second
@@ -60,7 +59,7 @@ const (
 	setupGrace = 10 * time.Second
 )
 
-// suspect is an attachment whose sandbox was found dead once.
+// suspect is an attachment that one audit has found to have no sandbox.
 type suspect struct {
 	requestedAt time.Time // the last request of the attachment
 	deadSince   time.Time

@@ -81,8 +81,8 @@ type loop struct {
 	backoffs map[key]*backoff
 	links    map[string]*link
 	foreign  []ENI
-	// gone are ENIs that the latest observation lacks and whose links are still to
-	// be removed.
+	// gone are ENIs that the latest observation lacks and that still have a link to
+	// remove.
 	gone    map[string]bool
 	memory  map[int]warmpool.Memory
 	decided map[int]warmpool.Decision

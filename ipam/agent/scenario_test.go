@@ -34,7 +34,7 @@ func (c *cloud) count(op string) int {
 }
 
 // TestStaleMetadataRemovesNoENI is the outage of amazon-vpc-cni-k8s#1967: after a
-// restart the metadata lacks an ENI whose addresses pods use.
+// restart the metadata lacks an ENI, although pods use its addresses.
 func TestStaleMetadataRemovesNoENI(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -107,7 +107,7 @@ func TestStaleMetadataAddsNoBlocks(t *testing.T) {
 	})
 }
 
-// TestBrokenENIServesNoPods: an ENI whose link never comes up does not count as
+// TestBrokenENIServesNoPods: an ENI with a link that never comes up does not count as
 // supply, and no more addresses are assigned to it. Pods are served from the
 // other ENIs, and from a new one when these are full.
 func TestBrokenENIServesNoPods(t *testing.T) {

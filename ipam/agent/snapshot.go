@@ -62,7 +62,7 @@ const maxLinkFailures = 3
 
 // countENI counts the slots of one ENI. Free addresses that are draining, doubted
 // or on an ENI that was not observed can be neither allocated nor given back, so
-// they count as cooling. An ENI whose link fails counts as NoPods while another
+// they count as cooling. An ENI counts as NoPods if its link fails while another
 // ENI is ready. If no ENI is ready, the cause is probably not the ENI, and a new
 // one would fail as well.
 func (l *loop) countENI(n ipam.ENIView, family ipam.Family, v ipam.View) warmpool.ENI {

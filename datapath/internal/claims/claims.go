@@ -144,3 +144,13 @@ var (
 
 // IsBranchLink reports whether the link of that name belongs to a pod on a branch ENI.
 func IsBranchLink(name string) bool { return strings.HasPrefix(name, StrictPrefix) }
+
+// Gateway returns the address that a pod sends its packets to on its n-th interface,
+// from 0 to 254: 169.254.1.(n+1) or fe80::(n+1). No interface has that address; the pod
+// knows the MAC of its host link by a permanent neighbour entry.
+func Gateway(addr netip.Addr, n int) netip.Addr {
+	if addr.Is4() {
+		return netip.AddrFrom4([4]byte{169, 254, 1, byte(n + 1)})
+	}
+	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 15: byte(n + 1)})
+}

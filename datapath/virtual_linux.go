@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// applyVirtual makes a virtual link that shall be down, and sets up one that
-// shall be up.
+// applyVirtual makes a virtual link if l is one that should be down. It gives any other
+// link, which must exist, the settings of l and its master.
 func (h *Handle) applyVirtual(ctx context.Context, l netstate.Link) error {
 	if l.Virtual() && !l.Up {
 		return h.ensureVirtual(ctx, l)
@@ -26,7 +26,7 @@ func (h *Handle) applyVirtual(ctx context.Context, l netstate.Link) error {
 		return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: l}, unix.ENODEV)
 	}
 	if have.MAC == l.MAC {
-		l.MAC = "" // to set a MAC again costs the link its neighbours
+		l.MAC = "" // setting a MAC again would delete the link's neighbours
 	}
 	master, err := h.otherLink(ctx, l.Master)
 	if err != nil {
@@ -46,7 +46,7 @@ func (h *Handle) applyVirtual(ctx context.Context, l netstate.Link) error {
 	})
 }
 
-// otherLink finds a link that must be there; no name is no link.
+// otherLink finds a link that must exist. Without a name it returns the zero Link.
 func (h *Handle) otherLink(ctx context.Context, name string) (link rtnl.Link, err error) {
 	if name == "" {
 		return link, nil
@@ -58,8 +58,8 @@ func (h *Handle) otherLink(ctx context.Context, name string) (link rtnl.Link, er
 	return link, err
 }
 
-// ensureVirtual makes a link, down. One of the name that is of another kind, or on
-// another link, is the remains of something and makes room.
+// ensureVirtual makes a virtual link, down, unless it exists. It deletes a link of the
+// name that is of another kind or on another link: remains of an earlier pod.
 func (h *Handle) ensureVirtual(ctx context.Context, l netstate.Link) error {
 	parent, err := h.otherLink(ctx, l.Parent)
 	if err != nil {
@@ -92,39 +92,8 @@ func (h *Handle) ensureVirtual(ctx context.Context, l netstate.Link) error {
 		}
 		return answers[0].Err
 	})
-	if err != nil && !errors.Is(err, unix.EEXIST) { // another AddPod made the bridge
+	if err != nil && !errors.Is(err, unix.EEXIST) { // EEXIST: another AddPod made the bridge
 		return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: l}, err)
 	}
 	return nil
-}
-
-// ensureIPVLAN makes the ipvlan link in the sandbox, in L2 mode.
-func (h *Handle) ensureIPVLAN(ctx context.Context, p Pod, inside *Handle) error {
-	eni := p.Mode.IPVLAN.ENI
-	have, err := inside.findLink(ctx, p.IfName)
-	switch {
-	case err != nil:
-		return err
-	case have.Index == 0:
-	case have.Kind == "ipvlan" && have.MAC == eni.MAC.String():
-		return nil
-	default:
-		return fmt.Errorf("%w: %s with MAC %s", ErrInterfaceTaken, p.IfName, have.MAC)
-	}
-	parent, err := h.otherLink(ctx, eni.Link)
-	if err != nil {
-		return err
-	}
-	return h.withConn(ctx, func(c *rtnl.Conn) error {
-		var b rtnl.Batch
-		b.CreateIPVLAN(p.IfName, parent.Index, int(inside.ns.Fd()))
-		answers, err := c.Do(&b)
-		if err == nil {
-			err = answers[0].Err
-		}
-		if err != nil {
-			return fmt.Errorf("create ipvlan link on %s: %w", eni.Link, err)
-		}
-		return nil
-	})
 }

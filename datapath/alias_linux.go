@@ -27,7 +27,7 @@ func (h *Handle) setAlias(ctx context.Context, index int, text string) error {
 	})
 }
 
-// markLink marks a link that is there.
+// markLink gives a link that exists an alias and the alternative name that goes with it.
 func (h *Handle) markLink(ctx context.Context, name string, a alias) error {
 	return h.withConn(ctx, func(c *rtnl.Conn) error {
 		var b rtnl.Batch
@@ -36,7 +36,7 @@ func (h *Handle) markLink(ctx context.Context, name string, a alias) error {
 		if err == nil {
 			err = answers[0].Err
 		}
-		if err == nil && !marked(answers[1].Err) {
+		if err == nil && !altNameDone(answers[1].Err) {
 			err = answers[1].Err
 		}
 		if err != nil {
@@ -46,12 +46,14 @@ func (h *Handle) markLink(ctx context.Context, name string, a alias) error {
 	})
 }
 
-// marked reports whether the answer to an alternative name is as good as success.
-func marked(err error) bool {
+// altNameDone reports whether err, the answer to a request for an alternative name, is as
+// good as success: the link has the name already, or the kernel has no such names.
+func altNameDone(err error) bool {
 	return err == nil || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
-// aliased returns the further links of the owners.
+// aliased returns the links that have an alias of one of the owners and the alternative
+// name that goes with it.
 func (h *Handle) aliased(ctx context.Context, owners ...string) (found []rtnl.Link, err error) {
 	err = h.withConn(ctx, func(c *rtnl.Conn) error {
 		var b rtnl.Batch
@@ -83,7 +85,8 @@ func (h *Handle) aliased(ctx context.Context, owners ...string) (found []rtnl.Li
 	return found, err
 }
 
-// allAliased looks at all links, for kernels without alternative names.
+// allAliased finds the links with an alias of one of the owners among all links, for
+// kernels without alternative names.
 func allAliased(c *rtnl.Conn, owners []string) (found []rtnl.Link, err error) {
 	o, err := rtnl.DumpLinks(c)
 	for _, l := range o.Indexed {
@@ -96,5 +99,5 @@ func allAliased(c *rtnl.Conn, owners []string) (found []rtnl.Link, err error) {
 	return found, err
 }
 
-// aliasIn returns the alias of a link.
+// aliasIn returns the alias of a link, the zero alias if another program has set it.
 func aliasIn(l rtnl.Link) alias { return parseAlias(l.AliasText) }

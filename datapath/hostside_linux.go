@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
+	"golang.org/x/sys/unix"
+)
+
+// wireHost makes the host side what the pod needs. A new veth pair with nothing beside it
+// takes a few system calls, however many pods there are.
+func (a *addition) wireHost(ctx context.Context) error {
+	if !a.fresh || a.alias != (alias{}) {
+		return a.ensureHost(ctx)
+	}
+	if err := rtnl.WriteSysctls(a.h.ns, missing(a.link.Sysctls, a.host.Sysctls)); err != nil {
+		return err
+	}
+	return a.h.withRules(ctx, a.host, func(c *rtnl.Conn) error {
+		if err := a.claim(c); err != nil {
+			return err
+		}
+		return a.replaceRules(c)
+	})
+}
+
+// missing returns the settings of want that are not in have.
+func missing(have, want []netstate.Sysctl) []netstate.Sysctl {
+	return slices.DeleteFunc(slices.Clone(want), func(s netstate.Sysctl) bool { return slices.Contains(have, s) })
+}
+
+// claim sets the host link up and claims the addresses by its routes, which the kernel
+// gives to one link only. Rules, which do not name their pod, must follow when all
+// addresses are the pod's.
+func (a *addition) claim(c *rtnl.Conn) error {
+	if err := a.clearOtherLayout(c); err != nil {
+		return err
+	}
+	var b rtnl.Batch
+	b.FindIndex(a.link.Index)
+	b.NoLinkLocal(a.link.Index)
+	b.SetLink(a.link.Index, netstate.Link{Up: true})
+	for _, n := range a.host.Neighbors {
+		b.Neighbor(netstate.OpAdd, a.link.Index, n)
+	}
+	for _, r := range a.host.Routes {
+		b.Route(netstate.OpAdd, a.link.Index, r, rtnl.Create)
+	}
+	answers, err := c.Do(&b)
+	if err != nil {
+		return err
+	}
+	if err := stillWiring(answers[0]); err != nil {
+		return err
+	}
+	if err := answers[2].Err; err != nil {
+		return fmt.Errorf("set %s up: %w", a.link.Name, err)
+	}
+	for i, n := range a.host.Neighbors {
+		if err := answers[3+i].Err; err != nil {
+			return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: n}, err)
+		}
+	}
+	var contested []netstate.Route
+	for i, r := range a.host.Routes {
+		err := answers[3+len(a.host.Neighbors)+i].Err
+		switch {
+		case errors.Is(err, unix.EEXIST):
+			contested = append(contested, r)
+		case err != nil:
+			return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: r}, err)
+		}
+	}
+	return a.claimRoutes(c, contested)
+}
+
+// replaceRules deletes the rules that an earlier pod has left for the addresses, and adds
+// the pod's.
+func (a *addition) replaceRules(c *rtnl.Conn) error {
+	stale := staleRules(a.pod.Addrs)
+	var b rtnl.Batch
+	for _, r := range stale {
+		b.Rule(netstate.OpDelete, r)
+	}
+	for _, r := range a.host.Rules {
+		b.Rule(netstate.OpAdd, r)
+	}
+	answers, err := c.Do(&b)
+	if err != nil {
+		return err
+	}
+	for i, r := range a.host.Rules {
+		// A rule that exists again was made by Watch just now.
+		if err := answers[len(stale)+i].Err; err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: r}, err)
+		}
+	}
+	if slices.ContainsFunc(answers[:len(stale)], func(a rtnl.Answer) bool { return a.Err == nil }) {
+		// There was one. There may be more, and it may have been the new one.
+		return purgeRules(c, stale, a.host.Rules)
+	}
+	return nil
+}
+
+// staleRules select the rules that an earlier pod may have left for addresses, in any
+// table and with any protocol.
+func staleRules(addrs []PodAddr) []netstate.Rule {
+	var rules []netstate.Rule
+	for _, a := range addrs {
+		dst := netstate.HostPrefix(a.Addr)
+		rules = append(rules,
+			netstate.Rule{IPv6: a.Addr.Is6(), Priority: claims.PriorityToPod, To: dst},
+			netstate.Rule{IPv6: a.Addr.Is6(), Priority: claims.PriorityFromPod, From: dst})
+	}
+	return rules
+}
+
+// purgeRules deletes all rules that match stale, and then adds those of keep.
+func purgeRules(c *rtnl.Conn, stale, keep []netstate.Rule) error {
+	for found := true; found; {
+		var b rtnl.Batch
+		for _, r := range stale {
+			b.Rule(netstate.OpDelete, r)
+		}
+		answers, err := c.Do(&b)
+		if err != nil {
+			return err
+		}
+		found = false
+		for i, a := range answers {
+			if a.Err != nil && !rtnl.IsGone(a.Err) {
+				return fmt.Errorf("delete rule %s: %w", stale[i], a.Err)
+			}
+			found = found || a.Err == nil
+		}
+	}
+	var b rtnl.Batch
+	for _, r := range keep {
+		b.Rule(netstate.OpAdd, r)
+	}
+	answers, err := c.Do(&b)
+	if err != nil {
+		return err
+	}
+	for i, a := range answers {
+		if a.Err != nil && !errors.Is(a.Err, unix.EEXIST) {
+			return fmt.Errorf("add rule %s: %w", keep[i], a.Err)
+		}
+	}
+	return nil
+}

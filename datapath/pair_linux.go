@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
+	"golang.org/x/sys/unix"
+)
+
+// placeLinks makes the veth pair of a and the virtual links that its host state has, and
+// gives the host link its alias.
+func (a *addition) placeLinks(ctx context.Context) error {
+	if err := a.placePair(ctx); err != nil {
+		return err
+	}
+	if a.alias != (alias{}) {
+		if err := a.h.setAlias(ctx, a.link.Index, a.alias.String()); err != nil {
+			return err
+		}
+	}
+	for _, l := range a.host.Links {
+		if !l.Virtual() {
+			continue
+		}
+		if err := a.h.ensureVirtual(ctx, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// placePair makes the veth pair. A pair that is whole stays; remains of one are taken
+// away first; an interface of another program stays and is an error.
+func (a *addition) placePair(ctx context.Context) error {
+	err := a.createPair(ctx)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	whole, err := a.clearRemains(ctx)
+	if err != nil || whole {
+		return err
+	}
+	return a.createPair(ctx)
+}
+
+// createPair makes the veth pair and finds the numbers of both ends, in one system call.
+func (a *addition) createPair(ctx context.Context) error {
+	return a.h.withConn(ctx, func(c *rtnl.Conn) error {
+		var b rtnl.Batch
+		b.CreateVeth(rtnl.VethPair{
+			Name: a.pod.HostLink(), MAC: a.pod.HostMAC(), Peer: a.pod.peer(), PeerMAC: a.pod.SandboxMAC(), MTU: a.pod.MTU, Group: claims.LinkGroupWiring,
+		}, int(a.inside.ns.Fd()))
+		b.FindLink(a.pod.HostLink())
+		answers, err := c.Do(&b)
+		if err != nil {
+			return err
+		}
+		if err := answers[0].Err; err != nil {
+			return fmt.Errorf("create veth pair: %w", err)
+		}
+		a.made, a.fresh, a.unfinished = true, true, true
+		if err := answers[1].Err; err != nil {
+			return fmt.Errorf("find veth pair: %w", err)
+		}
+		a.link, err = rtnl.ParseLink(answers[1].Data)
+		return err
+	})
+}
+
+// clearRemains finds out why the pair could not be made. It reports whether the pair is
+// there as a whole, and otherwise takes away what is left of it. An interface of another
+// program is ErrInterfaceTaken.
+func (a *addition) clearRemains(ctx context.Context) (whole bool, err error) {
+	peer, err := a.inside.findLink(ctx, a.pod.peer())
+	if err != nil {
+		return false, err
+	}
+	if peer.Index != 0 && (peer.Kind != "veth" || peer.MAC != a.pod.SandboxMAC().String()) {
+		return false, fmt.Errorf("%w: %s with MAC %s", ErrInterfaceTaken, a.pod.peer(), peer.MAC)
+	}
+	host, err := a.h.findLink(ctx, a.pod.HostLink())
+	if err != nil {
+		return false, err
+	}
+	whole = peer.Index != 0 && host.PeerIndex == peer.Index && peer.PeerIndex == host.Index && host.MAC == a.pod.HostMAC().String() && !claims.Ending(host.Group)
+	if whole {
+		a.link, a.repeated = host, !claims.Changing(host.Group)
+		a.unfinished = !a.repeated
+		return true, nil
+	}
+	for _, remains := range []struct {
+		h    *Handle
+		link rtnl.Link
+	}{{a.h, host}, {a.inside, peer}} {
+		if remains.link.Index == 0 {
+			continue
+		}
+		if err := remains.h.deleteLink(ctx, remains.link.Index); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// waitPair waits for both ends of the veth pair: Watch may have set up the host side
+// before AddPod came to the sandbox side.
+func (a *addition) waitPair(ctx context.Context) error {
+	if !a.unfinished {
+		return nil
+	}
+	err := a.inside.withConn(ctx, func(c *rtnl.Conn) error { return rtnl.WaitRunning(ctx, c, a.link.PeerIndex) })
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	return a.h.withConn(ctx, func(c *rtnl.Conn) error { return rtnl.WaitRunning(ctx, c, a.link.Index) })
+}
