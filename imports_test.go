@@ -52,6 +52,10 @@ var journals = []string{"internal/wal", "internal/agentdb"}
 // agentImports lists the packages that ipam/agent may import in addition to its rule.
 var agentImports = []string{"ipam", "warmpool"}
 
+// datapathTestImports lists the packages that datapath/internal/datapathtest, which only
+// tests import, may import in addition to its rule.
+var datapathTestImports = []string{"internal/fabric", "internal/isolate/isolatetest", "snat"}
+
 func TestImportRules(t *testing.T) {
 	seen := map[string]bool{}
 	for _, p := range list(t, "./...") {
@@ -65,6 +69,9 @@ func TestImportRules(t *testing.T) {
 		allowed := append([]string{top}, rule.imports...)
 		if dir == "ipam/agent" {
 			allowed = append(allowed, agentImports...)
+		}
+		if dir == "datapath/internal/datapathtest" {
+			allowed = append(allowed, datapathTestImports...)
 		}
 		for _, imp := range p.Imports {
 			own, ours := strings.CutPrefix(imp, module+"/")

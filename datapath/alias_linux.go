@@ -12,7 +12,7 @@ import (
 )
 
 // setAlias sets the alias of a link.
-func (h *Handle) setAlias(ctx context.Context, index int, text string) error {
+func (h *kernel) setAlias(ctx context.Context, index int, text string) error {
 	return h.withConn(ctx, func(c *rtnl.Conn) error {
 		var b rtnl.Batch
 		b.SetAlias(index, text)
@@ -28,7 +28,7 @@ func (h *Handle) setAlias(ctx context.Context, index int, text string) error {
 }
 
 // markLink gives a link that exists an alias and the alternative name that goes with it.
-func (h *Handle) markLink(ctx context.Context, name string, a alias) error {
+func (h *kernel) markLink(ctx context.Context, name string, a alias) error {
 	return h.withConn(ctx, func(c *rtnl.Conn) error {
 		var b rtnl.Batch
 		b.MarkLink(name, a.String(), a.altName())
@@ -54,7 +54,7 @@ func altNameDone(err error) bool {
 
 // aliased returns the links that have an alias of one of the owners and the alternative
 // name that goes with it.
-func (h *Handle) aliased(ctx context.Context, owners ...string) (found []rtnl.Link, err error) {
+func (h *kernel) aliased(ctx context.Context, owners ...string) (found []rtnl.Link, err error) {
 	err = h.withConn(ctx, func(c *rtnl.Conn) error {
 		var b rtnl.Batch
 		for _, owner := range owners {
@@ -72,7 +72,7 @@ func (h *Handle) aliased(ctx context.Context, owners ...string) (found []rtnl.Li
 				found, err = allAliased(c, owners)
 				return err
 			}
-			l, err := rtnl.ParseLink(a.Data)
+			l, err := a.Link()
 			if err != nil {
 				return err
 			}

@@ -9,10 +9,8 @@ import (
 	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
-// Apply carries out changes in order and stops at the first that fails. Adding an item
-// that exists and deleting one that does not exist both succeed. Apply cannot create a
-// veth pair, which needs a sandbox: see [Handle.AddPod].
-func (h *Handle) Apply(ctx context.Context, changes []netstate.Change) error {
+// Apply: see [Handle.Apply].
+func (h *kernel) Apply(ctx context.Context, changes []netstate.Change) error {
 	for len(changes) > 0 {
 		n, err := h.applySome(ctx, changes)
 		if err != nil {
@@ -25,7 +23,7 @@ func (h *Handle) Apply(ctx context.Context, changes []netstate.Change) error {
 
 // applySome carries out the changes at the beginning of the list that go into one
 // request, and returns their number.
-func (h *Handle) applySome(ctx context.Context, changes []netstate.Change) (int, error) {
+func (h *kernel) applySome(ctx context.Context, changes []netstate.Change) (int, error) {
 	switch i := changes[0].Item.(type) {
 	case netstate.Sysctl:
 		return 1, rtnl.WriteSysctls(h.ns, []netstate.Sysctl{i})

@@ -10,10 +10,8 @@ import (
 	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
-// CheckPod returns a *DriftError if p is not wired as AddPod would wire it, on either
-// side. It returns ErrInvalid if p contradicts itself, ErrNoSandbox if its sandbox is gone,
-// and ErrNoLink if no link has the MAC of an ENI of its mode.
-func (h *Handle) CheckPod(ctx context.Context, p Pod) error {
+// CheckPod: see [Handle.CheckPod].
+func (h *kernel) CheckPod(ctx context.Context, p Pod) error {
 	if err := p.Validate(); err != nil {
 		return fmt.Errorf("pod: %w: %w", ErrInvalid, err)
 	}
@@ -22,7 +20,7 @@ func (h *Handle) CheckPod(ctx context.Context, p Pod) error {
 		return fmt.Errorf("sandbox: %w", err)
 	}
 	defer sandbox.Close()
-	inside := newHandle(sandbox)
+	inside := newKernel(sandbox)
 	defer func() { _ = inside.closeSockets() }() // its sockets have nothing left to report
 	a, err := h.newAddition(ctx, p, inside)
 	if err != nil {
@@ -56,7 +54,7 @@ func (a *addition) sandboxDrift(have netstate.State) []netstate.Change {
 
 // observeNet is Observe without nftables and without the node's settings, which have
 // nothing to do with a pod.
-func (h *Handle) observeNet(ctx context.Context) (netstate.State, error) {
+func (h *kernel) observeNet(ctx context.Context) (netstate.State, error) {
 	var o rtnl.Observation
 	err := h.withConn(ctx, func(c *rtnl.Conn) (err error) {
 		o, err = rtnl.ObserveRoutes(c)

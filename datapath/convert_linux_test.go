@@ -10,9 +10,9 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-// TestConvert changes the layout of a node again and again while pods on both
-// ENIs talk in both families. No packet may be lost, and in the end nothing of the
-// other layout is left.
+// TestConvert changes the layout of a node several times while pods on both ENIs send
+// packets of both families. It checks that no packet is lost and that nothing of the
+// other layout remains.
 func TestConvert(t *testing.T) {
 	l := newLab(t, datapath.Flat)
 	l.ensure()
@@ -39,7 +39,7 @@ func TestConvert(t *testing.T) {
 			for i := range pods {
 				pods[i].Layout = layout
 			}
-			if err := l.h.Ensure(t.Context(), datapath.Desired{Node: l.n, Pods: pods}); err != nil {
+			if err := l.h.Ensure(t.Context(), datapath.Desired{Node: *l.n, Pods: pods}); err != nil {
 				t.Errorf("to %s: %v", layout, err)
 			}
 			for _, p := range pods {
@@ -48,17 +48,17 @@ func TestConvert(t *testing.T) {
 				}
 			}
 			for i := range flows {
-				flows[i].more(t, 5)
+				flows[i].waitAnswers(t, 5)
 			}
 		}
 	}
 	close(stop)
 	wg.Wait()
 	if diff := cmp.Diff(before, l.state()); diff != "" {
-		t.Errorf("something changed there and back (-before +after):\n%s", diff)
+		t.Errorf("state after the last conversion (-before +after):\n%s", diff)
 	}
 	for i := range flows {
-		_, lost := flows[i].late(nil)
+		_, lost := flows[i].unexcused(nil)
 		if lost > 0 {
 			t.Errorf("flow %d: %d of %d packets lost", i, lost, len(flows[i].sent))
 		}

@@ -78,10 +78,10 @@ func TestCostOfDel(t *testing.T) {
 }
 
 // host does the steps of AddPod that concern the node.
-func host(t *testing.T, h *Handle, p Pod) {
+func host(t *testing.T, h *kernel, p Pod) {
 	t.Helper()
 	a := newTestAddition(t, h, p)
-	if err := errors.Join(a.mode.place(t.Context(), a), a.wireHost(t.Context()), a.finish(t.Context())); err != nil {
+	if err := errors.Join(a.place(t.Context()), a.setHostSysctls(t.Context()), a.wireHost(t.Context()), a.finish(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 }

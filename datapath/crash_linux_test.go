@@ -6,51 +6,42 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
-	"runtime"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vpcnet/vpcnet/internal/fabric"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
-	"github.com/vpcnet/vpcnet/internal/rtnl"
-	"golang.org/x/sys/unix"
 )
 
-// newNetns makes a network namespace at path.
-func newNetns(t *testing.T, path string) {
+// newNetns creates a network namespace at path. The end of the test deletes it.
+func newNetns(t testing.TB, path string) {
 	t.Helper()
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	errs := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the thread ends with the goroutine
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			err = unix.Mount(rtnl.OwnNetns, path, "", unix.MS_BIND, "")
-		}
-		errs <- err
-	}()
-	if err := <-errs; err != nil {
+	ns, err := fabric.CreateNetns(path)
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { dropNetns(path) })
+	// An open handle would keep the namespace after its deletion.
+	if err := ns.Close(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func dropNetns(path string) {
-	_ = unix.Unmount(path, unix.MNT_DETACH)
-	_ = os.Remove(path)
+	if ns, err := fabric.OpenNetns(path); err == nil {
+		_ = ns.Delete()
+	}
 }
 
 // crashNode makes a node without ENIs, and a sandbox.
-func crashNode(t *testing.T) (h *Handle, sandbox string) {
+func crashNode(t *testing.T) (h *kernel, sandbox string) {
 	t.Helper()
 	isolatetest.Require(t)
 	node := "/run/netns/node-" + t.Name()
 	sandbox = "/run/netns/sandbox-" + t.Name()
 	newNetns(t, node)
 	newNetns(t, sandbox)
-	h, err := Open(node)
+	h, err := openKernel(node)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,9 +94,9 @@ func TestKilled(t *testing.T) {
 }
 
 // newTestAddition returns an ADD of p, of which a test does single steps.
-func newTestAddition(t *testing.T, h *Handle, p Pod) *addition {
+func newTestAddition(t *testing.T, h *kernel, p Pod) *addition {
 	t.Helper()
-	inside, err := Open(p.Netns)
+	inside, err := openKernel(p.Netns)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +109,7 @@ func newTestAddition(t *testing.T, h *Handle, p Pod) *addition {
 }
 
 // recoverPod adds or deletes p after a kill, checks it, and deletes it.
-func recoverPod(t *testing.T, h *Handle, p Pod, then, name string) {
+func recoverPod(t *testing.T, h *kernel, p Pod, then, name string) {
 	t.Helper()
 	d := p
 	switch then {
@@ -137,7 +128,7 @@ func recoverPod(t *testing.T, h *Handle, p Pod, then, name string) {
 	}
 }
 
-func mustObserve(t *testing.T, h *Handle) string {
+func mustObserve(t *testing.T, h *kernel) string {
 	t.Helper()
 	s, err := h.Observe(t.Context())
 	if err != nil {

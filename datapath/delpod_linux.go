@@ -14,17 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DelPod removes everything of p that AddPod made. It needs ContainerID and IfName and
-// finds the rest by the host link's name: the sandbox may be gone and the addresses
-// unknown. It succeeds if nothing is left, and never touches what belongs to another pod
-// that has got one of the addresses since.
-func (h *Handle) DelPod(ctx context.Context, p Pod) error {
+// DelPod: see [Handle.DelPod].
+func (h *kernel) DelPod(ctx context.Context, p Pod) error {
 	return h.delPod(ctx, p, func(ctx context.Context, d *deletion) error { return h.deleteLink(ctx, d.link.Index) })
 }
 
 // delPod is the way of every DEL, whatever the mode. end ends the host link of a pod with
 // nothing but a veth pair; the links of all others are deleted.
-func (h *Handle) delPod(ctx context.Context, p Pod, end func(context.Context, *deletion) error) error {
+func (h *kernel) delPod(ctx context.Context, p Pod, end func(context.Context, *deletion) error) error {
 	d, err := h.unwire(ctx, p)
 	if err != nil {
 		return err
@@ -41,7 +38,7 @@ func (h *Handle) delPod(ctx context.Context, p Pod, end func(context.Context, *d
 
 // deletion is a DEL at work.
 type deletion struct {
-	h   *Handle
+	h   *kernel
 	pod Pod
 	// link is the host link, with index 0 if it is gone.
 	link rtnl.Link
@@ -52,7 +49,7 @@ type deletion struct {
 	aliased []rtnl.Link
 	// inside is the sandbox, nil if it is gone or not known, and aliasedInside are the
 	// links in it that have an alias of the pod.
-	inside        *Handle
+	inside        *kernel
 	aliasedInside []rtnl.Link
 }
 
@@ -60,7 +57,7 @@ type deletion struct {
 // go with the link. Rules go first, because without the link nothing would tell to which
 // pod they belong. The link group keeps Watch from restoring anything meanwhile, and
 // AddPod from taking the link for whole.
-func (h *Handle) unwire(ctx context.Context, p Pod) (*deletion, error) {
+func (h *kernel) unwire(ctx context.Context, p Pod) (*deletion, error) {
 	link, err := h.findHostLink(ctx, p)
 	if err != nil {
 		return nil, err
@@ -76,7 +73,7 @@ func (h *Handle) unwire(ctx context.Context, p Pod) (*deletion, error) {
 }
 
 // findHostLink finds the pod's host link. If it is gone, the link has index 0.
-func (h *Handle) findHostLink(ctx context.Context, p Pod) (link rtnl.Link, err error) {
+func (h *kernel) findHostLink(ctx context.Context, p Pod) (link rtnl.Link, err error) {
 	for _, name := range p.hostLinkNames() {
 		if link, err = h.findLink(ctx, name); err != nil || link.Index != 0 {
 			break
@@ -87,7 +84,7 @@ func (h *Handle) findHostLink(ctx context.Context, p Pod) (link rtnl.Link, err e
 
 // purgeAddrs removes the rules of p and returns its addresses. index is the number of
 // p's host link, 0 if that is gone.
-func (h *Handle) purgeAddrs(ctx context.Context, p Pod, index int) (addrs []PodAddr, err error) {
+func (h *kernel) purgeAddrs(ctx context.Context, p Pod, index int) (addrs []PodAddr, err error) {
 	if index == 0 && len(p.Addrs) == 0 {
 		return nil, nil
 	}
@@ -138,7 +135,7 @@ func podAddrs(c *rtnl.Conn, p Pod, index int) ([]PodAddr, error) {
 // has gone meanwhile has none.
 func addrsBehind(c *rtnl.Conn, index int) ([]PodAddr, error) {
 	var addrs []PodAddr
-	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+	for family := range netstate.Families() {
 		err := c.EachRouteOver(index, family, func(r netstate.Route) {
 			if r.Protocol == claims.RouteProtocol && r.Dst.IsSingleIP() {
 				addrs = append(addrs, PodAddr{Addr: r.Dst.Addr()})
@@ -162,7 +159,7 @@ func leadsElsewhere(c *rtnl.Conn, a netip.Addr, index int) (bool, error) {
 }
 
 // purge deletes all rules that match.
-func (h *Handle) purge(ctx context.Context, rules []netstate.Rule) error {
+func (h *kernel) purge(ctx context.Context, rules []netstate.Rule) error {
 	return h.withConn(ctx, func(c *rtnl.Conn) error { return purgeRules(c, rules, nil) })
 }
 
@@ -190,7 +187,7 @@ func (d *deletion) enter(ctx context.Context) error {
 	if d.pod.Netns == "" {
 		return nil
 	}
-	inside, err := Open(d.pod.Netns)
+	inside, err := openKernel(d.pod.Netns)
 	if errors.Is(err, ErrNoSandbox) {
 		return nil
 	}

@@ -84,6 +84,7 @@
 //   - routes by protocol number 118, or by table 20002;
 //   - rules by protocol kernel and a priority of 10, 11, 512, 1024, 1534, 1535, 1536 or
 //     32765, and in sandboxes 1;
+//   - the rule for table local, which [Strict] moves from priority 0 to 20;
 //   - the nftables table inet vpcnet;
 //   - host links by the prefix of their name, and by link groups 118 to 120 while they
 //     are created or deleted;

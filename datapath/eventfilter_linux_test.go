@@ -10,14 +10,13 @@ import (
 
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/rtnl"
-	"golang.org/x/sys/unix"
 )
 
-// TestEventsOfPods holds that a Watch does not look for each pod that comes or goes,
-// whether it has known it before or not, and that it does for a damage to it.
+// TestEventsOfPods adds and deletes pods: no report is a reason for Watch to look,
+// whether it knew the pod before or not. A damage to a pod is a reason.
 func TestEventsOfPods(t *testing.T) {
 	h, path := crashNode(t)
-	m, err := rtnl.NewMonitor(h.ns)
+	m, err := rtnl.NewMonitor(h.ns, reportBuffer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,18 +27,18 @@ func TestEventsOfPods(t *testing.T) {
 				{Addr: netip.MustParseAddr("10.0.0.101"), Table: 2}, {Addr: netip.MustParseAddr("2001:db8::1"), Table: 2},
 			}}
 			var f eventFilter
-			learn := func(pods ...Pod) {
+			reset := func(pods ...Pod) {
 				t.Helper()
 				have, err := h.observe(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
-				f.learn(Desired{Node: Node{Layout: layout}, Pods: pods}, have)
+				f.reset(Desired{Node: Node{Layout: layout}, Pods: pods}, have)
 			}
-			// looks counts the reports since the last call that are a reason to look.
+			// looks returns how many reports since the last call are a reason to look.
 			looks := func() (n int) {
 				t.Helper()
-				_, err := m.Read(func(e rtnl.Event) {
+				_, err := m.Read(f.names, func(e rtnl.Event) {
 					if f.concerns(e) {
 						n++
 					}
@@ -51,9 +50,9 @@ func TestEventsOfPods(t *testing.T) {
 			}
 			looks()
 			for _, known := range []bool{false, true} {
-				learn()
+				reset()
 				if known {
-					learn(p)
+					reset(p)
 				}
 				if _, err := h.AddPod(t.Context(), p); err != nil {
 					t.Fatal(err)
@@ -61,12 +60,12 @@ func TestEventsOfPods(t *testing.T) {
 				if n := looks(); n > 0 {
 					t.Errorf("%s %s, known %t: %d reasons to look in an ADD", layout, name, known, n)
 				}
-				learn(p)
+				reset(p)
 				if err := h.Apply(t.Context(), []netstate.Change{{Op: netstate.OpAdd, Item: netstate.Link{Name: p.HostLink(), MTU: 1300, Up: true}}}); err != nil {
 					t.Fatal(err)
 				}
 				if looks() == 0 {
-					t.Errorf("%s %s: no reason to look though the host link has another MTU", layout, name)
+					t.Errorf("%s %s: no reason to look, but the host link has another MTU", layout, name)
 				}
 				if err := h.RetirePod(t.Context(), p); err != nil {
 					t.Fatal(err)
@@ -82,24 +81,21 @@ func TestEventsOfPods(t *testing.T) {
 	}
 }
 
-// TestLostReports fills the buffer for reports: Watch looks, though none of those
-// that are left is about anything of ours.
+// TestLostReports fills the buffer for reports with some about a rule of another
+// program. Watch looks, because reports were lost.
 func TestLostReports(t *testing.T) {
 	h, _ := crashNode(t)
-	m, err := rtnl.NewMonitor(h.ns)
+	m, err := rtnl.NewMonitor(h.ns, 4096)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	if err := unix.SetsockoptInt(m.Route, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096); err != nil {
-		t.Fatal(err)
-	}
-	w := &watcher{h: h}
+	w := newWatcher(h, WatchConfig{})
 	have, err := h.observe(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.filter.learn(Desired{}, have)
+	w.filter.reset(Desired{}, have)
 	foreign := netstate.Rule{Priority: 700, Table: 77, Protocol: 4}
 	for range 200 {
 		if err := h.Apply(t.Context(), []netstate.Change{{Op: netstate.OpAdd, Item: foreign}, {Op: netstate.OpDelete, Item: foreign}}); err != nil {
@@ -113,5 +109,23 @@ func TestLostReports(t *testing.T) {
 	}
 	if err := w.idle(ctx, m, time.Millisecond); err != nil {
 		t.Errorf("Watch does not come back: %v", err)
+	}
+}
+
+// TestReportsBeforeFirstLook reads reports before the first look, as Watch does when that
+// look fails.
+func TestReportsBeforeFirstLook(t *testing.T) {
+	h, _ := crashNode(t)
+	m, err := rtnl.NewMonitor(h.ns, reportBuffer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	w := newWatcher(h, WatchConfig{})
+	if err := h.applyVirtual(t.Context(), netstate.Link{Name: "early", Kind: "bridge"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.idle(t.Context(), m, 10*time.Millisecond); err != nil {
+		t.Error(err)
 	}
 }

@@ -14,13 +14,13 @@ import (
 )
 
 // observeFilter reads the nftables table.
-func (h *Handle) observeFilter(ctx context.Context) (netstate.Filter, error) {
+func (h *kernel) observeFilter(ctx context.Context) (netstate.Filter, error) {
 	t, err := h.nft.Table(ctx, netstate.FilterTable)
 	return netstate.FilterOf(t), err
 }
 
 // applyFilter carries out changes of the nftables table in one transaction.
-func (h *Handle) applyFilter(changes []netstate.Change) error {
+func (h *kernel) applyFilter(changes []netstate.Change) error {
 	err := h.nft.Update(func(tx *nft.Tx) error { return addFilter(tx, changes) })
 	switch {
 	case err == nil || onlyGone(changes, err):

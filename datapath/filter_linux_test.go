@@ -20,7 +20,7 @@ import (
 func filtered(t *testing.T) (*lab, netstate.State) {
 	t.Helper()
 	l := newLab(t, datapath.Flat)
-	if err := l.h.EnsureNode(t.Context(), l.n); err != nil {
+	if err := l.h.EnsureNode(t.Context(), *l.n); err != nil {
 		t.Fatal(err)
 	}
 	whole, err := l.h.Observe(t.Context())

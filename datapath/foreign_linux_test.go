@@ -13,11 +13,13 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// The tests here put things beside ours that resemble them: they must stay.
+// The tests in this file add routes and rules of other programs that resemble those of
+// this package. The package must not delete them.
 
-// static is the protocol number of routes and rules that an administrator makes.
+// static is the protocol number of routes and rules that an administrator adds.
 const static = 4
 
+// apply adds items to the node.
 func (l *lab) apply(items ...netstate.Item) {
 	l.t.Helper()
 	var changes []netstate.Change
@@ -29,8 +31,8 @@ func (l *lab) apply(items ...netstate.Item) {
 	}
 }
 
-// TestDelLeavesOthersRules has rules of others for a pod's address, in the places of
-// ours.
+// TestDelLeavesOthersRules deletes a pod while rules of another program for the pod's
+// addresses have the priorities of ours.
 func TestDelLeavesOthersRules(t *testing.T) {
 	for name, remove := range map[string]func(*lab, datapath.Pod) error{
 		"DelPod": func(l *lab, p datapath.Pod) error { return l.h.DelPod(t.Context(), p) },
@@ -66,7 +68,7 @@ func TestDelLeavesOthersRules(t *testing.T) {
 				}
 				for _, r := range others {
 					if !slices.Contains(have.Rules, r) {
-						t.Errorf("gone: %v", r)
+						t.Errorf("deleted: rule %v", r)
 					}
 				}
 			})
@@ -74,26 +76,27 @@ func TestDelLeavesOthersRules(t *testing.T) {
 	}
 }
 
-// TestDelLeavesOthersPods: a route that somebody else has put on the link of a pod
-// makes the address no pod's of that link.
+// TestDelLeavesOthersPods deletes a pod after another program has added routes to a
+// second pod over the link of the first. These routes do not make the addresses of the
+// second pod addresses of the first.
 func TestDelLeavesOthersPods(t *testing.T) {
 	l := newLab(t, datapath.PerPod)
 	l.ensure()
-	gone, stays := l.pod(0, "gone"), l.pod(1, "stays")
-	l.add(gone)
-	l.add(stays)
-	for _, a := range stays.Addrs {
-		l.apply(netstate.Route{Dst: netip.PrefixFrom(a.Addr, a.Addr.BitLen()), Link: gone.HostLink(), Table: 100, Protocol: static})
+	first, second := l.pod(0, "first"), l.pod(1, "second")
+	l.add(first)
+	l.add(second)
+	for _, a := range second.Addrs {
+		l.apply(netstate.Route{Dst: netip.PrefixFrom(a.Addr, a.Addr.BitLen()), Link: first.HostLink(), Table: 100, Protocol: static})
 	}
-	if err := l.h.DelPod(t.Context(), datapath.Pod{ContainerID: gone.ContainerID, IfName: gone.IfName}); err != nil {
+	if err := l.h.DelPod(t.Context(), datapath.Pod{ContainerID: first.ContainerID, IfName: first.IfName}); err != nil {
 		t.Fatal(err)
 	}
-	l.talks(stays)
+	l.expectConnected(second)
 }
 
-// TestOthersInOurPlaces: a rule at one of our priorities stays if it matches on what
-// ours never do, or is equal to ours but for its protocol.
-func TestOthersInOurPlaces(t *testing.T) {
+// TestOthersAtOurPriorities checks that a rule with one of our priorities remains if it
+// has a selector that our rules never have, or differs from ours only in its protocol.
+func TestOthersAtOurPriorities(t *testing.T) {
 	l := newLab(t, datapath.Flat)
 	l.ensure()
 	port := netlink.NewRule()
@@ -112,11 +115,12 @@ func TestOthersInOurPlaces(t *testing.T) {
 		t.Errorf("after EnsureNode:\n%s\nbefore:\n%s", after, before)
 	}
 	in(t, l.node, func(h *netlink.Handle) error { return h.RuleDel(port) })
-	l.apply(marked) // there already
+	l.apply(marked) // no effect: the rule exists
 }
 
-// TestRetiredHasNothing: while a retired link waits for Sweep, nothing leads to it.
-func TestRetiredHasNothing(t *testing.T) {
+// TestRetiredHasNoRoutes checks that no route and no neighbour entry uses a retired link
+// that waits for Sweep.
+func TestRetiredHasNoRoutes(t *testing.T) {
 	for _, layout := range layouts {
 		l := newLab(t, layout)
 		l.ensure()
@@ -131,12 +135,12 @@ func TestRetiredHasNothing(t *testing.T) {
 		}
 		for _, r := range have.Routes {
 			if r.Link == p.HostLink() {
-				t.Errorf("%s: %v", layout, r)
+				t.Errorf("%s: route %v remains", layout, r)
 			}
 		}
 		for _, n := range have.Neighbors {
 			if n.Link == p.HostLink() {
-				t.Errorf("%s: %v", layout, n)
+				t.Errorf("%s: neighbour %v remains", layout, n)
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,43 +18,46 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-var hostileTime = flag.Duration("hostile", 5*time.Second, "how long a hostile program changes the node in TestHostile")
+var hostileTime = flag.Duration("hostile", 5*time.Second, "how long TestHostile damages the node")
 
-// A packet may be lost for repairBound after a damage, and until graceTime after its
-// repair, which on a busy machine may take longer. Where a link went down or lost
-// its address, the kernel itself waits up to two seconds before it asks for a
-// neighbour again.
+// Packets may be lost for repairBound after a damage and until graceTime after its
+// repair; on a busy machine the latter may be later. If a link went down or lost its
+// address, the kernel waits up to two seconds before it solicits a neighbour again, and
+// the bound is kernelBound.
 const (
 	graceTime   = 50 * time.Millisecond
 	repairBound = 300 * time.Millisecond
 	kernelBound = 2500 * time.Millisecond
-	// quietTime is how long nothing is damaged once a bound has passed.
+	// quietTime is how long the test waits after a bound without any damage.
 	quietTime = 200 * time.Millisecond
 )
 
-// blow is a damage that was done; packets after it may be lost until end.
-type blow struct{ at, end time.Time }
+// outage is the time after a damage during which packets may be lost.
+type outage struct{ start, end time.Time }
 
-// flow is a row of numbered packets with the time of each.
+// flow is a sequence of numbered packets.
 type flow struct {
-	sent     []time.Time
-	answered sync.Map // numbers
+	sent     []time.Time // when each packet was sent
+	answered sync.Map    // numbers of the answered packets
 	answers  atomic.Int64
 }
 
-// A packet that has no answer after settleTime without any is lost: those before it
-// may have to wait for a processor. Up to inFlight packets younger than flightTime may be without an
-// answer: more would fill the buffers of the other side if it has to wait.
 const (
-	settleTime = 3 * time.Second
+	// lastAnswerTime is how long run waits for a further answer at the end. On a busy
+	// machine, answers can be late.
+	lastAnswerTime = 3 * time.Second
+	// At most inFlight packets sent during the last flightTime may be without an
+	// answer. More could fill the receive buffer of a destination that waits for a
+	// processor.
 	inFlight   = 32
 	flightTime = 250 * time.Millisecond
 )
 
-// run sends a packet a millisecond from the pod to the outside until stop, less often
-// if answers stay away, and waits for the last answers.
+// run sends a packet each millisecond from the pod to the outside host until stop is
+// closed, fewer if answers are missing, and then waits for the last answers.
 func (f *flow) run(t *testing.T, p datapath.Pod, a netip.Addr, stop <-chan struct{}) {
 	var c *net.UDPConn
 	on(t, p.Netns, func() (err error) {
@@ -70,14 +74,16 @@ func (f *flow) run(t *testing.T, p datapath.Pod, a netip.Addr, stop <-chan struc
 			if err != nil {
 				return
 			}
-			if _, again := f.answered.Swap(string(buf[:n]), true); !again {
+			// The answer consists of the source, a space and the packet.
+			_, number, _ := strings.Cut(string(buf[:n]), " ")
+			if _, again := f.answered.Swap(number, true); !again {
 				f.answers.Add(1)
 			}
 		}
 	}()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	to := netip.AddrPortFrom(outsideOf(a), echoPort)
+	to := netip.AddrPortFrom(outsideOf(a), fabric.EchoPort)
 	for running := true; running; {
 		select {
 		case <-stop:
@@ -90,7 +96,7 @@ func (f *flow) run(t *testing.T, p datapath.Pod, a netip.Addr, stop <-chan struc
 			_, _ = c.WriteToUDPAddrPort([]byte(strconv.Itoa(len(f.sent)-1)), to)
 		}
 	}
-	for last, since := f.answers.Load(), time.Now(); last < int64(len(f.sent)) && time.Since(since) < settleTime; <-tick.C {
+	for last, since := f.answers.Load(), time.Now(); last < int64(len(f.sent)) && time.Since(since) < lastAnswerTime; <-tick.C {
 		if now := f.answers.Load(); now != last {
 			last, since = now, time.Now()
 		}
@@ -99,7 +105,7 @@ func (f *flow) run(t *testing.T, p datapath.Pod, a netip.Addr, stop <-chan struc
 	<-done
 }
 
-// full reports whether too many packets are without an answer.
+// full reports whether inFlight packets are without an answer.
 func (f *flow) full() bool {
 	if len(f.sent) < inFlight {
 		return false
@@ -113,43 +119,45 @@ func (f *flow) full() bool {
 	return missing >= inFlight
 }
 
-// more waits until n further packets were answered.
-func (f *flow) more(t *testing.T, n int64) {
+// waitAnswers waits for n further answers.
+func (f *flow) waitAnswers(t *testing.T, n int64) {
 	t.Helper()
 	want := f.answers.Load() + n
 	if !eventually(func() bool { return f.answers.Load() >= want }) {
-		t.Fatalf("%d answers, want %d: the flow has stopped", f.answers.Load(), want)
+		t.Fatalf("%d answers after ten seconds, want %d", f.answers.Load(), want)
 	}
 }
 
-// late returns the packets that were lost though no damage was done just before.
-func (f *flow) late(damaged []blow) (late []time.Time, lost int) {
+// unexcused returns the times of the lost packets that were not sent during or shortly
+// before one of the outages, and the number of all lost packets.
+func (f *flow) unexcused(outages []outage) (unexcused []time.Time, lost int) {
 	for i, at := range f.sent {
 		if _, ok := f.answered.Load(strconv.Itoa(i)); ok {
 			continue
 		}
 		lost++
-		excused := slices.ContainsFunc(damaged, func(b blow) bool {
-			return at.After(b.at.Add(-50*time.Millisecond)) && at.Before(b.end)
+		excused := slices.ContainsFunc(outages, func(o outage) bool {
+			return at.After(o.start.Add(-50*time.Millisecond)) && at.Before(o.end)
 		})
 		if !excused {
-			late = append(late, at)
+			unexcused = append(unexcused, at)
 		}
 	}
-	return late, lost
+	return unexcused, lost
 }
 
-// unexplained returns the packets of gaps in which nothing was damaged: a gap is from
-// one answered packet to the next. However long a busy machine takes from a damage to
-// its report and its repair, both fall into the gap that they make.
-func (f *flow) unexplained(damaged []blow) (packets []time.Time, lost int) {
+// unexplained returns the times of the lost packets in gaps that overlap none of the
+// outages, and the number of all lost packets. A gap lasts from one answered packet to
+// the next. However long a busy machine takes from a damage to its report and its
+// repair, both happen in the gap that they cause.
+func (f *flow) unexplained(outages []outage) (packets []time.Time, lost int) {
 	if len(f.sent) == 0 {
 		return nil, 0
 	}
 	last := f.sent[0]
 	var gap []time.Time
 	end := func(next time.Time) {
-		explained := slices.ContainsFunc(damaged, func(b blow) bool { return b.at.Before(next) && b.end.After(last) })
+		explained := slices.ContainsFunc(outages, func(o outage) bool { return o.start.Before(next) && o.end.After(last) })
 		if lost += len(gap); !explained {
 			packets = append(packets, gap...)
 		}
@@ -166,9 +174,9 @@ func (f *flow) unexplained(damaged []blow) (packets []time.Time, lost int) {
 	return packets, lost
 }
 
-// TestHostile has a program change random pieces of ours while pods talk: no
-// packet may be lost but for a moment after each change, and in the end nothing
-// is different.
+// TestHostile damages random parts of the node's network while a pod sends packets and
+// Watch runs. Packets may be lost only shortly after a damage, and at the end the state
+// must be as before.
 func TestHostile(t *testing.T) {
 	for _, layout := range layouts {
 		t.Run(string(layout), func(t *testing.T) {
@@ -182,25 +190,26 @@ func TestHostile(t *testing.T) {
 			var f flow
 			stop, done := make(chan struct{}), make(chan struct{})
 			go func() { f.run(t, p, p.Addrs[0].Addr, stop); close(done) }()
-			damaged := l.harass(p, want, repairs, *hostileTime)
+			outages := l.damageAtRandom(p, want, repairs, *hostileTime)
 			close(stop)
 			<-done
 			if diff := cmp.Diff(want, l.state()); diff != "" {
-				t.Errorf("something stayed changed (-want +got):\n%s", diff)
+				t.Errorf("state after all repairs (-want +got):\n%s", diff)
 			}
-			late, lost := f.late(damaged)
-			if len(late) > 0 {
-				t.Errorf("%d packets were lost long after any damage, the first at %v", len(late), late[0])
+			unexcused, lost := f.unexcused(outages)
+			if len(unexcused) > 0 {
+				t.Errorf("%d packets were lost outside of the outages, the first at %v", len(unexcused), unexcused[0])
 			}
-			t.Logf("%d damages, %d packets, %d lost", len(damaged), len(f.sent), lost)
+			t.Logf("%d damages, %d packets, %d lost", len(outages), len(f.sent), lost)
 		})
 	}
 }
 
-// harass does random damage until d is over, and each time waits for the repair.
-func (l *lab) harass(p datapath.Pod, want string, repairs <-chan datapath.Repair, d time.Duration) (damaged []blow) {
+// damageAtRandom damages the node until d is over, waits for the repair each time, and
+// returns the outages.
+func (l *lab) damageAtRandom(p datapath.Pod, want string, repairs <-chan datapath.Repair, d time.Duration) (outages []outage) {
 	var times []time.Duration
-	for end := time.Now().Add(d); time.Now().Before(end); {
+	for stop := time.Now().Add(d); time.Now().Before(stop); {
 		dmg := damages[rand.IntN(len(damages))]
 		if dmg.layout != "" && dmg.layout != l.n.Layout {
 			continue
@@ -222,19 +231,19 @@ func (l *lab) harass(p datapath.Pod, want string, repairs <-chan datapath.Repair
 		}
 		r, ok := l.repaired(want, repairs)
 		if !ok {
-			l.t.Fatalf("after %q", dmg.name)
+			l.t.Fatalf("%s: not repaired", dmg.name)
 		}
 		times = append(times, r.Took)
-		closes := start.Add(bound)
-		if after := time.Now().Add(graceTime); after.After(closes) {
-			closes = after
+		end := start.Add(bound)
+		if after := time.Now().Add(graceTime); after.After(end) {
+			end = after
 		}
-		damaged = append(damaged, blow{at: start, end: closes})
-		// Most damages follow soon on each other; after some comes a quiet time in
-		// which no packet is excused.
+		outages = append(outages, outage{start: start, end: end})
+		// Most damages follow the previous one soon. After every fourth comes a quiet
+		// time in which no packet may be lost.
 		wait := 50 * time.Millisecond
-		if len(damaged)%4 == 0 {
-			wait = time.Until(closes) + quietTime
+		if len(outages)%4 == 0 {
+			wait = time.Until(end) + quietTime
 		}
 		for pause := time.After(wait); ; {
 			select {
@@ -246,7 +255,7 @@ func (l *lab) harass(p datapath.Pod, want string, repairs <-chan datapath.Repair
 		}
 	}
 	slices.Sort(times)
-	l.t.Logf("from the kernel's report to the end of the repair: p50 %v, p99 %v, most %v",
+	l.t.Logf("time from the kernel's report to the end of the repair: p50 %v, p99 %v, max %v",
 		times[len(times)/2], times[len(times)*99/100], times[len(times)-1])
-	return damaged
+	return outages
 }

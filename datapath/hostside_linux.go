@@ -17,11 +17,8 @@ import (
 // wireHost makes the host side what the pod needs. A new veth pair with nothing beside it
 // takes a few system calls, however many pods there are.
 func (a *addition) wireHost(ctx context.Context) error {
-	if !a.fresh || a.alias != (alias{}) {
+	if !a.onlyPair() {
 		return a.ensureHost(ctx)
-	}
-	if err := rtnl.WriteSysctls(a.h.ns, missing(a.link.Sysctls, a.host.Sysctls)); err != nil {
-		return err
 	}
 	return a.h.withRules(ctx, a.host, func(c *rtnl.Conn) error {
 		if err := a.claim(c); err != nil {
@@ -29,6 +26,14 @@ func (a *addition) wireHost(ctx context.Context) error {
 		}
 		return a.replaceRules(c)
 	})
+}
+
+// setHostSysctls writes the settings of a new host link that differ from what the pod needs.
+func (a *addition) setHostSysctls(context.Context) error {
+	if !a.onlyPair() {
+		return nil // wireHost does it
+	}
+	return rtnl.WriteSysctls(a.h.ns, missing(a.link.Sysctls, a.host.Sysctls))
 }
 
 // missing returns the settings of want that are not in have.
@@ -51,7 +56,7 @@ func (a *addition) claim(c *rtnl.Conn) error {
 		b.Neighbor(netstate.OpAdd, a.link.Index, n)
 	}
 	for _, r := range a.host.Routes {
-		b.Route(netstate.OpAdd, a.link.Index, r, rtnl.Create)
+		b.AddRoute(a.link.Index, r)
 	}
 	answers, err := c.Do(&b)
 	if err != nil {

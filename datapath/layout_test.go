@@ -3,87 +3,15 @@
 package datapath_test
 
 import (
-	"flag"
-	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
-
-var update = flag.Bool("update", false, "write the golden files again")
-
-// golden compares got with a file under testdata.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", file, diff)
-	}
-}
-
-func mac(s string) net.HardwareAddr {
-	m, err := net.ParseMAC(s)
-	if err != nil {
-		panic(err)
-	}
-	return m
-}
-
-func prefixes(s ...string) []netip.Prefix {
-	var p []netip.Prefix
-	for _, s := range s {
-		p = append(p, netip.MustParsePrefix(s))
-	}
-	return p
-}
-
-// testNode has a primary ENI, a secondary one, and one on card 1, in both
-// families.
-func testNode(layout datapath.Layout) datapath.Node {
-	return datapath.Node{
-		Layout: layout,
-		ENIs: []datapath.ENI{{
-			ID: "eni-0a", MAC: mac("06:00:00:00:00:05"), Link: "ens5",
-			Addrs:   prefixes("10.0.0.10/24", "2001:db8:0:1::10/64"),
-			Sources: prefixes("10.0.0.100/32", "2001:db8:0:1:a::/80"),
-		}, {
-			ID: "eni-0b", MAC: mac("06:00:00:00:00:06"), Link: "ens6", Device: 1, MTU: 9001,
-			Addrs:   prefixes("10.0.0.20/24", "2001:db8:0:1::20/64"),
-			Sources: prefixes("10.0.0.101/32", "10.0.0.112/28", "10.0.0.128/28", "2001:db8:0:1:b::/80"),
-		}, {
-			ID: "eni-0c", MAC: mac("06:00:00:00:00:07"), Link: "ens7", Card: 1, Device: 1,
-			Addrs:   prefixes("10.0.1.30/24"),
-			Sources: prefixes("10.0.1.101/32"),
-		}},
-	}
-}
-
-func testPod(layout datapath.Layout, table int) datapath.Pod {
-	return datapath.Pod{
-		ContainerID: "0123456789abcdef", IfName: "eth0", Layout: layout, MTU: 9001,
-		Addrs: []datapath.PodAddr{
-			{Addr: netip.MustParseAddr("10.0.0.101"), Table: table},
-			{Addr: netip.MustParseAddr("2001:db8:0:1:b::1"), Table: table},
-		},
-	}
-}
 
 func TestNodeState(t *testing.T) {
 	for _, layout := range []datapath.Layout{datapath.Flat, datapath.PerPod} {
@@ -109,8 +37,8 @@ func TestPodState(t *testing.T) {
 	golden(t, "pod-second-interface", "# host\n"+p.HostState().String()+"# sandbox\n"+p.SandboxState().String())
 }
 
-// The numbers are those of amazon-vpc-cni-k8s: device+1 on card 0, and
-// 10000+100*card+device elsewhere.
+// TestTable checks the table numbers of amazon-vpc-cni-k8s: device+1 on card 0, and
+// 10000+100*card+device on other cards.
 func TestTable(t *testing.T) {
 	for _, c := range []struct{ card, device, want int }{
 		{0, 0, 254}, {0, 1, 2}, {0, 14, 15}, {1, 0, 10100}, {1, 1, 10101}, {31, 1, 13101},
@@ -121,7 +49,8 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// TestNumber goes through every shape of instance: cards and interfaces a card.
+// TestNumber checks that numbers are distinct and in range for each number of cards, and
+// of interfaces on each card, that an instance type has.
 func TestNumber(t *testing.T) {
 	for _, shape := range [][2]int{{1, 16}, {2, 16}, {4, 16}, {7, 16}, {8, 8}, {16, 7}, {32, 2}, {32, 3}} {
 		seen := map[int][2]int{}
@@ -132,7 +61,7 @@ func TestNumber(t *testing.T) {
 					continue
 				}
 				if n < 1 || n > claims.MarkENI {
-					t.Errorf("Number(%d, %d) = %d, out of range", card, device, n)
+					t.Errorf("Number(%d, %d) = %d, want 1 to %d", card, device, n, claims.MarkENI)
 				}
 				if other, ok := seen[n]; ok {
 					t.Errorf("shape %v: %v and %v both have number %d", shape, other, [2]int{card, device}, n)
@@ -152,36 +81,36 @@ func TestHostLinkName(t *testing.T) {
 		t.Errorf("HostMAC() = %v, want a locally administered unicast address", got)
 	}
 	if p.HostMAC().String() == p.SandboxMAC().String() {
-		t.Error("both ends have one MAC")
+		t.Error("both ends of the veth pair have the same MAC")
 	}
 }
 
 func TestValidate(t *testing.T) {
 	for name, change := range map[string]func(*datapath.Node){
-		"unknown layout":   func(n *datapath.Node) { n.Layout = "x" },
-		"long prefix":      func(n *datapath.Node) { n.HostLinkPrefix = "abcde" },
-		"odd prefix":       func(n *datapath.Node) { n.HostLinkPrefix = "e*" },
-		"no primary":       func(n *datapath.Node) { n.ENIs = n.ENIs[1:] },
-		"one place twice":  func(n *datapath.Node) { n.ENIs[2].Card = 0 },
-		"one MAC twice":    func(n *datapath.Node) { n.ENIs[2].MAC = n.ENIs[1].MAC },
-		"no MAC":           func(n *datapath.Node) { n.ENIs[2].MAC = nil },
-		"one number twice": func(n *datapath.Node) { n.ENIs[2].Number = 1 },
-		"big number":       func(n *datapath.Node) { n.ENIs[2].Number = 128 },
-		"one source twice": func(n *datapath.Node) { n.ENIs[2].Sources = n.ENIs[1].Sources },
-		"source in another": func(n *datapath.Node) {
+		"unknown layout":        func(n *datapath.Node) { n.Layout = "x" },
+		"long prefix":           func(n *datapath.Node) { n.HostLinkPrefix = "abcde" },
+		"prefix with a star":    func(n *datapath.Node) { n.HostLinkPrefix = "e*" },
+		"no primary ENI":        func(n *datapath.Node) { n.ENIs = n.ENIs[1:] },
+		"card and device twice": func(n *datapath.Node) { n.ENIs[2].Card = 0 },
+		"MAC twice":             func(n *datapath.Node) { n.ENIs[2].MAC = n.ENIs[1].MAC },
+		"no MAC":                func(n *datapath.Node) { n.ENIs[2].MAC = nil },
+		"number twice":          func(n *datapath.Node) { n.ENIs[2].Number = 1 },
+		"number too big":        func(n *datapath.Node) { n.ENIs[2].Number = 128 },
+		"source twice":          func(n *datapath.Node) { n.ENIs[2].Sources = n.ENIs[1].Sources },
+		"source within another": func(n *datapath.Node) {
 			n.ENIs[2].Sources = append(n.ENIs[2].Sources, netip.MustParsePrefix("10.0.0.120/29"))
 		},
-		"no source":          func(n *datapath.Node) { n.ENIs[2].Sources = []netip.Prefix{{}} },
-		"no address":         func(n *datapath.Node) { n.ENIs[2].Addrs = []netip.Prefix{{}} },
-		"no service prefix":  func(n *datapath.Node) { n.ServicePrefixes = []netip.Prefix{{}} },
-		"negative MTU":       func(n *datapath.Node) { n.ENIs[2].MTU = -1 },
-		"MTU too small":      func(n *datapath.Node) { n.ENIs[1].MTU = 1279 },
-		"MTU too big":        func(n *datapath.Node) { n.ENIs[2].MTU = 65536 },
-		"table default":      func(n *datapath.Node) { n.ENIs[2].Card, n.ENIs[2].Device = 0, 252 },
-		"table beyond local": func(n *datapath.Node) { n.ENIs[2].Card, n.ENIs[2].Device = 0, 300 },
-		"negative card":      func(n *datapath.Node) { n.ENIs[2].Card = -1 },
-		"card 100":           func(n *datapath.Node) { n.ENIs[2].Card = 100 },
-		"device 100":         func(n *datapath.Node) { n.ENIs[2].Device = 100 },
+		"invalid source":         func(n *datapath.Node) { n.ENIs[2].Sources = []netip.Prefix{{}} },
+		"invalid address":        func(n *datapath.Node) { n.ENIs[2].Addrs = []netip.Prefix{{}} },
+		"invalid service prefix": func(n *datapath.Node) { n.ServicePrefixes = []netip.Prefix{{}} },
+		"negative MTU":           func(n *datapath.Node) { n.ENIs[2].MTU = -1 },
+		"MTU too small":          func(n *datapath.Node) { n.ENIs[1].MTU = 1279 },
+		"MTU too big":            func(n *datapath.Node) { n.ENIs[2].MTU = 65536 },
+		"table default":          func(n *datapath.Node) { n.ENIs[2].Card, n.ENIs[2].Device = 0, 252 },
+		"table beyond local":     func(n *datapath.Node) { n.ENIs[2].Card, n.ENIs[2].Device = 0, 300 },
+		"negative card":          func(n *datapath.Node) { n.ENIs[2].Card = -1 },
+		"card 100":               func(n *datapath.Node) { n.ENIs[2].Card = 100 },
+		"device 100":             func(n *datapath.Node) { n.ENIs[2].Device = 100 },
 	} {
 		n := testNode(datapath.Flat)
 		if err := n.Validate(); err != nil {
@@ -195,11 +124,11 @@ func TestValidate(t *testing.T) {
 
 func TestValidatePod(t *testing.T) {
 	for name, change := range map[string]func(*datapath.Pod){
-		"negative MTU":   func(p *datapath.Pod) { p.MTU = -5 },
-		"MTU too big":    func(p *datapath.Pod) { p.MTU = 65536 },
-		"MTU too small":  func(p *datapath.Pod) { p.MTU = 1000 },
-		"no destination": func(p *datapath.Pod) { p.PathMTUs = []datapath.PathMTU{{MTU: 1500}} },
-		"path MTU 0":     func(p *datapath.Pod) { p.PathMTUs = []datapath.PathMTU{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}} },
+		"negative MTU":            func(p *datapath.Pod) { p.MTU = -5 },
+		"MTU too big":             func(p *datapath.Pod) { p.MTU = 65536 },
+		"MTU too small":           func(p *datapath.Pod) { p.MTU = 1000 },
+		"path MTU without prefix": func(p *datapath.Pod) { p.PathMTUs = []datapath.PathMTU{{MTU: 1500}} },
+		"path MTU 0":              func(p *datapath.Pod) { p.PathMTUs = []datapath.PathMTU{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}} },
 		"path MTU negative": func(p *datapath.Pod) {
 			p.PathMTUs = []datapath.PathMTU{{Prefix: netip.MustParsePrefix("::/0"), MTU: -1}}
 		},
@@ -219,7 +148,8 @@ func TestValidatePod(t *testing.T) {
 	}
 }
 
-// TestOwned holds what of a state that resembles ours belongs to the node.
+// TestOwned checks which rules and routes belong to the node, and which only resemble
+// those of the node.
 func TestOwned(t *testing.T) {
 	n := testNode(datapath.Flat)
 	host := netip.MustParsePrefix("10.0.0.101/32")
@@ -231,23 +161,23 @@ func TestOwned(t *testing.T) {
 		{"rule", netstate.State{Rules: []netstate.Rule{{Priority: 1024, Table: 77, Protocol: 2}}}, true},
 		{"rule of another protocol", netstate.State{Rules: []netstate.Rule{{Priority: 1024, Table: 77, Protocol: 4}}}, false},
 		{"rule of another priority", netstate.State{Rules: []netstate.Rule{{Priority: 1025, Table: 77, Protocol: 2}}}, false},
-		{"rule by what ours never know", netstate.State{Rules: []netstate.Rule{{Priority: 1024, Table: 77, Protocol: 2, Other: "uidrange 1-2"}}}, false},
+		{"rule with a selector that our rules never have", netstate.State{Rules: []netstate.Rule{{Priority: 1024, Table: 77, Protocol: 2, Other: "uidrange 1-2"}}}, false},
 		{"route to a pod", netstate.State{Routes: []netstate.Route{{Dst: host, Link: "eni0", Table: claims.TablePods, Protocol: 118}}}, false},
-		{"route to a pod in no table of pods", netstate.State{Routes: []netstate.Route{{Dst: host, Link: "eni0", Table: 77, Protocol: 118}}}, true},
-		{"route of another in the table of pods", netstate.State{Routes: []netstate.Route{{Dst: host, Link: "ens5", Table: claims.TablePods, Protocol: 4}}}, true},
-		{"route of another", netstate.State{Routes: []netstate.Route{{Dst: host, Link: "ens5", Table: 77, Protocol: 4}}}, false},
+		{"route to a pod in another table", netstate.State{Routes: []netstate.Route{{Dst: host, Link: "eni0", Table: 77, Protocol: 118}}}, true},
+		{"route of another program in the table of pods", netstate.State{Routes: []netstate.Route{{Dst: host, Link: "ens5", Table: claims.TablePods, Protocol: 4}}}, true},
+		{"route of another program", netstate.State{Routes: []netstate.Route{{Dst: host, Link: "ens5", Table: 77, Protocol: 4}}}, false},
 	} {
 		if got := !reflect.DeepEqual(n.Owned(c.have), netstate.State{}.Canonical()); got != c.want {
-			t.Errorf("%s: owned %t, want %t", c.name, got, c.want)
+			t.Errorf("%s: Owned contains it: %t, want %t", c.name, got, c.want)
 		}
 	}
 }
 
-// TestServicePrefix: a prefix may be given by any address of it.
+// TestServicePrefix checks that a prefix may have bits after its length.
 func TestServicePrefix(t *testing.T) {
 	n := testNode(datapath.Flat)
 	n.ServicePrefixes = []netip.Prefix{netip.MustParsePrefix("10.1.2.3/16")}
 	if got := n.State().String(); !strings.Contains(got, "to 10.1.0.0/16 lookup main") {
-		t.Errorf("no rule to 10.1.0.0/16:\n%s", got)
+		t.Errorf("the state has no rule to 10.1.0.0/16:\n%s", got)
 	}
 }

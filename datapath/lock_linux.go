@@ -29,7 +29,7 @@ const (
 )
 
 // locked runs f with the lock, shared or alone.
-func (h *Handle) locked(ctx context.Context, how int, f func() error) error {
+func (h *kernel) locked(ctx context.Context, how int, f func() error) error {
 	file, err := h.lock(ctx, how)
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", h.ns.Name(), err)
@@ -39,7 +39,7 @@ func (h *Handle) locked(ctx context.Context, how int, f func() error) error {
 }
 
 // withRules lends f a socket to add the items of s, with the lock if s has rules.
-func (h *Handle) withRules(ctx context.Context, s netstate.State, f func(*rtnl.Conn) error) error {
+func (h *kernel) withRules(ctx context.Context, s netstate.State, f func(*rtnl.Conn) error) error {
 	if len(s.Rules) == 0 {
 		return h.withConn(ctx, f)
 	}
@@ -53,7 +53,7 @@ const (
 	lockPauseMost = 5 * time.Millisecond
 )
 
-func (h *Handle) lock(ctx context.Context, how int) (*os.File, error) {
+func (h *kernel) lock(ctx context.Context, how int) (*os.File, error) {
 	// Each call opens the file for itself, because a lock belongs to the open file
 	// description, and calls at the same time must not share one.
 	file, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", h.ns.Fd()))

@@ -18,9 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// talks wants packets of each family of the pod to go out and come back, and CheckPod to
-// find nothing wrong.
-func (l *lab) talks(p datapath.Pod) {
+// expectConnected checks that the pod reaches the outside host from each of its addresses,
+// and that CheckPod finds nothing.
+func (l *lab) expectConnected(p datapath.Pod) {
 	l.t.Helper()
 	for _, a := range p.Addrs {
 		l.expect(p.Netns, a.Addr, outsideOf(a.Addr))
@@ -30,8 +30,8 @@ func (l *lab) talks(p datapath.Pod) {
 	}
 }
 
-// TestAddMends damages both sides of a pod and repeats its ADD.
-func TestAddMends(t *testing.T) {
+// TestAddRepairs damages both ends of a pod's veth pair and repeats the ADD.
+func TestAddRepairs(t *testing.T) {
 	link := func(name string, f func(*netlink.Handle, netlink.Link) error) func(*netlink.Handle) error {
 		return func(h *netlink.Handle) error {
 			found, err := h.LinkByName(name)
@@ -56,13 +56,13 @@ func TestAddMends(t *testing.T) {
 				l.add(p)
 				in(t, l.node, link(p.HostLink(), f))
 				l.add(p)
-				l.talks(p)
+				l.expectConnected(p)
 				if name == "MAC" {
-					return // a link of the sandbox with another MAC belongs to another program
+					return // a link in the sandbox with another MAC belongs to another program
 				}
 				in(t, p.Netns, link("eth0", f))
 				l.add(p)
-				l.talks(p)
+				l.expectConnected(p)
 			})
 		}
 		t.Run(string(layout)+"/other MTU", func(t *testing.T) {
@@ -72,12 +72,12 @@ func TestAddMends(t *testing.T) {
 			l.add(p)
 			p.MTU = 1390
 			l.add(p)
-			l.talks(p)
+			l.expectConnected(p)
 		})
 	}
 }
 
-// TestIPv6SwitchedOff adds a pod with an IPv6 address where the runtime, or the node, has
+// TestIPv6SwitchedOff adds a pod with an IPv6 address where the runtime or the node has
 // switched IPv6 off.
 func TestIPv6SwitchedOff(t *testing.T) {
 	off := func(names ...string) func() error {
@@ -102,7 +102,7 @@ func TestIPv6SwitchedOff(t *testing.T) {
 				on(t, l.node, off(where.node...))
 				on(t, p.Netns, off(where.sandbox...))
 				l.add(p)
-				l.talks(p)
+				l.expectConnected(p)
 				own := p.Addrs[1].Addr
 				l.listen(p.Netns, own)
 				l.expect(p.Netns, own, own)
@@ -111,16 +111,16 @@ func TestIPv6SwitchedOff(t *testing.T) {
 				on(t, p.Netns, off("lo"))
 				var drift *datapath.DriftError
 				if err := l.h.CheckPod(t.Context(), p); !errors.As(err, &drift) {
-					t.Errorf("CheckPod = %v though lo has no IPv6", err)
+					t.Errorf("CheckPod with IPv6 switched off on lo = %v, want a DriftError", err)
 				}
 			})
 		}
 	}
 }
 
-// TestMends damages what a node needs for a pod, as another program would, and wants
-// Ensure to repair it, and Watch to repair it by itself.
-func TestMends(t *testing.T) {
+// TestEnsureAndWatchRepair changes settings, addresses and routes of the node that a pod
+// depends on. Ensure and Watch must both restore the state.
+func TestEnsureAndWatchRepair(t *testing.T) {
 	addr := func(link string) func(*lab, datapath.Pod) error {
 		return func(l *lab, p datapath.Pod) error {
 			return try(l.node, func() error {
@@ -154,9 +154,9 @@ func TestMends(t *testing.T) {
 		{"pod's address on the primary ENI", addr("ens5")},
 		{"pod's address on the second ENI", addr("ens6")},
 		{"pod's address on lo", addr("lo")},
-		{"no forwarding on the host link", forwarding(datapath.Pod.HostLink)},
-		{"no forwarding on the ENI", forwarding(func(datapath.Pod) string { return "ens6" })},
-		{"route of another in the table of pods", func(l *lab, _ datapath.Pod) error {
+		{"forwarding off on the host link", forwarding(datapath.Pod.HostLink)},
+		{"forwarding off on the ENI", forwarding(func(datapath.Pod) string { return "ens6" })},
+		{"route of another program in the table of pods", func(l *lab, _ datapath.Pod) error {
 			return l.h.Apply(l.t.Context(), []netstate.Change{{Op: netstate.OpAdd, Item: netstate.Route{
 				Dst: netip.PrefixFrom(outside4, 32), Via: netip.MustParseAddr("10.0.0.1"), Link: "ens5", Table: claims.TablePods, Protocol: 4,
 			}}})
@@ -173,52 +173,54 @@ func TestMends(t *testing.T) {
 					t.Fatal(err)
 				}
 				if l.state() == before {
-					t.Fatal("the damage is not seen")
+					t.Fatal("Observe does not show the damage")
 				}
-				want := datapath.Desired{Node: l.n, Pods: []datapath.Pod{p}}
+				want := datapath.Desired{Node: *l.n, Pods: []datapath.Pod{p}}
 				if err := l.h.Ensure(t.Context(), want); err != nil {
 					t.Fatal(err)
 				}
-				l.talks(p)
+				l.expectConnected(p)
 				if after := l.state(); after != before {
 					t.Errorf("after Ensure:\n%s\nwant:\n%s", after, before)
 				}
 				repairs := l.watch(p)
-				time.Sleep(20 * time.Millisecond) // until after the first look, which would find any damage
+				time.Sleep(20 * time.Millisecond) // let Watch finish its first observation, which sees everything
 				if err := c.damage(l, p); err != nil {
 					t.Fatal(err)
 				}
 				if _, ok := l.repaired(before, repairs); !ok {
-					t.Errorf("Watch leaves:\n%s\nwant:\n%s", l.state(), before)
+					t.Errorf("after Watch:\n%s\nwant:\n%s", l.state(), before)
 				}
 			})
 		}
 	}
 }
 
-// TestRouterAdvertisements wants the link of a whole ENI to ignore router advertisements.
+// TestRouterAdvertisements checks that a router advertisement changes nothing in a sandbox
+// that has an ENI of its own.
 func TestRouterAdvertisements(t *testing.T) {
 	l, p := wholeENI(t)
 	l.add(p)
-	l.waitAnswer(p.Netns, p.Addrs[0].Addr, outside4) // now the link is ready to receive advertisements
+	// Wait until the link receives packets.
+	l.waitAnswer(p.Netns, p.Addrs[0].Addr, outside4)
 	l.waitAnswer(p.Netns, p.Addrs[1].Addr, outside6)
 	before := observe(t, p.Netns)
-	in(t, l.vpc, func(h *netlink.Handle) error {
-		eni, err := h.LinkByName("v1")
+	in(t, l.router, func(h *netlink.Handle) error {
+		eni, err := h.LinkByName(l.RouterLink(p.Mode.Whole.ENI.ID))
 		if err != nil {
 			return err
 		}
-		return advertise(eni.Attrs().Index)
+		return sendAdvertisement(eni.Attrs().Index)
 	})
-	l.heard(p.Netns, "Icmp6InRouterAdvertisements")
+	l.waitCounter(p.Netns, "Icmp6InRouterAdvertisements")
 	if after := observe(t, p.Netns); after != before {
 		t.Errorf("after a router advertisement:\n%s\nbefore:\n%s", after, before)
 	}
-	l.talks(p)
+	l.expectConnected(p)
 }
 
-// heard waits until an IPv6 counter of a namespace is not zero.
-func (l *lab) heard(path, counter string) {
+// waitCounter waits until the counter of a namespace in /proc/net/snmp6 is not 0.
+func (l *lab) waitCounter(path, counter string) {
 	l.t.Helper()
 	for range 500 {
 		var table []byte
@@ -233,11 +235,12 @@ func (l *lab) heard(path, counter string) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	l.t.Fatalf("%s: no %s", path, counter)
+	l.t.Fatalf("counter %s in %s is 0 after five seconds", counter, path)
 }
 
-// advertise sends a router advertisement with a prefix for stateless addresses.
-func advertise(index int) error {
+// sendAdvertisement sends, on the link with the index, a router advertisement with a
+// prefix for autoconfiguration.
+func sendAdvertisement(index int) error {
 	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
 	if err != nil {
 		return err
@@ -250,8 +253,8 @@ func advertise(index int) error {
 	}
 	prefix := netip.MustParseAddr("2001:db8:66::").As16()
 	packet := append([]byte{
-		134, 0, 0, 0, 64, 0x80, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0, // a router for half an hour
-		3, 4, 64, 0xc0, 0, 1, 0x51, 0x80, 0, 0, 0x38, 0x40, 0, 0, 0, 0, // a prefix for a day
+		134, 0, 0, 0, 64, 0x80, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0, // router lifetime: half an hour
+		3, 4, 64, 0xc0, 0, 1, 0x51, 0x80, 0, 0, 0x38, 0x40, 0, 0, 0, 0, // prefix, valid for a day
 	}, prefix[:]...)
 	all := netip.MustParseAddr("ff02::1").As16()
 	return unix.Sendto(fd, packet, 0, &unix.SockaddrInet6{Addr: all, ZoneId: uint32(index)})

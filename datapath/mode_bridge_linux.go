@@ -79,7 +79,7 @@ func (m bridgeMode) releaseLost(ctx context.Context, d *deletion) error {
 // leaveBridge removes the routes, neighbours and rules of the addresses that an alias of
 // p names from the bridge that it names, except those of addresses that the bridge
 // delivers to another pod by now.
-func (h *Handle) leaveBridge(ctx context.Context, p Pod, a alias) error {
+func (h *kernel) leaveBridge(ctx context.Context, p Pod, a alias) error {
 	bridge, err := h.findLink(ctx, a.link)
 	if err != nil {
 		return err

@@ -78,7 +78,7 @@ func (m eniMode) release(ctx context.Context, d *deletion) error {
 
 // restore takes the links on the node that have an alias down, and gives them the name in
 // the alias.
-func (h *Handle) restore(ctx context.Context, a alias) error {
+func (h *kernel) restore(ctx context.Context, a alias) error {
 	links, err := h.aliased(ctx, a.owner)
 	if err != nil {
 		return err
@@ -116,7 +116,7 @@ func restoreLink(c *rtnl.Conn, l rtnl.Link) error {
 }
 
 // move puts a link into another namespace, down and under a name.
-func (h *Handle) move(ctx context.Context, index int, name string, to *os.File) error {
+func (h *kernel) move(ctx context.Context, index int, name string, to *os.File) error {
 	return h.withConn(ctx, func(c *rtnl.Conn) error {
 		var b rtnl.Batch
 		b.SetLink(index, netstate.Link{})

@@ -81,25 +81,7 @@ func (l *lab) branch(enforcement datapath.Enforcement, id string) datapath.Pod {
 	b := testBranch(enforcement)
 	b.Trunk = l.n.ENIs[1]
 	b.Trunk.Link = "" // found by MAC
-	in(l.t, l.vpc, func(h *netlink.Handle) error {
-		trunk, err := h.LinkByName("v1")
-		if err != nil {
-			return err
-		}
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.ParentIndex = "vlan", trunk.Attrs().Index
-		if err := h.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: b.VLAN, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}); err != nil {
-			return err
-		}
-		if lo, err := h.LinkByName("lo"); err != nil || addAddr(h, lo, "10.0.2.1/32") != nil {
-			return fmt.Errorf("gateway: %w", err)
-		}
-		if err := joinVPC(h, "vlan", b.ENI); err != nil {
-			return err
-		}
-		// This namespace forwards from ENI to ENI, as a VPC does.
-		return sysctl("net/ipv6/conf/all/forwarding", "1")
-	})
+	l.AttachBranch(*b)
 	return datapath.Pod{
 		ContainerID: id, IfName: "eth0", Netns: newNetns(l.t), Layout: l.n.Layout, MTU: 1400, Addrs: branchAddrs(),
 		Mode: datapath.Mode{Branch: b},
@@ -135,28 +117,6 @@ func (l *lab) received(link string) (n uint64) {
 	return n
 }
 
-// knowGateway tells the node the MAC of the branch ENI's gateway. Unlike AWS's router, the
-// lab's answers only requests that come from an address of the subnet.
-func (l *lab) knowGateway() {
-	var mac net.HardwareAddr
-	in(l.t, l.vpc, func(h *netlink.Handle) error {
-		link, err := h.LinkByName("vlan")
-		if err == nil {
-			mac = link.Attrs().HardwareAddr
-		}
-		return err
-	})
-	in(l.t, l.node, func(h *netlink.Handle) error {
-		link, err := h.LinkByName("vlan.eth.5")
-		if err != nil {
-			return err
-		}
-		return h.NeighSet(&netlink.Neigh{
-			LinkIndex: link.Attrs().Index, IP: net.IPv4(10, 0, 2, 1), HardwareAddr: mac, State: netlink.NUD_PERMANENT,
-		})
-	})
-}
-
 func testBranchPod(t *testing.T, layout datapath.Layout, enforcement datapath.Enforcement) {
 	l := newLab(t, layout)
 	l.n.Enforcement = enforcement
@@ -170,7 +130,6 @@ func testBranchPod(t *testing.T, layout datapath.Layout, enforcement datapath.En
 			t.Errorf("CheckPod: %v", err)
 		}
 	}
-	l.knowGateway()
 	for i, a := range p.Addrs {
 		l.listen(p.Netns, a.Addr)
 		l.expect(p.Netns, a.Addr, outsideOf(a.Addr))
@@ -218,7 +177,7 @@ func (l *lab) delVariants(p datapath.Pod, before string) {
 			l.t.Errorf("DEL left something (-before +after):\n%s", diff)
 		}
 		if d.Netns == "" {
-			removeNetns(p.Netns)
+			removeNetns(l.t, p.Netns)
 			p.Netns = newNetns(l.t)
 		}
 		// The kernel ends a sandbox some time later, and until then ipvlan refuses the
@@ -232,7 +191,7 @@ func (l *lab) delVariants(p datapath.Pod, before string) {
 		}
 		l.add(p)
 	}
-	removeNetns(p.Netns)
+	removeNetns(l.t, p.Netns)
 	for l.hasLink(p.HostLink()) && l.t.Context().Err() == nil {
 		time.Sleep(10 * time.Millisecond)
 	}

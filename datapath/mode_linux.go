@@ -30,7 +30,7 @@ type effects interface {
 
 // resolvePod finds the links of the pod's ENIs by MAC. A link that moves may be in the
 // sandbox already, so that the node has none.
-func (h *Handle) resolvePod(ctx context.Context, p Pod) (Pod, error) {
+func (h *kernel) resolvePod(ctx context.Context, p Pod) (Pod, error) {
 	if len(p.mode().enis()) == 0 {
 		return p, nil
 	}

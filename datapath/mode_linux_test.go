@@ -74,7 +74,7 @@ func TestWholeENIReturned(t *testing.T) {
 		defer node.Close()
 		return errors.Join(h.LinkSetDown(link), h.LinkSetName(link, "dev7"), h.LinkSetNsFd(link, int(node)))
 	})
-	removeNetns(p.Netns)
+	removeNetns(t, p.Netns)
 	for range 2 {
 		if err := l.h.DelPod(t.Context(), datapath.Pod{ContainerID: p.ContainerID, IfName: p.IfName, Netns: p.Netns}); err != nil {
 			t.Fatal(err)
@@ -153,7 +153,7 @@ func (l *lab) noDrift(pods ...datapath.Pod) {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	want := l.n
+	want := *l.n
 	if changes := (datapath.Desired{Node: want, Pods: pods}).Drift(s); len(changes) > 0 {
 		l.t.Errorf("drift: %v", changes)
 	}

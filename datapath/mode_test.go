@@ -7,37 +7,7 @@ import (
 	"testing"
 
 	"github.com/vpcnet/vpcnet/datapath"
-	"github.com/vpcnet/vpcnet/datapath/netstate"
-	"github.com/vpcnet/vpcnet/datapath/trace"
 )
-
-// testBranch returns a branch ENI on the second ENI of testNode.
-func testBranch(enforcement datapath.Enforcement) *datapath.Branch {
-	n := testNode(datapath.Flat)
-	return &datapath.Branch{
-		ENI: datapath.ENI{
-			ID: "eni-0d", MAC: mac("06:00:00:00:00:0d"),
-			Addrs: prefixes("10.0.2.40/24", "2001:db8:0:2::40/64"),
-		},
-		Trunk: n.ENIs[1], VLAN: 5, Enforcement: enforcement,
-	}
-}
-
-// modes returns each mode that a pod can have except the routed veth pair.
-func modes() map[string]datapath.Mode {
-	enis := testNode(datapath.Flat).ENIs
-	return map[string]datapath.Mode{
-		"ipvlan": {IPVLAN: &datapath.IPVLAN{
-			ENI:    enis[1],
-			Direct: prefixes("10.0.0.0/16", "2001:db8::/56"),
-			Except: prefixes("10.0.0.10/32", "2001:db8:0:1::10/128"),
-		}},
-		"eni":             {Whole: &datapath.WholeENI{ENI: enis[1]}},
-		"branch-standard": {Branch: testBranch(datapath.Standard)},
-		"branch-strict":   {Branch: testBranch(datapath.Strict)},
-		"bridge":          {Bridge: &datapath.Bridge{}},
-	}
-}
 
 func TestModeState(t *testing.T) {
 	for name, mode := range modes() {
@@ -98,40 +68,4 @@ func TestValidateMode(t *testing.T) {
 	if n.Enforcement = "x"; n.Validate() == nil {
 		t.Error("Validate() of a node with an odd enforcement = nil, want an error")
 	}
-}
-
-// TestTraceMode follows packets into the VPC in each mode.
-func TestTraceMode(t *testing.T) {
-	for name, mode := range modes() {
-		p := testPod(datapath.PerPod, 2)
-		p.Mode = mode
-		n := testNode(datapath.PerPod)
-		if mode.Branch != nil {
-			n.Enforcement = mode.Branch.Enforcement
-			p.Addrs = branchAddrs()
-		}
-		host, sandbox := netstate.Join(n.State(), p.HostState()), p.SandboxState()
-		for _, e := range n.ENIs {
-			if _, ok := linkOf(host, e.Link); !ok {
-				host.Links = append(host.Links, netstate.Link{Name: e.Link, MAC: e.MAC.String(), Up: true})
-			}
-		}
-		v := trace.View{Node: host, Sandbox: &sandbox, Desired: &datapath.Desired{Node: n, Pods: []datapath.Pod{p}}}
-		path := trace.Trace(v, trace.Flow{Src: p.Addrs[0].Addr, Dst: netip.MustParseAddr("10.0.7.7")})
-		golden(t, "trace-"+name, path.String())
-	}
-}
-
-// branchAddrs returns the addresses of a branch ENI, which its pod has.
-func branchAddrs() []datapath.PodAddr {
-	return []datapath.PodAddr{{Addr: netip.MustParseAddr("10.0.2.40")}, {Addr: netip.MustParseAddr("2001:db8:0:2::40")}}
-}
-
-func linkOf(s netstate.State, name string) (netstate.Link, bool) {
-	for _, l := range s.Links {
-		if l.Name == name {
-			return l, true
-		}
-	}
-	return netstate.Link{}, false
 }

@@ -18,32 +18,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// networkd is the real systemd-networkd in a network namespace, with /run,
-// /etc/systemd and /sys of its own: a thread keeps them.
+// networkd is the real systemd-networkd in a network namespace, with its own /run,
+// /etc/systemd and /sys. A thread holds these namespaces.
 type networkd struct {
 	t       testing.TB
 	program string
-	dir     string // config below etc, the log
-	do      chan func() error
-	done    chan error
+	dir     string            // has the configuration below etc, and the logs
+	do      chan func() error // functions that the thread runs
+	done    chan error        // their results
 	cmd     *exec.Cmd
 	starts  int
 }
 
-// asDHCP is how the images of distributions configure EC2 instances: every ENI is
-// alike. There is no DHCP server; the primary ENI gets what one would give.
+// asDHCP is the configuration of EC2 instances in the images of distributions, which is
+// the same for all ENIs. The VPC has no DHCP server, so the primary ENI gets the values
+// that a server would send.
 var asDHCP = []preflight.File{
 	{Path: "etc/systemd/network/10-ens5.network", Text: "[Match]\nName=ens5\n[Network]\nAddress=10.0.0.10/24\nGateway=10.0.0.1\nIPv6AcceptRA=no\n"},
 	{Path: "etc/systemd/network/80-ec2.network", Text: "[Match]\nName=ens*\n[Network]\nDHCP=yes\nIPv6AcceptRA=no\n"},
 }
 
-// answered is asDHCP where the pod's ENI, too, gets what a server would give.
-var answered = append([]preflight.File{{
+// asDHCPOnBoth is asDHCP with the values of a DHCP server for the pod's ENI, too.
+var asDHCPOnBoth = append([]preflight.File{{
 	Path: "etc/systemd/network/10-ens6.network",
 	Text: "[Match]\nName=ens6\n[Network]\nAddress=10.0.0.20/24\nIPv6AcceptRA=no\n[Route]\nGateway=10.0.0.1\nMetric=1024\n",
 }}, asDHCP...)
 
-// newNetworkd prepares a networkd for the namespace of the lab's node.
+// newNetworkd prepares systemd-networkd in the namespace of the lab's node. The caller
+// starts it.
 func newNetworkd(t testing.TB, l *lab, files []preflight.File) *networkd {
 	t.Helper()
 	n := &networkd{t: t, dir: t.TempDir(), do: make(chan func() error), done: make(chan error)}
@@ -59,7 +61,7 @@ func newNetworkd(t testing.TB, l *lab, files []preflight.File) *networkd {
 		t.Fatal(err)
 	}
 	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		runtime.LockOSThread() // the thread ends with the goroutine
 		for f := range n.do {
 			n.done <- f()
 		}
@@ -70,7 +72,7 @@ func newNetworkd(t testing.TB, l *lab, files []preflight.File) *networkd {
 	return n
 }
 
-// inside runs f on the thread.
+// inside runs f on the thread. An error ends the test.
 func (n *networkd) inside(f func() error) {
 	n.t.Helper()
 	n.do <- f
@@ -79,10 +81,10 @@ func (n *networkd) inside(f func() error) {
 	}
 }
 
-// enter moves the thread into the network namespace and gives it the mounts that
-// networkd wants. It makes systemd-network the name of user 0, because a user
-// namespace of an ordinary user has no other; networkd keeps the capabilities that
-// it keeps as any user.
+// enter moves the thread into the network namespace and mounts the directories that
+// networkd needs. It gives user 0 the name systemd-network, because the user namespace of
+// an ordinary user has no other user. networkd keeps the same capabilities as under any
+// other user.
 func (n *networkd) enter(node string) error {
 	ns, err := netns.GetFromPath(node)
 	if err != nil {
@@ -109,8 +111,8 @@ func (n *networkd) enter(node string) error {
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=0755"); err != nil {
 		return fmt.Errorf("mount /run: %w", err)
 	}
-	// A /sys that cannot be written is how networkd knows that there is no udev to
-	// wait for. Some containers forbid a sysfs; an empty directory does as well.
+	// If /sys is read-only, networkd does not wait for udev. Some containers do not
+	// permit a sysfs; an empty directory has the same effect.
 	err = unix.Mount("sysfs", "/sys", "sysfs", unix.MS_RDONLY, "")
 	if err != nil {
 		err = unix.Mount("tmpfs", "/sys", "tmpfs", unix.MS_RDONLY, "")
@@ -120,7 +122,7 @@ func (n *networkd) enter(node string) error {
 
 func (n *networkd) logFile() string { return filepath.Join(n.dir, fmt.Sprintf("log%d", n.starts)) }
 
-// start runs networkd until stop. It returns when networkd has seen all links.
+// start starts networkd and waits until it has enumerated all links.
 func (n *networkd) start() {
 	n.t.Helper()
 	n.starts++
@@ -135,10 +137,10 @@ func (n *networkd) start() {
 		n.cmd.Stdout, n.cmd.Stderr = log, log
 		return n.cmd.Start()
 	})
-	n.says("Enumeration completed")
+	n.waitLog("Enumeration completed")
 }
 
-// stop ends networkd as systemd does.
+// stop ends networkd as systemd does. It has no effect if networkd does not run.
 func (n *networkd) stop() {
 	if n.cmd == nil {
 		return
@@ -148,7 +150,7 @@ func (n *networkd) stop() {
 	err := n.cmd.Wait()
 	killer.Stop()
 	if err != nil {
-		n.t.Errorf("networkd ended: %v\n%s", err, n.log())
+		n.t.Errorf("networkd ended with %v:\n%s", err, n.log())
 	}
 	n.cmd = nil
 }
@@ -161,17 +163,17 @@ func (n *networkd) log() string {
 	return string(b)
 }
 
-// says waits until the log has all the words.
-func (n *networkd) says(words ...string) {
+// waitLog waits until the log contains all texts.
+func (n *networkd) waitLog(texts ...string) {
 	n.t.Helper()
-	if !eventually(func() bool { return contains(n.log(), words...) }) {
-		n.t.Fatalf("networkd does not say %q:\n%s", words, n.log())
+	if !eventually(func() bool { return contains(n.log(), texts...) }) {
+		n.t.Fatalf("networkd did not log %q:\n%s", texts, n.log())
 	}
 }
 
-// quiet waits until networkd has written nothing for a while: it says each thing
-// that it does.
-func (n *networkd) quiet() {
+// waitQuiet waits until networkd has logged nothing for half a second. It logs all of its
+// actions.
+func (n *networkd) waitQuiet() {
 	const quietTime = 500 * time.Millisecond
 	size, since := 0, time.Now()
 	eventually(func() bool {
@@ -182,7 +184,8 @@ func (n *networkd) quiet() {
 	})
 }
 
-// eventually asks f until it says yes, and for ten seconds at most.
+// eventually calls f until it returns true, for ten seconds at most, and returns the last
+// result.
 func eventually(f func() bool) bool {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

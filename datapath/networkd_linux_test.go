@@ -15,22 +15,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestNetworkd runs the real systemd-networkd against a node while a pod on the
-// second ENI talks: it starts, restarts, a further ENI appears, and the pod's ENI
-// loses its carrier for a moment. It deletes the careless rule of another program
-// unless the files of preflight forbid that, and nothing of ours in any case.
+// TestNetworkd runs the real systemd-networkd on a node while a pod on the second ENI
+// sends packets. networkd starts and restarts, another ENI appears, and the pod's ENI
+// loses its carrier for a moment. networkd must never delete anything of ours. It deletes
+// the unprotected rule of another program unless the files of preflight forbid that.
 func TestNetworkd(t *testing.T) {
 	ours := preflight.Files(preflight.Config{Keep: []string{"ens5"}, Drivers: []string{"veth"}})
 	for _, tt := range []struct {
 		name             string
 		files            []preflight.File
 		watch, preflight bool
-		// first means that networkd has configured the pod's ENI before us.
+		// first says that networkd configures the pod's ENI before datapath does.
 		first bool
 	}{
 		{name: "watched", files: asDHCP, watch: true},
 		{name: "not watched", files: asDHCP},
-		{name: "watched, after networkd", files: answered, watch: true, first: true},
+		{name: "watched, after networkd", files: asDHCPOnBoth, watch: true, first: true},
 		{name: "preflight", files: slices.Concat(asDHCP, ours), preflight: true},
 	} {
 		for _, layout := range layouts {
@@ -39,31 +39,31 @@ func TestNetworkd(t *testing.T) {
 				if tt.watch {
 					r.repairs = r.l.watch(r.p)
 				}
-				r.all(tt.first)
-				if kept := r.decoy(); kept != tt.preflight {
-					t.Errorf("networkd kept a rule of protocol static: %t, want %t\n%s", kept, tt.preflight, r.n.log())
+				r.runSteps(tt.first)
+				if exists := r.unprotectedRuleExists(); exists != tt.preflight {
+					t.Errorf("the rule of protocol static exists: %t, want %t\n%s", exists, tt.preflight, r.n.log())
 				}
-				packets, lost := r.flow.unexplained(r.damaged)
-				t.Logf("%d packets, %d lost; %d repairs", len(r.flow.sent), lost, len(r.damaged)-1)
+				packets, lost := r.flow.unexplained(r.outages)
+				t.Logf("%d packets, %d lost; %d repairs", len(r.flow.sent), lost, len(r.outages)-1)
 				if len(packets) > 0 {
-					t.Errorf("%d packets were lost though nothing was damaged, the first at %v\n%s", len(packets), packets[0], r.n.log())
+					t.Errorf("%d packets were lost outside of the outages, the first at %v\n%s", len(packets), packets[0], r.n.log())
 				}
 				if !eventually(func() bool { return len(r.l.drift(r.p)) == 0 }) {
-					t.Errorf("in the end this is missing: %v\n%s", r.l.drift(r.p), r.n.log())
+					t.Errorf("drift at the end: %v\n%s", r.l.drift(r.p), r.n.log())
 				}
 			})
 		}
 	}
 }
 
-// networkdRun is what TestNetworkd does to one node.
+// networkdRun is one run of TestNetworkd, with one node.
 type networkdRun struct {
 	t       *testing.T
 	l       *lab
 	n       *networkd
 	p       datapath.Pod
 	flow    flow
-	damaged []blow
+	outages []outage
 	repairs <-chan datapath.Repair
 }
 
@@ -72,38 +72,40 @@ func newNetworkdRun(t *testing.T, layout datapath.Layout, files []preflight.File
 	r := &networkdRun{t: t, l: l, p: l.pod(1, "one")}
 	in(t, l.node, func(h *netlink.Handle) error {
 		rule := netlink.NewRule()
-		rule.Priority, rule.Table, rule.Protocol = decoyPriority, 77, unix.RTPROT_STATIC
+		rule.Priority, rule.Table, rule.Protocol = unprotectedPriority, 77, unix.RTPROT_STATIC
 		return h.RuleAdd(rule)
 	})
 	r.n = newNetworkd(t, l, files)
 	if first {
 		r.n.start()
-		r.n.says("ens6: State changed: configuring -> configured")
+		r.n.waitLog("ens6: State changed: configuring -> configured")
 	}
 	l.ensure()
 	l.add(r.p)
 	return r
 }
 
-// decoyPriority is that of a rule that a careless program would make.
-const decoyPriority = 700
+// unprotectedPriority is the priority of the rule that another program adds without
+// protection from networkd: it does not have protocol kernel.
+const unprotectedPriority = 700
 
-// decoy reports whether the careless rule is still there.
-func (r *networkdRun) decoy() (found bool) {
+// unprotectedRuleExists reports whether networkd has left that rule alone.
+func (r *networkdRun) unprotectedRuleExists() (found bool) {
 	in(r.t, r.l.node, func(h *netlink.Handle) error {
 		rules, err := h.RuleList(netlink.FAMILY_V4)
-		found = slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Priority == decoyPriority })
+		found = slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Priority == unprotectedPriority })
 		return err
 	})
 	return found
 }
 
-// all does every step while the pod talks. Packets may be lost while there is no
-// carrier, and for a moment after something that Watch repaired.
-func (r *networkdRun) all(started bool) {
+// runSteps runs all steps while the pod sends packets. Packets may be lost while the ENI
+// has no carrier, and shortly after each repair of Watch. started says that networkd runs
+// already.
+func (r *networkdRun) runSteps(started bool) {
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() { r.flow.run(r.t, r.p, r.p.Addrs[0].Addr, stop); close(done) }()
-	repaired := collect(r.t, r.repairs, stop)
+	repaired := collectOutages(r.t, r.repairs, stop)
 	for _, step := range []struct {
 		name string
 		skip bool
@@ -112,48 +114,48 @@ func (r *networkdRun) all(started bool) {
 		{"start", started, r.n.start},
 		{"restart", started, func() { r.n.stop(); r.n.start() }},
 		{"a new ENI", false, func() {
-			in(r.t, r.l.vpc, func(h *netlink.Handle) error { return r.l.attach(h, 2, testNode(r.l.n.Layout).ENIs[2]) })
-			r.n.says("ens7: Link state is up-to-date")
+			r.l.AttachENI(2, testNode(r.l.n.Layout).ENIs[2])
+			r.n.waitLog("ens7: Link state is up-to-date")
 		}},
 		{"carrier lost", false, func() {
 			start := time.Now()
-			r.l.bounce(1)
-			r.damaged = append(r.damaged, blow{at: start, end: time.Now().Add(kernelBound)})
+			r.l.interruptCarrier(r.l.n.ENIs[1].ID)
+			r.outages = append(r.outages, outage{start: start, end: time.Now().Add(kernelBound)})
 		}},
 	} {
 		if step.skip {
 			continue
 		}
 		step.do()
-		r.n.quiet()
-		if !eventually(func() bool { return len(r.rulesMissing()) == 0 }) {
-			r.t.Errorf("after %q: %v\n%s", step.name, r.rulesMissing(), r.n.log())
+		r.n.waitQuiet()
+		if !eventually(func() bool { return len(r.ruleDrift()) == 0 }) {
+			r.t.Errorf("drift of rules after %q: %v\n%s", step.name, r.ruleDrift(), r.n.log())
 		}
 	}
 	close(stop)
 	<-done
-	r.damaged = append(r.damaged, <-repaired...)
+	r.outages = append(r.outages, <-repaired...)
 }
 
-// rulesMissing returns what is missing or wrong of our rules.
-func (r *networkdRun) rulesMissing() []string {
+// ruleDrift returns the part of the drift that concerns rules.
+func (r *networkdRun) ruleDrift() []string {
 	return slices.DeleteFunc(r.l.drift(r.p), func(c string) bool {
 		return !strings.HasPrefix(c, "ip rule") && !strings.HasPrefix(c, "ip -6 rule")
 	})
 }
 
-// collect returns a blow for each repair until stop.
-func collect(t *testing.T, repairs <-chan datapath.Repair, stop <-chan struct{}) <-chan []blow {
-	all := make(chan []blow, 1)
+// collectOutages sends, after stop is closed, an outage for each repair until then.
+func collectOutages(t *testing.T, repairs <-chan datapath.Repair, stop <-chan struct{}) <-chan []outage {
+	all := make(chan []outage, 1)
 	go func() {
-		var blows []blow
+		var outages []outage
 		for {
 			select {
 			case f := <-repairs:
 				t.Logf("repaired in %v: %v", f.Took, f.Changes)
-				blows = append(blows, blow{at: time.Now().Add(-f.Took), end: time.Now().Add(repairBound)})
+				outages = append(outages, outage{start: time.Now().Add(-f.Took), end: time.Now().Add(repairBound)})
 			case <-stop:
-				all <- blows
+				all <- outages
 				return
 			}
 		}
@@ -161,26 +163,27 @@ func collect(t *testing.T, repairs <-chan datapath.Repair, stop <-chan struct{})
 	return all
 }
 
-// drift returns what is missing or wrong of ours.
+// drift returns the changes that [datapath.Desired.Drift] finds, one line for each.
 func (l *lab) drift(pods ...datapath.Pod) []string {
 	l.t.Helper()
 	have, err := l.h.Observe(l.t.Context())
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	var words []string
-	for _, c := range (datapath.Desired{Node: l.n, Pods: pods}).Drift(have) {
-		words = append(words, strings.SplitN(c.String(), "\n", 2)[0])
+	var lines []string
+	for _, c := range (datapath.Desired{Node: *l.n, Pods: pods}).Drift(have) {
+		lines = append(lines, strings.SplitN(c.String(), "\n", 2)[0])
 	}
-	return words
+	return lines
 }
 
-// bounce takes the carrier of ENI i away for a moment: it sets the VPC's end of it
-// down, and gives it back what the kernel forgets of a link that is down.
-func (l *lab) bounce(i int) {
+// interruptCarrier takes the carrier of an ENI away for 200 ms. It sets the router's link
+// to the ENI down and up again, and restores the addresses, routes and neighbours that
+// the kernel deletes from a link that is down.
+func (l *lab) interruptCarrier(id string) {
 	l.t.Helper()
-	in(l.t, l.vpc, func(h *netlink.Handle) error {
-		link, err := h.LinkByName(fmt.Sprintf("v%d", i))
+	in(l.t, l.router, func(h *netlink.Handle) error {
+		link, err := h.LinkByName(l.RouterLink(id))
 		if err != nil {
 			return err
 		}

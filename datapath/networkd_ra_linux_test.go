@@ -20,35 +20,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// advertised has networkd listen to router advertisements on the primary ENI.
-var advertised = []preflight.File{{
+// acceptingRA makes networkd accept router advertisements on the primary ENI.
+var acceptingRA = []preflight.File{{
 	Path: "etc/systemd/network/10-ens5.network",
 	Text: "[Match]\nName=ens5\n[Network]\nAddress=10.0.0.10/24\nAddress=2001:db8:0:1::10/128\nGateway=10.0.0.1\nIPv6AcceptRA=yes\n[IPv6AcceptRA]\nDHCPv6Client=no\n",
 }}
 
-// TestNetworkdHearsRouters has the node's IPv6 default route come from router
-// advertisements, first by the kernel and then by systemd-networkd, which tells the
-// kernel not to listen. The route must never go, and Watch must not tell the kernel
-// otherwise while networkd listens; but it must when nobody does.
-func TestNetworkdHearsRouters(t *testing.T) {
+// TestNetworkdAcceptsRA has the IPv6 default route of the node come from router
+// advertisements. First the kernel accepts them, then systemd-networkd, which sets
+// accept_ra to 0. The route must always exist. Watch must not change accept_ra while
+// networkd accepts advertisements, but must do so when networkd has ended.
+func TestNetworkdAcceptsRA(t *testing.T) {
 	l := newLab(t, datapath.Flat)
-	n := newNetworkd(t, l, advertised)
-	l.dropDefault6()
+	n := newNetworkd(t, l, acceptingRA)
+	l.deleteDefault6()
 	stop := l.advertise()
 	defer stop()
-	await(t, "the kernel's default route", func() bool { return l.default6() })
-	gone := l.countLost6()
+	await(t, "default route added by the kernel", func() bool { return l.default6() })
+	deletions := l.countDeletions6()
 	n.start()
-	await(t, "networkd", func() bool { return contains(n.log(), "Setting SLAAC addresses and router") })
+	await(t, "router advertisement in networkd", func() bool { return contains(n.log(), "Setting SLAAC addresses and router") })
 	if v := l.acceptRA(); v != "0" {
-		t.Fatalf("networkd left accept_ra at %s, the test proves nothing", v)
+		t.Fatalf("accept_ra is %s after networkd has started, want 0: the test would prove nothing", v)
 	}
 	l.ensure()
 	if v := l.acceptRA(); v != "2" {
-		t.Errorf("accept_ra is %s when the node begins to forward, want 2", v)
+		t.Errorf("accept_ra is %s after EnsureNode, which switches forwarding on, want 2", v)
 	}
 
-	var looks atomic.Int64
+	var observations atomic.Int64
 	repairs, done := make(chan datapath.Repair, 1000), make(chan error)
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(func() { cancel(); <-done })
@@ -56,8 +56,8 @@ func TestNetworkdHearsRouters(t *testing.T) {
 		done <- l.h.Watch(ctx, datapath.WatchConfig{
 			Every: 20 * time.Millisecond,
 			Desired: func() datapath.Desired {
-				looks.Add(1)
-				return datapath.Desired{Node: l.n}
+				observations.Add(1)
+				return datapath.Desired{Node: *l.n}
 			},
 			Repaired: func(r datapath.Repair) { repairs <- r },
 		})
@@ -65,35 +65,35 @@ func TestNetworkdHearsRouters(t *testing.T) {
 	for range 2 {
 		n.stop()
 		n.start()
-		await(t, "networkd again", func() bool { return contains(n.log(), "Setting SLAAC addresses and router") })
-		before := looks.Load()
-		await(t, "looks of Watch", func() bool { return looks.Load() > before+5 })
+		await(t, "router advertisement in networkd after its restart", func() bool { return contains(n.log(), "Setting SLAAC addresses and router") })
+		before := observations.Load()
+		await(t, "further observation by Watch", func() bool { return observations.Load() > before+5 })
 		if v := l.acceptRA(); v != "0" {
-			t.Errorf("accept_ra is %s while networkd listens, want what networkd has set, 0", v)
+			t.Errorf("accept_ra is %s while networkd accepts advertisements, want its value, 0", v)
 		}
 	}
 	for len(repairs) > 0 {
 		t.Errorf("Watch changed %v", (<-repairs).Changes)
 	}
-	if lost := gone(); lost > 0 {
-		t.Errorf("the default route went %d times", lost)
+	if n := deletions(); n > 0 {
+		t.Errorf("the default route was deleted %d times, want never", n)
 	}
 
 	n.stop()
 	stop()
-	l.dropDefault6()
-	await(t, "accept_ra=2 when nobody listens", func() bool { return l.acceptRA() == "2" })
+	l.deleteDefault6()
+	await(t, "accept_ra=2 after networkd has ended", func() bool { return l.acceptRA() == "2" })
 }
 
-// await waits until ok, and for ten seconds at most.
+// await waits until ok returns true, for ten seconds at most.
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	if !eventually(ok) {
-		t.Fatalf("no %s", what)
+		t.Fatalf("no %s within ten seconds", what)
 	}
 }
 
-// acceptRA returns the setting of the primary ENI.
+// acceptRA returns the setting accept_ra of the primary ENI.
 func (l *lab) acceptRA() (value string) {
 	on(l.t, l.node, func() error {
 		b, err := os.ReadFile("/proc/sys/net/ipv6/conf/ens5/accept_ra")
@@ -108,8 +108,8 @@ func (l *lab) default6() bool {
 	return contains(l.state(), "ip -6 route replace default via fe80:ec2::1 dev ens5 proto ra")
 }
 
-// dropDefault6 deletes that route.
-func (l *lab) dropDefault6() {
+// deleteDefault6 deletes that route.
+func (l *lab) deleteDefault6() {
 	in(l.t, l.node, func(h *netlink.Handle) error {
 		return withLink(h, "ens5", func(link netlink.Link) error {
 			return h.RouteDel(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP("fe80:ec2::1")})
@@ -117,9 +117,9 @@ func (l *lab) dropDefault6() {
 	})
 }
 
-// countLost6 returns what counts how often an IPv6 default route of table main has
-// gone since.
-func (l *lab) countLost6() func() int {
+// countDeletions6 returns a function that returns how often an IPv6 default route of table
+// main was deleted since the previous call.
+func (l *lab) countDeletions6() func() int {
 	l.t.Helper()
 	updates := make(chan netlink.RouteUpdate, 1000)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -136,13 +136,13 @@ func (l *lab) countLost6() func() int {
 	}
 }
 
-// advertise sends a router advertisement by the VPC's end of the primary ENI every
-// 50 ms until stop is called.
+// advertise sends a router advertisement to the primary ENI every 50 ms until the caller
+// calls stop.
 func (l *lab) advertise() (stop func()) {
 	l.t.Helper()
 	var fd, index int
-	on(l.t, l.vpc, func() (err error) {
-		link, err := net.InterfaceByName("v0")
+	on(l.t, l.router, func() (err error) {
+		link, err := net.InterfaceByName(l.RouterLink(l.n.ENIs[0].ID))
 		if err != nil {
 			return err
 		}

@@ -17,13 +17,8 @@ import (
 // objects together with others, such as routes with the last address of a link.
 const rounds = 4
 
-// EnsureNode changes the network of the namespace to what n describes, whatever it
-// was before, and verifies the result. It does not change what belongs to pods: use
-// [Handle.Ensure] to change the layout of a node that has pods. It changes nothing if
-// nothing differs, and can be repeated after a failure at any point. It finds the
-// links of ENIs by MAC; ErrNoLink means that one does not exist yet. A *DriftError
-// means that another program reverts its changes.
-func (h *Handle) EnsureNode(ctx context.Context, n Node) error {
+// EnsureNode: see [Handle.EnsureNode].
+func (h *kernel) EnsureNode(ctx context.Context, n Node) error {
 	if err := n.Validate(); err != nil {
 		return fmt.Errorf("node: %w: %w", ErrInvalid, err)
 	}
@@ -33,12 +28,8 @@ func (h *Handle) EnsureNode(ctx context.Context, n Node) error {
 	})
 }
 
-// Ensure changes the node and the host sides of its pods to what d describes, in one
-// sequence of changes, and verifies the result. It can convert a node from one layout
-// to the other while the pods communicate: everything new is in place before anything
-// old is deleted. Pods that are not in d keep what they have, which may no longer work
-// after a conversion. Concurrent calls of AddPod must use the new layout.
-func (h *Handle) Ensure(ctx context.Context, d Desired) error {
+// Ensure: see [Handle.Ensure].
+func (h *kernel) Ensure(ctx context.Context, d Desired) error {
 	if err := d.Node.Validate(); err != nil {
 		return fmt.Errorf("node: %w: %w", ErrInvalid, err)
 	}
@@ -54,8 +45,8 @@ func (h *Handle) Ensure(ctx context.Context, d Desired) error {
 // confirmChanges calls f with changes, after it has checked the doubtful ones by a second
 // observation. It makes that observation, and calls f, under the exclusive lock, so
 // that no ADD is half done.
-func (h *Handle) confirmChanges(ctx context.Context, d Desired, changes []netstate.Change, f func([]netstate.Change) error) error {
-	if !slices.ContainsFunc(changes, doubtful) {
+func (h *kernel) confirmChanges(ctx context.Context, d Desired, changes []netstate.Change, f func([]netstate.Change) error) error {
+	if !slices.ContainsFunc(changes, deletesPodRule) {
 		return f(changes)
 	}
 	return h.locked(ctx, alone, func() error {
@@ -91,10 +82,8 @@ func converge(
 	return &DriftError{Changes: changes}
 }
 
-// RemoveENI takes the ENI with that ID out of service: it deletes the ENI's addresses,
-// routes, rules and sources and sets its link down. n is the node with the ENI. It
-// succeeds if the link no longer exists or n does not have the ENI.
-func (h *Handle) RemoveENI(ctx context.Context, n Node, id string) error {
+// RemoveENI: see [Handle.RemoveENI].
+func (h *kernel) RemoveENI(ctx context.Context, n Node, id string) error {
 	var gone ENI
 	rest := n
 	rest.ENIs = nil

@@ -11,8 +11,6 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-var layouts = []datapath.Layout{datapath.Flat, datapath.PerPod}
-
 func TestEnsureNode(t *testing.T) {
 	for _, layout := range layouts {
 		t.Run(string(layout), func(t *testing.T) {
@@ -28,7 +26,7 @@ func TestEnsureNode(t *testing.T) {
 			before := l.state()
 			l.ensure()
 			if diff := cmp.Diff(before, l.state()); diff != "" {
-				t.Errorf("second EnsureNode changed something:\n%s", diff)
+				t.Errorf("state after the second EnsureNode (-before +after):\n%s", diff)
 			}
 		})
 	}
@@ -38,22 +36,22 @@ func TestEnsureNodeWithoutLink(t *testing.T) {
 	l := newLab(t, datapath.Flat)
 	before := l.state()
 	l.n.ENIs[1].MAC = mac("06:00:00:00:00:99")
-	if err := l.h.EnsureNode(t.Context(), l.n); !errors.Is(err, datapath.ErrNoLink) {
+	if err := l.h.EnsureNode(t.Context(), *l.n); !errors.Is(err, datapath.ErrNoLink) {
 		t.Errorf("EnsureNode = %v, want ErrNoLink", err)
 	}
 	if diff := cmp.Diff(before, l.state()); diff != "" {
-		t.Errorf("it changed something:\n%s", diff)
+		t.Errorf("state after the failed EnsureNode (-before +after):\n%s", diff)
 	}
 }
 
 func TestRemoveENI(t *testing.T) {
 	for _, layout := range layouts {
 		l := newLab(t, layout)
-		all := l.n
+		all := *l.n
 		l.n.ENIs = all.ENIs[:1]
 		l.ensure()
 		before := l.state()
-		l.n = all
+		*l.n = all
 		l.ensure()
 		for range 2 {
 			if err := l.h.RemoveENI(t.Context(), all, "eni-0b"); err != nil {
@@ -62,12 +60,12 @@ func TestRemoveENI(t *testing.T) {
 		}
 		after := l.state()
 		if contains(after, "ens6 address 06:00:00:00:00:06 mtu 1400 up") || contains(after, "dev ens6 table") || contains(after, "lookup 2 ") {
-			t.Errorf("%s: the ENI is still in service; before it:\n%s\nnow:\n%s", layout, before, after)
+			t.Errorf("%s: the removed ENI is still configured; without it:\n%s\nnow:\n%s", layout, before, after)
 		}
 	}
 }
 
-// TestManySources has more addresses than fit into one message.
+// TestManySources configures an ENI with more addresses than one netlink message can hold.
 func TestManySources(t *testing.T) {
 	l := newLab(t, datapath.Flat)
 	few, many := l.n.ENIs[1].Sources, prefixes("10.0.0.101/32", "2001:db8:0:1:b::/80")

@@ -10,17 +10,13 @@ import (
 	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
-// Observe reads the whole network of the namespace, ours and others': links,
-// addresses, permanent neighbours, routes, rules, the settings that matter here,
-// and our nftables table. Table local is left out, as are IPv6 link-local
-// addresses and routes to link-local and multicast prefixes, which the kernel
-// makes for each link.
-func (h *Handle) Observe(ctx context.Context) (netstate.State, error) {
+// Observe: see [Handle.Observe].
+func (h *kernel) Observe(ctx context.Context) (netstate.State, error) {
 	o, err := h.observe(ctx)
 	return o.State, err
 }
 
-func (h *Handle) observe(ctx context.Context) (o rtnl.Observation, err error) {
+func (h *kernel) observe(ctx context.Context) (o rtnl.Observation, err error) {
 	err = h.withConn(ctx, func(c *rtnl.Conn) error {
 		o, err = rtnl.ObserveRoutes(c)
 		return err
@@ -40,10 +36,10 @@ func (h *Handle) observe(ctx context.Context) (o rtnl.Observation, err error) {
 	return o, nil
 }
 
-// observeSettled is observe with the names of those links that came, went, or were
-// worked on by an AddPod or DelPod meanwhile: what belongs to their pods may be seen by
-// halves.
-func (h *Handle) observeSettled(ctx context.Context) (o rtnl.Observation, unsettled map[string]bool, err error) {
+// observeSettled is observe. It also returns the names of the links that were created
+// or deleted meanwhile, or that an AddPod or DelPod was working on: the observation may
+// have only some of the objects of their pods.
+func (h *kernel) observeSettled(ctx context.Context) (o rtnl.Observation, unsettled map[string]bool, err error) {
 	if o, err = h.observe(ctx); err != nil {
 		return o, nil, err
 	}

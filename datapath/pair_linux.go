@@ -67,7 +67,7 @@ func (a *addition) createPair(ctx context.Context) error {
 		if err := answers[1].Err; err != nil {
 			return fmt.Errorf("find veth pair: %w", err)
 		}
-		a.link, err = rtnl.ParseLink(answers[1].Data)
+		a.link, err = answers[1].Link()
 		return err
 	})
 }
@@ -94,7 +94,7 @@ func (a *addition) clearRemains(ctx context.Context) (whole bool, err error) {
 		return true, nil
 	}
 	for _, remains := range []struct {
-		h    *Handle
+		h    *kernel
 		link rtnl.Link
 	}{{a.h, host}, {a.inside, peer}} {
 		if remains.link.Index == 0 {

@@ -16,16 +16,8 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 )
 
-// outsideOf returns the outside address of a's family.
-func outsideOf(a netip.Addr) netip.Addr {
-	if a.Is4() {
-		return outside4
-	}
-	return outside6
-}
-
-// TestPodPackets sends packets between a pod and each kind of peer: the outside, by the
-// pod's ENI; the node, in both directions; and another pod of the node.
+// TestPodPackets sends packets every way that a pod's packets go: to the outside
+// by the pod's ENI, to the node, from the node, and to another pod of the node.
 func TestPodPackets(t *testing.T) {
 	for _, layout := range layouts {
 		for eni, name := range []string{"primary", "secondary"} {
@@ -46,7 +38,7 @@ func TestPodPackets(t *testing.T) {
 					if _, err := ask(l.node, netip.Addr{}, a.Addr); err != nil {
 						t.Errorf("node to pod %s: %v", a.Addr, err)
 					}
-					if _, err := ask(l.vpc, outsideOf(a.Addr), a.Addr); err != nil {
+					if _, err := ask(l.outside, outsideOf(a.Addr), a.Addr); err != nil {
 						t.Errorf("outside to pod %s: %v", a.Addr, err)
 					}
 				}
@@ -111,14 +103,7 @@ func TestRefuseMetadata(t *testing.T) {
 	l := newLab(t, datapath.Flat)
 	l.n.RefuseMetadata = true
 	metadata := netip.MustParseAddr("169.254.169.254")
-	in(t, l.vpc, func(h *netlink.Handle) error {
-		lo, err := h.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		return addAddr(h, lo, metadata.String()+"/32")
-	})
-	l.listen(l.vpc, metadata)
+	l.listen(l.router, metadata)
 	l.ensure()
 	p := l.pod(1, "one")
 	l.add(p)
@@ -147,7 +132,7 @@ func TestDelLeavesNothing(t *testing.T) {
 				case "sandbox unknown":
 					d.Netns = ""
 				case "sandbox gone":
-					removeNetns(p.Netns)
+					removeNetns(t, p.Netns)
 				case "only the key":
 					d = datapath.Pod{ContainerID: p.ContainerID, IfName: p.IfName}
 				}
@@ -354,7 +339,7 @@ func TestRetire(t *testing.T) {
 		if err := l.h.CheckPod(t.Context(), q); err != nil {
 			t.Errorf("%s: %v", layout, err)
 		}
-		removeNetns(q.Netns)
+		removeNetns(t, q.Netns)
 		l.waitGone(q.HostLink())
 		if err := l.h.Sweep(t.Context()); err != nil {
 			t.Fatal(err)

@@ -10,9 +10,9 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
-	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
@@ -112,7 +112,7 @@ func (w *world) garbage(p Pod) []func(*netlink.Handle) error {
 				for _, priority := range []int{claims.PriorityToPod, claims.PriorityFromPod} {
 					for table, protocol := range map[int]uint8{7: claims.RuleProtocol, 3: claims.RuleProtocol, 8: unix.RTPROT_STATIC} {
 						r := netlink.NewRule()
-						r.Priority, r.Table, r.Protocol, r.Family = priority, table, protocol, int(rtnl.FamilyOf(a.Addr))
+						r.Priority, r.Table, r.Protocol, r.Family = priority, table, protocol, nl.GetIPFamily(a.Addr.AsSlice())
 						if priority == claims.PriorityToPod {
 							r.Dst = ipNet(netstate.HostPrefix(a.Addr))
 						} else {

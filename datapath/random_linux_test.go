@@ -91,7 +91,7 @@ type world struct {
 	t      *testing.T
 	choose func(n int) int // one of 0 to n-1
 	node   Node
-	h      *Handle
+	h      *kernel
 	path   string
 	// base is the state of the node before EnsureNode.
 	base netstate.State
@@ -165,7 +165,7 @@ func (w *world) boot() {
 	w.path = fmt.Sprintf("/run/netns/world-%d-%d", os.Getpid(), w.boots)
 	newNetns(w.t, w.path)
 	var err error
-	if w.h, err = Open(w.path); err != nil {
+	if w.h, err = openKernel(w.path); err != nil {
 		w.t.Fatal(err)
 	}
 	for i := range w.node.ENIs {
@@ -358,7 +358,7 @@ func (w *world) addTaken() {
 	}
 	w.clean()
 	before := mustObserve(w.t, w.h)
-	inside, err := Open(p.Netns)
+	inside, err := openKernel(p.Netns)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -416,7 +416,7 @@ func (w *world) killedAdd() {
 	if p == nil {
 		return
 	}
-	if err := w.addUntil(*p, 1+w.choose(5)); err != nil {
+	if err := w.addUntil(*p, 1+w.choose(6)); err != nil {
 		w.t.Fatal(err)
 	}
 	if p.Mode.Bridge != nil {
@@ -434,7 +434,7 @@ func (w *world) killedAdd() {
 
 // addUntil does the first steps of AddPod.
 func (w *world) addUntil(p Pod, steps int) error {
-	inside, err := Open(p.Netns)
+	inside, err := openKernel(p.Netns)
 	if err != nil {
 		return err
 	}
@@ -484,12 +484,7 @@ func (w *world) releaseSome(d *deletion) error {
 // killedSweep stops a sweep after it has deleted the retired links.
 func (w *world) killedSweep() {
 	w.endSandbox()
-	var b rtnl.Batch
-	b.Add(unix.RTM_DELLINK, rtnl.Ack, rtnl.LinkHeader(0, 0, 0), func() { b.Attr32(unix.IFLA_GROUP, claims.LinkGroupRetired) })
-	if err := w.h.withConn(w.t.Context(), func(c *rtnl.Conn) error {
-		_, err := c.Do(&b)
-		return err
-	}); err != nil {
+	if err := w.h.withConn(w.t.Context(), func(c *rtnl.Conn) error { return c.DeleteLinkGroup(claims.LinkGroupRetired) }); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -571,7 +566,7 @@ func (w *world) endSandbox() {
 // returnHardware moves a whole ENI to the node, as the kernel does with hardware when its
 // sandbox ends.
 func (w *world) returnHardware(p Pod) {
-	inside, err := Open(p.Netns)
+	inside, err := openKernel(p.Netns)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 // openNetns opens the network namespace at path, or returns ErrNoSandbox.
 func openNetns(path string) (*os.File, error) {
 	f, err := rtnl.OpenNetns(path)
-	if rtnl.IsNoNetns(err) {
+	if rtnl.IsNotNetns(err) {
 		err = fmt.Errorf("%w: %w", ErrNoSandbox, err)
 	}
 	return f, err
@@ -102,7 +102,7 @@ func ipv6Off(c *rtnl.Conn, p Pod) (bool, error) {
 	if answers[0].Err != nil {
 		return false, fmt.Errorf("find link lo: %w", answers[0].Err)
 	}
-	lo, err := rtnl.ParseLink(answers[0].Data)
+	lo, err := answers[0].Link()
 	return len(missing(lo.Sysctls, []netstate.Sysctl{enableIPv6("lo")})) > 0, err
 }
 
@@ -114,7 +114,7 @@ func sendNew(c *rtnl.Conn, changes []netstate.Change, index int) (refused []nets
 	b.SetLink(index, netstate.Link{Up: true})
 	for _, ch := range changes {
 		if r, ok := ch.Item.(netstate.Route); ok {
-			b.Route(netstate.OpAdd, index, r, rtnl.Create)
+			b.AddRoute(index, r)
 		} else {
 			b.Change(ch, index)
 		}

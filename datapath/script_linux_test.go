@@ -8,12 +8,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vpcnet/vpcnet/datapath/internal/datapathtest"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
-
-// shellSysctl stands in for sysctl(8), which is not on every system.
-const shellSysctl = `sysctl() { echo "${2#*=}" >/proc/sys/$(echo "${2%%=*}" | tr ./ /.); }
-`
 
 // TestScript has iproute2 and nft make a node out of the text of its State, and
 // compares with what this package makes: the text is no paraphrase.
@@ -29,7 +26,7 @@ func TestScript(t *testing.T) {
 			ours.n.RefuseMetadata, theirs.n.RefuseMetadata = true, true
 			ours.ensure()
 			var script strings.Builder
-			script.WriteString(shellSysctl)
+			script.WriteString(datapathtest.ShellSysctl)
 			for _, c := range netstate.Diff(netstate.State{}, theirs.n.State()) {
 				script.WriteString(c.String() + "\n")
 			}

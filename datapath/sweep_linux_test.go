@@ -27,7 +27,7 @@ func TestSweepBesideAdd(t *testing.T) {
 	for _, layout := range []Layout{Flat, PerPod} {
 		t.Run(string(layout), func(t *testing.T) {
 			newNetns(t, "/run/netns/sweep-"+string(layout))
-			h, err := Open("/run/netns/sweep-" + string(layout))
+			h, err := openKernel("/run/netns/sweep-" + string(layout))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -36,7 +36,7 @@ func TestSweepBesideAdd(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			agent, err := Open("/run/netns/sweep-" + string(layout))
+			agent, err := openKernel("/run/netns/sweep-" + string(layout))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -78,7 +78,7 @@ func TestSweepBesideAdd(t *testing.T) {
 
 // inARow adds one pod after another with the i-th addresses. It returns the last one,
 // which still exists.
-func inARow(t *testing.T, h *Handle, layout Layout, i int) (p Pod) {
+func inARow(t *testing.T, h *kernel, layout Layout, i int) (p Pod) {
 	addrs := []PodAddr{
 		{Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(100 + i)})}, {Addr: netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", 100+i))},
 	}
@@ -125,7 +125,7 @@ func inARow(t *testing.T, h *Handle, layout Layout, i int) (p Pod) {
 }
 
 // endPod ends a pod in one of three ways.
-func endPod(t *testing.T, h *Handle, p Pod, way int) error {
+func endPod(t *testing.T, h *kernel, p Pod, way int) error {
 	if way%3 > 0 {
 		return h.RetirePod(t.Context(), p)
 	}
@@ -142,7 +142,7 @@ func endPod(t *testing.T, h *Handle, p Pod, way int) error {
 
 // compareHost wants the namespace to be as in want, except for settings and for the peers
 // of links, which Observe does not see.
-func compareHost(t *testing.T, h *Handle, want netstate.State) {
+func compareHost(t *testing.T, h *kernel, want netstate.State) {
 	t.Helper()
 	have, err := h.Observe(t.Context())
 	if err != nil {

@@ -32,45 +32,26 @@ func (p Pod) addrs() []netip.Addr {
 	return list
 }
 
-// refuseTaken returns ErrAddressTaken if an address of the pod is another pod's or the
-// node's own. For a pod with nothing but a veth pair it asks the kernel for the way to the
-// address, as that is enough before the claim. Other modes have routes in tables that only
-// packets from certain links are looked up in, so it goes through all routes.
+// refuseTaken returns ErrAddressTaken if an address of a pod with nothing but a new veth pair
+// is another pod's or the node's own, as the kernel's way to the address tells. All other
+// pods are refused by a look at all routes: some modes have routes in tables in which only
+// packets from certain links are looked up.
 func (a *addition) refuseTaken(ctx context.Context) error {
-	if a.alias == (alias{}) {
-		return a.h.withConn(ctx, func(c *rtnl.Conn) error {
-			found, err := lookupAddrs(c, a.pod.addrs())
-			if err != nil {
-				return err
-			}
-			return a.refuseUses(ctx, c, found)
-		})
+	if !a.onlyPair() {
+		return nil
 	}
-	var err error
-	if a.repeated, err = a.wiredBefore(ctx); err != nil {
-		return err
-	}
-	_, err = a.observeHost(ctx)
-	return err
-}
-
-// refuseUses judges uses of the pod's addresses that the kernel has found. An address on
-// the node does not count if the pod was wired before: it is a damage then.
-func (a *addition) refuseUses(ctx context.Context, c *rtnl.Conn, found []foundUse) (err error) {
-	for _, f := range found {
-		if f.Local && !a.repeated {
-			if a.repeated, err = a.wiredBefore(ctx); err != nil {
-				return err
-			}
-		}
-		if f.Local && a.repeated {
-			continue
-		}
-		if err := a.refuseUse(c, f); err != nil {
+	return a.h.withConn(ctx, func(c *rtnl.Conn) error {
+		found, err := lookupAddrs(c, a.pod.addrs())
+		if err != nil {
 			return err
 		}
-	}
-	return nil
+		for _, f := range found {
+			if err := a.refuseUse(c, f); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // wiredBefore reports whether an AddPod of the pod has come to its end.
@@ -103,7 +84,8 @@ func (a *addition) refuseUse(c *rtnl.Conn, f foundUse) error {
 }
 
 // refuseIn returns ErrAddressTaken if in o an address of the pod is another pod's or the
-// node's. An address on a link that is the pod's, or becomes the pod's, is the pod's.
+// node's. An address on a link that is the pod's, or becomes the pod's, is the pod's. If the
+// pod was wired before, an address on another link of the node is a damage.
 func (a *addition) refuseIn(c *rtnl.Conn, o rtnl.Observation) error {
 	links := map[string]rtnl.Link{}
 	for _, l := range o.Indexed {
@@ -134,17 +116,17 @@ const claimTries = 10
 // pods that have ended make room.
 func (a *addition) claimRoutes(c *rtnl.Conn, routes []netstate.Route) error {
 	for _, r := range routes {
-		err := addRoute(c, a.link.Index, r, rtnl.Create)
+		err := addRoute(c, a.link.Index, r, (*rtnl.Batch).AddRoute)
 		for try := 1; errors.Is(err, unix.EEXIST) && try < claimTries; try++ {
 			own, e := a.makeRoom(c, r)
 			if e != nil {
 				return e
 			}
-			flags := uint16(rtnl.Create)
+			add := (*rtnl.Batch).AddRoute
 			if own {
-				flags = rtnl.Replace // another AddPod of the same pod, or Watch, made it
+				add = (*rtnl.Batch).ReplaceRoute // another AddPod of the same pod, or Watch, added it
 			}
-			err = addRoute(c, a.link.Index, r, flags)
+			err = addRoute(c, a.link.Index, r, add)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: r}, err)
@@ -153,9 +135,10 @@ func (a *addition) claimRoutes(c *rtnl.Conn, routes []netstate.Route) error {
 	return nil
 }
 
-func addRoute(c *rtnl.Conn, index int, r netstate.Route, flags uint16) error {
+// addRoute adds a route by method AddRoute or ReplaceRoute of a batch.
+func addRoute(c *rtnl.Conn, index int, r netstate.Route, add func(*rtnl.Batch, int, netstate.Route)) error {
 	var b rtnl.Batch
-	b.Route(netstate.OpAdd, index, r, flags)
+	add(&b, index, r)
 	answers, err := c.Do(&b)
 	if err != nil {
 		return err
@@ -190,8 +173,8 @@ func (a *addition) hasRoute(key netstate.RouteKey) bool {
 // reports whether one of them is the pod's own, which stays. A route that leads to another
 // pod is ErrAddressTaken.
 func (a *addition) makeRoom(c *rtnl.Conn, r netstate.Route) (own bool, err error) {
-	var inPlace []rtnl.FibMatch
-	err = c.EachRouteIn(rtnl.FamilyOf(r.Dst.Addr()), r.Table, func(m rtnl.FibMatch) {
+	var inPlace []rtnl.Route
+	err = c.EachRouteIn(netstate.FamilyOf(r.Dst.Addr()), r.Table, func(m rtnl.Route) {
 		if m.Key() == r.Key() {
 			inPlace = append(inPlace, m)
 		}
@@ -200,7 +183,7 @@ func (a *addition) makeRoom(c *rtnl.Conn, r netstate.Route) (own bool, err error
 		return false, fmt.Errorf("list routes: %w", err)
 	}
 	for _, m := range inPlace {
-		if m.Index == a.link.Index && m.Type == "" {
+		if m.LinkIndex == a.link.Index && m.Type == "" {
 			own = true
 			continue
 		}
@@ -213,9 +196,9 @@ func (a *addition) makeRoom(c *rtnl.Conn, r netstate.Route) (own bool, err error
 
 // deleteInPlace deletes a route to an address of the pod, unless another pod has it. In a
 // table where the pod needs no such route, routes of other programs stay.
-func (a *addition) deleteInPlace(c *rtnl.Conn, m rtnl.FibMatch) error {
+func (a *addition) deleteInPlace(c *rtnl.Conn, m rtnl.Route) error {
 	if leadsToOne(m.Route) {
-		found := []foundUse{{Use{Addr: m.Dst.Addr()}, rtnl.Link{Index: m.Index}}}
+		found := []foundUse{{Use{Addr: m.Dst.Addr()}, rtnl.Link{Index: m.LinkIndex}}}
 		if err := nameLinks(c, found); err != nil {
 			return err
 		}
@@ -227,11 +210,11 @@ func (a *addition) deleteInPlace(c *rtnl.Conn, m rtnl.FibMatch) error {
 		return nil
 	}
 	var b rtnl.Batch
-	out := m.Index
+	out := m.LinkIndex
 	if m.Type != "" {
 		out = 0
 	}
-	b.Route(netstate.OpDelete, out, m.Route, 0)
+	b.DeleteRoute(out, m.Route)
 	answers, err := c.Do(&b)
 	if err == nil && answers[0].Err != nil && !rtnl.IsGone(answers[0].Err) {
 		err = fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpDelete, Item: m.Route}, answers[0].Err)

@@ -13,27 +13,28 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// Use is an address that the kernel says something uses. See [Handle.InUse].
+// Use is the use of an address according to the kernel. See [Handle.InUse].
 type Use struct {
 	Addr netip.Addr
 	// Link is the name of the link that has the address or leads to it.
 	Link string
-	// Local says that the address is on a link of the namespace itself, which
-	// takes packets for it; otherwise Link leads to a pod.
+	// Local means that the address is on a link of the namespace itself, which receives
+	// packets for it; otherwise Link leads to a pod.
 	Local bool
 }
 
-// usesOf selects from a state what [Handle.InUse] reports. A link that the state
-// does not have counts, because the state may be older than the link.
+// usesOf selects the uses that [Handle.InUse] reports from a state. It also reports
+// uses on a link that the state does not have, because the link may be newer than the
+// state.
 func usesOf(s netstate.State, within []netip.Prefix) []Use {
 	links := map[string]netstate.Link{}
 	for _, l := range s.Links {
 		links[l.Name] = l
 	}
-	asked := newPrefixSet(within)
+	prefixes := newPrefixSet(within)
 	var uses []Use
 	add := func(u Use) {
-		if l := links[u.Link]; u.Link != "" && !claims.Ending(l.Group) && asked.contains(u.Addr) {
+		if l := links[u.Link]; u.Link != "" && !claims.Ending(l.Group) && prefixes.contains(u.Addr) {
 			uses = append(uses, u)
 		}
 	}
@@ -53,8 +54,8 @@ func usesOf(s netstate.State, within []netip.Prefix) []Use {
 	return sortedUses(uses)
 }
 
-// leadsToOne reports whether r leads to one address directly on its link, as
-// routes to pods do in every CNI plugin that routes.
+// leadsToOne reports whether r leads to one address directly on its link, as routes to
+// pods do in every CNI plugin that routes.
 func leadsToOne(r netstate.Route) bool {
 	return r.Dst.IsSingleIP() && r.Type == "" && !r.Via.IsValid() && r.Other == "" && r.Link != ""
 }
@@ -66,24 +67,24 @@ func sortedUses(uses []Use) []Use {
 	return slices.Compact(uses)
 }
 
-// prefixSet answers whether an address is in one of many prefixes: a pool of single
-// addresses has hundreds of them, and so have the routes.
+// prefixSet finds out whether an address is in one of many prefixes: a pool of single
+// addresses has hundreds of prefixes, and a node has hundreds of routes.
 type prefixSet struct {
 	prefixes map[netip.Prefix]bool
-	lengths  []lengthOf
+	lengths  []prefixLength
 }
 
-// lengthOf is a length of prefixes of one family.
-type lengthOf struct {
-	ipv6 bool
-	bits int
+// prefixLength is a length of prefixes of one family.
+type prefixLength struct {
+	family netstate.Family
+	bits   int
 }
 
 func newPrefixSet(prefixes []netip.Prefix) prefixSet {
 	s := prefixSet{prefixes: map[netip.Prefix]bool{}}
 	for _, p := range prefixes {
 		s.prefixes[p.Masked()] = true
-		if l := (lengthOf{p.Addr().Is6(), p.Bits()}); !slices.Contains(s.lengths, l) {
+		if l := (prefixLength{netstate.FamilyOf(p.Addr()), p.Bits()}); !slices.Contains(s.lengths, l) {
 			s.lengths = append(s.lengths, l)
 		}
 	}
@@ -91,7 +92,7 @@ func newPrefixSet(prefixes []netip.Prefix) prefixSet {
 }
 
 func (s prefixSet) contains(a netip.Addr) bool {
-	return slices.ContainsFunc(s.lengths, func(l lengthOf) bool {
-		return l.ipv6 == a.Is6() && s.prefixes[netip.PrefixFrom(a, l.bits).Masked()]
+	return slices.ContainsFunc(s.lengths, func(l prefixLength) bool {
+		return l.family == netstate.FamilyOf(a) && s.prefixes[netip.PrefixFrom(a, l.bits).Masked()]
 	})
 }

@@ -13,18 +13,8 @@ import (
 	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
-// InUse returns every address within the prefixes that the kernel says something
-// uses, sorted and without duplicates. These count, whichever program made them:
-//   - a unicast route to the single address in any table, directly on a link: to a
-//     pod of ours in either layout, to a pod of another CNI plugin;
-//   - a permanent neighbour entry on a virtual link, such as a pod's host link or a
-//     bridge;
-//   - an address on a link of this namespace (Use.Local).
-//
-// A link that DelPod or RetirePod has marked does not count with what is on it. The namespace knows nothing of a pod with a
-// [WholeENI]: its addresses are not reported. InUse reads all routes, a few
-// milliseconds on a full node; [Handle.LookupAddrs] is the fast form.
-func (h *Handle) InUse(ctx context.Context, within []netip.Prefix) ([]Use, error) {
+// InUse: see [Handle.InUse].
+func (h *kernel) InUse(ctx context.Context, within []netip.Prefix) ([]Use, error) {
 	var uses []Use
 	err := h.withConn(ctx, func(c *rtnl.Conn) error {
 		for range rounds {
@@ -45,7 +35,7 @@ func (h *Handle) InUse(ctx context.Context, within []netip.Prefix) ([]Use, error
 	return uses, nil
 }
 
-// misses reports whether a use is of a link that came after the links were read.
+// misses reports whether a use is on a link that was created after the links were read.
 func misses(o rtnl.Observation, uses []Use) bool {
 	for _, u := range uses {
 		if _, ok := o.Link(u.Link); !ok && strings.HasPrefix(u.Link, rtnl.UnnamedLink) {
@@ -55,15 +45,8 @@ func misses(o rtnl.Observation, uses []Use) bool {
 	return false
 }
 
-// LookupAddrs returns which of the addresses lead to a link by a route to the
-// single address, or are on a link of this namespace, sorted. It is asked before an
-// address is given to a pod and costs a few microseconds an address, however many
-// pods there are: the kernel looks each address up, as for a packet that shall leave
-// by the primary ENI. So it sees table main and, in the flat layout, that of pods,
-// and neither tables that only a packet from a certain link is looked up in, as those
-// of pods with a [Branch] under [Strict], nor neighbour entries: [Handle.InUse] does.
-// Links that end do not count, as there.
-func (h *Handle) LookupAddrs(ctx context.Context, addrs []netip.Addr) ([]Use, error) {
+// LookupAddrs: see [Handle.LookupAddrs].
+func (h *kernel) LookupAddrs(ctx context.Context, addrs []netip.Addr) ([]Use, error) {
 	var uses []Use
 	err := h.withConn(ctx, func(c *rtnl.Conn) error {
 		for part := addrs; len(part) > 0; {
@@ -87,8 +70,8 @@ func (h *Handle) LookupAddrs(ctx context.Context, addrs []netip.Addr) ([]Use, er
 	return sortedUses(uses), nil
 }
 
-// lookupSize bounds the addresses of one system call. The kernel takes a page for each
-// answer, and all must fit into the socket's buffer of 208 KiB.
+// lookupSize bounds the addresses of one system call. The kernel uses a page for each
+// answer, and all answers must fit into the socket's buffer of 208 KiB.
 const lookupSize = 24
 
 // foundUse is a use with its link.
@@ -97,12 +80,12 @@ type foundUse struct {
 	link rtnl.Link
 }
 
-// lookupAddrs looks up to lookupSize addresses up. Uses of links that end are among
-// the answers.
+// lookupAddrs looks up at most lookupSize addresses. Its answer includes uses on links
+// that DelPod or RetirePod has marked.
 func lookupAddrs(c *rtnl.Conn, addrs []netip.Addr) ([]foundUse, error) {
 	var b rtnl.Batch
 	for _, a := range addrs {
-		b.FibMatch(a, claims.MarkPrimary)
+		b.MatchRoute(a, claims.MarkPrimary)
 	}
 	answers, err := c.Do(&b)
 	if err != nil {
@@ -110,22 +93,23 @@ func lookupAddrs(c *rtnl.Conn, addrs []netip.Addr) ([]foundUse, error) {
 	}
 	var found []foundUse
 	for i, a := range answers {
-		if a.Err != nil || a.Data == nil {
-			continue // no route, or one that refuses
+		if !a.Found() {
+			continue // there is no route, or one that refuses packets
 		}
-		r, err := rtnl.ParseFibMatch(a.Data)
+		r, err := a.Route()
 		if err != nil {
 			return nil, err
 		}
 		local := r.Type == "local" && r.Dst == netstate.HostPrefix(addrs[i])
 		if local || leadsToOne(r.Route) {
-			found = append(found, foundUse{Use{addrs[i], r.Link, local}, rtnl.Link{Index: r.Index}})
+			found = append(found, foundUse{Use{Addr: addrs[i], Link: r.Link, Local: local}, rtnl.Link{Index: r.LinkIndex}})
 		}
 	}
 	return found, nameLinks(c, found)
 }
 
-// nameLinks fills in the links of what was found. One that is gone meanwhile ended.
+// nameLinks fills in the links of uses. A link that does not exist any more counts as
+// marked by DelPod.
 func nameLinks(c *rtnl.Conn, found []foundUse) error {
 	var b rtnl.Batch
 	for _, f := range found {
@@ -144,7 +128,7 @@ func nameLinks(c *rtnl.Conn, found []foundUse) error {
 		if a.Err != nil {
 			return fmt.Errorf("look at link %d: %w", f.link.Index, a.Err)
 		}
-		if f.link, err = rtnl.ParseLink(a.Data); err != nil {
+		if f.link, err = a.Link(); err != nil {
 			return err
 		}
 		f.Use.Link = f.link.Name
@@ -152,10 +136,8 @@ func nameLinks(c *rtnl.Conn, found []foundUse) error {
 	return nil
 }
 
-// HostLinks returns the names of all links of the namespace but those that
-// DelPod or RetirePod has marked. A pod whose [Pod.HostLink] is not among them has no
-// network any more.
-func (h *Handle) HostLinks(ctx context.Context) (map[string]bool, error) {
+// HostLinks: see [Handle.HostLinks].
+func (h *kernel) HostLinks(ctx context.Context) (map[string]bool, error) {
 	found := map[string]bool{}
 	err := h.withConn(ctx, func(c *rtnl.Conn) error {
 		return rtnl.EachLink(c, func(l rtnl.Link) {

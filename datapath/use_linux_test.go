@@ -22,8 +22,8 @@ import (
 
 var compareAddrs = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 
-// foreignPod makes what another CNI plugin has for a pod: a veth link with a route
-// to the address in table main.
+// foreignPod makes a pod of another CNI plugin: a veth link with a route to the address in
+// table main.
 func (l *lab) foreignPod(name string, addrs ...netip.Addr) {
 	in(l.t, l.node, func(h *netlink.Handle) error {
 		attrs := netlink.NewLinkAttrs()
@@ -48,8 +48,8 @@ func (l *lab) foreignPod(name string, addrs ...netip.Addr) {
 	}
 }
 
-// TestInUse has pods of both layouts and of another CNI, retired pods and addresses
-// on the node, and asks in both forms.
+// TestInUse has pods of both layouts and of another CNI plugin, a retired pod and an
+// address on the node, and compares the answers of InUse, LookupAddrs and HostLinks.
 func TestInUse(t *testing.T) {
 	for _, layout := range layouts {
 		t.Run(string(layout), func(t *testing.T) {
@@ -92,14 +92,14 @@ func TestInUse(t *testing.T) {
 			if diff := cmp.Diff(want, got, compareAddrs); err != nil || diff != "" {
 				t.Errorf("InUse: %v (-want +got):\n%s", err, diff)
 			}
-			var asked []netip.Addr
+			var addrs []netip.Addr
 			for a := netip.MustParseAddr("10.0.0.100"); a.Compare(netip.MustParseAddr("10.0.0.200")) < 0; a = a.Next() {
-				asked = append(asked, a)
+				addrs = append(addrs, a)
 			}
-			asked = append(asked, netip.MustParseAddr("2001:db8:0:1:b::9"), netip.MustParseAddr("2001:db8:0:1:b::1"))
-			got, err = l.h.LookupAddrs(t.Context(), asked)
+			addrs = append(addrs, netip.MustParseAddr("2001:db8:0:1:b::9"), netip.MustParseAddr("2001:db8:0:1:b::1"))
+			got, err = l.h.LookupAddrs(t.Context(), addrs)
 			if layout == datapath.PerPod {
-				want = want[1:] // no packet is looked up in the table of the other layout
+				want = want[1:] // no rule leads to the table of the other layout
 			}
 			if diff := cmp.Diff(want, got, compareAddrs); err != nil || diff != "" {
 				t.Errorf("LookupAddrs: %v (-want +got):\n%s", err, diff)
@@ -108,7 +108,7 @@ func TestInUse(t *testing.T) {
 	}
 }
 
-// podAddrs are addresses of the lab's second ENI.
+// podAddrs returns addresses of the lab's second ENI.
 func podAddrs(addrs ...string) []datapath.PodAddr {
 	var list []datapath.PodAddr
 	for _, a := range addrs {
@@ -117,6 +117,8 @@ func podAddrs(addrs ...string) []datapath.PodAddr {
 	return list
 }
 
+// TestSandboxID compares the identities of namespaces, and expects ErrNoSandbox for paths
+// that are not network namespaces.
 func TestSandboxID(t *testing.T) {
 	isolatetest.Require(t)
 	one, two := newNetns(t), newNetns(t)
@@ -140,7 +142,7 @@ func TestSandboxID(t *testing.T) {
 	if n := runtime.NumGoroutine(); n > threads+2 {
 		t.Errorf("%d goroutines, %d before", n, threads)
 	}
-	// The inode of a namespace that is gone may come again, its identity never.
+	// A new namespace may have the inode of a deleted one, but never its identity.
 	for range 20 {
 		path := newNetns(t)
 		id, err := datapath.SandboxID(path)
@@ -148,9 +150,9 @@ func TestSandboxID(t *testing.T) {
 			t.Errorf("a new namespace has the identity %d of %q: %v", id, seen[id], err)
 		}
 		seen[id] = path
-		removeNetns(path)
+		removeNetns(t, path)
 		if _, err := datapath.SandboxID(path); !errors.Is(err, datapath.ErrNoSandbox) {
-			t.Errorf("of %s, which is gone: %v, want ErrNoSandbox", path, err)
+			t.Errorf("SandboxID(%s) of a deleted namespace: %v, want ErrNoSandbox", path, err)
 		}
 	}
 	dir := t.TempDir()
@@ -165,10 +167,11 @@ func TestSandboxID(t *testing.T) {
 	}
 }
 
-// BenchmarkWitness measures what the agent asks the kernel on a node with 200 pods.
-func BenchmarkWitness(b *testing.B) {
+// BenchmarkUse measures the calls by which the agent asks the kernel about addresses, on a
+// node with 200 pods.
+func BenchmarkUse(b *testing.B) {
 	l := newLab(b, datapath.Flat)
-	if err := l.h.EnsureNode(b.Context(), l.n); err != nil {
+	if err := l.h.EnsureNode(b.Context(), *l.n); err != nil {
 		b.Fatal(err)
 	}
 	in(b, l.node, func(h *netlink.Handle) error {
@@ -188,22 +191,22 @@ func BenchmarkWitness(b *testing.B) {
 		}
 		return nil
 	})
-	var asked []netip.Addr
+	var addrs []netip.Addr
 	for i := range 200 {
 		a := netip.AddrFrom4([4]byte{10, 0, 2, byte(i)})
-		asked = append(asked, a, netip.AddrFrom4([4]byte{10, 0, 3, byte(i)}))
+		addrs = append(addrs, a, netip.AddrFrom4([4]byte{10, 0, 3, byte(i)}))
 		l.apply(netstate.Route{Dst: netip.PrefixFrom(a, 32), Link: fmt.Sprintf("eni%d", i), Table: claims.TablePods, Protocol: claims.RouteProtocol})
 	}
 	b.Run("LookupAddrs 1", func(b *testing.B) {
 		for b.Loop() {
-			if u, err := l.h.LookupAddrs(b.Context(), asked[1:2]); err != nil || len(u) != 0 {
+			if u, err := l.h.LookupAddrs(b.Context(), addrs[1:2]); err != nil || len(u) != 0 {
 				b.Fatal(u, err)
 			}
 		}
 	})
 	b.Run("LookupAddrs 400", func(b *testing.B) {
 		for b.Loop() {
-			if u, err := l.h.LookupAddrs(b.Context(), asked); err != nil || len(u) != 200 {
+			if u, err := l.h.LookupAddrs(b.Context(), addrs); err != nil || len(u) != 200 {
 				b.Fatal(len(u), err)
 			}
 		}

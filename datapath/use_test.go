@@ -11,6 +11,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
+// TestUses selects the uses of a state with routes, neighbours and addresses of each kind.
 func TestUses(t *testing.T) {
 	addr := netip.MustParseAddr
 	route := func(dst, link string, table int) netstate.Route {
@@ -24,7 +25,7 @@ func TestUses(t *testing.T) {
 		},
 		Routes: []netstate.Route{
 			route("10.0.0.1/32", "enia", claims.TablePods),
-			route("10.0.0.1/32", "enia", netstate.TableMain), // the same once more
+			route("10.0.0.1/32", "enia", netstate.TableMain), // the same use again
 			with(route("10.0.0.2/32", "lxcb", 77), func(r *netstate.Route) { r.Protocol = 4 }),
 			route("2001:db8::1/128", "enia", claims.TablePods),
 			route("10.0.0.3/32", "enigone", claims.TablePods),
@@ -33,7 +34,7 @@ func TestUses(t *testing.T) {
 			with(route("10.0.0.6/32", "", claims.TablePods), func(r *netstate.Route) { r.Type = "throw" }),
 			with(route("10.0.0.7/32", "ens5", netstate.TableMain), func(r *netstate.Route) { r.Other = "nexthop dev a nexthop dev b" }),
 			route("10.0.0.8/31", "enia", netstate.TableMain),
-			route("10.0.0.9/32", "if17", netstate.TableMain), // a link that came after the list of links
+			route("10.0.0.9/32", "if17", netstate.TableMain), // a link that was created after the list was read
 			route("192.0.2.1/32", "enia", netstate.TableMain),
 		},
 		Neighbors: []netstate.Neighbor{
@@ -54,6 +55,6 @@ func TestUses(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	if got := usesOf(s, nil); len(got) > 0 {
-		t.Errorf("within nothing: %v", got)
+		t.Errorf("without prefixes: %v", got)
 	}
 }

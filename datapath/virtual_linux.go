@@ -14,7 +14,7 @@ import (
 
 // applyVirtual makes a virtual link if l is one that should be down. It gives any other
 // link, which must exist, the settings of l and its master.
-func (h *Handle) applyVirtual(ctx context.Context, l netstate.Link) error {
+func (h *kernel) applyVirtual(ctx context.Context, l netstate.Link) error {
 	if l.Virtual() && !l.Up {
 		return h.ensureVirtual(ctx, l)
 	}
@@ -47,7 +47,7 @@ func (h *Handle) applyVirtual(ctx context.Context, l netstate.Link) error {
 }
 
 // otherLink finds a link that must exist. Without a name it returns the zero Link.
-func (h *Handle) otherLink(ctx context.Context, name string) (link rtnl.Link, err error) {
+func (h *kernel) otherLink(ctx context.Context, name string) (link rtnl.Link, err error) {
 	if name == "" {
 		return link, nil
 	}
@@ -60,7 +60,7 @@ func (h *Handle) otherLink(ctx context.Context, name string) (link rtnl.Link, er
 
 // ensureVirtual makes a virtual link, down, unless it exists. It deletes a link of the
 // name that is of another kind or on another link: remains of an earlier pod.
-func (h *Handle) ensureVirtual(ctx context.Context, l netstate.Link) error {
+func (h *kernel) ensureVirtual(ctx context.Context, l netstate.Link) error {
 	parent, err := h.otherLink(ctx, l.Parent)
 	if err != nil {
 		return err

@@ -10,25 +10,25 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 )
 
-// vlanLink is that of the branch ENI that testBranch makes.
+// vlanLink is the link of the branch ENI that testBranch makes.
 const vlanLink = "vlan.eth.5"
 
-// vlanDamages are to a branch ENI.
+// vlanDamages change a branch ENI.
 var vlanDamages = []modeDamage{
-	{name: "VLAN link down", do: func(h *netlink.Handle, _ datapath.Pod) error { return withLink(h, vlanLink, h.LinkSetDown) }, says: vlanLink},
+	{name: "VLAN link down", do: func(h *netlink.Handle, _ datapath.Pod) error { return withLink(h, vlanLink, h.LinkSetDown) }, repair: vlanLink},
 	{name: "MAC of the VLAN link", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, vlanLink, func(l netlink.Link) error { return h.LinkSetHardwareAddr(l, mac("02:00:00:00:00:97")) })
-	}, says: vlanLink + " address"},
+	}, repair: vlanLink + " address"},
 	{name: "alias of the VLAN link", do: func(h *netlink.Handle, _ datapath.Pod) error {
-		return withLink(h, vlanLink, func(l netlink.Link) error { return h.LinkSetAlias(l, "nobody's") })
-	}, says: "alias"},
+		return withLink(h, vlanLink, func(l netlink.Link) error { return h.LinkSetAlias(l, "foreign") })
+	}, repair: "alias"},
 	{name: "table of the VLAN link", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return eachRoute(h, vlanLink, p.Mode.Branch.Table(), h.RouteDel)
-	}, says: "table 105"},
+	}, repair: "table 105"},
 	{name: "setting of the VLAN link", do: func(*netlink.Handle, datapath.Pod) error {
 		return sysctl("net/ipv4/conf/"+vlanLink+"/rp_filter", "1")
-	}, says: "rp_filter=0"},
-	{name: "no VLAN link", do: func(h *netlink.Handle, _ datapath.Pod) error { return withLink(h, vlanLink, h.LinkDel) }, says: "type vlan id 5"},
+	}, repair: "rp_filter=0"},
+	{name: "no VLAN link", do: func(h *netlink.Handle, _ datapath.Pod) error { return withLink(h, vlanLink, h.LinkDel) }, repair: "type vlan id 5"},
 	{name: "another VLAN's link", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		if err := withLink(h, vlanLink, h.LinkDel); err != nil {
 			return err
@@ -38,14 +38,14 @@ var vlanDamages = []modeDamage{
 			attrs.Name, attrs.ParentIndex = vlanLink, trunk.Attrs().Index
 			return ignoreExists(h.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: 6, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}))
 		})
-	}, says: "type vlan id 5"},
+	}, repair: "type vlan id 5"},
 }
 
-// branchRuleDamages are to what the node does under Strict.
+// branchRuleDamages change the rules of the node under Strict.
 var branchRuleDamages = []modeDamage{
 	{name: "rules by incoming link", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return eachRule(h, func(r netlink.Rule) bool { return r.Priority == claims.PriorityBranch }, h.RuleDel)
-	}, says: "iif"},
+	}, repair: "iif"},
 }
 
 // testWatchKinds is [TestWatchModes] for pods on a branch ENI and on ipvlan.

@@ -4,7 +4,6 @@ package datapath
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,30 +20,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// everyDefault is how often Watch looks without a report.
-const everyDefault = time.Minute
+// defaultEvery is how often Watch looks when the kernel reports nothing.
+const defaultEvery = time.Minute
 
-// Watch keeps the namespace as cfg.Desired wants it until ctx ends, whose error
-// it returns. The kernel reports each change of links, addresses, routes, rules,
-// neighbours and nftables; Watch looks only when a report is about something that
-// is ours, and repairs what differs, usually within a few milliseconds. What others
-// have on the node, and the insides of sandboxes, it never touches. Run one Watch
-// for a namespace; AddPod, DelPod and EnsureNode may run beside it.
-func (h *Handle) Watch(ctx context.Context, cfg WatchConfig) error {
+// reportBuffer is the size of the buffer for reports: enough for some thousand of them.
+// The kernel drops the others, and says that it did.
+const reportBuffer = 4 << 20
+
+// Watch: see [Handle.Watch].
+func (h *kernel) Watch(ctx context.Context, cfg WatchConfig) error {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Every == 0 {
-		cfg.Every = everyDefault
+		cfg.Every = defaultEvery
 	}
-	m, err := rtnl.NewMonitor(h.ns)
+	m, err := rtnl.NewMonitor(h.ns, reportBuffer)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	w := &watcher{h: h, cfg: cfg}
+	w := newWatcher(h, cfg)
 	for {
-		next, err := w.alone(ctx)
+		next, err := w.lookExclusively(ctx)
 		if err != nil {
 			return err
 		}
@@ -56,18 +54,26 @@ func (h *Handle) Watch(ctx context.Context, cfg WatchConfig) error {
 
 // watcher is the state of one Watch.
 type watcher struct {
-	h        *Handle
+	h        *kernel
 	cfg      WatchConfig
 	patience patience.Patience
 	filter   eventFilter
-	// reported is when the first report came that asked for the next look.
+	// reported is when the first report arrived that is a reason for the next look.
 	reported time.Time
-	// by names the programs behind the reports.
+	// by names the programs that caused the reports.
 	by map[string]bool
 }
 
-// idle waits until there is a reason to look: a report about something of ours,
-// or the end of d.
+func newWatcher(h *kernel, cfg WatchConfig) *watcher {
+	w := &watcher{h: h, cfg: cfg}
+	// The first look may fail, and then Watch waits for reports before it has seen
+	// anything.
+	w.filter.reset(Desired{}, rtnl.Observation{})
+	return w
+}
+
+// idle waits until there is a reason to look: a report that the filter selects, a lost
+// report, or the end of d.
 func (w *watcher) idle(ctx context.Context, m *rtnl.Monitor, d time.Duration) error {
 	w.reported, w.by = time.Time{}, map[string]bool{}
 	end := time.Now().Add(d)
@@ -79,11 +85,11 @@ func (w *watcher) idle(ctx context.Context, m *rtnl.Monitor, d time.Duration) er
 		if err := m.Wait(ctx, left); err != nil {
 			return err
 		}
-		came := time.Now()
+		arrived := time.Now()
 		look := false
-		lost, err := m.Read(func(e rtnl.Event) {
+		lost, err := m.Read(w.filter.names, func(e rtnl.Event) {
 			look = w.filter.concerns(e) || look
-			if name := culprit(e); look && name != "" {
+			if name := programOf(e); look && name != "" {
 				w.by[name] = true
 			}
 		})
@@ -91,14 +97,14 @@ func (w *watcher) idle(ctx context.Context, m *rtnl.Monitor, d time.Duration) er
 			return err
 		}
 		if look || lost {
-			w.reported = came
+			w.reported = arrived
 			return nil
 		}
 	}
 }
 
-// alone looks while nothing else in the process changes the node.
-func (w *watcher) alone(ctx context.Context) (next time.Duration, err error) {
+// lookExclusively looks while nothing else in the process changes the node.
+func (w *watcher) lookExclusively(ctx context.Context) (next time.Duration, err error) {
 	if w.cfg.Exclusive == nil {
 		return w.look(ctx)
 	}
@@ -109,8 +115,8 @@ func (w *watcher) alone(ctx context.Context) (next time.Duration, err error) {
 	return next, err
 }
 
-// look compares what is with what should be, repairs the difference that two looks
-// agree on, and looks again until there is none. It returns when to look next.
+// look compares the network with the desired one, repairs the differences that two looks
+// agree on, and looks again until there is none. It returns the time until the next look.
 func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 	if w.reported.IsZero() {
 		w.reported = time.Now()
@@ -129,11 +135,11 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 			return w.unobserved(ctx, err)
 		}
 		if changes = confirmed(changes, second); len(changes) == 0 {
-			wait = againWait
+			wait = disagreementPause
 			continue
 		}
 		wait = patience.First
-		due, next, fighting := grant(&w.patience, changes, time.Now())
+		due, next, fighting := dueChanges(&w.patience, changes, time.Now())
 		if len(due) == 0 {
 			return next, nil
 		}
@@ -151,30 +157,31 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 	return wait, nil
 }
 
-// againWait is how long after looks that do not agree the next one comes.
-const againWait = 2 * time.Millisecond
+// disagreementPause is the time until the next look after two looks that disagree.
+const disagreementPause = 2 * time.Millisecond
 
-// unobserved says when to look again if a look has failed for a reason that passes.
+// unobserved returns the time until the next look after one that failed for a reason
+// that passes, or else the error.
 func (w *watcher) unobserved(ctx context.Context, err error) (time.Duration, error) {
 	if errors.Is(err, rtnl.ErrInterrupted) || errors.Is(err, nft.ErrTorn) {
-		w.cfg.Logger.WarnContext(ctx, "network not observed: others change it without pause", "err", err)
+		w.cfg.Logger.WarnContext(ctx, "network not observed: other programs change it all the time", "err", err)
 		return patience.First, nil
 	}
 	return 0, err
 }
 
-// drift observes and compares.
+// drift observes the network and returns the changes that make it the desired one.
 func (w *watcher) drift(ctx context.Context) ([]netstate.Change, error) {
 	have, unsettled, err := w.h.observeSettled(ctx)
 	if err != nil {
 		return nil, err
 	}
 	d := w.cfg.Desired()
-	w.filter.learn(d, have)
+	w.filter.reset(d, have)
 	return d.without(unsettled).Drift(have.State), nil
 }
 
-// repair makes changes, one by one if not all can be made, and tells of it.
+// repair makes changes, one by one if not all of them can be made, and reports them.
 func (w *watcher) repair(ctx context.Context, changes []netstate.Change, fighting bool) {
 	if len(changes) == 0 {
 		return
@@ -183,7 +190,7 @@ func (w *watcher) repair(ctx context.Context, changes []netstate.Change, fightin
 	if err != nil {
 		var errs []error
 		for _, c := range changes {
-			// A link that is gone has taken along what was to be repaired on it.
+			// A link that was deleted needs no repair any more.
 			if err := w.h.Apply(ctx, []netstate.Change{c}); err != nil && !errors.Is(err, unix.ENODEV) {
 				errs = append(errs, err)
 			}
@@ -208,13 +215,16 @@ func (w *watcher) repair(ctx context.Context, changes []netstate.Change, fightin
 	}
 }
 
-// culprit names the program that caused an event, as far as it can be known. A
-// socket's port is by default the ID of the process that opened it, though a
-// process's further sockets get others; nftables tells the program's name, at the
-// end of each transaction.
-func culprit(e rtnl.Event) string {
-	if e.Nft {
-		return generationBy(e)
+// programOf names the program that caused an event, as far as the kernel reports it, or
+// returns "" for this program and for the kernel. The port of a process's first netlink
+// socket is the ID of the process; its further sockets have other ports. Nftables
+// reports the program at the end of each transaction.
+func programOf(e rtnl.Event) string {
+	if s, ok := e.Subject.(rtnl.Transaction); ok {
+		if own, err := os.ReadFile("/proc/self/comm"); s.Program == "" || err == nil && strings.TrimSpace(string(own)) == s.Program {
+			return ""
+		}
+		return fmt.Sprintf("%s (pid %d)", s.Program, s.PID)
 	}
 	pid := int(int32(e.Port))
 	if pid <= 0 || pid == os.Getpid() {
@@ -225,26 +235,4 @@ func culprit(e rtnl.Event) string {
 		return fmt.Sprintf("pid %d", pid)
 	}
 	return fmt.Sprintf("%s (pid %d)", strings.TrimSpace(string(comm)), pid)
-}
-
-// generationBy returns the program behind an nftables transaction, unless it has
-// the name of this one.
-func generationBy(e rtnl.Event) string {
-	if e.Kind != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN || len(e.Body) < 4 {
-		return ""
-	}
-	var name string
-	var pid uint32
-	for kind, v := range rtnl.Attributes(e.Body[4:]) {
-		switch {
-		case kind == unix.NFTA_GEN_PROC_NAME:
-			name = rtnl.Text(v)
-		case kind == unix.NFTA_GEN_PROC_PID && len(v) == 4:
-			pid = binary.BigEndian.Uint32(v)
-		}
-	}
-	if own, err := os.ReadFile("/proc/self/comm"); name == "" || err == nil && strings.TrimSpace(string(own)) == name {
-		return ""
-	}
-	return fmt.Sprintf("%s (pid %d)", name, pid)
 }

@@ -20,14 +20,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watch starts a Watch of the lab's node and pods; repairs come by the channel.
+// watch starts a Watch of the lab's node and pods, and returns a channel of its repairs.
 func (l *lab) watch(pods ...datapath.Pod) <-chan datapath.Repair {
 	l.t.Helper()
 	repairs, done := make(chan datapath.Repair, 10000), make(chan error)
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		done <- l.h.Watch(ctx, datapath.WatchConfig{
-			Desired:  func() datapath.Desired { return datapath.Desired{Node: l.n, Pods: pods} },
+			Desired:  func() datapath.Desired { return datapath.Desired{Node: *l.n, Pods: pods} },
 			Repaired: func(r datapath.Repair) { repairs <- r },
 		})
 	}()
@@ -40,13 +40,13 @@ func (l *lab) watch(pods ...datapath.Pod) <-chan datapath.Repair {
 	return repairs
 }
 
-// damage is what a hostile or careless program does.
+// damage is a change that a hostile or careless program makes.
 type damage struct {
 	name string
 	do   func(h *netlink.Handle, p datapath.Pod) error
-	// layout is where it applies; both if empty.
+	// layout is the only layout in which the damage is possible; empty means both.
 	layout datapath.Layout
-	// slow means that the kernel takes its time after the repair.
+	// slow means that the kernel needs some time after the repair.
 	slow bool
 }
 
@@ -185,7 +185,8 @@ func eachRule(h *netlink.Handle, which func(netlink.Rule) bool, f func(*netlink.
 	return errors.Join(errs...)
 }
 
-// foreign puts things on the node that belong to others and resemble ours.
+// foreign adds a rule and a route of another program to the node that resemble those of
+// the package.
 func (l *lab) foreign() {
 	in(l.t, l.node, func(h *netlink.Handle) error {
 		r := netlink.NewRule()
@@ -202,7 +203,7 @@ func (l *lab) foreign() {
 	})
 }
 
-// repaired waits until the node is as it was.
+// repaired waits until the state of the node is want again.
 func (l *lab) repaired(want string, repairs <-chan datapath.Repair) (first datapath.Repair, ok bool) {
 	l.t.Helper()
 	timeout := time.After(5 * time.Second)
@@ -222,6 +223,7 @@ func (l *lab) repaired(want string, repairs <-chan datapath.Repair) (first datap
 	}
 }
 
+// TestWatch makes each damage while Watch runs, and expects a repair.
 func TestWatch(t *testing.T) {
 	for _, layout := range layouts {
 		t.Run(string(layout), func(t *testing.T) {
@@ -251,8 +253,8 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// TestWatchLeavesPods adds and deletes pods beside a Watch, which must neither
-// undo an ADD nor bring back what a DEL has taken away.
+// TestWatchLeavesPods adds and deletes pods while Watch runs. Watch must neither undo an
+// ADD nor restore what a DEL has deleted.
 func TestWatchLeavesPods(t *testing.T) {
 	for _, layout := range layouts {
 		l := newLab(t, layout)
@@ -284,7 +286,7 @@ func TestWatchLeavesPods(t *testing.T) {
 		for l.state() != before && time.Now().Before(deadline) {
 		}
 		if diff := cmp.Diff(before, l.state()); diff != "" {
-			t.Errorf("%s: something stayed (-before +after):\n%s", layout, diff)
+			t.Errorf("%s: DEL left something (-before +after):\n%s", layout, diff)
 		}
 		t.Logf("%s: %d repairs", layout, len(repairs))
 	}

@@ -17,34 +17,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// modeDamage is a damage to the node's side of a pod of some mode.
+// modeDamage is a damage to the node's side of a pod of a mode.
 type modeDamage struct {
 	name string
 	do   func(h *netlink.Handle, p datapath.Pod) error
-	// says is what one of the changes that repair it contains.
-	says string
+	// repair is a part of the text of one of the changes that repair the damage.
+	repair string
 }
 
-// hostDamages are for every pod with a host link.
+// hostDamages are possible for every pod with a host link.
 var hostDamages = []modeDamage{
-	{name: "host link down", do: func(h *netlink.Handle, p datapath.Pod) error { return withLink(h, p.HostLink(), h.LinkSetDown) }, says: " up"},
+	{name: "host link down", do: func(h *netlink.Handle, p datapath.Pod) error { return withLink(h, p.HostLink(), h.LinkSetDown) }, repair: " up"},
 	{name: "MTU of the host link", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return withLink(h, p.HostLink(), func(l netlink.Link) error { return h.LinkSetMTU(l, 1300) })
-	}, says: "mtu 1400"},
+	}, repair: "mtu 1400"},
 	{name: "MAC of the host link", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return withLink(h, p.HostLink(), func(l netlink.Link) error { return h.LinkSetHardwareAddr(l, mac("02:00:00:00:00:98")) })
-	}, says: "address"},
+	}, repair: "address"},
 	{name: "group of the host link", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return withLink(h, p.HostLink(), func(l netlink.Link) error { return h.LinkSetGroup(l, 5) })
-	}, says: "link"},
+	}, repair: "link"},
 	{name: "host link on a foreign bridge", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return withLink(h, "foreign", func(bridge netlink.Link) error {
 			return withLink(h, p.HostLink(), func(l netlink.Link) error { return h.LinkSetMaster(l, bridge) })
 		})
-	}, says: "link"},
+	}, repair: "link"},
 	{name: "routes", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return eachPodRoute(h, p, h.RouteDel)
-	}, says: "route replace"},
+	}, repair: "route replace"},
 	{name: "routes by another link", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return withLink(h, "ens5", func(l netlink.Link) error {
 			return eachPodRoute(h, p, func(r *netlink.Route) error {
@@ -52,63 +52,63 @@ var hostDamages = []modeDamage{
 				return h.RouteReplace(r)
 			})
 		})
-	}, says: "route replace"},
+	}, repair: "route replace"},
 	{name: "neighbours", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return eachPodNeighbor(h, p, h.NeighDel)
-	}, says: "neigh replace"},
+	}, repair: "neigh replace"},
 	{name: "stale neighbours", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return eachPodNeighbor(h, p, func(n *netlink.Neigh) error {
 			n.HardwareAddr = mac("02:00:00:00:00:99")
 			return h.NeighSet(n)
 		})
-	}, says: "neigh replace"},
-	{name: "forgotten neighbours", do: func(h *netlink.Handle, p datapath.Pod) error {
+	}, repair: "neigh replace"},
+	{name: "neighbours that expire", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return eachPodNeighbor(h, p, func(n *netlink.Neigh) error {
 			n.State = netlink.NUD_STALE
 			return h.NeighSet(n)
 		})
-	}, says: "neigh replace"},
+	}, repair: "neigh replace"},
 }
 
-// nodeDamages are to what pods share.
+// nodeDamages change what pods share.
 var nodeDamages = []modeDamage{
 	{name: "rules", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return eachRule(h, func(r netlink.Rule) bool { return r.Priority > 20 && r.Priority < 32766 && r.Priority != 700 }, h.RuleDel)
-	}, says: "rule add"},
-	{name: "forwarding", do: func(*netlink.Handle, datapath.Pod) error { return sysctl("net/ipv4/ip_forward", "0") }, says: "ip_forward=1"},
+	}, repair: "rule add"},
+	{name: "forwarding", do: func(*netlink.Handle, datapath.Pod) error { return sysctl("net/ipv4/ip_forward", "0") }, repair: "ip_forward=1"},
 }
 
-// eniDamages are to the second ENI.
+// eniDamages change the second ENI.
 var eniDamages = []modeDamage{
 	{name: "MTU of the ENI", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, "ens6", func(l netlink.Link) error { return h.LinkSetMTU(l, 1390) })
-	}, says: "mtu 1400"},
-	{name: "setting of the ENI", do: func(*netlink.Handle, datapath.Pod) error { return sysctl("net/ipv4/conf/ens6/rp_filter", "1") }, says: "rp_filter=2"},
+	}, repair: "mtu 1400"},
+	{name: "setting of the ENI", do: func(*netlink.Handle, datapath.Pod) error { return sysctl("net/ipv4/conf/ens6/rp_filter", "1") }, repair: "rp_filter=2"},
 	{name: "stale neighbour of the ENI", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, "ens6", func(l netlink.Link) error {
 			return h.NeighSet(&netlink.Neigh{
 				LinkIndex: l.Attrs().Index, IP: net.IPv4(10, 0, 0, 1), HardwareAddr: mac("02:00:00:00:00:96"), State: netlink.NUD_PERMANENT,
 			})
 		})
-	}, says: "neigh del"},
-	{name: "table of the ENI", do: func(h *netlink.Handle, _ datapath.Pod) error { return eachRoute(h, "ens6", 2, h.RouteDel) }, says: "table 2"},
+	}, repair: "neigh del"},
+	{name: "table of the ENI", do: func(h *netlink.Handle, _ datapath.Pod) error { return eachRoute(h, "ens6", 2, h.RouteDel) }, repair: "table 2"},
 }
 
 // bridgeName is the name of the bridge if a pod names none.
 const bridgeName = "enibr0"
 
-// bridgeDamages are to a bridge and its ports.
+// bridgeDamages change a bridge and its ports.
 var bridgeDamages = []modeDamage{
-	{name: "no port", do: func(h *netlink.Handle, p datapath.Pod) error { return withLink(h, p.HostLink(), h.LinkSetNoMaster) }, says: "master enibr0"},
+	{name: "no port", do: func(h *netlink.Handle, p datapath.Pod) error { return withLink(h, p.HostLink(), h.LinkSetNoMaster) }, repair: "master enibr0"},
 	{name: "bridge down", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, bridgeName, h.LinkSetDown)
-	}, says: "enibr0"},
+	}, repair: "enibr0"},
 	{name: "MAC of the bridge", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, bridgeName, func(l netlink.Link) error { return h.LinkSetHardwareAddr(l, mac("02:00:00:00:00:97")) })
-	}, says: "enibr0 address"},
+	}, repair: "enibr0 address"},
 	{name: "no bridge", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return withLink(h, bridgeName, h.LinkDel)
-	}, says: "link add name enibr0"},
+	}, repair: "link add name enibr0"},
 	{name: "something else in the bridge's place", do: func(h *netlink.Handle, _ datapath.Pod) error {
 		if err := withLink(h, bridgeName, h.LinkDel); err != nil {
 			return err
@@ -116,10 +116,10 @@ var bridgeDamages = []modeDamage{
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = bridgeName
 		return ignoreExists(h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "odd"}))
-	}, says: "link add name enibr0"},
+	}, repair: "link add name enibr0"},
 }
 
-// ignoreExists is for a damage that the repair of another came before.
+// ignoreExists drops the error of a damage that Watch has repaired before it was complete.
 func ignoreExists(err error) error {
 	if errors.Is(err, unix.EEXIST) {
 		return nil
@@ -151,8 +151,8 @@ func eachPodNeighbor(h *netlink.Handle, p datapath.Pod, f func(*netlink.Neigh) e
 	return err
 }
 
-// foreignLinks puts links on the node that belong to others: a bridge with a port,
-// a link with the prefix of ours, and a neighbour.
+// foreignLinks adds links of another program to the node: a bridge with a port, a link
+// with the prefix of host links, and a neighbour.
 func (l *lab) foreignLinks() {
 	in(l.t, l.node, func(h *netlink.Handle) error {
 		bridge := netlink.NewLinkAttrs()
@@ -176,8 +176,8 @@ func (l *lab) foreignLinks() {
 	})
 }
 
-// TestWatchModes damages the node's side of pods of each mode: Watch must put back
-// exactly that, say so, and leave what belongs to others.
+// TestWatchModes damages the node's side of pods of each mode. Watch must repair exactly
+// the damage, report it, and leave the objects of other programs alone.
 func TestWatchModes(t *testing.T) {
 	bridged := func(l *lab) []datapath.Pod {
 		p, other := l.pod(1, "one"), l.pod(0, "two")
@@ -207,8 +207,8 @@ func TestWatchModes(t *testing.T) {
 	}
 }
 
-// watchModes does each damage to the first of the pods while Watch knows all of
-// them, and wants it repaired. DEL then must find all that was repaired.
+// watchModes makes each damage to the first of the pods while Watch knows all of them, and
+// expects a repair. Then a DEL must delete everything that was repaired.
 func (l *lab) watchModes(pods []datapath.Pod, lists ...[]modeDamage) {
 	l.t.Helper()
 	l.foreign()
@@ -223,7 +223,7 @@ func (l *lab) watchModes(pods []datapath.Pod, lists ...[]modeDamage) {
 	for _, list := range lists {
 		for _, d := range list {
 			in(l.t, l.node, func(h *netlink.Handle) error { return d.do(h, pods[0]) })
-			l.t.Logf("%s: %v", d.name, l.repairedBy(want, d.says, repairs))
+			l.t.Logf("%s: %v", d.name, l.repairedBy(want, d.repair, repairs))
 		}
 	}
 	for _, p := range pods {
@@ -231,7 +231,7 @@ func (l *lab) watchModes(pods []datapath.Pod, lists ...[]modeDamage) {
 			l.t.Errorf("CheckPod %s: %v", p.IfName, err)
 		}
 		for _, a := range p.Addrs {
-			if p.Mode.Branch == nil { // whose gateway the lab would have to make known
+			if p.Mode.Branch == nil { // the lab has no neighbour entry for the gateway of a branch ENI
 				l.expect(p.Netns, a.Addr, outsideOf(a.Addr))
 			}
 		}
@@ -245,30 +245,30 @@ func (l *lab) watchModes(pods []datapath.Pod, lists ...[]modeDamage) {
 	}
 }
 
-// repairedBy waits until the node is as it was and one of the changes that Watch
-// says it made contains the words. It returns how long that repair took.
+// repairedBy waits until the state of the node is want again, and until Watch has reported
+// a change with words in its text. It returns how long that repair took.
 func (l *lab) repairedBy(want, words string, repairs <-chan datapath.Repair) (took time.Duration) {
 	l.t.Helper()
-	var said strings.Builder
+	var reported strings.Builder
 	timeout := time.After(5 * time.Second)
 	for took == 0 || l.state() != want {
 		select {
 		case r := <-repairs:
 			for _, c := range r.Changes {
-				said.WriteString(c.String() + "\n")
+				reported.WriteString(c.String() + "\n")
 				if took == 0 && strings.Contains(c.String(), words) {
 					took = r.Took
 				}
 			}
 		case <-timeout:
-			l.t.Fatalf("not repaired, or no change contains %q (-want +got):\n%s\n%s", words, cmp.Diff(want, l.state()), said.String())
+			l.t.Fatalf("not repaired, or no change contains %q (-want +got):\n%s\n%s", words, cmp.Diff(want, l.state()), reported.String())
 		}
 	}
 	return took
 }
 
-// TestWatchWholeENI has Watch look at a node whose second ENI is a pod's. To it the
-// ENI is neither missing nor, when somebody brings it back, its own.
+// TestWatchWholeENI watches a node with a second ENI that belongs to a pod. Watch must not take
+// the ENI for missing, nor configure it when another program moves it back to the node.
 func TestWatchWholeENI(t *testing.T) {
 	l, p := wholeENI(t)
 	l.foreign()
@@ -278,7 +278,7 @@ func TestWatchWholeENI(t *testing.T) {
 	want, inside := l.state(), observe(t, p.Netns)
 	for _, d := range nodeDamages {
 		in(t, l.node, func(h *netlink.Handle) error { return d.do(h, p) })
-		l.repairedBy(want, d.says, repairs)
+		l.repairedBy(want, d.repair, repairs)
 	}
 	if diff := cmp.Diff(inside, observe(t, p.Netns)); diff != "" {
 		t.Errorf("Watch changed the sandbox:\n%s", diff)
@@ -298,13 +298,13 @@ func TestWatchWholeENI(t *testing.T) {
 	if !contains(want, "eth0") {
 		t.Fatalf("the ENI did not come back:\n%s", want)
 	}
-	// A damage and its repair prove that Watch has looked since.
+	// A damage and its repair show that Watch has looked since.
 	in(t, l.node, func(h *netlink.Handle) error { return nodeDamages[0].do(h, p) })
-	l.repairedBy(want, nodeDamages[0].says, repairs)
+	l.repairedBy(want, nodeDamages[0].repair, repairs)
 	for len(repairs) > 0 {
 		for _, c := range (<-repairs).Changes {
 			if strings.Contains(c.String(), "eth0") || strings.Contains(c.String(), "ens6") {
-				t.Errorf("Watch took the pod's ENI for its own: %v", c)
+				t.Errorf("Watch configured the ENI of the pod: %v", c)
 			}
 		}
 	}
@@ -312,6 +312,6 @@ func TestWatchWholeENI(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s := l.state(); !contains(s, "ens6") || contains(s, "eth0") {
-		t.Errorf("DEL did not take the ENI back:\n%s", s)
+		t.Errorf("DEL did not return the ENI:\n%s", s)
 	}
 }

@@ -13,14 +13,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-var silentRounds = flag.Int("silent-rounds", 60, "how often each pod of TestWatchIsSilent comes and goes")
+var silentRounds = flag.Int("silent-rounds", 60, "how often TestWatchIsSilent adds and deletes each pod")
 
-// churn is what an agent and its plugins do to a node, all at once.
+// churn does what an agent and its plugins do to a node, all at once.
 type churn struct {
 	*lab
 	mu   sync.Mutex // held while the agent changes node, or Watch looks
@@ -30,15 +29,15 @@ type churn struct {
 
 func (c *churn) desired() datapath.Desired { return datapath.Desired{Node: c.node, Pods: c.pods} }
 
-// exclusive is as the agent's: what it does to the node and looks take turns.
+// exclusive works as that of the agent: looks and changes of the node take turns.
 func (c *churn) exclusive(_ context.Context, f func() error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return f()
 }
 
-// comeAndGo adds a pod, repeats that, and deletes it, one way or another.
-func (c *churn) comeAndGo(ctx context.Context, p datapath.Pod, round int) error {
+// addAndDelete adds a pod twice, and deletes or retires it.
+func (c *churn) addAndDelete(ctx context.Context, p datapath.Pod, round int) error {
 	for range 2 {
 		if _, err := c.h.AddPod(ctx, p); err != nil {
 			return fmt.Errorf("AddPod: %w", err)
@@ -50,7 +49,8 @@ func (c *churn) comeAndGo(ctx context.Context, p datapath.Pod, round int) error 
 	return c.h.DelPod(ctx, p)
 }
 
-// agent changes the node until stop: ENIs, sources, addresses in use, sweeps.
+// agent changes the ENIs, sources and addresses in use of the node, and sweeps, until stop
+// is closed.
 func (c *churn) agent(ctx context.Context, all datapath.Node, stop <-chan struct{}) (changes int, err error) {
 	for ; ; changes++ {
 		select {
@@ -81,25 +81,25 @@ func (c *churn) agent(ctx context.Context, all datapath.Node, stop <-chan struct
 	}
 }
 
-// TestWatchIsSilent has pods come and go, their ADDs repeated, and the node change,
-// beside Watch: nothing of it is a repair. A damage is, at once.
+// TestWatchIsSilent adds pods twice, deletes them and changes the node while Watch runs:
+// Watch repairs nothing. Then it repairs a damage at once.
 func TestWatchIsSilent(t *testing.T) {
 	const workers = 6
 	for _, layout := range layouts {
 		t.Run(string(layout), func(t *testing.T) {
 			l := newLab(t, layout)
 			all := testNode(layout)
-			in(t, l.vpc, func(h *netlink.Handle) error { return l.attach(h, 2, all.ENIs[2]) })
+			l.AttachENI(2, all.ENIs[2])
 			l.ensure()
-			c := &churn{lab: l, node: l.n}
+			c := &churn{lab: l, node: *l.n}
 			for i := range workers {
 				p := l.pod(1, fmt.Sprintf("churn-%d", i))
 				p.Addrs = podAddrs(fmt.Sprintf("10.0.0.%d", 112+i), fmt.Sprintf("2001:db8:0:1:b::%d", 10+i))
 				c.pods = append(c.pods, p)
 			}
-			stays := l.pod(1, "stays")
-			l.add(stays)
-			c.pods = append(c.pods, stays)
+			steady := l.pod(1, "steady")
+			l.add(steady)
+			c.pods = append(c.pods, steady)
 			repairs, end := c.watch(t)
 			stop, changed := make(chan struct{}), make(chan int, 1)
 			go func() {
@@ -113,7 +113,7 @@ func TestWatchIsSilent(t *testing.T) {
 			for _, p := range c.pods[:workers] {
 				wg.Go(func() {
 					for round := range *silentRounds {
-						if err := c.comeAndGo(t.Context(), p, round); err != nil {
+						if err := c.addAndDelete(t.Context(), p, round); err != nil {
 							t.Errorf("%s, round %d: %v", p.ContainerID, round, err)
 							return
 						}
@@ -123,7 +123,7 @@ func TestWatchIsSilent(t *testing.T) {
 			wg.Wait()
 			close(stop)
 			changes := <-changed
-			c.plant(stays, repairs)
+			c.deleteRoutes(steady, repairs)
 			end()
 			t.Logf("%d ADDs and DELs, %d changes of the node", 3*workers**silentRounds, changes)
 		})
@@ -137,7 +137,7 @@ func (c *churn) watch(t *testing.T) (<-chan datapath.Repair, func()) {
 	go func() {
 		done <- c.h.Watch(ctx, datapath.WatchConfig{
 			Desired: c.desired, Exclusive: c.exclusive, Repaired: func(r datapath.Repair) { repairs <- r },
-			Every: 5 * time.Millisecond, // it looks all the time, whatever the kernel reports
+			Every: 5 * time.Millisecond, // Watch looks all the time, whatever the kernel reports
 		})
 	}()
 	return repairs, func() {
@@ -148,12 +148,12 @@ func (c *churn) watch(t *testing.T) (<-chan datapath.Repair, func()) {
 	}
 }
 
-// plant deletes the routes to a pod, which must be the first repair.
-func (c *churn) plant(p datapath.Pod, repairs <-chan datapath.Repair) {
+// deleteRoutes deletes the routes to a pod. They must be the first repairs.
+func (c *churn) deleteRoutes(p datapath.Pod, repairs <-chan datapath.Repair) {
 	c.t.Helper()
 	for len(repairs) > 0 {
 		r := <-repairs
-		c.t.Errorf("repaired though nothing was damaged: %v", r.Changes)
+		c.t.Errorf("repaired %v, but nothing was damaged", r.Changes)
 	}
 	for _, r := range p.HostState().Routes {
 		if err := c.h.Apply(c.t.Context(), []netstate.Change{{Op: netstate.OpDelete, Item: r}}); err != nil {

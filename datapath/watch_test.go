@@ -14,6 +14,7 @@ import (
 
 var equateAddrs = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
+// TestConfirmed expects the changes that both looks found, in the order of the second.
 func TestConfirmed(t *testing.T) {
 	rule := func(s string) netstate.Change {
 		return netstate.Change{Op: netstate.OpDelete, Item: netstate.Rule{Priority: claims.PriorityToPod, To: netip.MustParsePrefix(s), Table: netstate.TableMain, Protocol: claims.RuleProtocol}}
@@ -25,7 +26,8 @@ func TestConfirmed(t *testing.T) {
 	}
 }
 
-// TestDrift is about what Drift must leave alone.
+// TestDrift has pods that Drift does not know or that have no wiring yet. Drift must leave
+// both alone, and delete the rules of a pod without route.
 func TestDrift(t *testing.T) {
 	n := Node{Layout: PerPod, ENIs: []ENI{{
 		ID: "eni-a", MAC: []byte{6, 0, 0, 0, 0, 5}, Link: "ens5", Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.10/24")},
@@ -44,26 +46,26 @@ func TestDrift(t *testing.T) {
 	}
 }
 
-// TestDriftAcceptRA has accept_ra of the primary ENI at each value, on a node that
-// forwards or does not and has a default route or none. Drift wants 2 but where a
-// program hears the router advertisements.
+// TestDriftAcceptRA sets accept_ra of the primary ENI to each value, on a node that
+// forwards or does not, and with and without a default route. Drift sets it to 2 unless a
+// program receives the router advertisements itself.
 func TestDriftAcceptRA(t *testing.T) {
 	n := Node{ENIs: []ENI{{
 		ID: "eni-a", MAC: []byte{6, 0, 0, 0, 0, 5}, Link: "ens5", Addrs: []netip.Prefix{netip.MustParsePrefix("2001:db8::10/64")},
 	}}}
-	hears := netstate.Route{Dst: netip.MustParsePrefix("::/0"), Via: claims.Router6, Link: "ens5", Table: netstate.TableMain, Protocol: 9}
-	elsewhere := hears
+	advertised := netstate.Route{Dst: netip.MustParsePrefix("::/0"), Via: claims.Router6, Link: "ens5", Table: netstate.TableMain, Protocol: 9}
+	elsewhere := advertised
 	elsewhere.Link = "ens9"
 	for _, tt := range []struct {
 		value, forwarding string
 		route             netstate.Route
-		stays             bool
+		unchanged         bool
 	}{
-		{"0", "1", hears, true},
-		{"0", "0", hears, false},
+		{"0", "1", advertised, true},
+		{"0", "0", advertised, false},
 		{"0", "1", elsewhere, false},
-		{"1", "1", hears, false},
-		{"2", "1", hears, true},
+		{"1", "1", advertised, false},
+		{"2", "1", advertised, true},
 	} {
 		have := n.State()
 		have.Links = []netstate.Link{{Name: "ens5", MAC: "06:00:00:00:00:05", Up: true}}
@@ -73,7 +75,7 @@ func TestDriftAcceptRA(t *testing.T) {
 			{Key: "net.ipv6.conf.all.disable_ipv6", Value: "0"}, {Key: forwarding6, Value: tt.forwarding},
 		}
 		var want []netstate.Change
-		if !tt.stays {
+		if !tt.unchanged {
 			want = append(want, netstate.Change{Op: netstate.OpAdd, Item: netstate.Sysctl{Key: "net.ipv6.conf.ens5.accept_ra", Value: "2"}})
 		}
 		if tt.forwarding != "1" { // after accept_ra

@@ -117,6 +117,17 @@ func (f *Fabric) Capture(id string) (*Capture, error) {
 	return f.router.Capture(p.link)
 }
 
+// RouterLink returns the name of the router's link to the ENI. It returns false if the
+// ENI is not attached.
+func (f *Fabric) RouterLink(id string) (string, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p, ok := f.ports[id]; ok {
+		return p.link, true
+	}
+	return "", false
+}
+
 // SetAddrs replaces the addresses of the ENI other than the primary one, and its
 // delegated prefixes.
 func (f *Fabric) SetAddrs(id string, addrs []netip.Addr, prefixes []netip.Prefix) error {

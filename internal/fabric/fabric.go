@@ -40,6 +40,9 @@ type Config struct {
 	Subnets []Subnet
 	// MTU is the MTU of every link. 0 means 9001, as in a VPC.
 	MTU int
+	// PeerAddrs are further addresses of the host in the peer network, in addition
+	// to PeerAddr and PeerAddr6.
+	PeerAddrs []netip.Addr
 	// Dir is the directory in which the namespaces are mounted. "" means
 	// /run/netns, where `ip netns` finds them.
 	Dir string

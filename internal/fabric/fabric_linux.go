@@ -74,7 +74,7 @@ func (f *Fabric) build(ctx context.Context) error {
 	if err := f.net.addOutside("igw", f.internet, []netip.Addr{InternetAddr, InternetAddr6}); err != nil {
 		return fmt.Errorf("internet host: %w", err)
 	}
-	if err := f.net.addOutside("tgw", f.peer, []netip.Addr{PeerAddr, PeerAddr6}); err != nil {
+	if err := f.net.addOutside("tgw", f.peer, f.peerAddrs()); err != nil {
 		return fmt.Errorf("peer host: %w", err)
 	}
 	if err := f.net.setFilter(nil); err != nil {
@@ -91,16 +91,19 @@ func (f *Fabric) build(ctx context.Context) error {
 	return f.echoOutside(ctx)
 }
 
+func (f *Fabric) peerAddrs() []netip.Addr {
+	return append([]netip.Addr{PeerAddr, PeerAddr6}, f.cfg.PeerAddrs...)
+}
+
 func (f *Fabric) echoOutside(ctx context.Context) error {
-	for _, e := range []struct {
-		ns   *Netns
-		addr netip.Addr
-	}{{f.internet, InternetAddr}, {f.internet, InternetAddr6}, {f.peer, PeerAddr}, {f.peer, PeerAddr6}} {
-		stop, err := e.ns.Echo(ctx, netip.AddrPortFrom(e.addr, EchoPort))
-		if err != nil {
-			return fmt.Errorf("echo server at %v: %w", e.addr, err)
+	for ns, addrs := range map[*Netns][]netip.Addr{f.internet: {InternetAddr, InternetAddr6}, f.peer: f.peerAddrs()} {
+		for _, a := range addrs {
+			stop, err := ns.Echo(ctx, netip.AddrPortFrom(a, EchoPort))
+			if err != nil {
+				return fmt.Errorf("echo server at %v: %w", a, err)
+			}
+			f.closeLater(closer(func() error { stop(); return nil }))
 		}
-		f.closeLater(closer(func() error { stop(); return nil }))
 	}
 	return nil
 }

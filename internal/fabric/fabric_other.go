@@ -56,6 +56,9 @@ func (f *Fabric) ENI(string) (ENI, bool) { return ENI{}, false }
 // ENIs returns nil.
 func (f *Fabric) ENIs(string) []ENI { return nil }
 
+// RouterLink returns false.
+func (f *Fabric) RouterLink(string) (string, bool) { return "", false }
+
 // Capture returns [ErrNotSupported].
 func (f *Fabric) Capture(string) (*Capture, error) { return nil, ErrNotSupported }
 

@@ -283,6 +283,56 @@ func TestNeighbours(t *testing.T) {
 	}
 }
 
+// TestPeerAddrs checks that the peer host answers at its further addresses, and that the
+// name of the router's link to an ENI is right.
+func TestPeerAddrs(t *testing.T) {
+	isolatetest.Require(t)
+	cfg := vpcConfig
+	cfg.PeerAddrs = []netip.Addr{ip("198.51.100.9"), ip("2001:db8:99::9")}
+	cfg.Dir = t.TempDir()
+	f, err := fabric.New(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	ns, err := f.AddInstance("node-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := fabric.ENI{ID: "eni-1", Instance: "node-1", Subnet: "subnet-a", MAC: mac(1), Addr: ip("10.0.1.10"), Addrs: []netip.Addr{ip("2001:db8:1:1::10")}}
+	if err := f.Attach(e); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Boot(t.Context(), "node-1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range append([]netip.Addr{fabric.PeerAddr, fabric.PeerAddr6}, cfg.PeerAddrs...) {
+		own := e.Addr
+		if a.Is6() {
+			own = e.Addrs[0]
+		}
+		wantSource(t, ns, own, a, own)
+	}
+	name, ok := f.RouterLink(e.ID)
+	if !ok {
+		t.Fatalf("RouterLink(%s) = %q, false", e.ID, name)
+	}
+	run(t, f.Router(), func() error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		routes, err := netlink.RouteGet(e.Addr.AsSlice())
+		if err == nil && (len(routes) != 1 || routes[0].LinkIndex != link.Attrs().Index) {
+			err = fmt.Errorf("the router's routes to %s are %v, want one by %s", e.Addr, routes, name)
+		}
+		return err
+	})
+	if name, ok := f.RouterLink("eni-9"); ok {
+		t.Errorf("RouterLink of an ENI that is not attached = %q, true", name)
+	}
+}
+
 func TestSecondENI(t *testing.T) {
 	f := newFabric(t)
 	one, two := f.Instance("node-1"), f.Instance("node-2")

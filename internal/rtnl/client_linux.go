@@ -7,23 +7,21 @@ import (
 	"errors"
 	"fmt"
 	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // Client lends route netlink sockets of one namespace, and keeps a few of them open
-// for the next call. It is safe for concurrent use.
+// for later calls. It is safe for concurrent use.
 type Client struct {
 	ns   *os.File
 	idle chan *Conn
 }
 
-// idleConns is how many sockets a client keeps: calls at the same time beyond
-// that open their own, which the kernel would make wait for each other anyway.
+// idleConns is how many sockets a client keeps open. Calls beyond that number open
+// their own sockets; the kernel makes concurrent requests wait for each other anyway.
 const idleConns = 4
 
-// NewClient returns a client of the namespace that ns is open on. The caller closes
-// ns, after the client.
+// NewClient returns a client of the network namespace that ns is open on. The caller
+// closes ns after the last call of the client.
 func NewClient(ns *os.File) *Client {
 	return &Client{ns: ns, idle: make(chan *Conn, idleConns)}
 }
@@ -41,7 +39,7 @@ func (k *Client) CloseIdle() error {
 	}
 }
 
-// with lends f a socket of the namespace.
+// Do calls f with a socket in the client's namespace. f must not keep the socket.
 func (k *Client) Do(ctx context.Context, f func(*Conn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -50,7 +48,7 @@ func (k *Client) Do(ctx context.Context, f func(*Conn) error) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", k.ns.Name(), err)
 	}
-	defer k.give(c)
+	defer k.giveBack(c)
 	return f(c)
 }
 
@@ -63,26 +61,10 @@ func (k *Client) take() (*Conn, error) {
 	}
 }
 
-func (k *Client) give(c *Conn) {
+func (k *Client) giveBack(c *Conn) {
 	select {
 	case k.idle <- c:
 	default:
 		_ = c.close()
 	}
-}
-
-// LinkByName returns the link of that name, with index 0 if there is none.
-func (c *Conn) LinkByName(name string) (link Link, err error) {
-	var b Batch
-	b.FindLink(name)
-	answers, err := c.Do(&b)
-	switch {
-	case err != nil:
-		return link, err
-	case errors.Is(answers[0].Err, unix.ENODEV):
-		return link, nil
-	case answers[0].Err != nil:
-		return link, fmt.Errorf("find link %s: %w", name, answers[0].Err)
-	}
-	return ParseLink(answers[0].Data)
 }

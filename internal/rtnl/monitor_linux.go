@@ -12,32 +12,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// routeGroups are what a route netlink socket can tell about; netconf is the
-// settings of links.
+// routeGroups are the multicast groups of a route netlink socket that a Monitor joins.
+// Netconf groups report changed settings of links.
 var routeGroups = []int{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
 	unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV4_NETCONF,
 	unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_IPV6_NETCONF,
 }
 
-// eventBuffer is how much the kernel may have to say before it begins to forget,
-// which it reports: enough for some thousand events.
-const eventBuffer = 4 << 20
-
-// Monitor receives the kernel's reports of changes in one namespace.
+// Monitor receives the kernel's reports of changes in one network namespace. One
+// goroutine uses a Monitor at a time.
+//
+// The subscriptions of package netlink deliver reports of one kind each, in an order
+// among kinds that is not the kernel's, by goroutines that end when a report is lost.
 type Monitor struct {
-	Route, nft int // sockets
-	wake       int // an eventfd that ends wait
+	route, nft int // sockets
+	wake       int // an eventfd that ends Wait
 	buf        []byte
 }
 
-func NewMonitor(ns *os.File) (*Monitor, error) {
-	m := &Monitor{Route: -1, nft: -1, wake: -1, buf: make([]byte, receiveSize)}
+// NewMonitor returns a Monitor of the network namespace that ns is open on. The kernel
+// holds reports in a buffer of bufferSize bytes until they are read, and drops those
+// that do not fit. The caller closes the Monitor.
+func NewMonitor(ns *os.File, bufferSize int) (*Monitor, error) {
+	m := &Monitor{route: -1, nft: -1, wake: -1, buf: make([]byte, receiveSize)}
 	err := InNetns(ns, func() (err error) {
-		if m.Route, err = subscribe(unix.NETLINK_ROUTE, routeGroups); err != nil {
+		if m.route, err = subscribe(unix.NETLINK_ROUTE, bufferSize, routeGroups...); err != nil {
 			return err
 		}
-		m.nft, err = subscribe(unix.NETLINK_NETFILTER, []int{unix.NFNLGRP_NFTABLES})
+		m.nft, err = subscribe(unix.NETLINK_NETFILTER, bufferSize, unix.NFNLGRP_NFTABLES)
 		return err
 	})
 	if err == nil {
@@ -49,8 +52,11 @@ func NewMonitor(ns *os.File) (*Monitor, error) {
 	return m, nil
 }
 
-func subscribe(protocol int, groups []int) (int, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+// subscribe opens a socket that receives the reports of groups. Function Subscribe of
+// package nl, if the kernel refuses the groups, closes the descriptor twice, the second
+// time when it may belong to another file.
+func subscribe(protocol, bufferSize int, groups ...int) (int, error) {
+	fd, err := openSocket(protocol)
 	if err != nil {
 		return -1, err
 	}
@@ -63,14 +69,16 @@ func subscribe(protocol int, groups []int) (int, error) {
 	if err != nil {
 		return -1, errors.Join(err, unix.Close(fd))
 	}
-	// Without the privilege the system's bound holds, which is enough in quiet times.
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, eventBuffer)
+	// Without the privilege to force it the buffer has the system's size, which is
+	// enough while there are few changes.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bufferSize)
 	return fd, nil
 }
 
+// Close closes the sockets.
 func (m *Monitor) Close() error {
 	var errs []error
-	for _, fd := range []int{m.Route, m.nft, m.wake} {
+	for _, fd := range []int{m.route, m.nft, m.wake} {
 		if fd >= 0 {
 			errs = append(errs, unix.Close(fd))
 		}
@@ -78,12 +86,12 @@ func (m *Monitor) Close() error {
 	return errors.Join(errs...)
 }
 
-// Wait returns when there is something to read, after d, or when ctx ends.
+// Wait returns when there is a report to read, after d, or when ctx ends.
 func (m *Monitor) Wait(ctx context.Context, d time.Duration) error {
 	stop := context.AfterFunc(ctx, func() { _, _ = unix.Write(m.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) })
 	defer stop()
 	fds := []unix.PollFd{
-		{Fd: int32(m.Route), Events: unix.POLLIN},
+		{Fd: int32(m.route), Events: unix.POLLIN},
 		{Fd: int32(m.nft), Events: unix.POLLIN},
 		{Fd: int32(m.wake), Events: unix.POLLIN},
 	}
@@ -97,33 +105,35 @@ func (m *Monitor) Wait(ctx context.Context, d time.Duration) error {
 	return err
 }
 
-// Event is one report.
-type Event struct {
-	Message
-	Nft bool
+// maxDatagrams bounds how many datagrams of a socket one call of Read reads. Without
+// it a process that never stops making changes would keep Read from returning.
+const maxDatagrams = 500
+
+// Read calls f for each report that has arrived, and does not wait. Lost means that
+// the kernel dropped some. Links has the names of the links by number; f may change it,
+// so that the names follow the reports about links.
+func (m *Monitor) Read(links LinkNames, f func(Event)) (lost bool, err error) {
+	routeLost, err := m.read(m.route, func(msg message) { f(routeEvent(msg, links)) })
+	if err != nil {
+		return routeLost, err
+	}
+	nftLost, err := m.read(m.nft, func(msg message) { f(nftEvent(msg)) })
+	return routeLost || nftLost, err
 }
 
-// readTurns bounds how many datagrams of each socket are read before the reader
-// acts, or a peer that never pauses would keep it from acting.
-const readTurns = 500
-
-// Read calls f for each report that has come. lost means that the kernel had to
-// drop some.
-func (m *Monitor) Read(f func(Event)) (lost bool, err error) {
-	for _, fd := range []int{m.Route, m.nft} {
-		for range readTurns {
-			c := Conn{fd: fd, buf: m.buf}
-			err := c.receive(func(msg Message) { f(Event{Message: msg, Nft: fd == m.nft}) })
-			if errors.Is(err, unix.ENOBUFS) {
-				lost = true
-				continue
-			}
-			if errors.Is(err, unix.EAGAIN) {
-				break
-			}
-			if err != nil {
-				return lost, fmt.Errorf("read changes: %w", err)
-			}
+func (m *Monitor) read(fd int, f func(message)) (lost bool, err error) {
+	for range maxDatagrams {
+		messages, err := receive(fd, m.buf, unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.ENOBUFS):
+			lost = true
+		case errors.Is(err, unix.EAGAIN):
+			return lost, nil
+		case err != nil:
+			return lost, fmt.Errorf("read changes: %w", err)
+		}
+		for _, msg := range messages {
+			f(message(msg))
 		}
 	}
 	return lost, nil

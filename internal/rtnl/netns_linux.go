@@ -8,37 +8,38 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
-// OwnNetns is the network namespace of the calling thread; /proc/self would be
-// that of the process's first thread.
+// OwnNetns is the network namespace of the calling thread. That of /proc/self would be
+// the namespace of the process's first thread.
 const OwnNetns = "/proc/thread-self/ns/net"
 
 // errNotNetns is the end of an error text that begins with a path.
 var errNotNetns = errors.New("not a network namespace")
 
-// IsNoNetns reports whether err, of openNetnsFile, says that nothing is at the path or
-// something else than a network namespace.
-func IsNoNetns(err error) bool {
+// IsNotNetns reports whether err, an error of OpenNetns, says that there is nothing at
+// the path, or something else than a network namespace.
+func IsNotNetns(err error) bool {
 	return errors.Is(err, errNotNetns) || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ESRCH)
 }
 
-// openNetnsFile opens the network namespace at path.
+// OpenNetns opens the network namespace at path. Function GetFromPath of package netns
+// opens any file, and waits for a writer if that is a FIFO.
 func OpenNetns(path string) (*os.File, error) {
-	// To open a FIFO must not wait for a writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	// A sandbox that is gone leaves an empty file where it was mounted.
+	// A sandbox that was deleted leaves an empty file where it was mounted.
 	if !isNetns(f) {
 		return nil, errors.Join(fmt.Errorf("%s is %w", path, errNotNetns), f.Close())
 	}
 	return f, nil
 }
 
-// isNetns reports whether f is a network namespace, and no other kind of file or
+// isNetns reports whether f is a network namespace, and not another kind of file or
 // namespace.
 func isNetns(f *os.File) bool {
 	const nsGetType = 0xb703 // NS_GET_NSTYPE of linux/nsfs.h, since Linux 4.11
@@ -50,7 +51,7 @@ func isNetns(f *os.File) bool {
 	return err != nil || kind == unix.CLONE_NEWNET
 }
 
-// NetnsCookie returns the cookie of a network namespace, 0 on kernels before 5.14,
+// NetnsCookie returns the cookie of a network namespace, or 0 on kernels before 5.14,
 // which have none.
 func NetnsCookie(ns *os.File) (id uint64, err error) {
 	err = InNetns(ns, func() (err error) {
@@ -60,7 +61,8 @@ func NetnsCookie(ns *os.File) (id uint64, err error) {
 	return id, err
 }
 
-// ownCookie asks a new socket for the cookie of the thread's network namespace.
+// ownCookie returns the cookie of the thread's network namespace, which the kernel
+// tells a socket.
 func ownCookie() (uint64, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -74,42 +76,36 @@ func ownCookie() (uint64, error) {
 	return id, err
 }
 
-// InNetns runs f on a thread in the namespace and comes back. The thread is
-// given up if it cannot come back, so that nobody else ever runs on it.
+// InNetns runs f on a thread in the namespace. The thread then returns to its own
+// namespace; if it cannot, it ends, so that no other goroutine ever runs on it.
+// Functions of package nl that take a namespace keep such a thread.
 func InNetns(ns *os.File, f func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		home, err := os.OpenFile(OwnNetns, os.O_RDONLY|unix.O_CLOEXEC, 0)
+		home, err := netns.GetFromPath(OwnNetns)
 		if err != nil {
-			result <- err
+			runtime.UnlockOSThread()
+			result <- fmt.Errorf("open %s: %w", OwnNetns, err)
 			return
 		}
 		defer home.Close()
-		if same(home, ns) {
+		target := netns.NsHandle(ns.Fd())
+		if home.Equal(target) {
 			runtime.UnlockOSThread()
 			result <- f()
 			return
 		}
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		if err := netns.Set(target); err != nil {
 			runtime.UnlockOSThread()
 			result <- fmt.Errorf("enter network namespace %s (needs CAP_SYS_ADMIN): %w", ns.Name(), err)
 			return
 		}
 		err = f()
-		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+		if netns.Set(home) == nil {
 			runtime.UnlockOSThread()
 		}
 		result <- err
 	}()
 	return <-result
-}
-
-// same reports whether two files are one namespace.
-func same(a, b *os.File) bool {
-	var x, y unix.Stat_t
-	if unix.Fstat(int(a.Fd()), &x) != nil || unix.Fstat(int(b.Fd()), &y) != nil {
-		return false
-	}
-	return x.Dev == y.Dev && x.Ino == y.Ino
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
-// nodeSysctls are the settings that State shows beside those of links.
+// nodeSysctls are the settings that a State shows besides those of links.
 var nodeSysctls = []string{
 	"net.ipv4.ip_early_demux",
 	"net.ipv4.ip_forward",
@@ -20,7 +20,8 @@ var nodeSysctls = []string{
 	"net.ipv6.conf.all.forwarding",
 }
 
-// sysctlFile swaps dots and slashes as sysctl(8) does.
+// sysctlFile returns the file of a setting. It swaps dots and slashes as sysctl(8)
+// does.
 func sysctlFile(key string) string {
 	return "/proc/sys/" + strings.Map(func(r rune) rune {
 		switch r {
@@ -33,8 +34,8 @@ func sysctlFile(key string) string {
 	}, key)
 }
 
-// ReadSysctls reads the node's settings; a family that the kernel lacks has
-// none.
+// ReadSysctls reads the settings of the node. Those of a family that the kernel lacks
+// are left out.
 func ReadSysctls(ns *os.File) ([]netstate.Sysctl, error) {
 	var s []netstate.Sysctl
 	err := InNetns(ns, func() error {
@@ -53,8 +54,8 @@ func ReadSysctls(ns *os.File) ([]netstate.Sysctl, error) {
 	return s, err
 }
 
-// WriteSysctls writes settings. A setting that is refused but has its value
-// already is fine: containers often see /proc/sys read-only.
+// WriteSysctls writes settings. It succeeds if the kernel refuses to write a setting
+// that has its value already: containers often see /proc/sys read-only.
 func WriteSysctls(ns *os.File, set []netstate.Sysctl) error {
 	if len(set) == 0 {
 		return nil

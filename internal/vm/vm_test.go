@@ -59,7 +59,7 @@ func TestKernel(t *testing.T) {
 // the test had opened.
 func openSources(t *testing.T) {
 	t.Helper()
-	packages := []string{"../../datapath", "../../snat", "../fabric", "../isolate", "../crash", "../../examples/ipamd", "../../examples/vpc-cni", "./init"}
+	packages := []string{"../../datapath", "../../datapath/internal/datapathtest", "../../snat", "../fabric", "../isolate", "../crash", "../../examples/ipamd", "../../examples/vpc-cni", "./init"}
 	out, err := exec.CommandContext(t.Context(), "go", append([]string{"list", "-deps", "-f", "{{.Dir}}"}, packages...)...).Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath_test
+package trace_test
 
 import (
 	"os/exec"
@@ -8,21 +8,22 @@ import (
 	"testing"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/internal/datapathtest"
 	"github.com/vpcnet/vpcnet/datapath/trace"
 )
 
-// TestConfirm changes the node after Trace has looked at it: the kernel's answer is
-// another, in the link, the gateway or the table, or it refuses.
+// TestConfirm changes the node after Observe. The kernel's answer then differs from that
+// of Trace in the link, the gateway or the table, or the kernel refuses.
 func TestConfirm(t *testing.T) {
 	if _, err := exec.LookPath("ip"); err != nil {
 		t.Skipf("needs the program ip: %v", err)
 	}
 	l, p, other := plantLab(t, datapath.Flat, nil)
 	vars := []string{"P4=" + p.Addrs[0].Addr.String(), "P6=" + p.Addrs[1].Addr.String()}
-	v := l.view(p, other)
+	v := l.View(p, other)
 	for _, c := range []struct {
 		name, do, undo string
-		want           [2]string // in the answers for both families; empty if they are as expected
+		want           [2]string // part of the faults for IPv4 and IPv6; "" means no fault
 	}{
 		{name: "nothing", do: ":", undo: ":"},
 		{"another link", `ip route replace default via 10.0.0.1 dev ens5 onlink table 2; ip -6 route replace default via fe80:ec2::1 dev ens5 table 2`,
@@ -40,13 +41,13 @@ func TestConfirm(t *testing.T) {
 			`ip addr del $P4/32 dev lo; ip -6 addr del $P6/128 dev lo`,
 			[2]string{"refuses", "to the node itself"}},
 	} {
-		shell(t, l.node, c.do, vars...)
+		datapathtest.Shell(t, l.Netns.Path(), c.do, vars...)
 		for i := range 2 {
-			path := trace.Trace(v, trace.Flow{Src: p.Addrs[i].Addr, Dst: vpcHost4})
+			path := trace.Trace(v, trace.Flow{Src: p.Addrs[i].Addr, Dst: datapathtest.VPCHost4})
 			if i == 1 {
-				path = trace.Trace(v, trace.Flow{Src: p.Addrs[i].Addr, Dst: vpcHost6})
+				path = trace.Trace(v, trace.Flow{Src: p.Addrs[i].Addr, Dst: datapathtest.VPCHost6})
 			}
-			faults, err := trace.Confirm(t.Context(), l.node, path)
+			faults, err := trace.Confirm(t.Context(), l.Netns.Path(), path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -55,9 +56,9 @@ func TestConfirm(t *testing.T) {
 				text += f.Detail + "\n"
 			}
 			if want := c.want[i]; (want == "") != (len(faults) == 0) || !strings.Contains(text, want) {
-				t.Errorf("%s: %q, want %q in it", c.name, text, want)
+				t.Errorf("%s: Confirm returned %q, want %q in it", c.name, text, want)
 			}
 		}
-		shell(t, l.node, c.undo, vars...)
+		datapathtest.Shell(t, l.Netns.Path(), c.undo, vars...)
 	}
 }

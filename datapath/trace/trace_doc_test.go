@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath_test
+package trace_test
 
 import (
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -16,10 +17,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestTraceDocs holds that docs/trace.md lists exactly the names that Trace uses,
-// and that each fault of a packet is planted somewhere.
-func TestTraceDocs(t *testing.T) {
-	file, err := parser.ParseFile(token.NewFileSet(), "trace/fault.go", nil, 0)
+// TestDocs checks that docs/trace.md lists exactly the faults and notes of this package,
+// in the order of fault.go, and that a test expects each of them.
+func TestDocs(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "fault.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +39,7 @@ func TestTraceDocs(t *testing.T) {
 		}
 		return true
 	})
-	b, err := os.ReadFile("../docs/trace.md")
+	b, err := os.ReadFile("../../docs/trace.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,8 +51,12 @@ func TestTraceDocs(t *testing.T) {
 		t.Errorf("docs/trace.md (-code +docs):\n%s", diff)
 	}
 
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var tests strings.Builder
-	for _, name := range []string{"plant_linux_test.go", "trace_test.go", "trace_linux_test.go", "held_linux_test.go"} {
+	for _, name := range files {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package datapath_test
+package trace_test
 
 import (
 	"encoding/json"
@@ -12,46 +12,35 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/internal/datapathtest"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/datapath/trace"
 )
 
-// A host in the VPC, beyond the subnet of the node.
-var (
-	vpcHost4 = netip.MustParseAddr("10.0.7.7")
-	vpcHost6 = netip.MustParseAddr("2001:db8:0:7::7")
-)
-
-// The node's own addresses.
-var (
-	nodeAddr4 = netip.MustParseAddr("10.0.0.10")
-	nodeAddr6 = netip.MustParseAddr("2001:db8:0:1::10")
-)
-
-// modeLab is what Trace sees of a node with one pod of a mode.
+// modeLab is the View of a node with one pod of a mode.
 type modeLab struct {
 	trace.View
 	pod datapath.Pod
 }
 
-// several is the mode of the second interface of a pod with two.
+// several names the case in which the pod is the second interface of its sandbox.
 const several = "several interfaces"
 
-// newModeLab makes a healthy node with one pod, without a kernel.
+// newModeLab computes the View of a healthy node with one pod, without a kernel.
 func newModeLab(mode string) *modeLab {
-	p := testPod(datapath.PerPod, 2)
-	p.Mode = modes()[mode]
-	n := testNode(datapath.PerPod)
+	p := datapathtest.Pod(datapath.PerPod, 2)
+	p.Mode = datapathtest.Modes()[mode]
+	n := datapathtest.Node(datapath.PerPod)
 	switch {
 	case p.Mode.Branch != nil:
 		n.Enforcement = p.Mode.Branch.Enforcement
-		p.Addrs = branchAddrs()
+		p.Addrs = datapathtest.BranchAddrs()
 	case mode == several:
 		p.IfName, p.Index = "eth1", 1
 	}
 	system := netstate.State{
 		Addresses: []netstate.Address{
-			{Link: "ens5", Prefix: netip.PrefixFrom(nodeAddr4, 24)}, {Link: "ens5", Prefix: netip.PrefixFrom(nodeAddr6, 128)},
+			{Link: "ens5", Prefix: netip.PrefixFrom(datapathtest.Node4, 24)}, {Link: "ens5", Prefix: netip.PrefixFrom(datapathtest.Node6, 128)},
 		},
 		Sysctls: []netstate.Sysctl{{Key: "net.ipv4.conf.all.rp_filter", Value: "0"}},
 	}
@@ -84,13 +73,14 @@ func newModeLab(mode string) *modeLab {
 	return l
 }
 
-func (l *modeLab) rules(f func(*netstate.Rule) bool) {
+// keepRules deletes the rules for which f returns false. f may change a rule.
+func (l *modeLab) keepRules(f func(*netstate.Rule) bool) {
 	l.Node.Rules = slices.DeleteFunc(l.Node.Rules, func(r netstate.Rule) bool { return !f(&r) })
 }
 
-// dropRules deletes rules of a priority, in both families.
+// dropRules deletes the rules of a priority, in both families.
 func dropRules(priority int) func(*modeLab) {
-	return func(l *modeLab) { l.rules(func(r *netstate.Rule) bool { return r.Priority != priority }) }
+	return func(l *modeLab) { l.keepRules(func(r *netstate.Rule) bool { return r.Priority != priority }) }
 }
 
 // change changes one link on the node.
@@ -130,24 +120,24 @@ func dropRoutes(link string) func(*modeLab) {
 
 func otherMAC(l *netstate.Link) { l.MAC = "06:00:00:00:00:99" }
 
-// modePlants are faults of each mode.
+// modePlants lists faults of each mode.
 var modePlants = []struct {
 	mode, name string
 	do         func(*modeLab)
-	to         string // a host in the VPC if empty, or the node
-	// want are the names of faults; those of the two families stand apart if a
-	// stroke is between them.
+	to         string // "node" for the node itself; "" for a host in the VPC
+	// want lists the expected faults. If they differ between the families, " | "
+	// separates those of IPv4 from those of IPv6.
 	want string
 }{
 	{"bridge", "nothing", nil, "", ""},
 	{"bridge", "port down", func(l *modeLab) { change(l.pod.HostLink(), linkDown)(l) }, "", "link-down"},
-	{"bridge", "no port", func(l *modeLab) { change(l.pod.HostLink(), func(x *netstate.Link) { x.Master = "" })(l) }, "", "not-a-port"},
-	{"bridge", "port gone", func(l *modeLab) {
+	{"bridge", "not a port", func(l *modeLab) { change(l.pod.HostLink(), func(x *netstate.Link) { x.Master = "" })(l) }, "", "not-a-port"},
+	{"bridge", "port deleted", func(l *modeLab) {
 		l.Node.Links = slices.DeleteFunc(l.Node.Links, func(x netstate.Link) bool { return x.Name == l.pod.HostLink() })
 	}, "", "missing-link"},
 	{"bridge", "bridge down", change("enibr0", linkDown), "", "link-down"},
-	{"bridge", "bridge's MAC", change("enibr0", otherMAC), "", "stale-neighbour"},
-	{"bridge", "rules from the pod gone", dropRules(claims.PriorityFromPod), "", "missing-rule wrong-eni"},
+	{"bridge", "another MAC of the bridge", change("enibr0", otherMAC), "", "stale-neighbour"},
+	{"bridge", "rules from the pod deleted", dropRules(claims.PriorityFromPod), "", "missing-rule wrong-eni"},
 
 	{"eni", "nothing", nil, "", ""},
 	{"eni", "wrong gateway", func(l *modeLab) {
@@ -159,9 +149,9 @@ var modePlants = []struct {
 	}, "", "wrong-route"},
 	{"eni", "another MAC", changeInside("eth0", otherMAC), "", "wrong-mac"},
 	{"eni", "link down", changeInside("eth0", linkDown), "", "link-down"},
-	{"eni", "link gone", func(l *modeLab) { l.Sandbox.Links = nil }, "", "missing-link"},
-	{"eni", "address gone", func(l *modeLab) { l.Sandbox.Addresses = nil }, "", "missing-address"},
-	{"eni", "route gone", func(l *modeLab) { l.Sandbox.Routes = nil }, "", "missing-route"},
+	{"eni", "link deleted", func(l *modeLab) { l.Sandbox.Links = nil }, "", "missing-link"},
+	{"eni", "address deleted", func(l *modeLab) { l.Sandbox.Addresses = nil }, "", "missing-address"},
+	{"eni", "route deleted", func(l *modeLab) { l.Sandbox.Routes = nil }, "", "missing-route"},
 
 	{"ipvlan", "nothing", nil, "", ""},
 	{"ipvlan", "another MAC", changeInside("eth0", otherMAC), "", "wrong-mac"},
@@ -177,7 +167,7 @@ var modePlants = []struct {
 	{"ipvlan", "to the node, host link's MAC", func(l *modeLab) { change(l.pod.HostLink(), otherMAC)(l) }, "node", "stale-neighbour"},
 
 	{several, "nothing", nil, "", ""},
-	{several, "rule in the sandbox gone", func(l *modeLab) {
+	{several, "rule in the sandbox deleted", func(l *modeLab) {
 		l.Sandbox.Rules = slices.DeleteFunc(l.Sandbox.Rules, func(r netstate.Rule) bool { return r.Priority == 1 })
 	}, "", "missing-rule"},
 	{several, "table in the sandbox empty", func(l *modeLab) {
@@ -186,7 +176,7 @@ var modePlants = []struct {
 	{several, "link down", changeInside("eth1", linkDown), "", "link-down"},
 
 	{"branch-standard", "nothing", nil, "", ""},
-	{"branch-standard", "rules from the pod gone", dropRules(claims.PriorityFromPod), "", "missing-rule wrong-eni"},
+	{"branch-standard", "rules from the pod deleted", dropRules(claims.PriorityFromPod), "", "missing-rule wrong-eni"},
 	{"branch-standard", "table without default", dropRoutes("vlan.eth.5"), "", "missing-route wrong-eni"},
 	{"branch-standard", "VLAN link down", change("vlan.eth.5", linkDown), "", "link-down"},
 	{"branch-standard", "another VLAN ID", change("vlan.eth.5", func(x *netstate.Link) { x.VLAN = 6 }), "", "wrong-vlan"},
@@ -196,15 +186,15 @@ var modePlants = []struct {
 
 	{"branch-strict", "nothing", nil, "", ""},
 	{"branch-strict", "nothing, to the node", nil, "node", ""},
-	{"branch-strict", "rules of the host link gone", func(l *modeLab) {
-		l.rules(func(r *netstate.Rule) bool { return r.IIF != l.pod.HostLink() })
+	{"branch-strict", "rules of the host link deleted", func(l *modeLab) {
+		l.keepRules(func(r *netstate.Rule) bool { return r.IIF != l.pod.HostLink() })
 	}, "", "missing-filter missing-rule no-reverse-route | missing-filter missing-rule wrong-eni"},
-	{"branch-strict", "rules from the pod gone", func(l *modeLab) {
-		l.rules(func(r *netstate.Rule) bool { return r.Priority != claims.PriorityBranch || r.IIF != l.pod.HostLink() })
+	{"branch-strict", "rules from the pod deleted", func(l *modeLab) {
+		l.keepRules(func(r *netstate.Rule) bool { return r.Priority != claims.PriorityBranch || r.IIF != l.pod.HostLink() })
 	}, "", "missing-rule"},
-	{"branch-strict", "rules against forged sources gone", dropRules(claims.PriorityForged), "", "missing-filter"},
-	{"branch-strict", "rules of the VLAN link gone", func(l *modeLab) {
-		l.rules(func(r *netstate.Rule) bool { return r.IIF != "vlan.eth.5" })
+	{"branch-strict", "rules against forged sources deleted", dropRules(claims.PriorityForged), "", "missing-filter"},
+	{"branch-strict", "rules of the VLAN link deleted", func(l *modeLab) {
+		l.keepRules(func(r *netstate.Rule) bool { return r.IIF != "vlan.eth.5" })
 	}, "", "missing-rule no-reverse-route | missing-rule"},
 	{"branch-strict", "rules to another table", func(l *modeLab) {
 		for i, r := range l.Node.Rules {
@@ -218,7 +208,7 @@ var modePlants = []struct {
 	{"branch-strict", "another VLAN ID", change("vlan.eth.5", func(x *netstate.Link) { x.VLAN = 6 }), "", "wrong-vlan"},
 	{"branch-strict", "strict filtering on the VLAN link", setSysctl("net.ipv4.conf.vlan/eth/5.rp_filter", "1"), "", ""},
 	{"branch-strict", "no rule for table local", dropRules(claims.PriorityLocal), "node", "missing-rule"},
-	{"branch-strict", "table local at 0", func(l *modeLab) {
+	{"branch-strict", "rule for table local at priority 0", func(l *modeLab) {
 		for _, ipv6 := range []bool{false, true} {
 			l.Node.Rules = append(l.Node.Rules, netstate.Rule{IPv6: ipv6, Table: 255, Protocol: 2})
 		}
@@ -226,7 +216,7 @@ var modePlants = []struct {
 	{"branch-strict", "early demultiplexing", setSysctl("net.ipv4.ip_early_demux", "1"), "node", "early-demux"},
 }
 
-// TestTraceModeFaults plants faults in states of each mode.
+// TestTraceModeFaults plants each fault of modePlants in the state of a healthy node.
 func TestTraceModeFaults(t *testing.T) {
 	planted := map[string]bool{}
 	for _, p := range modePlants {
@@ -237,9 +227,9 @@ func TestTraceModeFaults(t *testing.T) {
 				if p.do != nil {
 					p.do(l)
 				}
-				dst := []netip.Addr{vpcHost4, vpcHost6}[i]
+				dst := []netip.Addr{datapathtest.VPCHost4, datapathtest.VPCHost6}[i]
 				if p.to == "node" {
-					dst = []netip.Addr{nodeAddr4, nodeAddr6}[i]
+					dst = []netip.Addr{datapathtest.Node4, datapathtest.Node6}[i]
 				}
 				want := p.want
 				if v4, v6, apart := strings.Cut(p.want, " | "); apart {
@@ -251,50 +241,51 @@ func TestTraceModeFaults(t *testing.T) {
 					t.Errorf("faults (-want +got):\n%s\n%s", diff, path)
 				}
 				if len(path.Unchecked) > 0 {
-					t.Errorf("all is known, and something is left open:\n%s", path)
+					t.Errorf("Unchecked is not empty, although the View is complete:\n%s", path)
 				}
 			})
 		}
 	}
-	for name := range modes() {
+	for name := range datapathtest.Modes() {
 		if !planted[name] {
-			t.Errorf("no fault is planted in mode %s", name)
+			t.Errorf("modePlants has no fault of mode %s", name)
 		}
 	}
 }
 
-// TestTraceRouterHeard takes away the rule by which neighbour discovery works on
-// VLAN links under Strict.
-func TestTraceRouterHeard(t *testing.T) {
+// TestTraceNeighborDiscovery deletes the rules that let neighbour discovery work on VLAN
+// links under Strict.
+func TestTraceNeighborDiscovery(t *testing.T) {
 	l := newModeLab("branch-strict")
-	l.rules(func(r *netstate.Rule) bool { return r.IPProto == 0 })
+	l.keepRules(func(r *netstate.Rule) bool { return r.IPProto == 0 })
 	for i, want := range []string{"", "missing-rule"} {
-		path := trace.Trace(l.View, trace.Flow{Src: l.pod.Addrs[i].Addr, Dst: []netip.Addr{vpcHost4, vpcHost6}[i]})
+		path := trace.Trace(l.View, trace.Flow{Src: l.pod.Addrs[i].Addr, Dst: []netip.Addr{datapathtest.VPCHost4, datapathtest.VPCHost6}[i]})
 		if diff := cmp.Diff(sortedWords(want), faultNames(path.Faults)); diff != "" {
 			t.Errorf("faults (-want +got):\n%s\n%s", diff, path)
 		}
 	}
 }
 
-// TestTraceNodeToStrict asks for a packet of the node itself to a pod under
-// Strict, which goes through the VPC.
+// TestTraceNodeToStrict traces a packet from the node itself to a pod under Strict. It
+// passes through the VPC.
 func TestTraceNodeToStrict(t *testing.T) {
 	l := newModeLab("branch-strict")
-	f := trace.Flow{Src: nodeAddr4, Dst: l.pod.Addrs[0].Addr}
+	f := trace.Flow{Src: datapathtest.Node4, Dst: l.pod.Addrs[0].Addr}
 	if path := trace.Trace(l.View, f); !path.OK() || path.Egress != "ens5" {
-		t.Errorf("want it out by ens5:\n%s", path)
+		t.Errorf("the packet does not leave by ens5:\n%s", path)
 	}
 	setSysctl("net.ipv4.ip_early_demux", "1")(l)
 	if path := trace.Trace(l.View, f); !path.Has(trace.FaultEarlyDemux) {
-		t.Errorf("want %s:\n%s", trace.FaultEarlyDemux, path)
+		t.Errorf("fault %s is missing:\n%s", trace.FaultEarlyDemux, path)
 	}
 }
 
-// TestTraceForged sends with another source than that of the pod under Strict.
+// TestTraceForged traces packets of a pod under Strict with a source that the pod does
+// not have.
 func TestTraceForged(t *testing.T) {
 	l := newModeLab("branch-strict")
 	l.Sandbox = nil
-	for i, dst := range []netip.Addr{vpcHost4, vpcHost6} {
+	for i, dst := range []netip.Addr{datapathtest.VPCHost4, datapathtest.VPCHost6} {
 		f := trace.Flow{Src: l.pod.Addrs[i].Addr.Next(), Dst: dst, HostLink: l.pod.HostLink()}
 		path := trace.Trace(l.View, f)
 		if diff := cmp.Diff([]string{"source-not-owned"}, faultNames(path.Faults)); diff != "" {
@@ -303,8 +294,9 @@ func TestTraceForged(t *testing.T) {
 	}
 }
 
-// TestTraceLeavesOpen traces with incomplete views, and asks for what no View contains.
-func TestTraceLeavesOpen(t *testing.T) {
+// TestTraceUnchecked traces with incomplete Views, and with rules that Trace cannot
+// evaluate.
+func TestTraceUnchecked(t *testing.T) {
 	public := netip.MustParseAddr("192.0.2.1")
 	for _, c := range []struct {
 		name, mode    string
@@ -312,37 +304,37 @@ func TestTraceLeavesOpen(t *testing.T) {
 		dst           netip.Addr
 		faults, notes string
 	}{
-		{"all known", "bridge", nil, vpcHost4, "", ""},
-		{"no agent, no sandbox", "bridge", func(l *modeLab) { l.Desired, l.Sandbox = nil, nil }, vpcHost4, "", "unknown-owner unknown-port unseen-sandbox"},
-		{"no sandbox", "eni", func(l *modeLab) { l.Sandbox = nil }, vpcHost4, "", "unseen-sandbox"},
-		{"no agent", "eni", func(l *modeLab) { l.Desired = nil }, vpcHost4, "", "unknown-owner"},
-		{"no pod", several, func(l *modeLab) {
+		{"complete View", "bridge", nil, datapathtest.VPCHost4, "", ""},
+		{"neither Desired nor Sandbox", "bridge", func(l *modeLab) { l.Desired, l.Sandbox = nil, nil }, datapathtest.VPCHost4, "", "unknown-owner unknown-port unseen-sandbox"},
+		{"no Sandbox", "eni", func(l *modeLab) { l.Sandbox = nil }, datapathtest.VPCHost4, "", "unseen-sandbox"},
+		{"no Desired", "eni", func(l *modeLab) { l.Desired = nil }, datapathtest.VPCHost4, "", "unknown-owner"},
+		{"unknown pod", several, func(l *modeLab) {
 			*l = modeLab{pod: l.pod, View: trace.View{Node: netstate.State{Links: l.Node.Links}}}
-		}, vpcHost4, "unknown-source", ""},
-		{"an ENI of its own to the internet", "eni", nil, public, "", "untranslated"},
-		{"a strict pod to the internet", "branch-strict", nil, public, "", "untranslated"},
-		{"something beyond translates", "branch-strict", func(l *modeLab) { l.External = true }, public, "", ""},
-		{"a rule in the translation's table", "bridge", func(l *modeLab) {
+		}, datapathtest.VPCHost4, "unknown-source", ""},
+		{"pod with an ENI of its own, to the internet", "eni", nil, public, "", "untranslated"},
+		{"pod under Strict, to the internet", "branch-strict", nil, public, "", "untranslated"},
+		{"a device outside the node translates", "branch-strict", func(l *modeLab) { l.External = true }, public, "", ""},
+		{"a foreign rule in the table of package snat", "bridge", func(l *modeLab) {
 			l.Translation = &trace.Translation{Odd: []string{"# quota"}}
-		}, vpcHost4, "", "unjudged-translation"},
+		}, datapathtest.VPCHost4, "", "unjudged-translation"},
 		{"chains of both families", "bridge", func(l *modeLab) {
 			l.Filters = []trace.OtherChain{{Family: "ip", Table: "filter", Chain: "FORWARD", Drops: true}, {Family: "ip6", Table: "filter", Chain: "FORWARD"}}
-		}, vpcHost4, "", "foreign-filter"},
+		}, datapathtest.VPCHost4, "", "foreign-filter"},
 		{"a chain of the other family", "bridge", func(l *modeLab) {
 			l.Filters = []trace.OtherChain{{Family: "ip6", Table: "filter", Chain: "FORWARD"}}
-		}, vpcHost4, "", ""},
+		}, datapathtest.VPCHost4, "", ""},
 		{"a rule by port", "bridge", func(l *modeLab) {
 			l.Node.Rules = append(l.Node.Rules, netstate.Rule{Priority: 600, Other: "dport 53-53", Table: netstate.TableMain, Protocol: 4})
-		}, vpcHost4, "", "unjudged-rule"},
+		}, datapathtest.VPCHost4, "", "unjudged-rule"},
 		{"a rule by port for another source", "bridge", func(l *modeLab) {
-			l.Node.Rules = append(l.Node.Rules, netstate.Rule{Priority: 600, From: prefixes("10.9.0.0/16")[0], Other: "dport 53-53", Table: netstate.TableMain, Protocol: 4})
-		}, vpcHost4, "", ""},
+			l.Node.Rules = append(l.Node.Rules, netstate.Rule{Priority: 600, From: datapathtest.Prefixes("10.9.0.0/16")[0], Other: "dport 53-53", Table: netstate.TableMain, Protocol: 4})
+		}, datapathtest.VPCHost4, "", ""},
 		{"a rule by protocol", "bridge", func(l *modeLab) {
 			l.Node.Rules = append(l.Node.Rules, netstate.Rule{Priority: 600, IPProto: 17, Table: netstate.TableMain, Protocol: 4})
-		}, vpcHost4, "", "unjudged-rule"},
-		{"a rule by port behind the one that decides", "bridge", func(l *modeLab) {
+		}, datapathtest.VPCHost4, "", "unjudged-rule"},
+		{"a rule by port after the rule that decides", "bridge", func(l *modeLab) {
 			l.Node.Rules = append(l.Node.Rules, netstate.Rule{Priority: 2000, Other: "dport 53-53", Table: netstate.TableMain, Protocol: 4})
-		}, vpcHost4, "", ""},
+		}, datapathtest.VPCHost4, "", ""},
 	} {
 		l := newModeLab(c.mode)
 		if c.do != nil {
@@ -355,7 +347,7 @@ func TestTraceLeavesOpen(t *testing.T) {
 		}
 		slices.Sort(notes)
 		if diff := cmp.Diff(sortedWords(c.notes), slices.Compact(notes)); diff != "" {
-			t.Errorf("%s: left open (-want +got):\n%s\n%s", c.name, diff, path)
+			t.Errorf("%s: Unchecked (-want +got):\n%s\n%s", c.name, diff, path)
 		}
 		if diff := cmp.Diff(sortedWords(c.faults), faultNames(path.Faults)); diff != "" {
 			t.Errorf("%s: faults (-want +got):\n%s\n%s", c.name, diff, path)
@@ -363,26 +355,27 @@ func TestTraceLeavesOpen(t *testing.T) {
 	}
 }
 
-// TestTraceNoPacket asks for what is no packet.
-func TestTraceNoPacket(t *testing.T) {
+// TestFlowValidate checks which flows are valid packets.
+func TestFlowValidate(t *testing.T) {
 	l := newModeLab("bridge")
 	for _, f := range []trace.Flow{
 		{},
-		{Src: nodeAddr4, Dst: vpcHost6},
-		{Src: nodeAddr4, Dst: vpcHost4, Proto: "tpc"},
-		{Src: nodeAddr4, Dst: vpcHost4, Proto: "256"},
+		{Src: datapathtest.Node4, Dst: datapathtest.VPCHost6},
+		{Src: datapathtest.Node4, Dst: datapathtest.VPCHost4, Proto: "tpc"},
+		{Src: datapathtest.Node4, Dst: datapathtest.VPCHost4, Proto: "256"},
 	} {
 		if f.Validate() == nil || trace.Trace(l.View, f).OK() {
-			t.Errorf("%+v is a packet", f)
+			t.Errorf("%+v is valid, want an error", f)
 		}
 	}
 	for _, proto := range []string{"", "icmp", "ICMPv6", "tcp", "udp", "sctp", "47"} {
-		if err := (trace.Flow{Src: nodeAddr4, Dst: vpcHost4, Proto: proto}).Validate(); err != nil {
+		if err := (trace.Flow{Src: datapathtest.Node4, Dst: datapathtest.VPCHost4, Proto: proto}).Validate(); err != nil {
 			t.Errorf("protocol %q: %v", proto, err)
 		}
 	}
 }
 
+// throughJSON returns v after encoding and decoding.
 func throughJSON(t *testing.T, v trace.View) (saved trace.View) {
 	t.Helper()
 	b, err := json.Marshal(v)
@@ -395,6 +388,7 @@ func throughJSON(t *testing.T, v trace.View) (saved trace.View) {
 	return saved
 }
 
+// faultNames returns the names of the faults, sorted and without duplicates.
 func faultNames(faults []trace.Fault) []string {
 	names := map[string]bool{}
 	for _, f := range faults {
@@ -408,6 +402,7 @@ func faultNames(faults []trace.Fault) []string {
 	return list
 }
 
+// sortedWords returns the words of s, nil if there are none.
 func sortedWords(s string) []string {
 	words := strings.Fields(s)
 	slices.Sort(words)
@@ -415,4 +410,26 @@ func sortedWords(s string) []string {
 		return nil
 	}
 	return words
+}
+
+// TestTraceMode traces a packet of a pod of each mode.
+func TestTraceMode(t *testing.T) {
+	for name, mode := range datapathtest.Modes() {
+		p := datapathtest.Pod(datapath.PerPod, 2)
+		p.Mode = mode
+		n := datapathtest.Node(datapath.PerPod)
+		if mode.Branch != nil {
+			n.Enforcement = mode.Branch.Enforcement
+			p.Addrs = datapathtest.BranchAddrs()
+		}
+		host, sandbox := netstate.Join(n.State(), p.HostState()), p.SandboxState()
+		for _, e := range n.ENIs {
+			if _, ok := host.Link(e.Link); !ok {
+				host.Links = append(host.Links, netstate.Link{Name: e.Link, MAC: e.MAC.String(), Up: true})
+			}
+		}
+		v := trace.View{Node: host, Sandbox: &sandbox, Desired: &datapath.Desired{Node: n, Pods: []datapath.Pod{p}}}
+		path := trace.Trace(v, trace.Flow{Src: p.Addrs[0].Addr, Dst: netip.MustParseAddr("10.0.7.7")})
+		datapathtest.Golden(t, "trace-"+name, path.String())
+	}
 }

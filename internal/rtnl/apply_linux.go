@@ -10,11 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BatchSize bounds the requests of one system call, so that the answers fit
-// into the socket's buffer.
-const BatchSize = 64
-
-// applyRoutes sends changes of links, addresses, neighbours, routes and rules.
+// Apply carries out changes of links, addresses, neighbours, routes and rules, at most
+// BatchSize of them. It succeeds if an object to delete does not exist, or if a rule to
+// add does.
 func Apply(c *Conn, changes []netstate.Change) error {
 	index, err := LinkIndexes(c, changes)
 	if err != nil {
@@ -28,7 +26,7 @@ func Apply(c *Conn, changes []netstate.Change) error {
 		name := linkOf(ch.Item)
 		if name != "" && index[name] == 0 {
 			if ch.Op == netstate.OpDelete {
-				continue // it went with its link
+				continue // the kernel deleted it with its link
 			}
 			return fmt.Errorf("%s: %w", ch, unix.ENODEV)
 		}
@@ -40,46 +38,20 @@ func Apply(c *Conn, changes []netstate.Change) error {
 		return err
 	}
 	for i, a := range answers {
-		if err := settle(sent[i], a.Err); err != nil {
+		if err := ignoreDone(sent[i], a.Err); err != nil {
 			return fmt.Errorf("%s: %w", sent[i], err)
 		}
 	}
 	return nil
 }
 
-// Change appends the request for one change.
-func (b *Batch) Change(ch netstate.Change, index int) {
-	switch i := ch.Item.(type) {
-	case netstate.Link:
-		if ch.Op == netstate.OpDelete {
-			b.DeleteLink(index)
-		} else {
-			b.SetLink(index, i)
-		}
-	case netstate.Address:
-		b.Address(ch.Op, index, i)
-	case netstate.Neighbor:
-		b.Neighbor(ch.Op, index, i)
-	case netstate.Route:
-		b.Route(ch.Op, index, i, Replace)
-	case netstate.Rule:
-		b.Rule(ch.Op, i)
-	}
-}
-
-// settle decides about the kernel's answer to a change. A rule that is there already
-// was made by another call just now.
-func settle(ch netstate.Change, err error) error {
+// ignoreDone returns nil for an answer that says that the change is made already. A
+// rule that exists was made by another call just now.
+func ignoreDone(ch netstate.Change, err error) error {
 	if ch.Op == netstate.OpDelete && IsGone(err) || ch.Op == netstate.OpAdd && IsRule(ch.Item) && errors.Is(err, unix.EEXIST) {
 		return nil
 	}
 	return err
-}
-
-// IsGone reports whether err says that what should be deleted does not exist.
-func IsGone(err error) bool {
-	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) ||
-		errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV)
 }
 
 // linkOf returns the name of the link that i belongs to, if any.
@@ -97,12 +69,13 @@ func linkOf(i netstate.Item) string {
 	return ""
 }
 
-// LinkIndexes finds the numbers of the links that changes name; 0 is no link.
+// LinkIndexes finds the numbers of the links that changes name. The number of a link
+// that does not exist is 0.
 func LinkIndexes(c *Conn, changes []netstate.Change) (map[string]int, error) {
 	var (
 		b     Batch
 		index = map[string]int{}
-		order []string
+		names []string
 	)
 	for _, ch := range changes {
 		name := linkOf(ch.Item)
@@ -110,7 +83,7 @@ func LinkIndexes(c *Conn, changes []netstate.Change) (map[string]int, error) {
 			continue
 		}
 		index[name] = 0
-		order = append(order, name)
+		names = append(names, name)
 		b.FindLink(name)
 	}
 	answers, err := c.Do(&b)
@@ -121,30 +94,17 @@ func LinkIndexes(c *Conn, changes []netstate.Change) (map[string]int, error) {
 		if a.Err != nil {
 			continue
 		}
-		l, err := ParseLink(a.Data)
+		l, err := a.Link()
 		if err != nil {
 			return nil, err
 		}
-		index[order[i]] = l.Index
+		index[names[i]] = l.Index
 	}
 	return index, nil
 }
 
+// IsRule reports whether i is a rule.
 func IsRule(i netstate.Item) bool {
 	_, ok := i.(netstate.Rule)
 	return ok
-}
-
-// SetGroup puts a link into a link group. One that is gone is fine.
-func SetGroup(c *Conn, index, group int) error {
-	var b Batch
-	b.Group(index, group)
-	answers, err := c.Do(&b)
-	if err != nil {
-		return err
-	}
-	if err := answers[0].Err; err != nil && !IsGone(err) {
-		return fmt.Errorf("set link group: %w", err)
-	}
-	return nil
 }

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"golang.org/x/sys/unix"
+)
+
+// Batch is a list of route netlink requests that go to the kernel in one system call.
+// The kernel carries them out in order; a request that fails does not stop the
+// others. The zero value is an empty batch.
+type Batch struct {
+	requests []*nl.NetlinkRequest
+}
+
+// BatchSize bounds the requests of one batch, so that the answers fit into the buffer
+// of the socket.
+const BatchSize = 64
+
+// Flags of requests. The kernel acknowledges each of them.
+const (
+	ack = unix.NLM_F_ACK
+	// create adds an object, or fails with EEXIST.
+	create = unix.NLM_F_ACK | unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	// replace adds an object, or replaces the one in its place.
+	replace = unix.NLM_F_ACK | unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+)
+
+// add appends a request of a kind with its fixed header and its attributes.
+func (b *Batch) add(kind, flags int, header nl.NetlinkRequestData, attrs ...nl.NetlinkRequestData) {
+	r := nl.NewNetlinkRequest(kind, flags)
+	r.Data = append(append(make([]nl.NetlinkRequestData, 0, 1+len(attrs)), header), attrs...)
+	b.requests = append(b.requests, r)
+}
+
+// serialize returns the requests one after the other, with sequence numbers from first.
+func (b *Batch) serialize(first uint32) []byte {
+	var buf []byte
+	for i, r := range b.requests {
+		r.Seq = first + uint32(i)
+		buf = append(buf, r.Serialize()...)
+	}
+	return buf
+}
+
+// Change appends the request for one change. Index is the number of the item's link; a
+// rule has none.
+func (b *Batch) Change(ch netstate.Change, index int) {
+	switch i := ch.Item.(type) {
+	case netstate.Link:
+		if ch.Op == netstate.OpDelete {
+			b.DeleteLink(index)
+		} else {
+			b.SetLink(index, i)
+		}
+	case netstate.Address:
+		b.Address(ch.Op, index, i)
+	case netstate.Neighbor:
+		b.Neighbor(ch.Op, index, i)
+	case netstate.Route:
+		if ch.Op == netstate.OpDelete {
+			b.DeleteRoute(index, i)
+		} else {
+			b.ReplaceRoute(index, i)
+		}
+	case netstate.Rule:
+		b.Rule(ch.Op, i)
+	}
+}
+
+// requestOf returns kind and flags of the request that adds or deletes an object.
+func requestOf(op netstate.Op, addKind, addFlags, deleteKind int) (kind, flags int) {
+	if op == netstate.OpAdd {
+		return addKind, addFlags
+	}
+	return deleteKind, ack
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rtnl
+
+import (
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"golang.org/x/sys/unix"
+)
+
+// Observation is a State, and its links with their numbers.
+type Observation struct {
+	netstate.State
+	Indexed []Link
+}
+
+// ObserveRoutes reads everything that a route netlink socket reports.
+func ObserveRoutes(c *Conn) (Observation, error) {
+	o, err := DumpLinks(c)
+	if err != nil {
+		return o, err
+	}
+	links := LinkNames{}
+	for _, l := range o.Indexed {
+		links[l.Index] = l.Name
+	}
+	if err := o.observeAddresses(c, links); err != nil {
+		return o, err
+	}
+	if err := o.observeNeighbors(c, links); err != nil {
+		return o, err
+	}
+	for f := range netstate.Families() {
+		if err := c.EachRoute(f, links, func(r netstate.Route) { o.Routes = append(o.Routes, r) }); err != nil {
+			return o, err
+		}
+		if err := c.EachRule(f, func(r netstate.Rule) { o.Rules = append(o.Rules, r) }); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+func (o *Observation) observeAddresses(c *Conn, links LinkNames) error {
+	return c.dump(unix.RTM_GETADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC), func(body []byte) error {
+		a, err := decodeAddress(body, links)
+		if err == nil && !(a.Prefix.Addr().Is6() && a.Prefix.Addr().IsLinkLocalUnicast()) {
+			o.Addresses = append(o.Addresses, a)
+		}
+		return err
+	})
+}
+
+func (o *Observation) observeNeighbors(c *Conn, links LinkNames) error {
+	return c.dump(unix.RTM_GETNEIGH, ndMsg{}, func(body []byte) error {
+		n, err := decodeNeighbor(body, links)
+		if err == nil && n.Permanent {
+			o.Neighbors = append(o.Neighbors, n.Neighbor)
+		}
+		return err
+	})
+}
+
+// DumpLinks reads the links and their settings.
+func DumpLinks(c *Conn) (Observation, error) {
+	var o Observation
+	links := LinkNames{}
+	err := c.dump(unix.RTM_GETLINK, linkHeader(0), func(body []byte) error {
+		l, err := decodeLink(body)
+		o.Indexed = append(o.Indexed, l)
+		o.Sysctls = append(o.Sysctls, l.Sysctls...)
+		links[l.Index] = l.Name
+		return err
+	})
+	for i, l := range o.Indexed {
+		if l.ParentIndex != 0 {
+			o.Indexed[i].Parent = links.Name(l.ParentIndex)
+		}
+		if l.MasterIndex != 0 {
+			o.Indexed[i].Master = links.Name(l.MasterIndex)
+		}
+		o.Links = append(o.Links, o.Indexed[i].Link)
+	}
+	return o, err
+}
