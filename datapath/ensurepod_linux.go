@@ -103,7 +103,7 @@ func (a *addition) applyHost(ctx context.Context, changes []netstate.Change) err
 			return err
 		}
 		return a.h.withConn(ctx, func(c *rtnl.Conn) error {
-			if err := a.claimRoutes(c, contested); err != nil {
+			if err := a.claimRoutes(ctx, c, contested); err != nil {
 				return err
 			}
 			return rtnl.Apply(c, rules)

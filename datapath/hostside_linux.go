@@ -21,7 +21,7 @@ func (a *addition) wireHost(ctx context.Context) error {
 		return a.ensureHost(ctx)
 	}
 	return a.h.withRules(ctx, a.host, func(c *rtnl.Conn) error {
-		if err := a.claim(c); err != nil {
+		if err := a.claim(ctx, c); err != nil {
 			return err
 		}
 		return a.replaceRules(c)
@@ -44,7 +44,7 @@ func missing(have, want []netstate.Sysctl) []netstate.Sysctl {
 // claim sets the host link up and claims the addresses by its routes, which the kernel
 // gives to one link only. Rules, which do not name their pod, must follow when all
 // addresses are the pod's.
-func (a *addition) claim(c *rtnl.Conn) error {
+func (a *addition) claim(ctx context.Context, c *rtnl.Conn) error {
 	if err := a.clearOtherLayout(c); err != nil {
 		return err
 	}
@@ -73,17 +73,17 @@ func (a *addition) claim(c *rtnl.Conn) error {
 			return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: n}, err)
 		}
 	}
-	var contested []netstate.Route
+	var occupied []netstate.Route
 	for i, r := range a.host.Routes {
 		err := answers[3+len(a.host.Neighbors)+i].Err
 		switch {
 		case errors.Is(err, unix.EEXIST):
-			contested = append(contested, r)
+			occupied = append(occupied, r)
 		case err != nil:
 			return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: r}, err)
 		}
 	}
-	return a.claimRoutes(c, contested)
+	return a.claimRoutes(ctx, c, occupied)
 }
 
 // replaceRules deletes the rules that an earlier pod has left for the addresses, and adds

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
@@ -80,8 +81,17 @@ func (a *addition) refuseUse(c *rtnl.Conn, f foundUse) error {
 		}
 		return taken(f.Addr, owner, false)
 	}
-	return taken(f.Addr, f.Link, false)
+	err := taken(f.Addr, f.Link, false)
+	if f.link.Group == claims.LinkGroupWiring {
+		err = contested{err}
+	}
+	return err
 }
+
+// contested is an ErrAddressTaken by a pod that is being added at the same time.
+type contested struct{ error }
+
+func (c contested) Unwrap() error { return c.error }
 
 // refuseIn returns ErrAddressTaken if in o an address of the pod is another pod's or the
 // node's. An address on a link that is the pod's, or becomes the pod's, is the pod's. If the
@@ -107,30 +117,59 @@ func (a *addition) refuseIn(c *rtnl.Conn, o rtnl.Observation) error {
 	return nil
 }
 
-// claimTries bounds how often a route is claimed that ended pods, or ADDs at the same
-// time, have.
+// claimTries bounds how often a route is claimed that belongs to ended pods or to
+// concurrent ADDs.
 const claimTries = 10
 
-// claimRoutes adds routes to single addresses by the host link. The kernel makes a route
-// only if the table has none to the address, so that of two links one gets it. Routes of
-// pods that have ended make room.
-func (a *addition) claimRoutes(c *rtnl.Conn, routes []netstate.Route) error {
+// contestTime is how long an ADD waits for a concurrent ADD of another pod to give up an
+// address, and contestPause the time between two attempts.
+const (
+	contestTime  = time.Second
+	contestPause = time.Millisecond
+)
+
+// claimRoutes adds routes to single addresses by the host link. The kernel adds a route
+// only if its table has no route to the address, so one of two links gets the address.
+// Routes of pods that have ended are replaced.
+//
+// Two concurrent ADDs with the same two addresses could each get one of them. The first
+// address decides: the ADD that did not get it fails, and the other waits until the
+// second address is free.
+func (a *addition) claimRoutes(ctx context.Context, c *rtnl.Conn, routes []netstate.Route) error {
+	ctx, cancel := context.WithTimeout(ctx, contestTime)
+	defer cancel()
 	for _, r := range routes {
-		err := addRoute(c, a.link.Index, r, (*rtnl.Batch).AddRoute)
-		for try := 1; errors.Is(err, unix.EEXIST) && try < claimTries; try++ {
-			own, e := a.makeRoom(c, r)
-			if e != nil {
-				return e
+		err := a.claimRoute(c, r)
+		for errors.As(err, new(contested)) && r.Key() != a.host.Routes[0].Key() && ctx.Err() == nil {
+			select {
+			case <-time.After(contestPause):
+			case <-ctx.Done():
 			}
-			add := (*rtnl.Batch).AddRoute
-			if own {
-				add = (*rtnl.Batch).ReplaceRoute // another AddPod of the same pod, or Watch, added it
-			}
-			err = addRoute(c, a.link.Index, r, add)
+			err = a.claimRoute(c, r)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: r}, err)
+			return err
 		}
+	}
+	return nil
+}
+
+// claimRoute adds one route, see claimRoutes.
+func (a *addition) claimRoute(c *rtnl.Conn, r netstate.Route) error {
+	err := addRoute(c, a.link.Index, r, (*rtnl.Batch).AddRoute)
+	for try := 1; errors.Is(err, unix.EEXIST) && try < claimTries; try++ {
+		own, e := a.makeRoom(c, r)
+		if e != nil {
+			return e
+		}
+		add := (*rtnl.Batch).AddRoute
+		if own {
+			add = (*rtnl.Batch).ReplaceRoute // another AddPod of the same pod, or Watch, added it
+		}
+		err = addRoute(c, a.link.Index, r, add)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: r}, err)
 	}
 	return nil
 }

@@ -9,8 +9,10 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
@@ -119,6 +121,51 @@ func TestRacingAdds(t *testing.T) {
 	}
 }
 
+// TestContestedAddress adds a pod while an ADD of another pod, which is not done, has one
+// of its two addresses. If that is the first address, the ADD fails at once. If it is the
+// second, the ADD waits until the other pod has given it up.
+func TestContestedAddress(t *testing.T) {
+	h, _ := crashNode(t)
+	for _, layout := range []Layout{Flat, PerPod} {
+		for contested := range 2 {
+			p, other := takenPod(t, "p", layout, 2), takenPod(t, "other", layout, 3)
+			a := newTestAddition(t, h, other)
+			if err := a.place(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			err := h.withConn(t.Context(), func(c *rtnl.Conn) error { return a.claimRoute(c, a.host.Routes[contested]) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := newTestAddition(t, h, p)
+			if err := b.place(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- b.wireHost(t.Context()) }()
+			if contested == 1 {
+				select {
+				case err := <-ended:
+					t.Fatalf("%s: ADD ended with %v while another ADD has its second address", layout, err)
+				case <-time.After(20 * time.Millisecond):
+				}
+				if err := h.withConn(t.Context(), func(c *rtnl.Conn) error { return rtnl.SetGroup(c, a.link.Index, claims.LinkGroupEnding) }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := <-ended; (err == nil) != (contested == 1) || err != nil && !errors.Is(err, ErrAddressTaken) {
+				t.Errorf("%s: ADD with address %d contested: %v", layout, contested, err)
+			}
+			for _, p := range []Pod{p, other} {
+				if err := h.DelPod(t.Context(), p); err != nil {
+					t.Error(err)
+				}
+				dropNetns(p.Netns)
+			}
+		}
+	}
+}
+
 // TestLateAdd stops an ADD after each of its steps. Its pod is deleted, the addresses go
 // to another pod, and then the ADD continues. The new owner must lose nothing.
 func TestLateAdd(t *testing.T) {
@@ -179,7 +226,7 @@ func lateSteps(t *testing.T, h *kernel, p Pod) (steps []func() error) {
 	a := newTestAddition(t, h, p)
 	for i, step := range a.steps() {
 		if i == 4 && p.layout() == Flat {
-			for _, half := range []func(*rtnl.Conn) error{a.claim, a.replaceRules} {
+			for _, half := range []func(*rtnl.Conn) error{func(c *rtnl.Conn) error { return a.claim(t.Context(), c) }, a.replaceRules} {
 				steps = append(steps, func() error { return h.withConn(t.Context(), half) })
 			}
 			continue
