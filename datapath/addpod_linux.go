@@ -34,8 +34,8 @@ func (h *kernel) AddPod(ctx context.Context, p Pod) (Wiring, error) {
 	return p.Wiring(), nil
 }
 
-// addPod is the way of every ADD, whatever the mode. It undoes what it has made if a
-// step fails.
+// addPod runs the steps of an ADD, in every mode. If a step fails, it undoes the earlier
+// ones.
 func (h *kernel) addPod(ctx context.Context, p Pod, inside *kernel) (err error) {
 	a, err := h.newAddition(ctx, p, inside)
 	if err != nil {
@@ -56,7 +56,7 @@ func (h *kernel) addPod(ctx context.Context, p Pod, inside *kernel) (err error) 
 	return nil
 }
 
-// addition is an ADD at work.
+// addition is an ADD in progress.
 type addition struct {
 	h, inside *kernel
 	pod       Pod // resolved
@@ -64,21 +64,21 @@ type addition struct {
 	// host and sandbox are the states that the pod needs.
 	host, sandbox netstate.State
 	owned         ownership
-	// alias is the zero alias if the pod has a veth pair and nothing else. The kernel
-	// gives a route to one link of a table only, so that of two such pods one gets the
-	// address. Pods of other modes take turns by the lock.
+	// alias is zero if the pod has nothing but a veth pair. Of two concurrent ADDs of such
+	// pods with one address, the kernel lets only one add its route. ADDs of all other
+	// pods exclude each other by the lock.
 	alias alias
-	// link is the host side of the veth pair, with index 0 if the mode has none.
+	// link is the host side of the veth pair. Its index is 0 if the mode has no pair.
 	link rtnl.Link
-	// made says that this call has made or moved a link, fresh that this call has made
-	// the veth pair.
+	// made says that this call has created or moved a link, fresh that it has created the
+	// veth pair.
 	made, fresh bool
-	// repeated says that an earlier AddPod has wired the pod to the end, unfinished that
-	// this call has changed something since, so that the pod may not be ready.
+	// repeated says that an earlier AddPod of the pod was completed, unfinished that this
+	// call has changed something, so that the pod may not be ready.
 	repeated, unfinished bool
 }
 
-// newAddition finds out what p needs.
+// newAddition computes what p needs on the node and in its sandbox.
 func (h *kernel) newAddition(ctx context.Context, p Pod, inside *kernel) (*addition, error) {
 	p, err := h.resolvePod(ctx, p)
 	if err != nil {
@@ -90,12 +90,12 @@ func (h *kernel) newAddition(ctx context.Context, p Pod, inside *kernel) (*addit
 	return a, nil
 }
 
-// steps are the steps of an ADD in order. A kill can stop it after any of them.
+// steps returns the steps of an ADD in order. The process may be killed after any of them.
 //
-// The order is also one of speed. After the request for a veth pair, and after that which
-// brings it up, the kernel has work left that the next requests must wait for, unless they
-// need no lock of it. With the lookup before the pair, and the wait for the carrier before
-// the end of the wiring, an ADD takes a tenth longer.
+// The order matters for speed. After it has created a veth pair, and after it has brought
+// it up, the kernel continues to work on the pair, and requests that need the same lock
+// wait. An ADD takes a tenth longer if the lookup comes before the pair is created, or the
+// wait for the carrier before the wiring ends.
 func (a *addition) steps() []func(context.Context) error {
 	return []func(context.Context) error{
 		a.place,
@@ -108,8 +108,8 @@ func (a *addition) steps() []func(context.Context) error {
 	}
 }
 
-// place makes the links of the pod. A pod with more than a veth pair may change links that
-// another pod has, or move one, so it is refused before.
+// place creates the links of the pod. A pod with more than a veth pair may change or move a
+// link that another pod uses, so place checks its addresses first.
 func (a *addition) place(ctx context.Context) (err error) {
 	if a.alias != (alias{}) {
 		if a.repeated, err = a.wiredBefore(ctx); err != nil {
@@ -122,20 +122,20 @@ func (a *addition) place(ctx context.Context) (err error) {
 	return a.mode.place(ctx, a)
 }
 
-// onlyPair reports whether this call has made all that there is of the pod: a veth pair
-// with nothing beside it.
+// onlyPair reports whether the pod has nothing but a veth pair, and this call has created
+// it.
 func (a *addition) onlyPair() bool { return a.fresh && a.alias == (alias{}) }
 
-// undo takes away what a failed AddPod has made. If the address is another pod's, and
-// there is nothing but the new link, the link goes with what is on it, and nothing that
-// only names the address is touched.
+// undo removes what a failed AddPod has created. If another pod has the address and the new
+// veth pair is all that was created, undo deletes only the pair: rules for the address
+// may belong to the other pod.
 func (a *addition) undo(ctx context.Context, failure error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
 	if !errors.Is(failure, ErrAddressTaken) || a.alias != (alias{}) || a.pod.Index > 0 {
 		return a.h.DelPod(ctx, a.pod)
 	}
-	err := a.h.withConn(ctx, func(c *rtnl.Conn) error { return rtnl.SetGroup(c, a.link.Index, claims.LinkGroupEnding) })
+	err := a.h.withConn(ctx, func(c *rtnl.Conn) error { return c.SetLinkGroup(a.link.Index, claims.LinkGroupEnding) })
 	if err != nil {
 		return err
 	}
@@ -145,7 +145,8 @@ func (a *addition) undo(ctx context.Context, failure error) error {
 // errDeleted means that a DEL of the pod began while it was added.
 var errDeleted = errors.New("the pod was deleted while it was added")
 
-// stillWiring returns errDeleted if a DEL is at work on the link that a answers for.
+// stillWiring returns errDeleted if a DEL of the pod has begun. a is the answer to a request
+// for the host link.
 func stillWiring(a rtnl.Answer) error {
 	if a.Err != nil {
 		return fmt.Errorf("look at link: %w", a.Err)
@@ -156,8 +157,8 @@ func stillWiring(a rtnl.Answer) error {
 	return nil
 }
 
-// finish ends the wiring of the host link, so that Watch looks after the pod, unless a
-// DEL has begun.
+// finish takes the host link out of the group of links that are being wired, so that Watch
+// restores what the pod needs from now on. It fails if a DEL has begun.
 func (a *addition) finish(ctx context.Context) error {
 	if a.link.Index == 0 || !a.unfinished {
 		return nil
@@ -172,6 +173,6 @@ func (a *addition) finish(ctx context.Context) error {
 		if err := stillWiring(answers[0]); err != nil {
 			return err
 		}
-		return rtnl.SetGroup(c, a.link.Index, 0)
+		return c.SetLinkGroup(a.link.Index, 0)
 	})
 }

@@ -88,7 +88,7 @@ func (h *kernel) aliased(ctx context.Context, owners ...string) (found []rtnl.Li
 // allAliased finds the links with an alias of one of the owners among all links, for
 // kernels without alternative names.
 func allAliased(c *rtnl.Conn, owners []string) (found []rtnl.Link, err error) {
-	o, err := rtnl.DumpLinks(c)
+	o, err := c.ObserveLinks()
 	for _, l := range o.Indexed {
 		for _, owner := range owners {
 			if aliasIn(l).owner == owner {

@@ -4,9 +4,12 @@ package datapath
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/rtnl"
+	"golang.org/x/sys/unix"
 )
 
 // Apply: see [Handle.Apply].
@@ -42,7 +45,7 @@ func (h *kernel) applySome(ctx context.Context, changes []netstate.Change) (int,
 	for n < min(len(changes), rtnl.BatchSize) && isRouteItem(changes[n].Item) && !needsOtherLinks(changes[n]) {
 		n++
 	}
-	return n, h.withConn(ctx, func(c *rtnl.Conn) error { return rtnl.Apply(c, changes[:n]) })
+	return n, h.withConn(ctx, func(c *rtnl.Conn) error { return c.Apply(changes[:n]) })
 }
 
 // needsOtherLinks reports whether a change of a link involves another link: its parent,
@@ -65,4 +68,90 @@ func isFilterItem(i netstate.Item) bool {
 func isRouteItem(i netstate.Item) bool {
 	_, setting := i.(netstate.Sysctl)
 	return !setting && !isFilterItem(i)
+}
+
+// applyVirtual makes a virtual link if l is one that should be down. It gives any other
+// link, which must exist, the settings of l and its master.
+func (h *kernel) applyVirtual(ctx context.Context, l netstate.Link) error {
+	if l.Virtual() && !l.Up {
+		return h.ensureVirtual(ctx, l)
+	}
+	have, err := h.findLink(ctx, l.Name)
+	if err != nil {
+		return err
+	}
+	if have.Index == 0 {
+		return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: l}, unix.ENODEV)
+	}
+	if have.MAC == l.MAC {
+		l.MAC = "" // setting a MAC again would delete the link's neighbours
+	}
+	master, err := h.otherLink(ctx, l.Master)
+	if err != nil {
+		return err
+	}
+	return h.withConn(ctx, func(c *rtnl.Conn) error {
+		var b rtnl.Batch
+		b.SetLink(have.Index, l)
+		if have.MasterIndex != master.Index {
+			b.SetMaster(have.Index, master.Index)
+		}
+		answers, err := c.Do(&b)
+		for _, a := range answers {
+			err = errors.Join(err, a.Err)
+		}
+		return err
+	})
+}
+
+// otherLink finds a link that must exist. Without a name it returns the zero Link.
+func (h *kernel) otherLink(ctx context.Context, name string) (link rtnl.Link, err error) {
+	if name == "" {
+		return link, nil
+	}
+	link, err = h.findLink(ctx, name)
+	if err == nil && link.Index == 0 {
+		err = fmt.Errorf("link %s: %w", name, unix.ENODEV)
+	}
+	return link, err
+}
+
+// ensureVirtual makes a virtual link, down, unless it exists. It deletes a link of the
+// name that is of another kind or on another link: remains of an earlier pod.
+func (h *kernel) ensureVirtual(ctx context.Context, l netstate.Link) error {
+	parent, err := h.otherLink(ctx, l.Parent)
+	if err != nil {
+		return err
+	}
+	have, err := h.findLink(ctx, l.Name)
+	if err != nil {
+		return err
+	}
+	if have.Index != 0 {
+		if have.Kind == l.Kind && have.VLAN == l.VLAN && have.ParentIndex == parent.Index {
+			if a := parseAlias(l.Alias); a != (alias{}) {
+				return h.markLink(ctx, l.Name, a)
+			}
+			return nil
+		}
+		if err := h.deleteLink(ctx, have.Index); err != nil {
+			return err
+		}
+	}
+	err = h.withConn(ctx, func(c *rtnl.Conn) error {
+		var b rtnl.Batch
+		b.CreateVirtual(l, parent.Index)
+		if a := parseAlias(l.Alias); a != (alias{}) {
+			b.MarkLink(l.Name, a.String(), a.altName())
+		}
+		answers, err := c.Do(&b)
+		if err != nil {
+			return err
+		}
+		return answers[0].Err
+	})
+	if err != nil && !errors.Is(err, unix.EEXIST) { // EEXIST: another AddPod made the bridge
+		return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: l}, err)
+	}
+	return nil
 }

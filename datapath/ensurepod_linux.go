@@ -12,8 +12,8 @@ import (
 	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
-// ensureSandbox makes the sandbox what the pod needs, whatever it was. It does not repeat
-// what exists already: ipvlan refuses an address that it has.
+// ensureSandbox changes the sandbox to what the pod needs. It does not add what exists
+// already, because ipvlan refuses an address that its link has.
 func (a *addition) ensureSandbox(ctx context.Context) error {
 	apply := func(ctx context.Context, changes []netstate.Change) error {
 		a.unfinished = true
@@ -28,9 +28,9 @@ func (a *addition) ensureSandbox(ctx context.Context) error {
 	return nil
 }
 
-// ensureHost makes the host side what the pod needs, whatever it was: what an earlier pod
-// of the same addresses has left goes, and so do the addresses from links of the node, if
-// the pod was wired before. An address that another pod has stays with that pod.
+// ensureHost changes the host side to what the pod needs. It deletes what earlier pods with
+// the same addresses have left and, if an earlier ADD of the pod was completed, the pod's
+// addresses on links of the node. It takes no address from another pod.
 func (a *addition) ensureHost(ctx context.Context) error {
 	ensure := func() error {
 		return converge(ctx, a.observeHost, a.applyHost, a.hostDriftWiring)
@@ -46,7 +46,7 @@ func (a *addition) ensureHost(ctx context.Context) error {
 func (a *addition) observeHost(ctx context.Context) (netstate.State, error) {
 	var o rtnl.Observation
 	err := a.h.withConn(ctx, func(c *rtnl.Conn) (err error) {
-		if o, err = rtnl.ObserveRoutes(c); err != nil {
+		if o, err = c.Observe(); err != nil {
 			return err
 		}
 		return a.refuseIn(c, o)
@@ -54,8 +54,8 @@ func (a *addition) observeHost(ctx context.Context) (netstate.State, error) {
 	return o.State, err
 }
 
-// hostDriftWiring returns the hostDrift of a pod that is being wired: its host link stays
-// in the group of such links until the end, unless a DEL of the pod has begun.
+// hostDriftWiring returns the hostDrift of a pod that is being wired: its host link stays in
+// the group of such links until the ADD ends. It fails if a DEL of the pod has begun.
 func (a *addition) hostDriftWiring(have netstate.State) ([]netstate.Change, error) {
 	link, _ := have.Link(a.pod.HostLink())
 	if claims.Ending(link.Group) {
@@ -73,9 +73,9 @@ func (a *addition) hostDriftWiring(have netstate.State) ([]netstate.Change, erro
 	return netstate.Diff(a.owned.of(have), want), nil
 }
 
-// applyHost carries out changes of the host side. It claims routes to the pod's addresses
-// before rules name these; and if the host link is not as it should be, the link counts as
-// being wired until the ADD is done.
+// applyHost carries out changes of the host side. It adds routes to the pod's addresses before
+// rules for them. If the host link has to change, it puts the link into the group of links
+// that are being wired until the ADD ends.
 func (a *addition) applyHost(ctx context.Context, changes []netstate.Change) error {
 	var contested []netstate.Route
 	var others, rules []netstate.Change
@@ -106,7 +106,7 @@ func (a *addition) applyHost(ctx context.Context, changes []netstate.Change) err
 			if err := a.claimRoutes(ctx, c, contested); err != nil {
 				return err
 			}
-			return rtnl.Apply(c, rules)
+			return c.Apply(rules)
 		})
 	}
 	a.unfinished = true
@@ -114,4 +114,57 @@ func (a *addition) applyHost(ctx context.Context, changes []netstate.Change) err
 		return apply()
 	}
 	return a.h.locked(ctx, shared, apply)
+}
+
+// CheckPod: see [Handle.CheckPod].
+func (h *kernel) CheckPod(ctx context.Context, p Pod) error {
+	if err := p.Validate(); err != nil {
+		return fmt.Errorf("pod: %w: %w", ErrInvalid, err)
+	}
+	sandbox, err := openNetns(p.Netns)
+	if err != nil {
+		return fmt.Errorf("sandbox: %w", err)
+	}
+	defer sandbox.Close()
+	inside := newKernel(sandbox)
+	defer func() { _ = inside.closeSockets() }() // its sockets have nothing left to report
+	a, err := h.newAddition(ctx, p, inside)
+	if err != nil {
+		return err
+	}
+	node, err := h.observeNet(ctx)
+	if err != nil {
+		return err
+	}
+	within, err := inside.observeNet(ctx)
+	if err != nil {
+		return err
+	}
+	if changes := append(a.sandboxDrift(within), a.hostDrift(node)...); len(changes) > 0 {
+		return &DriftError{Changes: changes}
+	}
+	return nil
+}
+
+// hostDrift returns the changes that make the host side what the pod needs.
+func (a *addition) hostDrift(have netstate.State) []netstate.Change {
+	return netstate.Diff(a.owned.of(have), a.host)
+}
+
+// sandboxDrift returns the changes that make the sandbox what the pod needs. Items of the
+// sandbox that are not in the place of one that the pod needs belong to the pod itself
+// and its other plugins.
+func (a *addition) sandboxDrift(have netstate.State) []netstate.Change {
+	return netstate.Diff(netstate.Counterparts(have, a.sandbox), a.sandbox)
+}
+
+// observeNet is Observe without nftables and without the node's settings, which have
+// nothing to do with a pod.
+func (h *kernel) observeNet(ctx context.Context) (netstate.State, error) {
+	var o rtnl.Observation
+	err := h.withConn(ctx, func(c *rtnl.Conn) (err error) {
+		o, err = c.Observe()
+		return err
+	})
+	return o.State, err
 }

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wireHost makes the host side what the pod needs. A new veth pair with nothing beside it
-// takes a few system calls, however many pods there are.
+// wireHost configures the host side. For a pod that has nothing but a new veth pair it needs
+// a few system calls, regardless of the number of pods.
 func (a *addition) wireHost(ctx context.Context) error {
 	if !a.onlyPair() {
 		return a.ensureHost(ctx)
@@ -28,7 +28,8 @@ func (a *addition) wireHost(ctx context.Context) error {
 	})
 }
 
-// setHostSysctls writes the settings of a new host link that differ from what the pod needs.
+// setHostSysctls writes those settings of a new host link that the pod needs and that differ
+// from the present ones.
 func (a *addition) setHostSysctls(context.Context) error {
 	if !a.onlyPair() {
 		return nil // wireHost does it
@@ -41,9 +42,9 @@ func missing(have, want []netstate.Sysctl) []netstate.Sysctl {
 	return slices.DeleteFunc(slices.Clone(want), func(s netstate.Sysctl) bool { return slices.Contains(have, s) })
 }
 
-// claim sets the host link up and claims the addresses by its routes, which the kernel
-// gives to one link only. Rules, which do not name their pod, must follow when all
-// addresses are the pod's.
+// claim sets the host link up and adds the routes to the pod's addresses. The kernel accepts
+// a route to an address for one link only, so claim fails if another pod has the address.
+// Rules do not name their pod and must be added later, when the pod has all its addresses.
 func (a *addition) claim(ctx context.Context, c *rtnl.Conn) error {
 	if err := a.clearOtherLayout(c); err != nil {
 		return err
@@ -102,13 +103,14 @@ func (a *addition) replaceRules(c *rtnl.Conn) error {
 		return err
 	}
 	for i, r := range a.host.Rules {
-		// A rule that exists again was made by Watch just now.
+		// If the rule exists again, Watch has just added it.
 		if err := answers[len(stale)+i].Err; err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: r}, err)
 		}
 	}
 	if slices.ContainsFunc(answers[:len(stale)], func(a rtnl.Answer) bool { return a.Err == nil }) {
-		// There was one. There may be more, and it may have been the new one.
+		// At least one rule was deleted. There may be more like it, and it may have been
+		// a new one.
 		return purgeRules(c, stale, a.host.Rules)
 	}
 	return nil

@@ -31,9 +31,9 @@ func TestModeFields(t *testing.T) {
 	}
 }
 
-// TestModesApart parses the package and wants no file but those of the modes to tell one
-// mode from another: by the fields of Mode, by types of modes, or by their words in
-// aliases. So a new mode is one entry in mode.go and files of its own.
+// TestModesApart parses the package and checks that only the files of modes distinguish
+// modes: by fields of Mode, by types of modes, or by their words in aliases. A new mode
+// then needs one entry in mode.go and files of its own.
 func TestModesApart(t *testing.T) {
 	// The names of fields of Mode, and of all types and words that stand for one mode.
 	fields, words := map[string]bool{}, map[string]bool{"vethMode": true}
@@ -69,7 +69,7 @@ func TestModesApart(t *testing.T) {
 	}
 }
 
-// TestModesApartFinds wants each way to tell modes apart to be found.
+// TestModesApartFinds checks that modeTests finds each way to distinguish modes.
 func TestModesApartFinds(t *testing.T) {
 	fields, words := map[string]bool{"Bridge": true}, map[string]bool{"Bridge": true, "bridgeMode": true, `"bridge"`: true}
 	for _, body := range []string{

@@ -17,8 +17,8 @@ import (
 // MAC for their gateway. AddPod makes the bridge if it is missing; the bridge stays when the last
 // pod goes.
 //
-// The check of sources knows only links, so that pods of one bridge can send with each
-// other's addresses. The ports see each other's broadcasts.
+// The check of sources distinguishes links only, so pods on one bridge can send with each
+// other's addresses. All ports receive broadcasts of the others.
 type Bridge struct {
 	// Name of the bridge: "enibr0" if empty. It must begin with the pod's
 	// HostLinkPrefix, so that the node's filter takes its packets for those of pods.
@@ -35,8 +35,8 @@ func (m *Bridge) link() string {
 	return m.Name
 }
 
-// bridgeMAC returns a MAC that derives from the name. A bridge without a MAC of its own takes that of a port,
-// and another one when that port goes.
+// bridgeMAC returns a MAC derived from the name. A bridge without a MAC of its own uses that
+// of a port, and changes it when the port is deleted.
 func (m *Bridge) bridgeMAC() net.HardwareAddr {
 	sum := sha1.Sum([]byte("bridge/" + m.link()))
 	mac := net.HardwareAddr(sum[:6])

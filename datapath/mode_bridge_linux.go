@@ -20,7 +20,7 @@ func bridgeOwner(c *rtnl.Conn, p Pod, f foundUse) (string, error) {
 	if err != nil || permanent && n.MAC == p.SandboxMAC().String() {
 		return "", err
 	}
-	o, err := rtnl.DumpLinks(c)
+	o, err := c.ObserveLinks()
 	if err != nil {
 		return "", err
 	}

@@ -46,7 +46,7 @@ func (m eniMode) place(ctx context.Context, a *addition) error {
 func (m eniMode) ready(ctx context.Context, a *addition) error {
 	link, err := a.inside.findLink(ctx, a.pod.IfName)
 	if err == nil {
-		err = a.inside.withConn(ctx, func(c *rtnl.Conn) error { return rtnl.WaitRunning(ctx, c, link.Index) })
+		err = a.inside.withConn(ctx, func(c *rtnl.Conn) error { return c.WaitRunning(ctx, link.Index) })
 	}
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)

@@ -12,9 +12,9 @@ import (
 )
 
 // IPVLAN gives the pod an ipvlan link, in L2 mode, on the ENI that owns its addresses.
-// What the pod exchanges with the VPC does not go through the node's routing at all. A
-// veth pair beside it, as in the zero Mode, carries the rest: packets between node and
-// pod, services, and everything that the node translates.
+// Packets between the pod and the VPC bypass the routing of the node. The pod also has a veth
+// pair, as in the zero Mode, for all other packets: those between node and pod, to services,
+// and those that the node translates.
 //
 // The ENI stays with the node. Only EC2's source check keeps the pod from sending with
 // another address of the same ENI. An address cannot be given to a pod while the ipvlan
@@ -26,7 +26,7 @@ import (
 // traffic. The pod cannot reach what the node itself has on that ENI, such as pods with
 // a veth pair.
 type IPVLAN struct {
-	// ENI is the one below, which the node has as well.
+	// ENI carries the link. It stays on the node and is in Node.ENIs too.
 	ENI ENI
 	// Direct are the destinations reached by the ENI, such as the VPC's prefixes and
 	// those of peered networks.

@@ -10,26 +10,25 @@ import (
 	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
-// effects are what a mode does in the kernel that is not the same for all modes.
+// effects are the operations of a mode on the kernel that differ between modes.
 type effects interface {
-	// refuse returns ErrAddressTaken if a further link of the pod belongs to another pod.
-	// links are those of the node by name.
+	// refuse returns ErrAddressTaken if another pod has a link that the pod needs in
+	// addition to its veth pair. links are the links of the node by name.
 	refuse(p Pod, links map[string]rtnl.Link) error
-	// place makes the links of an addition, or moves them to where the pod needs them.
-	// It sets addition.made before it makes anything. Links that DelPod must find have
-	// their aliases before they are of use.
+	// place creates the links of an addition, or moves them to where the pod needs them.
+	// It sets addition.made before the first change. It gives links that DelPod must find
+	// their aliases before it uses them.
 	place(ctx context.Context, a *addition) error
 	// ready returns when the pod's interface can send.
 	ready(ctx context.Context, a *addition) error
-	// release takes away, or gives back, what the mode has beside the veth pair. It is
-	// called in every mode for each DEL of a pod that may have more than a veth pair,
-	// because such a DEL may know nothing but the pod's key. It succeeds if there is
-	// nothing.
+	// release removes, or returns to the node, what the mode has in addition to the veth
+	// pair, and succeeds if there is nothing. A DEL of a pod that may have more than a
+	// veth pair calls release of every mode, because it may know only the pod's key.
 	release(ctx context.Context, d *deletion) error
 }
 
-// resolvePod finds the links of the pod's ENIs by MAC. A link that moves may be in the
-// sandbox already, so that the node has none.
+// resolvePod finds the links of the pod's ENIs by MAC. The node has no link of an ENI that
+// has already moved into the sandbox.
 func (h *kernel) resolvePod(ctx context.Context, p Pod) (Pod, error) {
 	if len(p.mode().enis()) == 0 {
 		return p, nil
@@ -39,7 +38,7 @@ func (h *kernel) resolvePod(ctx context.Context, p Pod) (Pod, error) {
 	}
 	var links []netstate.Link
 	err := h.withConn(ctx, func(c *rtnl.Conn) error {
-		o, err := rtnl.DumpLinks(c)
+		o, err := c.ObserveLinks()
 		links = o.Links
 		return err
 	})

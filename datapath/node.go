@@ -17,9 +17,9 @@ import (
 type Layout string
 
 const (
-	// Flat, the default, keeps the pods' routes in one table and finds the ENI of a
-	// packet by a map from source to mark. The cost of a packet does not grow with
-	// the number of pods.
+	// Flat keeps the pods' routes in one table and finds the ENI of a packet by a map
+	// from source to mark. The cost of a packet does not grow with the number of pods.
+	// It is the default.
 	Flat Layout = "flat"
 	// PerPod creates the rules of amazon-vpc-cni-k8s, two for each pod, and one more
 	// for each secondary ENI.
@@ -176,7 +176,10 @@ func (e ENI) validate() error {
 	if e.Card < 0 || e.Card > 99 || e.Device < 0 || e.Card > 0 && e.Device > 99 || e.Card == 0 && e.Device > 251 {
 		errs = append(errs, fmt.Errorf("card %d and device %d have no route table: want card 0 to 99, device 0 to 99, or to 251 on card 0", e.Card, e.Device))
 	}
-	errs = append(errs, validMTU(e.MTU, e.speaks(netstate.IPv6)), validPrefixes("address", e.Addrs), validPrefixes("source", e.Sources))
+	errs = append(errs, ValidateMTU(e.MTU), validPrefixes("address", e.Addrs), validPrefixes("source", e.Sources))
+	if e.speaks(netstate.IPv6) {
+		errs = append(errs, validMTU6(e.MTU))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%s: %w", e.ID, err)
 	}
@@ -193,13 +196,10 @@ func ValidateMTU(mtu int) error {
 	return nil
 }
 
-// validMTU is ValidateMTU with the minimum of IPv6, 1280 (RFC 8200): below that
-// the kernel disables IPv6 on the link.
-func validMTU(mtu int, ipv6 bool) error {
-	if err := ValidateMTU(mtu); err != nil {
-		return err
-	}
-	if ipv6 && mtu > 0 && mtu < 1280 {
+// validMTU6 checks the minimum MTU of a link with IPv6, 1280 (RFC 8200): below that the
+// kernel disables IPv6 on the link. 0 is valid.
+func validMTU6(mtu int) error {
+	if mtu > 0 && mtu < 1280 {
 		return fmt.Errorf("MTU %d, want at least 1280 with IPv6", mtu)
 	}
 	return nil

@@ -18,7 +18,7 @@ func (h *kernel) Observe(ctx context.Context) (netstate.State, error) {
 
 func (h *kernel) observe(ctx context.Context) (o rtnl.Observation, err error) {
 	err = h.withConn(ctx, func(c *rtnl.Conn) error {
-		o, err = rtnl.ObserveRoutes(c)
+		o, err = c.Observe()
 		return err
 	})
 	if err != nil {
@@ -50,7 +50,7 @@ func (h *kernel) observeSettled(ctx context.Context) (o rtnl.Observation, unsett
 		before[l.Name] = identity{l.Index, l.Group}
 	}
 	err = h.withConn(ctx, func(c *rtnl.Conn) error {
-		return rtnl.EachLink(c, func(l rtnl.Link) {
+		return c.EachLink(func(l rtnl.Link) {
 			unsettled[l.Name] = before[l.Name] != identity{l.Index, l.Group}
 			delete(before, l.Name)
 		})

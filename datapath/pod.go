@@ -143,9 +143,15 @@ func (p Pod) Validate() error {
 	if p.Index < 0 || p.Index > 250 {
 		errs = append(errs, fmt.Errorf("interface index %d is not in 0..250", p.Index))
 	}
-	errs = append(errs, validMTU(p.MTU, p.hasFamily(netstate.IPv6)))
+	errs = append(errs, ValidateMTU(p.MTU))
+	if p.hasFamily(netstate.IPv6) {
+		errs = append(errs, validMTU6(p.MTU))
+	}
 	for _, m := range p.PathMTUs {
-		err := validMTU(m.MTU, m.Prefix.Addr().Is6())
+		err := ValidateMTU(m.MTU)
+		if netstate.FamilyOf(m.Prefix.Addr()) == netstate.IPv6 {
+			err = errors.Join(err, validMTU6(m.MTU))
+		}
 		if m.MTU == 0 {
 			err = errors.New("MTU 0")
 		}

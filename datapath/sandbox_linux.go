@@ -41,15 +41,15 @@ func SandboxID(path string) (uint64, error) {
 	return id, nil
 }
 
-// wireSandbox makes the sandbox what the pod needs. If everything is on the end of a new
-// veth pair, that takes one system call and replaces nothing.
+// wireSandbox configures the sandbox side. For a new veth pair it needs one system call and
+// replaces nothing.
 func (a *addition) wireSandbox(ctx context.Context) error {
 	if !a.fresh || len(a.sandbox.Links) > 1 {
 		return a.ensureSandbox(ctx)
 	}
 	err := a.inside.withConn(ctx, func(c *rtnl.Conn) error { return a.fillSandbox(c) })
 	if errors.Is(err, unix.EEXIST) && a.hasOwnRoutes(ctx) {
-		return a.ensureSandbox(ctx) // another AddPod of the same pod is at work
+		return a.ensureSandbox(ctx) // a concurrent AddPod of the same pod has added something
 	}
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
@@ -57,8 +57,8 @@ func (a *addition) wireSandbox(ctx context.Context) error {
 	return nil
 }
 
-// hasOwnRoutes reports whether no other interface of the sandbox has a route in the
-// place of one of the pod's.
+// hasOwnRoutes reports whether no other interface of the sandbox has a route with the key of
+// one of the pod's.
 func (a *addition) hasOwnRoutes(ctx context.Context) bool {
 	have, err := a.inside.observeNet(ctx)
 	return err == nil && !slices.ContainsFunc(netstate.Counterparts(have, a.sandbox).Routes, func(r netstate.Route) bool { return r.Link != a.pod.peer() })

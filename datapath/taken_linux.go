@@ -33,10 +33,10 @@ func (p Pod) addrs() []netip.Addr {
 	return list
 }
 
-// refuseTaken returns ErrAddressTaken if an address of a pod with nothing but a new veth pair
-// is another pod's or the node's own, as the kernel's way to the address tells. All other
-// pods are refused by a look at all routes: some modes have routes in tables in which only
-// packets from certain links are looked up.
+// refuseTaken returns ErrAddressTaken if another pod or the node itself has an address of
+// the pod, according to the kernel's route to that address. It checks only pods that have
+// nothing but a new veth pair. For all other pods, refuseIn checks all routes, because some
+// modes have routes in tables that the kernel uses for packets from certain links only.
 func (a *addition) refuseTaken(ctx context.Context) error {
 	if !a.onlyPair() {
 		return nil
@@ -55,7 +55,7 @@ func (a *addition) refuseTaken(ctx context.Context) error {
 	})
 }
 
-// wiredBefore reports whether an AddPod of the pod has come to its end.
+// wiredBefore reports whether an earlier AddPod of the pod was completed.
 func (a *addition) wiredBefore(ctx context.Context) (bool, error) {
 	if a.pod.peer() == "" {
 		l, err := a.inside.findLink(ctx, a.pod.IfName)
@@ -65,7 +65,8 @@ func (a *addition) wiredBefore(ctx context.Context) (bool, error) {
 	return l.Index != 0 && !claims.Changing(l.Group), err
 }
 
-// refuseUse judges one use of an address of the pod.
+// refuseUse returns ErrAddressTaken if f, a use of an address of the pod, is that of another
+// pod or of the node.
 func (a *addition) refuseUse(c *rtnl.Conn, f foundUse) error {
 	switch {
 	case claims.Ending(f.link.Group):
@@ -93,9 +94,10 @@ type contested struct{ error }
 
 func (c contested) Unwrap() error { return c.error }
 
-// refuseIn returns ErrAddressTaken if in o an address of the pod is another pod's or the
-// node's. An address on a link that is the pod's, or becomes the pod's, is the pod's. If the
-// pod was wired before, an address on another link of the node is a damage.
+// refuseIn returns ErrAddressTaken if, according to o, another pod or the node has an address
+// of the pod. An address on a link of the pod, or on one that moves to the pod, belongs to the
+// pod. If an earlier ADD was completed, an address on any other link of the node is damage
+// that this ADD repairs.
 func (a *addition) refuseIn(c *rtnl.Conn, o rtnl.Observation) error {
 	links := map[string]rtnl.Link{}
 	for _, l := range o.Indexed {
@@ -208,9 +210,9 @@ func (a *addition) hasRoute(key netstate.RouteKey) bool {
 	return slices.ContainsFunc(a.host.Routes, func(r netstate.Route) bool { return r.Key() == key })
 }
 
-// makeRoom deletes the routes in the place of r, a route to an address of the pod. It
-// reports whether one of them is the pod's own, which stays. A route that leads to another
-// pod is ErrAddressTaken.
+// makeRoom deletes the routes that have the key of r, a route to an address of the pod. It
+// does not delete the pod's own route, and reports whether there is one. It returns
+// ErrAddressTaken if a route leads to another pod.
 func (a *addition) makeRoom(c *rtnl.Conn, r netstate.Route) (own bool, err error) {
 	var inPlace []rtnl.Route
 	err = c.EachRouteIn(netstate.FamilyOf(r.Dst.Addr()), r.Table, func(m rtnl.Route) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
@@ -133,7 +134,14 @@ func TestContestedAddress(t *testing.T) {
 			if err := a.place(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			err := h.withConn(t.Context(), func(c *rtnl.Conn) error { return a.claimRoute(c, a.host.Routes[contested]) })
+			err := h.withConn(t.Context(), func(c *rtnl.Conn) error {
+				var b rtnl.Batch
+				b.SetLink(a.link.Index, netstate.Link{Up: true})
+				if _, err := c.Do(&b); err != nil {
+					return err
+				}
+				return a.claimRoute(c, a.host.Routes[contested])
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -149,7 +157,7 @@ func TestContestedAddress(t *testing.T) {
 					t.Fatalf("%s: ADD ended with %v while another ADD has its second address", layout, err)
 				case <-time.After(20 * time.Millisecond):
 				}
-				if err := h.withConn(t.Context(), func(c *rtnl.Conn) error { return rtnl.SetGroup(c, a.link.Index, claims.LinkGroupEnding) }); err != nil {
+				if err := h.withConn(t.Context(), func(c *rtnl.Conn) error { return c.SetLinkGroup(a.link.Index, claims.LinkGroupEnding) }); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -18,7 +18,7 @@ func (h *kernel) InUse(ctx context.Context, within []netip.Prefix) ([]Use, error
 	var uses []Use
 	err := h.withConn(ctx, func(c *rtnl.Conn) error {
 		for range rounds {
-			o, err := rtnl.ObserveRoutes(c)
+			o, err := c.Observe()
 			if err != nil {
 				return err
 			}
@@ -140,7 +140,7 @@ func nameLinks(c *rtnl.Conn, found []foundUse) error {
 func (h *kernel) HostLinks(ctx context.Context) (map[string]bool, error) {
 	found := map[string]bool{}
 	err := h.withConn(ctx, func(c *rtnl.Conn) error {
-		return rtnl.EachLink(c, func(l rtnl.Link) {
+		return c.EachLink(func(l rtnl.Link) {
 			if !claims.Ending(l.Group) {
 				found[l.Name] = true
 			}

@@ -22,7 +22,7 @@ func nodeState() netstate.State {
 			{Dst: all, Via: router, Link: "ens5", Table: netstate.TableMain, Protocol: 16},
 			{Dst: all, Via: router, Link: "ens6", Table: 2, Protocol: 118},
 		},
-		Rules: append(netstate.BuiltinRules(false), netstate.Rule{
+		Rules: append(netstate.BuiltinRules(netstate.IPv4), netstate.Rule{
 			Priority: 32765, From: netip.MustParsePrefix("10.0.0.20/32"), Table: 2, Protocol: 2,
 		}),
 	}

@@ -35,14 +35,6 @@ func Families() iter.Seq[Family] {
 // Is6 reports whether f is IPv6.
 func (f Family) Is6() bool { return f == IPv6 }
 
-// Bits returns the length of an address of the family: 32 or 128.
-func (f Family) Bits() int {
-	if f == IPv6 {
-		return 128
-	}
-	return 32
-}
-
 // String returns "IPv4" or "IPv6".
 func (f Family) String() string {
 	if f == IPv6 {

@@ -60,7 +60,7 @@ func (v Verdict) LeavesBy(link string) bool {
 // State without rules has the kernel's own, see [BuiltinRules].
 func (s State) Lookup(q Query) Verdict {
 	var v Verdict
-	rules := s.RulesFor(q.Dst.Is6())
+	rules := s.RulesFor(FamilyOf(q.Dst))
 	for i, r := range rules {
 		applies, sure := r.Applies(q)
 		if !sure {
@@ -116,15 +116,15 @@ func (s State) decide(v *Verdict, r Rule, dst netip.Addr) bool {
 
 // RulesFor returns the rules of one family in the order in which the kernel evaluates
 // them.
-func (s State) RulesFor(ipv6 bool) []Rule {
+func (s State) RulesFor(f Family) []Rule {
 	var rules []Rule
 	for _, r := range s.Rules {
-		if r.IPv6 == ipv6 {
+		if r.IPv6 == f.Is6() {
 			rules = append(rules, r)
 		}
 	}
 	if len(s.Rules) == 0 {
-		rules = BuiltinRules(ipv6)
+		rules = BuiltinRules(f)
 	}
 	slices.SortStableFunc(rules, func(a, b Rule) int { return a.Priority - b.Priority })
 	return rules
@@ -141,11 +141,11 @@ const (
 )
 
 // BuiltinRules returns the rules of one family that a new namespace has.
-func BuiltinRules(ipv6 bool) []Rule {
+func BuiltinRules(f Family) []Rule {
 	return []Rule{
-		{IPv6: ipv6, Priority: 0, Table: TableLocal},
-		{IPv6: ipv6, Priority: 32766, Table: TableMain},
-		{IPv6: ipv6, Priority: 32767, Table: TableDefault},
+		{IPv6: f.Is6(), Priority: 0, Table: TableLocal},
+		{IPv6: f.Is6(), Priority: 32766, Table: TableMain},
+		{IPv6: f.Is6(), Priority: 32767, Table: TableDefault},
 	}
 }
 

@@ -210,10 +210,3 @@ func (l Link) addition() string {
 func LinkSysctl(family, link, key, value string) Sysctl {
 	return Sysctl{"net." + family + ".conf." + strings.ReplaceAll(link, ".", "/") + "." + key, value}
 }
-
-func IpKeyword(ipv6 bool) string {
-	if ipv6 {
-		return "ip6"
-	}
-	return "ip"
-}

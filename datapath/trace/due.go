@@ -287,7 +287,7 @@ func (t *tracer) noWayOut(l *leg, v netstate.Verdict) {
 
 // noWayHome adds the reason why a packet to the node's own address does not reach it.
 func (t *tracer) noWayHome(l *leg, v netstate.Verdict) {
-	for _, r := range t.v.Node.RulesFor(l.Dst.Is6()) {
+	for _, r := range t.v.Node.RulesFor(netstate.FamilyOf(l.Dst)) {
 		if r.Table == netstate.TableLocal && !r.From.IsValid() {
 			t.fault(FaultForeignRule, "rule %q comes before the lookup of %s, an address of the node itself", v.Rule, l.Dst)
 			return

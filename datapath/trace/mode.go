@@ -22,7 +22,7 @@ func (t *tracer) direct() bool {
 	var want netstate.Verdict
 	if wanted {
 		s := p.SandboxState()
-		s.Rules = append(s.Rules, netstate.BuiltinRules(f.Dst.Is6())...)
+		s.Rules = append(s.Rules, netstate.BuiltinRules(netstate.FamilyOf(f.Dst))...)
 		want = s.Lookup(netstate.Query{Src: f.Src, Dst: f.Dst})
 	}
 	whole := wanted && p.Mode.Whole != nil
@@ -175,7 +175,7 @@ func (t *tracer) vlan(l *leg, name string) bool {
 		}
 	}
 	if isStrictLink(l.in) && l.Dst.Is6() {
-		heard := slices.ContainsFunc(t.v.Node.RulesFor(true), func(r netstate.Rule) bool {
+		heard := slices.ContainsFunc(t.v.Node.RulesFor(netstate.IPv6), func(r netstate.Rule) bool {
 			applies, _ := r.Applies(netstate.Query{Src: claims.Router6, Dst: l.Src, IIF: name, Proto: netstate.ICMPv6})
 			return applies && r.Table == netstate.TableLocal && r.Priority < claims.PriorityBranch
 		})
@@ -200,7 +200,7 @@ func (t *tracer) enforced() {
 		return
 	}
 	local := false
-	for _, r := range t.v.Node.RulesFor(f.Dst.Is6()) {
+	for _, r := range t.v.Node.RulesFor(netstate.FamilyOf(f.Dst)) {
 		if r.Table != netstate.TableLocal || r.From.IsValid() || r.Other != "" {
 			continue
 		}

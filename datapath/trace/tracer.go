@@ -66,9 +66,13 @@ func (t *tracer) note(name NoteName, format string, args ...any) {
 
 // notes adds notes that do not depend on the way of the packet.
 func (t *tracer) notes() {
+	otherFamily := "ip6"
+	if t.p.Flow.Dst.Is6() {
+		otherFamily = "ip"
+	}
 	var others []string
 	for _, c := range t.v.Filters {
-		if c.Family != netstate.IpKeyword(t.p.Flow.Dst.Is4()) {
+		if c.Family != otherFamily {
 			others = append(others, c.String())
 		}
 	}

@@ -235,7 +235,7 @@ func torn(what string, err error) error {
 }
 
 // tries is how often readConsistent calls its function.
-const tries = 20
+const tries = 50
 
 // readConsistent calls read, which makes several requests, until no transaction came
 // between the first and the last of them. If other programs never pause, two equal

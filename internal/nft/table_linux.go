@@ -172,17 +172,28 @@ func newChain(table *nftables.Table, c Chain) (*nftables.Chain, error) {
 
 // Table reads the table with the given name. An absent table is empty.
 func (s *Socket) Table(ctx context.Context, name string) (Table, error) {
-	return readConsistent(ctx, s, Table.Equal, func(c *conn) (Table, error) { return c.table(name) })
+	// A table that is replaced again and again can look torn in the same way twice. The
+	// kernel gives each new table another handle.
+	same := func(a, b readTable) bool { return a.handle == b.handle && a.Equal(b.Table) }
+	t, err := readConsistent(ctx, s, same, func(c *conn) (readTable, error) { return c.table(name) })
+	return t.Table, err
 }
 
-func (c *conn) table(name string) (Table, error) {
-	t := Table{Name: name}
-	flags, err := c.tableFlags(name)
+// readTable is a table with the kernel's handle, 0 if the table does not exist.
+type readTable struct {
+	Table
+	handle uint64
+}
+
+func (c *conn) table(name string) (readTable, error) {
+	t := readTable{Table: Table{Name: name}}
+	flags, handle, err := c.tableProperties(name)
 	if errors.Is(err, unix.ENOENT) {
 		return t, nil
 	} else if err != nil {
 		return t, fmt.Errorf("nftables table: %w", err)
 	}
+	t.handle = handle
 	if flags != 0 {
 		t.Foreign = fmt.Sprintf("the table has flags %#x", flags)
 	}
@@ -193,15 +204,22 @@ func (c *conn) table(name string) (Table, error) {
 	return t, err
 }
 
-func (c *conn) tableFlags(name string) (flags uint32, err error) {
+// nftaTableHandle is NFTA_TABLE_HANDLE of linux/netfilter/nf_tables.h, since Linux 4.16.
+const nftaTableHandle = 4
+
+// tableProperties returns the flags and the handle of a table.
+func (c *conn) tableProperties(name string) (flags uint32, handle uint64, err error) {
 	answers, err := c.request(unix.NFT_MSG_GETTABLE, 0, netlink.Attribute{Type: unix.NFTA_TABLE_NAME, Data: cString(name)})
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	for _, answer := range answers {
 		flags = number(answer[unix.NFTA_TABLE_FLAGS])
+		if b := answer[nftaTableHandle]; len(b) == 8 {
+			handle = binary.BigEndian.Uint64(b)
+		}
 	}
-	return flags, nil
+	return flags, handle, nil
 }
 
 // chains reads the chains of a table with their rules.

@@ -13,8 +13,8 @@ import (
 // Apply carries out changes of links, addresses, neighbours, routes and rules, at most
 // BatchSize of them. It succeeds if an object to delete does not exist, or if a rule to
 // add does.
-func Apply(c *Conn, changes []netstate.Change) error {
-	index, err := LinkIndexes(c, changes)
+func (c *Conn) Apply(changes []netstate.Change) error {
+	index, err := c.LinkIndexes(changes)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func linkOf(i netstate.Item) string {
 
 // LinkIndexes finds the numbers of the links that changes name. The number of a link
 // that does not exist is 0.
-func LinkIndexes(c *Conn, changes []netstate.Change) (map[string]int, error) {
+func (c *Conn) LinkIndexes(changes []netstate.Change) (map[string]int, error) {
 	var (
 		b     Batch
 		index = map[string]int{}

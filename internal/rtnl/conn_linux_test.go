@@ -83,16 +83,16 @@ func TestLinkByName(t *testing.T) {
 	if l, err := c.LinkByName("missing"); err != nil || l.Index != 0 {
 		t.Errorf("link that does not exist: %+v, %v", l, err)
 	}
-	if err := WaitRunning(t.Context(), c, index); err != nil {
+	if err := c.WaitRunning(t.Context(), index); err != nil {
 		t.Error(err)
 	}
-	if err := SetGroup(c, index, 8); err != nil {
+	if err := c.SetLinkGroup(index, 8); err != nil {
 		t.Error(err)
 	}
 	if l, err := c.LinkByName(testLink); err != nil || l.Group != 8 {
 		t.Errorf("link group %d, want 8; %v", l.Group, err)
 	}
-	if err := SetGroup(c, 1<<20, 8); err != nil {
+	if err := c.SetLinkGroup(1<<20, 8); err != nil {
 		t.Errorf("group of a link that does not exist: %v", err)
 	}
 }

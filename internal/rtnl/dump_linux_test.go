@@ -5,6 +5,7 @@ package rtnl
 import (
 	"encoding/binary"
 	"errors"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -42,10 +43,9 @@ func dumpBodies(c *Conn) (bodies []string, err error) {
 // TestInterruptedDump starts a dump again that is interrupted, and returns nothing of
 // the interrupted one.
 func TestInterruptedDump(t *testing.T) {
-	tries := 0
+	var tries atomic.Int64
 	c := fakeKernel(t, func(seq uint32) [][]byte {
-		tries++
-		if tries < 3 {
+		if tries.Add(1) < 3 {
 			return [][]byte{
 				datagram(unix.RTM_NEWLINK, unix.NLM_F_MULTI|unix.NLM_F_DUMP_INTR, seq, []byte("old.")),
 				datagram(unix.NLMSG_DONE, unix.NLM_F_MULTI, seq, make([]byte, 4)),
@@ -65,20 +65,20 @@ func TestInterruptedDump(t *testing.T) {
 	if diff := cmp.Diff([]string{"one.", "two.", "last"}, bodies); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
-	if tries != 3 {
-		t.Errorf("%d dumps, want 3", tries)
+	if n := tries.Load(); n != 3 {
+		t.Errorf("%d dumps, want 3", n)
 	}
 }
 
 // TestNeverConsistent gives up on a dump that is interrupted each time.
 func TestNeverConsistent(t *testing.T) {
-	tries := 0
+	var tries atomic.Int64
 	c := fakeKernel(t, func(seq uint32) [][]byte {
-		tries++
+		tries.Add(1)
 		return [][]byte{datagram(unix.NLMSG_DONE, unix.NLM_F_DUMP_INTR, seq, make([]byte, 4))}
 	})
-	if _, err := dumpBodies(c); !errors.Is(err, ErrInterrupted) || tries != dumpTries {
-		t.Errorf("%v after %d dumps, want %v after %d", err, tries, ErrInterrupted, dumpTries)
+	if _, err := dumpBodies(c); !errors.Is(err, ErrInterrupted) || tries.Load() != dumpTries {
+		t.Errorf("%v after %d dumps, want %v after %d", err, tries.Load(), ErrInterrupted, dumpTries)
 	}
 }
 

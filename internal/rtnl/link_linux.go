@@ -164,7 +164,7 @@ func (c *Conn) LinkByName(name string) (Link, error) {
 }
 
 // EachLink calls f for each link, without its settings.
-func EachLink(c *Conn, f func(Link)) error {
+func (c *Conn) EachLink(f func(Link)) error {
 	return c.dump(unix.RTM_GETLINK, linkHeader(0), func(body []byte) error {
 		l, _, err := decodeLinkOnly(body)
 		if err == nil {

@@ -69,9 +69,11 @@ func subscribe(protocol, bufferSize int, groups ...int) (int, error) {
 	if err != nil {
 		return -1, errors.Join(err, unix.Close(fd))
 	}
-	// Without the privilege to force it the buffer has the system's size, which is
-	// enough while there are few changes.
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bufferSize)
+	// Without CAP_NET_ADMIN in the initial user namespace, net.core.rmem_max limits the
+	// size. That is enough while there are few changes.
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bufferSize) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, bufferSize)
+	}
 	return fd, nil
 }
 

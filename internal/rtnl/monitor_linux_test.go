@@ -77,7 +77,7 @@ func TestReports(t *testing.T) {
 	for _, tt := range tests {
 		for _, op := range []netstate.Op{netstate.OpAdd, netstate.OpDelete} {
 			readAll(t, m, links)
-			if err := Apply(c, []netstate.Change{{Op: op, Item: tt.item}}); err != nil {
+			if err := c.Apply([]netstate.Change{{Op: op, Item: tt.item}}); err != nil {
 				t.Fatal(err)
 			}
 			reported := map[string]bool{}
@@ -109,7 +109,7 @@ func TestLinkReports(t *testing.T) {
 	index := createPair(t, c)
 	m := watch(t, 1<<20)
 	links := LinkNames{index: testLink}
-	if err := SetGroup(c, index, 9); err != nil {
+	if err := c.SetLinkGroup(index, 9); err != nil {
 		t.Fatal(err)
 	}
 	if err := WriteSysctls(ownNetns(t), []netstate.Sysctl{netstate.LinkSysctl("ipv4", testLink, "forwarding", "1")}); err != nil {
@@ -140,7 +140,7 @@ func TestLostReports(t *testing.T) {
 	m := watch(t, 4096)
 	r := netstate.Rule{Priority: 700, Table: 77, Protocol: 4}
 	for range 100 {
-		if err := Apply(c, []netstate.Change{{Op: netstate.OpAdd, Item: r}, {Op: netstate.OpDelete, Item: r}}); err != nil {
+		if err := c.Apply([]netstate.Change{{Op: netstate.OpAdd, Item: r}, {Op: netstate.OpDelete, Item: r}}); err != nil {
 			t.Fatal(err)
 		}
 	}

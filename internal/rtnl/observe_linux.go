@@ -14,9 +14,9 @@ type Observation struct {
 	Indexed []Link
 }
 
-// ObserveRoutes reads everything that a route netlink socket reports.
-func ObserveRoutes(c *Conn) (Observation, error) {
-	o, err := DumpLinks(c)
+// Observe reads everything that a route netlink socket reports.
+func (c *Conn) Observe() (Observation, error) {
+	o, err := c.ObserveLinks()
 	if err != nil {
 		return o, err
 	}
@@ -61,8 +61,8 @@ func (o *Observation) observeNeighbors(c *Conn, links LinkNames) error {
 	})
 }
 
-// DumpLinks reads the links and their settings.
-func DumpLinks(c *Conn) (Observation, error) {
+// ObserveLinks reads the links and their settings.
+func (c *Conn) ObserveLinks() (Observation, error) {
 	var o Observation
 	links := LinkNames{}
 	err := c.dump(unix.RTM_GETLINK, linkHeader(0), func(body []byte) error {

@@ -29,10 +29,10 @@ func TestObserve(t *testing.T) {
 				IPv6: a.Is6(), Priority: 512, From: net.Masked(), To: netstate.HostPrefix(a), Mark: 1, Mask: 3, IIF: testLink, IPProto: unix.IPPROTO_UDP, Table: 70000, Protocol: 9,
 			}},
 		}
-		if err := Apply(c, want.Additions()); err != nil {
+		if err := c.Apply(want.Additions()); err != nil {
 			t.Fatal(err)
 		}
-		have, err := ObserveRoutes(c)
+		have, err := c.Observe()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -63,11 +63,11 @@ func TestObserve(t *testing.T) {
 			deletions = append(deletions, netstate.Change{Op: netstate.OpDelete, Item: ch.Item})
 		}
 		for range 2 { // to delete what does not exist succeeds
-			if err := Apply(c, deletions); err != nil {
+			if err := c.Apply(deletions); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if have, err = ObserveRoutes(c); err != nil || len(missing(have.State)) != len(deletions) {
+		if have, err = c.Observe(); err != nil || len(missing(have.State)) != len(deletions) {
 			t.Errorf("%s: not all deleted: %v", a, err)
 		}
 	}

@@ -16,7 +16,7 @@ const runningEvery = time.Millisecond
 // attaches its queue, and until that is done the kernel drops what the link sends: a
 // pod would repeat its first SYN a second later. On recent kernels (6.8) a request for
 // the link makes the kernel do that work at once; on older ones it takes a moment.
-func WaitRunning(ctx context.Context, c *Conn, index int) error {
+func (c *Conn) WaitRunning(ctx context.Context, index int) error {
 	for {
 		var b Batch
 		b.FindIndex(index)

@@ -99,8 +99,8 @@ func (b *Batch) DeleteLink(index int) {
 	b.add(unix.RTM_DELLINK, ack, linkHeader(index))
 }
 
-// SetGroup puts a link into a link group. It succeeds if the link does not exist.
-func SetGroup(c *Conn, index, group int) error {
+// SetLinkGroup puts a link into a link group. It succeeds if the link does not exist.
+func (c *Conn) SetLinkGroup(index, group int) error {
 	var b Batch
 	b.Group(index, group)
 	answers, err := c.Do(&b)
