@@ -110,6 +110,27 @@ func TestJournalsStayApart(t *testing.T) {
 	}
 }
 
+// TestStandardLibraryOnly checks that the packages which tests and calculators of other
+// projects use compile the standard library and their own packages only, so that a
+// program which uses them builds the AWS SDK only if it imports the SDK itself.
+func TestStandardLibraryOnly(t *testing.T) {
+	allowed := []string{module + "/eni/instancetype", module + "/eni/enitest"}
+	for _, of := range []struct {
+		pkg     string
+		allowed []string
+	}{
+		{"eni/instancetype", allowed[:1]},
+		{"eni/enitest", allowed},
+		{"examples/ec2sim", append(allowed, module+"/examples/ec2sim")},
+	} {
+		for _, p := range list(t, "-deps", "./"+of.pkg) {
+			if !p.Standard && !slices.Contains(of.allowed, p.ImportPath) {
+				t.Errorf("%s depends on %s, want only the standard library and %v", of.pkg, p.ImportPath, of.allowed)
+			}
+		}
+	}
+}
+
 func list(t *testing.T, patterns ...string) []listed {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-json=ImportPath,Standard,Imports,Deps"}, patterns...)...)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -63,7 +64,12 @@ func (m *Manager) Assign(ctx context.Context, in AssignInput) ([]netip.Prefix, e
 	if err != nil {
 		return nil, err
 	}
-	return m.assignWithFallback(ctx, e, in, w)
+	var got []netip.Prefix
+	err = m.withRest(restKey{op: OpAssign, eni: in.ENI, family: in.Family}, func() (err error) {
+		got, err = m.assignWithFallback(ctx, e, in, w)
+		return err
+	})
+	return got, err
 }
 
 // fitRequest returns the request, reduced to the free slots of the ENI.
@@ -120,6 +126,7 @@ func (m *Manager) assignWithFallback(ctx context.Context, e ENI, in AssignInput,
 		}
 		reason := reasonOf(err)
 		if reason != ReasonSubnetFull && reason != ReasonNoFreePrefix {
+			m.learnNoPrefixes(a.Prefixes, err)
 			break
 		}
 		m.recordFailure(a, reason)
@@ -142,6 +149,12 @@ func (m *Manager) assignOnce(ctx context.Context, e ENI, f Family, a attempt) ([
 		return nil, err
 	}
 	got, err := m.ec2.assign(ctx, e.ID, f, a)
+	for try := 0; try < newENIAttempts && notFinal(err) && m.attachedLately(e.ID); try++ {
+		if m.pause(ctx, try) != nil {
+			break
+		}
+		got, err = m.ec2.assign(ctx, e.ID, f, a)
+	}
 	switch {
 	case lostAnswer(err):
 		got = m.findAssigned(ctx, it)
@@ -152,6 +165,27 @@ func (m *Manager) assignOnce(ctx context.Context, e ENI, f Family, a attempt) ([
 		return nil, errors.Join(err, m.removeIntent(ctx, it.ID))
 	}
 	return got, m.recordAssigned(ctx, it, got)
+}
+
+// newENIAttempts is how often a call is repeated that EC2 refuses because not all
+// of it knows a new ENI. The waits in between sum up to 7 seconds.
+const newENIAttempts = 3
+
+// notFinal reports whether EC2's refusal may be due to a change that not all of EC2
+// knows yet (https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html).
+// Its callers know whether there was such a change within Config.Lag.
+func notFinal(err error) bool {
+	reason := reasonOf(err)
+	return !lostAnswer(err) && (reason == ReasonNotFound || reason == ReasonInUse)
+}
+
+// attachedLately reports whether this node attached the ENI so lately that not all
+// of EC2 may know it yet.
+func (m *Manager) attachedLately(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	own := evidenceOf(slices.Collect(maps.Values(m.intents)))[id]
+	return own != nil && own.made != nil && time.Since(own.attachedAt) < m.cfg.Lag
 }
 
 // recordAssigned completes an assign intent with the blocks that EC2 assigned.
@@ -202,6 +236,9 @@ func (m *Manager) newBlocks(e ENI, it Intent) []netip.Prefix {
 		}
 	}
 	own := evidenceOf(recent)[e.ID]
+	if known, ok := m.inv.ENI(e.ID); ok {
+		e = e.withOwn(known.Addr, known.Addr6)
+	}
 	return slices.DeleteFunc(e.Blocks(), func(b netip.Prefix) bool {
 		return slices.Contains(it.Before, b) || own != nil && own.changes[b].removed
 	})

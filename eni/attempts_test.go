@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/eni/instancetype"
 )
 
 func TestListAttempts(t *testing.T) {
@@ -89,7 +91,7 @@ func TestFreePlace(t *testing.T) {
 
 func TestCardLimit(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	l := Limits{Cards: []int{4, 2}}
+	l := instancetype.Limits{Cards: []int{4, 2}}
 	for _, c := range []struct {
 		name    string
 		cfg     Config
@@ -117,7 +119,7 @@ func TestCardLimit(t *testing.T) {
 // TestSafeLimits checks the limits for an unknown instance type: 2 ENIs with 3
 // secondary addresses each, and 2 pods on the host network.
 func TestSafeLimits(t *testing.T) {
-	if got := MaxPods(safeLimits("x9.huge"), PodMode{}); got != 8 {
+	if got := instancetype.Safe("x9.huge").MaxPods(instancetype.PodMode{}); got != 8 {
 		t.Errorf("max-pods %d, want 8", got)
 	}
 }

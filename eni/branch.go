@@ -64,6 +64,17 @@ func (m *Manager) CreateBranch(ctx context.Context, in BranchInput) (ENI, Branch
 	if trunk.Kind != KindTrunk || !trunk.Managed {
 		return ENI{}, Branch{}, &OpError{Op: string(OpBranch), ENI: in.Trunk, reason: ReasonNotManaged, Err: errors.New("not a trunk that this node manages")}
 	}
+	var e ENI
+	var b Branch
+	err = m.withRest(restKey{op: OpBranch, eni: in.Trunk}, func() (err error) {
+		e, b, err = m.createBranch(ctx, in, trunk)
+		return err
+	})
+	return e, b, err
+}
+
+// createBranch implements CreateBranch, except for the checks at its start.
+func (m *Manager) createBranch(ctx context.Context, in BranchInput, trunk ENI) (_ ENI, _ Branch, err error) {
 	it := m.newIntent(OpBranch)
 	it.Kind, it.Trunk, it.Subnet = KindInterface, in.Trunk, cmp.Or(in.Subnet, trunk.SubnetID)
 	if it.Groups = in.Groups; it.Groups == nil {
@@ -189,10 +200,13 @@ func (m *Manager) RetireBranch(ctx context.Context, b Branch) error {
 		}
 	}
 	e, found, err := m.ec2.describeENI(ctx, b.ENI)
-	if err != nil || !found {
+	if err != nil {
 		return err
 	}
-	if e.Tags[TagOwner] != m.cfg.Owner || e.Tags[TagInstance] != m.instance() || e.Tags[TagNoManage] == "true" {
+	if !found {
+		return m.retireBranchNotShown(b.ENI)
+	}
+	if e.ManagedBy != "" || e.Tags[TagOwner] != m.cfg.Owner || e.Tags[TagInstance] != m.instance() || e.Tags[TagNoManage] == "true" {
 		return &OpError{Op: string(OpRetireBranch), ENI: b.ENI, reason: ReasonNotManaged}
 	}
 	it := m.newIntent(OpRetireBranch)
@@ -201,26 +215,41 @@ func (m *Manager) RetireBranch(ctx context.Context, b Branch) error {
 	return m.putIntent(ctx, it)
 }
 
-// associate associates the branch with its trunk.
-func (m *Manager) associate(ctx context.Context, it Intent) (Intent, error) {
-	id, err := m.ec2.associate(ctx, it)
-	switch {
-	case err == nil:
-		it.Association, it.Changed = id, time.Now()
-		m.noteVLAN(it, true)
-	case lostAnswer(err), reasonOf(err) == ReasonThrottled:
-	case reasonOf(err) == ReasonNotFound && !m.lagPassed(it):
-		// The branch is new, and not all of EC2 knows it yet.
-		if perr := m.pause(ctx, 0); perr == nil {
-			return it, nil
+// retireBranchNotShown retires a branch that EC2 does not show. The branch is gone,
+// unless this node created it so lately that EC2 may not show it yet.
+func (m *Manager) retireBranchNotShown(id string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, in := range m.intents {
+		if left := time.Until(m.lagEndsLocked(in)); in.Op == OpBranch && in.ENI == id && !in.Undo && left > 0 {
+			return &OpError{Op: string(OpRetireBranch), ENI: id, reason: ReasonNotFound, Err: errors.New("EC2 does not show the new branch yet"), retryAfter: left}
 		}
-	default:
-		m.mu.Lock()
-		delete(m.vlans, it.Trunk) // the known VLAN IDs may be wrong
-		m.mu.Unlock()
-		it = it.undo(reasonOf(err))
 	}
-	return it, err
+	return nil
+}
+
+// associate associates the branch with its trunk. The branch is new, so not all of
+// EC2 may know it yet.
+func (m *Manager) associate(ctx context.Context, it Intent) (Intent, error) {
+	for try := 0; ; try++ {
+		id, err := m.ec2.associate(ctx, it)
+		switch {
+		case err == nil:
+			it.Association, it.Changed = id, time.Now()
+			m.noteVLAN(it, true)
+			return it, nil
+		case lostAnswer(err), reasonOf(err) == ReasonThrottled:
+			return it, err
+		case !notFinal(err) || m.lagPassed(it):
+			m.mu.Lock()
+			delete(m.vlans, it.Trunk) // the known VLAN IDs may be wrong
+			m.mu.Unlock()
+			return it.undo(reasonOf(err)), err
+		}
+		if try+1 >= retryAttempts || m.pause(ctx, try) != nil {
+			return it, err // the intent stays in the journal
+		}
+	}
 }
 
 // findAssociation asks EC2 for an association that exists although the answer to

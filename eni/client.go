@@ -20,6 +20,9 @@ type ClientConfig struct {
 	// example "http://169.254.169.254". Optional; empty means the URL of the SDK
 	// configuration, or the SDK's default.
 	MetadataEndpoint string
+	// Endpoint is the URL of the EC2 API. Optional; empty means the URL of the SDK
+	// configuration and its environment, or else that of the region.
+	Endpoint string
 	// ReadRate and WriteRate limit the calls to EC2 that describe and that change
 	// something, in calls a second. ReadBurst and WriteBurst are the numbers of
 	// calls allowed at once. Optional; defaults 4, 2, 8 and 8.
@@ -49,8 +52,16 @@ type Call struct {
 	// Waited is the time spent on waiting for the budget, Took the time from
 	// sending the request to the answer.
 	Waited, Took time.Duration
-	// Code is EC2's error code, "error" for a failure without one, or empty.
+	// Code is EC2's error code, "no-credentials" for a call that could not be signed
+	// and was not sent, "error" for another failure without a code of EC2, or empty.
 	Code string
+	// Unknown says that this package does not know the Code. The Manager then
+	// looks at the state of the object and tries again later.
+	Unknown bool
+	// ClockSkew is how far EC2's clock is ahead of that of this node, if EC2
+	// refused the try because of that, or 0. The Client repeats such a call at
+	// once, signed with EC2's time.
+	ClockSkew time.Duration
 }
 
 // Client makes all calls to EC2 and the instance metadata service. It is safe
@@ -78,9 +89,15 @@ func NewClient(cfg aws.Config, opts ClientConfig) *Client {
 	}
 	return &Client{
 		cfg: opts,
-		ec2: ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.Retryer = aws.NopRetryer{} }),
+		ec2: ec2.NewFromConfig(cfg, func(o *ec2.Options) {
+			o.Retryer, o.Credentials = aws.NopRetryer{}, nameCredentials(o.Credentials)
+			if opts.Endpoint != "" {
+				o.BaseEndpoint = aws.String(opts.Endpoint)
+			}
+		}),
 		imds: imds.NewFromConfig(cfg, func(o *imds.Options) {
 			o.Endpoint = cmp.Or(opts.MetadataEndpoint, o.Endpoint)
+			o.HTTPClient = withoutProxy(o.HTTPClient)
 		}),
 		reads:  newBudget(opts.ReadRate, opts.ReadBurst),
 		writes: newBudget(opts.WriteRate, opts.WriteBurst),
@@ -143,7 +160,7 @@ func (c *Client) callIf(ctx context.Context, action string, kind callKind, allow
 	if kind == read {
 		b = c.reads
 	}
-	lost := false
+	lost, skewed := false, false
 	for try := 1; ; try++ {
 		begin := time.Now()
 		if err := b.wait(ctx, priorityOf(ctx)); err != nil {
@@ -171,7 +188,12 @@ func (c *Client) callIf(ctx context.Context, action string, kind callKind, allow
 		// its answer, was executed.
 		lost = lost || failed.lost
 		failed.lost = lost
-		again := failed.reason == ReasonThrottled || failed.reason == ReasonUnreachable && kind != once
+		if failed.skew != 0 && !skewed && ctx.Err() == nil {
+			skewed = true // the SDK signs the next try with EC2's time
+			continue
+		}
+		again := failed.reason == ReasonThrottled || failed.reason == ReasonUnreachable && kind != once ||
+			failed.reason == ReasonUnknown && kind != once && try < unknownAttempts
 		if !again || try >= c.cfg.Attempts || ctx.Err() != nil {
 			return failed
 		}
@@ -198,16 +220,24 @@ func conditionError(err error, lost bool) error {
 }
 
 // try makes one try, limited by the timeout.
-func (c *Client) try(ctx context.Context, action string, do func(context.Context) error) *OpError {
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+func (c *Client) try(parent context.Context, action string, do func(context.Context) error) *OpError {
+	ctx, cancel := context.WithTimeout(parent, c.cfg.Timeout)
 	defer cancel()
-	return translate(action, do(ctx))
+	failed := translate(action, do(ctx))
+	if failed != nil && errors.Is(failed, ErrNoCredentials) && parent.Err() != nil {
+		failed.reason = ReasonUnreachable // the caller gave up while the credentials were fetched
+	}
+	return failed
 }
 
 // report passes a try, which may have failed, to ClientConfig.OnCall.
 func (c *Client) report(call Call, failed *OpError) {
 	if failed != nil {
-		call.Code = cmp.Or(failed.Code, "error")
+		call.Code, call.Unknown = cmp.Or(failed.Code, "error"), failed.reason == ReasonUnknown
+		call.ClockSkew = failed.skew
+		if errors.Is(failed, ErrNoCredentials) {
+			call.Code = "no-credentials"
+		}
 	}
 	if c.cfg.OnCall != nil {
 		c.cfg.OnCall(call)
@@ -223,6 +253,11 @@ const (
 	backoffThrottled = 4 * time.Second
 	backoffMax       = 30 * time.Second
 )
+
+// unknownAttempts is the number of tries of a call that EC2 refuses with a code
+// that this package does not know. Such a refusal may last, so it is less than
+// ClientConfig.Attempts.
+const unknownAttempts = 3
 
 // backoff returns the wait after a try. Its upper bound doubles with each try. The
 // wait is between a tenth of the bound and the bound, so that nodes that were

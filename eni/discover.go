@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -82,12 +83,14 @@ func (m *Manager) observe(ctx context.Context, patient bool) (observation, error
 		}
 		return m.observeMetadata(ctx, &s)
 	}, func(ctx context.Context) error {
-		asked := time.Now()
-		enis, err := m.ec2.describeENIs(ctx, filter{"attachment.instance-id", []string{inst.ID}})
-		if err == nil {
-			s.EC2, s.EC2At = enis, asked
-		}
-		return err
+		return m.withRest(restKey{op: "discover", short: true}, func() error {
+			asked := time.Now()
+			enis, err := m.ec2.describeENIs(ctx, filter{"attachment.instance-id", []string{inst.ID}})
+			if err == nil {
+				s.EC2, s.EC2At = enis, asked
+			}
+			return err
+		})
 	})
 	if errors.Is(s.metadataErr, errOtherInstance) {
 		m.mu.Lock()
@@ -151,6 +154,11 @@ func (m *Manager) observeMetadata(ctx context.Context, s *observation) error {
 		if err != nil {
 			return err
 		}
+		if mac == inst.PrimaryMAC {
+			if err := m.ec2.ownAddrs(ctx, l); err != nil {
+				return err
+			}
+		}
 		e := l.eni(mac, mac == inst.PrimaryMAC)
 		if e.ID == "" {
 			continue // the ENI disappeared after the listing
@@ -173,10 +181,12 @@ func (m *Manager) observeMetadata(ctx context.Context, s *observation) error {
 	return nil
 }
 
-// signature summarizes the ENIs and slots that the metadata service shows.
+// signature summarizes the ENIs and addresses that the metadata service shows, in
+// any order.
 func signature(enis []ENI) string {
 	lines := make([]string, len(enis))
 	for i, e := range enis {
+		e = e.withOwn(netip.Addr{}, netip.Addr{})
 		lines[i] = fmt.Sprint(e.ID, e.Blocks())
 	}
 	slices.Sort(lines)

@@ -19,7 +19,7 @@
 // unfinished operations.
 //
 // [Sweep] deletes ENIs that have lost their owner. It works on a node, in a
-// controller or in a command. [LimitsOf] and [MaxPods] return how many ENIs and
+// controller or in a command. Package eni/instancetype holds how many ENIs and
 // pods an instance type supports.
 //
 // # Conflicting sources
@@ -41,11 +41,24 @@
 // A new process can receive the inventory of the previous one as Config.Known.
 // It then knows its ENIs while EC2 does not answer.
 //
+// # Errors of EC2
+//
+// One table says for each error of EC2 which [Reason] it has and whether the
+// Manager has to look at the object before it believes or repeats the call. A code
+// that the table lacks is neither a success nor final: the Manager looks, the
+// Client counts it as Call.Unknown, and the operation is tried again later. Within
+// Config.Lag of a change, an answer that an object does not exist or is in the
+// wrong state is not final either.
+//
+// After EC2 has denied an action, the operation rests for 2 to 16 minutes: it
+// returns ErrUnauthorized with RetryAfter and makes no call.
+//
 // # Managed ENIs
 //
 // A Manager changes only ENIs that carry its owner tag and this instance's ID,
 // and addresses of the primary ENI. It lists all other ENIs (an ENI of the user,
-// the trunk of a controller, one tagged node.k8s.amazonaws.com/no_manage),
+// the trunk of a controller, one tagged node.k8s.amazonaws.com/no_manage, one
+// that a service of AWS manages, also if it is the primary ENI or hidden),
 // counts them against the limits, and does not change them.
 //
 // # Permissions
@@ -57,6 +70,8 @@
 // IPv6 twins). Selectors that use other subnets than the primary ENI's need
 // ec2:DescribeSubnets. Instance types that the built-in table lacks need
 // ec2:DescribeInstanceTypes.
+//
+// An action that the role lacks costs one attempt and a rest, see above.
 //
 // Each goroutine of the package ends with the call that started it. Exported
 // signatures contain no AWS SDK types, except that of [NewClient].

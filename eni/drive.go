@@ -124,8 +124,8 @@ func (m *Manager) pause(ctx context.Context, try int) error {
 }
 
 // attach attaches the ENI of an intent. If another program has taken the device
-// index, attach tries another one. If EC2 refuses one more ENI on the card, attach
-// remembers the limit.
+// index, attach tries another one. If EC2 refuses one more ENI on the card, or an ENI
+// with so many slots, attach remembers the limit.
 func (m *Manager) attach(ctx context.Context, it Intent) (Intent, error) {
 	first := it.Device
 	for try := 0; ; try++ {
@@ -134,6 +134,7 @@ func (m *Manager) attach(ctx context.Context, it Intent) (Intent, error) {
 			it.Attached, it.Attachment, it.Changed = true, id, time.Now()
 			m.mu.Lock()
 			delete(m.cardRefusals, it.Card)
+			m.learned.attached(it)
 			m.mu.Unlock()
 			return it, nil
 		}
@@ -170,7 +171,9 @@ func (m *Manager) afterAttach(ctx context.Context, it Intent, err error) (Intent
 			return it, false
 		}
 		return it.undo(reason), true
-	case reason == ReasonENILimit:
+	case m.learnFromAttach(it, err):
+		return it.undo(reason), true
+	case reason == ReasonENILimit, reason == ReasonSlotLimit:
 		m.recordCardRefusal(ctx, it)
 		return it.undo(reason), true
 	case reason == ReasonInvalid:
@@ -247,18 +250,32 @@ func (m *Manager) instance() string {
 	return m.inv.Instance.ID
 }
 
-// setDeleteOnTermination makes EC2 delete the ENI together with its instance.
+// setDeleteOnTermination makes EC2 delete the ENI together with its instance. Not
+// all of EC2 may know the new attachment yet, so a refusal of that kind is not a
+// reason to undo the ENI.
 func (m *Manager) setDeleteOnTermination(ctx context.Context, it Intent) (Intent, error) {
-	err := m.ec2.deleteOnTermination(ctx, it.ENI, it.Attachment)
-	reason := reasonOf(err)
-	switch {
-	case err == nil:
-		it.DeleteOnTermination, it.Changed = true, time.Now()
-	case lostAnswer(err), reason == ReasonThrottled:
-	default:
-		it = it.undo(reason)
+	for try := 0; ; try++ {
+		err := m.ec2.deleteOnTermination(ctx, it.ENI, it.Attachment)
+		reason := reasonOf(err)
+		switch {
+		case err == nil:
+			it.DeleteOnTermination, it.Changed = true, time.Now()
+			return it, nil
+		case lostAnswer(err), reason == ReasonThrottled:
+			return it, err
+		case !notFinal(err):
+			return it.undo(reason), err
+		case m.lagPassed(it):
+			now, lookErr := m.refresh(ctx, it)
+			if lookErr != nil || now.Done || !now.Attached || now.DeleteOnTermination {
+				return now, lookErr
+			}
+			return now.undo(reason), err
+		}
+		if try+1 >= retryAttempts || m.pause(ctx, try) != nil {
+			return it, err // the intent stays in the journal
+		}
 	}
-	return it, err
 }
 
 // Intervals of polls for an attachment. Asking the metadata service is free, so
@@ -327,10 +344,10 @@ func (m *Manager) detach(ctx context.Context, it Intent) (Intent, error) {
 		case err == nil:
 			it.Detached, it.Changed = true, time.Now()
 			return it, nil
-		case reason == ReasonNotFound:
+		case reason == ReasonNotFound && !m.showsAttached(ctx, it):
 			it.Detached = true
 			return it, nil
-		case lostAnswer(err), reason == ReasonInUse, reason == ReasonInvalid:
+		case mustLook(err) && reason != ReasonNotManaged:
 			// EC2 may be detaching or still attaching the ENI.
 			it.Doubt = it.Doubt || lostAnswer(err)
 			if it, _ = m.refresh(ctx, it); it.Detached || it.Done || !it.Attached {
@@ -343,6 +360,12 @@ func (m *Manager) detach(ctx context.Context, it Intent) (Intent, error) {
 			return it, err
 		}
 	}
+}
+
+// showsAttached reports whether EC2 shows the ENI of an intent attached.
+func (m *Manager) showsAttached(ctx context.Context, it Intent) bool {
+	e, found, err := m.ec2.describeENI(ctx, it.ENI)
+	return err == nil && found && e.Attachment != "" && e.Status != "detaching"
 }
 
 // delete deletes the ENI as soon as it is detached from its instance.
@@ -362,7 +385,7 @@ func (m *Manager) delete(ctx context.Context, it Intent) (Intent, error) {
 		case err == nil || reason == ReasonNotFound && !tooNew:
 			it.Done, it.Changed = true, time.Now()
 			return it, nil
-		case tooNew, lostAnswer(err), reason == ReasonInUse, reason == ReasonInvalid:
+		case tooNew, mustLook(err) && reason != ReasonNotManaged:
 			if it = m.findAssociation(ctx, it); it.Association != "" {
 				return it, nil // it must be disassociated from its trunk first
 			}

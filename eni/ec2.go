@@ -12,6 +12,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/vpcnet/vpcnet/eni/instancetype"
 )
 
 // pageSize is the number of results that describe calls request. EC2 limits calls
@@ -43,7 +45,11 @@ func (c *Client) describeENIs(ctx context.Context, fs ...filter) ([]ENI, error) 
 // about to be sent.
 func (c *Client) listENIs(ctx context.Context, fs func() []filter) ([]ENI, error) {
 	var out []ENI
-	in := &ec2.DescribeNetworkInterfacesInput{MaxResults: aws.Int32(pageSize)}
+	in := &ec2.DescribeNetworkInterfacesInput{
+		MaxResults: aws.Int32(pageSize),
+		// An account can hide the ENIs of services, but they take places too.
+		IncludeManagedResources: aws.Bool(true),
+	}
 	for {
 		var page *ec2.DescribeNetworkInterfacesOutput
 		err := c.call(ctx, "DescribeNetworkInterfaces", read, func(ctx context.Context) error {
@@ -365,7 +371,7 @@ func (q SubnetQuery) filters() []filter {
 }
 
 // describeType asks EC2 for the limits of an instance type.
-func (c *Client) describeType(ctx context.Context, name string) (Limits, error) {
+func (c *Client) describeType(ctx context.Context, name string) (instancetype.Limits, error) {
 	var out *ec2.DescribeInstanceTypesOutput
 	err := c.call(ctx, "DescribeInstanceTypes", read, func(ctx context.Context) error {
 		answer, err := c.ec2.DescribeInstanceTypes(ctx, &ec2.DescribeInstanceTypesInput{
@@ -375,10 +381,10 @@ func (c *Client) describeType(ctx context.Context, name string) (Limits, error) 
 		return err
 	})
 	if err != nil {
-		return Limits{}, err
+		return instancetype.Limits{}, err
 	}
 	if len(out.InstanceTypes) == 0 || out.InstanceTypes[0].NetworkInfo == nil {
-		return Limits{}, &OpError{Op: "DescribeInstanceTypes", reason: ReasonNotFound}
+		return instancetype.Limits{}, &OpError{Op: "DescribeInstanceTypes", reason: ReasonNotFound}
 	}
 	return limitsOf(name, out.InstanceTypes[0]), nil
 }

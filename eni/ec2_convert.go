@@ -3,12 +3,15 @@
 package eni
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/vpcnet/vpcnet/eni/instancetype"
 )
 
 // eniOf converts EC2's description of an ENI. It omits malformed values. EC2 has
@@ -33,6 +36,12 @@ func eniOf(ni types.NetworkInterface) ENI {
 		e.Groups = append(e.Groups, aws.ToString(g.GroupId))
 	}
 	slices.Sort(e.Groups)
+	switch op := ni.Operator; {
+	case op != nil && aws.ToBool(op.Managed):
+		e.ManagedBy = cmp.Or(aws.ToString(op.Principal), "another service")
+	case aws.ToBool(ni.RequesterManaged):
+		e.ManagedBy = cmp.Or(aws.ToString(ni.RequesterId), "another service")
+	}
 	if a := ni.Attachment; a != nil && a.Status != types.AttachmentStatusDetached {
 		e.Attachment = aws.ToString(a.AttachmentId)
 		e.Instance = aws.ToString(a.InstanceId)
@@ -57,8 +66,9 @@ func (e *ENI) setAddresses(ni types.NetworkInterface) {
 	for _, p := range ni.Ipv4Prefixes {
 		e.addBlock(parseBlock(aws.ToString(p.Ipv4Prefix)))
 	}
-	for i, a := range ni.Ipv6Addresses {
-		if i == 0 && (e.Primary || !e.Addr.IsValid()) || aws.ToBool(a.IsPrimaryIpv6) {
+	only := len(ni.Ipv6Addresses) == 1 && e.hasOwnIPv6()
+	for _, a := range ni.Ipv6Addresses {
+		if only || aws.ToBool(a.IsPrimaryIpv6) {
 			e.Addr6, _ = netip.ParseAddr(aws.ToString(a.Ipv6Address))
 			continue
 		}
@@ -68,6 +78,37 @@ func (e *ENI) setAddresses(ni types.NetworkInterface) {
 		e.addBlock(parseBlock(aws.ToString(p.Ipv6Prefix)))
 	}
 	e.sortBlocks()
+}
+
+// hasOwnIPv6 reports whether one of the ENI's IPv6 addresses, if it has any, is its
+// own, although EC2 marks none as primary.
+func (e ENI) hasOwnIPv6() bool { return e.Primary || !e.Addr.IsValid() }
+
+// withOwn returns the ENI with other own addresses. The present ones become
+// secondary addresses.
+func (e ENI) withOwn(own, own6 netip.Addr) ENI {
+	if e.Addr == own && e.Addr6 == own6 {
+		return e
+	}
+	e = e.clone()
+	for _, a := range []netip.Addr{e.Addr, e.Addr6} {
+		if a.IsValid() {
+			e.addBlock(netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	for _, a := range []netip.Addr{own, own6} {
+		if a.IsValid() {
+			e.removeBlock(netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	e.Addr, e.Addr6 = own, own6
+	e.sortBlocks()
+	return e
+}
+
+// hasAddr reports whether the ENI has an address, as its own or as a secondary one.
+func (e ENI) hasAddr(a netip.Addr) bool {
+	return a == e.Addr || a == e.Addr6 || slices.Contains(e.Addrs, a)
 }
 
 // addBlock adds a single address to e.Addrs, or a prefix to e.Prefixes.
@@ -128,9 +169,9 @@ func subnetOf(s types.Subnet) Subnet {
 
 // limitsOf converts EC2's description of an instance type, which does not contain
 // the limits of trunk ENIs.
-func limitsOf(name string, info types.InstanceTypeInfo) Limits {
+func limitsOf(name string, info types.InstanceTypeInfo) instancetype.Limits {
 	net := info.NetworkInfo
-	l := Limits{
+	l := instancetype.Limits{
 		Type: name, DefaultCard: int(aws.ToInt32(net.DefaultNetworkCardIndex)),
 		AddrsPerENI: int(aws.ToInt32(net.Ipv4AddressesPerInterface)), BareMetal: aws.ToBool(info.BareMetal), Source: "ec2",
 	}
@@ -144,6 +185,13 @@ func limitsOf(name string, info types.InstanceTypeInfo) Limits {
 	}
 	if len(l.Cards) == 0 {
 		l.Cards = []int{int(aws.ToInt32(net.MaximumNetworkInterfaces))}
+	}
+	l.EFAKnown = net.EfaSupported != nil
+	if net.EfaInfo != nil {
+		l.EFAs = int(aws.ToInt32(net.EfaInfo.MaximumEfaInterfaces))
+	}
+	if info.VCpuInfo != nil {
+		l.VCPUs = int(aws.ToInt32(info.VCpuInfo.DefaultVCpus))
 	}
 	return l
 }

@@ -81,12 +81,18 @@ type ENI struct {
 	Primary bool
 	Kind    Kind
 	// Managed says that this node may change the ENI: it carries this node's
-	// tags, or is the primary ENI.
+	// tags, or is the primary ENI, and no service of AWS manages it.
 	Managed bool
+	// ManagedBy names the service of AWS that manages the ENI, for example
+	// "eks.amazonaws.com". It is empty for other ENIs. This node never changes an
+	// ENI of a service.
+	ManagedBy string `json:",omitempty"`
 	// Addr and Addr6 are the ENI's own addresses, which pods never get. They are
 	// the zero Addr if the ENI has no such address. An IPv6 address is the ENI's
-	// own if EC2 marks it as primary, or if it is the first one of the primary
-	// ENI or of an ENI without IPv4.
+	// own if EC2 marks it as primary, or if the metadata service names it as that
+	// of the instance, or if it is the only one of the primary ENI or of an ENI
+	// without IPv4. The order of addresses does not count. While it is not known
+	// which of several addresses is the ENI's own, all of them are doubtful.
 	Addr, Addr6 netip.Addr
 	// Addrs are the secondary addresses and Prefixes the delegated prefixes, of
 	// both families, sorted.

@@ -30,7 +30,7 @@ const (
 	ReasonMode          Reason = "safe-mode"       // the safe mode forbids it
 	ReasonInvalid       Reason = "invalid"         // EC2 rejected the request as invalid
 	ReasonStillInFlight Reason = "in-flight"       // an earlier operation is not finished; Resume continues it
-	ReasonUnknown       Reason = "unknown"         // the error carries no reason
+	ReasonUnknown       Reason = "unknown"         // EC2's code is not known, or the error carries no reason
 )
 
 // Reasons returns all reasons in the order of their definition.
@@ -89,6 +89,12 @@ type OpError struct {
 	// lost says that EC2 may have executed the call although it failed: the
 	// answer did not arrive, or it reported an internal error of EC2.
 	lost bool
+	// look says that only a describe call shows what the refusal means.
+	look bool
+	// rest says that the call fails until an operator changes something.
+	rest bool
+	// skew is how far EC2's clock is ahead, if that explains the error.
+	skew time.Duration
 	// inUseVeto says that Config.InUse forbade the call, so that EC2 was not
 	// asked.
 	inUseVeto bool

@@ -49,7 +49,7 @@ func TestInventoryJSON(t *testing.T) {
 	}
 	e := eni.ENI{
 		ID: "eni-1", MAC: "02:00:00:00:00:01", SubnetID: "subnet-1", Subnet: prefix, Subnet6: prefix6, Card: 1, Device: 2,
-		Primary: true, Kind: eni.KindTrunk, Managed: true, Addr: addr, Addr6: addr6, Addrs: []netip.Addr{addr, addr6},
+		Primary: true, Kind: eni.KindTrunk, Managed: true, ManagedBy: "eks.amazonaws.com", Addr: addr, Addr6: addr6, Addrs: []netip.Addr{addr, addr6},
 		Prefixes: []netip.Prefix{prefix}, Doubtful: []netip.Prefix{prefix6}, Groups: []string{"sg-1"}, Attachment: "attach-1",
 		Instance: "i-1", Status: "attached", DeleteOnTermination: true, Description: "d", VPCID: "vpc-1", Zone: "z",
 		Tags: map[string]string{"a": "é<&>\""}, InFlight: true, Sources: eni.SourceEC2 | eni.SourceOwn,

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/vpcnet/vpcnet/eni/instancetype"
 )
 
 // Config configures a Manager. Client is required. The other fields have defaults.
@@ -116,13 +118,15 @@ type Manager struct {
 	partialDiscovers int       // how many Discovers in a row lacked an answer of a source
 	observedAt       time.Time // when the sources of inv were asked
 	lastMetadata     string    // the signature of the metadata at the last Discover
-	limits           Limits
+	limits           instancetype.Limits
 	limitsAt         time.Time               // when limits was set
+	learned          learnedLimits           // what refusals of EC2 add to limits
 	mode             Mode                    // the mode that was set; a trip can restrict it
 	cardRefusals     map[int]refusal         // refused ENIs, by card
 	foreignPlaces    map[place]time.Time     // places that EC2 reported as taken, and when
 	slotRefusals     map[slotKey]refusal     // refused slots, by ENI and family
 	exhausted        map[string]exhaustion   // by subnet
+	rests            map[restKey]rest        // operations that EC2 has denied
 	lastSubnet       string                  // the subnet of the last new ENI
 	vlans            map[string]map[int]bool // VLAN IDs in use, by trunk
 	subnets          []Subnet
@@ -144,6 +148,7 @@ func New(cfg Config) (*Manager, error) {
 		foreignPlaces: map[place]time.Time{},
 		slotRefusals:  map[slotKey]refusal{},
 		exhausted:     map[string]exhaustion{},
+		rests:         map[restKey]rest{},
 		vlans:         map[string]map[int]bool{},
 	}, nil
 }

@@ -101,7 +101,35 @@ func (m *merger) view(id string) view {
 	if v.own == nil {
 		v.own = &evidence{}
 	}
+	// Only EC2 marks the own IPv4 address, so an earlier answer of EC2 is better than
+	// the order in the metadata. Of IPv6 addresses the metadata name the own one.
+	own := v.ownAddr(func(e *ENI) netip.Addr { return e.Addr }, v.ec2, v.prev, v.metadata)
+	own6 := v.ownAddr(func(e *ENI) netip.Addr { return e.Addr6 }, v.ec2, v.metadata, v.prev)
+	for _, e := range []**ENI{&v.ec2, &v.metadata, &v.prev} {
+		if *e != nil {
+			same := (*e).withOwn(own, own6)
+			*e = &same
+		}
+	}
 	return v
+}
+
+// ownAddr returns the ENI's own address by the first source that tells it. An address
+// that the best source with an answer does not show is not the ENI's own any more.
+func (v view) ownAddr(of func(*ENI) netip.Addr, sources ...*ENI) netip.Addr {
+	shown := v.ec2
+	if shown == nil {
+		shown = v.metadata
+	}
+	for _, e := range sources {
+		if e == nil || !of(e).IsValid() {
+			continue
+		}
+		if a := of(e); shown == nil || shown.hasAddr(a) {
+			return a
+		}
+	}
+	return netip.Addr{}
 }
 
 // findENI returns the ENI with an ID, or nil.
@@ -169,6 +197,7 @@ func (m *merger) mergeENI(id string) (ENI, verdict) {
 	e.InFlight = v.own.adding || v.own.removing || v.own.removed && m.uncertainTime(v.own.removedAt)
 	e.Managed = m.managed(e, v)
 	m.slots(&e, v)
+	m.doubtOwnIPv6(&e, v)
 	return e, present
 }
 
@@ -228,11 +257,11 @@ func (m *merger) complete(e *ENI, v view) {
 }
 
 // managed reports whether this node may change the ENI: its tags say so, or it is
-// the primary ENI. Without tags, as while EC2 does not answer, the previous value
+// the primary ENI, and no service of AWS manages it. Without tags, as while EC2 does not answer, the previous value
 // remains.
 func (m *merger) managed(e ENI, v view) bool {
 	switch {
-	case e.Tags[TagNoManage] == "true":
+	case e.Tags[TagNoManage] == "true", e.ManagedBy != "":
 		return false
 	case e.Primary:
 		return true
@@ -264,6 +293,23 @@ func (m *merger) slots(e *ENI, v view) {
 		case slotDoubtful:
 			e.Doubtful = append(e.Doubtful, b)
 		}
+	}
+	e.sortBlocks()
+}
+
+// doubtOwnIPv6 puts the IPv6 addresses of an ENI in doubt while it is not known which
+// of them is the ENI's own, except for those that this node has assigned.
+func (m *merger) doubtOwnIPv6(e *ENI, v view) {
+	if e.Addr6.IsValid() || !e.hasOwnIPv6() {
+		return
+	}
+	for _, a := range slices.Clone(e.Addrs) {
+		b := netip.PrefixFrom(a, a.BitLen())
+		if _, assigned := v.own.changes[b]; a.Is4() || assigned {
+			continue
+		}
+		e.removeBlock(b)
+		e.Doubtful = append(e.Doubtful, b)
 	}
 	e.sortBlocks()
 }

@@ -87,6 +87,30 @@ var macKeys = []string{
 	"local-ipv4s", "ipv4-prefix", "ipv6s", "ipv6-prefix",
 }
 
+// Keys of the instance that name the own addresses of its primary ENI. The lists below
+// the MAC have no documented order. The own IPv4 address comes first in all listings
+// that are known, so it is taken from there if the key is missing.
+const (
+	ownIPv4Key = "local-ipv4"
+	ownIPv6Key = "ipv6"
+)
+
+// ownAddrs adds the keys of the own addresses to the data of the primary ENI, if the
+// lists leave a choice.
+func (c *Client) ownAddrs(ctx context.Context, l macData) error {
+	for key, list := range map[string]string{ownIPv4Key: "local-ipv4s", ownIPv6Key: "ipv6s"} {
+		if len(strings.Fields(l[list])) < 2 {
+			continue
+		}
+		value, _, err := c.metadata(ctx, key)
+		if err != nil {
+			return err
+		}
+		l[key] = value
+	}
+	return nil
+}
+
 // slotKeys are those of the macKeys that describe an ENI's slots.
 var slotKeys = []string{"interface-id", "local-ipv4s", "ipv4-prefix", "ipv6s", "ipv6-prefix"}
 
@@ -125,34 +149,29 @@ func (l macData) eni(mac string, primary bool) ENI {
 	e.Card, _ = strconv.Atoi(l.first("network-card"))
 	e.Subnet = parseBlock(l.first("subnet-ipv4-cidr-block"))
 	e.Subnet6 = parseBlock(l.first("subnet-ipv6-cidr-blocks"))
-	var secondary4 []string
-	e.Addr, secondary4 = ownAddr(l["local-ipv4s"])
-	secondary6 := strings.Fields(l["ipv6s"])
 	if primary {
 		e.Device, e.Card = 0, 0 // even if the service shows other indexes
 	}
-	if primary || !e.Addr.IsValid() {
-		e.Addr6, secondary6 = ownAddr(l["ipv6s"])
+	all4, all6 := strings.Fields(l["local-ipv4s"]), strings.Fields(l["ipv6s"])
+	var own, own6 netip.Addr
+	if own, _ = netip.ParseAddr(l.first(ownIPv4Key)); !slices.Contains(all4, own.String()) {
+		own, _ = netip.ParseAddr(l.first("local-ipv4s"))
 	}
-	for _, s := range slices.Concat(secondary4, secondary6, strings.Fields(l["ipv4-prefix"]), strings.Fields(l["ipv6-prefix"])) {
+	if own6, _ = netip.ParseAddr(l.first(ownIPv6Key)); len(all6) == 1 && (primary || !own.IsValid()) {
+		own6, _ = netip.ParseAddr(all6[0])
+	}
+	for _, s := range slices.Concat(all4, all6, strings.Fields(l["ipv4-prefix"]), strings.Fields(l["ipv6-prefix"])) {
 		e.addBlock(parseBlock(s))
 	}
+	if !e.hasAddr(own6) {
+		own6 = netip.Addr{} // it changed after the listing
+	}
+	e = e.withOwn(own, own6)
 	if l["local-ipv4s"] == "" && l["ipv6s"] == "" {
 		e.Kind = KindEFAOnly // the only kind without addresses
 	}
 	e.sortBlocks()
 	return e
-}
-
-// ownAddr splits a list of addresses into the first one, which is the ENI's own
-// address, and the secondary ones.
-func ownAddr(list string) (netip.Addr, []string) {
-	fields := strings.Fields(list)
-	if len(fields) == 0 {
-		return netip.Addr{}, nil
-	}
-	own, _ := netip.ParseAddr(fields[0])
-	return own, fields[1:]
 }
 
 // first returns the first value of a key, or an empty string.

@@ -3,6 +3,7 @@
 package eni
 
 import (
+	"maps"
 	"net/netip"
 	"testing"
 
@@ -38,6 +39,10 @@ func TestMACData(t *testing.T) {
 		Addr: netip.MustParseAddr("10.0.1.5"), Addrs: addrs("10.0.1.7", "10.0.1.9", "2001:db8::1", "2001:db8::2"),
 		Prefixes: prefixes("10.0.1.16/28", "2001:db8:0:0:1::/80"), Groups: []string{"sg-a", "sg-b"}, Sources: SourceMetadata,
 	}
+	asPrimary, unknown := maps.Clone(both), want
+	asPrimary["local-ipv4"], asPrimary["ipv6"] = "10.0.1.5", "2001:db8::2"
+	asPrimary["local-ipv4s"] = "10.0.1.9\n10.0.1.5\n10.0.1.7"
+	unknown.Card, unknown.Device, unknown.Primary = 0, 0, true
 	primary := want
 	primary.Card, primary.Device, primary.Primary = 0, 0, true
 	primary.Addr6, primary.Addrs = netip.MustParseAddr("2001:db8::2"), addrs("10.0.1.7", "10.0.1.9", "2001:db8::1")
@@ -48,7 +53,8 @@ func TestMACData(t *testing.T) {
 		want    ENI
 	}{
 		{"both families", both, false, want},
-		{"primary, with other indexes", both, true, primary},
+		{"primary, with other indexes and in any order", asPrimary, true, primary},
+		{"primary, own IPv6 address not named", both, true, unknown},
 		{"IPv4 only, no card shown", macData{"interface-id": "eni-1", "device-number": "1", "local-ipv4s": "10.0.1.5"}, false, ENI{
 			ID: "eni-1", MAC: "m", Device: 1, Kind: KindInterface, Status: "attached", Addr: netip.MustParseAddr("10.0.1.5"), Sources: SourceMetadata,
 		}},

@@ -2,7 +2,11 @@
 
 package eni
 
-import "time"
+import (
+	"time"
+
+	"github.com/vpcnet/vpcnet/eni/instancetype"
+)
 
 // place holds the two coordinates of an ENI on an instance: the network card
 // index and the device index.
@@ -12,7 +16,7 @@ type place struct {
 
 // cardLimit returns how many ENIs a card takes by configuration: the limit of
 // the instance type, capped by Config.MaxENIs and reduced by Config.ReserveENIs.
-func cardLimit(l Limits, cfg Config, card int) int {
+func cardLimit(l instancetype.Limits, cfg Config, card int) int {
 	n := l.MaxENIs(card)
 	if cfg.MaxENIs > 0 {
 		n = min(n, cfg.MaxENIs)
@@ -24,7 +28,7 @@ func cardLimit(l Limits, cfg Config, card int) int {
 }
 
 // cardLimitLocked returns cardLimit, lowered while a refusal of EC2 counts.
-func (m *Manager) cardLimitLocked(l Limits, card int, now time.Time) int {
+func (m *Manager) cardLimitLocked(l instancetype.Limits, card int, now time.Time) int {
 	return m.cardRefusals[card].limit(cardLimit(l, m.cfg, card), now)
 }
 

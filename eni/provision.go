@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"maps"
 	"time"
+
+	"github.com/vpcnet/vpcnet/eni/instancetype"
 )
 
 // ProvisionInput describes the ENI to create.
@@ -35,8 +37,10 @@ type ProvisionInput struct {
 // creating another.
 //
 // If a step fails permanently, Provision undoes the earlier steps before it
-// returns. If EC2 does not answer or throttles for too long, or if ctx ends, the
-// operation stays in the journal, and the next Provision or Resume continues it.
+// returns. If EC2 refuses to attach the ENI because the instance type takes fewer
+// slots on it, Provision remembers this and creates one with fewer slots. If EC2 does
+// not answer or throttles for too long, or if ctx ends, the operation stays in the
+// journal, and the next Provision or Resume continues it.
 func (m *Manager) Provision(ctx context.Context, in ProvisionInput) (ENI, error) {
 	if err := m.permit(OpProvision, "", false); err != nil {
 		return ENI{}, err
@@ -47,6 +51,16 @@ func (m *Manager) Provision(ctx context.Context, in ProvisionInput) (ENI, error)
 	if in.Kind == "" {
 		in.Kind = KindInterface
 	}
+	var e ENI
+	err := m.withRest(restKey{op: OpProvision, kind: in.Kind}, func() (err error) {
+		e, err = m.provision(ctx, in)
+		return err
+	})
+	return e, err
+}
+
+// provision implements Provision, except for the checks at its start.
+func (m *Manager) provision(ctx context.Context, in ProvisionInput) (ENI, error) {
 	if earlier, release, ok := m.unfinishedProvision(in); ok {
 		var e ENI
 		earlier, err := m.refresh(ctx, earlier)
@@ -66,22 +80,68 @@ func (m *Manager) Provision(ctx context.Context, in ProvisionInput) (ENI, error)
 	if err != nil {
 		return ENI{}, err
 	}
-	it, release, err := m.reserve(in, limits)
+	for try := 1; ; try++ {
+		e, again, err := m.provisionOnce(ctx, in, limits, subnets)
+		// A full subnet costs an ENI with prefixes and one with addresses.
+		if !again || try >= maxRefusedENIs+2*len(subnets) {
+			return e, err
+		}
+	}
+}
+
+// maxRefusedENIs is how many ENIs Provision creates in a row if EC2 refuses to attach
+// them with their slots. Three are enough to find a limit of IPv4 slots, and the others
+// for IPv6 slots and prefixes.
+const maxRefusedENIs = 5
+
+// provisionOnce creates and attaches one ENI. again says that EC2 created the ENI, but
+// refused to attach it because its subnet is full, or with so many slots. The ENI is
+// then deleted, and an ENI in another subnet, or one with single addresses or fewer
+// slots, may succeed.
+func (m *Manager) provisionOnce(ctx context.Context, in ProvisionInput, limits instancetype.Limits, subnets []string) (_ ENI, again bool, _ error) {
+	fit := m.fitLearned(in, limits)
+	it, release, err := m.reserve(fit, limits)
 	if err != nil {
-		return ENI{}, err
+		return ENI{}, false, err
 	}
 	defer release()
-	it, err = m.create(ctx, it, m.slotRequest(in, limits), subnets)
+	it, err = m.create(ctx, it, m.slotRequest(fit, limits), subnets)
 	if err != nil {
-		return ENI{}, err
+		return ENI{}, false, err
 	}
-	return m.finish(ctx, it)
+	it, err = m.drive(ctx, it)
+	if it.Undo && it.Done {
+		switch reason := reasonOf(err); {
+		case reason == ReasonSubnetFull, reason == ReasonNoFreePrefix:
+			m.recordFailure(attempt{Subnet: it.Subnet, Prefixes: min(it.Prefixes, 1)}, ReasonSubnetFull)
+			return ENI{}, true, err
+		case ctx.Err() == nil && m.fitLearned(in, limits) != fit:
+			return ENI{}, true, err
+		}
+	}
+	e, err := m.driven(it, err)
+	if err == nil && e.ID == "" {
+		err = &OpError{Op: string(OpProvision), ENI: it.ENI, reason: it.Why, Err: errors.New("the new ENI is gone")}
+	}
+	return e, false, err
+}
+
+// fitLearned reduces a request to what refusals of EC2 have shown to be possible.
+func (m *Manager) fitLearned(in ProvisionInput, l instancetype.Limits) ProvisionInput {
+	in.Slots, in.Singles = min(in.Slots, l.SlotsPerENI()), min(in.Singles, l.SlotsPerENI())
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.learned.fit(in, l, time.Now())
 }
 
 // finish drives a provision intent to its end and returns the ENI. It returns the
 // zero ENI if the intent was undone.
 func (m *Manager) finish(ctx context.Context, it Intent) (ENI, error) {
-	it, err := m.drive(ctx, it)
+	return m.driven(m.drive(ctx, it))
+}
+
+// driven returns the ENI of a provision intent that drive has finished.
+func (m *Manager) driven(it Intent, err error) (ENI, error) {
 	if err != nil || it.Undo {
 		return ENI{}, err
 	}
@@ -124,7 +184,7 @@ func (m *Manager) unfinishedProvision(input ProvisionInput) (Intent, func(), boo
 }
 
 // slotRequest returns the IPv4 slots to request for a new ENI.
-func (m *Manager) slotRequest(in ProvisionInput, l Limits) slotRequest {
+func (m *Manager) slotRequest(in ProvisionInput, l instancetype.Limits) slotRequest {
 	if in.Prefixes && l.Nitro {
 		return slotRequest{Prefixes: min(in.Slots, l.SlotsPerENI()), Singles: min(in.Singles, l.SlotsPerENI())}
 	}
@@ -133,7 +193,7 @@ func (m *Manager) slotRequest(in ProvisionInput, l Limits) slotRequest {
 
 // reserve chooses a free place for an ENI and claims it under the same lock, so
 // that no concurrent Provision takes it.
-func (m *Manager) reserve(in ProvisionInput, l Limits) (Intent, func(), error) {
+func (m *Manager) reserve(in ProvisionInput, l instancetype.Limits) (Intent, func(), error) {
 	it := m.newIntent(OpProvision)
 	it.Kind, it.Prefixes6 = in.Kind, in.Slots6
 	m.mu.Lock()

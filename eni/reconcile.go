@@ -30,11 +30,15 @@ func (m *Manager) Reconcile(ctx context.Context) (changes int, err error) {
 		groups := slices.Sorted(slices.Values(m.cfg.Groups.Groups(inv.Instance, e.SubnetID, e.Kind)))
 		if len(groups) > 0 && !slices.Equal(groups, e.Groups) {
 			changes++
-			errs = append(errs, m.setGroups(ctx, e.ID, groups))
+			errs = append(errs, m.withRest(restKey{op: "groups", eni: e.ID}, func() error {
+				return m.setGroups(ctx, e.ID, groups)
+			}))
 		}
 		if !e.DeleteOnTermination {
 			changes++
-			errs = append(errs, m.repairDeleteOnTermination(ctx, e))
+			errs = append(errs, m.withRest(restKey{op: "delete-on-termination", eni: e.ID}, func() error {
+				return m.repairDeleteOnTermination(ctx, e)
+			}))
 		}
 	}
 	return changes, errors.Join(errs...)
@@ -60,7 +64,7 @@ func (m *Manager) repairDeleteOnTermination(ctx context.Context, e ENI) error {
 
 // Adopt tags an attached ENI of another program as managed by this node. From then
 // on the Manager treats it like an ENI that Provision created, up to its deletion.
-// It ignores an ENI that is tagged with TagNoManage.
+// It ignores an ENI that is tagged with TagNoManage, or that a service manages.
 func (m *Manager) Adopt(ctx context.Context, id string) error {
 	if err := m.permit("adopt", id, false); err != nil {
 		return err
@@ -69,7 +73,7 @@ func (m *Manager) Adopt(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if e.Managed || e.Tags[TagNoManage] == "true" {
+	if e.Managed || e.ManagedBy != "" || e.Tags[TagNoManage] == "true" {
 		return nil
 	}
 	tags := m.tags(Intent{Created: time.Now()})

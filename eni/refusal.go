@@ -86,6 +86,7 @@ func (m *Manager) dropRefusals() {
 func (m *Manager) afterSlotRefusal(ctx context.Context, e ENI, f Family, a attempt, refused error) ([]netip.Prefix, error) {
 	known, fewer, foundMore := e.Slots(f), 1, false
 	if now, found, err := m.ec2.describeENI(ctx, e.ID); err == nil && found {
+		now = now.withOwn(e.Addr, e.Addr6)
 		foundMore = m.addDoubtful(e, now)
 		if n := now.Slots(f); n != known {
 			m.mu.Lock()
@@ -117,6 +118,7 @@ func (m *Manager) afterSlotRefusal(ctx context.Context, e ENI, f Family, a attem
 	defer m.mu.Unlock()
 	next := m.slotRefusals[key].next(e.Slots(f), at, slotRefusalFirst, slotRefusalMost)
 	m.slotRefusals[key] = next
+	m.learnFromAssign(f, e.Slots(f), at)
 	if errors.As(refused, &op) {
 		op.retryAfter = next.until.Sub(at)
 	}

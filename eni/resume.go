@@ -69,13 +69,15 @@ func (m *Manager) resume(ctx context.Context, it Intent) error {
 	if it.next(time.Now()) == stepCool {
 		return nil
 	}
-	switch it.Op {
-	case OpAssign:
-		return m.resumeAssign(ctx, it)
-	case OpUnassign:
-		return m.resumeUnassign(ctx, it)
-	}
-	return m.resumeENI(ctx, it)
+	return m.withRest(restKey{op: it.Op, eni: it.ENI, kind: it.Kind, short: true}, func() error {
+		switch it.Op {
+		case OpAssign:
+			return m.resumeAssign(ctx, it)
+		case OpUnassign:
+			return m.resumeUnassign(ctx, it)
+		}
+		return m.resumeENI(ctx, it)
+	})
 }
 
 // resumeENI continues an intent that adds or removes an ENI, beginning from the
@@ -103,14 +105,14 @@ func (m *Manager) resumeENI(ctx context.Context, it Intent) error {
 // resumeAssign asks EC2 once more which blocks an assign call added. If EC2 has
 // had time to show them and does not, the call added none.
 func (m *Manager) resumeAssign(ctx context.Context, it Intent) error {
-	e, found, err := m.ec2.describeENI(ctx, it.ENI)
+	e, _, err := m.ec2.describeENI(ctx, it.ENI)
 	if err != nil {
 		return err
 	}
 	if got := m.newBlocks(e, it); len(got) > 0 {
 		return m.recordAssigned(ctx, it, got)
 	}
-	if !found || m.lagPassed(it) {
+	if m.lagPassed(it) {
 		return m.removeIntent(ctx, it.ID)
 	}
 	return nil

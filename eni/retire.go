@@ -30,6 +30,11 @@ func (m *Manager) Retire(ctx context.Context, id string) error {
 		return &OpError{Op: string(OpRetire), ENI: id, reason: ReasonStillInFlight, retryAfter: retryFirst}
 	}
 	defer release()
+	return m.withRest(restKey{op: OpRetire, eni: id}, func() error { return m.retire(ctx, id) })
+}
+
+// retire implements Retire. The caller has claimed the ENI.
+func (m *Manager) retire(ctx context.Context, id string) error {
 	if it, releaseIntent, ok := m.unfinishedRetire(id); ok {
 		defer releaseIntent()
 		it, err := m.refresh(ctx, it)
@@ -81,10 +86,11 @@ func (m *Manager) unfinishedRetire(id string) (Intent, func(), bool) {
 // retireNotShown retires an ENI that EC2 does not show. The ENI is gone, unless it
 // is so new that EC2 may not show it yet.
 func (m *Manager) retireNotShown(id string) error {
+	isNew := m.attachedLately(id)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e, known := m.inv.ENI(id)
-	if known && e.Sources&SourceMetadata != 0 || known && e.Sources == SourceOwn {
+	if known && (e.Sources&SourceMetadata != 0 || e.Sources == SourceOwn || isNew) {
 		return &OpError{Op: string(OpRetire), ENI: id, reason: ReasonNotFound, Err: errors.New("EC2 does not show the ENI, but another source does"), retryAfter: m.cfg.Lag}
 	}
 	m.inv.ENIs = slices.DeleteFunc(slices.Clone(m.inv.ENIs), func(e ENI) bool { return e.ID == id })
@@ -108,6 +114,8 @@ func (m *Manager) checkRetire(ctx context.Context, e ENI) error {
 		return refuse(ReasonStillInFlight, "it is being attached or detached")
 	case e.Instance != "" && e.Instance != inst.ID:
 		return refuse(ReasonNotManaged, "it is attached to %s", e.Instance)
+	case e.ManagedBy != "":
+		return refuse(ReasonNotManaged, "%s manages it", e.ManagedBy)
 	case e.Tags[TagNoManage] == "true" || e.Tags[TagOwner] != m.cfg.Owner || e.Tags[TagInstance] != inst.ID:
 		return refuse(ReasonNotManaged, "its tags do not name this owner and instance")
 	}
@@ -160,14 +168,16 @@ func (m *Manager) Unassign(ctx context.Context, in UnassignInput) error {
 	if err := m.checkUnassign(ctx, e, in.Blocks); err != nil {
 		return err
 	}
-	it := m.newIntent(OpUnassign)
-	it.ENI, it.Blocks = in.ENI, slices.Clone(in.Blocks)
-	releaseIntent, _ := m.claim(it.ID)
-	defer releaseIntent()
-	if err := m.putIntent(ctx, it); err != nil {
-		return err
-	}
-	return m.unassignBlocks(ctx, it)
+	return m.withRest(restKey{op: OpUnassign, eni: in.ENI}, func() error {
+		it := m.newIntent(OpUnassign)
+		it.ENI, it.Blocks = in.ENI, slices.Clone(in.Blocks)
+		releaseIntent, _ := m.claim(it.ID)
+		defer releaseIntent()
+		if err := m.putIntent(ctx, it); err != nil {
+			return err
+		}
+		return m.unassignBlocks(ctx, it)
+	})
 }
 
 // checkUnassign returns an error if one of the blocks must not be unassigned.
@@ -259,16 +269,21 @@ func (m *Manager) completeUnassign(ctx context.Context, it Intent, off []netip.P
 
 // unassignGroup unassigns blocks of one sort and returns those that are no longer
 // on the ENI. EC2 refuses the whole call if one of them is not on the ENI. Then
-// unassignGroup makes one call for each block, and a refusal means that the block
-// is not on the ENI.
+// unassignGroup makes one call for each block. After any other refusal it asks EC2
+// which of the blocks the ENI has.
 func (m *Manager) unassignGroup(ctx context.Context, id string, group []netip.Prefix) (off []netip.Prefix, err error) {
 	err = m.unassignWithRetry(ctx, id, group)
-	reason := reasonOf(err)
 	switch {
-	case err == nil, reason == ReasonNotFound, reason == ReasonInvalid && len(group) == 1:
+	case err == nil:
 		return group, nil
-	case reason != ReasonInvalid:
+	case lostAnswer(err) || !mustLook(err):
 		return nil, err
+	case !blocksMissing(err):
+		return m.afterUnassignRefusal(ctx, id, group, err)
+	case len(group) == 1 && !m.assignedLately(id, group[0]):
+		return group, nil
+	case len(group) == 1:
+		return m.afterUnassignRefusal(ctx, id, group, err)
 	}
 	for _, b := range group {
 		done, err := m.unassignGroup(ctx, id, []netip.Prefix{b})
@@ -282,6 +297,59 @@ func (m *Manager) unassignGroup(ctx context.Context, id string, group []netip.Pr
 		}
 	}
 	return off, nil
+}
+
+// blocksMissing reports whether EC2 refused an unassign call because one of the
+// blocks is not on the ENI.
+func blocksMissing(err error) bool {
+	var op *OpError
+	return errors.As(err, &op) && op.reason == ReasonNotFound && op.Code == "InvalidParameterValue"
+}
+
+// afterUnassignRefusal handles an unassign call that EC2 refused for another reason
+// than missing blocks. It returns the blocks that EC2 does not show on the ENI, and
+// the refusal if there are others. A block that this node has just assigned counts
+// as present, because EC2 may not show it yet.
+func (m *Manager) afterUnassignRefusal(ctx context.Context, id string, group []netip.Prefix, refused error) (off []netip.Prefix, err error) {
+	var op *OpError
+	if !errors.As(refused, &op) {
+		return nil, refused
+	}
+	now, found, err := m.ec2.describeENI(ctx, id)
+	if err != nil {
+		op.lost = true // the outcome is not known, so the operation stays in the journal
+		return nil, refused
+	}
+	for _, b := range group {
+		if !hasBlock(&now, b) && !m.assignedLately(id, b) {
+			off = append(off, b)
+		}
+	}
+	if len(off) == len(group) {
+		return group, nil
+	}
+	// EC2 shows none of the remaining blocks, or does not know them yet.
+	op.lost = !found || op.reason == ReasonNotFound || op.reason == ReasonInUse
+	return off, refused
+}
+
+// assignedLately reports whether this node assigned the block so lately that EC2
+// may not know it yet.
+func (m *Manager) assignedLately(id string, b netip.Prefix) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var recent []Intent
+	for _, in := range m.intents {
+		if in.ENI == id && in.Done {
+			recent = append(recent, in)
+		}
+	}
+	ev := evidenceOf(recent)[id]
+	if ev == nil {
+		return false
+	}
+	c, ok := ev.changes[b]
+	return ok && !c.removed && time.Since(c.at) < m.cfg.Lag
 }
 
 // unassignWithRetry unassigns blocks of one sort, and repeats the call if its

@@ -100,6 +100,7 @@ func (in Intent) observeAttached(e ENI, lagPassed bool) Intent {
 	if in.Made != nil {
 		// Its addresses may have changed since it was created.
 		made := *in.Made
+		e = e.withOwn(made.Addr, made.Addr6)
 		made.Addrs, made.Prefixes = e.Addrs, e.Prefixes
 		in.Made = &made
 	}

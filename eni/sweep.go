@@ -123,6 +123,8 @@ func (in SweepInput) keepReason(e ENI, now time.Time) string {
 		return "of another cluster"
 	case in.Instance != "" && e.Tags[TagInstance] != in.Instance:
 		return "of another instance"
+	case e.ManagedBy != "":
+		return "managed by " + e.ManagedBy
 	case e.Tags[TagNoManage] == "true":
 		return "tagged " + TagNoManage
 	case e.Attachment != "" || e.Status != "available":

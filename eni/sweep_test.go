@@ -32,6 +32,7 @@ func TestSweepKeepReason(t *testing.T) {
 		{"another cluster", "", tag(TagCluster, "green"), "of another cluster"},
 		{"no cluster", "", tag(TagCluster, ""), "of another cluster"},
 		{"not to be managed", "", tag(TagNoManage, "true"), "tagged " + TagNoManage},
+		{"of a service", "", func(e *ENI) { e.ManagedBy = "eks.amazonaws.com" }, "managed by eks.amazonaws.com"},
 		{"attached", "", func(e *ENI) { e.Attachment = "attach-1" }, "in use"},
 		{"a branch", "", func(e *ENI) { e.Status = "in-use" }, "in use"},
 		{"being attached", "", func(e *ENI) { e.Status = "attaching" }, "in use"},

@@ -4,54 +4,12 @@ package eni
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
-	"strings"
 
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
-
-// reasons maps the error codes of EC2
-// (https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html)
-// to reasons. Other codes mean ReasonInvalid.
-var reasons = map[string]Reason{
-	"RequestLimitExceeded":                   ReasonThrottled,
-	"Throttling":                             ReasonThrottled,
-	"ThrottlingException":                    ReasonThrottled,
-	"EC2ThrottledException":                  ReasonThrottled,
-	"SlowDown":                               ReasonThrottled,
-	"UnauthorizedOperation":                  ReasonUnauthorized,
-	"AuthFailure":                            ReasonUnauthorized,
-	"AccessDenied":                           ReasonUnauthorized,
-	"AccessDeniedException":                  ReasonUnauthorized,
-	"InvalidClientTokenId":                   ReasonUnauthorized,
-	"ExpiredToken":                           ReasonUnauthorized,
-	"RequestExpired":                         ReasonUnauthorized,
-	"SignatureDoesNotMatch":                  ReasonUnauthorized,
-	"OptInRequired":                          ReasonUnauthorized,
-	"InsufficientFreeAddressesInSubnet":      ReasonSubnetFull,
-	"InsufficientCidrBlocks":                 ReasonNoFreePrefix,
-	"AttachmentLimitExceeded":                ReasonENILimit,
-	"NetworkInterfaceLimitExceeded":          ReasonQuota,
-	"ResourceLimitExceeded":                  ReasonQuota,
-	"PrivateIpAddressLimitExceeded":          ReasonSlotLimit,
-	"Ipv6AddressLimitExceeded":               ReasonSlotLimit,
-	"InvalidNetworkInterfaceID.NotFound":     ReasonNotFound,
-	"InvalidNetworkInterfaceId.NotFound":     ReasonNotFound,
-	"InvalidAttachmentID.NotFound":           ReasonNotFound,
-	"InvalidSubnetID.NotFound":               ReasonNotFound,
-	"InvalidInstanceID.NotFound":             ReasonNotFound,
-	"InvalidGroup.NotFound":                  ReasonNotFound,
-	"InvalidAssociationID.NotFound":          ReasonNotFound,
-	"InvalidInterfaceAssociationID.NotFound": ReasonNotFound,
-	"InvalidNetworkInterface.InUse":          ReasonInUse,
-	"IncorrectState":                         ReasonInUse,
-	"DependencyViolation":                    ReasonInUse,
-	"InternalError":                          ReasonUnreachable,
-	"InternalFailure":                        ReasonUnreachable,
-	"Unavailable":                            ReasonUnreachable,
-	"ServiceUnavailable":                     ReasonUnreachable,
-}
 
 // translate converts an error of the SDK to an *OpError, so that its callers need
 // not know EC2's codes. It returns nil for nil.
@@ -60,20 +18,24 @@ func translate(action string, err error) *OpError {
 		return nil
 	}
 	var api smithy.APIError
-	if !errors.As(err, &api) {
-		return &OpError{Op: action, reason: ReasonUnreachable, Err: cause(err), lost: true}
+	if errors.Is(err, ErrNoCredentials) {
+		return &OpError{Op: action, reason: ReasonUnauthorized, Err: cause(err)} // the call was not sent
 	}
-	e := &OpError{Op: action, Code: api.ErrorCode(), reason: ReasonInvalid, Err: errors.New(api.ErrorMessage())}
+	if !errors.As(err, &api) {
+		return &OpError{Op: action, reason: ReasonUnreachable, Err: cause(err), look: true, lost: true}
+	}
 	var answer *smithyhttp.ResponseError
 	server := errors.As(err, &answer) && answer.HTTPStatusCode() >= http.StatusInternalServerError
-	if reason, ok := reasons[strings.TrimPrefix(e.Code, "Client.")]; ok {
-		e.reason = reason
-	} else if server {
-		e.reason = ReasonUnreachable
+	row := rowOf(action, api.ErrorCode(), api.ErrorMessage(), server)
+	e := &OpError{
+		Op: action, Code: api.ErrorCode(), Err: errors.New(api.ErrorMessage()),
+		reason: row.reason, look: row.look, lost: row.effect == effectUnknown, rest: row.rest,
 	}
-	e.lost = e.reason == ReasonUnreachable
+	if e.blameClock(clockSkew(err)); e.skew == 0 && row.hint != "" {
+		e.Err = fmt.Errorf("%s; %s", api.ErrorMessage(), row.hint)
+	}
 	switch e.reason {
-	case ReasonThrottled:
+	case ReasonThrottled, ReasonUnknown:
 		e.retryAfter = backoffMax
 	case ReasonSubnetFull, ReasonNoFreePrefix:
 		e.retryAfter = exhaustedFor
@@ -95,4 +57,11 @@ func cause(err error) error {
 func lostAnswer(err error) bool {
 	var op *OpError
 	return errors.As(err, &op) && op.lost
+}
+
+// mustLook reports whether a caller has to ask EC2 for the state of an object
+// before it repeats a call that failed with err, or takes err as final.
+func mustLook(err error) bool {
+	var op *OpError
+	return errors.As(err, &op) && (op.look || op.lost)
 }

@@ -17,7 +17,7 @@ type Config struct {
 	Lag Lag
 	// Throttle limits the rate of calls. Nil means no limit.
 	Throttle *Throttle
-	// Types are instance types that add to the table of package eni, or replace
+	// Types are instance types that add to the table of package instancetype, or replace
 	// its entries of the same name.
 	Types []InstanceType
 }

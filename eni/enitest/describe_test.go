@@ -13,8 +13,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/eni/enitest"
+	"github.com/vpcnet/vpcnet/eni/instancetype"
 )
 
 // TestPages pages through ENIs and deletes an ENI of each page on the way.
@@ -114,7 +114,11 @@ func TestInstanceTypePages(t *testing.T) {
 	for pages.HasMorePages() {
 		n += len(must(pages.NextPage(t.Context()))(t).InstanceTypes)
 	}
-	if want := len(eni.InstanceTypes()); n != want {
+	want := 0
+	for range instancetype.All() {
+		want++
+	}
+	if n != want {
 		t.Errorf("got %d instance types, want %d", n, want)
 	}
 }
@@ -226,9 +230,8 @@ func TestCards(t *testing.T) {
 // more of either is refused.
 func TestAllLimits(t *testing.T) {
 	done := map[string]bool{}
-	for _, name := range eni.InstanceTypes() {
-		l, _ := eni.LimitsOf(name)
-		limits := fmt.Sprint(l.Cards, l.AddrsPerENI)
+	for l := range instancetype.All() {
+		name, limits := l.Type, fmt.Sprint(l.Cards, l.AddrsPerENI)
 		if done[limits] {
 			continue
 		}

@@ -5,24 +5,27 @@ package enitest
 import (
 	"slices"
 
-	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/eni/instancetype"
 )
 
 // InstanceType returns the entry of Config.Types with the given name, or else the
-// one in the table of package eni.
+// one in the table of package instancetype.
 func (c *Cloud) InstanceType(name string) (InstanceType, bool) {
 	for _, t := range c.cfg.Types {
 		if t.Name == name {
 			return t, true
 		}
 	}
-	l, ok := eni.LimitsOf(name)
+	l, ok := instancetype.Lookup(name)
 	return typeOf(l), ok
 }
 
 // instanceTypes returns all instance types, sorted by name.
 func (c *Cloud) instanceTypes() []InstanceType {
-	names := eni.InstanceTypes()
+	var names []string
+	for l := range instancetype.All() {
+		names = append(names, l.Type)
+	}
 	for _, t := range c.cfg.Types {
 		names = append(names, t.Name)
 	}
@@ -35,7 +38,7 @@ func (c *Cloud) instanceTypes() []InstanceType {
 	return all
 }
 
-func typeOf(l eni.Limits) InstanceType {
+func typeOf(l instancetype.Limits) InstanceType {
 	t := InstanceType{
 		Name: l.Type, ENIs: l.Cards, IPv4PerENI: l.AddrsPerENI, IPv6PerENI: l.AddrsPerENI,
 		DefaultCard: l.DefaultCard, BareMetal: l.BareMetal,

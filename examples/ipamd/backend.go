@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/http"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -32,6 +34,7 @@ type backend struct {
 	// problem is the present failure of EC2 or the metadata service, nil if none is
 	// known.
 	problem atomic.Pointer[error]
+	log     *slog.Logger // optional
 }
 
 // startRetry is the RetryAfter of errors while the agent starts.
@@ -66,14 +69,24 @@ func (b *backend) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.
 }
 
 // observeCall is called for each attempt of a call to EC2. It records an attempt
-// without an answer as a problem at once, long before the last attempt fails.
+// that was not sent, or got no answer, as a problem at once, long before the last
+// attempt fails.
 func (b *backend) observeCall(c eni.Call) {
 	b.metrics.called(c)
-	if c.Code != "error" { // the client's code for a call without an answer
+	if c.ClockSkew != 0 && b.log != nil {
+		b.log.Warn("the node's clock is wrong; calls to EC2 are signed with EC2's time", "behind", c.ClockSkew.Round(time.Second).String())
+	}
+	var err error
+	switch c.Code { // of these two the client tells that EC2 has not answered
+	case "error":
+		err = eni.NewOpError(c.Action, eni.ReasonUnreachable, nil)
+	case "no-credentials":
+		err = eni.NewOpError(c.Action, eni.ReasonUnauthorized, eni.ErrNoCredentials)
+	default:
 		b.problem.Store(nil)
 		return
 	}
-	err := advise(eni.NewOpError(c.Action, eni.ReasonUnreachable, nil), b.settings)
+	err = advise(err, routeToEC2(b.settings, b.recorder.knownRegion(), http.ProxyFromEnvironment))
 	b.problem.Store(&err)
 }
 

@@ -4,10 +4,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"net/http"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
@@ -21,7 +20,9 @@ import (
 // to EC2.
 func connect(ctx context.Context, s settings, known string, onCall func(eni.Call)) (*eni.Client, string, error) {
 	// Only the SDK's own client can take a CA bundle from the environment.
-	httpClient := awshttp.NewBuildableClient().WithTimeout(s.HTTPTimeout)
+	httpClient := awshttp.NewBuildableClient().WithTimeout(s.HTTPTimeout).WithTransportOptions(func(t *http.Transport) {
+		t.Proxy = directForMetadata(s.MetadataEndpoint, t.Proxy)
+	})
 	options := []func(*config.LoadOptions) error{config.WithHTTPClient(httpClient)}
 	if s.MetadataEndpoint != "" {
 		options = append(options, config.WithEC2IMDSEndpoint(s.MetadataEndpoint))
@@ -45,36 +46,7 @@ func connect(ctx context.Context, s settings, known string, onCall func(eni.Call
 			return nil, "", fmt.Errorf("AWS settings: %w", err)
 		}
 	}
-	if s.EC2Endpoint != "" {
-		// This changes only the EC2 client, which is the only one made from cfg.
-		// Credentials from other services have their own endpoints.
-		cfg.BaseEndpoint = aws.String(s.EC2Endpoint)
-	}
-	return eni.NewClient(cfg, eni.ClientConfig{MetadataEndpoint: s.MetadataEndpoint, Timeout: s.HTTPTimeout, OnCall: onCall}), cfg.Region, nil
-}
-
-// advise adds to an error the advice for the operator, if there is any.
-func advise(err error, s settings) error {
-	if hint := advice(err, s); hint != "" {
-		return fmt.Errorf("%w; %s", err, hint)
-	}
-	return err
-}
-
-// advice returns what an operator can do about a failure. It is empty if the error
-// itself is enough.
-func advice(err error, s settings) string {
-	endpoint := s.EC2Endpoint
-	if endpoint == "" {
-		endpoint = "the region's EC2 endpoint"
-	}
-	switch {
-	case errors.Is(err, eni.ErrNoMetadata):
-		return "check that the instance metadata service is enabled and, if the agent runs in a container with its own network, that its hop limit is at least 2; -metadata-endpoint (AWS_EC2_METADATA_SERVICE_ENDPOINT) sets another endpoint; with AWS_REGION the agent does not ask for the region"
-	case errors.Is(err, eni.ErrUnreachable):
-		return fmt.Sprintf("check that the node can reach %s: route, VPC endpoint, security groups, proxy; -ec2-endpoint (AWS_ENDPOINT_URL_EC2) sets another endpoint", endpoint)
-	case errors.Is(err, eni.ErrUnauthorized):
-		return "allow the node's IAM role the action that the error names"
-	}
-	return ""
+	return eni.NewClient(cfg, eni.ClientConfig{
+		MetadataEndpoint: s.MetadataEndpoint, Endpoint: s.EC2Endpoint, Timeout: s.HTTPTimeout, OnCall: onCall,
+	}), cfg.Region, nil
 }

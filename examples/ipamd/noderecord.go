@@ -95,6 +95,13 @@ func (r *recorder) store(inv eni.Inventory) error {
 	return nil
 }
 
+// knownRegion returns the region, or an empty string before setRegion.
+func (r *recorder) knownRegion() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.region
+}
+
 func (r *recorder) setRegion(region string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

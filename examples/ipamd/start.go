@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/cniplugin/server"
 	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/eni/instancetype"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
 	"github.com/vpcnet/vpcnet/warmpool"
@@ -31,6 +33,7 @@ const (
 // earlier process of the boot it succeeds at once, and otherwise as soon as EC2 or
 // the metadata service describes the instance. It returns nil if ctx ends first.
 func start(ctx context.Context, s settings, b *backend, l *links, known nodeRecord, log *slog.Logger) (*started, error) {
+	b.log = log
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		st, limits, err := prepare(ctx, s, b, l, known)
 		if err == nil {
@@ -40,7 +43,7 @@ func start(ctx context.Context, s settings, b *backend, l *links, known nodeReco
 		if ctx.Err() != nil {
 			return nil, nil
 		}
-		err = advise(err, s)
+		err = advise(err, routeToEC2(s, b.recorder.knownRegion(), http.ProxyFromEnvironment))
 		b.problem.Store(&err)
 		log.Error("agent cannot start yet", "err", err, "reason", reasonOf(err), "retry", pause.String())
 		select {
@@ -170,10 +173,10 @@ func finishOperations(ctx context.Context, manager *eni.Manager, log *slog.Logge
 // prepare creates the ENI manager and finds the limits of the instance. It leaves
 // unfinished operations of an earlier process to audit, because serving pods is more
 // urgent.
-func prepare(ctx context.Context, s settings, b *backend, l *links, known nodeRecord) (*started, eni.Limits, error) {
+func prepare(ctx context.Context, s settings, b *backend, l *links, known nodeRecord) (*started, instancetype.Limits, error) {
 	client, region, err := connect(ctx, s, known.Region, b.observeCall)
 	if err != nil {
-		return nil, eni.Limits{}, err
+		return nil, instancetype.Limits{}, err
 	}
 	b.recorder.setRegion(region)
 	manager, err := eni.New(eni.Config{
@@ -181,18 +184,18 @@ func prepare(ctx context.Context, s settings, b *backend, l *links, known nodeRe
 		MaxENIs: max(s.MaxENI, 0), InUse: inUse(b.pool, l.witness), Known: known.Inventory,
 	})
 	if err != nil {
-		return nil, eni.Limits{}, err
+		return nil, instancetype.Limits{}, err
 	}
 	// Reading the journal removes ENIs and addresses that are being deleted from the
 	// inventory.
 	if _, err := manager.Unfinished(ctx); err != nil {
-		return nil, eni.Limits{}, err
+		return nil, instancetype.Limits{}, err
 	}
 	limits, err := manager.Limits(ctx)
 	return &started{client: client, manager: manager}, limits, err
 }
 
-func newAgent(s settings, b *backend, l *links, manager *eni.Manager, limits eni.Limits, log *slog.Logger) (*agent.Agent, error) {
+func newAgent(s settings, b *backend, l *links, manager *eni.Manager, limits instancetype.Limits, log *slog.Logger) (*agent.Agent, error) {
 	policy, err := s.policy()
 	if err != nil {
 		return nil, err
@@ -239,11 +242,11 @@ func (s *settings) policy() (warmpool.Policy, error) {
 
 // prefixes reports whether slots hold prefixes: the settings ask for them and the
 // instance type supports them.
-func (s *settings) prefixes(l eni.Limits) bool { return s.Prefixes && l.Nitro }
+func (s *settings) prefixes(l instancetype.Limits) bool { return s.Prefixes && l.Nitro }
 
 // limits returns the limits of each network card. Only the card with the primary
 // ENI serves pods; the limits of the others stay zero.
-func (s *settings) limits(l eni.Limits) []warmpool.Limits {
+func (s *settings) limits(l instancetype.Limits) []warmpool.Limits {
 	cards := make([]warmpool.Limits, l.DefaultCard+1)
 	enis := l.MaxENIs(l.DefaultCard)
 	if s.MaxENI > 0 {
@@ -251,7 +254,7 @@ func (s *settings) limits(l eni.Limits) []warmpool.Limits {
 	}
 	perSlot := 1
 	if s.prefixes(l) {
-		perSlot = eni.PrefixSize
+		perSlot = instancetype.PrefixSize
 	}
 	cards[l.DefaultCard] = warmpool.Limits{
 		MaxENIs: enis, SlotsPerENI: l.SlotsPerENI(), AddressesPerSlot: perSlot, MaxPods: s.MaxPods,

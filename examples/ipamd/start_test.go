@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/eni/instancetype"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/warmpool"
 )
@@ -69,13 +70,13 @@ func TestStartTriesForEver(t *testing.T) {
 // TestLimits checks that limits are those of the instance type, reduced by the
 // settings.
 func TestLimits(t *testing.T) {
-	m5 := eni.Limits{Cards: []int{3}, AddrsPerENI: 10, Nitro: true}
-	cards := eni.Limits{Cards: []int{4, 7}, DefaultCard: 1, AddrsPerENI: 5, Nitro: true}
-	old := eni.Limits{Cards: []int{2}, AddrsPerENI: 4}
+	m5 := instancetype.Limits{Cards: []int{3}, AddrsPerENI: 10, Nitro: true}
+	cards := instancetype.Limits{Cards: []int{4, 7}, DefaultCard: 1, AddrsPerENI: 5, Nitro: true}
+	old := instancetype.Limits{Cards: []int{2}, AddrsPerENI: 4}
 	for _, c := range []struct {
 		name   string
 		args   []string
-		limits eni.Limits
+		limits instancetype.Limits
 		want   []warmpool.Limits
 	}{
 		{"as the type", nil, m5, []warmpool.Limits{{MaxENIs: 3, SlotsPerENI: 9, AddressesPerSlot: 1}}},

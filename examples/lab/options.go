@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/eni/instancetype"
 )
 
 // options are the values of the command line.
@@ -61,7 +61,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 }
 
 func (o options) validate(rest []string) error {
-	limits, known := eni.LimitsOf(o.InstanceType)
+	limits, known := instancetype.Lookup(o.InstanceType)
 	switch {
 	case len(rest) > 0:
 		return fmt.Errorf("unexpected argument %q; run with -help for the flags", rest[0])
@@ -77,7 +77,7 @@ func (o options) validate(rest []string) error {
 
 // fits returns an error if the nodes have too few addresses for the pods of the
 // walk.
-func fits(o options, l eni.Limits) error {
+func fits(o options, l instancetype.Limits) error {
 	enis, per := l.MaxENIs(l.DefaultCard), l.SlotsPerENI()
 	// Each node temporarily gets two more pods, and the first node gets as many as
 	// need a second ENI.

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/eni/enitest"
+	"github.com/vpcnet/vpcnet/eni/instancetype"
 	"github.com/vpcnet/vpcnet/internal/fabric"
 	"github.com/vpcnet/vpcnet/internal/fabric/ec2fabric"
 )
@@ -22,7 +22,7 @@ import (
 // world is the VPC with everything in it.
 type world struct {
 	o      options
-	limits eni.Limits
+	limits instancetype.Limits
 	cloud  *enitest.Cloud
 	net    *fabric.Fabric
 	// follower applies changes in EC2 to the network.
@@ -57,7 +57,7 @@ var delays = enitest.Delays{Attach: 200 * time.Millisecond, Detach: 200 * time.M
 // newWorld builds the VPC and boots its nodes, without agents. The caller must close
 // the world.
 func newWorld(ctx context.Context, o options, programs string) (*world, error) {
-	limits, ok := eni.LimitsOf(o.InstanceType)
+	limits, ok := instancetype.Lookup(o.InstanceType)
 	if !ok {
 		return nil, fmt.Errorf("instance type %s is unknown", o.InstanceType)
 	}

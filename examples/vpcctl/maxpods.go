@@ -7,12 +7,14 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/config"
 
 	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/eni/instancetype"
 )
 
 // capacity is the result of max-pods.
@@ -23,9 +25,9 @@ type capacity struct {
 	Addresses   int    `json:"addresses"`
 	ENIs        []int  `json:"enis"` // by network card
 	SlotsPerENI int    `json:"slotsPerENI"`
-	BranchENIs  int    `json:"branchENIs"`
-	Prefixes    bool   `json:"prefixes"` // whether slots hold prefixes
-	Source      string `json:"source"`   // table, ec2 or default
+	BranchENIs  int    `json:"branchENIs"` // 0 also if it is not known
+	Prefixes    bool   `json:"prefixes"`   // whether slots hold prefixes
+	Source      string `json:"source"`     // table, ec2 or default
 }
 
 // maxPods runs "vpcctl max-pods".
@@ -33,7 +35,7 @@ func maxPods(ctx context.Context, std stdio, args []string) error {
 	fs := flag.NewFlagSet("max-pods", flag.ContinueOnError)
 	kind := fs.String("instance-type", "", "EC2 instance `type`, such as m5.large")
 	output := fs.String("o", "text", "output `format`: text or json")
-	var mode eni.PodMode
+	var mode instancetype.PodMode
 	fs.BoolVar(&mode.Prefixes, "prefix", false, "slots hold /28 prefixes")
 	fs.BoolVar(&mode.CustomNetworking, "custom-networking", false, "pods do not use the primary ENI")
 	fs.BoolVar(&mode.Trunk, "trunk", false, "reserve one ENI for a trunk ENI, if the type can have one")
@@ -61,7 +63,7 @@ func maxPods(ctx context.Context, std stdio, args []string) error {
 		fmt.Fprintf(std.err, "vpcctl: neither the table nor EC2 has %s; these are safe defaults\n", *kind)
 	}
 	c := capacity{
-		InstanceType: l.Type, MaxPods: eni.MaxPods(l, mode), Addresses: eni.MaxAddresses(l, mode), ENIs: l.Cards,
+		InstanceType: l.Type, MaxPods: l.MaxPods(mode), Addresses: l.MaxAddresses(mode), ENIs: l.Cards,
 		SlotsPerENI: l.SlotsPerENI(), BranchENIs: l.Branches, Prefixes: mode.Prefixes && l.Nitro, Source: l.Source,
 	}
 	if *output == "json" {
@@ -69,7 +71,11 @@ func maxPods(ctx context.Context, std stdio, args []string) error {
 	}
 	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "instance type\t%s (limits from: %s)\n", c.InstanceType, c.Source)
-	fmt.Fprintf(w, "ENIs by card\t%d\nslots an ENI\t%d\nbranch ENIs\t%d\n", c.ENIs, c.SlotsPerENI, c.BranchENIs)
+	branches := "unknown"
+	if l.TrunkKnown {
+		branches = strconv.Itoa(c.BranchENIs)
+	}
+	fmt.Fprintf(w, "ENIs by card\t%d\nslots an ENI\t%d\nbranch ENIs\t%s\n", c.ENIs, c.SlotsPerENI, branches)
 	fmt.Fprintf(w, "pods with an address\t%d\nmax-pods\t%d\n", c.Addresses, c.MaxPods)
 	return w.Flush()
 }
@@ -80,15 +86,15 @@ const describeTimeout = 10 * time.Second
 
 // limitsOf returns the limits of an instance type from the table or else from EC2.
 // Types in the table need no credentials.
-func limitsOf(ctx context.Context, kind string) (eni.Limits, error) {
-	if l, ok := eni.LimitsOf(kind); ok {
+func limitsOf(ctx context.Context, kind string) (instancetype.Limits, error) {
+	if l, ok := instancetype.Lookup(kind); ok {
 		return l, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
 	defer cancel()
 	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
-		return eni.Limits{}, fmt.Errorf("AWS configuration: %w", err)
+		return instancetype.Limits{}, fmt.Errorf("AWS configuration: %w", err)
 	}
 	return eni.NewClient(cfg, eni.ClientConfig{Attempts: 2}).LimitsOf(ctx, kind), nil
 }

@@ -57,6 +57,9 @@ func TestMaxPods(t *testing.T) {
 	if code, out, _ := vpcctl(t, "max-pods", "-instance-type", "m5.large"); code != 0 || !strings.Contains(out, "max-pods              29") {
 		t.Errorf("exit %d: %s", code, out)
 	}
+	if code, out, _ := vpcctl(t, "max-pods", "-instance-type", "x9.large"); code != 0 || !strings.Contains(out, "branch ENIs           unknown") {
+		t.Errorf("exit %d: %s", code, out)
+	}
 	if code, _, stderr := vpcctl(t, "max-pods"); code != 2 || !strings.Contains(stderr, "-instance-type is required") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}

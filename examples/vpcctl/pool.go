@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/eni/instancetype"
 	"github.com/vpcnet/vpcnet/warmpool"
 	"github.com/vpcnet/vpcnet/warmpool/sim"
 )
@@ -204,7 +204,7 @@ func (w *world) ready() error {
 			return fmt.Errorf("-%s: want %s", f.name, f.want)
 		}
 	}
-	l, ok := eni.LimitsOf(w.instanceType)
+	l, ok := instancetype.Lookup(w.instanceType)
 	if !ok {
 		return fmt.Errorf("instance type %q is not in the built-in table", w.instanceType)
 	}
@@ -214,20 +214,20 @@ func (w *world) ready() error {
 		w.cfg.Cooldown = -1
 	}
 	w.cfg.EC2.Call, w.cfg.EC2.Attach = max(w.cfg.EC2.Call, 1), max(w.cfg.EC2.Attach, 1)
-	if w.cfg.Subnet.Addresses < eni.PrefixSize {
-		return fmt.Errorf("-subnet %d: want %d or more", w.cfg.Subnet.Addresses, eni.PrefixSize)
+	if w.cfg.Subnet.Addresses < instancetype.PrefixSize {
+		return fmt.Errorf("-subnet %d: want %d or more", w.cfg.Subnet.Addresses, instancetype.PrefixSize)
 	}
 	limits := &w.cfg.Limits
 	limits.MaxENIs, limits.SlotsPerENI, limits.AddressesPerSlot = l.Cards[l.DefaultCard], l.AddrsPerENI-1, 1
-	mode := eni.PodMode{}
+	mode := instancetype.PodMode{}
 	if w.prefixes {
 		if !l.Nitro {
 			return fmt.Errorf("instance type %q does not support prefixes", w.instanceType)
 		}
-		limits.AddressesPerSlot, mode.Prefixes, mode.Cap = eni.PrefixSize, true, 110
+		limits.AddressesPerSlot, mode.Prefixes, mode.Cap = instancetype.PrefixSize, true, 110
 	}
 	if limits.MaxPods == 0 {
-		limits.MaxPods = eni.MaxPods(l, mode)
+		limits.MaxPods = l.MaxPods(mode)
 	}
 	return nil
 }

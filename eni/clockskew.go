@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package eni
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+)
+
+// ErrClockSkew is wrapped by the error of a call that EC2 refused because the clock
+// of this node is wrong. The text names the difference. The error is also
+// ErrUnauthorized.
+var ErrClockSkew = errors.New("the node's clock differs from that of EC2")
+
+// skewThreshold is the difference of clocks from which a refusal of credentials is
+// blamed on it. EC2 accepts signatures that are up to 5 minutes old; the SDK uses
+// the same threshold.
+const skewThreshold = 4 * time.Minute
+
+// clockSkew returns how far the clock of EC2 is ahead of that of this node according
+// to the answer that err holds. It returns 0 if the answer has no usable time.
+func clockSkew(err error) time.Duration {
+	var answer *smithyhttp.ResponseError
+	if !errors.As(err, &answer) || answer.Response == nil || answer.Response.Response == nil {
+		return 0
+	}
+	header := answer.Response.Header
+	at, err := http.ParseTime(header.Get("Date"))
+	if err != nil || header.Get("Age") != "" {
+		return 0 // a cache answered, at another time
+	}
+	return time.Until(at)
+}
+
+// blameClock names the clock in an error of credentials, if its difference explains
+// the error.
+func (e *OpError) blameClock(skew time.Duration) {
+	if e.reason != ReasonUnauthorized || e.rest || skew.Abs() < skewThreshold {
+		return
+	}
+	side := "behind"
+	if skew < 0 {
+		side = "ahead"
+	}
+	e.skew = skew
+	e.Err = fmt.Errorf("%w: it is %v %s: %w", ErrClockSkew, skew.Abs().Round(time.Second), side, e.Err)
+}

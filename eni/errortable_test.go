@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package eni
+
+import (
+	"errors"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/smithy-go"
+)
+
+// TestErrorRows checks that each row has a known reason, that no earlier row hides
+// it, and that each group of rows names its source.
+func TestErrorRows(t *testing.T) {
+	for i, r := range errorRows {
+		if !slices.Contains(Reasons(), r.reason) || r.reason == ReasonUnknown {
+			t.Errorf("%s has the reason %q", r.code, r.reason)
+		}
+		action := "Any"
+		if len(r.calls) > 0 {
+			action = r.calls[0]
+		}
+		if got := rowOf(action, r.code, "the text: "+r.text, false); got.reason != r.reason || got.text != r.text {
+			t.Errorf("row %d, %s %q, is hidden by %q", i, r.code, r.text, got.text)
+		}
+	}
+	source, err := os.ReadFile("errortable.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(source), "var errorRows = []errorRow{\n")
+	table, _, _ = strings.Cut(table, "\n}\n")
+	for _, group := range strings.Split(table, "\n\n") {
+		if !strings.Contains(group, "// https://") && !strings.Contains(group, ": https://") {
+			t.Errorf("no source is named for\n%s", group)
+		}
+	}
+}
+
+// TestErrorRowsOfSDK checks that the table covers the codes that the SDK's own
+// retries recognize, because the Client replaces them.
+func TestErrorRowsOfSDK(t *testing.T) {
+	for reason, codes := range map[Reason]map[string]struct{}{
+		ReasonThrottled:   retry.DefaultThrottleErrorCodes,
+		ReasonUnreachable: retry.DefaultRetryableErrorCodes,
+	} {
+		for _, code := range slices.Sorted(maps.Keys(codes)) {
+			if got := rowOf("AssignPrivateIpAddresses", code, "", false).reason; got != reason {
+				t.Errorf("%s means %s, want %s", code, got, reason)
+			}
+		}
+	}
+}
+
+// TestHints checks that errors of credentials name the token or the region.
+func TestHints(t *testing.T) {
+	for code, want := range map[string]string{
+		"ExpiredToken": "session token", "InvalidClientTokenId": "session token", "AuthFailure": "region", "OptInRequired": "region",
+	} {
+		err := translate("a", &smithy.GenericAPIError{Code: code, Message: "because"})
+		if got := err.Error(); !strings.Contains(got, want) || !strings.Contains(got, "because") || !errors.Is(err, ErrUnauthorized) {
+			t.Errorf("%s: %s, want %q in it", code, got, want)
+		}
+	}
+}
+
+// TestRowOf checks the choice of a row by code, text and action.
+func TestRowOf(t *testing.T) {
+	full := "There aren't sufficient free Ipv4 addresses or prefixes"
+	for _, c := range []struct {
+		action, code, text string
+		server             bool
+		reason             Reason
+		lost               bool
+	}{
+		{"CreateNetworkInterface", "InvalidParameterValue", full, false, ReasonSubnetFull, false},
+		{"AttachNetworkInterface", "Client.InvalidParameterValue", full, false, ReasonSubnetFull, false},
+		{"AssignPrivateIpAddresses", "InvalidParameterValue", full + ".", false, ReasonSubnetFull, false},
+		{"DescribeNetworkInterfaces", "InvalidParameterValue", full, false, ReasonInvalid, false},
+		{"AssignPrivateIpAddresses", "InvalidParameterValue", "because", false, ReasonInvalid, false},
+		{"AssignPrivateIpAddresses", "invalidNetworkInterfaceId.NotFound", "", false, ReasonNotFound, false},
+		{"UnassignPrivateIpAddresses", "InvalidParameterValue", "Some of the specified addresses are not assigned to interface eni-1", false, ReasonNotFound, false},
+		{"AssignPrivateIpAddresses", "Server.InternalError", "", true, ReasonUnreachable, true},
+		{"AssignPrivateIpAddresses", "NewsToUs", "", false, ReasonUnknown, true},
+		{"AssignPrivateIpAddresses", "NewsToUs", "", true, ReasonUnreachable, true},
+	} {
+		if got := rowOf(c.action, c.code, c.text, c.server); got.reason != c.reason || got.effect == effectUnknown != c.lost {
+			t.Errorf("%s %s %q: %s, effect %d, want %s", c.action, c.code, c.text, got.reason, got.effect, c.reason)
+		}
+	}
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/eni/enitest"
+)
+
+// byProxy sends every request through a proxy.
+func byProxy(*http.Request) (*url.URL, error) {
+	return url.Parse("http://me:secret@proxy.example:3128")
+}
+
+// noProxy sends every request directly.
+func noProxy(*http.Request) (*url.URL, error) { return nil, nil }
+
+// TestAdvice checks that the advice names the cause: proxy, hop limit, token, region,
+// role or clock.
+func TestAdvice(t *testing.T) {
+	direct := routeToEC2(defaults(), "us-west-2", noProxy)
+	for _, c := range []struct {
+		name  string
+		err   error
+		route route
+		want  string
+	}{
+		{"proxy", eni.NewOpError("a", eni.ReasonUnreachable, nil), routeToEC2(defaults(), "us-west-2", byProxy), "check the proxy http://me:xxxxx@proxy.example:3128 (HTTPS_PROXY), or add ec2.us-west-2.amazonaws.com to NO_PROXY"},
+		{"region", eni.NewOpError("a", eni.ReasonUnreachable, &net.DNSError{Name: "x"}), direct, `check that the region "us-west-2" (AWS_REGION) exists`},
+		{"endpoint", eni.NewOpError("a", eni.ReasonUnreachable, nil), direct, "check that the node can reach https://ec2.us-west-2.amazonaws.com"},
+		{"region not known", eni.NewOpError("a", eni.ReasonUnreachable, nil), routeToEC2(defaults(), "", byProxy), "check that the node can reach the region's EC2 endpoint"},
+		{"hop limit", eni.NewOpError("a", eni.ReasonNoMetadata, context.DeadlineExceeded), direct, "hop limit is at least 2"},
+		{"no role", eni.NewOpError("a", eni.ReasonUnauthorized, eni.ErrNoCredentials), direct, "the instance has an IAM role"},
+		{"clock", eni.NewOpError("a", eni.ReasonUnauthorized, fmt.Errorf("x: %w", eni.ErrClockSkew)), direct, "set the node's clock"},
+		{"action", eni.NewOpError("a", eni.ReasonUnauthorized, nil), direct, "allow the node's IAM role the action"},
+		{"nothing", errors.New("x"), direct, ""},
+	} {
+		if got := advice(c.err, c.route); !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
+			t.Errorf("%s: %q, want %q in it", c.name, got, c.want)
+		}
+	}
+}
+
+// TestAdviceOnToken checks the advice for a metadata service that refuses to give a
+// session token.
+func TestAdviceOnToken(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+	defer srv.Close()
+	t.Setenv("AWS_REGION", "")
+	s := defaults()
+	s.MetadataEndpoint = srv.URL
+	_, _, err := connect(t.Context(), s, "", nil)
+	if got := advice(err, route{}); !errors.Is(err, eni.ErrNoMetadata) || !strings.Contains(got, "session token") || !strings.Contains(got, "http-endpoint") {
+		t.Errorf("%v: %q, want advice on the session token", err, got)
+	}
+}
+
+// TestDirectForMetadata checks which requests use the proxy.
+func TestDirectForMetadata(t *testing.T) {
+	choose := directForMetadata("http://metadata.test:80", byProxy)
+	for target, proxied := range map[string]bool{
+		"http://169.254.169.254/latest/":       false,
+		"http://169.254.170.23/v1/credentials": false,
+		"http://[fd00:ec2::254]/latest/":       false,
+		"http://[fe80::1%25eth0]/":             false,
+		"http://metadata.test/latest/":         false,
+		"https://ec2.us-west-2.amazonaws.com/": true,
+		"https://sts.us-west-2.amazonaws.com/": true,
+		"http://10.0.0.1/":                     true,
+		"https://[2001:db8::1]/":               true,
+	} {
+		r, err := http.NewRequest(http.MethodGet, target, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := choose(r); err != nil || (got != nil) != proxied {
+			t.Errorf("%s: proxy %v, %v, want a proxy: %t", target, got, err, proxied)
+		}
+	}
+}
+
+// TestEC2EndpointFlagWins checks that -ec2-endpoint overrides AWS_ENDPOINT_URL_EC2,
+// which the SDK reads too.
+func TestEC2EndpointFlagWins(t *testing.T) {
+	t.Setenv("AWS_ENDPOINT_URL_EC2", "http://127.0.0.1:1")
+	t.Setenv("AWS_ACCESS_KEY_ID", "test")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+	cloud := enitest.New(enitest.Config{})
+	vpc, err := cloud.AddVPC(enitest.VPCInput{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := cloud.Listen(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Close()
+	s := defaults()
+	s.EC2Endpoint, s.HTTPTimeout = srv.EC2URL, time.Second
+	client, _, err := connect(t.Context(), s, cloud.Region(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := eni.Sweep(t.Context(), client, eni.SweepInput{VPCID: vpc.ID}); err != nil {
+		t.Errorf("the flag's endpoint was not asked: %v", err)
+	}
+}
