@@ -15,6 +15,8 @@
 //     types.
 //   - [github.com/vpcnet/vpcnet/eni/enitest]: an EC2 API and an instance metadata
 //     service in process, over the real wire protocol, for tests.
+//   - [github.com/vpcnet/vpcnet/eni/instancetype]: limits of instance types, and how many
+//     pods a node can have
 //   - [github.com/vpcnet/vpcnet/warmpool]: decides how much spare capacity a node
 //     keeps, in pure functions; standard library only.
 //   - [github.com/vpcnet/vpcnet/ipam]: allocates addresses to pods, with a journal;

@@ -10,11 +10,13 @@ type action struct {
 	// prepare decodes the parameters and returns the function that runs under
 	// the lock. A dry run stops in between, and so reports wrong parameters.
 	prepare func(url.Values) (func(*tx) (any, error), error)
+	// sts means that the action is one of the Security Token Service.
+	sts bool
 }
 
 // do makes an action from a function that takes decoded parameters.
 func do[In, Out any](class Class, f func(*tx, In) (Out, error)) action {
-	return action{class, func(form url.Values) (func(*tx) (any, error), error) {
+	return action{class: class, prepare: func(form url.Values) (func(*tx) (any, error), error) {
 		var in In
 		if err := decode(form, &in); err != nil {
 			return nil, err
@@ -25,7 +27,18 @@ func do[In, Out any](class Class, f func(*tx, In) (Out, error)) action {
 
 // actions returns the actions of the API by name.
 func actions() map[string]action {
+	identity := do(NonMutating, (*tx).getCallerIdentity)
+	identity.sts = true
 	return map[string]action{
+		"GetCallerIdentity": identity,
+
+		"DescribeAddresses":                  do(NonMutating, (*tx).describeAddresses),
+		"DescribeInstanceStatus":             do(NonMutating, (*tx).describeInstanceStatus),
+		"DescribeNetworkAcls":                do(NonMutating, (*tx).describeNetworkACLs),
+		"DescribeNetworkInterfaceAttribute":  do(NonMutating, (*tx).describeNetworkInterfaceAttribute),
+		"DescribeRegions":                    do(NonMutating, (*tx).describeRegions),
+		"DescribeRouteTables":                do(NonMutating, (*tx).describeRouteTables),
+		"DescribeSecurityGroupRules":         do(NonMutating, (*tx).describeSecurityGroupRules),
 		"DescribeAvailabilityZones":          do(NonMutating, (*tx).describeAvailabilityZones),
 		"DescribeInstances":                  do(NonMutating, (*tx).describeInstances),
 		"DescribeInstanceTypes":              do(NonMutating, (*tx).describeInstanceTypes),
@@ -52,6 +65,36 @@ func actions() map[string]action {
 		"ModifyNetworkInterfaceAttribute": do(Mutating, (*tx).modifyNetworkInterfaceAttribute),
 		"UnassignIpv6Addresses":           do(Mutating, (*tx).unassignIpv6Addresses),
 		"UnassignPrivateIpAddresses":      do(Mutating, (*tx).unassignPrivateIPAddresses),
+
+		"AllocateAddress":               do(Mutating, (*tx).allocateAddress),
+		"AssociateAddress":              do(Mutating, (*tx).associateAddress),
+		"AssociateRouteTable":           do(Mutating, (*tx).associateRouteTable),
+		"AssociateVpcCidrBlock":         do(Mutating, (*tx).associateVpcCidrBlock),
+		"AuthorizeSecurityGroupEgress":  do(Mutating, (*tx).authorizeSecurityGroupEgress),
+		"AuthorizeSecurityGroupIngress": do(Mutating, (*tx).authorizeSecurityGroupIngress),
+		"CreateNetworkAcl":              do(Mutating, (*tx).createNetworkACL),
+		"CreateNetworkAclEntry":         do(Mutating, (*tx).createNetworkACLEntry),
+		"CreateRoute":                   do(Mutating, (*tx).createRoute),
+		"CreateRouteTable":              do(Mutating, (*tx).createRouteTable),
+		"CreateSecurityGroup":           do(Mutating, (*tx).createSecurityGroup),
+		"CreateSubnet":                  do(Mutating, (*tx).createSubnet),
+		"CreateVpc":                     do(Mutating, (*tx).createVpc),
+		"DeleteNetworkAcl":              do(Mutating, (*tx).deleteNetworkACL),
+		"DeleteNetworkAclEntry":         do(Mutating, (*tx).deleteNetworkACLEntry),
+		"DeleteRoute":                   do(Mutating, (*tx).deleteRoute),
+		"DeleteRouteTable":              do(Mutating, (*tx).deleteRouteTable),
+		"DeleteSecurityGroup":           do(Mutating, (*tx).deleteSecurityGroup),
+		"DeleteSubnet":                  do(Mutating, (*tx).deleteSubnet),
+		"DeleteVpc":                     do(Mutating, (*tx).deleteVpc),
+		"DisassociateAddress":           do(Mutating, (*tx).disassociateAddress),
+		"DisassociateRouteTable":        do(Mutating, (*tx).disassociateRouteTable),
+		"DisassociateVpcCidrBlock":      do(Mutating, (*tx).disassociateVpcCidrBlock),
+		"ReleaseAddress":                do(Mutating, (*tx).releaseAddress),
+		"ReplaceNetworkAclAssociation":  do(Mutating, (*tx).replaceNetworkACLAssociation),
+		"ReplaceNetworkAclEntry":        do(Mutating, (*tx).replaceNetworkACLEntry),
+		"ReplaceRoute":                  do(Mutating, (*tx).replaceRoute),
+		"RevokeSecurityGroupEgress":     do(Mutating, (*tx).revokeSecurityGroupEgress),
+		"RevokeSecurityGroupIngress":    do(Mutating, (*tx).revokeSecurityGroupIngress),
 
 		"RunInstances":       do(Mutating, (*tx).runInstances),
 		"TerminateInstances": do(Mutating, (*tx).terminateInstances),

@@ -24,13 +24,20 @@ func answerXML(action, requestID string, body any) ([]byte, error) {
 		xml.Header, action, namespace, requestID, inner), nil
 }
 
-// errorXML renders an error answer and returns it with its HTTP status.
-// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html#api-error-response
-func errorXML(requestID string, err error) ([]byte, int) {
+// asAPIError returns err as an error answer; any error but an APIError is an
+// internal one.
+func asAPIError(err error) *APIError {
 	var e *APIError
 	if !errors.As(err, &e) {
 		e = &APIError{Code: "InternalError", Message: err.Error()}
 	}
+	return e
+}
+
+// errorXML renders an error answer and returns it with its HTTP status.
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html#api-error-response
+func errorXML(requestID string, err error) ([]byte, int) {
+	e := asAPIError(err)
 	type oneError struct {
 		Code    string `xml:"Code"`
 		Message string `xml:"Message"`

@@ -60,11 +60,16 @@ var (
 	kindGroup    = kind{"sg-", "security group", "InvalidGroup.NotFound", "InvalidGroupId.Malformed"}
 )
 
-// unknown returns the error for IDs that no resource has.
+// unknown returns the error for IDs that no resource has. An ID is malformed if
+// anything but hexadecimal digits follows its prefix.
 func (k kind) unknown(ids ...string) error {
 	for _, id := range ids {
-		if !strings.HasPrefix(id, k.prefix) {
+		digits, ok := strings.CutPrefix(id, k.prefix)
+		switch {
+		case !ok:
 			return errorf(k.malformed, "Invalid id: \"%s\" (expecting \"%s...\")", id, k.prefix)
+		case k.prefix != "" && (digits == "" || strings.Trim(digits, "0123456789abcdef") != ""):
+			return errorf(k.malformed, "Invalid id: \"%s\"", id)
 		}
 	}
 	if len(ids) == 1 {

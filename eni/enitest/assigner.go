@@ -24,6 +24,8 @@ type assigner struct {
 	space  *space
 	taken  []netip.Prefix
 	err    error
+	// launching means that the ENI is for a new instance.
+	launching bool
 }
 
 func (t *tx) assigner(subnet string) *assigner {
@@ -45,14 +47,29 @@ func (g *assigner) close() error {
 
 // addrs takes IPv4 addresses.
 func (g *assigner) addrs(w selection) []netip.Prefix {
-	return g.take(w, 32, g.space.pickAddr, errorf("InsufficientFreeAddressesInSubnet",
-		"The specified subnet does not have enough free addresses to satisfy the request."))
+	return g.take(w, 32, g.space.pickAddr, g.full())
 }
 
-// blocks takes /28 prefixes.
+// blocks takes /28 prefixes. A subnet with enough free addresses and too few free
+// blocks is fragmented, which has an error of its own.
 func (g *assigner) blocks(w selection) []netip.Prefix {
-	return g.take(w, 28, g.space.pickBlock, errorf("InsufficientCidrBlocks",
-		"The specified subnet does not have enough free cidr blocks to satisfy the request."))
+	full := g.full()
+	if g.space.v4.free >= w.size()*blockSize {
+		full = errorf("InsufficientCidrBlocks",
+			"The specified subnet does not have enough free cidr blocks to satisfy the request.")
+	}
+	return g.take(w, 28, g.space.pickBlock, full)
+}
+
+// full returns EC2's error for a subnet with fewer free addresses than the call
+// needs. The calls on ENIs and RunInstances have different ones:
+// https://github.com/aws/amazon-vpc-cni-k8s/issues/3105
+func (g *assigner) full() error {
+	if g.launching {
+		return errorf("InsufficientFreeAddressesInSubnet", "There are not enough free addresses in subnet '%s' "+
+			"to satisfy the requested number of instances.", g.subnet.ID)
+	}
+	return invalidValue("There aren't sufficient free Ipv4 addresses or prefixes")
 }
 
 // addrs6 takes IPv6 addresses.

@@ -2,7 +2,11 @@
 
 package enitest
 
-import "time"
+import (
+	"net/netip"
+	"strings"
+	"time"
+)
 
 type attachIn struct {
 	ID       string `ec2:"NetworkInterfaceId"`
@@ -130,6 +134,10 @@ func (t *tx) detachNetworkInterface(in detachIn) (wireReturn, error) {
 	switch {
 	case e == nil:
 		return wireReturn{}, errorf("InvalidAttachmentID.NotFound", "The attachment ID '%s' does not exist", in.ID)
+	case strings.HasPrefix(in.ID, "ela-attach-"):
+		return wireReturn{}, errorf("OperationNotPermitted", "You are not allowed to manage 'ela-attach' attachments.")
+	case e.checkOwn() != nil:
+		return wireReturn{}, e.checkOwn()
 	case e.primary():
 		return wireReturn{}, errorf("OperationNotPermitted",
 			"The network interface at device index 0 and networkCard index %d cannot be detached.", e.Attachment.Card)
@@ -169,11 +177,19 @@ type modifyENIIn struct {
 	Groups     []string         `ec2:"SecurityGroupId"`
 	Check      *boolValue       `ec2:"SourceDestCheck"`
 	Tracking   *trackingParam   `ec2:"ConnectionTrackingSpecification"`
+	// PrimaryIPv6 cannot be switched off again.
+	PrimaryIPv6 *bool    `ec2:"EnablePrimaryIpv6"`
+	Public      *bool    `ec2:"AssociatePublicIpAddress"`
+	EnaSRD      *ignored `ec2:"EnaSrdSpecification"`
+	Subnets     *ignored `ec2:"AssociatedSubnetId"`
 }
 
 type attachmentParam struct {
 	ID                  string `ec2:"AttachmentId"`
 	DeleteOnTermination *bool  `ec2:"DeleteOnTermination"`
+
+	EnaQueues     *ignored `ec2:"EnaQueueCount"`
+	DefaultQueues *ignored `ec2:"DefaultEnaQueueCount"`
 }
 
 type stringValue struct {
@@ -213,15 +229,49 @@ func (t *tx) modifyNetworkInterfaceAttribute(in modifyENIIn) (wireReturn, error)
 		if e.Attachment == nil || e.Attachment.ID != in.Attachment.ID {
 			return wireReturn{}, errorf("InvalidAttachmentID.NotFound", "The attachment ID '%s' does not exist", in.Attachment.ID)
 		}
-		if in.Attachment.DeleteOnTermination == nil {
+		switch a := in.Attachment; {
+		case a.DeleteOnTermination != nil:
+			e.Attachment.DeleteOnTermination = *a.DeleteOnTermination
+		case a.EnaQueues == nil && a.DefaultQueues == nil:
 			return wireReturn{}, missing("attachment.deleteOnTermination")
 		}
-		e.Attachment.DeleteOnTermination = *in.Attachment.DeleteOnTermination
 		attributes++
 	}
+	more, err := t.modifyAddresses(e, in)
+	if err != nil {
+		return wireReturn{}, err
+	}
+	attributes += more
 	if attributes != 1 {
 		return wireReturn{}, errorf("InvalidParameterCombination", "Exactly one attribute must be specified, not %d", attributes)
 	}
 	t.put(e)
 	return wireReturn{true}, nil
+}
+
+// modifyAddresses changes the attributes that concern addresses, and returns the
+// number of further attributes that the call has.
+func (t *tx) modifyAddresses(e *ENI, in modifyENIIn) (attributes int, err error) {
+	if in.PrimaryIPv6 != nil {
+		if e.PrimaryIPv6 && !*in.PrimaryIPv6 {
+			return 0, errorf("InvalidParameterCombination", "The primary IPv6 address of %s cannot be disabled", e.ID)
+		}
+		e.PrimaryIPv6 = *in.PrimaryIPv6
+		attributes++
+	}
+	if in.Public != nil {
+		switch {
+		case !*in.Public:
+			e.Public = netip.Addr{}
+		case e.Addr.IsValid() && !e.Public.IsValid():
+			e.Public = t.newPublic()
+		}
+		attributes++
+	}
+	for _, p := range []*ignored{in.EnaSRD, in.Subnets} {
+		if p != nil {
+			attributes++
+		}
+	}
+	return attributes, nil
 }

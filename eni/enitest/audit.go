@@ -44,11 +44,11 @@ func (c *Cloud) ResetCalls() {
 }
 
 // Audit returns the log of the calls since the start or the last ResetCalls, the
-// oldest first.
+// oldest first. It holds the last Config.AuditSize calls.
 func (c *Cloud) Audit() []Call {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Clone(c.audit)
+	return slices.Clone(c.audit[max(0, len(c.audit)-c.cfg.AuditSize):])
 }
 
 // record counts a call and adds it to the audit log.
@@ -56,5 +56,8 @@ func (c *Cloud) record(call Call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.calls[call.Action]++
+	if len(c.audit) >= 2*c.cfg.AuditSize {
+		c.audit = slices.Clone(c.audit[len(c.audit)-c.cfg.AuditSize:])
+	}
 	c.audit = append(c.audit, call)
 }

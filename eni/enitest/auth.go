@@ -5,6 +5,7 @@ package enitest
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"path"
 	"strings"
 )
@@ -14,7 +15,12 @@ type denial struct{ caller, action string }
 
 // Deny takes the permission for an action from a caller, as Call.Caller names it.
 // The action is a pattern of path.Match. An empty caller means all callers.
+// Without the permission for CreateTags a caller cannot create resources with tags
+// either. Deny panics if there is no such action.
 func (c *Cloud) Deny(caller, action string) {
+	if err := checkActionPattern(action); err != nil {
+		panic(fmt.Sprintf("enitest: deny: %v", err))
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.denied[denial{caller, action}] = true
@@ -25,6 +31,35 @@ func (c *Cloud) Allow(caller, action string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.denied, denial{caller, action})
+}
+
+// checkActionPattern returns an error if the pattern matches no action.
+func checkActionPattern(pattern string) error {
+	for name := range actions() {
+		ok, err := path.Match(pattern, name)
+		if err != nil {
+			return fmt.Errorf("action %q: %w", pattern, err)
+		}
+		if ok {
+			return nil
+		}
+	}
+	return fmt.Errorf("%q matches no action of this API", pattern)
+}
+
+// authorizeCall returns EC2's error if the caller lacks the permission for the
+// action, or for the tags that the action gives to the resources it creates.
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/supported-iam-actions-tagging.html
+func (c *Cloud) authorizeCall(caller, action string, form url.Values) error {
+	if err := c.authorize(caller, action); err != nil {
+		return err
+	}
+	for name := range form {
+		if strings.HasPrefix(name, "TagSpecification.") {
+			return c.authorize(caller, "CreateTags")
+		}
+	}
+	return nil
 }
 
 // authorize returns EC2's error if the caller has no permission for the action.
@@ -43,10 +78,11 @@ func (c *Cloud) authorize(caller, action string) error {
 }
 
 func (c *Cloud) arn(caller string) string {
+	aws := (&tx{c: c}).partition().name
 	if strings.HasPrefix(caller, kindInstance.prefix) {
-		return fmt.Sprintf("arn:aws:sts::%s:assumed-role/%s/%s", c.cfg.Account, roleName, caller)
+		return fmt.Sprintf("arn:%s:sts::%s:assumed-role/%s/%s", aws, c.cfg.Account, roleName, caller)
 	}
-	return fmt.Sprintf("arn:aws:iam::%s:user/%s", c.cfg.Account, caller)
+	return fmt.Sprintf("arn:%s:iam::%s:user/%s", aws, c.cfg.Account, caller)
 }
 
 // keyPrefix begins the access key IDs of the credentials in metadata. The rest is

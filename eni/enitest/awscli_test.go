@@ -43,9 +43,15 @@ func newCLI(t *testing.T, c *enitest.Cloud) cli {
 // run returns what `aws ec2 ARGS` prints, or its error text.
 func (c cli) run(t *testing.T, args ...string) string {
 	t.Helper()
+	return c.service(t, "ec2", args...)
+}
+
+// service returns what the command of a service prints, or its error text.
+func (c cli) service(t *testing.T, service string, args ...string) string {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, c.path, append([]string{"ec2", "--endpoint-url", c.endpoint, "--output", "text"}, args...)...)
+	cmd := exec.CommandContext(ctx, c.path, append([]string{service, "--endpoint-url", c.endpoint, "--output", "text"}, args...)...)
 	cmd.Env = append(cmd.Environ(), c.env...)
 	out, err := cmd.Output()
 	var exit *exec.ExitError
@@ -98,4 +104,46 @@ func TestAWSCLI(t *testing.T) {
 			t.Errorf("aws ec2 %s (-want +got):\n%s", step.args, diff)
 		}
 	}
+}
+
+// TestAWSCLINetwork calls STS and the actions on what surrounds the ENIs with the AWS
+// CLI.
+func TestAWSCLINetwork(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the AWS CLI takes a second a call")
+	}
+	t.Parallel()
+	w := newWorld(t, setup{})
+	aws := newCLI(t, w.Cloud)
+	if got := aws.service(t, "sts", "get-caller-identity", "--query", "[Account,Arn]"); got != "123456789012\tarn:aws:iam::123456789012:user/AKIATEST" {
+		t.Errorf("get-caller-identity: got %q", got)
+	}
+	table := w.RouteTables()[0].ID
+	for _, step := range []struct{ args, want string }{
+		{"wait instance-status-ok --instance-ids INSTANCE", ""},
+		{"create-route --route-table-id TABLE --destination-cidr-block 0.0.0.0/0 --gateway-id igw-1", "True"},
+		{"describe-route-tables --query RouteTables[].Routes[].[DestinationCidrBlock,GatewayId]", "10.0.0.0/16\tlocal\n0.0.0.0/0\tigw-1"},
+		{"describe-regions --region-names us-east-1 --query Regions[].Endpoint", "ec2.us-east-1.amazonaws.com"},
+		{"create-security-group --group-name pods --description d --vpc-id VPC --query GroupId", "GROUP"},
+		{"run-instances --image-id ami-1 --subnet-id SUBNET --security-group-ids GROUP " +
+			"--tag-specifications ResourceType=network-interface,Tags=[{Key=who,Value=me}] --query Instances[].State.Name", "running"},
+		{"describe-network-interfaces --filters Name=tag:who,Values=me --query NetworkInterfaces[].Groups[].GroupName", "pods"},
+	} {
+		names := strings.NewReplacer("INSTANCE", w.instance.ID, "TABLE", table, "VPC", w.vpc.ID, "SUBNET", w.subnet.ID, "GROUP", groupNamed(w.Cloud, "pods"))
+		got := aws.run(t, strings.Fields(names.Replace(step.args))...)
+		names = strings.NewReplacer("GROUP", groupNamed(w.Cloud, "pods"))
+		if diff := cmp.Diff(names.Replace(step.want), got); diff != "" {
+			t.Errorf("aws ec2 %s (-want +got):\n%s", step.args, diff)
+		}
+	}
+}
+
+// groupNamed returns the ID of the security group with the given name.
+func groupNamed(c *enitest.Cloud, name string) string {
+	for _, g := range c.SecurityGroups() {
+		if g.Name == name {
+			return g.ID
+		}
+	}
+	return ""
 }

@@ -46,7 +46,12 @@ type state struct {
 	subnets   map[string]*history[Subnet]
 	spaces    map[string]*space
 	instances map[string]*history[Instance]
-	enis      map[string]*history[ENI]
+
+	routeTables map[string]*RouteTable
+	acls        map[string]*NetworkACL
+	addresses   map[string]*Address
+
+	enis map[string]*history[ENI]
 	// everAttached is an index of the ENIs that are or were attached to an
 	// instance, by instance ID.
 	everAttached map[string]map[string]bool
@@ -59,6 +64,7 @@ type state struct {
 func New(cfg Config) *Cloud {
 	cfg.Region = cmp.Or(cfg.Region, "us-west-2")
 	cfg.Account = cmp.Or(cfg.Account, "123456789012")
+	cfg.AuditSize = cmp.Or(max(cfg.AuditSize, 0), auditSize)
 	c := &Cloud{
 		cfg:        cfg,
 		delivering: make(chan struct{}, 1),
@@ -79,6 +85,10 @@ func New(cfg Config) *Cloud {
 			enis:      map[string]*history[ENI]{},
 			deleteAt:  map[string]time.Time{},
 
+			routeTables: map[string]*RouteTable{},
+			acls:        map[string]*NetworkACL{},
+			addresses:   map[string]*Address{},
+
 			everAttached: map[string]map[string]bool{},
 		},
 	}
@@ -87,6 +97,13 @@ func New(cfg Config) *Cloud {
 
 // Region returns the name of the region.
 func (c *Cloud) Region() string { return c.cfg.Region }
+
+// Zones returns the names of the region's zones, in order.
+func (c *Cloud) Zones() []string {
+	t := c.begin()
+	defer t.end()
+	return byID(t.zones())
+}
 
 // SetLag changes the time by which answers lag behind the state.
 func (c *Cloud) SetLag(l Lag) {

@@ -20,7 +20,12 @@ type Config struct {
 	// Types are instance types that add to the table of package instancetype, or replace
 	// its entries of the same name.
 	Types []InstanceType
+	// AuditSize is the maximum number of calls in the audit log. 0 means 10,000.
+	AuditSize int
 }
+
+// auditSize is the default of Config.AuditSize.
+const auditSize = 10_000
 
 // Delays are the durations of the operations that EC2 does asynchronously, and of
 // the calls. Zero means that there is no delay.

@@ -3,6 +3,7 @@
 package enitest
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ const maxGroups = 5
 // eniSpec describes an ENI to create.
 type eniSpec struct {
 	subnet, description, kind string
+	operator                  string
 	groups                    []string
 	// addr is the primary private IP. The zero Addr means that EC2 chooses.
 	addr netip.Addr
@@ -23,8 +25,11 @@ type eniSpec struct {
 	v4Addrs, v4Blocks selection
 	v6Addrs, v6Blocks selection
 	public            bool
-	tags              map[string]string
-	tracking          *ConnectionTracking
+	primaryIPv6       bool
+	// launching means that the ENI is for a new instance.
+	launching bool
+	tags      map[string]string
+	tracking  *ConnectionTracking
 }
 
 // create creates an ENI that is not attached.
@@ -40,7 +45,7 @@ func (t *tx) create(s eniSpec) (*ENI, error) {
 	e := &ENI{
 		VPC: subnet.VPC, Subnet: subnet.ID, Zone: subnet.Zone, SubnetPrefix: subnet.Prefix, SubnetIPv6: subnet.IPv6,
 		Description: s.description, Type: s.kind, Groups: groups, SourceDestCheck: true, Requester: t.caller,
-		Tags: s.tags, Tracking: s.tracking,
+		Tags: maps.Clone(s.tags), Tracking: s.tracking, PrimaryIPv6: s.primaryIPv6, Operator: s.operator,
 	}
 	if !subnet.Prefix.IsValid() {
 		s.noIPv4 = true
@@ -75,6 +80,7 @@ func (t *tx) assignAddrs(e *ENI, s eniSpec) error {
 		return err
 	}
 	g := t.assigner(e.Subnet)
+	g.launching = s.launching
 	if !s.noIPv4 {
 		primary := selection{n: 1}
 		if s.addr.IsValid() {
@@ -241,7 +247,7 @@ func (t *tx) createNetworkInterface(in createENIIn) (createENIOut, error) {
 	}
 	s := eniSpec{
 		subnet: in.Subnet, description: in.Description, groups: in.Groups, kind: in.Type, tags: tags,
-		noIPv4: in.Type == "efa-only", tracking: in.Tracking.value(),
+		noIPv4: in.Type == "efa-only", tracking: in.Tracking.value(), primaryIPv6: in.PrimaryIPv6,
 	}
 	if s.kind == "" {
 		s.kind = "interface"
@@ -267,7 +273,10 @@ type eniIn struct {
 }
 
 func (t *tx) deleteNetworkInterface(in eniIn) (wireReturn, error) {
-	e, err := t.mutableENI(in.ID)
+	if in.ID == "" {
+		return wireReturn{}, missing("networkInterfaceId")
+	}
+	e, err := t.findENI(in.ID)
 	if err != nil {
 		return wireReturn{}, err
 	}
@@ -284,6 +293,15 @@ func (t *tx) mutableENI(id string) (*ENI, error) {
 	if id == "" {
 		return nil, missing("networkInterfaceId")
 	}
+	e, err := t.findENI(id)
+	if err != nil {
+		return nil, err
+	}
+	return e, e.checkOwn()
+}
+
+// findENI returns the ENI that a mutating call names, even if a service owns it.
+func (t *tx) findENI(id string) (*ENI, error) {
 	e := t.eni(id)
 	if e == nil || t.c.lag.Write > 0 && t.c.state.enis[id].at(t.now.Add(-t.c.lag.Write)) == nil {
 		return nil, kindENI.unknown(id)

@@ -3,6 +3,7 @@
 package enitest
 
 import (
+	"cmp"
 	"encoding/base64"
 	"path"
 	"slices"
@@ -18,6 +19,8 @@ type resource[T any] struct {
 	idsParam string
 	id       func(T) string
 	tags     func(T) map[string]string
+	// maxResults is the largest page; 0 means maxPage.
+	maxResults int
 	// filters return the values that a filter is compared with, by filter name.
 	filters map[string]func(T) []string
 }
@@ -81,9 +84,9 @@ func decodeToken(token string) (after string, err error) {
 
 func (r resource[T]) check(ids []string, q query) error {
 	if q.MaxResults != nil {
-		if n := *q.MaxResults; n < minPage || n > maxPage {
+		if n, most := *q.MaxResults, cmp.Or(r.maxResults, maxPage); n < minPage || n > most {
 			return invalidValue("Value ( %d ) for parameter maxResults is invalid. Expecting a value between %d and %d.",
-				n, minPage, maxPage)
+				n, minPage, most)
 		}
 		if len(ids) > 0 {
 			return errorf("InvalidParameterCombination",

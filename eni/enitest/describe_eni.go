@@ -33,15 +33,25 @@ func (t *tx) describeNetworkInterfaces(in describeENIsIn) (describeENIsOut, erro
 
 // eniCandidates returns the ENIs with the given IDs, or all if there are no IDs.
 func (t *tx) eniCandidates(ids []string) []*ENI {
-	if len(ids) == 0 {
-		return t.allENIs(t.view)
-	}
 	var found []*ENI
+	if self := t.self(); self != nil {
+		for _, e := range t.seenBy(self, t.view) {
+			if len(ids) == 0 || slices.Contains(ids, e.ID) {
+				found = append(found, e)
+			}
+		}
+	}
+	if len(ids) == 0 {
+		found = append(found, t.allENIs(t.view)...)
+		slices.SortFunc(found, func(a, b *ENI) int { return strings.Compare(a.ID, b.ID) })
+		return found
+	}
 	for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
 		if e := t.c.state.enis[id].at(t.view).viewAt(t.view); e != nil {
 			found = append(found, e)
 		}
 	}
+	slices.SortFunc(found, func(a, b *ENI) int { return strings.Compare(a.ID, b.ID) })
 	return found
 }
 
@@ -59,22 +69,27 @@ func (t *tx) eniResource() resource[*ENI] {
 	one := func(f func(*ENI) string) func(*ENI) []string {
 		return func(e *ENI) []string { return []string{f(e)} }
 	}
-	return resource[*ENI]{
+	r := resource[*ENI]{
 		kind: kindENI, idsParam: "networkInterfaceIdSet",
 		id:   func(e *ENI) string { return e.ID },
 		tags: func(e *ENI) map[string]string { return e.Tags },
 		filters: map[string]func(*ENI) []string{
 			"addresses.private-ip-address": func(e *ENI) []string { return texts(e.v4()) },
-			"addresses.primary":            one(func(e *ENI) string { return strconv.FormatBool(e.Addr.IsValid()) }),
-			"association.public-ip":        one(func(e *ENI) string { return addrText(e.Public) }),
-			"attachment.attach-time":       attachment(func(a *ENIAttachment) string { return stamp(a.AttachTime) }),
-			"attachment.attachment-id":     attachment(func(a *ENIAttachment) string { return a.ID }),
+			"addresses.primary": func(e *ENI) []string {
+				var all []string
+				for _, a := range e.v4() {
+					all = append(all, strconv.FormatBool(a == e.Addr))
+				}
+				return all
+			},
+			"attachment.attach-time":   attachment(func(a *ENIAttachment) string { return stamp(a.AttachTime) }),
+			"attachment.attachment-id": attachment(func(a *ENIAttachment) string { return a.ID }),
 			"attachment.delete-on-termination": attachment(func(a *ENIAttachment) string {
 				return strconv.FormatBool(a.DeleteOnTermination)
 			}),
 			"attachment.device-index":       attachment(func(a *ENIAttachment) string { return strconv.Itoa(a.Device) }),
 			"attachment.instance-id":        attachment(func(a *ENIAttachment) string { return a.Instance }),
-			"attachment.instance-owner-id":  attachment(func(*ENIAttachment) string { return t.c.cfg.Account }),
+			"attachment.instance-owner-id":  attachment(t.owner),
 			"attachment.network-card-index": attachment(func(a *ENIAttachment) string { return strconv.Itoa(a.Card) }),
 			"attachment.status":             attachment(func(a *ENIAttachment) string { return a.Status(t.view) }),
 			"availability-zone":             one(func(e *ENI) string { return e.Zone }),
@@ -86,17 +101,21 @@ func (t *tx) eniResource() resource[*ENI] {
 			"ipv6-addresses.ipv6-address":   func(e *ENI) []string { return texts(e.IPv6Addrs) },
 			"mac-address":                   one(func(e *ENI) string { return e.MAC }),
 			"network-interface-id":          one(func(e *ENI) string { return e.ID }),
+			"operator.managed":              one(func(e *ENI) string { return strconv.FormatBool(e.Operator != "") }),
+			"operator.principal":            one(func(e *ENI) string { return e.Operator }),
 			"owner-id":                      one(func(*ENI) string { return t.c.cfg.Account }),
 			"private-dns-name":              one(func(e *ENI) string { return t.privateDNS(e.Addr) }),
 			"private-ip-address":            one(func(e *ENI) string { return addrText(e.Addr) }),
 			"requester-id":                  one(func(e *ENI) string { return t.requester(e) }),
-			"requester-managed":             one(func(*ENI) string { return "false" }),
+			"requester-managed":             one(func(e *ENI) string { return strconv.FormatBool(e.RequesterManaged) }),
 			"source-dest-check":             one(func(e *ENI) string { return strconv.FormatBool(e.SourceDestCheck) }),
 			"status":                        one(func(e *ENI) string { return e.wireStatus(t.view) }),
 			"subnet-id":                     one(func(e *ENI) string { return e.Subnet }),
 			"vpc-id":                        one(func(e *ENI) string { return e.VPC }),
 		},
 	}
+	t.associationFilters(r.filters)
+	return r
 }
 
 // v4 returns the primary private IP and the secondary ones.
@@ -123,8 +142,9 @@ func (t *tx) wireInterface(e *ENI, at time.Time) wireNetworkInterface {
 		RequesterID: t.requester(e),
 		Tags:        wireTags(e.Tags),
 	}
+	w.RequesterManaged, w.Operator = e.RequesterManaged, wireOperator{e.Operator != "", e.Operator}
 	if a := w.Attachment; a != nil {
-		a.InstanceID, a.InstanceOwnerID = e.Attachment.Instance, t.c.cfg.Account
+		a.InstanceID, a.InstanceOwnerID = e.Attachment.Instance, t.owner(e.Attachment)
 	}
 	if len(e.IPv6Addrs) > 0 {
 		w.IPv6Address = e.IPv6Addrs[0].String()
@@ -140,15 +160,17 @@ func (t *tx) wireENI(e *ENI, at time.Time) wireENI {
 		IPv4Prefixes: listOf(e.Prefixes, func(p netip.Prefix) wireIPv4Prefix { return wireIPv4Prefix{p.String()} }),
 		IPv6Prefixes: listOf(e.IPv6Prefixes, func(p netip.Prefix) wireIPv6Prefix { return wireIPv6Prefix{p.String()} }),
 		IPv6Addresses: listOf(e.IPv6Addrs, func(a netip.Addr) wireIPv6Addr {
-			return wireIPv6Addr{IPv6Address: a.String()}
+			return wireIPv6Addr{a.String(), e.PrimaryIPv6 && a == e.IPv6Addrs[0]}
 		}),
 		PrivateIPs: listOf(e.v4(), func(a netip.Addr) wireAddr {
 			return wireAddr{PrivateIPAddress: a.String(), PrivateDNSName: t.privateDNS(a), Primary: a == e.Addr}
 		}),
 	}
-	if e.Public.IsValid() {
-		w.Association = &wireAssociation{e.Public.String(), t.publicDNS(e.Public), "amazon"}
-		w.PrivateIPs.Items[0].Association = w.Association
+	for i, a := range e.v4() {
+		w.PrivateIPs.Items[i].Association = t.association(e, a)
+	}
+	if len(w.PrivateIPs.Items) > 0 {
+		w.Association = w.PrivateIPs.Items[0].Association
 	}
 	if a := e.Attachment; a != nil {
 		w.Attachment = &wireAttachment{
@@ -199,25 +221,4 @@ func texts[T fmt.Stringer](all []T) []string {
 		s = append(s, one.String())
 	}
 	return s
-}
-
-func (t *tx) privateDNS(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return "ip-" + strings.ReplaceAll(a.String(), ".", "-") + "." + t.c.cfg.Region + ".compute.internal"
-}
-
-func (t *tx) publicDNS(a netip.Addr) string {
-	return "ec2-" + strings.ReplaceAll(a.String(), ".", "-") + "." + t.c.cfg.Region + ".compute.amazonaws.com"
-}
-
-// zoneID returns the ID of an availability zone: us-west-2a has usw2-az1.
-func (t *tx) zoneID(zone string) string {
-	area, rest, _ := strings.Cut(t.c.cfg.Region, "-")
-	direction, number, _ := strings.Cut(rest, "-")
-	if direction == "" || zone == "" {
-		return zone
-	}
-	return fmt.Sprintf("%s%s%s-az%d", area, direction[:1], number, zone[len(zone)-1]-'a'+1)
 }

@@ -5,6 +5,7 @@ package enitest
 import (
 	"slices"
 	"strconv"
+	"strings"
 )
 
 type describeInstancesIn struct {
@@ -22,52 +23,66 @@ func (t *tx) describeInstances(in describeInstancesIn) (describeInstancesOut, er
 	all := slices.DeleteFunc(existing(t.c.state.instances, t.view), func(i *Instance) bool {
 		return !i.TerminatedAt.IsZero() && i.TerminatedAt.Before(t.view.Add(-terminatedShown))
 	})
+	if self := t.self(); self != nil {
+		all = append(all, self)
+		slices.SortFunc(all, func(a, b *Instance) int { return strings.Compare(a.ID, b.ID) })
+	}
 	page, next, err := t.instanceResource().find(all, in.IDs, in.query)
 	if err != nil {
 		return describeInstancesOut{}, err
 	}
-	return describeInstancesOut{listOf(page, func(i *Instance) wireReservation {
-		return wireReservation{ID: i.Reservation, OwnerID: t.c.cfg.Account, Instances: listOf([]*Instance{i}, t.wireInstance)}
-	}), next}, nil
+	return describeInstancesOut{list[wireReservation]{t.wireReservations(page)}, next}, nil
+}
+
+// wireReservations groups instances by reservation.
+func (t *tx) wireReservations(instances []*Instance) []wireReservation {
+	var all []wireReservation
+	for _, i := range instances {
+		index := slices.IndexFunc(all, func(r wireReservation) bool { return r.ID == i.Reservation })
+		if index < 0 {
+			index = len(all)
+			all = append(all, wireReservation{ID: i.Reservation, OwnerID: t.c.cfg.Account})
+		}
+		all[index].Instances.Items = append(all[index].Instances.Items, t.wireInstance(i))
+	}
+	return all
+}
+
+// seen returns the attached ENIs of an instance, as Describe calls show them.
+func (t *tx) seen(i *Instance) []*ENI {
+	if self := t.self(); self != nil && self.ID == i.ID {
+		return t.seenBy(i, t.view)
+	}
+	return t.attached(i.ID, t.view)
 }
 
 func (t *tx) instanceResource() resource[*Instance] {
 	one := func(f func(*Instance) string) func(*Instance) []string {
 		return func(i *Instance) []string { return []string{f(i)} }
 	}
-	each := func(f func(*ENI) []string) func(*Instance) []string {
-		return func(i *Instance) []string {
-			var all []string
-			for _, e := range t.attached(i.ID, t.view) {
-				all = append(all, f(e)...)
-			}
-			return all
-		}
-	}
-	return resource[*Instance]{
+	r := resource[*Instance]{
 		kind: kindInstance, idsParam: "instancesSet",
 		id:   func(i *Instance) string { return i.ID },
 		tags: func(i *Instance) map[string]string { return i.Tags },
 		filters: map[string]func(*Instance) []string{
-			"availability-zone":                      one(func(i *Instance) string { return i.Zone }),
-			"availability-zone-id":                   one(func(i *Instance) string { return t.zoneID(i.Zone) }),
-			"image-id":                               one(func(i *Instance) string { return i.Image }),
-			"instance-id":                            one(func(i *Instance) string { return i.ID }),
-			"instance-state-code":                    one(func(i *Instance) string { return strconv.Itoa(stateOf(i.State(t.view)).Code) }),
-			"instance-state-name":                    one(func(i *Instance) string { return i.State(t.view) }),
-			"instance-type":                          one(func(i *Instance) string { return i.Type }),
-			"owner-id":                               one(func(*Instance) string { return t.c.cfg.Account }),
-			"private-dns-name":                       one(func(i *Instance) string { return t.wireInstance(i).PrivateDNSName }),
-			"private-ip-address":                     one(func(i *Instance) string { return t.wireInstance(i).PrivateIP }),
-			"reservation-id":                         one(func(i *Instance) string { return i.Reservation }),
-			"subnet-id":                              one(func(i *Instance) string { return i.Subnet }),
-			"vpc-id":                                 one(func(i *Instance) string { return i.VPC }),
-			"network-interface.network-interface-id": each(func(e *ENI) []string { return []string{e.ID} }),
-			"network-interface.mac-address":          each(func(e *ENI) []string { return []string{e.MAC} }),
-			"network-interface.subnet-id":            each(func(e *ENI) []string { return []string{e.Subnet} }),
-			"network-interface.addresses.private-ip-address": each(func(e *ENI) []string { return texts(e.v4()) }),
+			"availability-zone":    one(func(i *Instance) string { return i.Zone }),
+			"availability-zone-id": one(func(i *Instance) string { return t.zoneID(i.Zone) }),
+			"image-id":             one(func(i *Instance) string { return i.Image }),
+			"instance-id":          one(func(i *Instance) string { return i.ID }),
+			"instance-state-code":  one(func(i *Instance) string { return strconv.Itoa(stateOf(i.State(t.view)).Code) }),
+			"instance-state-name":  one(func(i *Instance) string { return i.State(t.view) }),
+			"instance-type":        one(func(i *Instance) string { return i.Type }),
+			"owner-id":             one(func(*Instance) string { return t.c.cfg.Account }),
+			"private-dns-name":     one(func(i *Instance) string { return t.wireInstance(i).PrivateDNSName }),
+			"private-ip-address":   one(func(i *Instance) string { return t.wireInstance(i).PrivateIP }),
+			"reservation-id":       one(func(i *Instance) string { return i.Reservation }),
+			"subnet-id":            one(func(i *Instance) string { return i.Subnet }),
+			"vpc-id":               one(func(i *Instance) string { return i.VPC }),
 		},
 	}
+	t.moreInstanceFilters(r.filters)
+	t.instanceENIFilters(r.filters)
+	return r
 }
 
 // stateCodes are the codes of the instance states:
@@ -81,12 +96,17 @@ func (t *tx) wireInstance(i *Instance) wireInstance {
 		ID: i.ID, ImageID: i.Image, State: stateOf(i.State(t.view)), InstanceType: i.Type, LaunchTime: stamp(i.LaunchedAt),
 		Placement: wirePlacement{i.Zone, t.zoneID(i.Zone), "default"},
 		SubnetID:  i.Subnet, VPCID: i.VPC, Tags: wireTags(i.Tags),
-		MetadataOptions: wireMetadataOptions{"applied", "required", 2, "enabled"},
+		MetadataOptions: wireMetadataOptions{"applied", "required", 2, "enabled", "disabled"},
+		LaunchIndex:     i.LaunchIndex,
+	}
+	if i.MetadataTags {
+		w.MetadataOptions.Tags = "enabled"
 	}
 	if i.MetadataV1 {
 		w.MetadataOptions.HTTPTokens = "optional"
 	}
-	for _, e := range t.attached(i.ID, t.view) {
+	w.Operator = wireOperator{i.Operator != "", i.Operator}
+	for _, e := range t.seen(i) {
 		w.NetworkInterfaces.Items = append(w.NetworkInterfaces.Items, t.wireENI(e, t.view))
 		if !e.primary() {
 			continue
@@ -140,7 +160,7 @@ func (t *tx) describeInstanceTypes(in describeTypesIn) (describeTypesOut, error)
 		return func(it InstanceType) []string { return []string{f(it)} }
 	}
 	r := resource[InstanceType]{
-		kind: kind{notFound: "InvalidInstanceType", noun: "instance type"}, idsParam: "instanceTypes",
+		kind: kind{notFound: "InvalidInstanceType", noun: "instance type"}, idsParam: "instanceTypes", maxResults: typesPage,
 		id: func(it InstanceType) string { return it.Name },
 		filters: map[string]func(InstanceType) []string{
 			"bare-metal":    one(func(it InstanceType) string { return strconv.FormatBool(it.BareMetal) }),
@@ -148,6 +168,9 @@ func (t *tx) describeInstanceTypes(in describeTypesIn) (describeTypesOut, error)
 			"instance-type": one(func(it InstanceType) string { return it.Name }),
 			"network-info.ipv4-addresses-per-interface": one(func(it InstanceType) string { return strconv.Itoa(it.IPv4PerENI) }),
 			"network-info.ipv6-addresses-per-interface": one(func(it InstanceType) string { return strconv.Itoa(it.IPv6PerENI) }),
+			"network-info.ipv6-supported":               one(func(it InstanceType) string { return strconv.FormatBool(it.IPv6PerENI > 0) }),
+			"supported-root-device-type":                constant[InstanceType]("ebs"),
+			"supported-virtualization-type":             constant[InstanceType]("hvm"),
 			"network-info.maximum-network-cards":        one(func(it InstanceType) string { return strconv.Itoa(len(it.ENIs)) }),
 			"network-info.maximum-network-interfaces":   one(func(it InstanceType) string { return strconv.Itoa(it.ENIs[it.DefaultCard]) }),
 		},
@@ -163,7 +186,8 @@ func (t *tx) describeInstanceTypes(in describeTypesIn) (describeTypesOut, error)
 	return describeTypesOut{listOf(page, wireType), next}, nil
 }
 
-// typesPage is the page size of DescribeInstanceTypes if the caller names none.
+// typesPage is the largest page of DescribeInstanceTypes, and the size of its pages
+// if the caller names none.
 const typesPage = 100
 
 func wireType(it InstanceType) wireInstanceType {

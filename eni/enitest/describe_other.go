@@ -3,7 +3,6 @@
 package enitest
 
 import (
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -39,6 +38,25 @@ func (t *tx) describeSubnets(in describeSubnetsIn) (describeSubnetsOut, error) {
 			"subnet-id":                  func(s *Subnet) []string { return []string{s.ID} },
 			"vpc-id":                     func(s *Subnet) []string { return []string{s.VPC} },
 			"ipv6-cidr-block-association.ipv6-cidr-block": func(s *Subnet) []string { return prefixText(s.IPv6) },
+
+			"customer-owned-ipv4-pool":        none[*Subnet],
+			"enable-dns64":                    constant[*Subnet]("false"),
+			"enable-lni-at-device-index":      none[*Subnet],
+			"map-customer-owned-ip-on-launch": constant[*Subnet]("false"),
+			"outpost-arn":                     none[*Subnet],
+			"subnet-arn":                      func(s *Subnet) []string { return []string{t.arn("subnet", s.ID)} },
+			"ipv6-cidr-block-association.association-id": func(s *Subnet) []string {
+				return associationIDs(ipv6Blocks(s.ID, prefixText(s.IPv6)))
+			},
+			"ipv6-cidr-block-association.state": func(s *Subnet) []string {
+				if !s.IPv6.IsValid() {
+					return nil
+				}
+				return []string{"associated"}
+			},
+			"private-dns-name-options-on-launch.enable-resource-name-dns-a-record":    constant[*Subnet]("false"),
+			"private-dns-name-options-on-launch.enable-resource-name-dns-aaaa-record": constant[*Subnet]("false"),
+			"private-dns-name-options-on-launch.hostname-type":                        constant[*Subnet]("ip-name"),
 		},
 	}
 	page, next, err := r.find(existing(t.c.state.subnets, t.view), in.IDs, in.query)
@@ -50,7 +68,7 @@ func (t *tx) describeSubnets(in describeSubnetsIn) (describeSubnetsOut, error) {
 
 func (t *tx) wireSubnet(s *Subnet) wireSubnet {
 	return wireSubnet{
-		ID: s.ID, ARN: fmt.Sprintf("arn:aws:ec2:%s:%s:subnet/%s", t.c.cfg.Region, t.c.cfg.Account, s.ID),
+		ID: s.ID, ARN: t.arn("subnet", s.ID),
 		State: "available", OwnerID: t.c.cfg.Account, VPCID: s.VPC, CIDRBlock: firstLine(prefixText(s.Prefix)),
 		IPv6Native: !s.Prefix.IsValid(),
 		IPv6:       ipv6Blocks(s.ID, prefixText(s.IPv6)),
@@ -75,6 +93,14 @@ func ipv6Blocks(owner string, blocks []string) list[wireIPv6CIDRSubnet] {
 	})
 }
 
+func associationIDs(blocks list[wireIPv6CIDRSubnet]) []string {
+	var ids []string
+	for _, b := range blocks.Items {
+		ids = append(ids, b.AssociationID)
+	}
+	return ids
+}
+
 type describeVPCsIn struct {
 	query
 	IDs []string `ec2:"VpcId"`
@@ -94,6 +120,23 @@ func (t *tx) describeVpcs(in describeVPCsIn) (describeVPCsOut, error) {
 			"cidr":                              func(v *VPC) []string { return []string{v.Prefixes[0].String()} },
 			"cidr-block-association.cidr-block": func(v *VPC) []string { return texts(v.Prefixes) },
 			"ipv6-cidr-block-association.ipv6-cidr-block": func(v *VPC) []string { return texts(v.IPv6) },
+			"cidr-block-association.association-id": func(v *VPC) []string {
+				var ids []string
+				for _, p := range v.Prefixes {
+					ids = append(ids, v.associationID(p))
+				}
+				return ids
+			},
+			"cidr-block-association.state":               constant[*VPC]("associated"),
+			"dhcp-options-id":                            func(v *VPC) []string { return []string{t.wireVPC(v).DHCPOptions} },
+			"ipv6-cidr-block-association.association-id": func(v *VPC) []string { return associationIDs(t.wireVPC(v).IPv6) },
+			"ipv6-cidr-block-association.ipv6-pool":      none[*VPC],
+			"ipv6-cidr-block-association.state": func(v *VPC) []string {
+				if len(v.IPv6) == 0 {
+					return nil
+				}
+				return []string{"associated"}
+			},
 			"is-default": func(*VPC) []string { return []string{"false"} },
 			"owner-id":   func(*VPC) []string { return []string{t.c.cfg.Account} },
 			"state":      func(*VPC) []string { return []string{"available"} },
@@ -104,15 +147,7 @@ func (t *tx) describeVpcs(in describeVPCsIn) (describeVPCsOut, error) {
 	if err != nil {
 		return describeVPCsOut{}, err
 	}
-	return describeVPCsOut{listOf(page, func(v *VPC) wireVPC {
-		return wireVPC{
-			ID: v.ID, OwnerID: t.c.cfg.Account, State: "available", CIDRBlock: v.Prefixes[0].String(),
-			IPv4: listOf(v.Prefixes, func(p netip.Prefix) wireCIDRVPC {
-				return wireCIDRVPC{"vpc-cidr-assoc-" + strings.TrimPrefix(v.ID, "vpc-"), p.String(), "associated"}
-			}),
-			IPv6: ipv6Blocks(v.ID, texts(v.IPv6)), Tenancy: "default", Tags: wireTags(v.Tags),
-		}
-	}), next}, nil
+	return describeVPCsOut{listOf(page, t.wireVPC), next}, nil
 }
 
 // byID returns the values of a map sorted by key.
@@ -148,7 +183,14 @@ func (t *tx) describeSecurityGroups(in describeGroupsIn) (describeGroupsOut, err
 			"vpc-id":      func(g *SecurityGroup) []string { return []string{g.VPC} },
 		},
 	}
+	permissionFilters(r.filters, t, "ip-permission.", false)
+	permissionFilters(r.filters, t, "egress.ip-permission.", true)
 	if len(in.Names) > 0 {
+		for _, name := range in.Names {
+			if !slices.ContainsFunc(byID(t.c.state.groups), func(g *SecurityGroup) bool { return g.Name == name }) {
+				return describeGroupsOut{}, errorf(kindGroup.notFound, "The security group '%s' does not exist", name)
+			}
+		}
 		in.Filters = append(in.Filters, filterParam{"group-name", in.Names})
 	}
 	page, next, err := r.find(byID(t.c.state.groups), in.IDs, in.query)
@@ -156,7 +198,10 @@ func (t *tx) describeSecurityGroups(in describeGroupsIn) (describeGroupsOut, err
 		return describeGroupsOut{}, err
 	}
 	return describeGroupsOut{listOf(page, func(g *SecurityGroup) wireSecurityGroup {
-		return wireSecurityGroup{g.ID, g.Name, g.Description, t.c.cfg.Account, g.VPC, wireTags(g.Tags)}
+		return wireSecurityGroup{
+			g.ID, t.arn("security-group", g.ID), g.Name, g.Description, t.c.cfg.Account, g.VPC,
+			t.wirePermissions(g, false), t.wirePermissions(g, true), wireTags(g.Tags),
+		}
 	}), next}, nil
 }
 
@@ -171,30 +216,30 @@ type describeZonesOut struct {
 	Zones list[wireZone] `xml:"availabilityZoneInfo"`
 }
 
-// describeAvailabilityZones lists the zones that have a subnet.
+// describeAvailabilityZones lists the zones of the region.
 func (t *tx) describeAvailabilityZones(in describeZonesIn) (describeZonesOut, error) {
-	zones := map[string]string{}
-	for _, s := range existing(t.c.state.subnets, t.now) {
-		zones[s.Zone] = s.Zone
-	}
 	region := []string{t.c.cfg.Region}
 	r := resource[string]{
 		kind: kind{notFound: "InvalidParameterValue", noun: "availability zone"},
 		id:   func(z string) string { return z },
 		filters: map[string]func(string) []string{
-			"group-name":    func(string) []string { return region },
-			"opt-in-status": func(string) []string { return []string{"opt-in-not-required"} },
-			"region-name":   func(string) []string { return region },
-			"state":         func(string) []string { return []string{"available"} },
-			"zone-id":       func(z string) []string { return []string{t.zoneID(z)} },
-			"zone-name":     func(z string) []string { return []string{z} },
-			"zone-type":     func(string) []string { return []string{"availability-zone"} },
+			"group-name":       func(string) []string { return region },
+			"group-long-name":  none[string],
+			"message":          none[string],
+			"parent-zone-id":   none[string],
+			"parent-zone-name": none[string],
+			"opt-in-status":    func(string) []string { return []string{"opt-in-not-required"} },
+			"region-name":      func(string) []string { return region },
+			"state":            func(string) []string { return []string{"available"} },
+			"zone-id":          func(z string) []string { return []string{t.zoneID(z)} },
+			"zone-name":        func(z string) []string { return []string{z} },
+			"zone-type":        func(string) []string { return []string{"availability-zone"} },
 		},
 	}
 	if len(in.IDs) > 0 {
 		in.Filters = append(in.Filters, filterParam{"zone-id", in.IDs})
 	}
-	found, _, err := r.find(byID(zones), in.Names, query{Filters: in.Filters})
+	found, _, err := r.find(byID(t.zones()), in.Names, query{Filters: in.Filters})
 	if err != nil {
 		return describeZonesOut{}, err
 	}

@@ -73,6 +73,7 @@ func TestFilters(t *testing.T) {
 		{[]string{"tag:team", `a\*b`}, []string{"second"}},
 		{[]string{"tag:app", "DB"}, nil},
 		{[]string{"addresses.private-ip-address", "10.0.1.200"}, []string{"second"}},
+		{[]string{"addresses.primary", "false"}, []string{"second"}},
 		{[]string{"mac-address", second.MAC}, []string{"second"}},
 		{[]string{"ipv6-addresses.ipv6-address", second.IPv6Addrs[0].String()}, []string{"second"}},
 		{[]string{"group-name", "default", "|", "tag-key", "app", "|", "status", "available"}, []string{"free"}},
@@ -305,4 +306,69 @@ func TestIPv6Only(t *testing.T) {
 		t.Errorf("metadata (-want +got):\n%s", diff)
 	}
 	roundTrip(t, w.Cloud)
+}
+
+// TestInstanceFilters finds instances by filters on their properties and on their
+// ENIs.
+func TestInstanceFilters(t *testing.T) {
+	s := newStage(t)
+	other := must(s.RunInstance(enitest.InstanceInput{Subnet: s.subnet.ID, Type: "c5.large", MetadataTags: true}))(t)
+	if err := s.AddTags(s.second, map[string]string{"app": "web"}); err != nil {
+		t.Fatal(err)
+	}
+	id, _, err := s.allocate(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]string{s.instance.ID: "stage", other.ID: "other"}
+	for _, tt := range []struct {
+		filter []string
+		want   []string
+	}{
+		{[]string{"architecture", "x86_64"}, []string{"other", "stage"}},
+		{[]string{"key-name", "*"}, nil},
+		{[]string{"launch-index", "0"}, []string{"other", "stage"}},
+		{[]string{"metadata-options.instance-metadata-tags", "enabled"}, []string{"other"}},
+		{[]string{"instance.group-name", "default"}, []string{"other", "stage"}},
+		{[]string{"network-interface.attachment.device-index", "1"}, []string{"stage"}},
+		{[]string{"network-interface.attachment.attachment-id", s.secondAttachment}, []string{"stage"}},
+		{[]string{"network-interface.addresses.association.allocation-id", id}, []string{"stage"}},
+		{[]string{"network-interface.association.allocation-id", id}, nil},
+		{[]string{"network-interface.addresses.private-ip-address", "10.0.1.200"}, []string{"stage"}},
+		{[]string{"network-interface.addresses.primary", "false"}, []string{"stage"}},
+		{[]string{"network-interface.ipv6-native", "false"}, []string{"other", "stage"}},
+		{[]string{"network-interface.tag-value", "web"}, []string{"stage"}},
+		{[]string{"network-interface.requester-managed", "true"}, nil},
+		{[]string{"source-dest-check", "true"}, []string{"other", "stage"}},
+	} {
+		out := must(s.ec2.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{
+			Filters: []types.Filter{{Name: &tt.filter[0], Values: tt.filter[1:]}},
+		}))(t)
+		var got []string
+		for _, r := range out.Reservations {
+			for _, i := range r.Instances {
+				got = append(got, names[*i.InstanceId])
+			}
+		}
+		slices.Sort(got)
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%v (-want +got):\n%s", tt.filter, diff)
+		}
+	}
+}
+
+// TestOtherFilters finds subnets and VPCs by their associations.
+func TestOtherFilters(t *testing.T) {
+	w := newWorld(t, setup{ipv6: true})
+	subnets := must(w.ec2.DescribeSubnets(t.Context(), &ec2.DescribeSubnetsInput{Filters: []types.Filter{
+		{Name: aws.String("ipv6-cidr-block-association.state"), Values: []string{"associated"}},
+		{Name: aws.String("subnet-arn"), Values: []string{"arn:aws:ec2:us-west-2:123456789012:subnet/" + w.subnet.ID}},
+	}}))(t)
+	vpcs := must(w.ec2.DescribeVpcs(t.Context(), &ec2.DescribeVpcsInput{Filters: []types.Filter{
+		{Name: aws.String("cidr-block-association.association-id"), Values: []string{"vpc-cidr-assoc-" + w.vpc.ID[len("vpc-"):]}},
+		{Name: aws.String("cidr-block-association.state"), Values: []string{"associated"}},
+	}}))(t)
+	if len(subnets.Subnets) != 1 || len(vpcs.Vpcs) != 1 {
+		t.Errorf("got %d subnets and %d VPCs, want 1 and 1", len(subnets.Subnets), len(vpcs.Vpcs))
+	}
 }

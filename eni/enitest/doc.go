@@ -33,4 +33,54 @@
 // [Cloud.SetThrottle] puts token buckets in front of the API; [Cloud.Deny]
 // takes away permissions. [Cloud.Audit] returns the log of all calls with their
 // callers, [Cloud.Calls] their number.
+//
+// # Actions
+//
+// These are the actions of EC2, and GetCallerIdentity of the Security Token
+// Service: AllocateAddress, AssignIpv6Addresses, AssignPrivateIpAddresses,
+// AssociateAddress, AssociateRouteTable, AssociateTrunkInterface,
+// AssociateVpcCidrBlock, AttachNetworkInterface, AuthorizeSecurityGroupEgress,
+// AuthorizeSecurityGroupIngress, CreateNetworkAcl, CreateNetworkAclEntry,
+// CreateNetworkInterface, CreateRoute, CreateRouteTable, CreateSecurityGroup,
+// CreateSubnet, CreateSubnetCidrReservation, CreateTags, CreateVpc,
+// DeleteNetworkAcl, DeleteNetworkAclEntry, DeleteNetworkInterface, DeleteRoute,
+// DeleteRouteTable, DeleteSecurityGroup, DeleteSubnet,
+// DeleteSubnetCidrReservation, DeleteTags, DeleteVpc, DescribeAddresses,
+// DescribeAvailabilityZones, DescribeInstanceStatus, DescribeInstanceTypes,
+// DescribeInstances, DescribeNetworkAcls, DescribeNetworkInterfaceAttribute,
+// DescribeNetworkInterfaces, DescribeRegions, DescribeRouteTables,
+// DescribeSecurityGroupRules, DescribeSecurityGroups, DescribeSubnets,
+// DescribeTags, DescribeTrunkInterfaceAssociations, DescribeVpcs,
+// DetachNetworkInterface, DisassociateAddress, DisassociateRouteTable,
+// DisassociateTrunkInterface, DisassociateVpcCidrBlock, GetCallerIdentity,
+// GetSubnetCidrReservations, ModifyNetworkInterfaceAttribute, ReleaseAddress,
+// ReplaceNetworkAclAssociation, ReplaceNetworkAclEntry, ReplaceRoute,
+// RevokeSecurityGroupEgress, RevokeSecurityGroupIngress, RunInstances,
+// TerminateInstances, UnassignIpv6Addresses, UnassignPrivateIpAddresses.
+//
+// # Metadata keys
+//
+// These are the keys of an instance, below /latest/ and below each dated version:
+// dynamic/instance-identity/document, meta-data/ami-id,
+// meta-data/ami-launch-index, meta-data/ami-manifest-path,
+// meta-data/block-device-mapping/ami, meta-data/block-device-mapping/root,
+// meta-data/hostname, meta-data/iam/info,
+// meta-data/iam/security-credentials/node, meta-data/instance-action,
+// meta-data/instance-id, meta-data/instance-life-cycle, meta-data/instance-type,
+// meta-data/ipv6, meta-data/local-hostname, meta-data/local-ipv4, meta-data/mac,
+// meta-data/placement/availability-zone,
+// meta-data/placement/availability-zone-id, meta-data/placement/region,
+// meta-data/profile, meta-data/public-hostname, meta-data/public-ipv4,
+// meta-data/reservation-id, meta-data/security-groups, meta-data/services/domain,
+// meta-data/services/partition, meta-data/system, meta-data/tags/instance/KEY,
+// user-data.
+//
+// # Metadata keys of an ENI
+//
+// These are the keys below meta-data/network/interfaces/macs/MAC/ of an attached
+// ENI: device-number, interface-id, ipv4-associations/ADDRESS, ipv4-prefix,
+// ipv6-prefix, ipv6s, local-hostname, local-ipv4s, mac, network-card, owner-id,
+// public-hostname, public-ipv4s, security-group-ids, security-groups, subnet-id,
+// subnet-ipv4-cidr-block, subnet-ipv6-cidr-blocks, vpc-id, vpc-ipv4-cidr-block,
+// vpc-ipv4-cidr-blocks, vpc-ipv6-cidr-blocks.
 package enitest

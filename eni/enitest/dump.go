@@ -25,6 +25,9 @@ type dump struct {
 	Subnets        []Subnet
 	Instances      []Instance
 	ENIs           []ENI
+	RouteTables    []RouteTable `json:",omitzero"`
+	NetworkACLs    []NetworkACL `json:",omitzero"`
+	Addresses      []Address    `json:",omitzero"`
 }
 
 // Dump writes the state as JSON.
@@ -32,6 +35,7 @@ func (c *Cloud) Dump(w io.Writer) error {
 	d := dump{
 		Version: dumpVersion, Region: c.cfg.Region, Account: c.cfg.Account,
 		VPCs: c.VPCs(), SecurityGroups: c.SecurityGroups(), Subnets: c.Subnets(), Instances: c.Instances(), ENIs: c.ENIs(),
+		RouteTables: c.RouteTables(), NetworkACLs: c.NetworkACLs(), Addresses: c.Addresses(),
 	}
 	c.mu.Lock()
 	d.Serial = c.state.serial
@@ -95,8 +99,46 @@ func (t *tx) load(d dump) error {
 			return err
 		}
 	}
+	if err := t.loadRouting(d); err != nil {
+		return err
+	}
 	for id := range s.subnets {
 		t.recount(t.now, id)
+	}
+	return nil
+}
+
+// loadRouting loads the route tables, network ACLs and Elastic IP addresses. A dump
+// without them is from an earlier version, and each VPC gets the default ones.
+func (t *tx) loadRouting(d dump) error {
+	s := &t.c.state
+	for _, r := range d.RouteTables {
+		if s.vpcs[r.VPC] == nil {
+			return fmt.Errorf("%s is in the unknown VPC %q", r.ID, r.VPC)
+		}
+		s.routeTables[r.ID] = r.clone()
+	}
+	for _, a := range d.NetworkACLs {
+		if s.vpcs[a.VPC] == nil {
+			return fmt.Errorf("%s is in the unknown VPC %q", a.ID, a.VPC)
+		}
+		s.acls[a.ID] = a.clone()
+	}
+	for _, a := range d.Addresses {
+		s.addresses[a.ID] = a.clone()
+	}
+	for _, v := range s.vpcs {
+		if d.RouteTables == nil {
+			t.addMainTable(v)
+		}
+		if d.NetworkACLs == nil {
+			t.addDefaultACL(v)
+		}
+	}
+	if d.NetworkACLs == nil {
+		for _, sub := range existing(s.subnets, t.now) {
+			t.associateDefaultACL(sub)
+		}
 	}
 	return nil
 }
@@ -126,7 +168,7 @@ func (t *tx) loadENI(e *ENI) error {
 			return fmt.Errorf("%s has the unknown security group %q", e.ID, g)
 		}
 	}
-	if a := e.Attachment; a != nil {
+	if a := e.Attachment; a != nil && a.InstanceOwner == "" {
 		i := t.instance(a.Instance)
 		if i == nil {
 			return fmt.Errorf("%s is attached to the unknown instance %q", e.ID, a.Instance)

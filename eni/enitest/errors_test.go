@@ -28,6 +28,39 @@ var refusals = []struct {
 		func(ctx context.Context, s *stage) error { return s.describe(ctx, "eni-0", "eni-1") }},
 	{"describe malformed", "InvalidNetworkInterfaceId.Malformed", `Invalid id: "i-0"`,
 		func(ctx context.Context, s *stage) error { return s.describe(ctx, "i-0") }},
+	{"describe an ID with letters", "InvalidNetworkInterfaceId.Malformed", `Invalid id: "eni-xyz"`,
+		func(ctx context.Context, s *stage) error { return s.describe(ctx, "eni-xyz") }},
+	{"unknown group name", "InvalidGroup.NotFound", "The security group 'nope' does not exist",
+		func(ctx context.Context, s *stage) error {
+			_, err := s.ec2.DescribeSecurityGroups(ctx, &ec2.DescribeSecurityGroupsInput{GroupNames: []string{"nope"}})
+			return err
+		}},
+	{"page of types", "InvalidParameterValue", "between 5 and 100.",
+		func(ctx context.Context, s *stage) error {
+			_, err := s.ec2.DescribeInstanceTypes(ctx, &ec2.DescribeInstanceTypesInput{MaxResults: aws.Int32(500)})
+			return err
+		}},
+	{"tags of another type", "InvalidParameterValue", "'instance' is not a valid taggable resource type",
+		func(ctx context.Context, s *stage) error {
+			return s.create(ctx, ec2.CreateNetworkInterfaceInput{
+				TagSpecifications: []types.TagSpecification{tagSpec(types.ResourceTypeInstance, "a")},
+			})
+		}},
+	{"run without a subnet", "VPCIdNotSpecified", "No default VPC for this user",
+		func(ctx context.Context, s *stage) error {
+			_, err := s.ec2.RunInstances(ctx, &ec2.RunInstancesInput{
+				ImageId: aws.String("ami-1"), MinCount: aws.Int32(1), MaxCount: aws.Int32(1),
+			})
+			return err
+		}},
+	{"run with an unknown group name", "InvalidGroup.NotFound", "The security group 'nope' does not exist",
+		func(ctx context.Context, s *stage) error {
+			_, err := s.ec2.RunInstances(ctx, &ec2.RunInstancesInput{
+				ImageId: aws.String("ami-1"), MinCount: aws.Int32(1), MaxCount: aws.Int32(1), SubnetId: &s.subnet.ID,
+				SecurityGroups: []string{"nope"},
+			})
+			return err
+		}},
 	{"create without subnet", "InvalidSubnetID.NotFound", "The subnet ID 'subnet-0' does not exist",
 		func(ctx context.Context, s *stage) error {
 			return s.create(ctx, ec2.CreateNetworkInterfaceInput{SubnetId: aws.String("subnet-0")})
@@ -67,7 +100,7 @@ var refusals = []struct {
 				InterfaceType: types.NetworkInterfaceCreationTypeEfaOnly, SecondaryPrivateIpAddressCount: aws.Int32(1),
 			})
 		}},
-	{"create in full subnet", "InsufficientFreeAddressesInSubnet", "does not have enough free addresses",
+	{"create in full subnet", "InvalidParameterValue", "There aren't sufficient free Ipv4 addresses or prefixes",
 		func(ctx context.Context, s *stage) error {
 			s.fill(1)
 			return s.create(ctx, ec2.CreateNetworkInterfaceInput{})
@@ -80,6 +113,24 @@ var refusals = []struct {
 		func(ctx context.Context, s *stage) error {
 			s.fill(16)
 			return s.assign(ctx, ec2.AssignPrivateIpAddressesInput{Ipv4PrefixCount: aws.Int32(1)})
+		}},
+	{"assign prefixes in full subnet", "InvalidParameterValue", "There aren't sufficient free Ipv4 addresses or prefixes",
+		func(ctx context.Context, s *stage) error {
+			s.fill(1)
+			return s.assign(ctx, ec2.AssignPrivateIpAddressesInput{Ipv4PrefixCount: aws.Int32(1)})
+		}},
+	{"assign addresses in full subnet", "InvalidParameterValue", "There aren't sufficient free Ipv4 addresses or prefixes",
+		func(ctx context.Context, s *stage) error {
+			s.fill(1)
+			return s.assign(ctx, ec2.AssignPrivateIpAddressesInput{SecondaryPrivateIpAddressCount: aws.Int32(1)})
+		}},
+	{"run in full subnet", "InsufficientFreeAddressesInSubnet", "to satisfy the requested number of instances",
+		func(ctx context.Context, s *stage) error {
+			s.fill(1)
+			_, err := s.ec2.RunInstances(ctx, &ec2.RunInstancesInput{
+				ImageId: aws.String("ami-1"), MinCount: aws.Int32(1), MaxCount: aws.Int32(1), SubnetId: &s.subnet.ID,
+			})
+			return err
 		}},
 	{"assign two kinds", "InvalidParameterCombination", "Only one of",
 		func(ctx context.Context, s *stage) error {

@@ -4,7 +4,10 @@ package enitest
 
 import (
 	"context"
+	"fmt"
 	"path"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -43,8 +46,31 @@ type fault struct {
 	matched int
 }
 
-// AddFault adds a fault and returns a function that removes it.
+// Check returns an error if the fault can match nothing: Action must match an
+// action of the API, or be a path or a pattern of paths below /latest/.
+func (f Fault) Check() error {
+	first, _, isPath := strings.Cut(f.Action, "/")
+	if isPath || slices.Contains(metadataRoots, first) {
+		_, err := path.Match(f.Action, "")
+		for _, root := range metadataRoots {
+			if ok, _ := path.Match(first, root); ok {
+				return err
+			}
+		}
+		return fmt.Errorf("metadata path %q begins with none of %s", f.Action, strings.Join(metadataRoots, ", "))
+	}
+	return checkActionPattern(f.Action)
+}
+
+// metadataRoots are the first elements of the metadata paths below /latest/.
+var metadataRoots = []string{"api", "dynamic", "meta-data", "user-data"}
+
+// AddFault adds a fault and returns a function that removes it. It panics if
+// Fault.Check returns an error.
 func (c *Cloud) AddFault(f Fault) (remove func()) {
+	if err := f.Check(); err != nil {
+		panic(fmt.Sprintf("enitest: add fault: %v", err))
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	added := &fault{Fault: f}

@@ -60,7 +60,7 @@ func (c *Cloud) instanceAt(a netip.Addr) string {
 }
 
 func (c *Cloud) serveMetadata(w http.ResponseWriter, r *http.Request, instance string) {
-	path := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/"), "latest/")
+	version, path := splitVersion(r.URL.Path)
 	fault := c.matchFaults(path, instance)
 	switch {
 	case !wait(r.Context(), fault):
@@ -74,10 +74,10 @@ func (c *Cloud) serveMetadata(w http.ResponseWriter, r *http.Request, instance s
 	}
 	var body string
 	var status int
-	if path == "api/token" {
+	if version == "latest" && path == "api/token" {
 		body, status = c.openSession(w, r, instance)
 	} else {
-		body, status = c.readMetadata(r, instance, path)
+		body, status = c.readMetadata(r, instance, version, path)
 	}
 	if fault.Drop {
 		panic(http.ErrAbortHandler)
@@ -88,6 +88,34 @@ func (c *Cloud) serveMetadata(w http.ResponseWriter, r *http.Request, instance s
 	}
 	w.Header().Set("Content-Type", "text/plain")
 	_, _ = w.Write([]byte(body)) // fails if the client has disconnected
+}
+
+// metadataVersions are the trees of the metadata service. All of them have the same
+// content here.
+var metadataVersions = []string{
+	"1.0", "2007-01-19", "2007-03-01", "2007-08-29", "2007-10-10", "2007-12-15", "2008-02-01", "2008-09-01", "2009-04-04",
+	"2011-01-01", "2011-05-01", "2012-01-12", "2014-02-25", "2014-11-05", "2015-10-20", "2016-04-19", "2016-06-30",
+	"2016-09-02", "2018-03-28", "2018-08-17", "2018-09-24", "2019-10-01", "2020-10-27", "2021-01-03", "2021-03-23",
+	"2021-07-15", "2022-09-24", "2024-04-11", "latest",
+}
+
+// splitVersion splits the path of a URL into the version of the tree and the rest.
+// Like the real service it treats a sequence of slashes as one.
+func splitVersion(path string) (version, rest string) {
+	var elements []string
+	for e := range strings.SplitSeq(path, "/") {
+		if e != "" {
+			elements = append(elements, e)
+		}
+	}
+	if len(elements) == 0 {
+		return "", ""
+	}
+	rest = strings.Join(elements[1:], "/")
+	if rest != "" && strings.HasSuffix(path, "/") {
+		rest += "/"
+	}
+	return elements[0], rest
 }
 
 // openSession creates a session and returns its token.
@@ -108,7 +136,7 @@ func (c *Cloud) openSession(w http.ResponseWriter, r *http.Request, instance str
 }
 
 // readMetadata answers a request for one path.
-func (c *Cloud) readMetadata(r *http.Request, instance, path string) (body string, status int) {
+func (c *Cloud) readMetadata(r *http.Request, instance, version, path string) (body string, status int) {
 	t := c.begin()
 	defer t.end()
 	i := t.instance(instance)
@@ -124,7 +152,10 @@ func (c *Cloud) readMetadata(r *http.Request, instance, path string) (body strin
 	case !known || s.instance != instance || t.now.After(s.ends):
 		return "", http.StatusUnauthorized
 	}
-	body, ok := t.metadata(i, path)
+	body, ok := lines(metadataVersions), version == ""
+	if !ok && slices.Contains(metadataVersions, version) {
+		body, ok = t.metadata(i, path)
+	}
 	if !ok {
 		return "", http.StatusNotFound
 	}

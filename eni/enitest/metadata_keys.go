@@ -14,11 +14,28 @@ import (
 // macsDir is the directory of the ENIs, by MAC.
 const macsDir = "meta-data/network/interfaces/macs/"
 
+// tagsDir is the directory of the tags of the instance. It exists only if the
+// instance has Instance.MetadataTags.
+const tagsDir = "meta-data/tags/instance/"
+
+// associationsDir is the directory of an ENI with its public addresses.
+const associationsDir = "ipv4-associations"
+
 // instanceKeys holds the metadata of an instance, by path. A key with an empty
 // value does not exist, as on EC2.
 var instanceKeys = map[string]func(*tx, *Instance) string{
 	"dynamic/instance-identity/document":             (*tx).identity,
 	"meta-data/ami-id":                               func(_ *tx, i *Instance) string { return i.Image },
+	"meta-data/ami-launch-index":                     func(_ *tx, i *Instance) string { return strconv.Itoa(i.LaunchIndex) },
+	"meta-data/ami-manifest-path":                    func(*tx, *Instance) string { return "(unknown)" },
+	"meta-data/block-device-mapping/ami":             func(*tx, *Instance) string { return "/dev/xvda" },
+	"meta-data/block-device-mapping/root":            func(*tx, *Instance) string { return "/dev/xvda" },
+	"meta-data/iam/info":                             (*tx).profile,
+	"meta-data/instance-action":                      func(*tx, *Instance) string { return "none" },
+	"meta-data/profile":                              func(*tx, *Instance) string { return "default-hvm" },
+	"meta-data/public-hostname":                      func(t *tx, i *Instance) string { return t.publicDNS(t.primaryOf(i).Public) },
+	"meta-data/system":                               (*tx).system,
+	"user-data":                                      func(_ *tx, i *Instance) string { return i.UserData },
 	"meta-data/hostname":                             func(t *tx, i *Instance) string { return t.privateDNS(t.primaryOf(i).Addr) },
 	"meta-data/iam/security-credentials/" + roleName: (*tx).credentials,
 	"meta-data/instance-id":                          func(_ *tx, i *Instance) string { return i.ID },
@@ -34,8 +51,8 @@ var instanceKeys = map[string]func(*tx, *Instance) string{
 	"meta-data/public-ipv4":                          func(t *tx, i *Instance) string { return addrText(t.primaryOf(i).Public) },
 	"meta-data/reservation-id":                       func(_ *tx, i *Instance) string { return i.Reservation },
 	"meta-data/security-groups":                      func(t *tx, i *Instance) string { return lines(t.groupNames(t.primaryOf(i).Groups)) },
-	"meta-data/services/domain":                      func(*tx, *Instance) string { return "amazonaws.com" },
-	"meta-data/services/partition":                   func(*tx, *Instance) string { return "aws" },
+	"meta-data/services/domain":                      func(t *tx, _ *Instance) string { return t.partition().domain },
+	"meta-data/services/partition":                   func(t *tx, _ *Instance) string { return t.partition().name },
 }
 
 // eniKeys holds the metadata of an attached ENI, by key.
@@ -61,7 +78,7 @@ var eniKeys = map[string]func(*tx, *ENI) string{
 		}
 		return t.publicDNS(e.Public)
 	},
-	"public-ipv4s":            func(_ *tx, e *ENI) string { return addrText(e.Public) },
+	"public-ipv4s":            func(t *tx, e *ENI) string { return lines(t.publics(e)) },
 	"security-group-ids":      func(_ *tx, e *ENI) string { return lines(e.Groups) },
 	"security-groups":         func(t *tx, e *ENI) string { return lines(t.groupNames(e.Groups)) },
 	"subnet-id":               func(_ *tx, e *ENI) string { return e.Subnet },
@@ -83,6 +100,10 @@ func (t *tx) metadata(i *Instance, path string) (string, bool) {
 	if key, ok := instanceKeys[path]; ok {
 		value := key(t, i)
 		return value, value != ""
+	}
+	if key, ok := strings.CutPrefix(path, tagsDir); ok {
+		value, ok := i.Tags[key]
+		return value, ok && i.MetadataTags
 	}
 	return t.listing(i, path)
 }
@@ -111,19 +132,31 @@ func (t *tx) listing(i *Instance, dir string) (string, bool) {
 			add(macsDir + e.MAC + "/")
 		}
 	}
+	if i.MetadataTags && strings.HasPrefix(tagsDir, dir) {
+		for key := range i.Tags {
+			add(tagsDir + key)
+		}
+	}
 	slices.Sort(names)
-	return lines(slices.Compact(names)), len(names) > 0
+	names = slices.Compact(names)
+	if dir == "" {
+		// Only this directory is listed without slashes.
+		for n, name := range names {
+			names[n] = strings.TrimSuffix(name, "/")
+		}
+	}
+	return lines(names), len(names) > 0
 }
 
 // listed returns the ENIs in the listing of MACs.
 func (t *tx) listed(i *Instance) []*ENI {
 	at := t.keyTime("macs")
-	return slices.DeleteFunc(t.attached(i.ID, at), func(e *ENI) bool { return !e.deviceOf(i.ID, at) })
+	return slices.DeleteFunc(t.seenBy(i, at), func(e *ENI) bool { return !e.primary() && !e.deviceOf(i.ID, at) })
 }
 
 // eniMetadata returns the value of a key of an ENI, as the lag of the key shows
 // it, or the listing of the keys of the ENI. The path is below macsDir.
-func (t *tx) eniMetadata(i *Instance, path string) (string, bool) {
+func (t *tx) eniMetadata(i *Instance, path string) (listing string, ok bool) {
 	mac, name, hasName := strings.Cut(path, "/")
 	all := t.listed(i)
 	index := slices.IndexFunc(all, func(e *ENI) bool { return e.MAC == mac })
@@ -132,6 +165,11 @@ func (t *tx) eniMetadata(i *Instance, path string) (string, bool) {
 	}
 	if hasName {
 		return t.eniValue(i, all[index].ID, name)
+	}
+	if len(t.publics(all[index])) > 0 {
+		defer func() {
+			listing = lines(slices.Sorted(slices.Values(append(strings.Split(listing, "\n"), associationsDir+"/"))))
+		}()
 	}
 	var names []string
 	for name := range eniKeys {
@@ -144,12 +182,19 @@ func (t *tx) eniMetadata(i *Instance, path string) (string, bool) {
 }
 
 func (t *tx) eniValue(i *Instance, id, name string) (string, bool) {
+	name, public, _ := strings.Cut(name, "/")
 	key, ok := eniKeys[name]
-	e, at := t.c.state.enis[id], t.keyTime(name)
-	if !ok || !e.at(at).deviceOf(i.ID, at) {
+	at := t.keyTime(name)
+	all := t.seenBy(i, at)
+	index := slices.IndexFunc(all, func(e *ENI) bool { return e.ID == id })
+	if !ok && name != associationsDir || index < 0 || !all[index].primary() && !all[index].deviceOf(i.ID, at) {
 		return "", false
 	}
-	value := key(t, e.at(at))
+	if name == associationsDir {
+		value := t.associations(all[index], public)
+		return value, value != ""
+	}
+	value := key(t, all[index])
 	return value, value != ""
 }
 
@@ -181,6 +226,37 @@ func firstLine(all []string) string {
 	return all[0]
 }
 
+// associations returns the private address of a public one, or all public addresses
+// of the ENI if public is empty.
+func (t *tx) associations(e *ENI, public string) string {
+	if public == "" {
+		return lines(t.publics(e))
+	}
+	for _, private := range e.v4() {
+		if a := t.association(e, private); a != nil && a.PublicIP == public {
+			return private.String()
+		}
+	}
+	return ""
+}
+
+// profile returns the instance profile.
+func (t *tx) profile(*Instance) string {
+	return asJSON(map[string]string{
+		"Code": "Success", "LastUpdated": t.now.UTC().Format(time.RFC3339),
+		"InstanceProfileArn": fmt.Sprintf("arn:%s:iam::%s:instance-profile/%s", t.partition().name, t.c.cfg.Account, roleName),
+		"InstanceProfileId":  "AIPAENITESTNODEPROFIL",
+	})
+}
+
+// system returns the hypervisor, as the key system names it.
+func (t *tx) system(i *Instance) string {
+	if t.typeOf(i).Hypervisor == "xen" {
+		return "xen"
+	}
+	return "nitro"
+}
+
 // credentials returns credentials of the instance's role. The access key ID
 // contains the instance ID, so that the audit log can name the instance.
 func (t *tx) credentials(i *Instance) string {
@@ -197,7 +273,8 @@ func (t *tx) identity(i *Instance) string {
 	return asJSON(map[string]any{
 		"accountId": t.c.cfg.Account, "availabilityZone": i.Zone, "imageId": i.Image, "instanceId": i.ID,
 		"instanceType": i.Type, "pendingTime": i.LaunchedAt.UTC().Format(time.RFC3339), "region": t.c.cfg.Region,
-		"version": "2017-09-30", "architecture": "x86_64",
+		"version": "2017-09-30", "architecture": "x86_64", "privateIp": addrText(t.primaryOf(i).Addr),
+		"billingProducts": nil, "devpayProductCodes": nil, "kernelId": nil, "marketplaceProductCodes": nil, "ramdiskId": nil,
 	})
 }
 

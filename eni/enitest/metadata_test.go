@@ -49,7 +49,7 @@ func TestMetadataListing(t *testing.T) {
 		"ipv6":                     "2001:db8:1:2::5",
 		"placement/":               "availability-zone\navailability-zone-id\nregion",
 		"network/interfaces/macs/" + e.MAC + "/": strings.Join([]string{
-			"device-number", "interface-id", "ipv6s", "local-hostname", "local-ipv4s", "mac", "network-card", "owner-id",
+			"device-number", "interface-id", "ipv4-associations/", "ipv6s", "local-hostname", "local-ipv4s", "mac", "network-card", "owner-id",
 			"public-hostname", "public-ipv4s", "security-group-ids", "security-groups", "subnet-id", "subnet-ipv4-cidr-block",
 			"subnet-ipv6-cidr-blocks", "vpc-id", "vpc-ipv4-cidr-block", "vpc-ipv4-cidr-blocks", "vpc-ipv6-cidr-blocks",
 		}, "\n"),
@@ -146,5 +146,61 @@ func TestNoMetadata(t *testing.T) {
 	_, err := client.GetMetadata(t.Context(), &imds.GetMetadataInput{Path: "mac"})
 	if err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("got error %v, want connection refused", err)
+	}
+}
+
+// TestMetadataTrees checks the dated trees, the listings above them, repeated
+// slashes, and keys that describe the instance.
+func TestMetadataTrees(t *testing.T) {
+	w := newWorld(t, setup{})
+	i := must(w.RunInstance(enitest.InstanceInput{
+		Subnet: w.subnet.ID, Tags: map[string]string{"Name": "node"}, MetadataTags: true, UserData: "#!/bin/sh\n", Image: "ami-1",
+	}))(t)
+	if err := w.AllowMetadataV1(i.ID); err != nil {
+		t.Fatal(err)
+	}
+	get := func(path string) string {
+		rec := httptest.NewRecorder()
+		w.IMDSHandler(i.ID).ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+		if rec.Code != http.StatusOK {
+			return http.StatusText(rec.Code)
+		}
+		return rec.Body.String()
+	}
+	mac, public := get("/latest/meta-data/mac"), get("/latest/meta-data/public-ipv4")
+	macs := "/latest/meta-data/network/interfaces/macs/" + mac + "/"
+	for path, want := range map[string]string{
+		"/latest":                                "dynamic\nmeta-data\nuser-data",
+		"/2009-04-04/":                           "dynamic\nmeta-data\nuser-data",
+		"/2021-03-23/meta-data/instance-id":      i.ID,
+		"/latest//meta-data/reservation-id":      i.Reservation,
+		"/1999-01-01/meta-data/instance-id":      "Not Found",
+		"/meta-data/instance-id":                 "Not Found",
+		"/latest/user-data":                      "#!/bin/sh\n",
+		"/latest/meta-data/ami-id":               "ami-1",
+		"/latest/meta-data/ami-launch-index":     "0",
+		"/latest/meta-data/system":               "nitro",
+		"/latest/meta-data/profile":              "default-hvm",
+		"/latest/meta-data/block-device-mapping": "ami\nroot",
+		"/latest/meta-data/public-hostname":      "ec2-" + strings.ReplaceAll(public, ".", "-") + ".us-west-2.compute.amazonaws.com",
+		"/latest/meta-data/tags/instance":        "Name",
+		"/latest/meta-data/tags/instance/Name":   "node",
+		"/latest/meta-data/iam/":                 "info\nsecurity-credentials/",
+		macs + "ipv4-associations/":              public,
+		macs + "ipv4-associations/" + public:     "10.0.1.5",
+		macs + "ipv4-associations/192.0.2.1":     "Not Found",
+	} {
+		if diff := cmp.Diff(want, get(path)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", path, diff)
+		}
+	}
+	if versions := strings.Split(get("/"), "\n"); versions[0] != "1.0" || versions[len(versions)-1] != "latest" {
+		t.Errorf("got versions %v, want 1.0 to latest", versions)
+	}
+	if got := get("/latest/dynamic/instance-identity/document"); !strings.Contains(got, `"imageId": "ami-1"`) {
+		t.Errorf("got identity document %s, want image ami-1", got)
+	}
+	if got := metadata(t, w.imds, "tags"); got != "404" {
+		t.Errorf("an instance without MetadataTags shows tags: %s", got)
 	}
 }

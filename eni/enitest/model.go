@@ -50,9 +50,10 @@ type Reservation struct {
 	Tags        map[string]string `json:",omitzero"`
 }
 
-// SecurityGroup is a security group. It has no rules here.
+// SecurityGroup is a security group.
 type SecurityGroup struct {
 	ID, VPC, Name, Description string
+	Rules                      []GroupRule `json:",omitzero"`
 	Tags                       map[string]string
 }
 
@@ -68,8 +69,17 @@ type Instance struct {
 	RunningAt                   time.Time
 	TerminatingAt, TerminatedAt time.Time `json:",omitzero"`
 	// MetadataV1 allows requests for metadata without a session token.
-	MetadataV1 bool              `json:",omitzero"`
-	Tags       map[string]string `json:",omitzero"`
+	MetadataV1 bool `json:",omitzero"`
+	// MetadataTags means that metadata shows the tags of the instance.
+	MetadataTags bool `json:",omitzero"`
+	// UserData is the text that metadata shows as user-data.
+	UserData string `json:",omitzero"`
+	// LaunchIndex counts the instances of one RunInstances call, from 0.
+	LaunchIndex int `json:",omitzero"`
+	// Operator is the service that manages the instance, such as eks.amazonaws.com;
+	// empty means none.
+	Operator string            `json:",omitzero"`
+	Tags     map[string]string `json:",omitzero"`
 }
 
 // ENI is an elastic network interface.
@@ -91,12 +101,20 @@ type ENI struct {
 	// IPv6Addrs and IPv6Prefixes are the IPv6 addresses and delegated /80s.
 	IPv6Addrs    []netip.Addr   `json:",omitzero"`
 	IPv6Prefixes []netip.Prefix `json:",omitzero"`
-	Groups       []string
+	// PrimaryIPv6 means that the first of IPv6Addrs is the primary IPv6 address.
+	PrimaryIPv6 bool `json:",omitzero"`
+	Groups      []string
 	// SourceDestCheck means that EC2 drops packets that are neither from nor for
 	// an address of this ENI.
 	SourceDestCheck bool
 	// Requester is the caller that created the ENI.
-	Requester  string
+	Requester string
+	// RequesterManaged means that an AWS service manages the ENI, see
+	// Cloud.AddForeignENI.
+	RequesterManaged bool `json:",omitzero"`
+	// Operator is the service that manages the ENI together with its instance, such
+	// as eks.amazonaws.com; empty means none.
+	Operator   string         `json:",omitzero"`
 	Attachment *ENIAttachment `json:",omitzero"`
 	// Trunk is the association of a branch ENI with its trunk ENI.
 	Trunk *TrunkAssociation `json:",omitzero"`
@@ -109,6 +127,9 @@ type ENI struct {
 // ENIAttachment is EC2's binding of an ENI to an instance.
 type ENIAttachment struct {
 	ID, Instance string
+	// InstanceOwner is the owner of the machine if it belongs to a service; Instance
+	// is then empty. An empty InstanceOwner means the account of the Cloud.
+	InstanceOwner string `json:",omitzero"`
 	// Card and Device are the network card index and the device index.
 	Card, Device        int
 	DeleteOnTermination bool
@@ -239,6 +260,6 @@ func (v *VPC) clone() *VPC {
 
 func (g *SecurityGroup) clone() *SecurityGroup {
 	d := *g
-	d.Tags = maps.Clone(g.Tags)
+	d.Rules, d.Tags = slices.Clone(g.Rules), maps.Clone(g.Tags)
 	return &d
 }

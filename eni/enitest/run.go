@@ -4,6 +4,7 @@ package enitest
 
 import (
 	"cmp"
+	"encoding/base64"
 	"slices"
 	"time"
 )
@@ -14,6 +15,9 @@ const terminatedShown = time.Hour
 // launch describes an instance to run.
 type launch struct {
 	kind, image, reservation string
+	operator, userData       string
+	metadataTags             bool
+	index                    int
 	tags                     map[string]string
 	metadataV1               bool
 	enis                     []launchENI
@@ -37,7 +41,8 @@ func (t *tx) run(l launch) (*Instance, error) {
 	}
 	i := &Instance{
 		ID: t.newID(kindInstance.prefix), Type: it.Name, Reservation: l.reservation, Image: l.image,
-		LaunchedAt: t.now, RunningAt: t.now.Add(t.c.delays.Start), MetadataV1: l.metadataV1, Tags: l.tags,
+		LaunchedAt: t.now, RunningAt: t.now.Add(t.c.delays.Start), MetadataV1: l.metadataV1, Tags: l.tags, Operator: l.operator,
+		MetadataTags: l.metadataTags, UserData: l.userData, LaunchIndex: l.index,
 	}
 	events := len(t.c.events)
 	var created []*ENI
@@ -73,6 +78,7 @@ func (t *tx) launchENI(i *Instance, want launchENI) (*ENI, error) {
 		if want.primary {
 			want.card = it.DefaultCard
 		}
+		want.spec.launching = true
 		e, err = t.create(want.spec)
 	}
 	if err != nil {
@@ -132,7 +138,6 @@ type machineParams struct {
 	Monitoring   ignored `ec2:"Monitoring"`
 	Placement    ignored `ec2:"Placement"`
 	DNS          ignored `ec2:"PrivateDnsNameOptions"`
-	UserData     ignored `ec2:"UserData"`
 }
 
 type runIn struct {
@@ -148,7 +153,15 @@ type runIn struct {
 	Tags        []tagSpecParam       `ec2:"TagSpecification"`
 	Metadata    metadataOptionsParam `ec2:"MetadataOptions"`
 	ClientToken string               `ec2:"ClientToken"`
+	GroupNames  []string             `ec2:"SecurityGroup"`
+	UserData    string               `ec2:"UserData"`
+	IPv6Addrs   []ipv6AddrParam      `ec2:"Ipv6Address"`
+	PrimaryIPv6 bool                 `ec2:"EnablePrimaryIpv6"`
 }
+
+// runTaggable are the types of the resources that RunInstances can tag.
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_RunInstances.html
+var runTaggable = []string{"instance", "network-interface", "volume", "spot-instances-request"}
 
 // runOut is the reservation with the instances that the call has started.
 type runOut struct {
@@ -159,26 +172,44 @@ func (t *tx) runInstances(in runIn) (runOut, error) {
 	switch {
 	case in.Image == "":
 		return runOut{}, missing("ImageId")
-	case len(in.ENIs) > 0 && (in.Subnet != "" || len(in.Groups) > 0):
+	case len(in.ENIs) > 0 && (in.Subnet != "" || len(in.Groups)+len(in.GroupNames) > 0):
 		return runOut{}, errorf("InvalidParameterCombination",
 			"Network interfaces and an instance-level subnet ID or security groups may not be specified on the same request")
 	case in.Min < 1 || in.Max < in.Min:
 		return runOut{}, invalidValue("Invalid value for the number of instances: %d to %d", in.Min, in.Max)
 	}
-	tags, err := tagsFor("instance", in.Tags)
+	tags, err := tagsFor("instance", in.Tags, runTaggable...)
 	if err != nil {
+		return runOut{}, err
+	}
+	eniTags, err := tagsFor("network-interface", in.Tags, runTaggable...)
+	if err != nil {
+		return runOut{}, err
+	}
+	userData, err := base64.StdEncoding.DecodeString(in.UserData)
+	if err != nil {
+		return runOut{}, invalidValue("Invalid BASE64 encoding of user data")
+	}
+	if err := t.resolveGroups(&in); err != nil {
 		return runOut{}, err
 	}
 	l := launch{
 		kind: cmp.Or(in.Type, "m1.small"), image: in.Image, reservation: t.newID("r-"), tags: tags,
-		metadataV1: in.Metadata.Tokens == "optional",
+		metadataV1: in.Metadata.Tokens == "optional", metadataTags: in.Metadata.Tags == "enabled", userData: string(userData),
 	}
 	if l.enis, err = in.launchENIs(); err != nil {
 		return runOut{}, err
 	}
+	for i := range l.enis {
+		l.enis[i].spec.tags = eniTags
+		if id, subnet := l.enis[i].id, l.enis[i].spec.subnet; id == "" && subnet == "" {
+			return runOut{}, errorf("VPCIdNotSpecified", "No default VPC for this user")
+		}
+	}
 	out := runOut{wireReservation{ID: l.reservation, OwnerID: t.c.cfg.Account}}
 	t.view = t.now
 	for n := range in.Max {
+		l.index = n
 		i, err := t.run(l)
 		if err != nil && n < in.Min {
 			return runOut{}, t.undoRun(out, err)
@@ -189,6 +220,23 @@ func (t *tx) runInstances(in runIn) (runOut, error) {
 		out.Instances.Items = append(out.Instances.Items, t.wireInstance(i))
 	}
 	return out, nil
+}
+
+// resolveGroups adds the IDs of the security groups that the call names.
+func (t *tx) resolveGroups(in *runIn) error {
+	vpc := ""
+	if s := t.subnet(in.Subnet); s != nil {
+		vpc = s.VPC
+	}
+	for _, name := range in.GroupNames {
+		all := byID(t.c.state.groups)
+		index := slices.IndexFunc(all, func(g *SecurityGroup) bool { return g.VPC == vpc && g.Name == name })
+		if index < 0 {
+			return errorf(kindGroup.notFound, "The security group '%s' does not exist", name)
+		}
+		in.Groups = append(in.Groups, all[index].ID)
+	}
+	return nil
 }
 
 // undoRun removes the instances of a call that did not start enough of them.
@@ -206,7 +254,10 @@ func (t *tx) undoRun(out runOut, err error) error {
 // launchENIs returns the ENIs that each instance starts with.
 func (in runIn) launchENIs() ([]launchENI, error) {
 	if len(in.ENIs) == 0 {
-		l := launchENI{primary: true, deleteOnTermination: true, spec: eniSpec{subnet: in.Subnet, groups: in.Groups}}
+		l := launchENI{primary: true, deleteOnTermination: true, spec: eniSpec{
+			subnet: in.Subnet, groups: in.Groups, primaryIPv6: in.PrimaryIPv6,
+		}}
+		in.IPv6 = append(in.IPv6, in.IPv6Addrs...)
 		err := in.setAddrs(&l.spec)
 		return []launchENI{l}, err
 	}
@@ -218,6 +269,7 @@ func (in runIn) launchENIs() ([]launchENI, error) {
 			spec: eniSpec{
 				subnet: p.Subnet, description: p.Description, groups: p.Groups, kind: p.Type,
 				noIPv4: p.Type == "efa-only", public: p.Public, tracking: p.Tracking.value(),
+				primaryIPv6: p.PrimaryIPv6,
 			},
 		}
 		if err := p.setAddrs(&l.spec); err != nil {

@@ -66,6 +66,9 @@ func (c *Cloud) serve(w http.ResponseWriter, r *http.Request, name string, act a
 	switch {
 	case fault.Drop:
 		panic(http.ErrAbortHandler)
+	case err != nil && act.sts:
+		e := asAPIError(err)
+		write(w, e.status(), call.RequestID, stsErrorXML(call.RequestID, e))
 	case err != nil:
 		c.fail(w, call.RequestID, err)
 	default:
@@ -79,8 +82,10 @@ func (c *Cloud) perform(call Call, act action, form url.Values) ([]byte, error) 
 	if err := c.admit(call.Action, classOf(call.Action, act, form), form); err != nil {
 		return nil, err
 	}
-	if err := c.authorize(call.Caller, call.Action); err != nil {
-		return nil, err
+	if !act.sts {
+		if err := c.authorizeCall(call.Caller, call.Action, form); err != nil {
+			return nil, err
+		}
 	}
 	run, err := act.prepare(form)
 	if err != nil {
@@ -95,6 +100,9 @@ func (c *Cloud) perform(call Call, act action, form url.Values) ([]byte, error) 
 	}
 	if err != nil {
 		return nil, err
+	}
+	if act.sts {
+		return stsXML(call.Action, call.RequestID, body)
 	}
 	return answerXML(call.Action, call.RequestID, body)
 }

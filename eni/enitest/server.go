@@ -53,7 +53,14 @@ func (s *Server) IMDSURL(ctx context.Context, instance string) (string, error) {
 	if ok {
 		return url, nil
 	}
-	url, err := s.open(ctx, net.JoinHostPort(s.host, "0"), s.cloud.IMDSHandler(instance))
+	return s.ListenIMDS(ctx, instance, net.JoinHostPort(s.host, "0"))
+}
+
+// ListenIMDS serves the metadata of an instance on the given address, and returns
+// its URL. From then on IMDSURL returns the same URL. The instance may be started
+// later.
+func (s *Server) ListenIMDS(ctx context.Context, instance, addr string) (string, error) {
+	url, err := s.open(ctx, addr, s.cloud.IMDSHandler(instance))
 	if err != nil {
 		return "", err
 	}

@@ -24,7 +24,8 @@ type VPCInput struct {
 // SubnetInput describes a subnet to add.
 type SubnetInput struct {
 	VPC string
-	// Zone is the availability zone; empty means the first of the region.
+	// Zone is the name or the ID of the availability zone. Empty means the first of
+	// the region.
 	Zone string
 	// Prefix must be between /16 and /28, IPv6 must be a /64. One of them may be
 	// the zero Prefix.
@@ -48,16 +49,33 @@ type InstanceInput struct {
 	IPv6Addrs int
 	// Tags are the tags of the instance.
 	Tags map[string]string
+	// Image is the ID of the image. Empty means a made-up one.
+	Image string
+	// UserData is the text that metadata shows as user-data; empty means none.
+	UserData string
+	// MetadataTags makes metadata show the tags of the instance.
+	MetadataTags bool
+	// Operator is the service that manages the instance and its primary ENI, such as
+	// eks.amazonaws.com for EKS Auto Mode. Empty means none.
+	Operator string
 }
 
 // AddVPC adds a VPC with its default security group.
 func (c *Cloud) AddVPC(in VPCInput) (VPC, error) {
 	t := c.begin()
 	defer t.end()
+	v, err := t.addVPC(in)
+	if err != nil {
+		return VPC{}, err
+	}
+	return *v.clone(), nil
+}
+
+func (t *tx) addVPC(in VPCInput) (*VPC, error) {
 	v := &VPC{ID: t.newID("vpc-"), Tags: maps.Clone(in.Tags)}
 	for _, p := range in.Prefixes {
 		if p != p.Masked() {
-			return VPC{}, fmt.Errorf("VPC prefix %v has host bits set", p)
+			return nil, fmt.Errorf("VPC prefix %v has host bits set", p)
 		}
 		if p.Addr().Is4() {
 			v.Prefixes = append(v.Prefixes, p)
@@ -68,9 +86,11 @@ func (c *Cloud) AddVPC(in VPCInput) (VPC, error) {
 	if len(v.Prefixes) == 0 {
 		v.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}
 	}
-	c.state.vpcs[v.ID] = v
+	t.c.state.vpcs[v.ID] = v
 	t.addGroup(v.ID, "default", "default VPC security group", nil)
-	return *v.clone(), nil
+	t.addMainTable(v)
+	t.addDefaultACL(v)
+	return v, nil
 }
 
 // AddVPCPrefix associates another CIDR block with a VPC. The metadata service and
@@ -78,7 +98,11 @@ func (c *Cloud) AddVPC(in VPCInput) (VPC, error) {
 func (c *Cloud) AddVPCPrefix(vpc string, p netip.Prefix) error {
 	t := c.begin()
 	defer t.end()
-	v := c.state.vpcs[vpc]
+	return t.addVPCPrefix(vpc, p)
+}
+
+func (t *tx) addVPCPrefix(vpc string, p netip.Prefix) error {
+	v := t.c.state.vpcs[vpc]
 	switch {
 	case v == nil:
 		return kindVPC.unknown(vpc)
@@ -93,7 +117,7 @@ func (c *Cloud) AddVPCPrefix(vpc string, p netip.Prefix) error {
 	} else {
 		next.IPv6 = append(next.IPv6, p)
 	}
-	c.state.vpcs[vpc] = next
+	t.c.state.vpcs[vpc] = next
 	return nil
 }
 
@@ -101,21 +125,34 @@ func (c *Cloud) AddVPCPrefix(vpc string, p netip.Prefix) error {
 func (c *Cloud) AddSubnet(in SubnetInput) (Subnet, error) {
 	t := c.begin()
 	defer t.end()
-	v := c.state.vpcs[in.VPC]
-	if v == nil {
-		return Subnet{}, kindVPC.unknown(in.VPC)
-	}
-	if err := t.checkSubnet(v, in); err != nil {
+	s, err := t.addSubnet(in)
+	if err != nil {
 		return Subnet{}, err
 	}
+	return *s.clone(), nil
+}
+
+func (t *tx) addSubnet(in SubnetInput) (*Subnet, error) {
+	v := t.c.state.vpcs[in.VPC]
+	if v == nil {
+		return nil, kindVPC.unknown(in.VPC)
+	}
+	if err := t.checkSubnet(v, in); err != nil {
+		return nil, err
+	}
+	zone, ok := t.zoneNamed(in.Zone)
+	if !ok {
+		return nil, fmt.Errorf("zone %q is not in region %s", in.Zone, t.c.cfg.Region)
+	}
 	s := &Subnet{
-		ID: t.newID("subnet-"), VPC: v.ID, Zone: cmp.Or(in.Zone, c.cfg.Region+"a"),
+		ID: t.newID("subnet-"), VPC: v.ID, Zone: zone,
 		Prefix: in.Prefix, IPv6: in.IPv6, MapPublic: in.MapPublic, Tags: maps.Clone(in.Tags),
 	}
-	c.state.spaces[s.ID] = newSpace(in.Prefix, in.IPv6)
-	s.Free = c.state.spaces[s.ID].v4.free
+	t.c.state.spaces[s.ID] = newSpace(in.Prefix, in.IPv6)
+	s.Free = t.c.state.spaces[s.ID].v4.free
 	t.putSubnet(s)
-	return *s.clone(), nil
+	t.associateDefaultACL(s)
+	return s, nil
 }
 
 func (t *tx) checkSubnet(v *VPC, in SubnetInput) error {
@@ -136,7 +173,7 @@ func (t *tx) checkSubnet(v *VPC, in SubnetInput) error {
 	}
 	for _, s := range existing(t.c.state.subnets, t.now) {
 		if s.VPC == v.ID && (s.Prefix.Overlaps(in.Prefix) || in.IPv6.IsValid() && s.IPv6.Overlaps(in.IPv6)) {
-			return fmt.Errorf("subnet prefix %v overlaps subnet %s", in.Prefix, s.ID)
+			return &overlapError{in.Prefix, s.ID}
 		}
 	}
 	return nil
@@ -160,6 +197,7 @@ func (c *Cloud) AddSecurityGroup(vpc, name string, tags map[string]string) (Secu
 
 func (t *tx) addGroup(vpc, name, description string, tags map[string]string) *SecurityGroup {
 	g := &SecurityGroup{ID: t.newID("sg-"), VPC: vpc, Name: name, Description: description, Tags: maps.Clone(tags)}
+	g.Rules = g.defaultRules()
 	t.c.state.groups[g.ID] = g
 	return g
 }
@@ -221,9 +259,10 @@ func (c *Cloud) Vacate(subnet string, addrs ...netip.Addr) error {
 func (c *Cloud) RunInstance(in InstanceInput) (Instance, error) {
 	t := c.begin()
 	i, err := t.run(launch{
-		kind: cmp.Or(in.Type, "m5.large"), tags: in.Tags, reservation: t.newID("r-"),
+		kind: cmp.Or(in.Type, "m5.large"), tags: in.Tags, operator: in.Operator, reservation: t.newID("r-"),
+		image: cmp.Or(in.Image, "ami-0e71e57aa01de5a00"), userData: in.UserData, metadataTags: in.MetadataTags,
 		enis: []launchENI{{spec: eniSpec{
-			subnet: in.Subnet, groups: in.Groups, addr: in.Addr, v6Addrs: selection{n: in.IPv6Addrs},
+			subnet: in.Subnet, groups: in.Groups, addr: in.Addr, v6Addrs: selection{n: in.IPv6Addrs}, operator: in.Operator,
 		}, deleteOnTermination: true, primary: true}},
 	})
 	t.end()

@@ -11,11 +11,12 @@ import (
 // maxTags is the maximum number of tags of a resource.
 const maxTags = 50
 
-// tagsFor returns the tags that a call gives to new resources of the given kind.
-func tagsFor(resource string, specs []tagSpecParam) (map[string]string, error) {
+// tagsFor returns the tags that a call gives to new resources of the given type.
+// The call can also create resources of the other types.
+func tagsFor(resource string, specs []tagSpecParam, others ...string) (map[string]string, error) {
 	tags := map[string]string{}
 	for _, s := range specs {
-		if s.ResourceType != resource && !slices.Contains([]string{"instance", "network-interface", "volume"}, s.ResourceType) {
+		if s.ResourceType != resource && !slices.Contains(others, s.ResourceType) {
 			return nil, invalidValue("'%s' is not a valid taggable resource type for this operation.", s.ResourceType)
 		}
 		if s.ResourceType != resource {
@@ -125,7 +126,7 @@ func (t *tx) checkTagged(in tagsIn) error {
 	}
 	for _, id := range in.IDs {
 		if strings.HasPrefix(id, kindENI.prefix) {
-			if _, err := t.mutableENI(id); err != nil {
+			if _, err := t.findENI(id); err != nil {
 				return err
 			}
 		}
@@ -158,6 +159,9 @@ func (t *tx) kindOf(id string) (string, error) {
 		{kindSubnet, "subnet", t.subnet(id) != nil},
 		{kindVPC, "vpc", s.vpcs[id] != nil},
 		{kindGroup, "security-group", s.groups[id] != nil},
+		{kindRouteTable, "route-table", s.routeTables[id] != nil},
+		{kindACL, "network-acl", s.acls[id] != nil},
+		{kindAddress, "elastic-ip", s.addresses[id] != nil},
 	} {
 		if !strings.HasPrefix(id, k.kind.prefix) {
 			continue
@@ -182,6 +186,12 @@ func (t *tx) tagsOf(id string) map[string]string {
 		return t.c.state.vpcs[id].Tags
 	case "security-group":
 		return t.c.state.groups[id].Tags
+	case "route-table":
+		return t.c.state.routeTables[id].Tags
+	case "network-acl":
+		return t.c.state.acls[id].Tags
+	case "elastic-ip":
+		return t.c.state.addresses[id].Tags
 	}
 	return nil
 }
@@ -214,6 +224,12 @@ func (t *tx) retag(id string, f func(map[string]string)) error {
 		t.c.state.vpcs[id].Tags = tags
 	case "security-group":
 		t.c.state.groups[id].Tags = tags
+	case "route-table":
+		t.c.state.routeTables[id].Tags = tags
+	case "network-acl":
+		t.c.state.acls[id].Tags = tags
+	case "elastic-ip":
+		t.c.state.addresses[id].Tags = tags
 	}
 	return nil
 }
@@ -266,6 +282,15 @@ func (t *tx) allTags() []wireTagDescription {
 	}
 	for _, g := range t.c.state.groups {
 		add(g.ID, "security-group", g.Tags)
+	}
+	for _, r := range t.c.state.routeTables {
+		add(r.ID, "route-table", r.Tags)
+	}
+	for _, a := range t.c.state.acls {
+		add(a.ID, "network-acl", a.Tags)
+	}
+	for _, a := range t.c.state.addresses {
+		add(a.ID, "elastic-ip", a.Tags)
 	}
 	slices.SortFunc(all, func(a, b wireTagDescription) int {
 		return strings.Compare(a.ResourceID+"\x00"+a.Key, b.ResourceID+"\x00"+b.Key)

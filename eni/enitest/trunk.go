@@ -151,6 +151,7 @@ func (t *tx) describeTrunkInterfaceAssociations(in describeTrunksIn) (describeTr
 		filters: map[string]func(wireTrunkAssociation) []string{
 			"association-id":      func(a wireTrunkAssociation) []string { return []string{a.ID} },
 			"branch-interface-id": func(a wireTrunkAssociation) []string { return []string{a.Branch} },
+			"gre-key":             none[wireTrunkAssociation],
 			"interface-protocol":  func(a wireTrunkAssociation) []string { return []string{a.Protocol} },
 			"trunk-interface-id":  func(a wireTrunkAssociation) []string { return []string{a.Trunk} },
 		},

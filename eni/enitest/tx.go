@@ -30,6 +30,26 @@ func (c *Cloud) begin() *tx {
 	return t
 }
 
+// seenBy returns the ENIs attached to the instance at the given time, as the
+// instance itself sees them: its primary ENI is among them from the launch,
+// whatever the lag.
+func (t *tx) seenBy(i *Instance, at time.Time) []*ENI {
+	found := t.attached(i.ID, at)
+	if at.Before(i.LaunchedAt) {
+		found = slices.DeleteFunc(t.attached(i.ID, i.LaunchedAt), func(e *ENI) bool { return !e.primary() })
+	}
+	return found
+}
+
+// self returns the instance that makes the call, nil if the caller is not an
+// instance or if Describe calls show it without help.
+func (t *tx) self() *Instance {
+	if i := t.instance(t.caller); i != nil && t.view.Before(i.LaunchedAt) {
+		return i
+	}
+	return nil
+}
+
 func (t *tx) end() { t.c.mu.Unlock() }
 
 // deleteDue deletes the ENIs of instances that have terminated since the last
@@ -68,7 +88,7 @@ func (t *tx) put(e *ENI) {
 		t.c.state.enis[e.ID] = h
 	}
 	h.set(t.now, e)
-	if e.Attachment != nil {
+	if e.Attachment != nil && e.Attachment.Instance != "" {
 		ever := t.c.state.everAttached
 		if ever[e.Attachment.Instance] == nil {
 			ever[e.Attachment.Instance] = map[string]bool{}

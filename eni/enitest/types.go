@@ -62,7 +62,7 @@ const maxPerENI = 64
 // limitsFor returns the instance type that limits the addresses of the ENI. For an
 // ENI that is not attached it is a type with the highest limits of all types.
 func (t *tx) limitsFor(e *ENI) InstanceType {
-	if e.Attachment != nil {
+	if e.Attachment != nil && e.Attachment.Instance != "" {
 		return t.typeOf(t.instance(e.Attachment.Instance))
 	}
 	highest := InstanceType{Hypervisor: "nitro", IPv4PerENI: maxPerENI, IPv6PerENI: maxPerENI}

@@ -55,6 +55,8 @@ type wireAssociation struct {
 	PublicIP      string `xml:"publicIp"`
 	PublicDNSName string `xml:"publicDnsName"`
 	IPOwnerID     string `xml:"ipOwnerId"`
+	AllocationID  string `xml:"allocationId,omitempty"`
+	AssociationID string `xml:"associationId,omitempty"`
 }
 
 type wireAddr struct {
@@ -111,6 +113,7 @@ type wireENI struct {
 }
 
 type wireNetworkInterface struct {
+	Operator wireOperator `xml:"operator"`
 	wireENI
 	AvailabilityZone   string        `xml:"availabilityZone"`
 	AvailabilityZoneID string        `xml:"availabilityZoneId"`
@@ -118,6 +121,11 @@ type wireNetworkInterface struct {
 	RequesterID        string        `xml:"requesterId"`
 	RequesterManaged   bool          `xml:"requesterManaged"`
 	Tags               list[wireTag] `xml:"tagSet"`
+}
+
+type wireOperator struct {
+	Managed   bool   `xml:"managed"`
+	Principal string `xml:"principal,omitempty"`
 }
 
 type wireIPv4Prefix struct {
@@ -144,6 +152,7 @@ type wireMetadataOptions struct {
 	HTTPTokens string `xml:"httpTokens"`
 	HopLimit   int    `xml:"httpPutResponseHopLimit"`
 	Endpoint   string `xml:"httpEndpoint"`
+	Tags       string `xml:"instanceMetadataTags"`
 }
 
 type wireInstance struct {
@@ -153,6 +162,7 @@ type wireInstance struct {
 	PrivateDNSName    string              `xml:"privateDnsName"`
 	DNSName           string              `xml:"dnsName"`
 	InstanceType      string              `xml:"instanceType"`
+	LaunchIndex       int                 `xml:"amiLaunchIndex"`
 	LaunchTime        string              `xml:"launchTime"`
 	Placement         wirePlacement       `xml:"placement"`
 	SubnetID          string              `xml:"subnetId,omitempty"`
@@ -164,6 +174,7 @@ type wireInstance struct {
 	Groups            list[wireGroup]     `xml:"groupSet"`
 	NetworkInterfaces list[wireENI]       `xml:"networkInterfaceSet"`
 	MetadataOptions   wireMetadataOptions `xml:"metadataOptions"`
+	Operator          wireOperator        `xml:"operator"`
 	Tags              list[wireTag]       `xml:"tagSet"`
 }
 
@@ -211,10 +222,13 @@ type wireCIDRVPC struct {
 }
 
 type wireVPC struct {
-	ID        string                   `xml:"vpcId"`
-	OwnerID   string                   `xml:"ownerId"`
-	State     string                   `xml:"state"`
-	CIDRBlock string                   `xml:"cidrBlock"`
+	ID        string `xml:"vpcId"`
+	OwnerID   string `xml:"ownerId"`
+	State     string `xml:"state"`
+	CIDRBlock string `xml:"cidrBlock"`
+
+	DHCPOptions string `xml:"dhcpOptionsId"`
+
 	IPv4      list[wireCIDRVPC]        `xml:"cidrBlockAssociationSet"`
 	IPv6      list[wireIPv6CIDRSubnet] `xml:"ipv6CidrBlockAssociationSet"`
 	Tenancy   string                   `xml:"instanceTenancy"`
@@ -223,12 +237,15 @@ type wireVPC struct {
 }
 
 type wireSecurityGroup struct {
-	ID          string        `xml:"groupId"`
-	Name        string        `xml:"groupName"`
-	Description string        `xml:"groupDescription"`
-	OwnerID     string        `xml:"ownerId"`
-	VPCID       string        `xml:"vpcId"`
-	Tags        list[wireTag] `xml:"tagSet"`
+	ID          string               `xml:"groupId"`
+	ARN         string               `xml:"securityGroupArn"`
+	Name        string               `xml:"groupName"`
+	Description string               `xml:"groupDescription"`
+	OwnerID     string               `xml:"ownerId"`
+	VPCID       string               `xml:"vpcId"`
+	Ingress     list[wirePermission] `xml:"ipPermissions"`
+	Egress      list[wirePermission] `xml:"ipPermissionsEgress"`
+	Tags        list[wireTag]        `xml:"tagSet"`
 }
 
 type wireTagDescription struct {

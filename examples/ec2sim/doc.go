@@ -10,4 +10,14 @@
 // It prints one line of JSON with the URLs of the services and the IDs of the
 // resources, and serves until it is interrupted. With -state it loads the state from
 // that file if it exists, and saves the state there when it ends.
+//
+// With -control it serves a control endpoint for tests in any language:
+//
+//	GET /             the URLs and IDs, also of instances made over the API
+//	GET /calls        the number of calls by action; DELETE /calls resets them
+//	GET /audit        the last calls
+//	GET /events       a stream of the changes of ENIs, one line of JSON for each
+//	POST /faults      add a fault: {"Action": "CreateNetworkInterface", "Delay": "2s"}
+//	DELETE /faults/1  remove the fault with that ID
+//	POST /denials     deny an action: {"Action": "CreateTags"}; DELETE allows it
 package main

@@ -24,7 +24,8 @@ import (
 type options struct {
 	listen, state          string
 	instanceType           string
-	instances              int
+	instances, subnets     int
+	control, metadata      string
 	region, vpc, vpc6      string
 	attachDelay, callDelay time.Duration
 	describeLag, imdsLag   time.Duration
@@ -59,9 +60,12 @@ func parse(args []string, stdout io.Writer) (options, error) {
 	f.StringVar(&o.state, "state", "", "load the state from this `file` if it exists, and save it there on exit")
 	f.StringVar(&o.instanceType, "instance-type", "m5.large", "the `type` of the instances")
 	f.IntVar(&o.instances, "instances", 1, "run this `number` of instances (not with a loaded state)")
+	f.IntVar(&o.subnets, "subnets", 1, "add this `number` of subnets, in as many zones as the region has")
+	f.StringVar(&o.control, "control", "", "serve the control endpoint on this `address`; empty means none")
+	f.StringVar(&o.metadata, "metadata", "", "`address` of the metadata of the first instance, such as 127.0.0.1:8900; the others take the ports that follow")
 	f.StringVar(&o.region, "region", "us-west-2", "the `name` of the region")
-	f.StringVar(&o.vpc, "vpc", "10.0.0.0/16", "IPv4 `prefix` of the VPC; its subnet is the first /24")
-	f.StringVar(&o.vpc6, "vpc6", "", "IPv6 `prefix` of the VPC; its subnet is the first /64")
+	f.StringVar(&o.vpc, "vpc", "10.0.0.0/16", "IPv4 `prefix` of the VPC; its subnets are the first /24s")
+	f.StringVar(&o.vpc6, "vpc6", "", "IPv6 `prefix` of the VPC; its subnets are the first /64s")
 	f.DurationVar(&o.attachDelay, "attach-delay", 0, "`duration` of attaching and of detaching an ENI")
 	f.DurationVar(&o.callDelay, "call-delay", 0, "`duration` of each call")
 	f.DurationVar(&o.describeLag, "describe-lag", 0, "`duration` by which Describe calls lag behind the state")
@@ -93,6 +97,10 @@ func (o options) check(rest []string) error {
 		return fmt.Errorf("-vpc %q: want an IPv4 prefix such as 10.0.0.0/16", o.vpc)
 	case o.vpc6 != "" && (err6 != nil || !vpc6.Addr().Is6()):
 		return fmt.Errorf("-vpc6 %q: want an IPv6 prefix such as 2001:db8::/56", o.vpc6)
+	case o.metadata != "" && !validPort(o.metadata):
+		return fmt.Errorf("-metadata %q: want an address with a port such as 127.0.0.1:8900", o.metadata)
+	case o.subnets < 1 || o.subnets > 1<<max(0, 24-vpc.Bits()) || o.vpc6 != "" && o.subnets > 1<<max(0, 64-vpc6.Bits()):
+		return fmt.Errorf("-subnets %d: want 1 or more that fit into the VPC", o.subnets)
 	case o.instances < 0:
 		return fmt.Errorf("-instances %d: want 0 or more", o.instances)
 	case min(o.attachDelay, o.callDelay, o.describeLag, o.imdsLag) < 0:
@@ -101,9 +109,14 @@ func (o options) check(rest []string) error {
 	return nil
 }
 
+func validPort(addr string) bool {
+	p, err := netip.ParseAddrPort(addr)
+	return err == nil && p.Port() > 0
+}
+
 func (o options) config() enitest.Config {
 	c := enitest.Config{
-		Region: o.region,
+		Region: o.region, AuditSize: auditSize,
 		Delays: enitest.Delays{Attach: o.attachDelay, Detach: o.attachDelay, Call: o.callDelay},
 		Lag:    enitest.Lag{Describe: o.describeLag, Metadata: o.imdsLag},
 	}
@@ -112,6 +125,9 @@ func (o options) config() enitest.Config {
 	}
 	return c
 }
+
+// auditSize is the number of calls that the control endpoint shows.
+const auditSize = 1000
 
 // run serves until ctx ends. If the arguments are wrong it returns a usageError.
 func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
@@ -128,10 +144,19 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, srv.Close()) }()
-	s, err := summarize(ctx, cloud, srv)
+	sim := &simulator{cloud: cloud, srv: srv, metadata: o.metadata}
+	if o.control != "" {
+		stop, err := sim.listenControl(ctx, o.control)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	s, err := sim.summarize(ctx)
 	if err != nil {
 		return err
 	}
+	cloud.OnChange(func(e enitest.Event) { sim.openMetadata(ctx, e) })
 	if err := json.NewEncoder(stdout).Encode(s); err != nil {
 		return err
 	}
@@ -157,7 +182,7 @@ func open(o options) (*enitest.Cloud, error) {
 	return build(o)
 }
 
-// build adds a VPC with one subnet and runs the instances.
+// build adds a VPC with its subnets and runs the instances, in turn in each subnet.
 func build(o options) (*enitest.Cloud, error) {
 	cloud := enitest.New(o.config())
 	prefix, err := netip.ParsePrefix(o.vpc)
@@ -165,30 +190,54 @@ func build(o options) (*enitest.Cloud, error) {
 		return nil, err
 	}
 	vpc := enitest.VPCInput{Prefixes: []netip.Prefix{prefix}}
-	subnet := enitest.SubnetInput{Prefix: netip.PrefixFrom(prefix.Addr(), max(prefix.Bits(), 24)), MapPublic: true}
+	var v6 netip.Prefix
 	if o.vpc6 != "" {
-		p, err := netip.ParsePrefix(o.vpc6)
-		if err != nil {
+		if v6, err = netip.ParsePrefix(o.vpc6); err != nil {
 			return nil, err
 		}
-		vpc.Prefixes = append(vpc.Prefixes, p)
-		subnet.IPv6 = netip.PrefixFrom(p.Addr(), 64)
+		vpc.Prefixes = append(vpc.Prefixes, v6)
 	}
 	v, err := cloud.AddVPC(vpc)
 	if err != nil {
 		return nil, err
 	}
-	subnet.VPC = v.ID
-	s, err := cloud.AddSubnet(subnet)
-	if err != nil {
-		return nil, err
+	zones := cloud.Zones()
+	var subnets []string
+	for n := range o.subnets {
+		in := enitest.SubnetInput{
+			VPC: v.ID, Zone: zones[n%len(zones)], MapPublic: true, Prefix: nth(prefix, max(prefix.Bits(), 24), n),
+		}
+		if v6.IsValid() {
+			in.IPv6 = nth(v6, 64, n)
+		}
+		s, err := cloud.AddSubnet(in)
+		if err != nil {
+			return nil, err
+		}
+		subnets = append(subnets, s.ID)
 	}
-	for range o.instances {
-		if _, err := cloud.RunInstance(enitest.InstanceInput{Subnet: s.ID, Type: o.instanceType}); err != nil {
+	in := enitest.InstanceInput{Type: o.instanceType}
+	if v6.IsValid() {
+		in.IPv6Addrs = 1
+	}
+	for n := range o.instances {
+		in.Subnet = subnets[n%len(subnets)]
+		if _, err := cloud.RunInstance(in); err != nil {
 			return nil, err
 		}
 	}
 	return cloud, nil
+}
+
+// nth returns the n-th part of p with the given length, of 64 bits at most.
+func nth(p netip.Prefix, bits, n int) netip.Prefix {
+	b := p.Addr().AsSlice()
+	for i := bits/8 - 1; i >= 0 && n > 0; i-- {
+		n += int(b[i])
+		b[i], n = byte(n), n>>8
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return netip.PrefixFrom(a, bits)
 }
 
 // save writes the state to a temporary file and renames it, so that the file is
