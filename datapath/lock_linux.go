@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath/netstate"
@@ -30,11 +29,11 @@ const (
 
 // locked runs f with the lock, shared or alone.
 func (h *kernel) locked(ctx context.Context, how int, f func() error) error {
-	file, err := h.lock(ctx, how)
+	fd, err := h.lock(ctx, how)
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", h.ns.Name(), err)
 	}
-	defer file.Close() // releases the lock
+	defer func() { _ = unix.Close(fd) }() // releases the lock
 	return f()
 }
 
@@ -53,25 +52,25 @@ const (
 	lockPauseMost = 5 * time.Millisecond
 )
 
-func (h *kernel) lock(ctx context.Context, how int) (*os.File, error) {
+// lock returns the descriptor that has the lock.
+func (h *kernel) lock(ctx context.Context, how int) (fd int, err error) {
 	// Each call opens the file for itself, because a lock belongs to the open file
 	// description, and calls at the same time must not share one.
-	file, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", h.ns.Fd()))
-	if err != nil {
-		return nil, err
+	if fd, err = unix.Open(fmt.Sprintf("/proc/self/fd/%d", h.ns.Fd()), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return -1, err
 	}
 	for pause := lockPause; ; pause = min(2*pause, lockPauseMost) {
-		err := unix.Flock(int(file.Fd()), how|unix.LOCK_NB)
+		err := unix.Flock(fd, how|unix.LOCK_NB)
 		if err == nil {
-			return file, nil
+			return fd, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, errors.Join(err, file.Close())
+			return -1, errors.Join(err, unix.Close(fd))
 		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), file.Close())
+			return -1, errors.Join(ctx.Err(), unix.Close(fd))
 		}
 	}
 }

@@ -25,7 +25,10 @@ func (b *Batch) Address(op netstate.Op, index int, a netstate.Address) {
 	if ip.Is6() {
 		f |= unix.IFA_F_NODAD
 	}
-	b.add(kind, flags, header, addrAttr(unix.IFA_LOCAL, ip), addrAttr(unix.IFA_ADDRESS, ip), uint32Attr(unix.IFA_FLAGS, f))
+	b.add(kind, flags, header.Serialize())
+	b.attrAddr(unix.IFA_LOCAL, ip)
+	b.attrAddr(unix.IFA_ADDRESS, ip)
+	b.attr32(unix.IFA_FLAGS, f)
 }
 
 // decodeAddress decodes an address. Package netlink decodes addresses only within its

@@ -10,24 +10,6 @@ import (
 	"github.com/vishvananda/netlink/nl"
 )
 
-func uint8Attr(kind int, v uint8) *nl.RtAttr   { return nl.NewRtAttr(kind, nl.Uint8Attr(v)) }
-func uint16Attr(kind int, v uint16) *nl.RtAttr { return nl.NewRtAttr(kind, nl.Uint16Attr(v)) }
-func uint32Attr(kind int, v uint32) *nl.Uint32Attribute {
-	return &nl.Uint32Attribute{Type: uint16(kind), Value: v}
-}
-func textAttr(kind int, s string) *nl.RtAttr { return nl.NewRtAttr(kind, nl.ZeroTerminated(s)) }
-
-func addrAttr(kind int, a netip.Addr) *nl.RtAttr { return nl.NewRtAttr(kind, a.AsSlice()) }
-
-// nestedAttr returns an attribute made of other attributes.
-func nestedAttr(kind int, children ...nl.NetlinkRequestData) *nl.RtAttr {
-	parent := nl.NewRtAttr(kind, nil)
-	for _, c := range children {
-		parent.AddChild(c)
-	}
-	return parent
-}
-
 // attributes iterates over the attributes in b, without the flags of their types. It ends
 // at one that does not fit. Function ParseRouteAttr of package nl, which returns a slice
 // of them, costs an ADD 5 % of its time, and panics if the last attribute is not padded.

@@ -3,7 +3,6 @@
 package rtnl
 
 import (
-	"github.com/vishvananda/netlink/nl"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"golang.org/x/sys/unix"
 )
@@ -12,38 +11,21 @@ import (
 // The kernel carries them out in order; a request that fails does not stop the
 // others. The zero value is an empty batch.
 type Batch struct {
-	requests []*nl.NetlinkRequest
+	buf    []byte // the requests, without their sizes and sequence numbers
+	starts []int  // where each request begins in buf
 }
 
 // BatchSize bounds the requests of one batch, so that the answers fit into the buffer
 // of the socket.
 const BatchSize = 64
 
-// Flags of requests. The kernel acknowledges each of them.
+// Flags of requests.
 const (
-	ack = unix.NLM_F_ACK
 	// create adds an object, or fails with EEXIST.
-	create = unix.NLM_F_ACK | unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	create = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 	// replace adds an object, or replaces the one in its place.
-	replace = unix.NLM_F_ACK | unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+	replace = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 )
-
-// add appends a request of a kind with its fixed header and its attributes.
-func (b *Batch) add(kind, flags int, header nl.NetlinkRequestData, attrs ...nl.NetlinkRequestData) {
-	r := nl.NewNetlinkRequest(kind, flags)
-	r.Data = append(append(make([]nl.NetlinkRequestData, 0, 1+len(attrs)), header), attrs...)
-	b.requests = append(b.requests, r)
-}
-
-// serialize returns the requests one after the other, with sequence numbers from first.
-func (b *Batch) serialize(first uint32) []byte {
-	var buf []byte
-	for i, r := range b.requests {
-		r.Seq = first + uint32(i)
-		buf = append(buf, r.Serialize()...)
-	}
-	return buf
-}
 
 // Change appends the request for one change. Index is the number of the item's link; a
 // rule has none.
@@ -75,5 +57,5 @@ func requestOf(op netstate.Op, addKind, addFlags, deleteKind int) (kind, flags i
 	if op == netstate.OpAdd {
 		return addKind, addFlags
 	}
-	return deleteKind, ack
+	return deleteKind, 0
 }

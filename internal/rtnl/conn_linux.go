@@ -46,16 +46,16 @@ func (c *Conn) close() error { return unix.Close(c.fd) }
 // Do sends the requests of a batch in one system call and returns the answer to each
 // of them, in the order of the requests.
 func (c *Conn) Do(b *Batch) ([]Answer, error) {
-	if len(b.requests) == 0 {
+	if len(b.starts) == 0 {
 		return nil, nil
 	}
 	first := c.seq + 1
-	c.seq += uint32(len(b.requests))
+	c.seq += uint32(len(b.starts))
 	if err := send(c.fd, b.serialize(first)); err != nil {
 		return nil, err
 	}
-	answers := make([]Answer, len(b.requests))
-	for left := len(answers); left > 0; {
+	answers := make([]Answer, len(b.starts))
+	for done := false; !done; {
 		messages, err := receive(c.fd, c.buf, 0)
 		if err != nil {
 			return nil, err
@@ -70,7 +70,7 @@ func (c *Conn) Do(b *Batch) ([]Answer, error) {
 				continue
 			}
 			answers[i].Err = messageError(m)
-			left--
+			done = i == len(answers)-1
 		}
 	}
 	return answers, nil

@@ -25,41 +25,50 @@ type VethPair struct {
 // sandbox. Both ends are down, because the kernel does not bring up one end before
 // both exist.
 func (b *Batch) CreateVeth(pair VethPair, sandbox int) {
-	end := func(name string, mac net.HardwareAddr) []nl.NetlinkRequestData {
-		attrs := []nl.NetlinkRequestData{textAttr(unix.IFLA_IFNAME, name), nl.NewRtAttr(unix.IFLA_ADDRESS, mac)}
-		if pair.MTU != 0 {
-			attrs = append(attrs, uint32Attr(unix.IFLA_MTU, uint32(pair.MTU)))
-		}
-		return attrs
+	b.addLink(unix.RTM_NEWLINK, create, 0)
+	b.attrEnd(pair.Name, pair.MAC, pair.MTU)
+	b.attr32(unix.IFLA_GROUP, uint32(pair.Group))
+	info := b.openLinkInfo("veth")
+	data := b.open(nl.IFLA_INFO_DATA)
+	peer := b.open(nl.VETH_INFO_PEER)
+	b.buf = append(b.buf, make([]byte, unix.SizeofIfInfomsg)...)
+	b.attrEnd(pair.Peer, pair.PeerMAC, pair.MTU)
+	b.attr32(unix.IFLA_NET_NS_FD, uint32(sandbox))
+	b.close(peer)
+	b.close(data)
+	b.close(info)
+}
+
+// attrEnd appends the attributes that each end of a veth pair has.
+func (b *Batch) attrEnd(name string, mac net.HardwareAddr, mtu int) {
+	b.attrText(unix.IFLA_IFNAME, name)
+	b.attr(unix.IFLA_ADDRESS, mac)
+	if mtu != 0 {
+		b.attr32(unix.IFLA_MTU, uint32(mtu))
 	}
-	peer := nl.NewRtAttr(nl.VETH_INFO_PEER, nil)
-	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC)
-	for _, a := range append(end(pair.Peer, pair.PeerMAC), uint32Attr(unix.IFLA_NET_NS_FD, uint32(sandbox))) {
-		peer.AddChild(a)
-	}
-	attrs := append(end(pair.Name, pair.MAC), uint32Attr(unix.IFLA_GROUP, uint32(pair.Group)), linkInfo("veth", peer))
-	b.add(unix.RTM_NEWLINK, create, linkHeader(0), attrs...)
 }
 
 // CreateVirtual asks for a virtual link, down, on the link of number parent if that is
 // not 0.
 func (b *Batch) CreateVirtual(l netstate.Link, parent int) {
-	attrs := []nl.NetlinkRequestData{textAttr(unix.IFLA_IFNAME, l.Name)}
+	b.addLink(unix.RTM_NEWLINK, create, 0)
+	b.attrText(unix.IFLA_IFNAME, l.Name)
 	if mac, err := net.ParseMAC(l.MAC); err == nil {
-		attrs = append(attrs, nl.NewRtAttr(unix.IFLA_ADDRESS, mac))
+		b.attr(unix.IFLA_ADDRESS, mac)
 	}
 	if l.MTU != 0 {
-		attrs = append(attrs, uint32Attr(unix.IFLA_MTU, uint32(l.MTU)))
+		b.attr32(unix.IFLA_MTU, uint32(l.MTU))
 	}
 	if parent != 0 {
-		attrs = append(attrs, uint32Attr(unix.IFLA_LINK, uint32(parent)))
+		b.attr32(unix.IFLA_LINK, uint32(parent))
 	}
+	info := b.openLinkInfo(l.Kind)
 	if l.VLAN != 0 {
-		attrs = append(attrs, linkInfo(l.Kind, uint16Attr(nl.IFLA_VLAN_ID, uint16(l.VLAN))))
-	} else {
-		attrs = append(attrs, linkInfo(l.Kind))
+		data := b.open(nl.IFLA_INFO_DATA)
+		b.attr16(nl.IFLA_VLAN_ID, uint16(l.VLAN))
+		b.close(data)
 	}
-	b.add(unix.RTM_NEWLINK, create, linkHeader(0), attrs...)
+	b.close(info)
 }
 
 // ipvlanModeL2 is IPVLAN_MODE_L2 of linux/if_link.h.
@@ -68,15 +77,20 @@ const ipvlanModeL2 = 0
 // CreateIPVLAN asks for an ipvlan link in L2 mode on the link of number parent, in the
 // namespace of the descriptor sandbox.
 func (b *Batch) CreateIPVLAN(name string, parent, sandbox int) {
-	b.add(unix.RTM_NEWLINK, create, linkHeader(0), textAttr(unix.IFLA_IFNAME, name), uint32Attr(unix.IFLA_LINK, uint32(parent)),
-		uint32Attr(unix.IFLA_NET_NS_FD, uint32(sandbox)), linkInfo("ipvlan", uint16Attr(nl.IFLA_IPVLAN_MODE, ipvlanModeL2)))
+	b.addLink(unix.RTM_NEWLINK, create, 0)
+	b.attrText(unix.IFLA_IFNAME, name)
+	b.attr32(unix.IFLA_LINK, uint32(parent))
+	b.attr32(unix.IFLA_NET_NS_FD, uint32(sandbox))
+	info := b.openLinkInfo("ipvlan")
+	data := b.open(nl.IFLA_INFO_DATA)
+	b.attr16(nl.IFLA_IPVLAN_MODE, ipvlanModeL2)
+	b.close(data)
+	b.close(info)
 }
 
-// linkInfo returns IFLA_LINKINFO: the kind of a link, and the settings of that kind.
-func linkInfo(kind string, data ...nl.NetlinkRequestData) *nl.RtAttr {
-	info := nestedAttr(unix.IFLA_LINKINFO, textAttr(nl.IFLA_INFO_KIND, kind))
-	if len(data) > 0 {
-		info.AddChild(nestedAttr(nl.IFLA_INFO_DATA, data...))
-	}
-	return info
+// openLinkInfo begins IFLA_LINKINFO: the kind of a link, then the settings of that kind.
+func (b *Batch) openLinkInfo(kind string) (at int) {
+	at = b.open(unix.IFLA_LINKINFO)
+	b.attrText(nl.IFLA_INFO_KIND, kind)
+	return at
 }

@@ -5,7 +5,6 @@ package rtnl
 import (
 	"errors"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,15 +16,13 @@ const dumpTries = 20
 // that none of them was consistent.
 var ErrInterrupted = errors.New("dump interrupted by changes")
 
-// dump asks for all objects of a kind and calls each for every message of the answer,
-// after the whole answer has arrived and is consistent.
-func (c *Conn) dump(kind int, header nl.NetlinkRequestData, each func(body []byte) error, filters ...nl.NetlinkRequestData) error {
-	var b Batch
-	b.add(kind, unix.NLM_F_DUMP, header, filters...)
+// dump sends a batch of one request with flag NLM_F_DUMP and calls each for every
+// message of the answer, after the whole answer has arrived and is consistent.
+func (c *Conn) dump(b *Batch, each func(body []byte) error) error {
 	var err error
 	for range dumpTries {
 		var bodies [][]byte
-		bodies, err = c.dumpOnce(&b)
+		bodies, err = c.dumpOnce(b)
 		if errors.Is(err, ErrInterrupted) {
 			continue
 		}

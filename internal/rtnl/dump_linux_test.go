@@ -33,7 +33,9 @@ func parse(b []byte) []syscall.NetlinkMessage {
 
 // dumpBodies dumps links from c.
 func dumpBodies(c *Conn) (bodies []string, err error) {
-	err = c.dump(unix.RTM_GETLINK, linkHeader(0), func(body []byte) error {
+	var b Batch
+	b.addLink(unix.RTM_GETLINK, unix.NLM_F_DUMP, 0)
+	err = c.dump(&b, func(body []byte) error {
 		bodies = append(bodies, string(body))
 		return nil
 	})

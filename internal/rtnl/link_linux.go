@@ -116,33 +116,37 @@ func decodeVLAN(b []byte) (id int) {
 	return id
 }
 
-// linkHeader returns the header of a request for the link of a number; 0 leaves the
-// choice to the attributes.
-func linkHeader(index int) *nl.IfInfomsg {
-	h := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	h.Index = int32(index)
-	return h
+// addLink begins a request for the link of a number; 0 leaves the choice to the
+// attributes.
+func (b *Batch) addLink(kind, flags, index int) {
+	header := nl.IfInfomsg{IfInfomsg: unix.IfInfomsg{Index: int32(index)}}
+	b.add(kind, flags, header.Serialize())
 }
 
 // extSkipStats is RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h.
 const extSkipStats = 1 << 3
 
 // skipStats keeps the counters of a link out of the answer.
-func skipStats() nl.NetlinkRequestData { return uint32Attr(unix.IFLA_EXT_MASK, extSkipStats) }
+func (b *Batch) skipStats() { b.attr32(unix.IFLA_EXT_MASK, extSkipStats) }
 
 // FindLink asks for the link of a name.
 func (b *Batch) FindLink(name string) {
-	b.add(unix.RTM_GETLINK, ack, linkHeader(0), textAttr(unix.IFLA_IFNAME, name), skipStats())
+	b.addLink(unix.RTM_GETLINK, 0, 0)
+	b.attrText(unix.IFLA_IFNAME, name)
+	b.skipStats()
 }
 
 // FindIndex asks for the link of a number.
 func (b *Batch) FindIndex(index int) {
-	b.add(unix.RTM_GETLINK, ack, linkHeader(index), skipStats())
+	b.addLink(unix.RTM_GETLINK, 0, index)
+	b.skipStats()
 }
 
 // FindAltName asks for the link that has an alternative name.
 func (b *Batch) FindAltName(name string) {
-	b.add(unix.RTM_GETLINK, ack, linkHeader(0), textAttr(unix.IFLA_ALT_IFNAME, name), skipStats())
+	b.addLink(unix.RTM_GETLINK, 0, 0)
+	b.attrText(unix.IFLA_ALT_IFNAME, name)
+	b.skipStats()
 }
 
 // LinkByName returns the link of a name. If there is none, its index is 0.
@@ -165,11 +169,14 @@ func (c *Conn) LinkByName(name string) (Link, error) {
 
 // EachLink calls f for each link, without its settings.
 func (c *Conn) EachLink(f func(Link)) error {
-	return c.dump(unix.RTM_GETLINK, linkHeader(0), func(body []byte) error {
+	var b Batch
+	b.addLink(unix.RTM_GETLINK, unix.NLM_F_DUMP, 0)
+	b.skipStats()
+	return c.dump(&b, func(body []byte) error {
 		l, _, err := decodeLinkOnly(body)
 		if err == nil {
 			f(l)
 		}
 		return err
-	}, skipStats())
+	})
 }

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 
-	"github.com/vishvananda/netlink/nl"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"golang.org/x/sys/unix"
 )
@@ -23,25 +22,24 @@ type Neighbor struct {
 	NoARP bool
 }
 
-// ndMsg is struct ndmsg, the header of neighbour messages. Package nl has no such type.
-type ndMsg struct{ unix.NdMsg }
-
-func (m ndMsg) Len() int { return unix.SizeofNdMsg }
-
-func (m ndMsg) Serialize() []byte {
-	b := binary.NativeEndian.AppendUint32([]byte{m.Family, 0, 0, 0}, uint32(m.Ifindex))
-	return append(binary.NativeEndian.AppendUint16(b, m.State), m.Flags, m.Type)
+// neighborHeader returns struct ndmsg, the header of neighbour messages. Package nl has
+// no such type.
+func neighborHeader(family uint8, index int, state uint16) []byte {
+	h := make([]byte, unix.SizeofNdMsg)
+	h[0] = family
+	binary.NativeEndian.PutUint32(h[4:], uint32(index))
+	binary.NativeEndian.PutUint16(h[8:], state)
+	return h
 }
 
 // Neighbor asks to add or delete a permanent neighbour entry.
 func (b *Batch) Neighbor(op netstate.Op, index int, n netstate.Neighbor) {
 	kind, flags := requestOf(op, unix.RTM_NEWNEIGH, replace, unix.RTM_DELNEIGH)
-	header := ndMsg{unix.NdMsg{Family: familyOf(n.Addr), Ifindex: int32(index), State: unix.NUD_PERMANENT}}
-	attrs := []nl.NetlinkRequestData{addrAttr(unix.NDA_DST, n.Addr)}
+	b.add(kind, flags, neighborHeader(familyOf(n.Addr), index, unix.NUD_PERMANENT))
+	b.attrAddr(unix.NDA_DST, n.Addr)
 	if mac, err := net.ParseMAC(n.MAC); err == nil {
-		attrs = append(attrs, nl.NewRtAttr(unix.NDA_LLADDR, mac))
+		b.attr(unix.NDA_LLADDR, mac)
 	}
-	b.add(kind, flags, header, attrs...)
 }
 
 // decodeNeighbor decodes a neighbour entry. Function NeighDeserialize of package
@@ -69,14 +67,17 @@ func decodeNeighbor(body []byte, links LinkNames) (n Neighbor, err error) {
 // EachNeighbor calls f for each permanent neighbour entry of a link. The entries do
 // not have the link's name.
 func (c *Conn) EachNeighbor(index int, f func(netstate.Neighbor)) error {
-	return c.dump(unix.RTM_GETNEIGH, ndMsg{}, func(body []byte) error {
+	var b Batch
+	b.add(unix.RTM_GETNEIGH, unix.NLM_F_DUMP, neighborHeader(unix.AF_UNSPEC, 0, 0))
+	b.attr32(unix.NDA_IFINDEX, uint32(index))
+	return c.dump(&b, func(body []byte) error {
 		n, err := decodeNeighbor(body, LinkNames{index: onlyLink})
 		if n.Permanent && n.Link == onlyLink {
 			n.Link = ""
 			f(n.Neighbor)
 		}
 		return err
-	}, uint32Attr(unix.NDA_IFINDEX, uint32(index)))
+	})
 }
 
 // onlyLink stands for the name of the link in lists of the objects of one link. Kernels
@@ -87,8 +88,8 @@ const onlyLink = "this"
 // does not have the link's name.
 func (c *Conn) NeighborOf(index int, a netip.Addr) (n netstate.Neighbor, found bool, err error) {
 	var b Batch
-	header := ndMsg{unix.NdMsg{Family: familyOf(a), Ifindex: int32(index)}}
-	b.add(unix.RTM_GETNEIGH, ack, header, addrAttr(unix.NDA_DST, a))
+	b.add(unix.RTM_GETNEIGH, 0, neighborHeader(familyOf(a), index, 0))
+	b.attrAddr(unix.NDA_DST, a)
 	answers, err := c.Do(&b)
 	if err != nil || !answers[0].Found() {
 		return n, false, err

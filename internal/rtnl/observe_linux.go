@@ -42,7 +42,9 @@ func (c *Conn) Observe() (Observation, error) {
 }
 
 func (o *Observation) observeAddresses(c *Conn, links LinkNames) error {
-	return c.dump(unix.RTM_GETADDR, nl.NewIfAddrmsg(unix.AF_UNSPEC), func(body []byte) error {
+	var b Batch
+	b.add(unix.RTM_GETADDR, unix.NLM_F_DUMP, nl.NewIfAddrmsg(unix.AF_UNSPEC).Serialize())
+	return c.dump(&b, func(body []byte) error {
 		a, err := decodeAddress(body, links)
 		if err == nil && !(a.Prefix.Addr().Is6() && a.Prefix.Addr().IsLinkLocalUnicast()) {
 			o.Addresses = append(o.Addresses, a)
@@ -52,7 +54,9 @@ func (o *Observation) observeAddresses(c *Conn, links LinkNames) error {
 }
 
 func (o *Observation) observeNeighbors(c *Conn, links LinkNames) error {
-	return c.dump(unix.RTM_GETNEIGH, ndMsg{}, func(body []byte) error {
+	var b Batch
+	b.add(unix.RTM_GETNEIGH, unix.NLM_F_DUMP, neighborHeader(unix.AF_UNSPEC, 0, 0))
+	return c.dump(&b, func(body []byte) error {
 		n, err := decodeNeighbor(body, links)
 		if err == nil && n.Permanent {
 			o.Neighbors = append(o.Neighbors, n.Neighbor)
@@ -65,7 +69,9 @@ func (o *Observation) observeNeighbors(c *Conn, links LinkNames) error {
 func (c *Conn) ObserveLinks() (Observation, error) {
 	var o Observation
 	links := LinkNames{}
-	err := c.dump(unix.RTM_GETLINK, linkHeader(0), func(body []byte) error {
+	var b Batch
+	b.addLink(unix.RTM_GETLINK, unix.NLM_F_DUMP, 0)
+	err := c.dump(&b, func(body []byte) error {
 		l, err := decodeLink(body)
 		o.Indexed = append(o.Indexed, l)
 		o.Sysctls = append(o.Sysctls, l.Sysctls...)

@@ -31,6 +31,9 @@ var routeTypes = map[uint8]string{
 }
 
 func routeTypeNumber(name string) uint8 {
+	if name == "" {
+		return unix.RTN_UNICAST
+	}
 	for n, s := range routeTypes {
 		if s == name {
 			return n
@@ -56,43 +59,42 @@ func (b *Batch) newRoute(flags, index int, r netstate.Route) {
 	if r.Dst.Addr().Is4() && !r.Via.IsValid() && r.Type == "" {
 		scope = unix.RT_SCOPE_LINK
 	}
-	attrs := routeAttrs(index, r)
+	b.route(unix.RTM_NEWROUTE, flags, scope, index, r)
 	if r.MTU != 0 {
-		attrs = append(attrs, nestedAttr(unix.RTA_METRICS, uint32Attr(unix.RTAX_MTU, uint32(r.MTU))))
+		metrics := b.open(unix.RTA_METRICS)
+		b.attr32(unix.RTAX_MTU, uint32(r.MTU))
+		b.close(metrics)
 	}
-	b.add(unix.RTM_NEWROUTE, flags, routeHeader(r, scope), attrs...)
 }
 
 // DeleteRoute asks to delete a route over the link of a number. With index 0 the
 // kernel does not compare the link.
 func (b *Batch) DeleteRoute(index int, r netstate.Route) {
-	b.add(unix.RTM_DELROUTE, ack, routeHeader(r, unix.RT_SCOPE_NOWHERE), routeAttrs(index, r)...)
+	b.route(unix.RTM_DELROUTE, 0, unix.RT_SCOPE_NOWHERE, index, r)
 }
 
-// routeHeader returns the header of a request for r. The table is in an attribute,
-// because the header has room for 255 of them only.
-func routeHeader(r netstate.Route, scope uint8) *nl.RtMsg {
-	return &nl.RtMsg{RtMsg: unix.RtMsg{
+// route appends a request for r. The table is in an attribute, because the header has
+// room for 255 of them only.
+func (b *Batch) route(kind, flags int, scope uint8, index int, r netstate.Route) {
+	header := nl.RtMsg{RtMsg: unix.RtMsg{
 		Family: familyOf(r.Dst.Addr()), Dst_len: uint8(r.Dst.Bits()),
 		Protocol: uint8(r.Protocol), Scope: scope, Type: routeTypeNumber(r.Type),
 	}}
-}
-
-func routeAttrs(index int, r netstate.Route) []nl.NetlinkRequestData {
-	attrs := []nl.NetlinkRequestData{addrAttr(unix.RTA_DST, r.Dst.Addr()), uint32Attr(unix.RTA_TABLE, uint32(r.Table))}
+	b.add(kind, flags, header.Serialize())
+	b.attrAddr(unix.RTA_DST, r.Dst.Addr())
+	b.attr32(unix.RTA_TABLE, uint32(r.Table))
 	if index != 0 {
-		attrs = append(attrs, uint32Attr(unix.RTA_OIF, uint32(index)))
+		b.attr32(unix.RTA_OIF, uint32(index))
 	}
 	if r.Via.IsValid() {
-		attrs = append(attrs, addrAttr(unix.RTA_GATEWAY, r.Via))
+		b.attrAddr(unix.RTA_GATEWAY, r.Via)
 	}
 	if r.Src.IsValid() {
-		attrs = append(attrs, addrAttr(unix.RTA_PREFSRC, r.Src))
+		b.attrAddr(unix.RTA_PREFSRC, r.Src)
 	}
 	if r.Metric != 0 {
-		attrs = append(attrs, uint32Attr(unix.RTA_PRIORITY, uint32(r.Metric)))
+		b.attr32(unix.RTA_PRIORITY, uint32(r.Metric))
 	}
-	return attrs
 }
 
 // decodeRoute decodes a route. Package netlink decodes routes only within its own
@@ -190,16 +192,22 @@ func decodeNextHops(b []byte, links LinkNames) (link string, via netip.Addr, tex
 	return link, via, text
 }
 
-// dumpRoutes calls each for every route of a family that the filters select.
-func (c *Conn) dumpRoutes(f netstate.Family, links LinkNames, each func(Route), filters ...nl.NetlinkRequestData) error {
-	header := &nl.RtMsg{RtMsg: unix.RtMsg{Family: familyNumber(f)}}
-	return c.dump(unix.RTM_GETROUTE, header, func(body []byte) error {
+// dumpRoutes calls each for every route of a family that a filter selects: an
+// attribute and its value. Filter 0 selects all.
+func (c *Conn) dumpRoutes(f netstate.Family, links LinkNames, each func(Route), filter, value int) error {
+	var b Batch
+	header := nl.RtMsg{RtMsg: unix.RtMsg{Family: familyNumber(f)}}
+	b.add(unix.RTM_GETROUTE, unix.NLM_F_DUMP, header.Serialize())
+	if filter != 0 {
+		b.attr32(filter, uint32(value))
+	}
+	return c.dump(&b, func(body []byte) error {
 		r, err := decodeRoute(body, links)
 		if err == nil {
 			each(r)
 		}
 		return err
-	}, filters...)
+	})
 }
 
 // EachRoute calls each for every route of a family that a State shows.
@@ -208,7 +216,7 @@ func (c *Conn) EachRoute(f netstate.Family, links LinkNames, each func(netstate.
 		if !r.Internal && !LinkScoped(r.Route) {
 			each(r.Route)
 		}
-	})
+	}, 0, 0)
 }
 
 // EachRouteOver calls each for every route of a family that leads to the link of a
@@ -219,13 +227,13 @@ func (c *Conn) EachRouteOver(index int, f netstate.Family, each func(netstate.Ro
 			r.Link = ""
 			each(r.Route)
 		}
-	}, uint32Attr(unix.RTA_OIF, uint32(index)))
+	}, unix.RTA_OIF, index)
 }
 
 // EachRouteIn calls each for every route of a family in a table, the kernel's own ones
 // too. Kernels that do not filter by table list the routes of other tables as well.
 func (c *Conn) EachRouteIn(f netstate.Family, table int, each func(Route)) error {
-	return c.dumpRoutes(f, nil, each, uint32Attr(unix.RTA_TABLE, uint32(table)))
+	return c.dumpRoutes(f, nil, each, unix.RTA_TABLE, table)
 }
 
 // LinkScoped reports whether r is one of the routes that the kernel makes for every

@@ -45,52 +45,53 @@ func (c *Conn) RouteTo(q netstate.Query, iif int) (r netstate.Route, refused, er
 
 // lookupRoute asks for the route of a packet.
 func (b *Batch) lookupRoute(q netstate.Query, iif int) {
-	header := &nl.RtMsg{RtMsg: unix.RtMsg{Family: familyOf(q.Dst), Dst_len: uint8(q.Dst.BitLen())}}
+	header := nl.RtMsg{RtMsg: unix.RtMsg{Family: familyOf(q.Dst), Dst_len: uint8(q.Dst.BitLen())}}
 	if q.Dst.Is4() { // for IPv6 the kernel always reports the table
 		header.Flags = unix.RTM_F_LOOKUP_TABLE
 	}
-	attrs := []nl.NetlinkRequestData{addrAttr(unix.RTA_DST, q.Dst)}
 	if q.Src.IsValid() {
 		header.Src_len = uint8(q.Src.BitLen())
-		attrs = append(attrs, addrAttr(unix.RTA_SRC, q.Src))
+	}
+	b.add(unix.RTM_GETROUTE, 0, header.Serialize())
+	b.attrAddr(unix.RTA_DST, q.Dst)
+	if q.Src.IsValid() {
+		b.attrAddr(unix.RTA_SRC, q.Src)
 	}
 	if q.Mark != 0 {
-		attrs = append(attrs, uint32Attr(unix.RTA_MARK, q.Mark))
+		b.attr32(unix.RTA_MARK, q.Mark)
 	}
 	if iif != 0 {
-		attrs = append(attrs, uint32Attr(unix.RTA_IIF, uint32(iif)))
+		b.attr32(unix.RTA_IIF, uint32(iif))
 	}
-	b.add(unix.RTM_GETROUTE, ack, header, append(attrs, protocolAttrs(q)...)...)
+	b.attrProtocol(q)
 }
 
-// protocolAttrs returns the protocol and the ports of a packet. The kernel accepts no
+// attrProtocol appends the protocol and the ports of a packet. The kernel accepts no
 // other protocols than these.
-func protocolAttrs(q netstate.Query) []nl.NetlinkRequestData {
-	protocol := uint8Attr(unix.RTA_IP_PROTO, uint8(q.Proto))
+func (b *Batch) attrProtocol(q netstate.Query) {
 	switch q.Proto {
 	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
-		return []nl.NetlinkRequestData{protocol}
+		b.attr8(unix.RTA_IP_PROTO, uint8(q.Proto))
 	case unix.IPPROTO_TCP, unix.IPPROTO_UDP:
-		attrs := []nl.NetlinkRequestData{protocol}
-		if q.SrcPort != 0 {
-			attrs = append(attrs, portAttr(unix.RTA_SPORT, q.SrcPort))
-		}
-		if q.DstPort != 0 {
-			attrs = append(attrs, portAttr(unix.RTA_DPORT, q.DstPort))
-		}
-		return attrs
+		b.attr8(unix.RTA_IP_PROTO, uint8(q.Proto))
+		b.attrPort(unix.RTA_SPORT, q.SrcPort)
+		b.attrPort(unix.RTA_DPORT, q.DstPort)
 	}
-	return nil
 }
 
-func portAttr(kind int, port uint16) *nl.RtAttr {
-	return nl.NewRtAttr(kind, binary.BigEndian.AppendUint16(nil, port))
+// attrPort appends a port in network byte order, unless it is 0.
+func (b *Batch) attrPort(kind int, port uint16) {
+	if port != 0 {
+		b.attr(kind, binary.BigEndian.AppendUint16(nil, port))
+	}
 }
 
 // MatchRoute asks for the entry of a route table that the kernel finds for an address,
 // instead of the packet's way that it leads to. The kernel looks it up as for a packet
 // with the mark.
 func (b *Batch) MatchRoute(a netip.Addr, mark uint32) {
-	header := &nl.RtMsg{RtMsg: unix.RtMsg{Family: familyOf(a), Dst_len: uint8(a.BitLen()), Flags: unix.RTM_F_FIB_MATCH}}
-	b.add(unix.RTM_GETROUTE, ack, header, addrAttr(unix.RTA_DST, a), uint32Attr(unix.RTA_MARK, mark))
+	header := nl.RtMsg{RtMsg: unix.RtMsg{Family: familyOf(a), Dst_len: uint8(a.BitLen()), Flags: unix.RTM_F_FIB_MATCH}}
+	b.add(unix.RTM_GETROUTE, 0, header.Serialize())
+	b.attrAddr(unix.RTA_DST, a)
+	b.attr32(unix.RTA_MARK, mark)
 }

@@ -18,35 +18,40 @@ import (
 func (b *Batch) Rule(op netstate.Op, r netstate.Rule) {
 	kind, flags := requestOf(op, unix.RTM_NEWRULE, create, unix.RTM_DELRULE)
 	// Struct fib_rule_hdr has the layout of struct rtmsg; Type is its action.
-	header := &nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET, Type: unix.FR_ACT_TO_TBL}}
+	header := nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET, Type: unix.FR_ACT_TO_TBL}}
 	if r.IPv6 {
 		header.Family = unix.AF_INET6
 	}
-	attrs := []nl.NetlinkRequestData{uint32Attr(unix.FRA_PRIORITY, uint32(r.Priority))}
 	if r.To.IsValid() {
 		header.Dst_len = uint8(r.To.Bits())
-		attrs = append(attrs, addrAttr(unix.FRA_DST, r.To.Addr()))
 	}
 	if r.From.IsValid() {
 		header.Src_len = uint8(r.From.Bits())
-		attrs = append(attrs, addrAttr(unix.FRA_SRC, r.From.Addr()))
+	}
+	b.add(kind, flags, header.Serialize())
+	b.attr32(unix.FRA_PRIORITY, uint32(r.Priority))
+	if r.To.IsValid() {
+		b.attrAddr(unix.FRA_DST, r.To.Addr())
+	}
+	if r.From.IsValid() {
+		b.attrAddr(unix.FRA_SRC, r.From.Addr())
 	}
 	if r.Mark != 0 || r.Mask != 0 {
-		attrs = append(attrs, uint32Attr(unix.FRA_FWMARK, r.Mark), uint32Attr(unix.FRA_FWMASK, r.Mask))
+		b.attr32(unix.FRA_FWMARK, r.Mark)
+		b.attr32(unix.FRA_FWMASK, r.Mask)
 	}
 	if r.IIF != "" {
-		attrs = append(attrs, textAttr(unix.FRA_IIFNAME, r.IIF))
+		b.attrText(unix.FRA_IIFNAME, r.IIF)
 	}
 	if r.IPProto != 0 {
-		attrs = append(attrs, uint8Attr(unix.FRA_IP_PROTO, uint8(r.IPProto)))
+		b.attr8(unix.FRA_IP_PROTO, uint8(r.IPProto))
 	}
 	if r.Table != 0 {
-		attrs = append(attrs, uint32Attr(unix.FRA_TABLE, uint32(r.Table)))
+		b.attr32(unix.FRA_TABLE, uint32(r.Table))
 	}
 	if r.Protocol != 0 {
-		attrs = append(attrs, uint8Attr(unix.FRA_PROTOCOL, uint8(r.Protocol)))
+		b.attr8(unix.FRA_PROTOCOL, uint8(r.Protocol))
 	}
-	b.add(kind, flags, header, attrs...)
 }
 
 // decodeRule decodes a rule. Package netlink decodes rules only within its own calls,
@@ -128,8 +133,10 @@ func portRange(b []byte) string {
 
 // EachRule calls each for every rule of a family.
 func (c *Conn) EachRule(f netstate.Family, each func(netstate.Rule)) error {
-	header := &nl.RtMsg{RtMsg: unix.RtMsg{Family: familyNumber(f)}}
-	return c.dump(unix.RTM_GETRULE, header, func(body []byte) error {
+	var b Batch
+	header := nl.RtMsg{RtMsg: unix.RtMsg{Family: familyNumber(f)}}
+	b.add(unix.RTM_GETRULE, unix.NLM_F_DUMP, header.Serialize())
+	return c.dump(&b, func(body []byte) error {
 		r, err := decodeRule(body)
 		if err == nil {
 			each(r)

@@ -15,34 +15,33 @@ import (
 // SetLink asks for the settings of l on the link of a number. An ENI keeps its MAC and
 // its group, and a link keeps its MAC if l has none.
 func (b *Batch) SetLink(index int, l netstate.Link) {
-	header := linkHeader(index)
-	header.Change = unix.IFF_UP
+	header := nl.IfInfomsg{IfInfomsg: unix.IfInfomsg{Index: int32(index), Change: unix.IFF_UP}}
 	if l.Up {
 		header.Flags = unix.IFF_UP
 	}
-	var attrs []nl.NetlinkRequestData
+	b.add(unix.RTM_SETLINK, 0, header.Serialize())
 	if l.MTU != 0 {
-		attrs = append(attrs, uint32Attr(unix.IFLA_MTU, uint32(l.MTU)))
+		b.attr32(unix.IFLA_MTU, uint32(l.MTU))
 	}
 	if l.Kind == "veth" || l.Virtual() {
-		attrs = append(attrs, uint32Attr(unix.IFLA_GROUP, uint32(l.Group)))
+		b.attr32(unix.IFLA_GROUP, uint32(l.Group))
 		if mac, err := net.ParseMAC(l.MAC); err == nil {
-			attrs = append(attrs, nl.NewRtAttr(unix.IFLA_ADDRESS, mac))
+			b.attr(unix.IFLA_ADDRESS, mac)
 		}
 	}
 	if l.Alias != "" {
-		attrs = append(attrs, textAttr(unix.IFLA_IFALIAS, l.Alias))
+		b.attrText(unix.IFLA_IFALIAS, l.Alias)
 	}
-	b.add(unix.RTM_SETLINK, ack, header, attrs...)
 }
 
-func (b *Batch) setLinkAttr(index int, attrs ...nl.NetlinkRequestData) {
-	b.add(unix.RTM_SETLINK, ack, linkHeader(index), attrs...)
-}
+// setLink begins a request that changes what its attributes say. The link is that of a
+// number; with 0 an attribute names it.
+func (b *Batch) setLink(index int) { b.addLink(unix.RTM_SETLINK, 0, index) }
 
 // Group puts a link into a link group.
 func (b *Batch) Group(index, group int) {
-	b.setLinkAttr(index, uint32Attr(unix.IFLA_GROUP, uint32(group)))
+	b.setLink(index)
+	b.attr32(unix.IFLA_GROUP, uint32(group))
 }
 
 // addrGenModeNone is IN6_ADDR_GEN_MODE_NONE of linux/if_link.h.
@@ -52,51 +51,67 @@ const addrGenModeNone = 1
 // and so from duplicate address detection and multicast reports. The host side of a
 // pod needs no such address.
 func (b *Batch) NoLinkLocal(index int) {
-	b.setLinkAttr(index, nestedAttr(unix.IFLA_AF_SPEC,
-		nestedAttr(unix.AF_INET6, uint8Attr(unix.IFLA_INET6_ADDR_GEN_MODE, addrGenModeNone))))
+	b.setLink(index)
+	spec := b.open(unix.IFLA_AF_SPEC)
+	family := b.open(unix.AF_INET6)
+	b.attr8(unix.IFLA_INET6_ADDR_GEN_MODE, addrGenModeNone)
+	b.close(family)
+	b.close(spec)
 }
 
 // SetMaster makes a link a port of a bridge; master 0 takes it from its bridge.
 func (b *Batch) SetMaster(index, master int) {
-	b.setLinkAttr(index, uint32Attr(unix.IFLA_MASTER, uint32(master)))
+	b.setLink(index)
+	b.attr32(unix.IFLA_MASTER, uint32(master))
 }
 
 // Rename gives a link another name.
 func (b *Batch) Rename(index int, name string) {
-	b.setLinkAttr(index, textAttr(unix.IFLA_IFNAME, name))
+	b.setLink(index)
+	b.attrText(unix.IFLA_IFNAME, name)
 }
 
 // MoveLink moves a link into another namespace under a name.
 func (b *Batch) MoveLink(index int, name string, to *os.File) {
-	b.setLinkAttr(index, uint32Attr(unix.IFLA_NET_NS_FD, uint32(to.Fd())), textAttr(unix.IFLA_IFNAME, name))
+	b.setLink(index)
+	b.attr32(unix.IFLA_NET_NS_FD, uint32(to.Fd()))
+	b.attrText(unix.IFLA_IFNAME, name)
 }
 
 // SetAlias sets the alias of a link.
 func (b *Batch) SetAlias(index int, text string) {
-	b.setLinkAttr(index, textAttr(unix.IFLA_IFALIAS, text))
+	b.setLink(index)
+	b.attrText(unix.IFLA_IFALIAS, text)
 }
 
 // MarkLink gives the link of a name an alias and an alternative name. It appends two
 // requests.
 func (b *Batch) MarkLink(name, alias, altName string) {
-	b.setLinkAttr(0, textAttr(unix.IFLA_IFNAME, name), textAttr(unix.IFLA_IFALIAS, alias))
-	b.add(unix.RTM_NEWLINKPROP, create|unix.NLM_F_APPEND, linkHeader(0), textAttr(unix.IFLA_IFNAME, name), altNames(altName))
+	b.setLink(0)
+	b.attrText(unix.IFLA_IFNAME, name)
+	b.attrText(unix.IFLA_IFALIAS, alias)
+	b.addLink(unix.RTM_NEWLINKPROP, create|unix.NLM_F_APPEND, 0)
+	b.attrText(unix.IFLA_IFNAME, name)
+	b.attrAltName(altName)
 }
 
 // UnmarkLink takes the alias and an alternative name from a link. It appends two
 // requests.
 func (b *Batch) UnmarkLink(index int, altName string) {
 	b.SetAlias(index, "")
-	b.add(unix.RTM_DELLINKPROP, ack, linkHeader(index), altNames(altName))
+	b.addLink(unix.RTM_DELLINKPROP, 0, index)
+	b.attrAltName(altName)
 }
 
-func altNames(name string) *nl.RtAttr {
-	return nestedAttr(unix.IFLA_PROP_LIST|unix.NLA_F_NESTED, textAttr(unix.IFLA_ALT_IFNAME, name))
+func (b *Batch) attrAltName(name string) {
+	list := b.open(unix.IFLA_PROP_LIST | unix.NLA_F_NESTED)
+	b.attrText(unix.IFLA_ALT_IFNAME, name)
+	b.close(list)
 }
 
 // DeleteLink deletes a link.
 func (b *Batch) DeleteLink(index int) {
-	b.add(unix.RTM_DELLINK, ack, linkHeader(index))
+	b.addLink(unix.RTM_DELLINK, 0, index)
 }
 
 // SetLinkGroup puts a link into a link group. It succeeds if the link does not exist.
@@ -117,7 +132,8 @@ func (c *Conn) SetLinkGroup(index, group int) error {
 // group has no links.
 func (c *Conn) DeleteLinkGroup(group int) error {
 	var b Batch
-	b.add(unix.RTM_DELLINK, ack, linkHeader(0), uint32Attr(unix.IFLA_GROUP, uint32(group)))
+	b.addLink(unix.RTM_DELLINK, 0, 0)
+	b.attr32(unix.IFLA_GROUP, uint32(group))
 	answers, err := c.Do(&b)
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"golang.org/x/sys/unix"
 )
 
 // nodeSysctls are the settings that a State shows besides those of links.
@@ -63,7 +64,7 @@ func WriteSysctls(ns *os.File, set []netstate.Sysctl) error {
 	return InNetns(ns, func() error {
 		for _, s := range set {
 			file := sysctlFile(s.Key)
-			err := os.WriteFile(file, []byte(s.Value), 0)
+			err := writeFile(file, s.Value)
 			if err == nil {
 				continue
 			}
@@ -73,4 +74,17 @@ func WriteSysctls(ns *os.File, set []netstate.Sysctl) error {
 		}
 		return nil
 	})
+}
+
+// writeFile writes to a file that exists. Files of package os would be in the runtime's
+// poller, where a file of /proc/sys wakes a thread that has nothing to do.
+func writeFile(path, value string) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	if _, err = unix.Write(fd, []byte(value)); err != nil {
+		err = &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return errors.Join(err, unix.Close(fd))
 }
