@@ -34,12 +34,14 @@ func (h *kernel) applySome(ctx context.Context, changes []netstate.Change) (int,
 		if needsOtherLinks(changes[0]) {
 			return 1, h.applyVirtual(ctx, i)
 		}
-	case netstate.Filter, netstate.Source:
+	case netstate.Filter:
+		return 1, h.applyFilter(ctx, changes[0].Op, i)
+	case netstate.Source:
 		n := 1
-		for n < len(changes) && isFilterItem(changes[n].Item) {
+		for n < len(changes) && isSource(changes[n].Item) {
 			n++
 		}
-		return n, h.applyFilter(changes[:n])
+		return n, h.applySources(changes[:n])
 	}
 	n := 1
 	for n < min(len(changes), rtnl.BatchSize) && isRouteItem(changes[n].Item) && !needsOtherLinks(changes[n]) {
@@ -55,19 +57,19 @@ func needsOtherLinks(c netstate.Change) bool {
 	return ok && c.Op == netstate.OpAdd && l.Kind != ""
 }
 
-// isFilterItem reports whether an item is part of the nftables table.
-func isFilterItem(i netstate.Item) bool {
-	switch i.(type) {
-	case netstate.Filter, netstate.Source:
-		return true
-	}
-	return false
+// isSource reports whether an item is an element of a map of the nftables table.
+func isSource(i netstate.Item) bool {
+	_, source := i.(netstate.Source)
+	return source
 }
 
 // isRouteItem reports whether an item is changed by route netlink.
 func isRouteItem(i netstate.Item) bool {
-	_, setting := i.(netstate.Sysctl)
-	return !setting && !isFilterItem(i)
+	switch i.(type) {
+	case netstate.Sysctl, netstate.Filter, netstate.Source:
+		return false
+	}
+	return true
 }
 
 // applyVirtual makes a virtual link if l is one that should be down. It gives any other

@@ -19,31 +19,41 @@ func (h *kernel) observeFilter(ctx context.Context) (netstate.Filter, error) {
 	return netstate.FilterOf(t), err
 }
 
-// applyFilter carries out changes of the nftables table in one transaction.
-func (h *kernel) applyFilter(changes []netstate.Change) error {
-	err := h.nft.Update(func(tx *nft.Tx) error { return addFilter(tx, changes) })
+// applyFilter makes the nftables table f, or deletes it.
+func (h *kernel) applyFilter(ctx context.Context, op netstate.Op, f netstate.Filter) error {
+	if op == netstate.OpDelete {
+		f = netstate.Filter{}
+	}
+	have, err := h.nft.Table(ctx, netstate.FilterTable)
+	if err != nil {
+		return err
+	}
+	return explainFilter(netstate.Change{Op: op, Item: f}, h.nft.Change(have, f.Table()))
+}
+
+// applySources carries out changes of the elements of the maps in one transaction.
+func (h *kernel) applySources(changes []netstate.Change) error {
+	err := h.nft.Update(func(tx *nft.Tx) error { return addSources(tx, changes) })
+	if onlyGone(changes, err) {
+		return nil
+	}
+	return explainFilter(changes[0], err)
+}
+
+// explainFilter adds the change to the error of a transaction with it.
+func explainFilter(ch netstate.Change, err error) error {
 	switch {
-	case err == nil || onlyGone(changes, err):
+	case err == nil:
 		return nil
 	case errors.Is(err, nft.ErrForeign):
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	return fmt.Errorf("%s: %w", changes[0], err)
+	return fmt.Errorf("%s: %w", ch, err)
 }
 
-// addFilter adds changes to a transaction.
-func addFilter(tx *nft.Tx, changes []netstate.Change) error {
+// addSources adds changes to a transaction.
+func addSources(tx *nft.Tx, changes []netstate.Change) error {
 	for i := 0; i < len(changes); {
-		if f, ok := changes[i].Item.(netstate.Filter); ok {
-			if changes[i].Op == netstate.OpDelete {
-				f = netstate.Filter{}
-			}
-			if err := tx.Replace(f.Table()); err != nil {
-				return err
-			}
-			i++
-			continue
-		}
 		m := elementsAtHead(changes[i:])
 		change := tx.AddElements
 		if changes[i].Op == netstate.OpDelete {

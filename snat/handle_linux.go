@@ -112,7 +112,7 @@ func (n *namespace) Apply(ctx context.Context, r Ruleset) (changed bool, err err
 			return nil
 		}
 		changed = true
-		return n.replace(r)
+		return n.replace(have, r)
 	})
 	return changed && err == nil, err
 }
@@ -131,11 +131,11 @@ func (n *namespace) read(ctx context.Context) (Ruleset, error) {
 	return Ruleset{t}, err
 }
 
-// replace makes the table hold r. The caller holds n.mu.
-func (n *namespace) replace(r Ruleset) error {
+// replace makes the table, which holds have, hold r. The caller holds n.mu.
+func (n *namespace) replace(have, r Ruleset) error {
 	t := r.table
 	t.Name = tableName // an empty Ruleset has none
-	if err := n.socket.Update(func(tx *nft.Tx) error { return tx.Replace(t) }); err != nil {
+	if err := n.socket.Change(have.table, t); err != nil {
 		return explainReplace(err)
 	}
 	n.applied.record(r)

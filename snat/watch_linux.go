@@ -165,7 +165,7 @@ func (w *watcher) check(ctx context.Context) (found outcome, delay time.Duration
 		}
 		if w.n.applied.matches(have) { // no other program has changed it
 			found = replaced
-			return w.n.replace(want)
+			return w.n.replace(have, want)
 		}
 		all := differences(have.table, want.table)
 		// All parts are repaired together, so one part that may be repaired is enough.
@@ -175,7 +175,7 @@ func (w *watcher) check(ctx context.Context) (found outcome, delay time.Duration
 			return nil
 		}
 		found, r.Changes = replaced, textsOf(all)
-		if r.Err = w.n.replace(want); r.Err != nil {
+		if r.Err = w.n.replace(have, want); r.Err != nil {
 			found, delay = delayed, patience.First
 		}
 		return nil

@@ -52,7 +52,7 @@ func TestDifferences(t *testing.T) {
 		{"one rule less", func(r *nft.Table) { r.Chains[0].Rules = []nft.Rule{one, two} }, []difference{{"chain a", "chain a: deleted rule `comment \"one\"`"}}},
 		{"one rule more", func(r *nft.Table) { r.Chains[1].Rules = []nft.Rule{three} }, []difference{{"chain b", "chain b: added rule `comment \"three\"`"}}},
 		{"order", func(r *nft.Table) { slices.Reverse(r.Chains[0].Rules[1:]) }, []difference{{"chain a", "chain a: rules in another order"}}},
-		{"order of chains", func(r *nft.Table) { slices.Reverse(r.Chains) }, []difference{{"table", "table changed"}}},
+		{"order of chains", func(r *nft.Table) { slices.Reverse(r.Chains) }, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			have := want()

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/vpcnet/vpcnet/internal/nft"
 )
@@ -134,7 +135,7 @@ func FilterOf(t nft.Table) Filter {
 // String returns the table in the notation of `nft list table`.
 func (f Filter) String() string { return f.Table().String() }
 
-// diffFilter replaces the whole table if its chains differ, and otherwise changes only
+// diffFilter returns the whole table if its chains differ, and otherwise changes only
 // elements of its maps.
 func diffFilter(have, want Filter) (add, del []Change) {
 	switch {
@@ -142,7 +143,7 @@ func diffFilter(have, want Filter) (add, del []Change) {
 		return nil, nil
 	case want.Empty():
 		return nil, []Change{{OpDelete, have}}
-	case !reflect.DeepEqual(have.Chains, want.Chains):
+	case !sameChains(have.Chains, want.Chains):
 		return []Change{{OpAdd, want}}, nil
 	}
 	// The kernel cannot change the verdict of an element and refuses elements that
@@ -164,4 +165,13 @@ func diffFilter(have, want Filter) (add, del []Change) {
 		}
 	}
 	return add, nil
+}
+
+// sameChains reports whether both lists have the same chains. The order in which the
+// kernel lists chains is that of their creation and has no meaning.
+func sameChains(a, b []Chain) bool {
+	byName := func(chains []Chain) []Chain {
+		return slices.SortedStableFunc(slices.Values(chains), func(a, b Chain) int { return strings.Compare(a.Name, b.Name) })
+	}
+	return reflect.DeepEqual(byName(a), byName(b))
 }

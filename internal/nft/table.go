@@ -5,6 +5,7 @@ package nft
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -60,8 +61,16 @@ type Chain struct {
 // IsEmpty reports whether t describes an absent table.
 func (t Table) IsEmpty() bool { return len(t.Sets) == 0 && len(t.Chains) == 0 && t.Foreign == "" }
 
-// Equal reports whether both tables have the same text.
-func (t Table) Equal(o Table) bool { return t.String() == o.String() }
+// Equal reports whether both tables have the same text, apart from the order of sets and
+// of chains, which is that of their creation and has no meaning.
+func (t Table) Equal(o Table) bool { return t.sorted().String() == o.sorted().String() }
+
+// sorted returns t with its sets and chains in the order of their names.
+func (t Table) sorted() Table {
+	t.Sets = slices.SortedStableFunc(slices.Values(t.Sets), func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
+	t.Chains = slices.SortedStableFunc(slices.Values(t.Chains), func(a, b Chain) int { return strings.Compare(a.Name, b.Name) })
+	return t
+}
 
 // String returns the table as `nft list table` prints it and `nft -f` reads it, "" if
 // it is absent. Parts that this package cannot express are comments in the text.

@@ -29,9 +29,21 @@ type Tx struct {
 	sets uint32 // the number of the last set
 }
 
-// Update calls f and carries out, in one transaction, the changes that f adds: a packet
-// meets either the old tables or the new ones. If f returns an error, the tables stay
-// as they are.
+// Change makes the table want, which is have now, in one transaction. Sets, elements,
+// chains and rules that both have stay in place, so that packets meet them all the time.
+// If the table is not have, or if it cannot be changed so, Change deletes it and makes it
+// again. If want is empty Change only deletes the table.
+func (s *Socket) Change(have, want Table) error {
+	if c, ok := changeOf(have, want); ok {
+		if s.Update(func(tx *Tx) error { return tx.change(want.Name, c) }) == nil {
+			return nil
+		}
+	}
+	return s.Update(func(tx *Tx) error { return tx.replace(want) })
+}
+
+// Update calls f and carries out, in one transaction, the changes that f adds. If f
+// returns an error, the tables stay as they are.
 func (s *Socket) Update(f func(*Tx) error) error {
 	return s.Do(func(c *nftables.Conn) error {
 		if err := f(&Tx{conn: c}); err != nil {
@@ -49,9 +61,44 @@ func tableOf(name string) *nftables.Table {
 	return &nftables.Table{Name: name, Family: nftables.TableFamilyINet}
 }
 
-// Replace deletes the table and makes it again with the content of t. If t is empty it
+// change adds c, a change of the table with the given name.
+func (tx *Tx) change(name string, c change) error {
+	table := tableOf(name)
+	if err := tx.addChains(table, c.addChains); err != nil { // before the rules and elements that jump to them
+		return err
+	}
+	numbers, err := tx.addSets(name, c.addSets)
+	if err != nil {
+		return err
+	}
+	for _, s := range c.deleteElements { // before elements that overlap them
+		if err := tx.DeleteElements(name, s); err != nil {
+			return err
+		}
+	}
+	for _, s := range c.addElements {
+		if err := tx.AddElements(name, s); err != nil {
+			return err
+		}
+	}
+	for _, k := range c.rules {
+		tx.conn.FlushChain(&nftables.Chain{Table: table, Name: k.Name})
+	}
+	if err := tx.addRules(table, c.rules, numbers); err != nil {
+		return err
+	}
+	for _, k := range c.deleteChains {
+		tx.conn.DelChain(&nftables.Chain{Table: table, Name: k.Name})
+	}
+	for _, s := range c.deleteSets {
+		tx.conn.DelSet(tx.set(name, s))
+	}
+	return nil
+}
+
+// replace deletes the table and makes it again with the content of t. If t is empty it
 // only deletes it. The table may be absent before.
-func (tx *Tx) Replace(t Table) error {
+func (tx *Tx) replace(t Table) error {
 	table := tableOf(t.Name)
 	tx.conn.AddTable(table) // to delete an absent table is an error
 	tx.conn.DelTable(table)
@@ -59,32 +106,54 @@ func (tx *Tx) Replace(t Table) error {
 		return nil
 	}
 	tx.conn.AddTable(table)
-	chains := make([]*nftables.Chain, len(t.Chains))
-	for i, c := range t.Chains { // before the rules and elements that jump to them
+	if err := tx.addChains(table, t.Chains); err != nil { // before the rules and elements that jump to them
+		return err
+	}
+	numbers, err := tx.addSets(t.Name, t.Sets)
+	if err != nil {
+		return err
+	}
+	return tx.addRules(table, t.Chains, numbers)
+}
+
+// addChains adds chains without their rules.
+func (tx *Tx) addChains(table *nftables.Table, chains []Chain) error {
+	for _, c := range chains {
 		chain, err := newChain(table, c)
 		if err != nil {
 			return err
 		}
-		chains[i] = tx.conn.AddChain(chain)
+		tx.conn.AddChain(chain)
 	}
-	numbers := map[string]uint32{}
-	for _, s := range t.Sets {
-		set := tx.set(t.Name, s)
+	return nil
+}
+
+// addSets adds sets with their elements and returns the numbers of the sets within the
+// transaction, by name.
+func (tx *Tx) addSets(table string, sets []Set) (numbers map[string]uint32, err error) {
+	numbers = map[string]uint32{}
+	for _, s := range sets {
+		set := tx.set(table, s)
 		numbers[s.Name] = set.ID
 		if err := tx.conn.AddSet(set, nil); err != nil {
-			return err
+			return nil, err
 		}
 		if err := changeElements(tx.conn.SetAddElements, set, s.Elements); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	for i, c := range t.Chains {
+	return numbers, nil
+}
+
+// addRules adds the rules of chains. A set that has no number is one that the kernel has.
+func (tx *Tx) addRules(table *nftables.Table, chains []Chain, numbers map[string]uint32) error {
+	for _, c := range chains {
 		for _, r := range c.Rules {
 			exprs, err := compileRule(r, numbers)
 			if err != nil {
 				return err
 			}
-			rule := &nftables.Rule{Table: table, Chain: chains[i], Exprs: exprs}
+			rule := &nftables.Rule{Table: table, Chain: &nftables.Chain{Table: table, Name: c.Name}, Exprs: exprs}
 			if r.Comment != "" {
 				rule.UserData = userdata.AppendString(nil, userdata.TypeComment, r.Comment)
 			}

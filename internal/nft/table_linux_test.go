@@ -41,7 +41,7 @@ func list(t *testing.T, ns *fabric.Netns) string {
 
 func replace(t testing.TB, s *nft.Socket, table nft.Table) {
 	t.Helper()
-	if err := s.Update(func(tx *nft.Tx) error { return tx.Replace(table) }); err != nil {
+	if err := s.Change(nft.Table{}, table); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -203,16 +203,12 @@ func TestForeign(t *testing.T) {
 func TestForeignIsNotWritten(t *testing.T) {
 	s := socket(t)
 	for _, rule := range []nft.Rule{nft.ParseRule("tcp dport 80 drop"), nft.NewRule(nft.Foreign{Text: "quota"})} {
-		err := s.Update(func(tx *nft.Tx) error {
-			return tx.Replace(nft.Table{Name: "ours", Chains: []nft.Chain{{Name: "c", Rules: []nft.Rule{rule}}}})
-		})
+		err := s.Change(nft.Table{}, nft.Table{Name: "ours", Chains: []nft.Chain{{Name: "c", Rules: []nft.Rule{rule}}}})
 		if !errors.Is(err, nft.ErrForeign) {
 			t.Errorf("%s: %v, want ErrForeign", rule, err)
 		}
 	}
-	err := s.Update(func(tx *nft.Tx) error {
-		return tx.Replace(nft.Table{Name: "ours", Chains: []nft.Chain{{Name: "c", Type: nft.TypeFilter, Hook: "input"}}})
-	})
+	err := s.Change(nft.Table{}, nft.Table{Name: "ours", Chains: []nft.Chain{{Name: "c", Type: nft.TypeFilter, Hook: "input"}}})
 	if err == nil {
 		t.Error("a chain on an unknown hook is written")
 	}
@@ -256,7 +252,7 @@ func TestLarge(t *testing.T) {
 			s := socket(t)
 			n := 100_000
 			want := large(n, tt.family, tt.isMap)
-			err := s.Update(func(tx *nft.Tx) error { return tx.Replace(want) })
+			err := s.Change(nft.Table{}, want)
 			for errors.Is(err, nft.ErrTooLarge) && n > 3_000 {
 				if !strings.Contains(err.Error(), "net.core.wmem_max") {
 					t.Fatalf("error %q, want the name of the setting in it", err)
@@ -266,7 +262,7 @@ func TestLarge(t *testing.T) {
 				}
 				n /= 2
 				want = large(n, tt.family, tt.isMap)
-				err = s.Update(func(tx *nft.Tx) error { return tx.Replace(want) })
+				err = s.Change(nft.Table{}, want)
 			}
 			if err != nil {
 				t.Fatal(err)
