@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -74,12 +76,48 @@ func TestChecksCanFail(t *testing.T) {
 	}
 }
 
+// stop stops a process and waits until each of its threads has stopped. A thread that is in
+// a system call finishes it first.
+func stop(p *os.Process) error {
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	for range 1000 {
+		running, err := threads(p.Pid, func(state string) bool { return state != "T" })
+		if err != nil || running == 0 {
+			return err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return fmt.Errorf("process %d does not stop", p.Pid)
+}
+
+// threads counts the threads of a process for which selected is true of the state in
+// /proc/PID/task/TID/stat, the first field after the name in parentheses.
+func threads(pid int, selected func(state string) bool) (n int, err error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err == nil && len(files) == 0 {
+		err = fmt.Errorf("process %d has no threads in /proc", pid)
+	}
+	for _, file := range files {
+		b, e := os.ReadFile(file)
+		if e != nil {
+			continue // the thread has ended
+		}
+		fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+		if len(fields) > 0 && selected(fields[0]) {
+			n++
+		}
+	}
+	return n, err
+}
+
 // change deletes items of a node's network and returns a function that adds them
 // again. It stops the agent meanwhile, because the agent would repair the network at
 // once.
 func change(n *node, pick func(netstate.State) []netstate.Item) (func() error, error) {
 	ctx := context.Background()
-	if err := n.agent.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+	if err := stop(n.agent.cmd.Process); err != nil {
 		return nil, err
 	}
 	state, err := n.observe(ctx)
@@ -139,7 +177,7 @@ func retranslate(k *walk, r snat.Ruleset) (func() error, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := agent.Signal(syscall.SIGSTOP); err != nil { // because the agent would repair the rules at once
+	if err := stop(agent); err != nil { // because the agent would repair the rules at once
 		return nil, errors.Join(err, h.Close())
 	}
 	before, err := h.Observe(context.Background())
