@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
@@ -23,9 +24,12 @@ import (
 // contender is one way to connect pods to a network, with its own node.
 type contender struct {
 	name, program, bin string
-	// conf is the network configuration. It is empty for the empty program.
-	conf map[string]any
-	node *fabric.Netns
+	// conf is the network configuration. Programs that are no plugin have none.
+	conf     map[string]any
+	prefixes []netip.Prefix // of the pods' addresses
+	node     *fabric.Netns
+	made     int    // the number of pods so far
+	before   []*pod // pods that stay
 	// stop ends the agent. sweeps counts its sweeps that are still running.
 	stop   func() error
 	sweeps sync.WaitGroup
@@ -51,7 +55,7 @@ func (c *contender) serve(ctx context.Context, layout datapath.Layout, sweep boo
 		return err
 	}
 	srv := &server.Server{Backend: servertest.New(servertest.Config{
-		Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
+		Prefixes: c.prefixes,
 		ENI:      "eni-0a", Device: 1, Layout: layout, MTU: 9001, HostLinkPrefix: "eni",
 	})}
 	if sweep {
@@ -97,14 +101,63 @@ func (c *contender) waitSweeps() error {
 type pod struct {
 	c       *contender
 	id      string
+	addrs   []netip.Addr
 	sandbox *fabric.Netns
 	result  json.RawMessage // of ADD
 }
 
-func (c *contender) newPod(i int) (*pod, error) {
-	id := fmt.Sprintf("%s-pod%d", c.name, i)
-	ns, err := fabric.CreateNetns("/run/netns/" + id)
-	return &pod{c: c, id: id, sandbox: ns}, err
+func (c *contender) newPod() (*pod, error) {
+	c.made++
+	p := &pod{c: c, id: fmt.Sprintf("%s-%08d", c.name, c.made)}
+	for _, prefix := range c.prefixes {
+		p.addrs = append(p.addrs, nth(prefix, c.made))
+	}
+	var err error
+	p.sandbox, err = fabric.CreateNetns("/run/netns/" + p.id)
+	return p, err
+}
+
+// nth returns address number n of a prefix.
+func nth(p netip.Prefix, n int) netip.Addr {
+	a := p.Addr().AsSlice()
+	for i := len(a) - 1; n > 0; i, n = i-1, n>>8 {
+		a[i] = byte(n)
+	}
+	addr, _ := netip.AddrFromSlice(a)
+	return addr
+}
+
+// fill adds n pods that stay until close.
+func (c *contender) fill(ctx context.Context, n int) error {
+	for range n {
+		p, err := c.newPod()
+		if err != nil {
+			return err
+		}
+		c.before = append(c.before, p)
+		if _, err := p.call(ctx, "ADD"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close deletes the pods that stay, and the node.
+func (c *contender) close() error {
+	var errs []error
+	for _, p := range c.before {
+		errs = append(errs, p.sandbox.Delete())
+	}
+	return errors.Join(append(errs, c.node.Delete())...)
+}
+
+// join returns addresses with commas between them.
+func join(addrs []netip.Addr) string {
+	var text []string
+	for _, a := range addrs {
+		text = append(text, a.String())
+	}
+	return strings.Join(text, ",")
 }
 
 // call runs the plugin with a verb as a runtime does, and returns the time from exec
@@ -125,7 +178,7 @@ func (p *pod) call(ctx context.Context, verb string) (took time.Duration, err er
 	cmd := exec.CommandContext(ctx, p.c.program)
 	cmd.Env = []string{
 		"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + p.id, "CNI_NETNS=" + p.sandbox.Path(),
-		"CNI_IFNAME=eth0", "CNI_PATH=" + p.c.bin,
+		"CNI_IFNAME=eth0", "CNI_PATH=" + p.c.bin, "FLOOR_ADDRS=" + join(p.addrs),
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
 	var start time.Time

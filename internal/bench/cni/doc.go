@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Cni measures the time of ADD and DEL as a runtime sees it. It compares the vpc-cni
-// program with an agent that answers at once, in both layouts, with upstream ptp with
-// host-local and with a Go program that does nothing. All run in turn, round by
-// round, each in its own node namespace; then it measures many ADDs at once, and as
-// many DELs. The times depend on the machine; the ratios to ptp are comparable
-// between machines.
+// program with an agent that answers at once, in both layouts, with a Go program that
+// makes the same kernel changes and nothing else (the floor), with upstream ptp with
+// host-local and with a Go program that does nothing. All run in turn, round by round,
+// each in its own node namespace; then it measures many ADDs at once, and as many DELs.
+// There is a table for IPv4, for nodes that have pods already, for IPv6 and for dual
+// stack. The times depend on the machine; the ratios to the floor are comparable between
+// machines.
 //
 //	go run ./internal/bench/cni
 //

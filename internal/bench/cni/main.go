@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/vpcnet/vpcnet/internal/isolate"
@@ -23,6 +25,7 @@ const upstream = "v1.9.1"
 // options are the program's flags.
 type options struct {
 	rounds, burst, bursts int
+	pods                  []int
 	format, plugins, bin  string
 }
 
@@ -42,6 +45,10 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	fs.IntVar(&o.rounds, "rounds", 50, "`number` of pods, one after another, of each kind")
 	fs.IntVar(&o.burst, "burst", 100, "`number` of pods at once")
 	fs.IntVar(&o.bursts, "bursts", 3, "`number` of bursts of each kind")
+	fs.Func("pods", "`numbers` of pods that a node has already, with commas (default 0,250,737)", func(s string) (err error) {
+		o.pods, err = parsePods(s)
+		return err
+	})
 	fs.StringVar(&o.format, "o", "table", "output `format`: table or json")
 	fs.StringVar(&o.plugins, "plugins", "", "`directory` with ptp and host-local; built if empty")
 	fs.StringVar(&o.bin, "bin", "", "`directory` with the measured programs, for the inner process only")
@@ -50,6 +57,9 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	}
 	if o.rounds < 1 || o.burst < 1 || o.bursts < 1 || o.format != "table" && o.format != "json" {
 		return fmt.Errorf("-rounds %d, -burst %d, -bursts %d, -o %q: want at least 1, 1 and 1, and table or json", o.rounds, o.burst, o.bursts, o.format)
+	}
+	if o.pods == nil {
+		o.pods = []int{0, 250, 737}
 	}
 	if o.bin == "" {
 		return runIsolated(ctx, out, o, args)
@@ -62,6 +72,20 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 		return err
 	}
 	return report.print(out, o.format)
+}
+
+// maxPods is what the addresses of a contender suffice for.
+const maxPods = 10_000
+
+func parsePods(s string) (pods []int, err error) {
+	for _, f := range strings.Split(s, ",") {
+		n, err := strconv.Atoi(f)
+		if err != nil || n < 0 || n > maxPods {
+			return nil, fmt.Errorf("%q is not a number from 0 to %d", f, maxPods)
+		}
+		pods = append(pods, n)
+	}
+	return pods, nil
 }
 
 // runIsolated builds the measured programs and runs this program again in new
@@ -96,6 +120,7 @@ func build(ctx context.Context, dir, plugins string) error {
 	for _, args := range [][]string{
 		{"build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "empty"), empty},
 		{"build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "vpc-cni"), "github.com/vpcnet/vpcnet/examples/vpc-cni"},
+		{"build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "floor"), "github.com/vpcnet/vpcnet/internal/bench/cni/floor"},
 		{"install", "-trimpath", "-ldflags=-s -w", modules + "main/ptp@" + upstream, modules + "ipam/host-local@" + upstream},
 	} {
 		if args[0] == "install" && plugins != "" {

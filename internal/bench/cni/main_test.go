@@ -38,17 +38,23 @@ func TestMeasure(t *testing.T) {
 	if err := build(t.Context(), dir, pluginsDir(t)); err != nil {
 		t.Fatal(err)
 	}
-	r, err := measure(t.Context(), options{rounds: 2, burst: 5, bursts: 1, bin: dir})
+	r, err := measure(t.Context(), options{rounds: 2, burst: 5, bursts: 1, pods: []int{0, 3}, bin: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, w := range r.Rows {
-		if w.Add.Min <= 0 || w.Del.Min <= 0 || w.BurstAdd <= 0 || w.BurstDel <= 0 || w.ToPtp.Add <= 0 || about[w.Name] == "" {
-			t.Errorf("row of %s is %+v, want no figure to be 0", w.Name, *w)
+	shown := map[string]bool{}
+	for _, table := range r.Tables {
+		bursts := table.Scenario != "IPv4, 3 pods"
+		for _, w := range table.Rows {
+			shown[w.Name] = true
+			if w.Add.Min <= 0 || w.Del.Min <= 0 || w.ToFloor.Add <= 0 || w.ToFloor.Del <= 0 || about[w.Name] == "" ||
+				bursts != (w.BurstAdd > 0 && w.BurstDel > 0 && w.ToFloor.BurstAdd > 0 && w.ToFloor.BurstDel > 0) {
+				t.Errorf("%s: row of %s is %+v, want no figure to be 0 but those of bursts without bursts", table.Scenario, w.Name, *w)
+			}
 		}
 	}
-	if len(r.Rows) != len(about) {
-		t.Errorf("%d rows, want %d", len(r.Rows), len(about))
+	if len(r.Tables) != 4 || len(shown) != len(about) {
+		t.Errorf("%d tables with %d contenders, want 4 with %d", len(r.Tables), len(shown), len(about))
 	}
 	var table, text bytes.Buffer
 	if err := r.print(&table, "table"); err != nil || !strings.Contains(table.String(), "5 ADDs") {
@@ -58,13 +64,13 @@ func TestMeasure(t *testing.T) {
 		t.Fatal(err)
 	}
 	var again report
-	if err := json.Unmarshal(text.Bytes(), &again); err != nil || len(again.Rows) != len(r.Rows) {
+	if err := json.Unmarshal(text.Bytes(), &again); err != nil || len(again.Tables) != len(r.Tables) {
 		t.Errorf("JSON: %v\n%s", err, text.String())
 	}
 }
 
 func TestArguments(t *testing.T) {
-	for _, args := range [][]string{{"-rounds", "0"}, {"-o", "xml"}, {"-burst", "-1"}} {
+	for _, args := range [][]string{{"-rounds", "0"}, {"-o", "xml"}, {"-burst", "-1"}, {"-pods", "0,x"}, {"-pods", "10001"}} {
 		if err := run(t.Context(), &bytes.Buffer{}, args); err == nil {
 			t.Errorf("run accepts %v, want an error", args)
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -13,10 +14,16 @@ import (
 
 // report is the output of the program. Times are in milliseconds.
 type report struct {
-	Rounds int    `json:"rounds"`
-	Burst  int    `json:"burst"`
-	Bursts int    `json:"bursts"`
-	Rows   []*row `json:"rows"`
+	Rounds int      `json:"rounds"`
+	Burst  int      `json:"burst"`
+	Bursts int      `json:"bursts"`
+	Tables []*table `json:"tables"`
+}
+
+// table holds the results of one scenario.
+type table struct {
+	Scenario string `json:"scenario"`
+	Rows     []*row `json:"rows"`
 }
 
 // row holds the results of one contender.
@@ -24,11 +31,12 @@ type row struct {
 	Name string `json:"name"`
 	Add  times  `json:"add"`
 	Del  times  `json:"del"`
-	// BurstAdd and BurstDel are medians, from the first exec to the last exit.
+	// BurstAdd and BurstDel are medians, from the first exec to the last exit. They are 0
+	// in a scenario without bursts.
 	BurstAdd float64 `json:"burstAdd"`
 	BurstDel float64 `json:"burstDel"`
-	// ToPtp holds the medians divided by those of ptp.
-	ToPtp ratios `json:"toPtp"`
+	// ToFloor holds the medians divided by those of the floor.
+	ToFloor ratios `json:"toFloor"`
 
 	add, del, burstAdd, burstDel []time.Duration
 }
@@ -53,19 +61,21 @@ func timesOf(all []time.Duration) times {
 }
 
 // finish computes the results from the measured times.
-func (r *report) finish() {
-	var ptp *row
-	for _, w := range r.Rows {
+func (t *table) finish() {
+	var floor *row
+	for _, w := range t.Rows {
 		w.Add, w.Del = timesOf(w.add), timesOf(w.del)
-		w.BurstAdd, w.BurstDel = timesOf(w.burstAdd).Median, timesOf(w.burstDel).Median
-		if w.Name == ptpName {
-			ptp = w
+		if len(w.burstAdd) > 0 {
+			w.BurstAdd, w.BurstDel = timesOf(w.burstAdd).Median, timesOf(w.burstDel).Median
+		}
+		if w.Name == floorName {
+			floor = w
 		}
 	}
-	for _, w := range r.Rows {
-		w.ToPtp = ratios{
-			w.Add.Median / ptp.Add.Median, w.Del.Median / ptp.Del.Median,
-			w.BurstAdd / ptp.BurstAdd, w.BurstDel / ptp.BurstDel,
+	for _, w := range t.Rows {
+		w.ToFloor = ratios{Add: w.Add.Median / floor.Add.Median, Del: w.Del.Median / floor.Del.Median}
+		if floor.BurstAdd > 0 {
+			w.ToFloor.BurstAdd, w.ToFloor.BurstDel = w.BurstAdd/floor.BurstAdd, w.BurstDel/floor.BurstDel
 		}
 	}
 }
@@ -73,6 +83,7 @@ func (r *report) finish() {
 // about describes the contenders, by name.
 var about = map[string]string{
 	emptyName:   "a Go program that does nothing",
+	floorName:   "a Go program that makes the kernel changes of flat, and nothing else",
 	flatName:    "vpc-cni, flat layout; the agent deletes links after DEL",
 	perPodName:  "vpc-cni, per-pod layout; the agent deletes links after DEL",
 	noSweepName: "vpc-cni, flat layout; the plugin deletes links in DEL",
@@ -85,20 +96,34 @@ func (r *report) print(w io.Writer, format string) error {
 		enc.SetIndent("", " ")
 		return enc.Encode(r)
 	}
-	fmt.Fprintf(w, "%d pods each, one after another, and %d times %d at once; ms, and ratios of medians to ptp\n\n", r.Rounds, r.Bursts, r.Burst)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(t, "\tADD min\tmedian\tp90\t/ptp\tDEL min\tmedian\tp90\t/ptp\t%d ADDs\t/ptp\t%d DELs\t/ptp\t\n", r.Burst, r.Burst)
-	for _, x := range r.Rows {
-		fmt.Fprintf(t, "%s\t%.1f\t%.1f\t%.1f\t%.2f\t%.1f\t%.1f\t%.1f\t%.2f\t%.0f\t%.2f\t%.0f\t%.2f\t\n", x.Name,
-			x.Add.Min, x.Add.Median, x.Add.P90, x.ToPtp.Add, x.Del.Min, x.Del.Median, x.Del.P90, x.ToPtp.Del,
-			x.BurstAdd, x.ToPtp.BurstAdd, x.BurstDel, x.ToPtp.BurstDel)
-	}
-	if err := t.Flush(); err != nil {
-		return err
+	fmt.Fprintf(w, "%d pods each, one after another, and %d times %d at once; ms, and ratios of medians to the floor\n", r.Rounds, r.Bursts, r.Burst)
+	for _, t := range r.Tables {
+		fmt.Fprintf(w, "\n%s\n", t.Scenario)
+		if err := t.print(w, r.Burst); err != nil {
+			return err
+		}
 	}
 	fmt.Fprintln(w)
-	for _, x := range r.Rows {
-		fmt.Fprintf(w, "%-13s %s\n", x.Name, about[x.Name])
+	for _, name := range slices.Sorted(maps.Keys(about)) {
+		fmt.Fprintf(w, "%-13s %s\n", name, about[name])
 	}
 	return nil
+}
+
+func (t *table) print(w io.Writer, burst int) error {
+	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	head, bursts := "\tADD min\tmedian\tp90\t/floor\tDEL min\tmedian\tp90\t/floor\t", t.Rows[0].BurstAdd > 0
+	if bursts {
+		head += fmt.Sprintf("%d ADDs\t/floor\t%d DELs\t/floor\t", burst, burst)
+	}
+	fmt.Fprintln(tab, head)
+	for _, x := range t.Rows {
+		fmt.Fprintf(tab, "%s\t%.1f\t%.1f\t%.1f\t%.2f\t%.1f\t%.1f\t%.1f\t%.2f\t", x.Name,
+			x.Add.Min, x.Add.Median, x.Add.P90, x.ToFloor.Add, x.Del.Min, x.Del.Median, x.Del.P90, x.ToFloor.Del)
+		if bursts {
+			fmt.Fprintf(tab, "%.0f\t%.2f\t%.0f\t%.2f\t", x.BurstAdd, x.ToFloor.BurstAdd, x.BurstDel, x.ToFloor.BurstDel)
+		}
+		fmt.Fprintln(tab)
+	}
+	return tab.Flush()
 }
