@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,7 +24,7 @@ func (h *kernel) EnsureNode(ctx context.Context, n Node) error {
 	if err := n.Validate(); err != nil {
 		return fmt.Errorf("node: %w: %w", ErrInvalid, err)
 	}
-	return converge(ctx, h.Observe, h.Apply, func(have netstate.State) ([]netstate.Change, error) {
+	return converge(ctx, h.Observe, h.applyNode, func(have netstate.State) ([]netstate.Change, error) {
 		resolved, err := n.Resolve(have.Links)
 		return netstate.Diff(resolved.Owned(have), resolved.stateIn(have)), err
 	})
@@ -34,12 +36,39 @@ func (h *kernel) Ensure(ctx context.Context, d Desired) error {
 		return fmt.Errorf("node: %w: %w", ErrInvalid, err)
 	}
 	apply := func(ctx context.Context, changes []netstate.Change) error {
-		return h.confirmChanges(ctx, d, changes, func(changes []netstate.Change) error { return h.Apply(ctx, changes) })
+		return h.confirmChanges(ctx, d, changes, func(changes []netstate.Change) error { return h.applyNode(ctx, changes) })
 	}
 	return converge(ctx, h.Observe, apply, func(have netstate.State) ([]netstate.Change, error) {
 		_, err := d.Node.Resolve(have.Links)
 		return d.Drift(have), err
 	})
+}
+
+// carrierTime is how long applyNode waits for the carrier of a link.
+const carrierTime = time.Second
+
+// applyNode is Apply. It also waits for the carrier of links of ENIs that it brings up:
+// before it is there, the kernel drops what the link sends, among it the first request for
+// the MAC of the gateway, which the kernel repeats a second later. A link that has no
+// carrier after carrierTime is not waited for any longer, so that an ENI that is broken
+// does not stop the others.
+func (h *kernel) applyNode(ctx context.Context, changes []netstate.Change) error {
+	if err := h.Apply(ctx, changes); err != nil {
+		return err
+	}
+	waited, cancel := context.WithTimeout(ctx, carrierTime)
+	defer cancel()
+	for _, ch := range changes {
+		l, ok := ch.Item.(netstate.Link)
+		if !ok || ch.Op != netstate.OpAdd || !l.Up || l.Kind != "" {
+			continue
+		}
+		found, err := h.findLink(ctx, l.Name)
+		if err == nil && found.Index != 0 {
+			_ = h.withConn(waited, func(c *rtnl.Conn) error { return c.WaitRunning(waited, found.Index) })
+		}
+	}
+	return ctx.Err()
 }
 
 // confirmChanges calls f with changes, after it has checked the doubtful ones by a second

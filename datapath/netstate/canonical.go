@@ -19,6 +19,7 @@ func (s State) Canonical() State {
 	s.Rules = sorted(s.Rules, compareRules)
 	s.Sysctls = sorted(s.Sysctls, compareSysctls)
 	s.Filter.Sources = sorted(s.Filter.Sources, compareSources)
+	s.Filter.Chains = slices.SortedStableFunc(slices.Values(s.Filter.Chains), compareChains)
 	return s
 }
 
@@ -87,6 +88,16 @@ func (s Sysctl) global() bool {
 
 func compareSources(a, b Source) int {
 	return cmp.Or(a.Prefix.Compare(b.Prefix), strings.Compare(a.Chain, b.Chain))
+}
+
+// compareChains puts base chains first. The order of chains has no meaning: in the kernel
+// it is that of their creation.
+func compareChains(a, b Chain) int {
+	const digits = "0123456789"
+	return cmp.Or(
+		compareBools(a.Hook == "", b.Hook == ""),
+		strings.Compare(strings.TrimRight(a.Name, digits), strings.TrimRight(b.Name, digits)),
+		cmp.Compare(len(a.Name), len(b.Name)), strings.Compare(a.Name, b.Name))
 }
 
 func comparePrefixes(a, b netip.Prefix) int {

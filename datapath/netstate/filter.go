@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/vpcnet/vpcnet/internal/nft"
 )
@@ -136,14 +135,14 @@ func FilterOf(t nft.Table) Filter {
 func (f Filter) String() string { return f.Table().String() }
 
 // diffFilter returns the whole table if its chains differ, and otherwise changes only
-// elements of its maps.
+// elements of its maps. Both filters are in canonical order.
 func diffFilter(have, want Filter) (add, del []Change) {
 	switch {
 	case have.Empty() && want.Empty():
 		return nil, nil
 	case want.Empty():
 		return nil, []Change{{OpDelete, have}}
-	case !sameChains(have.Chains, want.Chains):
+	case !reflect.DeepEqual(have.Chains, want.Chains):
 		return []Change{{OpAdd, want}}, nil
 	}
 	// The kernel cannot change the verdict of an element and refuses elements that
@@ -165,13 +164,4 @@ func diffFilter(have, want Filter) (add, del []Change) {
 		}
 	}
 	return add, nil
-}
-
-// sameChains reports whether both lists have the same chains. The order in which the
-// kernel lists chains is that of their creation and has no meaning.
-func sameChains(a, b []Chain) bool {
-	byName := func(chains []Chain) []Chain {
-		return slices.SortedStableFunc(slices.Values(chains), func(a, b Chain) int { return strings.Compare(a.Name, b.Name) })
-	}
-	return reflect.DeepEqual(byName(a), byName(b))
 }

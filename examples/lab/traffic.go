@@ -140,14 +140,24 @@ type stream struct {
 // streamEvery is the pause between two datagrams of a stream.
 const streamEvery = 2 * time.Millisecond
 
-// startStream opens a stream. Its method run sends the datagrams.
+// startStream opens a stream, and returns when a first datagram has come back: by then
+// each host on the way knows the MAC of the next one. The method run of the stream sends
+// the datagrams.
 func startStream(ctx context.Context, name string, ns *fabric.Netns, to netip.AddrPort) (*stream, error) {
 	conn, err := ns.Dial(ctx, "udp", netip.AddrPort{}, to)
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	if _, err := fabric.Exchange(ctx, conn, helloLine); err != nil {
+		return nil, errors.Join(fmt.Errorf("stream %s: %w", name, err), conn.Close())
+	}
 	return &stream{name: name, conn: conn, back: map[string]bool{}}, nil
 }
+
+// helloLine is the first datagram of a stream. It has no number.
+const helloLine = "hello"
 
 // run sends datagrams until ctx ends, and then waits for the last answers.
 func (s *stream) run(ctx context.Context) error {
@@ -198,6 +208,9 @@ func (s *stream) receive() {
 			return
 		}
 		_, number, _ := strings.Cut(string(buf[:n]), " ")
+		if strings.TrimSpace(number) == helloLine {
+			continue // the answer to a repeated one
+		}
 		s.mu.Lock()
 		s.back[number] = true
 		s.mu.Unlock()
