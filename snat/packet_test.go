@@ -341,6 +341,19 @@ func TestNodePort(t *testing.T) {
 	}
 }
 
+// waitLocal waits until the kernel delivers packets for an IPv6 address to the node. It enters
+// the address into table local some time after the request to add it.
+func waitLocal(a netip.Addr) error {
+	for range 1000 {
+		routes, err := netlink.RouteListFiltered(unix.AF_INET6, &netlink.Route{Table: unix.RT_TABLE_LOCAL, Dst: ipNet(a)}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		if err != nil || len(routes) > 0 {
+			return err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return fmt.Errorf("%s is not in table local", a)
+}
+
 // TestReturns connects through the second ENI to a node port of a pod on the primary.
 func TestReturns(t *testing.T) {
 	c := base(func(c *snat.Config) { c.Returns = []snat.Return{{Link: "ens6", Mark: 1}} })
@@ -362,7 +375,10 @@ func TestReturns(t *testing.T) {
 						if err != nil {
 							return err
 						}
-						return netlink.AddrAdd(ens6, &netlink.Addr{IPNet: ipNet(second6), Flags: unix.IFA_F_NODAD})
+						if err := netlink.AddrAdd(ens6, &netlink.Addr{IPNet: ipNet(second6), Flags: unix.IFA_F_NODAD}); err != nil {
+							return err
+						}
+						return waitLocal(second6)
 					})
 					apply(t, w.snat, c, true)
 					install(t, w.node)
