@@ -45,7 +45,7 @@ func (a *NetworkACL) clone() *NetworkACL {
 
 var (
 	kindACL      = kind{"acl-", "networkAcl ID", "InvalidNetworkAclID.NotFound", "InvalidNetworkAclId.Malformed"}
-	kindACLAssoc = kind{"aclassoc-", "association ID", "InvalidAssociationID.NotFound", "InvalidAssociationID.Malformed"}
+	kindACLAssoc = kind{"aclassoc-", "association ID", "InvalidAssociationID.NotFound", ""}
 )
 
 // NetworkACLs returns all network ACLs, by ID.
@@ -53,7 +53,7 @@ func (c *Cloud) NetworkACLs() []NetworkACL {
 	t := c.begin()
 	defer t.end()
 	var all []NetworkACL
-	for _, a := range byID(c.state.acls) {
+	for _, a := range c.state.acls.all(t.now) {
 		all = append(all, *a.clone())
 	}
 	return all
@@ -67,13 +67,15 @@ func (t *tx) addDefaultACL(v *VPC) {
 		{Number: 100, Egress: true, Protocol: "-1", Allow: true, Prefix: all},
 		{Number: 100, Protocol: "-1", Allow: true, Prefix: all},
 	}}
-	t.c.state.acls[a.ID] = a
+	t.c.state.acls.set(t, a.ID, a)
 }
 
 // associateDefaultACL associates a new subnet with the default ACL of its VPC.
 func (t *tx) associateDefaultACL(s *Subnet) {
-	if a := t.c.state.acls[derivedID(kindACL.prefix, s.VPC)]; a != nil {
+	if a := t.c.state.acls.at(derivedID(kindACL.prefix, s.VPC), t.now); a != nil {
+		a = a.clone()
 		a.Associations = append(a.Associations, ACLAssociation{derivedID(kindACLAssoc.prefix, s.ID), s.ID})
+		t.c.state.acls.set(t, a.ID, a)
 	}
 }
 
@@ -226,7 +228,7 @@ func (t *tx) describeNetworkACLs(in describeACLsIn) (describeACLsOut, error) {
 			"vpc-id":                     func(a *NetworkACL) []string { return []string{a.VPC} },
 		},
 	}
-	page, next, err := r.find(byID(t.c.state.acls), in.IDs, in.query)
+	page, next, err := r.find(t.c.state.acls.all(t.view), in.IDs, in.query)
 	if err != nil {
 		return describeACLsOut{}, err
 	}
@@ -245,7 +247,7 @@ type createACLOut struct {
 }
 
 func (t *tx) createNetworkACL(in createACLIn) (createACLOut, error) {
-	if t.c.state.vpcs[in.VPC] == nil {
+	if t.c.state.vpcs.found(t, in.VPC) == nil {
 		return createACLOut{}, kindVPC.unknown(in.VPC)
 	}
 	tags, err := tagsFor("network-acl", in.Tags)
@@ -253,7 +255,7 @@ func (t *tx) createNetworkACL(in createACLIn) (createACLOut, error) {
 		return createACLOut{}, err
 	}
 	a := &NetworkACL{ID: t.newID(kindACL.prefix), VPC: in.VPC, Tags: tags}
-	t.c.state.acls[a.ID] = a
+	t.c.state.acls.set(t, a.ID, a)
 	return createACLOut{t.wireACL(a), in.ClientToken}, nil
 }
 
@@ -262,7 +264,7 @@ type aclIn struct {
 }
 
 func (t *tx) deleteNetworkACL(in aclIn) (wireReturn, error) {
-	a := t.c.state.acls[in.ID]
+	a := t.c.state.acls.found(t, in.ID)
 	switch {
 	case a == nil:
 		return wireReturn{}, kindACL.unknown(in.ID)
@@ -271,7 +273,7 @@ func (t *tx) deleteNetworkACL(in aclIn) (wireReturn, error) {
 	case len(a.Associations) > 0:
 		return wireReturn{}, errorf("DependencyViolation", "The networkAcl '%s' has dependencies and cannot be deleted.", a.ID)
 	}
-	delete(t.c.state.acls, a.ID)
+	t.c.state.acls.set(t, a.ID, nil)
 	return wireReturn{true}, nil
 }
 
@@ -300,7 +302,7 @@ type aclEntryIn struct {
 // entry returns the ACL that a call names, and the index of the entry, -1 if there
 // is none with the number.
 func (t *tx) entry(in aclEntryIn) (*NetworkACL, int, error) {
-	a := t.c.state.acls[in.ACL]
+	a := t.c.state.acls.found(t, in.ACL)
 	switch {
 	case in.ACL == "":
 		return nil, 0, missing("networkAclId")
@@ -374,7 +376,7 @@ func (t *tx) setEntry(in aclEntryIn, replace bool) (wireReturn, error) {
 	default:
 		a.Entries = append(a.Entries, e)
 	}
-	t.c.state.acls[a.ID] = a
+	t.c.state.acls.set(t, a.ID, a)
 	return wireReturn{true}, nil
 }
 
@@ -395,7 +397,7 @@ func (t *tx) deleteNetworkACLEntry(in aclEntryIn) (wireReturn, error) {
 		return wireReturn{}, t.noEntry(in)
 	}
 	a.Entries = slices.Delete(a.Entries, i, i+1)
-	t.c.state.acls[a.ID] = a
+	t.c.state.acls.set(t, a.ID, a)
 	return wireReturn{true}, nil
 }
 
@@ -411,11 +413,11 @@ type replaceACLOut struct {
 // replaceNetworkACLAssociation associates a subnet with another ACL. The new
 // association has a new ID.
 func (t *tx) replaceNetworkACLAssociation(in replaceACLIn) (replaceACLOut, error) {
-	to := t.c.state.acls[in.ACL]
+	to := t.c.state.acls.found(t, in.ACL)
 	if to == nil {
 		return replaceACLOut{}, kindACL.unknown(in.ACL)
 	}
-	for _, a := range byID(t.c.state.acls) {
+	for _, a := range t.c.state.acls.all(t.now) {
 		i := slices.IndexFunc(a.Associations, func(as ACLAssociation) bool { return as.ID == in.ID })
 		if i < 0 {
 			continue
@@ -424,8 +426,12 @@ func (t *tx) replaceNetworkACLAssociation(in replaceACLIn) (replaceACLOut, error
 			return replaceACLOut{}, invalidValue("network ACL %s and association %s belong to different networks", to.ID, in.ID)
 		}
 		next := ACLAssociation{t.newID(kindACLAssoc.prefix), a.Associations[i].Subnet}
+		a = a.clone()
 		a.Associations = slices.Delete(a.Associations, i, i+1)
+		t.c.state.acls.set(t, a.ID, a)
+		to = t.c.state.acls.at(to.ID, t.now).clone()
 		to.Associations = append(to.Associations, next)
+		t.c.state.acls.set(t, to.ID, to)
 		return replaceACLOut{next.ID}, nil
 	}
 	return replaceACLOut{}, kindACLAssoc.unknown(in.ID)

@@ -140,7 +140,7 @@ var calls = map[string]func(context.Context, *stage) (got any, want any, err err
 			InstanceTypes: []types.InstanceType{"p4d.24xlarge"},
 		})
 		n := out.InstanceTypes[0].NetworkInfo
-		return []int{int(*n.MaximumNetworkInterfaces), int(*n.Ipv4AddressesPerInterface), len(n.NetworkCards)}, []int{15, 50, 4}, err
+		return []int{int(*n.MaximumNetworkInterfaces), int(*n.Ipv4AddressesPerInterface), len(n.NetworkCards)}, []int{60, 50, 4}, err
 	},
 	"DescribeInstances": func(ctx context.Context, s *stage) (any, any, error) {
 		out, err := s.ec2.DescribeInstances(ctx, &ec2.DescribeInstancesInput{InstanceIds: []string{s.instance.ID}})
@@ -268,7 +268,7 @@ func primaryOf(c *enitest.Cloud) string {
 }
 
 // TestActions makes one valid call of each action with the SDK. It fails if an
-// action has no row in calls or networkCalls.
+// action has no row in calls, networkCalls or serverCalls.
 func TestActions(t *testing.T) {
 	for _, name := range enitest.ActionNames() {
 		t.Run(name, func(t *testing.T) {
@@ -277,7 +277,10 @@ func TestActions(t *testing.T) {
 				call, ok = networkCalls[name]
 			}
 			if !ok {
-				t.Fatal("neither calls nor networkCalls has a row for this action")
+				call, ok = serverCalls[name]
+			}
+			if !ok {
+				t.Fatal("none of calls, networkCalls and serverCalls has a row for this action")
 			}
 			s := newStage(t)
 			s.ResetCalls()

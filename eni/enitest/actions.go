@@ -48,6 +48,11 @@ func actions() map[string]action {
 		"DescribeTags":                       do(NonMutating, (*tx).describeTags),
 		"DescribeTrunkInterfaceAssociations": do(NonMutating, (*tx).describeTrunkInterfaceAssociations),
 		"DescribeVpcs":                       do(NonMutating, (*tx).describeVpcs),
+		"DescribeAccountAttributes":          do(NonMutating, (*tx).describeAccountAttributes),
+		"DescribeLaunchTemplates":            do(NonMutating, (*tx).describeLaunchTemplates),
+		"DescribeLaunchTemplateVersions":     do(NonMutating, (*tx).describeLaunchTemplateVersions),
+		"DescribeVpcAttribute":               do(NonMutating, (*tx).describeVpcAttribute),
+		"GetManagedResourceVisibility":       do(NonMutating, (*tx).getManagedResourceVisibility),
 		"GetSubnetCidrReservations":          do(NonMutating, (*tx).getSubnetCidrReservations),
 
 		"AssignIpv6Addresses":             do(Mutating, (*tx).assignIpv6Addresses),
@@ -96,7 +101,18 @@ func actions() map[string]action {
 		"RevokeSecurityGroupEgress":     do(Mutating, (*tx).revokeSecurityGroupEgress),
 		"RevokeSecurityGroupIngress":    do(Mutating, (*tx).revokeSecurityGroupIngress),
 
+		"CreateLaunchTemplate":            templateAction((*tx).createLaunchTemplate),
+		"CreateLaunchTemplateVersion":     templateAction((*tx).createLaunchTemplateVersion),
+		"DeleteLaunchTemplate":            do(Mutating, (*tx).deleteLaunchTemplate),
+		"ModifyLaunchTemplate":            do(Mutating, (*tx).modifyLaunchTemplate),
+		"ModifyManagedResourceVisibility": do(Mutating, (*tx).modifyManagedResourceVisibility),
+		"ModifySubnetAttribute":           do(Mutating, (*tx).modifySubnetAttribute),
+		"ModifyVpcAttribute":              do(Mutating, (*tx).modifyVpcAttribute),
+
+		"RebootInstances":    do(Mutating, (*tx).rebootInstances),
 		"RunInstances":       do(Mutating, (*tx).runInstances),
+		"StartInstances":     do(Mutating, (*tx).startInstances),
+		"StopInstances":      do(Mutating, (*tx).stopInstances),
 		"TerminateInstances": do(Mutating, (*tx).terminateInstances),
 	}
 }

@@ -28,26 +28,26 @@ func (a *Address) clone() *Address {
 	return &d
 }
 
-var kindAddress = kind{"eipalloc-", "allocation ID", "InvalidAllocationID.NotFound", "InvalidAllocationID.Malformed"}
+var kindAddress = kind{"eipalloc-", "allocation ID", "InvalidAllocationID.NotFound", ""}
 
 // Addresses returns all Elastic IP addresses, by ID.
 func (c *Cloud) Addresses() []Address {
 	t := c.begin()
 	defer t.end()
 	var all []Address
-	for _, a := range byID(c.state.addresses) {
+	for _, a := range c.state.addresses.all(t.now) {
 		all = append(all, *t.current(a).clone())
 	}
 	return all
 }
 
-// current returns a without its association if the ENI no longer has the private
-// address.
+// current returns a without its association if the ENI, as the transaction shows it, does
+// not have the private address any longer.
 func (t *tx) current(a *Address) *Address {
 	if a.ENI == "" {
 		return a
 	}
-	if e := t.eni(a.ENI); e != nil && slices.Contains(e.v4(), a.Private) {
+	if e := t.eniAt(a.ENI, t.view); e != nil && slices.Contains(e.v4(), a.Private) {
 		return a
 	}
 	return &Address{ID: a.ID, Addr: a.Addr, Tags: a.Tags}
@@ -55,13 +55,13 @@ func (t *tx) current(a *Address) *Address {
 
 // association returns the public address of a private address of an ENI.
 func (t *tx) association(e *ENI, private netip.Addr) *wireAssociation {
-	for _, a := range t.c.state.addresses {
+	for _, a := range t.c.state.addresses.all(t.view) {
 		if a.ENI == e.ID && a.Private == private {
-			return &wireAssociation{a.Addr.String(), t.publicDNS(a.Addr), t.c.cfg.Account, a.ID, a.Association}
+			return &wireAssociation{a.Addr.String(), t.publicDNS(a.Addr, e.VPC), t.c.cfg.Account, a.ID, a.Association}
 		}
 	}
 	if private == e.Addr && e.Public.IsValid() {
-		return &wireAssociation{PublicIP: e.Public.String(), PublicDNSName: t.publicDNS(e.Public), IPOwnerID: "amazon"}
+		return &wireAssociation{PublicIP: e.Public.String(), PublicDNSName: t.publicDNS(e.Public, e.VPC), IPOwnerID: "amazon"}
 	}
 	return nil
 }
@@ -97,7 +97,7 @@ func (t *tx) wireAddress(a *Address) wireAddress {
 		PublicIP: a.Addr.String(), ID: a.ID, Domain: "vpc", Association: a.Association, ENI: a.ENI, Private: addrText(a.Private),
 		Pool: "amazon", Border: t.c.cfg.Region, Tags: wireTags(a.Tags),
 	}
-	if e := t.eni(a.ENI); e != nil {
+	if e := t.eniAt(a.ENI, t.view); e != nil {
 		w.ENIOwner = t.c.cfg.Account
 		if e.Attachment != nil {
 			w.Instance = e.Attachment.Instance
@@ -138,13 +138,13 @@ func (t *tx) describeAddresses(in describeAddressesIn) (describeAddressesOut, er
 	}
 	if len(in.PublicIPs) > 0 {
 		for _, ip := range in.PublicIPs {
-			if !slices.ContainsFunc(byID(t.c.state.addresses), func(a *Address) bool { return a.Addr.String() == ip }) {
+			if !slices.ContainsFunc(t.c.state.addresses.all(t.view), func(a *Address) bool { return a.Addr.String() == ip }) {
 				return describeAddressesOut{}, errorf("InvalidAddress.NotFound", "Address '%s' not found.", ip)
 			}
 		}
 		in.Filters = append(in.Filters, filterParam{"public-ip", in.PublicIPs})
 	}
-	found, _, err := r.find(byID(t.c.state.addresses), in.IDs, query{Filters: in.Filters})
+	found, _, err := r.find(t.c.state.addresses.all(t.view), in.IDs, query{Filters: in.Filters})
 	if err != nil {
 		return describeAddressesOut{}, err
 	}
@@ -168,6 +168,9 @@ type allocateOut struct {
 }
 
 func (t *tx) allocateAddress(in allocateIn) (allocateOut, error) {
+	if in.Domain != "" && in.Domain != "vpc" && in.Domain != "standard" {
+		return allocateOut{}, invalidValue("Value (%s) for parameter domain is invalid. Expected standard or vpc.", in.Domain)
+	}
 	tags, err := tagsFor("elastic-ip", in.Tags)
 	if err != nil {
 		return allocateOut{}, err
@@ -176,7 +179,7 @@ func (t *tx) allocateAddress(in allocateIn) (allocateOut, error) {
 	if !a.Addr.IsValid() {
 		a.Addr = t.newPublic()
 	}
-	t.c.state.addresses[a.ID] = a
+	t.c.state.addresses.set(t, a.ID, a)
 	return allocateOut{a.Addr.String(), "vpc", a.ID, "amazon", t.c.cfg.Region}, nil
 }
 
@@ -189,8 +192,9 @@ type addressIn struct {
 // address returns the address that a call names by the ID of its allocation or by
 // itself.
 func (t *tx) address(id, public string) (*Address, error) {
-	for _, a := range byID(t.c.state.addresses) {
-		if id != "" && a.ID == id || id == "" && public != "" && a.Addr.String() == public {
+	for _, a := range t.c.state.addresses.all(t.now) {
+		named := id != "" && a.ID == id || id == "" && public != "" && a.Addr.String() == public
+		if named && t.c.state.addresses.found(t, a.ID) != nil {
 			return t.current(a).clone(), nil
 		}
 	}
@@ -211,7 +215,7 @@ func (t *tx) releaseAddress(in addressIn) (wireReturn, error) {
 	if a.ENI != "" {
 		return wireReturn{}, errorf("InvalidIPAddress.InUse", "Address %s is in use.", a.Addr)
 	}
-	delete(t.c.state.addresses, a.ID)
+	t.c.state.addresses.set(t, a.ID, nil)
 	return wireReturn{true}, nil
 }
 
@@ -253,7 +257,7 @@ func (t *tx) associateAddress(in associateAddressIn) (associateAddressOut, error
 	case a.ENI != "" && !again:
 		return none, errorf("Resource.AlreadyAssociated", "resource %s is already associated with associate-id %s", a.ID, a.Association)
 	}
-	for _, other := range byID(t.c.state.addresses) {
+	for _, other := range t.c.state.addresses.all(t.now) {
 		if other.ID == a.ID || other.ENI != e.ID || other.Private != private {
 			continue
 		}
@@ -266,7 +270,7 @@ func (t *tx) associateAddress(in associateAddressIn) (associateAddressOut, error
 		t.disassociate(a)
 	}
 	a.Association, a.ENI, a.Private = t.newID("eipassoc-"), e.ID, private
-	t.c.state.addresses[a.ID] = a
+	t.c.state.addresses.set(t, a.ID, a)
 	if private == e.Addr {
 		e = e.clone()
 		e.Public = a.Addr
@@ -282,7 +286,7 @@ func (t *tx) addressTarget(in associateAddressIn) (*ENI, error) {
 		return t.findENI(in.ENI)
 	case in.Instance == "":
 		return nil, missing("instanceId or networkInterfaceId")
-	case t.instance(in.Instance) == nil:
+	case t.c.state.instances.found(t, in.Instance) == nil:
 		return nil, kindInstance.unknown(in.Instance)
 	}
 	enis := t.attached(in.Instance, t.now)
@@ -300,7 +304,7 @@ func (t *tx) disassociate(a *Address) {
 		e.Public = netip.Addr{}
 		t.put(e)
 	}
-	t.c.state.addresses[a.ID] = &Address{ID: a.ID, Addr: a.Addr, Tags: a.Tags}
+	t.c.state.addresses.set(t, a.ID, &Address{ID: a.ID, Addr: a.Addr, Tags: a.Tags})
 }
 
 type disassociateAddressIn struct {
@@ -309,7 +313,7 @@ type disassociateAddressIn struct {
 }
 
 func (t *tx) disassociateAddress(in disassociateAddressIn) (wireReturn, error) {
-	for _, a := range byID(t.c.state.addresses) {
+	for _, a := range t.c.state.addresses.all(t.now) {
 		a = t.current(a)
 		if a.ENI != "" && (a.Association == in.ID || in.ID == "" && a.Addr.String() == in.PublicIP) {
 			t.disassociate(a)

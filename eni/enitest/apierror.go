@@ -47,7 +47,10 @@ func missing(parameter string) error {
 }
 
 // kind holds the prefix of the IDs of one kind of resource, and the words and
-// codes of EC2's errors about such an ID.
+// codes of EC2's errors about such an ID. The codes are those of
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html#CommonErrors.
+// That list has no code for some kinds of malformed IDs; malformed is then empty, and
+// such an ID does not exist.
 type kind struct {
 	prefix, noun, notFound, malformed string
 }
@@ -58,12 +61,18 @@ var (
 	kindSubnet   = kind{"subnet-", "subnet ID", "InvalidSubnetID.NotFound", "InvalidSubnetID.Malformed"}
 	kindVPC      = kind{"vpc-", "vpc ID", "InvalidVpcID.NotFound", "InvalidVpcID.Malformed"}
 	kindGroup    = kind{"sg-", "security group", "InvalidGroup.NotFound", "InvalidGroupId.Malformed"}
+	// kindENIGroup is the kind of a security group of an ENI.
+	kindENIGroup   = kind{"sg-", "securityGroup ID", "InvalidSecurityGroupID.NotFound", "InvalidSecurityGroupId.Malformed"}
+	kindAttachment = kind{"eni-attach-", "attachment ID", "InvalidAttachmentID.NotFound", "InvalidNetworkInterfaceAttachmentId.Malformed"}
 )
 
 // unknown returns the error for IDs that no resource has. An ID is malformed if
 // anything but hexadecimal digits follows its prefix.
 func (k kind) unknown(ids ...string) error {
 	for _, id := range ids {
+		if k.malformed == "" {
+			break
+		}
 		digits, ok := strings.CutPrefix(id, k.prefix)
 		switch {
 		case !ok:

@@ -14,7 +14,7 @@ type attachIn struct {
 	Device   *int   `ec2:"DeviceIndex"`
 	Card     int    `ec2:"NetworkCardIndex"`
 
-	EnaQueues ignored `ec2:"EnaQueueCount"`
+	EnaQueues *int    `ec2:"EnaQueueCount"`
 	EnaSRD    ignored `ec2:"EnaSrdSpecification"`
 }
 
@@ -35,11 +35,16 @@ func (t *tx) attachNetworkInterface(in attachIn) (attachOut, error) {
 	if in.Device == nil {
 		return none, missing("deviceIndex")
 	}
-	i := t.instance(in.Instance)
+	i := t.c.state.instances.found(t, in.Instance)
 	if i == nil {
 		return none, kindInstance.unknown(in.Instance)
 	}
-	at := position{i, in.Card, *in.Device}
+	at := position{instance: i, card: in.Card, device: *in.Device}
+	if in.EnaQueues != nil {
+		if at.queues = *in.EnaQueues; at.queues < 1 {
+			return none, invalidValue("Value (%d) for parameter enaQueueCount is invalid.", at.queues)
+		}
+	}
 	if err := t.checkAttach(e, at); err != nil {
 		return none, err
 	}
@@ -48,10 +53,11 @@ func (t *tx) attachNetworkInterface(in attachIn) (attachOut, error) {
 }
 
 // position is where an ENI is attached: an instance, a network card index and a
-// device index.
+// device index. queues is the number of ENA queues, or 0 if EC2 chooses it.
 type position struct {
 	instance     *Instance
 	card, device int
+	queues       int
 }
 
 // checkAttach returns EC2's error if the ENI cannot be attached at the position.
@@ -61,7 +67,7 @@ func (t *tx) checkAttach(e *ENI, s position) error {
 	switch {
 	case e.Attachment != nil, e.Trunk != nil:
 		return errorf("InvalidNetworkInterface.InUse", "Interface: [%s] in use.", e.ID)
-	case state != "running" && state != "pending":
+	case state != "running" && state != "pending" && state != "stopped":
 		return errorf("IncorrectState", "Instance '%s' is not in a valid state for this operation: %s", id, state)
 	case e.Zone != s.instance.Zone:
 		return errorf("InvalidParameterCombination",
@@ -81,7 +87,11 @@ func (t *tx) checkAttach(e *ENI, s position) error {
 		}
 		count++
 	}
-	if count > it.ENIs[s.card] {
+	most := it.ENIs[s.card]
+	if s.queues > 0 {
+		most += it.flexible(s.card)
+	}
+	if count > most {
 		return errorf("AttachmentLimitExceeded", "Interface count %d exceeds the limit for %s", count, it.Name)
 	}
 	return t.checkKind(e, s, it)
@@ -107,17 +117,20 @@ func (t *tx) checkKind(e *ENI, s position, it InstanceType) error {
 type attachOptions struct {
 	delay               time.Duration
 	deleteOnTermination bool
+	primary             bool
 }
 
 // attach attaches the ENI at the position.
 func (t *tx) attach(e *ENI, s position, o attachOptions) *ENI {
 	e = e.clone()
 	e.Attachment = &ENIAttachment{
-		ID: t.newID("eni-attach-"), Instance: s.instance.ID, Card: s.card, Device: s.device,
+		ID: t.newID("eni-attach-"), Instance: s.instance.ID, Card: s.card, Device: s.device, EnaQueues: s.queues, Primary: o.primary,
 		AttachTime: t.now, AttachedAt: t.now.Add(o.delay), DeleteOnTermination: o.deleteOnTermination,
 	}
 	t.put(e)
-	t.emit(Attached, e, s.instance.ID, nil)
+	if s.instance.hasDevices() {
+		t.emit(Attached, e, s.instance.ID, nil)
+	}
 	return e
 }
 
@@ -133,7 +146,7 @@ func (t *tx) detachNetworkInterface(in detachIn) (wireReturn, error) {
 	e := t.byAttachment(in.ID)
 	switch {
 	case e == nil:
-		return wireReturn{}, errorf("InvalidAttachmentID.NotFound", "The attachment ID '%s' does not exist", in.ID)
+		return wireReturn{}, kindAttachment.unknown(in.ID)
 	case strings.HasPrefix(in.ID, "ela-attach-"):
 		return wireReturn{}, errorf("OperationNotPermitted", "You are not allowed to manage 'ela-attach' attachments.")
 	case e.checkOwn() != nil:
@@ -148,7 +161,7 @@ func (t *tx) detachNetworkInterface(in detachIn) (wireReturn, error) {
 	first := e.Attachment.DetachedAt.IsZero()
 	e.Attachment.DetachedAt = t.now.Add(t.c.delays.Detach)
 	t.put(e)
-	if first {
+	if first && t.instance(e.Attachment.Instance).hasDevices() {
 		t.emit(Detached, e, e.Attachment.Instance, nil)
 	}
 	return wireReturn{true}, nil
@@ -167,7 +180,7 @@ func (t *tx) byAttachment(id string) *ENI {
 
 // primary reports whether e is the primary ENI of its instance.
 func (e *ENI) primary() bool {
-	return e.Attachment != nil && e.Attachment.Device == 0 && e.Attachment.Card == 0
+	return e.Attachment != nil && e.Attachment.Primary
 }
 
 type modifyENIIn struct {
@@ -188,8 +201,8 @@ type attachmentParam struct {
 	ID                  string `ec2:"AttachmentId"`
 	DeleteOnTermination *bool  `ec2:"DeleteOnTermination"`
 
-	EnaQueues     *ignored `ec2:"EnaQueueCount"`
-	DefaultQueues *ignored `ec2:"DefaultEnaQueueCount"`
+	EnaQueues     *int  `ec2:"EnaQueueCount"`
+	DefaultQueues *bool `ec2:"DefaultEnaQueueCount"`
 }
 
 type stringValue struct {
@@ -227,12 +240,16 @@ func (t *tx) modifyNetworkInterfaceAttribute(in modifyENIIn) (wireReturn, error)
 	}
 	if in.Attachment != nil {
 		if e.Attachment == nil || e.Attachment.ID != in.Attachment.ID {
-			return wireReturn{}, errorf("InvalidAttachmentID.NotFound", "The attachment ID '%s' does not exist", in.Attachment.ID)
+			return wireReturn{}, kindAttachment.unknown(in.Attachment.ID)
 		}
 		switch a := in.Attachment; {
 		case a.DeleteOnTermination != nil:
 			e.Attachment.DeleteOnTermination = *a.DeleteOnTermination
-		case a.EnaQueues == nil && a.DefaultQueues == nil:
+		case a.EnaQueues != nil:
+			e.Attachment.EnaQueues = *a.EnaQueues
+		case a.DefaultQueues != nil:
+			e.Attachment.EnaQueues = 0
+		default:
 			return wireReturn{}, missing("attachment.deleteOnTermination")
 		}
 		attributes++

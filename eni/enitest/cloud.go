@@ -5,7 +5,6 @@ package enitest
 import (
 	"cmp"
 	"maps"
-	"slices"
 	"sync"
 	"time"
 )
@@ -41,17 +40,20 @@ type Cloud struct {
 type state struct {
 	// serial is the number of IDs, MACs and public addresses given out so far.
 	serial    uint64
-	vpcs      map[string]*VPC
-	groups    map[string]*SecurityGroup
-	subnets   map[string]*history[Subnet]
+	vpcs      table[VPC]
+	groups    table[SecurityGroup]
+	subnets   table[Subnet]
 	spaces    map[string]*space
-	instances map[string]*history[Instance]
+	instances table[Instance]
 
-	routeTables map[string]*RouteTable
-	acls        map[string]*NetworkACL
-	addresses   map[string]*Address
+	routeTables table[RouteTable]
+	acls        table[NetworkACL]
+	addresses   table[Address]
+	templates   table[LaunchTemplate]
+	// hideManaged means that answers leave out managed resources.
+	hideManaged bool
 
-	enis map[string]*history[ENI]
+	enis table[ENI]
 	// everAttached is an index of the ENIs that are or were attached to an
 	// instance, by instance ID.
 	everAttached map[string]map[string]bool
@@ -77,17 +79,19 @@ func New(cfg Config) *Cloud {
 		tokens:     map[tokenKey]tokenEntry{},
 		sessions:   map[string]session{},
 		state: state{
-			vpcs:      map[string]*VPC{},
-			groups:    map[string]*SecurityGroup{},
-			subnets:   map[string]*history[Subnet]{},
+			vpcs:      table[VPC]{},
+			groups:    table[SecurityGroup]{},
+			subnets:   table[Subnet]{},
 			spaces:    map[string]*space{},
-			instances: map[string]*history[Instance]{},
-			enis:      map[string]*history[ENI]{},
+			instances: table[Instance]{},
+			enis:      table[ENI]{},
 			deleteAt:  map[string]time.Time{},
 
-			routeTables: map[string]*RouteTable{},
-			acls:        map[string]*NetworkACL{},
-			addresses:   map[string]*Address{},
+			routeTables: table[RouteTable]{},
+			acls:        table[NetworkACL]{},
+			addresses:   table[Address]{},
+			templates:   table[LaunchTemplate]{},
+			hideManaged: cfg.HideManaged,
 
 			everAttached: map[string]map[string]bool{},
 		},
@@ -187,8 +191,8 @@ func (c *Cloud) VPCs() []VPC {
 	t := c.begin()
 	defer t.end()
 	var all []VPC
-	for _, id := range slices.Sorted(maps.Keys(c.state.vpcs)) {
-		all = append(all, *c.state.vpcs[id].clone())
+	for _, v := range c.state.vpcs.all(t.now) {
+		all = append(all, *v.clone())
 	}
 	return all
 }
@@ -198,8 +202,8 @@ func (c *Cloud) SecurityGroups() []SecurityGroup {
 	t := c.begin()
 	defer t.end()
 	var all []SecurityGroup
-	for _, id := range slices.Sorted(maps.Keys(c.state.groups)) {
-		all = append(all, *c.state.groups[id].clone())
+	for _, g := range c.state.groups.all(t.now) {
+		all = append(all, *g.clone())
 	}
 	return all
 }

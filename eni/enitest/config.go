@@ -20,6 +20,11 @@ type Config struct {
 	// Types are instance types that add to the table of package instancetype, or replace
 	// its entries of the same name.
 	Types []InstanceType
+	// HideManaged is the setting of the account that Describe calls do not show the
+	// resources that a service manages through an operator, see InstanceInput.Operator, in
+	// calls without IncludeManagedResources. The call ModifyManagedResourceVisibility
+	// changes it.
+	HideManaged bool
 	// AuditSize is the maximum number of calls in the audit log. 0 means 10,000.
 	AuditSize int
 }
@@ -38,6 +43,8 @@ type Delays struct {
 	Detach time.Duration
 	// Start is how long an instance is "pending" before it is "running".
 	Start time.Duration
+	// Stop is how long an instance is "stopping" before it is "stopped".
+	Stop time.Duration
 	// Terminate is how long an instance is "shutting-down" before it is
 	// "terminated" and its ENIs are deleted or available.
 	Terminate time.Duration
@@ -49,10 +56,10 @@ type Delays struct {
 // service are both eventually consistent, independently of each other. An answer
 // with a lag shows the state as it was that long ago, ten minutes at most.
 type Lag struct {
-	// Describe is the lag of all Describe calls.
+	// Describe is the lag of all Describe calls, for every kind of resource.
 	Describe time.Duration
-	// Write is how long the calls that change an ENI do not find it after its
-	// creation.
+	// Write is how long the calls that change resources do not find one that a call has
+	// created, of any kind. They find what a method of Cloud has created at once.
 	Write time.Duration
 	// Metadata is the lag of metadata keys that Keys does not name.
 	Metadata time.Duration
@@ -85,6 +92,13 @@ type InstanceType struct {
 	// Hypervisor is "nitro" or "xen"; empty for bare metal.
 	Hypervisor string
 	BareMetal  bool
+	// VCPUs is the default number of vCPUs, MemoryMiB the memory in MiB and EFAs the
+	// maximum number of Elastic Fabric Adapters. DescribeInstanceTypes omits those that
+	// are 0.
+	VCPUs, MemoryMiB, EFAs int
+	// Flexible is the number of ENIs that each network card allows in addition to ENIs
+	// if the caller of AttachNetworkInterface chooses the number of ENA queues.
+	Flexible []int
 }
 
 // prefixes reports whether EC2 delegates prefixes to ENIs of this type.

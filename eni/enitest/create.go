@@ -34,7 +34,7 @@ type eniSpec struct {
 
 // create creates an ENI that is not attached.
 func (t *tx) create(s eniSpec) (*ENI, error) {
-	subnet := t.subnet(s.subnet)
+	subnet := t.c.state.subnets.found(t, s.subnet)
 	if subnet == nil {
 		return nil, kindSubnet.unknown(s.subnet)
 	}
@@ -46,6 +46,9 @@ func (t *tx) create(s eniSpec) (*ENI, error) {
 		VPC: subnet.VPC, Subnet: subnet.ID, Zone: subnet.Zone, SubnetPrefix: subnet.Prefix, SubnetIPv6: subnet.IPv6,
 		Description: s.description, Type: s.kind, Groups: groups, SourceDestCheck: true, Requester: t.caller,
 		Tags: maps.Clone(s.tags), Tracking: s.tracking, PrimaryIPv6: s.primaryIPv6, Operator: s.operator,
+	}
+	if subnet.AssignIPv6 && s.v6Addrs.size()+s.v6Blocks.size() == 0 && s.kind != "efa-only" {
+		s.v6Addrs.n = 1
 	}
 	if !subnet.Prefix.IsValid() {
 		s.noIPv4 = true
@@ -101,7 +104,7 @@ func (t *tx) assignAddrs(e *ENI, s eniSpec) error {
 // the default group of the VPC.
 func (t *tx) groupsFor(ids []string, vpc string) ([]string, error) {
 	if len(ids) == 0 {
-		for _, g := range byID(t.c.state.groups) {
+		for _, g := range t.c.state.groups.all(t.now) {
 			if g.VPC == vpc && g.Name == "default" {
 				return []string{g.ID}, nil
 			}
@@ -112,9 +115,9 @@ func (t *tx) groupsFor(ids []string, vpc string) ([]string, error) {
 			"The maximum number of security groups per interface has been reached.")
 	}
 	for _, id := range ids {
-		g := t.c.state.groups[id]
+		g := t.c.state.groups.found(t, id)
 		if g == nil {
-			return nil, kindGroup.unknown(id)
+			return nil, kindENIGroup.unknown(id)
 		}
 		if g.VPC != vpc {
 			return nil, errorf("InvalidParameter", "Security group %s and VPC %s belong to different networks.", id, vpc)
@@ -302,8 +305,8 @@ func (t *tx) mutableENI(id string) (*ENI, error) {
 
 // findENI returns the ENI that a mutating call names, even if a service owns it.
 func (t *tx) findENI(id string) (*ENI, error) {
-	e := t.eni(id)
-	if e == nil || t.c.lag.Write > 0 && t.c.state.enis[id].at(t.now.Add(-t.c.lag.Write)) == nil {
+	e := t.c.state.enis.found(t, id).viewAt(t.now)
+	if e == nil {
 		return nil, kindENI.unknown(id)
 	}
 	return e, nil

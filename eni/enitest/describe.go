@@ -19,8 +19,9 @@ type resource[T any] struct {
 	idsParam string
 	id       func(T) string
 	tags     func(T) map[string]string
-	// maxResults is the largest page; 0 means maxPage.
-	maxResults int
+	// maxResults is the largest page; 0 means maxPage. minResults is the smallest page; 0
+	// means minPage.
+	maxResults, minResults int
 	// filters return the values that a filter is compared with, by filter name.
 	filters map[string]func(T) []string
 }
@@ -84,9 +85,10 @@ func decodeToken(token string) (after string, err error) {
 
 func (r resource[T]) check(ids []string, q query) error {
 	if q.MaxResults != nil {
-		if n, most := *q.MaxResults, cmp.Or(r.maxResults, maxPage); n < minPage || n > most {
+		n, least, most := *q.MaxResults, cmp.Or(r.minResults, minPage), cmp.Or(r.maxResults, maxPage)
+		if n < least || n > most {
 			return invalidValue("Value ( %d ) for parameter maxResults is invalid. Expecting a value between %d and %d.",
-				n, minPage, most)
+				n, least, most)
 		}
 		if len(ids) > 0 {
 			return errorf("InvalidParameterCombination",

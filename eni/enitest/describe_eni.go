@@ -14,8 +14,8 @@ import (
 
 type describeENIsIn struct {
 	query
-	IDs            []string `ec2:"NetworkInterfaceId"`
-	IncludeManaged *bool    `ec2:"IncludeManagedResources"`
+	includeManaged
+	IDs []string `ec2:"NetworkInterfaceId"`
 }
 
 type describeENIsOut struct {
@@ -24,7 +24,8 @@ type describeENIsOut struct {
 }
 
 func (t *tx) describeNetworkInterfaces(in describeENIsIn) (describeENIsOut, error) {
-	page, next, err := t.eniResource().find(t.eniCandidates(in.IDs), in.IDs, in.query)
+	shown := slices.DeleteFunc(t.eniCandidates(in.IDs), func(e *ENI) bool { return t.hides(in.includeManaged, e.Operator) })
+	page, next, err := t.eniResource().find(shown, in.IDs, in.query)
 	if err != nil {
 		return describeENIsOut{}, err
 	}
@@ -47,7 +48,7 @@ func (t *tx) eniCandidates(ids []string) []*ENI {
 		return found
 	}
 	for _, id := range slices.Compact(slices.Sorted(slices.Values(ids))) {
-		if e := t.c.state.enis[id].at(t.view).viewAt(t.view); e != nil {
+		if e := t.eniAt(id, t.view); e != nil {
 			found = append(found, e)
 		}
 	}
@@ -175,7 +176,7 @@ func (t *tx) wireENI(e *ENI, at time.Time) wireENI {
 	if a := e.Attachment; a != nil {
 		w.Attachment = &wireAttachment{
 			AttachmentID: a.ID, DeviceIndex: a.Device, NetworkCardIndex: a.Card, Status: a.Status(at),
-			AttachTime: stamp(a.AttachTime), DeleteOnTermination: a.DeleteOnTermination,
+			AttachTime: stamp(a.AttachTime), DeleteOnTermination: a.DeleteOnTermination, EnaQueues: a.EnaQueues,
 		}
 	}
 	if e.Tracking != nil {
@@ -185,13 +186,13 @@ func (t *tx) wireENI(e *ENI, at time.Time) wireENI {
 }
 
 func (t *tx) wireGroups(ids []string) list[wireGroup] {
-	return listOf(ids, func(id string) wireGroup { return wireGroup{id, t.c.state.groups[id].Name} })
+	return listOf(ids, func(id string) wireGroup { return wireGroup{id, t.c.state.groups.shown(t, id).Name} })
 }
 
 func (t *tx) groupNames(ids []string) []string {
 	var names []string
 	for _, id := range ids {
-		names = append(names, t.c.state.groups[id].Name)
+		names = append(names, t.c.state.groups.shown(t, id).Name)
 	}
 	return names
 }

@@ -6,12 +6,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 type describeInstancesIn struct {
 	query
-	IDs            []string `ec2:"InstanceId"`
-	IncludeManaged *bool    `ec2:"IncludeManagedResources"`
+	includeManaged
+	IDs []string `ec2:"InstanceId"`
 }
 
 type describeInstancesOut struct {
@@ -27,6 +28,7 @@ func (t *tx) describeInstances(in describeInstancesIn) (describeInstancesOut, er
 		all = append(all, self)
 		slices.SortFunc(all, func(a, b *Instance) int { return strings.Compare(a.ID, b.ID) })
 	}
+	all = slices.DeleteFunc(all, func(i *Instance) bool { return t.hides(in.includeManaged, i.Operator) })
 	page, next, err := t.instanceResource().find(all, in.IDs, in.query)
 	if err != nil {
 		return describeInstancesOut{}, err
@@ -85,19 +87,39 @@ func (t *tx) instanceResource() resource[*Instance] {
 	return r
 }
 
+// architecture returns the architecture of the instance's type: x86_64 if the type
+// supports it or if its architectures are unknown.
+func (t *tx) architecture(i *Instance) string {
+	all := t.typeOf(i).spec("processor-info.supported-architecture")
+	if len(all) == 0 || slices.Contains(all, "x86_64") {
+		return "x86_64"
+	}
+	return all[0]
+}
+
 // stateCodes are the codes of the instance states:
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_InstanceState.html
-var stateCodes = map[string]int{"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48}
+var stateCodes = map[string]int{"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
 
 func stateOf(name string) wireState { return wireState{stateCodes[name], name} }
 
 func (t *tx) wireInstance(i *Instance) wireInstance {
 	w := wireInstance{
-		ID: i.ID, ImageID: i.Image, State: stateOf(i.State(t.view)), InstanceType: i.Type, LaunchTime: stamp(i.LaunchedAt),
+		ID: i.ID, ImageID: i.Image, State: stateOf(i.State(t.view)), InstanceType: i.Type, LaunchTime: stamp(latest(i.LaunchedAt, i.StartedAt)),
 		Placement: wirePlacement{i.Zone, t.zoneID(i.Zone), "default"},
 		SubnetID:  i.Subnet, VPCID: i.VPC, Tags: wireTags(i.Tags),
-		MetadataOptions: wireMetadataOptions{"applied", "required", 2, "enabled", "disabled"},
-		LaunchIndex:     i.LaunchIndex,
+		MetadataOptions: wireMetadataOptions{"applied", "required", 2, "enabled", "disabled", "enabled", "disabled"},
+		LaunchIndex:     i.LaunchIndex, Architecture: t.architecture(i), wireMachine: machine,
+	}
+	if cores := t.typeOf(i).spec("vcpu-info.default-cores"); cores != nil {
+		w.CPU = &wireCPUOptions{cores[0], firstLine(t.typeOf(i).spec("vcpu-info.default-threads-per-core"))}
 	}
 	if i.MetadataTags {
 		w.MetadataOptions.Tags = "enabled"
@@ -114,89 +136,11 @@ func (t *tx) wireInstance(i *Instance) wireInstance {
 		w.PrivateIP, w.PrivateDNSName = addrText(e.Addr), t.privateDNS(e.Addr)
 		w.SourceDestCheck, w.Groups = e.SourceDestCheck, t.wireGroups(e.Groups)
 		if e.Public.IsValid() {
-			w.PublicIP, w.DNSName = e.Public.String(), t.publicDNS(e.Public)
+			w.PublicIP, w.DNSName = e.Public.String(), t.publicDNS(e.Public, e.VPC)
 		}
 		if len(e.IPv6Addrs) > 0 {
 			w.IPv6Address = e.IPv6Addrs[0].String()
 		}
-	}
-	return w
-}
-
-type describeTypesIn struct {
-	query
-	Names []string `ec2:"InstanceType"`
-}
-
-type wireCard struct {
-	Index int `xml:"networkCardIndex"`
-	Max   int `xml:"maximumNetworkInterfaces"`
-}
-
-type wireNetworkInfo struct {
-	Cards       list[wireCard] `xml:"networkCards"`
-	MaxCards    int            `xml:"maximumNetworkCards"`
-	DefaultCard int            `xml:"defaultNetworkCardIndex"`
-	MaxENIs     int            `xml:"maximumNetworkInterfaces"`
-	IPv4        int            `xml:"ipv4AddressesPerInterface"`
-	IPv6        int            `xml:"ipv6AddressesPerInterface"`
-	IPv6OK      bool           `xml:"ipv6Supported"`
-}
-
-type wireInstanceType struct {
-	Name       string          `xml:"instanceType"`
-	Hypervisor string          `xml:"hypervisor,omitempty"`
-	BareMetal  bool            `xml:"bareMetal"`
-	Network    wireNetworkInfo `xml:"networkInfo"`
-}
-
-type describeTypesOut struct {
-	Types list[wireInstanceType] `xml:"instanceTypeSet"`
-	Next  string                 `xml:"nextToken,omitempty"`
-}
-
-func (t *tx) describeInstanceTypes(in describeTypesIn) (describeTypesOut, error) {
-	one := func(f func(InstanceType) string) func(InstanceType) []string {
-		return func(it InstanceType) []string { return []string{f(it)} }
-	}
-	r := resource[InstanceType]{
-		kind: kind{notFound: "InvalidInstanceType", noun: "instance type"}, idsParam: "instanceTypes", maxResults: typesPage,
-		id: func(it InstanceType) string { return it.Name },
-		filters: map[string]func(InstanceType) []string{
-			"bare-metal":    one(func(it InstanceType) string { return strconv.FormatBool(it.BareMetal) }),
-			"hypervisor":    one(func(it InstanceType) string { return it.Hypervisor }),
-			"instance-type": one(func(it InstanceType) string { return it.Name }),
-			"network-info.ipv4-addresses-per-interface": one(func(it InstanceType) string { return strconv.Itoa(it.IPv4PerENI) }),
-			"network-info.ipv6-addresses-per-interface": one(func(it InstanceType) string { return strconv.Itoa(it.IPv6PerENI) }),
-			"network-info.ipv6-supported":               one(func(it InstanceType) string { return strconv.FormatBool(it.IPv6PerENI > 0) }),
-			"supported-root-device-type":                constant[InstanceType]("ebs"),
-			"supported-virtualization-type":             constant[InstanceType]("hvm"),
-			"network-info.maximum-network-cards":        one(func(it InstanceType) string { return strconv.Itoa(len(it.ENIs)) }),
-			"network-info.maximum-network-interfaces":   one(func(it InstanceType) string { return strconv.Itoa(it.ENIs[it.DefaultCard]) }),
-		},
-	}
-	if in.MaxResults == nil && len(in.Names) == 0 {
-		size := typesPage
-		in.MaxResults = &size
-	}
-	page, next, err := r.find(t.c.instanceTypes(), in.Names, in.query)
-	if err != nil {
-		return describeTypesOut{}, err
-	}
-	return describeTypesOut{listOf(page, wireType), next}, nil
-}
-
-// typesPage is the largest page of DescribeInstanceTypes, and the size of its pages
-// if the caller names none.
-const typesPage = 100
-
-func wireType(it InstanceType) wireInstanceType {
-	w := wireInstanceType{Name: it.Name, Hypervisor: it.Hypervisor, BareMetal: it.BareMetal, Network: wireNetworkInfo{
-		MaxCards: len(it.ENIs), DefaultCard: it.DefaultCard, MaxENIs: it.ENIs[it.DefaultCard],
-		IPv4: it.IPv4PerENI, IPv6: it.IPv6PerENI, IPv6OK: it.IPv6PerENI > 0,
-	}}
-	for card, n := range it.ENIs {
-		w.Network.Cards.Items = append(w.Network.Cards.Items, wireCard{card, n})
 	}
 	return w
 }

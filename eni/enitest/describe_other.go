@@ -3,6 +3,7 @@
 package enitest
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -40,7 +41,7 @@ func (t *tx) describeSubnets(in describeSubnetsIn) (describeSubnetsOut, error) {
 			"ipv6-cidr-block-association.ipv6-cidr-block": func(s *Subnet) []string { return prefixText(s.IPv6) },
 
 			"customer-owned-ipv4-pool":        none[*Subnet],
-			"enable-dns64":                    constant[*Subnet]("false"),
+			"enable-dns64":                    func(s *Subnet) []string { return []string{strconv.FormatBool(s.DNS64)} },
 			"enable-lni-at-device-index":      none[*Subnet],
 			"map-customer-owned-ip-on-launch": constant[*Subnet]("false"),
 			"outpost-arn":                     none[*Subnet],
@@ -54,9 +55,15 @@ func (t *tx) describeSubnets(in describeSubnetsIn) (describeSubnetsOut, error) {
 				}
 				return []string{"associated"}
 			},
-			"private-dns-name-options-on-launch.enable-resource-name-dns-a-record":    constant[*Subnet]("false"),
-			"private-dns-name-options-on-launch.enable-resource-name-dns-aaaa-record": constant[*Subnet]("false"),
-			"private-dns-name-options-on-launch.hostname-type":                        constant[*Subnet]("ip-name"),
+			"private-dns-name-options-on-launch.enable-resource-name-dns-a-record": func(s *Subnet) []string {
+				return []string{strconv.FormatBool(s.RecordA)}
+			},
+			"private-dns-name-options-on-launch.enable-resource-name-dns-aaaa-record": func(s *Subnet) []string {
+				return []string{strconv.FormatBool(s.RecordAAAA)}
+			},
+			"private-dns-name-options-on-launch.hostname-type": func(s *Subnet) []string {
+				return []string{cmp.Or(s.HostnameType, "ip-name")}
+			},
 		},
 	}
 	page, next, err := r.find(existing(t.c.state.subnets, t.view), in.IDs, in.query)
@@ -73,7 +80,8 @@ func (t *tx) wireSubnet(s *Subnet) wireSubnet {
 		IPv6Native: !s.Prefix.IsValid(),
 		IPv6:       ipv6Blocks(s.ID, prefixText(s.IPv6)),
 		Available:  s.Free, AvailabilityZone: s.Zone, AvailabilityZoneID: t.zoneID(s.Zone),
-		MapPublic: s.MapPublic, Tags: wireTags(s.Tags),
+		MapPublic: s.MapPublic, AssignIPv6: s.AssignIPv6, DNS64: s.DNS64, Tags: wireTags(s.Tags),
+		DNSOptions: wireDNSOptions{cmp.Or(s.HostnameType, "ip-name"), s.RecordA, s.RecordAAAA},
 	}
 }
 
@@ -143,7 +151,7 @@ func (t *tx) describeVpcs(in describeVPCsIn) (describeVPCsOut, error) {
 			"vpc-id":     func(v *VPC) []string { return []string{v.ID} },
 		},
 	}
-	page, next, err := r.find(byID(t.c.state.vpcs), in.IDs, in.query)
+	page, next, err := r.find(t.c.state.vpcs.all(t.view), in.IDs, in.query)
 	if err != nil {
 		return describeVPCsOut{}, err
 	}
@@ -187,13 +195,13 @@ func (t *tx) describeSecurityGroups(in describeGroupsIn) (describeGroupsOut, err
 	permissionFilters(r.filters, t, "egress.ip-permission.", true)
 	if len(in.Names) > 0 {
 		for _, name := range in.Names {
-			if !slices.ContainsFunc(byID(t.c.state.groups), func(g *SecurityGroup) bool { return g.Name == name }) {
+			if !slices.ContainsFunc(t.c.state.groups.all(t.view), func(g *SecurityGroup) bool { return g.Name == name }) {
 				return describeGroupsOut{}, errorf(kindGroup.notFound, "The security group '%s' does not exist", name)
 			}
 		}
 		in.Filters = append(in.Filters, filterParam{"group-name", in.Names})
 	}
-	page, next, err := r.find(byID(t.c.state.groups), in.IDs, in.query)
+	page, next, err := r.find(t.c.state.groups.all(t.view), in.IDs, in.query)
 	if err != nil {
 		return describeGroupsOut{}, err
 	}

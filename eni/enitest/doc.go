@@ -12,13 +12,18 @@
 // a subnet, aligned /28 blocks, the limits of the instance type, attachment
 // states, security groups, tags.
 //
+// The instance types are those of package instancetype. DescribeInstanceTypes shows them
+// with the attributes of published answers of EC2, except for about 130 types without a
+// published answer: their answers lack these attributes, and filters on them do not match.
+//
 // # Access
 //
 // [Cloud.Listen] opens loopback listeners, one for EC2 and one for the metadata
 // of each instance. [Cloud.Transport] is an [net/http.RoundTripper] that
 // answers in the caller's goroutine without a socket. Inside a
 // [testing/synctest] bubble use the transport: a goroutine blocked on a socket
-// would stop the fake clock.
+// would stop the fake clock. A stopped instance has no metadata service: connections to
+// it end without an answer.
 //
 // # Time
 //
@@ -40,23 +45,29 @@
 // Service: AllocateAddress, AssignIpv6Addresses, AssignPrivateIpAddresses,
 // AssociateAddress, AssociateRouteTable, AssociateTrunkInterface,
 // AssociateVpcCidrBlock, AttachNetworkInterface, AuthorizeSecurityGroupEgress,
-// AuthorizeSecurityGroupIngress, CreateNetworkAcl, CreateNetworkAclEntry,
+// AuthorizeSecurityGroupIngress, CreateLaunchTemplate,
+// CreateLaunchTemplateVersion, CreateNetworkAcl, CreateNetworkAclEntry,
 // CreateNetworkInterface, CreateRoute, CreateRouteTable, CreateSecurityGroup,
 // CreateSubnet, CreateSubnetCidrReservation, CreateTags, CreateVpc,
-// DeleteNetworkAcl, DeleteNetworkAclEntry, DeleteNetworkInterface, DeleteRoute,
-// DeleteRouteTable, DeleteSecurityGroup, DeleteSubnet,
-// DeleteSubnetCidrReservation, DeleteTags, DeleteVpc, DescribeAddresses,
-// DescribeAvailabilityZones, DescribeInstanceStatus, DescribeInstanceTypes,
-// DescribeInstances, DescribeNetworkAcls, DescribeNetworkInterfaceAttribute,
-// DescribeNetworkInterfaces, DescribeRegions, DescribeRouteTables,
-// DescribeSecurityGroupRules, DescribeSecurityGroups, DescribeSubnets,
-// DescribeTags, DescribeTrunkInterfaceAssociations, DescribeVpcs,
-// DetachNetworkInterface, DisassociateAddress, DisassociateRouteTable,
-// DisassociateTrunkInterface, DisassociateVpcCidrBlock, GetCallerIdentity,
-// GetSubnetCidrReservations, ModifyNetworkInterfaceAttribute, ReleaseAddress,
+// DeleteLaunchTemplate, DeleteNetworkAcl, DeleteNetworkAclEntry,
+// DeleteNetworkInterface, DeleteRoute, DeleteRouteTable, DeleteSecurityGroup,
+// DeleteSubnet, DeleteSubnetCidrReservation, DeleteTags, DeleteVpc,
+// DescribeAccountAttributes, DescribeAddresses, DescribeAvailabilityZones,
+// DescribeInstanceStatus, DescribeInstanceTypes, DescribeInstances,
+// DescribeLaunchTemplateVersions, DescribeLaunchTemplates, DescribeNetworkAcls,
+// DescribeNetworkInterfaceAttribute, DescribeNetworkInterfaces, DescribeRegions,
+// DescribeRouteTables, DescribeSecurityGroupRules, DescribeSecurityGroups,
+// DescribeSubnets, DescribeTags, DescribeTrunkInterfaceAssociations,
+// DescribeVpcAttribute, DescribeVpcs, DetachNetworkInterface,
+// DisassociateAddress, DisassociateRouteTable, DisassociateTrunkInterface,
+// DisassociateVpcCidrBlock, GetCallerIdentity, GetManagedResourceVisibility,
+// GetSubnetCidrReservations, ModifyLaunchTemplate,
+// ModifyManagedResourceVisibility, ModifyNetworkInterfaceAttribute,
+// ModifySubnetAttribute, ModifyVpcAttribute, RebootInstances, ReleaseAddress,
 // ReplaceNetworkAclAssociation, ReplaceNetworkAclEntry, ReplaceRoute,
 // RevokeSecurityGroupEgress, RevokeSecurityGroupIngress, RunInstances,
-// TerminateInstances, UnassignIpv6Addresses, UnassignPrivateIpAddresses.
+// StartInstances, StopInstances, TerminateInstances, UnassignIpv6Addresses,
+// UnassignPrivateIpAddresses.
 //
 // # Metadata keys
 //

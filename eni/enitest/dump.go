@@ -28,6 +28,9 @@ type dump struct {
 	RouteTables    []RouteTable `json:",omitzero"`
 	NetworkACLs    []NetworkACL `json:",omitzero"`
 	Addresses      []Address    `json:",omitzero"`
+
+	LaunchTemplates []LaunchTemplate `json:",omitzero"`
+	HideManaged     bool             `json:",omitzero"`
 }
 
 // Dump writes the state as JSON.
@@ -36,9 +39,10 @@ func (c *Cloud) Dump(w io.Writer) error {
 		Version: dumpVersion, Region: c.cfg.Region, Account: c.cfg.Account,
 		VPCs: c.VPCs(), SecurityGroups: c.SecurityGroups(), Subnets: c.Subnets(), Instances: c.Instances(), ENIs: c.ENIs(),
 		RouteTables: c.RouteTables(), NetworkACLs: c.NetworkACLs(), Addresses: c.Addresses(),
+		LaunchTemplates: c.LaunchTemplates(),
 	}
 	c.mu.Lock()
-	d.Serial = c.state.serial
+	d.Serial, d.HideManaged = c.state.serial, c.state.hideManaged
 	c.mu.Unlock()
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
@@ -72,13 +76,13 @@ func (t *tx) load(d dump) error {
 		if len(v.Prefixes) == 0 {
 			return fmt.Errorf("%s has no prefix", v.ID)
 		}
-		s.vpcs[v.ID] = v.clone()
+		s.vpcs.set(t, v.ID, v.clone())
 	}
 	for _, g := range d.SecurityGroups {
-		if s.vpcs[g.VPC] == nil {
+		if s.vpcs.at(g.VPC, t.now) == nil {
 			return fmt.Errorf("%s is in the unknown VPC %q", g.ID, g.VPC)
 		}
-		s.groups[g.ID] = g.clone()
+		s.groups.set(t, g.ID, g.clone())
 	}
 	for _, sub := range d.Subnets {
 		if err := t.loadSubnet(sub); err != nil {
@@ -113,21 +117,28 @@ func (t *tx) load(d dump) error {
 func (t *tx) loadRouting(d dump) error {
 	s := &t.c.state
 	for _, r := range d.RouteTables {
-		if s.vpcs[r.VPC] == nil {
+		if s.vpcs.at(r.VPC, t.now) == nil {
 			return fmt.Errorf("%s is in the unknown VPC %q", r.ID, r.VPC)
 		}
-		s.routeTables[r.ID] = r.clone()
+		s.routeTables.set(t, r.ID, r.clone())
 	}
 	for _, a := range d.NetworkACLs {
-		if s.vpcs[a.VPC] == nil {
+		if s.vpcs.at(a.VPC, t.now) == nil {
 			return fmt.Errorf("%s is in the unknown VPC %q", a.ID, a.VPC)
 		}
-		s.acls[a.ID] = a.clone()
+		s.acls.set(t, a.ID, a.clone())
 	}
 	for _, a := range d.Addresses {
-		s.addresses[a.ID] = a.clone()
+		s.addresses.set(t, a.ID, a.clone())
 	}
-	for _, v := range s.vpcs {
+	for _, l := range d.LaunchTemplates {
+		if l.Default < 1 || l.Default > len(l.Versions) {
+			return fmt.Errorf("%s has %d versions and the default version %d", l.ID, len(l.Versions), l.Default)
+		}
+		s.templates.set(t, l.ID, l.clone())
+	}
+	s.hideManaged = d.HideManaged
+	for _, v := range s.vpcs.all(t.now) {
 		if d.RouteTables == nil {
 			t.addMainTable(v)
 		}
@@ -144,7 +155,7 @@ func (t *tx) loadRouting(d dump) error {
 }
 
 func (t *tx) loadSubnet(s Subnet) error {
-	v := t.c.state.vpcs[s.VPC]
+	v := t.c.state.vpcs.at(s.VPC, t.now)
 	if v == nil {
 		return fmt.Errorf("%s is in the unknown VPC %q", s.ID, s.VPC)
 	}
@@ -164,7 +175,7 @@ func (t *tx) loadENI(e *ENI) error {
 		return fmt.Errorf("%s is in the unknown subnet %q", e.ID, e.Subnet)
 	}
 	for _, g := range e.Groups {
-		if t.c.state.groups[g] == nil {
+		if t.c.state.groups.at(g, t.now) == nil {
 			return fmt.Errorf("%s has the unknown security group %q", e.ID, g)
 		}
 	}
@@ -173,6 +184,7 @@ func (t *tx) loadENI(e *ENI) error {
 		if i == nil {
 			return fmt.Errorf("%s is attached to the unknown instance %q", e.ID, a.Instance)
 		}
+		a.Primary = a.Device == 0 && a.Card == t.typeOf(i).DefaultCard
 		if a.DeleteOnTermination && !i.TerminatedAt.IsZero() {
 			t.c.state.deleteAt[e.ID] = i.TerminatedAt
 		}

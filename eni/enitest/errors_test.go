@@ -65,7 +65,7 @@ var refusals = []struct {
 		func(ctx context.Context, s *stage) error {
 			return s.create(ctx, ec2.CreateNetworkInterfaceInput{SubnetId: aws.String("subnet-0")})
 		}},
-	{"create with unknown group", "InvalidGroup.NotFound", "The security group 'sg-0' does not exist",
+	{"create with unknown group", "InvalidSecurityGroupID.NotFound", "The securityGroup ID 'sg-0' does not exist",
 		func(ctx context.Context, s *stage) error {
 			return s.create(ctx, ec2.CreateNetworkInterfaceInput{Groups: []string{"sg-0"}})
 		}},
@@ -223,7 +223,7 @@ var refusals = []struct {
 		func(ctx context.Context, s *stage) error { return s.associate(ctx, s.free, 7) }},
 	{"associate a bad VLAN", "InvalidParameterValue", "between 1 and 4094",
 		func(ctx context.Context, s *stage) error { return s.associate(ctx, s.free, 4095) }},
-	{"reserve twice", "InvalidSubnetCidrReservation", "overlaps",
+	{"reserve twice", "InvalidParameterValue", "has overlap",
 		func(ctx context.Context, s *stage) error {
 			_, err := s.ec2.CreateSubnetCidrReservation(ctx, &ec2.CreateSubnetCidrReservationInput{
 				SubnetId: &s.subnet.ID, Cidr: aws.String("10.0.1.64/28"), ReservationType: types.SubnetCidrReservationTypeExplicit,
@@ -269,11 +269,11 @@ var refusals = []struct {
 			}
 			return s.create(ctx, ec2.CreateNetworkInterfaceInput{SubnetId: &other.ID, Ipv6AddressCount: aws.Int32(1)})
 		}},
-	{"unknown parameter", "UnknownParameter", "The parameter LaunchTemplate.LaunchTemplateName is not recognized",
+	{"unknown parameter", "UnknownParameter", "The parameter Operator.Principal is not recognized",
 		func(ctx context.Context, s *stage) error {
 			_, err := s.ec2.RunInstances(ctx, &ec2.RunInstancesInput{
 				MinCount: aws.Int32(1), MaxCount: aws.Int32(1),
-				LaunchTemplate: &types.LaunchTemplateSpecification{LaunchTemplateName: aws.String("node")},
+				Operator: &types.OperatorRequest{Principal: aws.String("eks.amazonaws.com")},
 			})
 			return err
 		}},

@@ -9,10 +9,11 @@ type Op string
 
 // The kinds of changes that a data plane must follow.
 const (
-	// Attached means that the ENI became a device of the instance.
+	// Attached means that the ENI became a device of the instance: by an attachment, or
+	// because the instance with the ENI was started.
 	Attached Op = "attached"
-	// Detached means that the device left the instance. Event.ENI still shows the
-	// attachment that ended.
+	// Detached means that the device left the instance, because the attachment ended or
+	// the instance was stopped. Event.ENI still shows the attachment.
 	Detached Op = "detached"
 	// Assigned means that the ENI got more addresses or prefixes.
 	Assigned Op = "assigned"

@@ -4,12 +4,16 @@ package enitest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
@@ -100,4 +104,67 @@ func ExampleCloud_Occupy() {
 	// Output:
 	// InsufficientCidrBlocks 56
 	// <nil>
+}
+
+// An account that hides managed resources shows the ENIs of an operator only to a call that
+// asks for them. Config.HideManaged hides them from the start.
+func Example_managedResources() {
+	cloud, node, client := small()
+	if _, err := cloud.RunInstance(enitest.InstanceInput{Subnet: node.Subnet, Operator: "eks.amazonaws.com"}); err != nil {
+		panic(err)
+	}
+	_, err := client.ModifyManagedResourceVisibility(context.Background(), &ec2.ModifyManagedResourceVisibilityInput{
+		DefaultVisibility: types.ManagedResourceDefaultVisibilityHidden,
+	})
+	if err != nil {
+		panic(err)
+	}
+	for _, include := range []bool{false, true} {
+		out, err := client.DescribeNetworkInterfaces(context.Background(), &ec2.DescribeNetworkInterfacesInput{
+			IncludeManagedResources: &include,
+		})
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(len(out.NetworkInterfaces))
+	}
+	// Output:
+	// 1
+	// 2
+}
+
+// An instance starts from the default version of a launch template.
+func ExampleCloud_LaunchTemplates() {
+	cloud, node, client := small()
+	ctx := context.Background()
+	_, err := client.CreateLaunchTemplate(ctx, &ec2.CreateLaunchTemplateInput{
+		LaunchTemplateName: aws.String("node"),
+		LaunchTemplateData: &types.RequestLaunchTemplateData{ImageId: aws.String("ami-1"), InstanceType: types.InstanceTypeM5Large},
+	})
+	if err != nil {
+		panic(err)
+	}
+	out, err := client.RunInstances(ctx, &ec2.RunInstancesInput{
+		MinCount: aws.Int32(1), MaxCount: aws.Int32(1), SubnetId: &node.Subnet,
+		LaunchTemplate: &types.LaunchTemplateSpecification{LaunchTemplateName: aws.String("node")},
+	})
+	if err != nil {
+		panic(err)
+	}
+	l := cloud.LaunchTemplates()[0]
+	fmt.Println(l.Name, l.Versions[0].Data.Get("InstanceType"), out.Instances[0].InstanceType)
+	// Output: node m5.large m5.large
+}
+
+// A stopped instance keeps its ENIs and has no metadata service.
+func ExampleInstance_State() {
+	cloud, node, client := small()
+	_, err := client.StopInstances(context.Background(), &ec2.StopInstancesInput{InstanceIds: []string{node.ID}})
+	if err != nil {
+		panic(err)
+	}
+	stopped, _ := cloud.Instance(node.ID)
+	_, err = (&http.Client{Transport: cloud.Transport(node.ID)}).Get("http://169.254.169.254/latest/meta-data/")
+	fmt.Println(stopped.State(time.Now()), len(cloud.ENIs()), errors.Is(err, io.ErrUnexpectedEOF))
+	// Output: stopped 1 true
 }

@@ -3,6 +3,7 @@
 package enitest
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -16,21 +17,19 @@ func (t *tx) moreInstanceFilters(filters map[string]func(*Instance) []string) {
 	one := func(f func(wireInstance) string) func(*Instance) []string {
 		return func(i *Instance) []string { return nonEmpty(f(t.wireInstance(i))) }
 	}
-	for name, value := range map[string]string{
-		"architecture": "x86_64", "block-device-mapping.device-name": "/dev/xvda", "ebs-optimized": "false", "ena-support": "true",
-		"enclave-options.enabled": "false", "hibernation-options.configured": "false", "hypervisor": "xen",
-		"maintenance-options.auto-recovery": "default", "metadata-options.http-endpoint": "enabled",
-		"metadata-options.http-protocol-ipv4": "enabled", "metadata-options.http-protocol-ipv6": "disabled",
-		"metadata-options.http-put-response-hop-limit": "2", "metadata-options.state": "applied", "monitoring-state": "disabled",
-		"platform-details": "Linux/UNIX", "root-device-name": "/dev/xvda", "root-device-type": "ebs", "tenancy": "default",
-		"usage-operation": "RunInstances", "virtualization-type": "hvm",
-		"private-dns-name-options.enable-resource-name-dns-a-record":         "false",
-		"private-dns-name-options.enable-resource-name-dns-aaaa-record":      "false",
-		"private-dns-name-options.hostname-type":                             "ip-name",
-		"network-performance-options.bandwidth-weighting":                    "default",
-		"capacity-reservation-specification.capacity-reservation-preference": "open",
+	for name, value := range map[string]any{
+		"block-device-mapping.device-name": machine.RootName, "ebs-optimized": machine.EBSOptimized, "ena-support": machine.ENA,
+		"enclave-options.enabled": machine.Enclave, "hibernation-options.configured": machine.Hibernation,
+		"hypervisor": machine.Hypervisor, "maintenance-options.auto-recovery": machine.AutoRecovery,
+		"monitoring-state": machine.Monitoring, "platform-details": machine.Platform, "root-device-name": machine.RootName,
+		"root-device-type": machine.RootType, "usage-operation": machine.Usage, "virtualization-type": machine.Virtualization,
+		"private-dns-name-options.enable-resource-name-dns-a-record":         machine.RecordA,
+		"private-dns-name-options.enable-resource-name-dns-aaaa-record":      machine.RecordAAAA,
+		"private-dns-name-options.hostname-type":                             machine.Hostname,
+		"network-performance-options.bandwidth-weighting":                    machine.Bandwidth,
+		"capacity-reservation-specification.capacity-reservation-preference": machine.Capacity,
 	} {
-		filters[name] = func(*Instance) []string { return []string{value} }
+		filters[name] = constant[*Instance](fmt.Sprint(value))
 	}
 	for _, name := range []string{
 		"affinity", "block-device-mapping.attach-time", "block-device-mapping.delete-on-termination", "block-device-mapping.status",
@@ -43,12 +42,21 @@ func (t *tx) moreInstanceFilters(filters map[string]func(*Instance) []string) {
 		filters[name] = func(*Instance) []string { return nil }
 	}
 	maps.Copy(filters, map[string]func(*Instance) []string{
-		"dns-name":                     one(func(w wireInstance) string { return w.DNSName }),
-		"ip-address":                   one(func(w wireInstance) string { return w.PublicIP }),
-		"ipv6-address":                 one(func(w wireInstance) string { return w.IPv6Address }),
-		"launch-index":                 one(func(w wireInstance) string { return strconv.Itoa(w.LaunchIndex) }),
-		"launch-time":                  one(func(w wireInstance) string { return w.LaunchTime }),
-		"metadata-options.http-tokens": one(func(w wireInstance) string { return w.MetadataOptions.HTTPTokens }),
+		"architecture":                        func(i *Instance) []string { return []string{t.architecture(i)} },
+		"dns-name":                            one(func(w wireInstance) string { return w.DNSName }),
+		"ip-address":                          one(func(w wireInstance) string { return w.PublicIP }),
+		"ipv6-address":                        one(func(w wireInstance) string { return w.IPv6Address }),
+		"launch-index":                        one(func(w wireInstance) string { return strconv.Itoa(w.LaunchIndex) }),
+		"launch-time":                         one(func(w wireInstance) string { return w.LaunchTime }),
+		"metadata-options.http-endpoint":      one(func(w wireInstance) string { return w.MetadataOptions.Endpoint }),
+		"metadata-options.http-protocol-ipv4": one(func(w wireInstance) string { return w.MetadataOptions.IPv4 }),
+		"metadata-options.http-protocol-ipv6": one(func(w wireInstance) string { return w.MetadataOptions.IPv6 }),
+		"metadata-options.http-put-response-hop-limit": one(func(w wireInstance) string {
+			return strconv.Itoa(w.MetadataOptions.HopLimit)
+		}),
+		"metadata-options.state":                  one(func(w wireInstance) string { return w.MetadataOptions.State }),
+		"tenancy":                                 one(func(w wireInstance) string { return w.Placement.Tenancy }),
+		"metadata-options.http-tokens":            one(func(w wireInstance) string { return w.MetadataOptions.HTTPTokens }),
 		"metadata-options.instance-metadata-tags": one(func(w wireInstance) string { return w.MetadataOptions.Tags }),
 		"operator.managed":                        one(func(w wireInstance) string { return strconv.FormatBool(w.Operator.Managed) }),
 		"operator.principal":                      one(func(w wireInstance) string { return w.Operator.Principal }),
@@ -104,7 +112,7 @@ func (t *tx) instanceENIFilters(filters map[string]func(*Instance) []string) {
 		prefix + "ipv6-native":                             each(func(e *ENI) []string { return []string{strconv.FormatBool(!e.SubnetPrefix.IsValid())} }),
 		prefix + "ipv6-prefixes.ipv6-prefix":               each(func(e *ENI) []string { return texts(e.IPv6Prefixes) }),
 		prefix + "outpost-arn":                             each(func(*ENI) []string { return nil }),
-		prefix + "public-dns-name":                         each(func(e *ENI) []string { return nonEmpty(t.publicDNS(e.Public)) }),
+		prefix + "public-dns-name":                         each(func(e *ENI) []string { return nonEmpty(t.publicDNS(e.Public, e.VPC)) }),
 		prefix + "tag-key":                                 each(func(e *ENI) []string { return slices.Collect(maps.Keys(e.Tags)) }),
 		prefix + "tag-value":                               each(func(e *ENI) []string { return slices.Collect(maps.Values(e.Tags)) }),
 		prefix + "association.carrier-ip":                  each(func(*ENI) []string { return nil }),

@@ -3,6 +3,7 @@
 package enitest
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -11,10 +12,59 @@ import (
 // historyWindow is the longest lag: how long old versions are kept.
 const historyWindow = 10 * time.Minute
 
+// table holds the recent versions of all resources of one kind, by ID. Every kind of
+// resource is in a table, so that the lags of answers and of calls are the same for
+// all kinds.
+type table[T any] map[string]*history[T]
+
+// at returns the resource as it was at the given time, nil if it did not exist.
+func (tb table[T]) at(id string, at time.Time) *T { return tb[id].at(at) }
+
+// all returns the resources that existed at the given time, sorted by ID.
+func (tb table[T]) all(at time.Time) []*T { return existing(tb, at) }
+
+// shown returns the resource as the answer of the transaction shows it. Where another
+// resource in the answer refers to one that the lag still hides, this is its current
+// version, and without that an empty one.
+func (tb table[T]) shown(t *tx, id string) *T {
+	return cmp.Or(tb.at(id, t.view), tb.at(id, t.now), new(T))
+}
+
+// found returns the resource that a call names, nil if the call does not find it: Lag.Write
+// hides a resource from the calls for some time after the call that created it.
+func (tb table[T]) found(t *tx, id string) *T {
+	h := tb[id]
+	if h == nil || t.now.Before(h.createdByCall.Add(t.c.lag.Write)) {
+		return nil
+	}
+	return h.at(t.now)
+}
+
+// set makes value the version of the resource from now on; nil deletes it.
+func (tb table[T]) set(t *tx, id string, value *T) { tb.setAt(t, t.now, id, value) }
+
+func (tb table[T]) setAt(t *tx, at time.Time, id string, value *T) {
+	h := tb[id]
+	if h == nil {
+		h = &history[T]{}
+		if t.call {
+			h.createdByCall = t.now
+		}
+		tb[id] = h
+	}
+	h.set(at, value)
+	if value == nil {
+		maps.DeleteFunc(tb, func(_ string, h *history[T]) bool { return h.expired(t.now) })
+	}
+}
+
 // history holds the recent versions of one object, the oldest first. A version
 // is never changed in place. A nil value means that the object was deleted.
 type history[T any] struct {
 	versions []version[T]
+	// createdByCall is when a call of the API created the object. It is zero if a method
+	// of Cloud did.
+	createdByCall time.Time
 }
 
 type version[T any] struct {

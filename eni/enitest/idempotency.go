@@ -14,12 +14,16 @@ type tokenEntry struct {
 }
 
 // once does the call, unless a call with the same client token was done before:
-// then it returns the answer to that call, or an error if the parameters differ.
+// then it returns the answer to that call, or an error if the parameters differ. The
+// answer to a mutating call does not lag behind the state.
 // https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-idempotency.html
-func (c *Cloud) once(call Call, form url.Values, run func(*tx) (any, error)) (any, error) {
+func (c *Cloud) once(call Call, form url.Values, mutating bool, run func(*tx) (any, error)) (any, error) {
 	t := c.begin()
 	defer t.end()
-	t.caller = call.Caller
+	t.caller, t.call = call.Caller, true
+	if mutating {
+		t.view = t.now
+	}
 	key := tokenKey{call.Action, form.Get("ClientToken")}
 	if key.token == "" {
 		return run(t)

@@ -79,7 +79,7 @@ func (c *Cloud) serveMetadata(w http.ResponseWriter, r *http.Request, instance s
 	} else {
 		body, status = c.readMetadata(r, instance, version, path)
 	}
-	if fault.Drop {
+	if fault.Drop || status == 0 {
 		panic(http.ErrAbortHandler)
 	}
 	if status != http.StatusOK {
@@ -135,13 +135,18 @@ func (c *Cloud) openSession(w http.ResponseWriter, r *http.Request, instance str
 	return token, http.StatusOK
 }
 
-// readMetadata answers a request for one path.
+// readMetadata answers a request for one path. The status is 0 if the instance is
+// stopped and so cannot ask.
 func (c *Cloud) readMetadata(r *http.Request, instance, version, path string) (body string, status int) {
 	t := c.begin()
 	defer t.end()
+	t.view = t.keyTime("")
 	i := t.instance(instance)
-	if i == nil {
+	switch {
+	case i == nil:
 		return "", http.StatusNotFound
+	case i.State(t.now) == "stopped":
+		return "", 0
 	}
 	token := r.Header.Get("X-Aws-Ec2-Metadata-Token")
 	s, known := c.sessions[token]

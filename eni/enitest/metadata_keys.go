@@ -33,7 +33,7 @@ var instanceKeys = map[string]func(*tx, *Instance) string{
 	"meta-data/iam/info":                             (*tx).profile,
 	"meta-data/instance-action":                      func(*tx, *Instance) string { return "none" },
 	"meta-data/profile":                              func(*tx, *Instance) string { return "default-hvm" },
-	"meta-data/public-hostname":                      func(t *tx, i *Instance) string { return t.publicDNS(t.primaryOf(i).Public) },
+	"meta-data/public-hostname":                      func(t *tx, i *Instance) string { return t.publicDNS(t.primaryOf(i).Public, i.VPC) },
 	"meta-data/system":                               (*tx).system,
 	"user-data":                                      func(_ *tx, i *Instance) string { return i.UserData },
 	"meta-data/hostname":                             func(t *tx, i *Instance) string { return t.privateDNS(t.primaryOf(i).Addr) },
@@ -76,7 +76,7 @@ var eniKeys = map[string]func(*tx, *ENI) string{
 		if !e.Public.IsValid() {
 			return ""
 		}
-		return t.publicDNS(e.Public)
+		return t.publicDNS(e.Public, e.VPC)
 	},
 	"public-ipv4s":            func(t *tx, e *ENI) string { return lines(t.publics(e)) },
 	"security-group-ids":      func(_ *tx, e *ENI) string { return lines(e.Groups) },
@@ -85,9 +85,9 @@ var eniKeys = map[string]func(*tx, *ENI) string{
 	"subnet-ipv4-cidr-block":  func(_ *tx, e *ENI) string { return lines(prefixText(e.SubnetPrefix)) },
 	"subnet-ipv6-cidr-blocks": func(_ *tx, e *ENI) string { return lines(prefixText(e.SubnetIPv6)) },
 	"vpc-id":                  func(_ *tx, e *ENI) string { return e.VPC },
-	"vpc-ipv4-cidr-block":     func(t *tx, e *ENI) string { return firstLine(texts(t.c.state.vpcs[e.VPC].Prefixes)) },
-	"vpc-ipv4-cidr-blocks":    func(t *tx, e *ENI) string { return lines(texts(t.c.state.vpcs[e.VPC].Prefixes)) },
-	"vpc-ipv6-cidr-blocks":    func(t *tx, e *ENI) string { return lines(texts(t.c.state.vpcs[e.VPC].IPv6)) },
+	"vpc-ipv4-cidr-block":     func(t *tx, e *ENI) string { return firstLine(texts(t.c.state.vpcs.shown(t, e.VPC).Prefixes)) },
+	"vpc-ipv4-cidr-blocks":    func(t *tx, e *ENI) string { return lines(texts(t.c.state.vpcs.shown(t, e.VPC).Prefixes)) },
+	"vpc-ipv6-cidr-blocks":    func(t *tx, e *ENI) string { return lines(texts(t.c.state.vpcs.shown(t, e.VPC).IPv6)) },
 }
 
 // metadata returns the value at a path below /latest, or the listing of a
@@ -185,6 +185,7 @@ func (t *tx) eniValue(i *Instance, id, name string) (string, bool) {
 	name, public, _ := strings.Cut(name, "/")
 	key, ok := eniKeys[name]
 	at := t.keyTime(name)
+	t.view = at
 	all := t.seenBy(i, at)
 	index := slices.IndexFunc(all, func(e *ENI) bool { return e.ID == id })
 	if !ok && name != associationsDir || index < 0 || !all[index].primary() && !all[index].deviceOf(i.ID, at) {
@@ -273,7 +274,7 @@ func (t *tx) identity(i *Instance) string {
 	return asJSON(map[string]any{
 		"accountId": t.c.cfg.Account, "availabilityZone": i.Zone, "imageId": i.Image, "instanceId": i.ID,
 		"instanceType": i.Type, "pendingTime": i.LaunchedAt.UTC().Format(time.RFC3339), "region": t.c.cfg.Region,
-		"version": "2017-09-30", "architecture": "x86_64", "privateIp": addrText(t.primaryOf(i).Addr),
+		"version": "2017-09-30", "architecture": t.architecture(i), "privateIp": addrText(t.primaryOf(i).Addr),
 		"billingProducts": nil, "devpayProductCodes": nil, "kernelId": nil, "marketplaceProductCodes": nil, "ramdiskId": nil,
 	})
 }

@@ -17,6 +17,11 @@ type VPC struct {
 	// IPv6 are the IPv6 blocks.
 	IPv6 []netip.Prefix    `json:",omitzero"`
 	Tags map[string]string `json:",omitzero"`
+	// NoDNSSupport and NoDNSHostnames mean that the attributes enableDnsSupport and
+	// enableDnsHostnames are off. Without DNS hostnames no answer has a public DNS name.
+	NoDNSSupport, NoDNSHostnames bool `json:",omitzero"`
+	// UsageMetrics is the attribute enableNetworkAddressUsageMetrics.
+	UsageMetrics bool `json:",omitzero"`
 }
 
 // Subnet is a subnet of a VPC.
@@ -31,6 +36,14 @@ type Subnet struct {
 	IPv6 netip.Prefix `json:",omitzero"`
 	// MapPublic gives a public address to the primary ENI of new instances.
 	MapPublic bool
+	// AssignIPv6 gives an IPv6 address to each new ENI.
+	AssignIPv6 bool `json:",omitzero"`
+	// DNS64, HostnameType, RecordA and RecordAAAA are attributes without an effect on a
+	// Cloud. An empty HostnameType means ip-name.
+	DNS64        bool   `json:",omitzero"`
+	HostnameType string `json:",omitzero"`
+	RecordA      bool   `json:",omitzero"`
+	RecordAAAA   bool   `json:",omitzero"`
 	// Free is the number of unused IPv4 addresses.
 	Free int
 	// Occupied are the addresses taken with Cloud.Occupy.
@@ -68,6 +81,14 @@ type Instance struct {
 	// are zero until a call terminates the instance.
 	RunningAt                   time.Time
 	TerminatingAt, TerminatedAt time.Time `json:",omitzero"`
+	// StoppingAt is when the state became "stopping", and StoppedAt when it became
+	// "stopped"; both are zero while the instance is not stopped.
+	StoppingAt, StoppedAt time.Time `json:",omitzero"`
+	// StartedAt is when a call last started the stopped instance.
+	StartedAt time.Time `json:",omitzero"`
+	// AutoPublic means that the primary ENI has a public address that is not an Elastic
+	// IP address, and gets a new one with each start.
+	AutoPublic bool `json:",omitzero"`
 	// MetadataV1 allows requests for metadata without a session token.
 	MetadataV1 bool `json:",omitzero"`
 	// MetadataTags means that metadata shows the tags of the instance.
@@ -131,9 +152,15 @@ type ENIAttachment struct {
 	// is then empty. An empty InstanceOwner means the account of the Cloud.
 	InstanceOwner string `json:",omitzero"`
 	// Card and Device are the network card index and the device index.
-	Card, Device        int
+	Card, Device int
+	// Primary means that the ENI is the primary ENI of the instance: device 0 of the default
+	// network card.
+	Primary             bool `json:",omitzero"`
 	DeleteOnTermination bool
-	AttachTime          time.Time
+	// EnaQueues is the number of ENA queues that the caller has chosen; 0 means the
+	// default.
+	EnaQueues  int `json:",omitzero"`
+	AttachTime time.Time
 	// AttachedAt is when the status changes from "attaching" to "attached".
 	// DetachedAt is when "detaching" ends; it is zero until a call detaches the ENI.
 	AttachedAt time.Time
@@ -185,18 +212,26 @@ func (a *ENIAttachment) Status(t time.Time) string {
 }
 
 // State returns the state of the instance at t, as EC2 reports it: "pending",
-// "running", "shutting-down" or "terminated".
+// "running", "stopping", "stopped", "shutting-down" or "terminated".
 func (i Instance) State(t time.Time) string {
 	switch {
 	case !i.TerminatedAt.IsZero() && !t.Before(i.TerminatedAt):
 		return "terminated"
 	case !i.TerminatingAt.IsZero() && !t.Before(i.TerminatingAt):
 		return "shutting-down"
+	case !i.StoppedAt.IsZero() && !t.Before(i.StoppedAt):
+		return "stopped"
+	case !i.StoppingAt.IsZero() && !t.Before(i.StoppingAt):
+		return "stopping"
 	case t.Before(i.RunningAt):
 		return "pending"
 	}
 	return "running"
 }
+
+// hasDevices reports whether attached ENIs are devices of the instance: until a call stops
+// or terminates it, and again when a call has started it.
+func (i *Instance) hasDevices() bool { return i.StoppingAt.IsZero() && i.TerminatingAt.IsZero() }
 
 // clone returns a copy that shares nothing with e.
 func (e *ENI) clone() *ENI {

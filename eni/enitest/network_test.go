@@ -480,7 +480,7 @@ func TestNetworkRefusals(t *testing.T) {
 			_, err := s.newVPC(ctx, "10.0.0.0/8")
 			return err
 		}},
-		{"overlapping block", "CidrConflict", func(ctx context.Context, s *stage) error {
+		{"overlapping block", "InvalidVpc.Range", func(ctx context.Context, s *stage) error {
 			_, err := s.ec2.AssociateVpcCidrBlock(ctx, &ec2.AssociateVpcCidrBlockInput{VpcId: &s.vpc.ID, CidrBlock: aws.String("10.0.0.0/16")})
 			return err
 		}},
@@ -503,9 +503,55 @@ func TestNetworkRefusals(t *testing.T) {
 			return err
 		}},
 		{"group twice", "InvalidGroup.Duplicate", func(ctx context.Context, s *stage) error {
+			if _, err := s.AddSecurityGroup(s.vpc.ID, "web", nil); err != nil {
+				return err
+			}
+			_, err := s.ec2.CreateSecurityGroup(ctx, &ec2.CreateSecurityGroupInput{
+				GroupName: aws.String("web"), Description: aws.String("d"), VpcId: &s.vpc.ID,
+			})
+			return err
+		}},
+		{"reserved group name", "InvalidGroup.Reserved", func(ctx context.Context, s *stage) error {
 			_, err := s.ec2.CreateSecurityGroup(ctx, &ec2.CreateSecurityGroupInput{
 				GroupName: aws.String("default"), Description: aws.String("d"), VpcId: &s.vpc.ID,
 			})
+			return err
+		}},
+		{"entry that does not exist", "InvalidNetworkAclEntry.NotFound", func(ctx context.Context, s *stage) error {
+			_, err := s.ec2.DeleteNetworkAclEntry(ctx, &ec2.DeleteNetworkAclEntryInput{
+				NetworkAclId: s.acl(), RuleNumber: aws.Int32(7), Egress: aws.Bool(false),
+			})
+			return err
+		}},
+		{"malformed attachment", "InvalidNetworkInterfaceAttachmentId.Malformed", func(ctx context.Context, s *stage) error {
+			_, err := s.ec2.DetachNetworkInterface(ctx, &ec2.DetachNetworkInterfaceInput{AttachmentId: &s.second})
+			return err
+		}},
+		{"malformed allocation", "InvalidAllocationID.NotFound", func(ctx context.Context, s *stage) error {
+			_, err := s.ec2.ReleaseAddress(ctx, &ec2.ReleaseAddressInput{AllocationId: aws.String("198.18.0.1")})
+			return err
+		}},
+		{"malformed association", "InvalidAssociationID.NotFound", func(ctx context.Context, s *stage) error {
+			_, err := s.ec2.DisassociateRouteTable(ctx, &ec2.DisassociateRouteTableInput{AssociationId: aws.String("xyz")})
+			return err
+		}},
+		{"unknown group of an ENI", "InvalidSecurityGroupID.NotFound", func(ctx context.Context, s *stage) error {
+			return s.create(ctx, ec2.CreateNetworkInterfaceInput{SubnetId: &s.subnet.ID, Groups: []string{"sg-0"}})
+		}},
+		{"malformed group of an ENI", "InvalidSecurityGroupId.Malformed", func(ctx context.Context, s *stage) error {
+			_, err := s.ec2.ModifyNetworkInterfaceAttribute(ctx, &ec2.ModifyNetworkInterfaceAttributeInput{
+				NetworkInterfaceId: &s.free, Groups: []string{"sg-xyz"},
+			})
+			return err
+		}},
+		{"unknown group of an instance", "InvalidGroup.NotFound", func(ctx context.Context, s *stage) error {
+			_, err := s.ec2.RunInstances(ctx, &ec2.RunInstancesInput{
+				ImageId: aws.String("ami-1"), MinCount: aws.Int32(1), MaxCount: aws.Int32(1), SubnetId: &s.subnet.ID, SecurityGroupIds: []string{"sg-0"},
+			})
+			return err
+		}},
+		{"unknown instance type", "InvalidInstanceType", func(ctx context.Context, s *stage) error {
+			_, err := s.ec2.DescribeInstanceTypes(ctx, &ec2.DescribeInstanceTypesInput{InstanceTypes: []types.InstanceType{"zz9.nano"}})
 			return err
 		}},
 		{"default group", "CannotDelete", func(ctx context.Context, s *stage) error {

@@ -41,8 +41,10 @@ func (t *tx) privateDNS(a netip.Addr) string {
 	return "ip-" + strings.ReplaceAll(a.String(), ".", "-") + "." + domain
 }
 
-func (t *tx) publicDNS(a netip.Addr) string {
-	if !a.IsValid() {
+// publicDNS returns the DNS name of a public address in a VPC. Without DNS hostnames in
+// the VPC there is none.
+func (t *tx) publicDNS(a netip.Addr, vpc string) string {
+	if !a.IsValid() || t.c.state.vpcs.shown(t, vpc).NoDNSHostnames {
 		return ""
 	}
 	domain := t.c.cfg.Region + ".compute"

@@ -33,7 +33,7 @@ type createReservationOut struct {
 // https://docs.aws.amazon.com/vpc/latest/userguide/subnet-cidr-reservation.html
 func (t *tx) createSubnetCidrReservation(in createReservationIn) (createReservationOut, error) {
 	var none createReservationOut
-	s := t.subnet(in.Subnet)
+	s := t.c.state.subnets.found(t, in.Subnet)
 	if s == nil {
 		return none, kindSubnet.unknown(in.Subnet)
 	}
@@ -44,9 +44,9 @@ func (t *tx) createSubnetCidrReservation(in createReservationIn) (createReservat
 	case in.Type != "prefix" && in.Type != "explicit":
 		return none, invalidValue("Value (%s) for parameter reservationType is invalid. Expected prefix or explicit.", in.Type)
 	case in.CIDR != in.CIDR.Masked() || !space.contains(in.CIDR):
-		return none, errorf("InvalidSubnetCidrReservation", "The CIDR '%s' is not within the subnet's CIDR block", in.CIDR)
+		return none, invalidValue("Reservation CIDR %s should be within subnet CIDR block (%s)", in.CIDR, firstLine(prefixText(s.Prefix)))
 	case space.reservedAny(in.CIDR):
-		return none, errorf("InvalidSubnetCidrReservation", "The CIDR '%s' overlaps with an existing reservation", in.CIDR)
+		return none, invalidValue("Reservation CIDR %s has overlap with existing reserved CIDR block", in.CIDR)
 	}
 	tags, err := tagsFor("subnet-cidr-reservation", in.Tags)
 	if err != nil {
@@ -81,8 +81,7 @@ type deleteReservationOut struct {
 }
 
 // kindReservation is the kind of a subnet CIDR reservation.
-var kindReservation = kind{"scr-", "subnet CIDR reservation ID", "InvalidSubnetCidrReservationID.NotFound",
-	"InvalidSubnetCidrReservationID.Malformed"}
+var kindReservation = kind{"scr-", "subnet CIDR reservation ID", "InvalidSubnetCidrReservationID.NotFound", ""}
 
 func (t *tx) deleteSubnetCidrReservation(in deleteReservationIn) (deleteReservationOut, error) {
 	for _, s := range existing(t.c.state.subnets, t.now) {
@@ -113,7 +112,7 @@ type getReservationsOut struct {
 
 func (t *tx) getSubnetCidrReservations(in getReservationsIn) (getReservationsOut, error) {
 	var out getReservationsOut
-	s := t.c.state.subnets[in.Subnet].at(t.view)
+	s := t.c.state.subnets.at(in.Subnet, t.view)
 	if s == nil {
 		return out, kindSubnet.unknown(in.Subnet)
 	}

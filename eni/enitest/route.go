@@ -40,7 +40,7 @@ func (r *RouteTable) clone() *RouteTable {
 
 var (
 	kindRouteTable = kind{"rtb-", "routeTable ID", "InvalidRouteTableID.NotFound", "InvalidRouteTableId.Malformed"}
-	kindRouteAssoc = kind{"rtbassoc-", "association ID", "InvalidAssociationID.NotFound", "InvalidAssociationID.Malformed"}
+	kindRouteAssoc = kind{"rtbassoc-", "association ID", "InvalidAssociationID.NotFound", ""}
 )
 
 // RouteTables returns all VPC route tables, by ID.
@@ -48,7 +48,7 @@ func (c *Cloud) RouteTables() []RouteTable {
 	t := c.begin()
 	defer t.end()
 	var all []RouteTable
-	for _, r := range byID(c.state.routeTables) {
+	for _, r := range c.state.routeTables.all(t.now) {
 		all = append(all, *r.clone())
 	}
 	return all
@@ -58,7 +58,7 @@ func (c *Cloud) RouteTables() []RouteTable {
 // the VPC.
 func (t *tx) addMainTable(v *VPC) {
 	id := derivedID(kindRouteTable.prefix, v.ID)
-	t.c.state.routeTables[id] = &RouteTable{ID: id, VPC: v.ID, Main: true}
+	t.c.state.routeTables.set(t, id, &RouteTable{ID: id, VPC: v.ID, Main: true})
 }
 
 // derivedID returns the ID of a resource that exists together with another one.
@@ -104,7 +104,7 @@ type wireRouteTable struct {
 
 func (t *tx) wireRouteTable(r *RouteTable) wireRouteTable {
 	w := wireRouteTable{ID: r.ID, VPC: r.VPC, Owner: t.c.cfg.Account, Tags: wireTags(r.Tags)}
-	v := t.c.state.vpcs[r.VPC]
+	v := t.c.state.vpcs.shown(t, r.VPC)
 	for _, p := range slices.Concat(v.Prefixes, v.IPv6) {
 		one := wireRoute{Gateway: "local", State: "active", Origin: "CreateRouteTable"}
 		one.setDestination(p)
@@ -140,7 +140,7 @@ func (t *tx) wireRoute(r Route) wireRoute {
 	switch prefix {
 	case "eni":
 		w.ENI, w.State = r.Target, "blackhole"
-		if e := t.eni(r.Target); e != nil && e.Attachment != nil {
+		if e := t.eniAt(r.Target, t.view); e != nil && e.Attachment != nil {
 			w.State, w.Instance, w.Owner = "active", e.Attachment.Instance, t.owner(e.Attachment)
 		}
 	case "nat":
@@ -216,7 +216,7 @@ func (t *tx) describeRouteTables(in describeRouteTablesIn) (describeRouteTablesO
 			"vpc-id":                                 func(r *RouteTable) []string { return []string{r.VPC} },
 		},
 	}
-	page, next, err := r.find(byID(t.c.state.routeTables), in.IDs, in.query)
+	page, next, err := r.find(t.c.state.routeTables.all(t.view), in.IDs, in.query)
 	if err != nil {
 		return describeRouteTablesOut{}, err
 	}
@@ -249,7 +249,7 @@ func (t *tx) routeTable(in routeIn) (*RouteTable, netip.Prefix, error) {
 	if in.Table == "" {
 		return nil, netip.Prefix{}, missing("routeTableId")
 	}
-	r := t.c.state.routeTables[in.Table]
+	r := t.c.state.routeTables.found(t, in.Table)
 	if r == nil {
 		return nil, netip.Prefix{}, kindRouteTable.unknown(in.Table)
 	}
@@ -284,7 +284,7 @@ func (t *tx) resolve(r *RouteTable, in routeTarget) (string, error) {
 		return "", missing("gatewayId, instanceId, networkInterfaceId, vpcPeeringConnectionId or natGatewayId")
 	}
 	if in.Instance != "" {
-		if t.instance(in.Instance) == nil {
+		if t.c.state.instances.found(t, in.Instance) == nil {
 			return "", kindInstance.unknown(in.Instance)
 		}
 		enis := t.attached(in.Instance, t.now)
@@ -312,7 +312,7 @@ func routeTo(r *RouteTable, p netip.Prefix) int {
 }
 
 func (t *tx) isLocal(r *RouteTable, p netip.Prefix) bool {
-	v := t.c.state.vpcs[r.VPC]
+	v := t.c.state.vpcs.at(r.VPC, t.now)
 	return slices.Contains(slices.Concat(v.Prefixes, v.IPv6), p)
 }
 
@@ -329,7 +329,7 @@ func (t *tx) createRoute(in routeIn) (wireReturn, error) {
 		return wireReturn{}, errorf("RouteAlreadyExists", "The route identified by %s already exists.", p)
 	}
 	r.Routes = append(r.Routes, Route{p, target})
-	t.c.state.routeTables[r.ID] = r
+	t.c.state.routeTables.set(t, r.ID, r)
 	return wireReturn{true}, nil
 }
 
@@ -347,7 +347,7 @@ func (t *tx) replaceRoute(in routeIn) (wireReturn, error) {
 		return wireReturn{}, invalidValue("There is no route defined for '%s' in the route table. Use CreateRoute instead.", p)
 	}
 	r.Routes[i].Target = target
-	t.c.state.routeTables[r.ID] = r
+	t.c.state.routeTables.set(t, r.ID, r)
 	return wireReturn{true}, nil
 }
 
@@ -364,7 +364,7 @@ func (t *tx) deleteRoute(in routeIn) (wireReturn, error) {
 		return wireReturn{}, errorf("InvalidRoute.NotFound", "no route with destination-cidr-block %s in route table %s", p, r.ID)
 	}
 	r.Routes = slices.Delete(r.Routes, i, i+1)
-	t.c.state.routeTables[r.ID] = r
+	t.c.state.routeTables.set(t, r.ID, r)
 	return wireReturn{true}, nil
 }
 
@@ -380,7 +380,7 @@ type createRouteTableOut struct {
 }
 
 func (t *tx) createRouteTable(in createRouteTableIn) (createRouteTableOut, error) {
-	if t.c.state.vpcs[in.VPC] == nil {
+	if t.c.state.vpcs.found(t, in.VPC) == nil {
 		return createRouteTableOut{}, kindVPC.unknown(in.VPC)
 	}
 	tags, err := tagsFor("route-table", in.Tags)
@@ -388,19 +388,19 @@ func (t *tx) createRouteTable(in createRouteTableIn) (createRouteTableOut, error
 		return createRouteTableOut{}, err
 	}
 	r := &RouteTable{ID: t.newID(kindRouteTable.prefix), VPC: in.VPC, Tags: tags}
-	t.c.state.routeTables[r.ID] = r
+	t.c.state.routeTables.set(t, r.ID, r)
 	return createRouteTableOut{t.wireRouteTable(r), in.ClientToken}, nil
 }
 
 func (t *tx) deleteRouteTable(in routeIn) (wireReturn, error) {
-	r := t.c.state.routeTables[in.Table]
+	r := t.c.state.routeTables.found(t, in.Table)
 	switch {
 	case r == nil:
 		return wireReturn{}, kindRouteTable.unknown(in.Table)
 	case r.Main || len(r.Associations) > 0:
 		return wireReturn{}, errorf("DependencyViolation", "The routeTable '%s' has dependencies and cannot be deleted.", r.ID)
 	}
-	delete(t.c.state.routeTables, r.ID)
+	t.c.state.routeTables.set(t, r.ID, nil)
 	return wireReturn{true}, nil
 }
 
@@ -415,7 +415,7 @@ type associateTableOut struct {
 }
 
 func (t *tx) associateRouteTable(in associateTableIn) (associateTableOut, error) {
-	r, s := t.c.state.routeTables[in.Table], t.subnet(in.Subnet)
+	r, s := t.c.state.routeTables.found(t, in.Table), t.c.state.subnets.found(t, in.Subnet)
 	switch {
 	case r == nil:
 		return associateTableOut{}, kindRouteTable.unknown(in.Table)
@@ -424,7 +424,7 @@ func (t *tx) associateRouteTable(in associateTableIn) (associateTableOut, error)
 	case s.VPC != r.VPC:
 		return associateTableOut{}, invalidValue("route table %s and subnet %s belong to different networks", r.ID, s.ID)
 	}
-	for _, other := range t.c.state.routeTables {
+	for _, other := range t.c.state.routeTables.all(t.now) {
 		for _, a := range other.Associations {
 			if a.Subnet == s.ID {
 				return associateTableOut{}, errorf("Resource.AlreadyAssociated",
@@ -435,7 +435,7 @@ func (t *tx) associateRouteTable(in associateTableIn) (associateTableOut, error)
 	r = r.clone()
 	a := RouteAssociation{t.newID(kindRouteAssoc.prefix), s.ID}
 	r.Associations = append(r.Associations, a)
-	t.c.state.routeTables[r.ID] = r
+	t.c.state.routeTables.set(t, r.ID, r)
 	return associateTableOut{a.ID, "associated"}, nil
 }
 
@@ -444,7 +444,7 @@ type disassociateTableIn struct {
 }
 
 func (t *tx) disassociateRouteTable(in disassociateTableIn) (wireReturn, error) {
-	for _, r := range byID(t.c.state.routeTables) {
+	for _, r := range t.c.state.routeTables.all(t.now) {
 		if r.Main && derivedID(kindRouteAssoc.prefix, r.ID) == in.ID {
 			return wireReturn{}, invalidValue("cannot disassociate the main route table association %s", in.ID)
 		}
@@ -452,7 +452,7 @@ func (t *tx) disassociateRouteTable(in disassociateTableIn) (wireReturn, error) 
 		if i >= 0 {
 			r = r.clone()
 			r.Associations = slices.Delete(r.Associations, i, i+1)
-			t.c.state.routeTables[r.ID] = r
+			t.c.state.routeTables.set(t, r.ID, r)
 			return wireReturn{true}, nil
 		}
 	}

@@ -160,8 +160,8 @@ func (t *tx) group(id, name string) (*SecurityGroup, error) {
 	if id == "" && name == "" {
 		return nil, missing("groupId")
 	}
-	for _, g := range byID(t.c.state.groups) {
-		if g.ID == id || id == "" && g.Name == name {
+	for _, g := range t.c.state.groups.all(t.now) {
+		if named := g.ID == id || id == "" && g.Name == name; named && t.c.state.groups.found(t, g.ID) != nil {
 			return g, nil
 		}
 	}
@@ -252,7 +252,7 @@ func (t *tx) allow(in rulesIn, egress bool) (rulesOut, error) {
 	if n > maxRules {
 		return none, errorf("RulesPerSecurityGroupLimitExceeded", "The maximum number of rules per security group has been reached.")
 	}
-	t.c.state.groups[g.ID] = g
+	t.c.state.groups.set(t, g.ID, g)
 	return rulesOut{true, listOf(rules, func(r GroupRule) wireRule { return t.wireRule(g.ID, r) })}, nil
 }
 
@@ -289,7 +289,7 @@ func (t *tx) revoke(in rulesIn, egress bool) (wireReturn, error) {
 			return wireReturn{}, errorf("InvalidPermission.NotFound", "The specified rule does not exist in this security group.")
 		}
 	}
-	t.c.state.groups[g.ID] = g
+	t.c.state.groups.set(t, g.ID, g)
 	return wireReturn{true}, nil
 }
 
@@ -306,7 +306,7 @@ type describeRulesOut struct {
 func (t *tx) describeSecurityGroupRules(in describeRulesIn) (describeRulesOut, error) {
 	var all []wireRule
 	tags := map[string]map[string]string{}
-	for _, g := range byID(t.c.state.groups) {
+	for _, g := range t.c.state.groups.all(t.view) {
 		for _, rule := range g.Rules {
 			all = append(all, t.wireRule(g.ID, rule))
 			tags[rule.ID] = rule.Tags
@@ -441,10 +441,13 @@ func (t *tx) createSecurityGroup(in createGroupIn) (createGroupOut, error) {
 		return none, missing("GroupDescription")
 	case in.VPC == "":
 		return none, errorf("VPCIdNotSpecified", "No default VPC for this user")
-	case t.c.state.vpcs[in.VPC] == nil:
+	case t.c.state.vpcs.found(t, in.VPC) == nil:
 		return none, kindVPC.unknown(in.VPC)
 	}
-	for _, g := range t.c.state.groups {
+	if in.Name == "default" {
+		return none, errorf("InvalidGroup.Reserved", "Cannot use reserved security group name: %s", in.Name)
+	}
+	for _, g := range t.c.state.groups.all(t.now) {
 		if g.VPC == in.VPC && g.Name == in.Name {
 			return none, errorf("InvalidGroup.Duplicate", "The security group '%s' already exists for VPC '%s'", in.Name, in.VPC)
 		}
@@ -475,7 +478,7 @@ func (t *tx) deleteSecurityGroup(in groupIn) (deleteGroupOut, error) {
 	if g.Name == "default" {
 		return deleteGroupOut{}, errorf("CannotDelete", "the specified group: %q name: \"default\" cannot be deleted by a user", g.ID)
 	}
-	for _, other := range t.c.state.groups {
+	for _, other := range t.c.state.groups.all(t.now) {
 		if other.ID != g.ID && slices.ContainsFunc(other.Rules, func(r GroupRule) bool { return r.Group == g.ID }) {
 			return deleteGroupOut{}, errorf("DependencyViolation", "resource %s has a dependent object", g.ID)
 		}
@@ -485,6 +488,6 @@ func (t *tx) deleteSecurityGroup(in groupIn) (deleteGroupOut, error) {
 			return deleteGroupOut{}, errorf("DependencyViolation", "resource %s has a dependent object", g.ID)
 		}
 	}
-	delete(t.c.state.groups, g.ID)
+	t.c.state.groups.set(t, g.ID, nil)
 	return deleteGroupOut{true, g.ID}, nil
 }

@@ -5,6 +5,7 @@ package enitest
 import (
 	"cmp"
 	"encoding/base64"
+	"maps"
 	"slices"
 	"time"
 )
@@ -29,6 +30,7 @@ type launchENI struct {
 	id                  string
 	spec                eniSpec
 	card, device        int
+	queues              int
 	deleteOnTermination bool
 	primary             bool
 }
@@ -79,6 +81,9 @@ func (t *tx) launchENI(i *Instance, want launchENI) (*ENI, error) {
 			want.card = it.DefaultCard
 		}
 		want.spec.launching = true
+		if err := t.checkLaunchGroups(want.spec); err != nil {
+			return nil, err
+		}
 		e, err = t.create(want.spec)
 	}
 	if err != nil {
@@ -87,10 +92,28 @@ func (t *tx) launchENI(i *Instance, want launchENI) (*ENI, error) {
 	if want.primary {
 		i.VPC, i.Subnet, i.Zone = e.VPC, e.Subnet, e.Zone
 	}
-	if err := t.checkAttach(e, position{i, want.card, want.device}); err != nil {
+	at := position{instance: i, card: want.card, device: want.device, queues: want.queues}
+	if err := t.checkAttach(e, at); err != nil {
 		return e, err
 	}
-	return t.attach(e, position{i, want.card, want.device}, attachOptions{deleteOnTermination: want.deleteOnTermination}), nil
+	return t.attach(e, at, attachOptions{deleteOnTermination: want.deleteOnTermination, primary: want.primary}), nil
+}
+
+// checkLaunchGroups returns EC2's error if a security group of a new instance does not
+// exist. It differs from the one for a new ENI.
+func (t *tx) checkLaunchGroups(s eniSpec) error {
+	subnet := t.subnet(s.subnet)
+	for _, id := range s.groups {
+		if subnet == nil || t.c.state.groups.found(t, id) != nil {
+			continue
+		}
+		err := kindGroup.unknown(id)
+		if asAPIError(err).Code == kindGroup.malformed {
+			return err
+		}
+		return errorf(kindGroup.notFound, "The security group '%s' does not exist in VPC '%s'", id, subnet.VPC)
+	}
+	return nil
 }
 
 type launchENIParam struct {
@@ -103,10 +126,11 @@ type launchENIParam struct {
 	Groups              []string       `ec2:"SecurityGroupId"`
 	Type                string         `ec2:"InterfaceType"`
 	Public              bool           `ec2:"AssociatePublicIpAddress"`
+	Carrier             ignored        `ec2:"AssociateCarrierIpAddress"`
 	DeleteOnTermination *bool          `ec2:"DeleteOnTermination"`
 	PrimaryIPv6         bool           `ec2:"PrimaryIpv6"`
 	Tracking            *trackingParam `ec2:"ConnectionTrackingSpecification"`
-	EnaQueues           ignored        `ec2:"EnaQueueCount"`
+	EnaQueues           int            `ec2:"EnaQueueCount"`
 	EnaSRD              ignored        `ec2:"EnaSrdSpecification"`
 }
 
@@ -114,6 +138,7 @@ type metadataOptionsParam struct {
 	Tokens   string `ec2:"HttpTokens"`
 	HopLimit int    `ec2:"HttpPutResponseHopLimit"`
 	Endpoint string `ec2:"HttpEndpoint"`
+	IPv4     string `ec2:"HttpProtocolIpv4"`
 	IPv6     string `ec2:"HttpProtocolIpv6"`
 	Tags     string `ec2:"InstanceMetadataTags"`
 }
@@ -138,6 +163,11 @@ type machineParams struct {
 	Monitoring   ignored `ec2:"Monitoring"`
 	Placement    ignored `ec2:"Placement"`
 	DNS          ignored `ec2:"PrivateDnsNameOptions"`
+	Kernel       ignored `ec2:"KernelId"`
+	License      ignored `ec2:"LicenseSpecification"`
+	Performance  ignored `ec2:"NetworkPerformanceOptions"`
+	Inference    ignored `ec2:"ElasticInferenceAccelerator"`
+	GPU          ignored `ec2:"ElasticGpuSpecification"`
 }
 
 type runIn struct {
@@ -157,6 +187,7 @@ type runIn struct {
 	UserData    string               `ec2:"UserData"`
 	IPv6Addrs   []ipv6AddrParam      `ec2:"Ipv6Address"`
 	PrimaryIPv6 bool                 `ec2:"EnablePrimaryIpv6"`
+	Template    *launchTemplateParam `ec2:"LaunchTemplate"`
 }
 
 // runTaggable are the types of the resources that RunInstances can tag.
@@ -169,6 +200,9 @@ type runOut struct {
 }
 
 func (t *tx) runInstances(in runIn) (runOut, error) {
+	if err := t.fromTemplate(&in); err != nil {
+		return runOut{}, err
+	}
 	switch {
 	case in.Image == "":
 		return runOut{}, missing("ImageId")
@@ -197,7 +231,7 @@ func (t *tx) runInstances(in runIn) (runOut, error) {
 		kind: cmp.Or(in.Type, "m1.small"), image: in.Image, reservation: t.newID("r-"), tags: tags,
 		metadataV1: in.Metadata.Tokens == "optional", metadataTags: in.Metadata.Tags == "enabled", userData: string(userData),
 	}
-	if l.enis, err = in.launchENIs(); err != nil {
+	if l.enis, err = in.launchENIs(t.primaryCard(in, l.kind)); err != nil {
 		return runOut{}, err
 	}
 	for i := range l.enis {
@@ -207,7 +241,6 @@ func (t *tx) runInstances(in runIn) (runOut, error) {
 		}
 	}
 	out := runOut{wireReservation{ID: l.reservation, OwnerID: t.c.cfg.Account}}
-	t.view = t.now
 	for n := range in.Max {
 		l.index = n
 		i, err := t.run(l)
@@ -229,7 +262,7 @@ func (t *tx) resolveGroups(in *runIn) error {
 		vpc = s.VPC
 	}
 	for _, name := range in.GroupNames {
-		all := byID(t.c.state.groups)
+		all := t.c.state.groups.all(t.now)
 		index := slices.IndexFunc(all, func(g *SecurityGroup) bool { return g.VPC == vpc && g.Name == name })
 		if index < 0 {
 			return errorf(kindGroup.notFound, "The security group '%s' does not exist", name)
@@ -246,13 +279,24 @@ func (t *tx) undoRun(out runOut, err error) error {
 			t.emit(Detached, e, w.ID, nil)
 			t.free(t.now, e)
 		}
-		t.c.state.instances[w.ID].set(t.now, nil)
+		t.c.state.instances.set(t, w.ID, nil)
 	}
 	return err
 }
 
-// launchENIs returns the ENIs that each instance starts with.
-func (in runIn) launchENIs() ([]launchENI, error) {
+// primaryCard returns the network card of the primary ENI among the ENIs of a call: the
+// default card of the type, or card 0 if the call has no device 0 there.
+func (t *tx) primaryCard(in runIn, kind string) int {
+	it, _ := t.c.InstanceType(kind)
+	if slices.ContainsFunc(in.ENIs, func(p launchENIParam) bool { return p.Device == 0 && p.Card == it.DefaultCard }) {
+		return it.DefaultCard
+	}
+	return 0
+}
+
+// launchENIs returns the ENIs that each instance starts with. The primary ENI is device 0
+// of the given card.
+func (in runIn) launchENIs(card int) ([]launchENI, error) {
 	if len(in.ENIs) == 0 {
 		l := launchENI{primary: true, deleteOnTermination: true, spec: eniSpec{
 			subnet: in.Subnet, groups: in.Groups, primaryIPv6: in.PrimaryIPv6,
@@ -264,7 +308,7 @@ func (in runIn) launchENIs() ([]launchENI, error) {
 	var all []launchENI
 	for _, p := range in.ENIs {
 		l := launchENI{
-			id: p.ID, card: p.Card, device: p.Device, primary: p.Device == 0 && p.Card == 0,
+			id: p.ID, card: p.Card, device: p.Device, queues: p.EnaQueues, primary: p.Device == 0 && p.Card == card,
 			deleteOnTermination: p.ID == "" && (p.DeleteOnTermination == nil || *p.DeleteOnTermination),
 			spec: eniSpec{
 				subnet: p.Subnet, description: p.Description, groups: p.Groups, kind: p.Type,
@@ -277,8 +321,16 @@ func (in runIn) launchENIs() ([]launchENI, error) {
 		}
 		all = append(all, l)
 	}
-	slices.SortFunc(all, func(a, b launchENI) int { return cmp.Or(a.card-b.card, a.device-b.device) })
-	if !all[0].primary {
+	slices.SortFunc(all, func(a, b launchENI) int {
+		if a.primary != b.primary {
+			if a.primary {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(a.card-b.card, a.device-b.device)
+	})
+	if !slices.ContainsFunc(all, func(l launchENI) bool { return l.primary }) {
 		return nil, invalidValue("A network interface with device index 0 is required.")
 	}
 	return all, nil
@@ -290,26 +342,16 @@ type terminateIn struct {
 	SkipOSShutdown bool     `ec2:"SkipOsShutdown"`
 }
 
-type terminateOut struct {
-	Instances list[wireStateChange] `xml:"instancesSet"`
-}
-
-func (t *tx) terminateInstances(in terminateIn) (terminateOut, error) {
-	var missing []string
-	for _, id := range in.IDs {
-		if t.instance(id) == nil {
-			missing = append(missing, id)
-		}
+func (t *tx) terminateInstances(in terminateIn) (stateChangesOut, error) {
+	all, err := t.named(in.IDs, "terminated", slices.Collect(maps.Keys(stateCodes))...)
+	if err != nil {
+		return stateChangesOut{}, err
 	}
-	if len(missing) > 0 {
-		return terminateOut{}, kindInstance.unknown(missing...)
-	}
-	var out terminateOut
-	for _, id := range in.IDs {
-		before := t.instance(id)
+	var out stateChangesOut
+	for _, before := range all {
 		after := t.terminate(before)
 		out.Instances.Items = append(out.Instances.Items,
-			wireStateChange{id, stateOf(after.State(t.now)), stateOf(before.State(t.now))})
+			wireStateChange{before.ID, stateOf(after.State(t.now)), stateOf(before.State(t.now))})
 	}
 	return out, nil
 }
@@ -320,12 +362,13 @@ func (t *tx) terminate(i *Instance) *Instance {
 	if !i.TerminatingAt.IsZero() {
 		return i
 	}
+	devices := i.hasDevices()
 	i = i.clone()
 	i.TerminatingAt, i.TerminatedAt = t.now, t.now.Add(t.c.delays.Terminate)
 	t.putInstance(i)
 	for _, e := range t.attached(i.ID, t.now) {
 		e = e.clone()
-		if e.Attachment.DetachedAt.IsZero() {
+		if e.Attachment.DetachedAt.IsZero() && devices {
 			t.emit(Detached, e, i.ID, nil)
 		}
 		e.Attachment.DetachedAt = i.TerminatedAt

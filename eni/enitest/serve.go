@@ -94,7 +94,7 @@ func (c *Cloud) perform(call Call, act action, form url.Values) ([]byte, error) 
 	if form.Get("DryRun") == "true" {
 		return nil, errorf("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
 	}
-	body, err := c.once(call, form, run)
+	body, err := c.once(call, form, act.class == Mutating, run)
 	if act.class == Mutating {
 		c.deliver()
 	}

@@ -86,15 +86,14 @@ func (t *tx) addVPC(in VPCInput) (*VPC, error) {
 	if len(v.Prefixes) == 0 {
 		v.Prefixes = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}
 	}
-	t.c.state.vpcs[v.ID] = v
+	t.c.state.vpcs.set(t, v.ID, v)
 	t.addGroup(v.ID, "default", "default VPC security group", nil)
 	t.addMainTable(v)
 	t.addDefaultACL(v)
 	return v, nil
 }
 
-// AddVPCPrefix associates another CIDR block with a VPC. The metadata service and
-// DescribeVpcs show it at once.
+// AddVPCPrefix associates another CIDR block with a VPC.
 func (c *Cloud) AddVPCPrefix(vpc string, p netip.Prefix) error {
 	t := c.begin()
 	defer t.end()
@@ -102,7 +101,7 @@ func (c *Cloud) AddVPCPrefix(vpc string, p netip.Prefix) error {
 }
 
 func (t *tx) addVPCPrefix(vpc string, p netip.Prefix) error {
-	v := t.c.state.vpcs[vpc]
+	v := t.c.state.vpcs.at(vpc, t.now)
 	switch {
 	case v == nil:
 		return kindVPC.unknown(vpc)
@@ -117,7 +116,7 @@ func (t *tx) addVPCPrefix(vpc string, p netip.Prefix) error {
 	} else {
 		next.IPv6 = append(next.IPv6, p)
 	}
-	t.c.state.vpcs[vpc] = next
+	t.c.state.vpcs.set(t, vpc, next)
 	return nil
 }
 
@@ -133,7 +132,7 @@ func (c *Cloud) AddSubnet(in SubnetInput) (Subnet, error) {
 }
 
 func (t *tx) addSubnet(in SubnetInput) (*Subnet, error) {
-	v := t.c.state.vpcs[in.VPC]
+	v := t.c.state.vpcs.found(t, in.VPC)
 	if v == nil {
 		return nil, kindVPC.unknown(in.VPC)
 	}
@@ -189,7 +188,7 @@ func within(outer []netip.Prefix, inner netip.Prefix) bool {
 func (c *Cloud) AddSecurityGroup(vpc, name string, tags map[string]string) (SecurityGroup, error) {
 	t := c.begin()
 	defer t.end()
-	if c.state.vpcs[vpc] == nil {
+	if c.state.vpcs.at(vpc, t.now) == nil {
 		return SecurityGroup{}, kindVPC.unknown(vpc)
 	}
 	return *t.addGroup(vpc, name, name, tags).clone(), nil
@@ -198,7 +197,7 @@ func (c *Cloud) AddSecurityGroup(vpc, name string, tags map[string]string) (Secu
 func (t *tx) addGroup(vpc, name, description string, tags map[string]string) *SecurityGroup {
 	g := &SecurityGroup{ID: t.newID("sg-"), VPC: vpc, Name: name, Description: description, Tags: maps.Clone(tags)}
 	g.Rules = g.defaultRules()
-	t.c.state.groups[g.ID] = g
+	t.c.state.groups.set(t, g.ID, g)
 	return g
 }
 

@@ -9,6 +9,7 @@ import (
 
 type describeStatusIn struct {
 	query
+	includeManaged
 	IDs []string `ec2:"InstanceId"`
 	All bool     `ec2:"IncludeAllInstances"`
 }
@@ -76,7 +77,13 @@ func (t *tx) describeInstanceStatus(in describeStatusIn) (describeStatusOut, err
 			"system-status.status":         status,
 		},
 	}
-	page, next, err := r.find(existing(t.c.state.instances, t.view), in.IDs, in.query)
+	all := slices.DeleteFunc(t.c.state.instances.all(t.view), func(i *Instance) bool {
+		return t.hides(in.includeManaged, i.Operator)
+	})
+	if !in.All && len(in.IDs) == 0 {
+		all = slices.DeleteFunc(all, func(i *Instance) bool { return i.State(t.view) != "running" })
+	}
+	page, next, err := r.find(all, in.IDs, in.query)
 	if err != nil {
 		return describeStatusOut{}, err
 	}

@@ -82,7 +82,11 @@ func (t *tx) createTags(in tagsIn) (wireReturn, error) {
 		return wireReturn{}, err
 	}
 	for _, id := range in.IDs {
-		merged := maps.Clone(t.tagsOf(id))
+		k, err := t.kindOf(id)
+		if err != nil {
+			return wireReturn{}, err
+		}
+		merged := maps.Clone(k.tags(id))
 		if merged == nil {
 			merged = map[string]string{}
 		}
@@ -106,6 +110,9 @@ func (t *tx) deleteTags(in tagsIn) (wireReturn, error) {
 	if err := t.checkTagged(in); err != nil {
 		return wireReturn{}, err
 	}
+	if err := checkTags(in.Tags); err != nil {
+		return wireReturn{}, err
+	}
 	return wireReturn{true}, t.retagAll(in.IDs, func(have map[string]string) {
 		if len(in.Tags) == 0 {
 			clear(have)
@@ -125,11 +132,6 @@ func (t *tx) checkTagged(in tagsIn) error {
 		return missing("resourceIdSet")
 	}
 	for _, id := range in.IDs {
-		if strings.HasPrefix(id, kindENI.prefix) {
-			if _, err := t.findENI(id); err != nil {
-				return err
-			}
-		}
 		if _, err := t.kindOf(id); err != nil {
 			return err
 		}
@@ -146,91 +148,87 @@ func (t *tx) retagAll(ids []string, f func(map[string]string)) error {
 	return nil
 }
 
-// kindOf returns the kind of an existing resource, as DescribeTags names it.
-func (t *tx) kindOf(id string) (string, error) {
+// tagged is one kind of resources with tags.
+type tagged struct {
+	kind kind
+	// name is the resource type, as DescribeTags names it.
+	name string
+	// found reports whether a call that names the ID finds the resource.
+	found func(id string) bool
+	// tags returns the tags of the resource with the ID, and retag replaces them.
+	tags  func(id string) map[string]string
+	retag func(id string, tags map[string]string)
+	// shown returns the tags of all resources as the transaction shows them, by ID.
+	shown func() map[string]map[string]string
+}
+
+// taggedIn returns the kind of the resources in a table. The function of returns the
+// field of the tags.
+func taggedIn[T any](t *tx, k kind, name string, tb table[T], of func(*T) *map[string]string) tagged {
+	return tagged{
+		kind: k, name: name,
+		found: func(id string) bool { return tb.found(t, id) != nil },
+		tags:  func(id string) map[string]string { return *of(tb.at(id, t.now)) },
+		retag: func(id string, tags map[string]string) {
+			d := *tb.at(id, t.now)
+			*of(&d) = tags
+			tb.set(t, id, &d)
+		},
+		shown: func() map[string]map[string]string {
+			all := map[string]map[string]string{}
+			for id, h := range tb {
+				if v := h.at(t.view); v != nil {
+					all[id] = *of(v)
+				}
+			}
+			return all
+		},
+	}
+}
+
+// taggedKinds returns the kinds of resources with tags.
+func (t *tx) taggedKinds() []tagged {
 	s := &t.c.state
-	for _, k := range []struct {
-		kind  kind
-		name  string
-		found bool
-	}{
-		{kindENI, "network-interface", t.eni(id) != nil},
-		{kindInstance, "instance", t.instance(id) != nil},
-		{kindSubnet, "subnet", t.subnet(id) != nil},
-		{kindVPC, "vpc", s.vpcs[id] != nil},
-		{kindGroup, "security-group", s.groups[id] != nil},
-		{kindRouteTable, "route-table", s.routeTables[id] != nil},
-		{kindACL, "network-acl", s.acls[id] != nil},
-		{kindAddress, "elastic-ip", s.addresses[id] != nil},
-	} {
+	return []tagged{
+		taggedIn(t, kindTemplate, "launch-template", s.templates, func(l *LaunchTemplate) *map[string]string { return &l.Tags }),
+		taggedIn(t, kindENI, "network-interface", s.enis, func(e *ENI) *map[string]string { return &e.Tags }),
+		taggedIn(t, kindInstance, "instance", s.instances, func(i *Instance) *map[string]string { return &i.Tags }),
+		taggedIn(t, kindSubnet, "subnet", s.subnets, func(s *Subnet) *map[string]string { return &s.Tags }),
+		taggedIn(t, kindVPC, "vpc", s.vpcs, func(v *VPC) *map[string]string { return &v.Tags }),
+		taggedIn(t, kindGroup, "security-group", s.groups, func(g *SecurityGroup) *map[string]string { return &g.Tags }),
+		taggedIn(t, kindRouteTable, "route-table", s.routeTables, func(r *RouteTable) *map[string]string { return &r.Tags }),
+		taggedIn(t, kindACL, "network-acl", s.acls, func(a *NetworkACL) *map[string]string { return &a.Tags }),
+		taggedIn(t, kindAddress, "elastic-ip", s.addresses, func(a *Address) *map[string]string { return &a.Tags }),
+	}
+}
+
+// kindOf returns the kind of the resource with the ID, or EC2's error if the call does
+// not find the resource.
+func (t *tx) kindOf(id string) (tagged, error) {
+	for _, k := range t.taggedKinds() {
 		if !strings.HasPrefix(id, k.kind.prefix) {
 			continue
 		}
-		if !k.found {
-			return "", k.kind.unknown(id)
+		if !k.found(id) {
+			return tagged{}, k.kind.unknown(id)
 		}
-		return k.name, nil
+		return k, nil
 	}
-	return "", errorf("InvalidID", "The ID '%s' is not valid", id)
-}
-
-func (t *tx) tagsOf(id string) map[string]string {
-	switch kind, _ := t.kindOf(id); kind {
-	case "network-interface":
-		return t.eni(id).Tags
-	case "instance":
-		return t.instance(id).Tags
-	case "subnet":
-		return t.subnet(id).Tags
-	case "vpc":
-		return t.c.state.vpcs[id].Tags
-	case "security-group":
-		return t.c.state.groups[id].Tags
-	case "route-table":
-		return t.c.state.routeTables[id].Tags
-	case "network-acl":
-		return t.c.state.acls[id].Tags
-	case "elastic-ip":
-		return t.c.state.addresses[id].Tags
-	}
-	return nil
+	return tagged{}, errorf("InvalidID", "The ID '%s' is not valid", id)
 }
 
 // retag changes the tags of a resource.
 func (t *tx) retag(id string, f func(map[string]string)) error {
-	kind, err := t.kindOf(id)
+	k, err := t.kindOf(id)
 	if err != nil {
 		return err
 	}
-	tags := maps.Clone(t.tagsOf(id))
+	tags := maps.Clone(k.tags(id))
 	if tags == nil {
 		tags = map[string]string{}
 	}
 	f(tags)
-	switch kind {
-	case "network-interface":
-		e := t.eni(id).clone()
-		e.Tags = tags
-		t.put(e)
-	case "instance":
-		i := t.instance(id).clone()
-		i.Tags = tags
-		t.putInstance(i)
-	case "subnet":
-		s := t.subnet(id).clone()
-		s.Tags = tags
-		t.putSubnet(s)
-	case "vpc":
-		t.c.state.vpcs[id].Tags = tags
-	case "security-group":
-		t.c.state.groups[id].Tags = tags
-	case "route-table":
-		t.c.state.routeTables[id].Tags = tags
-	case "network-acl":
-		t.c.state.acls[id].Tags = tags
-	case "elastic-ip":
-		t.c.state.addresses[id].Tags = tags
-	}
+	k.retag(id, tags)
 	return nil
 }
 
@@ -245,7 +243,8 @@ type describeTagsOut struct {
 
 func (t *tx) describeTags(in describeTagsIn) (describeTagsOut, error) {
 	r := resource[wireTagDescription]{
-		id: func(d wireTagDescription) string { return d.ResourceID + "\x00" + d.Key },
+		id:   func(d wireTagDescription) string { return d.ResourceID + "\x00" + d.Key },
+		tags: func(d wireTagDescription) map[string]string { return map[string]string{d.Key: d.Value} },
 		filters: map[string]func(wireTagDescription) []string{
 			"key":           func(d wireTagDescription) []string { return []string{d.Key} },
 			"value":         func(d wireTagDescription) []string { return []string{d.Value} },
@@ -268,29 +267,10 @@ func (t *tx) allTags() []wireTagDescription {
 			all = append(all, wireTagDescription{id, kind, key, value})
 		}
 	}
-	for _, e := range t.allENIs(t.view) {
-		add(e.ID, "network-interface", e.Tags)
-	}
-	for _, i := range existing(t.c.state.instances, t.view) {
-		add(i.ID, "instance", i.Tags)
-	}
-	for _, s := range existing(t.c.state.subnets, t.view) {
-		add(s.ID, "subnet", s.Tags)
-	}
-	for _, v := range t.c.state.vpcs {
-		add(v.ID, "vpc", v.Tags)
-	}
-	for _, g := range t.c.state.groups {
-		add(g.ID, "security-group", g.Tags)
-	}
-	for _, r := range t.c.state.routeTables {
-		add(r.ID, "route-table", r.Tags)
-	}
-	for _, a := range t.c.state.acls {
-		add(a.ID, "network-acl", a.Tags)
-	}
-	for _, a := range t.c.state.addresses {
-		add(a.ID, "elastic-ip", a.Tags)
+	for _, k := range t.taggedKinds() {
+		for id, tags := range k.shown() {
+			add(id, k.name, tags)
+		}
 	}
 	slices.SortFunc(all, func(a, b wireTagDescription) int {
 		return strings.Compare(a.ResourceID+"\x00"+a.Key, b.ResourceID+"\x00"+b.Key)

@@ -110,7 +110,7 @@ type disassociateOut struct {
 }
 
 // kindTrunk is the kind of a trunk interface association.
-var kindTrunk = kind{"trunk-assoc-", "trunk interface association ID", "InvalidAssociationID.NotFound", "InvalidAssociationID.Malformed"}
+var kindTrunk = kind{"trunk-assoc-", "trunk interface association ID", "InvalidAssociationID.NotFound", ""}
 
 func (t *tx) disassociateTrunkInterface(in disassociateIn) (disassociateOut, error) {
 	if in.ID == "" {

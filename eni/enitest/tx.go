@@ -20,6 +20,8 @@ type tx struct {
 	view time.Time
 	// caller is the caller of the API, as in the audit log.
 	caller string
+	// call means that a call of the API runs in the transaction.
+	call bool
 }
 
 func (c *Cloud) begin() *tx {
@@ -61,7 +63,7 @@ func (t *tx) deleteDue() {
 		return cmp.Or(deleteAt[a].Compare(deleteAt[b]), strings.Compare(a, b))
 	})
 	for _, id := range due {
-		if e := t.c.state.enis[id].at(t.now); e != nil {
+		if e := t.c.state.enis.at(id, t.now); e != nil {
 			t.free(deleteAt[id], e)
 		}
 		delete(deleteAt, id)
@@ -69,7 +71,10 @@ func (t *tx) deleteDue() {
 }
 
 // eni returns the ENI as it is now, nil if there is none.
-func (t *tx) eni(id string) *ENI { return t.c.state.enis[id].at(t.now).viewAt(t.now) }
+func (t *tx) eni(id string) *ENI { return t.eniAt(id, t.now) }
+
+// eniAt returns the ENI as it was at the given time, nil if there was none.
+func (t *tx) eniAt(id string, at time.Time) *ENI { return t.c.state.enis.at(id, at).viewAt(at) }
 
 // allENIs returns the ENIs as they were at the given time, by ID.
 func (t *tx) allENIs(at time.Time) []*ENI {
@@ -82,12 +87,7 @@ func (t *tx) allENIs(at time.Time) []*ENI {
 
 // put stores e as the current version of its ENI.
 func (t *tx) put(e *ENI) {
-	h := t.c.state.enis[e.ID]
-	if h == nil {
-		h = &history[ENI]{}
-		t.c.state.enis[e.ID] = h
-	}
-	h.set(t.now, e)
+	t.c.state.enis.set(t, e.ID, e)
 	if e.Attachment != nil && e.Attachment.Instance != "" {
 		ever := t.c.state.everAttached
 		if ever[e.Attachment.Instance] == nil {
@@ -97,29 +97,13 @@ func (t *tx) put(e *ENI) {
 	}
 }
 
-func (t *tx) instance(id string) *Instance { return t.c.state.instances[id].at(t.now) }
+func (t *tx) instance(id string) *Instance { return t.c.state.instances.at(id, t.now) }
 
-func (t *tx) putInstance(i *Instance) {
-	h := t.c.state.instances[i.ID]
-	if h == nil {
-		h = &history[Instance]{}
-		t.c.state.instances[i.ID] = h
-	}
-	h.set(t.now, i)
-}
+func (t *tx) putInstance(i *Instance) { t.c.state.instances.set(t, i.ID, i) }
 
-func (t *tx) subnet(id string) *Subnet { return t.c.state.subnets[id].at(t.now) }
+func (t *tx) subnet(id string) *Subnet { return t.c.state.subnets.at(id, t.now) }
 
-func (t *tx) putSubnet(s *Subnet) { t.putSubnetAt(t.now, s) }
-
-func (t *tx) putSubnetAt(at time.Time, s *Subnet) {
-	h := t.c.state.subnets[s.ID]
-	if h == nil {
-		h = &history[Subnet]{}
-		t.c.state.subnets[s.ID] = h
-	}
-	h.set(at, s)
-}
+func (t *tx) putSubnet(s *Subnet) { t.c.state.subnets.set(t, s.ID, s) }
 
 // recount updates the number of free addresses of a subnet after a change of its
 // space.
@@ -130,7 +114,7 @@ func (t *tx) recount(at time.Time, subnet string) {
 	}
 	d := *s
 	d.Free = free
-	t.putSubnetAt(at, &d)
+	t.c.state.subnets.setAt(t, at, s.ID, &d)
 }
 
 // attached returns the ENIs attached to the instance at the given time, by
@@ -138,7 +122,7 @@ func (t *tx) recount(at time.Time, subnet string) {
 func (t *tx) attached(instance string, at time.Time) []*ENI {
 	var found []*ENI
 	for id := range t.c.state.everAttached[instance] {
-		e := t.c.state.enis[id].at(at).viewAt(at)
+		e := t.eniAt(id, at)
 		if e != nil && e.Attachment != nil && e.Attachment.Instance == instance {
 			found = append(found, e)
 		}
@@ -155,7 +139,7 @@ func (t *tx) free(at time.Time, e *ENI) {
 	for _, p := range e.owned() {
 		space.release(p)
 	}
-	t.c.state.enis[e.ID].set(at, nil)
+	t.c.state.enis.setAt(t, at, e.ID, nil)
 	t.recount(at, e.Subnet)
 	if e.Type == "trunk" {
 		for _, b := range t.branches(e.ID) {
@@ -167,16 +151,11 @@ func (t *tx) free(at time.Time, e *ENI) {
 	t.pruneENIs()
 }
 
-// pruneENIs drops the histories of ENIs that were deleted too long ago for any lag.
+// pruneENIs drops the ENIs that were deleted too long ago for any lag from the index of
+// attached ENIs.
 func (t *tx) pruneENIs() {
-	for id, h := range t.c.state.enis {
-		if !h.expired(t.now) {
-			continue
-		}
-		delete(t.c.state.enis, id)
-		for _, ever := range t.c.state.everAttached {
-			delete(ever, id)
-		}
+	for _, ever := range t.c.state.everAttached {
+		maps.DeleteFunc(ever, func(id string, _ bool) bool { return t.c.state.enis[id] == nil })
 	}
 }
 

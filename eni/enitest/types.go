@@ -42,6 +42,10 @@ func typeOf(l instancetype.Limits) InstanceType {
 	t := InstanceType{
 		Name: l.Type, ENIs: l.Cards, IPv4PerENI: l.AddrsPerENI, IPv6PerENI: l.AddrsPerENI,
 		DefaultCard: l.DefaultCard, BareMetal: l.BareMetal,
+		VCPUs: l.VCPUs, MemoryMiB: l.MemoryMiB, EFAs: l.EFAs, Flexible: l.Flexible,
+	}
+	if firstLine(t.spec("network-info.ipv6-supported")) == "false" {
+		t.IPv6PerENI = 0
 	}
 	switch {
 	case l.BareMetal:

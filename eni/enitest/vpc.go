@@ -13,8 +13,7 @@ import (
 )
 
 // The kind of the association of a block with a VPC.
-var kindVPCBlock = kind{"vpc-cidr-assoc-", "vpc CIDR block association ID", "InvalidVpcCidrBlockAssociationID.NotFound",
-	"InvalidVpcCidrBlockAssociationId.Malformed"}
+var kindVPCBlock = kind{"vpc-cidr-assoc-", "vpc CIDR block association ID", "InvalidVpcCidrBlockAssociationID.NotFound", ""}
 
 func (t *tx) wireVPC(v *VPC) wireVPC {
 	return wireVPC{
@@ -96,6 +95,9 @@ func (t *tx) createVpc(in createVPCIn) (createVPCOut, error) {
 	if err != nil {
 		return createVPCOut{}, invalidValue("%v", err)
 	}
+	v = v.clone()
+	v.NoDNSHostnames = true
+	t.c.state.vpcs.set(t, v.ID, v)
 	return createVPCOut{t.wireVPC(v)}, nil
 }
 
@@ -106,37 +108,41 @@ type vpcIn struct {
 // deleteVpc deletes a VPC with its default security group, its main route table and
 // its default network ACL. It must not have anything else.
 func (t *tx) deleteVpc(in vpcIn) (wireReturn, error) {
-	v := t.c.state.vpcs[in.ID]
+	v := t.c.state.vpcs.found(t, in.ID)
 	if v == nil {
 		return wireReturn{}, kindVPC.unknown(in.ID)
 	}
 	s := &t.c.state
 	used := slices.ContainsFunc(existing(s.subnets, t.now), func(n *Subnet) bool { return n.VPC == v.ID })
-	for _, g := range s.groups {
+	for _, g := range s.groups.all(t.now) {
 		used = used || g.VPC == v.ID && g.Name != "default"
 	}
-	for _, r := range s.routeTables {
+	for _, r := range s.routeTables.all(t.now) {
 		used = used || r.VPC == v.ID && !r.Main
 	}
-	for _, a := range s.acls {
+	for _, a := range s.acls.all(t.now) {
 		used = used || a.VPC == v.ID && !a.Default
 	}
 	if used {
 		return wireReturn{}, errorf("DependencyViolation", "The vpc '%s' has dependencies and cannot be deleted.", v.ID)
 	}
-	deleteOf(s.groups, func(g *SecurityGroup) bool { return g.VPC == v.ID })
-	deleteOf(s.routeTables, func(r *RouteTable) bool { return r.VPC == v.ID })
-	deleteOf(s.acls, func(a *NetworkACL) bool { return a.VPC == v.ID })
-	delete(s.vpcs, v.ID)
-	return wireReturn{true}, nil
-}
-
-func deleteOf[T any](all map[string]T, remove func(T) bool) {
-	for id, v := range all {
-		if remove(v) {
-			delete(all, id)
+	for _, g := range s.groups.all(t.now) {
+		if g.VPC == v.ID {
+			s.groups.set(t, g.ID, nil)
 		}
 	}
+	for _, r := range s.routeTables.all(t.now) {
+		if r.VPC == v.ID {
+			s.routeTables.set(t, r.ID, nil)
+		}
+	}
+	for _, a := range s.acls.all(t.now) {
+		if a.VPC == v.ID {
+			s.acls.set(t, a.ID, nil)
+		}
+	}
+	s.vpcs.set(t, v.ID, nil)
+	return wireReturn{true}, nil
 }
 
 type associateBlockIn struct {
@@ -156,7 +162,7 @@ type associateBlockOut struct {
 
 func (t *tx) associateVpcCidrBlock(in associateBlockIn) (associateBlockOut, error) {
 	none := associateBlockOut{}
-	if t.c.state.vpcs[in.VPC] == nil {
+	if t.c.state.vpcs.found(t, in.VPC) == nil {
 		return none, kindVPC.unknown(in.VPC)
 	}
 	p := in.CIDR
@@ -171,9 +177,9 @@ func (t *tx) associateVpcCidrBlock(in associateBlockIn) (associateBlockOut, erro
 		}
 	}
 	if err := t.addVPCPrefix(in.VPC, p); err != nil {
-		return none, errorf("CidrConflict", "%v", err)
+		return none, errorf("InvalidVpc.Range", "The CIDR '%s' is invalid.", p)
 	}
-	id := t.c.state.vpcs[in.VPC].associationID(p)
+	id := t.c.state.vpcs.found(t, in.VPC).associationID(p)
 	if p.Addr().Is4() {
 		return associateBlockOut{IPv4: &wireCIDRVPC{id, p.String(), "associating"}, VPC: in.VPC}, nil
 	}
@@ -186,7 +192,7 @@ type disassociateBlockIn struct {
 
 func (t *tx) disassociateVpcCidrBlock(in disassociateBlockIn) (associateBlockOut, error) {
 	none := associateBlockOut{}
-	for _, v := range byID(t.c.state.vpcs) {
+	for _, v := range t.c.state.vpcs.all(t.now) {
 		for _, p := range slices.Concat(v.Prefixes, v.IPv6) {
 			if v.associationID(p) != in.ID {
 				continue
@@ -204,7 +210,7 @@ func (t *tx) disassociateVpcCidrBlock(in disassociateBlockIn) (associateBlockOut
 			next := v.clone()
 			other := func(q netip.Prefix) bool { return q == p }
 			next.Prefixes, next.IPv6 = slices.DeleteFunc(next.Prefixes, other), slices.DeleteFunc(next.IPv6, other)
-			t.c.state.vpcs[v.ID] = next
+			t.c.state.vpcs.set(t, v.ID, next)
 			if p.Addr().Is4() {
 				return associateBlockOut{IPv4: &wireCIDRVPC{in.ID, p.String(), "disassociating"}, VPC: v.ID}, nil
 			}
@@ -230,7 +236,7 @@ type createSubnetOut struct {
 
 func (t *tx) createSubnet(in createSubnetIn) (createSubnetOut, error) {
 	none := createSubnetOut{}
-	if t.c.state.vpcs[in.VPC] == nil {
+	if t.c.state.vpcs.found(t, in.VPC) == nil {
 		return none, kindVPC.unknown(in.VPC)
 	}
 	zone := in.Zone
@@ -276,7 +282,7 @@ type subnetIn struct {
 }
 
 func (t *tx) deleteSubnet(in subnetIn) (wireReturn, error) {
-	s := t.subnet(in.ID)
+	s := t.c.state.subnets.found(t, in.ID)
 	if s == nil {
 		return wireReturn{}, kindSubnet.unknown(in.ID)
 	}
@@ -287,14 +293,16 @@ func (t *tx) deleteSubnet(in subnetIn) (wireReturn, error) {
 	if used {
 		return wireReturn{}, errorf("DependencyViolation", "The subnet '%s' has dependencies and cannot be deleted.", s.ID)
 	}
-	for id, r := range t.c.state.routeTables {
+	for _, r := range t.c.state.routeTables.all(t.now) {
 		r = r.clone()
 		r.Associations = slices.DeleteFunc(r.Associations, func(a RouteAssociation) bool { return a.Subnet == s.ID })
-		t.c.state.routeTables[id] = r
+		t.c.state.routeTables.set(t, r.ID, r)
 	}
-	for _, a := range t.c.state.acls {
+	for _, a := range t.c.state.acls.all(t.now) {
+		a = a.clone()
 		a.Associations = slices.DeleteFunc(a.Associations, func(as ACLAssociation) bool { return as.Subnet == s.ID })
+		t.c.state.acls.set(t, a.ID, a)
 	}
-	t.c.state.subnets[s.ID].set(t.now, nil)
+	t.c.state.subnets.set(t, s.ID, nil)
 	return wireReturn{true}, nil
 }

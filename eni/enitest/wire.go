@@ -80,6 +80,7 @@ type wireAttachment struct {
 	Status              string `xml:"status"`
 	AttachTime          string `xml:"attachTime"`
 	DeleteOnTermination bool   `xml:"deleteOnTermination"`
+	EnaQueues           int    `xml:"enaQueueCount,omitempty"`
 }
 
 type wireTracking struct {
@@ -153,6 +154,8 @@ type wireMetadataOptions struct {
 	HopLimit   int    `xml:"httpPutResponseHopLimit"`
 	Endpoint   string `xml:"httpEndpoint"`
 	Tags       string `xml:"instanceMetadataTags"`
+	IPv4       string `xml:"httpProtocolIpv4"`
+	IPv6       string `xml:"httpProtocolIpv6"`
 }
 
 type wireInstance struct {
@@ -175,7 +178,42 @@ type wireInstance struct {
 	NetworkInterfaces list[wireENI]       `xml:"networkInterfaceSet"`
 	MetadataOptions   wireMetadataOptions `xml:"metadataOptions"`
 	Operator          wireOperator        `xml:"operator"`
-	Tags              list[wireTag]       `xml:"tagSet"`
+	Architecture      string              `xml:"architecture"`
+	CPU               *wireCPUOptions     `xml:"cpuOptions"`
+	wireMachine
+	Tags list[wireTag] `xml:"tagSet"`
+}
+
+type wireCPUOptions struct {
+	Cores   string `xml:"coreCount"`
+	Threads string `xml:"threadsPerCore"`
+}
+
+// wireMachine are the properties of an instance that all instances have alike.
+type wireMachine struct {
+	Hypervisor     string `xml:"hypervisor"`
+	Virtualization string `xml:"virtualizationType"`
+	RootName       string `xml:"rootDeviceName"`
+	RootType       string `xml:"rootDeviceType"`
+	EBSOptimized   bool   `xml:"ebsOptimized"`
+	ENA            bool   `xml:"enaSupport"`
+	Monitoring     string `xml:"monitoring>state"`
+	Platform       string `xml:"platformDetails"`
+	Usage          string `xml:"usageOperation"`
+	Enclave        bool   `xml:"enclaveOptions>enabled"`
+	Hibernation    bool   `xml:"hibernationOptions>configured"`
+	AutoRecovery   string `xml:"maintenanceOptions>autoRecovery"`
+	Capacity       string `xml:"capacityReservationSpecification>capacityReservationPreference"`
+	Bandwidth      string `xml:"networkPerformanceOptions>bandwidthWeighting"`
+	Hostname       string `xml:"privateDnsNameOptions>hostnameType"`
+	RecordA        bool   `xml:"privateDnsNameOptions>enableResourceNameDnsARecord"`
+	RecordAAAA     bool   `xml:"privateDnsNameOptions>enableResourceNameDnsAAAARecord"`
+}
+
+// machine is the wireMachine of every instance.
+var machine = wireMachine{
+	Hypervisor: "xen", Virtualization: "hvm", RootName: "/dev/xvda", RootType: "ebs", ENA: true, Monitoring: "disabled",
+	Platform: "Linux/UNIX", Usage: "RunInstances", AutoRecovery: "default", Capacity: "open", Bandwidth: "default", Hostname: "ip-name",
 }
 
 type wireReservation struct {
@@ -206,7 +244,15 @@ type wireSubnet struct {
 	DefaultForAZ       bool                     `xml:"defaultForAz"`
 	MapPublic          bool                     `xml:"mapPublicIpOnLaunch"`
 	AssignIPv6         bool                     `xml:"assignIpv6AddressOnCreation"`
+	DNS64              bool                     `xml:"enableDns64"`
+	DNSOptions         wireDNSOptions           `xml:"privateDnsNameOptionsOnLaunch"`
 	Tags               list[wireTag]            `xml:"tagSet"`
+}
+
+type wireDNSOptions struct {
+	HostnameType string `xml:"hostnameType"`
+	RecordA      bool   `xml:"enableResourceNameDnsARecord"`
+	RecordAAAA   bool   `xml:"enableResourceNameDnsAAAARecord"`
 }
 
 type wireIPv6CIDRSubnet struct {

@@ -13,7 +13,8 @@
 // # Unknown types
 //
 // The table has the types of amazon-vpc-resource-controller-k8s and
-// amazon-vpc-cni-k8s. AWS adds types every month, so a program must expect that
+// amazon-vpc-cni-k8s. The vCPUs, the memory and the EFAs come from published answers of
+// DescribeInstanceTypes, which not every type has. AWS adds types every month, so a program must expect that
 // Lookup reports false. It can then ask EC2 (ec2:DescribeInstanceTypes, as the
 // Client of package eni does) and store the answer in a [Limits] of its own, or
 // assume [Safe]. To list the types that the AWS SDK names and the table lacks, run in

@@ -23,6 +23,14 @@ func ExampleLookup() {
 	// zz1.large (default): ENIs by card [2], 3 slots an ENI, 0 branch ENIs
 }
 
+// The table has the size of a type, its EFAs, and the ENIs that it allows in addition if the
+// ENA queues are assigned flexibly.
+func ExampleLookup_attributes() {
+	l, _ := instancetype.Lookup("c6in.32xlarge")
+	fmt.Printf("%d vCPUs, %d MiB, %d EFAs, ENIs by card %v and %v more\n", l.VCPUs, l.MemoryMiB, l.EFAs, l.Cards, l.Flexible)
+	// Output: 128 vCPUs, 262144 MiB, 2 EFAs, ENIs by card [8 8] and [4 4] more
+}
+
 // The types of a family that support prefix delegation but no trunk ENI.
 func ExampleAll() {
 	for l := range instancetype.All() {
@@ -60,6 +68,6 @@ func ExampleLimits_MaxPods() {
 // EKS gives a managed node of 2 vCPUs at most 110 pods.
 func ExampleEKSCap() {
 	l, _ := instancetype.Lookup("m5.large")
-	fmt.Println(l.MaxPods(instancetype.PodMode{Prefixes: true, Cap: instancetype.EKSCap(2)}))
+	fmt.Println(l.MaxPods(instancetype.PodMode{Prefixes: true, Cap: instancetype.EKSCap(l.VCPUs)}))
 	// Output: 110
 }

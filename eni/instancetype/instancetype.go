@@ -34,14 +34,22 @@ type Limits struct {
 	Trunk    bool
 	Branches int
 	// EFAKnown says that the source states the number of EFAs. EC2 states it; the
-	// table does not have it.
+	// table does not have it for every type.
 	EFAKnown bool
 	// EFAs is the maximum number of ENIs with an Elastic Fabric Adapter. It is 0
 	// if the type supports none or if EFAKnown is false.
 	EFAs int
 	// VCPUs is the default number of vCPUs, the argument of [EKSCap], or 0 if the
-	// source does not state it. EC2 states it; the table does not have it.
+	// source does not state it. EC2 states it; the table does not have it for every
+	// type.
 	VCPUs int
+	// MemoryMiB is the memory in MiB, or 0 if the source does not state it.
+	MemoryMiB int
+	// Flexible holds the number of ENIs that each network card allows in addition to
+	// Cards if their ENA queues are assigned flexibly, by card index. It is nil if there
+	// are none or if the source does not state it. See
+	// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_NetworkCardInfo.html.
+	Flexible []int
 	// Source is the origin of the limits: "table" after Lookup, "default" after
 	// Safe, and "ec2" if the Client of package eni asked EC2.
 	Source string
@@ -57,12 +65,17 @@ type profile struct {
 	trunkKnown  bool
 	trunk       bool
 	branches    int
+	efaKnown    bool
+	efas        int
+	flexible    string
 }
 
 // typeRow assigns a profile to an instance type.
 type typeRow struct {
-	name    string
-	profile uint8
+	name      string
+	profile   uint8
+	vcpus     uint16
+	memoryMiB uint32
 }
 
 // Lookup returns the limits of an instance type from the built-in table. It reports
@@ -102,10 +115,14 @@ func (r typeRow) limits() Limits {
 	p := profiles[r.profile]
 	l := Limits{
 		Type: r.name, DefaultCard: p.defaultCard, AddrsPerENI: p.perENI, Nitro: p.nitro, BareMetal: p.bareMetal,
-		TrunkKnown: p.trunkKnown, Trunk: p.trunk, Branches: p.branches, Source: "table",
+		TrunkKnown: p.trunkKnown, Trunk: p.trunk, Branches: p.branches,
+		EFAKnown: p.efaKnown, EFAs: p.efas, VCPUs: int(r.vcpus), MemoryMiB: int(r.memoryMiB), Source: "table",
 	}
 	for _, n := range []byte(p.cards) {
 		l.Cards = append(l.Cards, int(n))
+	}
+	for _, n := range []byte(p.flexible) {
+		l.Flexible = append(l.Flexible, int(n))
 	}
 	return l
 }

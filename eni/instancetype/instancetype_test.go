@@ -4,8 +4,10 @@ package instancetype_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/csv"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -49,6 +51,47 @@ func TestTable(t *testing.T) {
 	}
 	if n != len(rows)-1 {
 		t.Errorf("All lists %d types, the data has %d", n, len(rows)-1)
+	}
+}
+
+// TestAttributes compares the vCPUs, memory and EFAs of the table with the answers of
+// DescribeInstanceTypes that they were generated from.
+func TestAttributes(t *testing.T) {
+	data, err := os.ReadFile("../enitest/instance-types.csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := csv.NewReader(bytes.NewReader(data)).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	column := func(row []string, name string) string {
+		return cmp.Or(row[slices.Index(rows[0], name)], "0")
+	}
+	known := map[string]bool{}
+	for _, row := range rows[1:] {
+		known[row[0]] = true
+		l, ok := instancetype.Lookup(row[0])
+		if !ok {
+			t.Errorf("%s is not in the table", row[0])
+			continue
+		}
+		got := []string{strconv.Itoa(l.VCPUs), strconv.Itoa(l.MemoryMiB), strconv.Itoa(l.EFAs)}
+		want := []string{
+			column(row, "vcpu-info.default-vcpus"), column(row, "memory-info.size-in-mib"),
+			column(row, "network-info.efa-info.maximum-efa-interfaces"),
+		}
+		if !slices.Equal(got, want) || !l.EFAKnown || l.VCPUs == 0 || l.MemoryMiB == 0 {
+			t.Errorf("%s: vCPUs, memory and EFAs %v, known %t; want %v", row[0], got, l.EFAKnown, want)
+		}
+	}
+	for l := range instancetype.All() {
+		if !known[l.Type] && (l.EFAKnown || l.VCPUs != 0 || l.MemoryMiB != 0 || l.Flexible != nil) {
+			t.Errorf("%s: got %+v, want no attributes without a source", l.Type, l)
+		}
+	}
+	if l, _ := instancetype.Lookup("c6in.32xlarge"); !slices.Equal(l.Flexible, []int{4, 4}) {
+		t.Errorf("c6in.32xlarge: %v additional ENIs by card, want 4 and 4", l.Flexible)
 	}
 }
 

@@ -17,7 +17,24 @@
 //	GET /calls        the number of calls by action; DELETE /calls resets them
 //	GET /audit        the last calls
 //	GET /events       a stream of the changes of ENIs, one line of JSON for each
+//	PUT /lag          change the lags: {"Describe": "5s", "Write": "2s", "Metadata": "1s"}
+//	PUT /delays       change the durations: {"Attach": "3s", "Stop": "20s", "Call": "50ms"}
 //	POST /faults      add a fault: {"Action": "CreateNetworkInterface", "Delay": "2s"}
-//	DELETE /faults/1  remove the fault with that ID
+//	GET /faults       the faults with their IDs; DELETE /faults/1 removes one
 //	POST /denials     deny an action: {"Action": "CreateTags"}; DELETE allows it
+//	GET /denials      the denied actions
+//	POST /foreign-enis  add an ENI of a service: {"Subnet": "subnet-1", "Service": "nat"}
+//
+// The stream of events begins with one event for each ENI that is attached now, so that
+// a data plane can follow from any time. The events are those of enitest.Event: attached,
+// detached, assigned and unassigned. A stream whose reader falls behind by more than
+// 1,024 events ends.
+//
+// To try it, start it on fixed ports and use the AWS CLI with any credentials:
+//
+//	go run ./examples/ec2sim -listen 127.0.0.1:8800 -control 127.0.0.1:8801 -metadata 127.0.0.1:8900
+//	export AWS_ENDPOINT_URL=http://127.0.0.1:8800 AWS_REGION=us-west-2
+//	export AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any
+//	aws ec2 describe-network-interfaces
+//	curl -sN http://127.0.0.1:8801/events
 package main

@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/smithy-go"
 	"github.com/google/go-cmp/cmp"
 
@@ -174,7 +175,14 @@ func TestControl(t *testing.T) {
 	}
 	id := *out.Instances[0].InstanceId
 	var event enitest.Event
-	if err := json.NewDecoder(events.Body).Decode(&event); err != nil || event.Op != enitest.Attached || event.Instance != id {
+	stream := json.NewDecoder(events.Body)
+	for n := range 3 {
+		if err := stream.Decode(&event); err != nil || event.Op != enitest.Attached || event.Instance == "" {
+			t.Errorf("event %d: got %+v and error %v, want the attachment of a primary ENI", n, event, err)
+		}
+	}
+	event = enitest.Event{}
+	if err := stream.Decode(&event); err != nil || event.Op != enitest.Attached || event.Instance != id {
 		t.Errorf("got event %+v and error %v, want the attachment to %s", event, err, id)
 	}
 	var now summary
@@ -200,10 +208,16 @@ func TestControl(t *testing.T) {
 		}
 	}
 	describe("InternalError")
+	if _, text := request(t, http.MethodGet, a.Control+"/faults", ""); !strings.Contains(text, `[{"ID":1,"Action":"DescribeVpcs"`) {
+		t.Errorf("got faults %s, want the one with ID 1", text)
+	}
 	request(t, http.MethodDelete, a.Control+"/faults/1", "")
 	describe("")
 	request(t, http.MethodPost, a.Control+"/denials", `{"Action": "DescribeVpcs"}`)
 	describe("UnauthorizedOperation")
+	if _, text := request(t, http.MethodGet, a.Control+"/denials", ""); strings.TrimSpace(text) != `[{"Action":"DescribeVpcs"}]` {
+		t.Errorf("got denials %s, want DescribeVpcs", text)
+	}
 	request(t, http.MethodDelete, a.Control+"/denials", `{"Action": "DescribeVpcs"}`)
 	describe("")
 	for path, body := range map[string]string{
@@ -222,6 +236,55 @@ func TestControl(t *testing.T) {
 	if _, text := request(t, http.MethodGet, a.Control+"/audit", ""); !strings.Contains(text, `"Code":"UnauthorizedOperation"`) {
 		t.Errorf("got audit log %s, want the denied call", text)
 	}
+}
+
+// TestControlSettings changes lags and delays over the control endpoint and adds an ENI of
+// a service.
+func TestControlSettings(t *testing.T) {
+	a, stop := start(t, "-control", "127.0.0.1:0")
+	defer stop()
+	client := ec2.New(ec2.Options{Region: a.Region, BaseEndpoint: &a.EC2, Credentials: aws.AnonymousCredentials{}, RetryMaxAttempts: 1})
+	put := func(path, body string, want int) string {
+		t.Helper()
+		method := http.MethodPut
+		if path == "/foreign-enis" {
+			method = http.MethodPost
+		}
+		status, text := request(t, method, a.Control+path, body)
+		if status != want {
+			t.Errorf("%s %s: got status %d and %q, want %d", path, body, status, text, want)
+		}
+		return text
+	}
+	state := func() types.InstanceStateName {
+		out, err := client.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{})
+		if err != nil || len(out.Reservations) == 0 {
+			return ""
+		}
+		return out.Reservations[0].Instances[0].State.Name
+	}
+	put("/delays", `{"Stop": "1h"}`, http.StatusOK)
+	if _, err := client.StopInstances(t.Context(), &ec2.StopInstancesInput{InstanceIds: []string{a.Instances[0].ID}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := state(); got != types.InstanceStateNameStopping {
+		t.Errorf("got state %q, want stopping", got)
+	}
+	if _, text := request(t, http.MethodGet, a.Control+"/", ""); !strings.Contains(text, `"state":"stopping"`) {
+		t.Errorf("got %s, want an instance that is stopping", text)
+	}
+	put("/lag", `{"Describe": "9m"}`, http.StatusOK)
+	if got := state(); got != "" {
+		t.Errorf("under lag: got state %q, want no instance", got)
+	}
+	put("/lag", `{}`, http.StatusOK)
+	if text := put("/foreign-enis", `{"Subnet": "`+a.Subnets[0]+`", "Service": "nat"}`, http.StatusOK); !strings.Contains(text, `"RequesterManaged":true`) {
+		t.Errorf("got %s, want an ENI that its requester manages", text)
+	}
+	put("/foreign-enis", `{"Subnet": "`+a.Subnets[0]+`", "Service": "moon"}`, http.StatusBadRequest)
+	put("/lag", `{"Describe": "-1s"}`, http.StatusBadRequest)
+	put("/lag", `{"Describes": "1s"}`, http.StatusBadRequest)
+	put("/delays", `{"Attach": "soon"}`, http.StatusBadRequest)
 }
 
 // TestMetadataPorts checks that the metadata of the instances has the given ports,

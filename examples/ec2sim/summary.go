@@ -26,6 +26,7 @@ type summary struct {
 type instance struct {
 	ID       string   `json:"id"`
 	Type     string   `json:"type"`
+	State    string   `json:"state"`
 	Metadata string   `json:"metadata"`
 	Subnet   string   `json:"subnet"`
 	ENIs     []string `json:"enis"`
@@ -117,7 +118,7 @@ func (s *simulator) summarize(ctx context.Context) (summary, error) {
 		if err != nil {
 			return summary{}, err
 		}
-		a.Instances = append(a.Instances, instance{i.ID, i.Type, url, i.Subnet, enis[i.ID]})
+		a.Instances = append(a.Instances, instance{i.ID, i.Type, i.State(time.Now()), url, i.Subnet, enis[i.ID]})
 	}
 	return a, nil
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/csv"
 	"os"
 	"strings"
 	"testing"
@@ -19,7 +20,15 @@ func TestGenerated(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table, err := generate(rows)
+	known, err := os.ReadFile("../../instancetype/" + specsFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	attributes, err := readSpecs(known)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := generate(rows, attributes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,12 +73,52 @@ a1.large,3,10,nitro,false,0,0:3,true,9
 	}
 }
 
+// TestConvert converts an answer with a number, a list, an absent attribute and the
+// attributes of two network cards.
+func TestConvert(t *testing.T) {
+	out, err := convert(strings.NewReader(`{"InstanceTypes": [{
+		"InstanceType": "b1.large", "VCpuInfo": {"DefaultVCpus": 2}, "MemoryInfo": {"SizeInMiB": 4096},
+		"ProcessorInfo": {"SustainedClockSpeedInGhz": 3.0, "SupportedArchitectures": ["i386", "x86_64"]},
+		"NetworkInfo": {"EfaInfo": {"MaximumEfaInterfaces": 1}, "NetworkCards": [
+			{"AdditionalFlexibleNetworkInterfaces": 0}, {"AdditionalFlexibleNetworkInterfaces": 4}]},
+		"SupportedUsageClasses": ["spot"], "FreeTierEligible": false
+	}, {"InstanceType": "a1.large"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := csv.NewReader(bytes.NewReader(out)).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for i, name := range rows[0] {
+		if rows[2][i] != "" {
+			got[name] = rows[2][i]
+		}
+	}
+	want := map[string]string{
+		"instance-type": "b1.large", columnVCPUs: "2", columnMemory: "4096", columnEFAs: "1", columnFlexible: "0|4",
+		"processor-info.sustained-clock-speed-in-ghz": "3", "processor-info.supported-architecture": "i386|x86_64",
+		"supported-usage-class": "spot", "free-tier-eligible": "false",
+	}
+	if diff := cmp.Diff(want, got); diff != "" || rows[1][0] != "a1.large" {
+		t.Errorf("first row %q, second row (-want +got):\n%s", rows[1], diff)
+	}
+	all, err := readSpecs(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]specs{"a1.large": {}, "b1.large": {2, 4096, 1, "\x00\x04"}}, all, cmp.AllowUnexported(specs{})); diff != "" {
+		t.Errorf("specs (-want +got):\n%s", diff)
+	}
+}
+
 func TestGenerateRefuses(t *testing.T) {
 	for cards, want := range map[string]string{
 		"1:4":   `b1.large: cards "1:4" are not numbered from 0`,
 		"0:300": `b1.large: strconv.ParseUint: parsing "300": value out of range`,
 	} {
-		_, err := generate([][]string{{"b1.large", "2", "4", "nitro", "false", "0", cards, "", ""}})
+		_, err := generate([][]string{{"b1.large", "2", "4", "nitro", "false", "0", cards, "", ""}}, nil)
 		if err == nil || err.Error() != want {
 			t.Errorf("%s: error %v, want %s", cards, err, want)
 		}
