@@ -3,147 +3,213 @@
 package enitest_test
 
 import (
-	"context"
-	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// cli runs the AWS CLI against a Cloud.
-type cli struct {
-	path, endpoint string
-	env            []string
-}
-
-func newCLI(t *testing.T, c *enitest.Cloud) cli {
+// serveCLI serves a Cloud until the test ends, and returns the environment of a shell
+// that calls the AWS CLI with it.
+func serveCLI(t *testing.T, c *enitest.Cloud) []string {
 	t.Helper()
-	path, err := exec.LookPath("aws")
-	if err != nil {
-		t.Skip("the AWS CLI is not installed (Debian package awscli)")
-	}
 	srv := must(c.Listen(t.Context(), ""))(t)
 	t.Cleanup(func() {
 		if err := srv.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return cli{path, srv.EC2URL, []string{
-		"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=secret", "AWS_DEFAULT_REGION=us-west-2", "AWS_PAGER=",
-		"AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_EC2_METADATA_DISABLED=true",
-		"LC_ALL=C.UTF-8",
-	}}
+	return append(clientEnv(c.Region()), "ENDPOINT="+srv.EC2URL)
 }
 
-// run returns what `aws ec2 ARGS` prints, or its error text.
-func (c cli) run(t *testing.T, args ...string) string {
+// newNodes returns a Cloud with a VPC as the walkthroughs of EKS show it: a subnet in
+// each of three zones, and a node with a public address in each of them.
+func newNodes(t *testing.T) *enitest.Cloud {
 	t.Helper()
-	return c.service(t, "ec2", args...)
+	cloud := enitest.New(enitest.Config{Region: "us-east-1"})
+	vpc := must(cloud.AddVPC(enitest.VPCInput{
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("2001:db8::/56")}, Tags: map[string]string{"Name": "myeks-VPC"},
+	}))(t)
+	for i, node := range []struct{ subnet, ipv6, addr string }{
+		{"192.168.0.0/22", "2001:db8::/64", "192.168.2.202"},
+		{"192.168.4.0/22", "2001:db8:0:1::/64", "192.168.7.237"},
+		{"192.168.8.0/22", "2001:db8:0:2::/64", "192.168.11.105"},
+	} {
+		subnet := must(cloud.AddSubnet(enitest.SubnetInput{
+			VPC: vpc.ID, Zone: cloud.Zones()[i], Prefix: netip.MustParsePrefix(node.subnet), IPv6: netip.MustParsePrefix(node.ipv6), MapPublic: true,
+		}))(t)
+		must(cloud.RunInstance(enitest.InstanceInput{
+			Subnet: subnet.ID, Type: "t3.medium", Addr: netip.MustParseAddr(node.addr), Tags: map[string]string{"Name": "myeks-1nd-node-group"},
+		}))(t)
+	}
+	return cloud
 }
 
-// service returns what the command of a service prints, or its error text.
-func (c cli) service(t *testing.T, service string, args ...string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, c.path, append([]string{service, "--endpoint-url", c.endpoint, "--output", "text"}, args...)...)
-	cmd.Env = append(cmd.Environ(), c.env...)
-	out, err := cmd.Output()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return strings.TrimSpace(string(exit.Stderr))
+// subnetAt returns the subnet with the given prefix.
+func subnetAt(cloud *enitest.Cloud, prefix string) enitest.Subnet {
+	for _, s := range cloud.Subnets() {
+		if s.Prefix.String() == prefix {
+			return s
+		}
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(string(out))
+	return enitest.Subnet{}
 }
 
-// TestAWSCLI creates, attaches, changes, detaches and deletes an ENI with the AWS
-// CLI.
+// instanceIn returns the ID of the instance in a subnet.
+func instanceIn(cloud *enitest.Cloud, subnet string) string {
+	for _, e := range cloud.ENIs() {
+		if e.Subnet == subnet && e.Attachment != nil {
+			return e.Attachment.Instance
+		}
+	}
+	return ""
+}
+
+// TestAWSCLI types the commands of the files in testdata/awscli into a shell,
+// and compares what they print with the lines that follow them there. With -update it
+// rewrites these lines.
 func TestAWSCLI(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the AWS CLI takes a second a call")
 	}
-	t.Parallel()
-	w := newWorld(t, setup{ipv6: true})
-	aws := newCLI(t, w.Cloud)
-	id := aws.run(t, "create-network-interface", "--subnet-id", w.subnet.ID, "--description", "by hand",
-		"--tag-specifications", "ResourceType=network-interface,Tags=[{Key=app,Value=x}]",
-		"--query", "NetworkInterface.NetworkInterfaceId")
-	attachment := aws.run(t, "attach-network-interface", "--network-interface-id", id, "--instance-id", w.instance.ID,
-		"--device-index", "1", "--query", "AttachmentId")
-	for _, step := range []struct{ args, want string }{
-		{"assign-private-ip-addresses --network-interface-id ENI --ipv4-prefix-count 1 --query AssignedIpv4Prefixes[].Ipv4Prefix", "10.0.1.16/28"},
-		{"assign-ipv6-addresses --network-interface-id ENI --ipv6-addresses 2001:db8:1:2::9 --query AssignedIpv6Addresses", "2001:db8:1:2::9"},
-		{"describe-instances --instance-ids INSTANCE --query Reservations[].Instances[].NetworkInterfaces[].Attachment.DeviceIndex", "0\t1"},
-		{"describe-network-interfaces --filters Name=tag:app,Values=x --page-size 5 " +
-			"--query NetworkInterfaces[].[Status,PrivateIpAddress,Description]", "in-use\t10.0.1.5\tby hand"},
-		{"describe-instance-types --instance-types m5.large --query InstanceTypes[].NetworkInfo.Ipv4AddressesPerInterface", "10"},
-		{"describe-subnets --query Subnets[].AvailableIpAddressCount", "233"},
-		{"delete-network-interface --network-interface-id ENI",
-			"An error occurred (InvalidParameterValue) when calling the DeleteNetworkInterface operation: " +
-				"Network interface 'ENI' is currently in use."},
-		{"detach-network-interface --attachment-id ATTACHMENT", ""},
-		{"delete-network-interface --network-interface-id ENI --dry-run",
-			"An error occurred (DryRunOperation) when calling the DeleteNetworkInterface operation: " +
-				"Request would have succeeded, but DryRun flag is set."},
-		{"delete-network-interface --network-interface-id ENI", ""},
-		{"describe-network-interfaces --network-interface-ids ENI",
-			"An error occurred (InvalidNetworkInterfaceID.NotFound) when calling the DescribeNetworkInterfaces operation: " +
-				"The networkInterface ID 'ENI' does not exist"},
-	} {
-		names := strings.NewReplacer("ENI", id, "INSTANCE", w.instance.ID, "ATTACHMENT", attachment)
-		got := aws.run(t, strings.Fields(names.Replace(step.args))...)
-		if diff := cmp.Diff(names.Replace(step.want), got); diff != "" {
-			t.Errorf("aws ec2 %s (-want +got):\n%s", step.args, diff)
-		}
-	}
-}
-
-// TestAWSCLINetwork calls STS and the actions on what surrounds the ENIs with the AWS
-// CLI.
-func TestAWSCLINetwork(t *testing.T) {
-	if testing.Short() {
-		t.Skip("the AWS CLI takes a second a call")
+	if _, err := exec.LookPath("aws"); err != nil {
+		t.Skip("the AWS CLI is not installed (Debian package awscli)")
 	}
 	t.Parallel()
-	w := newWorld(t, setup{})
-	aws := newCLI(t, w.Cloud)
-	if got := aws.service(t, "sts", "get-caller-identity", "--query", "[Account,Arn]"); got != "123456789012\tarn:aws:iam::123456789012:user/AKIATEST" {
-		t.Errorf("get-caller-identity: got %q", got)
+	files, err := filepath.Glob("testdata/awscli/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("got %d scripts, error %v", len(files), err)
 	}
-	table := w.RouteTables()[0].ID
-	for _, step := range []struct{ args, want string }{
-		{"wait instance-status-ok --instance-ids INSTANCE", ""},
-		{"create-route --route-table-id TABLE --destination-cidr-block 0.0.0.0/0 --gateway-id igw-1", "True"},
-		{"describe-route-tables --query RouteTables[].Routes[].[DestinationCidrBlock,GatewayId]", "10.0.0.0/16\tlocal\n0.0.0.0/0\tigw-1"},
-		{"describe-regions --region-names us-east-1 --query Regions[].Endpoint", "ec2.us-east-1.amazonaws.com"},
-		{"create-security-group --group-name pods --description d --vpc-id VPC --query GroupId", "GROUP"},
-		{"run-instances --image-id ami-1 --subnet-id SUBNET --security-group-ids GROUP " +
-			"--tag-specifications ResourceType=network-interface,Tags=[{Key=who,Value=me}] --query Instances[].State.Name", "running"},
-		{"describe-network-interfaces --filters Name=tag:who,Values=me --query NetworkInterfaces[].Groups[].GroupName", "pods"},
-	} {
-		names := strings.NewReplacer("INSTANCE", w.instance.ID, "TABLE", table, "VPC", w.vpc.ID, "SUBNET", w.subnet.ID, "GROUP", groupNamed(w.Cloud, "pods"))
-		got := aws.run(t, strings.Fields(names.Replace(step.args))...)
-		names = strings.NewReplacer("GROUP", groupNamed(w.Cloud, "pods"))
-		if diff := cmp.Diff(names.Replace(step.want), got); diff != "" {
-			t.Errorf("aws ec2 %s (-want +got):\n%s", step.args, diff)
+	var calls, disliked atomic.Int64
+	t.Run("scripts", func(t *testing.T) {
+		for _, file := range files {
+			t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+				t.Parallel()
+				cloud := newNodes(t)
+				disliked.Add(int64(runScript(t, cloud, file)))
+				calls.Add(int64(allCalls(cloud)))
+				checkInvariants(t, cloud)
+			})
 		}
-	}
+	})
+	logClient(t, cliVersion(t), int(calls.Load()), int(disliked.Load()))
 }
 
-// groupNamed returns the ID of the security group with the given name.
-func groupNamed(c *enitest.Cloud, name string) string {
-	for _, g := range c.SecurityGroups() {
-		if g.Name == name {
-			return g.ID
+// runScript types the commands of a file and returns the number of lines that differ.
+func runScript(t *testing.T, cloud *enitest.Cloud, file string) int {
+	t.Helper()
+	env := serveCLI(t, cloud)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	subnet := subnetAt(cloud, "192.168.0.0/22")
+	got := typed(t, string(text), append(env, "VPC="+cloud.VPCs()[0].ID, "SUBNET="+subnet.ID, "INSTANCE="+instanceIn(cloud, subnet.ID)))
+	if flag.Lookup("update").Value.String() == "true" {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil { //nolint:gosec // a test's data
+			t.Fatal(err)
 		}
 	}
-	return ""
+	diff := cmp.Diff(strings.Split(string(text), "\n"), strings.Split(got, "\n"))
+	if diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	return strings.Count(diff, "\n+")
+}
+
+// typed runs the commands of a script in one shell, and returns the script with what
+// they printed, and "failed" after each command that failed.
+func typed(t *testing.T, script string, env []string) string {
+	t.Helper()
+	var commands, comments []string
+	input := `aws() { command aws --endpoint-url "$ENDPOINT" "$@"; }` + "\n"
+	for line := range strings.Lines(script) {
+		line = strings.TrimSuffix(line, "\n")
+		if command, ok := strings.CutPrefix(line, "$ "); ok {
+			commands = append(commands, command)
+			input += "printf '\\n$\\n'\n" + command + " || echo failed\n"
+		} else if strings.HasPrefix(line, "#") {
+			comments = append(comments, line+"\n")
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", "exec 2>&1\n"+input)
+	cmd.Env = env
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	blocks := strings.Split("\n"+string(out), "\n$\n")[1:]
+	if len(blocks) != len(commands) {
+		t.Fatalf("%d outputs of %d commands:\n%s", len(blocks), len(commands), out)
+	}
+	text := strings.Join(comments, "")
+	for i, block := range blocks {
+		text += "$ " + commands[i] + "\n" + normalized(block)
+	}
+	return numbered(text)
+}
+
+// runs are what tables align their cells with, and the tabs of text output.
+var runs = regexp.MustCompile(`-{3,}|[ \t]+`)
+
+// normalized returns an output without empty lines and with each run of hyphens or of
+// blanks shortened, as the width of a column follows that of its cells.
+func normalized(output string) string {
+	var b strings.Builder
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(runs.ReplaceAllStringFunc(line, func(run string) string {
+			if run[0] == '-' {
+				return "---"
+			}
+			return " "
+		}))
+		if line != "" {
+			b.WriteString(line + "\n")
+		}
+	}
+	return b.String()
+}
+
+// made matches the IDs and public addresses that a Cloud makes up.
+var made = regexp.MustCompile(`\b([a-z]+(?:-attach|-assoc)?)-[0-9a-f]{17}\b|\b198\.1[89]\.[0-9.]+\b`)
+
+// numbered returns the text with the IDs of each kind replaced by eni-1, eni-2 and so
+// on in the order of their appearance, except for those that scripts contain.
+func numbered(text string) string {
+	names, next := map[string]string{}, map[string]int{}
+	return made.ReplaceAllStringFunc(text, func(id string) string {
+		if strings.HasSuffix(id, "-0123456789abcdef0") {
+			return id
+		}
+		if names[id] == "" {
+			kind := "public"
+			if i := strings.LastIndex(id, "-"); i >= 0 {
+				kind = id[:i]
+			}
+			next[kind]++
+			names[id] = fmt.Sprintf("%s-%d", kind, next[kind])
+		}
+		return names[id]
+	})
+}
+
+// cliVersion returns the name and version of the AWS CLI, like "aws-cli 2.9.19".
+func cliVersion(t *testing.T) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "aws", "--version").CombinedOutput()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, _, _ := strings.Cut(string(out), " ")
+	return strings.Replace(name, "/", " ", 1)
 }

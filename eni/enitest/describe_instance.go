@@ -115,7 +115,7 @@ func (t *tx) wireInstance(i *Instance) wireInstance {
 		ID: i.ID, ImageID: i.Image, State: stateOf(i.State(t.view)), InstanceType: i.Type, LaunchTime: stamp(latest(i.LaunchedAt, i.StartedAt)),
 		Placement: wirePlacement{i.Zone, t.zoneID(i.Zone), "default"},
 		SubnetID:  i.Subnet, VPCID: i.VPC, Tags: wireTags(i.Tags),
-		MetadataOptions: wireMetadataOptions{"applied", "required", 2, "enabled", "disabled", "enabled", "disabled"},
+		MetadataOptions: wireMetadataOptions{"applied", "required", 2, "enabled", "disabled", "disabled"},
 		LaunchIndex:     i.LaunchIndex, Architecture: t.architecture(i), wireMachine: machine,
 	}
 	if cores := t.typeOf(i).spec("vcpu-info.default-cores"); cores != nil {

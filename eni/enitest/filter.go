@@ -49,7 +49,7 @@ func (t *tx) moreInstanceFilters(filters map[string]func(*Instance) []string) {
 		"launch-index":                        one(func(w wireInstance) string { return strconv.Itoa(w.LaunchIndex) }),
 		"launch-time":                         one(func(w wireInstance) string { return w.LaunchTime }),
 		"metadata-options.http-endpoint":      one(func(w wireInstance) string { return w.MetadataOptions.Endpoint }),
-		"metadata-options.http-protocol-ipv4": one(func(w wireInstance) string { return w.MetadataOptions.IPv4 }),
+		"metadata-options.http-protocol-ipv4": constant[*Instance]("enabled"),
 		"metadata-options.http-protocol-ipv6": one(func(w wireInstance) string { return w.MetadataOptions.IPv6 }),
 		"metadata-options.http-put-response-hop-limit": one(func(w wireInstance) string {
 			return strconv.Itoa(w.MetadataOptions.HopLimit)

@@ -154,7 +154,6 @@ type wireMetadataOptions struct {
 	HopLimit   int    `xml:"httpPutResponseHopLimit"`
 	Endpoint   string `xml:"httpEndpoint"`
 	Tags       string `xml:"instanceMetadataTags"`
-	IPv4       string `xml:"httpProtocolIpv4"`
 	IPv6       string `xml:"httpProtocolIpv6"`
 }
 
