@@ -126,7 +126,7 @@ func (m *Manager) assignWithFallback(ctx context.Context, e ENI, in AssignInput,
 		}
 		reason := reasonOf(err)
 		if reason != ReasonSubnetFull && reason != ReasonNoFreePrefix {
-			m.learnNoPrefixes(a.Prefixes, err)
+			m.learnNoPrefixes(ctx, a.Prefixes, err)
 			break
 		}
 		m.recordFailure(a, reason)

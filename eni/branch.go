@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 )
 
@@ -92,6 +93,7 @@ func (m *Manager) createBranch(ctx context.Context, in BranchInput, trunk ENI) (
 		return ENI{}, Branch{}, err
 	}
 	if it, err = m.drive(ctx, it); err != nil {
+		afterUndo(it, err)
 		return ENI{}, Branch{}, err
 	}
 	return it.Made.clone(), Branch{ENI: it.ENI, Trunk: it.Trunk, VLANID: it.VLANID, Association: it.Association}, nil
@@ -238,7 +240,7 @@ func (m *Manager) associate(ctx context.Context, it Intent) (Intent, error) {
 			it.Association, it.Changed = id, time.Now()
 			m.noteVLAN(it, true)
 			return it, nil
-		case lostAnswer(err), reasonOf(err) == ReasonThrottled:
+		case lostAnswer(err), notNow(err):
 			return it, err
 		case !notFinal(err) || m.lagPassed(it):
 			m.mu.Lock()
@@ -270,10 +272,17 @@ func (m *Manager) findAssociation(ctx context.Context, it Intent) Intent {
 	return it
 }
 
-// disassociate disassociates the branch from its trunk.
+// disassociate disassociates the branch from its trunk. A refusal because there is no
+// association counts only if EC2 does not list it either.
 func (m *Manager) disassociate(ctx context.Context, it Intent) (Intent, error) {
 	err := m.ec2.disassociate(ctx, it.Association, it.ID, m.ifUnused(it))
-	if err != nil && reasonOf(err) != ReasonNotFound {
+	if reasonOf(err) == ReasonNotFound && !forbidden(err) {
+		branches, lookErr := m.ec2.describeBranches(ctx, it.Trunk)
+		if lookErr == nil && !slices.ContainsFunc(branches, func(b Branch) bool { return b.ENI == it.ENI }) {
+			err = nil
+		}
+	}
+	if err != nil {
 		return it, err
 	}
 	it.Association, it.Changed = "", time.Now()

@@ -122,6 +122,13 @@ func (b *budget) throttled() {
 	b.limiter.SetLimitAt(now, max(b.limiter.Limit()/2, b.base*minRateShare))
 }
 
+// slowed reports whether EC2 has throttled lately, so that the rate is below its base.
+func (b *budget) slowed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.limiter.Limit() < b.base
+}
+
 // answered raises the rate again by a tenth of its base.
 func (b *budget) answered() {
 	b.mu.Lock()

@@ -6,7 +6,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -71,12 +73,16 @@ type Client struct {
 	ec2           *ec2.Client
 	imds          *imds.Client
 	reads, writes *budget
+	spacing       spacing
+	skew          atomic.Int64 // of the latest refusal that was due to a clock
 	batch         batcher
 }
 
 // NewClient returns a Client with the region, credentials, HTTP client and
 // endpoints of cfg. It makes no calls. The SDK's own retries are switched off
-// for EC2; the Client retries within its budget.
+// for EC2; the Client retries within its budget. After a call that changes something
+// has failed, further calls of the same action wait, for longer after each failure in
+// a row, up to 30 seconds.
 func NewClient(cfg aws.Config, opts ClientConfig) *Client {
 	opts.ReadRate = cmp.Or(opts.ReadRate, 4)
 	opts.WriteRate = cmp.Or(opts.WriteRate, 2)
@@ -91,6 +97,7 @@ func NewClient(cfg aws.Config, opts ClientConfig) *Client {
 		cfg: opts,
 		ec2: ec2.NewFromConfig(cfg, func(o *ec2.Options) {
 			o.Retryer, o.Credentials = aws.NopRetryer{}, nameCredentials(o.Credentials)
+			o.APIOptions = append(o.APIOptions, checkAnswers)
 			if opts.Endpoint != "" {
 				o.BaseEndpoint = aws.String(opts.Endpoint)
 			}
@@ -99,8 +106,9 @@ func NewClient(cfg aws.Config, opts ClientConfig) *Client {
 			o.Endpoint = cmp.Or(opts.MetadataEndpoint, o.Endpoint)
 			o.HTTPClient = withoutProxy(o.HTTPClient)
 		}),
-		reads:  newBudget(opts.ReadRate, opts.ReadBurst),
-		writes: newBudget(opts.WriteRate, opts.WriteBurst),
+		reads:   newBudget(opts.ReadRate, opts.ReadBurst),
+		writes:  newBudget(opts.WriteRate, opts.WriteBurst),
+		spacing: spacing{next: map[string]nextCall{}},
 	}
 }
 
@@ -109,7 +117,14 @@ type contextKey int
 const (
 	callerKey contextKey = iota
 	priorityKey
+	oneAnswerKey
 )
+
+// withOneAnswer makes the calls with ctx retry only after throttling, because the
+// caller has another source.
+func withOneAnswer(ctx context.Context) context.Context {
+	return context.WithValue(ctx, oneAnswerKey, true)
+}
 
 // WithCaller names the caller of the calls made with ctx, for Call.Caller.
 func WithCaller(ctx context.Context, name string) context.Context {
@@ -163,8 +178,9 @@ func (c *Client) callIf(ctx context.Context, action string, kind callKind, allow
 	lost, skewed := false, false
 	for try := 1; ; try++ {
 		begin := time.Now()
-		if err := b.wait(ctx, priorityOf(ctx)); err != nil {
-			return &OpError{Op: action, reason: ReasonThrottled, Err: err}
+		if err := c.waitTurn(ctx, action, kind, b); err != nil {
+			err.lost = lost
+			return err
 		}
 		if allowed != nil {
 			if err := allowed(ctx); err != nil {
@@ -177,6 +193,9 @@ func (c *Client) callIf(ctx context.Context, action string, kind callKind, allow
 			Action: action, Caller: callerOf(ctx), Priority: priorityOf(ctx),
 			Waited: sent.Sub(begin), Took: time.Since(sent),
 		}, failed)
+		if kind != read {
+			c.spacing.record(action, failed, c.cfg.Random())
+		}
 		if failed == nil {
 			b.answered()
 			return nil
@@ -188,12 +207,13 @@ func (c *Client) callIf(ctx context.Context, action string, kind callKind, allow
 		// its answer, was executed.
 		lost = lost || failed.lost
 		failed.lost = lost
-		if failed.skew != 0 && !skewed && ctx.Err() == nil {
+		if failed.clock && !skewed && ctx.Err() == nil {
 			skewed = true // the SDK signs the next try with EC2's time
 			continue
 		}
-		again := failed.reason == ReasonThrottled || failed.reason == ReasonUnreachable && kind != once ||
-			failed.reason == ReasonUnknown && kind != once && try < unknownAttempts
+		repeat := kind != once && ctx.Value(oneAnswerKey) == nil
+		again := failed.reason == ReasonThrottled || failed.reason == ReasonUnreachable && repeat ||
+			failed.reason == ReasonUnknown && repeat && try < unknownAttempts
 		if !again || try >= c.cfg.Attempts || ctx.Err() != nil {
 			return failed
 		}
@@ -205,6 +225,29 @@ func (c *Client) callIf(ctx context.Context, action string, kind callKind, allow
 			return failed
 		}
 	}
+}
+
+// waitTurn waits until a call may be sent. It returns an error if ctx ends before.
+func (c *Client) waitTurn(ctx context.Context, action string, kind callKind, b *budget) *OpError {
+	begin := time.Now()
+	var err error
+	if kind != read {
+		err = c.spacing.wait(ctx, action)
+	}
+	if err == nil {
+		err = b.wait(ctx, priorityOf(ctx))
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		return nil
+	}
+	reason := ReasonUnreachable
+	if b.slowed() {
+		reason = ReasonThrottled
+	}
+	return &OpError{Op: action, reason: reason, unsent: true, Err: fmt.Errorf("not sent in %v: %w", time.Since(begin), err)}
 }
 
 // conditionError returns the error of a call that its condition forbade. lost says
@@ -223,10 +266,15 @@ func conditionError(err error, lost bool) error {
 func (c *Client) try(parent context.Context, action string, do func(context.Context) error) *OpError {
 	ctx, cancel := context.WithTimeout(parent, c.cfg.Timeout)
 	defer cancel()
-	failed := translate(action, do(ctx))
-	if failed != nil && errors.Is(failed, ErrNoCredentials) && parent.Err() != nil {
+	err := do(ctx)
+	failed := translate(action, err)
+	if failed == nil {
+		return nil
+	}
+	if failed.unsent && parent.Err() != nil {
 		failed.reason = ReasonUnreachable // the caller gave up while the credentials were fetched
 	}
+	c.blameClock(failed, err)
 	return failed
 }
 

@@ -36,16 +36,23 @@ func clockSkew(err error) time.Duration {
 	return time.Until(at)
 }
 
-// blameClock names the clock in an error of credentials, if its difference explains
-// the error.
-func (e *OpError) blameClock(skew time.Duration) {
-	if e.reason != ReasonUnauthorized || e.rest || skew.Abs() < skewThreshold {
+// blameClock names the clock in an error, if the time of the signature explains it. The
+// SDK signs with the difference of the clocks at the answer before, so a signature is
+// also wrong after the clock of the node has been set right.
+func (c *Client) blameClock(e *OpError, answer error) {
+	skew := clockSkew(answer)
+	if signed := time.Duration(c.skew.Load()); !e.clock || (skew-signed).Abs() < skewThreshold && skew.Abs() < skewThreshold {
+		e.clock = false
+		return
+	}
+	c.skew.Store(int64(skew))
+	e.skew, e.rest = skew, false
+	if skew.Abs() < skewThreshold {
 		return
 	}
 	side := "behind"
 	if skew < 0 {
 		side = "ahead"
 	}
-	e.skew = skew
 	e.Err = fmt.Errorf("%w: it is %v %s: %w", ErrClockSkew, skew.Abs().Round(time.Second), side, e.Err)
 }

@@ -126,7 +126,7 @@ func (w *world) checkFinal(m *eni.Manager, journal eni.Intents) {
 	if n := len(w.ENIs()); n != len(inv.ENIs) {
 		w.t.Errorf("later: %d ENIs in the cloud, %d known", n, len(inv.ENIs))
 	}
-	if left, err := journal.All(w.t.Context()); err != nil || len(left) > 0 {
+	if left, err := operations(w.t, journal); err != nil || len(left) > 0 {
 		w.t.Errorf("left in the journal: %+v, %v", left, err)
 	}
 }

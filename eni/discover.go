@@ -26,6 +26,11 @@ import (
 // of the ENIs stays valid. Each further Discover that lacks an answer doubles
 // these 2 seconds, up to that Timeout, so that a source that is always slow gets
 // to answer too.
+//
+// A new process without Config.Known that EC2 does not answer knows its managed ENIs by
+// the journal, and their slots by the metadata service. Discover then waits for EC2 for
+// ClientConfig.Timeout, or longer while EC2 throttles. The slots are in doubt until the
+// process has run for Config.Lag.
 func (m *Manager) Discover(ctx context.Context) (Inventory, error) {
 	return m.discover(ctx, false)
 }
@@ -52,6 +57,9 @@ func (m *Manager) discover(ctx context.Context, patient bool) (Inventory, error)
 		return Inventory{}, err
 	}
 	m.applyObservation(s)
+	if err := m.recordOwned(ctx); err != nil {
+		return m.Inventory(), err
+	}
 	return m.Inventory(), m.prune(ctx)
 }
 
@@ -83,6 +91,9 @@ func (m *Manager) observe(ctx context.Context, patient bool) (observation, error
 		}
 		return m.observeMetadata(ctx, &s)
 	}, func(ctx context.Context) error {
+		if !known && !patient && m.ownsAny() {
+			ctx = withOneAnswer(ctx) // the journal and the metadata tell enough
+		}
 		return m.withRest(restKey{op: "discover", short: true}, func() error {
 			asked := time.Now()
 			enis, err := m.ec2.describeENIs(ctx, filter{"attachment.instance-id", []string{inst.ID}})
@@ -271,6 +282,9 @@ func (m *Manager) prune(ctx context.Context) error {
 	ec2At := m.inv.EC2At
 	var old []string
 	for id, in := range m.intents {
+		if in.Op == OpOwned || in.Op == OpLearned && !m.learned.empty() {
+			continue
+		}
 		if ec2At.After(m.lagEndsLocked(in)) && !m.busy[id] && (in.Done || in.Op == OpAssign) {
 			old = append(old, id)
 		}

@@ -51,7 +51,15 @@
 // wrong state is not final either.
 //
 // After EC2 has denied an action, the operation rests for 2 to 16 minutes: it
-// returns ErrUnauthorized with RetryAfter and makes no call.
+// returns ErrUnauthorized with RetryAfter and makes no call. An operation that has
+// created an ENI and removed it again after a refusal rests for 30 seconds to 16
+// minutes. An action that fails for another reason is called again after 1 to 30
+// seconds, whichever operation calls it.
+//
+// A call that could not be sent or signed says nothing about its object, so an ENI
+// that is half made stays in the journal until the call is possible. An answer that EC2
+// did not write, such as the page of a proxy, or that does not arrive as a whole, is
+// a lost answer whatever its HTTP status is.
 //
 // # Managed ENIs
 //

@@ -163,7 +163,7 @@ func (m *Manager) afterAttach(ctx context.Context, it Intent, err error) (Intent
 	case lostAnswer(err) || reason == ReasonInUse:
 		it, _ = m.refresh(ctx, it)
 		return it, ctx.Err() != nil
-	case reason == ReasonThrottled:
+	case notNow(err):
 		return it, true
 	case reason == ReasonNotFound:
 		// The ENI is new, and not all of EC2 may know it yet.
@@ -171,7 +171,7 @@ func (m *Manager) afterAttach(ctx context.Context, it Intent, err error) (Intent
 			return it, false
 		}
 		return it.undo(reason), true
-	case m.learnFromAttach(it, err):
+	case m.learnFromAttach(ctx, it, err):
 		return it.undo(reason), true
 	case reason == ReasonENILimit, reason == ReasonSlotLimit:
 		m.recordCardRefusal(ctx, it)
@@ -261,7 +261,7 @@ func (m *Manager) setDeleteOnTermination(ctx context.Context, it Intent) (Intent
 		case err == nil:
 			it.DeleteOnTermination, it.Changed = true, time.Now()
 			return it, nil
-		case lostAnswer(err), reason == ReasonThrottled:
+		case lostAnswer(err), notNow(err):
 			return it, err
 		case !notFinal(err):
 			return it.undo(reason), err
@@ -290,22 +290,25 @@ const (
 // wait waits until the metadata service or EC2 shows the ENI attached.
 func (m *Manager) wait(ctx context.Context, it Intent) (Intent, error) {
 	begin := time.Now()
-	ask := begin.Add(pollEC2)
+	ask, answered := begin.Add(pollEC2), false
 	for poll := pollFirst; ; poll = min(2*poll, pollMax) {
 		if macs, err := m.ec2.macs(ctx); err == nil && slices.Contains(macs, it.Made.MAC) {
 			it.Ready = true
 			return it, nil
 		}
-		if now := time.Now(); !now.Before(ask) {
-			it, _ = m.refresh(ctx, it)
-			if it.Ready || it.Done {
+		if asked := time.Now(); !asked.Before(ask) {
+			now, err := m.refresh(ctx, it)
+			if it, answered = now, err == nil; it.Ready || it.Done {
 				return it, nil
 			}
-			ask = now.Add(2 * now.Sub(begin))
+			ask = asked.Add(2 * asked.Sub(begin))
 		}
 		overdue := &OpError{Op: string(it.Op), ENI: it.ENI, reason: ReasonUnreachable, Err: errors.New("attachment does not complete")}
-		if time.Since(begin) > m.cfg.AttachTimeout {
+		switch late := time.Since(begin) > m.cfg.AttachTimeout; {
+		case late && answered:
 			return it.undo(overdue.reason), overdue
+		case late:
+			return it, overdue // no source has answered, so nothing is known of the attachment
 		}
 		if err := sleep(ctx, poll); err != nil {
 			overdue.Err = err
@@ -368,6 +371,12 @@ func (m *Manager) showsAttached(ctx context.Context, it Intent) bool {
 	return err == nil && found && e.Attachment != "" && e.Status != "detaching"
 }
 
+// showsGone reports whether EC2 answers that the ENI of an intent does not exist.
+func (m *Manager) showsGone(ctx context.Context, it Intent) bool {
+	_, found, err := m.ec2.describeENI(ctx, it.ENI)
+	return err == nil && !found
+}
+
 // delete deletes the ENI as soon as it is detached from its instance.
 func (m *Manager) delete(ctx context.Context, it Intent) (Intent, error) {
 	for try := 0; ; try++ {
@@ -382,7 +391,7 @@ func (m *Manager) delete(ctx context.Context, it Intent) (Intent, error) {
 		// EC2 may not find an ENI that is new and was never attached.
 		tooNew := reason == ReasonNotFound && !it.Attached && !m.lagPassed(it)
 		switch {
-		case err == nil || reason == ReasonNotFound && !tooNew:
+		case err == nil || reason == ReasonNotFound && !tooNew && m.showsGone(ctx, it):
 			it.Done, it.Changed = true, time.Now()
 			return it, nil
 		case tooNew, mustLook(err) && reason != ReasonNotManaged:

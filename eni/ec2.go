@@ -107,6 +107,9 @@ func (c *Client) createENI(ctx context.Context, in Intent, tags map[string]strin
 		if err != nil {
 			return err
 		}
+		if out.NetworkInterface == nil {
+			return errIncomplete
+		}
 		made = eniOf(*out.NetworkInterface)
 		return nil
 	})
@@ -123,10 +126,13 @@ func (c *Client) attachENI(ctx context.Context, id, instance string, card, devic
 			NetworkCardIndex:   aws.Int32(int32(card)),
 			DeviceIndex:        aws.Int32(int32(device)),
 		})
-		if err == nil {
-			attachment = aws.ToString(out.AttachmentId)
+		if err != nil {
+			return err
 		}
-		return err
+		if attachment = aws.ToString(out.AttachmentId); attachment == "" {
+			return errIncomplete
+		}
+		return nil
 	})
 	return attachment, withENI(id, err)
 }
@@ -194,7 +200,7 @@ func (c *Client) assign(ctx context.Context, id string, f Family, a attempt) ([]
 		for _, p := range out.AssignedIpv4Prefixes {
 			got = appendBlock(got, p.Ipv4Prefix)
 		}
-		return nil
+		return notEmpty(got)
 	})
 	return got, withENI(id, err)
 }
@@ -216,9 +222,17 @@ func (c *Client) assign6(ctx context.Context, id string, a attempt) ([]netip.Pre
 		for _, s := range slices.Concat(out.AssignedIpv6Addresses, out.AssignedIpv6Prefixes) {
 			got = appendBlock(got, &s)
 		}
-		return nil
+		return notEmpty(got)
 	})
 	return got, withENI(id, err)
+}
+
+// notEmpty returns an error if an assign call returned no block.
+func notEmpty(got []netip.Prefix) error {
+	if len(got) == 0 {
+		return errIncomplete
+	}
+	return nil
 }
 
 // unassign unassigns blocks from an ENI. They must be of one family, and all single
@@ -271,10 +285,14 @@ func (c *Client) associate(ctx context.Context, in Intent) (string, error) {
 			VlanId:            aws.Int32(int32(in.VLANID)),
 			ClientToken:       aws.String(in.Token + "-vlan"),
 		})
-		if err == nil {
-			id = aws.ToString(out.InterfaceAssociation.AssociationId)
+		if err != nil {
+			return err
 		}
-		return err
+		if out.InterfaceAssociation == nil {
+			return errIncomplete
+		}
+		id = aws.ToString(out.InterfaceAssociation.AssociationId)
+		return nil
 	})
 	return id, err
 }

@@ -168,7 +168,8 @@ func subnetOf(s types.Subnet) Subnet {
 }
 
 // limitsOf converts EC2's description of an instance type, which does not contain
-// the limits of trunk ENIs.
+// the limits of trunk ENIs. It does not count the additional ENIs of types with flexible
+// ENA queues, because those need a choice of queues that this package does not make.
 func limitsOf(name string, info types.InstanceTypeInfo) instancetype.Limits {
 	net := info.NetworkInfo
 	l := instancetype.Limits{

@@ -19,7 +19,7 @@ const (
 	ReasonNoFreePrefix  Reason = "no-free-prefix"  // the subnet has free addresses, but no free /28 or /80
 	ReasonENILimit      Reason = "eni-limit"       // the instance takes no more ENIs
 	ReasonSlotLimit     Reason = "slot-limit"      // the ENI takes no more addresses
-	ReasonQuota         Reason = "quota"           // the account's quota of ENIs is used up
+	ReasonQuota         Reason = "quota"           // a quota of the account is used up, for example that of ENIs
 	ReasonThrottled     Reason = "throttled"       // EC2 asks for fewer calls
 	ReasonUnauthorized  Reason = "unauthorized"    // the role lacks an IAM action
 	ReasonUnreachable   Reason = "ec2-unreachable" // EC2 did not answer, or not in time
@@ -91,10 +91,15 @@ type OpError struct {
 	lost bool
 	// look says that only a describe call shows what the refusal means.
 	look bool
-	// rest says that the call fails until an operator changes something.
-	rest bool
-	// skew is how far EC2's clock is ahead, if that explains the error.
-	skew time.Duration
+	// unsent says that this try of the call was not sent to EC2.
+	unsent bool
+	// rest says that the call fails until an operator changes something. undone says
+	// that the operation has created an ENI and removed it again.
+	rest, undone bool
+	// clock says that the time of the signature explains the error. skew is how far
+	// EC2's clock is ahead.
+	clock bool
+	skew  time.Duration
 	// inUseVeto says that Config.InUse forbade the call, so that EC2 was not
 	// asked.
 	inUseVeto bool

@@ -32,6 +32,8 @@ type errorRow struct {
 	// rest says that the call fails until an operator changes the account or the
 	// role, so that the operation rests, see withRest.
 	rest bool
+	// clock says that EC2 may refuse the call because of the time of its signature.
+	clock bool
 	// hint says what to check if the message of EC2 does not. Optional.
 	hint string
 }
@@ -83,18 +85,19 @@ var errorRows = []errorRow{
 	// Credentials and permissions: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/CommonErrors.html
 	// and https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
 	{code: "UnauthorizedOperation", reason: ReasonUnauthorized, rest: true},
-	{code: "AuthFailure", reason: ReasonUnauthorized, hint: hintRegion},
+	{code: "AuthFailure", reason: ReasonUnauthorized, clock: true, hint: hintRegion},
 	{code: "AccessDenied", reason: ReasonUnauthorized, rest: true},
-	{code: "AccessDeniedException", reason: ReasonUnauthorized, rest: true},
+	{code: "AccessDeniedException", reason: ReasonUnauthorized, clock: true, rest: true},
 	{code: "InvalidClientTokenId", reason: ReasonUnauthorized, hint: hintToken},
 	{code: "MissingAuthenticationToken", reason: ReasonUnauthorized},
 	{code: "UnrecognizedClientException", reason: ReasonUnauthorized, hint: hintToken},
 	{code: "ExpiredToken", reason: ReasonUnauthorized, hint: hintToken},
 	{code: "ExpiredTokenException", reason: ReasonUnauthorized, hint: hintToken},
-	{code: "RequestExpired", reason: ReasonUnauthorized},
-	{code: "RequestTimeTooSkewed", reason: ReasonUnauthorized},
-	{code: "SignatureDoesNotMatch", reason: ReasonUnauthorized},
-	{code: "InvalidSignatureException", reason: ReasonUnauthorized},
+	{code: "RequestExpired", reason: ReasonUnauthorized, clock: true},
+	{code: "RequestInTheFuture", reason: ReasonUnauthorized, clock: true},
+	{code: "RequestTimeTooSkewed", reason: ReasonUnauthorized, clock: true},
+	{code: "SignatureDoesNotMatch", reason: ReasonUnauthorized, clock: true},
+	{code: "InvalidSignatureException", reason: ReasonUnauthorized, clock: true},
 	{code: "IncompleteSignature", reason: ReasonUnauthorized},
 	{code: "OptInRequired", reason: ReasonUnauthorized, rest: true, hint: hintRegion},
 	{code: "PendingVerification", reason: ReasonUnauthorized, rest: true},
@@ -112,6 +115,7 @@ var errorRows = []errorRow{
 	{code: "AttachmentLimitExceeded", reason: ReasonENILimit},
 	{code: "NetworkInterfaceLimitExceeded", reason: ReasonQuota},
 	{code: "ResourceLimitExceeded", reason: ReasonQuota},
+	{code: "SecurityGroupsPerInterfaceLimitExceeded", reason: ReasonQuota},
 	{code: "BranchInterfaceLimitExceeded", reason: ReasonENILimit},
 	{code: "PrivateIpAddressLimitExceeded", reason: ReasonSlotLimit, look: true},
 	{code: "Ipv6AddressLimitExceeded", reason: ReasonSlotLimit, look: true},
@@ -177,7 +181,6 @@ var errorRows = []errorRow{
 	{code: "InvalidID", reason: ReasonInvalid, look: true},
 	{code: "InvalidTagKey.Malformed", reason: ReasonInvalid, look: true},
 	{code: "TagLimitExceeded", reason: ReasonInvalid, look: true},
-	{code: "SecurityGroupsPerInterfaceLimitExceeded", reason: ReasonInvalid, look: true},
 	{code: "FilterLimitExceeded", reason: ReasonInvalid, look: true},
 	{code: "InvalidFilter", reason: ReasonInvalid, look: true},
 	{code: "InvalidNextToken", reason: ReasonInvalid, look: true},

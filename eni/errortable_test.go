@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -92,5 +93,96 @@ func TestRowOf(t *testing.T) {
 		if got := rowOf(c.action, c.code, c.text, c.server); got.reason != c.reason || got.effect == effectUnknown != c.lost {
 			t.Errorf("%s %s %q: %s, effect %d, want %s", c.action, c.code, c.text, got.reason, got.effect, c.reason)
 		}
+	}
+}
+
+// meanings holds the codes of EC2 by their reason, without those that depend on the text.
+var meanings = map[Reason]string{
+	ReasonThrottled: `
+		RequestLimitExceeded Throttling ThrottlingException ThrottledException RequestThrottled
+		RequestThrottledException EC2ThrottledException TooManyRequestsException
+		ProvisionedThroughputExceededException TransactionInProgressException BandwidthLimitExceeded
+		LimitExceededException PriorRequestNotComplete SlowDown ConcurrentTagAccess`,
+	ReasonUnreachable: `
+		InternalError InternalFailure Unavailable ServiceUnavailable RequestTimeout RequestTimeoutException`,
+	ReasonUnauthorized: `
+		UnauthorizedOperation AuthFailure AccessDenied AccessDeniedException InvalidClientTokenId
+		MissingAuthenticationToken UnrecognizedClientException ExpiredToken ExpiredTokenException RequestExpired
+		RequestInTheFuture RequestTimeTooSkewed SignatureDoesNotMatch InvalidSignatureException IncompleteSignature
+		OptInRequired PendingVerification Blocked`,
+	ReasonSubnetFull: `
+		InsufficientFreeAddressesInSubnet`,
+	ReasonNoFreePrefix: `
+		InsufficientCidrBlocks`,
+	ReasonENILimit: `
+		AttachmentLimitExceeded BranchInterfaceLimitExceeded`,
+	ReasonQuota: `
+		NetworkInterfaceLimitExceeded ResourceLimitExceeded SecurityGroupsPerInterfaceLimitExceeded`,
+	ReasonSlotLimit: `
+		PrivateIpAddressLimitExceeded Ipv6AddressLimitExceeded`,
+	ReasonNotFound: `
+		InvalidNetworkInterfaceID.NotFound InvalidNetworkInterface.NotFound InvalidAttachmentID.NotFound
+		InvalidAttachment.NotFound InvalidSubnetID.NotFound InvalidInstanceID.NotFound InvalidGroup.NotFound
+		InvalidSecurityGroupID.NotFound InvalidVpcID.NotFound InvalidAssociationID.NotFound
+		InvalidInterfaceAssociationID.NotFound`,
+	ReasonInUse: `
+		InvalidNetworkInterface.InUse IncorrectState IncorrectInstanceState DependencyViolation
+		Resource.AlreadyAssociated`,
+	ReasonNotManaged: `
+		OperationNotPermitted`,
+	ReasonInvalid: `
+		InvalidParameterValue InvalidParameter InvalidParameterCombination InvalidParameterDependency
+		MissingParameter UnknownParameter ValidationError MalformedQueryString InvalidQueryParameter InvalidRequest
+		InvalidAction MissingAction NoSuchVersion UnsupportedOperation Unsupported IdempotentParameterMismatch
+		InvalidIPAddress.InUse InvalidInstanceType InvalidNetworkInterfaceId.Malformed
+		InvalidNetworkInterfaceAttachmentId.Malformed InvalidInstanceID.Malformed InvalidSubnetID.Malformed
+		InvalidVpcID.Malformed InvalidGroupId.Malformed InvalidSecurityGroupID.Malformed InvalidID
+		InvalidTagKey.Malformed TagLimitExceeded FilterLimitExceeded InvalidFilter InvalidNextToken
+		InvalidPaginationToken`,
+}
+
+// TestMeanings checks the whole meaning of every code. Apart from the reason it follows
+// from rules: what is looked at, what EC2 may have executed, what rests, what a clock can
+// explain, and what has a hint.
+func TestMeanings(t *testing.T) {
+	in := func(code, list string) bool { return slices.Contains(strings.Fields(list), code) }
+	codes := 0
+	for reason, list := range meanings {
+		for _, code := range strings.Fields(list) {
+			codes++
+			want := errorRow{code: code, reason: reason}
+			want.look = in(string(reason), "slot-limit ec2-unreachable not-found in-use not-managed invalid")
+			if reason == ReasonUnreachable {
+				want.effect = effectUnknown
+			}
+			want.rest = in(code, "UnauthorizedOperation AccessDenied AccessDeniedException OptInRequired PendingVerification Blocked")
+			want.clock = in(code, `AuthFailure AccessDeniedException RequestExpired RequestInTheFuture RequestTimeTooSkewed
+				SignatureDoesNotMatch InvalidSignatureException`)
+			switch {
+			case in(code, "InvalidClientTokenId UnrecognizedClientException ExpiredToken ExpiredTokenException"):
+				want.hint = hintToken
+			case in(code, "AuthFailure OptInRequired"):
+				want.hint = hintRegion
+			}
+			for _, action := range []string{"DescribeSubnets", "CreateNetworkInterface", "UnassignPrivateIpAddresses", "DeleteNetworkInterface"} {
+				for _, spelling := range []string{code, "Client." + code, strings.ToUpper(code)} {
+					if got := rowOf(action, spelling, "because", false); !reflect.DeepEqual(got, want) {
+						t.Errorf("%s %s is %+v, want %+v", action, spelling, got, want)
+					}
+				}
+			}
+		}
+	}
+	byText := slices.DeleteFunc(slices.Clone(errorRows), func(r errorRow) bool { return r.text == "" })
+	if codes != len(errorRows)-len(byText) {
+		t.Errorf("%d codes have a meaning here, %d in the table", codes, len(errorRows)-len(byText))
+	}
+	want := []errorRow{
+		{code: "InvalidParameterValue", text: "sufficient free", calls: []string{"Create", "Attach", "Assign"}, reason: ReasonSubnetFull},
+		{code: "InvalidParameterValue", text: "not assigned to interface", calls: []string{"Unassign"}, reason: ReasonNotFound, look: true},
+		{code: "InvalidParameterValue", text: "currently in use", calls: []string{"Delete"}, reason: ReasonInUse, look: true},
+	}
+	if !reflect.DeepEqual(byText, want) {
+		t.Errorf("rows with a text: %+v, want %+v", byText, want)
 	}
 }

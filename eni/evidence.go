@@ -18,6 +18,8 @@ type evidence struct {
 	removedAt         time.Time
 	// adding says that this node is creating or attaching the ENI.
 	adding bool
+	// owned says that EC2 has shown that this node manages the ENI.
+	owned bool
 	// changes holds this node's last change of each slot.
 	changes map[netip.Prefix]change
 }
@@ -61,6 +63,8 @@ func (ev *evidence) add(in Intent) {
 		default:
 			ev.adding = true
 		}
+	case OpOwned:
+		ev.owned = true
 	case OpRetire:
 		ev.removing = !in.Done
 		ev.removed, ev.removedAt = in.Done, in.Changed

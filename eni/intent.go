@@ -21,6 +21,13 @@ const (
 	OpRetireBranch Op = "retire-branch" // disassociate a branch ENI from its trunk and delete it
 )
 
+// Records that the journal keeps beside the operations. They are always Done, and not
+// needed to finish or undo an operation.
+const (
+	OpLearned Op = "learned" // what refusals of EC2 have shown about the instance type
+	OpOwned   Op = "owned"   // EC2 has shown that this node manages the ENI
+)
+
 // Intent is the journal record of one operation. The Manager journals it before
 // the operation's first external call, and again after each step. It holds
 // everything that is needed to finish or undo the operation after a crash. Fields
@@ -89,6 +96,9 @@ type Intent struct {
 	VLANID      int    `json:",omitempty"`
 	Association string `json:",omitempty"`
 	NotBefore   time.Time
+
+	// Learned belongs to OpLearned.
+	Learned *LearnedLimits `json:",omitempty"`
 }
 
 // Intents is a durable journal of intents. It is safe for concurrent use. When a

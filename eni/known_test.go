@@ -146,9 +146,9 @@ func TestRestart(t *testing.T) {
 			inv, err := first.Discover(t.Context())
 			w.check(err)
 			time.Sleep(time.Hour)
-			cfg := eni.Config{Intents: intents}
+			cfg := eni.Config{Intents: eni.NewMemory()}
 			if c.known {
-				cfg.Known = stored(t, inv)
+				cfg = eni.Config{Intents: intents, Known: stored(t, inv)}
 			}
 			m := w.manager(inst, cfg)
 			var removers []func()
@@ -189,6 +189,84 @@ func TestRestart(t *testing.T) {
 			}
 		}))
 	}
+}
+
+// TestRestartFromJournal starts an agent without the inventory of the previous process
+// while EC2 does not answer, as after a reboot. The journal must name the ENIs, and the
+// metadata service their slots.
+func TestRestartFromJournal(t *testing.T) {
+	for name, fault := range map[string]enitest.Fault{"hangs": ec2Hangs, "refuses": ec2Refuses} {
+		t.Run(name, inBubble(func(t *testing.T) {
+			w := newWorld(t, enitest.Config{})
+			inst := w.run("m5.large")
+			intents := eni.NewMemory()
+			first := w.manager(inst, eni.Config{Intents: intents})
+			e := w.provision(first, eni.ProvisionInput{Slots: 5})
+			retired := w.provision(first, eni.ProvisionInput{Slots: 1})
+			time.Sleep(10 * time.Minute)
+			_, err := first.Discover(t.Context())
+			w.check(err)
+			w.check(first.Retire(t.Context(), retired.ID))
+			w.check(first.Unassign(t.Context(), eni.UnassignInput{ENI: e.ID, Blocks: e.Blocks()[:1]}))
+			time.Sleep(10 * time.Minute)
+			_, err = first.Discover(t.Context())
+			w.check(err)
+			all, err := intents.All(t.Context())
+			w.check(err)
+			if len(all) != 2 {
+				t.Errorf("the journal has %+v, want a record of each of 2 ENIs", all)
+			}
+			remove := w.AddFault(fault)
+			m := w.manager(inst, eni.Config{Intents: intents})
+			for begin := time.Now(); time.Since(begin) < 3*time.Minute; time.Sleep(20 * time.Second) {
+				asked := time.Now()
+				inv, err := m.Discover(t.Context())
+				w.check(err)
+				if took := time.Since(asked); took > 10*time.Second || inv.EC2Err == nil {
+					t.Errorf("Discover took %v, EC2 %v", took, inv.EC2Err)
+				}
+				have, _ := inv.ENI(e.ID)
+				sure, doubtful := 4, 0
+				if asked.Sub(begin) < 2*time.Minute {
+					sure, doubtful = 0, 4
+				}
+				if !have.ForPods() || len(have.Addrs) != sure || len(have.Doubtful) != doubtful {
+					t.Errorf("after %v: %+v, want it for pods with %d addresses and %d in doubt", asked.Sub(begin), have, sure, doubtful)
+				}
+			}
+			remove()
+			inv, err := m.Discover(t.Context())
+			w.check(err)
+			if have, _ := inv.ENI(e.ID); inv.EC2Err != nil || !have.ForPods() || len(have.Addrs) != 4 {
+				t.Errorf("EC2 answers again: %v, %+v", inv.EC2Err, have)
+			}
+		}))
+	}
+}
+
+// TestOwnedByJournalOnly checks that an ENI of another program is not managed although
+// the journal names others, and one whose tags have changed is no longer.
+func TestOwnedByJournalOnly(t *testing.T) {
+	inBubble(func(t *testing.T) {
+		w := newWorld(t, enitest.Config{})
+		inst := w.run("m5.large")
+		intents := eni.NewMemory()
+		first := w.manager(inst, eni.Config{Intents: intents})
+		e := w.provision(first, eni.ProvisionInput{Slots: 2})
+		time.Sleep(10 * time.Minute)
+		_, err := first.Discover(t.Context())
+		w.check(err)
+		w.check(w.AddTags(e.ID, map[string]string{eni.TagNoManage: "true"}))
+		_, err = first.Discover(t.Context())
+		w.check(err)
+		w.AddFault(ec2Refuses)
+		m := w.manager(inst, eni.Config{Intents: intents})
+		inv, err := m.Discover(t.Context())
+		w.check(err)
+		if have, ok := inv.ENI(e.ID); !ok || have.Managed || !inv.ENIs[0].Managed {
+			t.Errorf("%+v, want it known and not managed", have)
+		}
+	})(t)
 }
 
 func sameENIs(a, b eni.Inventory) bool {

@@ -21,7 +21,7 @@ const unknownFor = 10 * time.Minute
 // Safe defaults can exceed the real limits. If EC2 refuses prefixes, Limits reports no
 // prefix delegation from then on. If EC2 refuses an ENI with that many slots,
 // Provision creates one with fewer; the limits stay as they are, and Assign tries how
-// many slots the ENI takes.
+// many slots the ENI takes. What refusals have shown is kept in the journal.
 func (m *Manager) Limits(ctx context.Context) (instancetype.Limits, error) {
 	m.mu.Lock()
 	known := m.inv.Instance.Type != ""
@@ -32,7 +32,11 @@ func (m *Manager) Limits(ctx context.Context) (instancetype.Limits, error) {
 		}
 	}
 	m.mu.Lock()
-	l, at, name := m.learned.apply(m.limits), m.limitsAt, m.inv.Instance.Type
+	name := m.inv.Instance.Type
+	if m.learned.kind != name {
+		m.learned = learnedLimits{kind: name} // it was about another type
+	}
+	l, at := m.learned.apply(m.limits), m.limitsAt
 	m.mu.Unlock()
 	if old := guessed(l) && time.Since(at) > unknownFor; l.Source != "" && !old {
 		return l, nil
@@ -42,8 +46,8 @@ func (m *Manager) Limits(ctx context.Context) (instancetype.Limits, error) {
 	l = m.ec2.LimitsOf(ctx, name)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.limits.Source != "" && m.limits.Source != l.Source {
-		m.learned = learnedLimits{} // it was about other limits
+	if m.limits.Source != "" && m.limits.Source != l.Source || !guessed(l) {
+		m.learned = learnedLimits{kind: name} // it was about other limits
 	}
 	m.limits, m.limitsAt = l, time.Now()
 	return m.learned.apply(l), nil

@@ -3,7 +3,9 @@
 package eni
 
 import (
+	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/vpcnet/vpcnet/eni/instancetype"
@@ -14,8 +16,75 @@ import (
 // count until EC2 states the limits. Otherwise a refusal of slots counts for minutes,
 // like a refused ENI of a card, because the source is probably right.
 type learnedLimits struct {
+	kind        string             // the instance type; empty before it is known
 	newENISlots map[Family]refusal // slots that a new ENI may have, by family
 	noPrefixes  bool               // the type does not support delegated prefixes
+	lessons     int                // how many refusals have lowered a limit
+}
+
+// LearnedLimits is what refusals of EC2 have shown about an instance type whose limits
+// neither the built-in table nor EC2 states. It is stored with OpLearned, so that a new
+// process does not create and delete an ENI to learn the same again. A Manager on
+// another type of instance ignores it.
+type LearnedLimits struct {
+	// Version is that of this record, learnedVersion. Records of other versions are
+	// ignored.
+	Version int
+	Type    string
+	// Slots is the number of slots that a new ENI may have, by family. A family that
+	// is missing has the limit of Limits.
+	Slots map[Family]int `json:",omitempty"`
+	// NoPrefixes says that the type does not support delegated prefixes.
+	NoPrefixes bool `json:",omitempty"`
+}
+
+// learnedVersion is the version of LearnedLimits that this package reads and writes,
+// and learnedID the ID of its intent.
+const (
+	learnedVersion = 1
+	learnedID      = "learned-limits"
+)
+
+// record returns what to store.
+func (k learnedLimits) record() LearnedLimits {
+	r := LearnedLimits{Version: learnedVersion, Type: k.kind, NoPrefixes: k.noPrefixes}
+	for f, slots := range k.newENISlots {
+		if r.Slots == nil {
+			r.Slots = map[Family]int{}
+		}
+		r.Slots[f] = slots.count
+	}
+	return r
+}
+
+// restoreLearned converts what an earlier process has stored.
+func restoreLearned(r *LearnedLimits) learnedLimits {
+	if r == nil || r.Version != learnedVersion {
+		return learnedLimits{}
+	}
+	k := learnedLimits{kind: r.Type, noPrefixes: r.NoPrefixes, newENISlots: map[Family]refusal{}}
+	for f, n := range r.Slots {
+		k.newENISlots[f] = refusal{count: n, inRow: 1}
+	}
+	return k
+}
+
+// empty reports whether refusals have shown nothing.
+func (k learnedLimits) empty() bool { return len(k.newENISlots) == 0 && !k.noPrefixes }
+
+// storeLearned journals what refusals have shown about a type with guessed limits. A
+// failure of the journal is ignored: it costs an ENI created in vain after a restart,
+// and the next intent reports it.
+func (m *Manager) storeLearned(ctx context.Context) {
+	m.mu.Lock()
+	r, stored := m.learned.record(), m.intents[learnedID].Learned
+	same := stored != nil && stored.NoPrefixes == r.NoPrefixes && stored.Type == r.Type && maps.Equal(stored.Slots, r.Slots)
+	skip := same || !guessed(m.limits) || m.learned.empty()
+	m.mu.Unlock()
+	if !skip {
+		now := time.Now()
+		_ = m.putIntent(ctx, Intent{ID: learnedID, Op: OpLearned, Start: now, Changed: now, Done: true, Learned: &r})
+	}
 }
 
 // guessed reports whether no source has the limits of the type.
@@ -61,6 +130,7 @@ func (k *learnedLimits) refuseSlots(f Family, n int, now time.Time) bool {
 		k.newENISlots = map[Family]refusal{}
 	}
 	k.newENISlots[f] = k.newENISlots[f].next(fewer, now, cardRefusalFirst, cardRefusalMost)
+	k.lessons++
 	return true
 }
 
@@ -84,10 +154,14 @@ func requestedSlots(it Intent, f Family) int {
 // learnFromAttach records the limit that EC2 named when it refused to attach a new ENI
 // with all its slots. It reports false if the refusal does not show such a limit, or
 // one that a smaller ENI could not meet either.
-func (m *Manager) learnFromAttach(it Intent, refused error) bool {
-	if reasonOf(refused) != ReasonSlotLimit {
-		return it.Kind != KindTrunk && m.learnNoPrefixes(it.Prefixes+it.Prefixes6, refused)
+func (m *Manager) learnFromAttach(ctx context.Context, it Intent, refused error) bool {
+	if _, err := m.Limits(ctx); err != nil {
+		return false
 	}
+	if reasonOf(refused) != ReasonSlotLimit {
+		return it.Kind != KindTrunk && m.learnNoPrefixes(ctx, it.Prefixes+it.Prefixes6, refused)
+	}
+	defer m.storeLearned(ctx)
 	f := refusedFamily(refused)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -109,13 +183,15 @@ func (m *Manager) learnFromAssign(f Family, n int, now time.Time) {
 // learnNoPrefixes records that a type with guessed limits does not support delegated
 // prefixes, if EC2 refused a number of prefixes for this reason. It reports whether EC2
 // did.
-func (m *Manager) learnNoPrefixes(prefixes int, refused error) bool {
+func (m *Manager) learnNoPrefixes(ctx context.Context, prefixes int, refused error) bool {
+	defer m.storeLearned(ctx)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if prefixes == 0 || !guessed(m.limits) || codeOf(refused) != "UnsupportedOperation" {
 		return false
 	}
 	m.learned.noPrefixes = true
+	m.learned.lessons++
 	return true
 }
 

@@ -226,3 +226,112 @@ func TestRefusedAttachOfJournal(t *testing.T) {
 		}
 	})(t)
 }
+
+// TestProvisionAfterCrash has a Provision finish the ENI of an earlier process, which
+// EC2 refuses to attach with its slots, or in its full subnet. The same Provision must
+// create another ENI.
+func TestProvisionAfterCrash(t *testing.T) {
+	for name, c := range map[string]struct {
+		kind    enitest.InstanceType
+		refused *enitest.APIError
+		in      eni.ProvisionInput
+		slots   int
+	}{
+		"fewer slots":    {enitest.InstanceType{ENIs: []int{3}, IPv4PerENI: 2, IPv6PerENI: 2, Hypervisor: "nitro"}, nil, eni.ProvisionInput{Slots: 3}, 1},
+		"fewer than now": {enitest.InstanceType{ENIs: []int{3}, IPv4PerENI: 2, IPv6PerENI: 2, Hypervisor: "nitro"}, nil, eni.ProvisionInput{Slots: 1}, 1},
+		"no prefixes":    {enitest.InstanceType{ENIs: []int{3}, IPv4PerENI: 4, IPv6PerENI: 4, Hypervisor: "xen"}, nil, eni.ProvisionInput{Slots: 3, Prefixes: true}, 3},
+		"full subnet":    {enitest.InstanceType{ENIs: []int{3}, IPv4PerENI: 4, IPv6PerENI: 4, Hypervisor: "nitro"}, subnetFull, eni.ProvisionInput{Slots: 3}, 3},
+	} {
+		t.Run(name, inBubble(func(t *testing.T) {
+			w, _ := unknownNode(t, c.kind)
+			other := w.addSubnet("10.0.2.0/24", "", nil)
+			cfg := eni.Config{Intents: eni.NewMemory(), Subnets: eni.SubnetsByID{w.subnet.ID, other.ID}}
+			inst := w.Instances()[0]
+			throttle := w.AddFault(enitest.Fault{Action: "AttachNetworkInterface", Err: &enitest.APIError{Code: "RequestLimitExceeded", Status: 503}})
+			first := eni.ProvisionInput{Slots: 3, Prefixes: c.in.Prefixes}
+			if _, err := w.manager(inst, cfg).Provision(t.Context(), first); !errors.Is(err, eni.ErrThrottled) {
+				t.Fatalf("%v, want ErrThrottled", err)
+			}
+			throttle()
+			w.AddFault(enitest.Fault{Action: "AttachNetworkInterface", Times: 1, Err: c.refused})
+			time.Sleep(time.Minute)
+			e := w.provision(w.manager(inst, cfg), c.in)
+			if e.Slots(eni.IPv4) != c.slots || len(w.ENIs()) != 2 {
+				t.Errorf("ENI with %d slots, %d ENIs in all, want %d and 2", e.Slots(eni.IPv4), len(w.ENIs()), c.slots)
+			}
+			if c.refused == subnetFull && e.SubnetID != other.ID {
+				t.Errorf("created in %s, want %s", e.SubnetID, other.ID)
+			}
+		}))
+	}
+}
+
+// TestLearnedAfterRestart checks that a new process does not create an ENI in vain to
+// learn the limits again, unless the instance has another type by then, and that the
+// journal forgets them when EC2 states the limits.
+func TestLearnedAfterRestart(t *testing.T) {
+	small := enitest.InstanceType{ENIs: []int{3}, IPv4PerENI: 2, IPv6PerENI: 2, Hypervisor: "nitro"}
+	noPrefixes := enitest.InstanceType{ENIs: []int{3}, IPv4PerENI: 4, IPv6PerENI: 4, Hypervisor: "xen"}
+	for name, c := range map[string]struct {
+		kind   enitest.InstanceType
+		change func(in *eni.Intent) // of the record
+		want   writes
+	}{
+		"fewer slots":         {small, nil, writes{1, 1, 0}},
+		"no prefixes":         {noPrefixes, nil, writes{1, 1, 0}},
+		"of another type":     {small, func(in *eni.Intent) { in.Learned.Type = "zz2.nano" }, writes{2, 2, 1}},
+		"of another version":  {small, func(in *eni.Intent) { in.Learned.Version++ }, writes{2, 2, 1}},
+		"record without data": {small, func(in *eni.Intent) { in.Learned = nil }, writes{2, 2, 1}},
+	} {
+		t.Run(name, inBubble(func(t *testing.T) {
+			w, _ := unknownNode(t, c.kind)
+			inst := w.Instances()[0]
+			intents := eni.NewMemory()
+			m := w.manager(inst, eni.Config{Intents: intents})
+			in := eni.ProvisionInput{Slots: 3, Prefixes: c.kind.Hypervisor == "xen"}
+			w.check(m.Retire(t.Context(), w.provision(m, in).ID))
+			time.Sleep(time.Hour)
+			_, err := m.Discover(t.Context())
+			w.check(err)
+			record := findIntent(t, intents, eni.OpLearned)
+			if record == nil || !record.Done {
+				t.Fatalf("the journal has %+v, want a record", record)
+			}
+			if c.change != nil {
+				c.change(record)
+				w.check(intents.Put(t.Context(), *record))
+			}
+			w.ResetCalls()
+			again := w.manager(inst, eni.Config{Intents: intents})
+			w.provision(again, in)
+			if got := w.writes(); got != c.want {
+				t.Errorf("calls after the restart %+v, want %+v", got, c.want)
+			}
+			w.Allow("", "DescribeInstanceTypes")
+			time.Sleep(11 * time.Minute)
+			if _, err := again.Limits(t.Context()); err != nil {
+				t.Error(err)
+			}
+			_, err = again.Discover(t.Context())
+			w.check(err)
+			if record := findIntent(t, intents, eni.OpLearned); record != nil {
+				t.Errorf("the journal has %+v after EC2 has stated the limits", record)
+			}
+		}))
+	}
+}
+
+// findIntent returns the intent of an operation in a journal, or nil.
+func findIntent(t *testing.T, intents eni.Intents, op eni.Op) *eni.Intent {
+	t.Helper()
+	all, err := intents.All(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, in := range all {
+		if in.Op == op {
+			return &in
+		}
+	}
+	return nil
+}

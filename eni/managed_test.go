@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -102,24 +103,48 @@ func TestManagedByService(t *testing.T) {
 	}
 }
 
-// TestHiddenENIs checks that describe calls ask for the ENIs that an account hides,
-// because they take places on the instance.
+// TestHiddenENIs has an account that hides an ENI of a service on the node, which has
+// this node's tags. Every describe call must ask for it, so that it takes its device
+// index and counts against the limit, and the Manager must not change it.
 func TestHiddenENIs(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})
 		inst := w.run("m5.large")
+		hidden := w.provision(w.manager(inst, eni.Config{}), eni.ProvisionInput{Slots: 2})
+		time.Sleep(5 * time.Minute)
+		item := regexp.MustCompile(`(?s)<item><networkInterfaceId>` + hidden.ID + `</networkInterfaceId>.*?</tagSet></item>`)
 		asked := 0
 		m := w.manager(inst, eni.Config{Client: eni.NewClient(w.config(inst.ID, func(rt http.RoundTripper) http.RoundTripper {
 			return roundTrip(func(r *http.Request) (*http.Response, error) {
-				if form := w.form(r); form.Get("Action") == "DescribeNetworkInterfaces" && form.Get("IncludeManagedResources") == "true" {
-					asked++
-				}
-				return rt.RoundTrip(r)
+				form := w.form(r)
+				return editResponse(rt, r, func(body string) string {
+					switch {
+					case form.Get("Action") != "DescribeNetworkInterfaces":
+						return body
+					case form.Get("IncludeManagedResources") == "true":
+						asked++
+						return byService(hidden.ID, "operator")(body)
+					}
+					t.Errorf("%v does not ask for hidden ENIs", form)
+					return item.ReplaceAllString(body, "")
+				})
 			})
 		}), fast)})
 		_, err := m.Discover(t.Context())
-		if err != nil || asked != 1 {
-			t.Errorf("%d describe calls with IncludeManagedResources, %v, want 1", asked, err)
+		w.check(err)
+		known, ok := m.Inventory().ENI(hidden.ID)
+		if !ok || known.Managed || known.ForPods() || known.ManagedBy != "eks.amazonaws.com" || known.Device != 1 {
+			t.Errorf("the inventory has %+v, want it at 1 and not managed", known)
+		}
+		if e := w.provision(m, eni.ProvisionInput{Slots: 1}); e.Device != 2 {
+			t.Errorf("the new ENI is at %d, want 2", e.Device)
+		}
+		w.ResetCalls()
+		if _, err := m.Provision(t.Context(), eni.ProvisionInput{Slots: 1}); !errors.Is(err, eni.ErrENILimit) || len(w.Calls()) > 0 {
+			t.Errorf("a fourth ENI: %v, calls %v, want ErrENILimit without a call", err, w.Calls())
+		}
+		if err := m.Retire(t.Context(), hidden.ID); !errors.Is(err, eni.ErrNotManaged) || asked < 2 {
+			t.Errorf("Retire: %v after %d describe calls, want ErrNotManaged", err, asked)
 		}
 	})(t)
 }

@@ -133,12 +133,17 @@ type Manager struct {
 	subnetsAt        time.Time // when subnets was set
 }
 
-// New returns a Manager. It makes no calls.
+// New returns a Manager. It makes no calls. It returns an error for a configuration
+// without a Client, and for tags and security groups that EC2 would refuse at every new
+// ENI, whatever the quotas of the account are.
 func New(cfg Config) (*Manager, error) {
 	if cfg.Client == nil {
 		return nil, errors.New("eni: Config.Client is required")
 	}
 	cfg = cfg.withDefaults()
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("eni: %w", err)
+	}
 	return &Manager{
 		cfg: cfg, ec2: cfg.Client, mode: cfg.Mode,
 		inv:           restoreInventory(cfg.Known),
@@ -218,6 +223,7 @@ func (m *Manager) loadJournal(ctx context.Context) error {
 	for _, in := range all {
 		m.intents[in.ID] = in.rebase(m.journalRead, m.cfg.BranchCooldown)
 	}
+	m.learned = restoreLearned(m.intents[learnedID].Learned)
 	if !m.inv.At.IsZero() {
 		m.inv = m.replay(m.inv, slices.Collect(maps.Values(m.intents)))
 	}

@@ -257,8 +257,8 @@ func (m *merger) complete(e *ENI, v view) {
 }
 
 // managed reports whether this node may change the ENI: its tags say so, or it is
-// the primary ENI, and no service of AWS manages it. Without tags, as while EC2 does not answer, the previous value
-// remains.
+// the primary ENI, and no service of AWS manages it. Without tags, as while EC2 does
+// not answer, the previous value remains, or the journal tells.
 func (m *merger) managed(e ENI, v view) bool {
 	switch {
 	case e.Tags[TagNoManage] == "true", e.ManagedBy != "":
@@ -270,7 +270,7 @@ func (m *merger) managed(e ENI, v view) bool {
 	case v.prev != nil:
 		return v.prev.Managed
 	}
-	return v.own.made != nil
+	return v.own.made != nil || v.own.owned
 }
 
 // slots determines which of the ENI's slots exist and which are in doubt.
@@ -347,7 +347,7 @@ func (m *merger) slotFromSources(b netip.Prefix, v view) belief {
 	was := beliefOf(v.prev, b)
 	inMetadata := hasBlock(v.metadata, b)
 	switch {
-	case v.ec2 != nil && hasBlock(v.ec2, b):
+	case v.ec2 != nil && hasBlock(v.ec2, b), inMetadata && m.metadataSuffices(v):
 		return slotSure
 	case v.ec2 == nil && was != slotAbsent:
 		return was // EC2 did not describe this ENI
@@ -361,6 +361,15 @@ func (m *merger) slotFromSources(b netip.Prefix, v view) belief {
 		return slotDoubtful // only EC2 omits it
 	}
 	return slotAbsent
+}
+
+// metadataSuffices reports whether the metadata service alone tells the slots of an ENI,
+// because EC2 has not answered since this process began. The journal must name the ENI,
+// so that it also has this node's latest changes, and the metadata must be newer than
+// every change that an earlier process can have made.
+func (m *merger) metadataSuffices(v view) bool {
+	return v.own.owned && m.EC2At.IsZero() && (v.prev == nil || v.prev.Tags == nil) &&
+		!m.Loaded.IsZero() && !m.MetadataAt.Before(m.Loaded.Add(m.Lag))
 }
 
 // hasBlock reports whether b is among the ENI's blocks. A nil ENI has none.

@@ -62,13 +62,9 @@ func (m *Manager) Provision(ctx context.Context, in ProvisionInput) (ENI, error)
 // provision implements Provision, except for the checks at its start.
 func (m *Manager) provision(ctx context.Context, in ProvisionInput) (ENI, error) {
 	if earlier, release, ok := m.unfinishedProvision(in); ok {
-		var e ENI
-		earlier, err := m.refresh(ctx, earlier)
-		if err == nil {
-			e, err = m.finish(ctx, earlier)
-		}
+		e, again, err := m.finishEarlier(ctx, earlier)
 		release()
-		if err != nil || e.ID != "" {
+		if !again && (err != nil || e.ID != "") {
 			return e, err
 		}
 	}
@@ -87,6 +83,42 @@ func (m *Manager) provision(ctx context.Context, in ProvisionInput) (ENI, error)
 			return e, err
 		}
 	}
+}
+
+// finishEarlier finishes the ENI of an unfinished provision intent. again says that EC2
+// refused to attach that ENI for a reason that another ENI may avoid, as provisionOnce
+// does.
+func (m *Manager) finishEarlier(ctx context.Context, it Intent) (_ ENI, again bool, _ error) {
+	it, err := m.refresh(ctx, it)
+	if err != nil {
+		return ENI{}, false, err
+	}
+	before := m.lessons()
+	it, err = m.drive(ctx, it)
+	if m.subnetRefused(it, err) || it.Undo && it.Done && ctx.Err() == nil && m.lessons() != before {
+		return ENI{}, true, err
+	}
+	afterUndo(it, err)
+	e, err := m.driven(it, err)
+	return e, false, err
+}
+
+// lessons returns how many refusals of EC2 have lowered a limit.
+func (m *Manager) lessons() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.learned.lessons
+}
+
+// subnetRefused reports whether EC2 refused to attach the ENI of an intent, which is now
+// deleted, because its subnet is full. It remembers the subnet.
+func (m *Manager) subnetRefused(it Intent, err error) bool {
+	reason := reasonOf(err)
+	if !it.Undo || !it.Done || reason != ReasonSubnetFull && reason != ReasonNoFreePrefix {
+		return false
+	}
+	m.recordFailure(attempt{Subnet: it.Subnet, Prefixes: min(it.Prefixes, 1)}, ReasonSubnetFull)
+	return true
 }
 
 // maxRefusedENIs is how many ENIs Provision creates in a row if EC2 refuses to attach
@@ -110,15 +142,10 @@ func (m *Manager) provisionOnce(ctx context.Context, in ProvisionInput, limits i
 		return ENI{}, false, err
 	}
 	it, err = m.drive(ctx, it)
-	if it.Undo && it.Done {
-		switch reason := reasonOf(err); {
-		case reason == ReasonSubnetFull, reason == ReasonNoFreePrefix:
-			m.recordFailure(attempt{Subnet: it.Subnet, Prefixes: min(it.Prefixes, 1)}, ReasonSubnetFull)
-			return ENI{}, true, err
-		case ctx.Err() == nil && m.fitLearned(in, limits) != fit:
-			return ENI{}, true, err
-		}
+	if m.subnetRefused(it, err) || it.Undo && it.Done && ctx.Err() == nil && m.fitLearned(in, limits) != fit {
+		return ENI{}, true, err
 	}
+	afterUndo(it, err)
 	e, err := m.driven(it, err)
 	if err == nil && e.ID == "" {
 		err = &OpError{Op: string(OpProvision), ENI: it.ENI, reason: it.Why, Err: errors.New("the new ENI is gone")}
@@ -132,12 +159,6 @@ func (m *Manager) fitLearned(in ProvisionInput, l instancetype.Limits) Provision
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.learned.fit(in, l, time.Now())
-}
-
-// finish drives a provision intent to its end and returns the ENI. It returns the
-// zero ENI if the intent was undone.
-func (m *Manager) finish(ctx context.Context, it Intent) (ENI, error) {
-	return m.driven(m.drive(ctx, it))
 }
 
 // driven returns the ENI of a provision intent that drive has finished.
@@ -260,7 +281,7 @@ func (m *Manager) createOnce(ctx context.Context, it Intent, repeated bool) (Int
 	made, err := m.ec2.createENI(ctx, it, m.tags(it))
 	if err != nil {
 		reason := reasonOf(err)
-		uncertain := lostAnswer(err) || reason == ReasonThrottled || repeated && reason == ReasonUnauthorized
+		uncertain := lostAnswer(err) || reason == ReasonThrottled || repeated && (reason == ReasonUnauthorized || notNow(err))
 		if !uncertain {
 			it.Token = ""
 		}
@@ -321,21 +342,26 @@ func (m *Manager) exhaustedError(subnets []string) error {
 	return e
 }
 
-// tags returns the tags of a new ENI. The creation time comes from the intent,
-// because a repeated create call must be identical.
-func (m *Manager) tags(it Intent) map[string]string {
-	out := maps.Clone(m.cfg.Tags)
+// ownTags returns the tags of every new ENI: those of the configuration, and those of
+// this package. Values that depend on the ENI are empty.
+func ownTags(c Config) map[string]string {
+	out := maps.Clone(c.Tags)
 	if out == nil {
 		out = map[string]string{}
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	out[TagOwner] = m.cfg.Owner
-	out[TagInstance] = m.inv.Instance.ID
-	out[TagCreated] = it.Created.UTC().Format(time.RFC3339)
-	if m.cfg.Cluster != "" {
-		out[TagCluster] = m.cfg.Cluster
+	out[TagOwner], out[TagInstance], out[TagCreated] = c.Owner, "", ""
+	if c.Cluster != "" {
+		out[TagCluster] = c.Cluster
 	}
+	return out
+}
+
+// tags returns the tags of a new ENI. The creation time comes from the intent,
+// because a repeated create call must be identical.
+func (m *Manager) tags(it Intent) map[string]string {
+	out := ownTags(m.cfg)
+	out[TagInstance] = m.instance()
+	out[TagCreated] = it.Created.UTC().Format(time.RFC3339)
 	return out
 }
 

@@ -114,6 +114,7 @@ func (m *Manager) afterSlotRefusal(ctx context.Context, e ENI, f Family, a attem
 	}
 	var op *OpError
 	key, at := slotKey{e.ID, f}, time.Now()
+	defer m.storeLearned(ctx)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	next := m.slotRefusals[key].next(e.Slots(f), at, slotRefusalFirst, slotRefusalMost)

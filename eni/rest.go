@@ -5,6 +5,7 @@ package eni
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -16,7 +17,8 @@ const (
 	restFirst = 2 * time.Minute
 	restMost  = 16 * time.Minute
 	// restShort is the rest of operations that cost only one denied call: a describe
-	// call of Discover, and an unfinished operation that Resume continues.
+	// call of Discover, and an unfinished operation that Resume continues. It is also
+	// the first rest of an operation that was undone for another reason.
 	restShort = 30 * time.Second
 )
 
@@ -29,14 +31,14 @@ type restKey struct {
 	short  bool // rests for restShort
 }
 
-// rest is a denial and how long it counts.
+// rest is a failure and how long it counts.
 type rest struct {
 	refusal
 	err *OpError
 }
 
-// withRest runs an operation, unless it rests after a denial. Then withRest returns
-// the error of the denial again.
+// withRest runs an operation, unless it rests after a failure. Then withRest returns
+// the error of that failure again.
 func (m *Manager) withRest(key restKey, operation func() error) error {
 	now := time.Now()
 	m.mu.Lock()
@@ -45,7 +47,7 @@ func (m *Manager) withRest(key restKey, operation func() error) error {
 	if left := r.until.Sub(now); denied && left > 0 {
 		again := *r.err
 		again.retryAfter = left
-		again.Err = fmt.Errorf("denied, and not tried again for %v: %w", left.Round(time.Second), r.err.Err)
+		again.Err = fmt.Errorf("not tried again for %v: %w", left.Round(time.Second), r.err.Err)
 		return &again
 	}
 	err := operation()
@@ -55,8 +57,12 @@ func (m *Manager) withRest(key restKey, operation func() error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
-	case op != nil && op.rest:
-		r.refusal = r.next(0, now, restFirst, restMost)
+	case op != nil && (op.rest || op.undone):
+		first := restFirst
+		if !op.rest {
+			first = restShort
+		}
+		r.refusal = r.next(0, now, first, restMost)
 		if key.short {
 			r.until = now.Add(restShort)
 		}
@@ -68,4 +74,18 @@ func (m *Manager) withRest(key restKey, operation func() error) error {
 		delete(m.rests, key)
 	}
 	return err
+}
+
+// afterUndo marks the error of an operation that has created an ENI and removed it
+// again, so that the operation rests. A refused attach because of a full subnet or of
+// a limit is remembered elsewhere.
+func afterUndo(it Intent, err error) {
+	var op *OpError
+	if !it.Undo || !it.Done || !errors.As(err, &op) {
+		return
+	}
+	remembered := it.Op == OpProvision && !it.Attached && slices.Contains([]Reason{
+		ReasonSubnetFull, ReasonNoFreePrefix, ReasonENILimit, ReasonSlotLimit,
+	}, op.reason)
+	op.undone = !remembered
 }

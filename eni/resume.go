@@ -128,5 +128,9 @@ func (m *Manager) resumeUnassign(ctx context.Context, it Intent) error {
 	if err := m.putIntent(ctx, it); err != nil {
 		return err
 	}
-	return m.unassignBlocks(ctx, it)
+	err = m.unassignBlocks(ctx, it)
+	if blocksMissing(err) && !m.lagPassed(it) {
+		return nil // EC2 lists the blocks, but the listing may be older than the call
+	}
+	return err
 }

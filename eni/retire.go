@@ -269,8 +269,8 @@ func (m *Manager) completeUnassign(ctx context.Context, it Intent, off []netip.P
 
 // unassignGroup unassigns blocks of one sort and returns those that are no longer
 // on the ENI. EC2 refuses the whole call if one of them is not on the ENI. Then
-// unassignGroup makes one call for each block. After any other refusal it asks EC2
-// which of the blocks the ENI has.
+// unassignGroup makes one call for each block. After any other refusal, and after one
+// of a single block, it asks EC2 which of the blocks the ENI has.
 func (m *Manager) unassignGroup(ctx context.Context, id string, group []netip.Prefix) (off []netip.Prefix, err error) {
 	err = m.unassignWithRetry(ctx, id, group)
 	switch {
@@ -278,11 +278,7 @@ func (m *Manager) unassignGroup(ctx context.Context, id string, group []netip.Pr
 		return group, nil
 	case lostAnswer(err) || !mustLook(err):
 		return nil, err
-	case !blocksMissing(err):
-		return m.afterUnassignRefusal(ctx, id, group, err)
-	case len(group) == 1 && !m.assignedLately(id, group[0]):
-		return group, nil
-	case len(group) == 1:
+	case !blocksMissing(err) || len(group) == 1:
 		return m.afterUnassignRefusal(ctx, id, group, err)
 	}
 	for _, b := range group {
@@ -306,8 +302,7 @@ func blocksMissing(err error) bool {
 	return errors.As(err, &op) && op.reason == ReasonNotFound && op.Code == "InvalidParameterValue"
 }
 
-// afterUnassignRefusal handles an unassign call that EC2 refused for another reason
-// than missing blocks. It returns the blocks that EC2 does not show on the ENI, and
+// afterUnassignRefusal handles an unassign call that EC2 refused. It returns the blocks that EC2 does not show on the ENI, and
 // the refusal if there are others. A block that this node has just assigned counts
 // as present, because EC2 may not show it yet.
 func (m *Manager) afterUnassignRefusal(ctx context.Context, id string, group []netip.Prefix, refused error) (off []netip.Prefix, err error) {

@@ -19,7 +19,7 @@ func translate(action string, err error) *OpError {
 	}
 	var api smithy.APIError
 	if errors.Is(err, ErrNoCredentials) {
-		return &OpError{Op: action, reason: ReasonUnauthorized, Err: cause(err)} // the call was not sent
+		return &OpError{Op: action, reason: ReasonUnauthorized, Err: cause(err), unsent: true}
 	}
 	if !errors.As(err, &api) {
 		return &OpError{Op: action, reason: ReasonUnreachable, Err: cause(err), look: true, lost: true}
@@ -29,9 +29,9 @@ func translate(action string, err error) *OpError {
 	row := rowOf(action, api.ErrorCode(), api.ErrorMessage(), server)
 	e := &OpError{
 		Op: action, Code: api.ErrorCode(), Err: errors.New(api.ErrorMessage()),
-		reason: row.reason, look: row.look, lost: row.effect == effectUnknown, rest: row.rest,
+		reason: row.reason, look: row.look, lost: row.effect == effectUnknown, rest: row.rest, clock: row.clock,
 	}
-	if e.blameClock(clockSkew(err)); e.skew == 0 && row.hint != "" {
+	if row.hint != "" {
 		e.Err = fmt.Errorf("%s; %s", api.ErrorMessage(), row.hint)
 	}
 	switch e.reason {
@@ -57,6 +57,14 @@ func cause(err error) error {
 func lostAnswer(err error) bool {
 	var op *OpError
 	return errors.As(err, &op) && op.lost
+}
+
+// notNow reports whether EC2 certainly has not executed a call that failed with err, and
+// would not refuse it at another time: it was throttled, not sent, or not signed with
+// valid credentials. The call says nothing about its object then.
+func notNow(err error) bool {
+	var op *OpError
+	return errors.As(err, &op) && !op.lost && (op.unsent || op.reason == ReasonThrottled || op.reason == ReasonUnauthorized && !op.rest)
 }
 
 // mustLook reports whether a caller has to ask EC2 for the state of an object

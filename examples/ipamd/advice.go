@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 
 	smithyhttp "github.com/aws/smithy-go/transport/http"
@@ -97,24 +96,4 @@ func (r route) host() string {
 		return r.endpoint
 	}
 	return u.Hostname()
-}
-
-// metadataV6 holds the IPv6 addresses of the services of an instance, such as that of
-// the metadata service, fd00:ec2::254
-// (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html).
-var metadataV6 = netip.MustParsePrefix("fd00:ec2::/32")
-
-// directForMetadata returns a choice of proxies that is next, except that requests to
-// the metadata service and to other services of the instance, such as that of
-// credentials, never use a proxy: only the instance itself can reach them.
-func directForMetadata(metadataEndpoint string, next func(*http.Request) (*url.URL, error)) func(*http.Request) (*url.URL, error) {
-	metadata := route{endpoint: metadataEndpoint}.host()
-	return func(r *http.Request) (*url.URL, error) {
-		host := r.URL.Hostname()
-		a, err := netip.ParseAddr(host)
-		if host == metadata || err == nil && (a.IsLinkLocalUnicast() || metadataV6.Contains(a)) {
-			return nil, nil
-		}
-		return next(r)
-	}
 }

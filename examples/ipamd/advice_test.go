@@ -67,30 +67,6 @@ func TestAdviceOnToken(t *testing.T) {
 	}
 }
 
-// TestDirectForMetadata checks which requests use the proxy.
-func TestDirectForMetadata(t *testing.T) {
-	choose := directForMetadata("http://metadata.test:80", byProxy)
-	for target, proxied := range map[string]bool{
-		"http://169.254.169.254/latest/":       false,
-		"http://169.254.170.23/v1/credentials": false,
-		"http://[fd00:ec2::254]/latest/":       false,
-		"http://[fe80::1%25eth0]/":             false,
-		"http://metadata.test/latest/":         false,
-		"https://ec2.us-west-2.amazonaws.com/": true,
-		"https://sts.us-west-2.amazonaws.com/": true,
-		"http://10.0.0.1/":                     true,
-		"https://[2001:db8::1]/":               true,
-	} {
-		r, err := http.NewRequest(http.MethodGet, target, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, err := choose(r); err != nil || (got != nil) != proxied {
-			t.Errorf("%s: proxy %v, %v, want a proxy: %t", target, got, err, proxied)
-		}
-	}
-}
-
 // TestEC2EndpointFlagWins checks that -ec2-endpoint overrides AWS_ENDPOINT_URL_EC2,
 // which the SDK reads too.
 func TestEC2EndpointFlagWins(t *testing.T) {

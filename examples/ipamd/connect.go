@@ -21,7 +21,7 @@ import (
 func connect(ctx context.Context, s settings, known string, onCall func(eni.Call)) (*eni.Client, string, error) {
 	// Only the SDK's own client can take a CA bundle from the environment.
 	httpClient := awshttp.NewBuildableClient().WithTimeout(s.HTTPTimeout).WithTransportOptions(func(t *http.Transport) {
-		t.Proxy = directForMetadata(s.MetadataEndpoint, t.Proxy)
+		t.Proxy = eni.ProxyExceptMetadata(s.MetadataEndpoint, t.Proxy)
 	})
 	options := []func(*config.LoadOptions) error{config.WithHTTPClient(httpClient)}
 	if s.MetadataEndpoint != "" {

@@ -11,8 +11,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/config"
-
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/eni/instancetype"
 )
@@ -92,9 +90,9 @@ func limitsOf(ctx context.Context, kind string) (instancetype.Limits, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
 	defer cancel()
-	cfg, err := config.LoadDefaultConfig(ctx)
+	cfg, err := awsConfig(ctx)
 	if err != nil {
-		return instancetype.Limits{}, fmt.Errorf("AWS configuration: %w", err)
+		return instancetype.Limits{}, err
 	}
 	return eni.NewClient(cfg, eni.ClientConfig{Attempts: 2}).LimitsOf(ctx, kind), nil
 }

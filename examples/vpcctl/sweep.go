@@ -9,8 +9,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/config"
-
 	"github.com/vpcnet/vpcnet/eni"
 )
 
@@ -34,9 +32,9 @@ func sweep(ctx context.Context, std stdio, args []string) error {
 	if in.MinAge <= 0 {
 		return wrong(fs, std, fmt.Sprintf("-min-age %s: want more than 0, and longer than an attachment takes", in.MinAge))
 	}
-	cfg, err := config.LoadDefaultConfig(ctx)
+	cfg, err := awsConfig(ctx)
 	if err != nil {
-		return fmt.Errorf("AWS configuration: %w", err)
+		return err
 	}
 	swept, err := eni.Sweep(ctx, eni.NewClient(cfg, eni.ClientConfig{}), in)
 	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
