@@ -232,6 +232,8 @@ var refusals = []struct {
 		}},
 	{"tag what is not there", "InvalidNetworkInterfaceID.NotFound", "eni-0",
 		func(ctx context.Context, s *stage) error { return s.tag(ctx, "a", "eni-0", s.free) }},
+	{"long tag key", "InvalidParameterValue", "128 characters",
+		func(ctx context.Context, s *stage) error { return s.tag(ctx, strings.Repeat("ü", 129), s.free) }},
 	{"reserved tag", "InvalidParameterValue", "reserved for internal use",
 		func(ctx context.Context, s *stage) error { return s.tag(ctx, "aws:x", s.free) }},
 	{"unknown type", "InvalidInstanceType", "z9.nano",
@@ -361,5 +363,13 @@ func (s *stage) fill(step int) {
 	for i := 0; i < 256; i += step {
 		// Occupy returns an error for addresses that are in use already.
 		_ = s.Occupy(s.subnet.ID, netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}))
+	}
+}
+
+// TestLengthOfTags counts characters, and not bytes.
+func TestLengthOfTags(t *testing.T) {
+	s := newStage(t)
+	if err := s.tag(t.Context(), strings.Repeat("ü", 128), s.free); err != nil {
+		t.Errorf("tag key of 128 characters: %v", err)
 	}
 }

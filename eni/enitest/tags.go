@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // maxTags is the maximum number of tags of a resource.
@@ -48,9 +49,9 @@ func checkTags(tags []tagParam) error {
 	keys := map[string]bool{}
 	for _, tag := range tags {
 		switch {
-		case tag.Key == "" || len(tag.Key) > 128:
+		case tag.Key == "" || utf8.RuneCountInString(tag.Key) > 128:
 			return invalidValue("Tag keys must be between 1 and 128 characters in length.")
-		case len(tag.value()) > 256:
+		case utf8.RuneCountInString(tag.value()) > 256:
 			return invalidValue("Tag values must be no longer than 256 characters.")
 		case strings.HasPrefix(strings.ToLower(tag.Key), "aws:"):
 			return invalidValue("Tag keys starting with 'aws:' are reserved for internal use")
