@@ -18,7 +18,7 @@ import (
 func add(ctx context.Context, c *call) error {
 	timeout := c.conf.timeout()
 	deadline := time.Now().Add(timeout)
-	prev, err := parsePrevResult(c.conf.PrevResult)
+	prev, err := parsePrevResult(c.conf.PrevResult, c.conf.CNIVersion)
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ func add(ctx context.Context, c *call) error {
 	if err := removeTombstone(c.conf.tombstones(), c.Attachment); err != nil {
 		return &Error{Code: CodeIOFailure, Msg: "tombstone of an earlier DEL cannot be removed", Details: err.Error()}
 	}
-	h, err := datapath.Open("")
+	h, err := c.openKernel()
 	if err != nil {
 		return datapathFailure(err)
 	}
@@ -45,9 +45,9 @@ func add(ctx context.Context, c *call) error {
 	if err != nil {
 		c.recordTimeout(err)
 		if !mayHaveAllocated(err) {
-			return agentFailure(err)
+			return CNIError(err)
 		}
-		return errors.Join(agentFailure(err), c.undo(ctx, h, deadline))
+		return errors.Join(CNIError(err), c.undo(ctx, h, deadline))
 	}
 	if err := c.wire(work, h, prev, allocation{resp, lock.Since}); err != nil {
 		return errors.Join(err, c.undo(ctx, h, deadline))
@@ -89,7 +89,7 @@ type allocation struct {
 // ADD has taken seconds. The first check avoids wiring addresses that are lost.
 // The second check covers a DEL that ran before there was anything to delete.
 // Such a DEL can also be the reason why wiring failed.
-func (c *call) wire(ctx context.Context, h *datapath.Handle, prev result, given allocation) error {
+func (c *call) wire(ctx context.Context, h *kernel, prev result, given allocation) error {
 	p, err := c.desiredPod(given.AddResponse)
 	if err != nil {
 		return err
@@ -97,25 +97,25 @@ func (c *call) wire(ctx context.Context, h *datapath.Handle, prev result, given 
 	if err := c.confirm(ctx, given); err != nil {
 		return err
 	}
-	w, failed := h.AddPod(ctx, p)
+	made, failed := h.add(ctx, p, given.AddResponse)
 	if err := c.confirm(ctx, given); err != nil {
 		return errors.Join(err, failed)
 	}
 	if failed != nil {
 		return datapathFailure(failed)
 	}
-	r, err := addWiring(prev, c.conf.CNIVersion, c.netns, w)
+	r, err := prev.add(made, c.conf.CNIVersion)
 	if err != nil {
 		return err
 	}
-	return emit(c.out, r)
+	return r.write(c.out, c.conf.CNIVersion)
 }
 
 // undo reverts an ADD that failed. If the kernel does not delete the pod's
 // network, the attachment keeps its address, and the runtime's DEL tries again.
 // undo has undoTime even if the deadline is closer, because the process may have
 // been stopped.
-func (c *call) undo(ctx context.Context, h *datapath.Handle, deadline time.Time) error {
+func (c *call) undo(ctx context.Context, h *kernel, deadline time.Time) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(time.Until(deadline), undoTime))
 	defer cancel()
 	if err := h.DelPod(ctx, c.podOf(c.Attachment, c.netns)); err != nil {
@@ -133,6 +133,9 @@ func (c *call) desiredPod(resp AddResponse) (datapath.Pod, error) {
 	for _, a := range resp.Addresses {
 		p.Addrs = append(p.Addrs, datapath.PodAddr{Addr: a.Addr, Table: a.Table})
 	}
+	if c.plugin.Wiring != nil {
+		return p, nil
+	}
 	if resp.HostLinkPrefix != "" && resp.HostLinkPrefix != c.conf.vethPrefix() {
 		return p, &Error{
 			Code: CodeInvalidConfig, Msg: fmt.Sprintf("invalid vethPrefix %q", c.conf.vethPrefix()),
@@ -140,7 +143,11 @@ func (c *call) desiredPod(resp AddResponse) (datapath.Pod, error) {
 		}
 	}
 	if err := p.Validate(); err != nil {
-		return p, &Error{Code: CodeAgent, Msg: ReasonProtocol + ": the agent's answer does not describe a valid pod", Details: err.Error()}
+		return p, invalidAnswer(err)
 	}
 	return p, nil
+}
+
+func invalidAnswer(err error) *Error {
+	return &Error{Code: CodeAgent, Msg: ReasonProtocol + ": the agent's answer does not describe a valid pod", Details: err.Error()}
 }

@@ -36,8 +36,8 @@ var badInputs = []badInput{
 
 	{name: "empty input", verbs: all, stdin: " ", code: 6, text: "no network configuration"},
 	{name: "malformed input", verbs: all, stdin: `{"cniVersion":`, code: 6, text: "JSON"},
-	{name: "unknown version", verbs: all, stdin: `{"cniVersion":"7.0.0","name":"vpcnet"}`, code: 1, text: "0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"},
-	{name: "missing version", verbs: all, stdin: `{"name":"vpcnet"}`, code: 1, text: `""`},
+	{name: "unknown version", verbs: all, stdin: `{"cniVersion":"7.0.0","name":"vpcnet"}`, code: 1, text: "0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"},
+	{name: "missing version", verbs: "CHECK GC STATUS", stdin: `{"name":"vpcnet"}`, code: 1, text: "cniVersion 0.1.0 has no"},
 	{name: "missing name", verbs: all, stdin: `{"cniVersion":"1.1.0"}`, code: 7, text: "name"},
 	{name: "unsupported field", verbs: all, stdin: `{"cniVersion":"1.1.0","name":"n","ipam":{"type":"dhcp"}}`, code: 2, text: "ipam"},
 	{name: "field of the wrong type", verbs: all, stdin: `{"cniVersion":"1.1.0","name":"n","stateDir":[]}`, code: 6, text: "stateDir"},
@@ -55,6 +55,21 @@ var badInputs = []badInput{
 	{name: "long interface", verbs: onAttachment, env: map[string]string{"CNI_IFNAME": "sixteencharacter"}, code: 4, text: "has 16 bytes, want 1 to 15"},
 	{name: "invalid interface", verbs: onAttachment, env: map[string]string{"CNI_IFNAME": "a/b"}, code: 4, text: `CNI_IFNAME "a/b"`},
 	{name: "dots", verbs: onAttachment, env: map[string]string{"CNI_IFNAME": ".."}, code: 4, text: `CNI_IFNAME ".."`},
+	{name: "pattern", verbs: onAttachment, env: map[string]string{"CNI_IFNAME": "eth%d"}, code: 4, text: "contains a percent sign"},
+	{name: "white space of Latin-1", verbs: onAttachment, env: map[string]string{"CNI_IFNAME": "eth\u00e0"}, code: 4, text: "white space"},
+	{name: "huge interface", verbs: onAttachment, env: map[string]string{"CNI_IFNAME": strings.Repeat("e", 1<<20)}, code: 4, text: "has 1048576 bytes, want 1 to 15"},
+	{name: "huge container", verbs: onAttachment, env: map[string]string{"CNI_CONTAINERID": strings.Repeat("c", 1<<20)}, code: 4, text: "it has 1048576 bytes, want at most 1024"},
+	{name: "huge sandbox", verbs: "ADD CHECK", env: map[string]string{"CNI_NETNS": "/" + strings.Repeat("n", 1<<20)}, code: 3, text: "file name too long"},
+	{name: "huge arguments", verbs: "ADD CHECK", env: map[string]string{"CNI_ARGS": strings.Repeat("a", 1<<20)}, code: 4, text: "is not KEY=VALUE"},
+	{name: "huge command", verbs: strings.Repeat("A", 1<<20), code: 4, text: "CNI_COMMAND"},
+	{name: "huge name", verbs: "ADD CHECK STATUS", stdin: `{"cniVersion":"1.1.0","name":"` + strings.Repeat("n", 1<<20) + `"}`, code: 7, text: "it has 1048576 bytes, want at most 1024"},
+	{name: "huge version", verbs: "ADD CHECK STATUS", stdin: `{"cniVersion":"` + strings.Repeat("1", 1<<20) + `"}`, code: 1, text: "0.1.0"},
+	{name: "huge ipam", verbs: "ADD CHECK STATUS", stdin: `{"cniVersion":"1.1.0","name":"n","ipam":"` + strings.Repeat("i", 1<<20) + `"}`, code: 2, text: "ipam"},
+	{name: "huge value", verbs: "ADD CHECK STATUS", stdin: `{"cniVersion":"1.1.0","name":"n","agentSocket":"/` + strings.Repeat("s", 1<<20) + `"}`, code: 7, text: "want at most 107"},
+	{name: "huge timeout", verbs: "ADD CHECK STATUS", stdin: `{"cniVersion":"1.1.0","name":"n","timeout":"` + strings.Repeat("9", 1<<20) + `"}`, code: 6, text: "timeout"},
+	{name: "huge MTU", verbs: "ADD CHECK STATUS", stdin: `{"cniVersion":"1.1.0","name":"n","mtu":"` + strings.Repeat("9", 1<<20) + `"}`, code: 6, text: "mtu"},
+	{name: "deep JSON", verbs: "ADD CHECK STATUS", stdin: strings.Repeat("[", 1<<20), code: 6, text: "JSON"},
+	{name: "null in prevResult", verbs: "ADD CHECK", stdin: `{"cniVersion":"1.1.0","name":"n","prevResult":{"interfaces":[null]}}`, code: 6, text: "null"},
 	{name: "nothing at all", verbs: onAttachment, env: map[string]string{"CNI_CONTAINERID": "", "CNI_IFNAME": ""}, code: 4, text: "CNI_CONTAINERID, CNI_IFNAME"},
 	{name: "malformed arguments", verbs: "ADD CHECK", env: map[string]string{"CNI_ARGS": "K8S_POD_NAME"}, code: 4, text: "CNI_ARGS"},
 	{name: "no sandbox", verbs: "ADD CHECK", env: map[string]string{"CNI_NETNS": ""}, code: 4, text: "CNI_NETNS"},
@@ -125,12 +140,18 @@ func expect(t *testing.T, row badInput, status int, stdout []byte) {
 		}
 		return
 	}
-	var got cniplugin.Error
+	var got struct {
+		CNIVersion string
+		cniplugin.Error
+	}
 	if err := json.Unmarshal(stdout, &got); err != nil || status == 0 {
 		t.Fatalf("exit status %d, output %q is not a CNI error: %v", status, stdout, err)
 	}
-	if got.Code != row.code || !strings.Contains(got.Error(), row.text) || got.CNIVersion == "" {
+	if got.Code != row.code || !strings.Contains(got.Error.Error(), row.text) || got.CNIVersion == "" {
 		t.Errorf("error %+v, want a version, code %d and the text %q", got, row.code, row.text)
+	}
+	if len(stdout) > 5000 {
+		t.Errorf("the error has %d bytes, want a text that can be read", len(stdout))
 	}
 }
 

@@ -5,9 +5,9 @@ package cniplugin
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
@@ -55,20 +55,28 @@ const (
 // call is one invocation, parsed and validated.
 type call struct {
 	Attachment
-	conf  NetConf
-	netns string
-	pod   Pod
-	stdin []byte
-	out   io.Writer
-	log   *slog.Logger
+	plugin Plugin
+	conf   config
+	netns  string
+	pod    Pod
+	stdin  []byte
+	out    io.Writer
+	log    *slog.Logger
 	// agentStuck means that a call of this command to the agent has timed out.
 	agentStuck bool
+	// releaseErr is the error of an own Allocator that has not released addresses.
+	releaseErr error
 	// unlocked means that a DEL goes on while another command holds the lock.
 	unlocked bool
 }
 
-func (c *call) client(wait time.Duration) Client {
-	return Client{Socket: c.conf.AgentSocket, Wait: wait}
+// client returns the Allocator of the Plugin or, if that is nil, a Client that waits
+// for the agent.
+func (c *call) client(wait time.Duration) backend {
+	if c.plugin.Allocator != nil {
+		return backend{c.plugin.Allocator}
+	}
+	return backend{Client{Socket: c.conf.AgentSocket, Wait: wait}}
 }
 
 // recordTimeout sets agentStuck if err, returned by a call to the agent, is a
@@ -93,25 +101,35 @@ func (c *call) validateSandbox() error {
 	if err == nil {
 		return nil
 	}
-	e := &Error{Code: CodeInvalidEnvironment, Msg: fmt.Sprintf("invalid CNI_NETNS %q", c.netns), Details: err.Error()}
+	e := &Error{Code: CodeInvalidEnvironment, Msg: "invalid CNI_NETNS " + shorten(c.netns), Details: err.Error()}
 	if errors.Is(err, datapath.ErrNoSandbox) {
 		e.Code = CodeUnknownContainer
 	}
 	return e
 }
 
-// datapathFailure returns the CNI error for an error of package datapath.
+// datapathFailure returns the CNI error for an error of package datapath or of a
+// Wiring.
 func datapathFailure(err error) *Error {
+	if _, ok := asError(err); ok {
+		return CNIError(err)
+	}
 	e := &Error{Code: CodeDatapath, Msg: "network of the pod cannot be changed", Details: err.Error()}
-	switch {
-	case errors.Is(err, datapath.ErrNoSandbox):
-		e.Code, e.Msg = CodeUnknownContainer, "invalid CNI_NETNS: the sandbox is gone"
-	case errors.Is(err, datapath.ErrInterfaceTaken):
-		e.Code, e.Msg = CodeInvalidEnvironment, "invalid CNI_IFNAME: the sandbox has this interface already"
-	case errors.Is(err, datapath.ErrAddressTaken):
-		e.Code, e.Msg = CodeTryAgainLater, ReasonAddressTaken+": an address that the agent gave leads to another pod"
-	case errors.Is(err, context.DeadlineExceeded):
-		e.Code, e.Msg = CodeTryAgainLater, "the kernel did not finish before the deadline"
+	for _, known := range []struct {
+		is   error
+		code Code
+		msg  string
+	}{
+		{datapath.ErrNoSandbox, CodeUnknownContainer, "invalid CNI_NETNS: the sandbox is gone"},
+		{datapath.ErrInterfaceTaken, CodeInvalidEnvironment, "invalid CNI_IFNAME: the sandbox has this interface already"},
+		{datapath.ErrAddressTaken, CodeTryAgainLater, ReasonAddressTaken + ": an address that the agent gave leads to another pod"},
+		{context.DeadlineExceeded, CodeTryAgainLater, "the kernel did not finish before the deadline"},
+	} {
+		if errors.Is(err, known.is) {
+			e.Code, e.Msg = known.code, known.msg
+			e.Details = strings.Replace(err.Error(), ": "+known.is.Error(), "", 1) // e.Msg says it
+			break
+		}
 	}
 	return e
 }

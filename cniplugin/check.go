@@ -20,7 +20,7 @@ func check(ctx context.Context, c *call) error {
 	if len(c.conf.PrevResult) == 0 {
 		return &Error{Code: CodeInvalidConfig, Msg: "missing prevResult", Details: "CHECK compares with the result of ADD"}
 	}
-	prev, err := parsePrevResult(c.conf.PrevResult)
+	prev, err := parsePrevResult(c.conf.PrevResult, c.conf.CNIVersion)
 	if err != nil {
 		return err
 	}
@@ -28,28 +28,50 @@ func check(ctx context.Context, c *call) error {
 		return err
 	}
 	resp, err := c.client(agentWait).Check(ctx, CheckRequest{c.Attachment})
+	layouts := []datapath.Layout{datapath.Layout(resp.Layout)}
+	if errors.Is(err, errNoMethod) {
+		resp, err = c.recorded(prev), nil
+		layouts = []datapath.Layout{datapath.PerPod, datapath.Flat} // which one ADD used is not recorded
+	}
 	if err != nil {
-		return agentFailure(err)
+		return CNIError(err)
 	}
 	p, err := c.desiredPod(resp)
 	if err != nil {
 		return err
 	}
-	if err := c.compare(prev, p.Wiring()); err != nil {
-		return err
+	if c.plugin.Wiring == nil {
+		if err := c.compare(prev, p.Wiring()); err != nil {
+			return err
+		}
 	}
-	h, err := datapath.Open("")
+	h, err := c.openKernel()
 	if err != nil {
 		return datapathFailure(err)
 	}
 	defer h.Close()
-	if err := h.CheckPod(ctx, p); err != nil {
+	for _, p.Layout = range layouts {
+		if err = h.CheckPod(ctx, p, resp); err == nil {
+			return nil
+		}
+	}
+	if err != nil {
 		if drift := (*datapath.DriftError)(nil); errors.As(err, &drift) {
 			return &Error{Code: CodeCheckFailed, Msg: "network of the pod differs from what ADD made", Details: err.Error()}
 		}
 		return datapathFailure(err)
 	}
 	return nil
+}
+
+// recorded returns the response of an Allocator without Check, as far as the result
+// of ADD has it.
+func (c *call) recorded(prev result) (resp AddResponse) {
+	was, _ := prev.find(c.podOf(c.Attachment, c.netns).HostLink(), c.IfName, c.netns)
+	for _, addr := range was.addrs {
+		resp.Addresses = append(resp.Addresses, Address{Addr: addr})
+	}
+	return resp
 }
 
 // compare returns an error if prev differs from what ADD would print now. It

@@ -95,11 +95,13 @@ func (c Client) call(ctx context.Context, path string, in, out any) error {
 			return joinBroken(broken, decode(path, status, answer, out))
 		}
 		if ctx.Err() != nil && !isAway(err) {
-			return fmt.Errorf("agent at %s did not answer before the deadline: %w", socket, ctx.Err())
+			return &timeoutError{socket, ctx.Err()}
 		}
 		switch {
 		case errors.As(err, &broken): // the agent accepted the connection, then ended: it restarts
 			away = time.Time{}
+		case errors.As(err, new(*AgentError)):
+			return err
 		case !isAway(err):
 			return fmt.Errorf("%w: %w", ErrAgentAway, err)
 		}
@@ -111,6 +113,15 @@ func (c Client) call(ctx context.Context, path string, in, out any) error {
 		}
 	}
 }
+
+// timeoutError means that the agent at socket did not answer before ctx ended.
+type timeoutError struct {
+	socket string
+	err    error // of the context
+}
+
+func (e *timeoutError) Error() string { return "the agent at " + e.socket + " did not answer in time" }
+func (e *timeoutError) Unwrap() error { return e.err }
 
 // brokenError means that a connection ended before the complete answer arrived.
 type brokenError struct{ err error }
@@ -195,7 +206,10 @@ func parseResponse(raw []byte) (int, []byte, error) {
 	code, _, _ := strings.Cut(rest, " ")
 	status, err := strconv.Atoi(code)
 	if err != nil || !strings.HasPrefix(proto, "HTTP/1.") {
-		return 0, nil, fmt.Errorf("agent answered %q, want an HTTP response", lines[0])
+		return 0, nil, &AgentError{
+			Code: CodeAgent, Reason: ReasonProtocol, Message: "the process at the agent's socket is not an agent",
+			Details: fmt.Sprintf("it answered %s, want an HTTP response", shorten(lines[0])),
+		}
 	}
 	for _, line := range lines[1:] {
 		key, value, _ := strings.Cut(line, ":")
@@ -225,7 +239,7 @@ func decode(path string, status int, answer []byte, out any) error {
 		return nil
 	}
 	e := new(AgentError)
-	if err := json.Unmarshal(answer, e); err == nil && e.Message != "" {
+	if err := json.Unmarshal(answer, e); err == nil && *e != (AgentError{}) {
 		return e
 	}
 	return &AgentError{

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
@@ -16,7 +17,7 @@ import (
 
 func TestConflist(t *testing.T) {
 	c := cniplugin.Conflist{
-		Conf: cniplugin.NetConf{Name: "aws-cni", AgentSocket: "/run/agent.sock", MTU: 1500, LogFile: "/var/log/vpc-cni.log"},
+		Conf: cniplugin.NetConf{PluginConf: types.PluginConf{Name: "aws-cni"}, AgentSocket: "/run/agent.sock", MTU: 1500, LogFile: "/var/log/vpc-cni.log"},
 		Chained: []json.RawMessage{
 			json.RawMessage(`{"type":"portmap","capabilities":{"portMappings":true},"snat":true}`),
 			json.RawMessage(`{"type":"bandwidth","capabilities":{"bandwidth":true}}`),
@@ -44,8 +45,8 @@ func TestConflist(t *testing.T) {
 
 func TestConflistRefuses(t *testing.T) {
 	for text, c := range map[string]cniplugin.Conflist{
-		`cniVersion "0.2.0"`:             {CNIVersions: []string{"1.0.0", "0.2.0"}},
-		`invalid name "a b"`:             {Conf: cniplugin.NetConf{Name: "a b"}},
+		`cniVersion "0.0.9"`:             {CNIVersions: []string{"1.0.0", "0.0.9"}},
+		`invalid name "a b"`:             {Conf: cniplugin.NetConf{PluginConf: types.PluginConf{Name: "a b"}}},
 		`invalid mtu "1"`:                {Conf: cniplugin.NetConf{MTU: 1}},
 		"chained plugin 1 is not a JSON": {Chained: []json.RawMessage{json.RawMessage(`{"name":"portmap"}`)}},
 	} {

@@ -184,9 +184,9 @@ func (a *stuckDel) Check(context.Context, cniplugin.CheckRequest) (cniplugin.Add
 	return cniplugin.AddResponse{}, io.EOF
 }
 
-func (a *stuckDel) Del(context.Context, cniplugin.DelRequest) error {
+func (a *stuckDel) Del(context.Context, cniplugin.DelRequest) (cniplugin.DelResponse, error) {
 	<-a.stuck
-	return io.EOF
+	return cniplugin.DelResponse{}, io.EOF
 }
 
 // TestGCStuckAgent checks that a GC of many attachments waits for a stuck agent

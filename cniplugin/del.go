@@ -24,7 +24,7 @@ func del(ctx context.Context, c *call) error {
 		p.Netns = "" // the sandbox is gone, or is the node's namespace, in which DEL deletes nothing
 	}
 	// A prevResult that cannot be read must not prevent the DEL.
-	prev, _ := parsePrevResult(c.conf.PrevResult)
+	prev, _ := parsePrevResult(c.conf.PrevResult, c.conf.CNIVersion)
 	was, _ := prev.find(p.HostLink(), c.IfName, c.netns)
 	return c.remove(ctx, p, was.addrs)
 }
@@ -62,12 +62,12 @@ func (c *call) remove(ctx context.Context, p datapath.Pod, addrs []netip.Addr) e
 	for _, addr := range addrs {
 		p.Addrs = append(p.Addrs, datapath.PodAddr{Addr: addr})
 	}
-	h, err := datapath.Open("")
+	h, err := c.openKernel()
 	if err != nil {
 		return datapathFailure(err)
 	}
 	defer h.Close()
-	if p.Netns == "" {
+	if p.Netns == "" || !h.retires() {
 		if err := h.DelPod(ctx, p); err != nil {
 			return datapathFailure(err)
 		}
@@ -128,6 +128,10 @@ func (c *call) release(ctx context.Context, req DelRequest) DelResponse {
 		return resp
 	}
 	c.recordTimeout(err)
+	if c.plugin.Allocator != nil {
+		c.releaseErr = errors.Join(c.releaseErr, CNIError(err))
+		return DelResponse{}
+	}
 	c.log.Warn("agent has not released the addresses; leaving a tombstone", "err", err)
 	c.leaveTombstone(req.Attachment)
 	return DelResponse{}

@@ -37,6 +37,25 @@
 //	}
 //	return (&server.Server{Backend: addresses{…}, Logger: log}).Serve(ctx, l)
 //
+// # Other allocators and other wirings
+//
+// A Plugin asks its [Allocator] for addresses and connects the pod with its [Wiring].
+// Nil stands for the agent and for package datapath. An Allocator needs two methods,
+// and so does a Wiring:
+//
+//	Plugin{Allocator: …}             a plugin without an agent (examples/standalone), or
+//	                                 with upstream's host-local (examples/plugins/hostlocal)
+//	Plugin{Wiring: …}                another datapath (examples/plugins/ptp)
+//	Plugin{Allocator: …, Wiring: …}  only the commands, versions, locks and errors
+//
+// With an Allocator, DEL fails if the addresses cannot be released, and leaves no
+// tombstone, because no agent collects it. In the per-pod layout a pod is connected to
+// its node without any further preparation; the flat layout needs EnsureNode of package
+// datapath.
+//
+// Results, errors and configurations are those of github.com/containernetworking/cni:
+// [Result], [Error], and [NetConf] with its types.PluginConf.
+//
 // # What each command does
 //
 //	ADD      takes addresses from the agent, wires the pod and prints the result. A
@@ -47,14 +66,18 @@
 //	CHECK    compares the result of ADD, the addresses that the agent has allocated,
 //	         and the state of the kernel.
 //	GC       removes the attachments that hold addresses and are not in the runtime's
-//	         list, except those that another command is working on.
+//	         list, except those that another command is working on. It needs the
+//	         list: cnitool 1.3 sends none.
 //	STATUS   asks the agent whether it could serve an ADD. It waits up to 10 s for an
 //	         agent that restarts.
 //	VERSION  prints the supported versions of the specification.
 //
-// The plugin supports all versions of the specification from 0.3.0 to 1.1.0, each
-// with the commands and result fields that it has. ADD adds its own interfaces,
-// addresses and routes to a prevResult.
+// The plugin supports all versions of the specification from 0.1.0 to 1.1.0, each
+// with the commands and result fields that it has. A configuration without cniVersion
+// has version 0.1.0. ADD adds its own interfaces, addresses and routes to a
+// prevResult, whose entries it keeps with fields that it does not know. A result of a
+// version before 0.3.0 has one address of each family, so there the address of an
+// earlier plugin stays.
 //
 // # Errors
 //
@@ -62,8 +85,9 @@
 // for a field, 3 for a sandbox or attachment that does not exist, 4 for the
 // environment, 5 for standard input and output, 6 for JSON, 7 for a value in the
 // configuration, 11 for a temporary failure, and 50 and 51 in answer to STATUS.
-// Codes from 100 on are those of [Code]. The plugin prints an [AgentError] with
-// its code and details unchanged, and with its reason in front of its message:
+// Codes from 100 on are those of [Code]. A panic of an Allocator or a Wiring has code
+// 999. The plugin prints an [AgentError] with its code and details unchanged, and with
+// its reason in front of its message. [CNIError] does the same for other programs:
 //
 //	{
 //	    "cniVersion": "1.0.0",

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
 )
 
 // ErrNotSupported is returned on systems other than Linux.
@@ -22,22 +24,22 @@ var ErrAgentAway = errors.New("agent is not running")
 // Code is a CNI error code. The specification defines the codes below 100.
 //
 // https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md#error
-type Code uint
+type Code = uint
 
 // The codes that this package uses.
 const (
-	CodeIncompatibleVersion Code = 1
-	CodeUnsupportedField    Code = 2
-	CodeUnknownContainer    Code = 3
-	CodeInvalidEnvironment  Code = 4
-	CodeIOFailure           Code = 5
-	CodeDecodingFailure     Code = 6
-	CodeInvalidConfig       Code = 7
-	CodeTryAgainLater       Code = 11
+	CodeIncompatibleVersion Code = types.ErrIncompatibleCNIVersion
+	CodeUnsupportedField    Code = types.ErrUnsupportedField
+	CodeUnknownContainer    Code = types.ErrUnknownContainer
+	CodeInvalidEnvironment  Code = types.ErrInvalidEnvironmentVariables
+	CodeIOFailure           Code = types.ErrIOFailure
+	CodeDecodingFailure     Code = types.ErrDecodingFailure
+	CodeInvalidConfig       Code = types.ErrInvalidNetworkConfig
+	CodeTryAgainLater       Code = types.ErrTryAgainLater
 	// CodeNotAvailable and CodeLimitedConnectivity answer STATUS only. Both mean
 	// that no ADD can be served; the latter adds that running pods may be affected.
-	CodeNotAvailable        Code = 50
-	CodeLimitedConnectivity Code = 51
+	CodeNotAvailable        Code = types.ErrPluginNotAvailable
+	CodeLimitedConnectivity Code = types.ErrLimitedConnectivity
 
 	// CodeDatapath means that the kernel refused a link, address, route or rule.
 	CodeDatapath Code = 100
@@ -45,11 +47,11 @@ const (
 	CodeCheckFailed Code = 101
 	// CodeAgent means that the agent failed and that trying again will not help.
 	CodeAgent Code = 102
-	// CodeInternal is any other failure.
-	CodeInternal Code = 999
+	// CodeInternal is any other failure, for example a panic.
+	CodeInternal Code = types.ErrInternal
 )
 
-// Reasons that the plugin and package server give; an agent has more.
+// The reasons that the plugin and package server give. An agent has more.
 const (
 	// ReasonAgentAway means that no process listens on the agent's socket.
 	ReasonAgentAway = "agent-away"
@@ -66,8 +68,13 @@ const (
 	// ReasonAddressLost means that the addresses were released while ADD was wiring
 	// them.
 	ReasonAddressLost = "address-lost"
+	// ReasonNotAllocated means that the attachment holds no address. Backends give it
+	// with CodeUnknownContainer.
+	ReasonNotAllocated = "not-allocated"
 	// ReasonNotAllowed means that the user may not call the agent.
 	ReasonNotAllowed = "not-allowed"
+	// ReasonAgentPanic means that the agent has a defect, by which it panicked.
+	ReasonAgentPanic = "agent-panic"
 )
 
 // AgentError is a failure that the agent explains. A backend returns it, the
@@ -94,12 +101,17 @@ type agentErrorWire struct {
 	RetryAfterMillis int64  `json:"retryAfterMillis,omitempty"`
 }
 
-// Error returns reason and message.
+// Error returns reason and message, or the code if there is neither.
 func (e *AgentError) Error() string {
-	if e.Reason == "" {
-		return e.Message
+	switch {
+	case e == nil:
+		return "nil AgentError"
+	case e.Reason != "" && e.Message != "":
+		return e.Reason + ": " + e.Message
+	case e.Reason != "" || e.Message != "":
+		return e.Reason + e.Message
 	}
-	return e.Reason + ": " + e.Message
+	return fmt.Sprintf("the agent refused the call with code %d", cmp.Or(e.Code, CodeAgent))
 }
 
 // MarshalJSON implements [json.Marshaler].
@@ -117,35 +129,27 @@ func (e *AgentError) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// Error is a failure of a CNI command, as the runtime reads it from standard
-// output. Its JSON form is the error result of the specification.
-type Error struct {
-	CNIVersion string `json:"cniVersion"`
-	Code       Code   `json:"code"`
-	// Msg says which value or step is wrong.
-	Msg string `json:"msg"`
-	// Details says what would be right, or contains the cause.
-	Details string `json:"details,omitempty"`
-}
+// Error is a failure of a CNI command. Its Msg says which value or step is wrong, and
+// its Details say what would be right, or contain the cause.
+type Error = types.Error
 
-// withVersion sets the specification version of err, if it is an [*Error] without
-// one.
-func withVersion(err error, version string) error {
-	if e := (*Error)(nil); errors.As(err, &e) && e.CNIVersion == "" {
-		e.CNIVersion = version
-	}
-	return err
-}
-
-// agentFailure returns the CNI error for an error of a Client. The agent's reason
-// and message come first, because many runtimes show nothing else.
-func agentFailure(err error) *Error {
+// CNIError returns the error that the runtime gets if an [Allocator], or a call of
+// a [Client], returns err. It is the [Error] in err if there is one. The reason and
+// message of an [AgentError] come first, because some runtimes show nothing else. It is
+// nil if err is nil.
+func CNIError(err error) *Error {
+	var own *Error
 	var e *AgentError
 	switch {
-	case errors.As(err, &e):
+	case err == nil:
+		return nil
+	case errors.As(err, &own) && own != nil:
+		e := *own
+		return &e
+	case errors.As(err, &e) && e != nil:
 		details := e.Details
 		if e.RetryAfter > 0 {
-			details = strings.TrimPrefix(details+"; retry after "+e.RetryAfter.String(), "; ")
+			details = strings.TrimPrefix(details+"; retry after "+shortDuration(e.RetryAfter), "; ")
 		}
 		return &Error{Code: cmp.Or(e.Code, CodeAgent), Msg: e.Error(), Details: details}
 	case errors.Is(err, ErrAgentAway):
@@ -154,15 +158,18 @@ func agentFailure(err error) *Error {
 			Details: strings.TrimPrefix(err.Error(), ErrAgentAway.Error()+": "),
 		}
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return &Error{Code: CodeTryAgainLater, Msg: ReasonAgentTimeout + ": the agent did not answer in time", Details: err.Error()}
+		return &Error{Code: CodeTryAgainLater, Msg: ReasonAgentTimeout + ": " + err.Error()}
 	}
-	return &Error{Code: CodeAgent, Msg: ReasonProtocol + ": the call to the agent failed", Details: err.Error()}
+	if own, e = (*Error)(nil), (*AgentError)(nil); errors.As(err, &own) || errors.As(err, &e) {
+		return &Error{Code: CodeInternal, Msg: fmt.Sprintf("an allocator or a wiring returned a nil %T as its error", err)}
+	}
+	return &Error{Code: CodeAgent, Msg: err.Error()}
 }
 
-// Error returns message and details.
-func (e *Error) Error() string {
-	if e.Details == "" {
-		return e.Msg
+// shortDuration returns d in tenths of a second or, if it is short, in milliseconds.
+func shortDuration(d time.Duration) string {
+	if d < time.Second {
+		return max(d.Round(time.Millisecond), time.Millisecond).String()
 	}
-	return e.Msg + ": " + e.Details
+	return d.Round(time.Second / 10).String()
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/version"
+
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/cniplugin/server"
 	"github.com/vpcnet/vpcnet/cniplugin/servertest"
@@ -67,6 +69,8 @@ func ExamplePlugin_Main() {
 	// {
 	//     "cniVersion": "1.0.0",
 	//     "supportedVersions": [
+	//         "0.1.0",
+	//         "0.2.0",
 	//         "0.3.0",
 	//         "0.3.1",
 	//         "0.4.0",
@@ -88,6 +92,31 @@ func ExampleParseNetConf() {
 	// Output:
 	// 7 invalid mtu "60"
 	// MTU 60, want 68 to 65535
+}
+
+// A program that asks the agent by itself gives the runtime the error that the plugin
+// would give.
+func ExampleCNIError() {
+	err := fmt.Errorf("add: %w", &cniplugin.AgentError{
+		Code: cniplugin.CodeTryAgainLater, Reason: "subnet-full", Message: "no IPv4 address for default/web", RetryAfter: 1500 * time.Millisecond,
+	})
+	e := cniplugin.CNIError(err)
+	fmt.Println(e.Code, e)
+	// Output:
+	// 11 subnet-full: no IPv4 address for default/web; retry after 1.5s
+}
+
+// The addresses of an IPAM plugin's result, of whatever version it is.
+func ExampleAddressesOf() {
+	result, err := version.NewResult("0.2.0", []byte(`{"cniVersion": "0.2.0", "ip4": {"ip": "10.0.1.5/24"}}`))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	addrs, err := cniplugin.AddressesOf(result)
+	fmt.Println(addrs[0].Addr, err)
+	// Output:
+	// 10.0.1.5 <nil>
 }
 
 // Two pods ask an agent that has one address. Then the agent ends.

@@ -41,9 +41,12 @@ func (c *call) confirm(ctx context.Context, given allocation) error {
 		return lost("a DEL has left the tombstone " + path)
 	}
 	held, err := c.client(c.conf.timeout()).Check(ctx, CheckRequest{c.Attachment})
+	if errors.Is(err, errNoMethod) {
+		return nil
+	}
 	if err != nil {
 		c.recordTimeout(err)
-		e := agentFailure(err)
+		e := CNIError(err)
 		if e.Code == CodeUnknownContainer {
 			return lost(e.Error())
 		}

@@ -3,7 +3,7 @@
 package cniplugin
 
 import (
-	"encoding/json"
+	"bytes"
 	"errors"
 	"net/netip"
 	"testing"
@@ -13,40 +13,49 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-// FuzzPrevResult checks that addWiring keeps every entry of a prevResult, and that
-// find finds the attachment in the result.
+// FuzzPrevResult checks in every version that a result keeps the entries of a
+// prevResult, that find finds the attachment in the result, and that the CNI library
+// reads it if it reads the prevResult.
 func FuzzPrevResult(f *testing.F) {
-	for _, s := range []string{
-		"", "{}", "null", `{"interfaces":[null,7],"ips":[{}],"dns":{"domain":"x"}}`,
+	for i, s := range []string{
+		"", "{}", "null", `{"interfaces":[null,7],"ips":[{}],"dns":{"domain":"x"}}`, `{"ip4":{"ip":"10.0.0.1/8"},"CNIVERSION":"x","cniVersion":7}`,
 		`{"interfaces":[{"name":"eth0","sandbox":"/run/netns/c1"}],"ips":[{"interface":0,"address":"10.0.0.1/8"}],"routes":[{"dst":"::/0"}]}`,
 	} {
-		f.Add([]byte(s))
+		f.Add([]byte(s), uint8(i))
+		f.Add([]byte(s), uint8(3))
 	}
 	w := datapath.Pod{ContainerID: "c1", IfName: "eth0", Addrs: []datapath.PodAddr{{Addr: netip.MustParseAddr("10.0.1.5")}}}.Wiring()
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		prev, err := parsePrevResult(raw)
+	f.Fuzz(func(t *testing.T, raw []byte, v uint8) {
+		version := supportedVersions[int(v)%len(supportedVersions)]
+		prev, err := parsePrevResult(raw, version)
 		if err != nil {
 			return
 		}
-		r, err := addWiring(prev, "1.0.0", "/run/netns/c1", w)
+		r, err := prev.add(resultOf(w, "/run/netns/c1"), version)
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := json.Marshal(r)
-		if err != nil {
-			t.Fatal(err)
+		var out bytes.Buffer
+		if err := r.write(&out, version); err != nil {
+			if _, unreadable := prev.as(newestVersion); unreadable == nil {
+				t.Fatalf("%s: %v", raw, err)
+			}
+			return
 		}
-		again, err := parsePrevResult(b)
+		again, err := parsePrevResult(out.Bytes(), version)
 		if err != nil {
-			t.Fatalf("%s: %v", b, err)
+			t.Fatalf("%s: %v", out.Bytes(), err)
+		}
+		if !supports(version, versionOfInterfaces) {
+			return
 		}
 		if len(again.Interfaces) != len(prev.Interfaces)+2 || len(again.IPs) != len(prev.IPs)+1 || len(again.Routes) != len(prev.Routes)+1 {
-			t.Errorf("%s became %s, want 2 more interfaces, 1 more address and 1 more route", raw, b)
+			t.Errorf("%s became %s, want 2 more interfaces, 1 more address and 1 more route", raw, out.Bytes())
 		}
 		a, found := again.find(w.HostLink, "eth0", "/run/netns/c1")
 		want := []netip.Addr{netip.MustParseAddr("10.0.1.5")}
 		if diff := cmp.Diff(want, a.addrs, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); !found || diff != "" {
-			t.Errorf("%s: found %v, -want +got:\n%s", b, found, diff)
+			t.Errorf("%s: found %v, -want +got:\n%s", out.Bytes(), found, diff)
 		}
 	})
 }

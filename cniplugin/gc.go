@@ -23,7 +23,7 @@ func gc(ctx context.Context, c *call) error {
 	}
 	resp, err := c.client(agentWait).GC(ctx, GCRequest{Network: c.Network, Valid: valid})
 	if err != nil {
-		return agentFailure(err)
+		return CNIError(err)
 	}
 	var errs []error
 	for i, a := range resp.Stale {

@@ -10,25 +10,28 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
 // NetConf is the plugin's part of a network configuration. Only Name is required.
 //
-// The names of its fields in JSON are cniVersion, name, type, agentSocket,
-// stateDir, timeout, vethPrefix, mtu, pluginLogFile, pluginLogLevel and prevResult.
-// Unknown fields in JSON are ignored, so that a list written for
-// amazon-vpc-cni-k8s can be used after changing its type. Fields with the names
-// of that plugin have the same meaning.
+// The fields of [types.PluginConf] have in JSON the names that the specification
+// gives them. The names of the others are agentSocket, stateDir, timeout, vethPrefix,
+// mtu, pluginLogFile and pluginLogLevel. Unknown fields in JSON are ignored, so that
+// a list written for amazon-vpc-cni-k8s can be used after changing its type. Fields
+// with the names of that plugin have the same meaning.
 type NetConf struct {
-	CNIVersion string
-	// Name is the name of the network, and part of the key of every allocation.
-	Name string
-	// Type is the file name of the plugin's binary.
-	Type string
+	// PluginConf has the fields that all plugins share. Its Name is the name of the
+	// network, and part of the key of every allocation. Its Type is the file name of
+	// the plugin's binary. Its PrevResult is the result of the earlier plugins in the
+	// list; RawPrevResult is not used.
+	types.PluginConf
 
 	// AgentSocket is the path of the agent's socket. Empty means DefaultSocket.
 	AgentSocket string
@@ -55,75 +58,103 @@ type NetConf struct {
 	// info for a log file, and warn for standard error, which a runtime writes to
 	// its own log.
 	LogLevel string
-
-	// PrevResult is the result of the earlier plugins in the list.
-	PrevResult json.RawMessage
 }
 
 // defaultTimeout is half of the time that a kubelet by default gives a runtime
 // for one call (runtimeRequestTimeout, two minutes).
 const defaultTimeout = 60 * time.Second
 
-// supportedVersions are the versions of the specification that the plugin
-// supports. Older versions have neither interfaces in results nor chained plugins.
-var supportedVersions = []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}
-
-const newestVersion = "1.1.0"
-
-// supports reports whether version has a feature that the version since added.
-// Both must be in supportedVersions.
-func supports(version, since string) bool {
-	return slices.Index(supportedVersions, version) >= slices.Index(supportedVersions, since)
+// ParseNetConf parses and validates a network configuration, as a runtime writes
+// it to the plugin's standard input. It sets the fields that have a default value
+// but MTU, and cniVersion to 0.1.0 if it is missing, as the CNI library does. Its
+// error is an [*Error] that names the field and the values that are valid.
+func ParseNetConf(data []byte) (NetConf, error) {
+	c, err := parseConfig(data)
+	if err != nil {
+		return c.NetConf, err
+	}
+	conf := c.NetConf.withDefaults()
+	return conf, conf.unmarshalShared(data, c.PrevResult)
 }
 
-// ParseNetConf parses and validates a network configuration, as a runtime writes
-// it to the plugin's standard input. Its error is an [*Error] that names the field
-// and the values that are valid.
-func ParseNetConf(data []byte) (NetConf, error) {
-	var c NetConf
-	// The version is checked first, because other errors mean nothing in a
-	// configuration of an unknown version.
-	var v struct {
-		CNIVersion string          `json:"cniVersion"`
-		IPAM       json.RawMessage `json:"ipam"`
-	}
+// withDefaults returns c with the values that its empty fields stand for.
+func (c NetConf) withDefaults() NetConf {
+	level, _ := c.level()
+	c.AgentSocket = cmp.Or(c.AgentSocket, DefaultSocket)
+	c.StateDir = cmp.Or(c.StateDir, DefaultStateDir)
+	c.Timeout = c.timeout()
+	c.VethPrefix = c.vethPrefix()
+	c.LogFile = cmp.Or(c.LogFile, "stderr")
+	c.LogLevel = cmp.Or(c.LogLevel, strings.ToLower(level.String()))
+	return c
+}
+
+// config is a parsed network configuration with two of its fields as they are in
+// JSON: a command that does not need them does not parse them.
+type config struct {
+	NetConf
+	PrevResult json.RawMessage
+	ipam       json.RawMessage
+}
+
+// parseConfig parses and validates a network configuration. Together with an error it
+// returns the part of the configuration that could be read.
+func parseConfig(data []byte) (config, error) {
 	if len(bytes.TrimSpace(data)) == 0 {
-		return c, &Error{Code: CodeDecodingFailure, Msg: "no network configuration on standard input"}
+		return config{}, &Error{Code: CodeDecodingFailure, Msg: "no network configuration on standard input"}
 	}
-	if err := json.Unmarshal(data, &v); err != nil {
-		return c, &Error{Code: CodeDecodingFailure, Msg: "network configuration is not a JSON object", Details: err.Error()}
+	var w netConfWire
+	if err := json.Unmarshal(data, &w); err != nil {
+		return config{}, unreadable(data, err)
 	}
-	if !slices.Contains(supportedVersions, v.CNIVersion) {
-		return c, &Error{
-			Code: CodeIncompatibleVersion, Msg: fmt.Sprintf("cniVersion %q is not supported", v.CNIVersion),
-			Details: "this plugin supports " + strings.Join(supportedVersions, ", "),
-		}
-	}
-	c.CNIVersion = v.CNIVersion
-	if err := json.Unmarshal(data, &c); err != nil {
-		return c, &Error{Code: CodeDecodingFailure, Msg: "network configuration cannot be read", Details: err.Error()}
-	}
-	if ipam := v.IPAM; len(ipam) > 0 && !slices.Contains([]string{"null", "{}"}, string(ipam)) {
-		return c, &Error{
-			Code: CodeUnsupportedField, Msg: fmt.Sprintf("field ipam: %s is not supported", ipam),
-			Details: "addresses come from the agent; remove the field",
-		}
+	c := config{w.netConf(), w.prevResult(), w.IPAM}
+	if err := checkVersion(c.CNIVersion); err != nil {
+		return config{}, err
 	}
 	return c, c.validate()
+}
+
+// unreadable returns the error for a configuration that is not valid JSON, or has a
+// field of another type. The version comes first, because other errors mean nothing
+// in a configuration of an unknown version.
+func unreadable(data []byte, err error) error {
+	var v struct {
+		CNIVersion string `json:"cniVersion"`
+	}
+	if err := json.Unmarshal(data, &v); err != nil {
+		return &Error{Code: CodeDecodingFailure, Msg: "network configuration is not a JSON object", Details: err.Error()}
+	}
+	if err := checkVersion(cmp.Or(v.CNIVersion, unversioned)); err != nil {
+		return err
+	}
+	return &Error{Code: CodeDecodingFailure, Msg: "network configuration cannot be read", Details: err.Error()}
+}
+
+// checkIPAM refuses the field ipam, which has a meaning only for an own Allocator.
+func (c config) checkIPAM() error {
+	if len(c.ipam) == 0 || slices.Contains([]string{"null", "{}"}, string(c.ipam)) {
+		return nil
+	}
+	return &Error{
+		Code: CodeUnsupportedField, Msg: fmt.Sprintf("field ipam: %s is not supported", shorten(string(c.ipam))),
+		Details: "addresses come from the agent; remove the field",
+	}
 }
 
 // validate checks every field that the plugin uses.
 func (c NetConf) validate() error {
 	invalid := func(key string, value any, want string) error {
-		return &Error{Code: CodeInvalidConfig, Msg: fmt.Sprintf("invalid %s %q", key, fmt.Sprint(value)), Details: want}
+		return &Error{Code: CodeInvalidConfig, Msg: "invalid " + key + " " + shorten(fmt.Sprint(value)), Details: want}
 	}
 	switch {
 	case !validID(c.Name):
-		return invalid("name", c.Name, wantID)
+		return invalid("name", c.Name, wantIDOf(c.Name))
 	case c.Timeout < 0:
 		return invalid("timeout", c.Timeout, "want a positive duration such as 60s")
 	case c.AgentSocket != "" && !filepath.IsAbs(c.AgentSocket):
 		return invalid("agentSocket", c.AgentSocket, "want an absolute path")
+	case len(c.AgentSocket) > maxSocketPath:
+		return invalid("agentSocket", c.AgentSocket, fmt.Sprintf("the path has %d bytes, want at most %d", len(c.AgentSocket), maxSocketPath))
 	case c.StateDir != "" && !filepath.IsAbs(c.StateDir):
 		return invalid("stateDir", c.StateDir, "want an absolute path")
 	case c.LogFile != "" && c.LogFile != "stderr" && !filepath.IsAbs(c.LogFile):
@@ -141,6 +172,14 @@ func (c NetConf) validate() error {
 	return nil
 }
 
+// maxID is the length that container IDs and network names may have. Those of
+// runtimes have 64 bytes. The CNI library uses them in file names, which may have
+// 255 bytes.
+const maxID = 1024
+
+// maxSocketPath is the length that the path of a unix socket may have.
+const maxSocketPath = 107
+
 // wantID describes the form that validID accepts.
 const wantID = "want a letter or digit, followed by letters, digits, '_', '.' and '-'"
 
@@ -153,7 +192,35 @@ func validID(s string) bool {
 			return false
 		}
 	}
-	return s != ""
+	return s != "" && len(s) <= maxID
+}
+
+// wantIDOf returns why validID refuses s.
+func wantIDOf(s string) string {
+	if len(s) > maxID {
+		return fmt.Sprintf("it has %d bytes, want at most %d", len(s), maxID)
+	}
+	return wantID
+}
+
+// shortenText returns s, and the beginning of s if it is too long to be read: an error
+// can contain a value of the configuration of any length.
+func shortenText(s string) string {
+	const longest = 2000
+	if len(s) <= longest {
+		return s
+	}
+	return strings.ToValidUTF8(s[:longest], "") + "..."
+}
+
+// shorten returns s in quotes, and the beginning of s if it is too long for the text
+// of an error.
+func shorten(s string) string {
+	const longest, shown = 200, 64
+	if len(s) <= longest {
+		return strconv.Quote(s)
+	}
+	return strconv.Quote(s[:shown]) + "..."
 }
 
 func (c NetConf) level() (slog.Level, error) {
@@ -186,7 +253,7 @@ func parseArgs(args string) (Pod, error) {
 		}
 		key, value, ok := strings.Cut(pair, "=")
 		if !ok || key == "" {
-			return Pod{}, &Error{Code: CodeInvalidEnvironment, Msg: fmt.Sprintf("invalid CNI_ARGS: %q is not KEY=VALUE", pair)}
+			return Pod{}, &Error{Code: CodeInvalidEnvironment, Msg: "invalid CNI_ARGS: " + shorten(pair) + " is not KEY=VALUE"}
 		}
 		switch key {
 		case "K8S_POD_NAMESPACE":

@@ -3,13 +3,16 @@
 package cniplugin
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
 )
 
-// netConfWire is the JSON form of NetConf, with the same fields in the same order.
+// netConfWire is the JSON form of the fields that the plugin uses.
 type netConfWire struct {
 	CNIVersion  string          `json:"cniVersion,omitempty"`
 	Name        string          `json:"name,omitempty"`
@@ -21,28 +24,86 @@ type netConfWire struct {
 	MTU         mtuWire         `json:"mtu,omitzero"`
 	LogFile     string          `json:"pluginLogFile,omitempty"`
 	LogLevel    string          `json:"pluginLogLevel,omitempty"`
+	IPAM        json.RawMessage `json:"ipam,omitempty"`
 	PrevResult  json.RawMessage `json:"prevResult,omitempty"`
 }
 
 // MarshalJSON implements [json.Marshaler].
 func (c NetConf) MarshalJSON() ([]byte, error) {
-	return json.Marshal(netConfWire{
-		c.CNIVersion, c.Name, c.Type, c.AgentSocket, c.StateDir, durationWire(c.Timeout),
-		c.VethPrefix, mtuWire(c.MTU), c.LogFile, c.LogLevel, c.PrevResult,
-	})
+	w := struct {
+		netConfWire
+		Capabilities     map[string]bool      `json:"capabilities,omitempty"`
+		IPAM             types.IPAM           `json:"ipam,omitzero"`
+		DNS              dnsWire              `json:"dns,omitzero"`
+		ValidAttachments []types.GCAttachment `json:"cni.dev/valid-attachments,omitempty"`
+		PrevResult       types.Result         `json:"prevResult,omitempty"`
+	}{
+		netConfWire{
+			CNIVersion: c.CNIVersion, Name: c.Name, Type: c.Type, AgentSocket: c.AgentSocket, StateDir: c.StateDir,
+			Timeout: durationWire(c.Timeout), VethPrefix: c.VethPrefix, MTU: mtuWire(c.MTU), LogFile: c.LogFile, LogLevel: c.LogLevel,
+		},
+		c.Capabilities, c.IPAM, dnsWire(c.DNS), c.ValidAttachments, c.PrevResult,
+	}
+	return json.Marshal(w)
 }
 
-// UnmarshalJSON implements [json.Unmarshaler].
+// dnsWire is a types.DNS that is not in JSON if it is empty.
+type dnsWire types.DNS
+
+func (d dnsWire) IsZero() bool { return (*types.DNS)(&d).IsEmpty() }
+
+// UnmarshalJSON implements [json.Unmarshaler]. It does not check the values, see
+// [ParseNetConf].
 func (c *NetConf) UnmarshalJSON(b []byte) error {
 	var w netConfWire
 	if err := json.Unmarshal(b, &w); err != nil {
 		return err
 	}
-	*c = NetConf{
-		w.CNIVersion, w.Name, w.Type, w.AgentSocket, w.StateDir, time.Duration(w.Timeout),
-		w.VethPrefix, int(w.MTU), w.LogFile, w.LogLevel, w.PrevResult,
+	conf := w.netConf()
+	if err := checkVersion(conf.CNIVersion); err != nil {
+		return err
 	}
+	if err := conf.unmarshalShared(b, w.prevResult()); err != nil {
+		return err
+	}
+	*c = conf
 	return nil
+}
+
+// unmarshalShared sets c.PluginConf to all fields of b, the JSON form of c.
+func (c *NetConf) unmarshalShared(b []byte, prevResult json.RawMessage) error {
+	if err := json.Unmarshal(b, &c.PluginConf); err != nil {
+		return &Error{Code: CodeDecodingFailure, Msg: "network configuration cannot be read", Details: err.Error()}
+	}
+	c.RawPrevResult = nil
+	c.CNIVersion = cmp.Or(c.CNIVersion, unversioned)
+	prev, err := parsePrevResult(prevResult, c.CNIVersion)
+	if err != nil || len(prevResult) == 0 {
+		return err
+	}
+	if !supports(c.CNIVersion, versionOfInterfaces) {
+		c.PrevResult, err = parseOldResult(prevResult, c.CNIVersion)
+		return err
+	}
+	c.PrevResult, err = prev.as(c.CNIVersion)
+	return err
+}
+
+// prevResult returns the previous result, empty if there is none.
+func (w netConfWire) prevResult() json.RawMessage {
+	if string(w.PrevResult) == "null" {
+		return nil
+	}
+	return w.PrevResult
+}
+
+// netConf returns the configuration without the fields that only UnmarshalJSON reads.
+func (w netConfWire) netConf() NetConf {
+	return NetConf{
+		PluginConf:  types.PluginConf{CNIVersion: cmp.Or(w.CNIVersion, unversioned), Name: w.Name, Type: w.Type},
+		AgentSocket: w.AgentSocket, StateDir: w.StateDir, Timeout: time.Duration(w.Timeout),
+		VethPrefix: w.VethPrefix, MTU: int(w.MTU), LogFile: w.LogFile, LogLevel: w.LogLevel,
+	}
 }
 
 // durationWire is a time.Duration with a JSON form such as "1m30s".

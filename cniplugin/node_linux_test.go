@@ -136,7 +136,8 @@ func (n *node) collect() int {
 	n.t.Helper()
 	count, err := server.CollectTombstones(n.t.Context(), cniplugin.TombstoneDir(n.stateDir()),
 		func(ctx context.Context, s cniplugin.Tombstone) error {
-			return n.agent.Del(ctx, cniplugin.DelRequest{Attachment: s.Attachment})
+			_, err := n.agent.Del(ctx, cniplugin.DelRequest{Attachment: s.Attachment})
+			return err
 		})
 	if err != nil {
 		n.t.Error(err)

@@ -318,7 +318,7 @@ func (n *node) overtake(t *testing.T, all []*late, wired func(i int) bool) {
 	t.Helper()
 	n.together(all, func(i int, l *late) { // each DEL waits for the lock
 		if i%4 == 3 && !l.maySucceed { // no DEL: the agent finds that the sandbox is gone
-			if err := n.agent.Del(t.Context(), cniplugin.DelRequest{Attachment: attachment(l.id)}); err != nil {
+			if _, err := n.agent.Del(t.Context(), cniplugin.DelRequest{Attachment: attachment(l.id)}); err != nil {
 				t.Error(err)
 			}
 			return

@@ -4,25 +4,36 @@ package cniplugin
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"strings"
 
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-// Plugin executes CNI commands. Its zero value is ready to use.
+// Plugin executes CNI commands. Its zero value asks the agent of the node for
+// addresses and wires pods with package datapath.
 type Plugin struct {
 	// Version is printed if CNI_COMMAND is not set. Optional.
 	Version string
+	// Allocator allocates addresses. Nil means the agent that listens on the socket
+	// of the network configuration. With an Allocator the configuration may have the
+	// field ipam, which is left to the Allocator.
+	Allocator Allocator
+	// Wiring connects pods to the network. Nil means package datapath.
+	Wiring Wiring
 }
 
-// Invocation is the environment that a runtime gives to a plugin process.
+// Invocation is the environment that a runtime gives to a plugin process. A field that
+// is nil stands for something empty.
 type Invocation struct {
 	// Getenv returns the value of an environment variable, as os.Getenv.
 	Getenv func(string) string
@@ -36,27 +47,52 @@ type Invocation struct {
 // of the calling process, and needs CAP_NET_ADMIN and CAP_SYS_ADMIN there for ADD,
 // DEL, CHECK and GC.
 func (p Plugin) Main(ctx context.Context, inv Invocation) int {
+	inv = inv.withDefaults()
 	if inv.Getenv("CNI_COMMAND") == "" {
 		fmt.Fprintf(inv.Stderr, "CNI plugin vpcnet %s\nCNI protocol versions supported: %s\n",
 			p.Version, strings.Join(supportedVersions, ", "))
 		return 0
 	}
-	err := run(ctx, inv)
+	ver, err := p.run(ctx, inv)
 	if err == nil {
 		return 0
 	}
-	var e *Error
-	if !errors.As(err, &e) {
+	e, ok := asError(err)
+	if !ok {
 		e = &Error{Code: CodeInternal, Msg: err.Error()}
 	}
-	if e.CNIVersion == "" {
-		e.CNIVersion = newestVersion
-	}
-	if err := emit(inv.Stdout, e); err != nil {
+	if err := emit(inv.Stdout, errorResult{cmp.Or(ver, newestVersion), e.Code, shortenText(e.Msg), shortenText(e.Details)}); err != nil {
 		fmt.Fprintln(inv.Stderr, err)
 	}
 	return 1
 }
+
+func (inv Invocation) withDefaults() Invocation {
+	if inv.Getenv == nil {
+		inv.Getenv = func(string) string { return "" }
+	}
+	if inv.Stdin == nil {
+		inv.Stdin = strings.NewReader("")
+	}
+	if inv.Stdout == nil {
+		inv.Stdout = io.Discard
+	}
+	if inv.Stderr == nil {
+		inv.Stderr = io.Discard
+	}
+	return inv
+}
+
+// errorResult is the error result of the specification, in every version.
+type errorResult struct {
+	CNIVersion string `json:"cniVersion"`
+	Code       Code   `json:"code"`
+	Msg        string `json:"msg"`
+	Details    string `json:"details,omitempty"`
+}
+
+// asError returns the Error that err is or wraps.
+func asError(err error) (e *Error, ok bool) { return e, errors.As(err, &e) }
 
 // verb is one CNI command.
 type verb struct {
@@ -73,57 +109,90 @@ type verb struct {
 //
 // https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md#cni-operations
 var verbs = map[string]verb{
-	"ADD":    {run: add, since: "0.3.0", attachment: true, netns: true},
-	"DEL":    {run: del, since: "0.3.0", attachment: true},
+	"ADD":    {run: add, since: "0.1.0", attachment: true, netns: true},
+	"DEL":    {run: del, since: "0.1.0", attachment: true},
 	"CHECK":  {run: check, since: "0.4.0", attachment: true, netns: true},
 	"GC":     {run: gc, since: "1.1.0"},
 	"STATUS": {run: status, since: "1.1.0"},
 }
 
-func run(ctx context.Context, inv Invocation) error {
+// maxInput bounds standard input. The list of attachments of a GC is the longest
+// part: about 100 kB for a node with a thousand pods.
+const maxInput = 16 << 20
+
+// run executes one command. Together with an error it returns the version in which
+// the runtime expects it, empty if that is not known.
+func (p Plugin) run(ctx context.Context, inv Invocation) (ver string, err error) {
+	defer func() { // an Allocator, a Wiring or this package has a defect: the runtime must get an error result
+		if v := recover(); v != nil {
+			fmt.Fprintf(inv.Stderr, "panic: %v\n%s", v, debug.Stack())
+			err = &Error{Code: CodeInternal, Msg: fmt.Sprintf("the plugin panicked: %v", v)}
+		}
+	}()
 	command := inv.Getenv("CNI_COMMAND")
 	v, known := verbs[command]
 	if !known && command != "VERSION" {
-		return &Error{
-			Code: CodeInvalidEnvironment, Msg: fmt.Sprintf("invalid CNI_COMMAND %q", command),
+		return "", &Error{
+			Code: CodeInvalidEnvironment, Msg: "invalid CNI_COMMAND " + shorten(command),
 			Details: "want ADD, DEL, CHECK, GC, STATUS or VERSION",
 		}
 	}
-	stdin, err := io.ReadAll(inv.Stdin)
+	stdin, err := io.ReadAll(io.LimitReader(inv.Stdin, maxInput+1))
+	switch {
+	case err != nil:
+		return "", &Error{Code: CodeIOFailure, Msg: "standard input cannot be read", Details: err.Error()}
+	case len(stdin) > maxInput:
+		return "", &Error{Code: CodeIOFailure, Msg: fmt.Sprintf("standard input has more than %d bytes", maxInput)}
+	case command == "VERSION":
+		return "", printVersions(stdin, inv.Stdout)
+	}
+	c, err := v.parse(p, inv, stdin)
+	ver = c.conf.CNIVersion
 	if err != nil {
-		return &Error{Code: CodeIOFailure, Msg: "standard input cannot be read", Details: err.Error()}
+		return ver, err
 	}
-	if command == "VERSION" {
-		return version(stdin, inv.Stdout)
-	}
-	c, err := v.parse(inv, stdin)
-	if err != nil {
-		return withVersion(err, c.conf.CNIVersion)
-	}
-	if v.since != "" && !supports(c.conf.CNIVersion, v.since) {
-		return &Error{
-			CNIVersion: c.conf.CNIVersion, Code: CodeIncompatibleVersion,
-			Msg:     fmt.Sprintf("cniVersion %s has no %s", c.conf.CNIVersion, command),
+	if !supports(ver, v.since) {
+		return ver, &Error{
+			Code: CodeIncompatibleVersion, Msg: fmt.Sprintf("cniVersion %s has no %s", ver, command),
 			Details: fmt.Sprintf("want %s or later", v.since),
 		}
 	}
-	logger, closeLog := openLog(c.conf, inv.Stderr)
+	logger, closeLog := openLog(c.conf.NetConf, inv.Stderr)
 	defer closeLog()
-	c.log = logger.With("command", command, "attachment", c.Attachment.String())
-	if err := v.run(ctx, c); err != nil {
+	c.log = logger.With(c.identity(command)...)
+	err = v.run(ctx, c)
+	if err == nil {
+		err = c.releaseErr
+	}
+	if err != nil {
 		c.log.Error("command failed", "err", err)
-		return withVersion(err, c.conf.CNIVersion)
+		return ver, err
 	}
 	c.log.Info("command done")
-	return nil
+	return ver, nil
+}
+
+// identity returns the log attributes that name the command and its pod.
+func (c *call) identity(command string) []any {
+	attrs := []any{"command", command}
+	if c.pod.Name != "" {
+		attrs = append(attrs, "pod", c.pod.String())
+	}
+	if c.ContainerID == "" {
+		return append(attrs, "network", c.Network)
+	}
+	return append(attrs, "attachment", c.Attachment.String())
 }
 
 // parse parses the environment and the configuration. Together with an error it
 // returns a call that has the part of the configuration that could be read.
-func (v verb) parse(inv Invocation, stdin []byte) (*call, error) {
-	c := &call{out: inv.Stdout, stdin: stdin}
-	conf, err := ParseNetConf(stdin)
+func (v verb) parse(p Plugin, inv Invocation, stdin []byte) (*call, error) {
+	c := &call{plugin: p, out: inv.Stdout, stdin: stdin}
+	conf, err := parseConfig(stdin)
 	c.conf = conf
+	if err == nil && p.Allocator == nil {
+		err = conf.checkIPAM()
+	}
 	if err != nil {
 		return c, err
 	}
@@ -162,16 +231,16 @@ func (v verb) checkEnvironment(c *call) error {
 		return &Error{Code: CodeInvalidEnvironment, Msg: "missing " + strings.Join(missing, ", ")}
 	}
 	if !validID(c.ContainerID) {
-		return &Error{Code: CodeInvalidEnvironment, Msg: fmt.Sprintf("invalid CNI_CONTAINERID %q", c.ContainerID), Details: wantID}
+		return &Error{Code: CodeInvalidEnvironment, Msg: "invalid CNI_CONTAINERID " + shorten(c.ContainerID), Details: wantIDOf(c.ContainerID)}
 	}
 	if err := datapath.ValidateLinkName(c.IfName); err != nil {
-		return &Error{Code: CodeInvalidEnvironment, Msg: fmt.Sprintf("invalid CNI_IFNAME %q", c.IfName), Details: err.Error()}
+		return &Error{Code: CodeInvalidEnvironment, Msg: "invalid CNI_IFNAME " + shorten(c.IfName), Details: err.Error()}
 	}
 	return nil
 }
 
-// version answers VERSION in the version of the request, if it has one.
-func version(stdin []byte, out io.Writer) error {
+// printVersions answers VERSION in the version of the request, if it has one.
+func printVersions(stdin []byte, out io.Writer) error {
 	request := struct {
 		CNIVersion string `json:"cniVersion"`
 	}{}
@@ -189,12 +258,19 @@ func version(stdin []byte, out io.Writer) error {
 	}{request.CNIVersion, supportedVersions})
 }
 
-// emit writes v to standard output as JSON, in one call of Write.
+const indent = "    "
+
+// emit writes v to standard output as JSON.
 func emit(out io.Writer, v any) error {
-	b, err := json.MarshalIndent(v, "", "    ")
+	b, err := json.MarshalIndent(v, "", indent)
 	if err != nil {
 		return err
 	}
+	return writeLine(out, b)
+}
+
+// writeLine writes a line to standard output, in one call of Write.
+func writeLine(out io.Writer, b []byte) error {
 	if _, err := out.Write(append(b, '\n')); err != nil {
 		return &Error{Code: CodeIOFailure, Msg: "standard output cannot be written", Details: err.Error()}
 	}
@@ -209,11 +285,24 @@ func openLog(conf NetConf, stderr io.Writer) (l *slog.Logger, closeLog func()) {
 	if conf.logsToStderr() {
 		return slog.New(slog.NewTextHandler(stderr, options)), func() {}
 	}
-	f, err := os.OpenFile(conf.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	f, err := openLogFile(conf.LogFile)
 	if err != nil {
 		l := slog.New(slog.NewTextHandler(stderr, options))
 		l.Warn("log file cannot be opened", "err", err)
 		return l, func() {}
 	}
 	return slog.New(slog.NewJSONHandler(f, options)), func() { f.Close() }
+}
+
+// openLogFile opens a log file for appending. It accepts regular files and devices: a
+// FIFO blocks if no process reads it.
+func openLogFile(path string) (*os.File, error) {
+	switch info, err := os.Stat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular() && info.Mode().Type() != fs.ModeDevice|fs.ModeCharDevice:
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	return os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
 }

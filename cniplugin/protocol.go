@@ -44,6 +44,14 @@ type Pod struct {
 	UID       string `json:"uid,omitempty"`
 }
 
+// String returns the pod as namespace/name, or its name if it has no namespace.
+func (p Pod) String() string {
+	if p.Namespace == "" {
+		return p.Name
+	}
+	return p.Namespace + "/" + p.Name
+}
+
 // AddRequest asks for the addresses of one attachment.
 type AddRequest struct {
 	Attachment
@@ -51,6 +59,23 @@ type AddRequest struct {
 	// it.
 	Netns string `json:"netns"`
 	Pod   Pod    `json:"pod,omitzero"`
+}
+
+// String returns all fields, as in "vpcnet/4f1c/eth0 in /run/netns/4f1c for default/web".
+func (r AddRequest) String() string {
+	return r.Attachment.String() + " in " + r.Netns + r.Pod.suffix()
+}
+
+// suffix returns " for " and the pod, empty if nothing of it is known.
+func (p Pod) suffix() string {
+	if p == (Pod{}) {
+		return ""
+	}
+	s := " for " + p.String()
+	if p.UID != "" {
+		s += " (" + p.UID + ")"
+	}
+	return s
 }
 
 // AddResponse is all that the plugin needs to wire a pod. A second AddRequest for
@@ -90,6 +115,15 @@ type DelRequest struct {
 	// side link. An agent that sets DelResponse.Sweeps deletes the link with
 	// datapath's Handle.Sweep.
 	Retired bool `json:"retired,omitempty"`
+}
+
+// String returns all fields, as in "vpcnet/4f1c/eth0 for default/web, retired".
+func (r DelRequest) String() string {
+	s := r.Attachment.String() + r.Pod.suffix()
+	if r.Retired {
+		s += ", retired"
+	}
+	return s
 }
 
 // DelResponse answers a DelRequest.

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+	types020 "github.com/containernetworking/cni/pkg/types/020"
 	types040 "github.com/containernetworking/cni/pkg/types/040"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
@@ -24,6 +25,8 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 // strict has the functions of the CNI library that parse a result, by version. They
 // refuse fields that the version does not have.
 var strict = map[string]func([]byte) (types.Result, error){
+	"0.1.0": types020.NewResult,
+	"0.2.0": types020.NewResult,
 	"0.3.0": types040.NewResult,
 	"0.3.1": types040.NewResult,
 	"0.4.0": types040.NewResult,
@@ -42,19 +45,27 @@ func TestAddWiring(t *testing.T) {
 		"routes": [{"dst": "192.168.0.0/16", "priority": 7}],
 		"dns": {"nameservers": ["192.168.0.2"]}
 	}`
+	// Before 0.3.0 a result has one address of each family: that of the earlier plugin.
+	const oldPrev = `{
+		"ip4": {"ip": "192.168.0.9/24", "gateway": "192.168.0.1", "routes": [{"dst": "192.168.0.0/16"}]},
+		"dns": {"nameservers": ["192.168.0.2"]}
+	}`
 	for _, version := range supportedVersions {
 		for name, prev := range map[string]string{"alone": "", "chained": prev} {
 			t.Run(version+"/"+name, func(t *testing.T) {
-				p, err := parsePrevResult(json.RawMessage(prev))
+				if prev != "" && !supports(version, versionOfInterfaces) {
+					prev = oldPrev
+				}
+				p, err := parsePrevResult(json.RawMessage(prev), version)
 				if err != nil {
 					t.Fatal(err)
 				}
-				r, err := addWiring(p, version, "/run/netns/c1", w)
+				r, err := p.add(resultOf(w, "/run/netns/c1"), version)
 				if err != nil {
 					t.Fatal(err)
 				}
 				var got bytes.Buffer
-				if err := emit(&got, r); err != nil {
+				if err := r.write(&got, version); err != nil {
 					t.Fatal(err)
 				}
 				golden(t, "result-"+version+"-"+name+".json", got.Bytes())
@@ -75,7 +86,7 @@ func TestAddWiring(t *testing.T) {
 
 func TestFind(t *testing.T) {
 	w := datapath.Pod{ContainerID: "c1", IfName: "eth0", Addrs: []datapath.PodAddr{{Addr: netip.MustParseAddr("10.0.1.5")}}}.Wiring()
-	r, err := addWiring(result{}, "1.0.0", "/run/netns/c1", w)
+	r, err := result{}.add(resultOf(w, "/run/netns/c1"), "1.0.0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,7 +54,7 @@ func (n *node) runtime(dirs ...string) *libcni.CNIConfig {
 // do.
 func TestLibcni(t *testing.T) {
 	n := newNode(t, ofLayout("flat"))
-	for _, version := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
+	for _, version := range []string{"0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
 		t.Run(version, func(t *testing.T) {
 			id := "pod-" + version
 			rt := &libcni.RuntimeConf{
@@ -111,6 +111,12 @@ func checkResult(t *testing.T, added types.Result, sandbox, version string) {
 	r, err := types100.NewResultFromResult(added)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if version < "0.3.0" { // no interfaces, and one address of each family
+		if len(r.Interfaces) != 0 || len(r.IPs) != 2 || len(r.Routes) != 2 {
+			t.Errorf("result %+v, want 2 addresses and routes", r)
+		}
+		return
 	}
 	if len(r.Interfaces) != 2 || len(r.IPs) != 2 || len(r.Routes) != 2 {
 		t.Fatalf("result %+v, want 2 interfaces, addresses and routes", r)
@@ -340,7 +346,7 @@ func TestInvalidStale(t *testing.T) {
 		t.Errorf("-before +after:\n%s", diff)
 	}
 	n.must(n.del("c1"))
-	if err := n.agent.Del(t.Context(), cniplugin.DelRequest{Attachment: foreign}); err != nil {
+	if _, err := n.agent.Del(t.Context(), cniplugin.DelRequest{Attachment: foreign}); err != nil {
 		t.Fatal(err)
 	}
 }

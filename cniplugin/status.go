@@ -15,7 +15,7 @@ func status(ctx context.Context, c *call) error {
 	if err == nil {
 		return nil
 	}
-	e := agentFailure(err)
+	e := CNIError(err)
 	if e.Code != CodeLimitedConnectivity {
 		e.Code = CodeNotAvailable
 	}

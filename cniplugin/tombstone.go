@@ -20,6 +20,11 @@ type Tombstone struct {
 	At time.Time `json:"at"`
 }
 
+// String returns all fields, as in "vpcnet/4f1c/eth0 deleted at 2026-11-29T16:27:00Z".
+func (t Tombstone) String() string {
+	return t.Attachment.String() + " deleted at " + t.At.Format(time.RFC3339Nano)
+}
+
 // TombstoneDir returns the directory of tombstones in a state directory.
 func TombstoneDir(stateDir string) string { return filepath.Join(stateDir, "tombstones") }
 

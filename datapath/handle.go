@@ -16,7 +16,10 @@ import (
 // is not in it. A process in the node's namespace that does not manage pods, and calls
 // EnsureNode and Watch only, needs CAP_NET_ADMIN alone, if it can write to /proc/sys.
 // A Handle runs no other program.
-type Handle struct{ system system }
+//
+// The methods of the zero value, and of a Handle that is closed, return an error that
+// wraps [os.ErrClosed].
+type Handle struct{ system opened }
 
 // Open opens the network namespace at path, or that of the calling thread if path is
 // empty. The caller must close the handle.
@@ -25,7 +28,7 @@ func Open(path string) (*Handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Handle{system: s}, nil
+	return &Handle{opened{s}}, nil
 }
 
 // Close releases the descriptors of the handle. No other call may be in progress.

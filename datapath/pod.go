@@ -186,16 +186,19 @@ func (p Pod) validateAddrs() error {
 }
 
 // ValidateLinkName reports whether the kernel accepts name as the name of a link
-// (dev_valid_name in net/core/dev.c).
+// (dev_valid_name in net/core/dev.c) and does not change it: it takes a name with a
+// percent sign for a pattern such as eth%d.
 func ValidateLinkName(name string) error {
 	const longest = 15 // IFNAMSIZ without the final zero
 	switch {
 	case name == "" || len(name) > longest:
-		return fmt.Errorf("interface name %q has %d bytes, want 1 to %d", name, len(name), longest)
+		return fmt.Errorf("interface name %.64q has %d bytes, want 1 to %d", name, len(name), longest)
 	case name == "." || name == "..":
 		return fmt.Errorf("interface name %q is reserved", name)
-	case strings.ContainsAny(name, "/: \t\n\v\f\r"):
+	case strings.ContainsAny(name, "/: \t\n\v\f\r"), strings.Contains(name, "\xa0"): // the kernel's white space is that of Latin-1
 		return fmt.Errorf("interface name %q contains a slash, a colon or white space", name)
+	case strings.Contains(name, "%"):
+		return fmt.Errorf("interface name %q contains a percent sign, which the kernel replaces by a number", name)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"time"
@@ -31,6 +32,9 @@ type WatchConfig struct {
 	// does not report changes of every setting. One minute if 0.
 	Every time.Duration
 }
+
+// errNoDesired is the error of Watch for a WatchConfig without Desired.
+var errNoDesired = errors.New("datapath: WatchConfig.Desired is nil, want a function that returns the desired network")
 
 // Repair describes one repair by Watch.
 type Repair struct {

@@ -29,6 +29,9 @@ const reportBuffer = 4 << 20
 
 // Watch: see [Handle.Watch].
 func (h *kernel) Watch(ctx context.Context, cfg WatchConfig) error {
+	if cfg.Desired == nil {
+		return errNoDesired
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}

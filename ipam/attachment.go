@@ -78,6 +78,11 @@ type Request struct {
 	Sandbox uint64
 }
 
+// String returns all fields.
+func (r Request) String() string {
+	return fmt.Sprintf("%v: %v on card %d for %+v in %s (%#x)", r.Attachment, r.Families, r.Card, r.Pod, r.Netns, r.Sandbox)
+}
+
 // Allocation is one address that an attachment holds.
 type Allocation struct {
 	Attachment
@@ -94,6 +99,12 @@ type Allocation struct {
 	// At is when the address was allocated. RequestedAt is when the attachment
 	// last requested it in this process; zero means never.
 	At, RequestedAt time.Time
+}
+
+// String returns all fields.
+func (a Allocation) String() string {
+	return fmt.Sprintf("%v: %v of %v on %s (card %d, device %d) for %+v in %s (%#x), allocated %s, requested %s", a.Attachment, a.Addr, a.Block,
+		a.ENI, a.Card, a.Device, a.Pod, a.Netns, a.Sandbox, a.At.Format(time.RFC3339Nano), a.RequestedAt.Format(time.RFC3339Nano))
 }
 
 // LastRequest returns when the address was last handed to the attachment, as

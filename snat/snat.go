@@ -9,6 +9,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vpcnet/vpcnet/internal/nft"
 )
@@ -134,6 +135,10 @@ func (c Config) check() error {
 	switch {
 	case c.PrimaryLink == "" || len(c.PrimaryLink) >= maxLinkName:
 		return fmt.Errorf("primary link %q: want a name of 1 to %d bytes", c.PrimaryLink, maxLinkName-1)
+	case !plainName(c.PrimaryLink):
+		return fmt.Errorf("primary link %q: want no quote, backslash, slash, asterisk, white space or control character", c.PrimaryLink)
+	case !plainName(c.HostLinkPrefix):
+		return fmt.Errorf("host link prefix %q: want no quote, backslash, slash, asterisk, white space or control character", c.HostLinkPrefix)
 	case len(c.HostLinkPrefix) >= maxLinkName:
 		return fmt.Errorf("host link prefix %q: has %d bytes, want at most %d", c.HostLinkPrefix, len(c.HostLinkPrefix), maxLinkName-1)
 	case bits.OnesCount32(c.Mark) != 1:
@@ -300,4 +305,10 @@ func (c Config) source(node netip.Addr) nft.Chain {
 // portChoices are nft's words for the ways to choose a port.
 var portChoices = map[Random]nft.PortChoice{
 	RandomPRNG: nft.PortRandom, RandomHash: nft.PortHash, RandomNone: nft.PortKept,
+}
+
+// plainName reports whether the name of a link, or its beginning, can stand in the text
+// of a ruleset, in which an asterisk at the end of a name matches all further characters.
+func plainName(name string) bool {
+	return !strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune("\"'\\/*", r) })
 }

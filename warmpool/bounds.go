@@ -17,7 +17,7 @@ type Bounds struct {
 func (w Bounds) Decide(s Snapshot) Decision {
 	m := s.Memory
 	s.Memory = m.inner(0)
-	d := w.Policy.Decide(s)
+	d := decide(w.Policy, s)
 	v := s.Supply()
 	if w.Ceiling > 0 {
 		d = atMost(d, &s, v, w.Ceiling, Because("ceiling of %d addresses, %d usable", w.Ceiling, v.Usable()))

@@ -16,12 +16,12 @@ type Corridor struct {
 // surplus free slots, rounded down. Both roundings keep addresses: a prefix is
 // surplus only if the pool stays at or above ShrinkTo without it.
 func (c Corridor) Slots(s Supply) (short, over int) {
-	usable := s.Usable()
+	usable, unit := s.Usable(), max(s.Unit, 1)
 	switch {
 	case usable < c.Min:
-		return ceilDiv(max(c.GrowTo, c.Min)-usable, s.Unit), 0
+		return ceilDiv(max(c.GrowTo, c.Min)-usable, unit), 0
 	case usable > c.Max:
-		return 0, max(0, min(s.FreeSlots, (usable-max(c.ShrinkTo, c.Min))/s.Unit))
+		return 0, max(0, min(s.FreeSlots, (usable-max(c.ShrinkTo, c.Min))/unit))
 	}
 	return 0, 0
 }

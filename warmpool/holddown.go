@@ -17,7 +17,7 @@ type HoldDown struct {
 func (w HoldDown) Decide(s Snapshot) Decision {
 	m := s.Memory
 	s.Memory = m.inner(0)
-	d := w.Policy.Decide(s)
+	d := decide(w.Policy, s)
 	n := released(d.Actions)
 	switch since := m.Times[0]; {
 	case n == 0 && d.Over == 0:

@@ -31,7 +31,7 @@ func (m Memory) wrap(inner ...Memory) Memory {
 // decideInner runs p, the i-th of n wrapped policies, with its part of m.
 func decideInner(s Snapshot, m Memory, i, n int, p Policy) Decision {
 	s.Memory = m.inner(i)
-	d := p.Decide(s)
+	d := decide(p, s)
 	inner := make([]Memory, n)
 	copy(inner, m.Inner)
 	inner[i] = d.Memory

@@ -20,7 +20,7 @@ func Plan(p Policy, s Snapshot) Decision {
 		// and the decision once more.
 		p = w.Policy
 	}
-	d := p.Decide(s)
+	d := decide(p, s)
 	d.Next = max(d.Next, 0)
 	if len(d.Actions) == 0 {
 		return d

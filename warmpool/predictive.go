@@ -46,7 +46,7 @@ const (
 func (w Predictive) Decide(s Snapshot) Decision {
 	m := s.Memory
 	s.Memory = m.inner(0)
-	d := w.Policy.Decide(s)
+	d := decide(w.Policy, s)
 	v := s.Supply()
 	demand := v.Assigned + s.Demand.Pending()
 	w.watch(&m, s.Now, demand)

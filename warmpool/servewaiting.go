@@ -23,7 +23,7 @@ const ruleWaiting = "%d pods wait, %d addresses are free or on their way"
 
 // Decide implements Policy.
 func (w ServeWaiting) Decide(s Snapshot) Decision {
-	d := w.Policy.Decide(s)
+	d := decide(w.Policy, s)
 	if s.Demand.Waiting <= 0 {
 		return d
 	}

@@ -14,7 +14,7 @@ type Shadow struct {
 func (w Shadow) Decide(s Snapshot) Decision {
 	m := s.Memory
 	s.Memory = m.inner(0)
-	d := w.Policy.Decide(s)
+	d := decide(w.Policy, s)
 	s.Memory = m.inner(1)
 	other := Plan(w.Other, s)
 	d.Other = &other

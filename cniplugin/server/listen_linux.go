@@ -34,8 +34,12 @@ type listener struct {
 // Listen listens on a unix socket at path, which only its owner may open. It
 // creates missing parent directories, and replaces a socket that a dead process
 // has left behind. If another process is listening on the socket, the error wraps
-// [ErrInUse]. Closing the listener removes the socket.
+// [ErrInUse]. Closing the listener removes the socket. The file PATH.lock stays: a
+// process holds it locked while it listens.
 func Listen(path string) (net.Listener, error) {
+	if path == "" {
+		return nil, errors.New("listen: the path of the socket is empty")
+	}
 	fresh := path + freshSuffix
 	if len(fresh) > maxPath {
 		return nil, fmt.Errorf("listen on %s: the path has %d bytes, want at most %d", path, len(path), maxPath-len(freshSuffix))

@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -29,9 +31,9 @@ type Backend interface {
 	// Add allocates the addresses of an attachment. It may wait for free addresses
 	// until ctx ends. The same attachment always gets the same response.
 	Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.AddResponse, error)
-	// Del releases the addresses of an attachment. It returns nil if the attachment
-	// holds none.
-	Del(ctx context.Context, req cniplugin.DelRequest) error
+	// Del releases the addresses of an attachment. It returns no error if the
+	// attachment holds none. The server sets DelResponse.Sweeps if it has a SweepSoon.
+	Del(ctx context.Context, req cniplugin.DelRequest) (cniplugin.DelResponse, error)
 	// Check returns the addresses that an attachment holds, or an AgentError with
 	// [cniplugin.CodeUnknownContainer] if it holds none.
 	Check(ctx context.Context, req cniplugin.CheckRequest) (cniplugin.AddResponse, error)
@@ -56,8 +58,13 @@ const (
 	stopTimeout = 2 * time.Second
 )
 
+// errNoBackend is the error of a Server without a Backend.
+var errNoBackend = errors.New("server: Backend is nil, want an allocator of addresses")
+
 // Server answers plugins. The zero value of every field but Backend is useful.
 type Server struct {
+	// Backend answers the calls. A call in which it panics is answered with an
+	// AgentError with [cniplugin.CodeInternal], and the panic is logged.
 	Backend Backend
 	// AllowUIDs are the users that may call. Empty means root and the user that
 	// runs the server.
@@ -78,8 +85,14 @@ type Server struct {
 // it gives running calls a short time to finish, closes l and returns nil. A call
 // that fails because the server stops gets no answer: its connection breaks, and
 // the plugin repeats it. Serve needs the peer's credentials, which only unix
-// sockets on Linux have.
+// sockets on Linux have. If there is no Backend, Serve closes l and returns an error.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	switch {
+	case l == nil:
+		return errors.New("server: the listener is nil, want one from Listen")
+	case s.Backend == nil:
+		return errors.Join(errNoBackend, l.Close())
+	}
 	srv := &http.Server{
 		Handler:           s.handler(ctx),
 		ConnContext:       withPeer,
@@ -154,13 +167,15 @@ func (s *Server) handler(ctx context.Context) http.Handler {
 }
 
 func (s *Server) del(ctx context.Context, req cniplugin.DelRequest) (cniplugin.DelResponse, error) {
-	if err := s.Backend.Del(ctx, req); err != nil {
-		return cniplugin.DelResponse{}, err
+	resp, err := s.Backend.Del(ctx, req)
+	if err != nil || s.SweepSoon == nil {
+		return resp, err
 	}
-	if req.Retired && s.SweepSoon != nil {
+	if req.Retired {
 		s.SweepSoon()
 	}
-	return cniplugin.DelResponse{Sweeps: s.SweepSoon != nil}, nil
+	resp.Sweeps = true
+	return resp, nil
 }
 
 type empty struct{}
@@ -187,7 +202,7 @@ func handle[In, Out any](serve context.Context, mux *http.ServeMux, s *Server, p
 		}
 		ctx, cancel := callContext(serve, r)
 		defer cancel()
-		out, err := f(ctx, in)
+		out, err := recovered(ctx, s, f, in)
 		if err != nil && serve.Err() != nil {
 			// The call failed because the server stops. Without an answer the plugin
 			// repeats the call with the next agent, until its deadline.
@@ -195,12 +210,48 @@ func handle[In, Out any](serve context.Context, mux *http.ServeMux, s *Server, p
 			panic(http.ErrAbortHandler)
 		}
 		if err != nil {
-			s.fail(w, path, http.StatusInternalServerError, agentError(err))
+			s.fail(w, path, http.StatusInternalServerError, agentError(err), podOf(in)...)
 			return
 		}
 		answer(w, http.StatusOK, out)
-		s.logger().Debug("answered a plugin", "call", path, "took", time.Since(start))
+		s.logger().Debug("answered a plugin", append(podOf(in), "call", path, "took", time.Since(start).String())...)
 	})
+}
+
+// recovered calls f, and returns an error if it panics.
+func recovered[In, Out any](ctx context.Context, s *Server, f func(context.Context, In) (Out, error), in In) (out Out, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.logger().Error("the agent panicked", append(podOf(in), "panic", fmt.Sprint(v), "stack", string(debug.Stack()))...)
+			err = &cniplugin.AgentError{
+				Code: cniplugin.CodeInternal, Reason: cniplugin.ReasonAgentPanic, Message: fmt.Sprintf("the agent panicked: %v", v),
+				Details: "this is a defect of the agent; its log has the stack",
+			}
+		}
+	}()
+	return f(ctx, in)
+}
+
+// podOf returns the log attributes that name the pod of a request, or its attachment
+// if the request has no name of a pod.
+func podOf(in any) []any {
+	var pod cniplugin.Pod
+	var a cniplugin.Attachment
+	switch in := in.(type) {
+	case cniplugin.AddRequest:
+		pod, a = in.Pod, in.Attachment
+	case cniplugin.DelRequest:
+		pod, a = in.Pod, in.Attachment
+	case cniplugin.CheckRequest:
+		a = in.Attachment
+	}
+	switch {
+	case pod.Name != "":
+		return []any{"pod", pod.String()}
+	case a != cniplugin.Attachment{}:
+		return []any{"attachment", a.String()}
+	}
+	return nil
 }
 
 // callContext returns a context that ends when the plugin ends, when the time in
@@ -221,19 +272,37 @@ func callContext(serve context.Context, r *http.Request) (context.Context, conte
 func agentError(err error) *cniplugin.AgentError {
 	var e *cniplugin.AgentError
 	switch {
-	case errors.As(err, &e):
-		return e
+	case errors.As(err, &e) && e == nil:
+		return &cniplugin.AgentError{Code: cniplugin.CodeInternal, Message: "the agent returned a nil *AgentError as its error"}
+	case e != nil:
+		out := *e
+		out.Code = cmp.Or(out.Code, cniplugin.CodeAgent)
+		return &out
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return &cniplugin.AgentError{
-			Code: cniplugin.CodeTryAgainLater, Reason: cniplugin.ReasonAgentTimeout,
-			Message: "the agent did not finish in time", Details: err.Error(),
+		e = &cniplugin.AgentError{
+			Code: cniplugin.CodeTryAgainLater, Reason: cniplugin.ReasonAgentTimeout, Message: "the agent did not finish in time",
 		}
+		if err != context.DeadlineExceeded && err != context.Canceled { //nolint:errorlint // a wrapped one says more
+			e.Details = err.Error()
+		}
+		return e
 	}
 	return &cniplugin.AgentError{Code: cniplugin.CodeAgent, Message: err.Error()}
 }
 
-func (s *Server) fail(w http.ResponseWriter, path string, status int, e *cniplugin.AgentError) {
-	s.logger().Warn("refused a plugin's call", "call", path, "err", e, "details", e.Details)
+// fail answers with an error, and logs it with the given attributes. That an
+// attachment holds no address is no failure: runtimes call DEL twice for each pod,
+// and the second DEL asks which addresses the pod has.
+func (s *Server) fail(w http.ResponseWriter, path string, status int, e *cniplugin.AgentError, attrs ...any) {
+	log := s.logger().Warn
+	if path == cniplugin.PathCheck && e.Code == cniplugin.CodeUnknownContainer {
+		log = s.logger().Debug
+	}
+	attrs = append(attrs, "call", path, "err", e)
+	if e.Details != "" {
+		attrs = append(attrs, "details", e.Details)
+	}
+	log("refused a plugin's call", attrs...)
 	answer(w, status, e)
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -412,5 +413,131 @@ func TestVersionSkew(t *testing.T) {
 				t.Errorf("status %d, want %d", resp.StatusCode, tc.status)
 			}
 		})
+	}
+}
+
+// odd is a Backend that panics or returns an error.
+type odd struct {
+	*servertest.Agent
+	err   error
+	value any // panics with it, unless nil
+}
+
+func (o odd) Add(context.Context, cniplugin.AddRequest) (cniplugin.AddResponse, error) {
+	if o.value != nil {
+		panic(o.value)
+	}
+	return cniplugin.AddResponse{}, o.err
+}
+
+func (o odd) Del(context.Context, cniplugin.DelRequest) (cniplugin.DelResponse, error) {
+	_, err := o.Add(context.Background(), cniplugin.AddRequest{})
+	return cniplugin.DelResponse{}, err
+}
+
+func (o odd) Status(context.Context) error {
+	_, err := o.Add(context.Background(), cniplugin.AddRequest{})
+	return err
+}
+
+// TestOddBackend checks that whatever a Backend does, the plugin gets an error with
+// a code and a text, and the server goes on.
+func TestOddBackend(t *testing.T) {
+	var none *cniplugin.AgentError
+	for _, tc := range []struct {
+		name string
+		odd  odd
+		want cniplugin.AgentError
+	}{
+		{name: "panic", odd: odd{value: "index out of range"}, want: cniplugin.AgentError{Code: cniplugin.CodeInternal, Reason: cniplugin.ReasonAgentPanic}},
+		{name: "panic with an error", odd: odd{value: io.EOF}, want: cniplugin.AgentError{Code: cniplugin.CodeInternal, Reason: cniplugin.ReasonAgentPanic}},
+		{name: "code alone", odd: odd{err: &cniplugin.AgentError{Code: cniplugin.CodeTryAgainLater}}, want: cniplugin.AgentError{Code: cniplugin.CodeTryAgainLater}},
+		{name: "reason alone", odd: odd{err: &cniplugin.AgentError{Reason: "quota"}}, want: cniplugin.AgentError{Code: cniplugin.CodeAgent, Reason: "quota"}},
+		{name: "nothing", odd: odd{err: &cniplugin.AgentError{}}, want: cniplugin.AgentError{Code: cniplugin.CodeAgent}},
+		{name: "nil", odd: odd{err: none}, want: cniplugin.AgentError{Code: cniplugin.CodeInternal}},
+		{name: "another error", odd: odd{err: io.EOF}, want: cniplugin.AgentError{Code: cniplugin.CodeAgent}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			path := socketPath(t)
+			var log strings.Builder
+			tc.odd.Agent = servertest.New(one)
+			stop := serve(t, &server.Server{Backend: tc.odd, Logger: slog.New(slog.NewTextHandler(&log, nil))}, path)
+			client := cniplugin.Client{Socket: path}
+			_, addErr := client.Add(t.Context(), cniplugin.AddRequest{Attachment: pod1, Pod: cniplugin.Pod{Namespace: "default", Name: "web"}})
+			_, delErr := client.Del(t.Context(), cniplugin.DelRequest{Attachment: pod1})
+			for _, err := range []error{addErr, delErr, client.Status(t.Context())} {
+				var e *cniplugin.AgentError
+				if !errors.As(err, &e) || e.Code != tc.want.Code || e.Reason != tc.want.Reason || e.Error() == "" {
+					t.Errorf("error %#v, want code %d, reason %q and a text", err, tc.want.Code, tc.want.Reason)
+				}
+			}
+			if _, err := client.GC(t.Context(), cniplugin.GCRequest{}); err != nil {
+				t.Errorf("GC afterwards: %v", err)
+			}
+			stop()
+			if !strings.Contains(log.String(), "pod=default/web") || tc.odd.value != nil && !strings.Contains(log.String(), "server_test.go") {
+				t.Errorf("log %s, want the pod, and the stack of a panic", &log)
+			}
+		})
+	}
+}
+
+// TestNoBackend checks that a Server without a Backend serves nothing, and says why.
+func TestNoBackend(t *testing.T) {
+	path := socketPath(t)
+	l, err := server.Listen(path)
+	if err != nil {
+		t.Skip(err)
+	}
+	if err := new(server.Server).Serve(t.Context(), l); err == nil || !strings.Contains(err.Error(), "Backend is nil") {
+		t.Errorf("Serve = %v, want an error that names Backend", err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket: %v, want it removed", err)
+	}
+}
+
+// TestSecondDel checks that the Check of a DEL for an attachment that holds nothing is
+// no warning, and that other refusals are.
+func TestSecondDel(t *testing.T) {
+	path := socketPath(t)
+	var log strings.Builder
+	agent := servertest.New(one)
+	stop := serve(t, &server.Server{Backend: agent, Logger: slog.New(slog.NewTextHandler(&log, nil))}, path)
+	client := cniplugin.Client{Socket: path}
+	if _, err := client.Check(t.Context(), cniplugin.CheckRequest{Attachment: pod1}); err == nil {
+		t.Error("Check of an attachment that holds nothing succeeds")
+	}
+	if _, err := client.Del(t.Context(), cniplugin.DelRequest{Attachment: pod1}); err != nil {
+		t.Error(err)
+	}
+	agent.Fail(&cniplugin.AgentError{Reason: "quota"})
+	if err := client.Status(t.Context()); err == nil {
+		t.Error("Status of an agent that fails succeeds")
+	}
+	stop()
+	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "quota") {
+		t.Errorf("log %q, want only the failure of Status", got)
+	}
+}
+
+// TestProxy checks that a Client can be the Backend of a Server, which passes
+// everything on.
+func TestProxy(t *testing.T) {
+	upstream, path := socketPath(t), socketPath(t)
+	agent := servertest.New(one)
+	serve(t, &server.Server{Backend: agent, SweepSoon: func() {}}, upstream)
+	serve(t, &server.Server{Backend: cniplugin.Client{Socket: upstream}}, path)
+	client := cniplugin.Client{Socket: path}
+	if got, err := client.Add(t.Context(), cniplugin.AddRequest{Attachment: pod1}); err != nil || len(got.Addresses) != 2 {
+		t.Errorf("Add = %+v, %v, want 2 addresses", got, err)
+	}
+	if resp, err := client.Del(t.Context(), cniplugin.DelRequest{Attachment: pod1}); err != nil || !resp.Sweeps {
+		t.Errorf("Del = %+v, %v, want sweeps", resp, err)
+	}
+	agent.Fail(&cniplugin.AgentError{Code: cniplugin.CodeNotAvailable, Reason: "quota", RetryAfter: time.Minute})
+	var e *cniplugin.AgentError
+	if err := client.Status(t.Context()); !errors.As(err, &e) || e.Reason != "quota" || e.RetryAfter != time.Minute {
+		t.Errorf("Status = %v, want the error of the agent", err)
 	}
 }

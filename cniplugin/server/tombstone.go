@@ -38,6 +38,9 @@ const (
 // its attachment: an ADD removes the tombstone before it asks for addresses, and
 // release must not take back the addresses of that ADD.
 func CollectTombstones(ctx context.Context, dir string, release func(context.Context, cniplugin.Tombstone) error) (int, error) {
+	if release == nil {
+		return 0, errors.New("collect tombstones: release is nil")
+	}
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -94,6 +97,10 @@ func readTombstones(dir string) (stones []cniplugin.Tombstone, errs []error) {
 			continue
 		}
 		path := filepath.Join(dir, e.Name())
+		if !e.Type().IsRegular() { // to read a FIFO would block
+			errs = append(errs, fmt.Errorf("%s is not a tombstone: it is not a regular file", path))
+			continue
+		}
 		b, err := os.ReadFile(path)
 		if err != nil {
 			errs = append(errs, err)

@@ -37,7 +37,7 @@ type Config struct {
 // Agent is a [server.Backend] without EC2, kernel or disk. It keeps the rules of a
 // real agent: it never gives an address to two attachments, gives the same
 // attachment the same address again, and returns an error with a reason when no
-// address is free. It is safe for concurrent use.
+// address is free. Its zero value has no addresses. It is safe for concurrent use.
 type Agent struct {
 	cfg Config
 
@@ -51,7 +51,7 @@ var _ server.Backend = (*Agent)(nil)
 
 // New returns an agent for which all addresses of cfg are free.
 func New(cfg Config) *Agent {
-	return &Agent{cfg: cfg, held: map[cniplugin.Attachment][]netip.Addr{}, calls: map[string]int{}}
+	return &Agent{cfg: cfg}
 }
 
 // Fail makes every further call fail with err. Nil makes calls succeed again.
@@ -78,6 +78,9 @@ func (a *Agent) Calls() map[string]int {
 // begin counts a call, and waits for Config.Delay.
 func (a *Agent) begin(ctx context.Context, method string) error {
 	a.mu.Lock()
+	if a.calls == nil {
+		a.held, a.calls = map[cniplugin.Attachment][]netip.Addr{}, map[string]int{}
+	}
 	a.calls[method]++
 	err := a.err
 	a.mu.Unlock()
@@ -148,14 +151,14 @@ func (a *Agent) response(key cniplugin.Attachment) cniplugin.AddResponse {
 }
 
 // Del implements [server.Backend].
-func (a *Agent) Del(ctx context.Context, req cniplugin.DelRequest) error {
+func (a *Agent) Del(ctx context.Context, req cniplugin.DelRequest) (cniplugin.DelResponse, error) {
 	if err := a.begin(ctx, "Del"); err != nil {
-		return err
+		return cniplugin.DelResponse{}, err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.held, req.Attachment)
-	return nil
+	return cniplugin.DelResponse{}, nil
 }
 
 // Check implements [server.Backend].
@@ -167,8 +170,7 @@ func (a *Agent) Check(ctx context.Context, req cniplugin.CheckRequest) (cniplugi
 	defer a.mu.Unlock()
 	if _, ok := a.held[req.Attachment]; !ok {
 		return cniplugin.AddResponse{}, &cniplugin.AgentError{
-			Code: cniplugin.CodeUnknownContainer, Reason: "not-allocated", Message: "the attachment holds no address",
-			Details: req.Attachment.String(),
+			Code: cniplugin.CodeUnknownContainer, Reason: cniplugin.ReasonNotAllocated, Message: "the attachment holds no address",
 		}
 	}
 	return a.response(req.Attachment), nil

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -63,7 +64,7 @@ func (b *backend) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.
 		Attachment: ipam.Attachment(req.Attachment), Pod: ipam.PodRef(req.Pod), Netns: req.Netns, Sandbox: sandbox,
 	})
 	if err != nil {
-		return cniplugin.AddResponse{}, b.explain(err)
+		return cniplugin.AddResponse{}, b.explain(err, req.Attachment, req.Pod)
 	}
 	return b.response(got), nil
 }
@@ -91,12 +92,12 @@ func (b *backend) observeCall(c eni.Call) {
 }
 
 // Del releases the addresses of a pod. It does not need the agent.
-func (b *backend) Del(ctx context.Context, req cniplugin.DelRequest) error {
+func (b *backend) Del(ctx context.Context, req cniplugin.DelRequest) (cniplugin.DelResponse, error) {
 	_, err := b.pool.Release(ipam.Attachment(req.Attachment))
 	if err == nil || errors.Is(err, ipam.ErrNotAllocated) {
-		return nil
+		return cniplugin.DelResponse{}, nil
 	}
-	return b.explain(err)
+	return cniplugin.DelResponse{}, b.explain(err, req.Attachment, req.Pod)
 }
 
 // Check returns the addresses that a pod holds.
@@ -104,8 +105,7 @@ func (b *backend) Check(_ context.Context, req cniplugin.CheckRequest) (cniplugi
 	got := b.pool.Lookup(ipam.Attachment(req.Attachment))
 	if len(got) == 0 {
 		return cniplugin.AddResponse{}, &cniplugin.AgentError{
-			Code:    cniplugin.CodeUnknownContainer,
-			Message: fmt.Sprintf("attachment %v holds no address", req.Attachment),
+			Code: cniplugin.CodeUnknownContainer, Reason: cniplugin.ReasonNotAllocated, Message: "the attachment holds no address",
 		}
 	}
 	return b.response(got), nil
@@ -216,35 +216,59 @@ func (b *backend) response(got []ipam.Allocation) cniplugin.AddResponse {
 	return res
 }
 
-// explain converts an error of the pool for the plugin.
-func (b *backend) explain(err error) *cniplugin.AgentError {
+// explain converts an error of the pool for the plugin. Its text is that of an event
+// of the pod, so it names the pod and not the sandbox, and says everything once.
+func (b *backend) explain(err error, at cniplugin.Attachment, pod cniplugin.Pod) *cniplugin.AgentError {
+	name := "the pod"
+	if pod.Name != "" {
+		name = pod.String()
+	}
 	var none *ipam.ExhaustedError
+	if errors.As(err, &none) {
+		return b.exhausted(none, name)
+	}
+	text := strings.ReplaceAll(err.Error(), at.String(), name)
 	switch {
-	case errors.As(err, &none):
-		out := &cniplugin.AgentError{
-			Code: cniplugin.CodeTryAgainLater, Reason: string(none.Reason), RetryAfter: none.RetryAfter,
-			Message: none.Error(), Details: none.Evidence,
-		}
-		if problem := b.problem.Load(); problem != nil {
-			out.Details += "; " + (*problem).Error()
-		}
-		return out
 	case errors.Is(err, ipam.ErrInvalid), errors.Is(err, ipam.ErrConflict):
-		return &cniplugin.AgentError{Code: cniplugin.CodeInvalidEnvironment, Message: err.Error()}
+		return &cniplugin.AgentError{Code: cniplugin.CodeInvalidEnvironment, Message: text}
 	case errors.Is(err, ipam.ErrWitness):
 		return &cniplugin.AgentError{
-			Code: cniplugin.CodeTryAgainLater, Message: err.Error(),
-			Details: "the pod got no address, because the kernel did not answer which addresses are in use",
+			Code: cniplugin.CodeTryAgainLater, Message: text,
+			Details: "nothing was allocated, because the kernel did not answer which addresses are in use",
 		}
 	case errors.Is(err, ipam.ErrJournal):
 		return &cniplugin.AgentError{
-			Code: cniplugin.CodeIOFailure, Message: err.Error(),
+			Code: cniplugin.CodeIOFailure, Message: text,
 			Details: "nothing was changed; check that the agent's state directory is writable and that the disk has space",
 		}
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return &cniplugin.AgentError{Code: cniplugin.CodeTryAgainLater, Message: err.Error()}
+		return &cniplugin.AgentError{Code: cniplugin.CodeTryAgainLater, Message: text}
 	}
-	return &cniplugin.AgentError{Code: cniplugin.CodeAgent, Message: err.Error()}
+	return &cniplugin.AgentError{Code: cniplugin.CodeAgent, Message: text}
+}
+
+// exhausted returns the error for a pod that gets no address.
+func (b *backend) exhausted(none *ipam.ExhaustedError, name string) *cniplugin.AgentError {
+	message := fmt.Sprintf("no %v address for %s", none.Family, name)
+	if none.Card != 0 {
+		message = fmt.Sprintf("no %v address on network card %d for %s", none.Family, none.Card, name)
+	}
+	var details []string
+	if none.Evidence != "" {
+		// An error of EC2 in the evidence repeats the reason.
+		details = append(details, strings.ReplaceAll(none.Evidence, ": "+string(none.Reason), ""))
+	}
+	if problem := b.problem.Load(); problem != nil && !strings.Contains(none.Evidence, (*problem).Error()) {
+		details = append(details, strings.ReplaceAll((*problem).Error(), ": "+string(none.Reason), ""))
+	}
+	const shown = 100 * time.Millisecond
+	if none.Waited >= shown {
+		details = append(details, "waited "+none.Waited.Round(shown).String())
+	}
+	return &cniplugin.AgentError{
+		Code: cniplugin.CodeTryAgainLater, Reason: string(none.Reason), RetryAfter: none.RetryAfter,
+		Message: message, Details: strings.Join(details, "; "),
+	}
 }
 
 // reasonOf returns the reason why the agent has not started: that of an error of

@@ -36,13 +36,24 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 		fmt.Fprintf(stderr, "ipamd: %v\nRun ipamd -help for all flags and variables.\n", err)
 		return 2
 	}
-	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: s.level()}))
+	log := newLog(stderr, s.level())
 	if err := serve(ctx, s, log); err != nil {
 		log.Error("agent ends", "err", err)
 		return 1
 	}
 	log.Info("agent ended")
 	return 0
+}
+
+// newLog returns the log of the agent. It has durations such as 1.5s and not in
+// nanoseconds.
+func newLog(w io.Writer, level slog.Leveler) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindDuration {
+			a.Value = slog.StringValue(a.Value.Duration().String())
+		}
+		return a
+	}}))
 }
 
 // serve runs the agent until ctx ends. It opens the socket first, so that plugins

@@ -100,7 +100,8 @@ func audit(ctx context.Context, b *backend, l *links, manager *eni.Manager, a *a
 			return nil
 		}
 		release := func(at ipam.Attachment) error {
-			return b.Del(ctx, cniplugin.DelRequest{Attachment: cniplugin.Attachment(at)})
+			_, err := b.Del(ctx, cniplugin.DelRequest{Attachment: cniplugin.Attachment(at)})
+			return err
 		}
 		if err := tombstones(cniplugin.TombstoneDir(b.settings.StateDir))(ctx, release); err != nil {
 			log.Error("collect tombstones", "err", err)

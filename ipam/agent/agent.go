@@ -111,6 +111,8 @@ func New(cfg Config) (*Agent, error) {
 		bad = fmt.Sprintf("has families %v, want IPv4 and IPv6, each at most once", cfg.Families)
 	case cfg.Policy == nil && a.families[0] == ipam.IPv4:
 		bad = "needs a policy for IPv4"
+	case cfg.Policy != nil && warmpool.CheckPolicy(cfg.Policy) != nil:
+		bad = "has an incomplete policy: " + warmpool.CheckPolicy(cfg.Policy).Error()
 	}
 	if bad != "" {
 		return nil, fmt.Errorf("%w %s", errConfig, bad)

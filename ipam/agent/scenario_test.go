@@ -499,6 +499,7 @@ func TestNewRefuses(t *testing.T) {
 		"no links":     func(c *agent.Config) { c.Links = nil },
 		"no limits":    func(c *agent.Config) { c.Limits = nil },
 		"no policy":    func(c *agent.Config) { c.Policy = nil },
+		"nil inside":   func(c *agent.Config) { c.Policy = warmpool.Bounds{Policy: warmpool.HoldDown{}} },
 		"family 5":     func(c *agent.Config) { c.Families = []ipam.Family{5} },
 		"family twice": func(c *agent.Config) { c.Families = []ipam.Family{4, 4} },
 	} {

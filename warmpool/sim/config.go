@@ -132,6 +132,9 @@ func Run(ctx context.Context, c Config, t Trace) (Report, error) {
 	if c.Policy == nil {
 		return Report{}, errors.New("sim: no policy, want Config.Policy")
 	}
+	if err := warmpool.CheckPolicy(c.Policy); err != nil {
+		return Report{}, fmt.Errorf("sim: Config.Policy: %w", err)
+	}
 	if t.Nodes <= 0 || t.Horizon <= 0 {
 		return Report{}, fmt.Errorf("sim: %w: %d nodes for %v, want at least 1 node and a positive time", ErrTrace, t.Nodes, t.Horizon)
 	}

@@ -6,9 +6,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 const (
@@ -40,7 +42,7 @@ func RemoveRecord(dir, key string) error {
 func WriteFile(path string, b []byte, mode fs.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), TempPrefix+"*")
 	if err != nil {
-		return err
+		return ofPath(path, err)
 	}
 	done := false
 	defer func() {
@@ -50,16 +52,26 @@ func WriteFile(path string, b []byte, mode fs.FileMode) error {
 		}
 	}()
 	if _, err := f.Write(b); err != nil {
-		return err
+		return ofPath(path, err)
 	}
 	if err := errors.Join(f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
+		return ofPath(path, err)
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
-		return err
+		return ofPath(path, err)
 	}
 	done = true
 	return syncDir(filepath.Dir(path))
+}
+
+// ofPath returns err, which names a temporary file, with the path of the file that was
+// to be written.
+func ofPath(path string, err error) error {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return &fs.PathError{Op: "write", Path: path, Err: errno}
 }
 
 // syncDir makes a rename in dir durable.
