@@ -122,6 +122,7 @@ func TestStandardLibraryOnly(t *testing.T) {
 		{"eni/instancetype", allowed[:1]},
 		{"eni/enitest", allowed},
 		{"examples/ec2sim", append(allowed, module+"/examples/ec2sim")},
+		{"internal/fabric/vpcrules", []string{module + "/internal/fabric/vpcrules"}},
 	} {
 		for _, p := range list(t, "-deps", "./"+of.pkg) {
 			if !p.Standard && !slices.Contains(of.allowed, p.ImportPath) {

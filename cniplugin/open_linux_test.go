@@ -313,7 +313,7 @@ func TestOwnFailures(t *testing.T) {
 	}
 }
 
-// TestBackendIsAllocator runs a plugin whose Allocator is the Backend of an agent.
+// TestBackendIsAllocator runs a plugin with the Backend of an agent as its Allocator.
 func TestBackendIsAllocator(t *testing.T) {
 	n := newNode(t, ofLayout("per-pod"))
 	newSandbox(t, "c1")

@@ -13,7 +13,7 @@ import (
 )
 
 // TestPrintedRequests checks that fmt prints every field of the types that embed an
-// Attachment, whose String method would hide the others.
+// Attachment. Its String method would hide the others.
 func TestPrintedRequests(t *testing.T) {
 	a := cniplugin.Attachment{Network: "net", ContainerID: "c1", IfName: "eth7"}
 	pod := cniplugin.Pod{Namespace: "default", Name: "web", UID: "u-1"}

@@ -7,7 +7,7 @@ import (
 	"net"
 )
 
-// macText is a MAC whose JSON form is text such as "02:00:00:00:00:01".
+// macText is a MAC that is text in JSON, such as "02:00:00:00:00:01".
 type macText net.HardwareAddr
 
 func (m macText) MarshalText() ([]byte, error) { return []byte(net.HardwareAddr(m).String()), nil }

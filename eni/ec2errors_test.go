@@ -120,7 +120,7 @@ func TestUnassignRefused(t *testing.T) {
 	}
 }
 
-// TestUnassignRefusedAfterAssign has an ENI whose new address EC2 does not know yet,
+// TestUnassignRefusedAfterAssign has an ENI with a new address that EC2 does not know yet,
 // so that it refuses to unassign it. The address must not count as unassigned.
 func TestUnassignRefusedAfterAssign(t *testing.T) {
 	inBubble(func(t *testing.T) {
@@ -230,8 +230,8 @@ func TestNewENINotKnownYet(t *testing.T) {
 	}
 }
 
-// TestModifyRefusedForLong checks that an ENI whose delete-on-termination EC2 refuses
-// for a minute is not deleted, and that the next Provision finishes it.
+// TestModifyRefusedForLong checks that an ENI is not deleted if EC2 refuses its
+// delete-on-termination for a minute, and that the next Provision finishes it.
 func TestModifyRefusedForLong(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})

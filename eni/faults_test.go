@@ -174,7 +174,7 @@ func disturbances(action string, turn int) []disturbance {
 	return slices.DeleteFunc(out, func(d disturbance) bool { return !strings.HasPrefix(action, d.only) })
 }
 
-// faultNode is a node whose calls of one action are disturbed.
+// faultNode is a node that has disturbed calls of one action.
 type faultNode struct {
 	*world
 	inst   enitest.Instance

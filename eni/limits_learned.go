@@ -22,8 +22,8 @@ type learnedLimits struct {
 	lessons     int                // how many refusals have lowered a limit
 }
 
-// LearnedLimits is what refusals of EC2 have shown about an instance type whose limits
-// neither the built-in table nor EC2 states. It is stored with OpLearned, so that a new
+// LearnedLimits is what refusals of EC2 have shown about an instance type without limits
+// in the built-in table and in EC2's answers. It is stored with OpLearned, so that a new
 // process does not create and delete an ENI to learn the same again. A Manager on
 // another type of instance ignores it.
 type LearnedLimits struct {
@@ -195,7 +195,7 @@ func (m *Manager) learnNoPrefixes(ctx context.Context, prefixes int, refused err
 	return true
 }
 
-// refusedFamily returns the family whose slots EC2 refused.
+// refusedFamily returns the family of the slots that EC2 refused.
 func refusedFamily(refused error) Family {
 	if codeOf(refused) == "Ipv6AddressLimitExceeded" {
 		return IPv6

@@ -59,6 +59,17 @@ func (c *Cloud) NetworkACLs() []NetworkACL {
 	return all
 }
 
+// allowAllIPv6 returns the entries for IPv6 of the default ACL of a VPC that has an IPv6
+// block.
+// https://docs.aws.amazon.com/vpc/latest/userguide/default-network-acl.html
+func allowAllIPv6() []ACLEntry {
+	all := netip.MustParsePrefix("::/0")
+	return []ACLEntry{
+		{Number: 101, Egress: true, Protocol: "-1", Allow: true, Prefix: all},
+		{Number: 101, Protocol: "-1", Allow: true, Prefix: all},
+	}
+}
+
 // addDefaultACL adds the default network ACL of a new VPC, which allows everything.
 // Its ID derives from that of the VPC.
 func (t *tx) addDefaultACL(v *VPC) {
@@ -67,6 +78,9 @@ func (t *tx) addDefaultACL(v *VPC) {
 		{Number: 100, Egress: true, Protocol: "-1", Allow: true, Prefix: all},
 		{Number: 100, Protocol: "-1", Allow: true, Prefix: all},
 	}}
+	if len(v.IPv6) > 0 {
+		a.Entries = append(a.Entries, allowAllIPv6()...)
+	}
 	t.c.state.acls.set(t, a.ID, a)
 }
 
@@ -116,7 +130,8 @@ type wireACL struct {
 	Tags         list[wireTag]            `xml:"tagSet"`
 }
 
-// lastEntry is the number of the entry that denies everything else.
+// lastEntry is the number of the entry that denies everything else. The entry for IPv6,
+// of an ACL of a VPC that has an IPv6 block, follows it.
 const lastEntry = 32767
 
 func (t *tx) wireACL(a *NetworkACL) wireACL {
@@ -131,7 +146,13 @@ func (t *tx) wireACL(a *NetworkACL) wireACL {
 		deny.Egress = egress
 		entries := slices.DeleteFunc(slices.Clone(a.Entries), func(e ACLEntry) bool { return e.Egress != egress })
 		slices.SortFunc(entries, func(a, b ACLEntry) int { return cmp.Compare(a.Number, b.Number) })
-		for _, e := range append(entries, deny) {
+		entries = append(entries, deny)
+		if len(t.c.state.vpcs.shown(t, a.VPC).IPv6) > 0 {
+			deny6 := deny
+			deny6.Number, deny6.Prefix = lastEntry+1, netip.MustParsePrefix("::/0")
+			entries = append(entries, deny6)
+		}
+		for _, e := range entries {
 			w.Entries.Items = append(w.Entries.Items, e.wire())
 		}
 	}

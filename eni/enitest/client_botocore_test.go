@@ -96,7 +96,7 @@ func TestBotocore(t *testing.T) {
 }
 
 // addOthers adds an ENI of each service to a subnet, an instance that a service
-// manages, and an IPv6-only subnet, whose ID it returns.
+// manages, and an IPv6-only subnet. It returns the ID of that subnet.
 func addOthers(t *testing.T, cloud *enitest.Cloud, vpc, subnet string) (ipv6Subnet string) {
 	t.Helper()
 	for _, service := range []enitest.Service{

@@ -224,10 +224,10 @@ func TestLagOfChanges(t *testing.T) {
 				t.Errorf("%s: got routes, rules, ACLs, public ENIs and metadata %v, want %v", when, got, want)
 			}
 		}
-		want("at once", 2, 2, 0, 0, 0)
+		want("at once", 2, 3, 0, 0, 0)
 		time.Sleep(6 * time.Second)
-		want("after Lag.Describe", 3, 3, 1, 1, 0)
+		want("after Lag.Describe", 3, 4, 1, 1, 0)
 		time.Sleep(4 * time.Second)
-		want("after Lag.Metadata", 3, 3, 1, 1, 1)
+		want("after Lag.Metadata", 3, 4, 1, 1, 1)
 	})
 }

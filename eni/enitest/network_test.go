@@ -342,28 +342,28 @@ var networkCalls = map[string]func(context.Context, *stage) (got any, want any, 
 			return nil, nil, err
 		}
 		_, err = s.ec2.RevokeSecurityGroupIngress(ctx, &ec2.RevokeSecurityGroupIngressInput{GroupId: &g, IpPermissions: permissions(g)})
-		return len(s.SecurityGroups()[0].Rules), 2, err
+		return len(s.SecurityGroups()[0].Rules), 3, err
 	},
 	"RevokeSecurityGroupEgress": func(ctx context.Context, s *stage) (any, any, error) {
 		g := s.SecurityGroups()[0]
 		_, err := s.ec2.RevokeSecurityGroupEgress(ctx, &ec2.RevokeSecurityGroupEgressInput{GroupId: &g.ID, SecurityGroupRuleIds: []string{g.Rules[0].ID}})
-		return len(s.SecurityGroups()[0].Rules), 1, err
+		return len(s.SecurityGroups()[0].Rules), 2, err
 	},
 	"DescribeSecurityGroupRules": func(ctx context.Context, s *stage) (any, any, error) {
 		out, err := s.ec2.DescribeSecurityGroupRules(ctx, &ec2.DescribeSecurityGroupRulesInput{
 			Filters: []types.Filter{{Name: aws.String("group-id"), Values: []string{s.SecurityGroups()[0].ID}}},
 		})
-		return []any{len(out.SecurityGroupRules), *out.SecurityGroupRules[0].CidrIpv4}, []any{2, "0.0.0.0/0"}, err
+		return []any{len(out.SecurityGroupRules), *out.SecurityGroupRules[0].CidrIpv4}, []any{3, "0.0.0.0/0"}, err
 	},
 	"DescribeNetworkAcls": func(ctx context.Context, s *stage) (any, any, error) {
 		out, err := s.ec2.DescribeNetworkAcls(ctx, &ec2.DescribeNetworkAclsInput{
 			Filters: []types.Filter{{Name: aws.String("association.subnet-id"), Values: []string{s.subnet.ID}}},
 		})
-		return []any{*out.NetworkAcls[0].IsDefault, len(out.NetworkAcls[0].Entries)}, []any{true, 4}, err
+		return []any{*out.NetworkAcls[0].IsDefault, len(out.NetworkAcls[0].Entries)}, []any{true, 8}, err
 	},
 	"CreateNetworkAcl": func(ctx context.Context, s *stage) (any, any, error) {
 		out, err := s.ec2.CreateNetworkAcl(ctx, &ec2.CreateNetworkAclInput{VpcId: &s.vpc.ID})
-		return []any{*out.NetworkAcl.IsDefault, len(out.NetworkAcl.Entries)}, []any{false, 2}, err
+		return []any{*out.NetworkAcl.IsDefault, len(out.NetworkAcl.Entries)}, []any{false, 4}, err
 	},
 	"DeleteNetworkAcl": func(ctx context.Context, s *stage) (any, any, error) {
 		out, err := s.ec2.CreateNetworkAcl(ctx, &ec2.CreateNetworkAclInput{VpcId: &s.vpc.ID})
@@ -378,7 +378,7 @@ var networkCalls = map[string]func(context.Context, *stage) (got any, want any, 
 			return nil, nil, err
 		}
 		got, err := s.entries(ctx)
-		return got, []int32{7, 100, 32767}, err
+		return got, []int32{7, 100, 101, 32767, 32768}, err
 	},
 	"ReplaceNetworkAclEntry": func(ctx context.Context, s *stage) (any, any, error) {
 		_, err := s.ec2.ReplaceNetworkAclEntry(ctx, &ec2.ReplaceNetworkAclEntryInput{
@@ -395,7 +395,7 @@ var networkCalls = map[string]func(context.Context, *stage) (got any, want any, 
 			return nil, nil, err
 		}
 		got, err := s.entries(ctx)
-		return got, []int32{32767}, err
+		return got, []int32{101, 32767, 32768}, err
 	},
 	"ReplaceNetworkAclAssociation": func(ctx context.Context, s *stage) (any, any, error) {
 		before := s.NetworkACLs()[0].Associations[0].ID

@@ -33,16 +33,46 @@ func (r GroupRule) same(o GroupRule) bool {
 
 var kindRule = kind{"sgr-", "security group rule ID", "InvalidSecurityGroupRuleId.NotFound", "InvalidSecurityGroupRuleId.Malformed"}
 
-// defaultRules are the rules of a new group: all traffic may leave. In the default
-// group of a VPC all traffic between its members may also enter.
-func (g *SecurityGroup) defaultRules() []GroupRule {
+// defaultRules are the rules of a new group: all traffic may leave, over IPv6 if the VPC
+// has an IPv6 block. In the default group of a VPC all traffic between its members may
+// also enter.
+// https://docs.aws.amazon.com/vpc/latest/userguide/default-security-group.html
+func (g *SecurityGroup) defaultRules(v6 bool) []GroupRule {
 	rules := []GroupRule{{
 		ID: derivedID("sgr-", g.ID), Egress: true, Protocol: "-1", From: -1, To: -1, Prefix: netip.MustParsePrefix("0.0.0.0/0"),
 	}}
 	if g.Name == "default" {
 		rules = append(rules, GroupRule{ID: derivedID("sgr-", g.ID) + "1", Protocol: "-1", From: -1, To: -1, Group: g.ID})
 	}
+	if v6 {
+		rules = append(rules, g.egressIPv6())
+	}
 	return rules
+}
+
+func (g *SecurityGroup) egressIPv6() GroupRule {
+	return GroupRule{
+		ID: derivedID("sgr-", g.ID) + "2", Egress: true, Protocol: "-1", From: -1, To: -1, Prefix: netip.MustParsePrefix("::/0"),
+	}
+}
+
+// allowIPv6 adds the rules for IPv6 to the default group and the default ACL of a VPC
+// that gets an IPv6 block, unless they have rules for all of IPv6.
+func (t *tx) allowIPv6(vpc string) {
+	for _, g := range t.c.state.groups.all(t.now) {
+		if rule := g.egressIPv6(); g.VPC == vpc && g.Name == "default" && !slices.ContainsFunc(g.Rules, rule.same) {
+			g = g.clone()
+			g.Rules = append(g.Rules, rule)
+			t.c.state.groups.set(t, g.ID, g)
+		}
+	}
+	for _, a := range t.c.state.acls.all(t.now) {
+		if a.VPC == vpc && a.Default && !slices.ContainsFunc(a.Entries, func(e ACLEntry) bool { return e.Prefix.Addr().Is6() }) {
+			a = a.clone()
+			a.Entries = append(a.Entries, allowAllIPv6()...)
+			t.c.state.acls.set(t, a.ID, a)
+		}
+	}
 }
 
 type ipRangeParam struct {
@@ -382,7 +412,7 @@ func (t *tx) wirePermissions(g *SecurityGroup, egress bool) list[wirePermission]
 	return all
 }
 
-// permissionFilters adds the filters on the rules of a group, whose names begin with
+// permissionFilters adds the filters on the rules of a group. Their names begin with
 // prefix.
 func permissionFilters(filters map[string]func(*SecurityGroup) []string, t *tx, prefix string, egress bool) {
 	rules := func(f func(GroupRule) string) func(*SecurityGroup) []string {

@@ -96,6 +96,7 @@ func (c *Cloud) perform(call Call, act action, form url.Values) ([]byte, error) 
 	}
 	body, err := c.once(call, form, act.class == Mutating, run)
 	if act.class == Mutating {
+		c.networkChanged(call.Action)
 		c.deliver()
 	}
 	if err != nil {

@@ -96,8 +96,11 @@ func (t *tx) addVPC(in VPCInput) (*VPC, error) {
 // AddVPCPrefix associates another CIDR block with a VPC.
 func (c *Cloud) AddVPCPrefix(vpc string, p netip.Prefix) error {
 	t := c.begin()
-	defer t.end()
-	return t.addVPCPrefix(vpc, p)
+	err := t.addVPCPrefix(vpc, p)
+	t.end()
+	c.networkChanged("AssociateVpcCidrBlock")
+	c.deliver()
+	return err
 }
 
 func (t *tx) addVPCPrefix(vpc string, p netip.Prefix) error {
@@ -115,6 +118,7 @@ func (t *tx) addVPCPrefix(vpc string, p netip.Prefix) error {
 		next.Prefixes = append(next.Prefixes, p)
 	} else {
 		next.IPv6 = append(next.IPv6, p)
+		t.allowIPv6(vpc)
 	}
 	t.c.state.vpcs.set(t, vpc, next)
 	return nil
@@ -194,9 +198,33 @@ func (c *Cloud) AddSecurityGroup(vpc, name string, tags map[string]string) (Secu
 	return *t.addGroup(vpc, name, name, tags).clone(), nil
 }
 
+// AddGroupRules adds rules to a security group, as the actions
+// AuthorizeSecurityGroupIngress and AuthorizeSecurityGroupEgress do. It gives them new
+// IDs.
+func (c *Cloud) AddGroupRules(group string, rules ...GroupRule) error {
+	t := c.begin()
+	g, err := t.group(group, "")
+	if err == nil {
+		g = g.clone()
+		for _, r := range rules {
+			r.ID, r.Tags = t.newID(kindRule.prefix), maps.Clone(r.Tags)
+			g.Rules = append(g.Rules, r)
+		}
+		t.c.state.groups.set(t, g.ID, g)
+	}
+	t.end()
+	if err != nil {
+		return err
+	}
+	c.networkChanged("AuthorizeSecurityGroupIngress")
+	c.deliver()
+	return nil
+}
+
 func (t *tx) addGroup(vpc, name, description string, tags map[string]string) *SecurityGroup {
 	g := &SecurityGroup{ID: t.newID("sg-"), VPC: vpc, Name: name, Description: description, Tags: maps.Clone(tags)}
-	g.Rules = g.defaultRules()
+	v := t.c.state.vpcs.at(vpc, t.now)
+	g.Rules = g.defaultRules(v != nil && len(v.IPv6) > 0)
 	t.c.state.groups.set(t, g.ID, g)
 	return g
 }

@@ -87,6 +87,7 @@ func (t *tx) allENIs(at time.Time) []*ENI {
 
 // put stores e as the current version of its ENI.
 func (t *tx) put(e *ENI) {
+	t.modified(t.c.state.enis.at(e.ID, t.now), e)
 	t.c.state.enis.set(t, e.ID, e)
 	if e.Attachment != nil && e.Attachment.Instance != "" {
 		ever := t.c.state.everAttached

@@ -16,7 +16,7 @@
 //	GET /             the URLs and IDs, also of instances made over the API
 //	GET /calls        the number of calls by action; DELETE /calls resets them
 //	GET /audit        the last calls
-//	GET /events       a stream of the changes of ENIs, one line of JSON for each
+//	GET /events       a stream of the changes of ENIs and of the network, one line of JSON for each
 //	PUT /lag          change the lags: {"Describe": "5s", "Write": "2s", "Metadata": "1s"}
 //	PUT /delays       change the durations: {"Attach": "3s", "Stop": "20s", "Call": "50ms"}
 //	POST /faults      add a fault: {"Action": "CreateNetworkInterface", "Delay": "2s"}
@@ -27,7 +27,7 @@
 //
 // The stream of events begins with one event for each ENI that is attached now, so that
 // a data plane can follow from any time. The events are those of enitest.Event: attached,
-// detached, assigned and unassigned. A stream whose reader falls behind by more than
+// detached, assigned, unassigned, modified and network-changed. A stream whose reader falls behind by more than
 // 1,024 events ends.
 //
 // To try it, start it on fixed ports and use the AWS CLI with any credentials:

@@ -97,6 +97,11 @@ func (w *world) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// The peer network sends requests to the pods.
+	all := enitest.GroupRule{Protocol: "-1", From: -1, To: -1, Prefix: netip.MustParsePrefix("0.0.0.0/0")}
+	if err := w.cloud.AddGroupRules(w.cloud.SecurityGroups()[0].ID, all); err != nil {
+		return err
+	}
 	i, err := w.cloud.RunInstance(enitest.InstanceInput{Subnet: subnet.ID, Type: w.o.node.instanceType, Tags: map[string]string{"Name": nodeName}})
 	if err != nil {
 		return err

@@ -60,7 +60,7 @@ func (f *Fabric) attach(e ENI) error {
 	if _, ok := f.subnets[e.Subnet]; !ok {
 		return fmt.Errorf("subnet %q: %w", e.Subnet, os.ErrNotExist)
 	}
-	e.Addrs, e.Prefixes = slices.Clone(e.Addrs), slices.Clone(e.Prefixes)
+	e.Addrs, e.Prefixes, e.Groups = slices.Clone(e.Addrs), slices.Clone(e.Prefixes), slices.Clone(e.Groups)
 	f.lastPort++
 	p := &port{ENI: e, link: fmt.Sprintf("p%d", f.lastPort)}
 	if err := f.net.addPort(p, trunk, instance); err != nil {
@@ -69,7 +69,7 @@ func (f *Fabric) attach(e ENI) error {
 	f.ports[e.ID] = p
 	err := f.net.setOwned(p, nil, p.owned())
 	if err == nil {
-		err = f.net.setFilter(f.ports)
+		err = f.applyRules()
 	}
 	if err != nil {
 		return errors.Join(err, f.detach(e.ID))
@@ -97,8 +97,11 @@ func (f *Fabric) detach(id string) error {
 			}
 		}
 	}
+	if f.log != nil {
+		f.log.read() // the last flows of the ENI
+	}
 	delete(f.ports, id)
-	if err := errors.Join(f.net.removePort(p), f.net.setFilter(f.ports)); err != nil {
+	if err := errors.Join(f.net.removePort(p), f.applyRules()); err != nil {
 		return fmt.Errorf("fabric: detach %s: %w", id, err)
 	}
 	return nil
@@ -139,7 +142,11 @@ func (f *Fabric) SetAddrs(id string, addrs []netip.Addr, prefixes []netip.Prefix
 	}
 	before := p.owned()
 	p.Addrs, p.Prefixes = slices.Clone(addrs), slices.Clone(prefixes)
-	if err := f.net.setOwned(p, before, p.owned()); err != nil {
+	err := f.net.setOwned(p, before, p.owned())
+	if err == nil && f.wanted().filters() {
+		err = f.applyRules()
+	}
+	if err != nil {
 		return fmt.Errorf("fabric: addresses of %s: %w", id, err)
 	}
 	return nil
@@ -174,6 +181,6 @@ func (f *Fabric) ENIs(instance string) []ENI {
 
 func (p *port) clone() ENI {
 	e := p.ENI
-	e.MAC, e.Addrs, e.Prefixes = slices.Clone(e.MAC), slices.Clone(e.Addrs), slices.Clone(e.Prefixes)
+	e.MAC, e.Addrs, e.Prefixes, e.Groups = slices.Clone(e.MAC), slices.Clone(e.Addrs), slices.Clone(e.Prefixes), slices.Clone(e.Groups)
 	return e
 }

@@ -27,12 +27,24 @@
 //     It passes all IPv6 addresses, because they are public. Unlike AWS, it does
 //     not translate to a public IPv4 address, so that a test sees in the internet
 //     which address left the node.
+//   - It looks up the VPC route table of the sending ENI's subnet: local routes, routes to
+//     an ENI, to the internet gateway and to the peer network. A route to an ENI that is
+//     not attached drops its packets. The router drops and counts a packet that a route
+//     leads to an ENI which does not own the destination, unless the source/destination
+//     check of that ENI is off.
+//   - It applies network ACLs between subnets, and the security groups of both ENIs.
+//     Package vpcrules describes them, and computes the same as the router does.
+//   - It can record a flow log in AWS's format.
 //   - A branch ENI is a VLAN on the link of its trunk ENI. All rules apply to it as
 //     to other ENIs.
 //   - The peer network (a data centre behind a transit gateway, for example) can
 //     reach every address of the VPC.
 //   - The instance metadata service at 169.254.169.254 and fd00:ec2::254 answers
 //     for the instance that owns the source address of the request.
+//
+// Without route tables, network ACLs and groups, which [Fabric.SetRules] sets, every subnet
+// has a route to the internet gateway and to the peer network, and nothing is filtered. No
+// rule filters the traffic with the router's own addresses, which the services have.
 //
 // The package creates namespaces and mounts in the current namespaces. Run it
 // inside internal/isolate, where it works for root and for an ordinary user.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 )
 
 // ErrNotSupported is the error of all operations on systems other than Linux.
@@ -102,6 +103,25 @@ type ENI struct {
 	Unchecked bool
 	// Public means that the internet gateway passes packets from and to Addr.
 	Public bool
+	// Groups are the IDs of the security groups. The ENI is not filtered if none of them
+	// is in the rules that SetRules has set.
+	Groups []string
+}
+
+// Attributes are the attributes of an attached ENI that can change, except for its
+// addresses. The fields have the meaning of those of ENI.
+type Attributes struct {
+	Unchecked, Public bool
+	Groups            []string
+}
+
+// FlowLogInput describes a flow log.
+type FlowLogInput struct {
+	// Account is the account ID of the records. Empty means 123456789012.
+	Account string
+	// Interval is the aggregation interval: a record covers at most this time. 0 means a
+	// minute. It must not be shorter than a second.
+	Interval time.Duration
 }
 
 // Link returns the name of the ENI's link in its instance: ens5 for device 0 of
@@ -124,7 +144,12 @@ type Drops struct {
 	// Spoofed counts the packets with a source that the sending ENI does not own,
 	// by ENI ID.
 	Spoofed map[string]uint64
+	// Foreign counts the packets for an address that the ENI does not own, to which a
+	// route of a VPC route table leads, by ENI ID.
+	Foreign map[string]uint64
 	// InternetGateway counts the packets from or to a private IPv4 address that is
 	// not public.
 	InternetGateway uint64
+	// SecurityGroups and NetworkACLs count the packets that they denied.
+	SecurityGroups, NetworkACLs uint64
 }

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+
+	"github.com/vpcnet/vpcnet/internal/fabric/vpcrules"
 )
 
 // Fabric is a VPC of namespaces. It is safe for concurrent use.
@@ -30,6 +32,8 @@ type Fabric struct {
 	instances map[string]*Netns
 	ports     map[string]*port
 	lastPort  int
+	rules     vpcrules.Rules
+	log       *FlowLog // nil if there is none
 	closers   []io.Closer
 }
 
@@ -71,13 +75,13 @@ func (f *Fabric) build(ctx context.Context) error {
 	if f.net, err = openRouting(f.router, f.cfg); err != nil {
 		return err
 	}
-	if err := f.net.addOutside("igw", f.internet, []netip.Addr{InternetAddr, InternetAddr6}); err != nil {
+	if err := f.net.addOutside(internetLink, f.internet, []netip.Addr{InternetAddr, InternetAddr6}); err != nil {
 		return fmt.Errorf("internet host: %w", err)
 	}
-	if err := f.net.addOutside("tgw", f.peer, f.peerAddrs()); err != nil {
+	if err := f.net.addOutside(peerLink, f.peer, f.PeerAddrs()); err != nil {
 		return fmt.Errorf("peer host: %w", err)
 	}
-	if err := f.net.setFilter(nil); err != nil {
+	if err := f.net.setFilter(wanted{}); err != nil {
 		return err
 	}
 	if f.ndp, err = startResponder(f.router, f.answersFor); err != nil {
@@ -91,12 +95,13 @@ func (f *Fabric) build(ctx context.Context) error {
 	return f.echoOutside(ctx)
 }
 
-func (f *Fabric) peerAddrs() []netip.Addr {
+// PeerAddrs returns the addresses of the host in the peer network.
+func (f *Fabric) PeerAddrs() []netip.Addr {
 	return append([]netip.Addr{PeerAddr, PeerAddr6}, f.cfg.PeerAddrs...)
 }
 
 func (f *Fabric) echoOutside(ctx context.Context) error {
-	for ns, addrs := range map[*Netns][]netip.Addr{f.internet: {InternetAddr, InternetAddr6}, f.peer: f.peerAddrs()} {
+	for ns, addrs := range map[*Netns][]netip.Addr{f.internet: {InternetAddr, InternetAddr6}, f.peer: f.PeerAddrs()} {
 		for _, a := range addrs {
 			stop, err := ns.Echo(ctx, netip.AddrPortFrom(a, EchoPort))
 			if err != nil {
@@ -121,10 +126,13 @@ func (f *Fabric) closeLater(c io.Closer) {
 // Close removes everything that the Fabric has created. A second call does nothing.
 func (f *Fabric) Close() error {
 	f.mu.Lock()
-	closers := f.closers
+	closers, log := f.closers, f.log
 	f.closers = nil
 	f.mu.Unlock()
 	var err error
+	if log != nil {
+		err = log.Close()
+	}
 	for _, c := range slices.Backward(closers) {
 		err = errors.Join(err, c.Close())
 	}

@@ -8,6 +8,8 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
+
+	"github.com/vpcnet/vpcnet/internal/fabric/vpcrules"
 )
 
 // Fabric is a VPC of namespaces, which only Linux has: New returns
@@ -29,6 +31,9 @@ func (f *Fabric) Internet() *Netns { return nil }
 // Peer returns nil.
 func (f *Fabric) Peer() *Netns { return nil }
 
+// PeerAddrs returns nil.
+func (f *Fabric) PeerAddrs() []netip.Addr { return nil }
+
 // Instance returns nil.
 func (f *Fabric) Instance(string) *Netns { return nil }
 
@@ -49,6 +54,24 @@ func (f *Fabric) Detach(string) error { return ErrNotSupported }
 
 // SetAddrs returns [ErrNotSupported].
 func (f *Fabric) SetAddrs(string, []netip.Addr, []netip.Prefix) error { return ErrNotSupported }
+
+// SetAttributes returns [ErrNotSupported].
+func (f *Fabric) SetAttributes(string, Attributes) error { return ErrNotSupported }
+
+// SetRules returns [ErrNotSupported].
+func (f *Fabric) SetRules(vpcrules.Rules) error { return ErrNotSupported }
+
+// FlowLog returns [ErrNotSupported].
+func (f *Fabric) FlowLog(FlowLogInput) (*FlowLog, error) { return nil, ErrNotSupported }
+
+// FlowLog records the flows of the ENIs.
+type FlowLog struct{}
+
+// Records returns [ErrNotSupported].
+func (l *FlowLog) Records() ([]vpcrules.Record, error) { return nil, ErrNotSupported }
+
+// Close does nothing.
+func (l *FlowLog) Close() error { return nil }
 
 // ENI returns false.
 func (f *Fabric) ENI(string) (ENI, bool) { return ENI{}, false }

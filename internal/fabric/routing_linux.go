@@ -12,6 +12,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/vpcnet/vpcnet/internal/fabric/vpcrules"
 )
 
 // Next hops, which exist only in neighbour tables. With them, all routes to the
@@ -36,6 +38,17 @@ type routing struct {
 	h   *netlink.Handle
 	lo  netlink.Link
 	nft *nftables.Conn
+
+	// shared means that the filter has the chains and sets for rules.
+	shared bool
+	// rules are the chains and sets of the current rules.
+	rules generation
+	// routes and lookups are the routes of the VPC route tables in the kernel, and the
+	// table of each link that has one.
+	routes  map[routeKey]routeHop
+	lookups map[string]int
+	tables  map[string]int              // numbers of the VPC route tables, by ID
+	outside map[vpcrules.TargetKind]int // indexes of the links to the hosts outside
 }
 
 // openRouting configures the router, which has no link yet except lo: it enables
@@ -56,7 +69,10 @@ func openRouting(ns *Netns, cfg Config) (*routing, error) {
 	if err != nil {
 		return nil, fmt.Errorf("router: %w", err)
 	}
-	r := &routing{ns: ns, mtu: cfg.MTU}
+	r := &routing{
+		ns: ns, mtu: cfg.MTU, routes: map[routeKey]routeHop{}, lookups: map[string]int{}, tables: map[string]int{},
+		outside: map[vpcrules.TargetKind]int{},
+	}
 	if r.h, err = ns.handle(); err != nil {
 		return nil, err
 	}
@@ -238,6 +254,7 @@ func (r *routing) addOutside(name string, host *Netns, addrs []netip.Addr) error
 	if err != nil {
 		return err
 	}
+	r.outside[map[string]vpcrules.TargetKind{internetLink: vpcrules.Internet, peerLink: vpcrules.Peer}[name]] = link.Attrs().Index
 	if err := neighbours(h, eth0, link.Attrs().HardwareAddr, routerHop4, routerHop6); err != nil {
 		return err
 	}

@@ -15,8 +15,8 @@ const (
 	firstRequests = 16
 )
 
-// add appends a request: the netlink header and the fixed header of its kind, whose
-// size must be a multiple of 4. The attributes that are appended next belong to it.
+// add appends a request: the netlink header and the fixed header of its kind,
+// with a size that is a multiple of 4. The attributes that are appended next belong to it.
 func (b *Batch) add(kind, flags int, header []byte) {
 	if b.buf == nil {
 		b.buf, b.starts = make([]byte, 0, firstBytes), make([]int, 0, firstRequests)

@@ -34,6 +34,8 @@ func TestKernel(t *testing.T) {
 	}{
 		{name: "datapath", pkg: "../../datapath", run: "^TestOtherKinds$"},
 		{name: "fabric", pkg: "../fabric", run: "^(TestBranchENI|TestSuite)$/(standard|strict)$"},
+		{name: "rules", pkg: "../fabric", run: "^(TestBranchGroups|TestJudgeAgreesWithKernel)$"},
+		{name: "ec2fabric", pkg: "../fabric/ec2fabric", run: "^TestBranchENI$"},
 		{name: "clock", pkg: "../crash", run: "^TestClock", programs: []string{"ipamd", "vpc-cni"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -59,7 +61,7 @@ func TestKernel(t *testing.T) {
 // the test had opened.
 func openSources(t *testing.T) {
 	t.Helper()
-	packages := []string{"../../datapath", "../../datapath/internal/datapathtest", "../../snat", "../fabric", "../isolate", "../crash", "../../examples/ipamd", "../../examples/vpc-cni", "./init"}
+	packages := []string{"../../datapath", "../../datapath/internal/datapathtest", "../../snat", "../fabric", "../fabric/ec2fabric", "../isolate", "../crash", "../../examples/ipamd", "../../examples/vpc-cni", "./init"}
 	out, err := exec.CommandContext(t.Context(), "go", append([]string{"list", "-deps", "-f", "{{.Dir}}"}, packages...)...).Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)

@@ -15,7 +15,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-// hostLocal is the network configuration, whose field ipam configures host-local.
+// hostLocal is the network configuration. Its field ipam configures host-local.
 type hostLocal []byte
 
 func (conf hostLocal) Add(context.Context, cniplugin.AddRequest) (cniplugin.AddResponse, error) {

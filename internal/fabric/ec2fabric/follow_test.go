@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 
@@ -41,17 +44,17 @@ func newRegion(t *testing.T) *region {
 	t.Helper()
 	isolatetest.Require(t)
 	cloud := enitest.New(enitest.Config{})
-	vpc, err := cloud.AddVPC(enitest.VPCInput{})
+	vpc, err := cloud.AddVPC(enitest.VPCInput{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("2001:db8:1::/56")}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	subnet, err := cloud.AddSubnet(enitest.SubnetInput{VPC: vpc.ID, Prefix: netip.MustParsePrefix("10.0.1.0/24"), MapPublic: true})
+	subnet, err := cloud.AddSubnet(enitest.SubnetInput{VPC: vpc.ID, Prefix: netip.MustParsePrefix("10.0.1.0/24"), IPv6: netip.MustParsePrefix("2001:db8:1:1::/64"), MapPublic: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &region{t: t, cloud: cloud, subnet: subnet.ID}
 	r.run("node-1") // runs before Follow
-	if r.fabric, err = fabric.New(t.Context(), fabric.Config{VPC: vpc.Prefixes}); err != nil {
+	if r.fabric, err = fabric.New(t.Context(), fabric.Config{VPC: slices.Concat(vpc.Prefixes, vpc.IPv6)}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -218,4 +221,49 @@ func TestHooksReportErrors(t *testing.T) {
 	if r.follow.Err() == nil {
 		t.Error("Err returns nil after a change that failed")
 	}
+}
+
+// TestBranchENI associates a branch ENI with a trunk ENI, changes its groups, and ends
+// the association.
+func TestBranchENI(t *testing.T) {
+	n := newNetwork(t)
+	ctx := t.Context()
+	create := func(kind types.NetworkInterfaceCreationType) string {
+		t.Helper()
+		out := must[*ec2.CreateNetworkInterfaceOutput](n)(n.calls.CreateNetworkInterface(ctx, &ec2.CreateNetworkInterfaceInput{SubnetId: &n.subnet, InterfaceType: kind}))
+		return *out.NetworkInterface.NetworkInterfaceId
+	}
+	trunk, branch := create(types.NetworkInterfaceCreationTypeTrunk), create("")
+	attach := func() string {
+		t.Helper()
+		out := must[*ec2.AttachNetworkInterfaceOutput](n)(n.calls.AttachNetworkInterface(ctx, &ec2.AttachNetworkInterfaceInput{
+			NetworkInterfaceId: &trunk, InstanceId: &n.ids[0], DeviceIndex: aws.Int32(1),
+		}))
+		return *out.AttachmentId
+	}
+	attachment := attach()
+	associated := must[*ec2.AssociateTrunkInterfaceOutput](n)(n.calls.AssociateTrunkInterface(ctx, &ec2.AssociateTrunkInterfaceInput{
+		TrunkInterfaceId: &trunk, BranchInterfaceId: &branch, VlanId: aws.Int32(7),
+	}))
+	check := func(what string, want bool, groups ...string) {
+		t.Helper()
+		e, ok := n.fabric.ENI(branch)
+		if ok != want || want && (e.VLAN != 7 || e.Trunk != trunk || e.Instance != "node-1" || !slices.Equal(e.Groups, groups)) {
+			t.Errorf("%s: the fabric has the branch ENI: %t, %+v; want %t, VLAN 7, groups %v", what, ok, e, want, groups)
+		}
+	}
+	if _, ok := n.fabric.ENI(branch); !ok && os.Getenv("VPCNET_VM") == "" {
+		t.Log("this kernel has no links of kind vlan; internal/vm runs this test")
+		return // the end of the test checks that the follower has no error
+	}
+	check("associated", true, n.groupOf(0))
+	group := n.createGroup("branch")
+	n.setGroups(branch, group)
+	check("another group", true, group)
+	must[*ec2.DetachNetworkInterfaceOutput](n)(n.calls.DetachNetworkInterface(ctx, &ec2.DetachNetworkInterfaceInput{AttachmentId: &attachment}))
+	check("the trunk is detached", false)
+	attach()
+	check("the trunk is attached again", true, group)
+	must[*ec2.DisassociateTrunkInterfaceOutput](n)(n.calls.DisassociateTrunkInterface(ctx, &ec2.DisassociateTrunkInterfaceInput{AssociationId: associated.InterfaceAssociation.AssociationId}))
+	check("disassociated", false)
 }
