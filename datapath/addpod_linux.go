@@ -29,7 +29,7 @@ func (h *kernel) AddPod(ctx context.Context, p Pod) (Wiring, error) {
 	inside := newKernel(sandbox)
 	defer func() { _ = inside.closeSockets() }() // its sockets have nothing left to report
 	if err := h.addPod(ctx, p, inside); err != nil {
-		return Wiring{}, fmt.Errorf("wire %s: %w", p.HostLink(), err)
+		return Wiring{}, fmt.Errorf("wire %s: %w", p.HostLink(), explainFamily(p, err))
 	}
 	return p.Wiring(), nil
 }

@@ -29,7 +29,15 @@ func (h *kernel) Apply(ctx context.Context, changes []netstate.Change) error {
 func (h *kernel) applySome(ctx context.Context, changes []netstate.Change) (int, error) {
 	switch i := changes[0].Item.(type) {
 	case netstate.Sysctl:
-		return 1, rtnl.WriteSysctls(h.ns, []netstate.Sysctl{i})
+		set := []netstate.Sysctl{i}
+		for _, ch := range changes[1:] {
+			next, ok := ch.Item.(netstate.Sysctl)
+			if !ok {
+				break
+			}
+			set = append(set, next)
+		}
+		return len(set), rtnl.WriteSysctls(h.ns, set)
 	case netstate.Link:
 		if needsOtherLinks(changes[0]) {
 			return 1, h.applyVirtual(ctx, i)
@@ -93,6 +101,11 @@ func (h *kernel) applyVirtual(ctx context.Context, l netstate.Link) error {
 		return err
 	}
 	return h.withConn(ctx, func(c *rtnl.Conn) error {
+		if l.NoARP {
+			if err := noLinkLocal(c, have.Index); err != nil {
+				return err
+			}
+		}
 		var b rtnl.Batch
 		b.SetLink(have.Index, l)
 		if have.MasterIndex != master.Index {
@@ -104,6 +117,16 @@ func (h *kernel) applyVirtual(ctx context.Context, l netstate.Link) error {
 		}
 		return err
 	})
+}
+
+// noLinkLocal keeps a link to pods from making a link-local address. With one, the check of
+// sources would pass every link-local source, and the node would learn a neighbour from
+// each router solicitation. A kernel without IPv6 refuses the request, which does no harm.
+func noLinkLocal(c *rtnl.Conn, index int) error {
+	var b rtnl.Batch
+	b.NoLinkLocal(index)
+	_, err := c.Do(&b)
+	return err
 }
 
 // otherLink finds a link that must exist. Without a name it returns the zero Link.
@@ -153,7 +176,7 @@ func (h *kernel) ensureVirtual(ctx context.Context, l netstate.Link) error {
 		return answers[0].Err
 	})
 	if err != nil && !errors.Is(err, unix.EEXIST) { // EEXIST: another AddPod made the bridge
-		return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: l}, err)
+		return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: l}, explainKind(l.Kind, err))
 	}
 	return nil
 }

@@ -240,8 +240,9 @@ func (h *kernel) retire(ctx context.Context, d *deletion) error {
 			return err
 		}
 		for _, a := range answers {
-			// Items that are gone went with the sandbox.
-			if a.Err != nil && !rtnl.IsGone(a.Err) {
+			// Items that are gone went with the sandbox. An address of a family that the kernel
+			// no longer has led nowhere.
+			if a.Err != nil && !rtnl.IsGone(a.Err) && !rtnl.LacksFamily(a.Err) {
 				return fmt.Errorf("retire %s: %w", d.link.Name, a.Err)
 			}
 		}

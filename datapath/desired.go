@@ -21,12 +21,13 @@ type Desired struct {
 // it should be. Items of pods that are not in d stay, except rules of pods to which no
 // route leads. An ENI without link needs nothing.
 func (d Desired) Drift(have netstate.State) []netstate.Change {
-	n, _ := d.Node.Resolve(have.Links) // an ENI without link is not drift
+	n, _ := d.Node.on(have).Resolve(have.Links) // an ENI without link is not drift
+	present := settingsOf(have.Sysctls)
 	pods := newOwnership()
 	wants := []netstate.State{n.stateIn(have)}
 	for _, p := range d.wired(have.Links) {
 		host := p.HostState()
-		wants = append(wants, host)
+		wants = append(wants, present.effective(host))
 		pods.add(p, host)
 	}
 	return netstate.Diff(netstate.Join(n.Owned(have), withOrphans(pods, have)), netstate.Join(wants...))

@@ -41,6 +41,10 @@
 // discovery. Reverse path filtering is loose (rp_filter 2), because the kernel does not
 // know yet which mark, and so which ENI, the answer will have.
 //
+// The links between node and pods have ARP off and no link-local address. With ARP, a pod
+// that may send raw packets could fill the node's neighbour table, which all namespaces of
+// the machine share, with requests from made-up addresses.
+//
 // The layout [PerPod] is that of amazon-vpc-cni-k8s. The route of a pod is in table
 // main, and each pod has rules of its own,
 //
@@ -76,6 +80,21 @@
 // own security groups, or a [Bridge]. A pod with several interfaces has one [Pod] value
 // for each, with an Index. The documentation of each mode says what checks the source of
 // the pod's packets.
+//
+// # Nodes that lack something
+//
+// Only the families of a node's addresses and pods matter. On a kernel without IPv6 the IPv6
+// addresses of ENIs are left out, and only a pod with an IPv6 address fails. A node with
+// IPv4 alone changes no setting of IPv6, except that AddPod refuses router advertisements on
+// new host links.
+//
+// A process that sees /proc/sys read-only can do everything if the settings have the right
+// values: ip_forward and IPv6 forwarding are on, and the links have what [Node.State] lists.
+// New links inherit the rest. An error names each setting that has another value, with the
+// command that corrects it.
+//
+// EnsureNode needs nftables, because nothing else checks the sources of pods; its error
+// names the modules. Everything else works without.
 //
 // # Ownership
 //

@@ -22,6 +22,9 @@ func (a *addition) ensureSandbox(ctx context.Context) error {
 	err := converge(ctx, a.inside.observeNet, apply, func(have netstate.State) ([]netstate.Change, error) {
 		return a.sandboxDrift(have), nil
 	})
+	if err == nil && a.unfinished {
+		err = a.inside.Apply(ctx, localEntries(a.sandbox.Addresses))
+	}
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
@@ -70,7 +73,7 @@ func (a *addition) hostDriftWiring(have netstate.State) ([]netstate.Change, erro
 			}
 		}
 	}
-	return netstate.Diff(a.owned.of(have), want), nil
+	return netstate.Diff(a.owned.of(have), settingsOf(have.Sysctls).effective(want)), nil
 }
 
 // applyHost carries out changes of the host side. It adds routes to the pod's addresses before
@@ -148,14 +151,14 @@ func (h *kernel) CheckPod(ctx context.Context, p Pod) error {
 
 // hostDrift returns the changes that make the host side what the pod needs.
 func (a *addition) hostDrift(have netstate.State) []netstate.Change {
-	return netstate.Diff(a.owned.of(have), a.host)
+	return netstate.Diff(a.owned.of(have), settingsOf(have.Sysctls).effective(a.host))
 }
 
 // sandboxDrift returns the changes that make the sandbox what the pod needs. Items of the
 // sandbox that are not in the place of one that the pod needs belong to the pod itself
 // and its other plugins.
 func (a *addition) sandboxDrift(have netstate.State) []netstate.Change {
-	return netstate.Diff(netstate.Counterparts(have, a.sandbox), a.sandbox)
+	return netstate.Diff(netstate.Counterparts(have, a.sandbox), settingsOf(have.Sysctls).effective(a.sandbox))
 }
 
 // observeNet is Observe without nftables and without the node's settings, which have

@@ -59,7 +59,7 @@ func (f *eventFilter) reset(d Desired, have rtnl.Observation) {
 		routes: map[netstate.RouteKey]desiredItem[netstate.Route]{}, addrs: map[netstate.AddressKey]bool{},
 		neighs: map[netstate.NeighborKey]desiredItem[netstate.Neighbor]{}, pods: newOwnership(), settings: map[string]string{},
 	}
-	f.node, _ = d.Node.Resolve(have.Links)
+	f.node, _ = d.Node.on(have.State).Resolve(have.Links)
 	for _, l := range have.Indexed {
 		f.seen[l.Name] = seenAs(l)
 		f.names[l.Index] = l.Name
@@ -147,7 +147,7 @@ func (f *eventFilter) concernsLink(l rtnl.Link, deleted bool) bool {
 		l.MTU = old.MTU // the MTU of a bridge follows its ports
 	}
 	return before && (old.MAC != l.MAC || old.MTU != l.MTU || old.Up && !l.Up || old.Group != l.Group ||
-		old.Kind != l.Kind || old.VLAN != l.VLAN || old.Alias != l.Alias ||
+		old.Kind != l.Kind || old.NoARP && !l.NoARP || old.VLAN != l.VLAN || old.Alias != l.Alias ||
 		old.master != l.MasterIndex && (old.master != 0 || known && f.names.Name(l.MasterIndex) != want.Master))
 }
 

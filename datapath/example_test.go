@@ -37,9 +37,8 @@ func examplePod(layout datapath.Layout) datapath.Pod {
 func ExamplePod_HostState() {
 	fmt.Print(examplePod(datapath.PerPod).HostState())
 	// Output:
-	// ip link add eni22af019f3fe address 4a:43:51:fd:54:ab up type veth peer name eth0
+	// ip link add eni22af019f3fe address 4a:43:51:fd:54:ab arp off up type veth peer name eth0
 	// sysctl -w net.ipv4.conf.eni22af019f3fe.forwarding=1
-	// sysctl -w net.ipv6.conf.eni22af019f3fe.accept_ra=0
 	// ip neigh replace 10.0.0.113 lladdr 82:23:99:35:6f:76 dev eni22af019f3fe nud permanent
 	// ip -4 route replace 10.0.0.113 dev eni22af019f3fe proto 118 scope link
 	// ip -4 rule add pref 512 from all to 10.0.0.113 lookup main protocol kernel

@@ -47,8 +47,16 @@ func explainFilter(ch netstate.Change, err error) error {
 		return nil
 	case errors.Is(err, nft.ErrForeign):
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	case isFilter(ch):
+		return fmt.Errorf("table inet %s: %w", netstate.FilterTable, nft.ExplainReplace(err, "nf_tables with fib for family inet (modules nf_tables and nft_fib_inet)"))
 	}
 	return fmt.Errorf("%s: %w", ch, err)
+}
+
+// isFilter reports whether a change replaces the table or deletes it.
+func isFilter(c netstate.Change) bool {
+	_, ok := c.Item.(netstate.Filter)
+	return ok
 }
 
 // addSources adds changes to a transaction.

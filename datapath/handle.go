@@ -38,7 +38,8 @@ func (h *Handle) Close() error { return h.system.Close() }
 // addresses, permanent neighbours, routes, rules, the settings that matter here, and
 // the nftables table of this package. It leaves out table local, IPv6 link-local
 // addresses, and routes to link-local and multicast prefixes, which the kernel makes
-// for each link.
+// for each link. A kernel without IPv6 has none of its objects, and one without nftables
+// has no table.
 func (h *Handle) Observe(ctx context.Context) (netstate.State, error) { return h.system.Observe(ctx) }
 
 // Apply carries out changes in order and stops at the first that fails. Adding an item

@@ -18,7 +18,11 @@ import (
 // a few system calls, regardless of the number of pods.
 func (a *addition) wireHost(ctx context.Context) error {
 	if !a.onlyPair() {
-		return a.ensureHost(ctx)
+		if err := a.ensureHost(ctx); err != nil {
+			return err
+		}
+		a.tryRefuseRouter()
+		return nil
 	}
 	return a.h.withRules(ctx, a.host, func(c *rtnl.Conn) error {
 		if err := a.claim(ctx, c); err != nil {
@@ -29,12 +33,27 @@ func (a *addition) wireHost(ctx context.Context) error {
 }
 
 // setHostSysctls writes those settings of a new host link that the pod needs and that differ
-// from the present ones.
+// from the present ones. It also has the link refuse router advertisements where the kernel
+// would not accept them at present, or the pod has no IPv6. That is a second line of defence
+// behind the node's nftables table, and may fail: /proc/sys may be read-only.
 func (a *addition) setHostSysctls(context.Context) error {
 	if !a.onlyPair() {
 		return nil // wireHost does it
 	}
-	return rtnl.WriteSysctls(a.h.ns, missing(a.link.Sysctls, a.host.Sysctls))
+	have := a.link.Sysctls
+	err := rtnl.WriteSysctls(a.h.ns, missing(have, append(slices.Clone(a.host.Sysctls), refuseRouter(a.link.Name))))
+	if err == nil {
+		return nil
+	}
+	return rtnl.WriteSysctls(a.h.ns, missing(have, settingsOf(have).effective(a.host).Sysctls))
+}
+
+// tryRefuseRouter has the node's link to the pod refuse router advertisements. See
+// setHostSysctls for why it may fail.
+func (a *addition) tryRefuseRouter() {
+	if link := a.mode.nodeLink(a.pod); link != "" && a.unfinished {
+		_ = rtnl.WriteSysctls(a.h.ns, []netstate.Sysctl{refuseRouter(link)})
+	}
 }
 
 // missing returns the settings of want that are not in have.
@@ -52,7 +71,7 @@ func (a *addition) claim(ctx context.Context, c *rtnl.Conn) error {
 	var b rtnl.Batch
 	b.FindIndex(a.link.Index)
 	b.NoLinkLocal(a.link.Index)
-	b.SetLink(a.link.Index, netstate.Link{Up: true})
+	b.SetLink(a.link.Index, netstate.Link{Up: true, NoARP: true})
 	for _, n := range a.host.Neighbors {
 		b.Neighbor(netstate.OpAdd, a.link.Index, n)
 	}

@@ -87,7 +87,7 @@ func (m bridgeMode) host(p Pod) netstate.State {
 		s.Routes[i].Link = m.link()
 	}
 	s.Sysctls = p.hostSysctls(m.link())
-	s.Links = append(s.Links, netstate.Link{Name: m.link(), Kind: "bridge", MAC: m.bridgeMAC().String(), Up: true})
+	s.Links = append(s.Links, netstate.Link{Name: m.link(), Kind: "bridge", MAC: m.bridgeMAC().String(), Up: true, NoARP: true})
 	return s
 }
 

@@ -36,6 +36,19 @@ func bridgeOwner(c *rtnl.Conn, p Pod, f foundUse) (string, error) {
 	return "", nil
 }
 
+// ready waits for the bridge too. A bridge without another port has just got its carrier,
+// and drops packets until the kernel has attached its queue.
+func (m bridgeMode) ready(ctx context.Context, a *addition) error {
+	if err := a.waitPair(ctx); err != nil || !a.unfinished {
+		return err
+	}
+	bridge, err := a.h.otherLink(ctx, m.link())
+	if err != nil {
+		return err
+	}
+	return a.h.withConn(ctx, func(c *rtnl.Conn) error { return c.WaitRunning(ctx, bridge.Index) })
+}
+
 // release takes the pod's routes, neighbours and rules from the bridge. The alias of the
 // host link names the bridge and the addresses. If the host link is gone, they are taken
 // from the default bridge, or that of the pod's mode.

@@ -41,7 +41,7 @@ func (m ipvlanMode) create(ctx context.Context, a *addition) error {
 			err = answers[0].Err
 		}
 		if err != nil {
-			return fmt.Errorf("create ipvlan link on %s: %w", m.ENI.Link, err)
+			return fmt.Errorf("create ipvlan link on %s: %w", m.ENI.Link, explainKind("ipvlan", err))
 		}
 		return nil
 	})

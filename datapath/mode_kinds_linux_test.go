@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -40,6 +41,7 @@ func TestOtherKinds(t *testing.T) {
 			t.Run("enforcement", func(t *testing.T) { testEnforcement(t, layout) })
 			t.Run("ipvlan", func(t *testing.T) { testIPVLAN(t, layout) })
 			t.Run("watch", func(t *testing.T) { testWatchKinds(t, layout) })
+			t.Run("first packet", func(t *testing.T) { testFirstPacketKinds(t, layout) })
 		})
 	}
 }
@@ -276,5 +278,54 @@ func testIPVLAN(t *testing.T, layout datapath.Layout) {
 	l.delVariants(p, before)
 	if s := observe(t, sibling.Netns); contains(s, "eth0") || contains(s, "node0") {
 		t.Errorf("DEL left something in the sandbox:\n%s", s)
+	}
+}
+
+// testFirstPacketKinds is TestFirstPacket for pods with an ipvlan link and on branch ENIs.
+// They get packets from the VPC, and those with an ipvlan link also from the node.
+func testFirstPacketKinds(t *testing.T, layout datapath.Layout) {
+	l := newLab(t, layout)
+	l.ensure()
+	out, host := socket(t, l.outside), socket(t, l.node)
+	exchange := func(p datapath.Pod, senders ...*net.UDPConn) {
+		t.Helper()
+		c := socket(t, p.Netns)
+		defer c.Close()
+		l.add(p)
+		var want []string
+		for i, s := range senders {
+			for _, a := range p.Addrs {
+				text := fmt.Sprintf("%d to %s", i, a.Addr)
+				want = append(want, text)
+				if _, err := s.WriteToUDPAddrPort([]byte(text), netip.AddrPortFrom(a.Addr, freshPort)); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		slices.Sort(want)
+		if diff := cmp.Diff(want, got(c, len(want))); diff != "" {
+			t.Errorf("packets to the fresh pod %s (-sent +received):\n%s", p.ContainerID, diff)
+		}
+		if err := l.h.DelPod(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		removeNetns(t, p.Netns)
+	}
+	warm := l.pod(1, "warm") // for the neighbours on the way
+	exchange(warm, out)
+	for n := range 20 {
+		p := l.pod(1, fmt.Sprintf("direct%d", n))
+		// The kernel still has the addresses of the last pod for a while.
+		p.Addrs = []datapath.PodAddr{
+			{Addr: netip.AddrFrom4([4]byte{10, 0, 0, byte(113 + n%14)}), Table: 2},
+			{Addr: netip.MustParseAddr(fmt.Sprintf("2001:db8:0:1:b::%x", n+1)), Table: 2},
+		}
+		p.Mode.IPVLAN = &datapath.IPVLAN{ENI: l.n.ENIs[1], Direct: prefixes("10.0.0.0/16", "2001:db8::/56")}
+		exchange(p, host, out)
+	}
+	b := l.branch(datapath.Standard, "branch")
+	for n := range 5 {
+		b.ContainerID, b.Netns = fmt.Sprintf("branch%d", n), newNetns(t)
+		exchange(b, out)
 	}
 }

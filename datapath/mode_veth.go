@@ -28,10 +28,12 @@ func (vethMode) validate(Pod) error                     { return nil }
 func (vethMode) enis() []*ENI                           { return nil }
 
 // vethHost returns the host side of a veth pair and the routes and rules by which
-// packets find it.
+// packets find it. The link has ARP off: both ends have permanent entries for each other,
+// and a pod could otherwise fill the node's neighbour table, which all its links share, with
+// ARP requests from made-up addresses.
 func (p Pod) vethHost() netstate.State {
 	s := netstate.State{Links: []netstate.Link{{
-		Name: p.HostLink(), Kind: "veth", MAC: p.HostMAC().String(), MTU: p.MTU, Up: true, Peer: p.peer(),
+		Name: p.HostLink(), Kind: "veth", MAC: p.HostMAC().String(), MTU: p.MTU, Up: true, NoARP: true, Peer: p.peer(),
 	}}}
 	s.Sysctls = p.hostSysctls(p.HostLink())
 	table := claims.TablePods
@@ -56,16 +58,17 @@ func (p Pod) vethHost() netstate.State {
 	return s.Canonical()
 }
 
-// hostSysctls returns the settings of the link on the node that leads to the pod. The
-// node takes no router advertisements from a pod. The link forwards by a setting of its
+// hostSysctls returns the settings of the link on the node that leads to the pod, for the
+// families that the pod has. The node takes no router advertisements from a pod; AddPod
+// also refuses them for a pod without IPv6, if it can. The link forwards by a setting of its
 // own, so that it does not follow changes of the node's setting.
 func (p Pod) hostSysctls(link string) []netstate.Sysctl {
-	s := []netstate.Sysctl{refuseRouter(link)}
+	var s []netstate.Sysctl
 	if p.hasFamily(netstate.IPv4) {
 		s = append(s, netstate.LinkSysctl("ipv4", link, "forwarding", "1"))
 	}
 	if p.hasFamily(netstate.IPv6) {
-		s = append(s, enableIPv6(link))
+		s = append(s, refuseRouter(link), enableIPv6(link))
 	}
 	return s
 }

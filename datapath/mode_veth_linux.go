@@ -66,7 +66,7 @@ func (a *addition) createPair(ctx context.Context) error {
 			return err
 		}
 		if err := answers[0].Err; err != nil {
-			return fmt.Errorf("create veth pair: %w", err)
+			return fmt.Errorf("create veth pair: %w", explainKind("veth", err))
 		}
 		a.made, a.fresh, a.unfinished = true, true, true
 		if err := answers[1].Err; err != nil {

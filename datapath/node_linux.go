@@ -25,7 +25,7 @@ func (h *kernel) EnsureNode(ctx context.Context, n Node) error {
 		return fmt.Errorf("node: %w: %w", ErrInvalid, err)
 	}
 	return converge(ctx, h.Observe, h.applyNode, func(have netstate.State) ([]netstate.Change, error) {
-		resolved, err := n.Resolve(have.Links)
+		resolved, err := n.on(have).Resolve(have.Links)
 		return netstate.Diff(resolved.Owned(have), resolved.stateIn(have)), err
 	})
 }

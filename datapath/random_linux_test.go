@@ -345,7 +345,7 @@ func (w *world) mustAdd(p Pod) {
 // expectBridge adds the bridge to base, because it stays without pods.
 func (w *world) expectBridge() {
 	if _, ok := w.base.Link(defaultBridge); !ok {
-		w.base.Links = append(w.base.Links, netstate.Link{Name: defaultBridge, Kind: "bridge", MAC: (&Bridge{}).bridgeMAC().String(), Up: true})
+		w.base.Links = append(w.base.Links, netstate.Link{Name: defaultBridge, Kind: "bridge", MAC: (&Bridge{}).bridgeMAC().String(), Up: true, NoARP: true})
 	}
 }
 

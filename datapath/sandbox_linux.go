@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
@@ -69,6 +70,7 @@ func (a *addition) hasOwnRoutes(ctx context.Context) bool {
 func (a *addition) fillSandbox(c *rtnl.Conn) error {
 	s := a.sandbox
 	changes := netstate.Diff(netstate.State{}, netstate.State{Addresses: s.Addresses, Neighbors: s.Neighbors, Routes: s.Routes, Rules: s.Rules})
+	changes = append(changes, localEntries(s.Addresses)...)
 	refused, err := sendNew(c, changes, a.link.PeerIndex)
 	if err != nil {
 		return err
@@ -86,6 +88,22 @@ func (a *addition) fillSandbox(c *rtnl.Conn) error {
 		err = fmt.Errorf("%s: %w", refused[0], unix.EACCES)
 	}
 	return err
+}
+
+// localEntries returns routes that make IPv6 addresses local at once. The kernel accepts
+// an address before it receives packets to it: a worker adds the entry of table local as
+// soon as it gets the lock of route netlink, which takes up to tens of milliseconds while
+// links are deleted. The worker's entry, with a better metric, then stands beside ours.
+// Both end with the link. An IPv4 address is local when the kernel has accepted it.
+func localEntries(addrs []netstate.Address) []netstate.Change {
+	var changes []netstate.Change
+	for _, a := range addrs {
+		if a.Prefix.Addr().Is6() {
+			r := netstate.Route{Dst: netstate.HostPrefix(a.Prefix.Addr()), Link: a.Link, Table: netstate.TableLocal, Type: "local", Protocol: claims.RouteProtocol}
+			changes = append(changes, netstate.Change{Op: netstate.OpAdd, Item: r})
+		}
+	}
+	return changes
 }
 
 // ipv6Off reports whether a pod that needs IPv6 on its loopback link has it off.

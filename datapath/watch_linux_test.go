@@ -72,6 +72,9 @@ var damages = []damage{
 	{name: "give the host link another MTU", do: func(h *netlink.Handle, p datapath.Pod) error {
 		return withLink(h, p.HostLink(), func(l netlink.Link) error { return h.LinkSetMTU(l, 1300) })
 	}},
+	{name: "let the host link learn by ARP", do: func(h *netlink.Handle, p datapath.Pod) error {
+		return withLink(h, p.HostLink(), h.LinkSetARPOn)
+	}},
 	{name: "delete the pod's rules", layout: datapath.PerPod, do: func(h *netlink.Handle, _ datapath.Pod) error {
 		return eachRule(h, func(r netlink.Rule) bool { return r.Priority == 1536 || r.Priority == 512 }, h.RuleDel)
 	}},

@@ -10,8 +10,6 @@ import (
 	"sync"
 
 	"github.com/google/nftables"
-	"golang.org/x/sys/unix"
-
 	"github.com/vpcnet/vpcnet/internal/nft"
 )
 
@@ -48,8 +46,9 @@ func open(path string) (system, error) {
 		return nil, fmt.Errorf("snat: %w", err)
 	}
 	n := &namespace{file: file, socket: nft.New(file)}
-	// The first connection shows whether the namespace can be entered.
-	if err := n.socket.Do(func(*nftables.Conn) error { return nil }); err != nil {
+	// The first connection shows whether the namespace can be entered. A kernel without
+	// nftables has an empty table, and Apply says what it lacks.
+	if err := n.socket.Do(func(*nftables.Conn) error { return nil }); err != nil && !errors.Is(err, nft.ErrMissing) {
 		return nil, errors.Join(fmt.Errorf("snat: %w", explain(err)), n.Close())
 	}
 	return n, nil
@@ -89,18 +88,6 @@ func explain(err error) error {
 	return err
 }
 
-// explainReplace adds the needed parts of the kernel to the error of a replacement. A
-// replacement refers only to what it makes itself, so what the kernel did not find is
-// a part of the kernel.
-func explainReplace(err error) error {
-	for _, missing := range []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT} {
-		if errors.Is(err, missing) {
-			return fmt.Errorf("%w: the kernel needs nf_tables with fib, ct and nat for family inet (Linux 5.2): %s", errors.ErrUnsupported, err.Error())
-		}
-	}
-	return err
-}
-
 func (n *namespace) Apply(ctx context.Context, r Ruleset) (changed bool, err error) {
 	err = n.exclusively(ctx, func() error {
 		have, err := n.read(ctx)
@@ -136,7 +123,7 @@ func (n *namespace) replace(have, r Ruleset) error {
 	t := r.table
 	t.Name = tableName // an empty Ruleset has none
 	if err := n.socket.Change(have.table, t); err != nil {
-		return explainReplace(err)
+		return nft.ExplainReplace(err, "nf_tables with fib, ct and nat for family inet (Linux 5.2)")
 	}
 	n.applied.record(r)
 	return nil

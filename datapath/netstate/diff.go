@@ -186,6 +186,6 @@ func diffLinks(have, want []Link) (created, add, del []Change) {
 // satisfies reports whether l is as the wanted link w describes.
 func (l Link) satisfies(w Link) bool {
 	return l.MAC == w.MAC && l.Up == w.Up && (w.MTU == 0 || l.MTU == w.MTU) &&
-		(w.Kind == "" || l.Kind == w.Kind && l.Group == w.Group && l.Master == w.Master && l.VLAN == w.VLAN) &&
+		(w.Kind == "" || l.Kind == w.Kind && l.NoARP == w.NoARP && l.Group == w.Group && l.Master == w.Master && l.VLAN == w.VLAN) &&
 		(w.Parent == "" || l.Parent == w.Parent) && (w.Alias == "" || l.Alias == w.Alias)
 }

@@ -37,6 +37,9 @@ type Link struct {
 	Peer string
 	// Group is the link group; 0 is the default group.
 	Group int
+	// NoARP means that the link neither sends nor receives ARP packets: it has only the
+	// neighbour entries that programs make.
+	NoARP bool `json:",omitempty"`
 	// Parent is the link that carries a VLAN, and VLAN is its ID, 1 to 4094.
 	Parent string `json:",omitempty"`
 	VLAN   int    `json:",omitempty"`

@@ -40,6 +40,9 @@ func (l Link) String() string {
 	if l.Master != "" {
 		fmt.Fprintf(&b, " master %s", l.Master)
 	}
+	if l.NoARP {
+		b.WriteString(" arp off")
+	}
 	if l.Alias != "" {
 		fmt.Fprintf(&b, " alias '%s'", strings.ReplaceAll(l.Alias, "'", `'\''`))
 	}

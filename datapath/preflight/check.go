@@ -17,9 +17,13 @@ const (
 	Harm Severity = "harm"
 	// Risk means that pods lose traffic under conditions that the finding names.
 	Risk Severity = "risk"
+	// Info means that the system lacks something that a node may do without. It is no
+	// conflict.
+	Info Severity = "info"
 )
 
-// Finding is a setting or a program that conflicts with the network of pods.
+// Finding is a setting or a program that conflicts with the network of pods, or information
+// about a system that lacks something.
 type Finding struct {
 	// ID is a stable identifier for programs: one of the IDs of [Check].
 	ID       string   `json:"id"`
@@ -51,13 +55,15 @@ var checks = []check{
 	{"udev-mac", udevMAC},
 	{"rp-filter", rpFilter},
 	{"neighbors", neighbors},
+	{"no-ipv6", noIPv6},
+	{"read-only-settings", readOnlySettings},
 }
 
 // Check reports settings and programs that conflict with the network of pods. The
 // root of the system is fsys, such as os.DirFS("/"). The IDs of findings are
 // networkd-foreign, networkd-pod-enis, networkd-order, networkmanager,
-// ec2-net-utils, cloud-init-hotplug, udev-mac, rp-filter and neighbors. Check treats
-// unreadable files as absent. An image has no /proc, so Check reports nothing about
+// ec2-net-utils, cloud-init-hotplug, udev-mac, rp-filter, neighbors, no-ipv6 and
+// read-only-settings; the last two are information only. Check treats unreadable files as absent. An image has no /proc, so Check reports nothing about
 // the settings of its kernel.
 func Check(fsys fs.FS, c Config) []Finding {
 	findings := []Finding{}

@@ -141,6 +141,21 @@ func TestCheck(t *testing.T) {
 				"proc/sys/net/ipv6/neigh/default/gc_thresh2", "300\n", "proc/sys/net/ipv6/neigh/default/gc_thresh3", "600\n"),
 			want: []string{"neighbors risk proc/sys/net/ipv4/neigh/default/gc_thresh2", "neighbors harm proc/sys/net/ipv6/neigh/default/gc_thresh3"},
 		},
+		{
+			name: "kernel without IPv6", root: root("proc/net/snmp", "", "proc/cmdline", "root=/dev/xvda1 ipv6.disable=1 quiet\n"),
+			want: []string{"no-ipv6 info proc/cmdline"},
+		},
+		{name: "kernel built without IPv6", root: root("proc/net/snmp", "", "proc/cmdline", "quiet\n"), want: []string{"no-ipv6 info proc/net"}},
+		{
+			name: "IPv6 off by sysctl", root: root("proc/net/snmp", "", "proc/net/if_inet6", "", "proc/sys/net/ipv6/conf/all/disable_ipv6", "1\n"),
+			want: []string{"no-ipv6 info proc/sys/net/ipv6/conf/all/disable_ipv6"},
+		},
+		{name: "IPv6 on", root: root("proc/net/snmp", "", "proc/net/if_inet6", "", "proc/sys/net/ipv6/conf/all/disable_ipv6", "0\n")},
+		{
+			name: "read-only settings", root: root("proc/mounts", "proc /proc proc rw,nosuid 0 0\nproc /proc/sys proc ro,nosuid 0 0\n"),
+			want: []string{"read-only-settings info proc/mounts"},
+		},
+		{name: "settings writable again", root: root("proc/mounts", "proc /proc/sys proc ro,nosuid 0 0\nproc /proc/sys proc rw,nosuid 0 0\n")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var got []string

@@ -174,7 +174,7 @@ func otherFilters(netns string) (list []OtherChain, err error) {
 		}
 		return nil
 	})
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) {
+	if errors.Is(err, nft.ErrMissing) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
 		return nil, nil // a kernel without nftables has no such chains
 	}
 	return list, err

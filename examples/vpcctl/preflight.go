@@ -34,7 +34,7 @@ func preflightCheck(_ context.Context, std stdio, args []string) error {
 	var c preflight.Config
 	fs.StringVar(&c.HostLinkPrefix, "host-link-prefix", "eni", "`prefix` of the names of pods' host links")
 	fs.IntVar(&c.Peers, "peers", 0, "number of other `addresses` of its subnets with which this node communicates at a time")
-	about := "preflight reports other programs and settings of this system that configure\ninterfaces, rules and routes, and how to prevent it. Exit status 3 means that it\nfound some."
+	about := "preflight reports other programs and settings of this system that configure\ninterfaces, rules and routes, and how to prevent it. Exit status 3 means that it\nfound some; it also reports, as information, what the system lacks."
 	if err := parse(fs, std, args, about); err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func preflightCheck(_ context.Context, std stdio, args []string) error {
 	} else {
 		report.print(std.out)
 	}
-	if len(report.Findings) > 0 {
+	if report.conflicts() {
 		return errFault
 	}
 	return nil
@@ -112,7 +112,12 @@ func (r preflightReport) print(w io.Writer) {
 		}
 		fmt.Fprintf(w, "  found: /%s\n", strings.Join(f.Paths, " /"))
 	}
-	if len(r.Findings) == 0 {
+	if !r.conflicts() {
 		fmt.Fprintln(w, "No conflicts found.")
 	}
+}
+
+// conflicts reports whether a finding is more than information.
+func (r preflightReport) conflicts() bool {
+	return slices.ContainsFunc(r.Findings, func(f preflight.Finding) bool { return f.Severity != preflight.Info })
 }

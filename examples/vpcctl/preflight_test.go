@@ -16,6 +16,8 @@ func TestPreflight(t *testing.T) {
 	for path, text := range map[string]string{
 		"etc/systemd/system/multi-user.target.wants/systemd-networkd.service": "",
 		"usr/lib/systemd/network/80-ec2.network":                              "[Match]\nDriver=ena\n[Network]\nDHCP=yes\n",
+		"proc/net/snmp":                                                       "",
+		"proc/cmdline":                                                        "ipv6.disable=1",
 		"proc/net/route":                                                      "Iface Destination Gateway Flags RefCnt Use Metric Mask\nens5 00000000 0100000A 0003 0 0 512 00000000\nens5 0000000A 00000000 0001 0 0 0 00FFFFFF\n",
 	} {
 		path = filepath.Join(dir, path)
@@ -33,7 +35,7 @@ func TestPreflight(t *testing.T) {
 		want   []string
 	}{
 		{"report", nil, 3, []string{"networkd-foreign (risk)", "networkd-pod-enis (harm)", "found: /usr/lib/systemd/network/80-ec2.network"}},
-		{"write", []string{"-write"}, 0, []string{"wrote /etc/systemd/network/05-vpcnet-pod-enis.network", "No conflicts found"}},
+		{"write", []string{"-write"}, 0, []string{"wrote /etc/systemd/network/05-vpcnet-pod-enis.network", "no-ipv6 (info)", "No conflicts found"}},
 		{"again", []string{"-write"}, 0, []string{"No conflicts found"}},
 		{"bad format", []string{"-o", "xml"}, 2, []string{"want text or json"}},
 		{"bad link", []string{"-keep", "ens 5"}, 2, []string{"is not the name of a link"}},
@@ -55,7 +57,7 @@ func TestPreflight(t *testing.T) {
 		t.Errorf("JSON: exit status %d, want 0", status)
 	}
 	var r preflightReport
-	if err := json.Unmarshal(out.Bytes(), &r); err != nil || len(r.Keep) != 1 || r.Keep[0] != "ens5" || len(r.Findings) != 0 {
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil || len(r.Keep) != 1 || r.Keep[0] != "ens5" || len(r.Findings) != 1 || r.Findings[0].ID != "no-ipv6" {
 		t.Errorf("JSON: %+v, %v", r, err)
 	}
 }

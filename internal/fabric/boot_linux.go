@@ -110,7 +110,7 @@ func bootLink(ns *Netns, e ENI, s Subnet) error {
 	if err := h.LinkSetUp(link); err != nil {
 		return err
 	}
-	for _, a := range bootAddrs(e) {
+	for _, a := range usable(bootAddrs(e)...) {
 		if err := bootAddr(h, link, a, s); err != nil {
 			return fmt.Errorf("address %v: %w", a, err)
 		}

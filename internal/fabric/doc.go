@@ -46,6 +46,8 @@
 // has a route to the internet gateway and to the peer network, and nothing is filtered. No
 // rule filters the traffic with the router's own addresses, which the services have.
 //
+// On a kernel without IPv6 the VPC has IPv4 only.
+//
 // The package creates namespaces and mounts in the current namespaces. Run it
 // inside internal/isolate, where it works for root and for an ordinary user.
 package fabric

@@ -102,7 +102,7 @@ func (f *Fabric) PeerAddrs() []netip.Addr {
 
 func (f *Fabric) echoOutside(ctx context.Context) error {
 	for ns, addrs := range map[*Netns][]netip.Addr{f.internet: {InternetAddr, InternetAddr6}, f.peer: f.PeerAddrs()} {
-		for _, a := range addrs {
+		for _, a := range usable(addrs...) {
 			stop, err := ns.Echo(ctx, netip.AddrPortFrom(a, EchoPort))
 			if err != nil {
 				return fmt.Errorf("echo server at %v: %w", a, err)

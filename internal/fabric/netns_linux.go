@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -130,10 +131,14 @@ func (n *Netns) Sysctl(name, value string) error {
 	})
 }
 
-// sysctls writes several values, given as alternating names and values.
+// sysctls writes several values, given as alternating names and values. It skips those of
+// IPv6 if the kernel has none.
 func (n *Netns) sysctls(pairs ...string) error {
 	return n.Do(func() error {
 		for i := 0; i < len(pairs); i += 2 {
+			if strings.HasPrefix(pairs[i], "ipv6/") && !hasIPv6() {
+				continue
+			}
 			if err := os.WriteFile(filepath.Join("/proc/sys/net", pairs[i]), []byte(pairs[i+1]), 0); err != nil {
 				return err
 			}

@@ -97,12 +97,12 @@ func (r *routing) setUp(vpc []netip.Prefix) (err error) {
 	if r.lo, err = r.h.LinkByName("lo"); err != nil {
 		return err
 	}
-	for _, a := range []netip.Addr{MetadataAddr, MetadataAddr6, EC2Addr} {
+	for _, a := range usable(MetadataAddr, MetadataAddr6, EC2Addr) {
 		if err := r.addGateway(a); err != nil {
 			return err
 		}
 	}
-	for _, p := range append(slices.Clone(vpc), linkLocal4) {
+	for _, p := range append(slices.Clone(usablePrefixes(vpc)), linkLocal4) {
 		blackhole := netlink.Route{Dst: ipNet(p), Type: unix.RTN_BLACKHOLE}
 		if err := r.h.RouteReplace(&blackhole); err != nil {
 			return fmt.Errorf("blackhole %v: %w", p, err)
@@ -159,7 +159,10 @@ func (r *routing) setUpPort(p *port) error {
 	}
 	p.index = link.Attrs().Index
 	// The IPv6 address of the router is link-local, so each link needs it.
-	return r.h.AddrAdd(link, addr(netip.PrefixFrom(Gateway6, 64)))
+	for _, a := range usable(Gateway6) {
+		err = r.h.AddrAdd(link, addr(netip.PrefixFrom(a, 64)))
+	}
+	return err
 }
 
 // up sets a link of the router up and adds permanent neighbours for its other end,
@@ -176,7 +179,7 @@ func (r *routing) up(name string, mac net.HardwareAddr) (netlink.Link, error) {
 }
 
 func neighbours(h *netlink.Handle, link netlink.Link, mac net.HardwareAddr, hops ...netip.Addr) error {
-	for _, a := range hops {
+	for _, a := range usable(hops...) {
 		n := netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: mac}
 		if err := h.NeighSet(&n); err != nil {
 			return fmt.Errorf("neighbour %v: %w", a, err)
@@ -203,7 +206,7 @@ func (r *routing) removePort(p *port) error {
 
 // setOwned replaces the routes to an ENI.
 func (r *routing) setOwned(p *port, before, after []netip.Prefix) error {
-	for _, o := range after {
+	for _, o := range usablePrefixes(after) {
 		if slices.Contains(before, o) {
 			continue
 		}
@@ -211,7 +214,7 @@ func (r *routing) setOwned(p *port, before, after []netip.Prefix) error {
 			return fmt.Errorf("route to %v: %w", o, err)
 		}
 	}
-	for _, o := range before {
+	for _, o := range usablePrefixes(before) {
 		if slices.Contains(after, o) {
 			continue
 		}
@@ -258,7 +261,7 @@ func (r *routing) addOutside(name string, host *Netns, addrs []netip.Addr) error
 	if err := neighbours(h, eth0, link.Attrs().HardwareAddr, routerHop4, routerHop6); err != nil {
 		return err
 	}
-	for _, a := range addrs {
+	for _, a := range usable(addrs...) {
 		if err := h.AddrAdd(eth0, addr(netip.PrefixFrom(a, a.BitLen()))); err != nil {
 			return err
 		}
@@ -266,7 +269,8 @@ func (r *routing) addOutside(name string, host *Netns, addrs []netip.Addr) error
 			return err
 		}
 	}
-	for _, all := range []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)} {
+	for _, a := range usable(netip.IPv4Unspecified(), netip.IPv6Unspecified()) {
+		all := netip.PrefixFrom(a, 0)
 		if err := h.RouteReplace(via(all, eth0.Attrs().Index, routerHop4, routerHop6)); err != nil {
 			return err
 		}

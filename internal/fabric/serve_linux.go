@@ -26,7 +26,7 @@ func (f *Fabric) ServeMetadata(h func(instance string) http.Handler) error {
 		}
 		answer.ServeHTTP(w, req)
 	})
-	for _, a := range []netip.Addr{MetadataAddr, MetadataAddr6} {
+	for _, a := range usable(MetadataAddr, MetadataAddr6) {
 		if err := f.serve(a, byInstance); err != nil {
 			return err
 		}

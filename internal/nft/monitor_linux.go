@@ -39,7 +39,8 @@ type Monitor struct {
 }
 
 // NewMonitor subscribes to the changes in the namespace ns. It does not use ns
-// afterwards. The caller closes the monitor.
+// afterwards. On a kernel without nftables the monitor receives nothing. The caller closes
+// the monitor.
 func NewMonitor(ns *os.File, table string) (*Monitor, error) {
 	own, err := os.ReadFile("/proc/self/comm")
 	if err != nil {
@@ -49,11 +50,20 @@ func NewMonitor(ns *os.File, table string) (*Monitor, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: fd})
+	conn, err := dialNetfilter(fd)
+	silent := errors.Is(missing(err), ErrMissing)
+	if silent { // a socket of another protocol, without subscription
+		conn, err = netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: fd})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("subscribe to nftables changes: %w", err)
 	}
-	if err := conn.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
+	if silent {
+		err = nil
+	} else {
+		err = conn.JoinGroup(unix.NFNLGRP_NFTABLES)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("subscribe to nftables changes: %w", err), conn.Close())
 	}
 	raw, err := conn.SyscallConn()

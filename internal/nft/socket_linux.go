@@ -16,6 +16,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrMissing means that the kernel has no nftables.
+var ErrMissing = fmt.Errorf("the kernel has no nftables: load the module nf_tables: %w", errors.ErrUnsupported)
+
+// missing returns ErrMissing with err if err is the answer of a kernel without nftables:
+// that it has no such protocol, subsystem, or request.
+func missing(err error) error {
+	for _, answer := range []error{unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT, unix.EINVAL, unix.EOPNOTSUPP} {
+		if errors.Is(err, answer) {
+			return fmt.Errorf("%w: %w", ErrMissing, err)
+		}
+	}
+	return err
+}
+
 // Socket works on nftables in one network namespace. It is safe for concurrent use. It
 // keeps a connection open between calls: close blocks for 10 to 20 ms, until the kernel
 // has freed everything deleted by earlier transactions.
@@ -86,9 +100,9 @@ func dial(ns *os.File) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	requests, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: fd})
+	requests, err := dialNetfilter(fd)
 	if err != nil {
-		return nil, err
+		return nil, missing(err)
 	}
 	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(fd), nftables.WithSockOptions(setBuffers))
 	if err != nil {
@@ -99,6 +113,20 @@ func dial(ns *os.File) (*conn, error) {
 		return nil, errors.Join(err, c.CloseLasting(), requests.Close())
 	}
 	return &conn{Conn: c, requests: requests, raw: raw, buf: make([]byte, datagramSize)}, nil
+}
+
+// dialNetfilter opens a socket in the namespace ns, 0 for that of the thread. It first makes
+// sure that the kernel has the protocol: version 0.5.1 of the library's package socket
+// dereferences a nil pointer if the kernel answers EPROTONOSUPPORT.
+func dialNetfilter(ns int) (*netlink.Conn, error) {
+	probe, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Close(probe); err != nil {
+		return nil, err
+	}
+	return netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: ns})
 }
 
 // exchange sends a request and returns the answers. The kernel fills as much of a
@@ -208,7 +236,7 @@ func isOwn(ns *os.File) (bool, error) {
 func (c *conn) generation() (uint32, error) {
 	answers, err := c.request(unix.NFT_MSG_GETGEN, 0)
 	if err != nil {
-		return 0, fmt.Errorf("nftables generation: %w", err)
+		return 0, fmt.Errorf("nftables generation: %w", missing(err))
 	}
 	for _, answer := range answers {
 		if id := answer[unix.NFTA_GEN_ID]; len(id) == 4 {

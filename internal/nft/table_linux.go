@@ -239,13 +239,29 @@ func newChain(table *nftables.Table, c Chain) (*nftables.Chain, error) {
 	return chain, nil
 }
 
-// Table reads the table with the given name. An absent table is empty.
+// Table reads the table with the given name. An absent table is empty, and so is that of a
+// kernel without nftables.
 func (s *Socket) Table(ctx context.Context, name string) (Table, error) {
 	// A table that is replaced again and again can look torn in the same way twice. The
 	// kernel gives each new table another handle.
 	same := func(a, b readTable) bool { return a.handle == b.handle && a.Equal(b.Table) }
 	t, err := readConsistent(ctx, s, same, func(c *conn) (readTable, error) { return c.table(name) })
+	if errors.Is(err, ErrMissing) {
+		return Table{Name: name}, nil
+	}
 	return t.Table, err
+}
+
+// ExplainReplace adds to the error of a transaction that replaces a table which parts of
+// the kernel the table needs. Such a transaction refers only to what it makes itself, so
+// what the kernel does not find or support is a part of the kernel.
+func ExplainReplace(err error, needs string) error {
+	for _, answer := range []error{ErrMissing, unix.ENOENT, unix.EOPNOTSUPP, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT} {
+		if errors.Is(err, answer) {
+			return fmt.Errorf("%w: the kernel needs %s: %s", errors.ErrUnsupported, needs, err.Error())
+		}
+	}
+	return err
 }
 
 // readTable is a table with the kernel's handle, 0 if the table does not exist.

@@ -48,7 +48,8 @@ func (c *Conn) Apply(changes []netstate.Change) error {
 // ignoreDone returns nil for an answer that says that the change is made already. A
 // rule that exists was made by another call just now.
 func ignoreDone(ch netstate.Change, err error) error {
-	if ch.Op == netstate.OpDelete && IsGone(err) || ch.Op == netstate.OpAdd && IsRule(ch.Item) && errors.Is(err, unix.EEXIST) {
+	_, link := ch.Item.(netstate.Link)
+	if ch.Op == netstate.OpDelete && (IsGone(err) || !link && LacksFamily(err)) || ch.Op == netstate.OpAdd && IsRule(ch.Item) && errors.Is(err, unix.EEXIST) {
 		return nil
 	}
 	return err

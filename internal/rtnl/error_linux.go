@@ -57,8 +57,24 @@ func messageError(m syscall.NetlinkMessage) error {
 }
 
 // IsGone reports whether err is the kernel's answer to a request to delete an object
-// that does not exist.
+// that does not exist, or that is of a family that the kernel lacks.
 func IsGone(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) ||
-		errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV)
+		errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EAFNOSUPPORT)
+}
+
+// LacksFamily reports whether err is the kernel's answer to a request about addresses,
+// neighbours, routes or rules of a family that it lacks: most kernels can be built or booted
+// without IPv6, or without rules. The kernel has no common answer.
+func LacksFamily(err error) bool {
+	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
+// ofFamily returns nil for the error of a list of objects of a family that the kernel lacks:
+// there are none.
+func ofFamily(err error) error {
+	if LacksFamily(err) {
+		return nil
+	}
+	return err
 }

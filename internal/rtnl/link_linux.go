@@ -64,6 +64,7 @@ func decodeLinkOnly(body []byte) (l Link, spec []byte, err error) {
 	header := nl.DeserializeIfInfomsg(body)
 	l.Index = int(header.Index)
 	l.Up = header.Flags&unix.IFF_UP != 0
+	l.NoARP = header.Flags&unix.IFF_NOARP != 0
 	l.Running = header.Flags&unix.IFF_RUNNING != 0
 	for kind, v := range attributes(body[unix.SizeofIfInfomsg:]) {
 		switch kind {

@@ -22,6 +22,7 @@ var linkSettings = []struct {
 }{
 	{unix.AF_INET, unix.IFLA_INET_CONF, 0, "net.ipv4.conf.", ".forwarding"},
 	{unix.AF_INET, unix.IFLA_INET_CONF, 7, "net.ipv4.conf.", ".rp_filter"},
+	{unix.AF_INET6, unix.IFLA_INET6_CONF, 0, "net.ipv6.conf.", ".forwarding"},
 	{unix.AF_INET6, unix.IFLA_INET6_CONF, 3, "net.ipv6.conf.", ".accept_ra"},
 	{unix.AF_INET6, unix.IFLA_INET6_CONF, 26, "net.ipv6.conf.", ".disable_ipv6"},
 	{unix.AF_INET6, unix.IFLA_INET6_CONF, 27, "net.ipv6.conf.", ".accept_dad"},

@@ -41,6 +41,9 @@ func NewMonitor(ns *os.File, bufferSize int) (*Monitor, error) {
 			return err
 		}
 		m.nft, err = subscribe(unix.NETLINK_NETFILTER, bufferSize, unix.NFNLGRP_NFTABLES)
+		if errors.Is(err, unix.EPROTONOSUPPORT) { // a kernel without netfilter
+			err = nil
+		}
 		return err
 	})
 	if err == nil {
@@ -118,6 +121,9 @@ func (m *Monitor) Read(links LinkNames, f func(Event)) (lost bool, err error) {
 	routeLost, err := m.read(m.route, func(msg message) { f(routeEvent(msg, links)) })
 	if err != nil {
 		return routeLost, err
+	}
+	if m.nft < 0 {
+		return routeLost, nil
 	}
 	nftLost, err := m.read(m.nft, func(msg message) { f(nftEvent(msg)) })
 	return routeLost || nftLost, err

@@ -193,7 +193,8 @@ func decodeNextHops(b []byte, links LinkNames) (link string, via netip.Addr, tex
 }
 
 // dumpRoutes calls each for every route of a family that a filter selects: an
-// attribute and its value. Filter 0 selects all.
+// attribute and its value. Filter 0 selects all. A kernel without the family lists the
+// routes of all others instead.
 func (c *Conn) dumpRoutes(f netstate.Family, links LinkNames, each func(Route), filter, value int) error {
 	var b Batch
 	header := nl.RtMsg{RtMsg: unix.RtMsg{Family: familyNumber(f)}}
@@ -201,13 +202,13 @@ func (c *Conn) dumpRoutes(f netstate.Family, links LinkNames, each func(Route), 
 	if filter != 0 {
 		b.attr32(filter, uint32(value))
 	}
-	return c.dump(&b, func(body []byte) error {
+	return ofFamily(c.dump(&b, func(body []byte) error {
 		r, err := decodeRoute(body, links)
-		if err == nil {
+		if err == nil && netstate.FamilyOf(r.Dst.Addr()) == f {
 			each(r)
 		}
 		return err
-	})
+	}))
 }
 
 // EachRoute calls each for every route of a family that a State shows.

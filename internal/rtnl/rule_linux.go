@@ -131,16 +131,17 @@ func portRange(b []byte) string {
 	return fmt.Sprintf("%d-%d", binary.NativeEndian.Uint16(b), binary.NativeEndian.Uint16(b[2:]))
 }
 
-// EachRule calls each for every rule of a family.
+// EachRule calls each for every rule of a family. There are none if the kernel lacks the
+// family.
 func (c *Conn) EachRule(f netstate.Family, each func(netstate.Rule)) error {
 	var b Batch
 	header := nl.RtMsg{RtMsg: unix.RtMsg{Family: familyNumber(f)}}
 	b.add(unix.RTM_GETRULE, unix.NLM_F_DUMP, header.Serialize())
-	return c.dump(&b, func(body []byte) error {
+	return ofFamily(c.dump(&b, func(body []byte) error {
 		r, err := decodeRule(body)
 		if err == nil {
 			each(r)
 		}
 		return err
-	})
+	}))
 }

@@ -12,18 +12,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SetLink asks for the settings of l on the link of a number. An ENI keeps its MAC and
-// its group, and a link keeps its MAC if l has none.
+// SetLink asks for the settings of l on the link of a number. An ENI keeps its MAC, its
+// group and, unless l.NoARP is set, its ARP; a link keeps its MAC if l has none.
 func (b *Batch) SetLink(index int, l netstate.Link) {
 	header := nl.IfInfomsg{IfInfomsg: unix.IfInfomsg{Index: int32(index), Change: unix.IFF_UP}}
 	if l.Up {
 		header.Flags = unix.IFF_UP
 	}
+	own := l.Kind == "veth" || l.Virtual()
+	if own || l.NoARP {
+		header.Change |= unix.IFF_NOARP
+	}
+	if l.NoARP {
+		header.Flags |= unix.IFF_NOARP
+	}
 	b.add(unix.RTM_SETLINK, 0, header.Serialize())
 	if l.MTU != 0 {
 		b.attr32(unix.IFLA_MTU, uint32(l.MTU))
 	}
-	if l.Kind == "veth" || l.Virtual() {
+	if own {
 		b.attr32(unix.IFLA_GROUP, uint32(l.Group))
 		if mac, err := net.ParseMAC(l.MAC); err == nil {
 			b.attr(unix.IFLA_ADDRESS, mac)

@@ -55,26 +55,55 @@ func ReadSysctls(ns *os.File) ([]netstate.Sysctl, error) {
 	return s, err
 }
 
-// WriteSysctls writes settings. It succeeds if the kernel refuses to write a setting
-// that has its value already: containers often see /proc/sys read-only.
+// WriteSysctls writes settings, and returns the errors of all that it cannot write. It
+// succeeds for a setting that has its value already: containers often see /proc/sys
+// read-only.
 func WriteSysctls(ns *os.File, set []netstate.Sysctl) error {
 	if len(set) == 0 {
 		return nil
 	}
 	return InNetns(ns, func() error {
+		var errs []error
 		for _, s := range set {
-			file := sysctlFile(s.Key)
-			err := writeFile(file, s.Value)
+			err := writeFile(sysctlFile(s.Key), s.Value)
 			if err == nil {
 				continue
 			}
-			if b, e := os.ReadFile(file); e != nil || strings.TrimSpace(string(b)) != s.Value {
-				return fmt.Errorf("set %s: %w", s, err)
+			have, reason := os.ReadFile(sysctlFile(s.Key))
+			if value := strings.TrimSpace(string(have)); reason != nil || value != s.Value {
+				errs = append(errs, &SysctlError{Sysctl: s, Have: value, Err: err})
 			}
 		}
-		return nil
+		return errors.Join(errs...)
 	})
 }
+
+// SysctlError is the error of a setting that has another value than wanted and cannot be
+// written.
+type SysctlError struct {
+	netstate.Sysctl        // with the wanted value
+	Have            string // "" if the kernel does not have the setting
+	Err             error
+}
+
+func (e *SysctlError) Error() string {
+	var path *os.PathError
+	err := e.Err
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	if e.Have == "" {
+		return fmt.Sprintf("set %s to %s: %v", e.Key, e.Value, err)
+	}
+	remedy := "`sysctl -w " + e.Sysctl.String() + "`"
+	if f := strings.Split(e.Key, "."); len(f) == 5 && f[2] == "conf" && f[3] != "all" && f[3] != "default" {
+		f[3] = "default"
+		remedy += " (for links to come: `sysctl -w " + strings.Join(f, ".") + "=" + e.Value + "`)"
+	}
+	return fmt.Sprintf("%s is %s, want %s, and cannot be written (%v): run %s on the node, or mount /proc/sys writable", e.Key, e.Have, e.Value, err, remedy)
+}
+
+func (e *SysctlError) Unwrap() error { return e.Err }
 
 // writeFile writes to a file that exists. Files of package os would be in the runtime's
 // poller, where a file of /proc/sys wakes a thread that has nothing to do.

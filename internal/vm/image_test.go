@@ -101,6 +101,8 @@ func (a *archive) pad() {
 // image is the file system of the machine.
 type image struct {
 	programs map[string]string // path on this system, by path in the machine
+	// late puts the modules into /late, where init leaves them to the test.
+	late bool
 }
 
 // addShared adds a dynamically linked program and its libraries.
@@ -125,8 +127,12 @@ func (im image) write(to string, k kernel) error {
 	if err != nil {
 		return err
 	}
+	dir := "modules"
+	if im.late {
+		dir = "late"
+	}
 	for i, f := range found {
-		files[fmt.Sprintf("modules/%03d-%s", i, filepath.Base(f))] = f
+		files[fmt.Sprintf(dir+"/%03d-%s", i, filepath.Base(f))] = f
 	}
 	var a archive
 	dirs := map[string]bool{".": true}

@@ -12,8 +12,12 @@ import (
 
 const emulator = "qemu-system-x86_64"
 
-// TestKernel runs tests that need a kernel with all kinds of links, and tests that
-// set the clock. Each boots its own machine, with one processor.
+// flags are the flags of a test binary; the last one is to be completed.
+const flags = "-test.timeout=8m -test.v -test.run="
+
+// TestKernel runs tests that need a kernel with all kinds of links, tests that set the
+// clock, and tests of nodes without IPv6 in the kernel and, at first, without modules. Each boots
+// its own machine, with one processor.
 func TestKernel(t *testing.T) {
 	if _, err := exec.LookPath(emulator); err != nil {
 		t.Skipf("needs an emulator: %v (Debian package qemu-system-x86)", err)
@@ -31,16 +35,30 @@ func TestKernel(t *testing.T) {
 	for _, test := range []struct {
 		name, pkg, run string
 		programs       []string // examples to build, for /bin
+		kernel         string   // further parameters of the kernel
+		late           bool     // the test loads the modules
+		// first is another package and its test, which runs before, and last a command that
+		// runs after. Optional.
+		first [2]string
+		last  string
 	}{
 		{name: "datapath", pkg: "../../datapath", run: "^TestOtherKinds$"},
 		{name: "fabric", pkg: "../fabric", run: "^(TestBranchENI|TestSuite)$/(standard|strict)$"},
 		{name: "rules", pkg: "../fabric", run: "^(TestBranchGroups|TestJudgeAgreesWithKernel)$"},
 		{name: "ec2fabric", pkg: "../fabric/ec2fabric", run: "^TestBranchENI$"},
 		{name: "clock", pkg: "../crash", run: "^TestClock", programs: []string{"ipamd", "vpc-cni"}},
+		{
+			name: "odd", pkg: "../../datapath", run: "^TestOddKernel$", kernel: "ipv6.disable=1", late: true,
+			first:    [2]string{"../../snat", "^TestMissing$"},
+			programs: []string{"lab", "ipamd", "vpc-cni"}, last: "/bin/lab -nodes=2 -pods=1 -json",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			im := image{programs: map[string]string{"init": init, "test": build(t, "test", "-c", test.pkg)}}
+			im := image{programs: map[string]string{"init": init, "test": build(t, "test", "-c", test.pkg)}, late: test.late}
+			if test.first[0] != "" {
+				im.programs["first"] = build(t, "test", "-c", test.first[0])
+			}
 			for _, name := range test.programs {
 				im.programs["bin/"+name] = build(t, "build", "../../examples/"+name)
 			}
@@ -51,7 +69,11 @@ func TestKernel(t *testing.T) {
 			if err := im.write(path, k); err != nil {
 				t.Fatal(err)
 			}
-			boot(t, k, path, "-test.timeout=8m", "-test.v", "-test.run="+test.run)
+			commands := []string{"/test " + flags + test.run}
+			if test.first[0] != "" {
+				commands = []string{"/first " + flags + test.first[1], commands[0], test.last}
+			}
+			boot(t, k, path, test.kernel, commands...)
 		})
 	}
 }
@@ -61,7 +83,7 @@ func TestKernel(t *testing.T) {
 // the test had opened.
 func openSources(t *testing.T) {
 	t.Helper()
-	packages := []string{"../../datapath", "../../datapath/internal/datapathtest", "../../snat", "../fabric", "../fabric/ec2fabric", "../isolate", "../crash", "../../examples/ipamd", "../../examples/vpc-cni", "./init"}
+	packages := []string{"../../datapath", "../../datapath/internal/datapathtest", "../../snat", "../fabric", "../fabric/ec2fabric", "../isolate", "../crash", "../../examples/ipamd", "../../examples/vpc-cni", "../../examples/lab", "./init"}
 	out, err := exec.CommandContext(t.Context(), "go", append([]string{"list", "-deps", "-f", "{{.Dir}}"}, packages...)...).Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
@@ -88,15 +110,15 @@ func build(t *testing.T, args ...string) string {
 	return exe
 }
 
-// boot boots the image and checks that its test passes. The kernel passes the
+// boot boots the image and checks that the commands succeed. The kernel passes the
 // assignments in its command line that it does not know to the first process as
 // environment, and the words after the two dashes as arguments.
-func boot(t *testing.T, k kernel, image string, args ...string) {
+func boot(t *testing.T, k kernel, image, parameters string, commands ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), emulator, "-machine", "pc,accel=tcg", "-cpu", "max", "-m", "768",
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
 		"-kernel", k.image, "-initrd", image,
-		"-append", "console=ttyS0 quiet panic=-1 mitigations=off VPCNET_VM=1 VPCNET_CRASH_PROGRAMS=/bin PATH=/bin -- "+strings.Join(args, " "))
+		"-append", "console=ttyS0 quiet panic=-1 mitigations=off VPCNET_VM=1 VPCNET_CRASH_PROGRAMS=/bin PATH=/bin "+parameters+" -- "+strings.Join(commands, " + "))
 	out, err := cmd.CombinedOutput()
 	console := strings.ReplaceAll(string(out), "\r", "")
 	if err != nil || !strings.Contains(console, "\ninit: exit 0\n") {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -66,8 +67,10 @@ func NewLab(t testing.TB, layout datapath.Layout) *Lab {
 	}
 	// Package fabric switches duplicate address detection off. Here all links but the
 	// primary ENI have it, as on a real node.
-	if err := l.Netns.Sysctl("ipv6/conf/default/accept_dad", "1"); err != nil {
-		t.Fatal(err)
+	if HasIPv6() {
+		if err := l.Netns.Sysctl("ipv6/conf/default/accept_dad", "1"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for i, e := range l.Node.ENIs {
 		l.AttachENI(i, e)
@@ -117,18 +120,24 @@ func (l *Lab) configurePrimary() {
 		if err != nil {
 			return err
 		}
-		if err := SetSysctl("net/ipv6/conf/ens5/accept_dad", "0"); err != nil {
-			return err
+		if HasIPv6() {
+			if err := SetSysctl("net/ipv6/conf/ens5/accept_dad", "0"); err != nil {
+				return err
+			}
 		}
 		if err := h.LinkSetUp(link); err != nil {
 			return err
 		}
-		for _, a := range []string{"10.0.0.10/24", "2001:db8:0:1::10/128"} {
+		addrs, gateways := []string{"10.0.0.10/24", "2001:db8:0:1::10/128"}, []string{"10.0.0.1", "fe80:ec2::1"}
+		if !HasIPv6() {
+			addrs, gateways = addrs[:1], gateways[:1]
+		}
+		for _, a := range addrs {
 			if err := AddAddr(h, link, a); err != nil {
 				return err
 			}
 		}
-		for _, gateway := range []string{"10.0.0.1", "fe80:ec2::1"} {
+		for _, gateway := range gateways {
 			err := h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(gateway), Flags: int(netlink.FLAG_ONLINK)})
 			if err != nil {
 				return fmt.Errorf("default route via %s: %w", gateway, err)
@@ -171,8 +180,15 @@ func (l *Lab) RouterLink(id string) string {
 	return name
 }
 
+// HasIPv6 reports whether the kernel has IPv6. Without it, the lab has IPv4 only, although
+// Node keeps the IPv6 addresses of its ENIs.
+func HasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
+}
+
 // Pod returns a pod in a new sandbox that has all single addresses of ENI i and one
-// address of each of its IPv6 prefixes.
+// address of each of its IPv6 prefixes, if the kernel has IPv6.
 func (l *Lab) Pod(i int, id string) datapath.Pod {
 	p := datapath.Pod{ContainerID: id, IfName: "eth0", Netns: NewNetns(l.T), Layout: l.Node.Layout, MTU: 1400}
 	e := l.Node.ENIs[i]
@@ -180,7 +196,7 @@ func (l *Lab) Pod(i int, id string) datapath.Pod {
 		switch {
 		case s.IsSingleIP():
 			p.Addrs = append(p.Addrs, datapath.PodAddr{Addr: s.Addr(), Table: e.Table()})
-		case s.Addr().Is6():
+		case s.Addr().Is6() && HasIPv6():
 			p.Addrs = append(p.Addrs, datapath.PodAddr{Addr: s.Addr().Next(), Table: e.Table()})
 		}
 	}
@@ -195,7 +211,11 @@ func (l *Lab) EnsureNode() {
 	}
 	// The kernel informs IPv6 of a link's carrier up to a second later.
 	for _, e := range l.Node.ENIs {
-		WaitAnswer(l.T, l.Netns.Path(), e.Addrs[1].Addr(), Outside6)
+		a := e.Addrs[len(e.Addrs)-1].Addr()
+		if !HasIPv6() {
+			a = e.Addrs[0].Addr()
+		}
+		WaitAnswer(l.T, l.Netns.Path(), a, OutsideOf(a))
 	}
 }
 

@@ -17,8 +17,10 @@ import (
 // process returns.
 func main() {
 	err := prepare()
-	if err == nil {
-		err = run(os.Args[1:])
+	for _, command := range commands(os.Args[1:]) {
+		if err == nil {
+			err = run(command)
+		}
 	}
 	code := 0
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
@@ -68,8 +70,19 @@ func load(module string) error {
 	return unix.FinitModule(int(f.Fd()), "", 0)
 }
 
-func run(args []string) error {
-	cmd := exec.Command("/test", args...)
+// commands splits the arguments at each word that is a plus sign.
+func commands(args []string) (list [][]string) {
+	for {
+		i := slices.Index(args, "+")
+		if i < 0 {
+			return append(list, args)
+		}
+		list, args = append(list, args[:i]), args[i+1:]
+	}
+}
+
+func run(command []string) error {
+	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Dir = "/tmp"
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
 	return cmd.Run()
