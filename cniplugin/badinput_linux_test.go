@@ -26,7 +26,7 @@ type badInput struct {
 	text  string            // part of the message or details
 }
 
-const all, onAttachment = "ADD DEL CHECK GC STATUS", "ADD DEL CHECK"
+const strict, onAttachment = "ADD CHECK STATUS", "ADD DEL CHECK"
 
 var badInputs = []badInput{
 	{name: "unknown command", verbs: "UPDATE", code: 4, text: `CNI_COMMAND "UPDATE"`},
@@ -34,13 +34,13 @@ var badInputs = []badInput{
 	{name: "VERSION with garbage", verbs: "VERSION", stdin: "{", code: 6, text: "VERSION"},
 	{name: "VERSION of the future", verbs: "VERSION", stdin: `{"cniVersion":"9.9.9"}`, code: 0},
 
-	{name: "empty input", verbs: all, stdin: " ", code: 6, text: "no network configuration"},
-	{name: "malformed input", verbs: all, stdin: `{"cniVersion":`, code: 6, text: "JSON"},
-	{name: "unknown version", verbs: all, stdin: `{"cniVersion":"7.0.0","name":"vpcnet"}`, code: 1, text: "0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"},
+	{name: "empty input", verbs: strict + " GC", stdin: " ", code: 6, text: "no network configuration"},
+	{name: "malformed input", verbs: strict + " GC", stdin: `{"cniVersion":`, code: 6, text: "JSON"},
+	{name: "unknown version", verbs: strict, stdin: `{"cniVersion":"7.0.0","name":"vpcnet"}`, code: 1, text: "0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"},
 	{name: "missing version", verbs: "CHECK GC STATUS", stdin: `{"name":"vpcnet"}`, code: 1, text: "cniVersion 0.1.0 has no"},
-	{name: "missing name", verbs: all, stdin: `{"cniVersion":"1.1.0"}`, code: 7, text: "name"},
-	{name: "unsupported field", verbs: all, stdin: `{"cniVersion":"1.1.0","name":"n","ipam":{"type":"dhcp"}}`, code: 2, text: "ipam"},
-	{name: "field of the wrong type", verbs: all, stdin: `{"cniVersion":"1.1.0","name":"n","stateDir":[]}`, code: 6, text: "stateDir"},
+	{name: "missing name", verbs: strict + " GC", stdin: `{"cniVersion":"1.1.0"}`, code: 7, text: "name"},
+	{name: "unsupported field", verbs: strict, stdin: `{"cniVersion":"1.1.0","name":"n","ipam":{"type":"dhcp"}}`, code: 2, text: "ipam"},
+	{name: "field of the wrong type", verbs: strict, stdin: `{"cniVersion":"1.1.0","name":"n","stateDir":[]}`, code: 6, text: "stateDir"},
 	{name: "version before CHECK", verbs: "CHECK", stdin: `{"cniVersion":"0.3.1","name":"n"}`, code: 1, text: "has no CHECK"},
 	{name: "version before GC", verbs: "GC", stdin: `{"cniVersion":"1.0.0","name":"n"}`, code: 1, text: "has no GC"},
 	{name: "version before STATUS", verbs: "STATUS", stdin: `{"cniVersion":"0.4.0","name":"n"}`, code: 1, text: "has no STATUS"},

@@ -57,11 +57,13 @@ type call struct {
 	Attachment
 	plugin Plugin
 	conf   config
-	netns  string
-	pod    Pod
-	stdin  []byte
-	out    io.Writer
-	log    *slog.Logger
+	// confErr is why a command that is lenient could not use the whole configuration.
+	confErr error
+	netns   string
+	pod     Pod
+	stdin   []byte
+	out     io.Writer
+	log     *slog.Logger
 	// agentStuck means that a call of this command to the agent has timed out.
 	agentStuck bool
 	// releaseErr is the error of an own Allocator that has not released addresses.

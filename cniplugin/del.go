@@ -52,8 +52,8 @@ func (c *call) lockForDel(ctx context.Context) (unlock func()) {
 
 // remove deletes p from the kernel and then releases its addresses. The kernel
 // comes first, because an address must not be allocated to another pod while it
-// still leads to this one. If the sandbox still exists, remove only cuts off its
-// link, and deletes the link later unless the agent answers that it will.
+// still leads to this one. If the sandbox still exists, remove only takes everything
+// from the link, and deletes the link later unless the agent answers that it will.
 func (c *call) remove(ctx context.Context, p datapath.Pod, addrs []netip.Addr) error {
 	a := Attachment{Network: c.Network, ContainerID: p.ContainerID, IfName: p.IfName}
 	if len(addrs) == 0 {
@@ -67,20 +67,21 @@ func (c *call) remove(ctx context.Context, p datapath.Pod, addrs []netip.Addr) e
 		return datapathFailure(err)
 	}
 	defer h.Close()
+	// A path that does not lead to the sandbox says nothing about its interface names, so
+	// that only a deleted link is out of the way for the next ADD.
+	end := h.RetirePod
 	if p.Netns == "" || !h.retires() {
-		if err := h.DelPod(ctx, p); err != nil {
-			return datapathFailure(err)
-		}
-		c.release(ctx, DelRequest{Attachment: a, Pod: c.pod})
-		return nil
+		end = h.DelPod
 	}
-	if err := h.RetirePod(ctx, p); err != nil {
+	if err := end(ctx, p); err != nil {
 		return datapathFailure(err)
 	}
-	if c.release(ctx, DelRequest{Attachment: a, Pod: c.pod, Retired: true}).Sweeps {
+	// An earlier DEL may have been killed after it retired the link, so the agent sweeps
+	// after each DEL.
+	if c.release(ctx, DelRequest{Attachment: a, Pod: c.pod, Retired: h.retires()}).Sweeps || !h.retires() {
 		return nil
 	}
-	if err := h.DelPod(ctx, p); err != nil {
+	if err := h.Sweep(ctx); err != nil {
 		return datapathFailure(err)
 	}
 	return nil

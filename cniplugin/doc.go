@@ -61,8 +61,11 @@
 //	ADD      takes addresses from the agent, wires the pod and prints the result. A
 //	         repeated ADD gives the same result. If a step fails, ADD undoes the
 //	         earlier steps.
-//	DEL      deletes the pod from the kernel, then releases the addresses. It succeeds
-//	         without a sandbox, a result or an agent, and however often it is called.
+//	DEL      takes the pod's names, addresses, routes and rules from the kernel, then
+//	         releases the addresses. When it has ended, an ADD of any plugin can use the
+//	         sandbox and the interface name. The agent deletes the link some
+//	         milliseconds later; without an agent, DEL does. It succeeds without a
+//	         sandbox, a result or an agent, and however often it is called.
 //	CHECK    compares the result of ADD, the addresses that the agent has allocated,
 //	         and the state of the kernel.
 //	GC       removes the attachments that hold addresses and are not in the runtime's
@@ -77,7 +80,15 @@
 // has version 0.1.0. ADD adds its own interfaces, addresses and routes to a
 // prevResult, whose entries it keeps with fields that it does not know. A result of a
 // version before 0.3.0 has one address of each family, so there the address of an
-// earlier plugin stays.
+// earlier plugin stays. A second interface of a sandbox, beside another of this plugin or
+// the default route of another plugin, has its own gateway and route table in the
+// sandbox; routes in results of version 1.1.0 name that table.
+//
+// DEL and GC need only the name of the network, the socket and the state directory. If
+// the configuration is invalid, they use what they can read of these and log a warning.
+// A socket or directory that cannot be read has its default value. Without a name DEL
+// asks the agent for the container and interface in any network, and GC fails, because
+// the attachments in its list belong to a network.
 //
 // # Errors
 //

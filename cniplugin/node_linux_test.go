@@ -54,6 +54,8 @@ type node struct {
 	sweeps sync.WaitGroup
 	// noSweep means that the agent leaves the deletion of links to the plugin.
 	noSweep bool
+	// hold delays the sweeps until it is closed. Nil means that they are not delayed.
+	hold chan struct{}
 }
 
 // ofLayout configures an agent with addresses of both families on a secondary ENI,
@@ -122,6 +124,9 @@ func (n *node) start() {
 
 // sweep deletes retired links.
 func (n *node) sweep() {
+	if n.hold != nil {
+		<-n.hold
+	}
 	h, err := datapath.Open("")
 	if err == nil {
 		err = errors.Join(h.Sweep(context.Background()), h.Close())

@@ -103,6 +103,8 @@ type verb struct {
 	attachment bool
 	// netns means that the command needs an existing sandbox.
 	netns bool
+	// lenient means that the command uses what it can read of an invalid configuration.
+	lenient bool
 }
 
 // verbs are the CNI commands that read a configuration: all but VERSION.
@@ -110,9 +112,9 @@ type verb struct {
 // https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md#cni-operations
 var verbs = map[string]verb{
 	"ADD":    {run: add, since: "0.1.0", attachment: true, netns: true},
-	"DEL":    {run: del, since: "0.1.0", attachment: true},
+	"DEL":    {run: del, since: "0.1.0", attachment: true, lenient: true},
 	"CHECK":  {run: check, since: "0.4.0", attachment: true, netns: true},
-	"GC":     {run: gc, since: "1.1.0"},
+	"GC":     {run: gc, since: "1.1.0", lenient: true},
 	"STATUS": {run: status, since: "1.1.0"},
 }
 
@@ -160,6 +162,10 @@ func (p Plugin) run(ctx context.Context, inv Invocation) (ver string, err error)
 	logger, closeLog := openLog(c.conf.NetConf, inv.Stderr)
 	defer closeLog()
 	c.log = logger.With(c.identity(command)...)
+	if c.confErr != nil {
+		c.log.Warn("network configuration is invalid; using what can be read of its name, socket and state directory",
+			"err", c.confErr, "name", c.conf.Name, "socket", c.conf.AgentSocket, "stateDir", c.conf.StateDir)
+	}
 	err = v.run(ctx, c)
 	if err == nil {
 		err = c.releaseErr
@@ -193,10 +199,17 @@ func (v verb) parse(p Plugin, inv Invocation, stdin []byte) (*call, error) {
 	if err == nil && p.Allocator == nil {
 		err = conf.checkIPAM()
 	}
+	if err != nil && v.lenient {
+		c.confErr = err
+		c.conf = lenientConfig(stdin)
+		if c.conf.Name != "" || v.attachment {
+			err = nil
+		}
+	}
 	if err != nil {
 		return c, err
 	}
-	c.Network = conf.Name
+	c.Network = c.conf.Name
 	if !v.attachment {
 		return c, nil
 	}

@@ -107,12 +107,14 @@ type Address struct {
 	Table int `json:"table"`
 }
 
-// DelRequest releases the addresses of an attachment.
+// DelRequest releases the addresses of an attachment. Network is empty if the plugin
+// could not read it: then the request is for the container and interface in any network,
+// of which there is at most one.
 type DelRequest struct {
 	Attachment
 	Pod Pod `json:"pod,omitzero"`
-	// Retired means that the plugin has cut off the pod but not deleted its host
-	// side link. An agent that sets DelResponse.Sweeps deletes the link with
+	// Retired means that the plugin may have left a host side link that is cut off but
+	// not deleted. An agent that sets DelResponse.Sweeps deletes the link with
 	// datapath's Handle.Sweep.
 	Retired bool `json:"retired,omitempty"`
 }
@@ -133,7 +135,8 @@ type DelResponse struct {
 	Sweeps bool `json:"sweeps,omitempty"`
 }
 
-// CheckRequest asks which addresses an attachment holds.
+// CheckRequest asks which addresses an attachment holds. Network may be empty, as in a
+// DelRequest.
 type CheckRequest struct {
 	Attachment
 }

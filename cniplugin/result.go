@@ -18,6 +18,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // result is the success result of ADD, in the form that the versions from 0.3.0 on
@@ -33,7 +34,7 @@ type result struct {
 	DNS        json.RawMessage   `json:"dns,omitempty"`
 }
 
-// versionOfInterfaces is the first version whose results have interfaces. Those of
+// versionOfInterfaces is the first version with interfaces in its results. Those of
 // earlier versions have one address of each family with its routes.
 const versionOfInterfaces = "0.3.0"
 
@@ -327,7 +328,11 @@ func resultOf(w datapath.Wiring, netns string) *Result {
 	for i, addr := range w.Addrs {
 		gateway := net.IP(w.Gateways[i].AsSlice())
 		r.IPs = append(r.IPs, &types100.IPConfig{Interface: &inside, Address: ipNet(addr), Gateway: gateway})
-		r.Routes = append(r.Routes, &types.Route{Dst: ipNet(netip.PrefixFrom(zero(addr.Addr()), 0)), GW: gateway})
+		route := &types.Route{Dst: ipNet(netip.PrefixFrom(zero(addr.Addr()), 0)), GW: gateway}
+		if w.Table != 0 && w.Table != netstate.TableMain { // a second interface of the sandbox
+			route.Table = &w.Table
+		}
+		r.Routes = append(r.Routes, route)
 	}
 	return r
 }

@@ -94,6 +94,9 @@ func (k *kernel) RetirePod(ctx context.Context, p datapath.Pod) error {
 	return k.handle.RetirePod(ctx, p)
 }
 
+// Sweep deletes the links that RetirePod has left, as Sweep of package datapath.
+func (k *kernel) Sweep(ctx context.Context) error { return k.handle.Sweep(ctx) }
+
 // CheckPod compares p with the kernel.
 func (k *kernel) CheckPod(ctx context.Context, p datapath.Pod, given AddResponse) error {
 	if k.handle != nil {

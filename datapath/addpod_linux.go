@@ -28,18 +28,19 @@ func (h *kernel) AddPod(ctx context.Context, p Pod) (Wiring, error) {
 	defer sandbox.Close()
 	inside := newKernel(sandbox)
 	defer func() { _ = inside.closeSockets() }() // its sockets have nothing left to report
-	if err := h.addPod(ctx, p, inside); err != nil {
+	w, err := h.addPod(ctx, p, inside)
+	if err != nil {
 		return Wiring{}, fmt.Errorf("wire %s: %w", p.HostLink(), explainFamily(p, err))
 	}
-	return p.Wiring(), nil
+	return w, nil
 }
 
 // addPod runs the steps of an ADD, in every mode. If a step fails, it undoes the earlier
 // ones.
-func (h *kernel) addPod(ctx context.Context, p Pod, inside *kernel) (err error) {
+func (h *kernel) addPod(ctx context.Context, p Pod, inside *kernel) (w Wiring, err error) {
 	a, err := h.newAddition(ctx, p, inside)
 	if err != nil {
-		return err
+		return Wiring{}, err
 	}
 	done := false
 	defer func() {
@@ -49,11 +50,13 @@ func (h *kernel) addPod(ctx context.Context, p Pod, inside *kernel) (err error) 
 	}()
 	for _, step := range a.steps() {
 		if err := step(ctx); err != nil {
-			return err
+			return Wiring{}, err
 		}
 	}
 	done = true
-	return nil
+	given := p
+	given.Index = a.pod.Index
+	return given.Wiring(), nil
 }
 
 // addition is an ADD in progress.
@@ -73,6 +76,8 @@ type addition struct {
 	// made says that this call has created or moved a link, fresh that it has created the
 	// veth pair.
 	made, fresh bool
+	// indexed says that the index of the pod was chosen for what is in the sandbox.
+	indexed bool
 	// repeated says that an earlier AddPod of the pod was completed, unfinished that this
 	// call has changed something, so that the pod may not be ready.
 	repeated, unfinished bool
@@ -84,10 +89,16 @@ func (h *kernel) newAddition(ctx context.Context, p Pod, inside *kernel) (*addit
 	if err != nil {
 		return nil, err
 	}
-	m := p.mode()
-	a := &addition{h: h, inside: inside, pod: p, mode: m, host: p.HostState(), sandbox: p.SandboxState(), alias: m.alias(p)}
-	a.owned = p.ownership(a.host)
+	a := &addition{h: h, inside: inside, pod: p}
+	a.want()
 	return a, nil
+}
+
+// want computes the states that a.pod needs.
+func (a *addition) want() {
+	a.mode = a.pod.mode()
+	a.host, a.sandbox, a.alias = a.pod.HostState(), a.pod.SandboxState(), a.mode.alias(a.pod)
+	a.owned = a.pod.ownership(a.host)
 }
 
 // steps returns the steps of an ADD in order. The process may be killed after any of them.
@@ -116,6 +127,9 @@ func (a *addition) place(ctx context.Context) (err error) {
 			return err
 		}
 		if _, err = a.observeHost(ctx); err != nil {
+			return err
+		}
+		if err := a.findIndex(ctx); err != nil {
 			return err
 		}
 	}

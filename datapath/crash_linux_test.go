@@ -9,8 +9,11 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/fabric"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
+	"github.com/vpcnet/vpcnet/internal/rtnl"
 )
 
 // newNetns creates a network namespace at path. The end of the test deletes it.
@@ -135,4 +138,102 @@ func mustObserve(t *testing.T, h *kernel) string {
 		t.Fatal(err)
 	}
 	return s.String()
+}
+
+// TestRetireKilled stops RetirePod after each of its steps, as a kill would. The next ADD or
+// DEL must work as if nothing had happened. If there is none, sweeps delete what was left.
+func TestRetireKilled(t *testing.T) {
+	h, path := crashNode(t)
+	inside, err := openKernel(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	var d *deletion
+	steps := []struct {
+		name string
+		do   func(context.Context, Pod) error
+	}{
+		{"nothing", func(context.Context, Pod) error { return nil }},
+		{"group", func(ctx context.Context, p Pod) error {
+			link, err := h.findLink(ctx, p.HostLink())
+			if err != nil {
+				return err
+			}
+			return h.withConn(ctx, func(c *rtnl.Conn) error { return c.SetLinkGroup(link.Index, claims.LinkGroupEnding) })
+		}},
+		{"rules", func(ctx context.Context, p Pod) (err error) {
+			d, err = h.unwire(ctx, p)
+			return err
+		}},
+		{"sandbox", func(ctx context.Context, _ Pod) error { return d.vacate(ctx) }},
+		{"host", func(ctx context.Context, _ Pod) error { return d.retireHost(ctx) }},
+	}
+	for _, layout := range []Layout{Flat, PerPod} {
+		p := Pod{ContainerID: "killed", IfName: "eth0", Netns: path, Layout: layout, MTU: 9001, Index: 3, Addrs: []PodAddr{
+			{Addr: netip.MustParseAddr("10.0.0.101"), Table: 2}, {Addr: netip.MustParseAddr("2001:db8::1"), Table: 2},
+		}}
+		for n := range steps {
+			for _, then := range []string{"ADD", "DEL", "DEL without addresses", "RETIRE", "sweeps"} {
+				before, beforeInside := mustObserve(t, h), mustObserve(t, inside)
+				if _, err := h.AddPod(t.Context(), p); err != nil {
+					t.Fatal(err)
+				}
+				for _, s := range steps[:n+1] {
+					if err := s.do(t.Context(), p); err != nil {
+						t.Fatalf("%s: %s: %v", layout, s.name, err)
+					}
+				}
+				if d != nil {
+					d.leave()
+					d = nil
+				}
+				name := fmt.Sprintf("%s, killed after %q, then %s", layout, steps[n].name, then)
+				switch {
+				case then == "RETIRE":
+					if err := h.RetirePod(t.Context(), p); err != nil {
+						t.Errorf("%s: RetirePod: %v", name, err)
+					}
+				case then != "sweeps":
+					recoverPod(t, h, p, then, name)
+				case n == 0:
+					recoverPod(t, h, p, "DEL", name)
+				}
+				if err := h.Sweep(t.Context()); err != nil {
+					t.Errorf("%s: Sweep: %v", name, err)
+				}
+				for index := range h.ending { // a minute later
+					h.ending[index] = h.ending[index].Add(-endingTime)
+				}
+				if err := h.Sweep(t.Context()); err != nil {
+					t.Errorf("%s: Sweep: %v", name, err)
+				}
+				if diff := cmp.Diff(before, mustObserve(t, h)); diff != "" {
+					t.Fatalf("%s: something stayed (-before +after):\n%s", name, diff)
+				}
+				if diff := cmp.Diff(beforeInside, mustObserve(t, inside)); diff != "" && (then != "sweeps" && then != "DEL without addresses") {
+					t.Fatalf("%s: something stayed in the sandbox (-before +after):\n%s", name, diff)
+				}
+				clearRules(t, inside)
+			}
+		}
+	}
+}
+
+// clearRules deletes the rules that a DEL could not find, because it was killed and the next
+// one does not know the addresses. They are those of a second interface, and end with the
+// sandbox.
+func clearRules(t *testing.T, inside *kernel) {
+	t.Helper()
+	s, err := inside.Observe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range s.Rules {
+		if r.Table == 3 {
+			if err := inside.Apply(t.Context(), []netstate.Change{{Op: netstate.OpDelete, Item: r}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 }

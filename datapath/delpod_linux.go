@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
@@ -16,22 +18,28 @@ import (
 
 // DelPod: see [Handle.DelPod].
 func (h *kernel) DelPod(ctx context.Context, p Pod) error {
-	return h.delPod(ctx, p, func(ctx context.Context, d *deletion) error { return h.deleteLink(ctx, d.link.Index) })
+	return h.delPod(ctx, p, (*deletion).end)
 }
 
 // delPod runs the steps of a DEL, in every mode. It calls end for the host link of a pod that
 // has nothing but a veth pair, and deletes the links of all other pods.
-func (h *kernel) delPod(ctx context.Context, p Pod, end func(context.Context, *deletion) error) error {
+func (h *kernel) delPod(ctx context.Context, p Pod, end func(*deletion, context.Context) error) (err error) {
 	d, err := h.unwire(ctx, p)
+	if d != nil {
+		defer d.leave()
+	}
 	if err != nil {
 		return err
 	}
-	if d.link.Index != 0 && aliasIn(d.link) == (alias{}) && p.Index == 0 {
-		return end(ctx, d)
+	if d.link.Index != 0 && aliasIn(d.link) == (alias{}) {
+		return end(d, ctx)
 	}
 	err = d.release(ctx)
-	if d.link.Index != 0 {
+	switch {
+	case d.link.Index != 0:
 		err = errors.Join(err, h.deleteLink(ctx, d.link.Index))
+	case d.peer.Index != 0:
+		err = errors.Join(err, d.inside.deleteLink(ctx, d.peer.Index))
 	}
 	return err
 }
@@ -47,39 +55,92 @@ type deletion struct {
 	// aliased are the links on the node that have an alias of the pod, the host link
 	// included.
 	aliased []rtnl.Link
-	// inside is the sandbox, nil if it does not exist or its path is unknown.
-	// aliasedInside are the links in it that have an alias of the pod.
+	// inside is the sandbox, nil if it does not exist, or its path is unknown, or the DEL has
+	// not entered it yet. aliasedInside are the links in it that have an alias of the pod.
 	inside        *kernel
 	aliasedInside []rtnl.Link
+	// peer is the sandbox side of the veth pair. Its index is 0 if findPeer has not found it.
+	peer rtnl.Link
 }
 
 // unwire finds p's host link and addresses and deletes its rules. The kernel deletes routes
 // and neighbours together with the link. Rules are deleted first, because only the link
 // tells to which pod they belong. unwire also puts the link into the group of ending links,
-// so that Watch restores nothing and AddPod does not reuse the link.
+// so that Watch restores nothing and AddPod does not reuse the link. The caller calls
+// leave of the deletion, also after an error.
 func (h *kernel) unwire(ctx context.Context, p Pod) (*deletion, error) {
-	link, err := h.findHostLink(ctx, p)
-	if err != nil {
-		return nil, err
+	d := &deletion{h: h, pod: p}
+	if err := d.findHostLink(ctx); err != nil {
+		return d, err
 	}
-	if link.Index != 0 && !claims.Ending(link.Group) {
-		err := h.withConn(ctx, func(c *rtnl.Conn) error { return c.SetLinkGroup(link.Index, claims.LinkGroupEnding) })
+	if d.link.Index != 0 && !claims.Ending(d.link.Group) {
+		err := h.withConn(ctx, func(c *rtnl.Conn) error { return c.SetLinkGroup(d.link.Index, claims.LinkGroupEnding) })
 		if err != nil {
-			return nil, err
+			return d, err
 		}
 	}
-	addrs, err := h.purgeAddrs(ctx, p, link.Index)
-	return &deletion{h: h, pod: p, link: link, addrs: addrs}, err
+	var err error
+	d.addrs, err = h.purgeAddrs(ctx, p, d.link.Index)
+	return d, err
 }
 
-// findHostLink finds the pod's host link. The index of the result is 0 if there is none.
-func (h *kernel) findHostLink(ctx context.Context, p Pod) (link rtnl.Link, err error) {
-	for _, name := range p.hostLinkNames() {
-		if link, err = h.findLink(ctx, name); err != nil || link.Index != 0 {
-			break
+// findHostLink finds the pod's host link by its name. A link may have another name: that of
+// an earlier configuration, or one that another program has given it. Then its peer in the
+// sandbox or the route to an address leads to it, and its MAC identifies it.
+func (d *deletion) findHostLink(ctx context.Context) (err error) {
+	for _, name := range d.pod.hostLinkNames() {
+		if d.link, err = d.h.findLink(ctx, name); err != nil || d.link.Index != 0 {
+			return err
 		}
 	}
-	return link, err
+	if err := d.findPeer(ctx); err != nil {
+		return err
+	}
+	return d.h.withConn(ctx, func(c *rtnl.Conn) error {
+		found, err := lookupAddrs(c, d.pod.addrs())
+		if d.peer.Index != 0 {
+			found = append(found, foundUse{link: rtnl.Link{Index: d.peer.PeerIndex}})
+			err = errors.Join(err, nameLinks(c, found[len(found)-1:]))
+		}
+		for _, f := range found {
+			if f.link.Kind == "veth" && f.link.MAC == d.pod.HostMAC().String() {
+				d.link = f.link
+			}
+		}
+		return err
+	})
+}
+
+// findPeer enters the sandbox and finds the sandbox side of the veth pair: by its number,
+// which the host link tells, or by its name and MAC.
+func (d *deletion) findPeer(ctx context.Context) error {
+	if err := d.enter(); err != nil || d.inside == nil {
+		return err
+	}
+	return d.inside.withConn(ctx, func(c *rtnl.Conn) error {
+		var b rtnl.Batch
+		if d.link.Index != 0 {
+			b.FindIndex(d.link.PeerIndex)
+		} else {
+			b.FindLink(d.pod.IfName)
+		}
+		answers, err := c.Do(&b)
+		if err != nil || rtnl.IsGone(answers[0].Err) {
+			return err
+		}
+		l, err := answers[0].Link()
+		if err != nil {
+			return fmt.Errorf("look at the pod's link in the sandbox: %w", err)
+		}
+		ours := l.PeerIndex == d.link.Index
+		if d.link.Index == 0 {
+			ours = l.MAC == d.pod.SandboxMAC().String()
+		}
+		if ours && l.Kind == "veth" {
+			d.peer = l
+		}
+		return nil
+	})
 }
 
 // purgeAddrs removes the rules of p and returns its addresses. index is the number of
@@ -173,9 +234,11 @@ func (d *deletion) release(ctx context.Context) (err error) {
 	if d.link.Index != 0 {
 		d.aliased = append(d.aliased, d.link)
 	}
-	errs := []error{d.enter(ctx)}
+	errs := []error{d.enter()}
 	if d.inside != nil {
-		defer d.inside.Close()
+		var err error
+		d.aliasedInside, err = d.inside.aliased(ctx, d.pod.owners()...)
+		errs = append(errs, err)
 	}
 	for _, m := range d.pod.everyMode() {
 		errs = append(errs, m.release(ctx, d))
@@ -183,76 +246,136 @@ func (d *deletion) release(ctx context.Context) (err error) {
 	return errors.Join(append(errs, d.purgeInside(ctx))...)
 }
 
-// enter opens the sandbox, if it exists. The caller closes d.inside.
-func (d *deletion) enter(ctx context.Context) error {
-	if d.pod.Netns == "" {
+// enter opens the sandbox, if it exists and is not open yet.
+func (d *deletion) enter() error {
+	if d.pod.Netns == "" || d.inside != nil {
 		return nil
 	}
 	inside, err := openKernel(d.pod.Netns)
 	if errors.Is(err, ErrNoSandbox) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
 	d.inside = inside
-	d.aliasedInside, err = inside.aliased(ctx, d.pod.owners()...)
 	return err
+}
+
+// leave closes the sandbox.
+func (d *deletion) leave() {
+	if d.inside != nil {
+		_ = d.inside.Close() // its sockets have nothing left to report
+	}
+}
+
+// end deletes the host link of a pod that has nothing but a veth pair.
+func (d *deletion) end(ctx context.Context) error {
+	return errors.Join(d.enter(), d.purgeInside(ctx), d.h.deleteLink(ctx, d.link.Index))
 }
 
 // purgeInside deletes the rules of a second or later interface from the sandbox.
 func (d *deletion) purgeInside(ctx context.Context) error {
-	if d.inside == nil || d.pod.Index == 0 {
+	if d.inside == nil {
 		return nil
 	}
-	var rules []netstate.Rule
-	for _, a := range append(d.addrs, d.pod.Addrs...) {
-		r := d.pod.sandboxRule(a.Addr)
-		r.Table = 0 // in any table
-		rules = append(rules, r)
+	return d.inside.withConn(ctx, func(c *rtnl.Conn) error {
+		rules, err := d.rulesInside(c)
+		if err != nil || len(rules) == 0 {
+			return err
+		}
+		return purgeRules(c, rules, nil)
+	})
+}
+
+// rulesInside returns the rules of a second or later interface that are in the sandbox: those
+// that select packets from an address of the pod, and the last ones for the same tables.
+func (d *deletion) rulesInside(c *rtnl.Conn) (rules []netstate.Rule, err error) {
+	var present []netstate.Rule
+	for family := range netstate.Families() {
+		err := c.EachRule(family, func(r netstate.Rule) { present = append(present, r) })
+		if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+			return nil, fmt.Errorf("list rules of the sandbox: %w", err)
+		}
 	}
-	err := d.inside.purge(ctx, rules)
-	if rtnl.IsGone(err) || errors.Is(err, unix.EAFNOSUPPORT) {
-		return nil
-	}
-	return err
+	return sandboxRules(present, append(slices.Clone(d.addrs), d.pod.Addrs...)), nil
 }
 
 // RetirePod: see [Handle.RetirePod].
 func (h *kernel) RetirePod(ctx context.Context, p Pod) error {
-	return h.delPod(ctx, p, h.retire)
+	return h.delPod(ctx, p, (*deletion).retire)
 }
 
-// retire takes routes and neighbours from the host link of a pod and puts it into the
-// group of retired links.
-func (h *kernel) retire(ctx context.Context, d *deletion) error {
-	return h.withConn(ctx, func(c *rtnl.Conn) error {
-		var b rtnl.Batch
-		b.Group(d.link.Index, claims.LinkGroupRetired)
-		for _, a := range d.addrs {
-			for _, table := range []int{claims.TablePods, netstate.TableMain} {
-				b.DeleteRoute(d.link.Index, netstate.Route{Dst: netstate.HostPrefix(a.Addr), Table: table, Protocol: claims.RouteProtocol})
-			}
-			b.Neighbor(netstate.OpDelete, d.link.Index, netstate.Neighbor{Addr: a.Addr})
-		}
-		answers, err := c.Do(&b)
+// retire takes everything from the veth pair of a pod: both ends go down and get reserved
+// names, so that neither a name nor an address nor a route of the pod is left, and the host
+// link joins the group of retired links. If that is not possible, for example because
+// another link has the reserved name, retire deletes the pair.
+func (d *deletion) retire(ctx context.Context) error {
+	if d.vacate(ctx) == nil && d.retireHost(ctx) == nil {
+		return nil
+	}
+	return d.end(ctx)
+}
+
+// vacate takes the pod's name, addresses, routes and rules from the sandbox, in one system
+// call that nothing interrupts. When a link goes down, the kernel deletes its routes and
+// neighbours.
+func (d *deletion) vacate(ctx context.Context) error {
+	if err := d.findPeer(ctx); err != nil || d.inside == nil {
+		return err
+	}
+	return d.inside.withConn(ctx, func(c *rtnl.Conn) error {
+		rules, err := d.rulesInside(c)
 		if err != nil {
 			return err
 		}
-		for _, a := range answers {
-			// Items that are gone went with the sandbox. An address of a family that the kernel
-			// no longer has led nowhere.
-			if a.Err != nil && !rtnl.IsGone(a.Err) && !rtnl.LacksFamily(a.Err) {
-				return fmt.Errorf("retire %s: %w", d.link.Name, a.Err)
+		var b rtnl.Batch
+		if d.peer.Index != 0 {
+			for _, a := range append(slices.Clone(d.addrs), d.pod.Addrs...) {
+				b.Address(netstate.OpDelete, d.peer.Index, netstate.Address{Prefix: netstate.HostPrefix(a.Addr)})
 			}
+			b.SetLink(d.peer.Index, netstate.Link{})
+			b.Rename(d.peer.Index, d.pod.retiredName(d.peer.Index))
 		}
-		return nil
+		for _, r := range rules {
+			b.Rule(netstate.OpDelete, r)
+		}
+		return doAll(c, &b)
 	})
+}
+
+// retireHost takes the routes, neighbours and name from the host link and puts it into the
+// group of retired links, in one system call.
+func (d *deletion) retireHost(ctx context.Context) error {
+	return d.h.withConn(ctx, func(c *rtnl.Conn) error {
+		var b rtnl.Batch
+		b.SetLink(d.link.Index, netstate.Link{Kind: "veth", Group: claims.LinkGroupRetired})
+		b.Rename(d.link.Index, d.pod.retiredName(d.link.Index))
+		return doAll(c, &b)
+	})
+}
+
+// doAll sends the requests of a batch and returns the first error, except those about items
+// that are gone, because the sandbox may end at the same time, and about addresses of a
+// family that the kernel no longer has, which lead nowhere.
+func doAll(c *rtnl.Conn, b *rtnl.Batch) error {
+	answers, err := c.Do(b)
+	if err != nil {
+		return err
+	}
+	for _, a := range answers {
+		if a.Err != nil && !rtnl.IsGone(a.Err) && !rtnl.LacksFamily(a.Err) {
+			return a.Err
+		}
+	}
+	return nil
 }
 
 // Sweep: see [Handle.Sweep].
 func (h *kernel) Sweep(ctx context.Context) error {
-	err := h.withConn(ctx, func(c *rtnl.Conn) error { return c.DeleteLinkGroup(claims.LinkGroupRetired) })
+	err := h.withConn(ctx, func(c *rtnl.Conn) error {
+		if err := h.retireEnding(c); err != nil {
+			return err
+		}
+		return c.DeleteLinkGroup(claims.LinkGroupRetired)
+	})
 	if err != nil {
 		return fmt.Errorf("retired links: %w", err)
 	}
@@ -266,6 +389,43 @@ func (h *kernel) Sweep(ctx context.Context) error {
 		}
 		return h.Apply(ctx, orphans)
 	})
+}
+
+// endingTime is how long a link may be in the group of ending links until Sweep takes the
+// process of its DEL for dead. A DEL takes milliseconds, or seconds on a busy node.
+const endingTime = time.Minute
+
+// retireEnding puts the links of DELs that were killed into the group of retired links: those
+// that Sweep has seen in the group of ending links for endingTime. A link with an alias stays
+// for the next DEL, which needs the alias.
+func (h *kernel) retireEnding(c *rtnl.Conn) error {
+	ending, now := map[int]time.Time{}, time.Now()
+	err := c.EachLink(func(l rtnl.Link) {
+		if l.Group == claims.LinkGroupEnding && aliasIn(l) == (alias{}) {
+			ending[l.Index] = now
+		}
+	})
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	var dead []int
+	for index := range ending {
+		if since, ok := h.ending[index]; ok {
+			ending[index] = since
+		}
+		if now.Sub(ending[index]) >= endingTime {
+			dead = append(dead, index)
+		}
+	}
+	h.ending = ending
+	h.mu.Unlock()
+	for _, index := range dead {
+		if err := c.SetLinkGroup(index, claims.LinkGroupRetired); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // orphanRules returns the deletion of rules of pods to which no route leads. AddPod makes

@@ -102,11 +102,13 @@
 //
 //   - routes by protocol number 118, or by table 20002;
 //   - rules by protocol kernel and a priority of 10, 11, 512, 1024, 1534, 1535, 1536 or
-//     32765, and in sandboxes 1;
+//     32765, and in sandboxes 1; rules in sandboxes for the table of a second or later
+//     interface, 32768 to 33017;
 //   - the rule for table local, which [Strict] moves from priority 0 to 20;
 //   - the nftables table inet vpcnet;
 //   - host links by the prefix of their name, and by link groups 118 to 120 while they
-//     are created or deleted;
+//     are created or deleted. A veth pair that waits for its deletion has reserved names on
+//     both sides: the prefix, a hyphen, and the number of the link in hexadecimal;
 //   - addresses and routes on the links of secondary ENIs.
 //
 // [Node.Owned] defines it precisely. The package never changes anything else. Packet

@@ -143,6 +143,9 @@ func (h *kernel) CheckPod(ctx context.Context, p Pod) error {
 	if err != nil {
 		return err
 	}
+	if err := a.setIndex(within); err != nil {
+		return err
+	}
 	if changes := append(a.sandboxDrift(within), a.hostDrift(node)...); len(changes) > 0 {
 		return &DriftError{Changes: changes}
 	}

@@ -84,15 +84,18 @@ func (h *Handle) AddPod(ctx context.Context, p Pod) (Wiring, error) { return h.s
 
 // DelPod removes everything of p that AddPod made. It needs ContainerID and IfName and
 // finds the rest by the host link's name: the sandbox may be gone and the addresses
-// unknown. It succeeds if nothing is left, and never touches what belongs to another pod
+// unknown. It also finds a host link of another name, by the sandbox or by an address. It succeeds if nothing is left, and never touches what belongs to another pod
 // that has got one of the addresses since.
 func (h *Handle) DelPod(ctx context.Context, p Pod) error { return h.system.DelPod(ctx, p) }
 
-// RetirePod cuts p off like DelPod but leaves its host link, without address, route or
-// rule, to the next [Handle.Sweep]. The kernel needs tens of milliseconds to delete a
-// link, but not much more to delete many links at once. A caller on which a runtime waits
-// avoids that time. A pod cannot send through a retired link. A pod that has more than a
-// veth pair is deleted at once.
+// RetirePod takes everything from p like DelPod, but leaves its veth pair to the next
+// [Handle.Sweep]: down, without address, route, neighbour or rule, and on both sides with
+// a reserved name that no other link has. When it returns, an ADD of any plugin can use
+// the sandbox, the interface name and the addresses. The kernel needs tens of
+// milliseconds to delete a link, but not much more to delete many links at once. A caller
+// on which a runtime waits avoids that time. A pod cannot send through a retired link.
+// RetirePod deletes the links itself if p has more than a veth pair, or if another link has
+// the reserved name.
 func (h *Handle) RetirePod(ctx context.Context, p Pod) error { return h.system.RetirePod(ctx, p) }
 
 // CheckPod returns a *DriftError if p is not wired as AddPod would wire it, on either
@@ -101,9 +104,11 @@ func (h *Handle) RetirePod(ctx context.Context, p Pod) error { return h.system.R
 func (h *Handle) CheckPod(ctx context.Context, p Pod) error { return h.system.CheckPod(ctx, p) }
 
 // Sweep deletes the links that RetirePod left, all in one request, and the rules of the
-// per-pod layout of pods that lost their link with the sandbox before any DEL. It may run
-// beside anything else, also in other processes: a new pod with an address of one that
-// is swept loses nothing.
+// per-pod layout of pods that lost their link with the sandbox before any DEL. It also
+// deletes the links of DelPod and RetirePod of processes that were killed, if an earlier
+// Sweep of the same handle has seen them a minute ago or earlier. It may run beside
+// anything else, also in other processes: a new pod with an address of one that is swept
+// loses nothing.
 func (h *Handle) Sweep(ctx context.Context) error { return h.system.Sweep(ctx) }
 
 // Watch keeps the network of the namespace as cfg.Desired describes it, until ctx ends,

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
+	"time"
 
 	"github.com/vpcnet/vpcnet/internal/nft"
 	"github.com/vpcnet/vpcnet/internal/rtnl"
@@ -17,6 +19,10 @@ type kernel struct {
 	ns     *os.File
 	client *rtnl.Client
 	nft    *nft.Socket
+
+	mu sync.Mutex
+	// ending is when Sweep has first seen each link that is in the group of ending links.
+	ending map[int]time.Time
 }
 
 func openSystem(path string) (system, error) {

@@ -135,6 +135,12 @@ func (p Pod) owners() []string {
 	}
 }
 
+// retiredName returns the name of a retired link of the pod's veth pair. It has the prefix of
+// the pod's host link, so that the node's filter still takes the link for that of a pod.
+func (p Pod) retiredName(index int) string {
+	return claims.RetiredName(vethMode{}.hostPrefix(p), index)
+}
+
 // hostLinkNames returns the names by which DelPod finds the host link. A caller that does
 // not know the mode leaves p.Mode zero.
 func (p Pod) hostLinkNames() []string {
@@ -228,7 +234,7 @@ func (p Pod) uplink(link string, gateway func(netip.Addr) netip.Addr) netstate.S
 			}
 		}
 		if p.Index > 0 {
-			s.Rules = append(s.Rules, p.sandboxRule(a.Addr))
+			s.Rules = append(s.Rules, p.sandboxRule(a.Addr), sandboxLastRule(netstate.FamilyOf(gw), p.Index))
 		}
 	}
 	if p.hasFamily(netstate.IPv6) {
@@ -244,6 +250,27 @@ func (p Pod) sandboxRule(a netip.Addr) netstate.Rule {
 	return netstate.Rule{
 		IPv6: a.Is6(), Priority: claims.PriorityInSandbox, From: netstate.HostPrefix(a), Table: p.Index, Protocol: claims.RuleProtocol,
 	}
+}
+
+// sandboxLastRule returns the rule that leads packets without a route in table main to the
+// interface with that index. A sandbox whose first interface has ended still reaches the
+// VPC by it, also from sockets without an address.
+func sandboxLastRule(f netstate.Family, index int) netstate.Rule {
+	return netstate.Rule{IPv6: f.Is6(), Priority: claims.PriorityLastInSandbox + index, Table: index, Protocol: claims.RuleProtocol}
+}
+
+// sandboxRules returns those of the rules of a sandbox that belong to the interface with
+// these addresses.
+func sandboxRules(have []netstate.Rule, addrs []PodAddr) (rules []netstate.Rule) {
+	own := map[netstate.Rule]bool{}
+	for _, r := range have {
+		for _, a := range addrs {
+			if want := (Pod{Index: r.Table}).sandboxRule(a.Addr); r == want {
+				own[r], own[sandboxLastRule(netstate.FamilyOf(a.Addr), r.Table)] = true, true
+			}
+		}
+	}
+	return filtered(have, func(r netstate.Rule) bool { return own[r] })
 }
 
 func enableIPv6(link string) netstate.Sysctl {

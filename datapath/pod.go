@@ -32,7 +32,9 @@ type Pod struct {
 	// kernel's default, 1500.
 	MTU int
 	// Index counts the interfaces of a pod from 0 to 250. An interface beyond the
-	// first has a route table of its own in the sandbox, with the number Index.
+	// first has a route table of its own in the sandbox, with the number Index. If Index
+	// is 0 and another interface of the sandbox has a default route, AddPod uses the
+	// lowest index that is free, see [Wiring].
 	Index int
 	// PathMTUs are destinations with an MTU of their own: 0.0.0.0/0 means all
 	// others. Optional.
@@ -70,6 +72,9 @@ type Wiring struct {
 	Gateways []netip.Addr
 	// MTU is that of the Pod.
 	MTU int
+	// Table is the route table in the sandbox that has the pod's default routes: 254, table
+	// main, or the index of an interface beyond the first.
+	Table int
 }
 
 // HostLinkName returns the name of the host side of an attachment's veth pair:
@@ -111,7 +116,7 @@ func (p Pod) layout() Layout { return Node{Layout: p.Layout}.layout() }
 // Wiring returns what AddPod makes of p, without making it.
 func (p Pod) Wiring() Wiring {
 	m := p.mode()
-	w := Wiring{SandboxLink: p.IfName, SandboxMAC: m.mac(p), MTU: p.MTU}
+	w := Wiring{SandboxLink: p.IfName, SandboxMAC: m.mac(p), MTU: p.MTU, Table: p.sandboxTable()}
 	if m.links(p).peer != "" {
 		w.HostLink, w.HostMAC = p.HostLink(), p.HostMAC()
 	}
@@ -140,8 +145,8 @@ func (p Pod) Validate() error {
 	if err := p.Mode.validate(p); err != nil {
 		errs = append(errs, err)
 	}
-	if p.Index < 0 || p.Index > 250 {
-		errs = append(errs, fmt.Errorf("interface index %d is not in 0..250", p.Index))
+	if p.Index < 0 || p.Index > maxIndex {
+		errs = append(errs, fmt.Errorf("interface index %d is not in 0..%d", p.Index, maxIndex))
 	}
 	errs = append(errs, ValidateMTU(p.MTU))
 	if p.hasFamily(netstate.IPv6) {

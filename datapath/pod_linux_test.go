@@ -302,11 +302,11 @@ func TestRollback(t *testing.T) {
 		if err := h.LinkSetUp(link); err != nil {
 			return err
 		}
-		_, all, _ := net.ParseCIDR("0.0.0.0/0")
-		return h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: all, Scope: netlink.SCOPE_LINK})
+		_, gateway, _ := net.ParseCIDR("169.254.1.1/32")
+		return h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: gateway, Scope: netlink.SCOPE_LINK})
 	})
 	if _, err := l.h.AddPod(t.Context(), p); err == nil {
-		t.Error("AddPod succeeded in a sandbox with another default route")
+		t.Error("AddPod succeeded in a sandbox with another route to the gateway")
 	}
 	if diff := cmp.Diff(before, l.state()); diff != "" {
 		t.Errorf("a failed ADD left something:\n%s", diff)

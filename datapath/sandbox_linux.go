@@ -42,13 +42,22 @@ func SandboxID(path string) (uint64, error) {
 	return id, nil
 }
 
+// firstLink is the number of the first link of a sandbox beside lo.
+const firstLink = 2
+
 // wireSandbox configures the sandbox side. For a new veth pair it needs one system call and
 // replaces nothing.
 func (a *addition) wireSandbox(ctx context.Context) error {
+	if !a.onlyPair() || a.link.PeerIndex > firstLink {
+		// The sandbox may have other interfaces, or the pod's from an earlier ADD.
+		if err := a.findIndex(ctx); err != nil {
+			return fmt.Errorf("sandbox: %w", err)
+		}
+	}
 	if !a.fresh || len(a.sandbox.Links) > 1 {
 		return a.ensureSandbox(ctx)
 	}
-	err := a.inside.withConn(ctx, func(c *rtnl.Conn) error { return a.fillSandbox(c) })
+	err := a.fillSandbox(ctx)
 	if errors.Is(err, unix.EEXIST) && a.hasOwnRoutes(ctx) {
 		return a.ensureSandbox(ctx) // a concurrent AddPod of the same pod has added something
 	}
@@ -58,6 +67,32 @@ func (a *addition) wireSandbox(ctx context.Context) error {
 	return nil
 }
 
+// findIndex chooses the index of the pod if the caller has not set it, see [Pod.Index]. A
+// default route that this ADD has added says nothing about the index.
+func (a *addition) findIndex(ctx context.Context) error {
+	if a.pod.Index != 0 || a.indexed {
+		return nil
+	}
+	have, err := a.inside.observeNet(ctx)
+	if err != nil {
+		return err
+	}
+	if a.fresh {
+		have.Routes = slices.DeleteFunc(have.Routes, func(r netstate.Route) bool { return a.pod.ownLink(r.Link) })
+	}
+	a.indexed = true
+	return a.setIndex(have)
+}
+
+// setIndex chooses the index of the pod for a sandbox with the state have.
+func (a *addition) setIndex(have netstate.State) (err error) {
+	if a.pod.Index, err = a.pod.indexIn(have); err != nil || a.pod.Index == 0 {
+		return err
+	}
+	a.want()
+	return a.pod.Validate()
+}
+
 // hasOwnRoutes reports whether no other interface of the sandbox has a route with the key of
 // one of the pod's.
 func (a *addition) hasOwnRoutes(ctx context.Context) bool {
@@ -65,9 +100,45 @@ func (a *addition) hasOwnRoutes(ctx context.Context) bool {
 	return err == nil && !slices.ContainsFunc(netstate.Counterparts(have, a.sandbox).Routes, func(r netstate.Route) bool { return r.Link != a.pod.peer() })
 }
 
-// fillSandbox adds everything to the sandbox side of a new veth pair, over a socket of
-// the sandbox.
-func (a *addition) fillSandbox(c *rtnl.Conn) error {
+// fillSandbox adds everything to the sandbox side of a new veth pair. If the kernel refuses a
+// default route because another interface has one, it takes the pod's routes back, chooses
+// an index, and begins again. Only a link that another plugin has moved in under its old
+// number hides from the test in wireSandbox.
+func (a *addition) fillSandbox(ctx context.Context) error {
+	fill := func() error {
+		return a.inside.withConn(ctx, func(c *rtnl.Conn) error { return a.fillOver(c) })
+	}
+	err := fill()
+	if !errors.Is(err, unix.EEXIST) || a.pod.Index != 0 || a.indexed {
+		return err
+	}
+	had := a.sandbox
+	if e := a.findIndex(ctx); e != nil {
+		return errors.Join(err, e)
+	}
+	if a.pod.Index == 0 {
+		return err
+	}
+	if err := a.takeRoutes(ctx, had); err != nil {
+		return err
+	}
+	return fill()
+}
+
+// takeRoutes deletes the routes and neighbours of s from the pod's link in the sandbox.
+func (a *addition) takeRoutes(ctx context.Context, s netstate.State) error {
+	return a.inside.withConn(ctx, func(c *rtnl.Conn) error {
+		var b rtnl.Batch
+		for _, ch := range netstate.Diff(netstate.State{Routes: s.Routes, Neighbors: s.Neighbors}, netstate.State{}) {
+			b.Change(ch, a.link.PeerIndex)
+		}
+		return doAll(c, &b)
+	})
+}
+
+// fillOver adds everything to the sandbox side of a new veth pair, over a socket of the
+// sandbox.
+func (a *addition) fillOver(c *rtnl.Conn) error {
 	s := a.sandbox
 	changes := netstate.Diff(netstate.State{}, netstate.State{Addresses: s.Addresses, Neighbors: s.Neighbors, Routes: s.Routes, Rules: s.Rules})
 	changes = append(changes, localEntries(s.Addresses)...)

@@ -21,10 +21,11 @@ func (s *state) digest() []Event {
 		}
 		out = append(out, e)
 	}
+	holders := s.lastHolders()
 	for _, n := range s.sortedENIs() {
 		out = append(out, Event{Kind: EventENISet, At: n.since, ENI: n.ID, Card: n.Card, Device: n.Device})
 		for _, b := range n.blocks {
-			out = append(out, b.digest()...)
+			out = append(out, b.digest(holders)...)
 		}
 		if n.draining {
 			out = append(out, Event{Kind: EventENIDraining, At: n.since, ENI: n.ID})
@@ -36,7 +37,7 @@ func (s *state) digest() []Event {
 	return out
 }
 
-func (b *block) digest() []Event {
+func (b *block) digest(holders map[released]Attachment) []Event {
 	e := Event{Kind: EventBlockAdded, At: b.since, ENI: b.ENI, Block: b.Prefix, Next: b.next}
 	if !b.next.IsValid() {
 		// Every address was allocated at least once. The address after the last
@@ -49,7 +50,7 @@ func (b *block) digest() []Event {
 	out := []Event{e}
 	for _, r := range b.released {
 		if !r.at.IsZero() {
-			out = append(out, Event{Kind: EventAddrsReleased, At: r.at, Addrs: []netip.Addr{r.addr}})
+			out = append(out, Event{Kind: EventAddrsReleased, At: r.at, Addrs: []netip.Addr{r.addr}, Attachment: holders[r]})
 		}
 	}
 	if b.draining {
@@ -104,6 +105,11 @@ func (s *state) rebaseTimes(now time.Time) {
 	}
 	for key, at := range s.removed {
 		s.removed[key] = rebased(at)
+	}
+	for _, addrs := range s.returning {
+		for i := range addrs {
+			addrs[i].at = rebased(addrs[i].at)
+		}
 	}
 	for _, b := range s.blocks {
 		b.since = rebased(b.since)

@@ -54,7 +54,8 @@
 // Allocating from the fullest block first lets other blocks and ENIs become
 // empty, so that the agent can give them back. The address that was released
 // longest ago is the least likely to be cached by a neighbour. The release time
-// is in the journal, so a restart does not shorten the cooldown.
+// is in the journal, so a restart does not shorten the cooldown. An attachment
+// that requests addresses again while its own are cooling gets these back.
 //
 // # The witness
 //

@@ -31,9 +31,9 @@ const (
 	EventMoved Kind = "moved"
 	// EventReleased: Attachment released its addresses.
 	EventReleased Kind = "released"
-	// EventAddrsReleased: Addrs were released at At. It occurs only in the digest
-	// of a journal, in the place of earlier allocations and their releases. Its
-	// text stays "rested", because journals have it.
+	// EventAddrsReleased: Addrs were released at At, by Attachment if that is known.
+	// It occurs only in the digest of a journal, in the place of earlier allocations
+	// and their releases. Its text stays "rested", because journals have it.
 	EventAddrsReleased Kind = "rested"
 
 	// EventENIReady: link, route table and routes of ENI are verified.

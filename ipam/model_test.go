@@ -30,6 +30,8 @@ type model struct {
 	pool    *ipam.Pool
 	held    map[string][]ipam.Allocation
 	freed   map[netip.Addr]time.Time
+	// last is the pod that has released each address.
+	last map[netip.Addr]string
 }
 
 func (m *model) open() {
@@ -78,7 +80,7 @@ func (m *model) allocate() error {
 				}
 			}
 		}
-		if at, ok := m.freed[a.Addr]; ok && time.Since(at) < modelCooldown {
+		if at, ok := m.freed[a.Addr]; ok && time.Since(at) < modelCooldown && m.last[a.Addr] != pod {
 			m.t.Errorf("%v was allocated %v after its release, want at least %v", a.Addr, time.Since(at), modelCooldown)
 		}
 	}
@@ -94,7 +96,7 @@ func (m *model) release() error {
 	}
 	if err == nil {
 		for _, a := range got {
-			m.freed[a.Addr] = time.Now()
+			m.freed[a.Addr], m.last[a.Addr] = time.Now(), pod
 		}
 		delete(m.held, pod)
 	}
@@ -220,7 +222,7 @@ func TestModel(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m := &model{
 				t: t, rnd: rand.New(rand.NewPCG(seed, 1)), journal: &memory{},
-				held: map[string][]ipam.Allocation{}, freed: map[netip.Addr]time.Time{},
+				held: map[string][]ipam.Allocation{}, freed: map[netip.Addr]time.Time{}, last: map[netip.Addr]string{},
 			}
 			m.open()
 			m.run(80)

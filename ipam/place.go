@@ -9,7 +9,8 @@ import (
 )
 
 // place chooses one address of each family of r, or returns the first family
-// that has none.
+// that has none. An address that the attachment has released and that is still
+// cooling comes first.
 func (s *state) place(r Request, now time.Time) (addrs []netip.Addr, missing Family) {
 	m, eni := s.at(now), ""
 	addrs = make([]netip.Addr, 0, len(r.Families))
@@ -17,7 +18,10 @@ func (s *state) place(r Request, now time.Time) (addrs []netip.Addr, missing Fam
 		blocks := s.byResource[resource{r.Card, f}]
 		// The addresses of a pod are on one ENI if possible, so that the pod
 		// depends on one link only.
-		best, ok := s.choose(blocks, eni, m)
+		best, ok := released{addr: s.returned(r, f, m)}, true
+		if !best.addr.IsValid() {
+			best, ok = s.choose(blocks, eni, m)
+		}
 		if !ok && eni != "" {
 			best, ok = s.choose(blocks, "", m)
 		}

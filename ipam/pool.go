@@ -14,8 +14,8 @@ type Config struct {
 	// Journal stores the pool across restarts. Nil means that the pool is not
 	// stored.
 	Journal Journal
-	// Cooldown is how long a released address cools before it is allocated
-	// again. Zero means 30 seconds, the value of amazon-vpc-cni-k8s. A negative
+	// Cooldown is how long a released address cools before it is allocated to
+	// another attachment. Zero means 30 seconds, the value of amazon-vpc-cni-k8s. A negative
 	// value means no cooldown.
 	Cooldown time.Duration
 	// MaxPods is the maximum number of attachments that hold addresses. Zero
@@ -100,7 +100,8 @@ func Open(cfg Config) (*Pool, error) {
 }
 
 // Release returns the addresses of a to the pool, where they cool for
-// Config.Cooldown before they are allocated again. If a holds no addresses
+// Config.Cooldown before another attachment gets them. Meanwhile a gets them back
+// if it requests addresses again. If a holds no addresses
 // Release returns ErrNotAllocated, which a CNI DEL may ignore.
 func (p *Pool) Release(a Attachment) ([]Allocation, error) {
 	var out []Allocation

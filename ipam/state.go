@@ -31,7 +31,10 @@ type state struct {
 	// byResource lists the blocks of each resource, by device and address.
 	byResource map[resource][]*block
 	held       map[Attachment]*grant
-	removed    map[string]time.Time
+	// returning are the addresses that attachments have released last. Some of them
+	// may have cooled, or belong to other attachments by now.
+	returning map[Attachment][]released
+	removed   map[string]time.Time
 	// uses are the addresses in use that no attachment holds, inside and outside
 	// of the pool's blocks.
 	uses map[netip.Addr]Quarantined
@@ -54,7 +57,7 @@ type grant struct {
 func newState(cooldown time.Duration) *state {
 	return &state{
 		cooldown: cooldown, enis: map[string]*eni{}, blocks: map[netip.Prefix]*block{}, bits: map[int]int{},
-		byResource: map[resource][]*block{}, held: map[Attachment]*grant{}, removed: map[string]time.Time{},
+		byResource: map[resource][]*block{}, held: map[Attachment]*grant{}, returning: map[Attachment][]released{}, removed: map[string]time.Time{},
 		uses: map[netip.Addr]Quarantined{},
 	}
 }
@@ -306,7 +309,9 @@ func (s *state) release(e Event) (func(), error) {
 		b.addReleased(released{a, e.At})
 	}
 	delete(s.held, e.Attachment)
+	forget := s.remember(g, e.At)
 	return func() {
+		forget()
 		s.held[e.Attachment] = g
 		for _, a := range g.addrs {
 			b := s.blockOf(a)
@@ -335,6 +340,9 @@ func (s *state) noteReleased(e Event) (func(), error) {
 		}
 		b.removeReleased(a)
 		b.addReleased(released{a, e.At})
+		if e.Attachment.valid() {
+			s.returning[e.Attachment] = append(s.returning[e.Attachment], released{a, e.At})
+		}
 	}
 	return func() {}, nil
 }

@@ -155,7 +155,7 @@ func (r *round) serve(w *waiter) bool {
 		w.err = r.refusal(w)
 		return true
 	}
-	if !r.mustQueue(w) {
+	if !r.mustQueue(w) || r.st.returnsAll(w.request, r.now) {
 		addrs, missing := r.st.place(w.request, r.now)
 		if missing == 0 {
 			q := w.request

@@ -150,6 +150,17 @@ func (a *Agent) response(key cniplugin.Attachment) cniplugin.AddResponse {
 	return resp
 }
 
+// find returns the attachment that key names, if key has no network: the one of that
+// container and interface. The caller holds mu.
+func (a *Agent) find(key cniplugin.Attachment) cniplugin.Attachment {
+	for held := range a.held {
+		if key.Network == "" && held.ContainerID == key.ContainerID && held.IfName == key.IfName {
+			return held
+		}
+	}
+	return key
+}
+
 // Del implements [server.Backend].
 func (a *Agent) Del(ctx context.Context, req cniplugin.DelRequest) (cniplugin.DelResponse, error) {
 	if err := a.begin(ctx, "Del"); err != nil {
@@ -157,7 +168,7 @@ func (a *Agent) Del(ctx context.Context, req cniplugin.DelRequest) (cniplugin.De
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.held, req.Attachment)
+	delete(a.held, a.find(req.Attachment))
 	return cniplugin.DelResponse{}, nil
 }
 
@@ -168,12 +179,13 @@ func (a *Agent) Check(ctx context.Context, req cniplugin.CheckRequest) (cniplugi
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, ok := a.held[req.Attachment]; !ok {
+	key := a.find(req.Attachment)
+	if _, ok := a.held[key]; !ok {
 		return cniplugin.AddResponse{}, &cniplugin.AgentError{
 			Code: cniplugin.CodeUnknownContainer, Reason: cniplugin.ReasonNotAllocated, Message: "the attachment holds no address",
 		}
 	}
-	return a.response(req.Attachment), nil
+	return a.response(key), nil
 }
 
 // GC implements [server.Backend].

@@ -91,9 +91,22 @@ func (b *backend) observeCall(c eni.Call) {
 	b.problem.Store(&err)
 }
 
+// find returns a as the pool's key. If a has no network, find returns the attachment of the
+// same container and interface that holds addresses.
+func (b *backend) find(a cniplugin.Attachment) ipam.Attachment {
+	if a.Network == "" {
+		for held := range b.pool.Allocations() {
+			if held.ContainerID == a.ContainerID && held.IfName == a.IfName {
+				return held.Attachment
+			}
+		}
+	}
+	return ipam.Attachment(a)
+}
+
 // Del releases the addresses of a pod. It does not need the agent.
 func (b *backend) Del(ctx context.Context, req cniplugin.DelRequest) (cniplugin.DelResponse, error) {
-	_, err := b.pool.Release(ipam.Attachment(req.Attachment))
+	_, err := b.pool.Release(b.find(req.Attachment))
 	if err == nil || errors.Is(err, ipam.ErrNotAllocated) {
 		return cniplugin.DelResponse{}, nil
 	}
@@ -102,7 +115,7 @@ func (b *backend) Del(ctx context.Context, req cniplugin.DelRequest) (cniplugin.
 
 // Check returns the addresses that a pod holds.
 func (b *backend) Check(_ context.Context, req cniplugin.CheckRequest) (cniplugin.AddResponse, error) {
-	got := b.pool.Lookup(ipam.Attachment(req.Attachment))
+	got := b.pool.Lookup(b.find(req.Attachment))
 	if len(got) == 0 {
 		return cniplugin.AddResponse{}, &cniplugin.AgentError{
 			Code: cniplugin.CodeUnknownContainer, Reason: cniplugin.ReasonNotAllocated, Message: "the attachment holds no address",

@@ -214,7 +214,7 @@ func newAgent(s settings, b *backend, l *links, manager *eni.Manager, limits ins
 		Limits:     s.limits(limits),
 		Kernel:     l,
 		Known:      enis,
-		Tombstones: tombstones(cniplugin.TombstoneDir(s.StateDir)),
+		Tombstones: b.tombstones,
 		Notify:     b.recordEvent,
 		Logger:     log,
 	})
@@ -271,6 +271,14 @@ func tombstones(dir string) func(context.Context, func(ipam.Attachment) error) e
 		})
 		return err
 	}
+}
+
+// tombstones calls release for the attachment of each tombstone, also for those without a
+// network.
+func (b *backend) tombstones(ctx context.Context, release func(ipam.Attachment) error) error {
+	return tombstones(cniplugin.TombstoneDir(b.settings.StateDir))(ctx, func(a ipam.Attachment) error {
+		return release(b.find(cniplugin.Attachment(a)))
+	})
 }
 
 // readyEvery is how often whenReady checks the agent. The kubelet checks for the CNI

@@ -11,7 +11,7 @@ import (
 // runningEvery is the pause between two looks at a link that is not running yet.
 const runningEvery = time.Millisecond
 
-// WaitRunning returns when the link of a number can send. The end of a veth pair that
+// WaitRunning returns when the link of a number, which must be up, can send. The end of a veth pair that
 // comes up first has no carrier until the other end is up. A worker of the kernel then
 // attaches its queue, and until that is done the kernel drops what the link sends: a
 // pod would repeat its first SYN a second later. On recent kernels (6.8) a request for
@@ -33,6 +33,9 @@ func (c *Conn) WaitRunning(ctx context.Context, index int) error {
 		}
 		if l.Running {
 			return nil
+		}
+		if !l.Up {
+			return fmt.Errorf("link %s is down and will not have a carrier", l.Name)
 		}
 		select {
 		case <-time.After(runningEvery):

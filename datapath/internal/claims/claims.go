@@ -3,6 +3,7 @@
 package claims
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 
@@ -36,6 +37,11 @@ const (
 	PriorityFromENI = 32765
 	// PriorityInSandbox selects the interface inside a pod that has several.
 	PriorityInSandbox = 1
+	// PriorityLastInSandbox plus the index of an interface is the priority of a rule
+	// inside a pod that has several. The rule leads packets without a route in table main
+	// to the table of that interface. It comes directly after the kernel's last rule,
+	// 32767, so that it never replaces a route of another program.
+	PriorityLastInSandbox = 32767
 	// PriorityBranch sends packets from a pod on a branch ENI, and packets that arrive
 	// on that ENI, to the ENI's table, under Strict.
 	PriorityBranch = 10
@@ -97,6 +103,12 @@ const LinkGroupEnding = 119
 // LinkGroupWiring is the link group of a host link from its creation until AddPod is
 // done. Until then Watch restores nothing that belongs to the pod.
 const LinkGroupWiring = 120
+
+// RetiredName returns the name of a link of a veth pair after its pod has ended, on either
+// side: prefix, a hyphen, and the number of the link in its namespace in hexadecimal. The
+// name of a pod's host link has no hyphen after the prefix. The prefix is at most 4 bytes
+// long.
+func RetiredName(prefix string, index int) string { return fmt.Sprintf("%s-%x", prefix, index) }
 
 // Ending reports whether the pod of a host link in that group has ended or is ending.
 func Ending(group int) bool { return group == LinkGroupRetired || group == LinkGroupEnding }
