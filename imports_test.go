@@ -56,6 +56,11 @@ var agentImports = []string{"ipam", "warmpool"}
 // tests import, may import in addition to its rule.
 var datapathTestImports = []string{"internal/fabric", "internal/isolate/isolatetest", "snat"}
 
+// vpctestImports lists the packages that eni/vpctest, which only tests and programs import,
+// may import in addition to its rule. It may depend on the libraries of the data plane, but
+// not on the AWS SDK, see TestWithoutSDK.
+var vpctestImports = []string{"internal/fabric", "internal/fabric/ec2fabric", "internal/fabric/vpcrules", "internal/isolate"}
+
 func TestImportRules(t *testing.T) {
 	seen := map[string]bool{}
 	for _, p := range list(t, "./...") {
@@ -73,6 +78,10 @@ func TestImportRules(t *testing.T) {
 		if dir == "datapath/internal/datapathtest" {
 			allowed = append(allowed, datapathTestImports...)
 		}
+		never := rule.never
+		if dir == "eni/vpctest" {
+			allowed, never = append(allowed, vpctestImports...), nil
+		}
 		for _, imp := range p.Imports {
 			own, ours := strings.CutPrefix(imp, module+"/")
 			ownTop, _, _ := strings.Cut(own, "/")
@@ -84,7 +93,7 @@ func TestImportRules(t *testing.T) {
 			}
 		}
 		for _, dep := range p.Deps {
-			for _, never := range rule.never {
+			for _, never := range never {
 				if strings.HasPrefix(dep, never) && !strings.HasPrefix(dep, module) {
 					t.Errorf("%s depends on %s", dir, dep)
 				}
@@ -128,6 +137,22 @@ func TestStandardLibraryOnly(t *testing.T) {
 			if !p.Standard && !slices.Contains(of.allowed, p.ImportPath) {
 				t.Errorf("%s depends on %s, want only the standard library and %v", of.pkg, p.ImportPath, of.allowed)
 			}
+		}
+	}
+}
+
+// TestWithoutSDK checks that programs which import the packages for tests of other projects
+// build no package of the AWS SDK unless they import the SDK themselves.
+func TestWithoutSDK(t *testing.T) {
+	for pkg, want := range map[string]bool{"eni/enitest": false, "eni/instancetype": false, "eni/vpctest": false, "examples/ec2sim": false, "eni": true} {
+		var sdk []string
+		for _, p := range list(t, "-deps", "./"+pkg) {
+			if strings.HasPrefix(p.ImportPath, "github.com/aws/") {
+				sdk = append(sdk, p.ImportPath)
+			}
+		}
+		if (len(sdk) > 0) != want {
+			t.Errorf("%s depends on %d packages of the AWS SDK, want some: %t; %v", pkg, len(sdk), want, sdk)
 		}
 	}
 }

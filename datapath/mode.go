@@ -256,7 +256,7 @@ func (p Pod) sandboxRule(a netip.Addr) netstate.Rule {
 // interface with that index. A sandbox whose first interface has ended still reaches the
 // VPC by it, also from sockets without an address.
 func sandboxLastRule(f netstate.Family, index int) netstate.Rule {
-	return netstate.Rule{IPv6: f.Is6(), Priority: claims.PriorityLastInSandbox + index, Table: index, Protocol: claims.RuleProtocol}
+	return netstate.Rule{IPv6: f.Is6(), Priority: claims.LastInSandbox + index, Table: index, Protocol: claims.RuleProtocol}
 }
 
 // sandboxRules returns those of the rules of a sandbox that belong to the interface with

@@ -258,7 +258,7 @@ func (k *walk) checkSecondENI(ctx context.Context) error {
 	k.p.text(`%s has an address of the ENI with device index %d. EC2 would drop its packets if they left by the primary ENI,
 		because that ENI does not own the address. So rule 1536 sends them to table %d, whose default route leads to
 		%s. Packets to the pod arrive by the same ENI.`, a.name, own.Attachment.Device, own.Attachment.Device+1, link(own))
-	before, err := k.net.Drops()
+	before, err := k.vpc.CountDrops()
 	if err != nil {
 		return err
 	}
@@ -267,7 +267,7 @@ func (k *walk) checkSecondENI(ctx context.Context) error {
 		return err
 	})
 	k.p.command(a.node.name, fmt.Sprintf("tcpdump -i any -n icmp   # while %s runs ping -c 1 %s", a.name, b.addr), tcpdump(seen))
-	after, dropErr := k.net.Drops()
+	after, dropErr := k.vpc.CountDrops()
 	switch {
 	case err != nil || dropErr != nil:
 		err = errors.Join(err, dropErr)
@@ -301,7 +301,7 @@ func (k *walk) checkInternet(ctx context.Context) error {
 	}
 	var failed error
 	for _, p := range sources {
-		points := append([]point{n.point(p.hostLink)}, append(n.eniPoints(), point{k.net.Internet(), "internet", "eth0"})...)
+		points := append([]point{n.point(p.hostLink)}, append(n.eniPoints(), point{k.internet, "internet", "eth0"})...)
 		seen, err := record(points, func() error {
 			err := ping(ctx, p.ns, fabric.InternetAddr)
 			return err
@@ -389,7 +389,7 @@ func (k *walk) checkSpoofed(ctx context.Context) error {
 		}
 	}
 	forged = append(forged, n.addr, fabric.InternetAddr)
-	before, err := k.net.Drops()
+	before, err := k.vpc.CountDrops()
 	if err != nil {
 		return err
 	}
@@ -415,7 +415,7 @@ func (k *walk) checkSpoofed(ctx context.Context) error {
 		}
 	}
 	k.p.command("all", "tcpdump -n udp dst port 9", tcpdump(shown))
-	after, dropErr := k.net.Drops()
+	after, dropErr := k.vpc.CountDrops()
 	err = errors.Join(err, dropErr)
 	if err == nil && between(at(shown, b.name, ifName), a.addr, b.addr) == 0 {
 		err = fmt.Errorf("the packet with the pod's own address did not arrive, so the check shows nothing")
@@ -450,7 +450,7 @@ func (k *walk) checkVPCDrops(n *node, to *pod, before, after map[string]uint64) 
 	ctx, cancel := context.WithTimeout(context.Background(), answerWithin)
 	defer cancel()
 	err := poll(ctx, func() (bool, error) {
-		now, err := k.net.Drops()
+		now, err := k.vpc.CountDrops()
 		return err == nil && now.Spoofed[primary] == after[primary]+1, err
 	})
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
-	"github.com/vpcnet/vpcnet/internal/fabric"
+	"github.com/vpcnet/vpcnet/eni/vpctest"
 	"github.com/vpcnet/vpcnet/internal/isolate"
 )
 
@@ -169,8 +169,8 @@ func waitForRemoval(ctx context.Context, w *world, f *first, ok bool) error {
 			lab.Places = append(lab.Places, place{p.name, p.ns.Path()})
 		}
 	}
-	for _, ns := range []*fabric.Netns{w.net.Internet(), w.net.Router()} {
-		lab.Places = append(lab.Places, place{ns.Name(), ns.Path()})
+	for _, h := range []*vpctest.Host{w.vpc.Internet(), w.vpc.Router()} {
+		lab.Places = append(lab.Places, place{h.Name(), h.Path()})
 	}
 	if err := detach(); err != nil {
 		return err

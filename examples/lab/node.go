@@ -21,11 +21,13 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/eni/enitest"
+	"github.com/vpcnet/vpcnet/eni/vpctest"
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
 // node is an EC2 instance with its agent and pods.
 type node struct {
+	*vpctest.Node
 	name, zone string
 	instance   string // instance ID in EC2
 	addr       netip.Addr
@@ -33,7 +35,6 @@ type node struct {
 	ns         *fabric.Netns
 	dir        string // the node's files, which on a real node are below /run, /var and /etc
 	pods       []*pod
-	lastPod    int
 	agent      *process
 }
 
@@ -44,23 +45,10 @@ func (n *node) conflist() string     { return filepath.Join(n.dir, "net.d", "10-
 func (n *node) logFile() string      { return filepath.Join(n.dir, "ipamd.log") }
 
 // enis returns the node's ENIs in EC2, by card and device.
-func (n *node) enis() []enitest.ENI {
-	var enis []enitest.ENI
-	for _, e := range n.world.cloud.ENIs() {
-		if e.Attachment != nil && e.Attachment.Instance == n.instance {
-			enis = append(enis, e)
-		}
-	}
-	slices.SortFunc(enis, func(a, b enitest.ENI) int {
-		return (a.Attachment.Card-b.Attachment.Card)*1000 + a.Attachment.Device - b.Attachment.Device
-	})
-	return enis
-}
+func (n *node) enis() []enitest.ENI { return n.ENIs() }
 
 // link returns the name of an ENI's interface on its node.
-func link(e enitest.ENI) string {
-	return fabric.ENI{Card: e.Attachment.Card, Device: e.Attachment.Device}.Link()
-}
+func link(e enitest.ENI) string { return vpctest.Link(e) }
 
 // owner returns the ENI that has an address.
 func (n *node) owner(a netip.Addr) (enitest.ENI, bool) {
@@ -222,7 +210,7 @@ func (n *node) close() error {
 		err = errors.Join(err, p.close())
 	}
 	n.pods = nil
-	return err
+	return errors.Join(err, n.ns.Close())
 }
 
 // pollEvery is the pause between two calls of poll's function.

@@ -17,11 +17,13 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
+	"github.com/vpcnet/vpcnet/eni/vpctest"
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
 // pod is a network namespace that a CNI ADD has connected.
 type pod struct {
+	*vpctest.Pod
 	name      string
 	node      *node
 	container string // the runtime's ID of the sandbox
@@ -43,12 +45,15 @@ const ifName = "eth0"
 // calls libcni, which executes the plugins of the node's configuration. Then it
 // starts a server in the pod that answers at [fabric.EchoPort].
 func (n *node) addPod(ctx context.Context) (p *pod, err error) {
-	n.lastPod++
-	name := fmt.Sprintf("pod-%s-%d", n.name[len("node-"):], n.lastPod)
-	id := sha256.Sum256([]byte(name))
-	p = &pod{name: name, node: n, container: hex.EncodeToString(id[:])}
-	if p.ns, err = fabric.CreateNetns(filepath.Join("/run/netns", name)); err != nil {
+	sandbox, err := n.AddPod()
+	if err != nil {
 		return nil, err
+	}
+	name := sandbox.Name()
+	id := sha256.Sum256([]byte(name))
+	p = &pod{Pod: sandbox, name: name, node: n, container: hex.EncodeToString(id[:])}
+	if p.ns, err = fabric.OpenNetns(sandbox.Path()); err != nil {
+		return nil, errors.Join(err, sandbox.Close())
 	}
 	added := false
 	defer func() {
@@ -152,7 +157,7 @@ func (p *pod) stop() {
 // close removes the pod's namespace without a DEL.
 func (p *pod) close() error {
 	p.stop()
-	return p.ns.Delete()
+	return errors.Join(p.ns.Close(), p.Close())
 }
 
 // echo returns the address of the pod's server.

@@ -40,7 +40,7 @@ func (k *walk) run(ctx context.Context) error {
 		if err := step(ctx); err != nil {
 			return err
 		}
-		if err := errors.Join(ctx.Err(), k.follower.Err()); err != nil {
+		if err := errors.Join(ctx.Err(), k.vpc.Err()); err != nil {
 			return err
 		}
 	}

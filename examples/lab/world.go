@@ -15,18 +15,18 @@ import (
 
 	"github.com/vpcnet/vpcnet/eni/enitest"
 	"github.com/vpcnet/vpcnet/eni/instancetype"
+	"github.com/vpcnet/vpcnet/eni/vpctest"
 	"github.com/vpcnet/vpcnet/internal/fabric"
-	"github.com/vpcnet/vpcnet/internal/fabric/ec2fabric"
 )
 
 // world is the VPC with everything in it.
 type world struct {
 	o      options
 	limits instancetype.Limits
+	vpc    *vpctest.VPC
 	cloud  *enitest.Cloud
-	net    *fabric.Fabric
-	// follower applies changes in EC2 to the network.
-	follower *ec2fabric.Follower
+	// internet is the namespace of the host in the internet.
+	internet *fabric.Netns
 	nodes    []*node
 	// programs is the directory of the binaries, and dir the directory of the nodes'
 	// files.
@@ -73,48 +73,52 @@ func newWorld(ctx context.Context, o options, programs string) (*world, error) {
 }
 
 func (w *world) build(ctx context.Context) error {
+	cfg := vpctest.Config{
+		Cloud:    enitest.Config{Region: region, Delays: delays},
+		Prefixes: []netip.Prefix{vpcPrefix},
+		Tags:     map[string]string{"Name": "lab"},
+		NoDNS:    true,
+		Dir:      netnsDir,
+	}
+	for _, z := range zones {
+		cfg.Subnets = append(cfg.Subnets, enitest.SubnetInput{Zone: z.name, Prefix: z.prefix, MapPublic: true})
+	}
 	var err error
-	w.cloud = enitest.New(enitest.Config{Region: region, Delays: delays})
-	if w.net, err = fabric.New(ctx, fabric.Config{VPC: []netip.Prefix{vpcPrefix}}); err != nil {
+	if w.vpc, err = vpctest.Start(ctx, cfg); err != nil {
 		return err
 	}
-	if w.follower, err = ec2fabric.Follow(w.net, w.cloud); err != nil {
+	w.cloud = w.vpc.Cloud
+	if w.internet, err = fabric.OpenNetns(w.vpc.Internet().Path()); err != nil {
 		return err
 	}
 	w.agentEnv = agentEnv(os.Environ())
-	vpc, err := w.cloud.AddVPC(enitest.VPCInput{Prefixes: []netip.Prefix{vpcPrefix}, Tags: map[string]string{"Name": "lab"}})
-	if err != nil {
-		return err
-	}
-	var subnets []string
-	for _, z := range zones {
-		s, err := w.cloud.AddSubnet(enitest.SubnetInput{VPC: vpc.ID, Zone: z.name, Prefix: z.prefix, MapPublic: true})
-		if err != nil {
-			return err
-		}
-		subnets = append(subnets, s.ID)
-	}
 	for i := range w.o.Nodes {
-		n, err := w.addNode(ctx, fmt.Sprintf("node-%d", i+1), subnets[i%len(subnets)])
+		n, err := w.addNode(ctx, fmt.Sprintf("node-%d", i+1), w.vpc.Subnets[i%len(w.vpc.Subnets)].ID)
 		if err != nil {
 			return err
 		}
 		w.nodes = append(w.nodes, n)
 	}
-	return w.follower.Err()
+	return w.vpc.Err()
 }
+
+// netnsDir is the directory in which ip(8) finds namespaces.
+const netnsDir = "/run/netns"
 
 // addNode creates an instance and boots it.
 func (w *world) addNode(ctx context.Context, name, subnet string) (*node, error) {
-	i, err := w.cloud.RunInstance(enitest.InstanceInput{Subnet: subnet, Type: w.o.InstanceType, Tags: map[string]string{"Name": name}})
+	instance, err := w.vpc.AddNode(ctx, enitest.InstanceInput{Subnet: subnet, Type: w.o.InstanceType, Tags: map[string]string{"Name": name}})
 	if err != nil {
-		return nil, fmt.Errorf("run instance %s: %w", name, err)
-	}
-	if err := w.net.Boot(ctx, name); err != nil {
 		return nil, err
 	}
-	n := &node{name: name, zone: i.Zone, instance: i.ID, world: w, ns: w.net.Instance(name), dir: filepath.Join(w.dir, name)}
-	n.addr = n.enis()[0].Addr
+	ns, err := fabric.OpenNetns(instance.Path())
+	if err != nil {
+		return nil, err
+	}
+	n := &node{
+		Node: instance, name: name, zone: instance.Instance.Zone, instance: instance.ID(), addr: instance.Addr,
+		world: w, ns: ns, dir: filepath.Join(w.dir, name),
+	}
 	return n, os.MkdirAll(n.stateDir(), 0o755)
 }
 
@@ -124,8 +128,13 @@ func (w *world) close() error {
 	for _, n := range w.nodes {
 		err = errors.Join(err, n.close())
 	}
-	if w.net != nil {
-		err = errors.Join(err, w.net.Close())
+	w.nodes = nil
+	if w.internet != nil {
+		err = errors.Join(err, w.internet.Close())
+		w.internet = nil
+	}
+	if w.vpc != nil {
+		err = errors.Join(err, w.vpc.Close())
 	}
 	return errors.Join(err, os.RemoveAll(w.dir))
 }
@@ -160,7 +169,7 @@ func agentEnv(environ []string) []string {
 	}
 	return append(env,
 		"CLUSTER_NAME=lab",
-		"AWS_ENDPOINT_URL_EC2=http://"+fabric.EC2Addr.String(),
+		"AWS_ENDPOINT_URL_EC2="+vpctest.EC2URL,
 		"AWS_ACCESS_KEY_ID=lab", "AWS_SECRET_ACCESS_KEY=lab",
 	)
 }

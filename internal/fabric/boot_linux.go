@@ -39,7 +39,7 @@ func (f *Fabric) bootPrimary(instance string) (*port, error) {
 	defer f.mu.Unlock()
 	for _, p := range f.ports {
 		if p.Instance == instance && p.Primary() {
-			return p, bootLink(f.instances[instance], p.ENI, f.subnets[p.Subnet])
+			return p, bootLink(f.instances[instance], p.ENI, f.subnets[p.Subnet], f.resolver)
 		}
 	}
 	return nil, fmt.Errorf("primary ENI: %w", os.ErrNotExist)
@@ -97,7 +97,7 @@ func (n *Netns) waitUp(ctx context.Context, name string) error {
 	}
 }
 
-func bootLink(ns *Netns, e ENI, s Subnet) error {
+func bootLink(ns *Netns, e ENI, s Subnet, resolver netip.Addr) error {
 	h, err := ns.handle()
 	if err != nil {
 		return err
@@ -115,7 +115,7 @@ func bootLink(ns *Netns, e ENI, s Subnet) error {
 			return fmt.Errorf("address %v: %w", a, err)
 		}
 	}
-	return nil
+	return bootLease(h, link, e.Addr, resolver, s)
 }
 
 // bootAddrs returns the addresses that DHCP configures: the primary one and the

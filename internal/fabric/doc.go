@@ -41,6 +41,9 @@
 //     reach every address of the VPC.
 //   - The instance metadata service at 169.254.169.254 and fd00:ec2::254 answers
 //     for the instance that owns the source address of the request.
+//   - The resolver, see [Fabric.ServeDNS], answers the private names of addresses.
+//   - A network load balancer, see [Fabric.AddBalancer], passes flows on to healthy
+//     targets, which see the address of the client.
 //
 // Without route tables, network ACLs and groups, which [Fabric.SetRules] sets, every subnet
 // has a route to the internet gateway and to the peer network, and nothing is filtered. No

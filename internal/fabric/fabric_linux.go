@@ -35,6 +35,7 @@ type Fabric struct {
 	rules     vpcrules.Rules
 	log       *FlowLog // nil if there is none
 	closers   []io.Closer
+	resolver  netip.Addr // valid once ServeDNS has been called
 }
 
 var errClosed = fmt.Errorf("fabric: %w", os.ErrClosed)

@@ -31,7 +31,7 @@ func Available() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("this kernel refuses new namespaces to uid %d: %w%s", os.Getuid(), err, hint())
+		return refusal(err, os.Getuid(), setting)
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		return err
@@ -40,19 +40,10 @@ func Available() error {
 	return nil
 }
 
-// hint returns advice for the user: the sysctl that most likely forbids user
-// namespaces, and the command that changes it.
-func hint() string {
-	for _, s := range []struct{ file, bad, command string }{
-		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
-		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"},
-		{"/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=10000"},
-	} {
-		if b, err := os.ReadFile(s.file); err == nil && strings.TrimSpace(string(b)) == s.bad {
-			return fmt.Sprintf("; %s is %s: run `%s` as root, or run this program as root", s.file, s.bad, s.command)
-		}
-	}
-	return "; run it as root, or in a container with CAP_SYS_ADMIN"
+// setting returns the value of a setting of the machine, "" if there is none.
+func setting(name string) string {
+	b, _ := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/")) // empty if it cannot be read
+	return string(b)
 }
 
 func attributes() *syscall.SysProcAttr {

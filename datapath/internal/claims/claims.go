@@ -37,11 +37,11 @@ const (
 	PriorityFromENI = 32765
 	// PriorityInSandbox selects the interface inside a pod that has several.
 	PriorityInSandbox = 1
-	// PriorityLastInSandbox plus the index of an interface is the priority of a rule
+	// LastInSandbox plus the index of an interface is the priority of a rule
 	// inside a pod that has several. The rule leads packets without a route in table main
 	// to the table of that interface. It comes directly after the kernel's last rule,
 	// 32767, so that it never replaces a route of another program.
-	PriorityLastInSandbox = 32767
+	LastInSandbox = 32767
 	// PriorityBranch sends packets from a pod on a branch ENI, and packets that arrive
 	// on that ENI, to the ENI's table, under Strict.
 	PriorityBranch = 10

@@ -6,10 +6,7 @@
 package isolatetest
 
 import (
-	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"testing"
 
 	"github.com/vpcnet/vpcnet/internal/isolate"
@@ -18,38 +15,7 @@ import (
 // Test runs the tests of m in new namespaces and exits. If the system does not
 // permit new namespaces it runs the tests in the current ones, and [Require] skips
 // the tests that need new ones.
-func Test(m *testing.M) {
-	if isolate.Inside() {
-		// Fuzzing workers share the namespaces of the process that started them.
-		// Only that process, the first in its PID namespace, prepares them.
-		if os.Getpid() == 1 {
-			if err := isolate.Init(); err != nil {
-				fmt.Fprintln(os.Stderr, "isolate:", err)
-				os.Exit(1)
-			}
-		}
-		os.Exit(m.Run())
-	}
-	if isolate.Available() != nil {
-		os.Exit(m.Run())
-	}
-	cmd, err := isolate.Command(os.Args[1:]...)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "isolate:", err)
-		os.Exit(1)
-	}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	err = isolate.Run(cmd)
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit) && exit.ExitCode() > 0:
-		os.Exit(exit.ExitCode())
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "isolate:", err)
-		os.Exit(1)
-	}
-	os.Exit(0)
-}
+func Test(m *testing.M) { os.Exit(isolate.Main(m.Run)) }
 
 // Require skips t and logs the reason unless [Test] runs the tests in new
 // namespaces.
