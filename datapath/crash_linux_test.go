@@ -70,7 +70,9 @@ func TestKilled(t *testing.T) {
 	}
 	steps = append(steps,
 		step{"DEL: rules", func(ctx context.Context, p Pod) error {
-			_, err := h.unwire(ctx, p)
+			d := &deletion{h: h, pod: p}
+			defer d.leave()
+			_, err := d.unwire(ctx, false)
 			return err
 		}},
 		step{"DEL: link", func(ctx context.Context, _ Pod) error { return h.deleteLink(ctx, a.link.Index) }})
@@ -163,7 +165,8 @@ func TestRetireKilled(t *testing.T) {
 			return h.withConn(ctx, func(c *rtnl.Conn) error { return c.SetLinkGroup(link.Index, claims.LinkGroupEnding) })
 		}},
 		{"rules", func(ctx context.Context, p Pod) (err error) {
-			d, err = h.unwire(ctx, p)
+			d = &deletion{h: h, pod: p}
+			_, err = d.unwire(ctx, false)
 			return err
 		}},
 		{"sandbox", func(ctx context.Context, _ Pod) error { return d.vacate(ctx) }},

@@ -18,21 +18,20 @@ import (
 
 // DelPod: see [Handle.DelPod].
 func (h *kernel) DelPod(ctx context.Context, p Pod) error {
-	return h.delPod(ctx, p, (*deletion).end)
+	return h.delPod(ctx, p, false)
 }
 
-// delPod runs the steps of a DEL, in every mode. It calls end for the host link of a pod that
-// has nothing but a veth pair, and deletes the links of all other pods.
-func (h *kernel) delPod(ctx context.Context, p Pod, end func(*deletion, context.Context) error) (err error) {
-	d, err := h.unwire(ctx, p)
-	if d != nil {
-		defer d.leave()
-	}
-	if err != nil {
+// delPod runs the steps of a DEL, in every mode. With retire it retires the links of a pod
+// that has nothing but a veth pair. It deletes the links of all other pods.
+func (h *kernel) delPod(ctx context.Context, p Pod, retire bool) (err error) {
+	d := &deletion{h: h, pod: p}
+	defer d.leave()
+	done, err := d.unwire(ctx, retire)
+	if err != nil || done {
 		return err
 	}
-	if d.link.Index != 0 && aliasIn(d.link) == (alias{}) {
-		return end(d, ctx)
+	if d.onlyPair() {
+		return d.end(ctx)
 	}
 	err = d.release(ctx)
 	switch {
@@ -66,23 +65,36 @@ type deletion struct {
 // unwire finds p's host link and addresses and deletes its rules. The kernel deletes routes
 // and neighbours together with the link. Rules are deleted first, because only the link
 // tells to which pod they belong. unwire also puts the link into the group of ending links,
-// so that Watch restores nothing and AddPod does not reuse the link. The caller calls
-// leave of the deletion, also after an error.
-func (h *kernel) unwire(ctx context.Context, p Pod) (*deletion, error) {
-	d := &deletion{h: h, pod: p}
+// so that Watch restores nothing and AddPod does not reuse the link.
+//
+// With retire, unwire also retires the links, and reports whether it has done so. It does
+// this while it has the lock. Otherwise the links of a hundred DELs at once would wait for
+// the kernel's lock before the one DEL that deletes its rules, and the others for that one.
+func (d *deletion) unwire(ctx context.Context, retire bool) (retired bool, err error) {
 	if err := d.findHostLink(ctx); err != nil {
-		return d, err
+		return false, err
 	}
 	if d.link.Index != 0 && !claims.Ending(d.link.Group) {
-		err := h.withConn(ctx, func(c *rtnl.Conn) error { return c.SetLinkGroup(d.link.Index, claims.LinkGroupEnding) })
+		err := d.h.withConn(ctx, func(c *rtnl.Conn) error { return c.SetLinkGroup(d.link.Index, claims.LinkGroupEnding) })
 		if err != nil {
-			return d, err
+			return false, err
 		}
 	}
-	var err error
-	d.addrs, err = h.purgeAddrs(ctx, p, d.link.Index)
-	return d, err
+	if d.link.Index == 0 && len(d.pod.Addrs) == 0 {
+		return false, nil
+	}
+	err = d.h.locked(ctx, alone, func() error {
+		if err := d.purgeAddrs(ctx); err != nil {
+			return err
+		}
+		retired = retire && d.onlyPair() && d.retire(ctx) == nil
+		return nil
+	})
+	return retired, err
 }
+
+// onlyPair reports whether the pod has nothing but a veth pair.
+func (d *deletion) onlyPair() bool { return d.link.Index != 0 && aliasIn(d.link) == (alias{}) }
 
 // findHostLink finds the pod's host link by its name. A link may have another name: that of
 // an earlier configuration, or one that another program has given it. Then its peer in the
@@ -143,21 +155,14 @@ func (d *deletion) findPeer(ctx context.Context) error {
 	})
 }
 
-// purgeAddrs removes the rules of p and returns its addresses. index is the number of
-// p's host link, 0 if the link does not exist.
-func (h *kernel) purgeAddrs(ctx context.Context, p Pod, index int) (addrs []PodAddr, err error) {
-	if index == 0 && len(p.Addrs) == 0 {
-		return nil, nil
-	}
-	err = h.locked(ctx, alone, func() error {
-		return h.withConn(ctx, func(c *rtnl.Conn) (err error) {
-			if addrs, err = podAddrs(c, p, index); err != nil || len(addrs) == 0 {
-				return err
-			}
-			return purgeRules(c, ownRules(addrs), nil)
-		})
+// purgeAddrs finds the addresses of the pod and removes its rules.
+func (d *deletion) purgeAddrs(ctx context.Context) error {
+	return d.h.withConn(ctx, func(c *rtnl.Conn) (err error) {
+		if d.addrs, err = podAddrs(c, d.pod, d.link.Index); err != nil || len(d.addrs) == 0 {
+			return err
+		}
+		return purgeRules(c, ownRules(d.addrs), nil)
 	})
-	return addrs, err
 }
 
 // ownRules returns staleRules with our protocol, so that DEL does not delete rules of other
@@ -300,18 +305,18 @@ func (d *deletion) rulesInside(c *rtnl.Conn) (rules []netstate.Rule, err error) 
 
 // RetirePod: see [Handle.RetirePod].
 func (h *kernel) RetirePod(ctx context.Context, p Pod) error {
-	return h.delPod(ctx, p, (*deletion).retire)
+	return h.delPod(ctx, p, true)
 }
 
 // retire takes everything from the veth pair of a pod: both ends go down and get reserved
 // names, so that neither a name nor an address nor a route of the pod is left, and the host
-// link joins the group of retired links. If that is not possible, for example because
-// another link has the reserved name, retire deletes the pair.
+// link joins the group of retired links. It fails for example if another link has the
+// reserved name; then the DEL deletes the pair.
 func (d *deletion) retire(ctx context.Context) error {
-	if d.vacate(ctx) == nil && d.retireHost(ctx) == nil {
-		return nil
+	if err := d.vacate(ctx); err != nil {
+		return err
 	}
-	return d.end(ctx)
+	return d.retireHost(ctx)
 }
 
 // vacate takes the pod's name, addresses, routes and rules from the sandbox, in one system

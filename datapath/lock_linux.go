@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/rtnl"
@@ -45,32 +44,44 @@ func (h *kernel) withRules(ctx context.Context, s netstate.State, f func(*rtnl.C
 	return h.locked(ctx, shared, func() error { return h.withConn(ctx, f) })
 }
 
-// lockPause is the first pause between two tries to get the lock, which is usually held
-// for a few system calls. Each further pause is twice as long, up to lockPauseMost.
-const (
-	lockPause     = 100 * time.Microsecond
-	lockPauseMost = 5 * time.Millisecond
-)
-
-// lock returns the descriptor that has the lock.
+// lock returns the descriptor that has the lock. It waits in the kernel, which gives the lock
+// to one of those that wait: a hundred processes that try again and again would keep the
+// processors from the one that has it.
 func (h *kernel) lock(ctx context.Context, how int) (fd int, err error) {
 	// Each call opens the file for itself, because a lock belongs to the open file
 	// description, and calls at the same time must not share one.
 	if fd, err = unix.Open(fmt.Sprintf("/proc/self/fd/%d", h.ns.Fd()), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		return -1, err
 	}
-	for pause := lockPause; ; pause = min(2*pause, lockPauseMost) {
-		err := unix.Flock(fd, how|unix.LOCK_NB)
-		if err == nil {
-			return fd, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+	err = flock(fd, how|unix.LOCK_NB)
+	if err == nil {
+		return fd, nil
+	}
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	locked := make(chan error, 1)
+	go func() { locked <- flock(fd, how) }()
+	select {
+	case err := <-locked:
+		if err != nil {
 			return -1, errors.Join(err, unix.Close(fd))
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return -1, errors.Join(ctx.Err(), unix.Close(fd))
+		return fd, nil
+	case <-ctx.Done():
+		go func() {
+			<-locked
+			_ = unix.Close(fd)
+		}()
+		return -1, ctx.Err()
+	}
+}
+
+// flock is flock(2), which a signal may interrupt.
+func flock(fd, how int) error {
+	for {
+		if err := unix.Flock(fd, how); !errors.Is(err, unix.EINTR) {
+			return err
 		}
 	}
 }

@@ -110,8 +110,11 @@ func (h *kernel) leaveBridge(ctx context.Context, p Pod, a alias) error {
 	if err := h.Apply(ctx, bridgeMode{Bridge: &Bridge{Name: a.link}}.remains(p)); err != nil {
 		return err
 	}
-	_, err = h.purgeAddrs(ctx, p, 0)
-	return err
+	if len(p.Addrs) == 0 {
+		return nil
+	}
+	d := &deletion{h: h, pod: p}
+	return h.locked(ctx, alone, func() error { return d.purgeAddrs(ctx) })
 }
 
 // notDelivered returns the addresses of p that a bridge does not deliver to another pod:

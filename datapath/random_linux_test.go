@@ -454,7 +454,8 @@ func (w *world) addUntil(p Pod, steps int) error {
 // killedDel stops a DEL before it deletes or retires the link.
 func (w *world) killedDel() {
 	for _, p := range w.take() {
-		d, err := w.h.unwire(w.t.Context(), p)
+		d := &deletion{h: w.h, pod: p}
+		_, err := d.unwire(w.t.Context(), false)
 		if err == nil && w.choose(2) == 0 {
 			err = w.releaseSome(d)
 		}

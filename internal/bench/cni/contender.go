@@ -30,11 +30,12 @@ type contender struct {
 	node     *fabric.Netns
 	made     int    // the number of pods so far
 	before   []*pod // pods that stay
-	// stop ends the agent. sweeps counts its sweeps that are still running.
-	stop   func() error
-	sweeps sync.WaitGroup
-	mu     sync.Mutex
-	errs   []error // of sweeps
+	// stop ends the agent. sweeps counts its sweeps that have not ended.
+	stop    func() error
+	sweeps  sync.WaitGroup
+	mu      sync.Mutex
+	waiting bool    // a sweep has not begun
+	errs    []error // of sweeps
 }
 
 // newContender returns a contender with a new node.
@@ -59,7 +60,7 @@ func (c *contender) serve(ctx context.Context, layout datapath.Layout, sweep boo
 		ENI:      "eni-0a", Device: 1, Layout: layout, MTU: 9001, HostLinkPrefix: "eni",
 	})}
 	if sweep {
-		srv.SweepSoon = func() { c.sweeps.Go(func() { c.sweep(ctx) }) }
+		srv.SweepSoon = func() { c.sweepSoon(ctx) }
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
@@ -72,8 +73,28 @@ func (c *contender) serve(ctx context.Context, layout datapath.Layout, sweep boo
 	return nil
 }
 
+// sweepDelay is the time from a DEL to the sweep, as in ipamd.
+const sweepDelay = 15 * time.Millisecond
+
+// sweepSoon starts a sweep after sweepDelay, unless one is about to begin.
+func (c *contender) sweepSoon(ctx context.Context) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting {
+		return
+	}
+	c.waiting = true
+	c.sweeps.Go(func() {
+		time.Sleep(sweepDelay)
+		c.sweep(ctx)
+	})
+}
+
 // sweep deletes retired links.
 func (c *contender) sweep(ctx context.Context) {
+	c.mu.Lock()
+	c.waiting = false
+	c.mu.Unlock()
 	h, err := datapath.Open(c.node.Path())
 	if err == nil {
 		err = h.Sweep(ctx)
