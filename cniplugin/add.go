@@ -41,7 +41,9 @@ func add(ctx context.Context, c *call) error {
 		return datapathFailure(err)
 	}
 	defer h.Close()
-	resp, err := c.client(timeout).Add(work, AddRequest{Attachment: c.Attachment, Netns: c.netns, Pod: c.pod})
+	resp, err := c.client(timeout).Add(work, AddRequest{
+		Attachment: c.Attachment, Netns: c.netns, Pod: c.pod, Addrs: c.wants.addrs, MAC: c.wants.macText(), Annotations: c.wants.annotations,
+	})
 	if err != nil {
 		c.recordTimeout(err)
 		if !mayHaveAllocated(err) {
@@ -91,6 +93,9 @@ type allocation struct {
 // Such a DEL can also be the reason why wiring failed.
 func (c *call) wire(ctx context.Context, h *kernel, prev result, given allocation) error {
 	p, err := c.desiredPod(given.AddResponse)
+	if err == nil {
+		err = c.wants.checkAddrs(given.AddResponse)
+	}
 	if err != nil {
 		return err
 	}
@@ -130,6 +135,7 @@ func (c *call) desiredPod(resp AddResponse) (datapath.Pod, error) {
 	p := c.podOf(c.Attachment, c.netns)
 	p.Layout = datapath.Layout(resp.Layout)
 	p.MTU = cmp.Or(c.conf.MTU, resp.MTU)
+	p.MAC = c.wants.mac
 	for _, a := range resp.Addresses {
 		p.Addrs = append(p.Addrs, datapath.PodAddr{Addr: a.Addr, Table: a.Table})
 	}

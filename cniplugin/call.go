@@ -61,6 +61,7 @@ type call struct {
 	confErr error
 	netns   string
 	pod     Pod
+	wants   wants
 	stdin   []byte
 	out     io.Writer
 	log     *slog.Logger

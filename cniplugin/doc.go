@@ -56,6 +56,44 @@
 // Results, errors and configurations are those of github.com/containernetworking/cni:
 // [Result], [Error], and [NetConf] with its types.PluginConf.
 //
+// # What runtimes and operators can ask for
+//
+// ADD does what these values ask for, or refuses them by name, also if another value
+// precedes them. CHECK refuses the same values; DEL, GC and STATUS do not read those of
+// the runtime. A value that is empty asks for nothing.
+//
+//	CNI_ARGS IP                 these addresses, at most one of each family, separated by
+//	runtimeConfig.ips           commas or in a list. A length such as /24 has no meaning.
+//	args.cni.ips                The agent gives exactly these, or a reason such as in-use.
+//	CNI_ARGS MAC                this unicast MAC for the pod's interface
+//	runtimeConfig.mac
+//	args.cni.mac
+//	CNI_ARGS K8S_POD_*          names the pod in logs and errors
+//	CNI_ARGS, unknown key       refused, unless IgnoreUnknown is 1 or true
+//	runtimeConfig.io.kubernetes.cri.pod-annotations
+//	                            passed on in the AddRequest, at most 256 KiB; the agent
+//	                            examples/ipamd ignores them
+//	runtimeConfig.portMappings  refused: a chained portmap plugin with the capability makes
+//	                            them, as in a list with Conflist.Chained
+//	runtimeConfig.bandwidth     refused: a chained bandwidth plugin does this
+//	runtimeConfig, other        refused: a runtime passes a capability only if the list
+//	                            gives it to this plugin
+//	args, other                 ignored, because args is for all plugins
+//	mtu                         68 to 65535, as a number or a text
+//	vethPrefix                  1 to 4 characters, a-z and 0-9; must be the agent's
+//	pluginLogFile               an absolute path, or stderr
+//	pluginLogLevel              debug, info, warn, error, or fatal, which logs nothing
+//	podSGEnforcingMode          strict or standard, without effect: pods with branch ENIs
+//	                            are the agent's matter
+//	enabled, randomizeSNAT, nodeIP
+//	                            refused: they are those of a plugin for egress
+//	ipam                        refused without an own Allocator
+//	unknown fields              ignored
+//
+// For addresses and for the MAC, runtimeConfig precedes args.cni, which precedes
+// CNI_ARGS. The list must give the capabilities ips and mac to the plugin; that of
+// examples/ipamd does.
+//
 // # What each command does
 //
 //	ADD      takes addresses from the agent, wires the pod and prints the result. A

@@ -25,7 +25,7 @@ import (
 // gives them. The names of the others are agentSocket, stateDir, timeout, vethPrefix,
 // mtu, pluginLogFile and pluginLogLevel. Unknown fields in JSON are ignored, so that
 // a list written for amazon-vpc-cni-k8s can be used after changing its type. Fields
-// with the names of that plugin have the same meaning.
+// with the names of that plugin have the same meaning; the package comment lists them.
 type NetConf struct {
 	// PluginConf has the fields that all plugins share. Its Name is the name of the
 	// network, and part of the key of every allocation. Its Type is the file name of
@@ -54,8 +54,8 @@ type NetConf struct {
 	MTU int
 	// LogFile is the path of the plugin's log, or stderr. Empty means stderr.
 	LogFile string
-	// LogLevel is debug, info, warn or error, in upper or lower case. Empty means
-	// info for a log file, and warn for standard error, which a runtime writes to
+	// LogLevel is debug, info, warn, error or fatal, in upper or lower case; fatal
+	// means that nothing is logged. Empty means info for a log file, and warn for standard error, which a runtime writes to
 	// its own log.
 	LogLevel string
 }
@@ -89,12 +89,14 @@ func (c NetConf) withDefaults() NetConf {
 	return c
 }
 
-// config is a parsed network configuration with two of its fields as they are in
+// config is a parsed network configuration with some of its fields as they are in
 // JSON: a command that does not need them does not parse them.
 type config struct {
 	NetConf
 	PrevResult json.RawMessage
 	ipam       json.RawMessage
+	// runtimeConfig and args have what the runtime asks for, see requests.
+	runtimeConfig, args json.RawMessage
 }
 
 // parseConfig parses and validates a network configuration. Together with an error it
@@ -107,11 +109,38 @@ func parseConfig(data []byte) (config, error) {
 	if err := json.Unmarshal(data, &w); err != nil {
 		return config{}, unreadable(data, err)
 	}
-	c := config{w.netConf(), w.prevResult(), w.IPAM}
+	c := config{w.netConf(), w.prevResult(), w.IPAM, w.RuntimeConfig, w.Args}
 	if err := checkVersion(c.CNIVersion); err != nil {
 		return config{}, err
 	}
-	return c, c.validate()
+	if err := c.validate(); err != nil {
+		return c, err
+	}
+	return c, w.checkOthers()
+}
+
+// checkOthers checks the fields of amazon-vpc-cni-k8s that have no effect here.
+func (w netConfWire) checkOthers() error {
+	if m := w.PodSGEnforcingMode; m != "" && m != "strict" && m != "standard" {
+		return &Error{Code: CodeInvalidConfig, Msg: "invalid podSGEnforcingMode " + shorten(m), Details: "want strict or standard"}
+	}
+	for _, field := range []struct {
+		name  string
+		value json.RawMessage
+	}{{"enabled", w.Enabled}, {"randomizeSNAT", w.RandomizeSNAT}, {"nodeIP", w.NodeIP}} {
+		if !isEmpty(field.value) {
+			return &Error{
+				Code: CodeUnsupportedField, Msg: fmt.Sprintf("field %s: %s is not supported", field.name, shorten(string(field.value))),
+				Details: "it belongs to a chained plugin for egress, as egress-cni; remove the field",
+			}
+		}
+	}
+	return nil
+}
+
+// isEmpty reports whether a field is missing, null, or an empty text, list or object.
+func isEmpty(raw json.RawMessage) bool {
+	return len(raw) == 0 || slices.Contains([]string{"null", `""`, "[]", "{}"}, string(raw))
 }
 
 // unreadable returns the error for a configuration that is not valid JSON, or has a
@@ -132,7 +161,7 @@ func unreadable(data []byte, err error) error {
 
 // checkIPAM refuses the field ipam, which has a meaning only for an own Allocator.
 func (c config) checkIPAM() error {
-	if len(c.ipam) == 0 || slices.Contains([]string{"null", "{}"}, string(c.ipam)) {
+	if isEmpty(c.ipam) {
 		return nil
 	}
 	return &Error{
@@ -167,7 +196,7 @@ func (c NetConf) validate() error {
 		return invalid("vethPrefix", c.VethPrefix, err.Error())
 	}
 	if _, err := c.level(); err != nil {
-		return invalid("pluginLogLevel", c.LogLevel, "want debug, info, warn or error")
+		return invalid("pluginLogLevel", c.LogLevel, "want debug, info, warn, error or fatal")
 	}
 	return nil
 }
@@ -230,6 +259,9 @@ func (c NetConf) level() (slog.Level, error) {
 		}
 		return slog.LevelInfo, nil
 	}
+	if strings.EqualFold(c.LogLevel, "fatal") {
+		return slog.LevelError + 1, nil
+	}
 	var l slog.Level
 	err := l.UnmarshalText([]byte(c.LogLevel))
 	return l, err
@@ -242,27 +274,3 @@ func (c NetConf) timeout() time.Duration { return cmp.Or(c.Timeout, defaultTimeo
 func (c NetConf) vethPrefix() string { return cmp.Or(c.VethPrefix, datapath.DefaultHostLinkPrefix) }
 
 func (c NetConf) tombstones() string { return TombstoneDir(cmp.Or(c.StateDir, DefaultStateDir)) }
-
-// parseArgs parses CNI_ARGS. It accepts the pairs in any order, because runtimes
-// shuffle them, and ignores unknown keys.
-func parseArgs(args string) (Pod, error) {
-	var p Pod
-	for pair := range strings.SplitSeq(args, ";") {
-		if pair == "" {
-			continue
-		}
-		key, value, ok := strings.Cut(pair, "=")
-		if !ok || key == "" {
-			return Pod{}, &Error{Code: CodeInvalidEnvironment, Msg: "invalid CNI_ARGS: " + shorten(pair) + " is not KEY=VALUE"}
-		}
-		switch key {
-		case "K8S_POD_NAMESPACE":
-			p.Namespace = value
-		case "K8S_POD_NAME":
-			p.Name = value
-		case "K8S_POD_UID":
-			p.UID = value
-		}
-	}
-	return p, nil
-}

@@ -26,6 +26,15 @@ type netConfWire struct {
 	LogLevel    string          `json:"pluginLogLevel,omitempty"`
 	IPAM        json.RawMessage `json:"ipam,omitempty"`
 	PrevResult  json.RawMessage `json:"prevResult,omitempty"`
+
+	// The following fields are not in a NetConf.
+
+	RuntimeConfig      json.RawMessage `json:"runtimeConfig,omitempty"`
+	Args               json.RawMessage `json:"args,omitempty"`
+	PodSGEnforcingMode string          `json:"podSGEnforcingMode,omitempty"`
+	Enabled            json.RawMessage `json:"enabled,omitempty"`
+	RandomizeSNAT      json.RawMessage `json:"randomizeSNAT,omitempty"`
+	NodeIP             json.RawMessage `json:"nodeIP,omitempty"`
 }
 
 // MarshalJSON implements [json.Marshaler].
@@ -133,7 +142,7 @@ func (m *mtuWire) UnmarshalJSON(b []byte) error {
 	}
 	v, err := strconv.Atoi(s)
 	if err != nil {
-		return fmt.Errorf("mtu %s is not a whole number", b)
+		return fmt.Errorf("mtu %s is not a whole number, want 68 to 65535", b)
 	}
 	*m = mtuWire(v)
 	return nil

@@ -217,11 +217,15 @@ func (v verb) parse(p Plugin, inv Invocation, stdin []byte) (*call, error) {
 	if err := v.checkEnvironment(c); err != nil {
 		return c, err
 	}
-	c.pod, err = parseArgs(inv.Getenv("CNI_ARGS"))
-	if err != nil && v.netns { // malformed CNI_ARGS must not prevent a DEL
-		return c, err
+	args, err := parseArgs(inv.Getenv("CNI_ARGS"))
+	c.pod = args.pod
+	if !v.netns { // invalid CNI_ARGS and capabilities must not prevent a DEL
+		return c, nil
 	}
-	return c, nil
+	if err == nil {
+		c.wants, err = c.conf.wants(args)
+	}
+	return c, err
 }
 
 // checkEnvironment returns an error that names every variable that is missing, or

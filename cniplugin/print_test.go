@@ -26,13 +26,16 @@ func TestPrintedRequests(t *testing.T) {
 		value any
 		want  string
 	}{
-		{cniplugin.AddRequest{Attachment: a, Netns: "/run/netns/c1", Pod: pod}, "/run/netns/c1 " + podText},
+		{cniplugin.AddRequest{
+			Attachment: a, Netns: "/run/netns/c1", Pod: pod, MAC: "02:00:00:00:00:0a", Addrs: []netip.Addr{netip.MustParseAddr("10.0.1.7")},
+			Annotations: map[string]string{"key": "value"},
+		}, "/run/netns/c1 02:00:00:00:00:0a 10.0.1.7 key value " + podText},
 		{cniplugin.DelRequest{Attachment: a, Pod: pod, Retired: true}, "retired " + podText},
 		{cniplugin.CheckRequest{Attachment: a}, ""},
 		{cniplugin.Tombstone{Attachment: a, At: time.Date(2026, 11, 29, 16, 27, 1, 5, time.UTC)}, "2026-11-29T16:27:01.000000005Z"},
 		{
-			cniplugin.WiringRequest{Attachment: a, Netns: "/run/netns/c1", Pod: pod, Allocated: given},
-			"/run/netns/c1 " + podText + " 10.0.1.5 eni-1 Card:3 Device:4 Table:77 flat 9001 vpc",
+			cniplugin.WiringRequest{Attachment: a, Netns: "/run/netns/c1", Pod: pod, MAC: "02:00:00:00:00:0a", Allocated: given},
+			"/run/netns/c1 02:00:00:00:00:0a " + podText + " 10.0.1.5 eni-1 Card:3 Device:4 Table:77 flat 9001 vpc",
 		},
 	} {
 		for _, verb := range []string{"%v", "%+v", "%s"} {

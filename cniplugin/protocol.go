@@ -2,7 +2,10 @@
 
 package cniplugin
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+)
 
 // DefaultSocket is the path of the agent's socket, unless the network
 // configuration has another one.
@@ -59,11 +62,39 @@ type AddRequest struct {
 	// it.
 	Netns string `json:"netns"`
 	Pod   Pod    `json:"pod,omitzero"`
+	// Addrs are the addresses that the runtime asks for, at most one of each family.
+	// The response must have all of them; otherwise ADD fails and releases them. A
+	// backend that cannot give one returns an AgentError that says why, with a reason
+	// such as in-use. It chooses the addresses of other families.
+	Addrs []netip.Addr `json:"addrs,omitempty"`
+	// MAC is the MAC that the runtime asks for, such as 02:00:00:00:00:01. The plugin
+	// sets it. An agent that repairs the network of pods needs it, because the node
+	// has a permanent neighbour entry for the pod. Empty means that the plugin derives
+	// one from the attachment.
+	MAC string `json:"mac,omitempty"`
+	// Annotations are those of the pod, at most 256 KiB, if the network configuration
+	// has the capability io.kubernetes.cri.pod-annotations.
+	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
 // String returns all fields, as in "vpcnet/4f1c/eth0 in /run/netns/4f1c for default/web".
 func (r AddRequest) String() string {
-	return r.Attachment.String() + " in " + r.Netns + r.Pod.suffix()
+	s := r.Attachment.String() + " in " + r.Netns + r.Pod.suffix() + macSuffix(r.MAC)
+	if len(r.Addrs) > 0 {
+		s += fmt.Sprintf(", wants %v", r.Addrs)
+	}
+	if len(r.Annotations) > 0 {
+		s += fmt.Sprintf(", annotations %q", r.Annotations)
+	}
+	return s
+}
+
+// macSuffix returns " with MAC " and the MAC, empty if there is none.
+func macSuffix(mac string) string {
+	if mac == "" {
+		return ""
+	}
+	return " with MAC " + mac
 }
 
 // suffix returns " for " and the pod, empty if nothing of it is known.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -111,21 +112,32 @@ func TestFind(t *testing.T) {
 }
 
 func TestParseArgs(t *testing.T) {
-	for in, want := range map[string]Pod{
+	for in, want := range map[string]arguments{
 		"":                {},
 		"IgnoreUnknown=1": {},
-		"K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_UID=u-1;K8S_POD_INFRA_CONTAINER_ID=c": {"default", "web-0", "u-1"},
-		"K8S_POD_UID=u-1;;K8S_POD_NAME=web-0;FOO=a=b;":                                              {"", "web-0", "u-1"},
+		"K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_UID=u-1;K8S_POD_INFRA_CONTAINER_ID=c": {pod: Pod{"default", "web-0", "u-1"}},
+		"K8S_POD_UID=u-1;;K8S_POD_NAME=web-0;FOO=a=b;IgnoreUnknown=TRUE;":                           {pod: Pod{"", "web-0", "u-1"}},
+		"IgnoreUnknown=1;K8S_POD_NAME=web;IP=10.0.1.5;MAC=02:00:00:00:00:01":                        {pod: Pod{Name: "web"}, ip: "10.0.1.5", mac: "02:00:00:00:00:01"},
+		"IP=;MAC=": {},
 	} {
 		got, err := parseArgs(in)
-		if diff := cmp.Diff(want, got); err != nil || diff != "" {
-			t.Errorf("%q: %v, -want +got:\n%s", in, err, diff)
+		if got != want || err != nil {
+			t.Errorf("%q: %+v, %v, want %+v", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"K8S_POD_NAME", "=x", "a=b;c"} {
-		if _, err := parseArgs(in); err == nil {
-			t.Errorf("parseArgs(%q) succeeds, want an error", in)
+	for in, text := range map[string]string{
+		"K8S_POD_NAME": `"K8S_POD_NAME" is not KEY=VALUE`, "=x": `"=x" is not KEY=VALUE`, "IgnoreUnknown=1;c": `"c" is not KEY=VALUE`,
+		"FOO=1;K8S_POD_NAME=web;BAR=2":   `unknown "FOO, BAR"; want only IP, MAC, IgnoreUnknown and K8S_POD_*, or IgnoreUnknown=1`,
+		"FOO=1;IgnoreUnknown=0":          `unknown "FOO"`,
+		"ip=10.0.1.5":                    `unknown "ip"`,
+		"IgnoreUnknown=yes;K8S_POD_UID=": `IgnoreUnknown is "yes"; want 1, true, 0 or false`,
+	} {
+		if _, err := parseArgs(in); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("parseArgs(%q): %v, want %q in the error", in, err, text)
 		}
+	}
+	if got, err := parseArgs("FOO=1;K8S_POD_NAME=web"); err == nil || got.pod.Name != "web" {
+		t.Errorf("the pod is %v after %v, want its name for the log", got.pod, err)
 	}
 }
 

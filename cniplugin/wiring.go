@@ -35,13 +35,16 @@ type WiringRequest struct {
 	// Netns is the path of the sandbox.
 	Netns string
 	Pod   Pod
+	// MAC is the MAC that the interface must have, such as 02:00:00:00:00:01. Empty
+	// means any. ADD fails if the result of Add does not have it.
+	MAC string
 	// Allocated is the response of the Allocator.
 	Allocated AddResponse
 }
 
 // String returns all fields.
 func (r WiringRequest) String() string {
-	return fmt.Sprintf("%v in %s%s: %+v", r.Attachment, r.Netns, r.Pod.suffix(), r.Allocated)
+	return fmt.Sprintf("%v in %s%s%s: %+v", r.Attachment, r.Netns, r.Pod.suffix(), macSuffix(r.MAC), r.Allocated)
 }
 
 // kernel changes the kernel with the Wiring of the Plugin or, if that is nil, with
@@ -69,7 +72,11 @@ func (k *kernel) Close() {
 // add wires p, for which the Allocator has given the response.
 func (k *kernel) add(ctx context.Context, p datapath.Pod, given AddResponse) (*Result, error) {
 	if k.handle == nil {
-		return k.c.plugin.Wiring.Add(ctx, WiringRequest{k.c.Attachment, k.c.netns, k.c.pod, given})
+		made, err := k.c.plugin.Wiring.Add(ctx, k.c.wiringRequest(given))
+		if err == nil {
+			err = k.c.wants.checkMAC(made, k.c.netns, k.c.IfName)
+		}
+		return made, err
 	}
 	w, err := k.handle.AddPod(ctx, p)
 	if err != nil {
@@ -108,7 +115,12 @@ func (k *kernel) CheckPod(ctx context.Context, p datapath.Pod, given AddResponse
 	if !ok {
 		return nil
 	}
-	return w.Check(ctx, WiringRequest{k.c.Attachment, k.c.netns, k.c.pod, given})
+	return w.Check(ctx, k.c.wiringRequest(given))
+}
+
+// wiringRequest returns the request for the attachment of the command.
+func (c *call) wiringRequest(given AddResponse) WiringRequest {
+	return WiringRequest{c.Attachment, c.netns, c.pod, c.wants.macText(), given}
 }
 
 // request returns the request for deleting p, which may be another pod than that of

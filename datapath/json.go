@@ -45,6 +45,29 @@ func (e *ENI) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// MarshalJSON implements [json.Marshaler]. The MAC is text.
+func (p Pod) MarshalJSON() ([]byte, error) {
+	type plain Pod
+	return json.Marshal(struct {
+		plain
+		MAC macText `json:",omitempty"`
+	}{plain(p), macText(p.MAC)})
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (p *Pod) UnmarshalJSON(b []byte) error {
+	type plain Pod
+	w := struct {
+		*plain
+		MAC macText
+	}{(*plain)(p), macText(p.MAC)}
+	if err := json.Unmarshal(b, &w); err != nil {
+		return err
+	}
+	p.MAC = net.HardwareAddr(w.MAC)
+	return nil
+}
+
 // MarshalJSON implements [json.Marshaler]. The MACs are text.
 func (w Wiring) MarshalJSON() ([]byte, error) {
 	type plain Wiring

@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"bytes"
 	"crypto/sha1"
 	"encoding/hex"
 	"errors"
@@ -17,7 +18,7 @@ import (
 
 // Pod is one interface of one pod.
 type Pod struct {
-	// ContainerID and IfName are the key: names and MACs derive from them.
+	// ContainerID and IfName are the key: names and MACs derive from them, except MAC.
 	ContainerID, IfName string
 	// Netns is the path of the sandbox. [Handle.DelPod] works without it.
 	Netns string
@@ -39,6 +40,9 @@ type Pod struct {
 	// PathMTUs are destinations with an MTU of their own: 0.0.0.0/0 means all
 	// others. Optional.
 	PathMTUs []PathMTU
+	// MAC is the MAC of the pod's interface: unicast, six bytes. Nil means one that is
+	// derived from the key. Only a pod with the zero Mode can have one.
+	MAC net.HardwareAddr
 	// Mode is how the pod is joined to the VPC: if it is zero, by a veth pair that the
 	// layout routes.
 	Mode Mode
@@ -102,7 +106,12 @@ func (p Pod) HostLink() string {
 func (p Pod) HostMAC() net.HardwareAddr { return p.digestMAC(6) }
 
 // SandboxMAC returns the MAC of the sandbox side.
-func (p Pod) SandboxMAC() net.HardwareAddr { return p.digestMAC(12) }
+func (p Pod) SandboxMAC() net.HardwareAddr {
+	if len(p.MAC) > 0 {
+		return p.MAC
+	}
+	return p.digestMAC(12)
+}
 
 // digestMAC returns six bytes of the digest as a MAC.
 func (p Pod) digestMAC(offset int) net.HardwareAddr {
@@ -148,7 +157,7 @@ func (p Pod) Validate() error {
 	if p.Index < 0 || p.Index > maxIndex {
 		errs = append(errs, fmt.Errorf("interface index %d is not in 0..%d", p.Index, maxIndex))
 	}
-	errs = append(errs, ValidateMTU(p.MTU))
+	errs = append(errs, p.validateMAC(), ValidateMTU(p.MTU))
 	if p.hasFamily(netstate.IPv6) {
 		errs = append(errs, validMTU6(p.MTU))
 	}
@@ -165,6 +174,31 @@ func (p Pod) Validate() error {
 		}
 	}
 	return errors.Join(append(errs, p.validateAddrs())...)
+}
+
+// validateMAC reports a MAC that the pod's interface cannot have.
+func (p Pod) validateMAC() error {
+	if len(p.MAC) == 0 {
+		return nil
+	}
+	if p.Mode != (Mode{}) {
+		return errors.New("MAC: want none, because the mode decides it")
+	}
+	return ValidateMAC(p.MAC)
+}
+
+// ValidateMAC reports whether mac can be that of an Ethernet interface.
+func ValidateMAC(mac net.HardwareAddr) error {
+	const length = 6
+	switch {
+	case len(mac) != length:
+		return fmt.Errorf("MAC %s has %d bytes, want %d", mac, len(mac), length)
+	case mac[0]&1 != 0:
+		return fmt.Errorf("MAC %s is a multicast address, want an even first byte", mac)
+	case bytes.Equal(mac, make([]byte, length)):
+		return fmt.Errorf("MAC %s is zero, want a unicast address", mac)
+	}
+	return nil
 }
 
 // validateAddrs reports addresses that a pod cannot have, and more than one of a family.

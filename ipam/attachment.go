@@ -67,6 +67,14 @@ type Request struct {
 	Families []Family
 	// Card is the network card on which addresses are allocated.
 	Card int
+	// Addrs are addresses that the attachment must get, at most one of each family.
+	// If one of them cannot be allocated, the request is refused at once, unless the
+	// address only waits for its ENI's link. The pool chooses the addresses of the
+	// other families. Optional.
+	Addrs []netip.Addr
+	// MAC is the MAC that the attachment's interface has instead of the usual one. It
+	// is stored with the allocation. Optional.
+	MAC string
 	// Pod names the pod of the attachment. Optional.
 	Pod PodRef
 	// Netns is the path of the sandbox. It is stored with the allocation so that
@@ -80,7 +88,7 @@ type Request struct {
 
 // String returns all fields.
 func (r Request) String() string {
-	return fmt.Sprintf("%v: %v on card %d for %+v in %s (%#x)", r.Attachment, r.Families, r.Card, r.Pod, r.Netns, r.Sandbox)
+	return fmt.Sprintf("%v: %v %v on card %d for %+v in %s (%#x) with MAC %q", r.Attachment, r.Families, r.Addrs, r.Card, r.Pod, r.Netns, r.Sandbox, r.MAC)
 }
 
 // Allocation is one address that an attachment holds.
@@ -96,6 +104,8 @@ type Allocation struct {
 	Pod          PodRef
 	Netns        string
 	Sandbox      uint64
+	// MAC is that of the Request, empty if it had none.
+	MAC string
 	// At is when the address was allocated. RequestedAt is when the attachment
 	// last requested it in this process; zero means never.
 	At, RequestedAt time.Time
@@ -103,8 +113,8 @@ type Allocation struct {
 
 // String returns all fields.
 func (a Allocation) String() string {
-	return fmt.Sprintf("%v: %v of %v on %s (card %d, device %d) for %+v in %s (%#x), allocated %s, requested %s", a.Attachment, a.Addr, a.Block,
-		a.ENI, a.Card, a.Device, a.Pod, a.Netns, a.Sandbox, a.At.Format(time.RFC3339Nano), a.RequestedAt.Format(time.RFC3339Nano))
+	return fmt.Sprintf("%v: %v of %v on %s (card %d, device %d) for %+v in %s (%#x) with MAC %q, allocated %s, requested %s", a.Attachment, a.Addr, a.Block,
+		a.ENI, a.Card, a.Device, a.Pod, a.Netns, a.Sandbox, a.MAC, a.At.Format(time.RFC3339Nano), a.RequestedAt.Format(time.RFC3339Nano))
 }
 
 // LastRequest returns when the address was last handed to the attachment, as

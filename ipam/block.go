@@ -33,7 +33,8 @@ type block struct {
 	draining bool
 	doubted  bool
 	// next is the lowest address that was never allocated; invalid when there is
-	// none.
+	// none. In a large block, some addresses above next may be used or released,
+	// because attachments wanted them.
 	next netip.Addr
 	used map[netip.Addr]Attachment
 	// released lists the addresses that are not in use below next, by the time
@@ -92,16 +93,33 @@ func (b *block) allocatable() bool {
 	return !b.draining && !b.doubted && b.eni.ready && !b.eni.draining
 }
 
+// ahead reports whether addr is above next in a large block. If next skipped to it,
+// one address could use up the block.
+func (b *block) ahead(addr netip.Addr) bool {
+	return !b.small() && b.next.IsValid() && b.next.Less(addr)
+}
+
 // skipTo moves next to the address after addr. In a small block, the addresses
-// that next skips are added to released with the zero time.
+// that next skips are added to released with the zero time. In a large block, next
+// also skips the addresses that were allocated ahead of it.
 func (b *block) skipTo(addr netip.Addr) {
 	for b.small() && b.next.IsValid() && b.next.Less(addr) {
 		b.addReleased(released{addr: b.next})
 		b.next = b.next.Next()
 	}
-	if b.next = addr.Next(); !b.Prefix.Contains(b.next) {
+	b.next = addr.Next()
+	for !b.small() && b.Prefix.Contains(b.next) && b.wasAllocated(b.next) {
+		b.next = b.next.Next()
+	}
+	if !b.Prefix.Contains(b.next) {
 		b.next = netip.Addr{}
 	}
+}
+
+// wasAllocated reports whether an address is used or released.
+func (b *block) wasAllocated(addr netip.Addr) bool {
+	_, used := b.used[addr]
+	return used || slices.ContainsFunc(b.released, func(r released) bool { return r.addr == addr })
 }
 
 func (b *block) addReleased(r released) {

@@ -32,7 +32,7 @@ func (s *state) digest() []Event {
 		}
 	}
 	for _, g := range s.sortedGrants() {
-		out = append(out, Event{Kind: EventAllocated, At: g.at, Attachment: g.attachment, Addrs: g.addrs, Pod: g.pod, Netns: g.netns, Sandbox: g.sandbox})
+		out = append(out, Event{Kind: EventAllocated, At: g.at, Attachment: g.attachment, Addrs: g.addrs, Pod: g.pod, Netns: g.netns, Sandbox: g.sandbox, MAC: g.mac})
 	}
 	return out
 }

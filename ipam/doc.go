@@ -91,4 +91,19 @@
 //
 // A request for both families gets two addresses or none, on one ENI if
 // possible.
+//
+// # Wanted addresses
+//
+// A request can name addresses. It gets exactly these, or an answer at once:
+//
+//	free                            allocated, whatever the order of allocation
+//	held by the same attachment     the same answer again
+//	in use                          in-use, with the name of the pod or program
+//	cooling                         cooling, with the time that is left
+//	of no ENI of the node           no-such-address
+//	of a block that is given back   in-flight
+//	of a family that is not served  no-blocks
+//
+// It waits only if the pool has no block yet, or if the link of the address is not
+// verified; meanwhile requests for any address are served.
 package ipam

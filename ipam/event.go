@@ -66,6 +66,7 @@ type Event struct {
 	Pod        PodRef       `json:"pod,omitzero"`
 	Netns      string       `json:"netns,omitempty"`
 	Sandbox    uint64       `json:"sandbox,omitempty"`
+	MAC        string       `json:"mac,omitempty"`
 	By         string       `json:"by,omitempty"`
 }
 

@@ -57,14 +57,29 @@ func (m *model) block(eni int) netip.Prefix {
 	}
 }
 
+// addr returns a random address, mostly of a block that the pool may have.
+func (m *model) addr() netip.Addr {
+	if m.rnd.IntN(2) == 0 {
+		return netip.AddrFrom4([4]byte{10, 0, byte(m.rnd.IntN(4)), byte(m.rnd.IntN(50))})
+	}
+	return netip.MustParseAddr(fmt.Sprintf("2001:db8:0:%d::%x", m.rnd.IntN(4), m.rnd.IntN(12)))
+}
+
 func (m *model) allocate() error {
 	pod := m.pod()
 	families := [][]ipam.Family{{4}, {6}, {4, 6}}[m.rnd.IntN(3)]
 	ctx, cancel := context.WithTimeout(m.t.Context(), time.Millisecond)
 	defer cancel()
-	got, err := m.pool.Allocate(ctx, request(pod, families...))
+	r := request(pod, families...)
+	if m.rnd.IntN(4) == 0 {
+		r.Addrs = append(r.Addrs, m.addr())
+	}
+	got, err := m.pool.Allocate(ctx, r)
 	if err != nil {
 		return err
+	}
+	if len(r.Addrs) > 0 && !slices.Contains(addrs(got), r.Addrs[0]) {
+		m.t.Errorf("%v got %v", r, got)
 	}
 	if old := m.held[pod]; old != nil {
 		if !slices.EqualFunc(old, got, same) {

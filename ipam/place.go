@@ -15,6 +15,14 @@ func (s *state) place(r Request, now time.Time) (addrs []netip.Addr, missing Fam
 	m, eni := s.at(now), ""
 	addrs = make([]netip.Addr, 0, len(r.Families))
 	for _, f := range r.Families {
+		if a := r.wanted(f); a.IsValid() {
+			b := s.blockOf(a)
+			if b == nil || !b.allocatable() {
+				return nil, f
+			}
+			addrs, eni = append(addrs, a), b.ENI
+			continue
+		}
 		blocks := s.byResource[resource{r.Card, f}]
 		// The addresses of a pod are on one ENI if possible, so that the pod
 		// depends on one link only.
@@ -148,7 +156,7 @@ func (s *state) allocations(g *grant) []Allocation {
 		b := s.blockOf(a)
 		out = append(out, Allocation{
 			Attachment: g.attachment, Addr: a, Block: b.Prefix, ENI: b.ENI, Card: b.eni.Card, Device: b.eni.Device,
-			Pod: g.pod, Netns: g.netns, Sandbox: g.sandbox, At: g.at, RequestedAt: g.requestedAt,
+			Pod: g.pod, Netns: g.netns, Sandbox: g.sandbox, MAC: g.mac, At: g.at, RequestedAt: g.requestedAt,
 		})
 	}
 	return out

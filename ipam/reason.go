@@ -5,6 +5,7 @@ package ipam
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 )
 
@@ -13,7 +14,8 @@ import (
 // the same value.
 //
 // The pool itself gives only ReasonCooling, ReasonAllInUse, ReasonPoolLimit,
-// ReasonLinkNotReady and ReasonNoBlocks. The other reasons come from the agent,
+// ReasonLinkNotReady and ReasonNoBlocks, and for wanted addresses also ReasonInUse,
+// ReasonInFlight and ReasonNoSuchAddress. The other reasons come from the agent,
 // by SetOutlook. They are defined here, beside the error that carries them, so
 // that all layers use one spelling; the pool does not act on them.
 type Reason string
@@ -52,10 +54,13 @@ const (
 	ReasonNoMetadata Reason = "no-metadata"
 	// ReasonSafeMode: an operator or a safety check has disabled changes in EC2.
 	ReasonSafeMode Reason = "safe-mode"
-	// ReasonInFlight: an earlier operation on the same ENI has not ended yet.
+	// ReasonInFlight: an earlier operation on the same ENI or block has not ended yet.
 	ReasonInFlight Reason = "in-flight"
 	// ReasonInUse: an ENI or address of an operation is in use, or may be.
 	ReasonInUse Reason = "in-use"
+	// ReasonNoSuchAddress: a pod wants an address that no ENI of the node has, or that
+	// no pod can have.
+	ReasonNoSuchAddress Reason = "no-such-address"
 	// ReasonNotFound: an ENI of an operation does not exist.
 	ReasonNotFound Reason = "not-found"
 	// ReasonNotManaged: the node is not allowed to change the ENI.
@@ -76,7 +81,7 @@ func Reasons() []Reason {
 		ReasonAgentStarting, ReasonAgentStopping, ReasonRefilling, ReasonCooling, ReasonAllInUse, ReasonPoolLimit,
 		ReasonENILimit, ReasonSlotLimit, ReasonQuota, ReasonSubnetFull, ReasonNoFreePrefix, ReasonThrottled,
 		ReasonUnauthorized, ReasonEC2Unreachable, ReasonNoMetadata, ReasonSafeMode,
-		ReasonInFlight, ReasonInUse, ReasonNotFound, ReasonNotManaged, ReasonLinkNotReady,
+		ReasonInFlight, ReasonInUse, ReasonNoSuchAddress, ReasonNotFound, ReasonNotManaged, ReasonLinkNotReady,
 		ReasonNoBlocks, ReasonEC2Refused,
 	}
 }
@@ -109,7 +114,10 @@ type ExhaustedError struct {
 	Attachment Attachment
 	Family     Family
 	Card       int
-	Reason     Reason
+	// Addr is the address of Request.Addrs that cannot be allocated; invalid if the
+	// request was not refused for a wanted address.
+	Addr   netip.Addr
+	Reason Reason
 	// Evidence is the detail behind the reason, for an operator.
 	Evidence string
 	// RetryAfter is the time after which to try again. Zero means unknown.
@@ -123,6 +131,9 @@ type ExhaustedError struct {
 // Error returns the reason, followed by the evidence.
 func (e *ExhaustedError) Error() string {
 	s := fmt.Sprintf("no %v address on card %d for %v: %s", e.Family, e.Card, e.Attachment, e.Reason)
+	if e.Addr.IsValid() {
+		s = fmt.Sprintf("address %v for %v: %s", e.Addr, e.Attachment, e.Reason)
+	}
 	if e.Evidence != "" {
 		s += ": " + e.Evidence
 	}

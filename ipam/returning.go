@@ -37,10 +37,13 @@ func (s *state) remember(g *grant, at time.Time) (undo func()) {
 }
 
 // returned returns the address of a family that the attachment of r has released
-// and that is still cooling, the zero Addr if there is none.
+// and that is still cooling, the zero Addr if there is none or r wants another one.
 func (s *state) returned(r Request, f Family, m moment) netip.Addr {
 	for _, last := range s.returning[r.Attachment] {
 		b := s.blockOf(last.addr)
+		if want := r.wanted(f); want.IsValid() && want != last.addr {
+			continue
+		}
 		if FamilyOf(last.addr) == f && b != nil && b.eni.Card == r.Card && b.allocatable() && !m.free(last.at) && b.rests(last) {
 			return last.addr
 		}

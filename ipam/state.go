@@ -50,6 +50,7 @@ type grant struct {
 	pod         PodRef
 	netns       string
 	sandbox     uint64
+	mac         string
 	at          time.Time
 	requestedAt time.Time // in this process
 }
@@ -253,7 +254,7 @@ func (s *state) allocate(e Event) (func(), error) {
 		undos = append(undos, s.blockOf(a).take(a, e.Attachment))
 	}
 	s.held[e.Attachment] = &grant{
-		attachment: e.Attachment, addrs: slices.Clone(e.Addrs), pod: e.Pod, netns: e.Netns, sandbox: e.Sandbox, at: e.At,
+		attachment: e.Attachment, addrs: slices.Clone(e.Addrs), pod: e.Pod, netns: e.Netns, sandbox: e.Sandbox, mac: e.MAC, at: e.At,
 	}
 	return func() {
 		delete(s.held, e.Attachment)
@@ -273,7 +274,7 @@ func (b *block) take(a netip.Addr, owner Attachment) (undo func()) {
 			b.addReleased(r)
 		}
 	}
-	if !next.IsValid() || a.Less(next) {
+	if !next.IsValid() || a.Less(next) || b.ahead(a) {
 		return func() { delete(b.used, a) }
 	}
 	skipped := next != a
@@ -335,7 +336,7 @@ func (s *state) noteReleased(e Event) (func(), error) {
 	}
 	for _, a := range e.Addrs {
 		b := s.blockOf(a)
-		if b.next.IsValid() && !a.Less(b.next) {
+		if b.next.IsValid() && !a.Less(b.next) && !b.ahead(a) {
 			b.skipTo(a)
 		}
 		b.removeReleased(a)

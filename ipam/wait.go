@@ -4,6 +4,7 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -28,7 +29,10 @@ type waiter struct {
 // Allocate returns the addresses of r's attachment. If the attachment holds none
 // yet, Allocate allocates one of each family, all or none, and returns when they
 // are durable. Repeating a request returns the same addresses. Requesting a
-// family of which the attachment holds no address is ErrConflict.
+// family of which the attachment holds no address is ErrConflict, and so is
+// requesting another address or MAC.
+//
+// A request for certain addresses gets these or is refused, see Request.Addrs.
 //
 // If no address is available the request waits until ctx ends. Requests for the
 // same card and family are served oldest first. If ctx ends, the error is an
@@ -70,7 +74,7 @@ func (r *Request) normalize() error {
 		return fmt.Errorf("card is %d, want 0 or more: %w", r.Card, ErrInvalid)
 	}
 	r.Families = slices.Clone(r.Families)
-	return nil
+	return r.normalizeWanted()
 }
 
 // wait waits for the answer to w. The oldest request for a resource also makes
@@ -155,11 +159,20 @@ func (r *round) serve(w *waiter) bool {
 		w.err = r.refusal(w)
 		return true
 	}
+	if e := r.st.judgeWanted(w.request, r.now); e != nil {
+		e.Waited = r.now.Sub(w.since)
+		w.setRetry(time.Time{})
+		if e.Reason == ReasonLinkNotReady {
+			return false // other requests need not wait for this ENI
+		}
+		w.err = e
+		return true
+	}
 	if !r.mustQueue(w) || r.st.returnsAll(w.request, r.now) {
 		addrs, missing := r.st.place(w.request, r.now)
 		if missing == 0 {
 			q := w.request
-			w.err = r.do(Event{Kind: EventAllocated, Attachment: q.Attachment, Addrs: addrs, Pod: q.Pod, Netns: q.Netns, Sandbox: q.Sandbox})
+			w.err = r.do(Event{Kind: EventAllocated, Attachment: q.Attachment, Addrs: addrs, Pod: q.Pod, Netns: q.Netns, Sandbox: q.Sandbox, MAC: q.MAC})
 			if g := r.st.held[q.Attachment]; g != nil {
 				g.requestedAt = r.now
 			}
@@ -184,7 +197,7 @@ func (r *round) serve(w *waiter) bool {
 // The sandbox may be a new one.
 func (r *round) serveRepeated(g *grant, q Request) error {
 	g.requestedAt = r.now
-	if err := checkFamilies(r.st.allocations(g), q); err != nil || q.Netns == "" || q.Netns == g.netns && q.Sandbox == g.sandbox {
+	if err := errors.Join(checkFamilies(r.st.allocations(g), q), g.checkWanted(q)); err != nil || q.Netns == "" || q.Netns == g.netns && q.Sandbox == g.sandbox {
 		return err
 	}
 	return r.do(Event{Kind: EventMoved, Attachment: q.Attachment, Netns: q.Netns, Sandbox: q.Sandbox})
@@ -251,6 +264,10 @@ func (r *round) refusal(w *waiter) *ExhaustedError {
 		e.Reason = ReasonPoolLimit
 		e.Evidence = fmt.Sprintf("%d attachments hold addresses, the maximum is %d", len(r.st.held), r.pool.maxPods)
 		return e
+	}
+	if wanted := r.st.judgeWanted(q, r.now); wanted != nil {
+		wanted.Waited = e.Waited
+		return wanted
 	}
 	if _, missing := r.st.place(q, r.now); missing != 0 {
 		e.Family = missing

@@ -36,8 +36,8 @@ type Config struct {
 
 // Agent is a [server.Backend] without EC2, kernel or disk. It keeps the rules of a
 // real agent: it never gives an address to two attachments, gives the same
-// attachment the same address again, and returns an error with a reason when no
-// address is free. Its zero value has no addresses. It is safe for concurrent use.
+// attachment the same address again, gives exactly the addresses that a request asks
+// for, and returns an error with a reason when no address is free. Its zero value has no addresses. It is safe for concurrent use.
 type Agent struct {
 	cfg Config
 
@@ -107,25 +107,48 @@ func (a *Agent) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.Ad
 	if _, ok := a.held[req.Attachment]; !ok {
 		var addrs []netip.Addr
 		for _, p := range a.cfg.Prefixes {
-			free, err := a.free(p)
+			free, err := a.free(p, req.Addrs)
 			if err != nil {
 				return cniplugin.AddResponse{}, err
 			}
 			addrs = append(addrs, free)
 		}
+		for _, want := range req.Addrs {
+			if !slices.Contains(addrs, want) {
+				return cniplugin.AddResponse{}, refused("no-such-address", want, "it is in none of %v", a.cfg.Prefixes)
+			}
+		}
 		a.held[req.Attachment] = addrs
+	}
+	for _, want := range req.Addrs {
+		if have := a.held[req.Attachment]; !slices.Contains(have, want) {
+			return cniplugin.AddResponse{}, refused("in-use", want, "the attachment holds %v", have)
+		}
 	}
 	return a.response(req.Attachment), nil
 }
 
-// free returns the lowest address in p that no attachment holds. The caller holds
-// mu.
-func (a *Agent) free(p netip.Prefix) (netip.Addr, error) {
+// refused returns the error for an address that the runtime asks for.
+func refused(reason string, want netip.Addr, format string, args ...any) error {
+	return &cniplugin.AgentError{
+		Code: cniplugin.CodeTryAgainLater, Reason: reason, Message: want.String() + " cannot be given", Details: fmt.Sprintf(format, args...),
+	}
+}
+
+// free returns the wanted address in p or, if there is none, the lowest address that no
+// attachment holds. The caller holds mu.
+func (a *Agent) free(p netip.Prefix, wanted []netip.Addr) (netip.Addr, error) {
 	used := map[netip.Addr]bool{}
 	for _, addrs := range a.held {
 		for _, addr := range addrs {
 			used[addr] = true
 		}
+	}
+	if i := slices.IndexFunc(wanted, p.Contains); i >= 0 {
+		if used[wanted[i]] {
+			return netip.Addr{}, refused("in-use", wanted[i], "another attachment holds it")
+		}
+		return wanted[i], nil
 	}
 	for addr := p.Masked().Addr(); p.Contains(addr); addr = addr.Next() {
 		if !used[addr] {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -62,6 +63,7 @@ func (b *backend) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.
 	sandbox, _ := datapath.SandboxID(req.Netns)
 	got, err := b.agent.Load().Allocate(ctx, ipam.Request{
 		Attachment: ipam.Attachment(req.Attachment), Pod: ipam.PodRef(req.Pod), Netns: req.Netns, Sandbox: sandbox,
+		Addrs: req.Addrs, MAC: req.MAC,
 	})
 	if err != nil {
 		return cniplugin.AddResponse{}, b.explain(err, req.Attachment, req.Pod)
@@ -206,6 +208,9 @@ func (b *backend) pods(held time.Duration) []datapath.Pod {
 				ContainerID: a.ContainerID, IfName: a.IfName, Netns: a.Netns, MTU: b.settings.podMTU(),
 				Layout: datapath.Layout(b.settings.Layout), HostLinkPrefix: b.settings.VethPrefix,
 			}
+			if a.MAC != "" {
+				p.MAC, _ = net.ParseMAC(a.MAC) // the pool has checked it
+			}
 			wired[a.Attachment], order = p, append(order, a.Attachment)
 		}
 		p.Addrs = append(p.Addrs, datapath.PodAddr{Addr: a.Addr, Table: datapath.Table(a.Card, a.Device)})
@@ -266,12 +271,19 @@ func (b *backend) exhausted(none *ipam.ExhaustedError, name string) *cniplugin.A
 	if none.Card != 0 {
 		message = fmt.Sprintf("no %v address on network card %d for %s", none.Family, none.Card, name)
 	}
+	code := cniplugin.CodeTryAgainLater
+	if none.Addr.IsValid() {
+		message = fmt.Sprintf("%v cannot be given to %s", none.Addr, name)
+		if none.Reason == ipam.ReasonNoSuchAddress || none.Reason == ipam.ReasonNoBlocks {
+			code = cniplugin.CodeInvalidConfig
+		}
+	}
 	var details []string
 	if none.Evidence != "" {
 		// An error of EC2 in the evidence repeats the reason.
 		details = append(details, strings.ReplaceAll(none.Evidence, ": "+string(none.Reason), ""))
 	}
-	if problem := b.problem.Load(); problem != nil && !strings.Contains(none.Evidence, (*problem).Error()) {
+	if problem := b.problem.Load(); problem != nil && !none.Addr.IsValid() && !strings.Contains(none.Evidence, (*problem).Error()) {
 		details = append(details, strings.ReplaceAll((*problem).Error(), ": "+string(none.Reason), ""))
 	}
 	const shown = 100 * time.Millisecond
@@ -279,7 +291,7 @@ func (b *backend) exhausted(none *ipam.ExhaustedError, name string) *cniplugin.A
 		details = append(details, "waited "+none.Waited.Round(shown).String())
 	}
 	return &cniplugin.AgentError{
-		Code: cniplugin.CodeTryAgainLater, Reason: string(none.Reason), RetryAfter: none.RetryAfter,
+		Code: code, Reason: string(none.Reason), RetryAfter: none.RetryAfter,
 		Message: message, Details: strings.Join(details, "; "),
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"regexp"
 	"strings"
@@ -40,6 +41,7 @@ var evidence = map[ipam.Reason]string{
 	ipam.ReasonSafeMode:       opError("assign", eni.ReasonMode, ""),
 	ipam.ReasonInFlight:       opError("attach", eni.ReasonStillInFlight, ""),
 	ipam.ReasonInUse:          opError("detach", eni.ReasonInUse, ""),
+	ipam.ReasonNoSuchAddress:  "no ENI of this node has it",
 	ipam.ReasonNotFound:       opError("assign", eni.ReasonNotFound, "InvalidNetworkInterfaceID.NotFound"),
 	ipam.ReasonNotManaged:     opError("assign", eni.ReasonNotManaged, ""),
 	ipam.ReasonLinkNotReady:   "no link with MAC 02:00:00:00:00:01; 1 blocks, 0 addresses used, 0 cooling, 1 blocks on ENIs not ready",
@@ -59,6 +61,7 @@ func TestDescribe(t *testing.T) {
 	at := cniplugin.Attachment{Network: "vpcnet", ContainerID: strings.Repeat("4f1c", 16), IfName: "eth0"}
 	pod := cniplugin.Pod{Namespace: "default", Name: "web-7c5d", UID: "0c4b"}
 	b := &backend{}
+	wanted := netip.MustParseAddr("10.0.1.5")
 	var lines []string
 	show := func(name string, e *cniplugin.AgentError) {
 		t.Helper()
@@ -75,10 +78,24 @@ func TestDescribe(t *testing.T) {
 		if evidence[r] == "" {
 			t.Errorf("this test has no evidence for %s", r)
 		}
-		show(string(r), b.explain(fmt.Errorf("allocate: %w", &ipam.ExhaustedError{
+		none := &ipam.ExhaustedError{
 			Attachment: ipam.Attachment(at), Family: ipam.IPv4, Reason: r, Evidence: evidence[r],
 			RetryAfter: 27*time.Second - 123*time.Microsecond, Waited: 1512 * time.Millisecond,
-		}), at, pod))
+		}
+		if r == ipam.ReasonNoSuchAddress {
+			none.Addr, none.RetryAfter, none.Waited = wanted, 0, 0
+		}
+		show(string(r), b.explain(fmt.Errorf("allocate: %w", none), at, pod))
+	}
+	for _, none := range []ipam.ExhaustedError{
+		{Reason: ipam.ReasonInUse, Evidence: "default/db holds it"},
+		{Reason: ipam.ReasonCooling, Evidence: "another pod may have had it until 3s ago", RetryAfter: 27 * time.Second},
+		{Reason: ipam.ReasonNoBlocks, Evidence: "pods get no IPv4 addresses here, only [IPv6]"},
+		{Reason: ipam.ReasonInFlight, Evidence: "10.0.1.0/28 on eni-0a1b is being given back to EC2"},
+		{Reason: ipam.ReasonLinkNotReady, Evidence: "the link of eni-0a1b is not verified", Waited: 53 * time.Second},
+	} {
+		none.Attachment, none.Family, none.Addr = ipam.Attachment(at), ipam.IPv4, wanted
+		show("wanted address", b.explain(fmt.Errorf("allocate: %w", &none), at, pod))
 	}
 	problem := errors.New("the role lacks ec2:AssignPrivateIpAddresses")
 	b.problem.Store(&problem)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
@@ -315,6 +316,7 @@ func announce(s settings, log *slog.Logger) error {
 		return fmt.Errorf("create the directory of -conflist: %w", err)
 	}
 	changed, err := server.WriteConflist(s.Conflist, cniplugin.Conflist{Conf: cniplugin.NetConf{
+		PluginConf:  types.PluginConf{Capabilities: map[string]bool{"ips": true, "mac": true}},
 		AgentSocket: s.Socket, StateDir: s.StateDir, VethPrefix: s.VethPrefix,
 	}})
 	if err != nil {

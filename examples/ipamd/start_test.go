@@ -112,7 +112,7 @@ func TestAnnounce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, word := range []string{s.Socket, s.StateDir, `"veth"`} {
+	for _, word := range []string{s.Socket, s.StateDir, `"veth"`, `"ips": true`, `"mac": true`} {
 		if !strings.Contains(string(text), word) {
 			t.Errorf("the configuration lacks %s:\n%s", word, text)
 		}

@@ -121,9 +121,9 @@ func TestEveryReasonReachesThePod(t *testing.T) {
 		ipam.ReasonPoolLimit: true, ipam.ReasonENILimit: true, ipam.ReasonAgentStopping: true,
 		ipam.ReasonAgentStarting: true, ipam.ReasonRefilling: true,
 	}
-	// withoutAgent are the reasons of a pool without an agent; package ipam tests
-	// them.
-	withoutAgent := map[ipam.Reason]bool{ipam.ReasonAllInUse: true, ipam.ReasonNoBlocks: true}
+	// withoutAgent are the reasons of a pool without an agent, which package ipam tests,
+	// and that of a wanted address, see TestWantedAddress.
+	withoutAgent := map[ipam.Reason]bool{ipam.ReasonAllInUse: true, ipam.ReasonNoBlocks: true, ipam.ReasonNoSuchAddress: true}
 	for _, reason := range ipam.Reasons() {
 		way, ok := ways[reason]
 		if !ok {
