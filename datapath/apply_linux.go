@@ -142,7 +142,8 @@ func (h *kernel) otherLink(ctx context.Context, name string) (link rtnl.Link, er
 }
 
 // ensureVirtual makes a virtual link, down, unless it exists. It deletes a link of the
-// name that is of another kind or on another link: remains of an earlier pod.
+// name that is of another kind or on another link: remains of an earlier pod. A new link
+// refuses router advertisements.
 func (h *kernel) ensureVirtual(ctx context.Context, l netstate.Link) error {
 	parent, err := h.otherLink(ctx, l.Parent)
 	if err != nil {
@@ -178,5 +179,7 @@ func (h *kernel) ensureVirtual(ctx context.Context, l netstate.Link) error {
 	if err != nil && !errors.Is(err, unix.EEXIST) { // EEXIST: another AddPod made the bridge
 		return fmt.Errorf("%s: %w", netstate.Change{Op: netstate.OpAdd, Item: l}, explainKind(l.Kind, err))
 	}
+	// It may fail, see setHostSysctls.
+	_ = rtnl.WriteSysctls(h.ns, []netstate.Sysctl{refuseRouter(l.Name)})
 	return nil
 }

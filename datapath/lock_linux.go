@@ -69,10 +69,7 @@ func (h *kernel) lock(ctx context.Context, how int) (fd int, err error) {
 		}
 		return fd, nil
 	case <-ctx.Done():
-		go func() {
-			<-locked
-			_ = unix.Close(fd)
-		}()
+		go func() { _ = errors.Join(<-locked, unix.Close(fd)) }()
 		return -1, ctx.Err()
 	}
 }

@@ -310,3 +310,14 @@ func (e ENI) needsSubnet(p Pod) error {
 	}
 	return nil
 }
+
+// validateMAC reports a MAC that the pod's interface cannot have.
+func (p Pod) validateMAC() error {
+	if len(p.MAC) == 0 {
+		return nil
+	}
+	if p.Mode != (Mode{}) {
+		return errors.New("MAC: want none, because the mode decides it")
+	}
+	return ValidateMAC(p.MAC)
+}

@@ -176,17 +176,6 @@ func (p Pod) Validate() error {
 	return errors.Join(append(errs, p.validateAddrs())...)
 }
 
-// validateMAC reports a MAC that the pod's interface cannot have.
-func (p Pod) validateMAC() error {
-	if len(p.MAC) == 0 {
-		return nil
-	}
-	if p.Mode != (Mode{}) {
-		return errors.New("MAC: want none, because the mode decides it")
-	}
-	return ValidateMAC(p.MAC)
-}
-
 // ValidateMAC reports whether mac can be that of an Ethernet interface.
 func ValidateMAC(mac net.HardwareAddr) error {
 	const length = 6

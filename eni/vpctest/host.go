@@ -4,6 +4,7 @@ package vpctest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -217,15 +218,21 @@ func (h *Host) ask(t TB, network string, to netip.AddrPort) (netip.AddrPort, err
 // attemptTime bounds one attempt of retry.
 const attemptTime = time.Second
 
-// retry calls f until it succeeds or ctx ends, and returns its last error.
+// retry calls f until it succeeds or ctx ends, and returns the last error that tells more than
+// that ctx has ended.
 func retry[T any](ctx context.Context, f func(context.Context) (T, error)) (T, error) {
+	var before error
 	for {
 		attempt, cancel := context.WithTimeoutCause(ctx, attemptTime, fmt.Errorf("waited %v", attemptTime))
 		x, err := f(attempt)
 		cancel()
-		if err == nil || ctx.Err() != nil {
-			return x, err
+		switch {
+		case err == nil:
+			return x, nil
+		case ctx.Err() != nil:
+			return x, cmp.Or(before, err)
 		}
+		before = err
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():
