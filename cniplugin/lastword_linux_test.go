@@ -16,7 +16,6 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
@@ -127,24 +126,6 @@ func upstreamList(t *testing.T, n *node, plugin, addr string) *libcni.NetworkCon
 		t.Fatal(err)
 	}
 	return list
-}
-
-// inSandbox calls f with a netlink handle of the sandbox at path.
-func inSandbox(t *testing.T, path string, f func(*netlink.Handle) error) {
-	t.Helper()
-	ns, err := netns.GetFromPath(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	if err := f(h); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // sandboxLinks returns the names of the links of a sandbox but lo.

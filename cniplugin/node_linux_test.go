@@ -327,8 +327,8 @@ func flushRoutes(path string) error {
 	return err
 }
 
-// sandboxMAC returns the MAC of a link in a sandbox.
-func sandboxMAC(t testing.TB, path, name string) string {
+// inSandbox calls f with a netlink handle of the sandbox at path.
+func inSandbox(t testing.TB, path string, f func(*netlink.Handle) error) {
 	t.Helper()
 	ns, err := netns.GetFromPath(path)
 	if err != nil {
@@ -340,9 +340,26 @@ func sandboxMAC(t testing.TB, path, name string) string {
 		t.Fatal(err)
 	}
 	defer h.Close()
-	link, err := h.LinkByName(name)
-	if err != nil {
+	if err := f(h); err != nil {
 		t.Fatal(err)
 	}
-	return link.Attrs().HardwareAddr.String()
+}
+
+// sandboxLink returns the attributes of a link in a sandbox.
+func sandboxLink(t testing.TB, path, name string) (attrs *netlink.LinkAttrs) {
+	t.Helper()
+	inSandbox(t, path, func(h *netlink.Handle) error {
+		link, err := h.LinkByName(name)
+		if err == nil {
+			attrs = link.Attrs()
+		}
+		return err
+	})
+	return attrs
+}
+
+// sandboxMAC returns the MAC of a link in a sandbox.
+func sandboxMAC(t testing.TB, path, name string) string {
+	t.Helper()
+	return sandboxLink(t, path, name).HardwareAddr.String()
 }

@@ -16,8 +16,6 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/cniplugin/servertest"
@@ -206,26 +204,6 @@ func (n *node) checkAsked(t *testing.T, a asked, agent *recorder, out []byte) {
 	if link.MTU != want || result.Interfaces[1].Mtu != want {
 		t.Errorf("the interface has MTU %d, the result %d, want %d", link.MTU, result.Interfaces[1].Mtu, want)
 	}
-}
-
-// sandboxLink returns the attributes of a link in a sandbox.
-func sandboxLink(t *testing.T, path, name string) *netlink.LinkAttrs {
-	t.Helper()
-	ns, err := netns.GetFromPath(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	link, err := h.LinkByName(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return link.Attrs()
 }
 
 // TestAskedByLibcni passes addresses, MAC and MTU as podman and multus do: by CNI_ARGS and
