@@ -47,10 +47,11 @@ func (h *kernel) withRules(ctx context.Context, s netstate.State, f func(*rtnl.C
 // lock returns the descriptor that has the lock. It waits in the kernel, which gives the lock
 // to one of those that wait: a hundred processes that try again and again would keep the
 // processors from the one that has it.
-func (h *kernel) lock(ctx context.Context, how int) (fd int, err error) {
+func (h *kernel) lock(ctx context.Context, how int) (int, error) {
 	// Each call opens the file for itself, because a lock belongs to the open file
 	// description, and calls at the same time must not share one.
-	if fd, err = unix.Open(fmt.Sprintf("/proc/self/fd/%d", h.ns.Fd()), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", h.ns.Fd()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
 		return -1, err
 	}
 	err = flock(fd, how|unix.LOCK_NB)
@@ -69,6 +70,7 @@ func (h *kernel) lock(ctx context.Context, how int) (fd int, err error) {
 		}
 		return fd, nil
 	case <-ctx.Done():
+		// The lock that comes too late is given back.
 		go func() { _ = errors.Join(<-locked, unix.Close(fd)) }()
 		return -1, ctx.Err()
 	}
