@@ -61,6 +61,10 @@ var datapathTestImports = []string{"internal/fabric", "internal/isolate/isolatet
 // not on the AWS SDK, see TestWithoutSDK.
 var vpctestImports = []string{"internal/fabric", "internal/fabric/ec2fabric", "internal/fabric/vpcrules", "internal/isolate"}
 
+// hallImports lists the packages that ipam/ipamd, which only programs import, may import
+// in addition to its rule. It may depend on all that they depend on.
+var hallImports = []string{"cniplugin", "datapath", "eni", "ipam", "snat", "warmpool"}
+
 func TestImportRules(t *testing.T) {
 	seen := map[string]bool{}
 	for _, p := range list(t, "./...") {
@@ -79,6 +83,10 @@ func TestImportRules(t *testing.T) {
 			allowed = append(allowed, datapathTestImports...)
 		}
 		never := rule.never
+		hall := dir == "ipam/ipamd" || strings.HasPrefix(dir, "ipam/ipamd/")
+		if hall {
+			allowed, never = append(allowed, hallImports...), nil
+		}
 		if dir == "eni/vpctest" {
 			allowed, never = append(allowed, vpctestImports...), nil
 		}
@@ -87,6 +95,9 @@ func TestImportRules(t *testing.T) {
 			ownTop, _, _ := strings.Cut(own, "/")
 			if ours && !slices.Contains(allowed, ownTop) && !slices.Contains(allowed, own) {
 				t.Errorf("%s imports %s; it may import only %v", dir, own, allowed)
+			}
+			if !hall && strings.HasPrefix(own, "ipam/ipamd") {
+				t.Errorf("%s imports %s, want only programs to import it", dir, own)
 			}
 			if strings.HasPrefix(imp, "k8s.io/") || strings.HasPrefix(imp, "sigs.k8s.io/") {
 				t.Errorf("%s imports %s; library packages must not import Kubernetes packages", dir, imp)

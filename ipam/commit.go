@@ -133,9 +133,11 @@ func (p *Pool) commit(batch []*op) {
 	}
 	if waiting := len(p.waiters); len(t.events) > 0 || len(answered) > 0 || waiting != p.waiting {
 		p.waiting = waiting
-		select {
-		case p.changed <- struct{}{}:
-		default:
+		for c := range p.readers {
+			select {
+			case c <- struct{}{}:
+			default: // a value is pending already
+			}
 		}
 	}
 }

@@ -54,7 +54,7 @@ type Pool struct {
 	journal Journal
 	witness Witness
 	maxPods int
-	changed chan struct{}
+	readers map[chan struct{}]bool // of Subscribe
 
 	mu sync.Mutex
 	st *state
@@ -78,7 +78,7 @@ func Open(cfg Config) (*Pool, error) {
 		cooldown = defaultCooldown
 	}
 	p := &Pool{
-		journal: cfg.Journal, witness: cfg.Witness, maxPods: cfg.MaxPods, changed: make(chan struct{}, 1),
+		journal: cfg.Journal, witness: cfg.Witness, maxPods: cfg.MaxPods, readers: map[chan struct{}]bool{},
 		st: newState(max(0, cooldown)), outlooks: map[resource]Outlook{},
 	}
 	p.st.coolingSince = cfg.CoolingSince
@@ -156,7 +156,18 @@ func (p *Pool) SetOutlook(card int, f Family, o Outlook) {
 	}
 }
 
-// Changed returns a channel that receives a value after the pool or its queue
-// has changed. The channel has a capacity of one, so several changes may result
-// in one value. Only one goroutine may receive from it.
-func (p *Pool) Changed() <-chan struct{} { return p.changed }
+// Subscribe returns a channel that receives a value after the pool or its queue has
+// changed, and a function that ends the subscription. Each subscription has its own
+// channel, with a capacity of one, so several changes may result in one value. The pool
+// never waits for a reader.
+func (p *Pool) Subscribe() (changed <-chan struct{}, stop func()) {
+	c := make(chan struct{}, 1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.readers[c] = true
+	return c, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.readers, c)
+	}
+}

@@ -28,6 +28,7 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 	enijournal "github.com/vpcnet/vpcnet/eni/waljournal"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 )
 
 func TestMain(m *testing.M) { isolatetest.Test(m) }
@@ -273,7 +274,7 @@ func TestAgent(t *testing.T) {
 		t.Errorf("status: %+v, want it ready with the pod's address", seen)
 	}
 	wantStatus(t, seen, h.cloud.ENIs()[0])
-	if status := run(t.Context(), []string{"-socket=" + h.path("agent.sock"), "-state-dir=" + h.path("other")}, noEnv, &lockedBuffer{}); status != 1 {
+	if status := run(t.Context(), []string{"-socket=" + h.path("agent.sock"), "-state-dir=" + h.path("other")}, env(nil), &lockedBuffer{}); status != 1 {
 		t.Errorf("a second agent on the same socket ended with status %d, want 1", status)
 	}
 
@@ -390,9 +391,9 @@ func TestStartsWhenMetadataComes(t *testing.T) {
 
 // wantStatus checks the parts of the status that the trace of a packet needs: the
 // MAC, addresses and table of the ENI, and the pod's host link.
-func wantStatus(t *testing.T, s status, e enitest.ENI) {
+func wantStatus(t *testing.T, s ipamd.Status, e enitest.ENI) {
 	t.Helper()
-	want := eniStatus{
+	want := ipamd.ENIStatus{
 		ID: e.ID, MAC: e.MAC, Addrs: []netip.Prefix{netip.PrefixFrom(e.Addr, e.SubnetPrefix.Bits())}, Table: netstate.TableMain, Ready: true,
 	}
 	if len(s.ENIs) == 0 || len(s.ENIs[0].Blocks) == 0 {
@@ -409,7 +410,7 @@ func wantStatus(t *testing.T, s status, e enitest.ENI) {
 	}
 }
 
-func readStatus(t *testing.T, h *host) status {
+func readStatus(t *testing.T, h *host) ipamd.Status {
 	t.Helper()
 	s, err := askStatus(h)
 	if err != nil {
@@ -418,7 +419,7 @@ func readStatus(t *testing.T, h *host) status {
 	return s
 }
 
-func askStatus(h *host) (s status, err error) {
+func askStatus(h *host) (s ipamd.Status, err error) {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", h.path("status.sock"))
 	}}}
@@ -428,4 +429,13 @@ func askStatus(h *host) (s status, err error) {
 	}
 	defer res.Body.Close()
 	return s, json.NewDecoder(res.Body).Decode(&s)
+}
+
+// halfMade returns the intent of an ENI after a create call that got no answer.
+func halfMade(subnet string) eni.Intent {
+	at := time.Now().UTC()
+	return eni.Intent{
+		ID: "provision-1", Op: eni.OpProvision, Kind: eni.KindInterface, Device: 1,
+		Start: at, Changed: at, Created: at.Truncate(time.Second), Token: "token-1", Subnet: subnet, Addrs: 2,
+	}
 }

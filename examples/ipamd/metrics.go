@@ -11,6 +11,8 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
@@ -25,7 +27,7 @@ type metrics struct {
 	events       *prometheus.CounterVec
 }
 
-func newMetrics(pool *ipam.Pool) *metrics {
+func newMetrics() *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -45,12 +47,23 @@ func newMetrics(pool *ipam.Pool) *metrics {
 			Name: "vpcnet_events_total", Help: "Events other than the requests of pods, by kind, such as an address that is in use in the kernel but not in the journal.",
 		}, []string{"kind"}),
 	}
-	m.registry.MustRegister(m.calls, m.repairs, m.took, m.translations, m.events, poolCollector{pool})
+	m.registry.MustRegister(m.calls, m.repairs, m.took, m.translations, m.events)
 	return m
 }
 
 func (m *metrics) handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+// watch adds the metrics of a pool.
+func (m *metrics) watch(view func() ipam.View) { m.registry.MustRegister(poolCollector{view}) }
+
+// hooks returns the hooks by which an agent counts.
+func (m *metrics) hooks() ipamd.Hooks {
+	return ipamd.Hooks{
+		Called: m.called, Repaired: m.repaired, Translated: m.translated,
+		Event: func(e agent.Event) { m.events.WithLabelValues(string(e.Kind)).Inc() },
+	}
 }
 
 // called counts an attempt of a call to EC2.
@@ -79,7 +92,7 @@ func resultOf(err error, fighting bool) string {
 }
 
 // poolCollector reads the pool at each scrape, so that no gauge can become stale.
-type poolCollector struct{ pool *ipam.Pool }
+type poolCollector struct{ view func() ipam.View }
 
 var (
 	descAddresses = prometheus.NewDesc("vpcnet_addresses", "Addresses of the pool, by ENI and state: used by pods, quarantined because they are in use in the kernel but not in the journal, cooling after use, free, or held back because their ENI is not ready.", []string{"eni", "state"}, nil)
@@ -94,7 +107,7 @@ func (poolCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
-	v := c.pool.View()
+	v := c.view()
 	gauge := func(d *prometheus.Desc, n int, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), labels...)
 	}

@@ -39,7 +39,8 @@ func TestMetrics(t *testing.T) {
 	if _, err := pool.Release(ipam.Attachment{Network: "n", ContainerID: "c1", IfName: "eth0"}); err != nil {
 		t.Fatal(err)
 	}
-	m := newMetrics(pool)
+	m := newMetrics()
+	m.watch(pool.View)
 	m.called(eni.Call{Action: "AssignPrivateIpAddresses"})
 	m.called(eni.Call{Action: "AssignPrivateIpAddresses", Code: "RequestLimitExceeded"})
 	m.repaired(datapath.Repair{Took: time.Millisecond})

@@ -23,6 +23,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/internal/fabric"
 	"github.com/vpcnet/vpcnet/ipam/agent"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
@@ -172,7 +173,7 @@ func TestJournalAndKernel(t *testing.T) {
 			if len(seen.Events) < len(unknown) || !strings.Contains(p.log.String(), "address quarantined") {
 				t.Errorf("events %v, want one for each of %v; log\n%s", seen.Events, unknown, p.log.String())
 			}
-			if lost := slices.ContainsFunc(seen.Events, func(e agent.Event) bool { return e.Kind == eventJournal }); lost != (name == "damaged") {
+			if lost := slices.ContainsFunc(seen.Events, func(e agent.Event) bool { return e.Kind == ipamd.EventJournalLost }); lost != (name == "damaged") {
 				t.Errorf("events %v report a lost journal: %v, want %v", seen.Events, lost, name == "damaged")
 			}
 			if name != "lost" {

@@ -187,6 +187,8 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // run takes turns until ctx ends, then waits for the tasks under way.
 func (l *loop) run(ctx context.Context) {
+	changed, unsubscribe := l.cfg.Pool.Subscribe()
+	defer unsubscribe()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for ctx.Err() == nil {
@@ -196,7 +198,7 @@ func (l *loop) run(ctx context.Context) {
 		}
 		l.launch(ctx)
 		select {
-		case <-l.cfg.Pool.Changed():
+		case <-changed:
 		case r := <-l.results:
 			l.finish(ctx, r)
 		case <-l.refresh:

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipamd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/cniplugin/server"
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
+)
+
+// BackendConfig configures a [Backend]. Pool is required.
+type BackendConfig struct {
+	// Pool is the pool that the backend's agent manages.
+	Pool *ipam.Pool
+	// Layout, MTU and HostLinkPrefix are how the plugin wires pods; see datapath.Pod.
+	Layout         datapath.Layout
+	MTU            int
+	HostLinkPrefix string
+	// BeforeReply and AfterDel are those of [Hooks]. Optional.
+	BeforeReply func(context.Context, cniplugin.AddRequest, []ipam.Allocation) error
+	AfterDel    func([]ipam.Allocation)
+}
+
+// Backend is a server.Backend over a pool and its agent. Until [Backend.Serve] its
+// answers give the reason why there is no agent yet. It is safe for concurrent use.
+type Backend struct {
+	cfg BackendConfig
+	// agent is nil until the instance is known. Then started is closed.
+	agent   atomic.Pointer[agent.Agent]
+	started chan struct{}
+	// problem is the present failure of EC2 or the metadata service, nil if none is
+	// known.
+	problem atomic.Pointer[error]
+}
+
+var _ server.Backend = (*Backend)(nil)
+
+// startRetry is the RetryAfter of errors while the agent starts.
+const startRetry = 2 * time.Second
+
+// NewBackend returns a backend without an agent.
+func NewBackend(cfg BackendConfig) *Backend {
+	return &Backend{cfg: cfg, started: make(chan struct{})}
+}
+
+// Serve makes a serve pods from now on. It must be called at most once.
+func (b *Backend) Serve(a *agent.Agent) {
+	b.agent.Store(a)
+	close(b.started)
+}
+
+// SetProblem stores the present failure of EC2 or the metadata service, which answers
+// to pods name if they get no address. Nil means that there is none.
+func (b *Backend) SetProblem(err error) {
+	if err == nil {
+		b.problem.Store(nil)
+		return
+	}
+	b.problem.Store(&err)
+}
+
+// Add allocates the addresses of a pod. While the agent starts, Add waits for it.
+func (b *Backend) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.AddResponse, error) {
+	select {
+	case <-b.started:
+	case <-ctx.Done():
+		return cniplugin.AddResponse{}, b.starting()
+	}
+	// If the sandbox has no ID, only its path identifies it.
+	sandbox, _ := datapath.SandboxID(req.Netns)
+	known := len(b.cfg.Pool.Lookup(ipam.Attachment(req.Attachment))) > 0
+	got, err := b.agent.Load().Allocate(ctx, ipam.Request{
+		Attachment: ipam.Attachment(req.Attachment), Pod: ipam.PodRef(req.Pod), Netns: req.Netns, Sandbox: sandbox,
+		Addrs: req.Addrs, MAC: req.MAC,
+	})
+	if err != nil {
+		return cniplugin.AddResponse{}, b.explain(err, req.Attachment, req.Pod)
+	}
+	if b.cfg.BeforeReply != nil {
+		if err := b.cfg.BeforeReply(ctx, req, got); err != nil {
+			if !known {
+				_, releaseErr := b.cfg.Pool.Release(ipam.Attachment(req.Attachment))
+				err = errors.Join(err, releaseErr)
+			}
+			return cniplugin.AddResponse{}, b.explain(err, req.Attachment, req.Pod)
+		}
+	}
+	return b.response(got), nil
+}
+
+// find returns a as the pool's key. If a has no network, find returns the attachment of the
+// same container and interface that holds addresses.
+func (b *Backend) find(a cniplugin.Attachment) ipam.Attachment {
+	if a.Network == "" {
+		for held := range b.cfg.Pool.Allocations() {
+			if held.ContainerID == a.ContainerID && held.IfName == a.IfName {
+				return held.Attachment
+			}
+		}
+	}
+	return ipam.Attachment(a)
+}
+
+// Del releases the addresses of a pod. It does not need the agent.
+func (b *Backend) Del(ctx context.Context, req cniplugin.DelRequest) (cniplugin.DelResponse, error) {
+	released, err := b.cfg.Pool.Release(b.find(req.Attachment))
+	b.released(released)
+	if err == nil || errors.Is(err, ipam.ErrNotAllocated) {
+		return cniplugin.DelResponse{}, nil
+	}
+	return cniplugin.DelResponse{}, b.explain(err, req.Attachment, req.Pod)
+}
+
+// released calls AfterDel.
+func (b *Backend) released(all []ipam.Allocation) {
+	if b.cfg.AfterDel != nil && len(all) > 0 {
+		b.cfg.AfterDel(all)
+	}
+}
+
+// Check returns the addresses that a pod holds.
+func (b *Backend) Check(_ context.Context, req cniplugin.CheckRequest) (cniplugin.AddResponse, error) {
+	got := b.cfg.Pool.Lookup(b.find(req.Attachment))
+	if len(got) == 0 {
+		return cniplugin.AddResponse{}, &cniplugin.AgentError{
+			Code: cniplugin.CodeUnknownContainer, Reason: cniplugin.ReasonNotAllocated, Message: "the attachment holds no address",
+		}
+	}
+	return b.response(got), nil
+}
+
+// GC returns the attachments that hold addresses of the network and are unknown to
+// the runtime.
+func (b *Backend) GC(_ context.Context, req cniplugin.GCRequest) (cniplugin.GCResponse, error) {
+	valid := map[cniplugin.Attachment]bool{}
+	for _, a := range req.Valid {
+		valid[a] = true
+	}
+	var res cniplugin.GCResponse
+	for a := range b.cfg.Pool.Allocations() {
+		stale := cniplugin.Attachment(a.Attachment)
+		if a.Network == req.Network && !valid[stale] && !slices.Contains(res.Stale, stale) {
+			res.Stale = append(res.Stale, stale)
+		}
+	}
+	return res, nil
+}
+
+// Status returns nil once pods can be served. It also returns nil if the pool is
+// empty for the moment: after an error the runtime would report the node as not
+// ready, and running pods would be evicted. For the same reason the addresses in
+// the journal are enough until an agent that restarts has observed its ENIs.
+func (b *Backend) Status(context.Context) error {
+	a := b.agent.Load()
+	if a == nil {
+		if hasBlocks(b.cfg.Pool.View()) {
+			return nil
+		}
+		err := b.starting()
+		err.Code = cniplugin.CodeNotAvailable
+		return err
+	}
+	s := a.Status()
+	if s.Ready || !s.Observed && hasBlocks(s.Pool) {
+		return nil
+	}
+	return &cniplugin.AgentError{
+		Code: cniplugin.CodeNotAvailable, Reason: string(s.Reason), RetryAfter: s.RetryAfter,
+		Message: "no address can be given to a pod yet", Details: s.Evidence,
+	}
+}
+
+func hasBlocks(v ipam.View) bool {
+	return slices.ContainsFunc(v.ENIs, func(e ipam.ENIView) bool { return len(e.Blocks) > 0 })
+}
+
+// starting returns the error for calls that come before the agent has started.
+func (b *Backend) starting() *cniplugin.AgentError {
+	err := &cniplugin.AgentError{
+		Code: cniplugin.CodeTryAgainLater, Reason: string(ipam.ReasonAgentStarting), RetryAfter: startRetry,
+		Message: "the agent is starting",
+	}
+	if problem := b.problem.Load(); problem != nil {
+		err.Reason, err.Details = string(reasonOf(*problem)), (*problem).Error()
+		err.Message = "the agent cannot start yet"
+	}
+	return err
+}
+
+// wiringTime is how long a plugin may take to wire a pod after the allocation.
+const wiringTime = 10 * time.Second
+
+// Pods returns the pods that have held their addresses for at least the given time,
+// as package datapath wires them.
+func (b *Backend) Pods(held time.Duration) []datapath.Pod {
+	wired := map[ipam.Attachment]*datapath.Pod{}
+	var order []ipam.Attachment
+	for a := range b.cfg.Pool.Allocations() {
+		if time.Since(a.LastRequest()) < held {
+			continue
+		}
+		p := wired[a.Attachment]
+		if p == nil {
+			p = &datapath.Pod{
+				ContainerID: a.ContainerID, IfName: a.IfName, Netns: a.Netns, MTU: b.cfg.MTU,
+				Layout: b.cfg.Layout, HostLinkPrefix: b.cfg.HostLinkPrefix,
+			}
+			if a.MAC != "" {
+				p.MAC, _ = net.ParseMAC(a.MAC) // the pool has checked it
+			}
+			wired[a.Attachment], order = p, append(order, a.Attachment)
+		}
+		p.Addrs = append(p.Addrs, datapath.PodAddr{Addr: a.Addr, Table: datapath.Table(a.Card, a.Device)})
+	}
+	pods := make([]datapath.Pod, 0, len(order))
+	for _, a := range order {
+		pods = append(pods, *wired[a])
+	}
+	return pods
+}
+
+func (b *Backend) response(got []ipam.Allocation) cniplugin.AddResponse {
+	res := cniplugin.AddResponse{
+		Layout: string(b.cfg.Layout), MTU: b.cfg.MTU, HostLinkPrefix: b.cfg.HostLinkPrefix,
+	}
+	for _, a := range got {
+		res.Addresses = append(res.Addresses, cniplugin.Address{
+			Addr: a.Addr, ENI: a.ENI, Card: a.Card, Device: a.Device, Table: datapath.Table(a.Card, a.Device),
+		})
+	}
+	return res
+}
+
+// explain converts an error of the pool for the plugin. Its text is that of an event
+// of the pod, so it names the pod and not the sandbox, and says everything once.
+func (b *Backend) explain(err error, at cniplugin.Attachment, pod cniplugin.Pod) *cniplugin.AgentError {
+	name := "the pod"
+	if pod.Name != "" {
+		name = pod.String()
+	}
+	var none *ipam.ExhaustedError
+	if errors.As(err, &none) {
+		return b.exhausted(none, name)
+	}
+	var known *cniplugin.AgentError // of a hook
+	text := strings.ReplaceAll(err.Error(), at.String(), name)
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.Is(err, ipam.ErrInvalid), errors.Is(err, ipam.ErrConflict):
+		return &cniplugin.AgentError{Code: cniplugin.CodeInvalidEnvironment, Message: text}
+	case errors.Is(err, ipam.ErrWitness):
+		return &cniplugin.AgentError{
+			Code: cniplugin.CodeTryAgainLater, Message: text,
+			Details: "nothing was allocated, because the kernel did not answer which addresses are in use",
+		}
+	case errors.Is(err, ipam.ErrJournal):
+		return &cniplugin.AgentError{
+			Code: cniplugin.CodeIOFailure, Message: text,
+			Details: "nothing was changed; check that the agent's state directory is writable and that the disk has space",
+		}
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return &cniplugin.AgentError{Code: cniplugin.CodeTryAgainLater, Message: text}
+	}
+	return &cniplugin.AgentError{Code: cniplugin.CodeAgent, Message: text}
+}
+
+// exhausted returns the error for a pod that gets no address.
+func (b *Backend) exhausted(none *ipam.ExhaustedError, name string) *cniplugin.AgentError {
+	message := fmt.Sprintf("no %v address for %s", none.Family, name)
+	if none.Card != 0 {
+		message = fmt.Sprintf("no %v address on network card %d for %s", none.Family, none.Card, name)
+	}
+	code := cniplugin.CodeTryAgainLater
+	if none.Addr.IsValid() {
+		message = fmt.Sprintf("%v cannot be given to %s", none.Addr, name)
+		if none.Reason == ipam.ReasonNoSuchAddress || none.Reason == ipam.ReasonNoBlocks {
+			code = cniplugin.CodeInvalidConfig
+		}
+	}
+	var details []string
+	if none.Evidence != "" {
+		// An error of EC2 in the evidence repeats the reason.
+		details = append(details, strings.ReplaceAll(none.Evidence, ": "+string(none.Reason), ""))
+	}
+	if problem := b.problem.Load(); problem != nil && !none.Addr.IsValid() && !strings.Contains(none.Evidence, (*problem).Error()) {
+		details = append(details, strings.ReplaceAll((*problem).Error(), ": "+string(none.Reason), ""))
+	}
+	const shown = 100 * time.Millisecond
+	if none.Waited >= shown {
+		details = append(details, "waited "+none.Waited.Round(shown).String())
+	}
+	return &cniplugin.AgentError{
+		Code: code, Reason: string(none.Reason), RetryAfter: none.RetryAfter,
+		Message: message, Details: strings.Join(details, "; "),
+	}
+}
+
+// reasonOf returns the reason why the agent has not started: that of an error of
+// EC2 or the metadata service, or else agent-starting.
+func reasonOf(err error) ipam.Reason {
+	if op := (*eni.OpError)(nil); !errors.As(err, &op) {
+		return ipam.ReasonAgentStarting
+	}
+	return agent.ReasonOf(err)
+}

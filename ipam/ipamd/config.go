@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipamd
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/eni/instancetype"
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
+	"github.com/vpcnet/vpcnet/snat"
+	"github.com/vpcnet/vpcnet/warmpool"
+)
+
+// Config configures an [Agent]. The zero value is an agent that serves IPv4 pods in
+// the flat layout, with the default paths of package cniplugin, and writes no CNI
+// configuration.
+type Config struct {
+	// Socket is the unix socket on which the CNI plugin asks for addresses. Empty means
+	// cniplugin.DefaultSocket. It may have at most 103 bytes.
+	Socket string
+	// StateDir is the directory for the state that must survive a restart. Empty means
+	// cniplugin.DefaultStateDir. Only one agent at a time can use it.
+	StateDir string
+	// Conflist is the file to which the CNI configuration is written when the first
+	// address can be given to a pod. Empty means no file.
+	Conflist string
+
+	// Policy decides how much spare capacity the node has. Nil means the dead band of
+	// package warmpool with its default settings.
+	Policy warmpool.Policy
+	// Prefixes assigns /28 prefixes to ENIs instead of single addresses, if the
+	// instance type supports them.
+	Prefixes bool
+	// MaxENIs limits the ENIs of each network card. Zero means the limit of the
+	// instance type.
+	MaxENIs int
+	// MaxPods limits the pods with addresses. Zero means no limit but that of the ENIs.
+	MaxPods int
+	// Cooldown is how long a released address rests before another pod can get it. Zero
+	// means 30 s, and a negative value none.
+	Cooldown time.Duration
+
+	// Layout is how pods are routed. Empty means datapath.Flat.
+	Layout datapath.Layout
+	// ENIMTU is the MTU of the ENIs in bytes. Zero means 9001.
+	ENIMTU int
+	// PodMTU is the MTU of pod links in bytes, at most ENIMTU. Zero means ENIMTU.
+	PodMTU int
+	// HostLinkPrefix is the beginning of the names of pods' host links. Empty means
+	// "eni".
+	HostLinkPrefix string
+	// ServicePrefixes are destinations that pods always reach by the primary ENI.
+	ServicePrefixes []netip.Prefix
+	// RefuseMetadata keeps pods from the instance metadata service.
+	RefuseMetadata bool
+
+	// ExternalSNAT leaves the translation of sources to another device, such as a NAT
+	// gateway.
+	ExternalSNAT bool
+	// ExcludeSNAT are destinations outside of the VPC to which packets keep the
+	// addresses of pods.
+	ExcludeSNAT []netip.Prefix
+	// RandomPorts is how source ports are chosen. Empty means snat.RandomPRNG.
+	RandomPorts snat.Random
+	// NoNodePorts switches off the marks that send the replies of a connection to an
+	// ENI's own address by the same ENI.
+	NoNodePorts bool
+
+	// Cluster is the name of the cluster, with which created ENIs are tagged.
+	Cluster string
+	// ENITags are further tags of created ENIs.
+	ENITags map[string]string
+	// EC2Endpoint and MetadataEndpoint are URLs. Empty means those of the AWS SDK's
+	// configuration.
+	EC2Endpoint, MetadataEndpoint string
+	// HTTPTimeout limits one request to EC2 or the metadata service. Zero means 10 s.
+	HTTPTimeout time.Duration
+
+	Hooks Hooks
+	// Logger receives every decision. Nil discards.
+	Logger *slog.Logger
+}
+
+// Hooks are calls into the program that embeds an agent. Each is optional. They are
+// called from several goroutines, also at the same time.
+type Hooks struct {
+	// BeforeReply is called when a pod has its addresses, before the plugin gets them.
+	// After an error the addresses of a new allocation are released again, and the
+	// plugin gets the error.
+	BeforeReply func(context.Context, cniplugin.AddRequest, []ipam.Allocation) error
+	// AfterDel is called when the addresses of a pod were released: by a DEL, by a
+	// tombstone, or because its sandbox has ended without a DEL. A further DEL does not
+	// call it.
+	AfterDel func([]ipam.Allocation)
+	// Called is called after each attempt of a call to EC2.
+	Called func(eni.Call)
+	// Repaired is called after a repair of the network of the node or its pods.
+	Repaired func(datapath.Repair)
+	// Translated is called after a repair of the source translation.
+	Translated func(snat.Repair)
+	// Event is called for each event that [Status] lists.
+	Event func(agent.Event)
+}
+
+const (
+	defaultENIMTU      = 9001
+	defaultLinkPrefix  = "eni"
+	defaultHTTPTimeout = 10 * time.Second
+	// maxSocket is the longest path that server.Listen accepts. It is less than the
+	// 107 bytes that the path of a unix socket can have.
+	maxSocket = 103
+)
+
+var errConfig = errors.New("ipamd configuration")
+
+// withDefaults returns the configuration with the defaults in the place of zero values.
+func (c Config) withDefaults() (Config, error) {
+	c.Socket = cmp.Or(c.Socket, cniplugin.DefaultSocket)
+	c.StateDir = cmp.Or(c.StateDir, cniplugin.DefaultStateDir)
+	c.Layout = cmp.Or(c.Layout, datapath.Flat)
+	c.ENIMTU = cmp.Or(c.ENIMTU, defaultENIMTU)
+	c.PodMTU = cmp.Or(c.PodMTU, c.ENIMTU)
+	c.HostLinkPrefix = cmp.Or(c.HostLinkPrefix, defaultLinkPrefix)
+	c.RandomPorts = cmp.Or(c.RandomPorts, snat.RandomPRNG)
+	c.HTTPTimeout = cmp.Or(c.HTTPTimeout, defaultHTTPTimeout)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Policy == nil {
+		band, err := warmpool.PolicyByName("band", nil)
+		if err != nil {
+			return c, err
+		}
+		c.Policy = band
+	}
+	return c, c.validate()
+}
+
+// validate checks a configuration that has its defaults.
+func (c *Config) validate() error {
+	bad := ""
+	switch {
+	case len(c.Socket) > maxSocket:
+		bad = fmt.Sprintf("Socket %s has %d bytes, want at most %d", c.Socket, len(c.Socket), maxSocket)
+	case c.Layout != datapath.Flat && c.Layout != datapath.PerPod:
+		bad = fmt.Sprintf("Layout %q, want %s or %s", c.Layout, datapath.Flat, datapath.PerPod)
+	case c.PodMTU < 0 || c.ENIMTU < 0 || c.PodMTU > c.ENIMTU:
+		bad = fmt.Sprintf("PodMTU %d, want at most ENIMTU %d", c.PodMTU, c.ENIMTU)
+	case c.MaxENIs < 0 || c.MaxPods < 0 || c.HTTPTimeout < 0:
+		bad = fmt.Sprintf("MaxENIs %d, MaxPods %d, HTTPTimeout %v: want none below 0", c.MaxENIs, c.MaxPods, c.HTTPTimeout)
+	}
+	if bad != "" {
+		return fmt.Errorf("%w: %s", errConfig, bad)
+	}
+	if err := datapath.ValidateHostLinkPrefix(c.HostLinkPrefix); err != nil {
+		return fmt.Errorf("%w: HostLinkPrefix: %w", errConfig, err)
+	}
+	if err := warmpool.CheckPolicy(c.Policy); err != nil {
+		return fmt.Errorf("%w: Policy: %w", errConfig, err)
+	}
+	return nil
+}
+
+// prefixes reports whether slots hold prefixes: the configuration asks for them and the
+// instance type supports them.
+func (c *Config) prefixes(l instancetype.Limits) bool { return c.Prefixes && l.Nitro }
+
+// limits returns the limits of each network card. Only the card with the primary
+// ENI serves pods; the limits of the others stay zero.
+func (c *Config) limits(l instancetype.Limits) []warmpool.Limits {
+	cards := make([]warmpool.Limits, l.DefaultCard+1)
+	enis := l.MaxENIs(l.DefaultCard)
+	if c.MaxENIs > 0 {
+		enis = min(enis, c.MaxENIs)
+	}
+	perSlot := 1
+	if c.prefixes(l) {
+		perSlot = instancetype.PrefixSize
+	}
+	cards[l.DefaultCard] = warmpool.Limits{
+		MaxENIs: enis, SlotsPerENI: l.SlotsPerENI(), AddressesPerSlot: perSlot, MaxPods: c.MaxPods,
+	}
+	return cards
+}

@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipamd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/ipam/agent"
+	"github.com/vpcnet/vpcnet/snat"
+)
+
+// LinksConfig configures [Links].
+type LinksConfig struct {
+	// Netns is the path of the node's network namespace. Empty means that of the
+	// process.
+	Netns string
+	// Node is the desired network of the node without its ENIs.
+	Node datapath.Node
+	// SNAT is the source translation without PrimaryLink, NodeAddrs, VPC and Returns.
+	SNAT snat.Config
+	// Pods returns the pods that have held their addresses for at least the given time,
+	// as Backend.Pods does.
+	Pods func(time.Duration) []datapath.Pod
+}
+
+// Links is an [agent.Links] and an [agent.Kernel] over package datapath and snat. It
+// stores all ENIs, because the desired state of the kernel depends on all of them. It is
+// safe for concurrent use.
+type Links struct {
+	path       *datapath.Handle
+	snat       *snat.Handle
+	node       datapath.Node // without ENIs
+	snatConfig snat.Config   // without the values that depend on ENIs and the VPC
+	pods       func(time.Duration) []datapath.Pod
+
+	mu   sync.Mutex
+	enis map[string]datapath.ENI
+	vpc  []netip.Prefix
+	// confirmed means that EC2 has confirmed the ENIs.
+	confirmed bool
+	// inUse are addresses that are in use, but not by a pod of the pool.
+	inUse []netip.Addr
+	// turn holds one token. Its holder may change or observe the kernel, and use the
+	// fields below.
+	turn chan struct{}
+	// converted means that all pods have the node's layout. Pods of an earlier agent
+	// may have another one.
+	converted bool
+	// applied is the node that was last applied to the kernel.
+	applied datapath.Node
+	// translation is the desired source translation, if hasTranslation is true.
+	translation    snat.Ruleset
+	hasTranslation bool
+	// retired signals that plugins have left links to be deleted.
+	retired chan struct{}
+}
+
+var (
+	_ agent.Links  = (*Links)(nil)
+	_ agent.Kernel = (*Links)(nil)
+)
+
+// OpenLinks opens a network namespace. It changes nothing in it.
+func OpenLinks(cfg LinksConfig) (*Links, error) {
+	path, err := datapath.Open(cfg.Netns)
+	if err != nil {
+		return nil, err
+	}
+	out, err := snat.Open(cfg.Netns)
+	if err != nil {
+		return nil, errors.Join(err, path.Close())
+	}
+	l := newLinks(cfg)
+	l.path, l.snat = path, out
+	return l, nil
+}
+
+func newLinks(cfg LinksConfig) *Links {
+	l := &Links{
+		node: cfg.Node, snatConfig: cfg.SNAT, pods: cfg.Pods,
+		enis: map[string]datapath.ENI{}, turn: make(chan struct{}, 1), retired: make(chan struct{}, 1),
+	}
+	if l.pods == nil {
+		l.pods = func(time.Duration) []datapath.Pod { return nil }
+	}
+	return l
+}
+
+// Close closes the namespace. It leaves everything in the kernel as it is.
+func (l *Links) Close() error { return errors.Join(l.path.Close(), l.snat.Close()) }
+
+// Register stores an observation: new ENIs, and the prefixes of the VPC if there
+// are none yet. Known ENIs change only by Ensure, and known prefixes only by
+// SetVPC. confirmed means that the observation comes from EC2.
+func (l *Links) Register(vpc []netip.Prefix, enis []agent.ENI, confirmed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.confirmed = l.confirmed || confirmed
+	if len(l.vpc) == 0 {
+		l.vpc = slices.SortedFunc(slices.Values(vpc), netip.Prefix.Compare)
+	}
+	for _, e := range enis {
+		if _, known := l.enis[e.ID]; !known && !e.NoPods {
+			l.enis[e.ID] = convertLink(e)
+		}
+	}
+}
+
+// Ensure brings the node's network and the source translation to the state that
+// follows from e and all other ENIs.
+func (l *Links) Ensure(ctx context.Context, e agent.ENI) error {
+	return l.inTurn(ctx, func() error {
+		l.mu.Lock()
+		l.enis[e.ID] = convertLink(e)
+		l.mu.Unlock()
+		if err := l.ensure(ctx, e.ID); err != nil {
+			return err
+		}
+		return l.translate(ctx)
+	})
+}
+
+// ensure brings the node's network to the state that follows from all ENIs. If links
+// of ENIs do not exist, it leaves these ENIs out, except the ENI id.
+func (l *Links) ensure(ctx context.Context, id string) error {
+	err := l.ensureNode(ctx, l.snapshot(nil))
+	if errors.Is(err, datapath.ErrNoLink) {
+		err = l.ensureAttached(ctx, id)
+	}
+	return err
+}
+
+// ensureNode applies the node's part of the network, and the first time also that
+// of the pods.
+func (l *Links) ensureNode(ctx context.Context, n datapath.Node) error {
+	if l.converted {
+		l.applied = n
+		return l.path.EnsureNode(ctx, n)
+	}
+	uses, err := l.path.InUse(ctx, allAddresses)
+	if err == nil {
+		err = l.witnessPods(n, uses)
+	}
+	if err != nil {
+		return err
+	}
+	n.InUse = l.unknown(n, uses)
+	l.setInUse(slices.Clone(n.InUse))
+	l.applied = n
+	err = l.path.Ensure(ctx, datapath.Desired{Node: n, Pods: l.pods(0)})
+	l.converted = err == nil
+	return err
+}
+
+// ensureAttached is ensureNode without the ENIs that have no link: their state in the
+// kernel ended with the link. It keeps the ENI id and the primary ENI.
+func (l *Links) ensureAttached(ctx context.Context, id string) error {
+	state, err := l.path.Observe(ctx)
+	if err != nil {
+		return err
+	}
+	exists := map[string]bool{}
+	for _, link := range state.Links {
+		exists[link.MAC] = true
+	}
+	return l.ensureNode(ctx, l.snapshot(func(e datapath.ENI) bool {
+		return e.ID == id || e.Primary() || exists[e.MAC.String()]
+	}))
+}
+
+// translate applies the source translation.
+func (l *Links) translate(ctx context.Context) error {
+	cfg := l.snatConfig
+	l.mu.Lock()
+	cfg.VPC = slices.Clone(l.vpc)
+	enis := slices.Collect(maps.Values(l.enis))
+	l.mu.Unlock()
+	state, err := l.path.Observe(ctx)
+	if err != nil {
+		return err
+	}
+	names := map[string]string{}
+	for _, kind := range []string{"veth", ""} { // hardware links override veth links
+		for _, link := range state.Links {
+			if link.Kind == kind {
+				names[link.MAC] = link.Name
+			}
+		}
+	}
+	for _, e := range enis {
+		switch link := names[e.MAC.String()]; {
+		case e.Primary():
+			cfg.PrimaryLink = link
+			for _, a := range e.Addrs {
+				cfg.NodeAddrs = append(cfg.NodeAddrs, a.Addr())
+			}
+		case link != "" && cfg.NodePort:
+			cfg.Returns = append(cfg.Returns, snat.Return{Link: link, Mark: uint32(datapath.Number(e.Card, e.Device))})
+		}
+	}
+	rules, err := cfg.Ruleset()
+	if err != nil {
+		return fmt.Errorf("source translation: %w", err)
+	}
+	l.translation, l.hasTranslation = rules, true
+	_, err = l.snat.Apply(ctx, rules)
+	return err
+}
+
+// SetVPC replaces the prefixes of the VPC and applies the source translation. Until
+// the first ENI is set up, it only stores the prefixes.
+func (l *Links) SetVPC(ctx context.Context, vpc []netip.Prefix) error {
+	return l.inTurn(ctx, func() error {
+		l.mu.Lock()
+		l.vpc = slices.Clone(vpc)
+		l.mu.Unlock()
+		if !l.hasTranslation {
+			return nil
+		}
+		return l.translate(ctx)
+	})
+}
+
+// VPC returns the prefixes of the VPC that the translation uses.
+func (l *Links) VPC() []netip.Prefix {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.vpc)
+}
+
+// Remove removes an ENI from the node's network.
+func (l *Links) Remove(ctx context.Context, id string) error {
+	return l.inTurn(ctx, func() error {
+		before := l.snapshot(nil)
+		l.mu.Lock()
+		e, known := l.enis[id]
+		delete(l.enis, id) // first, so that Watch does not put it back
+		l.mu.Unlock()
+		err := l.path.RemoveENI(ctx, before, id)
+		if err != nil && known {
+			l.mu.Lock()
+			l.enis[id] = e
+			l.mu.Unlock()
+		}
+		l.applied = l.snapshot(nil)
+		return err
+	})
+}
+
+// Watch repairs changes that other programs make to the network of the node and its
+// pods, until ctx ends. It must start when all ENIs are known, because it removes
+// state that belongs to no ENI. It ignores pods that a plugin may still be wiring,
+// and does not observe the kernel while this process changes it.
+func (l *Links) Watch(ctx context.Context, repaired func(datapath.Repair), log *slog.Logger) error {
+	err := l.path.Watch(ctx, datapath.WatchConfig{
+		Desired:   func() datapath.Desired { return datapath.Desired{Node: l.applied, Pods: l.pods(wiringTime)} },
+		Repaired:  repaired,
+		Logger:    log,
+		Exclusive: l.inTurn,
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// WatchTranslation repairs changes to the source translation, until ctx ends.
+func (l *Links) WatchTranslation(ctx context.Context, repaired func(snat.Repair), log *slog.Logger) error {
+	err := l.snat.Watch(ctx, snat.WatchConfig{
+		Desired:   func() (snat.Ruleset, bool) { return l.translation, l.hasTranslation },
+		Repaired:  repaired,
+		Logger:    log,
+		Exclusive: l.inTurn,
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// SweepSoon signals Sweep that there are links to delete.
+func (l *Links) SweepSoon() {
+	select {
+	case l.retired <- struct{}{}:
+	default: // a signal is pending already
+	}
+}
+
+// sweepDelay is how long Sweep waits for more links. The kernel needs tens of
+// milliseconds to delete a link, but no longer for several links at once. A link is gone
+// 100 ms after its DEL, also if that came when a sweep had just begun.
+const sweepDelay = 15 * time.Millisecond
+
+// Sweep deletes the links that plugins leave behind, until ctx ends: soon after each DEL,
+// and with each audit, which finds the links of plugins that were killed.
+func (l *Links) Sweep(ctx context.Context, log *slog.Logger) error {
+	tick := time.NewTicker(auditEvery)
+	defer tick.Stop()
+	for {
+		if err := l.path.Sweep(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("links of deleted pods cannot be removed yet", "err", err)
+		}
+		select {
+		case <-l.retired:
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		select {
+		case <-time.After(sweepDelay):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Node returns the desired network of the node with all ENIs.
+func (l *Links) Node() datapath.Node { return l.snapshot(nil) }
+
+// snapshot returns the node with the ENIs that include accepts. If include is nil,
+// it has all ENIs.
+func (l *Links) snapshot(include func(datapath.ENI) bool) datapath.Node {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.node
+	n.InUse = slices.Clone(l.inUse)
+	for _, id := range slices.Sorted(maps.Keys(l.enis)) {
+		if e := l.enis[id]; include == nil || include(e) {
+			n.ENIs = append(n.ENIs, e)
+		}
+	}
+	return n
+}
+
+// inTurn waits for the turn and calls do.
+func (l *Links) inTurn(ctx context.Context, do func() error) error {
+	select {
+	case l.turn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-l.turn }()
+	return do()
+}
+
+func convertLink(e agent.ENI) datapath.ENI {
+	return datapath.ENI{
+		ID: e.ID, MAC: e.MAC, Card: e.Card, Device: e.Device, Addrs: e.Addrs,
+		Gateways: e.Gateways, Sources: e.Blocks, MTU: e.MTU,
+	}
+}

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package settings
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
+	"github.com/vpcnet/vpcnet/snat"
+	"github.com/vpcnet/vpcnet/warmpool"
+)
+
+// Settings are the values of all settings.
+type Settings struct {
+	// Config is the configuration of the agent, but for what the other fields say.
+	ipamd.Config
+	// WarmPolicy is the name of a policy of package warmpool, or auto. The targets belong
+	// to the policy aws.
+	WarmPolicy       string
+	WarmENITarget    int
+	WarmIPTarget     int
+	MinimumIPTarget  int
+	WarmPrefixTarget int
+	// MaxENI limits the ENIs of each network card. Zero and -1 mean no limit.
+	MaxENI int
+	// CooldownPeriod is how long a released address rests. Zero means not at all.
+	CooldownPeriod time.Duration
+	// Introspection is where the program shows its status, and LogLevel what it logs.
+	Introspection string
+	LogLevel      string
+
+	// given has the names of the settings that were set.
+	given map[string]bool
+}
+
+// The names of warm pool policies. auto means aws if one of its targets is set, and
+// band otherwise.
+const (
+	policyAuto = "auto"
+	policyAWS  = "aws"
+	policyBand = "band"
+)
+
+func defaults() Settings {
+	return Settings{
+		Config: ipamd.Config{
+			Layout:         datapath.Flat,
+			ENIMTU:         9001,
+			HostLinkPrefix: "eni",
+			RandomPorts:    snat.RandomPRNG,
+			HTTPTimeout:    10 * time.Second,
+			Socket:         cniplugin.DefaultSocket,
+			StateDir:       cniplugin.DefaultStateDir,
+			Conflist:       "/etc/cni/net.d/10-vpcnet.conflist",
+		},
+		WarmPolicy:     policyAuto,
+		WarmENITarget:  1,
+		CooldownPeriod: 30 * time.Second,
+		Introspection:  "unix:/run/vpcnet/status.sock",
+		LogLevel:       "info",
+	}
+}
+
+// option is the flag, environment variable and help of one setting. The variable has
+// the name that amazon-vpc-cni-k8s gives it, if any, and otherwise begins with
+// VPCNET_.
+type option struct {
+	group string
+	name  string
+	env   string
+	arg   string // placeholder of the value in the help
+	help  string
+	value value
+}
+
+// options lists every setting in the order of the help.
+func (s *Settings) options() []option {
+	return slices.Concat(s.poolOptions(), s.kernelOptions(), s.snatOptions(), s.cloudOptions(), s.processOptions())
+}
+
+func (s *Settings) poolOptions() []option {
+	const group = "Warm pool and addresses"
+	return []option{
+		{group, "warm-policy", "VPCNET_WARM_POLICY", "POLICY", "Policy that decides how much spare capacity the node keeps, as NAME or NAME:key=value,...; `vpcctl pool sim -help` lists names and keys. aws without keys follows the four targets below as amazon-vpc-cni-k8s does; band is a dead band that needs no setting; auto is aws if one of the targets is set and band otherwise.", policyValue(&s.WarmPolicy)},
+		{group, "warm-eni-target", "WARM_ENI_TARGET", "N", "Keep as many free addresses as N whole ENIs have. Overridden by the two IP targets; not used with prefixes.", intValue(&s.WarmENITarget, 0, 1000)},
+		{group, "warm-ip-target", "WARM_IP_TARGET", "N", "Keep N addresses free. 0 means not set.", intValue(&s.WarmIPTarget, 0, 100000)},
+		{group, "minimum-ip-target", "MINIMUM_IP_TARGET", "N", "Hold at least N addresses, free or in use. 0 means not set.", intValue(&s.MinimumIPTarget, 0, 100000)},
+		{group, "warm-prefix-target", "WARM_PREFIX_TARGET", "N", "Keep N delegated prefixes wholly free. Used with prefixes only; overridden by the two IP targets.", intValue(&s.WarmPrefixTarget, 0, 10000)},
+		{group, "enable-prefix-delegation", "ENABLE_PREFIX_DELEGATION", "", "Assign /28 prefixes to ENIs instead of single addresses.", boolValue(&s.Prefixes)},
+		{group, "max-eni", "MAX_ENI", "N", "Use at most N ENIs of each network card. 0 or -1 means what the instance type allows.", intValue(&s.MaxENI, -1, 1000)},
+		{group, "max-pods", "VPCNET_MAX_PODS", "N", "Give addresses to at most N pods. 0 means as many as the ENIs have addresses for.", intValue(&s.MaxPods, 0, 100000)},
+		{group, "ip-cooldown-period", "IP_COOLDOWN_PERIOD", "SECONDS", "How long a released address cools before another pod can get it.", secondsValue(&s.CooldownPeriod)},
+	}
+}
+
+func (s *Settings) kernelOptions() []option {
+	const group = "Links, routes and rules"
+	return []option{
+		{group, "layout", "VPCNET_LAYOUT", "NAME", "How pods are routed: flat, where rules do not grow with pods, or per-pod, the rules of amazon-vpc-cni-k8s. Change it only on a node without pods.", choiceValue(&s.Layout, datapath.Flat, datapath.PerPod)},
+		{group, "eni-mtu", "AWS_VPC_ENI_MTU", "BYTES", "MTU of the ENIs.", intValue(&s.ENIMTU, 576, 9001)},
+		{group, "pod-mtu", "POD_MTU", "BYTES", "MTU of pod links. 0 means that of the ENIs.", zeroOr(intValue(&s.PodMTU, 576, 9001), &s.PodMTU)},
+		{group, "veth-prefix", "AWS_VPC_K8S_CNI_VETHPREFIX", "PREFIX", "First letters of the names of the host side links of pods, at most four.", linkPrefixValue(&s.HostLinkPrefix, "eth", "lo", "vlan")},
+		{group, "external-services", "AWS_EXTERNAL_SERVICE_CIDRS", "CIDR,...", "Destinations that pods always reach by the primary ENI.", prefixesValue(&s.ServicePrefixes)},
+		{group, "refuse-metadata", "VPCNET_REFUSE_METADATA", "", "Keep pods from the instance metadata service.", boolValue(&s.RefuseMetadata)},
+	}
+}
+
+func (s *Settings) snatOptions() []option {
+	const group = "Traffic that leaves the VPC"
+	return []option{
+		{group, "external-snat", "AWS_VPC_K8S_CNI_EXTERNALSNAT", "", "Do not translate the sources of pods on the node, because another device, such as a NAT gateway, does.", boolValue(&s.ExternalSNAT)},
+		{group, "exclude-snat-cidrs", "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "CIDR,...", "Further destinations, such as a peered VPC, to which packets keep the addresses of pods, as within the VPC.", prefixesValue(&s.ExcludeSNAT)},
+		{group, "randomize-snat", "AWS_VPC_K8S_CNI_RANDOMIZESNAT", "HOW", "How source ports are chosen: prng, hashrandom or none.", choiceValue(&s.RandomPorts, snat.RandomPRNG, snat.RandomHash, snat.RandomNone)},
+		{group, "node-port-support", "AWS_VPC_CNI_NODE_PORT_SUPPORT", "", "Send the replies of connections to an ENI's own address, such as those to node ports, by the same ENI.", notValue(&s.NoNodePorts)},
+	}
+}
+
+func (s *Settings) cloudOptions() []option {
+	const group = "AWS"
+	return []option{
+		{group, "cluster-name", "CLUSTER_NAME", "NAME", "Name of the cluster, written on the ENIs that the agent creates.", textValue(&s.Cluster)},
+		{group, "additional-eni-tags", "ADDITIONAL_ENI_TAGS", "JSON", "Further tags for the ENIs that the agent creates, as a JSON object of strings.", tagsValue(&s.ENITags)},
+		{group, "ec2-endpoint", "AWS_ENDPOINT_URL_EC2", "URL", "Address of the EC2 API. Empty means that of the region.", urlValue(&s.EC2Endpoint)},
+		{group, "metadata-endpoint", "AWS_EC2_METADATA_SERVICE_ENDPOINT", "URL", "Address of the instance metadata service. Empty means http://169.254.169.254.", urlValue(&s.MetadataEndpoint)},
+		{group, "http-timeout", "HTTP_TIMEOUT", "SECONDS", "How long one request to EC2 or the metadata service may take.", positive(secondsValue(&s.HTTPTimeout), &s.HTTPTimeout)},
+	}
+}
+
+func (s *Settings) processOptions() []option {
+	const group = "Process"
+	return []option{
+		{group, "socket", "VPCNET_SOCKET", "PATH", "Unix socket on which vpc-cni asks for addresses.", textValue(&s.Socket)},
+		{group, "state-dir", "VPCNET_STATE_DIR", "PATH", "Directory for the state that must survive a restart.", textValue(&s.StateDir)},
+		{group, "conflist", "VPCNET_CONFLIST", "PATH", "File to which the CNI configuration is written once the first address can be given to a pod. The kubelet then reports the node as ready. Empty means no file.", textValue(&s.Conflist)},
+		{group, "introspection-bind-address", "INTROSPECTION_BIND_ADDRESS", "WHERE", "Address at which /v1/status shows the pool as JSON, and /metrics shows metrics for Prometheus: unix:PATH, or HOST:PORT, which every process with the node's network can read. Empty means no address.", textValue(&s.Introspection)},
+		{group, "log-level", "AWS_VPC_K8S_CNI_LOGLEVEL", "LEVEL", "debug, info, warn or error. The log goes to standard error, one JSON object a line.", choiceValue(&s.LogLevel, "debug", "info", "warn", "error")},
+	}
+}
+
+// Parse parses the command line and the environment. A flag overrides its variable.
+// A variable that is set but empty counts as not set. For -help it prints all settings
+// to help, and returns flag.ErrHelp.
+func Parse(args []string, getenv func(string) string, help io.Writer) (Settings, error) {
+	s := defaults()
+	options := s.options()
+	fs := flag.NewFlagSet("ipamd", flag.ContinueOnError)
+	fs.SetOutput(io.Discard) // the caller prints errors
+	for _, o := range options {
+		fs.Var(o.value, o.name, o.help)
+	}
+	fs.Usage = func() {}
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			usage(help)
+		}
+		return s, err
+	}
+	if fs.NArg() > 0 {
+		return s, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	s.given = map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { s.given[f.Name] = true })
+	for _, o := range options {
+		text := getenv(o.env)
+		if text == "" || s.given[o.name] {
+			continue
+		}
+		if err := o.value.Set(text); err != nil {
+			return s, fmt.Errorf("environment variable %s=%q: %w", o.env, text, err)
+		}
+		s.given[o.name] = true
+	}
+	return s, s.validate()
+}
+
+// maxSocket is the longest path that server.Listen accepts. It is less than the 107
+// bytes that the path of a unix socket can have.
+const maxSocket = 103
+
+// validate checks the values that the flags themselves do not check.
+func (s *Settings) validate() error {
+	switch {
+	case s.Socket == "" || s.StateDir == "":
+		return errors.New("-socket and -state-dir (VPCNET_SOCKET, VPCNET_STATE_DIR) must not be empty")
+	case len(s.Socket) > maxSocket:
+		return fmt.Errorf("-socket %s (VPCNET_SOCKET) has %d bytes, want at most %d", s.Socket, len(s.Socket), maxSocket)
+	case s.PodMTU > s.ENIMTU:
+		return fmt.Errorf("-pod-mtu %d (POD_MTU) is more than -eni-mtu %d (AWS_VPC_ENI_MTU)", s.PodMTU, s.ENIMTU)
+	}
+	return nil
+}
+
+// policyName returns the name of the policy, with auto resolved.
+func (s *Settings) policyName() string {
+	if s.WarmPolicy != policyAuto {
+		return s.WarmPolicy
+	}
+	for _, target := range []string{"warm-eni-target", "warm-ip-target", "minimum-ip-target", "warm-prefix-target"} {
+		if s.given[target] {
+			return policyAWS
+		}
+	}
+	return policyBand
+}
+
+// Agent returns the configuration of the agent, without hooks and log.
+func (s *Settings) Agent() (ipamd.Config, error) {
+	c := s.Config
+	c.MaxENIs = max(s.MaxENI, 0)
+	if c.Cooldown = s.CooldownPeriod; c.Cooldown == 0 {
+		c.Cooldown = -1
+	}
+	var err error
+	c.Policy, err = s.policy()
+	return c, err
+}
+
+// policy returns the warm pool policy.
+func (s *Settings) policy() (warmpool.Policy, error) {
+	if s.policyName() == policyAWS {
+		return warmpool.AWS{
+			WarmENITarget: s.WarmENITarget, WarmIPTarget: s.WarmIPTarget,
+			MinimumIPTarget: s.MinimumIPTarget, WarmPrefixTarget: s.WarmPrefixTarget,
+		}, nil
+	}
+	name, set, err := warmpool.ParsePolicy(s.policyName())
+	if err != nil {
+		return nil, err
+	}
+	return warmpool.PolicyByName(name, set)
+}
+
+// Level returns the lowest level that is logged.
+func (s *Settings) Level() slog.Level {
+	var l slog.Level
+	_ = l.UnmarshalText([]byte(s.LogLevel)) // the setting was checked
+	return l
+}
+
+// usage prints the help: every flag with its variable and its default.
+func usage(w io.Writer) {
+	fmt.Fprint(w, `Usage: ipamd [flags]
+
+Ipamd is the node agent of vpcnet. It attaches ENIs to this EC2 instance, keeps
+a pool of their addresses, and gives them to the CNI plugin vpc-cni.
+
+Each flag can also be set by its environment variable; the flag overrides the
+variable. The region and credentials come from the AWS SDK's usual sources.
+`)
+	d := defaults()
+	group := ""
+	for _, o := range d.options() {
+		if o.group != group {
+			group = o.group
+			fmt.Fprintf(w, "\n%s:\n", group)
+		}
+		head := "  -" + o.name
+		if o.arg != "" {
+			head += " " + o.arg
+		}
+		fmt.Fprintf(w, "\n%s\n      env %s", head, o.env)
+		if text := o.value.String(); text != "" {
+			fmt.Fprintf(w, ", default %s", text)
+		}
+		fmt.Fprintln(w)
+		for _, line := range wrap(o.help, 72) {
+			fmt.Fprintln(w, "      "+line)
+		}
+	}
+}
+
+func wrap(text string, width int) []string {
+	var lines []string
+	line := ""
+	for word := range strings.FieldsSeq(text) {
+		if line != "" && len(line)+1+len(word) > width {
+			lines, line = append(lines, line), ""
+		}
+		line = strings.TrimPrefix(line+" "+word, " ")
+	}
+	return append(lines, line)
+}

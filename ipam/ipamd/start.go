@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipamd
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/cniplugin/server"
+	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/eni/instancetype"
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
+)
+
+// The pause between two attempts to start begins with firstPause and doubles up to
+// maxPause.
+const (
+	firstPause = time.Second
+	maxPause   = 30 * time.Second
+)
+
+// start creates the agent, and tries until that succeeds. With the node record of an
+// earlier process of the boot it succeeds at once, and otherwise as soon as EC2 or
+// the metadata service describes the instance. It returns nil if ctx ends first.
+func (n *node) start(ctx context.Context) (*started, error) {
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		st, limits, err := n.prepare(ctx)
+		if err == nil {
+			st.agent, err = n.newAgent(st.manager, limits)
+			return st, err
+		}
+		if ctx.Err() != nil {
+			return nil, nil
+		}
+		err = n.advise(err)
+		n.backend.SetProblem(err)
+		n.log.Error("agent cannot start yet", "err", err, "reason", reasonOf(err), "retry", pause.String())
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, nil
+		}
+	}
+}
+
+// started has the parts that exist once the instance is known.
+type started struct {
+	agent   *agent.Agent
+	client  *eni.Client
+	manager *eni.Manager
+}
+
+const (
+	// auditEvery is how often the agent checks for unfinished operations, tombstones
+	// and changes that the metadata service shows.
+	auditEvery = 30 * time.Second
+	// retryEC2Every is how often the agent observes again while EC2 does not answer.
+	retryEC2Every = 5 * time.Second
+	// finishTime bounds an attempt to finish operations, so that it does not delay the
+	// audit.
+	finishTime = 15 * time.Second
+)
+
+// audit periodically checks for changes, without a call to EC2. It refreshes the
+// agent if the metadata service shows ENIs or addresses that the manager does not
+// know, or if an unfinished operation could be finished. It releases the addresses
+// of tombstones, which plugins leave while the agent is too busy for them, and
+// follows the prefixes of the VPC. It only logs that the metadata service does not
+// answer, because the calls that need it fail anyway.
+func (n *node) audit(ctx context.Context, manager *eni.Manager, a *agent.Agent) error {
+	if n.finishOperations(ctx, manager, slog.LevelWarn) {
+		a.Refresh()
+	}
+	tick, retry := time.NewTicker(auditEvery), time.NewTicker(retryEC2Every)
+	defer tick.Stop()
+	defer retry.Stop()
+	vpc := vpcAudit{node: n, prefixes: manager.VPCPrefixes}
+	for {
+		select {
+		case <-tick.C:
+		case <-retry.C:
+			// Addresses that only the metadata service shows are doubtful, and are not
+			// given to pods.
+			if manager.Inventory().EC2Err != nil {
+				a.Refresh()
+			}
+			continue
+		case <-ctx.Done():
+			return nil
+		}
+		if err := n.tombstones(ctx, n.release); err != nil {
+			n.log.Error("collect tombstones", "err", err)
+		}
+		vpc.update(ctx)
+		due, err := manager.Check(ctx)
+		if err != nil {
+			n.log.Debug("audit", "err", err)
+		}
+		if due {
+			n.log.Info("the metadata service shows other ENIs or addresses than are known")
+		}
+		if n.finishOperations(ctx, manager, slog.LevelDebug) || due {
+			a.Refresh()
+		}
+	}
+}
+
+// sweepAfter is how long after its start the agent searches for ENIs that an earlier
+// process has created and that are not in the journal. By then their age shows that
+// no process is about to attach them.
+const sweepAfter = 15 * time.Minute
+
+// sweepOnce deletes ENIs that an earlier process of this instance has created and
+// lost, and completes ENIs that are only partly set up. If there are none, it makes
+// one call to EC2.
+func (n *node) sweepOnce(ctx context.Context, client *eni.Client, manager *eni.Manager) error {
+	select {
+	case <-time.After(sweepAfter):
+	case <-ctx.Done():
+		return nil
+	}
+	inv := manager.Inventory()
+	swept, err := eni.Sweep(ctx, client, eni.SweepInput{VPCID: inv.Instance.VPCID, Cluster: n.cfg.Cluster, Instance: inv.Instance.ID})
+	for _, s := range swept {
+		if s.Deleted {
+			n.log.Info("deleted an ENI that an earlier process had left behind", "eni", s.ENI.ID)
+		}
+	}
+	if err == nil && inv.EC2Err == nil {
+		_, err = manager.Reconcile(ctx)
+	}
+	if err != nil && ctx.Err() == nil {
+		n.log.Warn("ENIs of earlier processes cannot be swept yet", "err", err)
+	}
+	return nil
+}
+
+// finishOperations resumes unfinished operations, and reports whether any of them
+// ended. If there are none, it makes no call. It logs operations that stay unfinished
+// at the given level.
+func (n *node) finishOperations(ctx context.Context, manager *eni.Manager, level slog.Level) bool {
+	before, err := manager.Unfinished(ctx)
+	if err != nil || len(before) == 0 {
+		return false
+	}
+	bounded, cancel := context.WithTimeout(ctx, finishTime)
+	defer cancel()
+	if err := manager.Resume(bounded); err != nil {
+		n.log.Log(ctx, level, "operations of an earlier process are not finished yet", "err", err)
+	}
+	after, err := manager.Unfinished(ctx)
+	if err != nil || len(after) >= len(before) {
+		return false
+	}
+	n.log.Info("unfinished operations ended", "ended", len(before)-len(after), "open", len(after))
+	return true
+}
+
+// prepare creates the ENI manager and finds the limits of the instance. It leaves
+// unfinished operations of an earlier process to audit, because serving pods is more
+// urgent.
+func (n *node) prepare(ctx context.Context) (*started, instancetype.Limits, error) {
+	client, region, err := connect(ctx, n.cfg, n.known.Region, n.observeCall)
+	if err != nil {
+		return nil, instancetype.Limits{}, err
+	}
+	n.recorder.setRegion(region)
+	manager, err := eni.New(eni.Config{
+		Client: client, Intents: n.intents, Cluster: n.cfg.Cluster, Tags: n.cfg.ENITags,
+		MaxENIs: n.cfg.MaxENIs, InUse: InUse(n.pool, n.links.Witness), Known: n.known.Inventory,
+	})
+	if err != nil {
+		return nil, instancetype.Limits{}, err
+	}
+	// Reading the journal removes ENIs and addresses that are being deleted from the
+	// inventory.
+	if _, err := manager.Unfinished(ctx); err != nil {
+		return nil, instancetype.Limits{}, err
+	}
+	limits, err := manager.Limits(ctx)
+	return &started{client: client, manager: manager}, limits, err
+}
+
+func (n *node) newAgent(manager *eni.Manager, limits instancetype.Limits) (*agent.Agent, error) {
+	// The node record makes the next start faster; without it that is still correct.
+	changed := func(inv eni.Inventory) { _ = n.recorder.store(inv) }
+	p := &Provider{Manager: manager, Pool: n.pool, Links: n.links, Prefixes: n.cfg.prefixes(limits), MTU: n.cfg.ENIMTU, Changed: changed}
+	enis, err := p.Register(manager.Inventory(), false)
+	if err != nil {
+		return nil, err
+	}
+	a, err := agent.New(agent.Config{
+		Pool:       n.pool,
+		Provider:   p,
+		Links:      n.links,
+		Policy:     n.cfg.Policy,
+		Limits:     n.cfg.limits(limits),
+		Kernel:     n.links,
+		Known:      enis,
+		Tombstones: func(ctx context.Context, _ func(ipam.Attachment) error) error { return n.tombstones(ctx, n.release) },
+		Notify:     n.recordEvent,
+		Logger:     n.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.log.Info("instance known", "type", limits.Type, "limits", limits.Source, "enis", limits.Cards, "slots", limits.SlotsPerENI(), "earlier", len(enis))
+	n.backend.Serve(a)
+	return a, nil
+}
+
+// tombstones calls release for the attachment of each tombstone, and deletes the
+// tombstone if release returns nil.
+func (n *node) tombstones(ctx context.Context, release func(ipam.Attachment) error) error {
+	_, err := server.CollectTombstones(ctx, cniplugin.TombstoneDir(n.cfg.StateDir), func(_ context.Context, t cniplugin.Tombstone) error {
+		return release(ipam.Attachment(t.Attachment))
+	})
+	return err
+}
+
+// readyEvery is how often whenReady checks the agent. The kubelet checks for the CNI
+// configuration every 5 seconds.
+const readyEvery = 50 * time.Millisecond
+
+// whenReady waits until the first address can be given to a pod, writes the CNI
+// configuration, and then repairs changes to the node's network until ctx ends.
+func (n *node) whenReady(ctx context.Context) error {
+	tick := time.NewTicker(readyEvery)
+	defer tick.Stop()
+	for !n.backend.agent.Load().Status().Ready {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	if err := n.announce(); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.links.Watch(ctx, n.cfg.Hooks.Repaired, n.log) })
+	g.Go(func() error { return n.links.WatchTranslation(ctx, n.cfg.Hooks.Translated, n.log) })
+	return g.Wait()
+}
+
+// announce writes the CNI configuration.
+func (n *node) announce() error {
+	if n.cfg.Conflist == "" {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(n.cfg.Conflist), 0o755); err != nil {
+		return fmt.Errorf("create the directory of the CNI configuration: %w", err)
+	}
+	changed, err := server.WriteConflist(n.cfg.Conflist, cniplugin.Conflist{Conf: cniplugin.NetConf{
+		PluginConf:  types.PluginConf{Capabilities: map[string]bool{"ips": true, "mac": true}},
+		AgentSocket: n.cfg.Socket, StateDir: n.cfg.StateDir, VethPrefix: n.cfg.HostLinkPrefix,
+	}})
+	if err != nil {
+		return fmt.Errorf("write the CNI configuration: %w", err)
+	}
+	n.log.Info("node is ready for pods", "conflist", n.cfg.Conflist, "changed", changed)
+	return nil
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipamd
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
+)
+
+// Status is the state of an agent at one moment. Its JSON is what programs publish. It
+// does not contain the IDs of sandboxes, because with one of them a process could
+// impersonate the runtime.
+type Status struct {
+	// Ready means that an address could be given to a pod at some time since Run began.
+	Ready bool `json:"ready"`
+	// Reason says why the agent is not ready, or why no more addresses are available at
+	// present. Empty means that there is no problem. Evidence describes the reason.
+	Reason   ipam.Reason `json:"reason,omitempty"`
+	Evidence string      `json:"evidence,omitempty"`
+	// Free is how many addresses can be given to pods now.
+	Free int `json:"free"`
+	// InFlight describes the tasks under way, and Decisions the latest decision of each
+	// network card.
+	InFlight  []string `json:"inFlight,omitempty"`
+	Decisions []string `json:"decisions,omitempty"`
+	// Network has the settings of the node's network.
+	Network     NetworkStatus `json:"network"`
+	ENIs        []ENIStatus   `json:"enis"`
+	Allocations []PodStatus   `json:"allocations"`
+	// Quarantined are addresses that are in use but unknown to the journal.
+	Quarantined []QuarantinedStatus `json:"quarantined,omitempty"`
+	// Events are the latest events, without the requests of pods.
+	Events []agent.Event `json:"events,omitempty"`
+}
+
+// NetworkStatus has the settings of the node's network.
+type NetworkStatus struct {
+	Layout          string         `json:"layout"`
+	HostLinkPrefix  string         `json:"hostLinkPrefix"`
+	ServicePrefixes []netip.Prefix `json:"servicePrefixes,omitempty"`
+	ExternalSNAT    bool           `json:"externalSNAT"`
+	// InUse are addresses of the ENIs that are in use, but not by a pod in
+	// Allocations.
+	InUse []netip.Addr `json:"inUse,omitempty"`
+}
+
+// ENIStatus describes an ENI in the pool and in the node's network.
+type ENIStatus struct {
+	ID     string         `json:"id"`
+	MAC    string         `json:"mac,omitempty"`
+	Card   int            `json:"card"`
+	Device int            `json:"device"`
+	Addrs  []netip.Prefix `json:"addrs,omitempty"`
+	// Table is the number of its route table. Mark is the mark on packets of its pods
+	// in the flat layout.
+	Table  int           `json:"table"`
+	Mark   int           `json:"mark"`
+	Ready  bool          `json:"ready"`
+	Blocks []BlockStatus `json:"blocks"`
+}
+
+// QuarantinedStatus is an address that is in use but unknown to the journal.
+type QuarantinedStatus struct {
+	Addr netip.Addr `json:"addr"`
+	ENI  string     `json:"eni"`
+	// By says what uses the address.
+	By    string    `json:"by"`
+	Since time.Time `json:"since"`
+}
+
+// BlockStatus counts the addresses of a block.
+type BlockStatus struct {
+	Prefix netip.Prefix `json:"prefix"`
+	// Used includes the quarantined ones.
+	Used        int `json:"used"`
+	Quarantined int `json:"quarantined,omitempty"`
+	Cooling     int `json:"cooling"`
+	Free        int `json:"free"`
+}
+
+// PodStatus is an address that a pod holds.
+type PodStatus struct {
+	Addr      netip.Addr `json:"addr"`
+	ENI       string     `json:"eni"`
+	Namespace string     `json:"namespace,omitempty"`
+	Pod       string     `json:"pod,omitempty"`
+	// Link is the pod's host link.
+	Link string    `json:"link"`
+	At   time.Time `json:"at"`
+}
+
+// Status returns the present state. Before Run has opened the pool it has only a reason.
+func (a *Agent) Status() Status {
+	n := a.node.Load()
+	if n == nil {
+		return (&node{cfg: a.cfg}).emptyStatus()
+	}
+	return n.status()
+}
+
+// View returns the state of the pool, which is empty before Run has opened it.
+func (a *Agent) View() ipam.View {
+	n := a.node.Load()
+	if n == nil {
+		return ipam.View{}
+	}
+	return n.pool.View()
+}
+
+func (n *node) emptyStatus() Status {
+	return Status{
+		Reason: ipam.ReasonAgentStarting, ENIs: []ENIStatus{}, Allocations: []PodStatus{},
+		Network: NetworkStatus{
+			Layout: string(n.cfg.Layout), HostLinkPrefix: n.cfg.HostLinkPrefix,
+			ServicePrefixes: n.cfg.ServicePrefixes, ExternalSNAT: n.cfg.ExternalSNAT,
+		},
+	}
+}
+
+func (n *node) status() Status {
+	out, network := n.emptyStatus(), n.links.Node()
+	out.Network.InUse = network.InUse
+	view := n.pool.View()
+	if a := n.backend.agent.Load(); a != nil {
+		s := a.Status()
+		view = s.Pool
+		out.Ready, out.Reason, out.Evidence = s.Ready, s.Reason, s.Evidence
+		out.Free, out.InFlight, out.Decisions = s.Free, s.InFlight, s.Decisions
+	}
+	for _, e := range view.ENIs {
+		es := ENIStatus{ID: e.ID, Card: e.Card, Device: e.Device, Ready: e.Ready, Blocks: []BlockStatus{}}
+		for _, bv := range e.Blocks {
+			es.Blocks = append(es.Blocks, BlockStatus{bv.Prefix, bv.Used, bv.Quarantined, bv.Cooling, bv.Free})
+		}
+		out.ENIs = append(out.ENIs, es)
+	}
+	out.ENIs = withLinks(out.ENIs, network)
+	for _, q := range view.Quarantined {
+		out.Quarantined = append(out.Quarantined, QuarantinedStatus{q.Addr, q.ENI, q.By, q.Since})
+	}
+	out.Events = withoutSandboxes(n.events.list())
+	for a := range n.pool.Allocations() {
+		out.Allocations = append(out.Allocations, PodStatus{
+			a.Addr, a.ENI, a.Pod.Namespace, a.Pod.Name, datapath.HostLinkName(n.cfg.HostLinkPrefix, a.ContainerID, a.IfName), a.At,
+		})
+	}
+	return out
+}
+
+// withoutSandboxes removes the IDs of sandboxes from events.
+func withoutSandboxes(list []agent.Event) []agent.Event {
+	for i := range list {
+		list[i].Attachment = ipam.Attachment{}
+	}
+	return list
+}
+
+// withLinks adds the MACs and addresses of the ENIs in n, and the ENIs that are not
+// in the pool.
+func withLinks(enis []ENIStatus, n datapath.Node) []ENIStatus {
+	for _, e := range n.ENIs {
+		i := slices.IndexFunc(enis, func(s ENIStatus) bool { return s.ID == e.ID })
+		if i < 0 {
+			i, enis = len(enis), append(enis, ENIStatus{ID: e.ID, Card: e.Card, Device: e.Device, Blocks: []BlockStatus{}})
+		}
+		enis[i].MAC, enis[i].Addrs = e.MAC.String(), e.Addrs
+	}
+	for i, e := range enis {
+		enis[i].Table, enis[i].Mark = datapath.Table(e.Card, e.Device), datapath.Number(e.Card, e.Device)
+	}
+	return enis
+}
