@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vpcnet/vpcnet/internal/fabric"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
@@ -69,7 +70,7 @@ func (k *walk) checkWarmPool(ctx context.Context) error {
 func (k *walk) refilled(ctx context.Context, n *node) (detail string, err error) {
 	per, most := k.limits.SlotsPerENI(), k.limits.SlotsPerENI()*k.limits.MaxENIs(k.limits.DefaultCard)
 	want := min(warmTarget(k.agentEnv, per), most-len(n.pods))
-	var pool poolState
+	var pool ipamd.Status
 	err = poll(ctx, func() (done bool, err error) {
 		pool, err = n.pool(ctx)
 		return err == nil && pool.Free >= want && len(pool.InFlight) == 0, err

@@ -4,11 +4,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -23,6 +20,7 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 	"github.com/vpcnet/vpcnet/eni/vpctest"
 	"github.com/vpcnet/vpcnet/internal/fabric"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 )
 
 // node is an EC2 instance with its agent and pods.
@@ -151,44 +149,9 @@ func (n *node) signalAgent(s os.Signal) error {
 	return nil
 }
 
-// poolState is the part of the agent's /v1/status that the lab uses.
-type poolState struct {
-	Free      int
-	InFlight  []string
-	Decisions []string
-	ENIs      []struct {
-		ID     string
-		Blocks []struct {
-			Prefix              netip.Prefix
-			Used, Cooling, Free int
-		}
-	}
-	Allocations []struct{ Addr netip.Addr }
-}
-
-// pool asks the agent for the state of its pool.
-func (n *node) pool(ctx context.Context) (poolState, error) {
-	client := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", n.statusSocket())
-		},
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://ipamd/v1/status", nil)
-	if err != nil {
-		return poolState{}, err
-	}
-	res, err := client.Do(req)
-	if err != nil {
-		return poolState{}, fmt.Errorf("status of ipamd on %s: %w", n.name, err)
-	}
-	defer res.Body.Close()
-	var s poolState
-	if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
-		return poolState{}, fmt.Errorf("status of ipamd on %s: %w", n.name, err)
-	}
-	return s, nil
+// pool asks the agent for its status.
+func (n *node) pool(ctx context.Context) (ipamd.Status, error) {
+	return ipamd.ReadStatus(ctx, "unix:"+n.statusSocket())
 }
 
 // observe reads the node's links, addresses, routes, rules and settings.

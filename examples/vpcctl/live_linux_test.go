@@ -24,6 +24,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/trace"
 	"github.com/vpcnet/vpcnet/internal/fabric"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
@@ -112,9 +113,9 @@ func (l *liveNode) serve(t *testing.T, n datapath.Node) {
 		Blocks []block        `json:"blocks"`
 	}
 	status := struct {
-		Network     map[string]any `json:"network"`
-		ENIs        []eni          `json:"enis"`
-		Allocations []podAddr      `json:"allocations"`
+		Network     map[string]any    `json:"network"`
+		ENIs        []eni             `json:"enis"`
+		Allocations []ipamd.PodStatus `json:"allocations"`
 	}{Network: map[string]any{"layout": n.Layout, "hostLinkPrefix": "eni"}}
 	for _, e := range n.ENIs {
 		x := eni{ID: e.ID, MAC: e.MAC.String(), Device: e.Device, Addrs: e.Addrs}
@@ -124,7 +125,7 @@ func (l *liveNode) serve(t *testing.T, n datapath.Node) {
 		status.ENIs = append(status.ENIs, x)
 	}
 	for _, a := range l.pod.Addrs {
-		status.Allocations = append(status.Allocations, podAddr{Addr: a.Addr, ENI: "eni-1", Namespace: "default", Pod: "one", Link: l.pod.HostLink()})
+		status.Allocations = append(status.Allocations, ipamd.PodStatus{Addr: a.Addr, ENI: "eni-1", Namespace: "default", Pod: "one", Link: l.pod.HostLink()})
 	}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(status) }))
 	t.Cleanup(srv.Close)

@@ -8,8 +8,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"github.com/vpcnet/vpcnet/datapath/trace"
 	"net/netip"
+
+	"github.com/vpcnet/vpcnet/datapath/trace"
 )
 
 const traceAbout = `trace explains the way of a packet from a pod, or from the node, to a destination

@@ -19,6 +19,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/datapath/trace"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 )
 
 // savedNode writes the state of a node with one pod on a secondary ENI to a file, after
@@ -48,7 +49,7 @@ func savedNode(t *testing.T, change func(*saved)) string {
 				Inside: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
 			},
 		},
-		Pods: []podAddr{{Addr: pod.Addrs[0].Addr, ENI: "eni-b", Namespace: "default", Pod: "web-0"}},
+		Pods: []ipamd.PodStatus{{Addr: pod.Addrs[0].Addr, ENI: "eni-b", Namespace: "default", Pod: "web-0"}},
 	}
 	if change != nil {
 		change(&s)
@@ -184,12 +185,12 @@ func TestAgent(t *testing.T) {
 		"allocations":[{"addr":"10.0.0.113","eni":"eni-b","namespace":"default","pod":"web-0","link":"vet1"}]}`
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte(text)) }))
 	defer srv.Close()
-	ask := func() (agentStatus, datapath.Node, error) {
-		status, err := askAgent(t.Context(), strings.TrimPrefix(srv.URL, "http://"))
+	ask := func() (ipamd.Status, datapath.Node, error) {
+		status, err := ipamd.ReadStatus(t.Context(), strings.TrimPrefix(srv.URL, "http://"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		n, err := nodeOf(status)
+		n, err := status.Node()
 		return status, n, err
 	}
 	status, n, err := ask()

@@ -4,54 +4,19 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
-	"net"
-	"net/http"
-	"net/netip"
-	"strings"
-	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/datapath/trace"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
 // saved is the network state of a node with the pods of the agent.
 type saved struct {
 	trace.View
-	Pods []podAddr `json:"pods,omitempty"`
-}
-
-// podAddr is a pod's address in the agent's introspection.
-type podAddr struct {
-	Addr      netip.Addr `json:"addr"`
-	ENI       string     `json:"eni"`
-	Namespace string     `json:"namespace"`
-	Pod       string     `json:"pod"`
-	Link      string     `json:"link,omitempty"`
-}
-
-// agentStatus is the part of ipamd's introspection that vpcctl uses.
-type agentStatus struct {
-	Network struct {
-		Layout          datapath.Layout `json:"layout"`
-		HostLinkPrefix  string          `json:"hostLinkPrefix"`
-		ServicePrefixes []netip.Prefix  `json:"servicePrefixes"`
-		InUse           []netip.Addr    `json:"inUse"`
-		ExternalSNAT    bool            `json:"externalSNAT"`
-	} `json:"network"`
-	ENIs []struct {
-		ID           string `json:"id"`
-		MAC          string `json:"mac"`
-		Card, Device int
-		Addrs        []netip.Prefix `json:"addrs"`
-		Blocks       []struct {
-			Prefix netip.Prefix `json:"prefix"`
-		} `json:"blocks"`
-	} `json:"enis"`
-	Allocations []podAddr `json:"allocations"`
+	Pods []ipamd.PodStatus `json:"pods,omitempty"`
 }
 
 // where holds the flags that select the node.
@@ -89,11 +54,11 @@ func (w *where) observe(ctx context.Context) (saved, error) {
 	if w.agent == "" {
 		return s, nil
 	}
-	status, err := askAgent(ctx, w.agent)
+	status, err := ipamd.ReadStatus(ctx, w.agent)
 	if err != nil {
-		return s, fmt.Errorf("agent at %s: %w", w.agent, err)
+		return s, err
 	}
-	n, err := nodeOf(status)
+	n, err := status.Node()
 	if err != nil {
 		return s, fmt.Errorf("agent at %s: %w", w.agent, err)
 	}
@@ -119,57 +84,4 @@ func (w *where) translation(ctx context.Context) (*trace.Translation, error) {
 	}
 	translation := trace.Translation(t)
 	return &translation, nil
-}
-
-// agentTimeout limits the time of the request to the agent.
-const agentTimeout = 5 * time.Second
-
-// askAgent reads the agent's introspection.
-func askAgent(ctx context.Context, where string) (agentStatus, error) {
-	var status agentStatus
-	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
-	defer cancel()
-	client := &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			if path, unix := strings.CutPrefix(where, "unix:"); unix {
-				return d.DialContext(ctx, "unix", path)
-			}
-			return d.DialContext(ctx, "tcp", where)
-		},
-		DisableKeepAlives: true,
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/v1/status", nil)
-	if err != nil {
-		return status, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return status, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return status, fmt.Errorf("status %s", resp.Status)
-	}
-	return status, json.NewDecoder(resp.Body).Decode(&status)
-}
-
-// nodeOf returns the desired node of the agent. datapath finds its links by MAC.
-func nodeOf(status agentStatus) (datapath.Node, error) {
-	n := datapath.Node{
-		Layout: status.Network.Layout, HostLinkPrefix: status.Network.HostLinkPrefix,
-		ServicePrefixes: status.Network.ServicePrefixes, InUse: status.Network.InUse,
-	}
-	for _, e := range status.ENIs {
-		x := datapath.ENI{ID: e.ID, Card: e.Card, Device: e.Device, Addrs: e.Addrs}
-		var err error
-		if x.MAC, err = net.ParseMAC(e.MAC); err != nil {
-			return n, fmt.Errorf("MAC of %s: %w (an older agent does not report it)", e.ID, err)
-		}
-		for _, b := range e.Blocks {
-			x.Sources = append(x.Sources, b.Prefix)
-		}
-		n.ENIs = append(n.ENIs, x)
-	}
-	return n, nil
 }

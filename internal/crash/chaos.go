@@ -231,7 +231,7 @@ func (w *world) missing(ctx context.Context) string {
 	if err != nil {
 		return err.Error()
 	}
-	n, err := s.node()
+	n, err := s.Node()
 	if err != nil {
 		return err.Error()
 	}

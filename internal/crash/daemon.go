@@ -5,24 +5,18 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"net"
-	"net/http"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
-	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/internal/fabric"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 )
 
 // daemon keeps one process running, as systemd or Kubernetes would: if the process
@@ -138,109 +132,16 @@ func (w *world) ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.node(); err != nil {
+	if _, err := s.Node(); err != nil {
 		return fmt.Errorf("the agent has not observed its ENIs yet: %w", err)
 	}
 	_, err = os.Stat(w.conflist())
 	return err
 }
 
-// status is the part of the agent's status that the loop reads.
-type status struct {
-	Network struct {
-		Layout          datapath.Layout `json:"layout"`
-		HostLinkPrefix  string          `json:"hostLinkPrefix"`
-		ServicePrefixes []netip.Prefix  `json:"servicePrefixes"`
-		InUse           []netip.Addr    `json:"inUse"`
-	} `json:"network"`
-	ENIs []struct {
-		ID     string         `json:"id"`
-		MAC    string         `json:"mac"`
-		Card   int            `json:"card"`
-		Device int            `json:"device"`
-		Addrs  []netip.Prefix `json:"addrs"`
-		Blocks []struct {
-			Prefix netip.Prefix `json:"prefix"`
-		} `json:"blocks"`
-	} `json:"enis"`
-	Allocations []struct {
-		Addr netip.Addr `json:"addr"`
-		Link string     `json:"link"`
-	} `json:"allocations"`
-
-	quarantined []netip.Addr
-}
-
 // status asks the agent for its status.
-func (w *world) status(ctx context.Context) (s status, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	client := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", w.statusSocket())
-		},
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://ipamd/v1/status", nil)
-	if err != nil {
-		return s, err
-	}
-	res, err := client.Do(req)
-	if err != nil {
-		return s, err
-	}
-	defer res.Body.Close()
-	var raw json.RawMessage
-	if err := json.NewDecoder(res.Body).Decode(&raw); err != nil {
-		return s, err
-	}
-	var tree any
-	if err := errors.Join(json.Unmarshal(raw, &s), json.Unmarshal(raw, &tree)); err != nil {
-		return s, err
-	}
-	s.quarantined = quarantined(tree, false)
-	return s, nil
-}
-
-// quarantined returns the addresses below any key that contains "quarantin".
-func quarantined(tree any, below bool) (all []netip.Addr) {
-	switch x := tree.(type) {
-	case map[string]any:
-		for key, v := range x {
-			all = append(all, quarantined(v, below || strings.Contains(strings.ToLower(key), "quarantin"))...)
-		}
-	case []any:
-		for _, v := range x {
-			all = append(all, quarantined(v, below)...)
-		}
-	case string:
-		if a, err := netip.ParseAddr(x); err == nil && below {
-			all = append(all, a)
-		}
-	}
-	return all
-}
-
-// node returns the node's network as the agent desires it. Its ENIs are sorted by ID,
-// as the chains in nftables are.
-func (s status) node() (datapath.Node, error) {
-	n := datapath.Node{
-		Layout: s.Network.Layout, HostLinkPrefix: s.Network.HostLinkPrefix,
-		ServicePrefixes: s.Network.ServicePrefixes, InUse: s.Network.InUse,
-	}
-	for _, e := range s.ENIs {
-		mac, err := net.ParseMAC(e.MAC)
-		if err != nil {
-			return n, fmt.Errorf("status: MAC of %s: %w", e.ID, err)
-		}
-		x := datapath.ENI{ID: e.ID, MAC: mac, Card: e.Card, Device: e.Device, Addrs: e.Addrs}
-		for _, b := range e.Blocks {
-			x.Sources = append(x.Sources, b.Prefix)
-		}
-		n.ENIs = append(n.ENIs, x)
-	}
-	slices.SortFunc(n.ENIs, func(a, b datapath.ENI) int { return strings.Compare(a.ID, b.ID) })
-	return n, nil
+func (w *world) status(ctx context.Context) (ipamd.Status, error) {
+	return ipamd.ReadStatus(ctx, "unix:"+w.statusSocket())
 }
 
 // logged returns the end of the agent's log, without the lines about the STATUS

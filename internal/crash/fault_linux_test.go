@@ -23,6 +23,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 )
 
 // faultTest is a world with two pods, into which a test injects a fault.
@@ -30,7 +31,7 @@ type faultTest struct {
 	*batches
 	a, b *pod
 	// lastStatus is the last status of the agent before freeze killed it.
-	lastStatus *status
+	lastStatus *ipamd.Status
 }
 
 // freeze kills the agent and stores its last status for further observations.

@@ -130,15 +130,3 @@ func TestStarved(t *testing.T) {
 		t.Errorf("starvedBy = %v, want a violation", v)
 	}
 }
-
-func TestQuarantined(t *testing.T) {
-	tree := map[string]any{
-		"allocations":          []any{map[string]any{"addr": "10.0.0.1"}},
-		"quarantinedAddresses": []any{"10.0.0.2", map[string]any{"addr": "10.0.0.3", "why": "a route leads there"}},
-	}
-	got := quarantined(tree, false)
-	slices.SortFunc(got, netip.Addr.Compare)
-	if !slices.Equal(got, []netip.Addr{addr("10.0.0.2"), addr("10.0.0.3")}) {
-		t.Errorf("quarantined = %v, want 10.0.0.2 and 10.0.0.3", got)
-	}
-}

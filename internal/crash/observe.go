@@ -16,6 +16,7 @@ import (
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/eni/enitest"
 	"github.com/vpcnet/vpcnet/internal/fabric"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 )
 
 // observe observes the node through all witnesses: the runtime, the kernel, EC2 and
@@ -33,7 +34,7 @@ func (w *world) observe(ctx context.Context) (observation, error) {
 }
 
 // compare is observe with a given status of the agent.
-func (w *world) compare(ctx context.Context, s status, problem string) (observation, error) {
+func (w *world) compare(ctx context.Context, s ipamd.Status, problem string) (observation, error) {
 	p := observation{Instance: w.instance, ENIs: w.enis(), Pods: w.running(), Agent: w.agentState(s, problem)}
 	state, err := w.kernel.Observe(ctx)
 	if err != nil {
@@ -85,8 +86,11 @@ func (w *world) enis() []eniState {
 	return all
 }
 
-func (w *world) agentState(s status, problem string) agentState {
-	a := agentState{Problem: problem, Quarantined: s.quarantined}
+func (w *world) agentState(s ipamd.Status, problem string) agentState {
+	a := agentState{Problem: problem}
+	for _, q := range s.Quarantined {
+		a.Quarantined = append(a.Quarantined, q.Addr)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	there := map[string]bool{}
@@ -114,11 +118,11 @@ func (w *world) checkRefusal(ctx context.Context, err error) {
 
 // drift compares the kernel with the desired state of the agent's network and the
 // runtime's pods. The table of a pod is that of the ENI which has its address in EC2.
-func (w *world) drift(s status, p observation, state netstate.State) ([]string, error) {
+func (w *world) drift(s ipamd.Status, p observation, state netstate.State) ([]string, error) {
 	if p.Agent.Problem != "" {
 		return nil, nil // notReady reports it
 	}
-	n, err := s.node()
+	n, err := s.Node()
 	if err != nil {
 		return nil, err
 	}
