@@ -38,23 +38,27 @@ func (s *subscriptions) add() (<-chan struct{}, func()) {
 	}
 }
 
-// run forwards the changes of a pool until ctx ends.
+// run signals that a pool is open, and forwards its changes until ctx ends.
 func (s *subscriptions) run(ctx context.Context, pool *ipam.Pool) error {
 	changed, stop := pool.Subscribe()
 	defer stop()
 	for {
+		s.signal()
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			return nil
 		}
-		s.mu.Lock()
-		for c := range s.readers {
-			select {
-			case c <- struct{}{}:
-			default: // a value is pending already
-			}
+	}
+}
+
+func (s *subscriptions) signal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.readers {
+		select {
+		case c <- struct{}{}:
+		default: // a value is pending already
 		}
-		s.mu.Unlock()
 	}
 }

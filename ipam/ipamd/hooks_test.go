@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipamd
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/agent"
+)
+
+// hooked returns a world whose agent runs with hooks. BeforeReply returns refuse, and gone
+// has the container of each call of AfterDel.
+func hooked(t *testing.T, refuse *error, gone *[]string) *world {
+	n := newNode(t, nil)
+	n.backend.cfg.BeforeReply = func(_ context.Context, req cniplugin.AddRequest, got []ipam.Allocation) error {
+		if len(got) != 1 || got[0].ContainerID != req.ContainerID {
+			t.Errorf("BeforeReply has %v for %v", got, req)
+		}
+		return *refuse
+	}
+	n.backend.cfg.AfterDel = func(all []ipam.Allocation) {
+		for _, a := range all {
+			*gone = append(*gone, a.ContainerID)
+		}
+	}
+	n.backend.Serve(n.run(t.Context(), 2))
+	return n
+}
+
+func addRequest(id string) cniplugin.AddRequest {
+	return cniplugin.AddRequest{Attachment: cniplugin.Attachment(attachment(id)), Pod: cniplugin.Pod{Namespace: "default", Name: id}}
+}
+
+// TestBeforeReply checks that a pod that the hook refuses gets no address, that its error
+// reaches the plugin, and that a refused repetition of an ADD keeps the addresses.
+func TestBeforeReply(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var refuse error
+		var gone []string
+		n := hooked(t, &refuse, &gone)
+		if _, err := n.backend.Add(t.Context(), addRequest("a")); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			refuse error
+			code   uint
+			text   string
+		}{
+			{errors.New("the policy is not known yet"), cniplugin.CodeAgent, "the policy is not known yet"},
+			{&cniplugin.AgentError{Code: cniplugin.CodeTryAgainLater, Message: "no policy"}, cniplugin.CodeTryAgainLater, "no policy"},
+		} {
+			refuse = c.refuse
+			for _, id := range []string{"a", "b"} {
+				_, err := n.backend.Add(t.Context(), addRequest(id))
+				var got *cniplugin.AgentError
+				if !errors.As(err, &got) || got.Code != c.code || !strings.Contains(got.Message, c.text) {
+					t.Errorf("pod %s: %v, want code %d and %q", id, err, c.code, c.text)
+				}
+			}
+			if len(n.pool.Lookup(attachment("a"))) != 1 || len(n.pool.Lookup(attachment("b"))) != 0 {
+				t.Errorf("a holds %v, b holds %v; want an address for a only", n.pool.Lookup(attachment("a")), n.pool.Lookup(attachment("b")))
+			}
+		}
+		if len(gone) > 0 {
+			t.Errorf("AfterDel was called for %v", gone)
+		}
+	})
+}
+
+// TestAfterDel checks that the hook is called once for each pod that ends: by DEL, by a
+// tombstone, and by the agent that reclaims a sandbox.
+func TestAfterDel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var refuse error
+		var gone []string
+		n := hooked(t, &refuse, &gone)
+		for _, id := range []string{"a", "b"} {
+			if _, err := n.backend.Add(t.Context(), addRequest(id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 {
+			if _, err := n.backend.Del(t.Context(), cniplugin.DelRequest{Attachment: cniplugin.Attachment(attachment("a"))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.check(cniplugin.WriteTombstone(cniplugin.TombstoneDir(n.node.cfg.StateDir), cniplugin.Tombstone{
+			Attachment: cniplugin.Attachment(attachment("b")), At: time.Now(),
+		}))
+		time.Sleep(auditEvery + time.Second)
+		n.node.recordEvent(agent.Event{Kind: agent.EventReclaimed, Attachment: attachment("c")})
+		if got := strings.Join(gone, " "); got != "a b c" {
+			t.Errorf("AfterDel was called for %q, want a b c", got)
+		}
+	})
+}
+
+// TestSubscribe checks that each of several readers learns of changes, and that a reader
+// that does not read delays nothing.
+func TestSubscribe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, nil)
+		a, err := New(Config{})
+		n.check(err)
+		ctx, cancel := context.WithCancel(t.Context())
+		_, stopIdle := a.Subscribe()
+		first, stopFirst := a.Subscribe()
+		second, stopSecond := a.Subscribe()
+		done := make(chan error)
+		go func() { done <- a.subs.run(ctx, n.pool) }()
+		<-first // the pool is open
+		<-second
+		change := func(id string) {
+			n.check(n.pool.SetENI(ipam.ENI{ID: id, Device: len(n.pool.View().ENIs)}))
+			synctest.Wait()
+		}
+		change("eni-1")
+		<-first
+		<-second
+		stopFirst()
+		change("eni-2")
+		select {
+		case <-first:
+			t.Error("a reader got a change after its subscription had ended")
+		default:
+		}
+		<-second
+		stopSecond()
+		stopIdle()
+		cancel()
+		n.check(<-done)
+	})
+}
+
+// TestBadConfig checks that New refuses what no node can have, and names the field.
+func TestBadConfig(t *testing.T) {
+	for field, cfg := range map[string]Config{
+		"Socket":         {Socket: "/" + strings.Repeat("x", maxSocket)},
+		"Layout":         {Layout: "round"},
+		"PodMTU":         {PodMTU: 9002},
+		"MaxENIs":        {MaxENIs: -1},
+		"HostLinkPrefix": {HostLinkPrefix: "a-b"},
+	} {
+		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v, want an error that names it", field, err)
+		}
+	}
+	a, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := a.Status(); s.Ready || s.Reason != ipam.ReasonAgentStarting || len(a.View().ENIs) > 0 {
+		t.Errorf("status %+v before Run, want only a reason", s)
+	}
+}
