@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package nodetest
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/vpcnet/vpcnet/eni/vpctest"
+)
+
+// layouts are the layouts of rules in which the programs are tested.
+var layouts = []string{"flat", "per-pod"}
+
+// TestWholeSystem runs pods on two nodes. The first one needs a second ENI for its pods.
+// All pods reach each other with their own addresses, and the internet with the address of
+// their node, also after the agent was killed. Afterwards nothing is left of them.
+func TestWholeSystem(t *testing.T) {
+	for _, layout := range layouts {
+		t.Run(layout, func(t *testing.T) {
+			vpc := vpctest.New(t)
+			env := map[string]string{"VPCNET_LAYOUT": layout}
+			var pods []*Pod
+			var nodes []*Node
+			for _, n := range []int{4, 2} { // a t3.small has 3 addresses for pods on each ENI
+				node := Start(t, vpc.Node(t, "t3.small"), Config{Env: env})
+				nodes = append(nodes, node)
+				for range n {
+					pods = append(pods, node.AddPod(t))
+				}
+			}
+			if enis := nodes[0].ENIs(); len(enis) < 2 {
+				t.Fatalf("%d ENIs, want a second one for the fourth pod", len(enis))
+			}
+			check := func() {
+				t.Helper()
+				for _, from := range pods {
+					for _, to := range pods {
+						if from == to {
+							continue
+						}
+						if got := from.Ask(t, "udp", to.At(0)).Addr(); got != from.Addrs[0] {
+							t.Errorf("%v sees %v, want %v", to.Addrs[0], got, from.Addrs[0])
+						}
+					}
+					internet := netip.AddrPortFrom(vpctest.InternetAddr, vpctest.EchoPort)
+					if got := from.Ask(t, "tcp", internet).Addr(); got != from.node.Addr {
+						t.Errorf("the internet sees %v from pod %v, want the address of %s, %v", got, from.Addrs[0], from.node.Name(), from.node.Addr)
+					}
+					from.Check(t)
+				}
+			}
+			check()
+			nodes[0].Restart(t, syscall.SIGKILL)
+			check()
+			for _, p := range pods {
+				p.Delete(t)
+			}
+			if s := nodes[0].Status(t); len(s.Allocations) > 0 {
+				t.Errorf("allocations %v after all DELs, want none", s.Allocations)
+			}
+		})
+	}
+}
+
+// TestOwnAgent runs the example program that embeds an agent with its own policy.
+func TestOwnAgent(t *testing.T) {
+	vpc := vpctest.New(t)
+	node := Start(t, vpc.Node(t, "m5.large"), Config{Program: "ownagent"})
+	for range 5 {
+		p := node.AddPod(t)
+		p.Ping(t, vpctest.InternetAddr)
+		node.Eventually(t, func() error {
+			if !strings.Contains(node.Agent.Output(), "addr="+p.Addrs[0].String()) {
+				return errors.New("the hook has not logged the pod")
+			}
+			return nil
+		})
+	}
+}
