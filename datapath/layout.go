@@ -107,10 +107,25 @@ func (n Node) rules(family netstate.Family) []netstate.Rule {
 	return rules
 }
 
-// speaks reports whether the ENI has an address of its own in the family, and so a
-// gateway.
+// speaks reports whether the ENI has a gateway of the family. For IPv4 it needs an address
+// of its own, which gives the subnet. For IPv6 the addresses of pods are enough, because
+// the VPC router has the same address in each subnet; EC2 creates such ENIs.
 func (e ENI) speaks(f netstate.Family) bool {
-	return slices.ContainsFunc(e.Addrs, func(a netip.Prefix) bool { return netstate.FamilyOf(a.Addr()) == f })
+	of := func(p netip.Prefix) bool { return netstate.FamilyOf(p.Addr()) == f }
+	return slices.ContainsFunc(e.Addrs, of) || f.Is6() && slices.ContainsFunc(e.Sources, of)
+}
+
+// routers returns the gateways of the ENI, one for each family that it speaks.
+func (e ENI) routers() []netip.Addr {
+	var list []netip.Addr
+	own6 := false
+	for _, a := range e.Addrs {
+		list, own6 = append(list, e.gateway(a)), own6 || a.Addr().Is6()
+	}
+	if !own6 && e.speaks(netstate.IPv6) {
+		list = append(list, e.gateway(netip.PrefixFrom(netip.IPv6Unspecified(), 0)))
+	}
+	return list
 }
 
 const forwarding6 = "net.ipv6.conf.all.forwarding"
@@ -145,7 +160,8 @@ func (e ENI) state() netstate.State {
 		// With the kernel's route to the subnet, the node's own packets to the
 		// subnet would leave by this ENI with the primary ENI's address.
 		s.Addresses = append(s.Addresses, netstate.Address{Link: e.Link, Prefix: a, NoPrefixRoute: true})
-		gw := e.gateway(a)
+	}
+	for _, gw := range e.routers() {
 		s.Routes = append(s.Routes,
 			netstate.Route{Dst: netstate.HostPrefix(gw), Link: e.Link, Table: e.Table(), Protocol: claims.RouteProtocol},
 			netstate.Route{Dst: anywhere(gw), Via: gw, Link: e.Link, Table: e.Table(), Protocol: claims.RouteProtocol})

@@ -62,8 +62,8 @@ type ENI struct {
 	// Card and Device are EC2's network card index, 0 to 99, and device index, 0
 	// to 99, or to 251 on card 0. Both are 0 for the primary ENI.
 	Card, Device int
-	// Addrs are the ENI's own addresses, one for each family, with the prefix length
-	// of the subnet. The operating system configures those of the primary ENI; here
+	// Addrs are the ENI's own addresses, at most one of each family, with the prefix
+	// length of the subnet. An ENI for IPv6 pods needs no IPv6 address of its own. The operating system configures those of the primary ENI; here
 	// they only tell which families the node has.
 	Addrs []netip.Prefix
 	// Gateways are the addresses of the VPC router in the subnet, one for each

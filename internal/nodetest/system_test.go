@@ -6,6 +6,7 @@ package nodetest
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -81,5 +82,41 @@ func TestOwnAgent(t *testing.T) {
 			}
 			return nil
 		})
+	}
+}
+
+// kernelOf returns the links of pods and the routes and rules to pods on a node.
+func kernelOf(t *testing.T, n *Node) string {
+	t.Helper()
+	var out []string
+	for _, args := range [][]string{{"-o", "link"}, {"-4", "route", "show", "table", "all"}, {"-6", "route", "show", "table", "all"}, {"-4", "rule"}, {"-6", "rule"}} {
+		for line := range strings.Lines(n.Node.Run(t, "ip", args...)) {
+			if strings.Contains(line, "eni") {
+				out = append(out, line)
+			}
+		}
+	}
+	return strings.Join(out, "")
+}
+
+// differs returns an error if the kernel of a node is not as before.
+func differs(before, after string) error {
+	if before != after {
+		return fmt.Errorf("left behind, before:\n%safter:\n%s", before, after)
+	}
+	return nil
+}
+
+// wantNoDrops checks that no packet left by an ENI that does not own its source, and that
+// none reached an ENI that does not own its destination.
+func wantNoDrops(t *testing.T, vpc *vpctest.VPC) {
+	t.Helper()
+	d := vpc.Drops(t)
+	for what, by := range map[string]map[string]uint64{"a foreign source": d.Spoofed, "a foreign destination": d.Foreign} {
+		for eni, n := range by {
+			if n > 0 {
+				t.Errorf("the VPC dropped %d packets with %s at %s", n, what, eni)
+			}
+		}
 	}
 }

@@ -116,7 +116,7 @@ func (l *loop) turn() time.Time {
 	var wake earliest
 	l.observe(v, &wake)
 	l.audit(v, &wake)
-	l.servable = l.servable || len(allocatable(v)) > 0
+	l.servable = l.servable || l.serves(v)
 	if l.observed {
 		l.resume(v)
 	}

@@ -73,6 +73,17 @@ func allocatable(v ipam.View) (out []ipam.BlockView) {
 	return out
 }
 
+// serves reports whether there are blocks of each family from which the pool may allocate.
+func (a *Agent) serves(v ipam.View) bool {
+	blocks := allocatable(v)
+	for _, f := range a.families {
+		if !slices.ContainsFunc(blocks, func(b ipam.BlockView) bool { return ipam.FamilyOf(b.Prefix.Addr()) == f }) {
+			return false
+		}
+	}
+	return true
+}
+
 // ofFamily returns a function that reports whether a block is of family f.
 func ofFamily(f ipam.Family) func(netip.Prefix) bool {
 	return func(p netip.Prefix) bool { return ipam.FamilyOf(p.Addr()) == f }

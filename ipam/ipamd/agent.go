@@ -47,7 +47,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
 	a.node.Store(n)
-	n.log.Info("agent listens", "socket", n.cfg.Socket, "layout", n.cfg.Layout, "policy", fmt.Sprint(n.cfg.Policy))
+	n.log.Info("agent listens", "socket", n.cfg.Socket, "layout", n.cfg.Layout, "policy", fmt.Sprintf("%T", n.cfg.Policy))
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		return (&server.Server{Backend: n.backend, SweepSoon: n.links.SweepSoon, Logger: n.log}).Serve(ctx, n.listener)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
@@ -38,6 +39,9 @@ type Config struct {
 	// Policy decides how much spare capacity the node has. Nil means the dead band of
 	// package warmpool with its default settings.
 	Policy warmpool.Policy
+	// Families are the families of addresses that each pod gets. Empty means IPv4. The
+	// IPv6 addresses come from /80 prefixes, one on each ENI, and need a subnet with IPv6.
+	Families []ipam.Family
 	// Prefixes assigns /28 prefixes to ENIs instead of single addresses, if the
 	// instance type supports them.
 	Prefixes bool
@@ -131,6 +135,9 @@ func (c Config) withDefaults() (Config, error) {
 	c.ENIMTU = cmp.Or(c.ENIMTU, defaultENIMTU)
 	c.PodMTU = cmp.Or(c.PodMTU, c.ENIMTU)
 	c.HostLinkPrefix = cmp.Or(c.HostLinkPrefix, defaultLinkPrefix)
+	if len(c.Families) == 0 {
+		c.Families = []ipam.Family{ipam.IPv4}
+	}
 	c.RandomPorts = cmp.Or(c.RandomPorts, snat.RandomPRNG)
 	c.HTTPTimeout = cmp.Or(c.HTTPTimeout, defaultHTTPTimeout)
 	if c.Logger == nil {
@@ -156,6 +163,8 @@ func (c *Config) validate() error {
 		bad = fmt.Sprintf("Layout %q, want %s or %s", c.Layout, datapath.Flat, datapath.PerPod)
 	case c.PodMTU < 0 || c.ENIMTU < 0 || c.PodMTU > c.ENIMTU:
 		bad = fmt.Sprintf("PodMTU %d, want at most ENIMTU %d", c.PodMTU, c.ENIMTU)
+	case !validFamilies(c.Families):
+		bad = fmt.Sprintf("Families %v, want IPv4 and IPv6, each at most once", c.Families)
 	case c.MaxENIs < 0 || c.MaxPods < 0 || c.HTTPTimeout < 0:
 		bad = fmt.Sprintf("MaxENIs %d, MaxPods %d, HTTPTimeout %v: want none below 0", c.MaxENIs, c.MaxPods, c.HTTPTimeout)
 	}
@@ -169,6 +178,15 @@ func (c *Config) validate() error {
 		return fmt.Errorf("%w: Policy: %w", errConfig, err)
 	}
 	return nil
+}
+
+func validFamilies(all []ipam.Family) bool {
+	for i, f := range all {
+		if f != ipam.IPv4 && f != ipam.IPv6 || slices.Contains(all[:i], f) {
+			return false
+		}
+	}
+	return true
 }
 
 // prefixes reports whether slots hold prefixes: the configuration asks for them and the

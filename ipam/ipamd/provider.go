@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
@@ -77,9 +78,11 @@ func (p *Provider) record() {
 
 // CreateENI creates and attaches an ENI.
 func (p *Provider) CreateENI(ctx context.Context, in agent.CreateInput) (agent.ENI, error) {
-	e, err := p.Manager.Provision(p.urgency(ctx), eni.ProvisionInput{
-		Card: in.Card, Slots: in.Slots, Prefixes: p.Prefixes, Singles: p.singles(in.Slots),
-	})
+	input := eni.ProvisionInput{Card: in.Card, Slots: in.Slots, Prefixes: p.Prefixes, Singles: p.singles(in.Slots)}
+	if slices.Contains(in.Families, ipam.IPv6) {
+		input.Slots6 = 1 // more addresses than a node has pods
+	}
+	e, err := p.Manager.Provision(p.urgency(ctx), input)
 	p.record()
 	if err != nil {
 		return agent.ENI{}, err
@@ -87,12 +90,14 @@ func (p *Provider) CreateENI(ctx context.Context, in agent.CreateInput) (agent.E
 	return p.convert(e)
 }
 
-// Assign assigns more blocks to an ENI.
+// Assign assigns more blocks to an ENI: for IPv6 always prefixes.
 func (p *Provider) Assign(ctx context.Context, in agent.AssignInput) ([]netip.Prefix, error) {
 	defer p.record()
-	return p.Manager.Assign(p.urgency(ctx), eni.AssignInput{
-		ENI: in.ENI, Slots: in.Slots, Prefixes: p.Prefixes, Singles: p.singles(in.Slots), Family: eni.Family(in.Family),
-	})
+	input := eni.AssignInput{ENI: in.ENI, Slots: in.Slots, Prefixes: p.Prefixes, Singles: p.singles(in.Slots), Family: eni.Family(in.Family)}
+	if in.Family == ipam.IPv6 {
+		input.Prefixes, input.Singles = true, 0
+	}
+	return p.Manager.Assign(p.urgency(ctx), input)
 }
 
 // urgency gives calls for which a pod waits a higher priority than calls that only

@@ -204,6 +204,7 @@ func (n *node) newAgent(manager *eni.Manager, limits instancetype.Limits) (*agen
 		Links:      n.links,
 		Policy:     n.cfg.Policy,
 		Limits:     n.cfg.limits(limits),
+		Families:   n.cfg.Families,
 		Kernel:     n.links,
 		Known:      enis,
 		Tombstones: func(ctx context.Context, _ func(ipam.Attachment) error) error { return n.tombstones(ctx, n.release) },

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/ipamd"
 	"github.com/vpcnet/vpcnet/snat"
 	"github.com/vpcnet/vpcnet/warmpool"
@@ -30,6 +31,8 @@ type Settings struct {
 	WarmIPTarget     int
 	MinimumIPTarget  int
 	WarmPrefixTarget int
+	// EnableIPv4 and EnableIPv6 are the families of addresses that pods get.
+	EnableIPv4, EnableIPv6 bool
 	// MaxENI limits the ENIs of each network card. Zero and -1 mean no limit.
 	MaxENI int
 	// CooldownPeriod is how long a released address rests. Zero means not at all.
@@ -62,6 +65,7 @@ func defaults() Settings {
 			StateDir:       cniplugin.DefaultStateDir,
 			Conflist:       "/etc/cni/net.d/10-vpcnet.conflist",
 		},
+		EnableIPv4:     true,
 		WarmPolicy:     policyAuto,
 		WarmENITarget:  1,
 		CooldownPeriod: 30 * time.Second,
@@ -95,6 +99,8 @@ func (s *Settings) poolOptions() []option {
 		{group, "warm-ip-target", "WARM_IP_TARGET", "N", "Keep N addresses free. 0 means not set.", intValue(&s.WarmIPTarget, 0, 100000)},
 		{group, "minimum-ip-target", "MINIMUM_IP_TARGET", "N", "Hold at least N addresses, free or in use. 0 means not set.", intValue(&s.MinimumIPTarget, 0, 100000)},
 		{group, "warm-prefix-target", "WARM_PREFIX_TARGET", "N", "Keep N delegated prefixes wholly free. Used with prefixes only; overridden by the two IP targets.", intValue(&s.WarmPrefixTarget, 0, 10000)},
+		{group, "enable-ipv4", "ENABLE_IPv4", "", "Give each pod an IPv4 address.", boolValue(&s.EnableIPv4)},
+		{group, "enable-ipv6", "ENABLE_IPv6", "", "Give each pod an IPv6 address, from a /80 prefix of the ENI. With both families a pod has one address of each.", boolValue(&s.EnableIPv6)},
 		{group, "enable-prefix-delegation", "ENABLE_PREFIX_DELEGATION", "", "Assign /28 prefixes to ENIs instead of single addresses.", boolValue(&s.Prefixes)},
 		{group, "max-eni", "MAX_ENI", "N", "Use at most N ENIs of each network card. 0 or -1 means what the instance type allows.", intValue(&s.MaxENI, -1, 1000)},
 		{group, "max-pods", "VPCNET_MAX_PODS", "N", "Give addresses to at most N pods. 0 means as many as the ENIs have addresses for.", intValue(&s.MaxPods, 0, 100000)},
@@ -218,6 +224,16 @@ func (s *Settings) Agent() (ipamd.Config, error) {
 	c.MaxENIs = max(s.MaxENI, 0)
 	if c.Cooldown = s.CooldownPeriod; c.Cooldown == 0 {
 		c.Cooldown = -1
+	}
+	c.Families = nil
+	if s.EnableIPv4 {
+		c.Families = append(c.Families, ipam.IPv4)
+	}
+	if s.EnableIPv6 {
+		c.Families = append(c.Families, ipam.IPv6)
+	}
+	if len(c.Families) == 0 {
+		return c, errors.New("neither -enable-ipv4 nor -enable-ipv6 (ENABLE_IPv4, ENABLE_IPv6) is set, want one or both")
 	}
 	var err error
 	c.Policy, err = s.policy()

@@ -52,6 +52,8 @@ var examples = map[string]string{
 	"WARM_IP_TARGET":                     "3",
 	"MINIMUM_IP_TARGET":                  "4",
 	"WARM_PREFIX_TARGET":                 "5",
+	"ENABLE_IPv4":                        "false",
+	"ENABLE_IPv6":                        "true",
 	"ENABLE_PREFIX_DELEGATION":           "true",
 	"MAX_ENI":                            "6",
 	"VPCNET_MAX_PODS":                    "7",
@@ -123,7 +125,7 @@ func TestOptionsComplete(t *testing.T) {
 }
 
 // ownFields are fields that programs set themselves, or that settings of other names set.
-var ownFields = map[string]bool{"Policy": true, "MaxENIs": true, "Cooldown": true, "Hooks": true, "Logger": true}
+var ownFields = map[string]bool{"Policy": true, "Families": true, "MaxENIs": true, "Cooldown": true, "Hooks": true, "Logger": true}
 
 // fields returns the exported fields, with those of the embedded configuration.
 func fields() (out []reflect.StructField) {
@@ -225,10 +227,14 @@ func TestMistakes(t *testing.T) {
 		{env: map[string]string{"AWS_VPC_K8S_CNI_RANDOMIZESNAT": "dice"}, want: "want one of [prng hashrandom none]"},
 		{env: map[string]string{"AWS_ENDPOINT_URL_EC2": "localhost:80"}, want: "want a URL"},
 		{env: map[string]string{"ADDITIONAL_ENI_TAGS": "team=net"}, want: "want a JSON object of strings"},
+		{env: map[string]string{"ENABLE_IPv4": "false"}, want: "want one or both"},
 		{args: []string{"-socket="}, want: "must not be empty"},
 		{args: []string{"-socket=/" + strings.Repeat("x", maxSocket)}, want: "has 104 bytes, want at most 103"},
 	} {
-		_, err := Parse(c.args, env(c.env), io.Discard)
+		s, err := Parse(c.args, env(c.env), io.Discard)
+		if err == nil {
+			_, err = s.Agent()
+		}
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%v with %v: %v, want one line with %q", c.args, c.env, err, c.want)
 		}
