@@ -54,6 +54,14 @@ type Config struct {
 	// means 30 s, and a negative value none.
 	Cooldown time.Duration
 
+	// Subnets and Groups choose the subnets and security groups of the pods' ENIs. Nil
+	// means those of the primary ENI. [Networks] is both.
+	Subnets eni.SubnetSelector
+	Groups  eni.GroupSelector
+	// NoPrimaryPods keeps pods off the primary ENI, because it has other subnets or
+	// groups than Subnets and Groups choose.
+	NoPrimaryPods bool
+
 	// Layout is how pods are routed. Empty means datapath.Flat.
 	Layout datapath.Layout
 	// ENIMTU is the MTU of the ENIs in bytes. Zero means 9001.

@@ -99,7 +99,7 @@ func newLinks(cfg LinksConfig) *Links {
 func (l *Links) Close() error { return errors.Join(l.path.Close(), l.snat.Close()) }
 
 // Register stores an observation: new ENIs, and the prefixes of the VPC if there
-// are none yet. Known ENIs change only by Ensure, and known prefixes only by
+// are none yet. The primary ENI belongs to the node's network also without pods. Known ENIs change only by Ensure, and known prefixes only by
 // SetVPC. confirmed means that the observation comes from EC2.
 func (l *Links) Register(vpc []netip.Prefix, enis []agent.ENI, confirmed bool) {
 	l.mu.Lock()
@@ -109,7 +109,7 @@ func (l *Links) Register(vpc []netip.Prefix, enis []agent.ENI, confirmed bool) {
 		l.vpc = slices.SortedFunc(slices.Values(vpc), netip.Prefix.Compare)
 	}
 	for _, e := range enis {
-		if _, known := l.enis[e.ID]; !known && !e.NoPods {
+		if _, known := l.enis[e.ID]; !known && (!e.NoPods || e.Primary) {
 			l.enis[e.ID] = convertLink(e)
 		}
 	}

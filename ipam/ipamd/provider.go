@@ -25,6 +25,8 @@ type Provider struct {
 	Links *Links
 	// Prefixes assigns /28 prefixes instead of single addresses.
 	Prefixes bool
+	// NoPrimary keeps pods off the primary ENI.
+	NoPrimary bool
 	// MTU is the MTU of the ENIs in bytes. Zero leaves it as it is.
 	MTU int
 	// Changed is called with the inventory after each call that may have changed it.
@@ -137,7 +139,7 @@ func (p *Provider) convert(e eni.ENI) (agent.ENI, error) {
 		return agent.ENI{}, fmt.Errorf("%s: %w", e.ID, err)
 	}
 	out := agent.ENI{
-		ID: e.ID, Primary: e.Primary, Card: e.Card, Device: e.Device, NoPods: !e.ForPods(),
+		ID: e.ID, Primary: e.Primary, Card: e.Card, Device: e.Device, NoPods: !e.ForPods() || e.Primary && p.NoPrimary,
 		MAC: mac, MTU: p.MTU, Blocks: e.Blocks(),
 	}
 	for _, a := range []struct {

@@ -176,7 +176,7 @@ func (n *node) prepare(ctx context.Context) (*started, instancetype.Limits, erro
 	n.recorder.setRegion(region)
 	manager, err := eni.New(eni.Config{
 		Client: client, Intents: n.intents, Cluster: n.cfg.Cluster, Tags: n.cfg.ENITags,
-		MaxENIs: n.cfg.MaxENIs, InUse: InUse(n.pool, n.links.Witness), Known: n.known.Inventory,
+		Subnets: n.cfg.Subnets, Groups: n.cfg.Groups, MaxENIs: n.cfg.MaxENIs, InUse: InUse(n.pool, n.links.Witness), Known: n.known.Inventory,
 	})
 	if err != nil {
 		return nil, instancetype.Limits{}, err
@@ -193,7 +193,7 @@ func (n *node) prepare(ctx context.Context) (*started, instancetype.Limits, erro
 func (n *node) newAgent(manager *eni.Manager, limits instancetype.Limits) (*agent.Agent, error) {
 	// The node record makes the next start faster; without it that is still correct.
 	changed := func(inv eni.Inventory) { _ = n.recorder.store(inv) }
-	p := &Provider{Manager: manager, Pool: n.pool, Links: n.links, Prefixes: n.cfg.prefixes(limits), MTU: n.cfg.ENIMTU, Changed: changed}
+	p := &Provider{Manager: manager, Pool: n.pool, Links: n.links, Prefixes: n.cfg.prefixes(limits), MTU: n.cfg.ENIMTU, NoPrimary: n.cfg.NoPrimaryPods, Changed: changed}
 	enis, err := p.Register(manager.Inventory(), false)
 	if err != nil {
 		return nil, err

@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/ipamd"
 	"github.com/vpcnet/vpcnet/snat"
@@ -33,6 +35,15 @@ type Settings struct {
 	WarmPrefixTarget int
 	// EnableIPv4 and EnableIPv6 are the families of addresses that pods get.
 	EnableIPv4, EnableIPv6 bool
+	// CustomNetwork takes the subnets and groups of pods from PodNetworks, a file, or from
+	// PodSubnets and PodGroups. PodNetwork is the name of a network in the file.
+	CustomNetwork bool
+	PodNetworks   string
+	PodNetwork    string
+	PodSubnets    []string
+	PodGroups     []string
+	// SubnetDiscovery takes the subnets of pods from tags.
+	SubnetDiscovery bool
 	// MaxENI limits the ENIs of each network card. Zero and -1 mean no limit.
 	MaxENI int
 	// CooldownPeriod is how long a released address rests. Zero means not at all.
@@ -88,7 +99,7 @@ type option struct {
 
 // options lists every setting in the order of the help.
 func (s *Settings) options() []option {
-	return slices.Concat(s.poolOptions(), s.kernelOptions(), s.snatOptions(), s.cloudOptions(), s.processOptions())
+	return slices.Concat(s.poolOptions(), s.placementOptions(), s.kernelOptions(), s.snatOptions(), s.cloudOptions(), s.processOptions())
 }
 
 func (s *Settings) poolOptions() []option {
@@ -105,6 +116,18 @@ func (s *Settings) poolOptions() []option {
 		{group, "max-eni", "MAX_ENI", "N", "Use at most N ENIs of each network card. 0 or -1 means what the instance type allows.", intValue(&s.MaxENI, -1, 1000)},
 		{group, "max-pods", "VPCNET_MAX_PODS", "N", "Give addresses to at most N pods. 0 means as many as the ENIs have addresses for.", intValue(&s.MaxPods, 0, 100000)},
 		{group, "ip-cooldown-period", "IP_COOLDOWN_PERIOD", "SECONDS", "How long a released address cools before another pod can get it.", secondsValue(&s.CooldownPeriod)},
+	}
+}
+
+func (s *Settings) placementOptions() []option {
+	const group = "Subnets and security groups of pods"
+	return []option{
+		{group, "custom-network", "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "", "Give pods the subnets and security groups of -pod-networks, or of -pod-subnets and -pod-security-groups. The primary ENI then has no pods, and the node has fewer: `vpcctl max-pods -custom-networking`.", boolValue(&s.CustomNetwork)},
+		{group, "pod-networks", "VPCNET_POD_NETWORKS", "FILE", `JSON file with the networks of pods by name: {"us-west-2a":{"subnets":["subnet-0a"],"groups":["sg-0a"]}}. A node uses the network with the name of its zone, or else the one named default.`, textValue(&s.PodNetworks)},
+		{group, "pod-network", "VPCNET_POD_NETWORK", "NAME", "Name of the network in -pod-networks. Empty means that of the zone.", textValue(&s.PodNetwork)},
+		{group, "pod-subnets", "VPCNET_POD_SUBNETS", "ID,...", "Subnets of pods. The first one in the node's zone that is not full is used.", listValue(&s.PodSubnets)},
+		{group, "pod-security-groups", "VPCNET_POD_SECURITY_GROUPS", "ID,...", "Security groups of the pods' ENIs. Empty means those of the primary ENI.", listValue(&s.PodGroups)},
+		{group, "enable-subnet-discovery", "ENABLE_SUBNET_DISCOVERY", "", "Create ENIs in the subnets of the zone that have the tag kubernetes.io/role/cni, the one with the most free addresses first. Each creation then needs ec2:DescribeSubnets.", boolValue(&s.SubnetDiscovery)},
 	}
 }
 
@@ -232,12 +255,52 @@ func (s *Settings) Agent() (ipamd.Config, error) {
 	if s.EnableIPv6 {
 		c.Families = append(c.Families, ipam.IPv6)
 	}
+	if err := s.place(&c); err != nil {
+		return c, err
+	}
 	if len(c.Families) == 0 {
 		return c, errors.New("neither -enable-ipv4 nor -enable-ipv6 (ENABLE_IPv4, ENABLE_IPv6) is set, want one or both")
 	}
 	var err error
 	c.Policy, err = s.policy()
 	return c, err
+}
+
+// place sets the subnets and security groups of pods.
+func (s *Settings) place(c *ipamd.Config) error {
+	networks := ipamd.Networks{Name: s.PodNetwork}
+	named := s.PodNetworks != "" || len(s.PodSubnets) > 0
+	switch {
+	case s.PodNetworks != "" && len(s.PodSubnets)+len(s.PodGroups) > 0:
+		return errors.New("-pod-networks (VPCNET_POD_NETWORKS) is set together with -pod-subnets or -pod-security-groups, want either")
+	case named && !s.CustomNetwork || !named && s.CustomNetwork:
+		return errors.New("-custom-network (AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG) needs -pod-networks or -pod-subnets (VPCNET_POD_NETWORKS, VPCNET_POD_SUBNETS), and these need it")
+	case s.PodNetworks != "":
+		text, err := os.ReadFile(s.PodNetworks)
+		if err != nil {
+			return fmt.Errorf("-pod-networks (VPCNET_POD_NETWORKS): %w", err)
+		}
+		if networks.ByName, err = ipamd.ParseNetworks(text); err != nil {
+			return fmt.Errorf("%s: %w", s.PodNetworks, err)
+		}
+		if _, ok := networks.ByName[s.PodNetwork]; s.PodNetwork != "" && !ok {
+			return fmt.Errorf("%s has no network %q, which -pod-network (VPCNET_POD_NETWORK) names", s.PodNetworks, s.PodNetwork)
+		}
+	case named:
+		networks.Name = ipamd.DefaultNetwork
+		networks.ByName = map[string]eni.Placement{ipamd.DefaultNetwork: {Subnets: s.PodSubnets, Groups: s.PodGroups}}
+	}
+	if s.CustomNetwork {
+		c.Subnets, c.Groups, c.NoPrimaryPods = networks, networks, true
+		return nil
+	}
+	if s.SubnetDiscovery {
+		c.Subnets = eni.SubnetsByTag{Cluster: s.Cluster}
+	}
+	if len(s.PodGroups) > 0 {
+		c.Groups = eni.FixedGroups(s.PodGroups)
+	}
+	return nil
 }
 
 // policy returns the warm pool policy.

@@ -58,6 +58,12 @@ var examples = map[string]string{
 	"MAX_ENI":                            "6",
 	"VPCNET_MAX_PODS":                    "7",
 	"IP_COOLDOWN_PERIOD":                 "8",
+	"AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": "true",
+	"VPCNET_POD_NETWORKS":                "/tmp/networks.json",
+	"VPCNET_POD_NETWORK":                 "blue",
+	"VPCNET_POD_SUBNETS":                 "subnet-1,subnet-2",
+	"VPCNET_POD_SECURITY_GROUPS":         "sg-1",
+	"ENABLE_SUBNET_DISCOVERY":            "true",
 	"VPCNET_LAYOUT":                      "per-pod",
 	"AWS_VPC_ENI_MTU":                    "1500",
 	"POD_MTU":                            "1400",
@@ -125,7 +131,7 @@ func TestOptionsComplete(t *testing.T) {
 }
 
 // ownFields are fields that programs set themselves, or that settings of other names set.
-var ownFields = map[string]bool{"Policy": true, "Families": true, "MaxENIs": true, "Cooldown": true, "Hooks": true, "Logger": true}
+var ownFields = map[string]bool{"Policy": true, "Subnets": true, "Groups": true, "NoPrimaryPods": true, "Families": true, "MaxENIs": true, "Cooldown": true, "Hooks": true, "Logger": true}
 
 // fields returns the exported fields, with those of the embedded configuration.
 func fields() (out []reflect.StructField) {
@@ -227,6 +233,10 @@ func TestMistakes(t *testing.T) {
 		{env: map[string]string{"AWS_VPC_K8S_CNI_RANDOMIZESNAT": "dice"}, want: "want one of [prng hashrandom none]"},
 		{env: map[string]string{"AWS_ENDPOINT_URL_EC2": "localhost:80"}, want: "want a URL"},
 		{env: map[string]string{"ADDITIONAL_ENI_TAGS": "team=net"}, want: "want a JSON object of strings"},
+		{env: map[string]string{"AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": "true"}, want: "needs -pod-networks or -pod-subnets"},
+		{env: map[string]string{"VPCNET_POD_SUBNETS": "subnet-1"}, want: "needs -pod-networks or -pod-subnets"},
+		{env: map[string]string{"AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": "true", "VPCNET_POD_NETWORKS": "/missing"}, want: "/missing"},
+		{env: map[string]string{"VPCNET_POD_NETWORKS": "x", "VPCNET_POD_SUBNETS": "y"}, want: "want either"},
 		{env: map[string]string{"ENABLE_IPv4": "false"}, want: "want one or both"},
 		{args: []string{"-socket="}, want: "must not be empty"},
 		{args: []string{"-socket=/" + strings.Repeat("x", maxSocket)}, want: "has 104 bytes, want at most 103"},

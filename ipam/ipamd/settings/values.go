@@ -228,6 +228,22 @@ func prefixesValue(p *[]netip.Prefix) value {
 	}
 }
 
+// listValue accepts a list with commas between its elements.
+func listValue(p *[]string) value {
+	return value{
+		set: func(s string) error {
+			*p = nil
+			for part := range strings.SplitSeq(s, ",") {
+				if part = strings.TrimSpace(part); part != "" {
+					*p = append(*p, part)
+				}
+			}
+			return nil
+		},
+		text: func() string { return strings.Join(*p, ",") },
+	}
+}
+
 // tagsValue accepts a JSON object of strings.
 func tagsValue(p *map[string]string) value {
 	return value{
