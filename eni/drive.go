@@ -62,7 +62,8 @@ func (m *Manager) step(ctx context.Context, it Intent, s step) (Intent, error) {
 	return it, &OpError{Op: string(it.Op), ENI: it.ENI, reason: ReasonStillInFlight, retryAfter: time.Until(it.NotBefore)}
 }
 
-// finishIntent marks an intent as done and updates the inventory.
+// finishIntent marks an intent as done and updates the inventory, both under one lock,
+// so that the place of a new ENI counts as taken at every moment.
 func (m *Manager) finishIntent(ctx context.Context, it Intent) error {
 	if it.ENI == "" {
 		return m.removeIntent(ctx, it.ID)
@@ -71,10 +72,11 @@ func (m *Manager) finishIntent(ctx context.Context, it Intent) error {
 		it = m.complete(it)
 	}
 	it.Done = true
-	if err := m.putIntent(ctx, it); err != nil {
+	if err := m.storeIntent(ctx, it); err != nil {
 		return err
 	}
 	m.changeInventory(func(inv *Inventory) {
+		m.intents[it.ID] = it
 		inv.ENIs = slices.DeleteFunc(inv.ENIs, func(e ENI) bool { return e.ID == it.ENI })
 		if it.Op == OpProvision && !it.Undo {
 			inv.ENIs = append(inv.ENIs, *it.Made)
@@ -188,13 +190,20 @@ func (m *Manager) afterAttach(ctx context.Context, it Intent, err error) (Intent
 
 // recordCardRefusal remembers how many ENIs a card has when EC2 refuses one more,
 // so that the next request fails without a call. It does not affect other cards.
+// ENIs that EC2 has refused too, at the same time, do not count.
 func (m *Manager) recordCardRefusal(ctx context.Context, it Intent) {
 	enis, _ := m.listAttached(ctx)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	refused := map[place]bool{{it.Card, it.Device}: true}
+	for _, in := range m.intents {
+		if in.Op == OpProvision && !in.Done && in.Undo && !in.Attached {
+			refused[place{in.Card, in.Device}] = true
+		}
+	}
 	n := 0
 	for _, p := range m.takenPlacesLocked(enis) {
-		if p.Card == it.Card && p.Device != it.Device {
+		if p.Card == it.Card && !refused[p] {
 			n++
 		}
 	}

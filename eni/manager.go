@@ -233,12 +233,20 @@ func (m *Manager) loadJournal(ctx context.Context) error {
 // putIntent journals an intent. It ignores the cancellation of ctx, because the
 // journal must record everything that EC2 has done.
 func (m *Manager) putIntent(ctx context.Context, in Intent) error {
-	if err := m.cfg.Intents.Put(context.WithoutCancel(ctx), in); err != nil {
-		return fmt.Errorf("journal %s: %w", in.Op, err)
+	if err := m.storeIntent(ctx, in); err != nil {
+		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.intents[in.ID] = in
+	return nil
+}
+
+// storeIntent writes an intent to the journal only.
+func (m *Manager) storeIntent(ctx context.Context, in Intent) error {
+	if err := m.cfg.Intents.Put(context.WithoutCancel(ctx), in); err != nil {
+		return fmt.Errorf("journal %s: %w", in.Op, err)
+	}
 	return nil
 }
 

@@ -18,7 +18,16 @@ func (l *loop) decide(card int, v ipam.View, wake *earliest) {
 	if l.families[0] != ipam.IPv4 {
 		return
 	}
-	d := l.plan(l.snapshot(card, v))
+	s := l.snapshot(card, v)
+	d := l.plan(s)
+	sup := s.Supply()
+	usable := sup.Free()
+	if card == 0 && !l.servable && usable+sup.Unit*growth(d) < 1 {
+		// The node becomes ready when an address is allocatable, so even a policy
+		// without warm addresses gets a first one.
+		s.Demand.Waiting = max(1, s.Demand.Waiting)
+		d = l.plan(s)
+	}
 	was := l.decided[card]
 	l.memory[card], l.decided[card] = d.Memory, d
 	if d.Next > 0 {
@@ -27,19 +36,44 @@ func (l *loop) decide(card int, v ipam.View, wake *earliest) {
 	if was.Explanation.Rule() != d.Explanation.Rule() {
 		l.log.Debug("decision", "card", card, "short", d.Short, "over", d.Over, "reason", d.Explanation.String(), "capped", d.Capped.String())
 	}
+	grow := l.burst.over(v.At, wake)
 	for _, a := range d.Actions {
-		if l.act(card, a, v) {
+		if grows(a.Op) && !grow {
+			continue
+		}
+		// Several calls that grow the pool are under way at the same time only if pods
+		// wait for more addresses than those that are free or on their way.
+		busy := a.ENI != "" && l.busy(a.ENI)
+		started := l.act(card, a, v, s.Demand.Waiting > usable)
+		if grows(a.Op) && (started || busy) {
+			usable += sup.Unit * a.N // if the ENI is busy, the call follows the present one
+		}
+		if started {
 			l.log.Info("action", "op", a.Op, "card", card, "eni", a.ENI, "slots", a.N, "reason", a.Explanation.String())
 		}
 	}
 }
 
+// growth returns the number of slots that a decision adds.
+func growth(d warmpool.Decision) (slots int) {
+	for _, a := range d.Actions {
+		if grows(a.Op) {
+			slots += a.N
+		}
+	}
+	return slots
+}
+
+func grows(op warmpool.Op) bool { return op == warmpool.OpAssign || op == warmpool.OpCreate }
+
 // plan returns the decision of the configured policy for a snapshot.
 func (a *Agent) plan(s warmpool.Snapshot) warmpool.Decision { return warmpool.Plan(a.policy, s) }
 
 // act starts an action and reports whether it did. It does not start an action
-// while one of the same kind is under way or backs off.
-func (l *loop) act(card int, a warmpool.Action, v ipam.View) bool {
+// while the same kind backs off, or while one of the same kind is under way. If
+// urgent is set, several of those that grow the pool may be under way, each on
+// another ENI.
+func (l *loop) act(card int, a warmpool.Action, v ipam.View, urgent bool) bool {
 	k := key{card: card, family: l.families[0]}
 	var start func() bool
 	switch a.Op {
@@ -59,7 +93,8 @@ func (l *loop) act(card int, a warmpool.Action, v ipam.View) bool {
 		l.log.Error("unknown action", "op", a.Op)
 		return false
 	}
-	return l.ready(k, v.At) && (a.ENI == "" || !l.busy(a.ENI)) && start()
+	may := l.ready(k, v.At) || urgent && grows(a.Op) && !l.backsOff(k, v.At)
+	return may && (a.ENI == "" || !l.busy(a.ENI)) && start()
 }
 
 // assign assigns more blocks to an ENI. The link and the pool follow when the
@@ -100,7 +135,7 @@ func (l *loop) noteFull(ln *link, err error) bool {
 		return false
 	}
 	now := time.Now()
-	ln.full.fail(err, now, l.rand())
+	ln.full.fail(err, l.began, now, l.rand())
 	l.needObservation(now) // the ENI may have more blocks than the agent knows
 	l.log.Warn("ENI takes no more blocks", "eni", ln.ID, "retryIn", ln.full.until.Sub(now), "err", err)
 	return true
@@ -118,6 +153,8 @@ func (l *loop) create(k key, slots int) bool {
 			if err != nil {
 				return
 			}
+			// An observation during the call may have shown the ENI as not usable yet.
+			l.foreign = slices.DeleteFunc(l.foreign, func(f ENI) bool { return f.ID == e.ID })
 			l.setLink(e)
 			if ln := l.links[e.ID]; ln != nil {
 				ln.assignedAt = time.Now()
@@ -194,7 +231,7 @@ func (l *loop) drainENI(k key, eni string) bool {
 // remove removes an ENI: first its link, then the ENI itself with del, if that
 // is not nil, and then its entry in the pool.
 func (l *loop) remove(k key, eni string, del func(context.Context, string) error) {
-	if t, ok := l.tasks[key{kind: kindLink}]; ok && t.eni == eni {
+	if t := l.running(key{kind: kindLink}); t != nil && t.eni == eni {
 		return // resume tries again when the work on the link has ended
 	}
 	l.start(k, task{eni: eni}, func(ctx context.Context) func() {

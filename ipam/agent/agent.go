@@ -175,7 +175,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return fmt.Errorf("%w: Run was called twice", errConfig)
 	}
 	l := &loop{
-		Agent: a, results: make(chan result), tasks: map[key]task{}, backoffs: map[key]*backoff{},
+		Agent: a, results: make(chan result), backoffs: map[key]*backoff{},
 		links: map[string]*link{}, gone: map[string]bool{}, memory: map[int]warmpool.Memory{},
 		decided: map[int]warmpool.Decision{}, uncertainAt: time.Now(), auditDue: true,
 	}

@@ -29,6 +29,8 @@ type world struct {
 	kernel *kernel
 	disk   *disk
 	config func(*agent.Config)
+	// burst is the number of pods that day adds at once, at its start.
+	burst int
 
 	mu sync.Mutex
 	// pods are the running pods: the kernel has a route and a link for each.

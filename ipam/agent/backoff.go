@@ -40,18 +40,23 @@ func pauseFor(r ipam.Reason) pause {
 // The zero value means no failure.
 type backoff struct {
 	failures int
+	failedAt time.Time // the time of the latest failure
 	until    time.Time
 	reason   ipam.Reason
 	evidence string
 }
 
-// fail records one more failure. rnd is in [0, 1): up to half of the pause is
-// jitter, so that nodes that failed at the same time do not retry at the same
-// time.
-func (b *backoff) fail(err error, now time.Time, rnd float64) {
+// fail records the failure of an action that began at the given time. Actions that
+// were under way at the same time and fail for the same reason count as one failure.
+// rnd is in [0, 1): up to half of the pause is jitter, so that nodes that failed at
+// the same time do not retry at the same time.
+func (b *backoff) fail(err error, began, now time.Time, rnd float64) {
 	reason, after := explain(err)
-	if reason != b.reason {
+	switch {
+	case reason != b.reason:
 		b.failures = 0
+	case b.failures > 0 && began.Before(b.failedAt):
+		b.failures--
 	}
 	p := pauseFor(reason)
 	d := min(p.max, p.first<<min(b.failures, 10))
@@ -59,7 +64,7 @@ func (b *backoff) fail(err error, now time.Time, rnd float64) {
 		d = d/2 + time.Duration(rnd*float64(d/2))
 	}
 	b.failures++
-	b.reason, b.evidence = reason, err.Error()
+	b.reason, b.evidence, b.failedAt = reason, err.Error(), now
 	b.until = now.Add(max(d, after))
 }
 

@@ -23,7 +23,7 @@ func TestBackoffByReason(t *testing.T) {
 		var b backoff
 		bounds := pauseFor(r)
 		for range 20 {
-			b.fail(refused(r), now, 1)
+			b.fail(refused(r), now, now, 1)
 			if d := b.until.Sub(now); b.reason != r || d < bounds.first/2 || d > bounds.max {
 				t.Errorf("%s: paused for %v as %s, want %v to %v", r, d, b.reason, bounds.first/2, bounds.max)
 			}
@@ -34,7 +34,7 @@ func TestBackoffByReason(t *testing.T) {
 	}
 	var b backoff
 	for range 5 {
-		if b.fail(refused(ipam.ReasonInFlight), now, 0); b.until.Sub(now) != time.Second {
+		if b.fail(refused(ipam.ReasonInFlight), now, now, 0); b.until.Sub(now) != time.Second {
 			t.Errorf("in flight: paused for %v, want 1s", b.until.Sub(now))
 		}
 	}

@@ -17,8 +17,9 @@
 //	decide      call warmpool.Plan for each network card, and start its actions
 //	outlook     tell the pool why no more addresses are available
 //
-// Slow work runs in goroutines of Run, at most one of each kind on a card, and
-// returns its outcome to the loop. No lock is held meanwhile, so a slow EC2 does
+// Slow work runs in goroutines of Run and returns its outcome to the loop. At most
+// one task of each kind is under way on a card, except that waiting pods justify
+// several. No lock is held meanwhile, so a slow EC2 does
 // not delay pods for which the pool has addresses. When nothing changes, the
 // agent makes no calls to the provider.
 //
@@ -40,7 +41,15 @@
 // in one refill of the size of the queue, whatever the warm targets are, and no
 // address that they can get is given back. A policy without warm addresses
 // therefore works on demand. A node without any address always gets one, because
-// [Status].Ready means that an address was allocatable.
+// [Status].Ready means that an address was allocatable: if the policy adds none, the
+// agent asks it again as if one pod waited.
+//
+// The agent waits until a burst of pods is complete, for 20 ms after the latest pod
+// and 100 ms at most, before it grows the pool. While pods wait for more addresses
+// than are free or on their way, it makes several calls side by side, each for
+// another ENI. Otherwise it makes them one after another, so that the demand may
+// change in between. Pods get the addresses of an ENI as soon as its link is
+// verified. Creates that fail side by side for the same reason count as one failure.
 //
 // # Observations
 //

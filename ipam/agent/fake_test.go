@@ -36,6 +36,11 @@ type cloud struct {
 	// inUse reports whether a pod has an address of a block.
 	inUse  func(netip.Prefix) bool
 	broken []string // invariants that were broken
+	// creating counts the ENIs that are being created now, mostCreating the most at one time.
+	creating, mostCreating int
+	// visible makes CreateENI take three times the latency, of which observations show
+	// the ENI for the last two as one that pods may not use.
+	visible bool
 }
 
 // inventoryAt is the list of ENIs from a time on.
@@ -164,6 +169,15 @@ func count4(blocks []netip.Prefix) (n int) {
 }
 
 func (c *cloud) CreateENI(ctx context.Context, in agent.CreateInput) (agent.ENI, error) {
+	c.mu.Lock()
+	c.creating++
+	c.mostCreating = max(c.mostCreating, c.creating)
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.creating--
+	}()
 	planned := c.call(ctx, "create")
 	if planned != nil && !errors.Is(planned, errLost) {
 		return agent.ENI{}, planned
@@ -186,9 +200,16 @@ func (c *cloud) CreateENI(ctx context.Context, in agent.CreateInput) (agent.ENI,
 		device++
 	}
 	c.nextENI++
-	e := agent.ENI{ID: fmt.Sprint("eni-", c.nextENI), Card: in.Card, Device: device, Blocks: blocks}
+	e := agent.ENI{ID: fmt.Sprint("eni-", c.nextENI), Card: in.Card, Device: device, Blocks: blocks, NoPods: c.visible}
 	c.enis = append(c.enis, e)
 	c.record()
+	if c.visible {
+		c.mu.Unlock()
+		time.Sleep(2 * c.latency)
+		c.mu.Lock()
+		e.NoPods, c.find(e.ID).NoPods = false, false
+		c.record()
+	}
 	e.Blocks = slices.Clone(blocks)
 	return e, planned
 }

@@ -123,7 +123,7 @@ func (l *loop) ensured(e ENI, edition int, err error) {
 		// Attachments keep their addresses, and no more are allocated until the link
 		// is verified.
 		l.setNotReady(e.ID)
-		ln.backoff.fail(&linkError{e.ID, err}, time.Now(), l.rand())
+		ln.backoff.fail(&linkError{e.ID, err}, l.began, time.Now(), l.rand())
 		l.log.Warn("link not ready", "eni", e.ID, "retryIn", time.Until(ln.backoff.until), "err", err)
 		return
 	}
@@ -145,7 +145,7 @@ func (l *loop) ensured(e ENI, edition int, err error) {
 	if err := errors.Join(l.cfg.Pool.SetReady(e.ID, true), l.cfg.Pool.AddBlocks(add...)); err != nil {
 		l.logFailure("add blocks", err)
 		ln.dirty = true
-		ln.backoff.fail(err, time.Now(), l.rand())
+		ln.backoff.fail(err, l.began, time.Now(), l.rand())
 		return
 	}
 	if len(add) > 0 {

@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 )
 
 // kind is a kind of task. At most one task of each kind is under way for a card
-// and a family.
+// and a family, except that waiting pods justify several tasks that grow the pool.
 type kind string
 
 const (
@@ -26,6 +27,7 @@ const (
 	kindAudit    kind = "audit"
 )
 
+// key identifies the tasks that share a back-off.
 type key struct {
 	kind   kind
 	card   int
@@ -34,13 +36,14 @@ type key struct {
 
 // task is work that is under way in its own goroutine.
 type task struct {
+	key
 	eni   string
 	slots int
 	since time.Time
 }
 
-func (k key) describe(t task) string {
-	s := string(k.kind)
+func (t *task) String() string {
+	s := string(t.kind)
 	if t.eni != "" {
 		s += " " + t.eni
 	}
@@ -56,13 +59,13 @@ type work func(ctx context.Context) (apply func())
 
 // launchable is a task that is to be launched when the turn ends.
 type launchable struct {
-	key  key
+	task *task
 	work work
 }
 
 // result is the outcome of a task.
 type result struct {
-	key   key
+	task  *task
 	apply func()
 }
 
@@ -75,8 +78,10 @@ type loop struct {
 	// stopping is set when the context of Run has ended. Tasks then fail because
 	// they are cancelled.
 	stopping bool
-	// tasks are under way, or in launches until the turn ends.
-	tasks    map[key]task
+	// began is when the task started whose outcome is being applied.
+	began time.Time
+	// tasks are under way, or in launches until the turn ends, oldest first.
+	tasks    []*task
 	launches []launchable
 	backoffs map[key]*backoff
 	links    map[string]*link
@@ -102,6 +107,7 @@ type loop struct {
 	auditNotBefore time.Time
 	// usesKnown is set when an audit has succeeded.
 	usesKnown bool
+	burst     burst
 	// servable is set when an address was allocatable since Run began.
 	servable bool
 	// uncertainAt is the time up to which the next observation must be complete.
@@ -116,6 +122,7 @@ func (l *loop) turn() time.Time {
 	var wake earliest
 	l.observe(v, &wake)
 	l.audit(v, &wake)
+	l.burst.update(demand(v), v.At)
 	l.servable = l.servable || l.serves(v)
 	if l.observed {
 		l.resume(v)
@@ -151,9 +158,9 @@ func (e *earliest) add(t, now time.Time) {
 // start starts a task. Its work is launched when the turn ends, and its outcome
 // is applied after a later one. Only a turn may call start.
 func (l *loop) start(k key, t task, w work) {
-	t.since = time.Now()
-	l.tasks[k] = t
-	l.launches = append(l.launches, launchable{k, w})
+	t.key, t.since = k, time.Now()
+	l.tasks = append(l.tasks, &t)
+	l.launches = append(l.launches, launchable{&t, w})
 }
 
 // launch runs the work of the tasks that the turn has started, each in its own
@@ -163,7 +170,7 @@ func (l *loop) launch(ctx context.Context) {
 		l.wg.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, l.callTimeout)
 			defer cancel()
-			l.results <- result{s.key, s.work(ctx)}
+			l.results <- result{s.task, s.work(ctx)}
 		})
 	}
 	l.launches = nil
@@ -172,44 +179,55 @@ func (l *loop) launch(ctx context.Context) {
 // finish applies the outcome of a task. ctx is the context of Run.
 func (l *loop) finish(ctx context.Context, r result) {
 	l.stopping = ctx.Err() != nil
-	delete(l.tasks, r.key)
+	l.tasks = slices.DeleteFunc(l.tasks, func(t *task) bool { return t == r.task })
+	l.began = r.task.since
 	r.apply()
 }
 
+// running returns the oldest task with a key, nil if none is under way.
+func (l *loop) running(k key) *task {
+	for _, t := range l.tasks {
+		if t.key == k {
+			return t
+		}
+	}
+	return nil
+}
+
 // ready reports whether a task of this kind may start now.
-func (l *loop) ready(k key, now time.Time) bool {
-	_, running := l.tasks[k]
+func (l *loop) ready(k key, now time.Time) bool { return l.running(k) == nil && !l.backsOff(k, now) }
+
+// backsOff reports whether tasks of this kind wait after a failure.
+func (l *loop) backsOff(k key, now time.Time) bool {
 	b := l.backoffs[k]
-	return !running && (b == nil || !b.active(now))
+	return b != nil && b.active(now)
 }
 
 // busy reports whether a task changes an ENI in EC2.
 func (l *loop) busy(eni string) bool {
-	for k, t := range l.tasks {
-		if t.eni == eni && k.kind != kindLink {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(l.tasks, func(t *task) bool { return t.eni == eni && t.kind != kindLink })
 }
 
 // noteOutcome records the success or failure of a task. A failure that may have
-// had an effect makes the loop observe again.
+// had an effect makes the loop observe again. The success of a task that began
+// before another one of its kind failed does not end the back-off.
 func (l *loop) noteOutcome(k key, eni string, err error) {
+	b := l.backoffs[k]
 	if err == nil {
-		delete(l.backoffs, k)
+		if b != nil && !l.began.Before(b.failedAt) {
+			delete(l.backoffs, k)
+		}
 		return
 	}
 	if l.stopping {
 		return
 	}
-	b := l.backoffs[k]
 	if b == nil {
 		b = &backoff{}
 		l.backoffs[k] = b
 	}
 	now := time.Now()
-	b.fail(err, now, l.rand())
+	b.fail(err, l.began, now, l.rand())
 	if k.kind != kindObserve && !hadNoEffect(b.reason) {
 		l.needObservation(now)
 	}

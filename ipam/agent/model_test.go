@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,7 +49,9 @@ func (m *chaos) boot() {
 
 func (m *chaos) step() {
 	pod := fmt.Sprint("pod", m.rnd.IntN(12))
-	switch m.rnd.IntN(11) {
+	switch m.rnd.IntN(12) {
+	case 11:
+		m.burst()
 	case 0, 1, 2, 3:
 		if m.lost[pod] {
 			return // a runtime creates each sandbox once
@@ -96,6 +99,22 @@ func (m *chaos) step() {
 		m.boot()
 	default:
 	}
+}
+
+// burst adds several pods at once, so that several ENIs may be created at once.
+func (m *chaos) burst() {
+	limit := time.Duration(1+m.rnd.IntN(20)) * time.Second
+	var wg sync.WaitGroup
+	for _, i := range m.rnd.Perm(12)[:2+m.rnd.IntN(10)] {
+		if pod := fmt.Sprint("pod", i); !m.lost[pod] {
+			wg.Go(func() {
+				if err := m.p.add(pod, limit); err != nil && !errors.Is(err, ipam.ErrJournal) {
+					reasonOf(m.t, err)
+				}
+			})
+		}
+	}
+	wg.Wait()
 }
 
 // loseJournal sometimes deletes the journal or replaces it by an old one. It does
@@ -200,7 +219,7 @@ func TestModel(t *testing.T) {
 	}
 	byName := policies(t)
 	names := slices.Sorted(maps.Keys(byName))
-	var adds, refusals, kills, losses int
+	var adds, refusals, kills, losses, several int
 	calls := map[string]int{}
 	for seed := range seeds {
 		synctest.Test(t, func(t *testing.T) {
@@ -215,7 +234,13 @@ func TestModel(t *testing.T) {
 			for op, n := range m.cloud.calls {
 				calls[op] += n
 			}
+			if m.cloud.mostCreating > 1 {
+				several++
+			}
 		})
 	}
-	t.Logf("%d ADDs served, %d refused, %d kills, %d journals lost or old, calls %v", adds, refusals, kills, losses, calls)
+	if several < int(seeds)/50 {
+		t.Errorf("several ENIs were created at once with %d of %d seeds, want at least one in 50", several, seeds)
+	}
+	t.Logf("several creates at once with %d seeds, %d ADDs served, %d refused, %d kills, %d journals lost or old, calls %v", several, adds, refusals, kills, losses, calls)
 }

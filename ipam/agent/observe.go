@@ -70,8 +70,12 @@ func (l *loop) adopt(o Observation) {
 	}
 	l.logFailure("doubt blocks", pool.DoubtBlocks(true, c.doubt...))
 	l.logFailure("trust blocks", pool.DoubtBlocks(false, c.trust...))
-	l.foreign = c.foreign
-	for _, e := range c.foreign {
+	l.foreign = slices.DeleteFunc(c.foreign, func(e ENI) bool {
+		// The ENI was still being created when the source was asked.
+		ln := l.links[e.ID]
+		return ln != nil && !o.completeUntil().After(ln.assignedAt)
+	})
+	for _, e := range l.foreign {
 		delete(l.links, e.ID)
 		l.setNotReady(e.ID)
 	}

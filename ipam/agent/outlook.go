@@ -32,8 +32,8 @@ func (l *loop) outlook(card int, f ipam.Family, v ipam.View) ipam.Outlook {
 		return l.starting()
 	}
 	for _, k := range []kind{kindAssign, kindCreate} {
-		if t, ok := l.tasks[key{k, card, f}]; ok {
-			return ipam.Outlook{Reason: ipam.ReasonRefilling, Evidence: key{k, card, f}.describe(t) + " is under way"}
+		if t := l.running(key{k, card, f}); t != nil {
+			return ipam.Outlook{Reason: ipam.ReasonRefilling, Evidence: t.String() + " is under way"}
 		}
 	}
 	if o := l.linkOutlook(card, f, v); o.Reason != "" {
@@ -110,8 +110,8 @@ func (l *loop) fullOutlook(card int, v ipam.View) (out ipam.Outlook) {
 func (l *loop) atLimit(card int, v ipam.View) ipam.Outlook {
 	s := l.snapshot(card, v)
 	sup := s.Supply()
-	for k := range l.tasks {
-		if k.card == card && (k.kind == kindUnassign || k.kind == kindDelete) {
+	for _, t := range l.tasks {
+		if t.card == card && (t.kind == kindUnassign || t.kind == kindDelete) {
 			return ipam.Outlook{Reason: ipam.ReasonRefilling, Evidence: "addresses are being given back, which makes room for others"}
 		}
 	}

@@ -66,10 +66,11 @@ type AssignInput struct {
 	Slots int
 }
 
-// Provider creates, changes and observes ENIs. Every call may take long and must
-// end when ctx ends. Errors may have the methods Reason() string, which returns
-// the text of an ipam.Reason, and RetryAfter() time.Duration. Repeating a call is
-// safe: unassigning or deleting what does not exist succeeds.
+// Provider creates, changes and observes ENIs. It must be safe for concurrent use:
+// several CreateENI, and Assign for several ENIs, may be under way. Every call may
+// take long and must end when ctx ends. Errors may have the methods Reason() string,
+// which returns the text of an ipam.Reason, and RetryAfter() time.Duration. Repeating
+// a call is safe: unassigning or deleting what does not exist succeeds.
 type Provider interface {
 	// Observe returns the ENIs of the instance.
 	Observe(ctx context.Context) (Observation, error)

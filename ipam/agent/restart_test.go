@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -92,6 +94,29 @@ func (w *world) retryUntilDone(p *process, what string, op func(p *process) erro
 	return p
 }
 
+// addAtOnce adds pods at once, until each has an address.
+func (w *world) addAtOnce(p *process, pods int) *process {
+	w.t.Helper()
+	for range 60 {
+		var failed atomic.Int32
+		var wg sync.WaitGroup
+		for i := range pods {
+			wg.Go(func() {
+				if p.add(fmt.Sprint("pod", i), 5*time.Second) != nil {
+					failed.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if p = w.restartIfKilled(p); failed.Load() == 0 {
+			return p
+		}
+		time.Sleep(time.Second)
+	}
+	w.t.Errorf("%d pods at once never succeeded", pods)
+	return p
+}
+
 // day runs a short life of a node: it fills, grows to two ENIs, and empties.
 func (w *world) day(killAt int) (steps int) {
 	p := w.boot(killAt)
@@ -108,11 +133,15 @@ func (w *world) day(killAt int) (steps int) {
 			p = w.retryUntilDone(p, "del "+pod, func(p *process) error { return p.del(pod) })
 		}
 	}
+	if w.burst > 0 {
+		p = w.addAtOnce(p, w.burst)
+		w.check(p)
+	}
 	add(0, 3)
 	p = w.restartIfKilled(p)
 	w.check(p)
 	add(0, 8) // the first three again
-	del(1, 8)
+	del(1, max(8, w.burst))
 	w.check(p)
 	waitUntilIdle() // blocks and ENIs are given back
 	p = w.restartIfKilled(p)
@@ -140,6 +169,7 @@ func TestKillAtEveryStep(t *testing.T) {
 			w.config = func(c *agent.Config) { c.Policy = warmpool.AWS{WarmIPTarget: 12} }
 		},
 		"late metadata": func(w *world) { w.cloud.lag = 2 * time.Minute },
+		"bursts":        func(w *world) { w.cloud.maxENIs, w.cloud.slots, w.burst = 5, 2, 9 },
 	}
 	for name, prepare := range worlds {
 		t.Run(name, func(t *testing.T) {
@@ -156,6 +186,9 @@ func TestKillAtEveryStep(t *testing.T) {
 					if n := w.day(killAt); killAt == 0 {
 						steps = n
 						t.Logf("%d steps, %v", n, w.cloud.calls)
+						if w.burst > 0 && w.cloud.mostCreating < 3 {
+							t.Errorf("at most %d ENIs were created at once, want 3", w.cloud.mostCreating)
+						}
 					}
 				})
 			}

@@ -384,11 +384,15 @@ func TestSlowEC2BlocksNoPods(t *testing.T) {
 		w.cloud.mu.Lock()
 		w.cloud.latency = time.Hour
 		w.cloud.mu.Unlock()
-		start := time.Now()
-		for i := range 4 {
+		for i := range 3 {
 			if err := p.add(fmt.Sprint("pod", i), time.Second); err != nil {
 				t.Error(err)
 			}
+		}
+		time.Sleep(50 * time.Millisecond) // the pool begins to grow
+		start := time.Now()
+		if err := p.add("pod3", time.Second); err != nil {
+			t.Error(err)
 		}
 		if err := p.del("pod0"); err != nil {
 			t.Error(err)

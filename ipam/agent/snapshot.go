@@ -29,18 +29,15 @@ func (l *loop) snapshot(card int, v ipam.View) warmpool.Snapshot {
 		s.ENIs = append(s.ENIs, l.countENI(n, family, v))
 	}
 	slices.SortStableFunc(s.ENIs, func(a, b warmpool.ENI) int { return cmp.Compare(devices[a.ID], devices[b.ID]) })
-	if t, ok := l.tasks[key{kindCreate, card, family}]; ok {
-		s.ENIs = append(s.ENIs, warmpool.ENI{PendingSlots: t.slots})
+	for _, t := range l.tasks {
+		if t.key == (key{kindCreate, card, family}) {
+			s.ENIs = append(s.ENIs, warmpool.ENI{PendingSlots: t.slots})
+		}
 	}
 	for _, w := range v.Waiting {
 		if w.Request.Card == card && slices.Contains(w.Request.Families, family) {
 			s.Demand.Waiting++
 		}
-	}
-	if card == 0 && !l.servable {
-		// The node becomes ready when an address is allocatable, so even a policy
-		// without warm addresses needs a first one.
-		s.Demand.Waiting = max(1, s.Demand.Waiting)
 	}
 	if l.subnetUntil.After(v.At) {
 		s.Subnet = l.subnet
@@ -81,8 +78,10 @@ func (l *loop) countENI(n ipam.ENIView, family ipam.Family, v ipam.View) warmpoo
 		ready := func(o ipam.ENIView) bool { return o.Ready }
 		e.NoPods = e.NoPods || slices.ContainsFunc(v.ENIs, ready)
 	}
-	if t, ok := l.tasks[key{kindAssign, n.Card, family}]; ok && t.eni == n.ID {
-		e.PendingSlots += t.slots
+	for _, t := range l.tasks {
+		if t.key == (key{kindAssign, n.Card, family}) && t.eni == n.ID {
+			e.PendingSlots += t.slots
+		}
 	}
 	for _, b := range n.Blocks {
 		if ipam.FamilyOf(b.Prefix.Addr()) != family {

@@ -92,8 +92,8 @@ func ofFamily(f ipam.Family) func(netip.Prefix) bool {
 // publish makes the loop's state visible to Status.
 func (l *loop) publish(o ipam.Outlook) {
 	s := Status{Ready: l.servable, Observed: l.observed, Reason: o.Reason, Evidence: o.Evidence}
-	for k, t := range l.tasks {
-		s.InFlight = append(s.InFlight, k.describe(t))
+	for _, t := range l.tasks {
+		s.InFlight = append(s.InFlight, t.String())
 	}
 	slices.Sort(s.InFlight)
 	for _, card := range slices.Sorted(maps.Keys(l.decided)) {
