@@ -169,15 +169,36 @@ func TestFailuresSideBySide(t *testing.T) {
 	})
 }
 
+// latest is a policy that grows for waiting pods only, and records its latest snapshot.
+type latest struct {
+	mu sync.Mutex
+	s  warmpool.Snapshot
+}
+
+func (p *latest) Decide(s warmpool.Snapshot) warmpool.Decision {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.s = s
+	return warmpool.Band{Low: -1}.Decide(s)
+}
+
+func (p *latest) snapshot() warmpool.Snapshot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.s
+}
+
 // TestObservationDuringCreate: an observation shows an ENI that is still being created
 // as one that pods may not use. Pods use it as soon as the call has returned,
 // whichever answer comes first.
 func TestObservationDuringCreate(t *testing.T) {
-	for _, observeAt := range []time.Duration{600, 1200} { // ms after the create call, which takes 1.5 s
-		t.Run(fmt.Sprint(observeAt), func(t *testing.T) {
+	for _, observeAt := range []time.Duration{600, 1300} { // ms; the create call takes 1.5 s from 20 ms on
+		t.Run(fmt.Sprint(int(observeAt), " ms"), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				w.cloud.maxENIs, w.cloud.slots, w.cloud.visible = 2, 2, true
+				var last latest
+				w.config = func(c *agent.Config) { c.Policy = &last }
 				p := w.boot(0)
 				defer p.stop()
 				waitUntilIdle()
@@ -195,6 +216,11 @@ func TestObservationDuringCreate(t *testing.T) {
 					t.Errorf("served after %v: %v, want within 1.6 s", time.Since(begin), err)
 				}
 				time.Sleep(10 * time.Second)
+				for _, e := range last.snapshot().ENIs {
+					if e.NoPods {
+						t.Errorf("the policy sees %+v as not for pods", e)
+					}
+				}
 				if v := p.pool.View(); len(v.ENIs) != 2 || !v.ENIs[1].Ready {
 					t.Errorf("ENIs %+v, want the second one ready", v.ENIs)
 				}
