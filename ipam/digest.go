@@ -3,6 +3,7 @@
 package ipam
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -78,7 +79,8 @@ func (s *state) sortedGrants() []*grant {
 		if c := a.at.Compare(b.at); c != 0 {
 			return c
 		}
-		return strings.Compare(a.attachment.String(), b.attachment.String())
+		x, y := a.attachment, b.attachment
+		return cmp.Or(strings.Compare(x.Network, y.Network), strings.Compare(x.ContainerID, y.ContainerID), strings.Compare(x.IfName, y.IfName))
 	})
 }
 

@@ -109,7 +109,7 @@ func (p *Pool) Lookup(a Attachment) []Allocation {
 func (p *Pool) Allocations() iter.Seq[Allocation] {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var all []Allocation
+	all := make([]Allocation, 0, len(p.st.held))
 	for _, g := range p.st.sortedGrants() {
 		all = append(all, p.st.allocations(g)...)
 	}

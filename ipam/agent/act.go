@@ -121,7 +121,7 @@ func (l *loop) assign(k key, eni string, slots int) bool {
 					e.Blocks = append(e.Blocks, b)
 				}
 			}
-			l.setLink(e)
+			l.setLink(e, nil)
 			ln.assignedAt = time.Now()
 		}
 	})
@@ -155,7 +155,7 @@ func (l *loop) create(k key, slots int) bool {
 			}
 			// An observation during the call may have shown the ENI as not usable yet.
 			l.foreign = slices.DeleteFunc(l.foreign, func(f ENI) bool { return f.ID == e.ID })
-			l.setLink(e)
+			l.setLink(e, l.cfg.Pool.View().ENIs)
 			if ln := l.links[e.ID]; ln != nil {
 				ln.assignedAt = time.Now()
 			}
@@ -205,7 +205,7 @@ func (l *loop) unassign(k key, eni string, blocks []netip.Prefix) bool {
 			if ln := l.links[eni]; ln != nil {
 				e := ln.ENI
 				e.Blocks = slices.DeleteFunc(slices.Clone(e.Blocks), func(p netip.Prefix) bool { return slices.Contains(blocks, p) })
-				l.setLink(e)
+				l.setLink(e, nil)
 			}
 		}
 	})

@@ -179,7 +179,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		links: map[string]*link{}, gone: map[string]bool{}, memory: map[int]warmpool.Memory{},
 		decided: map[int]warmpool.Decision{}, uncertainAt: time.Now(), auditDue: true,
 	}
-	a.releaseEnded(ctx)
+	l.deadCollected = a.releaseEnded(ctx)
 	l.restoreKnown()
 	l.run(ctx)
 	return nil
@@ -219,13 +219,15 @@ func (l *loop) run(ctx context.Context) {
 }
 
 // releaseEnded releases the attachments of sandboxes that ended while no agent
-// was running. Attachments with a request since the start are not affected.
-func (a *Agent) releaseEnded(ctx context.Context) {
-	if _, err := a.collectDead(ctx, true); err != nil {
-		a.log.Error("release the attachments of ended sandboxes", "err", err)
+// was running. Attachments with a request since the start are not affected. It
+// reports whether the kernel has answered.
+func (a *Agent) releaseEnded(ctx context.Context) bool {
+	_, deadErr := a.collectDead(ctx, true)
+	if deadErr != nil {
+		a.log.Error("release the attachments of ended sandboxes", "err", deadErr)
 	}
 	if a.cfg.Tombstones == nil {
-		return
+		return deadErr == nil
 	}
 	err := a.cfg.Tombstones(ctx, func(attachment ipam.Attachment) error {
 		_, err := a.cfg.Pool.Release(attachment)
@@ -238,4 +240,5 @@ func (a *Agent) releaseEnded(ctx context.Context) {
 	if err != nil {
 		a.log.Error("collect tombstones", "err", err)
 	}
+	return deadErr == nil
 }

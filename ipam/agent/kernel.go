@@ -87,11 +87,16 @@ func (l *loop) audit(v ipam.View, wake *earliest) {
 		wake.add(due, v.At)
 		return
 	}
+	// The first audit follows the release at the start of Run.
+	collected := l.deadCollected && l.auditedAt.IsZero()
 	l.auditedAt, l.auditDue = v.At, false
 	l.start(k, task{}, func(ctx context.Context) func() {
 		// Dead attachments are released first: with an outdated journal, their
 		// address may belong to another pod, for which Uses must quarantine it.
-		_, deadErr := l.collectDead(ctx, podsWait)
+		var deadErr error
+		if !collected {
+			_, deadErr = l.collectDead(ctx, podsWait)
+		}
 		began := time.Now()
 		uses, err := l.cfg.Kernel.Uses(ctx)
 		return func() {
@@ -136,10 +141,10 @@ func (a *Agent) notify(e Event) {
 // the kernel has reported them dead twice. If urgent is set, because a pod waits
 // for an address, once is enough. It returns the number of released allocations.
 func (a *Agent) collectDead(ctx context.Context, urgent bool) (int, error) {
-	held := slices.Collect(a.cfg.Pool.Allocations())
 	if a.cfg.Kernel == nil {
 		return 0, nil
 	}
+	held := slices.Collect(a.cfg.Pool.Allocations())
 	var dead []ipam.Allocation
 	if len(held) > 0 {
 		var err error

@@ -32,11 +32,12 @@ type link struct {
 	full backoff
 }
 
-// setLink adds or updates an ENI, and marks its link as dirty.
-func (l *loop) setLink(e ENI) {
+// setLink adds or updates an ENI, and marks its link as dirty. enis are those of the
+// pool; an update does not need them.
+func (l *loop) setLink(e ENI, enis []ipam.ENIView) {
 	ln := l.links[e.ID]
 	if ln == nil {
-		if err := l.addENI(e); err != nil {
+		if err := l.addENI(e, enis); err != nil {
 			l.logFailure("add ENI", err)
 			return
 		}
@@ -69,15 +70,15 @@ func (l *loop) restoreKnown() {
 				}
 			}
 		}
-		l.setLink(e)
+		l.setLink(e, v.ENIs)
 		l.restored = true
 	}
 }
 
 // addENI adds an ENI to the pool. If the pool has it already, nothing changes;
 // in particular, a draining ENI stays draining.
-func (l *loop) addENI(e ENI) error {
-	for _, n := range l.cfg.Pool.View().ENIs {
+func (l *loop) addENI(e ENI, enis []ipam.ENIView) error {
+	for _, n := range enis {
 		if n.ID == e.ID && n.Card == e.Card && n.Device == e.Device {
 			return nil
 		}
@@ -130,9 +131,11 @@ func (l *loop) ensured(e ENI, edition int, err error) {
 	ln.backoff = backoff{}
 	ln.dirty = ln.revision != edition
 	have := map[netip.Prefix]bool{}
-	for _, n := range l.cfg.Pool.View().ENIs {
-		for _, b := range n.Blocks {
-			have[b.Prefix] = true
+	if l.observed {
+		for _, n := range l.cfg.Pool.View().ENIs {
+			for _, b := range n.Blocks {
+				have[b.Prefix] = true
+			}
 		}
 	}
 	var add []ipam.Block

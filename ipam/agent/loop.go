@@ -105,6 +105,9 @@ type loop struct {
 	auditedAt      time.Time
 	auditDue       bool
 	auditNotBefore time.Time
+	// deadCollected is set when the attachments of ended sandboxes were released at the
+	// start of Run.
+	deadCollected bool
 	// usesKnown is set when an audit has succeeded.
 	usesKnown bool
 	burst     burst

@@ -81,7 +81,7 @@ func (l *loop) adopt(o Observation) {
 	}
 	for _, e := range c.links {
 		delete(l.gone, e.ID)
-		l.setLink(l.withPending(e, v, o))
+		l.setLink(l.withPending(e, v, o), v.ENIs)
 		if ln := l.links[e.ID]; ln != nil {
 			ln.adopted = true
 		}
