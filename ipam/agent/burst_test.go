@@ -171,14 +171,16 @@ func TestFailuresSideBySide(t *testing.T) {
 
 // latest is a policy that grows for waiting pods only, and records its latest snapshot.
 type latest struct {
-	mu sync.Mutex
-	s  warmpool.Snapshot
+	mu        sync.Mutex
+	s         warmpool.Snapshot
+	decisions int
 }
 
 func (p *latest) Decide(s warmpool.Snapshot) warmpool.Decision {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.s = s
+	p.decisions++
 	return warmpool.Band{Low: -1}.Decide(s)
 }
 
@@ -227,4 +229,38 @@ func TestObservationDuringCreate(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRest checks that an agent at rest makes no calls and wakes up at most once a
+// second: it asks the policy each time it wakes up.
+func TestRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var p latest
+		w.config = func(c *agent.Config) { c.Policy = &p }
+		proc := w.boot(0)
+		defer proc.stop()
+		if served, _ := addBurst(proc, 12, time.Minute); served != 12 {
+			t.Errorf("%d pods served, want 12", served)
+		}
+		time.Sleep(time.Hour)
+		decisions := func() int {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.decisions
+		}
+		w.cloud.mu.Lock()
+		calls := fmt.Sprint(w.cloud.calls)
+		w.cloud.mu.Unlock()
+		before := decisions()
+		const hour = 3600
+		time.Sleep(hour * time.Second)
+		w.cloud.mu.Lock()
+		defer w.cloud.mu.Unlock()
+		n := decisions() - before
+		t.Logf("%d decisions an hour", n)
+		if n > hour || fmt.Sprint(w.cloud.calls) != calls {
+			t.Errorf("%d decisions in an hour and the calls %v, want at most %d and %s", n, w.cloud.calls, hour, calls)
+		}
+	})
 }

@@ -144,7 +144,11 @@ func (a *Agent) collectDead(ctx context.Context, urgent bool) (int, error) {
 	if a.cfg.Kernel == nil {
 		return 0, nil
 	}
-	held := slices.Collect(a.cfg.Pool.Allocations())
+	all, n := a.cfg.Pool.Allocations(), 0
+	for range all {
+		n++
+	}
+	held := slices.AppendSeq(make([]ipam.Allocation, 0, n), all)
 	var dead []ipam.Allocation
 	if len(held) > 0 {
 		var err error
