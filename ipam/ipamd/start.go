@@ -244,6 +244,7 @@ func (n *node) whenReady(ctx context.Context) error {
 			return nil
 		}
 	}
+	tick.Stop() // the rest of the function lasts as long as the agent
 	if err := n.announce(); err != nil {
 		return err
 	}
