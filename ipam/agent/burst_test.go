@@ -75,13 +75,13 @@ func TestFirstSlotWithoutPolicy(t *testing.T) {
 
 // addBurst adds pods at once and returns how many got an address, and after what time
 // the last one did.
-func addBurst(p *process, pods int, limit time.Duration) (served int, last time.Duration) {
+func addBurst(p *process, pods int) (served int, last time.Duration) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	begin := time.Now()
 	for i := range pods {
 		wg.Go(func() {
-			if err := p.add(fmt.Sprint("burst", i), limit); err != nil {
+			if err := p.add(fmt.Sprint("burst", i), time.Minute); err != nil {
 				return
 			}
 			mu.Lock()
@@ -115,7 +115,7 @@ func TestCreatesSideBySide(t *testing.T) {
 				w.config = func(cfg *agent.Config) { cfg.Policy = c.policy }
 				p := w.boot(0)
 				defer p.stop()
-				served, last := addBurst(p, c.pods, time.Minute)
+				served, last := addBurst(p, c.pods)
 				waitUntilIdle()
 				w.cloud.mu.Lock()
 				most := w.cloud.mostCreating
@@ -142,7 +142,7 @@ func TestAssignsSideBySide(t *testing.T) {
 		p := w.boot(0)
 		defer p.stop()
 		waitUntilIdle()
-		served, last := addBurst(p, 18, time.Minute)
+		served, last := addBurst(p, 18)
 		if served != 18 || last > 1100*time.Millisecond {
 			t.Errorf("%d pods served within %v, want 18 within 1.1 s: one call after the first pod, one for the others", served, last)
 		}
@@ -160,7 +160,7 @@ func TestFailuresSideBySide(t *testing.T) {
 		w.cloud.faults["create"] = []error{full, full, full}
 		p := w.boot(0)
 		defer p.stop()
-		served, last := addBurst(p, 10, time.Minute)
+		served, last := addBurst(p, 10)
 		// The first pause for a full subnet is 15 s; half of it is jitter, of which the
 		// test takes half.
 		if served != 10 || last < 11*time.Second || last > 13*time.Second || w.cloud.count("create") != 7 {
@@ -240,7 +240,7 @@ func TestRest(t *testing.T) {
 		w.config = func(c *agent.Config) { c.Policy = &p }
 		proc := w.boot(0)
 		defer proc.stop()
-		if served, _ := addBurst(proc, 12, time.Minute); served != 12 {
+		if served, _ := addBurst(proc, 12); served != 12 {
 			t.Errorf("%d pods served, want 12", served)
 		}
 		time.Sleep(time.Hour)

@@ -90,4 +90,8 @@
 // subnet or a missing permission. Half of each pause is jitter. If EC2 refuses
 // more blocks on an ENI, only that ENI is affected. Waiting pods, [Status] and
 // the log get the reason, the text of EC2 and the time of the next try.
+//
+// # Tests
+//
+// Package agenttest has a Provider and Links in memory.
 package agent

@@ -6,49 +6,22 @@ import (
 	"context"
 	"fmt"
 	"log"
-	"net/netip"
 	"time"
 
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
+	"github.com/vpcnet/vpcnet/ipam/agent/agenttest"
 	"github.com/vpcnet/vpcnet/warmpool"
 )
-
-// oneENI is a provider of one ENI, to which it assigns any number of prefixes.
-type oneENI struct{ assigned int }
-
-func (f *oneENI) Observe(context.Context) (agent.Observation, error) {
-	primary := agent.ENI{ID: "eni-0a1b", Primary: true}
-	return agent.Observation{ENIs: []agent.ENI{primary}, Source: "example", At: time.Now()}, nil
-}
-
-func (f *oneENI) Assign(_ context.Context, in agent.AssignInput) (out []netip.Prefix, err error) {
-	for range in.Slots {
-		out = append(out, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(16 * f.assigned)}), 28))
-		f.assigned++
-	}
-	return out, nil
-}
-
-func (f *oneENI) CreateENI(context.Context, agent.CreateInput) (agent.ENI, error) {
-	return agent.ENI{}, fmt.Errorf("the instance has one ENI only")
-}
-func (f *oneENI) Unassign(context.Context, string, []netip.Prefix) error { return nil }
-func (f *oneENI) DeleteENI(context.Context, string) error                { return nil }
-
-// upLinks is a node on which all links are up.
-type upLinks struct{}
-
-func (upLinks) Ensure(context.Context, agent.ENI) error { return nil }
-func (upLinks) Remove(context.Context, string) error    { return nil }
 
 func Example() {
 	pool, err := ipam.Open(ipam.Config{}) // a real agent sets Config.Journal
 	if err != nil {
 		log.Fatal(err)
 	}
+	node := &agenttest.Node{MaxENIs: 1, SlotsPerENI: 3, Prefixes: true} // a real agent uses EC2 and the kernel
 	a, err := agent.New(agent.Config{
-		Pool: pool, Provider: &oneENI{}, Links: upLinks{},
+		Pool: pool, Provider: node, Links: node,
 		Policy: warmpool.AWS{WarmPrefixTarget: 1},
 		Limits: []warmpool.Limits{{MaxENIs: 1, SlotsPerENI: 3, AddressesPerSlot: 16}},
 	})
@@ -75,6 +48,6 @@ func Example() {
 	stop()
 	fmt.Println(<-done)
 	// Output:
-	// 10.0.0.0 out of 10.0.0.0/28 on eni-0a1b
+	// 10.0.0.0 out of 10.0.0.0/28 on eni-0
 	// <nil>
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
+	"github.com/vpcnet/vpcnet/ipam/agent/agenttest"
 	"github.com/vpcnet/vpcnet/warmpool"
 	"github.com/vpcnet/vpcnet/warmpool/sim"
 )
@@ -46,7 +47,7 @@ func comparePlans(t *testing.T, c sim.Config, trace sim.Trace) (changed int) {
 		t.Fatal(err)
 	}
 	a, err := agent.New(agent.Config{
-		Pool: pool, Provider: &oneENI{}, Links: upLinks{}, Policy: c.Policy, Limits: []warmpool.Limits{c.Limits},
+		Pool: pool, Provider: &agenttest.Node{}, Links: &agenttest.Node{}, Policy: c.Policy, Limits: []warmpool.Limits{c.Limits},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
+	"github.com/vpcnet/vpcnet/ipam/agent/agenttest"
 	"github.com/vpcnet/vpcnet/ipam/waljournal"
 	"github.com/vpcnet/vpcnet/warmpool"
 )
@@ -106,7 +107,7 @@ func BenchmarkRestart(b *testing.B) {
 			b.Fatal(err)
 		}
 		a, err := agent.New(agent.Config{
-			Pool: pool, Provider: noEC2{}, Links: upLinks{}, Policy: warmpool.Band{}, Known: enis, Kernel: quiet{},
+			Pool: pool, Provider: noEC2{}, Links: &agenttest.Node{}, Policy: warmpool.Band{}, Known: enis, Kernel: quiet{},
 			Limits: []warmpool.Limits{{MaxENIs: manyENIs, SlotsPerENI: manySlots}},
 		})
 		if err != nil {
