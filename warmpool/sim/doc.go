@@ -26,9 +26,11 @@
 //
 // # Limits of the model
 //
-// The simulated agent carries out the actions of a decision one after another.
-// Package ipam/agent instead starts actions of different kinds in parallel, only
-// the first of each kind, and decides again when one has ended. Simulated pods
+// The simulated agent decides once for all events of one moment, and carries out the
+// actions of a decision one after another. Package ipam/agent instead decides 20 ms
+// after the latest pod has come, starts actions of different kinds in parallel, and
+// decides again when one has ended. Of each kind it starts only the first, unless
+// pods wait for more addresses than are free or on their way. Simulated pods
 // wait until they get an address; real runtimes give up and retry. All nodes exist
 // from the start, with a primary ENI and no addresses for pods. There is one
 // subnet, one network card for each node, and one kind of node.

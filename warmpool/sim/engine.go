@@ -29,6 +29,8 @@ type engine struct {
 	subnet  *subnet
 	buckets map[call]*bucket
 	m       *metrics
+	// changes are the nodes whose agents decide when all events of this moment are done.
+	changes []*node
 	// scratch and perSlot are reused for each snapshot.
 	scratch []warmpool.ENI
 	perSlot []int
@@ -86,6 +88,10 @@ func (e *engine) run(ctx context.Context, t Trace) error {
 func (e *engine) advance(until time.Duration) {
 	for {
 		at := e.queue.next()
+		if len(e.changes) > 0 && min(at, e.cooling.next(), until) > e.now {
+			e.decideChanged()
+			continue
+		}
 		if c := e.cooling.next(); c < at {
 			if c > until {
 				break

@@ -27,6 +27,7 @@ type node struct {
 	plan     []warmpool.Action
 	op       *operation
 	decideAt time.Duration
+	changed  bool // the node is in engine.changes
 	// exhaustedUntil is the time until which the node treats the subnet as
 	// exhausted, noGrowthUntil the time until which it does not request growth.
 	exhaustedUntil, noGrowthUntil time.Duration
@@ -201,18 +202,32 @@ func (e *engine) serve(n *node) {
 	n.waiting = slices.Delete(n.waiting, 0, done)
 }
 
-// changed lets the agent decide, now or at the end of its period.
+// changed lets the agent decide, at the end of this moment or of its period.
 func (e *engine) changed(n *node) {
 	if n.op != nil {
 		return
 	}
 	if e.cfg.Period == 0 {
-		e.decide(n)
+		if !n.changed {
+			n.changed = true
+			e.changes = append(e.changes, n)
+		}
 		return
 	}
 	// The agents of a fleet do not start at the same time.
 	phase := e.cfg.Period * time.Duration(n.id%16) / 16
 	e.decideBy(n, (e.now-phase)/e.cfg.Period*e.cfg.Period+e.cfg.Period+phase)
+}
+
+// decideChanged lets the agents of the changed nodes decide, once for all events of
+// this moment.
+func (e *engine) decideChanged() {
+	changes := e.changes
+	e.changes = nil
+	for _, n := range changes {
+		n.changed = false
+		e.decide(n)
+	}
 }
 
 func (e *engine) decideBy(n *node, at time.Duration) {

@@ -355,8 +355,7 @@ func ExampleConfig() {
 	}
 	// Output:
 	// node 0: assign 1: WARM_IP_TARGET 0, MINIMUM_IP_TARGET 1: want 1, have 0 usable addresses, 0 assigned
-	// node 0: assign 1: 1 pods wait, 0 addresses are free or on their way
-	// node 0: assign 1: 1 pods wait, 0 addresses are free or on their way
+	// node 0: assign 2: 2 pods wait, 0 addresses are free or on their way
 }
 
 // BenchmarkFleetDay simulates a day of 1,000 nodes with 25 pods each, in which 1.7
@@ -374,4 +373,21 @@ func BenchmarkFleetDay(b *testing.B) {
 	}
 	b.ReportMetric(float64(events)/b.Elapsed().Seconds(), "events/s")
 	b.ReportMetric(float64(pods), "pods")
+}
+
+// TestEventsOfOneMoment checks that the agent decides once for all events of one moment:
+// five pods that end at once cost one call.
+func TestEventsOfOneMoment(t *testing.T) {
+	var csv strings.Builder
+	for _, op := range []string{"10,n,add", "1000,n,delete"} {
+		for pod := range 5 {
+			fmt.Fprintf(&csv, "%s,%d\n", op, pod)
+		}
+	}
+	r := run(t, sim.Config{
+		Policy: warmpool.AWS{WarmIPTarget: 2}, Limits: warmpool.Limits{MaxENIs: 3, SlotsPerENI: 10}, EC2: exact,
+	}, parse(t, csv.String()))
+	if n := r.EC2Calls["UnassignPrivateIpAddresses"]; n != 1 {
+		t.Errorf("%d calls to unassign, want 1; all calls: %v", n, r.EC2Calls)
+	}
 }
