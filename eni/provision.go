@@ -34,7 +34,8 @@ type ProvisionInput struct {
 // Provision creates an ENI, attaches it, and waits until it is attached. Without
 // failures it makes three calls to EC2. If an earlier call left an unfinished ENI
 // of the same kind for the same card, Provision finishes that one instead of
-// creating another.
+// creating another. Several calls of Provision may be under way at the same time: each
+// has its own device index and client token.
 //
 // If a step fails permanently, Provision undoes the earlier steps before it
 // returns. If EC2 refuses to attach the ENI because the instance type takes fewer
