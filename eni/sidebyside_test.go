@@ -237,7 +237,12 @@ func TestModelWithSeveralCreates(t *testing.T) {
 			}()
 			rnd := rand.New(rand.NewPCG(seed, 2))
 			x := newCrowd(t)
-			x.random = rnd.Float64
+			jitter := rand.New(rand.NewPCG(seed, 3))
+			x.random = func() float64 {
+				x.mu.Lock()
+				defer x.mu.Unlock()
+				return jitter.Float64()
+			}
 			faults := &model{rnd: rnd}
 			for range 6 {
 				var remove []func()
