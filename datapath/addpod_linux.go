@@ -81,6 +81,10 @@ type addition struct {
 	// repeated says that an earlier AddPod of the pod was completed, unfinished that this
 	// call has changed something, so that the pod may not be ready.
 	repeated, unfinished bool
+	// looked is the answer to a request for the host link after the last change of wireHost,
+	// if it made one. running says that finish has seen the host link able to send.
+	looked  rtnl.Answer
+	running bool
 }
 
 // newAddition computes what p needs on the node and in its sandbox.
@@ -178,15 +182,31 @@ func (a *addition) finish(ctx context.Context) error {
 		return nil
 	}
 	return a.h.withConn(ctx, func(c *rtnl.Conn) error {
-		var look rtnl.Batch
-		look.FindIndex(a.link.Index)
-		answers, err := c.Do(&look)
+		look := a.looked
+		if !look.Found() {
+			var b rtnl.Batch
+			b.FindIndex(a.link.Index)
+			answers, err := c.Do(&b)
+			if err != nil {
+				return err
+			}
+			look = answers[0]
+		}
+		if err := stillWiring(look); err != nil {
+			return err
+		}
+		var b rtnl.Batch
+		b.Group(a.link.Index, 0)
+		b.FindIndex(a.link.Index)
+		answers, err := c.Do(&b)
 		if err != nil {
 			return err
 		}
-		if err := stillWiring(answers[0]); err != nil {
-			return err
+		if err := answers[0].Err; err != nil && !rtnl.IsGone(err) {
+			return fmt.Errorf("set link group: %w", err)
 		}
-		return c.SetLinkGroup(a.link.Index, 0)
+		l, err := answers[1].Link()
+		a.running = err == nil && l.Running
+		return nil
 	})
 }

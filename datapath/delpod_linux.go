@@ -187,6 +187,9 @@ func podAddrs(c *rtnl.Conn, p Pod, index int) ([]PodAddr, error) {
 		addrs = found
 	}
 	for _, a := range p.Addrs {
+		if slices.ContainsFunc(addrs, func(b PodAddr) bool { return a.Addr == b.Addr }) {
+			continue
+		}
 		taken, err := leadsElsewhere(c, a.Addr, index)
 		if err != nil {
 			return nil, err
@@ -276,6 +279,18 @@ func (d *deletion) end(ctx context.Context) error {
 	return errors.Join(d.enter(), d.purgeInside(ctx), d.h.deleteLink(ctx, d.link.Index))
 }
 
+// allAddrs returns the addresses of the pod that are known and those that the caller named,
+// each once.
+func (d *deletion) allAddrs() []PodAddr {
+	all := slices.Clone(d.addrs)
+	for _, a := range d.pod.Addrs {
+		if !slices.ContainsFunc(all, func(b PodAddr) bool { return a.Addr == b.Addr }) {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
 // purgeInside deletes the rules of a second or later interface from the sandbox.
 func (d *deletion) purgeInside(ctx context.Context) error {
 	if d.inside == nil {
@@ -300,7 +315,7 @@ func (d *deletion) rulesInside(c *rtnl.Conn) (rules []netstate.Rule, err error) 
 			return nil, fmt.Errorf("list rules of the sandbox: %w", err)
 		}
 	}
-	return sandboxRules(present, append(slices.Clone(d.addrs), d.pod.Addrs...)), nil
+	return sandboxRules(present, d.allAddrs()), nil
 }
 
 // RetirePod: see [Handle.RetirePod].
@@ -333,7 +348,7 @@ func (d *deletion) vacate(ctx context.Context) error {
 		}
 		var b rtnl.Batch
 		if d.peer.Index != 0 {
-			for _, a := range append(slices.Clone(d.addrs), d.pod.Addrs...) {
+			for _, a := range d.allAddrs() {
 				b.Address(netstate.OpDelete, d.peer.Index, netstate.Address{Prefix: netstate.HostPrefix(a.Addr)})
 			}
 			b.SetLink(d.peer.Index, netstate.Link{})

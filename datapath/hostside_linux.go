@@ -41,7 +41,11 @@ func (a *addition) setHostSysctls(context.Context) error {
 		return nil // wireHost does it
 	}
 	have := a.link.Sysctls
-	err := rtnl.WriteSysctls(a.h.ns, missing(have, append(slices.Clone(a.host.Sysctls), refuseRouter(a.link.Name))))
+	want := slices.Clone(a.host.Sysctls)
+	if refuse := refuseRouter(a.link.Name); !slices.Contains(want, refuse) {
+		want = append(want, refuse)
+	}
+	err := rtnl.WriteSysctls(a.h.ns, missing(have, want))
 	if err == nil {
 		return nil
 	}
@@ -117,10 +121,12 @@ func (a *addition) replaceRules(c *rtnl.Conn) error {
 	for _, r := range a.host.Rules {
 		b.Rule(netstate.OpAdd, r)
 	}
+	b.FindIndex(a.link.Index)
 	answers, err := c.Do(&b)
 	if err != nil {
 		return err
 	}
+	a.looked = answers[len(answers)-1]
 	for i, r := range a.host.Rules {
 		// If the rule exists again, Watch has just added it.
 		if err := answers[len(stale)+i].Err; err != nil && !errors.Is(err, unix.EEXIST) {

@@ -122,5 +122,8 @@ func (a *addition) waitPair(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("sandbox: %w", err)
 	}
+	if a.running {
+		return nil
+	}
 	return a.h.withConn(ctx, func(c *rtnl.Conn) error { return c.WaitRunning(ctx, a.link.Index) })
 }

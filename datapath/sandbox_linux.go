@@ -142,11 +142,11 @@ func (a *addition) fillOver(c *rtnl.Conn) error {
 	s := a.sandbox
 	changes := netstate.Diff(netstate.State{}, netstate.State{Addresses: s.Addresses, Neighbors: s.Neighbors, Routes: s.Routes, Rules: s.Rules})
 	changes = append(changes, localEntries(s.Addresses)...)
-	refused, err := sendNew(c, changes, a.link.PeerIndex)
+	refused, lo, err := sendNew(c, changes, a.link.PeerIndex)
 	if err != nil {
 		return err
 	}
-	off, err := ipv6Off(c, a.pod)
+	off, err := ipv6Off(lo, a.pod)
 	if err != nil || !off && len(refused) == 0 {
 		return err
 	}
@@ -154,7 +154,7 @@ func (a *addition) fillOver(c *rtnl.Conn) error {
 	if err := rtnl.WriteSysctls(a.inside.ns, s.Sysctls); err != nil || len(refused) == 0 {
 		return err
 	}
-	refused, err = sendNew(c, refused, a.link.PeerIndex)
+	refused, _, err = sendNew(c, refused, a.link.PeerIndex)
 	if err == nil && len(refused) > 0 {
 		err = fmt.Errorf("%s: %w", refused[0], unix.EACCES)
 	}
@@ -177,28 +177,24 @@ func localEntries(addrs []netstate.Address) []netstate.Change {
 	return changes
 }
 
-// ipv6Off reports whether a pod that needs IPv6 on its loopback link has it off.
-func ipv6Off(c *rtnl.Conn, p Pod) (bool, error) {
+// ipv6Off reports whether a pod that needs IPv6 on its loopback link has it off. found is
+// the answer to a request for that link.
+func ipv6Off(found rtnl.Answer, p Pod) (bool, error) {
 	if !p.hasFamily(netstate.IPv6) {
 		return false, nil
 	}
-	var b rtnl.Batch
-	b.FindLink("lo")
-	answers, err := c.Do(&b)
-	if err != nil {
-		return false, err
+	if found.Err != nil {
+		return false, fmt.Errorf("find link lo: %w", found.Err)
 	}
-	if answers[0].Err != nil {
-		return false, fmt.Errorf("find link lo: %w", answers[0].Err)
-	}
-	lo, err := answers[0].Link()
+	lo, err := found.Link()
 	return len(missing(lo.Sysctls, []netstate.Sysctl{enableIPv6("lo")})) > 0, err
 }
 
 // sendNew brings up one new link and adds its items. A route that exists already belongs
 // to another interface of the sandbox, and is not replaced. It returns the changes that
-// the kernel refuses while IPv6 is off on the link.
-func sendNew(c *rtnl.Conn, changes []netstate.Change, index int) (refused []netstate.Change, err error) {
+// the kernel refuses while IPv6 is off on the link. If there are IPv6 items, it
+// also returns the answer to a request for the loopback link.
+func sendNew(c *rtnl.Conn, changes []netstate.Change, index int) (refused []netstate.Change, lo rtnl.Answer, err error) {
 	var b rtnl.Batch
 	b.SetLink(index, netstate.Link{Up: true})
 	for _, ch := range changes {
@@ -208,12 +204,16 @@ func sendNew(c *rtnl.Conn, changes []netstate.Change, index int) (refused []nets
 			b.Change(ch, index)
 		}
 	}
+	if slices.ContainsFunc(changes, func(ch netstate.Change) bool { return isIPv6(ch.Item) }) {
+		b.FindLink("lo")
+	}
 	answers, err := c.Do(&b)
 	if err != nil {
-		return nil, err
+		return nil, lo, err
 	}
+	lo = answers[len(answers)-1]
 	if answers[0].Err != nil {
-		return nil, fmt.Errorf("set up: %w", answers[0].Err)
+		return nil, lo, fmt.Errorf("set up: %w", answers[0].Err)
 	}
 	for i, ch := range changes {
 		err := answers[i+1].Err
@@ -222,10 +222,10 @@ func sendNew(c *rtnl.Conn, changes []netstate.Change, index int) (refused []nets
 		case isIPv6(ch.Item) && (len(refused) > 0 || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)):
 			refused = append(refused, ch)
 		default:
-			return nil, fmt.Errorf("%s: %w", ch, err)
+			return nil, lo, fmt.Errorf("%s: %w", ch, err)
 		}
 	}
-	return refused, nil
+	return refused, lo, nil
 }
 
 // isIPv6 reports whether i, an item of a sandbox, is of the family IPv6.

@@ -5,6 +5,7 @@ package rtnl
 import (
 	"fmt"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,8 +20,9 @@ type Conn struct {
 }
 
 // receiveSize holds the largest part of a dump, which the kernel bounds by the
-// reader's buffer and by 32 KiB.
-const receiveSize = 64 << 10
+// reader's buffer and by 32 KiB, and the answers to most batches. Memory that no answer
+// reaches is never touched.
+const receiveSize = 8 * datagramSize
 
 // dial opens a socket in the namespace. A socket stays in the namespace in which it
 // was opened, so that the thread is there for this call only.
@@ -56,22 +58,35 @@ func (c *Conn) Do(b *Batch) ([]Answer, error) {
 	}
 	answers := make([]Answer, len(b.starts))
 	for done := false; !done; {
-		messages, err := receive(c.fd, c.buf, 0)
+		datagrams, err := receiveAll(c.fd, c.buf)
 		if err != nil {
 			return nil, err
 		}
-		for _, m := range messages {
-			i := int(m.Header.Seq - first)
-			if i < 0 || i >= len(answers) {
-				continue
+		for _, d := range datagrams {
+			messages, err := parseDatagram(d)
+			if err != nil {
+				return nil, err
 			}
-			if m.Header.Type != unix.NLMSG_ERROR {
-				answers[i].body = append([]byte(nil), m.Data...)
-				continue
-			}
-			answers[i].Err = messageError(m)
-			done = i == len(answers)-1
+			done = take(messages, first, answers) || done
 		}
 	}
 	return answers, nil
+}
+
+// take puts messages into the answers to requests from number first. It reports whether
+// the last answer is complete.
+func take(messages []syscall.NetlinkMessage, first uint32, answers []Answer) (done bool) {
+	for _, m := range messages {
+		i := int(m.Header.Seq - first)
+		if i < 0 || i >= len(answers) {
+			continue
+		}
+		if m.Header.Type != unix.NLMSG_ERROR {
+			answers[i].body = append([]byte(nil), m.Data...)
+			continue
+		}
+		answers[i].Err = messageError(m)
+		done = done || i == len(answers)-1
+	}
+	return done
 }

@@ -26,28 +26,32 @@ func IsNotNetns(err error) bool {
 }
 
 // OpenNetns opens the network namespace at path. Function GetFromPath of package netns
-// opens any file, and waits for a writer if that is a FIFO.
+// opens any file, and waits for a writer if that is a FIFO. The file is not in the
+// runtime's poller, which it would start in a process that needs it for nothing else.
 func OpenNetns(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, err
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	// A sandbox that was deleted leaves an empty file where it was mounted.
-	if !isNetns(f) {
-		return nil, errors.Join(fmt.Errorf("%s is %w", path, errNotNetns), f.Close())
+	if !isNetns(fd) {
+		return nil, errors.Join(fmt.Errorf("%s is %w", path, errNotNetns), unix.Close(fd))
 	}
-	return f, nil
+	if err := unix.SetNonblock(fd, false); err != nil {
+		return nil, errors.Join(&os.PathError{Op: "open", Path: path, Err: err}, unix.Close(fd))
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
-// isNetns reports whether f is a network namespace, and not another kind of file or
+// isNetns reports whether fd is a network namespace, and not another kind of file or
 // namespace.
-func isNetns(f *os.File) bool {
+func isNetns(fd int) bool {
 	const nsGetType = 0xb703 // NS_GET_NSTYPE of linux/nsfs.h, since Linux 4.11
 	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil || fs.Type != unix.NSFS_MAGIC {
+	if err := unix.Fstatfs(fd, &fs); err != nil || fs.Type != unix.NSFS_MAGIC {
 		return false
 	}
-	kind, err := unix.IoctlRetInt(int(f.Fd()), nsGetType)
+	kind, err := unix.IoctlRetInt(fd, nsGetType)
 	return err != nil || kind == unix.CLONE_NEWNET
 }
 
@@ -78,8 +82,14 @@ func ownCookie() (uint64, error) {
 
 // InNetns runs f on a thread in the namespace. The thread then returns to its own
 // namespace; if it cannot, it ends, so that no other goroutine ever runs on it.
-// Functions of package nl that take a namespace keep such a thread.
+// Functions of package nl that take a namespace keep such a thread. If the calling
+// goroutine is in the namespace already, InNetns calls f there: a goroutine that is not
+// locked to its thread runs only on threads in the namespace of the process, and a locked
+// one does not change its thread. This saves two threads and their wake-ups.
 func InNetns(ns *os.File, f func() error) error {
+	if isOwn(int(ns.Fd())) {
+		return f()
+	}
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -90,13 +100,7 @@ func InNetns(ns *os.File, f func() error) error {
 			return
 		}
 		defer home.Close()
-		target := netns.NsHandle(ns.Fd())
-		if home.Equal(target) {
-			runtime.UnlockOSThread()
-			result <- f()
-			return
-		}
-		if err := netns.Set(target); err != nil {
+		if err := netns.Set(netns.NsHandle(ns.Fd())); err != nil {
 			runtime.UnlockOSThread()
 			result <- fmt.Errorf("enter network namespace %s (needs CAP_SYS_ADMIN): %w", ns.Name(), err)
 			return
@@ -108,4 +112,10 @@ func InNetns(ns *os.File, f func() error) error {
 		result <- err
 	}()
 	return <-result
+}
+
+// isOwn reports whether fd is the network namespace of the thread.
+func isOwn(fd int) bool {
+	var target, own unix.Stat_t
+	return unix.Fstat(fd, &target) == nil && unix.Stat(OwnNetns, &own) == nil && target.Dev == own.Dev && target.Ino == own.Ino
 }

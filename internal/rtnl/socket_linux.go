@@ -5,7 +5,9 @@ package rtnl
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,11 +40,61 @@ func receive(fd int, buf []byte, flags int) ([]syscall.NetlinkMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	messages, err := syscall.ParseNetlinkMessage(buf[:min(align(n), len(buf))])
+	return parseDatagram(buf[:min(align(n), len(buf))])
+}
+
+// parseDatagram returns the messages of a datagram.
+func parseDatagram(datagram []byte) ([]syscall.NetlinkMessage, error) {
+	messages, err := syscall.ParseNetlinkMessage(datagram)
 	if err != nil {
-		return nil, fmt.Errorf("netlink datagram of %d bytes: %w", n, err)
+		return nil, fmt.Errorf("netlink datagram of %d bytes: %w", len(datagram), err)
 	}
 	return messages, nil
+}
+
+// datagramSize bounds the answer to a request for one object. A link has 1 to 2 KiB, and up
+// to 128 bytes more for each alternative name.
+const datagramSize = 16 << 10
+
+// mmsghdr is struct mmsghdr of socket.h.
+type mmsghdr struct {
+	hdr unix.Msghdr
+	len uint32
+}
+
+// receiveAll reads, in one system call, as many datagrams as are there and fit into buf,
+// and at least one. They point into buf.
+//
+// https://man7.org/linux/man-pages/man2/recvmmsg.2.html
+func receiveAll(fd int, buf []byte) ([][]byte, error) {
+	var (
+		headers [receiveSize / datagramSize]mmsghdr
+		vectors [receiveSize / datagramSize]unix.Iovec
+	)
+	for i := range headers {
+		vectors[i].Base = &buf[i*datagramSize]
+		vectors[i].SetLen(datagramSize)
+		headers[i].hdr.Iov = &vectors[i]
+		headers[i].hdr.SetIovlen(1)
+	}
+	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&headers)), uintptr(len(headers)), unix.MSG_WAITFORONE, 0, 0)
+	runtime.KeepAlive(buf)
+	switch errno {
+	case 0:
+	case unix.EINTR:
+		return nil, nil
+	default:
+		return nil, errno
+	}
+	datagrams := make([][]byte, n)
+	for i := range datagrams {
+		if headers[i].hdr.Flags&unix.MSG_TRUNC != 0 {
+			return nil, fmt.Errorf("netlink datagram has more than %d bytes", datagramSize)
+		}
+		at := i * datagramSize
+		datagrams[i] = buf[at:min(at+align(int(headers[i].len)), len(buf)):min(at+datagramSize, len(buf))]
+	}
+	return datagrams, nil
 }
 
 // align rounds up to the alignment of netlink messages and attributes.

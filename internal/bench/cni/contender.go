@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/vpcnet/vpcnet/cniplugin/server"
@@ -181,9 +183,25 @@ func join(addrs []netip.Addr) string {
 	return strings.Join(text, ",")
 }
 
-// call runs the plugin with a verb as a runtime does, and returns the time from exec
-// to exit.
-func (p *pod) call(ctx context.Context, verb string) (took time.Duration, err error) {
+// cost is what one command takes.
+type cost struct {
+	wall     time.Duration // from exec to exit
+	cpu      time.Duration // of the process, in user mode and in the kernel
+	faults   int64         // page faults
+	switches int64         // of its threads
+}
+
+// costOf returns the cost of a process that has ended.
+func costOf(wall time.Duration, s *os.ProcessState) cost {
+	c := cost{wall: wall, cpu: s.UserTime() + s.SystemTime()}
+	if u, ok := s.SysUsage().(*syscall.Rusage); ok {
+		c.faults, c.switches = u.Minflt+u.Majflt, u.Nvcsw+u.Nivcsw
+	}
+	return c
+}
+
+// call runs the plugin with a verb as a runtime does.
+func (p *pod) call(ctx context.Context, verb string) (took cost, err error) {
 	conf := map[string]any{}
 	for k, v := range p.c.conf {
 		conf[k] = v
@@ -193,7 +211,7 @@ func (p *pod) call(ctx context.Context, verb string) (took time.Duration, err er
 	}
 	stdin, err := json.Marshal(conf)
 	if err != nil {
-		return 0, err
+		return took, err
 	}
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, p.c.program)
@@ -210,7 +228,9 @@ func (p *pod) call(ctx context.Context, verb string) (took time.Duration, err er
 	if err == nil {
 		err = cmd.Wait()
 	}
-	took = time.Since(start)
+	if cmd.ProcessState != nil {
+		took = costOf(time.Since(start), cmd.ProcessState)
+	}
 	if err != nil {
 		return took, fmt.Errorf("%s %s: %w: %s", verb, p.id, err, strings.TrimSpace(stdout.String()+stderr.String()))
 	}

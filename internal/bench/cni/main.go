@@ -27,6 +27,8 @@ type options struct {
 	rounds, burst, bursts int
 	pods                  []int
 	format, plugins, bin  string
+	// before is another build of vpc-cni, scenario is part of the names of the scenarios.
+	before, scenario string
 }
 
 func main() {
@@ -51,6 +53,8 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	})
 	fs.StringVar(&o.format, "o", "table", "output `format`: table or json")
 	fs.StringVar(&o.plugins, "plugins", "", "`directory` with ptp and host-local; built if empty")
+	fs.StringVar(&o.before, "before", "", "another build of vpc-cni, a `file`, that is measured in turn with this one")
+	fs.StringVar(&o.scenario, "scenario", "", "`text` that the names of the scenarios to measure have; all if empty")
 	fs.StringVar(&o.bin, "bin", "", "`directory` with the measured programs, for the inner process only")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -102,6 +106,11 @@ func runIsolated(ctx context.Context, out io.Writer, o options, args []string) e
 	if err := build(ctx, dir, o.plugins); err != nil {
 		return err
 	}
+	if o.before != "" {
+		if err := link(o.before, filepath.Join(dir, "before")); err != nil {
+			return err
+		}
+	}
 	cmd, err := isolate.Command(append(args, "-bin", dir)...)
 	if err != nil {
 		return err
@@ -136,13 +145,18 @@ func build(ctx context.Context, dir, plugins string) error {
 		return nil
 	}
 	for _, name := range []string{"ptp", "host-local"} {
-		program, err := filepath.Abs(filepath.Join(plugins, name))
-		if err != nil {
-			return err
-		}
-		if err := os.Symlink(program, filepath.Join(dir, name)); err != nil {
+		if err := link(filepath.Join(plugins, name), filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// link makes a symbolic link to a program.
+func link(program, at string) error {
+	program, err := filepath.Abs(program)
+	if err != nil {
+		return err
+	}
+	return os.Symlink(program, at)
 }

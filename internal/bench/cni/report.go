@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -35,10 +36,50 @@ type row struct {
 	// in a scenario without bursts.
 	BurstAdd float64 `json:"burstAdd"`
 	BurstDel float64 `json:"burstDel"`
+	// AddUse and DelUse are medians of what the processes use.
+	AddUse usage `json:"addUse"`
+	DelUse usage `json:"delUse"`
 	// ToFloor holds the medians divided by those of the floor.
 	ToFloor ratios `json:"toFloor"`
 
-	add, del, burstAdd, burstDel []time.Duration
+	add, del           []cost
+	burstAdd, burstDel []time.Duration
+}
+
+// usage is what the process of one command uses. CPU is in milliseconds, in user mode and
+// in the kernel.
+type usage struct {
+	CPU      float64 `json:"cpu"`
+	Faults   int64   `json:"faults"`
+	Switches int64   `json:"switches"`
+}
+
+func usageOf(all []cost) usage {
+	return usage{
+		ms(median(all, func(c cost) time.Duration { return c.cpu })),
+		median(all, func(c cost) int64 { return c.faults }),
+		median(all, func(c cost) int64 { return c.switches }),
+	}
+}
+
+// median returns the median of one part of costs.
+func median[T cmp.Ordered](all []cost, part func(cost) T) T {
+	var values []T
+	for _, c := range all {
+		values = append(values, part(c))
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// walls returns the times of costs.
+func walls(all []cost) (times []time.Duration) {
+	for _, c := range all {
+		times = append(times, c.wall)
+	}
+	return times
 }
 
 type times struct {
@@ -56,7 +97,6 @@ type ratios struct {
 
 func timesOf(all []time.Duration) times {
 	all = slices.Sorted(slices.Values(all))
-	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	return times{ms(all[0]), ms(all[len(all)/2]), ms(all[len(all)*9/10])}
 }
 
@@ -64,7 +104,8 @@ func timesOf(all []time.Duration) times {
 func (t *table) finish() {
 	var floor *row
 	for _, w := range t.Rows {
-		w.Add, w.Del = timesOf(w.add), timesOf(w.del)
+		w.Add, w.Del = timesOf(walls(w.add)), timesOf(walls(w.del))
+		w.AddUse, w.DelUse = usageOf(w.add), usageOf(w.del)
 		if len(w.burstAdd) > 0 {
 			w.BurstAdd, w.BurstDel = timesOf(w.burstAdd).Median, timesOf(w.burstDel).Median
 		}
@@ -85,6 +126,7 @@ var about = map[string]string{
 	emptyName:   "a Go program that does nothing",
 	floorName:   "a Go program that makes the kernel changes of flat, and nothing else",
 	flatName:    "vpc-cni, flat layout; the agent deletes links after DEL",
+	beforeName:  "the build of vpc-cni that -before names, as flat",
 	perPodName:  "vpc-cni, per-pod layout; the agent deletes links after DEL",
 	noSweepName: "vpc-cni, flat layout; the plugin deletes links in DEL",
 	ptpName:     "upstream ptp with host-local, " + upstream + " unless -plugins is given",
@@ -112,14 +154,20 @@ func (r *report) print(w io.Writer, format string) error {
 
 func (t *table) print(w io.Writer, burst int) error {
 	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	head, bursts := "\tADD min\tmedian\tp90\t/floor\tDEL min\tmedian\tp90\t/floor\t", t.Rows[0].BurstAdd > 0
+	head, bursts := "\tADD min\tmedian\tp90\t/floor\tCPU\tfaults\tswitches\tDEL min\tmedian\tp90\t/floor\tCPU\tfaults\tswitches\t", t.Rows[0].BurstAdd > 0
 	if bursts {
 		head += fmt.Sprintf("%d ADDs\t/floor\t%d DELs\t/floor\t", burst, burst)
 	}
 	fmt.Fprintln(tab, head)
 	for _, x := range t.Rows {
-		fmt.Fprintf(tab, "%s\t%.1f\t%.1f\t%.1f\t%.2f\t%.1f\t%.1f\t%.1f\t%.2f\t", x.Name,
-			x.Add.Min, x.Add.Median, x.Add.P90, x.ToFloor.Add, x.Del.Min, x.Del.Median, x.Del.P90, x.ToFloor.Del)
+		fmt.Fprintf(tab, "%s\t", x.Name)
+		for _, v := range []struct {
+			times
+			ratio float64
+			usage
+		}{{x.Add, x.ToFloor.Add, x.AddUse}, {x.Del, x.ToFloor.Del, x.DelUse}} {
+			fmt.Fprintf(tab, "%.1f\t%.1f\t%.1f\t%.2f\t%.1f\t%d\t%d\t", v.Min, v.Median, v.P90, v.ratio, v.CPU, v.Faults, v.Switches)
+		}
 		if bursts {
 			fmt.Fprintf(tab, "%.0f\t%.2f\t%.0f\t%.2f\t", x.BurstAdd, x.ToFloor.BurstAdd, x.BurstDel, x.ToFloor.BurstDel)
 		}

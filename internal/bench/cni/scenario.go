@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/vpcnet/vpcnet/datapath"
 )
@@ -16,6 +18,7 @@ const (
 	emptyName   = "empty"
 	floorName   = "floor"
 	flatName    = "flat"
+	beforeName  = "before"
 	perPodName  = "per-pod"
 	noSweepName = "flat-nosweep"
 	ptpName     = "ptp"
@@ -48,9 +51,16 @@ func scenarios(o options) []scenario {
 		all = append(all, s)
 	}
 	ours := []string{floorName, flatName, perPodName}
-	return append(all,
+	all = append(all,
 		scenario{name: "IPv6", prefixes: []netip.Prefix{prefix6}, bursts: true, names: ours},
 		scenario{name: "dual stack", prefixes: []netip.Prefix{prefix4, prefix6}, bursts: true, names: ours})
+	all = slices.DeleteFunc(all, func(s scenario) bool { return !strings.Contains(s.name, o.scenario) })
+	if o.before != "" {
+		for i := range all {
+			all[i].names = append(slices.Clone(all[i].names), beforeName)
+		}
+	}
+	return all
 }
 
 // contenders returns the contenders of s, with their nodes and agents. If it returns an
@@ -64,7 +74,7 @@ func (s scenario) contenders(ctx context.Context, bin string) (all []*contender,
 		all = append(all, c)
 		c.prefixes = s.prefixes
 		switch name {
-		case flatName:
+		case flatName, beforeName:
 			err = c.serve(ctx, datapath.Flat, true)
 		case perPodName:
 			err = c.serve(ctx, datapath.PerPod, true)
@@ -85,7 +95,7 @@ func (s scenario) contenders(ctx context.Context, bin string) (all []*contender,
 
 var programs = map[string]string{
 	emptyName: "empty", floorName: "floor", ptpName: "ptp",
-	flatName: "vpc-cni", perPodName: "vpc-cni", noSweepName: "vpc-cni",
+	flatName: "vpc-cni", perPodName: "vpc-cni", noSweepName: "vpc-cni", beforeName: "before",
 }
 
 var ptpConf = map[string]any{

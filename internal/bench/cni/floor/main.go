@@ -10,6 +10,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -51,9 +52,6 @@ func run(getenv func(string) string) error {
 	}
 	link := "fl" + getenv("CNI_CONTAINERID")[len(getenv("CNI_CONTAINERID"))-8:]
 	host := rtnl.NewClient(node)
-	if getenv("CNI_COMMAND") == "DEL" {
-		return host.Do(context.Background(), func(c *rtnl.Conn) error { return retire(c, link) })
-	}
 	sandbox, err := rtnl.OpenNetns(getenv("CNI_NETNS"))
 	if err != nil {
 		return err
@@ -65,6 +63,9 @@ func run(getenv func(string) string) error {
 			return err
 		}
 		addrs = append(addrs, addr)
+	}
+	if getenv("CNI_COMMAND") == "DEL" {
+		return del(host, rtnl.NewClient(sandbox), link, addrs)
 	}
 	return add(host, node, sandbox, link, addrs)
 }
@@ -122,6 +123,9 @@ func inside(index int, addrs []netip.Addr) *rtnl.Batch {
 		b.Neighbor(netstate.OpAdd, index, netstate.Neighbor{Addr: gateway, MAC: hostMAC.String()})
 		b.AddRoute(index, netstate.Route{Dst: netstate.HostPrefix(gateway), Table: 254, Protocol: protocol})
 		b.AddRoute(index, netstate.Route{Dst: all, Via: gateway, Table: 254, Protocol: protocol})
+		if a.Is6() {
+			b.AddRoute(index, netstate.Route{Dst: netstate.HostPrefix(a), Table: netstate.TableLocal, Type: "local", Protocol: protocol})
+		}
 	}
 	return &b
 }
@@ -130,7 +134,7 @@ func inside(index int, addrs []netip.Addr) *rtnl.Batch {
 func outside(index int, addrs []netip.Addr) *rtnl.Batch {
 	var b rtnl.Batch
 	b.NoLinkLocal(index)
-	b.SetLink(index, netstate.Link{Up: true})
+	b.SetLink(index, netstate.Link{Up: true, NoARP: true})
 	for _, a := range addrs {
 		b.Neighbor(netstate.OpAdd, index, netstate.Neighbor{Addr: a, MAC: sandboxMAC.String()})
 		b.AddRoute(index, netstate.Route{Dst: netstate.HostPrefix(a), Table: podTable, Protocol: protocol})
@@ -139,18 +143,29 @@ func outside(index int, addrs []netip.Addr) *rtnl.Batch {
 	return &b
 }
 
-// retire sets the host link down and puts it out of the way, where the agent finds it.
-func retire(c *rtnl.Conn, link string) error {
-	l, err := c.LinkByName(link)
+// del takes the addresses from the pod, sets both ends of its veth pair down, renames
+// them, and puts the host link where the agent finds it.
+func del(host, inside *rtnl.Client, link string, addrs []netip.Addr) error {
+	ctx := context.Background()
+	var l rtnl.Link
+	err := host.Do(ctx, func(c *rtnl.Conn) (err error) {
+		l, err = c.LinkByName(link)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	var b rtnl.Batch
-	b.SetLink(l.Index, netstate.Link{})
-	b.Rename(l.Index, fmt.Sprintf("ended%d", l.Index))
-	b.Group(l.Index, endedGroup)
-	_, err = do(c, &b)
-	return err
+	var in, out rtnl.Batch
+	for _, a := range addrs {
+		in.Address(netstate.OpDelete, l.PeerIndex, netstate.Address{Prefix: netstate.HostPrefix(a)})
+	}
+	in.SetLink(l.PeerIndex, netstate.Link{})
+	in.Rename(l.PeerIndex, fmt.Sprintf("ended%d", l.PeerIndex))
+	out.SetLink(l.Index, netstate.Link{Kind: "veth", Group: endedGroup})
+	out.Rename(l.Index, fmt.Sprintf("ended%d", l.Index))
+	return errors.Join(
+		inside.Do(ctx, func(c *rtnl.Conn) error { _, err := do(c, &in); return err }),
+		host.Do(ctx, func(c *rtnl.Conn) error { _, err := do(c, &out); return err }))
 }
 
 // do sends a batch of which each request must succeed.
