@@ -32,6 +32,8 @@ type contender struct {
 	node     *fabric.Netns
 	made     int    // the number of pods so far
 	before   []*pod // pods that stay
+	// syncLog lists the calls of fsync and fdatasync of an agent that strace runs.
+	syncLog string
 	// stop ends the agent. sweeps counts its sweeps that have not ended.
 	stop    func() error
 	sweeps  sync.WaitGroup

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/vpcnet/vpcnet/internal/isolate"
 )
@@ -29,6 +30,7 @@ type options struct {
 	format, plugins, bin  string
 	// before is another build of vpc-cni, scenario is part of the names of the scenarios.
 	before, scenario string
+	slowDisk         time.Duration
 }
 
 func main() {
@@ -55,12 +57,16 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	fs.StringVar(&o.plugins, "plugins", "", "`directory` with ptp and host-local; built if empty")
 	fs.StringVar(&o.before, "before", "", "another build of vpc-cni, a `file`, that is measured in turn with this one")
 	fs.StringVar(&o.scenario, "scenario", "", "`text` that the names of the scenarios to measure have; all if empty")
+	fs.DurationVar(&o.slowDisk, "slow-disk", 0, "`time` that each fsync and fdatasync of ipamd takes longer on a further node; needs strace")
 	fs.StringVar(&o.bin, "bin", "", "`directory` with the measured programs, for the inner process only")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
 	if o.rounds < 1 || o.burst < 1 || o.bursts < 1 || o.format != "table" && o.format != "json" {
 		return fmt.Errorf("-rounds %d, -burst %d, -bursts %d, -o %q: want at least 1, 1 and 1, and table or json", o.rounds, o.burst, o.bursts, o.format)
+	}
+	if _, err := exec.LookPath("strace"); o.slowDisk > 0 && err != nil {
+		return fmt.Errorf("-slow-disk: %w", err)
 	}
 	if o.pods == nil {
 		o.pods = []int{0, 250, 737}
@@ -129,6 +135,7 @@ func build(ctx context.Context, dir, plugins string) error {
 	for _, args := range [][]string{
 		{"build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "empty"), empty},
 		{"build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "vpc-cni"), "github.com/vpcnet/vpcnet/examples/vpc-cni"},
+		{"build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "ipamd"), "github.com/vpcnet/vpcnet/examples/ipamd"},
 		{"build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "floor"), "github.com/vpcnet/vpcnet/internal/bench/cni/floor"},
 		{"install", "-trimpath", "-ldflags=-s -w", modules + "main/ptp@" + upstream, modules + "ipam/host-local@" + upstream},
 	} {

@@ -39,6 +39,9 @@ type row struct {
 	// AddUse and DelUse are medians of what the processes use.
 	AddUse usage `json:"addUse"`
 	DelUse usage `json:"delUse"`
+	// Syncs is how often the agent has waited for the disk in all rounds and bursts. It is
+	// known for the agent on the slow disk only.
+	Syncs int `json:"syncs"`
 	// ToFloor holds the medians divided by those of the floor.
 	ToFloor ratios `json:"toFloor"`
 
@@ -128,6 +131,8 @@ var about = map[string]string{
 	flatName:    "vpc-cni, flat layout; the agent deletes links after DEL",
 	beforeName:  "the build of vpc-cni that -before names, as flat",
 	perPodName:  "vpc-cni, per-pod layout; the agent deletes links after DEL",
+	ipamdName:   "vpc-cni with ipamd on a node of a VPC of namespaces",
+	slowName:    "the same with the slow disk of -slow-disk",
 	noSweepName: "vpc-cni, flat layout; the plugin deletes links in DEL",
 	ptpName:     "upstream ptp with host-local, " + upstream + " unless -plugins is given",
 }

@@ -19,6 +19,8 @@ const (
 	floorName   = "floor"
 	flatName    = "flat"
 	beforeName  = "before"
+	ipamdName   = "ipamd"
+	slowName    = "ipamd-slow"
 	perPodName  = "per-pod"
 	noSweepName = "flat-nosweep"
 	ptpName     = "ptp"
@@ -54,6 +56,12 @@ func scenarios(o options) []scenario {
 	all = append(all,
 		scenario{name: "IPv6", prefixes: []netip.Prefix{prefix6}, bursts: true, names: ours},
 		scenario{name: "dual stack", prefixes: []netip.Prefix{prefix4, prefix6}, bursts: true, names: ours})
+	agent := scenario{name: "real agent", prefixes: []netip.Prefix{prefix4}, bursts: true, names: []string{floorName, flatName, ipamdName}}
+	if o.slowDisk > 0 {
+		agent.name += fmt.Sprintf(", fsync takes %s longer on %s", o.slowDisk, slowName)
+		agent.names = append(agent.names, slowName)
+	}
+	all = append(all, agent)
 	all = slices.DeleteFunc(all, func(s scenario) bool { return !strings.Contains(s.name, o.scenario) })
 	if o.before != "" {
 		for i := range all {
@@ -65,13 +73,23 @@ func scenarios(o options) []scenario {
 
 // contenders returns the contenders of s, with their nodes and agents. If it returns an
 // error, the caller must still stop those that it returns.
-func (s scenario) contenders(ctx context.Context, bin string) (all []*contender, err error) {
+func (s scenario) contenders(ctx context.Context, o options) (all []*contender, err error) {
 	for _, name := range s.names {
-		c, err := newContender(name, programs[name], bin)
+		var c *contender
+		switch name {
+		case ipamdName:
+			c, err = newIPAMD(ctx, name, o.bin, o.burst, 0)
+		case slowName:
+			c, err = newIPAMD(ctx, name, o.bin, o.burst, o.slowDisk)
+		default:
+			c, err = newContender(name, programs[name], o.bin)
+		}
+		if c != nil {
+			all = append(all, c)
+		}
 		if err != nil {
 			return all, err
 		}
-		all = append(all, c)
 		c.prefixes = s.prefixes
 		switch name {
 		case flatName, beforeName:
@@ -96,6 +114,7 @@ func (s scenario) contenders(ctx context.Context, bin string) (all []*contender,
 var programs = map[string]string{
 	emptyName: "empty", floorName: "floor", ptpName: "ptp",
 	flatName: "vpc-cni", perPodName: "vpc-cni", noSweepName: "vpc-cni", beforeName: "before",
+	ipamdName: "vpc-cni", slowName: "vpc-cni",
 }
 
 var ptpConf = map[string]any{
@@ -109,7 +128,7 @@ var ptpConf = map[string]any{
 
 // measure measures the contenders of s in turn.
 func (s scenario) measure(ctx context.Context, o options) (t *table, err error) {
-	all, err := s.contenders(ctx, o.bin)
+	all, err := s.contenders(ctx, o)
 	defer func() {
 		for _, c := range all {
 			err = errors.Join(err, c.stop(), c.close())
@@ -120,7 +139,15 @@ func (s scenario) measure(ctx context.Context, o options) (t *table, err error) 
 	}
 	t = &table{Scenario: s.name}
 	for _, c := range all {
-		t.Rows = append(t.Rows, &row{Name: c.name})
+		r := &row{Name: c.name}
+		t.Rows = append(t.Rows, r)
+		if c.syncLog != "" { // a first burst has the agent get the addresses that it keeps free
+			if err := new(row).measureBurst(ctx, c, o.burst); err != nil {
+				return nil, err
+			}
+		}
+		before := c.syncs()
+		defer func() { r.Syncs = c.syncs() - before }()
 	}
 	for i := range o.rounds {
 		for k := range all {
