@@ -34,6 +34,8 @@ type contender struct {
 	before   []*pod // pods that stay
 	// syncLog lists the calls of fsync and fdatasync of an agent that strace runs.
 	syncLog string
+	// traces is the directory of the traces of the program, if it is traced.
+	traces string
 	// stop ends the agent. sweeps counts its sweeps that have not ended.
 	stop    func() error
 	sweeps  sync.WaitGroup

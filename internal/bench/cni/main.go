@@ -31,6 +31,7 @@ type options struct {
 	// before is another build of vpc-cni, scenario is part of the names of the scenarios.
 	before, scenario string
 	slowDisk         time.Duration
+	parts            bool
 }
 
 func main() {
@@ -58,6 +59,7 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	fs.StringVar(&o.before, "before", "", "another build of vpc-cni, a `file`, that is measured in turn with this one")
 	fs.StringVar(&o.scenario, "scenario", "", "`text` that the names of the scenarios to measure have; all if empty")
 	fs.DurationVar(&o.slowDisk, "slow-disk", 0, "`time` that each fsync and fdatasync of ipamd takes longer on a further node; needs strace")
+	fs.BoolVar(&o.parts, "parts", false, "print where the time of an ADD and a DEL goes, and nothing else; needs strace")
 	fs.StringVar(&o.bin, "bin", "", "`directory` with the measured programs, for the inner process only")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -65,8 +67,8 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	if o.rounds < 1 || o.burst < 1 || o.bursts < 1 || o.format != "table" && o.format != "json" {
 		return fmt.Errorf("-rounds %d, -burst %d, -bursts %d, -o %q: want at least 1, 1 and 1, and table or json", o.rounds, o.burst, o.bursts, o.format)
 	}
-	if _, err := exec.LookPath("strace"); o.slowDisk > 0 && err != nil {
-		return fmt.Errorf("-slow-disk: %w", err)
+	if _, err := exec.LookPath("strace"); (o.slowDisk > 0 || o.parts) && err != nil {
+		return fmt.Errorf("-slow-disk and -parts: %w", err)
 	}
 	if o.pods == nil {
 		o.pods = []int{0, 250, 737}
@@ -76,6 +78,9 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	}
 	if err := isolate.Init(); err != nil {
 		return err
+	}
+	if o.parts {
+		return measureParts(ctx, o, out)
 	}
 	report, err := measure(ctx, o)
 	if err != nil {
