@@ -96,3 +96,43 @@ func TestLinkByName(t *testing.T) {
 		t.Errorf("group of a link that does not exist: %v", err)
 	}
 }
+
+// TestFullBatch sends as many requests as a batch may have, whose answers do not fit into
+// one read, and expects each answer at its place.
+func TestFullBatch(t *testing.T) {
+	c := connect(t)
+	var b Batch
+	for i := range BatchSize {
+		b.FindLink([]string{"lo", "missing"}[i%2])
+	}
+	answers, err := c.Do(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, a := range answers {
+		if l, err := a.Link(); i%2 == 0 && (err != nil || l.Name != "lo") || i%2 == 1 && !errors.Is(err, unix.ENODEV) {
+			t.Errorf("answer %d: link %q, %v, want lo and %v in turn", i, l.Name, err, unix.ENODEV)
+		}
+	}
+}
+
+// TestLongDatagram expects an error for a datagram that is longer than the buffer, and not
+// a part of it.
+func TestLongDatagram(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[0])
+	defer unix.Close(fds[1])
+	buf := make([]byte, receiveSize)
+	for _, size := range []int{datagramSize, datagramSize + 1} {
+		if _, err := unix.Write(fds[1], make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := receiveAll(fds[0], buf)
+		if fits := size <= datagramSize; fits != (err == nil) || fits && (len(got) != 1 || len(got[0]) != size) {
+			t.Errorf("datagram of %d bytes: %d datagrams, %v", size, len(got), err)
+		}
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,6 +23,9 @@ import (
 
 // upstream is the release of github.com/containernetworking/plugins that is measured.
 const upstream = "v1.9.1"
+
+// formats are the values of -o.
+var formats = []string{"table", "json", "ratios"}
 
 // options are the program's flags.
 type options struct {
@@ -54,7 +58,7 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 		o.pods, err = parsePods(s)
 		return err
 	})
-	fs.StringVar(&o.format, "o", "table", "output `format`: table or json")
+	fs.StringVar(&o.format, "o", "table", "output `format`: table, json, or ratios, one Markdown table")
 	fs.StringVar(&o.plugins, "plugins", "", "`directory` with ptp and host-local; built if empty")
 	fs.StringVar(&o.before, "before", "", "another build of vpc-cni, a `file`, that is measured in turn with this one")
 	fs.StringVar(&o.scenario, "scenario", "", "`text` that the names of the scenarios to measure have; all if empty")
@@ -64,8 +68,8 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	if o.rounds < 1 || o.burst < 1 || o.bursts < 1 || o.format != "table" && o.format != "json" {
-		return fmt.Errorf("-rounds %d, -burst %d, -bursts %d, -o %q: want at least 1, 1 and 1, and table or json", o.rounds, o.burst, o.bursts, o.format)
+	if o.rounds < 1 || o.burst < 1 || o.bursts < 1 || !slices.Contains(formats, o.format) {
+		return fmt.Errorf("-rounds %d, -burst %d, -bursts %d, -o %q: want at least 1, 1 and 1, and table, json or ratios", o.rounds, o.burst, o.bursts, o.format)
 	}
 	if _, err := exec.LookPath("strace"); (o.slowDisk > 0 || o.parts) && err != nil {
 		return fmt.Errorf("-slow-disk and -parts: %w", err)

@@ -71,9 +71,19 @@ func TestMeasure(t *testing.T) {
 	if len(r.Tables) != 5 || len(shown) != want {
 		t.Errorf("%d tables with %d contenders, want 5 with %d", len(r.Tables), len(shown), want)
 	}
+	if o.slowDisk > 0 { // strace is there
+		var parts bytes.Buffer
+		if err := measureParts(t.Context(), o, &parts); err != nil || strings.Count(parts.String(), "agent: connect") != 6 {
+			t.Errorf("parts: %v\n%s\nwant an agent in each of 6 tables", err, parts.String())
+		}
+	}
 	var table, text bytes.Buffer
 	if err := r.print(&table, "table"); err != nil || !strings.Contains(table.String(), "5 ADDs") {
 		t.Errorf("table: %v\n%s", err, table.String())
+	}
+	var ratios bytes.Buffer
+	if err := r.print(&ratios, "ratios"); err != nil || strings.Count(ratios.String(), "\n| IPv6 | ") != 4 {
+		t.Errorf("ratios: %v\n%s", err, ratios.String())
 	}
 	if err := r.print(&text, "json"); err != nil {
 		t.Fatal(err)

@@ -138,10 +138,13 @@ var about = map[string]string{
 }
 
 func (r *report) print(w io.Writer, format string) error {
-	if format == "json" {
+	switch format {
+	case "json":
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", " ")
 		return enc.Encode(r)
+	case "ratios":
+		return r.printRatios(w)
 	}
 	fmt.Fprintf(w, "%d pods each, one after another, and %d times %d at once; ms, and ratios of medians to the floor\n", r.Rounds, r.Bursts, r.Burst)
 	for _, t := range r.Tables {
@@ -155,6 +158,25 @@ func (r *report) print(w io.Writer, format string) error {
 		fmt.Fprintf(w, "%-13s %s\n", name, about[name])
 	}
 	return nil
+}
+
+// printRatios prints one Markdown table of medians and their ratios to the floor, for the
+// README.
+func (r *report) printRatios(w io.Writer) error {
+	text := fmt.Sprintf("| | | ADD | DEL | %d ADDs | %d DELs |\n|---|---|---|---|---|---|\n", r.Burst, r.Burst)
+	for _, t := range r.Tables {
+		for _, x := range t.Rows {
+			text += fmt.Sprintf("| %s | %s | %.1f (%.2f) | %.1f (%.2f) |", t.Scenario, x.Name, x.Add.Median, x.ToFloor.Add, x.Del.Median, x.ToFloor.Del)
+			if x.BurstAdd > 0 {
+				text += fmt.Sprintf(" %.0f (%.2f) | %.0f (%.2f) |", x.BurstAdd, x.ToFloor.BurstAdd, x.BurstDel, x.ToFloor.BurstDel)
+			} else {
+				text += " | |"
+			}
+			text += "\n"
+		}
+	}
+	_, err := io.WriteString(w, text)
+	return err
 }
 
 func (t *table) print(w io.Writer, burst int) error {
