@@ -93,3 +93,44 @@ func TestCustomNetworking(t *testing.T) {
 		})
 	}
 }
+
+// TestSubnetDiscovery checks that pods get addresses of the tagged subnets, and that when one
+// is full the next one is used.
+func TestSubnetDiscovery(t *testing.T) {
+	role := map[string]string{"kubernetes.io/role/cni": "1"}
+	vpc := placed(t, "10.0.0.0/28",
+		enitest.SubnetInput{Prefix: netip.MustParsePrefix("100.64.0.0/28"), Zone: "us-west-2a", Tags: role},
+		enitest.SubnetInput{Prefix: netip.MustParsePrefix("100.64.1.0/28"), Zone: "us-west-2a", Tags: role},
+		enitest.SubnetInput{Prefix: netip.MustParsePrefix("100.64.2.0/24"), Zone: "us-west-2a"},
+		enitest.SubnetInput{Prefix: netip.MustParsePrefix("100.64.3.0/24"), Zone: "us-west-2b", Tags: role})
+	for i, subnet := range vpc.Subnets[:4] { // leave 6 addresses for the node, 3 for each ENI
+		if i == 1 {
+			continue
+		}
+		for n := 4; n < 12 && (i > 0 || n < 9); n++ {
+			base := subnet.Prefix.Addr().As4()
+			base[3] = byte(n)
+			if err := vpc.Cloud.Occupy(subnet.ID, netip.AddrFrom4(base)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	env := map[string]string{"ENABLE_SUBNET_DISCOVERY": "true", "WARM_ENI_TARGET": "0", "WARM_IP_TARGET": "1"}
+	node := Start(t, vpc.NodeIn(t, enitest.InstanceInput{Subnet: vpc.Subnets[0].ID, Type: "t3.medium"}), Config{Env: env})
+	for range 8 { // 5 on the primary ENI; then 2 in each of the two subnets
+		p := node.AddPod(t)
+		if got := p.Ask(t, "udp", netip.AddrPortFrom(vpctest.InternetAddr, vpctest.EchoPort)).Addr(); got != node.Addr {
+			t.Errorf("the internet sees %v from %v, want %v", got, p.Addrs[0], node.Addr)
+		}
+	}
+	var used []string
+	for _, e := range node.ENIs() {
+		used = append(used, e.Subnet)
+	}
+	want := []string{vpc.Subnets[0].ID, vpc.Subnets[2].ID, vpc.Subnets[3].ID}
+	slices.Sort(used[1:])
+	slices.Sort(want[1:])
+	if !slices.Equal(used, want) {
+		t.Errorf("ENIs in the subnets %v, want %v", used, want)
+	}
+}

@@ -128,15 +128,22 @@ func (l *loop) assign(k key, eni string, slots int) bool {
 	return true
 }
 
-// noteFull reports whether err means that EC2 refused more blocks on an ENI, and
-// starts a back-off for that ENI alone, so that other ENIs can still grow.
+// noteFull reports whether err means that an ENI gets no more blocks, because EC2 refuses
+// more on it or its subnet is full, and starts a back-off for that ENI alone: others can
+// still grow, and a new one can be in another subnet.
 func (l *loop) noteFull(ln *link, err error) bool {
-	if reason, _ := explain(err); err == nil || ln == nil || reason != ipam.ReasonSlotLimit {
+	if err == nil || ln == nil {
 		return false
 	}
 	now := time.Now()
+	switch reason, _ := explain(err); reason {
+	case ipam.ReasonSlotLimit:
+		l.needObservation(now) // the ENI may have more blocks than the agent knows
+	case ipam.ReasonSubnetFull, ipam.ReasonNoFreePrefix:
+	default:
+		return false
+	}
 	ln.full.fail(err, l.began, now, l.rand())
-	l.needObservation(now) // the ENI may have more blocks than the agent knows
 	l.log.Warn("ENI takes no more blocks", "eni", ln.ID, "retryIn", ln.full.until.Sub(now), "err", err)
 	return true
 }

@@ -90,7 +90,7 @@ func (l *loop) failed(card int, f ipam.Family, now time.Time) ipam.Outlook {
 	return out
 }
 
-// fullOutlook returns the outlook if EC2 has refused more blocks on an ENI. If
+// fullOutlook returns the outlook if an ENI gets no more blocks. If
 // there are several such ENIs, it is the one with the earliest retry.
 func (l *loop) fullOutlook(card int, v ipam.View) (out ipam.Outlook) {
 	for _, n := range v.ENIs {
@@ -99,7 +99,7 @@ func (l *loop) fullOutlook(card int, v ipam.View) (out ipam.Outlook) {
 			continue
 		}
 		if out.Reason == "" || ln.full.until.Before(out.RetryAt) {
-			out = ipam.Outlook{Reason: ipam.ReasonSlotLimit, Evidence: n.ID + ": " + ln.full.evidence, RetryAt: ln.full.until}
+			out = ipam.Outlook{Reason: ln.full.reason, Evidence: n.ID + ": " + ln.full.evidence, RetryAt: ln.full.until}
 		}
 	}
 	return out
