@@ -3,6 +3,9 @@
 package datapath
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
@@ -15,6 +18,59 @@ type Desired struct {
 	// Pods are all pods that have an address of the node. A pod without host
 	// link is not wired yet, or no longer, and needs nothing.
 	Pods []Pod
+}
+
+// Validate reports everything that is wrong with d: with the node, with each pod, and with
+// the pods on this node. A pod that is joined by a veth pair needs addresses of one of the
+// node's ENIs and the table of that ENI, and no two pods can have the same address or host
+// link. AddPod does not know the node, and so cannot check this.
+func (d Desired) Validate() error {
+	errs := []error{d.Node.Validate()}
+	owner := map[string]string{}
+	for _, p := range d.Pods {
+		name := p.ContainerID + "/" + p.IfName
+		if err := p.Validate(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+		claim := func(what string) {
+			if other, ok := owner[what]; ok {
+				errs = append(errs, fmt.Errorf("%s and %s have the same %s", other, name, what))
+			}
+			owner[what] = name
+		}
+		claim("host link " + p.HostLink())
+		for _, a := range p.Addrs {
+			claim("address " + a.Addr.String())
+			if err := d.Node.validateOn(p, a); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// validateOn reports why an address of a pod cannot be on the node.
+func (n Node) validateOn(p Pod, a PodAddr) error {
+	for _, e := range n.ENIs {
+		for _, own := range e.Addrs {
+			if own.Addr() == a.Addr {
+				return fmt.Errorf("%v is the own address of %s", a.Addr, e.ID)
+			}
+		}
+		for _, s := range e.Sources {
+			switch {
+			case !s.Contains(a.Addr):
+			case cmp.Or(a.Table, netstate.TableMain) != e.Table():
+				return fmt.Errorf("%v belongs to %s, which has table %d, and not table %d", a.Addr, e.ID, e.Table(), a.Table)
+			default:
+				return nil
+			}
+		}
+	}
+	if p.Mode != (Mode{}) {
+		return nil // its addresses belong to an ENI or a network of its own
+	}
+	return fmt.Errorf("no ENI has %v among its sources", a.Addr)
 }
 
 // Drift returns the changes that make a node's whole state, as Observe reads it, what

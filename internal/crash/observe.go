@@ -143,6 +143,9 @@ func (w *world) drift(s ipamd.Status, p observation, state netstate.State) ([]st
 		}
 	}
 	var lines []string
+	if err := want.Validate(); err != nil {
+		lines = append(lines, err.Error())
+	}
 	for _, c := range want.Drift(state) {
 		lines = append(lines, c.String())
 	}
