@@ -84,6 +84,8 @@ type Config struct {
 	Env map[string]string
 	// Args are arguments of the agent.
 	Args []string
+	// Wrap is a command that gets the agent's command as further arguments.
+	Wrap []string
 }
 
 // Node is a node with an agent.
@@ -115,7 +117,8 @@ func (n *Node) Run(t *testing.T) {
 	if program == "" {
 		program = "ipamd"
 	}
-	cmd := exec.Command(Program(program), n.cfg.Args...)
+	line := slices.Concat(n.cfg.Wrap, []string{Program(program)}, n.cfg.Args)
+	cmd := exec.Command(line[0], line[1:]...)
 	vars := map[string]string{
 		"VPCNET_SOCKET": n.File("agent.sock"), "VPCNET_STATE_DIR": n.File("state"), "VPCNET_CONFLIST": n.File("10-vpcnet.conflist"),
 		"INTROSPECTION_BIND_ADDRESS": "unix:" + n.File("status.sock"),
@@ -167,6 +170,9 @@ func (n *Node) Eventually(t *testing.T, f func() error) {
 		}
 	}
 }
+
+// Configure changes the configuration of the agent from its next start on.
+func (n *Node) Configure(cfg Config) { n.cfg = cfg }
 
 // Restart ends the agent by a signal, such as SIGTERM or SIGKILL, and starts it again.
 func (n *Node) Restart(t *testing.T, s syscall.Signal) {
