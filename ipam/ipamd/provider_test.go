@@ -5,6 +5,7 @@ package ipamd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -168,6 +169,54 @@ func TestSinglesServe(t *testing.T) {
 		}
 		if got := n.cloud.Calls()["AssignPrivateIpAddresses"]; got > 10 {
 			t.Errorf("%d assign calls for 3 pods, want at most 10", got)
+		}
+	})
+}
+
+// TestPrefixesLater checks the whole ladder in one pool: a prefix while the subnet has one,
+// then single addresses out of broken /28s, and prefixes again when one has become whole.
+func TestPrefixesLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, nil)
+		n.provider.Prefixes = true
+		n.fragment(true)
+		a := n.run(t.Context(), 1)
+		pods := 0
+		add := func(count int) (singles, prefixes int) {
+			t.Helper()
+			for range count {
+				pods++
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+				got, err := a.Allocate(ctx, ipam.Request{Attachment: attachment(fmt.Sprint("pod", pods))})
+				cancel()
+				if err != nil {
+					t.Fatalf("pod %d: %v", pods, err)
+				}
+				if got[0].Block.IsSingleIP() {
+					singles++
+				} else {
+					prefixes++
+				}
+			}
+			return singles, prefixes
+		}
+		if singles, prefixes := add(16); singles > 0 || prefixes != 16 {
+			t.Errorf("%d pods with single addresses and %d of prefixes, want all of the one whole prefix", singles, prefixes)
+		}
+		if singles, _ := add(4); singles != 4 {
+			t.Errorf("%d of 4 pods with single addresses, want all: no /28 is whole", singles)
+		}
+		n.check(n.cloud.Vacate(n.subnet.ID, netip.MustParseAddr("10.0.0.40"), netip.MustParseAddr("10.0.0.56"), netip.MustParseAddr("10.0.0.72")))
+		time.Sleep(10 * time.Minute) // until the refusal is forgotten
+		if singles, prefixes := add(12); prefixes == 0 {
+			t.Errorf("%d pods with single addresses and %d of prefixes after a /28 became whole, want some of a prefix", singles, prefixes)
+		}
+		kinds := map[bool]int{}
+		for _, b := range n.blocks() {
+			kinds[b.IsSingleIP()]++
+		}
+		if kinds[true] == 0 || kinds[false] < 2 {
+			t.Errorf("blocks %v, want single addresses and two prefixes in one pool", n.blocks())
 		}
 	})
 }
