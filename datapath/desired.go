@@ -67,8 +67,8 @@ func (n Node) validateOn(p Pod, a PodAddr) error {
 			}
 		}
 	}
-	if p.Mode != (Mode{}) {
-		return nil // its addresses belong to an ENI or a network of its own
+	if !p.fromNode() {
+		return nil
 	}
 	return fmt.Errorf("no ENI has %v among its sources", a.Addr)
 }

@@ -194,6 +194,10 @@ func (p Pod) Resolve(links []netstate.Link) (Pod, error) {
 	return p, nil
 }
 
+// fromNode reports whether the pod's addresses are those of an ENI of the node. In other
+// modes they belong to an ENI or a network of the pod's own.
+func (p Pod) fromNode() bool { return p.Mode == (Mode{}) }
+
 // HostState returns what the pod needs on the node. The ENIs of its mode must have
 // their Link filled in.
 func (p Pod) HostState() netstate.State { return p.mode().host(p).Canonical() }

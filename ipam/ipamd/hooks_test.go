@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,9 +16,21 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/agent"
 )
 
+// containers are the containers of the calls of AfterDel.
+type containers struct {
+	mu  sync.Mutex
+	ids []string
+}
+
+func (c *containers) String() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return strings.Join(c.ids, " ")
+}
+
 // hooked returns a world whose agent runs with hooks. BeforeReply returns refuse, and gone
 // has the container of each call of AfterDel.
-func hooked(t *testing.T, refuse *error, gone *[]string) *world {
+func hooked(t *testing.T, refuse *error, gone *containers) *world {
 	n := newNode(t, nil)
 	n.backend.cfg.BeforeReply = func(_ context.Context, req cniplugin.AddRequest, got []ipam.Allocation) error {
 		if len(got) != 1 || got[0].ContainerID != req.ContainerID {
@@ -26,8 +39,10 @@ func hooked(t *testing.T, refuse *error, gone *[]string) *world {
 		return *refuse
 	}
 	n.backend.cfg.AfterDel = func(all []ipam.Allocation) {
+		gone.mu.Lock()
+		defer gone.mu.Unlock()
 		for _, a := range all {
-			*gone = append(*gone, a.ContainerID)
+			gone.ids = append(gone.ids, a.ContainerID)
 		}
 	}
 	n.backend.Serve(n.run(t.Context(), 2))
@@ -43,7 +58,7 @@ func addRequest(id string) cniplugin.AddRequest {
 func TestBeforeReply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var refuse error
-		var gone []string
+		var gone containers
 		n := hooked(t, &refuse, &gone)
 		if _, err := n.backend.Add(t.Context(), addRequest("a")); err != nil {
 			t.Fatal(err)
@@ -68,8 +83,8 @@ func TestBeforeReply(t *testing.T) {
 				t.Errorf("a holds %v, b holds %v; want an address for a only", n.pool.Lookup(attachment("a")), n.pool.Lookup(attachment("b")))
 			}
 		}
-		if len(gone) > 0 {
-			t.Errorf("AfterDel was called for %v", gone)
+		if got := gone.String(); got != "" {
+			t.Errorf("AfterDel was called for %s", got)
 		}
 	})
 }
@@ -79,7 +94,7 @@ func TestBeforeReply(t *testing.T) {
 func TestAfterDel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var refuse error
-		var gone []string
+		var gone containers
 		n := hooked(t, &refuse, &gone)
 		for _, id := range []string{"a", "b"} {
 			if _, err := n.backend.Add(t.Context(), addRequest(id)); err != nil {
@@ -96,7 +111,7 @@ func TestAfterDel(t *testing.T) {
 		}))
 		time.Sleep(auditEvery + time.Second)
 		n.node.recordEvent(agent.Event{Kind: agent.EventReclaimed, Attachment: attachment("c")})
-		if got := strings.Join(gone, " "); got != "a b c" {
+		if got := gone.String(); got != "a b c" {
 			t.Errorf("AfterDel was called for %q, want a b c", got)
 		}
 	})
