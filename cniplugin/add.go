@@ -43,16 +43,17 @@ func add(ctx context.Context, c *call) error {
 	defer h.Close()
 	resp, err := c.client(timeout).Add(work, AddRequest{
 		Attachment: c.Attachment, Netns: c.netns, Pod: c.pod, Addrs: c.wants.addrs, MAC: c.wants.macText(), Annotations: c.wants.annotations,
+		Interfaces: c.plugin.Wiring == nil,
 	})
 	if err != nil {
 		c.recordTimeout(err)
 		if !mayHaveAllocated(err) {
 			return CNIError(err)
 		}
-		return errors.Join(CNIError(err), c.undo(ctx, h, deadline))
+		return errors.Join(CNIError(err), c.undo(ctx, h, deadline, nil))
 	}
 	if err := c.wire(work, h, prev, allocation{resp, lock.Since}); err != nil {
-		return errors.Join(err, c.undo(ctx, h, deadline))
+		return errors.Join(err, c.undo(ctx, h, deadline, resp.Interfaces))
 	}
 	return nil
 }
@@ -92,7 +93,7 @@ type allocation struct {
 // The second check covers a DEL that ran before there was anything to delete.
 // Such a DEL can also be the reason why wiring failed.
 func (c *call) wire(ctx context.Context, h *kernel, prev result, given allocation) error {
-	p, err := c.desiredPod(given.AddResponse)
+	pods, err := c.desiredPods(given.AddResponse)
 	if err == nil {
 		err = c.wants.checkAddrs(given.AddResponse)
 	}
@@ -102,16 +103,24 @@ func (c *call) wire(ctx context.Context, h *kernel, prev result, given allocatio
 	if err := c.confirm(ctx, given); err != nil {
 		return err
 	}
-	made, failed := h.add(ctx, p, given.AddResponse)
+	made := make([]*Result, len(pods))
+	var failed error
+	for i, p := range pods {
+		if made[i], failed = h.add(ctx, p, given.AddResponse); failed != nil {
+			break
+		}
+	}
 	if err := c.confirm(ctx, given); err != nil {
 		return errors.Join(err, failed)
 	}
 	if failed != nil {
 		return datapathFailure(failed)
 	}
-	r, err := prev.add(made, c.conf.CNIVersion)
-	if err != nil {
-		return err
+	r := prev
+	for _, m := range made {
+		if r, err = r.add(m, c.conf.CNIVersion); err != nil {
+			return err
+		}
 	}
 	return r.write(c.out, c.conf.CNIVersion)
 }
@@ -120,11 +129,17 @@ func (c *call) wire(ctx context.Context, h *kernel, prev result, given allocatio
 // network, the attachment keeps its address, and the runtime's DEL tries again.
 // undo has undoTime even if the deadline is closer, because the process may have
 // been stopped.
-func (c *call) undo(ctx context.Context, h *kernel, deadline time.Time) error {
+func (c *call) undo(ctx context.Context, h *kernel, deadline time.Time, further []Interface) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(time.Until(deadline), undoTime))
 	defer cancel()
-	if err := h.DelPod(ctx, c.podOf(c.Attachment, c.netns)); err != nil {
-		return fmt.Errorf("undo: %w", err)
+	pods := []datapath.Pod{c.podOf(c.Attachment, c.netns)}
+	for _, i := range further {
+		pods = append(pods, c.podOf(c.further(i.IfName), c.netns))
+	}
+	for _, p := range pods {
+		if err := h.DelPod(ctx, p); err != nil {
+			return fmt.Errorf("undo: %w", err)
+		}
 	}
 	c.release(ctx, DelRequest{Attachment: c.Attachment, Pod: c.pod})
 	return nil
@@ -152,6 +167,37 @@ func (c *call) desiredPod(resp AddResponse) (datapath.Pod, error) {
 		return p, invalidAnswer(err)
 	}
 	return p, nil
+}
+
+// further returns the attachment of another interface of the same pod.
+func (c *call) further(ifName string) Attachment {
+	return Attachment{Network: c.Network, ContainerID: c.ContainerID, IfName: ifName}
+}
+
+// desiredPods returns the pod that datapath should wire for the agent's answer, and then
+// one for each further interface.
+func (c *call) desiredPods(resp AddResponse) ([]datapath.Pod, error) {
+	first, err := c.desiredPod(resp)
+	pods, names := []datapath.Pod{first}, map[string]bool{c.IfName: true}
+	for _, i := range resp.Interfaces {
+		if err != nil {
+			return nil, err
+		}
+		if c.plugin.Wiring != nil || names[i.IfName] {
+			return nil, invalidAnswer(fmt.Errorf("further interface %q: it was not asked for, or is there twice", i.IfName))
+		}
+		names[i.IfName] = true
+		p := c.podOf(c.further(i.IfName), c.netns)
+		p.Layout, p.MTU = first.Layout, first.MTU
+		for _, a := range i.Addresses {
+			p.Addrs = append(p.Addrs, datapath.PodAddr{Addr: a.Addr, Table: a.Table})
+		}
+		if err = p.Validate(); err != nil {
+			err = invalidAnswer(fmt.Errorf("further interface: %w", err))
+		}
+		pods = append(pods, p)
+	}
+	return pods, err
 }
 
 func invalidAnswer(err error) *Error {

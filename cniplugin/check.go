@@ -36,13 +36,15 @@ func check(ctx context.Context, c *call) error {
 	if err != nil {
 		return CNIError(err)
 	}
-	p, err := c.desiredPod(resp)
+	pods, err := c.desiredPods(resp)
 	if err != nil {
 		return err
 	}
 	if c.plugin.Wiring == nil {
-		if err := c.compare(prev, p.Wiring()); err != nil {
-			return err
+		for _, p := range pods {
+			if err := c.compare(prev, p.Wiring()); err != nil {
+				return err
+			}
 		}
 	}
 	h, err := c.openKernel()
@@ -50,9 +52,14 @@ func check(ctx context.Context, c *call) error {
 		return datapathFailure(err)
 	}
 	defer h.Close()
-	for _, p.Layout = range layouts {
-		if err = h.CheckPod(ctx, p, resp); err == nil {
-			return nil
+	for _, p := range pods {
+		for _, p.Layout = range layouts {
+			if err = h.CheckPod(ctx, p, resp); err == nil {
+				break
+			}
+		}
+		if err != nil {
+			break
 		}
 	}
 	if err != nil {
@@ -83,18 +90,18 @@ func (c *call) compare(prev result, w datapath.Wiring) error {
 			Details: fmt.Sprintf("prevResult has %v, want %v", was, is),
 		}
 	}
-	was, found := prev.find(w.HostLink, c.IfName, c.netns)
+	was, found := prev.find(w.HostLink, w.SandboxLink, c.netns)
 	if !found {
 		return &Error{
 			Code: CodeCheckFailed, Msg: "prevResult does not have the attachment",
-			Details: fmt.Sprintf("want interface %s and, in %s, interface %s", w.HostLink, c.netns, c.IfName),
+			Details: fmt.Sprintf("want interface %s and, in %s, interface %s", w.HostLink, c.netns, w.SandboxLink),
 		}
 	}
 	if was.host.MAC != w.HostMAC.String() {
 		return differs("MAC of "+w.HostLink, was.host.MAC, w.HostMAC)
 	}
 	if was.inside.MAC != w.SandboxMAC.String() {
-		return differs("MAC of "+c.IfName, was.inside.MAC, w.SandboxMAC)
+		return differs("MAC of "+w.SandboxLink, was.inside.MAC, w.SandboxMAC)
 	}
 	var addrs []netip.Addr
 	for _, a := range w.Addrs {

@@ -5,7 +5,9 @@ package cniplugin
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vpcnet/vpcnet/cniplugin/internal/statedir"
@@ -26,7 +28,7 @@ func del(ctx context.Context, c *call) error {
 	// A prevResult that cannot be read must not prevent the DEL.
 	prev, _ := parsePrevResult(c.conf.PrevResult, c.conf.CNIVersion)
 	was, _ := prev.find(p.HostLink(), c.IfName, c.netns)
-	return c.remove(ctx, p, was.addrs)
+	return c.remove(ctx, p, was.addrs, prev.further(func(ifName string) string { return c.podOf(c.further(ifName), "").HostLink() }, c.IfName, c.netns))
 }
 
 // lockForDel waits for the lock of the attachment, for at most lockWait: the
@@ -54,13 +56,22 @@ func (c *call) lockForDel(ctx context.Context) (unlock func()) {
 // comes first, because an address must not be allocated to another pod while it
 // still leads to this one. If the sandbox still exists, remove only takes everything
 // from the link, and deletes the link later unless the agent answers that it will.
-func (c *call) remove(ctx context.Context, p datapath.Pod, addrs []netip.Addr) error {
+func (c *call) remove(ctx context.Context, p datapath.Pod, addrs []netip.Addr, further map[string][]netip.Addr) error {
 	a := Attachment{Network: c.Network, ContainerID: p.ContainerID, IfName: p.IfName}
 	if len(addrs) == 0 {
-		addrs = c.allocated(ctx, a)
+		addrs, further = c.allocated(ctx, a)
 	}
-	for _, addr := range addrs {
-		p.Addrs = append(p.Addrs, datapath.PodAddr{Addr: addr})
+	pods := []datapath.Pod{p}
+	for _, ifName := range slices.Sorted(maps.Keys(further)) {
+		pods = append(pods, c.podOf(Attachment{a.Network, a.ContainerID, ifName}, p.Netns))
+	}
+	for i := range pods {
+		if i > 0 {
+			addrs = further[pods[i].IfName]
+		}
+		for _, addr := range addrs {
+			pods[i].Addrs = append(pods[i].Addrs, datapath.PodAddr{Addr: addr})
+		}
 	}
 	h, err := c.openKernel()
 	if err != nil {
@@ -73,8 +84,10 @@ func (c *call) remove(ctx context.Context, p datapath.Pod, addrs []netip.Addr) e
 	if p.Netns == "" || !h.retires() {
 		end = h.DelPod
 	}
-	if err := end(ctx, p); err != nil {
-		return datapathFailure(err)
+	for _, p := range pods {
+		if err := end(ctx, p); err != nil {
+			return datapathFailure(err)
+		}
 	}
 	// An earlier DEL may have been killed after it retired the link, so the agent sweeps
 	// after each DEL.
@@ -87,13 +100,14 @@ func (c *call) remove(ctx context.Context, p datapath.Pod, addrs []netip.Addr) e
 	return nil
 }
 
-// allocated asks the agent which addresses an attachment has, for a DEL without a
+// allocated asks the agent which addresses an attachment and its further interfaces have,
+// for a DEL without a
 // prevResult. Rules by address outlive the sandbox, and then nothing else in the
 // kernel leads to them. Without an answer they stay until the agent sweeps, which
 // it does when it starts.
-func (c *call) allocated(ctx context.Context, a Attachment) []netip.Addr {
+func (c *call) allocated(ctx context.Context, a Attachment) (addrs []netip.Addr, further map[string][]netip.Addr) {
 	if c.agentStuck {
-		return nil
+		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
@@ -101,9 +115,13 @@ func (c *call) allocated(ctx context.Context, a Attachment) []netip.Addr {
 	if err != nil {
 		c.recordTimeout(err)
 		c.log.Debug("addresses of the attachment are unknown", "err", err)
-		return nil
+		return nil, nil
 	}
-	return addrsOf(resp)
+	further = map[string][]netip.Addr{}
+	for _, i := range resp.Interfaces {
+		further[i.IfName] = addrsOf(AddResponse{Addresses: i.Addresses})
+	}
+	return addrsOf(resp), further
 }
 
 // release asks the agent to release addresses, and writes a tombstone if the

@@ -61,7 +61,7 @@ func (c *call) collect(ctx context.Context, a Attachment) error {
 	default:
 		defer lock.Release()
 	}
-	return c.remove(ctx, c.podOf(a, ""), nil)
+	return c.remove(ctx, c.podOf(a, ""), nil, nil)
 }
 
 // validAttachments reads the list of attachments in use under either of its

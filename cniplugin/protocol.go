@@ -75,6 +75,8 @@ type AddRequest struct {
 	// Annotations are those of the pod, at most 256 KiB, if the network configuration
 	// has the capability io.kubernetes.cri.pod-annotations.
 	Annotations map[string]string `json:"annotations,omitempty"`
+	// Interfaces means that the caller wires AddResponse.Interfaces.
+	Interfaces bool `json:"interfaces,omitempty"`
 }
 
 // String returns all fields, as in "vpcnet/4f1c/eth0 in /run/netns/4f1c for default/web".
@@ -122,6 +124,16 @@ type AddResponse struct {
 	// must equal the plugin's configuration, because the node's rules match links
 	// by this prefix.
 	HostLinkPrefix string `json:"hostLinkPrefix,omitempty"`
+	// Interfaces are further interfaces of the pod, each with addresses of its own. They
+	// belong to the attachment: they are wired after its own interface, and deleted and
+	// released with it. Only a request with Interfaces can get them.
+	Interfaces []Interface `json:"interfaces,omitempty"`
+}
+
+// Interface is a further interface of a pod, such as one on another network card.
+type Interface struct {
+	IfName    string    `json:"ifName"`
+	Addresses []Address `json:"addresses"`
 }
 
 // Address is one address of a pod and the ENI by which its packets leave the

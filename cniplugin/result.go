@@ -395,3 +395,19 @@ func (r result) find(hostLink, ifName, netns string) (a attached, found bool) {
 	}
 	return a, true
 }
+
+// further returns the addresses of the interfaces of the sandbox other than ifName that the
+// plugin has made: those with a host side whose name hostLink returns.
+func (r result) further(hostLink func(ifName string) string, ifName, netns string) map[string][]netip.Addr {
+	all := map[string][]netip.Addr{}
+	for _, raw := range r.Interfaces {
+		var l resultInterface
+		if json.Unmarshal(raw, &l) != nil || l.Sandbox == "" || l.Name == ifName {
+			continue
+		}
+		if a, found := r.find(hostLink(l.Name), l.Name, netns); found {
+			all[l.Name] = a.addrs
+		}
+	}
+	return all
+}

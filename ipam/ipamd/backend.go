@@ -28,6 +28,9 @@ type BackendConfig struct {
 	Layout         datapath.Layout
 	MTU            int
 	HostLinkPrefix string
+	// EachCard gives a pod that asks for it by annotation an interface on each network
+	// card, see [NICAnnotation].
+	EachCard bool
 	// BeforeReply and AfterDel are those of [Hooks]. Optional.
 	BeforeReply func(context.Context, cniplugin.AddRequest, []ipam.Allocation) error
 	AfterDel    func([]ipam.Allocation)
@@ -40,6 +43,9 @@ type Backend struct {
 	// agent is nil until the instance is known. Then started is closed.
 	agent   atomic.Pointer[agent.Agent]
 	started chan struct{}
+	// cards are the network cards with addresses for pods, first that of the pods that do
+	// not ask for more. It is set before started is closed.
+	cards []int
 	// problem is the present failure of EC2 or the metadata service, nil if none is
 	// known.
 	problem atomic.Pointer[error]
@@ -55,8 +61,13 @@ func NewBackend(cfg BackendConfig) *Backend {
 	return &Backend{cfg: cfg, started: make(chan struct{})}
 }
 
-// Serve makes a serve pods from now on. It must be called at most once.
-func (b *Backend) Serve(a *agent.Agent) {
+// Serve makes a serve pods from now on, on the given network cards: pods get the addresses
+// of their interface on the first one. No card means card 0. Serve must be called at most
+// once.
+func (b *Backend) Serve(a *agent.Agent, cards ...int) {
+	if b.cards = cards; len(cards) == 0 {
+		b.cards = []int{0}
+	}
 	b.agent.Store(a)
 	close(b.started)
 }
@@ -78,23 +89,32 @@ func (b *Backend) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.
 	case <-ctx.Done():
 		return cniplugin.AddResponse{}, b.starting()
 	}
-	// If the sandbox has no ID, only its path identifies it.
-	sandbox, _ := datapath.SandboxID(req.Netns)
-	known := len(b.cfg.Pool.Lookup(ipam.Attachment(req.Attachment))) > 0
-	got, err := b.agent.Load().Allocate(ctx, ipam.Request{
-		Attachment: ipam.Attachment(req.Attachment), Pod: ipam.PodRef(req.Pod), Netns: req.Netns, Sandbox: sandbox,
-		Addrs: req.Addrs, MAC: req.MAC,
-	})
+	wanted, err := b.requests(req)
 	if err != nil {
-		return cniplugin.AddResponse{}, b.explain(err, req.Attachment, req.Pod)
+		return cniplugin.AddResponse{}, err
+	}
+	var got []ipam.Allocation
+	var taken []ipam.Attachment // by this call
+	undo := func(err error) error {
+		for _, at := range taken {
+			_, releaseErr := b.cfg.Pool.Release(at)
+			err = errors.Join(err, releaseErr)
+		}
+		return b.explain(err, req.Attachment, req.Pod)
+	}
+	for _, r := range wanted {
+		known := len(b.cfg.Pool.Lookup(r.Attachment)) > 0
+		addrs, err := b.agent.Load().Allocate(ctx, r)
+		if err != nil {
+			return cniplugin.AddResponse{}, undo(err)
+		}
+		if got = append(got, addrs...); !known {
+			taken = append(taken, r.Attachment)
+		}
 	}
 	if b.cfg.BeforeReply != nil {
 		if err := b.cfg.BeforeReply(ctx, req, got); err != nil {
-			if !known {
-				_, releaseErr := b.cfg.Pool.Release(ipam.Attachment(req.Attachment))
-				err = errors.Join(err, releaseErr)
-			}
-			return cniplugin.AddResponse{}, b.explain(err, req.Attachment, req.Pod)
+			return cniplugin.AddResponse{}, undo(err)
 		}
 	}
 	return b.response(got), nil
@@ -115,7 +135,16 @@ func (b *Backend) find(a cniplugin.Attachment) ipam.Attachment {
 
 // Del releases the addresses of a pod. It does not need the agent.
 func (b *Backend) Del(ctx context.Context, req cniplugin.DelRequest) (cniplugin.DelResponse, error) {
-	released, err := b.cfg.Pool.Release(b.find(req.Attachment))
+	at := b.find(req.Attachment)
+	var released []ipam.Allocation
+	var err error
+	for _, x := range append(b.further(at), at) { // the pod's own interface comes last, in case of an error before it
+		var some []ipam.Allocation
+		if some, err = b.cfg.Pool.Release(x); err != nil && !errors.Is(err, ipam.ErrNotAllocated) {
+			break
+		}
+		released = append(released, some...)
+	}
 	b.released(released)
 	if err == nil || errors.Is(err, ipam.ErrNotAllocated) {
 		return cniplugin.DelResponse{}, nil
@@ -132,7 +161,11 @@ func (b *Backend) released(all []ipam.Allocation) {
 
 // Check returns the addresses that a pod holds.
 func (b *Backend) Check(_ context.Context, req cniplugin.CheckRequest) (cniplugin.AddResponse, error) {
-	got := b.cfg.Pool.Lookup(b.find(req.Attachment))
+	at := b.find(req.Attachment)
+	got := b.cfg.Pool.Lookup(at)
+	for _, x := range b.further(at) {
+		got = append(got, b.cfg.Pool.Lookup(x)...)
+	}
 	if len(got) == 0 {
 		return cniplugin.AddResponse{}, &cniplugin.AgentError{
 			Code: cniplugin.CodeUnknownContainer, Reason: cniplugin.ReasonNotAllocated, Message: "the attachment holds no address",
@@ -150,7 +183,7 @@ func (b *Backend) GC(_ context.Context, req cniplugin.GCRequest) (cniplugin.GCRe
 	}
 	var res cniplugin.GCResponse
 	for a := range b.cfg.Pool.Allocations() {
-		stale := cniplugin.Attachment(a.Attachment)
+		stale := cniplugin.Attachment(b.owner(a.Attachment))
 		if a.Network == req.Network && !valid[stale] && !slices.Contains(res.Stale, stale) {
 			res.Stale = append(res.Stale, stale)
 		}
@@ -236,9 +269,16 @@ func (b *Backend) response(got []ipam.Allocation) cniplugin.AddResponse {
 		Layout: string(b.cfg.Layout), MTU: b.cfg.MTU, HostLinkPrefix: b.cfg.HostLinkPrefix,
 	}
 	for _, a := range got {
-		res.Addresses = append(res.Addresses, cniplugin.Address{
-			Addr: a.Addr, ENI: a.ENI, Card: a.Card, Device: a.Device, Table: datapath.Table(a.Card, a.Device),
-		})
+		addr := cniplugin.Address{Addr: a.Addr, ENI: a.ENI, Card: a.Card, Device: a.Device, Table: datapath.Table(a.Card, a.Device)}
+		if !isFurther(a.IfName) {
+			res.Addresses = append(res.Addresses, addr)
+			continue
+		}
+		i := slices.IndexFunc(res.Interfaces, func(x cniplugin.Interface) bool { return x.IfName == a.IfName })
+		if i < 0 {
+			i, res.Interfaces = len(res.Interfaces), append(res.Interfaces, cniplugin.Interface{IfName: a.IfName})
+		}
+		res.Interfaces[i].Addresses = append(res.Interfaces[i].Addresses, addr)
 	}
 	return res
 }

@@ -45,6 +45,10 @@ type Config struct {
 	// Prefixes assigns /28 prefixes to ENIs instead of single addresses, if the
 	// instance type supports them.
 	Prefixes bool
+	// EachCard serves all network cards of the instance: pods that ask for it by
+	// [NICAnnotation] get an interface on each. A card that only an EFA-only ENI uses is left
+	// alone. Otherwise only the card of the primary ENI serves pods.
+	EachCard bool
 	// MaxENIs limits the ENIs of each network card. Zero means the limit of the
 	// instance type.
 	MaxENIs int
@@ -201,20 +205,20 @@ func validFamilies(all []ipam.Family) bool {
 // instance type supports them.
 func (c *Config) prefixes(l instancetype.Limits) bool { return c.Prefixes && l.Nitro }
 
-// limits returns the limits of each network card. Only the card with the primary
-// ENI serves pods; the limits of the others stay zero.
-func (c *Config) limits(l instancetype.Limits) []warmpool.Limits {
-	cards := make([]warmpool.Limits, l.DefaultCard+1)
-	enis := l.MaxENIs(l.DefaultCard)
-	if c.MaxENIs > 0 {
-		enis = min(enis, c.MaxENIs)
-	}
+// limits returns the limits of each network card. Those of the cards that do not serve
+// pods stay zero.
+func (c *Config) limits(l instancetype.Limits, cards []int) []warmpool.Limits {
+	all := make([]warmpool.Limits, slices.Max(cards)+1)
 	perSlot := 1
 	if c.prefixes(l) {
 		perSlot = instancetype.PrefixSize
 	}
-	cards[l.DefaultCard] = warmpool.Limits{
-		MaxENIs: enis, SlotsPerENI: l.SlotsPerENI(), AddressesPerSlot: perSlot, MaxPods: c.MaxPods,
+	for _, card := range cards {
+		enis := l.MaxENIs(card)
+		if c.MaxENIs > 0 {
+			enis = min(enis, c.MaxENIs)
+		}
+		all[card] = warmpool.Limits{MaxENIs: enis, SlotsPerENI: l.SlotsPerENI(), AddressesPerSlot: perSlot, MaxPods: c.MaxPods}
 	}
-	return cards
+	return all
 }

@@ -116,7 +116,7 @@ func (c *Config) links() LinksConfig {
 // backend returns the configuration of the backend over pool.
 func (c *Config) backend(pool *ipam.Pool) BackendConfig {
 	return BackendConfig{
-		Pool: pool, Layout: c.Layout, MTU: c.PodMTU, HostLinkPrefix: c.HostLinkPrefix,
+		Pool: pool, Layout: c.Layout, MTU: c.PodMTU, HostLinkPrefix: c.HostLinkPrefix, EachCard: c.EachCard,
 		BeforeReply: c.Hooks.BeforeReply, AfterDel: c.Hooks.AfterDel,
 	}
 }

@@ -117,7 +117,7 @@ func (n *world) run(ctx context.Context, warm int) *agent.Agent {
 	cfg.Prefixes = n.provider.Prefixes
 	a, err := agent.New(agent.Config{
 		Pool: n.pool, Provider: n.provider, Links: noLinks{}, Policy: warmpool.AWS{WarmIPTarget: warm},
-		Limits: cfg.limits(limits), Logger: n.logger(), Rand: func() float64 { return 0.5 },
+		Limits: cfg.limits(limits, cfg.cards(limits, eni.Inventory{})), Logger: n.logger(), Rand: func() float64 { return 0.5 },
 	})
 	n.check(err)
 	go a.Run(ctx)

@@ -198,12 +198,13 @@ func (n *node) newAgent(manager *eni.Manager, limits instancetype.Limits) (*agen
 	if err != nil {
 		return nil, err
 	}
+	cards := n.cfg.cards(limits, manager.Inventory())
 	a, err := agent.New(agent.Config{
 		Pool:       n.pool,
 		Provider:   p,
 		Links:      n.links,
 		Policy:     n.cfg.Policy,
-		Limits:     n.cfg.limits(limits),
+		Limits:     n.cfg.limits(limits, cards),
 		Families:   n.cfg.Families,
 		Kernel:     n.links,
 		Known:      enis,
@@ -215,7 +216,7 @@ func (n *node) newAgent(manager *eni.Manager, limits instancetype.Limits) (*agen
 		return nil, err
 	}
 	n.log.Info("instance known", "type", limits.Type, "limits", limits.Source, "enis", limits.Cards, "slots", limits.SlotsPerENI(), "earlier", len(enis))
-	n.backend.Serve(a)
+	n.backend.Serve(a, cards...)
 	return a, nil
 }
 
@@ -262,8 +263,12 @@ func (n *node) announce() error {
 	if err := os.MkdirAll(filepath.Dir(n.cfg.Conflist), 0o755); err != nil {
 		return fmt.Errorf("create the directory of the CNI configuration: %w", err)
 	}
+	capabilities := map[string]bool{"ips": true, "mac": true}
+	if n.cfg.EachCard {
+		capabilities["io.kubernetes.cri.pod-annotations"] = true
+	}
 	changed, err := server.WriteConflist(n.cfg.Conflist, cniplugin.Conflist{Conf: cniplugin.NetConf{
-		PluginConf:  types.PluginConf{Capabilities: map[string]bool{"ips": true, "mac": true}},
+		PluginConf:  types.PluginConf{Capabilities: capabilities},
 		AgentSocket: n.cfg.Socket, StateDir: n.cfg.StateDir, VethPrefix: n.cfg.HostLinkPrefix,
 	}})
 	if err != nil {

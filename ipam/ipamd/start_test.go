@@ -90,7 +90,7 @@ func TestLimits(t *testing.T) {
 		{"prefixes on a type without", Config{Prefixes: true}, old, []warmpool.Limits{{MaxENIs: 2, SlotsPerENI: 3, AddressesPerSlot: 1}}},
 		{"primary ENI on another card", Config{}, cards, []warmpool.Limits{{}, {MaxENIs: 7, SlotsPerENI: 4, AddressesPerSlot: 1}}},
 	} {
-		if diff := cmp.Diff(c.want, c.cfg.limits(c.limits)); diff != "" {
+		if diff := cmp.Diff(c.want, c.cfg.limits(c.limits, c.cfg.cards(c.limits, eni.Inventory{}))); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
 		}
 	}

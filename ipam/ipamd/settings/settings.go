@@ -113,6 +113,7 @@ func (s *Settings) poolOptions() []option {
 		{group, "enable-ipv4", "ENABLE_IPv4", "", "Give each pod an IPv4 address.", boolValue(&s.EnableIPv4)},
 		{group, "enable-ipv6", "ENABLE_IPv6", "", "Give each pod an IPv6 address, from a /80 prefix of the ENI. With both families a pod has one address of each.", boolValue(&s.EnableIPv6)},
 		{group, "enable-prefix-delegation", "ENABLE_PREFIX_DELEGATION", "", "Assign /28 prefixes to ENIs instead of single addresses.", boolValue(&s.Prefixes)},
+		{group, "enable-multi-nic", "ENABLE_MULTI_NIC", "", "Serve all network cards of the instance, and give pods with the annotation k8s.amazonaws.com/nicConfig=multi-nic-attachment an interface on each. Cards that only an EFA-only ENI uses are left alone.", boolValue(&s.EachCard)},
 		{group, "max-eni", "MAX_ENI", "N", "Use at most N ENIs of each network card. 0 or -1 means what the instance type allows.", intValue(&s.MaxENI, -1, 1000)},
 		{group, "max-pods", "VPCNET_MAX_PODS", "N", "Give addresses to at most N pods. 0 means as many as the ENIs have addresses for.", intValue(&s.MaxPods, 0, 100000)},
 		{group, "ip-cooldown-period", "IP_COOLDOWN_PERIOD", "SECONDS", "How long a released address cools before another pod can get it.", secondsValue(&s.CooldownPeriod)},

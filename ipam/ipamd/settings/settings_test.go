@@ -64,6 +64,7 @@ var examples = map[string]string{
 	"VPCNET_POD_SUBNETS":                 "subnet-1,subnet-2",
 	"VPCNET_POD_SECURITY_GROUPS":         "sg-1",
 	"ENABLE_SUBNET_DISCOVERY":            "true",
+	"ENABLE_MULTI_NIC":                   "true",
 	"VPCNET_LAYOUT":                      "per-pod",
 	"AWS_VPC_ENI_MTU":                    "1500",
 	"POD_MTU":                            "1400",
