@@ -31,6 +31,7 @@ func TestHostileIPv6(t *testing.T) {
 			t.Run(name+"/"+layout, func(t *testing.T) {
 				vpc := vpctest.New(t)
 				env := maps.Clone(families[name].env)
+				env["WARM_ENI_TARGET"], env["WARM_IP_TARGET"] = "0", "1"
 				env["VPCNET_LAYOUT"] = layout
 				node, other := Start(t, vpc.Node(t, "t3.small"), Config{Env: env}), Start(t, vpc.Node(t, "t3.small"), Config{Env: env})
 				attacker := node.AddPod(t)
@@ -40,6 +41,12 @@ func TestHostileIPv6(t *testing.T) {
 				}
 				victim, target := victims[2], other.AddPod(t)
 				own, theirs := v6(attacker), v6(victim)
+				node.Eventually(t, func() error { // the routes of a new ENI are not the pod's work
+					if s := node.Status(t); len(s.InFlight) > 0 {
+						return fmt.Errorf("under way: %v", s.InFlight)
+					}
+					return nil
+				})
 				before := routesOf(t, node, victims)
 
 				link := linkOf(t, attacker)
