@@ -51,7 +51,7 @@ func TestDesiredValidate(t *testing.T) {
 	}
 }
 
-// A pod whose address no ENI of the node has would be wired, and could reach nothing.
+// A pod with an address that no ENI of the node has would be wired, and could reach nothing.
 func ExampleDesired_Validate() {
 	d := checkedNode()
 	d.Pods[0].Addrs[0].Addr = netip.MustParseAddr("10.0.1.99")

@@ -22,9 +22,9 @@ import (
 )
 
 // TestHostileIPv6 runs a pod with all capabilities in its sandbox against its node and the
-// other pods. It cannot send with the address of another pod, of the node or of nobody, it
-// cannot take the address of another pod by neighbour discovery, and its router
-// advertisements and redirects change no route.
+// other pods. It cannot send with the address of another pod or of the node, or with one that
+// has no owner. It cannot take the address of another pod by neighbour discovery, and its
+// router advertisements and redirects change no route.
 func TestHostileIPv6(t *testing.T) {
 	for _, name := range []string{"IPv6", "dual-stack"} {
 		for _, layout := range layouts {
@@ -53,8 +53,8 @@ func TestHostileIPv6(t *testing.T) {
 				if received(t, attacker, own, target) == "" {
 					t.Fatal("a packet with the pod's own address does not arrive")
 				}
-				nobody := netip.MustParseAddr("2001:db8::66")
-				for _, source := range []netip.Addr{theirs, node.Addr6, nobody, v6(target)} {
+				unowned := netip.MustParseAddr("2001:db8::66")
+				for _, source := range []netip.Addr{theirs, node.Addr6, unowned, v6(target)} {
 					attacker.Run(t, "ip", "-6", "addr", "add", source.String()+"/128", "dev", "eth0", "nodad", "noprefixroute")
 					for _, to := range []*Pod{target, victims[0]} {
 						if got := received(t, attacker, source, to); got != "" {

@@ -44,6 +44,10 @@ type Config struct {
 	// Notify receives events. It runs on goroutines of the agent and must return
 	// quickly. Optional.
 	Notify func(Event)
+	// Released is called with the allocations that the agent has released because their
+	// sandboxes ended without a DEL. It runs on goroutines of the agent and must return
+	// quickly. Optional.
+	Released func([]ipam.Allocation)
 	// Tombstones calls release for each attachment that was deleted while no agent
 	// was running, and deletes its record when release returns nil. Optional.
 	Tombstones func(ctx context.Context, release func(ipam.Attachment) error) error

@@ -169,6 +169,9 @@ func (a *Agent) collectDead(ctx context.Context, urgent bool) (int, error) {
 		a.notify(Event{Kind: EventReclaimed, Addr: al.Addr, ENI: al.ENI, Attachment: al.Attachment,
 			Text: "the sandbox and its link are gone without a DEL"})
 	}
+	if a.cfg.Released != nil && len(released) > 0 {
+		a.cfg.Released(released)
+	}
 	return len(released), err
 }
 

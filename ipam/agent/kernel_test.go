@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -190,6 +191,8 @@ func TestOldJournal(t *testing.T) {
 func TestSandboxesThatEndWithoutDEL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
+		var released atomic.Int64
+		w.config = func(c *agent.Config) { c.Released = func(all []ipam.Allocation) { released.Add(int64(len(all))) } }
 		p := w.boot(0)
 		defer p.stop()
 		p.fill(0, w.cloud.maxENIs*w.cloud.slots)
@@ -198,6 +201,9 @@ func TestSandboxesThatEndWithoutDEL(t *testing.T) {
 			w.end(fmt.Sprint("pod", i))
 		}
 		time.Sleep(time.Minute)
+		if n := released.Load(); n != 5 {
+			t.Errorf("Released has got %d allocations after 5 sandboxes ended", n)
+		}
 		if n := p.pool.View().Attachments; n != w.cloud.maxENIs*w.cloud.slots-5 || w.countEvents(agent.EventReclaimed) != 5 {
 			t.Errorf("%d attachments and %d events after 5 sandboxes ended", n, w.countEvents(agent.EventReclaimed))
 		}

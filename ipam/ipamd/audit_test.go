@@ -121,6 +121,30 @@ func TestAuditFinishes(t *testing.T) {
 	})
 }
 
+// TestStillOpen checks that an operation that the agent begins while an earlier one ends
+// does not hide the end of the earlier one.
+func TestStillOpen(t *testing.T) {
+	list := func(ids ...string) (all []eni.Intent) {
+		for _, id := range ids {
+			all = append(all, eni.Intent{ID: id})
+		}
+		return all
+	}
+	for _, c := range []struct {
+		before, after []eni.Intent
+		want          int
+	}{
+		{list("provision-1"), list("assign-2"), 0},
+		{list("provision-1"), list("provision-1", "assign-2"), 1},
+		{list("provision-1", "assign-2"), list("assign-2"), 1},
+		{list("provision-1"), nil, 0},
+	} {
+		if got := stillOpen(c.before, c.after); got != c.want {
+			t.Errorf("%v, then %v: %d still open, want %d", c.before, c.after, got, c.want)
+		}
+	}
+}
+
 // halfMade returns the intent of an ENI after a create call that got no answer.
 func halfMade(subnet string) eni.Intent {
 	at := time.Now().UTC()

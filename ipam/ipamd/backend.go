@@ -159,6 +159,22 @@ func (b *Backend) released(all []ipam.Allocation) {
 	}
 }
 
+// reclaimed calls AfterDel for each pod of the allocations.
+func (b *Backend) reclaimed(all []ipam.Allocation) {
+	type pod struct{ network, container string }
+	byPod, order := map[pod][]ipam.Allocation{}, []pod(nil)
+	for _, a := range all {
+		p := pod{a.Network, a.ContainerID}
+		if byPod[p] == nil {
+			order = append(order, p)
+		}
+		byPod[p] = append(byPod[p], a)
+	}
+	for _, p := range order {
+		b.released(byPod[p])
+	}
+}
+
 // Check returns the addresses that a pod holds.
 func (b *Backend) Check(_ context.Context, req cniplugin.CheckRequest) (cniplugin.AddResponse, error) {
 	at := b.find(req.Attachment)

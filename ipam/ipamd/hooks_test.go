@@ -5,6 +5,7 @@ package ipamd
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/ipam"
-	"github.com/vpcnet/vpcnet/ipam/agent"
 )
 
 // containers are the containers of the calls of AfterDel.
@@ -41,9 +41,7 @@ func hooked(t *testing.T, refuse *error, gone *containers) *world {
 	n.backend.cfg.AfterDel = func(all []ipam.Allocation) {
 		gone.mu.Lock()
 		defer gone.mu.Unlock()
-		for _, a := range all {
-			gone.ids = append(gone.ids, a.ContainerID)
-		}
+		gone.ids = append(gone.ids, all[0].ContainerID)
 	}
 	n.backend.Serve(n.run(t.Context(), 2))
 	return n
@@ -110,9 +108,12 @@ func TestAfterDel(t *testing.T) {
 			Attachment: cniplugin.Attachment(attachment("b")), At: time.Now(),
 		}))
 		time.Sleep(auditEvery + time.Second)
-		n.node.recordEvent(agent.Event{Kind: agent.EventReclaimed, Attachment: attachment("c")})
-		if got := gone.String(); got != "a b c" {
-			t.Errorf("AfterDel was called for %q, want a b c", got)
+		of := func(id, addr string) ipam.Allocation {
+			return ipam.Allocation{Attachment: attachment(id), Addr: netip.MustParseAddr(addr)}
+		}
+		n.backend.reclaimed([]ipam.Allocation{of("c", "10.0.0.9"), of("d", "10.0.0.10"), of("c", "2001:db8::9")})
+		if got := gone.String(); got != "a b c d" {
+			t.Errorf("AfterDel was called for %q, want a b c d", got)
 		}
 	})
 }

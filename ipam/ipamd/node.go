@@ -155,9 +155,6 @@ func (n *node) recordEvent(e agent.Event) {
 	if n.cfg.Hooks.Event != nil {
 		n.cfg.Hooks.Event(e)
 	}
-	if e.Kind == agent.EventReclaimed {
-		n.backend.released([]ipam.Allocation{{Attachment: e.Attachment, Addr: e.Addr, ENI: e.ENI}})
-	}
 }
 
 // release releases the addresses of a tombstone's attachment.

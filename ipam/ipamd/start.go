@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -158,11 +159,26 @@ func (n *node) finishOperations(ctx context.Context, manager *eni.Manager, level
 		n.log.Log(ctx, level, "operations of an earlier process are not finished yet", "err", err)
 	}
 	after, err := manager.Unfinished(ctx)
-	if err != nil || len(after) >= len(before) {
+	if err != nil {
 		return false
 	}
-	n.log.Info("unfinished operations ended", "ended", len(before)-len(after), "open", len(after))
+	open := stillOpen(before, after)
+	if open == len(before) {
+		return false
+	}
+	n.log.Info("unfinished operations ended", "ended", len(before)-open, "open", open)
 	return true
+}
+
+// stillOpen returns how many operations of before are in after too. The agent begins
+// others meanwhile.
+func stillOpen(before, after []eni.Intent) (open int) {
+	for _, b := range before {
+		if slices.ContainsFunc(after, func(a eni.Intent) bool { return a.ID == b.ID }) {
+			open++
+		}
+	}
+	return open
 }
 
 // prepare creates the ENI manager and finds the limits of the instance. It leaves
@@ -210,6 +226,7 @@ func (n *node) newAgent(manager *eni.Manager, limits instancetype.Limits) (*agen
 		Known:      enis,
 		Tombstones: func(ctx context.Context, _ func(ipam.Attachment) error) error { return n.tombstones(ctx, n.release) },
 		Notify:     n.recordEvent,
+		Released:   n.backend.reclaimed,
 		Logger:     n.log,
 	})
 	if err != nil {
