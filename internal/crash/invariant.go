@@ -11,7 +11,7 @@ import (
 )
 
 // grace is how long an ENI may be detached, and how long a deleted pod may hold an
-// address: the agent checks for both once a minute.
+// address: the agent sweeps lost ENIs 20 s after its start, and checks for ended pods every 20 s.
 const grace = 75 * time.Second
 
 // violations returns the invariants that p violates. grace is 0 at the end of the

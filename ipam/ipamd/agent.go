@@ -60,7 +60,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 			return err
 		}
 		g.Go(func() error { return n.audit(ctx, st.manager, st.agent) })
-		g.Go(func() error { return n.sweepOnce(ctx, st.client, st.manager) })
+		g.Go(func() error { return n.sweep(ctx, st.client, st.manager) })
 		g.Go(func() error { return n.whenReady(ctx) })
 		return st.agent.Run(ctx)
 	})

@@ -32,6 +32,7 @@ type world struct {
 	cloud    *enitest.Cloud
 	subnet   enitest.Subnet
 	instance enitest.Instance
+	client   *eni.Client
 	manager  *eni.Manager
 	pool     *ipam.Pool
 	provider *Provider
@@ -60,8 +61,8 @@ func newNode(t *testing.T, intents eni.Intents) *world {
 	n.check(err)
 	n.backend = NewBackend(cfg.backend(n.pool))
 	n.node = &node{cfg: cfg, log: cfg.Logger, pool: n.pool, backend: n.backend, links: n.links()}
-	client := eni.NewClient(n.config(n.instance.ID), eni.ClientConfig{OnCall: n.observeCall})
-	n.manager, err = eni.New(eni.Config{Client: client, Intents: intents, InUse: InUse(n.pool, noUses)})
+	n.client = eni.NewClient(n.config(n.instance.ID), eni.ClientConfig{OnCall: n.observeCall})
+	n.manager, err = eni.New(eni.Config{Client: n.client, Intents: intents, InUse: InUse(n.pool, noUses)})
 	n.check(err)
 	n.provider = &Provider{Manager: n.manager, Pool: n.pool, Links: n.node.links, MTU: 9001}
 	return n

@@ -115,22 +115,53 @@ func (n *node) audit(ctx context.Context, manager *eni.Manager, a *agent.Agent) 
 	}
 }
 
-// sweepAfter is how long after its start the agent searches for ENIs that an earlier
-// process has created and that are not in the journal. By then their age shows that
-// no process is about to attach them.
-const sweepAfter = 15 * time.Minute
+// sweepsAfter are the times after its start at which the agent searches for ENIs that
+// an earlier process has created and that are not in the journal: soon, and once more
+// when EC2 has certainly carried out the calls of a process that was killed.
+var sweepsAfter = []time.Duration{20 * time.Second, 15 * time.Minute}
 
-// sweepOnce deletes ENIs that an earlier process of this instance has created and
-// lost, and completes ENIs that are only partly set up. If there are none, it makes
-// one call to EC2.
-func (n *node) sweepOnce(ctx context.Context, client *eni.Client, manager *eni.Manager) error {
-	select {
-	case <-time.After(sweepAfter):
-	case <-ctx.Done():
-		return nil
+const (
+	// sweepMinAge is the minimum age of an ENI that a sweep deletes. ENIs that an
+	// earlier process has created are older at the first sweep, and an ENI that this
+	// process creates between the check of its journal and the search is younger.
+	sweepMinAge = 10 * time.Second
+	// sweepRetry is the pause before another attempt while ENIs are being created. After
+	// an error the pause begins with auditEvery and doubles up to maxSweepRetry.
+	sweepRetry    = 2 * time.Second
+	maxSweepRetry = 15 * time.Minute
+)
+
+// sweep deletes ENIs that an earlier process of this instance has created and lost,
+// and completes ENIs that are only partly set up. If there are none, it makes one call
+// to EC2 each time. An ENI that is being created is not attached either. Therefore
+// sweep waits while the journal has an unfinished creation.
+func (n *node) sweep(ctx context.Context, client *eni.Client, manager *eni.Manager) error {
+	began := time.Now()
+	for _, after := range sweepsAfter {
+		pause, retry := after-time.Since(began), auditEvery
+		for pause > 0 {
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return nil
+			}
+			if manager.Inventory().Instance.VPCID == "" || creating(ctx, manager) {
+				pause = sweepRetry
+				continue
+			}
+			pause = 0
+			if err := n.sweepOnce(ctx, client, manager); err != nil && ctx.Err() == nil {
+				n.log.Warn("ENIs of earlier processes cannot be swept yet", "err", err, "retry", retry.String())
+				pause, retry = retry, min(2*retry, maxSweepRetry)
+			}
+		}
 	}
+	return nil
+}
+
+func (n *node) sweepOnce(ctx context.Context, client *eni.Client, manager *eni.Manager) error {
 	inv := manager.Inventory()
-	swept, err := eni.Sweep(ctx, client, eni.SweepInput{VPCID: inv.Instance.VPCID, Cluster: n.cfg.Cluster, Instance: inv.Instance.ID})
+	swept, err := eni.Sweep(ctx, client, eni.SweepInput{VPCID: inv.Instance.VPCID, Cluster: n.cfg.Cluster, Instance: inv.Instance.ID, MinAge: sweepMinAge})
 	for _, s := range swept {
 		if s.Deleted {
 			n.log.Info("deleted an ENI that an earlier process had left behind", "eni", s.ENI.ID)
@@ -139,10 +170,15 @@ func (n *node) sweepOnce(ctx context.Context, client *eni.Client, manager *eni.M
 	if err == nil && inv.EC2Err == nil {
 		_, err = manager.Reconcile(ctx)
 	}
-	if err != nil && ctx.Err() == nil {
-		n.log.Warn("ENIs of earlier processes cannot be swept yet", "err", err)
-	}
-	return nil
+	return err
+}
+
+// creating reports whether the journal has an unfinished creation of an ENI.
+func creating(ctx context.Context, manager *eni.Manager) bool {
+	all, err := manager.Unfinished(ctx)
+	return err != nil || slices.ContainsFunc(all, func(it eni.Intent) bool {
+		return it.Op == eni.OpProvision || it.Op == eni.OpBranch
+	})
 }
 
 // finishOperations resumes unfinished operations, and reports whether any of them
