@@ -92,6 +92,9 @@ type Process struct {
 // Stdout or Stderr.
 func (p *Process) Output() string { return p.output.String() }
 
+// PID returns the ID of the program's process, as the caller sees it in /proc.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Done is closed when the program has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 

@@ -217,6 +217,8 @@ type PodConfig struct {
 	// Args are further CNI_ARGS, and Capabilities the capabilities of the runtime.
 	Args         map[string]string
 	Capabilities map[string]any
+	// Silent pods have no echo server.
+	Silent bool
 }
 
 // AddPod adds a pod with the agent's configuration, and an echo server in it. The pod is
@@ -265,6 +267,9 @@ func (n *Node) TryPod(t *testing.T, cfg PodConfig) (*Pod, error) {
 	})
 	if addErr != nil {
 		return nil, addErr
+	}
+	if cfg.Silent {
+		return p, nil
 	}
 	for _, a := range p.Addrs {
 		p.Echo(t, netip.AddrPortFrom(a, vpctest.EchoPort))

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package nodetest
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vpcnet/vpcnet/eni/vpctest"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
+)
+
+// fullNode is a type with 15 ENIs, which have 735 addresses for pods.
+const (
+	fullNode     = "m5.24xlarge"
+	fullNodePods = 735
+)
+
+// TestFullNode fills a node with pods on 15 ENIs, and kills its agent. It logs how soon the
+// next agent can serve pods, how much memory it has, and how often its threads wake up at
+// rest. At rest the agent must make no call to EC2.
+func TestFullNode(t *testing.T) {
+	t.Parallel() // it mostly waits
+	vpc := vpctest.New(t)
+	node := Start(t, vpc.Node(t, fullNode), Config{})
+	empty := privateMemory(t, node)
+	fill(t, node, fullNodePods)
+	if s := node.Status(t); len(s.Allocations) != fullNodePods || len(node.ENIs()) != 15 {
+		t.Fatalf("%d pods on %d ENIs, want %d on 15", len(s.Allocations), len(node.ENIs()), fullNodePods)
+	}
+	var times []time.Duration
+	for range 5 {
+		node.Agent.Signal(t, syscall.SIGKILL)
+		<-node.Agent.Done()
+		start := time.Now()
+		node.Run(t)
+		for {
+			// ReadStatus ends at once while the socket of the killed agent is there.
+			s, err := ipamd.ReadStatus(t.Context(), "unix:"+node.File("status.sock"))
+			if err == nil && s.Ready {
+				break
+			}
+			if time.Since(start) > patience {
+				t.Fatalf("the agent is not ready: %+v, %v\n%s", s, err, node.Agent.Output())
+			}
+			time.Sleep(time.Millisecond)
+		}
+		times = append(times, time.Since(start))
+		node.WaitReady(t)
+	}
+	slices.Sort(times)
+	t.Logf("%d pods on 15 ENIs: ready %v after a start (median of %v)", fullNodePods, times[len(times)/2].Round(100*time.Microsecond), times)
+
+	// A sweep follows the start by 20 s and more.
+	const settle, rest = 30 * time.Second, 30 * time.Second
+	time.Sleep(settle)
+	full := privateMemory(t, node)
+	t.Logf("private memory: %d kB without pods, %d kB with %d pods: %d bytes a pod", empty>>10, full>>10, fullNodePods, (full-empty)/fullNodePods)
+	calls, wakes := vpc.Cloud.Calls(), wakeUps(t, node)
+	time.Sleep(rest)
+	if after := vpc.Cloud.Calls(); !maps.Equal(calls, after) {
+		t.Errorf("calls to EC2 in %v at rest: before %v, after %v", rest, calls, after)
+	}
+	t.Logf("%d wake-ups of threads in %v at rest", wakeUps(t, node)-wakes, rest)
+}
+
+// fill adds pods without servers, some at a time.
+func fill(t *testing.T, node *Node, pods int) {
+	t.Helper()
+	var wg sync.WaitGroup
+	errs := make(chan error, pods)
+	next := make(chan struct{}, pods)
+	for range pods {
+		next <- struct{}{}
+	}
+	close(next)
+	for range 8 {
+		wg.Go(func() {
+			for range next {
+				if _, err := node.TryPod(t, PodConfig{Silent: true}); err != nil {
+					errs <- err
+				}
+			}
+		})
+	}
+	wg.Wait()
+	close(errs)
+	for err := range errs {
+		t.Fatal(err)
+	}
+}
+
+// privateMemory returns the bytes of memory that only the agent has.
+func privateMemory(t *testing.T, node *Node) (sum int) {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", node.Agent.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) == 3 && strings.HasPrefix(f[0], "Private_") {
+			kB, err := strconv.Atoi(f[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum += kB << 10
+		}
+	}
+	return sum
+}
+
+// wakeUps returns how often threads of the agent have waited and run again.
+func wakeUps(t *testing.T, node *Node) (sum int) {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", node.Agent.PID()))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("threads of the agent: %v, %v", files, err)
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for line := range strings.Lines(string(data)) {
+			if v, ok := strings.CutPrefix(line, "voluntary_ctxt_switches:"); ok {
+				n, err := strconv.Atoi(strings.TrimSpace(v))
+				if err != nil {
+					t.Fatal(err)
+				}
+				sum += n
+			}
+		}
+	}
+	return sum
+}
