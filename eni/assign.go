@@ -20,8 +20,9 @@ type AssignInput struct {
 	Slots int
 	// Prefixes requests prefixes, /28 or /80, instead of single addresses.
 	Prefixes bool
-	// Singles is the number of single addresses to assign instead if the subnet
-	// has no free prefix. 0 means that Assign then fails with ErrNoFreePrefix.
+	// Singles is the number of single addresses to assign instead if the ENI's subnet
+	// has no free prefix, and no other one may have a prefix for this node. 0 means
+	// that Assign then fails with ErrNoFreePrefix.
 	Singles int
 	// Family is the IP version. Optional; default IPv4.
 	Family Family
@@ -32,6 +33,12 @@ type AssignInput struct {
 // prefixes. Without failures Assign makes one call. After a subnet turns out to be
 // full, or without a free prefix, Assign does not ask for the same again for two
 // minutes: it fails, or falls back to single addresses, without a call.
+//
+// If the ENI's subnet has no free prefix, but Provision, or Assign for another ENI,
+// may get one in another subnet that Config.Subnets selects, Assign does not fall back
+// but fails with ErrNoFreePrefix. If the node has not got a prefix within 10 seconds,
+// Assign falls back. To know the selected subnets it may list them, with one call in
+// 10 minutes.
 //
 // If the answer of EC2 is lost, Assign asks EC2 which blocks are new on the ENI. A
 // later Discover finds the blocks that EC2 does not show yet.
@@ -117,6 +124,11 @@ func (m *Manager) assignWithFallback(ctx context.Context, e ENI, in AssignInput,
 	}
 	var err error
 	for _, a := range attempts {
+		if w.Prefixes > 0 && a.Prefixes == 0 {
+			if early := m.awaitElsewhere(ctx, e); early != nil {
+				return nil, early
+			}
+		}
 		var got []netip.Prefix
 		if got, err = m.assignOnce(ctx, e, in.Family, a); reasonOf(err) == ReasonSlotLimit {
 			got, err = m.afterSlotRefusal(ctx, e, in.Family, a, err)
@@ -194,6 +206,9 @@ func (m *Manager) recordAssigned(ctx context.Context, it Intent, got []netip.Pre
 	if len(got) > 0 {
 		m.mu.Lock()
 		delete(m.slotRefusals, slotKey{it.ENI, FamilyOf(got[0].Addr())})
+		if it.Prefixes > 0 {
+			m.elsewhereSince = time.Time{}
+		}
 		m.mu.Unlock()
 	}
 	m.changeENI(it.ENI, func(e *ENI) {

@@ -340,6 +340,9 @@ func (m *Manager) complete(it Intent) Intent {
 			e.Subnet, e.Subnet6 = s.Prefix, s.Prefix6
 		}
 	}
+	if it.Prefixes > 0 {
+		m.elsewhereSince = time.Time{}
+	}
 	it.Made, it.Blocks, it.Changed = &e, e.Blocks(), time.Now()
 	return it
 }

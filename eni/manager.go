@@ -126,6 +126,7 @@ type Manager struct {
 	foreignPlaces    map[place]time.Time     // places that EC2 reported as taken, and when
 	slotRefusals     map[slotKey]refusal     // refused slots, by ENI and family
 	exhausted        map[string]exhaustion   // by subnet
+	elsewhereSince   time.Time               // when Assign first left a prefix to another subnet
 	rests            map[restKey]rest        // operations that EC2 has denied
 	lastSubnet       string                  // the subnet of the last new ENI
 	vlans            map[string]map[int]bool // VLAN IDs in use, by trunk

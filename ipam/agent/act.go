@@ -144,6 +144,9 @@ func (l *loop) noteFull(ln *link, err error) bool {
 		return false
 	}
 	ln.full.fail(err, l.began, now, l.rand())
+	if reason, after := explain(err); reason == ipam.ReasonNoFreePrefix && after > 0 {
+		ln.full.until = now.Add(after) // the provider then assigns something else than prefixes
+	}
 	l.log.Warn("ENI takes no more blocks", "eni", ln.ID, "retryIn", ln.full.until.Sub(now), "err", err)
 	return true
 }

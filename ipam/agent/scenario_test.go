@@ -467,6 +467,38 @@ func TestSubnetFullForAWhile(t *testing.T) {
 	})
 }
 
+// TestNoPrefixYet: while an ENI gets no prefix because another subnet may have one, the
+// agent creates an ENI. If that fails, it asks again as soon as the provider has said, and
+// a pod then gets what the provider assigns instead.
+func TestNoPrefixYet(t *testing.T) {
+	for name, c := range map[string]struct {
+		create []error
+		least  time.Duration
+	}{
+		"the new ENI has one":          {},
+		"no new ENI":                   {[]error{refusal{reason: "quota"}}, 10 * time.Second},
+		"no new ENI, throttled before": {[]error{refusal{reason: "throttled"}, refusal{reason: "quota"}}, 10 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.config = func(c *agent.Config) { c.Policy = warmpool.Band{Low: -1} }
+				w.cloud.faults["assign"] = []error{refusal{"no-free-prefix", 10 * time.Second}}
+				w.cloud.faults["create"] = c.create
+				p := w.boot(0)
+				defer p.stop()
+				served, last := addBurst(p, 1)
+				if served != 1 || last < c.least || last > c.least+2*time.Second {
+					t.Errorf("%d pods served after %v, want 1 after %v, calls %v", served, last, c.least, w.cloud.calls)
+				}
+				if w.cloud.count("create") == 0 {
+					t.Error("no ENI was created")
+				}
+			})
+		})
+	}
+}
+
 func TestDecisionsAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
