@@ -10,6 +10,7 @@ import (
 	"net/netip"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 )
 
 // exampleNode returns a node with two ENIs. The second has addresses for pods.
@@ -70,4 +71,20 @@ func ExampleHandle() {
 		})
 	}
 	_ = run
+}
+
+// A dry run of EnsureNode prints what it would change. What belongs to other programs stays.
+func ExampleNode_Owned() {
+	node := exampleNode()
+	if err := node.Validate(); err != nil {
+		fmt.Println(err)
+		return
+	}
+	have := node.State()
+	have.Rules = have.Rules[1:]
+	have.Rules = append(have.Rules, netstate.Rule{Priority: 100, Table: 7}) // of another program
+	for _, change := range netstate.Diff(node.Owned(have), node.State()) {
+		fmt.Println(change)
+	}
+	// Output: ip -4 rule add pref 512 from all lookup 20000 protocol kernel
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/vpcnet/vpcnet/eni/enitest"
 )
 
-// twoSubnets is a node with prefixes whose primary ENI is in the first of two allowed
-// subnets.
+// twoSubnets is a node with prefixes and two allowed subnets. Its primary ENI is in the
+// first one.
 type twoSubnets struct {
 	*world
 	other enitest.Subnet

@@ -113,3 +113,105 @@ func ExampleSweep() {
 	fmt.Println(len(swept), err)
 	// Output: 0 <nil>
 }
+
+// Pods use the subnets that are tagged for them, the one with the most free addresses
+// first. A subnet that is tagged for another cluster is left out.
+func ExampleSubnetsByTag() {
+	inst := eni.Instance{PrimarySubnet: eni.Subnet{ID: "subnet-node"}}
+	candidates := []eni.Subnet{
+		{ID: "subnet-node", Free: 200},
+		{ID: "subnet-pods", Free: 900, Tags: map[string]string{eni.TagSubnetRole: "1"}},
+		{ID: "subnet-green", Free: 999, Tags: map[string]string{eni.TagSubnetRole: "1", eni.TagSubnetCluster + "green": "shared"}},
+	}
+	for _, s := range (eni.SubnetsByTag{Cluster: "blue"}).Order(inst, candidates) {
+		fmt.Println(s.ID, s.Free)
+	}
+	// Output:
+	// subnet-pods 900
+	// subnet-node 200
+}
+
+// The subnets of pods are given by ID, the preferred one first.
+func ExampleSubnetsByID() {
+	subnets := eni.SubnetsByID{"subnet-pods", "subnet-node"}
+	for _, s := range subnets.Order(eni.Instance{}, []eni.Subnet{{ID: "subnet-node"}, {ID: "subnet-pods"}}) {
+		fmt.Println(s.ID)
+	}
+	// Output:
+	// subnet-pods
+	// subnet-node
+}
+
+// A pod with security groups of its own gets a branch ENI of the trunk.
+func ExampleManager_CreateBranch() {
+	ctx := context.Background()
+	_, client := exampleNode("m5.large")
+	m, err := eni.New(eni.Config{Client: client})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	trunk, err := m.Provision(ctx, eni.ProvisionInput{Kind: eni.KindTrunk})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	e, branch, err := m.CreateBranch(ctx, eni.BranchInput{Trunk: trunk.ID})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	all, err := m.Branches(ctx, trunk.ID)
+	fmt.Println(e.Addr, "VLAN", branch.VLANID, "branches", len(all), err)
+	fmt.Println(m.RetireBranch(ctx, branch)) // Resume deletes it after Config.BranchCooldown
+	// Output:
+	// 10.0.1.6 VLAN 1 branches 1 <nil>
+	// <nil>
+}
+
+// An operator freezes the ENIs of a node during an outage of EC2.
+func ExampleManager_SetMode() {
+	_, client := exampleNode("m5.large")
+	m, err := eni.New(eni.Config{Client: client})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	mode, err := eni.ParseMode("frozen")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	m.SetMode(mode)
+	_, err = m.Provision(context.Background(), eni.ProvisionInput{Slots: 1})
+	fmt.Println(m.Mode(), errors.Is(err, eni.ErrMode))
+	// Output: frozen true
+}
+
+// A node takes over the ENI that another program, with an owner tag of its own, has left.
+func ExampleManager_Adopt() {
+	ctx := context.Background()
+	_, client := exampleNode("m5.large")
+	before, err := eni.New(eni.Config{Client: client, Owner: "before"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	left, err := before.Provision(ctx, eni.ProvisionInput{Slots: 3})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	m, err := eni.New(eni.Config{Client: client})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := m.Adopt(ctx, left.ID); err != nil {
+		fmt.Println(err)
+		return
+	}
+	e, _ := m.Inventory().ENI(left.ID)
+	fmt.Println("managed:", e.Managed, "slots:", e.Slots(eni.IPv4))
+	// Output: managed: true slots: 3
+}

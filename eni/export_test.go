@@ -2,6 +2,12 @@
 
 package eni
 
+// DefaultSubnets and DefaultGroups are the selectors of a Config without others.
+var (
+	DefaultSubnets SubnetSelector = primarySubnet{}
+	DefaultGroups  GroupSelector  = primaryGroups{}
+)
+
 // ErrorRow is a row of the table of errors, for tests of the package's behavior.
 type ErrorRow struct {
 	Code, Text string

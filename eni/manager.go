@@ -42,9 +42,10 @@ type Config struct {
 	Cluster string
 	// Tags are further tags for new ENIs. Optional.
 	Tags map[string]string
-	// Subnets chooses the subnets of new ENIs. Optional; default PrimarySubnet.
+	// Subnets chooses the subnets of new ENIs. Optional; default the primary ENI's
+	// subnet.
 	Subnets SubnetSelector
-	// Groups chooses security groups. Optional; default PrimaryGroups.
+	// Groups chooses security groups. Optional; default those of the primary ENI.
 	Groups GroupSelector
 	// InUse reports whether a pod uses an address of the block. The Manager calls
 	// it right before each try of a call that unassigns, detaches, disassociates
@@ -84,10 +85,10 @@ func (c Config) withDefaults() Config {
 		c.Intents = NewMemory()
 	}
 	if c.Subnets == nil {
-		c.Subnets = PrimarySubnet{}
+		c.Subnets = primarySubnet{}
 	}
 	if c.Groups == nil {
-		c.Groups = PrimaryGroups{}
+		c.Groups = primaryGroups{}
 	}
 	if c.InUse == nil {
 		c.InUse = func(context.Context, string, netip.Prefix) (bool, error) { return false, nil }

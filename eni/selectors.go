@@ -37,14 +37,14 @@ type SubnetQuery struct {
 	Tags map[string][]string
 }
 
-// PrimarySubnet selects the primary ENI's subnet for every ENI. It needs no calls.
-type PrimarySubnet struct{}
+// primarySubnet selects the primary ENI's subnet for every ENI. It needs no calls.
+type primarySubnet struct{}
 
 // Query returns false.
-func (PrimarySubnet) Query(Instance) (SubnetQuery, bool) { return SubnetQuery{}, false }
+func (primarySubnet) Query(Instance) (SubnetQuery, bool) { return SubnetQuery{}, false }
 
 // Order returns the candidates unchanged.
-func (PrimarySubnet) Order(_ Instance, candidates []Subnet) []Subnet { return candidates }
+func (primarySubnet) Order(_ Instance, candidates []Subnet) []Subnet { return candidates }
 
 // SubnetsByID lists the IDs of the allowed subnets. The Manager uses those in the
 // instance's zone, in this order, and goes to the next one if a subnet is full.
@@ -133,23 +133,17 @@ func (s SubnetsByTag) ownCluster(c Subnet) bool {
 	return !others
 }
 
-// PrimaryGroups selects the primary ENI's security groups for every ENI.
-type PrimaryGroups struct{}
+// primaryGroups selects the primary ENI's security groups for every ENI.
+type primaryGroups struct{}
 
 // Groups returns the groups of the primary ENI.
-func (PrimaryGroups) Groups(inst Instance, _ string, _ Kind) []string { return inst.Groups }
+func (primaryGroups) Groups(inst Instance, _ string, _ Kind) []string { return inst.Groups }
 
 // FixedGroups lists the security groups of every secondary ENI.
 type FixedGroups []string
 
 // Groups returns the list.
 func (f FixedGroups) Groups(Instance, string, Kind) []string { return f }
-
-// KeepGroups leaves the security groups of existing ENIs unchanged.
-type KeepGroups struct{}
-
-// Groups returns nil.
-func (KeepGroups) Groups(Instance, string, Kind) []string { return nil }
 
 // Placement holds the subnets and security groups of the pods' ENIs in one
 // availability zone.

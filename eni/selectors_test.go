@@ -34,7 +34,7 @@ func TestSelectors(t *testing.T) {
 		of   []eni.Subnet
 		want []string
 	}{
-		{"primary", eni.PrimarySubnet{}, subnets[:1], []string{"primary"}},
+		{"primary", eni.DefaultSubnets, subnets[:1], []string{"primary"}},
 		{"by ID, in the order of the list", eni.SubnetsByID{"plain", "primary"}, []eni.Subnet{subnets[0], subnets[5]}, []string{"plain", "primary"}},
 		{"by tag", eni.SubnetsByTag{Cluster: "blue"}, subnets, []string{"big", "tagged", "primary"}},
 		{"by tag, any cluster", eni.SubnetsByTag{}, subnets, []string{"theirs", "big", "tagged", "primary"}},
@@ -56,9 +56,8 @@ func TestSelectors(t *testing.T) {
 		g    eni.GroupSelector
 		want []string
 	}{
-		{"primary", eni.PrimaryGroups{}, []string{"sg-node"}},
+		{"primary", eni.DefaultGroups, []string{"sg-node"}},
 		{"fixed", eni.FixedGroups{"sg-pod"}, []string{"sg-pod"}},
-		{"unchanged", eni.KeepGroups{}, nil},
 		{"by zone", eni.ByZone{"az-a": {Groups: []string{"sg-a"}}}, []string{"sg-a"}},
 		{"by zone, none given", eni.ByZone{"az-a": {}}, []string{"sg-node"}},
 	} {

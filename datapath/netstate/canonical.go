@@ -136,8 +136,8 @@ type RouteKey struct {
 	dst           netip.Prefix
 }
 
-// Key returns the key of the link: its name.
-func (l Link) Key() string { return l.Name }
+// key returns the key of the link: its name.
+func (l Link) key() string { return l.Name }
 
 // Key returns the key of the address: link and prefix.
 func (a Address) Key() AddressKey { return AddressKey{a.Link, a.Prefix} }
@@ -148,8 +148,8 @@ func (n Neighbor) Key() NeighborKey { return NeighborKey{n.Link, n.Addr} }
 // Key returns the key of the route: table, destination and metric.
 func (r Route) Key() RouteKey { return RouteKey{r.Table, r.Metric, r.Dst} }
 
-// Key returns r: a namespace can have any number of rules that differ.
-func (r Rule) Key() Rule { return r }
+// key returns r: a namespace can have any number of rules that differ.
+func (r Rule) key() Rule { return r }
 
 func (s Sysctl) key() string { return s.Key }
 
@@ -157,11 +157,11 @@ func (s Sysctl) key() string { return s.Key }
 // filters.
 func Counterparts(have, want State) State {
 	return State{
-		Links:     counterparts(have.Links, want.Links, Link.Key),
+		Links:     counterparts(have.Links, want.Links, Link.key),
 		Addresses: counterparts(have.Addresses, want.Addresses, Address.Key),
 		Neighbors: counterparts(have.Neighbors, want.Neighbors, Neighbor.Key),
 		Routes:    counterparts(have.Routes, want.Routes, Route.Key),
-		Rules:     counterparts(have.Rules, want.Rules, Rule.Key),
+		Rules:     counterparts(have.Rules, want.Rules, Rule.key),
 		Sysctls:   counterparts(have.Sysctls, want.Sysctls, Sysctl.key),
 	}
 }

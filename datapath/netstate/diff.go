@@ -76,7 +76,7 @@ func (c Change) String() string {
 		}
 		return fmt.Sprintf("nft %s element inet %s %s '{ %s }'", c.Op, FilterTable, i.SourceMap().Name, text)
 	case Filter:
-		if i.Empty() || !add {
+		if i.empty() || !add {
 			return "nft delete table inet " + FilterTable
 		}
 		return "nft -f - <<'END'\n" + strings.TrimSuffix(i.String(), "\n") + "\nEND"
@@ -103,7 +103,7 @@ func Diff(have, want State) []Change {
 	addrs = append(changedAddresses(have.Addresses, want.Addresses), addrs...)
 	neighs, oldNeighs := diffItems(have.Neighbors, want.Neighbors, Neighbor.Key)
 	routes, oldRoutes := diffItems(have.Routes, want.Routes, Route.Key)
-	rules, oldRules := diffItems(have.Rules, want.Rules, Rule.Key)
+	rules, oldRules := diffItems(have.Rules, want.Rules, Rule.key)
 	sysctls, _ := diffItems(have.Sysctls, want.Sysctls, Sysctl.key)
 	filter, oldFilter := diffFilter(have.Filter, want.Filter)
 	return slices.Concat(created, sysctls, links, addrs, neighs, routes, rules, filter,

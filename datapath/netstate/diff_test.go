@@ -65,7 +65,7 @@ func generated(data []byte) (s State) {
 func carryOut(s State, c Change) State {
 	switch i := c.Item.(type) {
 	case Link:
-		s.Links = replace(s.Links, i, c.Op, Link.Key)
+		s.Links = replace(s.Links, i, c.Op, Link.key)
 	case Address:
 		s.Addresses = replace(s.Addresses, i, c.Op, Address.Key)
 	case Neighbor:
@@ -73,7 +73,7 @@ func carryOut(s State, c Change) State {
 	case Route:
 		s.Routes = replace(s.Routes, i, c.Op, Route.Key)
 	case Rule:
-		s.Rules = replace(s.Rules, i, c.Op, Rule.Key)
+		s.Rules = replace(s.Rules, i, c.Op, Rule.key)
 	case Sysctl:
 		s.Sysctls = replace(s.Sysctls, i, c.Op, Sysctl.key)
 	default:

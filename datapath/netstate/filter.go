@@ -49,8 +49,8 @@ type Source struct {
 	Chain  string
 }
 
-// Empty reports whether f describes no table: it has no chains.
-func (f Filter) Empty() bool { return len(f.Chains) == 0 }
+// empty reports whether f describes no table: it has no chains.
+func (f Filter) empty() bool { return len(f.Chains) == 0 }
 
 // SourceMap returns the map that s belongs to, with s as its only element.
 func (s Source) SourceMap() nft.Set {
@@ -70,7 +70,7 @@ func sourceMap(f nft.Family) nft.Set {
 // Table returns the nftables table that f describes.
 func (f Filter) Table() nft.Table {
 	t := nft.Table{Name: FilterTable}
-	if f.Empty() {
+	if f.empty() {
 		return t
 	}
 	for _, family := range []nft.Family{nft.IPv4, nft.IPv6} {
@@ -138,9 +138,9 @@ func (f Filter) String() string { return f.Table().String() }
 // elements of its maps. Both filters are in canonical order.
 func diffFilter(have, want Filter) (add, del []Change) {
 	switch {
-	case have.Empty() && want.Empty():
+	case have.empty() && want.empty():
 		return nil, nil
-	case want.Empty():
+	case want.empty():
 		return nil, []Change{{OpDelete, have}}
 	case !reflect.DeepEqual(have.Chains, want.Chains):
 		return []Change{{OpAdd, want}}, nil

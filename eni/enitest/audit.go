@@ -18,14 +18,14 @@ type Call struct {
 	Action string
 	// Parameters are the parameters of the request without its signature.
 	Parameters url.Values
-	// Code is the error code of the answer. It is empty for success, and Abandoned
+	// Code is the error code of the answer. It is empty for success, and "abandoned"
 	// if the client gave up before the call was done.
 	Code      string
 	RequestID string
 }
 
-// Abandoned is the Code of calls that were not done because the client gave up.
-const Abandoned = "abandoned"
+// abandoned is the Code of calls that were not done because the client gave up.
+const abandoned = "abandoned"
 
 // Calls returns the number of calls of each action since the start or the last
 // ResetCalls, failed calls included.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"time"
 
@@ -167,4 +168,64 @@ func ExampleInstance_State() {
 	_, err = (&http.Client{Transport: cloud.Transport(node.ID)}).Get("http://169.254.169.254/latest/meta-data/")
 	fmt.Println(stopped.State(time.Now()), len(cloud.ENIs()), errors.Is(err, io.ErrUnexpectedEOF))
 	// Output: stopped 1 true
+}
+
+// The end of an instance ends its ENIs, but not the Elastic IP address of one of them.
+func ExampleCloud_TerminateInstance() {
+	cloud, node, client := small()
+	out, err := client.AllocateAddress(context.Background(), &ec2.AllocateAddressInput{})
+	if err != nil {
+		panic(err)
+	}
+	_, err = client.AssociateAddress(context.Background(), &ec2.AssociateAddressInput{
+		AllocationId: out.AllocationId, NetworkInterfaceId: &cloud.ENIs()[0].ID,
+	})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(len(cloud.ENIs()), cloud.Addresses()[0].ENI == cloud.ENIs()[0].ID)
+	if err := cloud.TerminateInstance(node.ID); err != nil {
+		panic(err)
+	}
+	fmt.Println(len(cloud.ENIs()), cloud.Addresses()[0].ENI == "")
+	// Output:
+	// 1 true
+	// 0 true
+}
+
+// One handler serves the metadata of all instances, here without session tokens.
+func ExampleCloud_MetadataHandler() {
+	cloud, node, _ := small()
+	if err := cloud.AllowMetadataV1(node.ID); err != nil {
+		panic(err)
+	}
+	req := httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/latest/meta-data/instance-type", nil)
+	req.RemoteAddr = "10.0.1.4:40000" // the primary ENI of the instance
+	rec := httptest.NewRecorder()
+	cloud.MetadataHandler().ServeHTTP(rec, req)
+	kind, known := cloud.InstanceType(rec.Body.String())
+	fmt.Println(kind.Name, known)
+	// Output: t3.medium true
+}
+
+// nodeTB is the part of a *testing.T that NewNode uses.
+type nodeTB struct{ cleanups []func() }
+
+func (*nodeTB) Helper()                           {}
+func (*nodeTB) Context() context.Context          { return context.Background() }
+func (*nodeTB) Errorf(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+func (*nodeTB) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+func (n *nodeTB) Cleanup(f func())                { n.cleanups = append(n.cleanups, f) }
+
+// A program gets the endpoints of a node, as AWS_ENDPOINT_URL_EC2 and
+// AWS_EC2_METADATA_SERVICE_ENDPOINT.
+func ExampleNode_Listen() {
+	t := &nodeTB{} // a test has its *testing.T
+	node := enitest.NewNode(t, "m5.large")
+	ec2URL, metadataURL := node.Listen()
+	fmt.Println(node.Primary().Attachment.Status(time.Now()), ec2URL != "", metadataURL != "")
+	for _, f := range t.cleanups {
+		f()
+	}
+	// Output: attached true true
 }

@@ -51,7 +51,7 @@ func (c *Cloud) serve(w http.ResponseWriter, r *http.Request, name string, act a
 	var err error
 	switch {
 	case !wait(r.Context(), fault):
-		call.Code = Abandoned
+		call.Code = abandoned
 		c.record(call)
 		panic(http.ErrAbortHandler)
 	case fault.Err != nil:

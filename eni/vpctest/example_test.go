@@ -6,7 +6,9 @@ package vpctest_test
 
 import (
 	"fmt"
+	"io"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vpcnet/vpcnet/eni/vpctest"
@@ -52,7 +54,7 @@ func ExampleVPC_Balancer() {
 		}
 		balancer := vpc.Balancer(t, vpctest.BalancerInput{Listeners: []vpctest.Listener{{
 			Network: "tcp", Port: 80, Targets: []netip.AddrPort{first.Target(30080), second.Target(30080)},
-			Check: vpctest.HealthCheck{Interval: 50 * time.Millisecond},
+			Check: vpctest.HealthCheck{Interval: 50 * time.Millisecond, Healthy: 1, Unhealthy: 3},
 		}}})
 		balancer.WaitHealthy(t, "tcp", 80, first.Target(30080), second.Target(30080))
 		seen := client.Ask(t, "tcp", balancer.At(80))
@@ -61,11 +63,11 @@ func ExampleVPC_Balancer() {
 		first.Run(t, "ip", "link", "set", "ens5", "down")
 		balancer.WaitHealthy(t, "tcp", 80, second.Target(30080))
 		client.Ask(t, "tcp", balancer.At(80))
-		fmt.Println("one target is healthy")
+		fmt.Println("healthy targets:", len(balancer.Healthy("tcp", 80)))
 	})
 	// Output:
 	// the target sees the client: true
-	// one target is healthy
+	// healthy targets: 1
 }
 
 // The resolver answers the private names of the nodes, and the names that the test adds.
@@ -82,4 +84,49 @@ func ExampleVPC_SetName() {
 	// 10.0.0.2
 	// [10.0.99.1]
 	// ip-10-0-0-4.us-west-2.compute.internal.
+}
+
+// A capture at the primary ENI, and one inside the node, show how a packet leaves.
+func ExampleVPC_CaptureENI() {
+	if err := vpctest.Available(); err != nil {
+		fmt.Println(err) // names the setting of the kernel that forbids namespaces
+		return
+	}
+	test(func(t vpctest.TB) {
+		vpc := vpctest.New(t)
+		node := vpc.Node(t, "m5.large")
+		outside, inside := vpc.CaptureENI(t, node.ENIs()[0].ID), node.Capture(t, "ens5")
+		node.Ping(t, vpctest.PeerAddr)
+		ping := func(p vpctest.Packet) bool { return p.Protocol == 1 && p.Dst.Addr() == vpctest.PeerAddr }
+		for _, c := range []*vpctest.Capture{outside, inside} {
+			packets := c.Packets(t)
+			if i := slices.IndexFunc(packets, ping); i >= 0 {
+				fmt.Println(packets[i].Src.Addr(), "to", packets[i].Dst.Addr())
+			}
+		}
+	})
+	// Output:
+	// 10.0.0.4 to 192.168.100.10
+	// 10.0.0.4 to 192.168.100.10
+}
+
+// A server in the node's namespace answers another node, but not the peer network.
+func ExampleHost_Dial() {
+	test(func(t vpctest.TB) {
+		vpc := vpctest.New(t)
+		node, other := vpc.Node(t, "m5.large"), vpc.Node(t, "m5.large")
+		at := netip.AddrPortFrom(node.Addr, 8080)
+		listener := node.Listen(t, at)
+		go func() {
+			if c, err := listener.Accept(); err == nil {
+				fmt.Fprint(c, "hello")
+				c.Close()
+			}
+		}()
+		text, err := io.ReadAll(other.Dial(t, "tcp", at))
+		fmt.Println(string(text), err)
+		vpc.Peer().NoPing(t, node.Addr) // the default group accepts only its members
+		node.Ping(t, vpctest.PeerAddr6)
+	})
+	// Output: hello <nil>
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/vpcnet/vpcnet/eni/vpctest"
 )
 
-// rungs is a node, one in each layout, whose own subnet and another one for pods have one
-// free /28 each.
+// rungs is a node, one in each layout. Its own subnet and another one for pods have one free
+// /28 each.
 type rungs struct {
 	*Node
 	own, other enitest.Subnet

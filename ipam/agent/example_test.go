@@ -47,7 +47,9 @@ func Example() {
 
 	stop()
 	fmt.Println(<-done)
+	fmt.Println(len(node.ENIs()), "ENI,", node.Calls()["create"], "created, first block", node.Links()["eni-0"][0])
 	// Output:
 	// 10.0.0.0 out of 10.0.0.0/28 on eni-0
 	// <nil>
+	// 1 ENI, 0 created, first block 10.0.0.0/28
 }

@@ -6,8 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -15,6 +18,7 @@ import (
 
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/cniplugin/server"
+	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/eni/enitest"
 	"github.com/vpcnet/vpcnet/ipam"
@@ -87,14 +91,20 @@ func ExampleProvider() {
 // The adapters over the kernel and the plugin's protocol. The order matters: the pool has
 // the kernel as a witness, and the socket answers before the agent is ready.
 func ExampleOpenLinks() {
-	run := func(ctx context.Context, manager *eni.Manager) error {
+	run := func(ctx context.Context, client *eni.Client) error {
 		var backend *ipamd.Backend
-		links, err := ipamd.OpenLinks(ipamd.LinksConfig{})
+		links, err := ipamd.OpenLinks(ipamd.LinksConfig{
+			Pods: func(held time.Duration) []datapath.Pod { return backend.Pods(held) },
+		})
 		if err != nil {
 			return err
 		}
 		defer links.Close()
 		pool, err := ipam.Open(ipam.Config{Witness: links.Witness})
+		if err != nil {
+			return err
+		}
+		manager, err := eni.New(eni.Config{Client: client, InUse: ipamd.InUse(pool, links.Witness)})
 		if err != nil {
 			return err
 		}
@@ -118,7 +128,55 @@ func ExampleOpenLinks() {
 			return err
 		}
 		backend.Serve(a)
-		return errors.Join(a.Run(ctx), <-served)
+		var all sync.WaitGroup
+		var watchErr, translationErr, sweepErr error
+		all.Go(func() { watchErr = links.Watch(ctx, nil, slog.Default()) })
+		all.Go(func() { translationErr = links.WatchTranslation(ctx, nil, slog.Default()) })
+		all.Go(func() { sweepErr = links.Sweep(ctx, slog.Default()) })
+		err = a.Run(ctx)
+		all.Wait()
+		return errors.Join(err, <-served, watchErr, translationErr, sweepErr)
+	}
+	_ = run
+}
+
+// An agent follows the prefixes of the VPC that the source translation leaves alone, and
+// shows the network of the node. Before EC2 has answered, it uses the ENIs of an earlier
+// process.
+func ExampleLinks() {
+	run := func(ctx context.Context, provider *ipamd.Provider, vpc []netip.Prefix) error {
+		links := provider.Links
+		inv := provider.Manager.Inventory()
+		if _, err := provider.Register(inv, false); err != nil {
+			return err
+		}
+		if !slices.Equal(links.VPC(), vpc) {
+			if err := links.SetVPC(ctx, vpc); err != nil {
+				return err
+			}
+		}
+		fmt.Println(links.Node().State())
+		return nil
+	}
+	_ = run
+}
+
+// A pod asks by its annotation for an interface on each network card, and a subscriber
+// learns of changes of the pool.
+func ExampleAgent_Subscribe() {
+	run := func(ctx context.Context, a *ipamd.Agent, client cniplugin.Client) error {
+		changed, stop := a.Subscribe()
+		defer stop()
+		go func() {
+			for range changed {
+				slog.Info("pool changed", "allocations", len(a.Status().Allocations))
+			}
+		}()
+		_, err := client.Add(ctx, cniplugin.AddRequest{
+			Attachment:  cniplugin.Attachment{Network: "pods", ContainerID: "c1", IfName: "eth0"},
+			Annotations: map[string]string{ipamd.NICAnnotation: ipamd.EachCard},
+		})
+		return err
 	}
 	_ = run
 }

@@ -98,10 +98,10 @@ func newLinks(cfg LinksConfig) *Links {
 // Close closes the namespace. It leaves everything in the kernel as it is.
 func (l *Links) Close() error { return errors.Join(l.path.Close(), l.snat.Close()) }
 
-// Register stores an observation: new ENIs, and the prefixes of the VPC if there
+// register stores an observation: new ENIs, and the prefixes of the VPC if there
 // are none yet. The primary ENI belongs to the node's network also without pods. Known ENIs change only by Ensure, and known prefixes only by
 // SetVPC. confirmed means that the observation comes from EC2.
-func (l *Links) Register(vpc []netip.Prefix, enis []agent.ENI, confirmed bool) {
+func (l *Links) register(vpc []netip.Prefix, enis []agent.ENI, confirmed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.confirmed = l.confirmed || confirmed

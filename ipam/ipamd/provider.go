@@ -66,7 +66,7 @@ func (p *Provider) Register(inv eni.Inventory, confirmed bool) ([]agent.ENI, err
 		out = append(out, converted)
 	}
 	if p.Links != nil {
-		p.Links.Register(inv.Instance.VPC, out, confirmed)
+		p.Links.register(inv.Instance.VPC, out, confirmed)
 	}
 	return out, nil
 }

@@ -96,9 +96,9 @@ func (p *Pool) AddPod() bool {
 	return false
 }
 
-// RemovePod removes a pod from the given ENI and slot. Its address cools until Cool
+// removePod removes a pod from the given ENI and slot. Its address cools until cool
 // is called. It returns false if the slot has no pod.
-func (p *Pool) RemovePod(eni, slot int) bool {
+func (p *Pool) removePod(eni, slot int) bool {
 	if eni >= len(p.enis) || slot >= len(p.enis[eni].used) || p.enis[eni].used[slot] == 0 {
 		return false
 	}
@@ -107,8 +107,8 @@ func (p *Pool) RemovePod(eni, slot int) bool {
 	return true
 }
 
-// Cool ends the cooldown of all addresses and serves waiting pods.
-func (p *Pool) Cool() {
+// cool ends the cooldown of all addresses and serves waiting pods.
+func (p *Pool) cool() {
 	for i := range p.enis {
 		clear(p.enis[i].cooling)
 	}

@@ -153,7 +153,7 @@ func randomPool(rng *rand.Rand) *Pool {
 	}
 	for range rng.IntN(60) {
 		if e := rng.IntN(len(p.enis)); len(p.enis[e].used) > 0 {
-			p.RemovePod(e, rng.IntN(len(p.enis[e].used)))
+			p.removePod(e, rng.IntN(len(p.enis[e].used)))
 		}
 	}
 	return p
@@ -268,11 +268,11 @@ func (p *Pool) walk(policy warmpool.Policy, rng *rand.Rand, check func(warmpool.
 		}
 		for range rng.IntN(12) {
 			if e := rng.IntN(len(p.enis)); len(p.enis[e].used) > 0 {
-				p.RemovePod(e, rng.IntN(len(p.enis[e].used)))
+				p.removePod(e, rng.IntN(len(p.enis[e].used)))
 			}
 		}
 		if rng.IntN(3) == 0 {
-			p.Cool()
+			p.cool()
 		}
 		p.Now = p.Now.Add(time.Duration(rng.IntN(400)) * time.Second)
 	}
@@ -283,7 +283,7 @@ func (p *Pool) walk(policy warmpool.Policy, rng *rand.Rand, check func(warmpool.
 var errUnsettled = errors.New("the pool does not settle")
 
 func checkSettling(p warmpool.Policy, pool *Pool, _ *rand.Rand) error {
-	pool.Cool()
+	pool.cool()
 	start := pool.Snapshot()
 	if err := pool.settle(p); err != nil {
 		return fmt.Errorf("%w\nat the start: %s", err, describePool(start))
@@ -306,7 +306,7 @@ func (p *Pool) settle(policy warmpool.Policy) error {
 }
 
 func checkFlapping(p warmpool.Policy, pool *Pool, _ *rand.Rand) error {
-	pool.Cool()
+	pool.cool()
 	if pool.settle(p) != nil {
 		return nil // checkSettling reports it
 	}
@@ -342,12 +342,12 @@ func checkServing(p warmpool.Policy, pool *Pool, rng *rand.Rand) error {
 			pool.AddPod()
 		}
 	}
-	pool.Cool()
+	pool.cool()
 	start := pool.Snapshot()
 	if pool.settle(p) != nil {
 		return nil // checkSettling reports it
 	}
-	pool.Cool()
+	pool.cool()
 	if s := pool.Snapshot(); pool.Waiting > 0 {
 		return fmt.Errorf("%d pods still wait although the card has room for more addresses\n%sat the start: %s",
 			pool.Waiting, describe(s, warmpool.Plan(p, s)), describePool(start))
