@@ -80,7 +80,7 @@ func compile(s Statement) []expr.Any {
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 			compare(expr.CmpOpEq, []byte{byte(s)}),
 		}
-	case RouterAdvert, Destination, DestinationNotIn, SourceMap:
+	case RouterAdvert, Destination, DestinationNotIn, DestinationMap, SourceMap:
 		return compileHeader(s)
 	}
 	return compileAction(s)
@@ -102,10 +102,17 @@ func compileHeader(s Statement) []expr.Any {
 		return append(loadAddr(FamilyOf(s.Addr), destinationOffsets), compare(expr.CmpOpEq, s.Addr.AsSlice()))
 	case DestinationNotIn:
 		return append(loadAddr(s.Family, destinationOffsets), &expr.Lookup{SourceRegister: 1, SetName: s.Set, Invert: true})
+	case DestinationMap:
+		return append(loadAddr(s.Family, destinationOffsets), verdictOf(s.Map))
 	case SourceMap:
-		return append(loadAddr(s.Family, sourceOffsets), &expr.Lookup{SourceRegister: 1, DestRegister: 0, IsDestRegSet: true, SetName: s.Map})
+		return append(loadAddr(s.Family, sourceOffsets), verdictOf(s.Map))
 	}
 	return nil
+}
+
+// verdictOf looks up the loaded address in a map of verdicts.
+func verdictOf(m string) *expr.Lookup {
+	return &expr.Lookup{SourceRegister: 1, DestRegister: 0, IsDestRegSet: true, SetName: m}
 }
 
 // compileAction is compile for actions.
@@ -155,15 +162,23 @@ var (
 
 // loadAddr limits a rule to one family and loads an address of its header.
 func loadAddr(f Family, offsets map[Family]uint32) []expr.Any {
-	proto, length := byte(unix.NFPROTO_IPV4), uint32(4)
+	length := uint32(4)
 	if f == IPv6 {
-		proto, length = unix.NFPROTO_IPV6, 16
+		length = 16
 	}
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
-		compare(expr.CmpOpEq, []byte{proto}),
+		compare(expr.CmpOpEq, []byte{protocolOf(f)}),
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offsets[f], Len: length},
 	}
+}
+
+// protocolOf returns the kernel's number of a family.
+func protocolOf(f Family) byte {
+	if f == IPv6 {
+		return unix.NFPROTO_IPV6
+	}
+	return unix.NFPROTO_IPV4
 }
 
 func native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
@@ -199,7 +214,7 @@ func compileLink(s Link) []expr.Any {
 
 func compileSourceNAT(s SourceNAT) []expr.Any {
 	nat := &expr.NAT{
-		Type: expr.NATTypeSourceNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1,
+		Type: expr.NATTypeSourceNAT, Family: uint32(protocolOf(FamilyOf(s.To))), RegAddrMin: 1,
 		FullyRandom: s.Choice == PortRandom, Random: s.Choice == PortHash,
 	}
 	all := []expr.Any{&expr.Immediate{Register: 1, Data: s.To.AsSlice()}}
@@ -391,9 +406,14 @@ func guessMeta(key expr.MetaKey, e []expression) Statement {
 		if a, ok := netip.AddrFromSlice(at[expr.Cmp](e, 3).Data); ok {
 			return Destination{a}
 		}
-		if lookup := at[expr.Lookup](e, 3); lookup.Invert {
+		lookup := at[expr.Lookup](e, 3)
+		switch {
+		case lookup.Invert:
 			return DestinationNotIn{family, lookup.SetName}
-		} else if lookup.SetName != "" {
+		case lookup.SetName == "":
+		case at[expr.Payload](e, 2).Offset == destinationOffsets[family]:
+			return DestinationMap{family, lookup.SetName}
+		default:
 			return SourceMap{family, lookup.SetName}
 		}
 	}
@@ -413,7 +433,7 @@ func masks(e []expression) (and, value uint32, ok bool) {
 
 func guessSourceNATOf(e []expression) Statement {
 	to, ok := netip.AddrFromSlice(at[expr.Immediate](e, 0).Data)
-	if !ok || !to.Is4() {
+	if !ok {
 		return nil
 	}
 	s, nat := SourceNAT{To: to}, at[expr.NAT](e, 1)

@@ -107,6 +107,8 @@ func guessAddr(w []string) Statement {
 	switch {
 	case w[1] == "saddr":
 		return SourceMap{family, strings.TrimPrefix(w[3], "@")}
+	case w[2] == "vmap":
+		return DestinationMap{family, strings.TrimPrefix(w[3], "@")}
 	case w[2] == "!=":
 		return DestinationNotIn{family, strings.TrimPrefix(w[3], "@")}
 	}
@@ -120,13 +122,19 @@ func guessAddr(w []string) Statement {
 func guessSourceNAT(w []string) Statement {
 	var s SourceNAT
 	to, ports, _ := strings.Cut(w[3], ":")
+	if w[1] == IPv6.String() {
+		to, ports = w[3], ""
+		if inside, ok := strings.CutPrefix(to, "["); ok {
+			to, ports, _ = strings.Cut(inside, "]:")
+		}
+	}
 	s.To, _ = netip.ParseAddr(to)
 	first, last, _ := strings.Cut(ports, "-")
 	s.First, s.Last = port(first), port(last)
 	if c := PortChoice(w[4]); c == PortHash || c == PortRandom {
 		s.Choice = c
 	}
-	if !s.To.Is4() {
+	if !s.To.IsValid() || s.To.Zone() != "" || s.To.Is4In6() {
 		return nil
 	}
 	return s

@@ -47,7 +47,7 @@ func (r *Rule) UnmarshalText(text []byte) error {
 }
 
 // Statement is a match or an action of a [Rule]: one of [Accept], [Counter], [CtMark],
-// [Destination], [DestinationNotIn], [Drop], [Foreign], [Jump], [Link],
+// [Destination], [DestinationMap], [DestinationNotIn], [Drop], [Foreign], [Jump], [Link],
 // [LocalAddr], [NewFlow], [NoReverseRoute], [Protocol], [Reject], [Reply], [Return],
 // [RouterAdvert], [SetCtMark], [SetMark], [SourceMap] and [SourceNAT]. All of them
 // are comparable.
@@ -132,6 +132,11 @@ type (
 		Family Family
 		Map    string
 	}
+	// DestinationMap does the same with the destination.
+	DestinationMap struct {
+		Family Family
+		Map    string
+	}
 	// SetMark puts Value into the bits of the packet's mark that are in Mask, and
 	// leaves the other bits alone. Value has only bits of Mask.
 	SetMark struct{ Mask, Value uint32 }
@@ -183,6 +188,7 @@ func (Protocol) statement()         {}
 func (Destination) statement()      {}
 func (DestinationNotIn) statement() {}
 func (SourceMap) statement()        {}
+func (DestinationMap) statement()   {}
 func (SetMark) statement()          {}
 func (SetCtMark) statement()        {}
 func (Counter) statement()          {}
@@ -246,6 +252,8 @@ func (s DestinationNotIn) String() string { return fmt.Sprintf("%s daddr != @%s"
 
 func (s SourceMap) String() string { return fmt.Sprintf("%s saddr vmap @%s", s.Family, s.Map) }
 
+func (s DestinationMap) String() string { return fmt.Sprintf("%s daddr vmap @%s", s.Family, s.Map) }
+
 func (s SetMark) String() string { return "meta mark set meta mark" + markText(s.Mask, s.Value) }
 
 func (s SetCtMark) String() string { return "ct mark set ct mark" + markText(s.Mask, s.Value) }
@@ -263,10 +271,14 @@ func markText(mask, value uint32) string {
 func (Counter) String() string { return "counter" }
 
 func (s SourceNAT) String() string {
-	text := fmt.Sprintf("snat %s to %s", FamilyOf(s.To), s.To)
+	to := s.To.String()
 	if s.First != 0 || s.Last != 0 {
-		text += fmt.Sprintf(":%d-%d", s.First, s.Last)
+		if s.To.Is6() {
+			to = "[" + to + "]"
+		}
+		to += fmt.Sprintf(":%d-%d", s.First, s.Last)
 	}
+	text := fmt.Sprintf("snat %s to %s", FamilyOf(s.To), to)
 	if s.Choice != PortKept {
 		text += " " + string(s.Choice)
 	}
