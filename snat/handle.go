@@ -15,6 +15,8 @@ type system interface {
 	Apply(ctx context.Context, r Ruleset) (changed bool, err error)
 	Observe(ctx context.Context) (Ruleset, error)
 	Watch(ctx context.Context, cfg WatchConfig) error
+	// Edit reads a table and makes it what edit returns, and reports whether it changed it.
+	Edit(ctx context.Context, table string, edit func(have Ruleset) Ruleset) (changed bool, err error)
 }
 
 // Open returns a handle on the network namespace at path, or on that of the calling

@@ -64,8 +64,9 @@ func (n *namespace) Close() error {
 	return errors.Join(n.socket.Close(), n.file.Close())
 }
 
-// exclusively calls fn while no other call uses or closes the namespace.
-func (n *namespace) exclusively(ctx context.Context, fn func() error) error {
+// exclusively calls fn, which works on a table, while no other call uses or closes the
+// namespace.
+func (n *namespace) exclusively(ctx context.Context, table string, fn func() error) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := ctx.Err(); err != nil {
@@ -75,7 +76,7 @@ func (n *namespace) exclusively(ctx context.Context, fn func() error) error {
 		return fmt.Errorf("snat: handle: %w", os.ErrClosed)
 	}
 	if err := fn(); err != nil {
-		return fmt.Errorf("snat: table inet %s: %w", tableName, explain(err))
+		return fmt.Errorf("snat: table inet %s: %w", table, explain(err))
 	}
 	return nil
 }
@@ -89,7 +90,7 @@ func explain(err error) error {
 }
 
 func (n *namespace) Apply(ctx context.Context, r Ruleset) (changed bool, err error) {
-	err = n.exclusively(ctx, func() error {
+	err = n.exclusively(ctx, tableName, func() error {
 		have, err := n.read(ctx)
 		if err != nil {
 			return err
@@ -105,11 +106,33 @@ func (n *namespace) Apply(ctx context.Context, r Ruleset) (changed bool, err err
 }
 
 func (n *namespace) Observe(ctx context.Context) (r Ruleset, err error) {
-	err = n.exclusively(ctx, func() (err error) {
+	err = n.exclusively(ctx, tableName, func() (err error) {
 		r, err = n.read(ctx)
 		return err
 	})
 	return r, err
+}
+
+func (n *namespace) Edit(ctx context.Context, table string, edit func(have Ruleset) Ruleset) (changed bool, err error) {
+	err = n.exclusively(ctx, table, func() error {
+		t, err := n.socket.Table(ctx, table)
+		if err != nil {
+			return err
+		}
+		have := Ruleset{t}
+		want := edit(have)
+		if want.Equal(have) {
+			return nil
+		}
+		changed = true
+		return explainReplace(n.socket.Change(have.table, want.table))
+	})
+	return changed && err == nil, err
+}
+
+// explainReplace adds to an error which parts of the kernel the tables need.
+func explainReplace(err error) error {
+	return nft.ExplainReplace(err, "nf_tables with fib, ct and nat for family inet (Linux 5.2)")
 }
 
 // read reads the table. The caller holds n.mu.
@@ -123,7 +146,7 @@ func (n *namespace) replace(have, r Ruleset) error {
 	t := r.table
 	t.Name = tableName // an empty Ruleset has none
 	if err := n.socket.Change(have.table, t); err != nil {
-		return nft.ExplainReplace(err, "nf_tables with fib, ct and nat for family inet (Linux 5.2)")
+		return explainReplace(err)
 	}
 	n.applied.record(r)
 	return nil

@@ -27,7 +27,7 @@ func (n *namespace) Watch(ctx context.Context, cfg WatchConfig) error {
 		cfg.Exclusive = func(_ context.Context, check func() error) error { return check() }
 	}
 	var monitor *nft.Monitor
-	err := n.exclusively(ctx, func() (err error) {
+	err := n.exclusively(ctx, tableName, func() (err error) {
 		monitor, err = nft.NewMonitor(n.file, tableName)
 		return err
 	})
@@ -150,7 +150,7 @@ func (w *watcher) check(ctx context.Context) (found outcome, delay time.Duration
 		return asDesired, 0, nil
 	}
 	var r Repair
-	err = w.n.exclusively(ctx, func() error {
+	err = w.n.exclusively(ctx, tableName, func() error {
 		if w.n.applied.count != before {
 			found = overtaken
 			return nil
