@@ -16,6 +16,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/vpcnet/vpcnet/cniplugin/internal/pluginlog"
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
@@ -186,7 +187,7 @@ func (c NetConf) validate() error {
 		return invalid("agentSocket", c.AgentSocket, fmt.Sprintf("the path has %d bytes, want at most %d", len(c.AgentSocket), maxSocketPath))
 	case c.StateDir != "" && !filepath.IsAbs(c.StateDir):
 		return invalid("stateDir", c.StateDir, "want an absolute path")
-	case c.LogFile != "" && c.LogFile != "stderr" && !filepath.IsAbs(c.LogFile):
+	case !pluginlog.ValidFile(c.LogFile):
 		return invalid("pluginLogFile", c.LogFile, "want an absolute path, or stderr")
 	}
 	if err := datapath.ValidateMTU(c.MTU); err != nil {
@@ -252,22 +253,7 @@ func shorten(s string) string {
 	return strconv.Quote(s[:shown]) + "..."
 }
 
-func (c NetConf) level() (slog.Level, error) {
-	if c.LogLevel == "" {
-		if c.logsToStderr() {
-			return slog.LevelWarn, nil
-		}
-		return slog.LevelInfo, nil
-	}
-	if strings.EqualFold(c.LogLevel, "fatal") {
-		return slog.LevelError + 1, nil
-	}
-	var l slog.Level
-	err := l.UnmarshalText([]byte(c.LogLevel))
-	return l, err
-}
-
-func (c NetConf) logsToStderr() bool { return c.LogFile == "" || c.LogFile == "stderr" }
+func (c NetConf) level() (slog.Level, error) { return pluginlog.Level(c.LogFile, c.LogLevel) }
 
 func (c NetConf) timeout() time.Duration { return cmp.Or(c.Timeout, defaultTimeout) }
 

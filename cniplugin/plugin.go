@@ -10,12 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"log/slog"
-	"os"
 	"runtime/debug"
 	"strings"
 
+	"github.com/vpcnet/vpcnet/cniplugin/internal/pluginlog"
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
@@ -159,7 +157,8 @@ func (p Plugin) run(ctx context.Context, inv Invocation) (ver string, err error)
 			Details: fmt.Sprintf("want %s or later", v.since),
 		}
 	}
-	logger, closeLog := openLog(c.conf.NetConf, inv.Stderr)
+	level, _ := c.conf.level() // checked when the configuration was read
+	logger, closeLog := pluginlog.Open(c.conf.LogFile, level, inv.Stderr)
 	defer closeLog()
 	c.log = logger.With(c.identity(command)...)
 	if c.confErr != nil {
@@ -292,34 +291,4 @@ func writeLine(out io.Writer, b []byte) error {
 		return &Error{Code: CodeIOFailure, Msg: "standard output cannot be written", Details: err.Error()}
 	}
 	return nil
-}
-
-// openLog opens the log. If that fails, it logs to standard error instead, because
-// a log that cannot be opened must not prevent a pod from starting.
-func openLog(conf NetConf, stderr io.Writer) (l *slog.Logger, closeLog func()) {
-	level, _ := conf.level() // checked when the configuration was read
-	options := &slog.HandlerOptions{Level: level}
-	if conf.logsToStderr() {
-		return slog.New(slog.NewTextHandler(stderr, options)), func() {}
-	}
-	f, err := openLogFile(conf.LogFile)
-	if err != nil {
-		l := slog.New(slog.NewTextHandler(stderr, options))
-		l.Warn("log file cannot be opened", "err", err)
-		return l, func() {}
-	}
-	return slog.New(slog.NewJSONHandler(f, options)), func() { f.Close() }
-}
-
-// openLogFile opens a log file for appending. It accepts regular files and devices: a
-// FIFO blocks if no process reads it.
-func openLogFile(path string) (*os.File, error) {
-	switch info, err := os.Stat(path); {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular() && info.Mode().Type() != fs.ModeDevice|fs.ModeCharDevice:
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	return os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
 }

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !linux
+
+package egress
+
+import (
+	"context"
+	"net/netip"
+)
+
+func checkSandbox(string) error                       { return errNotSupported }
+func (w wiring) connect(context.Context) error        { return errNotSupported }
+func (w wiring) faults() ([]string, error)            { return nil, errNotSupported }
+func disconnect(string) error                         { return errNotSupported }
+func linked() (map[attachment][]string, error)        { return nil, errNotSupported }
+func routed() (map[netip.Addr]bool, error)            { return nil, errNotSupported }
+func hasNodeAddr(netip.Addr) (link string, err error) { return "", errNotSupported }
