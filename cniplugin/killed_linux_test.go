@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/vpcnet/vpcnet/internal/steptest"
 )
 
 // TestKilledAtEveryStep kills the plugin before each step of ADD and DEL. The next
@@ -69,12 +71,12 @@ func (n *node) killAtEach(t *testing.T, round func(i int, kill func(invocation) 
 	before := n.state()
 	const fewest = 6 // lock, agent, kernel, output
 	for i := 0; ; i++ {
-		var last step
+		var last steptest.Step
 		killed := round(i, func(inv invocation) bool {
-			return n.trace(t, inv, func(s step) bool { last = s; return s.number < i }).status == -1
+			return n.trace(t, inv, func(s steptest.Step) bool { last = s; return s.Number < i }).status == -1
 		})
 		if diff := cmp.Diff(before, n.state()); diff != "" {
-			t.Fatalf("killed before step %d, %s: left behind: -before +after:\n%s", i, last.name, diff)
+			t.Fatalf("killed before step %d, %s: left behind: -before +after:\n%s", i, last.Name, diff)
 		}
 		if !killed {
 			if i < fewest {

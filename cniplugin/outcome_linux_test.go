@@ -20,6 +20,7 @@ import (
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/cniplugin/servertest"
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/internal/steptest"
 )
 
 // gc returns the GC of a runtime that has no pod.
@@ -404,8 +405,8 @@ func (n *node) stopAtStep(t *testing.T, l *late, number int) bool {
 	t.Helper()
 	reached, resume, ended := make(chan bool), make(chan struct{}), make(chan traced)
 	go func() {
-		ended <- n.trace(t, n.add(l.id), func(s step) bool {
-			if s.number >= number && !s.locked { // with the lock of the rules it would block every DEL
+		ended <- n.trace(t, n.add(l.id), func(s steptest.Step) bool {
+			if s.Number >= number && !s.Locked { // with the lock of the rules it would block every DEL
 				number = 1 << 30
 				reached <- true
 				<-resume

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -86,7 +85,7 @@ func (p Plugin) run(ctx context.Context, args *skel.CmdArgs, f func(context.Cont
 	log = log.With("attachment", a.String())
 	err = f(ctx, &call{
 		attachment: a, conf: c, args: args, records: records(c.StateDir), out: stdout, log: log,
-		ipam: ipam{c.IPAM.Type, args.Path, &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: stderr}}},
+		ipam: ipam{c.IPAM.Type, args.Path, &executor{stderr: stderr}},
 	})
 	if err != nil {
 		log.Error("command failed", "err", err)
@@ -109,7 +108,7 @@ func (c *call) print(r result) error {
 // lock waits for the lock of the attachment. The state directory has the lock file, and
 // exists afterwards.
 func (c *call) lock(ctx context.Context) (*statedir.Lock, error) {
-	return statedir.Acquire(ctx, c.conf.StateDir, c.attachment.String())
+	return statedir.Acquire(ctx, c.conf.StateDir, c.records.name(c.attachment))
 }
 
 // tables calls f with a handle on the tables, while no other process changes them.
@@ -143,6 +142,9 @@ func add(ctx context.Context, c *call) error {
 		return err
 	}
 	if err := c.refuse(r, w.Node); err != nil {
+		return err
+	}
+	if _, err := c.ipam.find(); err != nil { // before there is anything to undo
 		return err
 	}
 	lock, err := c.lock(ctx)
@@ -264,7 +266,7 @@ func (c *call) undo(ctx context.Context) error {
 // teardown removes everything that belongs to the attachment. It succeeds if there is
 // nothing. It keeps the record if a step fails.
 func (c *call) teardown(ctx context.Context) error {
-	r, _, err := c.records.read(c.attachment)
+	r, found, err := c.records.read(c.attachment)
 	if err != nil {
 		return err
 	}
@@ -272,7 +274,10 @@ func (c *call) teardown(ctx context.Context) error {
 	for _, a := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		errs = append(errs, disconnect(c.hostLink(a)))
 	}
-	if r.Addr.IsValid() {
+	switch {
+	case !found: // its directory was deleted: the missing route tells which translation is stale
+		errs = append(errs, c.prune(ctx))
+	case r.Addr.IsValid():
 		errs = append(errs, c.tables(ctx, func(h *snat.Handle) error {
 			all, err := c.records.all()
 			if err != nil || holds(all, c.attachment, r.Addr) {
@@ -407,7 +412,7 @@ func gc(ctx context.Context, c *call) error {
 			continue
 		}
 		stale := c.of(a)
-		lock, err := statedir.TryAcquire(c.conf.StateDir, a.String())
+		lock, err := statedir.TryAcquire(c.conf.StateDir, c.records.name(a))
 		if errors.Is(err, statedir.ErrBusy) {
 			valid = append(valid, listed) // another command works on it
 			continue
@@ -421,7 +426,7 @@ func gc(ctx context.Context, c *call) error {
 			valid = append(valid, listed) // its address is still in use
 		}
 	}
-	errs = append(errs, c.prune(ctx), c.collectAddresses(ctx, valid))
+	errs = append(errs, c.records.removeTemps(), c.prune(ctx), c.collectAddresses(ctx, valid))
 	return errors.Join(errs...)
 }
 

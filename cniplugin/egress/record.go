@@ -96,6 +96,9 @@ type records string
 
 func (d records) path(a attachment) string { return statedir.RecordPath(string(d), a.String()) }
 
+// name returns the file name of a record, which is also the key of the attachment's lock.
+func (d records) name(a attachment) string { return filepath.Base(d.path(a)) }
+
 // read returns the record of an attachment. found is false if there is none. A record that
 // cannot be read is as none: its writer was interrupted by a crash of the machine, which
 // ended the pod.
@@ -124,7 +127,25 @@ func (d records) write(r record) error {
 
 // temp returns the path of a record that is being written.
 func (d records) temp(a attachment) string {
-	return filepath.Join(string(d), statedir.TempPrefix+filepath.Base(d.path(a)))
+	return filepath.Join(string(d), statedir.TempPrefix+d.name(a))
+}
+
+// removeTemps removes what interrupted writes have left, but no file that a command which
+// holds a lock is writing.
+func (d records) removeTemps() error {
+	paths, err := filepath.Glob(filepath.Join(string(d), statedir.TempPrefix+"*"))
+	errs := []error{err}
+	for _, p := range paths {
+		lock, err := statedir.TryAcquire(string(d), strings.TrimPrefix(filepath.Base(p), statedir.TempPrefix))
+		if err == nil {
+			err = os.Remove(p)
+			lock.Release()
+		}
+		if !errors.Is(err, statedir.ErrBusy) && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // remove removes the record and what a write that was interrupted has left.

@@ -45,7 +45,8 @@ func (r tests) Run() int {
 }
 
 // Main builds ipamd, vpc-cni and further programs of examples, and then runs the tests in
-// namespaces of their own. It builds outside of these, where it has the module cache.
+// namespaces of their own. It builds outside of these, where it has the module cache. The
+// program host-local is the one of the module in examples/plugins.
 func Main(m *testing.M, further ...string) {
 	if os.Getenv(programsEnv) == "" {
 		if err := build(append(further, "ipamd", "vpc-cni")); err != nil {
@@ -61,16 +62,41 @@ func build(programs []string) error {
 	if err != nil {
 		return err
 	}
-	args := []string{"build", "-ldflags=-s -w", "-o", dir + string(os.PathSeparator)}
+	var packages []string
 	for _, p := range programs {
-		args = append(args, "github.com/vpcnet/vpcnet/examples/"+p)
+		if p != hostLocal {
+			packages = append(packages, module+"/examples/"+p)
+		}
 	}
-	cmd := exec.Command("go", args...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if err := buildIn("", dir, packages...); err != nil {
+		return err
+	}
+	if slices.Contains(programs, hostLocal) {
+		root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+		if err != nil {
+			return fmt.Errorf("go list: %w", err)
+		}
+		plugins := filepath.Join(strings.TrimSpace(string(root)), "examples", "plugins")
+		if err := buildIn(plugins, dir, "github.com/containernetworking/plugins/plugins/ipam/"+hostLocal); err != nil {
+			return err
+		}
+	}
+	return os.Setenv(programsEnv, dir)
+}
+
+const (
+	module    = "github.com/vpcnet/vpcnet"
+	hostLocal = "host-local"
+)
+
+// buildIn builds packages into dir. The working directory selects the module.
+func buildIn(working, dir string, packages ...string) error {
+	cmd := exec.Command("go", append([]string{"build", "-ldflags=-s -w", "-o", dir + string(os.PathSeparator)}, packages...)...)
+	cmd.Dir, cmd.Env = working, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
 	}
-	return os.Setenv(programsEnv, dir)
+	return nil
 }
 
 // Program returns the path of a program that [Main] has built.
@@ -295,10 +321,12 @@ func (p *Pod) add(ctx context.Context) error {
 	return nil
 }
 
-// cni is a runtime's view of the plugins. Plugins run in the namespace of the calling
-// thread.
-func (p *Pod) cni() *libcni.CNIConfig {
-	return libcni.NewCNIConfigWithCacheDir([]string{os.Getenv(programsEnv)}, p.node.File("cache"), nil)
+func (p *Pod) cni() *libcni.CNIConfig { return p.node.CNI() }
+
+// CNI returns a runtime's view of the plugins. Plugins run in the namespace of the calling
+// thread, so call its methods in [vpctest.Host.Do].
+func (n *Node) CNI() *libcni.CNIConfig {
+	return libcni.NewCNIConfigWithCacheDir([]string{os.Getenv(programsEnv)}, n.File("cache"), nil)
 }
 
 // Check runs CHECK.
