@@ -35,6 +35,10 @@ func (c Config) prefix() string {
 	return c.HostLinkPrefix
 }
 
+// hostLinks returns the patterns of the names of host links: those of package datapath, and
+// those to pods with egress of the other family, see [github.com/vpcnet/vpcnet/snat.Egress].
+func (c Config) hostLinks() []string { return []string{c.prefix() + "*", "eg4*", "eg6*"} }
+
 func (c Config) drivers() []string {
 	if len(c.Drivers) == 0 {
 		return []string{"ena", "ixgbevf", "vif"}
@@ -69,9 +73,9 @@ const (
 func Files(c Config) []File {
 	files := []File{
 		{hostLinksNetwork, text("Pods' host links are configured by vpcnet.",
-			"[Match]", "Name="+c.prefix()+"*", "", "[Link]", "Unmanaged=yes")},
+			"[Match]", "Name="+strings.Join(c.hostLinks(), " "), "", "[Link]", "Unmanaged=yes")},
 		{hostLinksLink, text("A pod knows the MAC address with which its host link was created.",
-			"[Match]", "OriginalName="+c.prefix()+"*", "", "[Link]", "MACAddressPolicy=none")},
+			"[Match]", "OriginalName="+strings.Join(c.hostLinks(), " "), "", "[Link]", "MACAddressPolicy=none")},
 		{networkdDropIn, text("systemd-networkd must not delete rules and routes of other programs.",
 			"[Network]", "ManageForeignRoutingPolicyRules=no", "ManageForeignRoutes=no")},
 		{networkManager, text("Pods' host links and pod ENIs are configured by vpcnet.",
@@ -87,7 +91,10 @@ func Files(c Config) []File {
 // devices lists the devices that NetworkManager must not manage, in its notation. An
 // exception overrides all other entries.
 func (c Config) devices() []string {
-	list := []string{"interface-name:" + c.prefix() + "*"}
+	var list []string
+	for _, pattern := range c.hostLinks() {
+		list = append(list, "interface-name:"+pattern)
+	}
 	if len(c.Keep) == 0 {
 		return list
 	}

@@ -74,8 +74,12 @@ func podENIs(c Config) (links []candidate) {
 	return links
 }
 
-func hostLink(c Config) candidate {
-	return candidate{name: c.prefix() + "0123456789a", kind: "veth", drivers: []string{"veth"}}
+// hostLinks returns a host link of each kind.
+func hostLinks(c Config) (links []candidate) {
+	for _, pattern := range c.hostLinks() {
+		links = append(links, candidate{name: strings.TrimSuffix(pattern, "*") + "0123456789a", kind: "veth", drivers: []string{"veth"}})
+	}
+	return links
 }
 
 // matches reports whether the [Match] section of a file may match l. A file for one
@@ -141,11 +145,19 @@ func networkdPodENIs(s system, c Config) (findings []Finding) {
 			Paths:    files, Written: len(c.Keep) > 0,
 		})
 	}
-	if files, guarded := s.claimants([]candidate{hostLink(c)}); len(files) > 0 && !guarded {
+	var claiming, names []string
+	for i, l := range hostLinks(c) {
+		if files, guarded := s.claimants([]candidate{l}); len(files) > 0 && !guarded {
+			claiming, names = append(claiming, files...), append(names, c.hostLinks()[i])
+		}
+	}
+	if len(claiming) > 0 {
+		slices.Sort(claiming)
+		files := slices.Compact(claiming)
 		findings = append(findings, Finding{
 			Severity: Harm,
 			What:     "systemd-networkd configures pods' host links",
-			Why:      "these files match links named " + c.prefix() + "*",
+			Why:      "these files match links named " + strings.Join(names, ", "),
 			Do:       "write /" + hostLinksNetwork + reload,
 			Paths:    files, Written: true,
 		})
@@ -159,7 +171,11 @@ func networkdOrder(s system, c Config) (findings []Finding) {
 		return nil
 	}
 	var early []string
-	for _, links := range [][]candidate{podENIs(c), {hostLink(c)}} {
+	kinds := [][]candidate{podENIs(c)}
+	for _, l := range hostLinks(c) {
+		kinds = append(kinds, []candidate{l})
+	}
+	for _, links := range kinds {
 		if files, guarded := s.claimants(links); guarded {
 			early = append(early, files...)
 		}
@@ -172,30 +188,46 @@ func networkdOrder(s system, c Config) (findings []Finding) {
 		Severity: Harm,
 		What:     "the files that stop systemd-networkd from configuring pod ENIs or host links have no effect",
 		Why:      "networkd uses the first matching file in the order of names, and these files come earlier",
-		Do:       "give these files names that sort after 05-vpcnet, or a [Match] that excludes pod ENIs and links named " + c.prefix() + "*",
+		Do:       "give these files names that sort after 05-vpcnet, or a [Match] that excludes pod ENIs and links named " + strings.Join(c.hostLinks(), ", "),
 		Paths:    slices.Compact(early),
 	}}
 }
 
 // udevMAC checks whether udev changes the MAC addresses of host links.
 func udevMAC(s system, c Config) []Finding {
+	var paths, names []string
+	for i, l := range hostLinks(c) {
+		if path := s.persistentMAC(l); path != "" {
+			paths, names = append(paths, path), append(names, c.hostLinks()[i])
+		}
+	}
+	if len(paths) == 0 {
+		return nil
+	}
+	slices.Sort(paths)
+	return []Finding{{
+		Severity: Risk,
+		What:     "udev may change the MAC address of a pod's host link, and the pod no longer reaches its gateway",
+		Why: "MACAddressPolicy=persistent applies to links named " + strings.Join(names, ", ") +
+			"; udev does not change links that are created with an address, as vpcnet's are, but it changes those of other CNI plugins",
+		Do:    "write /" + hostLinksLink,
+		Paths: slices.Compact(paths), Written: true,
+	}}
+}
+
+// persistentMAC returns the file that makes udev change the MAC address of a link, or "".
+func (s system) persistentMAC(l candidate) string {
 	for _, f := range s.inOrder("*.link", networkDirs...) {
 		t, _ := s.read(f)
 		parsed := settings(t)
-		if !hostLink(c).matches(parsed) {
+		if !l.matches(parsed) {
 			continue
 		}
 		// udev uses only the first matching file.
-		if last(parsed["Link.MACAddressPolicy"]) != "persistent" {
-			return nil
+		if last(parsed["Link.MACAddressPolicy"]) == "persistent" {
+			return f
 		}
-		return []Finding{{
-			Severity: Risk,
-			What:     "udev may change the MAC address of a pod's host link, and the pod no longer reaches its gateway",
-			Why:      "MACAddressPolicy=persistent applies to links named " + c.prefix() + "*; udev does not change links that are created with an address, as vpcnet's are, but it changes those of other CNI plugins",
-			Do:       "write /" + hostLinksLink,
-			Paths:    []string{f}, Written: true,
-		}}
+		return ""
 	}
-	return nil
+	return ""
 }
