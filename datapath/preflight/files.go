@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"path"
 	"strings"
+
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 )
 
 // Config tells the links of the system from those of vpcnet. The zero value is
@@ -37,7 +39,9 @@ func (c Config) prefix() string {
 
 // hostLinks returns the patterns of the names of host links: those of package datapath, and
 // those to pods with egress of the other family, see [github.com/vpcnet/vpcnet/snat.Egress].
-func (c Config) hostLinks() []string { return []string{c.prefix() + "*", "eg4*", "eg6*"} }
+func (c Config) hostLinks() []string {
+	return []string{c.prefix() + "*", claims.EgressPrefix4 + "*", claims.EgressPrefix6 + "*"}
+}
 
 func (c Config) drivers() []string {
 	if len(c.Drivers) == 0 {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vpcnet/vpcnet/datapath"
@@ -117,8 +118,8 @@ func (a lookup) differs(got kernelAnswer, p Path) (string, bool) {
 	return fmt.Sprintf("%s; expected %s", got, a.Verdict), !same
 }
 
-// Observe reads the View of a live node, without Desired and without Translation, which
-// package snat reads. netns is the path of the node's network namespace; if it is empty,
+// Observe reads the View of a live node, without Desired, and without Translation and Egress,
+// which package snat reads. netns is the path of the node's network namespace; if it is empty,
 // Observe uses that of the calling thread. sandbox is the path of the pod's network
 // namespace; if it is empty, the View has no sandbox.
 func Observe(ctx context.Context, netns, sandbox string) (View, error) {
@@ -163,7 +164,7 @@ func otherFilters(netns string) (list []OtherChain, err error) {
 		}
 		for _, k := range chains {
 			family, known := nftFamilies[k.Table.Family]
-			ours := k.Table.Name == netstate.FilterTable || k.Table.Name == translationTable
+			ours := k.Table.Name == netstate.FilterTable || k.Table.Name == translationTable || strings.HasPrefix(k.Table.Name, egressTables)
 			if !known || k.Hooknum == nil || k.Type != nftables.ChainTypeFilter || ours {
 				continue
 			}

@@ -29,6 +29,9 @@ type View struct {
 	Desired *datapath.Desired `json:",omitempty"`
 	// Translation says how the node translates sources; nil means not at all.
 	Translation *Translation `json:",omitempty"`
+	// Egress are the translations of pods' packets of the family that the cluster does not
+	// have.
+	Egress []Egress `json:",omitempty"`
 	// External says that a device outside the node translates sources.
 	External bool `json:",omitempty"`
 	// Filters are base chains of other programs in nftables that may drop packets.
@@ -227,6 +230,12 @@ func Trace(v View, f Flow) Path {
 	t := &tracer{v: v, p: Path{Flow: f, Source: f.Src}}
 	if err := f.Validate(); err != nil {
 		t.fault(FaultUnknownSource, "%v", err)
+		return t.p
+	}
+	if link := v.egressLinkOf(f.Src); link != "" && (f.HostLink == "" || f.HostLink == link) {
+		t.p.Flow.HostLink = link
+		t.egress(link)
+		t.notes()
 		return t.p
 	}
 	if t.p.Flow.HostLink == "" {

@@ -102,6 +102,7 @@ func differences(out io.Writer, from, to trace.View) bool {
 		fmt.Fprintln(out, "# the sandbox is not compared: only one of the two states has it")
 	}
 	part("the translation of sources", changedLines(translationLines(from.Translation), translationLines(to.Translation)))
+	part("egress of the other family", changedLines(egressLines(from.Egress), egressLines(to.Egress)))
 	part("other programs' chains", changedLines(chainLines(from.Filters), chainLines(to.Filters)))
 	return found
 }
@@ -126,6 +127,13 @@ func changedLines(from, to []string) []string {
 		if !slices.Contains(from, l) {
 			lines = append(lines, "+ "+l)
 		}
+	}
+	return lines
+}
+
+func egressLines(pods []trace.Egress) (lines []string) {
+	for _, e := range pods {
+		lines = append(lines, fmt.Sprintf("packets of pod %s get the source %s, in table inet %s", e.Pod, e.Node, e.Table))
 	}
 	return lines
 }

@@ -48,7 +48,7 @@ func (w *where) observe(ctx context.Context) (saved, error) {
 		return s, err
 	}
 	s.External = w.external
-	if s.Translation, err = w.translation(ctx); err != nil {
+	if s.Translation, s.Egress, err = w.translation(ctx); err != nil {
 		return s, err
 	}
 	if w.agent == "" {
@@ -67,21 +67,29 @@ func (w *where) observe(ctx context.Context) (saved, error) {
 	return s, nil
 }
 
-// translation reads the source translation of the node. It is nil if there is none.
-func (w *where) translation(ctx context.Context) (*trace.Translation, error) {
+// translation reads how the node translates sources. The translation is nil if there is none.
+func (w *where) translation(ctx context.Context) (*trace.Translation, []trace.Egress, error) {
 	h, err := snat.Open(w.netns)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer h.Close()
 	rules, err := h.Observe(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	state, err := h.ObserveEgress(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	var egress []trace.Egress
+	for _, e := range state.Pods {
+		egress = append(egress, trace.Egress{Pod: e.Pod, Node: e.Node, Table: snat.EgressTable(e.Pod)})
 	}
 	t, ok := rules.Translation()
 	if !ok {
-		return nil, nil
+		return nil, egress, nil
 	}
 	translation := trace.Translation(t)
-	return &translation, nil
+	return &translation, egress, nil
 }

@@ -121,6 +121,13 @@ func Changing(group int) bool { return Ending(group) || group == LinkGroupWiring
 // amazon-vpc-cni-k8s expect it.
 const DefaultHostLinkPrefix = "eni"
 
+// EgressPrefix4 and EgressPrefix6 begin the names of the node's links to pods with egress of
+// the other family. Package snat has the same names.
+const (
+	EgressPrefix4 = "eg4"
+	EgressPrefix6 = "eg6"
+)
+
 // OwnedRule reports whether r is a rule of this package.
 func OwnedRule(r netstate.Rule) bool {
 	if r.Protocol != RuleProtocol || r.Other != "" {
