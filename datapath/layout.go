@@ -220,6 +220,11 @@ func (n Node) filter(families []netstate.Family) netstate.Filter {
 		Name: "prerouting", Hook: nft.HookPrerouting, Priority: nft.PriorityMangle,
 		Rules: []netstate.FilterRule{nft.NewRule(nft.Link{Name: n.prefix() + "*"}, nft.Jump{Chain: from.Name})},
 	}
+	if n.RefuseMetadata { // egress of the other family must not be a way around
+		hook.Rules = append(hook.Rules,
+			nft.NewRule(nft.Link{Name: claims.EgressPrefix4 + "*"}, nft.Destination{Addr: claims.Metadata4}, nft.Reject{}),
+			nft.NewRule(nft.Link{Name: claims.EgressPrefix6 + "*"}, nft.Destination{Addr: claims.Metadata6}, nft.Reject{}))
+	}
 	for _, family := range families {
 		refused := n.refused(family)
 		branch.Rules = append(branch.Rules, refused...)

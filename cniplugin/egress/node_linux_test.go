@@ -93,15 +93,14 @@ func addrOf(n *vpctest.Node, family string) netip.Addr {
 func (n *node) state() string {
 	n.t.Helper()
 	var out []string
-	for _, line := range [][]string{
-		{"ip", "-o", "link"}, {"ip", "-4", "route", "show", "table", "all"}, {"ip", "-6", "route", "show", "table", "all"},
-		{"ip", "-4", "rule"}, {"ip", "-6", "rule"}, {"ip", "neigh", "show", "nud", "permanent"}, {"nft", "-s", "list", "ruleset"},
-	} {
-		text := n.Run(n.t, line[0], line[1:]...)
-		for l := range strings.Lines(text) {
-			if !strings.Contains(l, "ens5@") && !strings.Contains(l, " dev ens5 table local") { // which change by themselves
-				out = append(out, strings.TrimSpace(l))
-			}
+	const show = `set -e
+ip -o link
+for family in -4 -6; do ip $family route show table all; ip $family rule; done
+ip neigh show nud permanent
+nft -s list ruleset`
+	for l := range strings.Lines(n.Run(n.t, "sh", "-c", show)) {
+		if !strings.Contains(l, "ens5@") && !strings.Contains(l, " dev ens5 table local") { // which change by themselves
+			out = append(out, strings.TrimSpace(l))
 		}
 	}
 	for _, pattern := range []string{"state/*", "state/.tmp*", "ipam/net/*"} {

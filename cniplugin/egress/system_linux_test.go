@@ -4,10 +4,14 @@ package egress_test
 
 import (
 	"encoding/json"
+	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
@@ -49,7 +53,7 @@ func TestChain(t *testing.T) {
 	eachFamily(t, func(t *testing.T, family string) {
 		f := families[family]
 		vpc := vpctest.New(t)
-		env := map[string]string{"WARM_ENI_TARGET": "0", "WARM_IP_TARGET": "1"}
+		env := map[string]string{"WARM_ENI_TARGET": "0", "WARM_IP_TARGET": "1", "VPCNET_REFUSE_METADATA": "true"}
 		for k, v := range f.env {
 			env[k] = v
 		}
@@ -69,6 +73,11 @@ func TestChain(t *testing.T) {
 			wantSource(t, p.Pod, far.Addrs[0], p.Addrs[0])
 			if got := far.Ask(t, "tcp", p.At(0)).Addr(); got != far.Addrs[0] {
 				t.Errorf("%s: the pod sees %v, want %v", version, got, far.Addrs[0])
+			}
+			if f.four {
+				if err := metadata(t, p.Pod); !errors.Is(err, syscall.ECONNREFUSED) {
+					t.Errorf("%s: the metadata service: %v, want refused", version, err)
+				}
 			}
 			if version >= "0.4.0" {
 				p.Check(t)
@@ -92,6 +101,31 @@ func TestChain(t *testing.T) {
 			}
 		}
 	})
+}
+
+// metadata connects to the metadata service from a pod.
+func metadata(t *testing.T, p *vpctest.Pod) (err error) {
+	t.Helper()
+	p.Do(t, func() error {
+		var c net.Conn
+		if c, err = net.DialTimeout("tcp", "169.254.169.254:80", 10*time.Second); err == nil {
+			err = c.Close()
+		}
+		return nil
+	})
+	return err
+}
+
+// TestMetadata reaches the metadata service from a pod on a node whose agent does not refuse
+// it: the way that TestChain finds refused.
+func TestMetadata(t *testing.T) {
+	n := newNode(t, "IPv4")
+	defer n.wantAsBefore()
+	p, _ := n.add(nil)
+	if err := metadata(t, p); err != nil {
+		t.Error(err)
+	}
+	n.del(p)
 }
 
 // traces traces a packet of a pod to the internet, while all is as it should be and after the

@@ -37,7 +37,7 @@ func (v View) egressLinkOf(a netip.Addr) string {
 // of them: the VPC does not know the source.
 func (t *tracer) egress(link string) {
 	l := t.leg(t.p.Flow.Src, t.p.Flow.Dst, link, &t.p.Out)
-	if !t.usable(l, link) || !t.fromSandbox(l) {
+	if !t.usable(l, link) || !t.fromSandbox(l) || !t.prerouting(l) {
 		return
 	}
 	v := t.v.Node.Lookup(l.Query)
