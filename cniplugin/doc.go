@@ -86,7 +86,8 @@
 //	podSGEnforcingMode          strict or standard, without effect: pods with branch ENIs
 //	                            are the agent's matter
 //	enabled, randomizeSNAT, nodeIP
-//	                            refused: they are those of a plugin for egress
+//	                            refused: they are those of a plugin for egress, see
+//	                            package egress
 //	ipam                        refused without an own Allocator
 //	unknown fields              ignored
 //

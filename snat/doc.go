@@ -100,5 +100,12 @@
 // The rules do not change packets to the VPC and to excluded prefixes, packets of the
 // node itself with any source, and the addresses of IPv6 packets, which need no
 // translation (node ports are marked for both families). They are in a table of their
-// own; the package changes no other table.
+// own; the package changes no other table, except for [Egress].
+//
+// # Egress of the other family
+//
+// Pods of a cluster with one family reach hosts of the other by the node's address of that
+// family, also hosts in the VPC. [Egress] describes such a pod, and package cniplugin/egress
+// is the plugin that makes its link. The translations are in further tables, which
+// [Handle.Apply] and [Handle.Watch] leave alone.
 package snat

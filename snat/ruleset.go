@@ -4,8 +4,8 @@ package snat
 
 import "github.com/vpcnet/vpcnet/internal/nft"
 
-// tableName is the name of the table, of family inet. This package writes to no other
-// table, and no other program should write to this one.
+// tableName is the name of the table, of family inet, for a [Config]. This package writes to
+// no other table except those of [Egress], and no other program should write to these.
 const tableName = "vpcnet-snat"
 
 // The names of the set and of the chains.

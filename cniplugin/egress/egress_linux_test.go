@@ -4,8 +4,11 @@ package egress_test
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/vpcnet/vpcnet/eni/enitest"
 	"github.com/vpcnet/vpcnet/eni/vpctest"
@@ -181,4 +184,50 @@ func TestDisabled(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestOthersStay adds egress to a pod that has another interface, and on which IPv6 is
+// switched off by default, on a node that does not forward. Everything of the other
+// interface stays, and the node keeps accepting router advertisements.
+func TestOthersStay(t *testing.T) {
+	eachFamily(t, func(t *testing.T, family string) {
+		n := newNode(t, family)
+		defer n.wantAsBefore()
+		f := families[family]
+		const off = "echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding; echo 1 > /proc/sys/net/ipv6/conf/ens5/accept_ra"
+		n.Run(t, "sh", "-c", off)
+		p := n.Pod(t)
+		p.Run(t, "sh", "-c", `set -e
+echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6
+ip link add eth0 type veth peer name other
+ip link set eth0 up; ip link set other up
+ip address add 192.0.2.2/24 dev eth0
+ip route add 198.51.100.0/24 via 192.0.2.1
+ip rule add priority 7 from 192.0.2.2 lookup main`)
+		others := func() string {
+			text := p.Run(t, "sh", "-c", `ip -o address; for family in -4 -6; do ip $family route show table all; ip $family rule; done
+grep -r . /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf 2>/dev/null | grep -v stable_secret`)
+			return strings.Join(slices.DeleteFunc(strings.Split(text, "\n"), func(l string) bool { return strings.Contains(l, f.link) }), "\n")
+		}
+		before := others()
+		result := n.must(invocation{command: "ADD", id: p.Name(), netns: p.Path()})
+		if diff := cmp.Diff(before, others()); diff != "" {
+			t.Errorf("ADD changed other things of the pod (-before +after):\n%s", diff)
+		}
+		wantSource(t, p, f.internet, n.addr())
+		if out := n.check(p, result, nil); out != "" {
+			t.Errorf("CHECK: %s", out)
+		}
+		key, accept := "/proc/sys/net/ipv6/conf/all/forwarding", "2"
+		if f.four {
+			key, accept = "/proc/sys/net/ipv4/ip_forward", "1"
+		}
+		if got := strings.Fields(n.Run(t, "cat", key, "/proc/sys/net/ipv6/conf/ens5/accept_ra")); !slices.Equal(got, []string{"1", accept}) {
+			t.Errorf("%s and accept_ra of ens5 are %v, want 1 and %s", key, got, accept)
+		}
+		n.del(p)
+		if diff := cmp.Diff(before, others()); diff != "" {
+			t.Errorf("left behind in the pod (-before +after):\n%s", diff)
+		}
+	})
 }
