@@ -50,7 +50,7 @@ var rules = map[string]struct {
 var journals = []string{"internal/wal", "internal/agentdb"}
 
 // egressImports lists the packages that cniplugin/egress may import in addition to its
-// rule. Package cniplugin knows nothing of it.
+// rule. Package cniplugin does not import it.
 var egressImports = []string{"snat"}
 
 // agentImports lists the packages that ipam/agent may import in addition to its rule.

@@ -132,8 +132,8 @@ func egressRuleset(f nft.Family, pods []Egress) Ruleset {
 	return Ruleset{t}
 }
 
-// egress returns the translations of r. Those whose chain does not translate have no
-// Node.
+// egress returns the translations of r. Those with a chain that does not translate have
+// no Node.
 func (r Ruleset) egress() []Egress {
 	to := map[string]Egress{}
 	for _, c := range r.table.Chains {
@@ -168,8 +168,8 @@ func randomOf(c nft.PortChoice) Random {
 
 // EgressState is the content of the tables of [Egress].
 type EgressState struct {
-	// Pods are the translations, in the order of the families and of Pod. A pod whose
-	// rules do not translate has no Node.
+	// Pods are the translations, in the order of the families and of Pod. A pod
+	// with rules that do not translate has no Node.
 	Pods []Egress
 	// Odd lists what distinguishes the tables from those that Pods stands for: changes by
 	// other programs.
@@ -178,7 +178,7 @@ type EgressState struct {
 
 // Egress adds translations to the tables, or replaces those of the same pods, and reports
 // whether it changed a table. Translations of other pods stay. It repairs changes by other
-// programs, except that a pod whose translation is lost must be among pods. It changes
+// programs, except that a pod with a lost translation must be among pods. It changes
 // each table in one transaction by the difference, so that flows of other pods do not
 // notice. Existing flows keep their translation.
 //

@@ -116,8 +116,8 @@ func metadata(t *testing.T, p *vpctest.Pod) (err error) {
 	return err
 }
 
-// TestMetadata reaches the metadata service from a pod on a node whose agent does not refuse
-// it: the way that TestChain finds refused.
+// TestMetadata reaches the metadata service from a pod on a node without an agent, which
+// could refuse it as in TestChain.
 func TestMetadata(t *testing.T) {
 	n := newNode(t, "IPv4")
 	defer n.wantAsBefore()

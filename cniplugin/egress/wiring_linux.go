@@ -176,7 +176,7 @@ func (w wiring) sandboxRoutes(index int) []netlink.Route {
 }
 
 // routeWait is how long connectNode waits for the route of an earlier pod with the same
-// address, whose namespace the kernel has not deleted yet.
+// address, until the kernel has deleted its namespace.
 const routeWait = 5 * time.Second
 
 // connectNode sets up the node's side.
