@@ -39,8 +39,8 @@ func Level(file, level string) (slog.Level, error) {
 	return l, err
 }
 
-// Open opens the log. If that fails, it logs to standard error instead, because a log that
-// cannot be opened must not prevent a pod from starting.
+// Open opens the log. If that fails, or the file is not valid, it logs to standard error
+// instead, because a log that cannot be opened must not prevent a pod from starting.
 func Open(file string, level slog.Level, stderr io.Writer) (l *slog.Logger, closeLog func()) {
 	options := &slog.HandlerOptions{Level: level}
 	if ToStderr(file) {
@@ -58,6 +58,9 @@ func Open(file string, level slog.Level, stderr io.Writer) (l *slog.Logger, clos
 // openFile opens a log file for appending. It accepts regular files and devices: a FIFO
 // blocks if no process reads it.
 func openFile(path string) (*os.File, error) {
+	if !ValidFile(path) {
+		return nil, fmt.Errorf("%s is not an absolute path", path)
+	}
 	switch info, err := os.Stat(path); {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
