@@ -76,7 +76,8 @@
 // ec2:DetachNetworkInterface, ec2:DeleteNetworkInterface, ec2:CreateTags and
 // ec2:AssignPrivateIpAddresses / ec2:UnassignPrivateIpAddresses (and their
 // IPv6 twins). Selectors that use other subnets than the primary ENI's need
-// ec2:DescribeSubnets. Instance types that the built-in table lacks need
+// ec2:DescribeSubnets, and CheckPlacement ec2:DescribeSecurityGroups. Instance
+// types that the built-in table lacks need
 // ec2:DescribeInstanceTypes.
 //
 // An action that the role lacks costs one attempt and a rest, see above.

@@ -366,6 +366,30 @@ func (c *Client) describeSubnets(ctx context.Context, q SubnetQuery) ([]Subnet, 
 	}
 }
 
+// describeGroups returns the VPCs of security groups. IDs that do not exist are missing.
+func (c *Client) describeGroups(ctx context.Context, ids []string) (map[string]string, error) {
+	out := map[string]string{}
+	in := &ec2.DescribeSecurityGroupsInput{Filters: filtersOf([]filter{{"group-id", ids}}), MaxResults: aws.Int32(pageSize)}
+	for {
+		var page *ec2.DescribeSecurityGroupsOutput
+		err := c.call(ctx, "DescribeSecurityGroups", read, func(ctx context.Context) error {
+			out, err := c.ec2.DescribeSecurityGroups(ctx, in)
+			page = out
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, g := range page.SecurityGroups {
+			out[aws.ToString(g.GroupId)] = aws.ToString(g.VpcId)
+		}
+		if aws.ToString(page.NextToken) == "" {
+			return out, nil
+		}
+		in.NextToken = page.NextToken
+	}
+}
+
 // filters returns the query as filters of EC2.
 func (q SubnetQuery) filters() []filter {
 	var out []filter

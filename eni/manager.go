@@ -131,8 +131,10 @@ type Manager struct {
 	rests            map[restKey]rest        // operations that EC2 has denied
 	lastSubnet       string                  // the subnet of the last new ENI
 	vlans            map[string]map[int]bool // VLAN IDs in use, by trunk
+	placement        placement
 	subnets          []Subnet
-	subnetsAt        time.Time // when subnets was set
+	subnetsQuery     SubnetQuery // the query whose answer subnets is
+	subnetsAt        time.Time   // when subnets was set
 }
 
 // New returns a Manager. It makes no calls. It returns an error for a configuration
@@ -148,6 +150,7 @@ func New(cfg Config) (*Manager, error) {
 	}
 	return &Manager{
 		cfg: cfg, ec2: cfg.Client, mode: cfg.Mode,
+		placement:     placement{cfg.Subnets, cfg.Groups, cfg.MaxENIs},
 		inv:           restoreInventory(cfg.Known),
 		intents:       map[string]Intent{},
 		busy:          map[string]bool{},

@@ -14,22 +14,22 @@ type place struct {
 	Card, Device int
 }
 
-// cardLimit returns how many ENIs a card takes by configuration: the limit of
-// the instance type, capped by Config.MaxENIs and reduced by Config.ReserveENIs.
-func cardLimit(l instancetype.Limits, cfg Config, card int) int {
+// configuredLimitLocked returns how many ENIs a card takes by configuration: the limit
+// of the instance type, capped by the maximum and reduced by Config.ReserveENIs.
+func (m *Manager) configuredLimitLocked(l instancetype.Limits, card int) int {
 	n := l.MaxENIs(card)
-	if cfg.MaxENIs > 0 {
-		n = min(n, cfg.MaxENIs)
+	if m.placement.maxENIs > 0 {
+		n = min(n, m.placement.maxENIs)
 	}
 	if card == l.DefaultCard {
-		n -= cfg.ReserveENIs
+		n -= m.cfg.ReserveENIs
 	}
 	return n
 }
 
-// cardLimitLocked returns cardLimit, lowered while a refusal of EC2 counts.
+// cardLimitLocked returns configuredLimitLocked, lowered while a refusal of EC2 counts.
 func (m *Manager) cardLimitLocked(l instancetype.Limits, card int, now time.Time) int {
-	return m.cardRefusals[card].limit(cardLimit(l, m.cfg, card), now)
+	return m.cardRefusals[card].limit(m.configuredLimitLocked(l, card), now)
 }
 
 // freePlace finds a device index for one more ENI on a card: the lowest from 1

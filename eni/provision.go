@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"time"
 
 	"github.com/vpcnet/vpcnet/eni/instancetype"
@@ -224,7 +225,7 @@ func (m *Manager) reserve(in ProvisionInput, l instancetype.Limits) (Intent, fun
 	p, ok := freePlace(in.Card, limit, m.takenPlacesLocked(nil))
 	if !ok {
 		full := &OpError{Op: string(OpProvision), reason: ReasonENILimit, Err: fmt.Errorf("card %d takes %d ENIs", in.Card, max(limit, 0))}
-		if byType := cardLimit(l, m.cfg, in.Card); limit < byType {
+		if byType := m.configuredLimitLocked(l, in.Card); limit < byType {
 			full.retryAfter = m.cardRefusals[in.Card].until.Sub(it.Start)
 			full.Err = fmt.Errorf("card %d takes %d ENIs by its type, but EC2 refused more than %d", in.Card, byType, max(limit, 0))
 		}
@@ -369,9 +370,9 @@ func (m *Manager) tags(it Intent) map[string]string {
 // groupsFor returns the security groups of a new ENI.
 func (m *Manager) groupsFor(subnet string, kind Kind) []string {
 	m.mu.Lock()
-	inst := m.inv.Instance
+	inst, selector := m.inv.Instance, m.placement.groups
 	m.mu.Unlock()
-	if g := m.cfg.Groups.Groups(inst, subnet, kind); g != nil {
+	if g := selector.Groups(inst, subnet, kind); g != nil {
 		return g
 	}
 	return inst.Groups
@@ -384,22 +385,28 @@ const subnetsAge = 10 * time.Minute
 // candidates returns the IDs of the usable subnets, best first.
 func (m *Manager) candidates(ctx context.Context) ([]string, error) {
 	m.mu.Lock()
-	inst, known, listed := m.inv.Instance, m.subnets, m.subnetsAt
+	inst, selector := m.inv.Instance, m.placement.subnets
+	known, listed, earlier := m.subnets, m.subnetsAt, m.subnetsQuery
 	m.mu.Unlock()
-	q, ask := m.cfg.Subnets.Query(inst)
+	q, ask := selector.Query(inst)
 	if !ask {
 		known = []Subnet{inst.PrimarySubnet}
-	} else if time.Since(listed) > subnetsAge {
+	} else if time.Since(listed) > subnetsAge || !reflect.DeepEqual(q, earlier) {
 		var err error
 		if known, err = m.ec2.describeSubnets(ctx, q); err != nil {
 			return nil, err
 		}
 		m.mu.Lock()
-		m.subnets, m.subnetsAt = known, time.Now()
+		m.subnets, m.subnetsQuery, m.subnetsAt = known, q, time.Now()
 		m.mu.Unlock()
 	}
+	return orderSubnets(inst, selector, known)
+}
+
+// orderSubnets returns the IDs of the subnets that the selector allows, best first.
+func orderSubnets(inst Instance, selector SubnetSelector, known []Subnet) ([]string, error) {
 	var out, full []string
-	for _, s := range m.cfg.Subnets.Order(inst, known) {
+	for _, s := range selector.Order(inst, known) {
 		if s.Free == 0 && s.Prefix.IsValid() {
 			full = append(full, s.ID) // tried last, since it may have free addresses by now
 			continue

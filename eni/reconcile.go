@@ -23,11 +23,14 @@ func (m *Manager) Reconcile(ctx context.Context) (changes int, err error) {
 	}
 	var errs []error
 	inv := m.Inventory()
+	m.mu.Lock()
+	selector := m.placement.groups
+	m.mu.Unlock()
 	for _, e := range inv.ENIs {
 		if e.Primary || !e.ForPods() || e.Attachment == "" {
 			continue
 		}
-		groups := slices.Sorted(slices.Values(m.cfg.Groups.Groups(inv.Instance, e.SubnetID, e.Kind)))
+		groups := slices.Sorted(slices.Values(selector.Groups(inv.Instance, e.SubnetID, e.Kind)))
 		if len(groups) > 0 && !slices.Equal(groups, e.Groups) {
 			changes++
 			errs = append(errs, m.withRest(restKey{op: "groups", eni: e.ID}, func() error {
