@@ -53,11 +53,11 @@ type Outlook struct {
 type Pool struct {
 	journal Journal
 	witness Witness
-	maxPods int
 	readers map[chan struct{}]bool // of Subscribe
 
-	mu sync.Mutex
-	st *state
+	mu      sync.Mutex
+	st      *state
+	maxPods int
 	// queue holds the ops of the next batch. committing is set while a caller
 	// commits a batch.
 	queue      []*op
@@ -73,13 +73,9 @@ type Pool struct {
 // the events of the journal contradict each other, Open returns ErrJournal; it
 // never guesses the owner of an address.
 func Open(cfg Config) (*Pool, error) {
-	cooldown := cfg.Cooldown
-	if cooldown == 0 {
-		cooldown = defaultCooldown
-	}
 	p := &Pool{
 		journal: cfg.Journal, witness: cfg.Witness, maxPods: cfg.MaxPods, readers: map[chan struct{}]bool{},
-		st: newState(max(0, cooldown)), outlooks: map[resource]Outlook{},
+		st: newState(cooldownOf(cfg.Cooldown)), outlooks: map[resource]Outlook{},
 	}
 	p.st.coolingSince = cfg.CoolingSince
 	if p.journal == nil {
@@ -141,6 +137,31 @@ func (p *Pool) ReleaseIf(gone func(Allocation) bool) ([]Allocation, error) {
 		return nil, err
 	}
 	return out, nil
+}
+
+// SetMaxPods changes Config.MaxPods. Attachments beyond a lower maximum keep their
+// addresses.
+func (p *Pool) SetMaxPods(n int) {
+	p.mu.Lock()
+	p.maxPods = n
+	p.mu.Unlock()
+	p.recheckQueue()
+}
+
+// SetCooldown changes Config.Cooldown, also for the addresses that are cooling.
+func (p *Pool) SetCooldown(d time.Duration) {
+	_ = p.submit(func(t *tx) error { // the op itself never fails, and without an event there is no journal
+		t.st.cooldown = cooldownOf(d)
+		return nil
+	})
+}
+
+// cooldownOf returns the cooldown that a Config.Cooldown means.
+func cooldownOf(d time.Duration) time.Duration {
+	if d == 0 {
+		return defaultCooldown
+	}
+	return max(0, d)
 }
 
 // SetOutlook sets the outlook of one family on one card. The zero Outlook

@@ -545,3 +545,44 @@ func TestReleaseIf(t *testing.T) {
 		t.Errorf("released %v, left %v, want only the addresses of b left", got, left)
 	}
 }
+
+// TestLimitsChange checks that another maximum of pods and another cooldown hold at once.
+func TestLimitsChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := open(t, ipam.Config{Cooldown: time.Hour, MaxPods: 1})
+		supply(t, p, ipam.ENI{ID: "eni-0"}, "10.0.0.10/32", "10.0.0.11/32")
+		first, second := request("a"), request("b")
+		addr := allocate(t, p, first)
+		refused := func(r ipam.Request, reason ipam.Reason) {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			var e *ipam.ExhaustedError
+			if _, err := p.Allocate(ctx, r); !errors.As(err, &e) || e.Reason != reason {
+				t.Errorf("%v, want the reason %s", err, reason)
+			}
+		}
+		refused(second, ipam.ReasonPoolLimit)
+		p.SetMaxPods(2)
+		allocate(t, p, second)
+		p.SetMaxPods(1)
+		if got := len(p.Lookup(first.Attachment)) + len(p.Lookup(second.Attachment)); got != 2 {
+			t.Errorf("%d allocations with a lower maximum, want 2", got)
+		}
+		p.SetMaxPods(0)
+		release(t, p, first)
+		refused(request("c"), ipam.ReasonCooling)
+		p.SetCooldown(-1)
+		if got := allocate(t, p, request("c")); got[0] != addr[0] {
+			t.Errorf("%v without a cooldown, want %v", got, addr)
+		}
+		p.SetCooldown(0)
+		release(t, p, second)
+		time.Sleep(29 * time.Second)
+		if v := p.View(); v.ENIs[0].Blocks[0].Cooling+v.ENIs[0].Blocks[1].Cooling != 1 {
+			t.Errorf("%+v, want an address that is cooling", v.ENIs[0].Blocks)
+		}
+		time.Sleep(2 * time.Second)
+		allocate(t, p, request("d"))
+	})
+}

@@ -15,7 +15,7 @@ package warmpool
 // Decision.Capped. It does not change other actions. Plan is pure, and safe for
 // concurrent use if the policy is.
 func Plan(p Policy, s Snapshot) Decision {
-	if w, ok := p.(ServeWaiting); ok && s.Demand.Waiting <= 0 {
+	if w, ok := p.(ServeWaiting); ok && s.Demand.Pending() <= 0 {
 		// The wrapper would change nothing, and running it would copy the snapshot
 		// and the decision once more.
 		p = w.Policy

@@ -2,34 +2,42 @@
 
 package warmpool
 
-// ServeWaiting adds one rule to a policy: the pool grows enough to serve all
-// waiting pods, as far as the card has room, whatever the policy's targets are. A
-// policy without spare addresses then works on demand, and one refill serves a
-// burst of pods. Free addresses that waiting pods can use are not given back.
+// ServeWaiting adds one rule to a policy: the pool grows enough to serve all pods
+// that wait for an address or are bound to the node without one, as far as the card
+// has room, whatever the policy's targets are. A policy without spare addresses then
+// works on demand, and one refill serves a burst of pods. Free addresses that these
+// pods can use are not given back.
 //
 // ServeWaiting compares the result of the policy's decision with the number of
-// waiting pods:
+// these pods:
 //
-//	free addresses + those the policy adds - those it gives back  >=  Demand.Waiting
+//	free addresses + those the policy adds - those it gives back  >=  Demand.Pending()
 //
 // If this holds, the decision stays as it is. Otherwise ServeWaiting first drops
-// the policy's releases, and then places the growth for the waiting pods with the
+// the policy's releases, and then places the growth for these pods with the
 // zero [Placer]. It needs no memory.
 type ServeWaiting struct {
 	Policy Policy
 }
 
-const ruleWaiting = "%d pods wait, %d addresses are free or on their way"
+const (
+	ruleWaiting = "%d pods wait, %d addresses are free or on their way"
+	ruleBound   = "%d pods are bound without an address, %d addresses are free or on their way"
+)
 
 // Decide implements Policy.
 func (w ServeWaiting) Decide(s Snapshot) Decision {
 	d := decide(w.Policy, s)
-	if s.Demand.Waiting <= 0 {
+	need, rule := s.Demand.Pending(), ruleWaiting
+	if need > s.Demand.Waiting {
+		rule = ruleBound
+	}
+	if need <= 0 {
 		return d
 	}
 	v := s.Supply()
-	if n := missing(d.Actions, v, v.Assigned+s.Demand.Waiting); n > 0 {
-		d.Explanation = Because(ruleWaiting, s.Demand.Waiting, v.Free())
+	if n := missing(d.Actions, v, v.Assigned+need); n > 0 {
+		d.Explanation = Because(rule, need, v.Free())
 		raise(&d, &s, n, d.Explanation)
 	}
 	return d

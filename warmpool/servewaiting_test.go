@@ -35,7 +35,8 @@ func TestServeWaiting(t *testing.T) {
 		want    []string
 	}{
 		{"no pod waits", func(s snapshot) { s.Demand.Waiting = 0 }, fixed{{Op: unassign, ENI: "eni-1", N: 1}}, []string{"unassign eni-1 1"}},
-		{"a bound pod does not wait yet", func(s snapshot) { s.Demand = warmpool.Demand{Bound: 9} }, nil, nil},
+		{"pods are bound", func(s snapshot) { s.Demand = warmpool.Demand{Bound: 9, Waiting: 3} }, nil, []string{"assign eni-1 4", "create 4"}},
+		{"free addresses are enough for the bound pods", func(s snapshot) { s.Demand = warmpool.Demand{Bound: 1} }, nil, nil},
 		{"free addresses are enough", func(s snapshot) { s.Demand.Waiting = 1 }, nil, nil},
 		{"the policy does nothing", nil, nil, []string{"assign eni-1 4"}},
 		{"the policy adds enough", nil, fixed{{Op: create, N: 6}}, []string{"create 6"}},

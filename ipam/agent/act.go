@@ -42,9 +42,9 @@ func (l *loop) decide(card int, v ipam.View, wake *earliest) {
 			continue
 		}
 		// Several calls that grow the pool are under way at the same time only if pods
-		// wait for more addresses than those that are free or on their way.
+		// need more addresses than those that are free or on their way.
 		busy := a.ENI != "" && l.busy(a.ENI)
-		started := l.act(card, a, v, s.Demand.Waiting > usable)
+		started := l.act(card, a, v, s.Demand.Pending() > usable)
 		if grows(a.Op) && (started || busy) {
 			usable += sup.Unit * a.N // if the ENI is busy, the call follows the present one
 		}
@@ -67,7 +67,7 @@ func growth(d warmpool.Decision) (slots int) {
 func grows(op warmpool.Op) bool { return op == warmpool.OpAssign || op == warmpool.OpCreate }
 
 // plan returns the decision of the configured policy for a snapshot.
-func (a *Agent) plan(s warmpool.Snapshot) warmpool.Decision { return warmpool.Plan(a.policy, s) }
+func (l *loop) plan(s warmpool.Snapshot) warmpool.Decision { return warmpool.Plan(l.policy, s) }
 
 // act starts an action and reports whether it did. It does not start an action
 // while the same kind backs off, or while one of the same kind is under way. If

@@ -33,6 +33,11 @@ type Config struct {
 	// Empty means IPv4. The policy counts only IPv4: one IPv6 prefix is enough for
 	// an ENI.
 	Families []ipam.Family
+	// Demand knows the pods that are bound to the node, so that the pool grows before
+	// the runtime asks for their addresses. They get them on the network card
+	// DemandCard. Nil means that only waiting pods are known.
+	Demand     Demand
+	DemandCard int
 	// Kernel reports which addresses are in use, at the start and at each audit.
 	// The Witness of the pool should query the same kernel. Nil means that the
 	// agent relies on the journal alone.
@@ -70,14 +75,16 @@ var errConfig = errors.New("agent configuration")
 // concurrent use.
 type Agent struct {
 	cfg         Config
-	policy      warmpool.Policy // as warmpool.AgentPolicy composes it
+	cards       int
 	families    []ipam.Family
 	callTimeout time.Duration
 	rand        func() float64
 	log         *slog.Logger
 	refresh     chan struct{}
+	changed     chan struct{} // a value means that next is set
 
 	mu       sync.Mutex
+	next     *rules
 	started  bool
 	status   Status
 	retryAt  time.Time
@@ -89,8 +96,8 @@ type Agent struct {
 // wrong with cfg.
 func New(cfg Config) (*Agent, error) {
 	a := &Agent{
-		cfg: cfg, policy: warmpool.AgentPolicy(cfg.Policy), families: slices.Clone(cfg.Families), callTimeout: cfg.CallTimeout, rand: cfg.Rand,
-		log: cfg.Logger, refresh: make(chan struct{}, 1),
+		cfg: cfg, cards: len(cfg.Limits), families: slices.Clone(cfg.Families), callTimeout: cfg.CallTimeout, rand: cfg.Rand,
+		log: cfg.Logger, refresh: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}
 	if len(a.families) == 0 {
 		a.families = []ipam.Family{ipam.IPv4}
@@ -113,21 +120,34 @@ func New(cfg Config) (*Agent, error) {
 		bad = "needs the limits of card 0"
 	case a.families[0] != ipam.IPv4 && a.families[0] != ipam.IPv6 || len(slices.Compact(a.families)) != len(a.families):
 		bad = fmt.Sprintf("has families %v, want IPv4 and IPv6, each at most once", cfg.Families)
-	case cfg.Policy == nil && a.families[0] == ipam.IPv4:
-		bad = "needs a policy for IPv4"
-	case cfg.Policy != nil && warmpool.CheckPolicy(cfg.Policy) != nil:
-		bad = "has an incomplete policy: " + warmpool.CheckPolicy(cfg.Policy).Error()
 	}
 	if bad != "" {
 		return nil, fmt.Errorf("%w %s", errConfig, bad)
+	}
+	if err := a.checkPolicy(cfg.Policy); err != nil {
+		return nil, err
 	}
 	a.status = Status{Reason: ipam.ReasonAgentStarting, Evidence: "the agent is not running yet"}
 	a.setOutlooks(ipam.Outlook{Reason: a.status.Reason, Evidence: a.status.Evidence})
 	return a, nil
 }
 
+// checkPolicy returns an error for a policy that the agent cannot run.
+func (a *Agent) checkPolicy(p warmpool.Policy) error {
+	if p == nil && a.families[0] != ipam.IPv4 {
+		return nil
+	}
+	if p == nil {
+		return fmt.Errorf("%w needs a policy for IPv4", errConfig)
+	}
+	if err := warmpool.CheckPolicy(p); err != nil {
+		return fmt.Errorf("%w has an incomplete policy: %w", errConfig, err)
+	}
+	return nil
+}
+
 func (a *Agent) setOutlooks(o ipam.Outlook) {
-	for card := range a.cfg.Limits {
+	for card := range a.cards {
 		for _, f := range a.families {
 			a.cfg.Pool.SetOutlook(card, f, o)
 		}
@@ -178,21 +198,28 @@ func (a *Agent) Run(ctx context.Context) error {
 	if ran {
 		return fmt.Errorf("%w: Run was called twice", errConfig)
 	}
-	l := &loop{
-		Agent: a, results: make(chan result), backoffs: map[key]*backoff{},
-		links: map[string]*link{}, gone: map[string]bool{}, memory: map[int]warmpool.Memory{},
-		decided: map[int]warmpool.Decision{}, uncertainAt: time.Now(), auditDue: true,
-	}
+	l := a.newLoop()
 	l.deadCollected = a.releaseEnded(ctx)
 	l.restoreKnown()
 	l.run(ctx)
 	return nil
 }
 
+// newLoop returns the state of Run at its start.
+func (a *Agent) newLoop() *loop {
+	return &loop{
+		Agent: a, policy: warmpool.AgentPolicy(a.cfg.Policy), limits: a.cfg.Limits,
+		results: make(chan result), backoffs: map[key]*backoff{},
+		links: map[string]*link{}, gone: map[string]bool{}, memory: map[int]warmpool.Memory{},
+		decided: map[int]warmpool.Decision{}, uncertainAt: time.Now(), auditDue: true,
+	}
+}
+
 // run takes turns until ctx ends, then waits for the tasks under way.
 func (l *loop) run(ctx context.Context) {
 	changed, unsubscribe := l.cfg.Pool.Subscribe()
 	defer unsubscribe()
+	demand := l.demandChanged()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for ctx.Err() == nil {
@@ -203,6 +230,8 @@ func (l *loop) run(ctx context.Context) {
 		l.launch(ctx)
 		select {
 		case <-changed:
+		case <-demand:
+		case <-l.changed:
 		case r := <-l.results:
 			l.finish(ctx, r)
 		case <-l.refresh:

@@ -29,6 +29,8 @@ type world struct {
 	kernel *kernel
 	disk   *disk
 	config func(*agent.Config)
+	// prepare is called with each agent before it runs.
+	prepare func(*agent.Agent)
 	// burst is the number of pods that day adds at once, at its start.
 	burst int
 
@@ -46,7 +48,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, cloud: newCloud(), kernel: newKernel(), disk: &disk{}, pods: map[string][]ipam.Allocation{}, ended: map[string]bool{}, lost: map[string]bool{}, config: func(*agent.Config) {}}
+	w := &world{t: t, cloud: newCloud(), kernel: newKernel(), disk: &disk{}, pods: map[string][]ipam.Allocation{}, ended: map[string]bool{}, lost: map[string]bool{}, config: func(*agent.Config) {}, prepare: func(*agent.Agent) {}}
 	w.cloud.inUse = func(b netip.Prefix) bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -91,6 +93,7 @@ func (w *world) boot(killAt int) *process {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.prepare(a)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

@@ -22,9 +22,10 @@ type burst struct {
 	first, last time.Time // when the first and the latest pod came
 }
 
-// demand counts the addresses in use and the pods that wait for one.
-func demand(v ipam.View) int {
-	n := len(v.Waiting)
+// demand counts the addresses in use and the pods that wait for one, or are bound to the
+// node without one.
+func (l *loop) demand(v ipam.View) int {
+	n := max(len(v.Waiting), l.bound)
 	for _, e := range v.ENIs {
 		for _, b := range e.Blocks {
 			n += b.Used

@@ -73,6 +73,10 @@ type result struct {
 // of the values that they need, and return a function that applies their outcome.
 type loop struct {
 	*Agent
+	policy warmpool.Policy // as warmpool.AgentPolicy composes it
+	limits []warmpool.Limits
+	// bound is the number of pods that are bound to the node and hold no address.
+	bound   int
 	wg      sync.WaitGroup
 	results chan result
 	// stopping is set when the context of Run has ended. Tasks then fail because
@@ -121,11 +125,13 @@ type loop struct {
 // turn checks everything once, starts what can be started, and returns when to
 // check again. Zero means that no time is known.
 func (l *loop) turn() time.Time {
+	l.reconfigure()
+	l.bound = l.Agent.bound()
 	v := l.cfg.Pool.View()
 	var wake earliest
 	l.observe(v, &wake)
 	l.audit(v, &wake)
-	l.burst.update(demand(v), v.At)
+	l.burst.update(l.demand(v), v.At)
 	l.servable = l.servable || l.serves(v)
 	if l.observed {
 		l.resume(v)
@@ -134,7 +140,7 @@ func (l *loop) turn() time.Time {
 		l.ensureLinks(v, &wake)
 	}
 	if l.observed {
-		for card := range l.cfg.Limits {
+		for card := range l.limits {
 			l.decide(card, v, &wake)
 			l.supplyIPv6(card, v)
 		}

@@ -13,7 +13,7 @@ import (
 // outlooks sets the outlook of each card and family in the pool, and returns the
 // first one that has a reason.
 func (l *loop) outlooks(v ipam.View) (first ipam.Outlook) {
-	for card := range l.cfg.Limits {
+	for card := range l.limits {
 		for _, f := range l.families {
 			o := l.outlook(card, f, v)
 			l.cfg.Pool.SetOutlook(card, f, o)

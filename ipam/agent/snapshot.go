@@ -13,7 +13,7 @@ import (
 // snapshot returns the state of one card for the policy.
 func (l *loop) snapshot(card int, v ipam.View) warmpool.Snapshot {
 	family := l.families[0]
-	s := warmpool.Snapshot{Now: v.At, Card: card, Limits: l.cfg.Limits[card], Memory: l.memory[card]}
+	s := warmpool.Snapshot{Now: v.At, Card: card, Limits: l.limits[card], Memory: l.memory[card]}
 	devices := map[string]int{}
 	for _, e := range l.foreign {
 		if e.Card == card {
@@ -38,6 +38,9 @@ func (l *loop) snapshot(card int, v ipam.View) warmpool.Snapshot {
 		if w.Request.Card == card && slices.Contains(w.Request.Families, family) {
 			s.Demand.Waiting++
 		}
+	}
+	if card == l.cfg.DemandCard {
+		s.Demand.Bound = l.bound
 	}
 	if l.subnetUntil.After(v.At) {
 		s.Subnet = l.subnet
