@@ -76,6 +76,9 @@ type Server struct {
 	// SweepSoon must also sweep when it starts. Nil means that plugins delete links
 	// themselves, and that runtimes wait for it.
 	SweepSoon func()
+	// Further answers the requests of these users whose path is not one of the protocol.
+	// Nil means that there are none.
+	Further http.Handler
 	// Logger gets a line for each call, at level warn for failures and at level
 	// debug for the others. Optional.
 	Logger *slog.Logger
@@ -163,6 +166,15 @@ func (s *Server) handler(ctx context.Context) http.Handler {
 	handle(ctx, mux, s, cniplugin.PathStatus, func(ctx context.Context, _ empty) (empty, error) {
 		return empty{}, b.Status(ctx)
 	})
+	if s.Further != nil {
+		mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+			if e := s.allowed(r); e != nil {
+				s.fail(w, r.URL.Path, http.StatusForbidden, e)
+				return
+			}
+			s.Further.ServeHTTP(w, r)
+		})
+	}
 	return mux
 }
 

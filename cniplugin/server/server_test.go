@@ -541,3 +541,36 @@ func TestProxy(t *testing.T) {
 		t.Errorf("Status = %v, want the error of the agent", err)
 	}
 }
+
+// TestFurther checks that requests with other paths reach Further, and only from users that
+// may call.
+func TestFurther(t *testing.T) {
+	own := uint32(os.Geteuid())
+	for _, c := range []struct {
+		uid  uint32
+		want int
+	}{{own, http.StatusTeapot}, {own + 1, http.StatusForbidden}} {
+		path := socketPath(t)
+		further := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+		serve(t, &server.Server{Backend: servertest.New(one), Further: further, AllowUIDs: []uint32{c.uid}}, path)
+		client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		}}}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://agent/v1/other", strings.NewReader("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != c.want {
+			t.Errorf("status %d for a caller that must be user %d, want %d", res.StatusCode, c.uid, c.want)
+		}
+		if err := (cniplugin.Client{Socket: path}).Status(t.Context()); (err == nil) != (c.want == http.StatusTeapot) {
+			t.Errorf("Status of the protocol: %v", err)
+		}
+	}
+}

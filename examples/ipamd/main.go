@@ -40,8 +40,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 		fmt.Fprintf(stderr, "ipamd: %v\nRun ipamd -help for all flags and variables.\n", err)
 		return 2
 	}
-	log := newLog(stderr, s.Level())
-	if err := serve(ctx, cfg, s.Introspection, log); err != nil {
+	c := newChanger(args, getenv, s)
+	log := newLog(stderr, &c.level)
+	c.log = log
+	if err := serve(ctx, cfg, c, log); err != nil {
 		log.Error("agent ends", "err", err)
 		return 1
 	}
@@ -60,17 +62,22 @@ func newLog(w io.Writer, level slog.Leveler) *slog.Logger {
 	}}))
 }
 
-// serve runs the agent and its introspection until ctx ends.
-func serve(ctx context.Context, cfg ipamd.Config, introspection string, log *slog.Logger) error {
+// serve runs the agent, the changes of its settings, and its introspection until ctx ends.
+func serve(ctx context.Context, cfg ipamd.Config, c *changer, log *slog.Logger) error {
 	m := newMetrics()
-	cfg.Logger, cfg.Hooks = log, m.hooks()
+	cfg.Logger, cfg.Hooks, cfg.Handler = log, m.hooks(), c.handler()
 	a, err := ipamd.New(cfg)
 	if err != nil {
 		return err
 	}
+	c.agent = a
+	for _, w := range c.start.Warnings() {
+		log.Warn(w)
+	}
 	m.watch(a.View)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.Run(ctx) })
-	g.Go(func() error { return introspect(ctx, introspection, a.Status, m.handler()) })
+	g.Go(func() error { return c.follow(ctx) })
+	g.Go(func() error { return introspect(ctx, c.start.Introspection, a.Status, m.handler()) })
 	return g.Wait()
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -15,10 +16,13 @@ import (
 
 // Agent is a node agent. Create one with [New]. It is safe for concurrent use.
 type Agent struct {
-	cfg     Config
 	subs    subscriptions
 	started atomic.Bool
 	node    atomic.Pointer[node] // nil until Run has opened it
+
+	mu    sync.Mutex
+	cfg   Config   // the present one
+	parts *started // nil until the instance is known
 }
 
 // New returns an agent. It opens nothing. It returns an error for a configuration that
@@ -39,7 +43,7 @@ func New(cfg Config) (*Agent, error) {
 // state directory at any time. An agent runs only once.
 func (a *Agent) Run(ctx context.Context) (err error) {
 	if a.started.Swap(true) {
-		return fmt.Errorf("%w: Run was called twice", errConfig)
+		return fmt.Errorf("%w: Run was called twice", ErrConfig)
 	}
 	n, err := a.open(ctx)
 	if err != nil {
@@ -50,7 +54,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	n.log.Info("agent listens", "socket", n.cfg.Socket, "layout", n.cfg.Layout, "policy", fmt.Sprintf("%T", n.cfg.Policy))
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return (&server.Server{Backend: n.backend, SweepSoon: n.links.SweepSoon, Logger: n.log}).Serve(ctx, n.listener)
+		return (&server.Server{Backend: n.backend, SweepSoon: n.links.SweepSoon, Further: n.cfg.Handler, Logger: n.log}).Serve(ctx, n.listener)
 	})
 	g.Go(func() error { return n.links.Sweep(ctx, n.log) })
 	g.Go(func() error { return a.subs.run(ctx, n.pool) })
@@ -59,7 +63,10 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		if err != nil || st == nil {
 			return err
 		}
-		g.Go(func() error { return n.audit(ctx, st.manager, st.agent) })
+		if err := a.publish(n, st); err != nil {
+			return err
+		}
+		g.Go(func() error { return n.audit(ctx, st) })
 		g.Go(func() error { return n.sweep(ctx, st.client, st.manager) })
 		g.Go(func() error { return n.whenReady(ctx) })
 		return st.agent.Run(ctx)

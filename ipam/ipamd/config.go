@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"slices"
 	"time"
@@ -102,7 +103,15 @@ type Config struct {
 	// HTTPTimeout limits one request to EC2 or the metadata service. Zero means 10 s.
 	HTTPTimeout time.Duration
 
-	Hooks Hooks
+	// Demand knows the pods that are bound to the node, so that the pool grows before the
+	// runtime asks for their addresses. Nil means that only waiting pods are known.
+	Demand agent.Demand
+
+	// Handler answers requests at Socket that are not of the plugin's protocol, from the
+	// users that may call the agent: root and the user that runs it. Nil means that there
+	// are none.
+	Handler http.Handler
+	Hooks   Hooks
 	// Logger receives every decision. Nil discards.
 	Logger *slog.Logger
 }
@@ -137,7 +146,8 @@ const (
 	maxSocket = 103
 )
 
-var errConfig = errors.New("ipamd configuration")
+// ErrConfig is wrapped by the errors for a [Config] that an agent cannot have.
+var ErrConfig = errors.New("ipamd configuration")
 
 // withDefaults returns the configuration with the defaults in the place of zero values.
 func (c Config) withDefaults() (Config, error) {
@@ -181,13 +191,13 @@ func (c *Config) validate() error {
 		bad = fmt.Sprintf("MaxENIs %d, MaxPods %d, HTTPTimeout %v: want none below 0", c.MaxENIs, c.MaxPods, c.HTTPTimeout)
 	}
 	if bad != "" {
-		return fmt.Errorf("%w: %s", errConfig, bad)
+		return fmt.Errorf("%w: %s", ErrConfig, bad)
 	}
 	if err := datapath.ValidateHostLinkPrefix(c.HostLinkPrefix); err != nil {
-		return fmt.Errorf("%w: HostLinkPrefix: %w", errConfig, err)
+		return fmt.Errorf("%w: HostLinkPrefix: %w", ErrConfig, err)
 	}
 	if err := warmpool.CheckPolicy(c.Policy); err != nil {
-		return fmt.Errorf("%w: Policy: %w", errConfig, err)
+		return fmt.Errorf("%w: Policy: %w", ErrConfig, err)
 	}
 	return nil
 }

@@ -38,7 +38,8 @@ type node struct {
 
 // open opens socket, journals and kernel. After an error nothing is open.
 func (a *Agent) open(ctx context.Context) (*node, error) {
-	n := &node{cfg: a.cfg, log: a.cfg.Logger}
+	cfg := a.config()
+	n := &node{cfg: cfg, log: cfg.Logger}
 	if err := n.open(ctx); err != nil {
 		return nil, errors.Join(err, n.close())
 	}

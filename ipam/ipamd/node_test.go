@@ -122,7 +122,7 @@ func (n *world) run(ctx context.Context, warm int) *agent.Agent {
 	})
 	n.check(err)
 	go a.Run(ctx)
-	go n.node.audit(ctx, n.manager, a)
+	go n.node.audit(ctx, &started{manager: n.manager, agent: a})
 	return a
 }
 

@@ -34,10 +34,9 @@ const (
 // the metadata service describes the instance. It returns nil if ctx ends first.
 func (n *node) start(ctx context.Context) (*started, error) {
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
-		st, limits, err := n.prepare(ctx)
+		st, err := n.prepare(ctx)
 		if err == nil {
-			st.agent, err = n.newAgent(st.manager, limits)
-			return st, err
+			return st, n.newAgent(st)
 		}
 		if ctx.Err() != nil {
 			return nil, nil
@@ -55,9 +54,15 @@ func (n *node) start(ctx context.Context) (*started, error) {
 
 // started has the parts that exist once the instance is known.
 type started struct {
+	pool    *ipam.Pool
 	agent   *agent.Agent
 	client  *eni.Client
 	manager *eni.Manager
+	limits  instancetype.Limits
+	cards   []int // with addresses for pods
+	// regroup receives a value when the ENIs may have other security groups than the
+	// configuration chooses.
+	regroup chan struct{}
 }
 
 const (
@@ -76,8 +81,10 @@ const (
 // know, or if an unfinished operation could be finished. It releases the addresses
 // of tombstones, which plugins leave while the agent is too busy for them, and
 // follows the prefixes of the VPC. It only logs that the metadata service does not
-// answer, because the calls that need it fail anyway.
-func (n *node) audit(ctx context.Context, manager *eni.Manager, a *agent.Agent) error {
+// answer, because the calls that need it fail anyway. After a change of the
+// configuration it corrects the security groups of the ENIs.
+func (n *node) audit(ctx context.Context, st *started) error {
+	manager, a, regroup := st.manager, st.agent, false
 	if n.finishOperations(ctx, manager, slog.LevelWarn) {
 		a.Refresh()
 	}
@@ -94,6 +101,10 @@ func (n *node) audit(ctx context.Context, manager *eni.Manager, a *agent.Agent) 
 			if manager.Inventory().EC2Err != nil {
 				a.Refresh()
 			}
+			regroup = regroup && !n.regroup(ctx, manager)
+			continue
+		case <-st.regroup:
+			regroup = !n.regroup(ctx, manager)
 			continue
 		case <-ctx.Done():
 			return nil
@@ -113,6 +124,21 @@ func (n *node) audit(ctx context.Context, manager *eni.Manager, a *agent.Agent) 
 			a.Refresh()
 		}
 	}
+}
+
+// regroup corrects the security groups of the ENIs and reports whether it could.
+func (n *node) regroup(ctx context.Context, manager *eni.Manager) bool {
+	bounded, cancel := context.WithTimeout(ctx, finishTime)
+	defer cancel()
+	changes, err := manager.Reconcile(bounded)
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		n.log.Warn("the security groups of ENIs cannot be changed yet", "err", n.advise(err))
+	case changes > 0:
+		n.log.Info("ENIs have the security groups of the configuration", "changes", changes)
+	}
+	return err == nil
 }
 
 // sweepsAfter are the times after its start at which the agent searches for ENIs that
@@ -220,10 +246,10 @@ func stillOpen(before, after []eni.Intent) (open int) {
 // prepare creates the ENI manager and finds the limits of the instance. It leaves
 // unfinished operations of an earlier process to audit, because serving pods is more
 // urgent.
-func (n *node) prepare(ctx context.Context) (*started, instancetype.Limits, error) {
+func (n *node) prepare(ctx context.Context) (*started, error) {
 	client, region, err := connect(ctx, n.cfg, n.known.Region, n.observeCall)
 	if err != nil {
-		return nil, instancetype.Limits{}, err
+		return nil, err
 	}
 	n.recorder.setRegion(region)
 	manager, err := eni.New(eni.Config{
@@ -231,33 +257,37 @@ func (n *node) prepare(ctx context.Context) (*started, instancetype.Limits, erro
 		Subnets: n.cfg.Subnets, Groups: n.cfg.Groups, MaxENIs: n.cfg.MaxENIs, InUse: InUse(n.pool, n.links.Witness), Known: n.known.Inventory,
 	})
 	if err != nil {
-		return nil, instancetype.Limits{}, err
+		return nil, err
 	}
 	// Reading the journal removes ENIs and addresses that are being deleted from the
 	// inventory.
 	if _, err := manager.Unfinished(ctx); err != nil {
-		return nil, instancetype.Limits{}, err
+		return nil, err
 	}
 	limits, err := manager.Limits(ctx)
-	return &started{client: client, manager: manager}, limits, err
+	return &started{pool: n.pool, client: client, manager: manager, limits: limits, regroup: make(chan struct{}, 1)}, err
 }
 
-func (n *node) newAgent(manager *eni.Manager, limits instancetype.Limits) (*agent.Agent, error) {
+// newAgent creates the agent of st.
+func (n *node) newAgent(st *started) (err error) {
+	manager, limits := st.manager, st.limits
 	// The node record makes the next start faster; without it that is still correct.
 	changed := func(inv eni.Inventory) { _ = n.recorder.store(inv) }
 	p := &Provider{Manager: manager, Pool: n.pool, Links: n.links, Prefixes: n.cfg.prefixes(limits), MTU: n.cfg.ENIMTU, NoPrimary: n.cfg.NoPrimaryPods, Changed: changed}
 	enis, err := p.Register(manager.Inventory(), false)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	cards := n.cfg.cards(limits, manager.Inventory())
-	a, err := agent.New(agent.Config{
+	st.cards = n.cfg.cards(limits, manager.Inventory())
+	st.agent, err = agent.New(agent.Config{
 		Pool:       n.pool,
 		Provider:   p,
 		Links:      n.links,
 		Policy:     n.cfg.Policy,
-		Limits:     n.cfg.limits(limits, cards),
+		Limits:     n.cfg.limits(limits, st.cards),
 		Families:   n.cfg.Families,
+		Demand:     n.cfg.Demand,
+		DemandCard: st.cards[0],
 		Kernel:     n.links,
 		Known:      enis,
 		Tombstones: func(ctx context.Context, _ func(ipam.Attachment) error) error { return n.tombstones(ctx, n.release) },
@@ -266,11 +296,11 @@ func (n *node) newAgent(manager *eni.Manager, limits instancetype.Limits) (*agen
 		Logger:     n.log,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	n.log.Info("instance known", "type", limits.Type, "limits", limits.Source, "enis", limits.Cards, "slots", limits.SlotsPerENI(), "earlier", len(enis))
-	n.backend.Serve(a, cards...)
-	return a, nil
+	n.backend.Serve(st.agent, st.cards...)
+	return nil
 }
 
 // tombstones calls release for the attachment of each tombstone, and deletes the

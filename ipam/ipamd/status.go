@@ -98,7 +98,7 @@ type PodStatus struct {
 func (a *Agent) Status() Status {
 	n := a.node.Load()
 	if n == nil {
-		return (&node{cfg: a.cfg}).emptyStatus()
+		return (&node{cfg: a.config()}).emptyStatus()
 	}
 	return n.status()
 }

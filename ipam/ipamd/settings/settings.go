@@ -48,13 +48,26 @@ type Settings struct {
 	MaxENI int
 	// CooldownPeriod is how long a released address rests. Zero means not at all.
 	CooldownPeriod time.Duration
+	// ConfigFile is the file with further settings.
+	ConfigFile string
 	// Introspection is where the program shows its status, and LogLevel what it logs.
 	Introspection string
 	LogLevel      string
 
 	// given has the names of the settings that were set.
 	given map[string]bool
+	// networks is the content of PodNetworks, which Agent reads.
+	networks string
+	// warnings are those of Warnings.
+	warnings []string
 }
+
+// unset is the value of a target that means that it is not set.
+const unset = -1
+
+// levelFatal is a level of amazon-vpc-cni-k8s above error. The agent has nothing to log
+// at it.
+const levelFatal = "fatal"
 
 // The names of warm pool policies. auto means aws if one of its targets is set, and
 // band otherwise.
@@ -105,40 +118,43 @@ func (s *Settings) options() []option {
 func (s *Settings) poolOptions() []option {
 	const group = "Warm pool and addresses"
 	return []option{
-		{group, "warm-policy", "VPCNET_WARM_POLICY", "POLICY", "Policy that decides how much spare capacity the node keeps, as NAME or NAME:key=value,...; `vpcctl pool sim -help` lists names and keys. aws without keys follows the four targets below as amazon-vpc-cni-k8s does; band is a dead band that needs no setting; auto is aws if one of the targets is set and band otherwise.", policyValue(&s.WarmPolicy)},
-		{group, "warm-eni-target", "WARM_ENI_TARGET", "N", "Keep as many free addresses as N whole ENIs have. Overridden by the two IP targets; not used with prefixes.", intValue(&s.WarmENITarget, 0, 1000)},
-		{group, "warm-ip-target", "WARM_IP_TARGET", "N", "Keep N addresses free. 0 means not set.", intValue(&s.WarmIPTarget, 0, 100000)},
-		{group, "minimum-ip-target", "MINIMUM_IP_TARGET", "N", "Hold at least N addresses, free or in use. 0 means not set.", intValue(&s.MinimumIPTarget, 0, 100000)},
-		{group, "warm-prefix-target", "WARM_PREFIX_TARGET", "N", "Keep N delegated prefixes wholly free. Used with prefixes only; overridden by the two IP targets.", intValue(&s.WarmPrefixTarget, 0, 10000)},
-		{group, "enable-ipv4", "ENABLE_IPv4", "", "Give each pod an IPv4 address.", boolValue(&s.EnableIPv4)},
-		{group, "enable-ipv6", "ENABLE_IPv6", "", "Give each pod an IPv6 address, from a /80 prefix of the ENI. With both families a pod has one address of each.", boolValue(&s.EnableIPv6)},
+		{group, "warm-policy", "VPCNET_WARM_POLICY", "POLICY", "Policy that decides how much spare capacity the node keeps, as NAME or NAME:key=value,...; `vpcctl pool sim -help` lists names and keys. aws without keys follows the four targets below as amazon-vpc-cni-k8s does; band is a dead band that needs no setting; auto is aws if one of the targets is set and band otherwise.", policyValue(&s.WarmPolicy).live()},
+		{group, "warm-eni-target", "WARM_ENI_TARGET", "N", "Keep as many free addresses as N whole ENIs have. Overridden by the two IP targets; not used with prefixes. -1 means not set, also for the three targets below.", intValue(&s.WarmENITarget, unset, 1000).live()},
+		{group, "warm-ip-target", "WARM_IP_TARGET", "N", "Keep N addresses free. 0 means not set.", intValue(&s.WarmIPTarget, unset, 100000).live()},
+		{group, "minimum-ip-target", "MINIMUM_IP_TARGET", "N", "Hold at least N addresses, free or in use. 0 means not set.", intValue(&s.MinimumIPTarget, unset, 100000).live()},
+		{group, "warm-prefix-target", "WARM_PREFIX_TARGET", "N", "Keep N delegated prefixes wholly free. Used with prefixes only; overridden by the two IP targets.", intValue(&s.WarmPrefixTarget, unset, 10000).live()},
+		{group, "enable-ipv4", "ENABLE_IPv4", "", "Give each pod an IPv4 address.", boolValue(&s.EnableIPv4).drain()},
+		{group, "enable-ipv6", "ENABLE_IPv6", "", "Give each pod an IPv6 address, from a /80 prefix of the ENI. With both families a pod has one address of each.", boolValue(&s.EnableIPv6).drain()},
 		{group, "enable-prefix-delegation", "ENABLE_PREFIX_DELEGATION", "", "Assign /28 prefixes to ENIs instead of single addresses.", boolValue(&s.Prefixes)},
-		{group, "enable-multi-nic", "ENABLE_MULTI_NIC", "", "Serve all network cards of the instance, and give pods with the annotation k8s.amazonaws.com/nicConfig=multi-nic-attachment an interface on each. Cards that only an EFA-only ENI uses are left alone.", boolValue(&s.EachCard)},
-		{group, "max-eni", "MAX_ENI", "N", "Use at most N ENIs of each network card. 0 or -1 means what the instance type allows.", intValue(&s.MaxENI, -1, 1000)},
-		{group, "max-pods", "VPCNET_MAX_PODS", "N", "Give addresses to at most N pods. 0 means as many as the ENIs have addresses for.", intValue(&s.MaxPods, 0, 100000)},
-		{group, "ip-cooldown-period", "IP_COOLDOWN_PERIOD", "SECONDS", "How long a released address cools before another pod can get it.", secondsValue(&s.CooldownPeriod)},
+		{group, "enable-multi-nic", "ENABLE_MULTI_NIC", "", "Serve all network cards of the instance, and give pods with the annotation k8s.amazonaws.com/nicConfig=multi-nic-attachment an interface on each. Cards that only an EFA-only ENI uses are left alone.", boolValue(&s.EachCard).drain()},
+		{group, "max-eni", "MAX_ENI", "N", "Use at most N ENIs of each network card. 0 or -1 means what the instance type allows.", intValue(&s.MaxENI, -1, 1000).live()},
+		{group, "max-pods", "VPCNET_MAX_PODS", "N", "Give addresses to at most N pods. 0 means as many as the ENIs have addresses for.", intValue(&s.MaxPods, 0, 100000).live()},
+		{group, "ip-cooldown-period", "IP_COOLDOWN_PERIOD", "SECONDS", "How long a released address cools before another pod can get it.", secondsValue(&s.CooldownPeriod).live()},
 	}
 }
 
+// placementGroup is the group of the settings that say where pods' ENIs are.
+const placementGroup = "Subnets and security groups of pods"
+
 func (s *Settings) placementOptions() []option {
-	const group = "Subnets and security groups of pods"
+	const group = placementGroup
 	return []option{
-		{group, "custom-network", "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "", "Give pods the subnets and security groups of -pod-networks, or of -pod-subnets and -pod-security-groups. The primary ENI then has no pods, and the node has fewer: `vpcctl max-pods -custom-networking`.", boolValue(&s.CustomNetwork)},
-		{group, "pod-networks", "VPCNET_POD_NETWORKS", "FILE", `JSON file with the networks of pods by name: {"us-west-2a":{"subnets":["subnet-0a"],"groups":["sg-0a"]}}. A node uses the network with the name of its zone, or else the one named default.`, textValue(&s.PodNetworks)},
-		{group, "pod-network", "VPCNET_POD_NETWORK", "NAME", "Name of the network in -pod-networks. Empty means that of the zone.", textValue(&s.PodNetwork)},
-		{group, "pod-subnets", "VPCNET_POD_SUBNETS", "ID,...", "Subnets of pods. The first one in the node's zone that is not full is used.", listValue(&s.PodSubnets)},
-		{group, "pod-security-groups", "VPCNET_POD_SECURITY_GROUPS", "ID,...", "Security groups of the pods' ENIs. Empty means those of the primary ENI.", listValue(&s.PodGroups)},
-		{group, "enable-subnet-discovery", "ENABLE_SUBNET_DISCOVERY", "", "Create ENIs in the subnets of the zone that have the tag kubernetes.io/role/cni, the one with the most free addresses first. Each creation then needs ec2:DescribeSubnets.", boolValue(&s.SubnetDiscovery)},
+		{group, "custom-network", "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "", "Give pods the subnets and security groups of -pod-networks, or of -pod-subnets and -pod-security-groups. The primary ENI then has no pods, and the node has fewer: `vpcctl max-pods -custom-networking`.", boolValue(&s.CustomNetwork).drain()},
+		{group, "pod-networks", "VPCNET_POD_NETWORKS", "FILE", `JSON file with the networks of pods by name: {"us-west-2a":{"subnets":["subnet-0a"],"groups":["sg-0a"]}}. A node uses the network with the name of its zone, or else the one named default.`, textValue(&s.PodNetworks).live()},
+		{group, "pod-network", "VPCNET_POD_NETWORK", "NAME", "Name of the network in -pod-networks. Empty means that of the zone.", textValue(&s.PodNetwork).live()},
+		{group, "pod-subnets", "VPCNET_POD_SUBNETS", "ID,...", "Subnets of pods. The first one in the node's zone that is not full is used.", listValue(&s.PodSubnets).live()},
+		{group, "pod-security-groups", "VPCNET_POD_SECURITY_GROUPS", "ID,...", "Security groups of the pods' ENIs. Empty means those of the primary ENI.", listValue(&s.PodGroups).live()},
+		{group, "enable-subnet-discovery", "ENABLE_SUBNET_DISCOVERY", "", "Create ENIs in the subnets of the zone that have the tag kubernetes.io/role/cni, the one with the most free addresses first. Each creation then needs ec2:DescribeSubnets.", boolValue(&s.SubnetDiscovery).live()},
 	}
 }
 
 func (s *Settings) kernelOptions() []option {
 	const group = "Links, routes and rules"
 	return []option{
-		{group, "layout", "VPCNET_LAYOUT", "NAME", "How pods are routed: flat, where rules do not grow with pods, or per-pod, the rules of amazon-vpc-cni-k8s. Change it only on a node without pods.", choiceValue(&s.Layout, datapath.Flat, datapath.PerPod)},
+		{group, "layout", "VPCNET_LAYOUT", "NAME", "How pods are routed: flat, where rules do not grow with pods, or per-pod, the rules of amazon-vpc-cni-k8s. Change it only on a node without pods.", choiceValue(&s.Layout, datapath.Flat, datapath.PerPod).drain()},
 		{group, "eni-mtu", "AWS_VPC_ENI_MTU", "BYTES", "MTU of the ENIs.", intValue(&s.ENIMTU, 576, 9001)},
 		{group, "pod-mtu", "POD_MTU", "BYTES", "MTU of pod links. 0 means that of the ENIs.", zeroOr(intValue(&s.PodMTU, 576, 9001), &s.PodMTU)},
-		{group, "veth-prefix", "AWS_VPC_K8S_CNI_VETHPREFIX", "PREFIX", "First letters of the names of the host side links of pods, at most four.", linkPrefixValue(&s.HostLinkPrefix, "eth", "lo", "vlan")},
+		{group, "veth-prefix", "AWS_VPC_K8S_CNI_VETHPREFIX", "PREFIX", "First letters of the names of the host side links of pods, at most four.", linkPrefixValue(&s.HostLinkPrefix, "eth", "lo", "vlan").drain()},
 		{group, "external-services", "AWS_EXTERNAL_SERVICE_CIDRS", "CIDR,...", "Destinations that pods always reach by the primary ENI.", prefixesValue(&s.ServicePrefixes)},
 		{group, "refuse-metadata", "VPCNET_REFUSE_METADATA", "", "Keep pods from the instance metadata service.", boolValue(&s.RefuseMetadata)},
 	}
@@ -168,18 +184,35 @@ func (s *Settings) cloudOptions() []option {
 func (s *Settings) processOptions() []option {
 	const group = "Process"
 	return []option{
+		{group, "config", "VPCNET_CONFIG", "FILE", "File with further settings, as lines NAME=value with the names of the variables. Flags and variables override it. The agent reads it again on SIGHUP.", textValue(&s.ConfigFile)},
 		{group, "socket", "VPCNET_SOCKET", "PATH", "Unix socket on which vpc-cni asks for addresses.", textValue(&s.Socket)},
-		{group, "state-dir", "VPCNET_STATE_DIR", "PATH", "Directory for the state that must survive a restart.", textValue(&s.StateDir)},
+		{group, "state-dir", "VPCNET_STATE_DIR", "PATH", "Directory for the state that must survive a restart.", textValue(&s.StateDir).drain()},
 		{group, "conflist", "VPCNET_CONFLIST", "PATH", "File to which the CNI configuration is written once the first address can be given to a pod. The kubelet then reports the node as ready. Empty means no file.", textValue(&s.Conflist)},
 		{group, "introspection-bind-address", "INTROSPECTION_BIND_ADDRESS", "WHERE", "Address at which /v1/status shows the pool as JSON, and /metrics shows metrics for Prometheus: unix:PATH, or HOST:PORT, which every process with the node's network can read. Empty means no address.", textValue(&s.Introspection)},
-		{group, "log-level", "AWS_VPC_K8S_CNI_LOGLEVEL", "LEVEL", "debug, info, warn or error. The log goes to standard error, one JSON object a line.", choiceValue(&s.LogLevel, "debug", "info", "warn", "error")},
+		{group, "log-level", "AWS_VPC_K8S_CNI_LOGLEVEL", "LEVEL", "debug, info, warn, error or fatal, which means the same as error. The log goes to standard error, one JSON object a line.", choiceValue(&s.LogLevel, "debug", "info", "warn", "error", levelFatal).live()},
 	}
 }
 
-// Parse parses the command line and the environment. A flag overrides its variable.
-// A variable that is set but empty counts as not set. For -help it prints all settings
-// to help, and returns flag.ErrHelp.
+// Parse parses the command line, the environment and the file that they name. A flag
+// overrides its variable, and a variable overrides the file. A variable that is set but
+// empty counts as not set. For -help it prints all settings to help, and returns
+// flag.ErrHelp.
 func Parse(args []string, getenv func(string) string, help io.Writer) (Settings, error) {
+	s, err := parse(args, getenv, "")
+	if errors.Is(err, flag.ErrHelp) {
+		usage(help)
+	}
+	return s, err
+}
+
+// Reread parses again what [Parse] has parsed, for an agent that is running. text has
+// further settings in the format of the file. They override all others, and may be only
+// those that are [Live].
+func Reread(args []string, getenv func(string) string, text string) (Settings, error) {
+	return parse(args, getenv, text)
+}
+
+func parse(args []string, getenv func(string) string, text string) (Settings, error) {
 	s := defaults()
 	options := s.options()
 	fs := flag.NewFlagSet("ipamd", flag.ContinueOnError)
@@ -189,9 +222,6 @@ func Parse(args []string, getenv func(string) string, help io.Writer) (Settings,
 	}
 	fs.Usage = func() {}
 	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			usage(help)
-		}
 		return s, err
 	}
 	if fs.NArg() > 0 {
@@ -209,7 +239,34 @@ func Parse(args []string, getenv func(string) string, help io.Writer) (Settings,
 		}
 		s.given[o.name] = true
 	}
-	return s, s.validate()
+	foreign, err := s.setLines(options, text)
+	if err != nil {
+		return s, err
+	}
+	for _, m := range missing {
+		if v := getenv(m.env); v != "" && foreign[m.env] == "" {
+			foreign[m.env] = v
+		}
+	}
+	s.unsetTargets()
+	if err := s.validate(); err != nil {
+		return s, err
+	}
+	return s, s.checkMissing(foreign)
+}
+
+// unsetTargets gives targets that are -1 their defaults.
+func (s *Settings) unsetTargets() {
+	d := defaults()
+	for name, p := range map[string][2]*int{
+		"warm-eni-target": {&s.WarmENITarget, &d.WarmENITarget}, "warm-ip-target": {&s.WarmIPTarget, &d.WarmIPTarget},
+		"minimum-ip-target": {&s.MinimumIPTarget, &d.MinimumIPTarget}, "warm-prefix-target": {&s.WarmPrefixTarget, &d.WarmPrefixTarget},
+	} {
+		if *p[0] == unset {
+			*p[0] = *p[1]
+			delete(s.given, name)
+		}
+	}
 }
 
 // maxSocket is the longest path that server.Listen accepts. It is less than the 107
@@ -281,6 +338,7 @@ func (s *Settings) place(c *ipamd.Config) error {
 		if err != nil {
 			return fmt.Errorf("-pod-networks (VPCNET_POD_NETWORKS): %w", err)
 		}
+		s.networks = string(text)
 		if networks.ByName, err = ipamd.ParseNetworks(text); err != nil {
 			return fmt.Errorf("%s: %w", s.PodNetworks, err)
 		}
@@ -321,6 +379,9 @@ func (s *Settings) policy() (warmpool.Policy, error) {
 
 // Level returns the lowest level that is logged.
 func (s *Settings) Level() slog.Level {
+	if s.LogLevel == levelFatal {
+		return slog.LevelError
+	}
 	var l slog.Level
 	_ = l.UnmarshalText([]byte(s.LogLevel)) // the setting was checked
 	return l
@@ -333,8 +394,15 @@ func usage(w io.Writer) {
 Ipamd is the node agent of vpcnet. It attaches ENIs to this EC2 instance, keeps
 a pool of their addresses, and gives them to the CNI plugin vpc-cni.
 
-Each flag can also be set by its environment variable; the flag overrides the
-variable. The region and credentials come from the AWS SDK's usual sources.
+Each flag can also be set by its environment variable, or by a line
+VARIABLE=value in the file of -config. A flag overrides the variable, and the
+variable overrides the file. The region and credentials come from the AWS SDK's
+usual sources.
+
+A change of the file takes effect
+  live     when the agent gets SIGHUP
+  restart  when the agent starts; pods stay
+  drain    when the agent starts on a node without pods
 `)
 	d := defaults()
 	group := ""
@@ -351,7 +419,7 @@ variable. The region and credentials come from the AWS SDK's usual sources.
 		if text := o.value.String(); text != "" {
 			fmt.Fprintf(w, ", default %s", text)
 		}
-		fmt.Fprintln(w)
+		fmt.Fprintf(w, ", %s\n", o.effect())
 		for _, line := range wrap(o.help, 72) {
 			fmt.Fprintln(w, "      "+line)
 		}

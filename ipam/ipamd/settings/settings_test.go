@@ -80,6 +80,7 @@ var examples = map[string]string{
 	"AWS_ENDPOINT_URL_EC2":               "http://127.0.0.1:1",
 	"AWS_EC2_METADATA_SERVICE_ENDPOINT":  "http://127.0.0.1:2",
 	"HTTP_TIMEOUT":                       "9",
+	"VPCNET_CONFIG":                      "testdata/empty.conf",
 	"VPCNET_SOCKET":                      "/tmp/a.sock",
 	"VPCNET_STATE_DIR":                   "/tmp/a",
 	"VPCNET_CONFLIST":                    "/tmp/a.conflist",
@@ -132,7 +133,7 @@ func TestOptionsComplete(t *testing.T) {
 }
 
 // ownFields are fields that programs set themselves, or that settings of other names set.
-var ownFields = map[string]bool{"Policy": true, "Subnets": true, "Groups": true, "NoPrimaryPods": true, "Families": true, "MaxENIs": true, "Cooldown": true, "Hooks": true, "Logger": true}
+var ownFields = map[string]bool{"Policy": true, "Subnets": true, "Groups": true, "NoPrimaryPods": true, "Families": true, "MaxENIs": true, "Cooldown": true, "Demand": true, "Handler": true, "Hooks": true, "Logger": true}
 
 // fields returns the exported fields, with those of the embedded configuration.
 func fields() (out []reflect.StructField) {
@@ -220,7 +221,7 @@ func TestMistakes(t *testing.T) {
 		{args: []string{"-warm-policy=nobody"}, want: `unknown policy "nobody", want one of band, aws`},
 		{args: []string{"-warm-policy=band:lo=3"}, want: `policy band has no setting "lo", want one of low`},
 		{env: map[string]string{"VPCNET_WARM_POLICY": "cilium:8"}, want: `"8" is not of the form key=value`},
-		{args: []string{"-warm-eni-target=-1"}, want: "want a whole number from 0 to"},
+		{args: []string{"-warm-eni-target=-2"}, want: "want a whole number from -1 to"},
 		{env: map[string]string{"WARM_IP_TARGET": "many"}, want: `environment variable WARM_IP_TARGET="many": want a whole number`},
 		{env: map[string]string{"ENABLE_PREFIX_DELEGATION": "yes"}, want: "want true or false"},
 		{env: map[string]string{"IP_COOLDOWN_PERIOD": "-3"}, want: "want seconds"},

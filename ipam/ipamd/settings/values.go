@@ -21,6 +21,19 @@ type value struct {
 	set    func(string) error
 	text   func() string
 	isBool bool
+	// takes is when a change takes effect. Empty means restart.
+	takes Effect
+}
+
+// live and drain return v with that effect.
+func (v value) live() value {
+	v.takes = Live
+	return v
+}
+
+func (v value) drain() value {
+	v.takes = Drain
+	return v
 }
 
 func (v value) Set(s string) error { return v.set(s) }
