@@ -4,6 +4,19 @@
 
 package nodetest
 
-import "testing"
+import (
+	"fmt"
+	"os"
+	"testing"
+)
 
-func TestMain(m *testing.M) { Main(m, "ownagent") }
+func TestMain(m *testing.M) {
+	if file := os.Getenv(boundEnv); file != "" {
+		if err := boundMain(file); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	Main(m, "ownagent")
+}
