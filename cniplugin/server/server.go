@@ -76,7 +76,7 @@ type Server struct {
 	// SweepSoon must also sweep when it starts. Nil means that plugins delete links
 	// themselves, and that runtimes wait for it.
 	SweepSoon func()
-	// Further answers the requests of these users whose path is not one of the protocol.
+	// Further answers the requests of these users with paths that are not of the protocol.
 	// Nil means that there are none.
 	Further http.Handler
 	// Logger gets a line for each call, at level warn for failures and at level

@@ -100,7 +100,7 @@ func TestReconfigure(t *testing.T) {
 	}
 }
 
-// reconfigured is a node whose agent reads a file.
+// reconfigured is a node with an agent that reads a file.
 type reconfigured struct {
 	*Node
 	vpc    *vpctest.VPC

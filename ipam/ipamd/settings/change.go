@@ -25,7 +25,7 @@ func (o option) effect() Effect {
 // Changes are the settings that differ from those of a running agent, by the names of
 // their variables. Its JSON is what programs publish.
 type Changes struct {
-	// Live has the settings whose change takes effect now.
+	// Live has the settings that change now.
 	Live []string `json:"live"`
 	// Waiting has the settings that wait for the effect that they need.
 	Waiting map[string]Effect `json:"waiting"`
