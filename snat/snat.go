@@ -96,20 +96,11 @@ type Ports struct{ First, Last uint16 }
 // Ruleset computes the rules for c. The order of prefixes and returns makes no
 // difference, nor do prefixes that are listed twice.
 func (c Config) Ruleset() (Ruleset, error) {
-	c.HostLinkPrefix = cmp.Or(c.HostLinkPrefix, defaultHostLinkPrefix)
-	c.Random = cmp.Or(c.Random, RandomPRNG)
-	c.Mark = cmp.Or(c.Mark, defaultMark)
-	c.ReturnMask = cmp.Or(c.ReturnMask, defaultReturnMask)
-	c.Returns = slices.SortedFunc(slices.Values(c.Returns), func(a, b Return) int { return cmp.Compare(a.Link, b.Link) })
-	if err := c.check(); err != nil {
-		return Ruleset{}, fmt.Errorf("snat: %w", err)
+	c, err := c.complete()
+	if err != nil {
+		return Ruleset{}, err
 	}
-	node4 := c.node4()
-	translates := !c.External && node4.IsValid()
-	inside := inside4(c.VPC, c.Excluded)
-	if translates && len(inside4(c.VPC)) == 0 {
-		return Ruleset{}, fmt.Errorf("snat: %w", errNoVPC)
-	}
+	translates := c.translates()
 	t := nft.Table{Name: tableName}
 	if c.NodePort {
 		t.Chains = append(t.Chains, c.nodePort())
@@ -122,14 +113,35 @@ func (c Config) Ruleset() (Ruleset, error) {
 	}
 	if translates {
 		set := nft.Set{Name: insideSet, Family: nft.IPv4}
-		for _, p := range inside {
+		for _, p := range inside4(c.VPC, c.Excluded) {
 			set.Elements = append(set.Elements, nft.Element{Prefix: p})
 		}
 		t.Sets = append(t.Sets, set)
-		t.Chains = append(t.Chains, c.source(node4))
+		t.Chains = append(t.Chains, c.source(c.node4()))
 	}
 	return Ruleset{t}, nil
 }
+
+// complete returns c with the defaults in the place of zero values, and the returns in
+// order, or the reason why there are no rules for it.
+func (c Config) complete() (Config, error) {
+	c.HostLinkPrefix = cmp.Or(c.HostLinkPrefix, defaultHostLinkPrefix)
+	c.Random = cmp.Or(c.Random, RandomPRNG)
+	c.Mark = cmp.Or(c.Mark, defaultMark)
+	c.ReturnMask = cmp.Or(c.ReturnMask, defaultReturnMask)
+	c.Returns = slices.SortedFunc(slices.Values(c.Returns), func(a, b Return) int { return cmp.Compare(a.Link, b.Link) })
+	err := c.check()
+	if err == nil && c.translates() && len(inside4(c.VPC)) == 0 {
+		err = errNoVPC
+	}
+	if err != nil {
+		return Config{}, fmt.Errorf("snat: %w", err)
+	}
+	return c, nil
+}
+
+// translates reports whether the rules change sources.
+func (c Config) translates() bool { return !c.External && c.node4().IsValid() }
 
 func (c Config) check() error {
 	switch {
