@@ -87,6 +87,10 @@ type Config struct {
 	// ExcludeSNAT are destinations outside of the VPC to which packets keep the
 	// addresses of pods.
 	ExcludeSNAT []netip.Prefix
+	// SNATBackend has the rules of the translation: snat.Nftables, snat.Iptables or
+	// AutoBackend. Empty means AutoBackend. The other one is emptied of rules of an earlier
+	// agent.
+	SNATBackend snat.Backend
 	// RandomPorts is how source ports are chosen. Empty means snat.RandomPRNG.
 	RandomPorts snat.Random
 	// NoNodePorts switches off the marks that send the replies of a connection to an
@@ -161,6 +165,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.Families = []ipam.Family{ipam.IPv4}
 	}
 	c.RandomPorts = cmp.Or(c.RandomPorts, snat.RandomPRNG)
+	c.SNATBackend = cmp.Or(c.SNATBackend, AutoBackend)
 	c.HTTPTimeout = cmp.Or(c.HTTPTimeout, defaultHTTPTimeout)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -185,6 +190,8 @@ func (c *Config) validate() error {
 		bad = fmt.Sprintf("Layout %q, want %s or %s", c.Layout, datapath.Flat, datapath.PerPod)
 	case c.PodMTU < 0 || c.ENIMTU < 0 || c.PodMTU > c.ENIMTU:
 		bad = fmt.Sprintf("PodMTU %d, want at most ENIMTU %d", c.PodMTU, c.ENIMTU)
+	case c.SNATBackend != AutoBackend && c.SNATBackend != snat.Nftables && c.SNATBackend != snat.Iptables:
+		bad = fmt.Sprintf("SNATBackend %q, want %s, %s or %s", c.SNATBackend, AutoBackend, snat.Nftables, snat.Iptables)
 	case !validFamilies(c.Families):
 		bad = fmt.Sprintf("Families %v, want IPv4 and IPv6, each at most once", c.Families)
 	case c.MaxENIs < 0 || c.MaxPods < 0 || c.HTTPTimeout < 0:

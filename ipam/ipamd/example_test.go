@@ -93,7 +93,7 @@ func ExampleProvider() {
 func ExampleOpenLinks() {
 	run := func(ctx context.Context, client *eni.Client) error {
 		var backend *ipamd.Backend
-		links, err := ipamd.OpenLinks(ipamd.LinksConfig{
+		links, err := ipamd.OpenLinks(ctx, ipamd.LinksConfig{
 			Pods: func(held time.Duration) []datapath.Pod { return backend.Pods(held) },
 		})
 		if err != nil {

@@ -27,6 +27,8 @@ type LinksConfig struct {
 	Node datapath.Node
 	// SNAT is the source translation without PrimaryLink, NodeAddrs, VPC and Returns.
 	SNAT snat.Config
+	// SNATBackend has the rules of the translation. Empty means [AutoBackend].
+	SNATBackend snat.Backend
 	// Pods returns the pods that have held their addresses for at least the given time,
 	// as Backend.Pods does.
 	Pods func(time.Duration) []datapath.Pod
@@ -37,12 +39,13 @@ type LinksConfig struct {
 // safe for concurrent use.
 type Links struct {
 	path       *datapath.Handle
-	snat       *snat.Handle
+	netns      string
 	node       datapath.Node // without ENIs
 	snatConfig snat.Config   // without the values that depend on ENIs and the VPC
 	pods       func(time.Duration) []datapath.Pod
 
 	mu   sync.Mutex
+	snat translator
 	enis map[string]datapath.ENI
 	vpc  []netip.Prefix
 	// confirmed means that EC2 has confirmed the ENIs.
@@ -57,8 +60,11 @@ type Links struct {
 	converted bool
 	// applied is the node that was last applied to the kernel.
 	applied datapath.Node
+	// fallback means that the backend may change: a kernel without nftables is only known
+	// when rules are applied.
+	fallback bool
 	// translation is the desired source translation, if hasTranslation is true.
-	translation    snat.Ruleset
+	translation    snat.Config
 	hasTranslation bool
 	// retired signals that plugins have left links to be deleted.
 	retired chan struct{}
@@ -69,13 +75,14 @@ var (
 	_ agent.Kernel = (*Links)(nil)
 )
 
-// OpenLinks opens a network namespace. It changes nothing in it.
-func OpenLinks(cfg LinksConfig) (*Links, error) {
+// OpenLinks opens a network namespace. It changes nothing in it. With the backend
+// snat.Iptables on a system without iptables the error is iptables.ErrNoProgram.
+func OpenLinks(ctx context.Context, cfg LinksConfig) (*Links, error) {
 	path, err := datapath.Open(cfg.Netns)
 	if err != nil {
 		return nil, err
 	}
-	out, err := snat.Open(cfg.Netns)
+	out, err := openTranslator(ctx, cfg.Netns, cfg.SNATBackend)
 	if err != nil {
 		return nil, errors.Join(err, path.Close())
 	}
@@ -86,6 +93,7 @@ func OpenLinks(cfg LinksConfig) (*Links, error) {
 
 func newLinks(cfg LinksConfig) *Links {
 	l := &Links{
+		netns: cfg.Netns, fallback: cfg.SNATBackend == "" || cfg.SNATBackend == AutoBackend,
 		node: cfg.Node, snatConfig: cfg.SNAT, pods: cfg.Pods,
 		enis: map[string]datapath.ENI{}, turn: make(chan struct{}, 1), retired: make(chan struct{}, 1),
 	}
@@ -96,7 +104,17 @@ func newLinks(cfg LinksConfig) *Links {
 }
 
 // Close closes the namespace. It leaves everything in the kernel as it is.
-func (l *Links) Close() error { return errors.Join(l.path.Close(), l.snat.Close()) }
+func (l *Links) Close() error { return errors.Join(l.path.Close(), l.translator().Close()) }
+
+// SNATBackend returns the backend of the source translation that is in use: nftables,
+// iptables-nft or iptables-legacy.
+func (l *Links) SNATBackend() string { return l.translator().name() }
+
+func (l *Links) translator() translator {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.snat
+}
 
 // register stores an observation: new ENIs, and the prefixes of the VPC if there
 // are none yet. The primary ENI belongs to the node's network also without pods. Known ENIs change only by Ensure, and known prefixes only by
@@ -207,13 +225,36 @@ func (l *Links) translate(ctx context.Context) error {
 			cfg.Returns = append(cfg.Returns, snat.Return{Link: link, Mark: uint32(datapath.Number(e.Card, e.Device))})
 		}
 	}
-	rules, err := cfg.Ruleset()
-	if err != nil {
+	if _, err := cfg.Ruleset(); err != nil {
 		return fmt.Errorf("source translation: %w", err)
 	}
-	l.translation, l.hasTranslation = rules, true
-	_, err = l.snat.Apply(ctx, rules)
-	return err
+	l.translation, l.hasTranslation = cfg, true
+	if err := l.applyTranslation(ctx, cfg); err != nil {
+		return fmt.Errorf("source translation: %w", err)
+	}
+	l.fallback = false
+	return nil
+}
+
+// applyTranslation puts the rules into the backend, or into iptables if it lacks what they
+// need and may change.
+func (l *Links) applyTranslation(ctx context.Context, cfg snat.Config) error {
+	lacking := l.translator().apply(ctx, cfg)
+	if !l.fallback || !errors.Is(lacking, errors.ErrUnsupported) {
+		return lacking
+	}
+	other, err := openTranslator(ctx, l.netns, snat.Iptables)
+	if err != nil {
+		return errors.Join(lacking, err)
+	}
+	if err := other.apply(ctx, cfg); err != nil {
+		return errors.Join(lacking, err, other.Close())
+	}
+	l.mu.Lock()
+	nftables := l.snat
+	l.snat = other
+	l.mu.Unlock()
+	return nftables.Close()
 }
 
 // SetVPC replaces the prefixes of the VPC and applies the source translation. Until
@@ -275,11 +316,9 @@ func (l *Links) Watch(ctx context.Context, repaired func(datapath.Repair), log *
 
 // WatchTranslation repairs changes to the source translation, until ctx ends.
 func (l *Links) WatchTranslation(ctx context.Context, repaired func(snat.Repair), log *slog.Logger) error {
-	err := l.snat.Watch(ctx, snat.WatchConfig{
-		Desired:   func() (snat.Ruleset, bool) { return l.translation, l.hasTranslation },
-		Repaired:  repaired,
-		Logger:    log,
-		Exclusive: l.inTurn,
+	err := l.translator().watch(ctx, watchConfig{
+		desired:  func() (snat.Config, bool) { return l.translation, l.hasTranslation },
+		repaired: repaired, log: log, exclusive: l.inTurn,
 	})
 	if ctx.Err() != nil {
 		return nil

@@ -65,7 +65,7 @@ func (n *node) open(ctx context.Context) (err error) {
 		return err
 	}
 	n.intents = n.journals.intents
-	if n.links, err = OpenLinks(n.cfg.links()); err != nil {
+	if n.links, err = OpenLinks(ctx, n.cfg.links()); err != nil {
 		return err
 	}
 	n.pool, err = n.journals.openPool(ipam.Config{Cooldown: n.cfg.Cooldown, MaxPods: n.cfg.MaxPods, Witness: n.links.Witness})
@@ -111,6 +111,7 @@ func (c *Config) links() LinksConfig {
 			Random: c.RandomPorts, NodePort: !c.NoNodePorts,
 			Mark: datapath.MarkPrimary, ReturnMask: datapath.MarkENI,
 		},
+		SNATBackend: c.SNATBackend,
 	}
 }
 

@@ -44,6 +44,9 @@ type NetworkStatus struct {
 	HostLinkPrefix  string         `json:"hostLinkPrefix"`
 	ServicePrefixes []netip.Prefix `json:"servicePrefixes,omitempty"`
 	ExternalSNAT    bool           `json:"externalSNAT"`
+	// SNATBackend is the backend of the translation that is in use: nftables, iptables-nft
+	// or iptables-legacy. It is empty before the node's network namespace is open.
+	SNATBackend string `json:"snatBackend,omitempty"`
 	// InUse are addresses of the ENIs that are in use, but not by a pod in
 	// Allocations.
 	InUse []netip.Addr `json:"inUse,omitempty"`
@@ -124,7 +127,7 @@ func (n *node) emptyStatus() Status {
 
 func (n *node) status() Status {
 	out, network := n.emptyStatus(), n.links.Node()
-	out.Network.InUse = network.InUse
+	out.Network.InUse, out.Network.SNATBackend = network.InUse, n.links.SNATBackend()
 	view := n.pool.View()
 	if a := n.backend.agent.Load(); a != nil {
 		s := a.Status()

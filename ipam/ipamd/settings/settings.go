@@ -83,6 +83,7 @@ func defaults() Settings {
 			Layout:         datapath.Flat,
 			ENIMTU:         9001,
 			HostLinkPrefix: "eni",
+			SNATBackend:    ipamd.AutoBackend,
 			RandomPorts:    snat.RandomPRNG,
 			HTTPTimeout:    10 * time.Second,
 			Socket:         cniplugin.DefaultSocket,
@@ -166,6 +167,7 @@ func (s *Settings) snatOptions() []option {
 		{group, "external-snat", "AWS_VPC_K8S_CNI_EXTERNALSNAT", "", "Do not translate the sources of pods on the node, because another device, such as a NAT gateway, does.", boolValue(&s.ExternalSNAT)},
 		{group, "exclude-snat-cidrs", "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "CIDR,...", "Further destinations, such as a peered VPC, to which packets keep the addresses of pods, as within the VPC.", prefixesValue(&s.ExcludeSNAT)},
 		{group, "randomize-snat", "AWS_VPC_K8S_CNI_RANDOMIZESNAT", "HOW", "How source ports are chosen: prng, hashrandom or none.", choiceValue(&s.RandomPorts, snat.RandomPRNG, snat.RandomHash, snat.RandomNone)},
+		{group, "snat-backend", "VPCNET_SNAT_BACKEND", "BACKEND", "Part of the kernel that translates: nftables, iptables, or auto, which is nftables where the kernel has it. iptables needs its programs, uses the variant (nft or legacy) in which kubelet has its chains, and does not translate flows of pods on second ENIs to Services with endpoints outside of the VPC.", choiceValue(&s.SNATBackend, ipamd.AutoBackend, snat.Nftables, snat.Iptables)},
 		{group, "node-port-support", "AWS_VPC_CNI_NODE_PORT_SUPPORT", "", "Send the replies of connections to an ENI's own address, such as those to node ports, by the same ENI.", notValue(&s.NoNodePorts)},
 	}
 }

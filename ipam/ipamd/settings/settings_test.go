@@ -74,6 +74,7 @@ var examples = map[string]string{
 	"AWS_VPC_K8S_CNI_EXTERNALSNAT":       "true",
 	"AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS": "10.1.2.3/8, 172.16.0.0/12",
 	"AWS_VPC_K8S_CNI_RANDOMIZESNAT":      "none",
+	"VPCNET_SNAT_BACKEND":                "iptables",
 	"AWS_VPC_CNI_NODE_PORT_SUPPORT":      "false",
 	"CLUSTER_NAME":                       "prod",
 	"ADDITIONAL_ENI_TAGS":                `{"team":"net"}`,

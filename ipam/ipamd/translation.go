@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipamd
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/vpcnet/vpcnet/snat"
+	"github.com/vpcnet/vpcnet/snat/iptables"
+)
+
+// AutoBackend is nftables, or iptables on a kernel that lacks the parts of nftables that
+// the translation needs.
+const AutoBackend snat.Backend = "auto"
+
+// translator puts the rules of a source translation into the kernel.
+type translator interface {
+	// name is what the status shows.
+	name() string
+	apply(ctx context.Context, cfg snat.Config) error
+	// watch repairs the rules until ctx ends.
+	watch(ctx context.Context, cfg watchConfig) error
+	Close() error
+}
+
+// watchConfig is the configuration of a translator's watch.
+type watchConfig struct {
+	// desired returns the translation to keep, and false as long as there is none.
+	desired   func() (snat.Config, bool)
+	repaired  func(snat.Repair)
+	log       *slog.Logger
+	exclusive func(context.Context, func() error) error
+}
+
+// openTranslator opens the backend of that name in a network namespace. AutoBackend opens
+// nftables, see [Links.translate].
+func openTranslator(ctx context.Context, netns string, b snat.Backend) (translator, error) {
+	table, err := snat.Open(netns)
+	if err != nil {
+		return nil, err
+	}
+	if b != snat.Iptables {
+		return &nftablesTranslator{Handle: table, netns: netns}, nil
+	}
+	chains, err := iptables.Open(ctx, iptables.Config{Netns: netns})
+	if err != nil {
+		return nil, errors.Join(err, table.Close())
+	}
+	return &iptablesTranslator{Handle: chains, table: table}, nil
+}
+
+// nftablesTranslator puts the rules into nftables.
+type nftablesTranslator struct {
+	*snat.Handle
+	netns string
+}
+
+func (t *nftablesTranslator) name() string { return string(snat.Nftables) }
+
+func (t *nftablesTranslator) apply(ctx context.Context, cfg snat.Config) error {
+	rules, err := cfg.Ruleset()
+	if err != nil {
+		return err
+	}
+	_, err = t.Apply(ctx, rules)
+	return err
+}
+
+// clearAgain is how often watch tries to remove the rules of an earlier agent that used
+// iptables.
+const clearAgain = time.Minute
+
+// watch first removes the rules that an earlier agent has left in iptables. That may have to
+// wait for the xtables lock, and no pod waits for watch.
+func (t *nftablesTranslator) watch(ctx context.Context, cfg watchConfig) error {
+	for {
+		cleared := iptables.Clear(ctx, iptables.Config{Netns: t.netns})
+		err := t.watchFor(ctx, cfg, cleared == nil)
+		if cleared == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		cfg.log.Warn("rules of an earlier agent in iptables cannot be removed yet", "err", cleared)
+	}
+}
+
+// watchFor repairs the rules for clearAgain, or with forever until ctx ends.
+func (t *nftablesTranslator) watchFor(ctx context.Context, cfg watchConfig, forever bool) error {
+	if !forever {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, clearAgain)
+		defer cancel()
+	}
+	return t.Watch(ctx, snat.WatchConfig{
+		Desired:  rulesOf(cfg, snat.Config.Ruleset),
+		Repaired: cfg.repaired, Logger: cfg.log, Exclusive: cfg.exclusive,
+	})
+}
+
+// iptablesTranslator puts the rules into iptables.
+type iptablesTranslator struct {
+	*iptables.Handle
+	table *snat.Handle
+}
+
+func (t *iptablesTranslator) name() string {
+	return string(snat.Iptables) + "-" + string(t.Variant())
+}
+
+// apply also removes the rules that an earlier agent has left in nftables.
+func (t *iptablesTranslator) apply(ctx context.Context, cfg snat.Config) error {
+	rules, err := cfg.Iptables()
+	if err != nil {
+		return err
+	}
+	if _, err := t.Apply(ctx, rules); err != nil {
+		return err
+	}
+	return t.table.Remove(ctx)
+}
+
+func (t *iptablesTranslator) watch(ctx context.Context, cfg watchConfig) error {
+	return t.Watch(ctx, iptables.WatchConfig{
+		Desired:  rulesOf(cfg, snat.Config.Iptables),
+		Repaired: cfg.repaired, Logger: cfg.log, Exclusive: cfg.exclusive,
+	})
+}
+
+func (t *iptablesTranslator) Close() error { return errors.Join(t.Handle.Close(), t.table.Close()) }
+
+// rulesOf returns a function that computes the desired rules of a backend. The translation
+// was applied, so there are rules for it.
+func rulesOf[R any](cfg watchConfig, compute func(snat.Config) (R, error)) func() (R, bool) {
+	return func() (R, bool) {
+		want, ok := cfg.desired()
+		if !ok {
+			var none R
+			return none, false
+		}
+		rules, err := compute(want)
+		return rules, err == nil
+	}
+}
