@@ -212,12 +212,13 @@ func (e ENI) sysctls() []netstate.Sysctl {
 // the source. It uses a verdict map and a chain for each ENI, because on every kernel this
 // leaves the other bits of the mark unchanged. The source of a pod on a branch ENI under
 // Strict is checked by routing rules instead, see [Branch]: the lookup in the table does not
-// use those rules.
+// use those rules. The chain comes before table mangle of iptables, where package snat may
+// replace the mark of an answer.
 func (n Node) filter(families []netstate.Family) netstate.Filter {
 	from := netstate.Chain{Name: "from-pod", Rules: []netstate.FilterRule{nft.NewRule(nft.NoReverseRoute{}, nft.Drop{})}}
 	branch := netstate.Chain{Name: "from-branch"}
 	hook := netstate.Chain{
-		Name: "prerouting", Hook: nft.HookPrerouting, Priority: nft.PriorityMangle,
+		Name: "prerouting", Hook: nft.HookPrerouting, Priority: nft.PriorityMangle - 1,
 		Rules: []netstate.FilterRule{nft.NewRule(nft.Link{Name: n.prefix() + "*"}, nft.Jump{Chain: from.Name})},
 	}
 	if n.RefuseMetadata { // egress of the other family must not be a way around
