@@ -6,6 +6,7 @@ package nodetest
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -34,8 +35,7 @@ func TestIptablesBackend(t *testing.T) {
 				pods = append(pods, node.AddPod(t))
 			}
 			far := Start(t, vpc.Node(t, "t3.small"), Config{Env: map[string]string{"VPCNET_LAYOUT": layout, "ENABLE_IPv6": "true"}}).AddPod(t)
-			enis := node.ENIs()
-			if len(enis) < 2 {
+			if enis := node.ENIs(); len(enis) < 2 {
 				t.Fatalf("%d ENIs, want a second one for the fourth pod", len(enis))
 			}
 			check := func() {
@@ -55,16 +55,7 @@ func TestIptablesBackend(t *testing.T) {
 			}
 			check()
 
-			// Node ports of a pod on each ENI, at the address of each ENI.
-			for port, to := range map[string]*Pod{"30001": pods[0], "30002": pods[3]} {
-				node.Node.Run(t, "iptables-legacy", "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "-m", "addrtype", "--dst-type", "LOCAL", "--dport", port, "-j", "DNAT", "--to-destination", to.At(0).String())
-				for _, e := range enis {
-					at := netip.MustParseAddrPort(e.Addr.String() + ":" + port)
-					if got := far.Ask(t, "tcp", at).Addr(); got != far.Addrs[0] {
-						t.Errorf("node port %v sees %v, want %v", at, got, far.Addrs[0])
-					}
-				}
-			}
+			checkNodePorts(t, node, "iptables-legacy", far, pods[0], pods[3])
 			node.Eventually(t, func() error { return inOrder(t, node) })
 
 			node.Node.Run(t, "iptables-legacy", "-t", "nat", "-F", "POSTROUTING")
@@ -89,6 +80,47 @@ func TestIptablesBackend(t *testing.T) {
 				}
 				check()
 			}
+			wantNoDrops(t, vpc)
+		})
+	}
+}
+
+// checkNodePorts makes a node port for each pod, and checks that it answers at the addresses
+// of all ENIs.
+func checkNodePorts(t *testing.T, n *Node, program string, client *Pod, pods ...*Pod) {
+	t.Helper()
+	for i, to := range pods {
+		port := uint16(30001 + i)
+		n.Node.Run(t, program, "-t", "nat", "-A", "PREROUTING", "-p", "tcp", "-m", "addrtype", "--dst-type", "LOCAL", "--dport", fmt.Sprint(port), "-j", "DNAT", "--to-destination", to.At(0).String())
+		for _, e := range n.ENIs() {
+			at := netip.AddrPortFrom(e.Addr, port)
+			if got := client.Ask(t, "tcp", at).Addr(); got != client.Addrs[0] {
+				t.Errorf("node port %v sees %v, want %v", at, got, client.Addrs[0])
+			}
+		}
+	}
+}
+
+// TestIptablesOnNewNode runs an agent that uses iptables on a node where no other program has
+// rules: the variant is that of the program iptables. The agent's own tables come first.
+func TestIptablesOnNewNode(t *testing.T) {
+	for _, layout := range layouts {
+		t.Run(layout, func(t *testing.T) {
+			vpc := vpctest.New(t)
+			env := map[string]string{"VPCNET_LAYOUT": layout, "VPCNET_SNAT_BACKEND": "iptables", "WARM_ENI_TARGET": "0", "WARM_IP_TARGET": "1"}
+			node := Start(t, vpc.Node(t, "t3.small"), Config{Env: env})
+			wantBackend(t, node, "iptables-nft")
+			var pods []*Pod
+			for range 7 { // a t3.small has 3 addresses for pods on each ENI
+				pods = append(pods, node.AddPod(t))
+			}
+			far := Start(t, vpc.Node(t, "t3.small"), Config{}).AddPod(t)
+			for _, p := range pods {
+				if got := p.Ask(t, "tcp", internet).Addr(); got != node.Addr {
+					t.Errorf("the internet sees %v from pod %v, want %v", got, p.Addrs[0], node.Addr)
+				}
+			}
+			checkNodePorts(t, node, "iptables-nft", far, pods[0], pods[3], pods[6])
 			wantNoDrops(t, vpc)
 		})
 	}
