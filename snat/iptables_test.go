@@ -3,6 +3,7 @@
 package snat_test
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/vpcnet/vpcnet/snat"
 )
@@ -154,5 +156,39 @@ func TestReadIptables(t *testing.T) {
 	}
 	if _, err := snat.ReadIptables("*mangle\nCOMMIT\n# Table `nat' is incompatible, use 'nft' tool.\n", ""); err == nil {
 		t.Error("a table that iptables cannot show has rules")
+	}
+}
+
+// TestIptablesTranslation compares what both backends say of each configuration, and reads
+// damaged rules.
+func TestIptablesTranslation(t *testing.T) {
+	equal := cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
+	for name, c := range configs {
+		want, wantOK := ruleset(t, c).Translation()
+		got, ok := iptablesRuleset(t, c).Translation()
+		if diff := cmp.Diff(want, got, equal); wantOK != ok || wantOK && diff != "" {
+			t.Errorf("%s: %t, want %t (-want +got):\n%s", name, ok, wantOK, diff)
+		}
+	}
+	whole := iptablesRuleset(t, base(nil))
+	want, _ := whole.Translation()
+	for _, test := range []struct {
+		name, old, new string
+		want           func(*snat.Translation)
+	}{
+		{"no jump to the translation", "-A POSTROUTING ", "# ", func(w *snat.Translation) { w.To, w.Link, w.Inside = netip.Addr{}, "", nil }},
+		{"no jump to the decision", "-A PREROUTING -i eni+ ", "# ", func(w *snat.Translation) { w.Mark = 0 }},
+		{"foreign rule", "-A VPCNET-SOURCE -d ", "-A VPCNET-SOURCE -j ACCEPT\n-A VPCNET-SOURCE -d ", func(w *snat.Translation) { w.Odd = []string{"VPCNET-SOURCE -j ACCEPT"} }},
+	} {
+		want := want
+		test.want(&want)
+		r, err := snat.ReadIptables(strings.Replace(whole.IPv4(), test.old, test.new, 1), whole.IPv6())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, ok := r.Translation()
+		if diff := cmp.Diff(want, got, equal); !ok || diff != "" {
+			t.Errorf("%s: %t (-want +got):\n%s", test.name, ok, diff)
+		}
 	}
 }

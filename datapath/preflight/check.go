@@ -55,6 +55,7 @@ var checks = []check{
 	{"udev-mac", udevMAC},
 	{"rp-filter", rpFilter},
 	{"neighbors", neighbors},
+	{"iptables-backend", iptablesBackend},
 	{"no-ipv6", noIPv6},
 	{"read-only-settings", readOnlySettings},
 }
@@ -62,9 +63,10 @@ var checks = []check{
 // Check reports settings and programs that conflict with the network of pods. The
 // root of the system is fsys, such as os.DirFS("/"). The IDs of findings are
 // networkd-foreign, networkd-pod-enis, networkd-order, networkmanager,
-// ec2-net-utils, cloud-init-hotplug, udev-mac, rp-filter, neighbors, no-ipv6 and
-// read-only-settings; the last two are information only. Check treats unreadable files as absent. An image has no /proc, so Check reports nothing about
-// the settings of its kernel.
+// ec2-net-utils, cloud-init-hotplug, udev-mac, rp-filter, neighbors, iptables-backend,
+// no-ipv6 and read-only-settings; the last two are information only. Check treats
+// unreadable files as absent. An image has no /proc, so Check reports nothing about the
+// settings of its kernel.
 func Check(fsys fs.FS, c Config) []Finding {
 	findings := []Finding{}
 	for _, k := range checks {

@@ -28,6 +28,9 @@ type Config struct {
 	// that the node communicates with at a time: at most the size of the subnets.
 	// Zero means that Check ignores the limits on neighbour entries.
 	Peers int
+	// Iptables means that the agent translates sources with iptables, and not with
+	// nftables.
+	Iptables bool
 }
 
 func (c Config) prefix() string {

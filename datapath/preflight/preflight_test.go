@@ -142,6 +142,19 @@ func TestCheck(t *testing.T) {
 			want: []string{"neighbors risk proc/sys/net/ipv4/neigh/default/gc_thresh2", "neighbors harm proc/sys/net/ipv6/neigh/default/gc_thresh3"},
 		},
 		{
+			name: "iptables", cfg: preflight.Config{Iptables: true}, root: root("usr/sbin/iptables", ""),
+			want: []string{"iptables-backend risk usr/sbin/iptables"},
+		},
+		{
+			name: "iptables under another name", cfg: preflight.Config{Iptables: true}, root: root("sbin/xtables-legacy-multi", ""),
+			want: []string{"iptables-backend risk sbin/xtables-legacy-multi"},
+		},
+		{name: "iptables, but nftables is used", root: root("usr/sbin/iptables", "")},
+		{
+			name: "no iptables", cfg: preflight.Config{Iptables: true}, root: root("usr/sbin/iptables-apply", ""),
+			want: []string{"iptables-backend harm usr/sbin"},
+		},
+		{
 			name: "kernel without IPv6", root: root("proc/net/snmp", "", "proc/cmdline", "root=/dev/xvda1 ipv6.disable=1 quiet\n"),
 			want: []string{"no-ipv6 info proc/cmdline"},
 		},

@@ -34,6 +34,7 @@ func preflightCheck(_ context.Context, std stdio, args []string) error {
 	var c preflight.Config
 	fs.StringVar(&c.HostLinkPrefix, "host-link-prefix", "eni", "`prefix` of the names of pods' host links")
 	fs.IntVar(&c.Peers, "peers", 0, "number of other `addresses` of its subnets with which this node communicates at a time")
+	fs.BoolVar(&c.Iptables, "iptables", false, "the agent translates sources with iptables")
 	about := "preflight reports other programs and settings of this system that configure\ninterfaces, rules and routes, and how to prevent it. Exit status 3 means that it\nfound some; it also reports, as information, what the system lacks."
 	if err := parse(fs, std, args, about); err != nil {
 		return err

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/trace"
 	"github.com/vpcnet/vpcnet/ipam/ipamd"
 	"github.com/vpcnet/vpcnet/snat"
+	"github.com/vpcnet/vpcnet/snat/iptables"
 )
 
 // saved is the network state of a node with the pods of the agent.
@@ -88,8 +90,28 @@ func (w *where) translation(ctx context.Context) (*trace.Translation, []trace.Eg
 	}
 	t, ok := rules.Translation()
 	if !ok {
-		return nil, egress, nil
+		if t, ok, err = w.translationOfIptables(ctx); !ok || err != nil {
+			return nil, egress, err
+		}
 	}
 	translation := trace.Translation(t)
 	return &translation, egress, nil
+}
+
+// translationOfIptables reads the source translation of a node that uses iptables.
+func (w *where) translationOfIptables(ctx context.Context) (t snat.Translation, ok bool, err error) {
+	h, err := iptables.Open(ctx, iptables.Config{Netns: w.netns})
+	if errors.Is(err, iptables.ErrNoProgram) {
+		return t, false, nil
+	}
+	if err != nil {
+		return t, false, err
+	}
+	defer h.Close()
+	rules, err := h.Observe(ctx)
+	if err != nil {
+		return t, false, err
+	}
+	t, ok = rules.Translation()
+	return t, ok, nil
 }
