@@ -231,6 +231,16 @@ func isOwn(ns *os.File) (bool, error) {
 	return os.SameFile(own, other), nil
 }
 
+// Generation returns the number of the last transaction in the namespace, by any program.
+// While it stays the same, no table has changed.
+func (s *Socket) Generation() (number uint32, err error) {
+	err = s.do(func(c *conn) (err error) {
+		number, err = c.generation()
+		return err
+	})
+	return number, err
+}
+
 // generation returns the number of the last transaction in the namespace, by any
 // program.
 func (c *conn) generation() (uint32, error) {

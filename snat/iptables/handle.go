@@ -137,12 +137,13 @@ type WatchConfig struct {
 	Desired  func() (snat.IptablesRuleset, bool)
 	Repaired func(snat.Repair)
 	Logger   *slog.Logger
-	// Every is the time from one check to the next; 0 is 10 s. A check starts one program
-	// for each family.
+	// Every is the time from one check to the next; 0 is 1 s for NFT and 10 s for Legacy, or
+	// twenty times as long as the check took. A check starts one program for each family;
+	// with NFT it starts none unless any table of nftables has changed.
 	Every     time.Duration
 	Exclusive func(ctx context.Context, check func() error) error
 }
 
-// defaultEvery is the default of [WatchConfig.Every]. kube-proxy looks for flushed rules
+// defaultEvery has the defaults of [WatchConfig.Every]. kube-proxy looks for flushed rules
 // every 30 s.
-const defaultEvery = 10 * time.Second
+var defaultEvery = map[Variant]time.Duration{NFT: time.Second, Legacy: 10 * time.Second}

@@ -3,6 +3,7 @@
 package iptables
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,12 +17,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vpcnet/vpcnet/internal/nft"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
 // namespace is our chains in one network namespace. It implements [system].
 type namespace struct {
-	file   *os.File // nil means the namespace of the process
+	file   *os.File
+	own    bool        // the namespace is that of the process
+	socket *nft.Socket // tells whether any table of nftables has changed
 	use    programs
 	other  []programs // of the other variant
 	within time.Duration
@@ -45,11 +49,11 @@ func open(ctx context.Context, cfg Config) (system, error) {
 	n := &namespace{within: cfg.Within, turn: make(chan struct{}, 1)}
 	_, err = os.Stat("/proc/net/if_inet6")
 	n.ipv6 = err == nil
-	if cfg.Netns != "" {
-		if n.file, err = os.Open(cfg.Netns); err != nil {
-			return nil, fmt.Errorf("snat/iptables: %w", err)
-		}
+	n.own = cfg.Netns == ""
+	if n.file, err = os.Open(cmp.Or(cfg.Netns, "/proc/thread-self/ns/net")); err != nil {
+		return nil, fmt.Errorf("snat/iptables: %w", err)
 	}
+	n.socket = nft.New(n.file)
 	ctx, cancel := context.WithTimeout(ctx, n.within)
 	defer cancel()
 	n.use, n.other, err = choose(all, cfg.Variant, func(p programs) (string, error) {
@@ -70,12 +74,11 @@ func (n *namespace) Variant() Variant { return n.use.variant }
 func (n *namespace) Close() error {
 	n.turn <- struct{}{}
 	defer func() { <-n.turn }()
-	was := n.closed
-	n.closed = true
-	if was || n.file == nil {
+	if n.closed {
 		return nil
 	}
-	return n.file.Close()
+	n.closed = true
+	return errors.Join(n.socket.Close(), n.file.Close())
 }
 
 // inTurn calls do while no other call runs programs. The context of do ends after the bound.
@@ -262,7 +265,7 @@ func (n *namespace) run(ctx context.Context, v Variant, line []string, in string
 
 // start starts a program in the namespace.
 func (n *namespace) start(cmd *exec.Cmd) error {
-	if n.file == nil {
+	if n.own {
 		return cmd.Start()
 	}
 	runtime.LockOSThread()

@@ -16,13 +16,14 @@ func (n *namespace) Watch(ctx context.Context, cfg WatchConfig) error {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	share := time.Duration(0)
 	if cfg.Every == 0 {
-		cfg.Every = defaultEvery
+		cfg.Every, share = defaultEvery[n.use.variant], defaultShare
 	}
 	if cfg.Exclusive == nil {
 		cfg.Exclusive = func(_ context.Context, check func() error) error { return check() }
 	}
-	w := &watcher{n: n, cfg: cfg}
+	w := &watcher{n: n, cfg: cfg, share: share}
 	for {
 		var pause time.Duration
 		err := cfg.Exclusive(ctx, func() (err error) {
@@ -45,8 +46,16 @@ func (n *namespace) Watch(ctx context.Context, cfg WatchConfig) error {
 type watcher struct {
 	n        *namespace
 	cfg      WatchConfig
+	share    time.Duration // a factor, 0 if the caller has set Every
 	patience patience.Patience
+	// generation is that of the tables of nftables before kept was read in them.
+	generation uint32
+	kept       snat.IptablesRuleset
 }
+
+// defaultShare says for which part of the time Watch may read: one in defaultShare. With many
+// Services a program needs up to a second to print them.
+const defaultShare = 20
 
 // check compares our chains with the desired rules, and replaces those that differ. It
 // returns the time until the next check.
@@ -57,19 +66,25 @@ func (w *watcher) check(ctx context.Context) (pause time.Duration, err error) {
 	if !ok {
 		return w.cfg.Every, nil
 	}
-	pause = w.cfg.Every
 	var r snat.Repair
 	err = w.n.inTurn(ctx, func(ctx context.Context) error {
 		applied, count := w.n.recorded()
 		if count != before { // an Apply came between Desired and this check
-			pause = 0
 			return nil
 		}
+		generation := w.changed()
+		if generation != 0 && generation == w.generation && w.n.cleared && want.Equal(w.kept) {
+			pause = w.cfg.Every
+			return nil
+		}
+		w.generation = 0
 		have, err := w.n.read(ctx, w.n.use, want)
 		if err != nil {
 			return err
 		}
+		pause = max(w.cfg.Every, w.share*time.Since(began))
 		if have.Equal(want) {
+			w.generation, w.kept = generation, want
 			w.n.record(want)
 			return w.n.clear(ctx)
 		}
@@ -84,7 +99,7 @@ func (w *watcher) check(ctx context.Context) (pause time.Duration, err error) {
 		var due []bool
 		var delay time.Duration
 		if due, delay, r.Fighting = w.patience.Grant(have.Parts(want), time.Now()); !slices.Contains(due, true) {
-			pause = max(delay, w.cfg.Every)
+			pause = max(delay, pause)
 			return nil
 		}
 		r.Changes = have.Changes(want)
@@ -98,6 +113,19 @@ func (w *watcher) check(ctx context.Context) (pause time.Duration, err error) {
 		w.report(ctx, r)
 	}
 	return pause, err
+}
+
+// changed returns the number of the last change of nftables, 0 if it is not known whether
+// there was one since.
+func (w *watcher) changed() uint32 {
+	if w.n.use.variant != NFT {
+		return 0
+	}
+	generation, err := w.n.socket.Generation()
+	if err != nil {
+		return 0
+	}
+	return generation
 }
 
 // report logs a repair and passes it to Repaired.

@@ -9,6 +9,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -213,4 +215,30 @@ func TestWatchLocked(t *testing.T) {
 	if !strings.Contains(w.log.String(), iptables.ErrLocked.Error()) {
 		t.Errorf("the log does not say that the lock was held:\n%s", &w.log)
 	}
+}
+
+// TestWatchQuiet checks that Watch starts no program while no table of nftables changes, and
+// repairs a change afterwards.
+func TestWatchQuiet(t *testing.T) {
+	ns := namespace(t)
+	started := filepath.Join(t.TempDir(), "started")
+	program(t, "iptables-nft-save", "echo >>"+started+`; exec $real "$@"`+"\n")
+	h := open(t, iptables.Config{Netns: ns.Path(), Variant: iptables.NFT})
+	w := watch(t, h, rules(t))
+	wait := func(checks int64) int {
+		for before := w.checks.Load(); w.checks.Load() < before+checks; time.Sleep(time.Millisecond) {
+		}
+		b, err := os.ReadFile(started)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(b)
+	}
+	before := wait(3)
+	if after := wait(50); after != before {
+		t.Errorf("%d programs in 50 checks, want none", after-before)
+	}
+	tool(t, ns, "*nat\n-F VPCNET-PODS\nCOMMIT\n", "iptables-nft-restore", "--noflush")
+	w.repair("flush")
+	w.repaired()
 }
