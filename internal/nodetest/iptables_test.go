@@ -8,9 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vpcnet/vpcnet/eni/vpctest"
 	"github.com/vpcnet/vpcnet/internal/fabric"
@@ -167,5 +171,47 @@ func TestIptablesAbsent(t *testing.T) {
 	<-node.Agent.Done()
 	if err := logged(node, "no program found", "iptables-nft", "iptables-legacy"); err != nil {
 		t.Errorf("%v:\n%s", err, node.Agent.Output())
+	}
+}
+
+// TestIptablesLocked holds the xtables lock while an agent starts on a node with rules of an
+// earlier agent in iptables. With nftables it serves pods, and removes these rules once the
+// lock is free. With iptables it says what it waits for, and serves pods once the lock is free.
+func TestIptablesLocked(t *testing.T) {
+	vpc := vpctest.New(t)
+	plain := vpc.Node(t, "t3.small")
+	plain.Run(t, "iptables-legacy", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
+	plain.Run(t, "iptables-legacy", "-t", "nat", "-N", "VPCNET-PODS")
+	lock := func() (release func()) {
+		f, err := os.OpenFile("/run/xtables.lock", os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+			t.Fatal(err)
+		}
+		release = sync.OnceFunc(func() { f.Close() })
+		t.Cleanup(release)
+		return release
+	}
+	release := lock()
+	env := map[string]string{"VPCNET_SNAT_BACKEND": "nftables"}
+	node := Start(t, plain, Config{Env: env})
+	p := node.AddPod(t)
+	if got := p.Ask(t, "tcp", internet).Addr(); got != node.Addr {
+		t.Errorf("the internet sees %v, want %v", got, node.Addr)
+	}
+	release()
+	node.Eventually(t, func() error { return onlyRulesOf(t, node, "nftables") })
+
+	release = lock()
+	env["VPCNET_SNAT_BACKEND"] = "iptables"
+	node.Agent.Stop(t)
+	node.Run(t)
+	node.Eventually(t, func() error { return logged(node, "another program holds the xtables lock") })
+	release()
+	node.Eventually(t, func() error { return onlyRulesOf(t, node, "iptables-legacy") })
+	if got := node.AddPod(t).Ask(t, "tcp", internet).Addr(); got != node.Addr {
+		t.Errorf("the internet sees %v, want %v", got, node.Addr)
 	}
 }

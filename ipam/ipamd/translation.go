@@ -71,7 +71,7 @@ func (t *nftablesTranslator) apply(ctx context.Context, cfg snat.Config) error {
 
 // clearAgain is how often watch tries to remove the rules of an earlier agent that used
 // iptables.
-const clearAgain = time.Minute
+const clearAgain = 15 * time.Second
 
 // watch first removes the rules that an earlier agent has left in iptables. That may have to
 // wait for the xtables lock, and no pod waits for watch.
