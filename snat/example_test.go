@@ -91,3 +91,29 @@ func ExampleHandle_Watch() {
 	}
 	<-ctx.Done()
 }
+
+// Whether a flow is translated, to what and why, without a kernel. The pod is on a second
+// ENI, ens6. Its flow to a Service with an endpoint in the internet leaves by ens6 if the
+// node uses iptables.
+func ExampleConfig_Trace() {
+	cfg := snat.Config{
+		NodeAddrs:   []netip.Addr{netip.MustParseAddr("10.0.1.10")},
+		PrimaryLink: "ens5",
+		VPC:         []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
+	}
+	flow := snat.Flow{
+		In: "eni0123456789a", Out: "ens6", Src: netip.MustParseAddr("10.0.1.21"),
+		Dst: netip.MustParseAddr("172.20.0.10"), Endpoint: netip.MustParseAddr("203.0.113.10"),
+	}
+	for _, backend := range []snat.Backend{snat.Nftables, snat.Iptables} {
+		way, err := cfg.Trace(backend, flow)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Printf("%s: from %s by %s, %d rules\n", backend, way.Source, way.Out, len(way.Rules))
+	}
+	// Output:
+	// nftables: from 10.0.1.10 by ens5, 3 rules
+	// iptables: from 10.0.1.21 by ens6, 0 rules
+}
