@@ -99,7 +99,8 @@
 // # iptables
 //
 // [Config.Iptables] computes the same rules for iptables, and package snat/iptables applies
-// them. That is for nodes on which policy forbids nftables; elsewhere nftables is better.
+// them. That is for nodes whose rules are audited or changed with iptables; elsewhere
+// nftables is better. Package datapath has its table in nftables with either backend.
 // iptables has no hook between the rewriting of destinations at -100 and the choice of the
 // route, so a part of the decision moves:
 //

@@ -114,6 +114,7 @@ func TestIptablesOnNewNode(t *testing.T) {
 			env := map[string]string{"VPCNET_LAYOUT": layout, "VPCNET_SNAT_BACKEND": "iptables", "WARM_ENI_TARGET": "0", "WARM_IP_TARGET": "1"}
 			node := Start(t, vpc.Node(t, "t3.small"), Config{Env: env})
 			wantBackend(t, node, "iptables-nft")
+			node.Eventually(t, func() error { return logged(node, "WARN", "Services that have their endpoints outside of the VPC") })
 			var pods []*Pod
 			for range 7 { // a t3.small has 3 addresses for pods on each ENI
 				pods = append(pods, node.AddPod(t))

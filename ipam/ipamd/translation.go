@@ -121,7 +121,18 @@ func (t *iptablesTranslator) apply(ctx context.Context, cfg snat.Config) error {
 	return t.table.Remove(ctx)
 }
 
+// watch first logs what iptables cannot do.
 func (t *iptablesTranslator) watch(ctx context.Context, cfg watchConfig) error {
+	err := cfg.exclusive(ctx, func() error {
+		rules, _ := rulesOf(cfg, snat.Config.Iptables)() // without rules there are no limits
+		for _, limit := range rules.Limits() {
+			cfg.log.Warn("iptables limits the translation", "backend", t.name(), "limit", limit)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	return t.Watch(ctx, iptables.WatchConfig{
 		Desired:  rulesOf(cfg, snat.Config.Iptables),
 		Repaired: cfg.repaired, Logger: cfg.log, Exclusive: cfg.exclusive,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package iptables puts the rules of package snat into the tables of iptables, for nodes
-// on which nftables must not be used. nftables is the better backend: see
+// whose rules are audited or changed with iptables. nftables is the better backend: see
 // [snat.IptablesRuleset.Limits] for what iptables cannot do, and the documentation of
 // package snat for its cost.
 //
