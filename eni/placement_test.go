@@ -97,7 +97,6 @@ func TestCheckPlacement(t *testing.T) {
 			{"defaults", nil, nil, "", 0},
 			{"subnet and group", eni.SubnetsByID{second.ID}, eni.FixedGroups{own.ID}, "", 2},
 			{"subnet by tag", eni.SubnetsByTag{}, nil, "", 1},
-			{"groups of the node", nil, eni.PrimaryGroups{}, "", 0},
 			{"missing subnet", eni.SubnetsByID{"subnet-0123456789abcdef0"}, nil, "none of 0 subnets", 1},
 			{"subnet of another zone", eni.SubnetsByID{far.ID}, nil, "none of 0 subnets", 1},
 			{"missing group", nil, eni.FixedGroups{own.ID, "sg-0123456789abcdef0"}, "sg-0123456789abcdef0 does not exist", 1},
