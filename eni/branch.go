@@ -28,6 +28,9 @@ type BranchInput struct {
 	// Groups are the branch's security groups. Optional; default the groups that
 	// the GroupSelector returns for KindBranch.
 	Groups []string
+	// Addrs6 is the number of IPv6 addresses. The branch has one IPv4 address in any
+	// case, unless its subnet has none.
+	Addrs6 int
 }
 
 // maxVLANID is the highest VLAN ID of 802.1Q.
@@ -78,6 +81,7 @@ func (m *Manager) CreateBranch(ctx context.Context, in BranchInput) (ENI, Branch
 func (m *Manager) createBranch(ctx context.Context, in BranchInput, trunk ENI) (_ ENI, _ Branch, err error) {
 	it := m.newIntent(OpBranch)
 	it.Kind, it.Trunk, it.Subnet = KindInterface, in.Trunk, cmp.Or(in.Subnet, trunk.SubnetID)
+	it.Addrs6 = in.Addrs6
 	if it.Groups = in.Groups; it.Groups == nil {
 		it.Groups = m.groupsFor(it.Subnet, KindBranch)
 	}

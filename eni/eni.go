@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// Tag keys that this package writes and reads. The last four are also used by
-// amazon-vpc-cni-k8s, so that its tools and policies apply to these ENIs too.
+// Tag keys that this package writes and reads. The keys of node.k8s.amazonaws.com and
+// cluster.k8s.amazonaws.com are also used by amazon-vpc-cni-k8s, so that its tools and
+// policies apply to these ENIs too.
 const (
 	// TagOwner marks an ENI as made by this library; the value is Config.Owner.
 	TagOwner = "vpcnet/owner"
@@ -21,6 +22,8 @@ const (
 	TagCluster = "cluster.k8s.amazonaws.com/name"
 	// TagNoManage with the value "true" forbids a Manager to change the ENI.
 	TagNoManage = "node.k8s.amazonaws.com/no_manage"
+	// TagPod with the value "true" marks an ENI that one pod has as a whole.
+	TagPod = "vpcnet/pod"
 )
 
 // Kind is the type of an ENI. The values are EC2's interface types.
@@ -122,9 +125,9 @@ type ENI struct {
 }
 
 // ForPods reports whether pods can have addresses of the ENI: the ENI is managed,
-// ready, and neither a trunk nor a branch.
+// ready, neither a trunk nor a branch, and not that of one pod.
 func (e ENI) ForPods() bool {
-	return e.Managed && !e.InFlight && (e.Kind == KindInterface || e.Kind == KindEFA)
+	return e.Managed && !e.InFlight && e.Tags[TagPod] != "true" && (e.Kind == KindInterface || e.Kind == KindEFA)
 }
 
 // Blocks returns the ENI's slots in use: secondary addresses as /32 and /128,

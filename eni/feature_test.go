@@ -433,3 +433,30 @@ func TestBranches(t *testing.T) {
 		}
 	})(t)
 }
+
+// TestOwnENIs checks ENIs for single pods, whole ones and branches: they have the groups
+// and the IPv6 address that were asked for, and no other pod gets addresses of them.
+func TestOwnENIs(t *testing.T) {
+	inBubble(func(t *testing.T) {
+		w := newWorld(t, enitest.Config{})
+		sg, err := w.AddSecurityGroup(w.vpc.ID, "pods", nil)
+		w.check(err)
+		group := sg.ID
+		inst := w.run("m5.large")
+		m := w.manager(inst, eni.Config{})
+		trunk := w.provision(m, eni.ProvisionInput{Kind: eni.KindTrunk})
+		branch, _, err := m.CreateBranch(t.Context(), eni.BranchInput{Trunk: trunk.ID, Groups: []string{group}, Addrs6: 1})
+		w.check(err)
+		whole := w.provision(m, eni.ProvisionInput{OnePod: true, Groups: []string{group}, Addrs6: 1})
+		for _, e := range []eni.ENI{branch, whole} {
+			if !slices.Equal(e.Groups, []string{group}) || !e.Addr.IsValid() || len(e.Addrs) != 1 || !e.Addrs[0].Is6() || e.ForPods() {
+				t.Errorf("%s: groups %v, own address %v, addresses %v, for pods %v, want group %s and one address of each family for one pod", e.ID, e.Groups, e.Addr, e.Addrs, e.ForPods(), group)
+			}
+		}
+		inv, err := m.Discover(t.Context())
+		w.check(err)
+		if e, ok := inv.ENI(whole.ID); !ok || e.ForPods() || !e.Managed {
+			t.Errorf("after Discover: %+v, want a managed ENI of one pod", e)
+		}
+	})(t)
+}

@@ -59,8 +59,10 @@ type Intent struct {
 	Subnet string   `json:",omitempty"`
 	Groups []string `json:",omitempty"`
 	Kind   Kind     `json:",omitempty"`
-	Card   int      `json:",omitempty"`
-	Device int      `json:",omitempty"`
+	// OnePod says that the ENI is for one pod alone.
+	OnePod bool `json:",omitempty"`
+	Card   int  `json:",omitempty"`
+	Device int  `json:",omitempty"`
 	// Addrs, Prefixes, Addrs6 and Prefixes6 are the numbers of slots of each sort
 	// that the create or assign call requests.
 	Addrs     int `json:",omitempty"`

@@ -30,12 +30,28 @@ type ProvisionInput struct {
 	Slots6 int
 	// Kind is the kind of ENI. Optional; default KindInterface.
 	Kind Kind
+	// OnePod says that one pod gets the whole ENI. It is tagged with TagPod, and other
+	// pods get no addresses of it.
+	OnePod bool
+	// Addrs6 is the number of IPv6 addresses.
+	Addrs6 int
+	// Groups are the ENI's security groups. Optional; default the groups that the
+	// GroupSelector returns.
+	Groups []string
+}
+
+// slots returns the fields that fitLearned can reduce.
+func (in ProvisionInput) slots() any {
+	return struct {
+		prefixes               bool
+		slots, singles, slots6 int
+	}{in.Prefixes, in.Slots, in.Singles, in.Slots6}
 }
 
 // Provision creates an ENI, attaches it, and waits until it is attached. Without
 // failures it makes three calls to EC2. If an earlier call left an unfinished ENI
 // of the same kind for the same card, Provision finishes that one instead of
-// creating another. Several calls of Provision may be under way at the same time: each
+// creating another, unless one of the two is for OnePod. Several calls of Provision may be under way at the same time: each
 // has its own device index and client token.
 //
 // If a step fails permanently, Provision undoes the earlier steps before it
@@ -144,7 +160,7 @@ func (m *Manager) provisionOnce(ctx context.Context, in ProvisionInput, limits i
 		return ENI{}, false, err
 	}
 	it, err = m.drive(ctx, it)
-	if m.subnetRefused(it, err) || it.Undo && it.Done && ctx.Err() == nil && m.fitLearned(in, limits) != fit {
+	if m.subnetRefused(it, err) || it.Undo && it.Done && ctx.Err() == nil && m.fitLearned(in, limits).slots() != fit.slots() {
 		return ENI{}, true, err
 	}
 	afterUndo(it, err)
@@ -196,7 +212,7 @@ func (m *Manager) ensureRecent(ctx context.Context) error {
 // kind on the same card.
 func (m *Manager) unfinishedProvision(input ProvisionInput) (Intent, func(), bool) {
 	for _, in := range m.unfinishedIntents() {
-		if in.Op != OpProvision || in.Card != input.Card || in.Kind != input.Kind {
+		if in.Op != OpProvision || in.Card != input.Card || in.Kind != input.Kind || in.OnePod || input.OnePod {
 			continue
 		}
 		if release, ok := m.claim(in.ID); ok {
@@ -218,7 +234,8 @@ func (m *Manager) slotRequest(in ProvisionInput, l instancetype.Limits) slotRequ
 // that no concurrent Provision takes it.
 func (m *Manager) reserve(in ProvisionInput, l instancetype.Limits) (Intent, func(), error) {
 	it := m.newIntent(OpProvision)
-	it.Kind, it.Prefixes6 = in.Kind, in.Slots6
+	it.Kind, it.Prefixes6, it.Addrs6, it.OnePod = in.Kind, in.Slots6, in.Addrs6, in.OnePod
+	it.Groups = in.Groups
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	limit := m.cardLimitLocked(l, in.Card, it.Start)
@@ -248,9 +265,12 @@ func (m *Manager) create(ctx context.Context, it Intent, w slotRequest, subnets 
 		attempts = attemptsWithoutIPv4(subnets)
 	}
 	err := m.exhaustedError(subnets)
+	asked := it.Groups
 	for _, a := range attempts {
 		it.Token, it.Subnet, it.Addrs, it.Prefixes = m.cfg.NewToken(), a.Subnet, a.Singles, a.Prefixes
-		it.Groups = m.groupsFor(a.Subnet, it.Kind)
+		if it.Groups = asked; it.Groups == nil {
+			it.Groups = m.groupsFor(a.Subnet, it.Kind)
+		}
 		it.Created = time.Now().Truncate(time.Second)
 		it, err = m.createOnce(ctx, it, false)
 		if err == nil {
@@ -364,6 +384,9 @@ func (m *Manager) tags(it Intent) map[string]string {
 	out := ownTags(m.cfg)
 	out[TagInstance] = m.instance()
 	out[TagCreated] = it.Created.UTC().Format(time.RFC3339)
+	if it.OnePod {
+		out[TagPod] = "true"
+	}
 	return out
 }
 
