@@ -43,7 +43,8 @@ func add(ctx context.Context, c *call) error {
 	defer h.Close()
 	resp, err := c.client(timeout).Add(work, AddRequest{
 		Attachment: c.Attachment, Netns: c.netns, Pod: c.pod, Addrs: c.wants.addrs, MAC: c.wants.macText(), Annotations: c.wants.annotations,
-		Interfaces: c.plugin.Wiring == nil,
+		Interfaces: c.plugin.Wiring == nil, Modes: c.plugin.Wiring == nil,
+		Mode: c.conf.Mode, SecurityGroups: c.wants.groups, Enforcement: c.conf.Enforcement,
 	})
 	if err != nil {
 		c.recordTimeout(err)
@@ -150,7 +151,7 @@ func (c *call) desiredPod(resp AddResponse) (datapath.Pod, error) {
 	p := c.podOf(c.Attachment, c.netns)
 	p.Layout = datapath.Layout(resp.Layout)
 	p.MTU = cmp.Or(c.conf.MTU, resp.MTU)
-	p.MAC = c.wants.mac
+	p.MAC, p.Mode = c.wants.mac, resp.Mode
 	for _, a := range resp.Addresses {
 		p.Addrs = append(p.Addrs, datapath.PodAddr{Addr: a.Addr, Table: a.Table})
 	}

@@ -83,8 +83,12 @@
 //	vethPrefix                  1 to 4 characters, a-z and 0-9; must be the agent's
 //	pluginLogFile               an absolute path, or stderr
 //	pluginLogLevel              debug, info, warn, error, or fatal, which logs nothing
-//	podSGEnforcingMode          strict or standard, without effect: pods with branch ENIs
-//	                            are the agent's matter
+//	mode                        eni, ipvlan or bridge: how pods are joined to the VPC
+//	securityGroups              IDs of at most 16 security groups, for which each pod gets
+//	                            a branch ENI, or with the mode eni a whole ENI
+//	podSGEnforcingMode          strict or standard; must be the agent's
+//	runtimeConfig.securityGroups
+//	                            replaces securityGroups
 //	enabled, randomizeSNAT, nodeIP
 //	                            refused: they are those of a plugin for egress, see
 //	                            package egress

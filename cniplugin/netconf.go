@@ -24,7 +24,7 @@ import (
 //
 // The fields of [types.PluginConf] have in JSON the names that the specification
 // gives them. The names of the others are agentSocket, stateDir, timeout, vethPrefix,
-// mtu, pluginLogFile and pluginLogLevel. Unknown fields in JSON are ignored, so that
+// mtu, mode, securityGroups, podSGEnforcingMode, pluginLogFile and pluginLogLevel. Unknown fields in JSON are ignored, so that
 // a list written for amazon-vpc-cni-k8s can be used after changing its type. Fields
 // with the names of that plugin have the same meaning; the package comment lists them.
 type NetConf struct {
@@ -53,6 +53,18 @@ type NetConf struct {
 	// the agent decides. In JSON it may be a number or, as for amazon-vpc-cni-k8s, a
 	// string.
 	MTU int
+	// Mode is how the pods of the network are joined to the VPC: "eni" gives each pod
+	// an ENI of its own, "ipvlan" a link on an ENI of the node, and "bridge" an address
+	// of the node's prefix and a port of its bridge. Empty means a veth pair, or a branch
+	// ENI for pods with SecurityGroups. The agent refuses what the node does not have.
+	Mode string
+	// SecurityGroups are the IDs of the security groups of each pod, at most 16, for
+	// which a pod needs an ENI of its own: a branch ENI, or a whole one with the mode
+	// eni. A runtime that gives the capability securityGroups replaces them. Optional.
+	SecurityGroups []string
+	// Enforcement is strict or standard, see [datapath.Enforcement]. It must be that of
+	// the agent. Empty means that of the agent. In JSON it is podSGEnforcingMode.
+	Enforcement string
 	// LogFile is the path of the plugin's log, or stderr. Empty means stderr.
 	LogFile string
 	// LogLevel is debug, info, warn, error or fatal, in upper or lower case; fatal
@@ -120,11 +132,8 @@ func parseConfig(data []byte) (config, error) {
 	return c, w.checkOthers()
 }
 
-// checkOthers checks the fields of amazon-vpc-cni-k8s that have no effect here.
+// checkOthers refuses fields of the chained plugins of amazon-vpc-cni-k8s.
 func (w netConfWire) checkOthers() error {
-	if m := w.PodSGEnforcingMode; m != "" && m != "strict" && m != "standard" {
-		return &Error{Code: CodeInvalidConfig, Msg: "invalid podSGEnforcingMode " + shorten(m), Details: "want strict or standard"}
-	}
 	for _, field := range []struct {
 		name  string
 		value json.RawMessage
@@ -189,6 +198,9 @@ func (c NetConf) validate() error {
 		return invalid("stateDir", c.StateDir, "want an absolute path")
 	case !pluginlog.ValidFile(c.LogFile):
 		return invalid("pluginLogFile", c.LogFile, "want an absolute path, or stderr")
+	}
+	if err := c.validateMode(); err != nil {
+		return err
 	}
 	if err := datapath.ValidateMTU(c.MTU); err != nil {
 		return invalid("mtu", c.MTU, err.Error())

@@ -64,7 +64,7 @@ func TestParseNetConf(t *testing.T) {
 				"capabilities":{"io.kubernetes.cri.pod-annotations":true},"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":"b"}}}`,
 			want: conf("0.4.0", "aws-cni", cniplugin.NetConf{
 				PluginConf: types.PluginConf{Capabilities: map[string]bool{"io.kubernetes.cri.pod-annotations": true}},
-				MTU:        9001, LogFile: "/var/log/aws-routed-eni/plugin.log", LogLevel: "info",
+				MTU:        9001, Enforcement: "strict", LogFile: "/var/log/aws-routed-eni/plugin.log", LogLevel: "info",
 			}),
 		},
 		{name: "empty ipam and mtu", in: head + `,"ipam":{},"mtu":"","prevResult":null}`, want: conf("1.0.0", "vpcnet", cniplugin.NetConf{})},

@@ -22,6 +22,9 @@ type netConfWire struct {
 	Timeout     durationWire    `json:"timeout,omitzero"`
 	VethPrefix  string          `json:"vethPrefix,omitempty"`
 	MTU         mtuWire         `json:"mtu,omitzero"`
+	Mode        string          `json:"mode,omitempty"`
+	Groups      []string        `json:"securityGroups,omitempty"`
+	Enforcement string          `json:"podSGEnforcingMode,omitempty"`
 	LogFile     string          `json:"pluginLogFile,omitempty"`
 	LogLevel    string          `json:"pluginLogLevel,omitempty"`
 	IPAM        json.RawMessage `json:"ipam,omitempty"`
@@ -29,12 +32,11 @@ type netConfWire struct {
 
 	// The following fields are not in a NetConf.
 
-	RuntimeConfig      json.RawMessage `json:"runtimeConfig,omitempty"`
-	Args               json.RawMessage `json:"args,omitempty"`
-	PodSGEnforcingMode string          `json:"podSGEnforcingMode,omitempty"`
-	Enabled            json.RawMessage `json:"enabled,omitempty"`
-	RandomizeSNAT      json.RawMessage `json:"randomizeSNAT,omitempty"`
-	NodeIP             json.RawMessage `json:"nodeIP,omitempty"`
+	RuntimeConfig json.RawMessage `json:"runtimeConfig,omitempty"`
+	Args          json.RawMessage `json:"args,omitempty"`
+	Enabled       json.RawMessage `json:"enabled,omitempty"`
+	RandomizeSNAT json.RawMessage `json:"randomizeSNAT,omitempty"`
+	NodeIP        json.RawMessage `json:"nodeIP,omitempty"`
 }
 
 // MarshalJSON implements [json.Marshaler].
@@ -50,6 +52,7 @@ func (c NetConf) MarshalJSON() ([]byte, error) {
 		netConfWire{
 			CNIVersion: c.CNIVersion, Name: c.Name, Type: c.Type, AgentSocket: c.AgentSocket, StateDir: c.StateDir,
 			Timeout: durationWire(c.Timeout), VethPrefix: c.VethPrefix, MTU: mtuWire(c.MTU), LogFile: c.LogFile, LogLevel: c.LogLevel,
+			Mode: c.Mode, Groups: c.SecurityGroups, Enforcement: c.Enforcement,
 		},
 		c.Capabilities, c.IPAM, dnsWire(c.DNS), c.ValidAttachments, c.PrevResult,
 	}
@@ -112,6 +115,7 @@ func (w netConfWire) netConf() NetConf {
 		PluginConf:  types.PluginConf{CNIVersion: cmp.Or(w.CNIVersion, unversioned), Name: w.Name, Type: w.Type},
 		AgentSocket: w.AgentSocket, StateDir: w.StateDir, Timeout: time.Duration(w.Timeout),
 		VethPrefix: w.VethPrefix, MTU: int(w.MTU), LogFile: w.LogFile, LogLevel: w.LogLevel,
+		Mode: w.Mode, SecurityGroups: w.Groups, Enforcement: w.Enforcement,
 	}
 }
 

@@ -240,7 +240,7 @@ func TestOwnAllocatorAndWiring(t *testing.T) {
 		}
 		want := []string{
 			"allocate n/c1/eth0 in /run/netns/c1 for default/web",
-			"wire n/c1/eth0 in /run/netns/c1 for default/web: {Addresses:[{Addr:10.0.1.5 ENI:eni-1 Card:0 Device:0 Table:0} {Addr:2001:db8::5 ENI:eni-1 Card:0 Device:0 Table:0}] Layout: MTU:0 HostLinkPrefix: Interfaces:[]}",
+			"wire n/c1/eth0 in /run/netns/c1 for default/web: {Addresses:[{Addr:10.0.1.5 ENI:eni-1 Card:0 Device:0 Table:0} {Addr:2001:db8::5 ENI:eni-1 Card:0 Device:0 Table:0}] Layout: MTU:0 HostLinkPrefix: Interfaces:[] Mode:veth}",
 		}
 		if diff := cmp.Diff(want, m.calls); diff != "" {
 			t.Errorf("%s: ADD: -want +got:\n%s", version, diff)
@@ -254,7 +254,7 @@ func TestOwnAllocatorAndWiring(t *testing.T) {
 		{"STATUS", "", nil},
 		{"GC", `,"cni.dev/valid-attachments":[]`, nil},
 		{"DEL", `,"prevResult":7`, []string{
-			"unwire n/c1/eth0 in /run/netns/c1 for default/web: {Addresses:[] Layout: MTU:0 HostLinkPrefix: Interfaces:[]}", "release n/c1/eth0 for default/web",
+			"unwire n/c1/eth0 in /run/netns/c1 for default/web: {Addresses:[] Layout: MTU:0 HostLinkPrefix: Interfaces:[] Mode:veth}", "release n/c1/eth0 for default/web",
 		}},
 	} {
 		if out, status := m.main(t, tc.command, "1.1.0", tc.fields); status != 0 {

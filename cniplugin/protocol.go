@@ -5,6 +5,8 @@ package cniplugin
 import (
 	"fmt"
 	"net/netip"
+
+	"github.com/vpcnet/vpcnet/datapath"
 )
 
 // DefaultSocket is the path of the agent's socket, unless the network
@@ -77,6 +79,13 @@ type AddRequest struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 	// Interfaces means that the caller wires AddResponse.Interfaces.
 	Interfaces bool `json:"interfaces,omitempty"`
+	// Mode, SecurityGroups and Enforcement are those of the [NetConf]; a runtime may
+	// have replaced the groups.
+	Mode           string   `json:"mode,omitempty"`
+	SecurityGroups []string `json:"securityGroups,omitempty"`
+	Enforcement    string   `json:"enforcement,omitempty"`
+	// Modes means that the caller wires AddResponse.Mode.
+	Modes bool `json:"modes,omitempty"`
 }
 
 // String returns all fields, as in "vpcnet/4f1c/eth0 in /run/netns/4f1c for default/web".
@@ -87,6 +96,15 @@ func (r AddRequest) String() string {
 	}
 	if len(r.Annotations) > 0 {
 		s += fmt.Sprintf(", annotations %q", r.Annotations)
+	}
+	if r.Mode != "" {
+		s += ", mode " + r.Mode
+	}
+	if len(r.SecurityGroups) > 0 {
+		s += fmt.Sprintf(", security groups %v", r.SecurityGroups)
+	}
+	if r.Enforcement != "" {
+		s += ", enforcement " + r.Enforcement
 	}
 	return s
 }
@@ -128,6 +146,9 @@ type AddResponse struct {
 	// belong to the attachment: they are wired after its own interface, and deleted and
 	// released with it. Only a request with Interfaces can get them.
 	Interfaces []Interface `json:"interfaces,omitempty"`
+	// Mode is how the pod is joined to the VPC. Its zero value is a veth pair that the
+	// layout routes. Only a request with Modes can get another one.
+	Mode datapath.Mode `json:"mode,omitzero"`
 }
 
 // Interface is a further interface of a pod, such as one on another network card.

@@ -367,11 +367,12 @@ type attached struct {
 	addrs        []netip.Addr
 }
 
-// find returns the attachment with the host side hostLink. found is false if the
-// result does not contain it. find skips entries that do not parse, because they are
+// find returns the attachment with the host side hostLink, which is empty for a pod that has
+// a whole ENI. found is false if the result does not contain it. find skips entries that do not parse, because they are
 // from other plugins.
 func (r result) find(hostLink, ifName, netns string) (a attached, found bool) {
 	inside := -1
+	found = hostLink == ""
 	for i, raw := range r.Interfaces {
 		var l resultInterface
 		if json.Unmarshal(raw, &l) != nil {

@@ -20,11 +20,15 @@ type wants struct {
 	addrs       []netip.Addr // at most one of each family
 	mac         net.HardwareAddr
 	annotations map[string]string
+	groups      []string // security groups
 }
 
 // annotationsKey is the capability by which containerd gives the annotations of the
 // pod to a plugin.
 const annotationsKey = "io.kubernetes.cri.pod-annotations"
+
+// groupsKey is the capability by which a runtime gives the security groups of a pod.
+const groupsKey = "securityGroups"
 
 // maxAnnotations bounds the keys and values of a pod's annotations. Kubernetes has the
 // same limit (TotalAnnotationSizeLimitB).
@@ -36,6 +40,7 @@ const maxAnnotations = 256 << 10
 //
 // https://github.com/containernetworking/cni/blob/spec-v1.1.0/CONVENTIONS.md#dynamic-plugin-specific-fields-capabilities--runtime-configuration
 func (c config) wants(a arguments) (w wants, err error) {
+	w.groups = c.SecurityGroups
 	if a.ip != "" {
 		if w.addrs, err = parseAddrs("CNI_ARGS IP", strings.Split(a.ip, ",")); err != nil {
 			return w, asEnvironment(err)
@@ -99,6 +104,8 @@ func (w *wants) setCapabilities(raw json.RawMessage) error {
 			into = &addrs
 		case key == "mac":
 			into, want = &mac, "a text"
+		case key == groupsKey:
+			into = &w.groups
 		case key == annotationsKey:
 			into, want = &w.annotations, "an object of texts"
 		default:
@@ -107,6 +114,9 @@ func (w *wants) setCapabilities(raw json.RawMessage) error {
 		if err := json.Unmarshal(given[key], into); err != nil {
 			return unreadableField(field+"."+key, want, err)
 		}
+	}
+	if err := validateGroups(field+"."+groupsKey, w.groups); err != nil {
+		return err
 	}
 	size := 0
 	for key, value := range w.annotations {
@@ -126,7 +136,7 @@ func unsupportedCapability(key string) *Error {
 	by := map[string]string{"portMappings": "portmap", "bandwidth": "bandwidth"}[key]
 	e := &Error{
 		Code: CodeUnsupportedField, Msg: "runtimeConfig." + shortenText(key) + " is not supported",
-		Details: "want only ips, mac and " + annotationsKey + "; remove it from the capabilities of this plugin",
+		Details: "want only ips, mac, " + groupsKey + " and " + annotationsKey + "; remove it from the capabilities of this plugin",
 	}
 	if by != "" {
 		e.Details = "the chained plugin " + by + " does this; give it the capability, and remove it from those of this plugin"

@@ -107,7 +107,7 @@ var askedFor = []asked{
 
 	{name: "portMappings", fields: `"runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":80}]}`, code: 2, text: "runtimeConfig.portMappings is not supported; the chained plugin portmap does this"},
 	{name: "bandwidth", fields: `"runtimeConfig":{"bandwidth":{"ingressRate":1}}`, code: 2, text: "the chained plugin bandwidth does this"},
-	{name: "ipRanges", fields: `"runtimeConfig":{"ipRanges":[[{"subnet":"10.0.0.0/8"}]]}`, code: 2, text: "runtimeConfig.ipRanges is not supported; want only ips, mac and io.kubernetes.cri.pod-annotations"},
+	{name: "ipRanges", fields: `"runtimeConfig":{"ipRanges":[[{"subnet":"10.0.0.0/8"}]]}`, code: 2, text: "runtimeConfig.ipRanges is not supported; want only ips, mac, securityGroups and io.kubernetes.cri.pod-annotations"},
 	{name: "infinibandGUID", fields: `"runtimeConfig":{"infinibandGUID":"24:8a"}`, code: 2, text: "runtimeConfig.infinibandGUID"},
 	{name: "runtimeConfig is a list", fields: `"runtimeConfig":[1]`, code: 6, text: "runtimeConfig cannot be read; want an object"},
 
@@ -121,6 +121,12 @@ var askedFor = []asked{
 	{name: "mtu is too small", fields: `"mtu":"67"`, code: 7, text: "MTU 67, want 68 to 65535"},
 	{name: "podSGEnforcingMode strict", fields: `"podSGEnforcingMode":"strict"`},
 	{name: "podSGEnforcingMode standard", fields: `"podSGEnforcingMode":"standard"`},
+	{name: "mode eni with groups", fields: `"mode":"eni","securityGroups":["sg-0a","sg-0b"]`},
+	{name: "capability securityGroups", fields: `"securityGroups":["sg-0a"],"runtimeConfig":{"securityGroups":["sg-0b"]}`},
+	{name: "mode of others", fields: `"mode":"macvlan"`, code: 7, text: `mode "macvlan"; want eni, ipvlan or bridge, or no mode`},
+	{name: "groups of a bridge", fields: `"mode":"bridge","securityGroups":["sg-0a"]`, code: 7, text: `securityGroups "sg-0a"; want none with mode bridge, whose pods share an ENI`},
+	{name: "groups that are not IDs", fields: `"securityGroups":["web"]`, code: 7, text: `securityGroups "web"; want the ID of a security group such as sg-0123456789abcdef0`},
+	{name: "groups twice", fields: `"runtimeConfig":{"securityGroups":["sg-0a","sg-0a"]}`, code: 7, text: `runtimeConfig.securityGroups "sg-0a"; the group is there twice`},
 	{name: "podSGEnforcingMode of others", fields: `"podSGEnforcingMode":"lax"`, code: 7, text: `podSGEnforcingMode "lax"; want strict or standard`},
 	{name: "vethPrefix of others", fields: `"vethPrefix":"pods5"`, code: 7, text: `vethPrefix "pods5"`},
 	{name: "pluginLogFile stdout", fields: `"pluginLogFile":"stdout"`, code: 7, text: `pluginLogFile "stdout"; want an absolute path, or stderr`},

@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -20,6 +21,9 @@ type Mode struct {
 	Branch *Branch   `json:",omitempty"`
 	Bridge *Bridge   `json:",omitempty"`
 }
+
+// String returns the word for the mode: veth, ipvlan, eni, branch or bridge.
+func (m Mode) String() string { return cmp.Or(Pod{Mode: m}.mode().kind(), "veth") }
 
 // fields returns the fields of m. This list and the fields of Mode are all that a new
 // mode adds outside its own files.
