@@ -116,6 +116,7 @@ var errorRows = []errorRow{
 	{code: "NetworkInterfaceLimitExceeded", reason: ReasonQuota},
 	{code: "ResourceLimitExceeded", reason: ReasonQuota},
 	{code: "SecurityGroupsPerInterfaceLimitExceeded", reason: ReasonQuota},
+	{code: "RouteLimitExceeded", reason: ReasonQuota},
 	{code: "BranchInterfaceLimitExceeded", reason: ReasonENILimit},
 	{code: "PrivateIpAddressLimitExceeded", reason: ReasonSlotLimit, look: true},
 	{code: "Ipv6AddressLimitExceeded", reason: ReasonSlotLimit, look: true},
@@ -133,6 +134,7 @@ var errorRows = []errorRow{
 	{code: "InvalidVpcID.NotFound", reason: ReasonNotFound, look: true},
 	{code: "InvalidAssociationID.NotFound", reason: ReasonNotFound, look: true},
 	{code: "InvalidInterfaceAssociationID.NotFound", reason: ReasonNotFound, look: true},
+	{code: "InvalidRouteTableID.NotFound", reason: ReasonNotFound, look: true},
 	// The refusal of addresses that are not on the ENI, one of the texts of
 	// InvalidParameterValue in
 	// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
@@ -144,6 +146,7 @@ var errorRows = []errorRow{
 	{code: "IncorrectInstanceState", reason: ReasonInUse, look: true},
 	{code: "DependencyViolation", reason: ReasonInUse, look: true},
 	{code: "Resource.AlreadyAssociated", reason: ReasonInUse, look: true},
+	{code: "RouteAlreadyExists", reason: ReasonInUse, look: true},
 	// An ENI that another program deletes while it is attached:
 	// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DeleteNetworkInterface.html
 	{code: "InvalidParameterValue", text: "currently in use", calls: toDelete, reason: ReasonInUse, look: true},
@@ -175,6 +178,7 @@ var errorRows = []errorRow{
 	{code: "InvalidNetworkInterfaceAttachmentId.Malformed", reason: ReasonInvalid, look: true},
 	{code: "InvalidInstanceID.Malformed", reason: ReasonInvalid, look: true},
 	{code: "InvalidSubnetID.Malformed", reason: ReasonInvalid, look: true},
+	{code: "InvalidRouteTableId.Malformed", reason: ReasonInvalid, look: true},
 	{code: "InvalidVpcID.Malformed", reason: ReasonInvalid, look: true},
 	{code: "InvalidGroupId.Malformed", reason: ReasonInvalid, look: true},
 	{code: "InvalidSecurityGroupID.Malformed", reason: ReasonInvalid, look: true},

@@ -117,17 +117,17 @@ var meanings = map[Reason]string{
 	ReasonENILimit: `
 		AttachmentLimitExceeded BranchInterfaceLimitExceeded`,
 	ReasonQuota: `
-		NetworkInterfaceLimitExceeded ResourceLimitExceeded SecurityGroupsPerInterfaceLimitExceeded`,
+		NetworkInterfaceLimitExceeded RouteLimitExceeded ResourceLimitExceeded SecurityGroupsPerInterfaceLimitExceeded`,
 	ReasonSlotLimit: `
 		PrivateIpAddressLimitExceeded Ipv6AddressLimitExceeded`,
 	ReasonNotFound: `
 		InvalidNetworkInterfaceID.NotFound InvalidNetworkInterface.NotFound InvalidAttachmentID.NotFound
 		InvalidAttachment.NotFound InvalidSubnetID.NotFound InvalidInstanceID.NotFound InvalidGroup.NotFound
-		InvalidSecurityGroupID.NotFound InvalidVpcID.NotFound InvalidAssociationID.NotFound
+		InvalidSecurityGroupID.NotFound InvalidVpcID.NotFound InvalidAssociationID.NotFound InvalidRouteTableID.NotFound
 		InvalidInterfaceAssociationID.NotFound`,
 	ReasonInUse: `
 		InvalidNetworkInterface.InUse IncorrectState IncorrectInstanceState DependencyViolation
-		Resource.AlreadyAssociated`,
+		Resource.AlreadyAssociated RouteAlreadyExists`,
 	ReasonNotManaged: `
 		OperationNotPermitted`,
 	ReasonInvalid: `
@@ -136,7 +136,7 @@ var meanings = map[Reason]string{
 		InvalidAction MissingAction NoSuchVersion UnsupportedOperation Unsupported IdempotentParameterMismatch
 		InvalidIPAddress.InUse InvalidInstanceType InvalidNetworkInterfaceId.Malformed
 		InvalidNetworkInterfaceAttachmentId.Malformed InvalidInstanceID.Malformed InvalidSubnetID.Malformed
-		InvalidVpcID.Malformed InvalidGroupId.Malformed InvalidSecurityGroupID.Malformed InvalidID
+		InvalidRouteTableId.Malformed InvalidVpcID.Malformed InvalidGroupId.Malformed InvalidSecurityGroupID.Malformed InvalidID
 		InvalidTagKey.Malformed TagLimitExceeded FilterLimitExceeded InvalidFilter InvalidNextToken
 		InvalidPaginationToken`,
 }
