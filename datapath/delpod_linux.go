@@ -474,8 +474,14 @@ func listOrphans(c *rtnl.Conn) ([]netstate.Change, error) {
 		if len(rules) == 0 {
 			continue
 		}
+		names := rtnl.LinkNames{}
+		if slices.ContainsFunc(rules, func(r netstate.Rule) bool { return r.IIF != "" }) {
+			if err := c.EachLink(func(l rtnl.Link) { names[l.Index] = l.Name }); err != nil {
+				return nil, err
+			}
+		}
 		var routes []netstate.Route
-		if err := c.EachRoute(family, nil, func(r netstate.Route) { routes = append(routes, r) }); err != nil {
+		if err := c.EachRoute(family, names, func(r netstate.Route) { routes = append(routes, r) }); err != nil {
 			return nil, err
 		}
 		changes = append(changes, orphansOf(rules, routes)...)

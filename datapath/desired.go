@@ -39,6 +39,9 @@ func (d Desired) Validate() error {
 			owner[what] = name
 		}
 		claim("host link " + p.HostLink())
+		if link := p.NodeLink(); link != "" && !d.Node.isPodLink(link) && !claims.IsBranchLink(link) {
+			errs = append(errs, fmt.Errorf("%s: link %q neither begins with the host link prefix %q nor is one of the node's links of pods", name, link, d.Node.prefix()))
+		}
 		for _, a := range p.Addrs {
 			claim("address " + a.Addr.String())
 			if err := d.Node.validateOn(p, a); err != nil {

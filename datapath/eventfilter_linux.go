@@ -137,7 +137,7 @@ func (f *eventFilter) concernsLink(l rtnl.Link, deleted bool) bool {
 			return deleted || !before || old != seenAs(l)
 		}
 	}
-	if !known && !strings.HasPrefix(l.Name, f.prefix) || claims.Changing(l.Group) || old.Group == claims.LinkGroupWiring && !deleted {
+	if !known && !f.podLink(l.Name) || claims.Changing(l.Group) || old.Group == claims.LinkGroupWiring && !deleted {
 		return false
 	}
 	if deleted {
@@ -161,6 +161,11 @@ func (f *eventFilter) concernsAddress(a netstate.Address, deleted bool) bool {
 	return f.node.secondary(a.Link) && !ip.IsLinkLocalUnicast() && f.addrs[a.Key()] == deleted
 }
 
+// podLink reports whether packets of pods come from the link of that name.
+func (f *eventFilter) podLink(name string) bool {
+	return strings.HasPrefix(name, f.prefix) || slices.Contains(f.node.PodLinks, name)
+}
+
 // isPassing reports whether a link is a host link that an ADD or DEL is working on. The
 // ADD or DEL makes or deletes the routes, neighbours and rules of that link.
 func (f *eventFilter) isPassing(link string) bool { return claims.Changing(f.seen[link].Group) }
@@ -178,7 +183,7 @@ func (f *eventFilter) concernsNeighbor(n rtnl.Neighbor, deleted bool) bool {
 	if n.Permanent && !deleted && f.node.secondary(n.Link) {
 		return true
 	}
-	return strings.HasPrefix(n.Link, f.prefix) && !f.seen[n.Link].Virtual() && !n.NoARP && (deleted || !n.Permanent)
+	return f.podLink(n.Link) && !f.seen[n.Link].Virtual() && !n.NoARP && (deleted || !n.Permanent)
 }
 
 // concernsRoute selects the routes of the node and its pods, and routes of this package

@@ -221,6 +221,11 @@ func (n Node) filter(families []netstate.Family) netstate.Filter {
 		Name: "prerouting", Hook: nft.HookPrerouting, Priority: nft.PriorityMangle - 1,
 		Rules: []netstate.FilterRule{nft.NewRule(nft.Link{Name: n.prefix() + "*"}, nft.Jump{Chain: from.Name})},
 	}
+	for _, name := range n.PodLinks {
+		if !strings.HasPrefix(name, n.prefix()) {
+			hook.Rules = append(hook.Rules, nft.NewRule(nft.Link{Name: name}, nft.Jump{Chain: from.Name}))
+		}
+	}
 	if n.RefuseMetadata { // egress of the other family must not be a way around
 		hook.Rules = append(hook.Rules,
 			nft.NewRule(nft.Link{Name: claims.EgressPrefix4 + "*"}, nft.Destination{Addr: claims.Metadata4}, nft.Reject{}),

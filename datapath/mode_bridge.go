@@ -4,7 +4,6 @@ package datapath
 
 import (
 	"crypto/sha1"
-	"fmt"
 	"net"
 	"strings"
 
@@ -21,7 +20,8 @@ import (
 // other's addresses. All ports receive broadcasts of the others.
 type Bridge struct {
 	// Name of the bridge: "enibr0" if empty. It must begin with the pod's
-	// HostLinkPrefix, so that the node's filter takes its packets for those of pods.
+	// HostLinkPrefix or be one of [Node.PodLinks], so that the node's filter takes its packets for
+	// those of pods.
 	Name string
 }
 
@@ -68,12 +68,7 @@ func (m bridgeMode) alias(p Pod) alias {
 	return alias{owner: p.HostLink(), mode: m.kind(), link: m.link(), addrs: strings.Join(addrs, ",")}
 }
 
-func (m bridgeMode) validate(p Pod) error {
-	if prefix := m.hostPrefix(p); !strings.HasPrefix(m.link(), prefix) {
-		return fmt.Errorf("bridge %q does not begin with the host link prefix %q", m.link(), prefix)
-	}
-	return ValidateLinkName(m.link())
-}
+func (m bridgeMode) validate(Pod) error { return ValidateLinkName(m.link()) }
 
 func (m bridgeMode) host(p Pod) netstate.State {
 	s := p.vethHost()

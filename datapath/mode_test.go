@@ -56,7 +56,7 @@ func TestValidateMode(t *testing.T) {
 		"table main":      func(p *datapath.Pod) { p.Mode = modes()["branch-strict"]; p.Mode.Branch.VLAN = 154 },
 		"odd enforcement": func(p *datapath.Pod) { p.Mode = modes()["branch-strict"]; p.Mode.Branch.Enforcement = "x" },
 		"branch MAC":      func(p *datapath.Pod) { p.Mode = modes()["branch-strict"]; p.Mode.Branch.ENI.MAC = nil },
-		"bridge's name":   func(p *datapath.Pod) { p.Mode.Bridge = &datapath.Bridge{Name: "cbr0"} },
+		"bridge's name":   func(p *datapath.Pod) { p.Mode.Bridge = &datapath.Bridge{Name: "cbr/0"} },
 		"ipvlan's name":   func(p *datapath.Pod) { p.Mode = modes()["ipvlan"]; p.IfName = "node0" },
 	} {
 		p := testPod(datapath.Flat, 2)

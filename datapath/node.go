@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
@@ -35,6 +36,9 @@ type Node struct {
 	ENIs []ENI
 	// HostLinkPrefix begins the names of host links; "eni" if empty.
 	HostLinkPrefix string
+	// PodLinks are the names of further links from which packets of pods come, such as a
+	// bridge. Optional.
+	PodLinks []string
 	// ServicePrefixes are destinations that pods reach by the primary ENI, whichever
 	// ENI they use otherwise. Optional.
 	ServicePrefixes []netip.Prefix
@@ -120,6 +124,11 @@ func (n Node) prefix() string {
 	return n.HostLinkPrefix
 }
 
+// isPodLink reports whether packets of pods come from the link of that name.
+func (n Node) isPodLink(name string) bool {
+	return strings.HasPrefix(name, n.prefix()) || slices.Contains(n.PodLinks, name)
+}
+
 // Validate reports why n cannot be set up: an unknown layout, no primary ENI, two ENIs
 // with the same card and device, MAC or number, sources that overlap, numbers out of
 // range, or an invalid prefix for host links. It returns all problems, joined.
@@ -133,6 +142,9 @@ func (n Node) Validate() error {
 	}
 	if claims.IsBranchLink(n.prefix()) {
 		errs = append(errs, fmt.Errorf("host link prefix %q: prefixes that begin with %q are reserved for branch ENIs", n.prefix(), claims.StrictPrefix))
+	}
+	for _, name := range n.PodLinks {
+		errs = append(errs, ValidateLinkName(name))
 	}
 	if n.Enforcement != "" && n.Enforcement != Standard && n.Enforcement != Strict {
 		errs = append(errs, fmt.Errorf("enforcement %q is neither %q nor %q", n.Enforcement, Standard, Strict))

@@ -4,7 +4,6 @@ package datapath
 
 import (
 	"net/netip"
-	"strings"
 
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
@@ -91,7 +90,7 @@ func (n Node) podRoute(r netstate.Route) bool {
 		return true
 	}
 	return r.Protocol == claims.RouteProtocol && r.Dst.IsSingleIP() && !r.Via.IsValid() &&
-		(r.Table == claims.TablePods || r.Table == netstate.TableMain) && strings.HasPrefix(r.Link, n.prefix())
+		(r.Table == claims.TablePods || r.Table == netstate.TableMain) && n.isPodLink(r.Link)
 }
 
 // podRule reports whether r, a rule of this package, belongs to one pod.

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vpcnet/vpcnet/datapath/internal/claims"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 )
@@ -154,5 +155,39 @@ func compareHost(t *testing.T, h *kernel, want netstate.State) {
 	}
 	if diff := cmp.Diff(want.String(), have.String()); diff != "" {
 		t.Fatalf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestSweepBranchRules checks that a sweep leaves the rules of pods on branch ENIs that have
+// routes, which name links, and deletes those without.
+func TestSweepBranchRules(t *testing.T) {
+	isolatetest.Require(t)
+	const path = "/run/netns/sweep-branch"
+	newNetns(t, path)
+	h, err := openKernel(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	rule := netstate.Rule{Priority: claims.PriorityBranch, IIF: "vlan0", Table: 105, Protocol: claims.RuleProtocol}
+	orphan := rule
+	orphan.IIF, orphan.Table = "vlan1", 106
+	newNetns(t, path+"-pod")
+	onLink := Pod{ContainerID: "c", IfName: "eth0", Netns: path + "-pod", Addrs: []PodAddr{{Addr: netip.MustParseAddr("10.0.0.1")}}, Mode: Mode{Bridge: &Bridge{Name: rule.IIF}}}
+	if _, err := h.AddPod(t.Context(), onLink); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Apply(t.Context(), []netstate.Change{{Op: netstate.OpAdd, Item: rule}, {Op: netstate.OpAdd, Item: orphan}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	have, err := h.Observe(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(have.Rules, rule) || slices.Contains(have.Rules, orphan) {
+		t.Errorf("rules after the sweep:\n%s\nwant %v and not %v", netstate.State{Rules: have.Rules}, rule, orphan)
 	}
 }

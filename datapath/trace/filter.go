@@ -32,7 +32,7 @@ func (t *tracer) prerouting(l *leg) bool {
 	switch {
 	case isStrictLink(l.in) && !t.forgedRule(l):
 		t.fault(FaultNoFilter, "no rule of priority %d drops what comes from %s with a source that is not the pod's", claims.PriorityForged, l.in)
-	case !strings.HasPrefix(l.in, t.v.prefix()):
+	case !t.v.isCheckedLink(l.in):
 	case !f.checked:
 		t.fault(FaultNoFilter, "nothing in the nftables table inet %s checks the source of packets from %s", netstate.FilterTable, l.in)
 	case !f.mapped && t.v.layout() == datapath.Flat:

@@ -292,7 +292,12 @@ func (v View) podWith(a netip.Addr) (datapath.Pod, bool) {
 
 // isPodLink reports whether the link of that name leads to a pod.
 func (v View) isPodLink(name string) bool {
-	return strings.HasPrefix(name, v.prefix()) || isStrictLink(name)
+	return v.isCheckedLink(name) || isStrictLink(name)
+}
+
+// isCheckedLink reports whether the nftables table checks packets from the link.
+func (v View) isCheckedLink(name string) bool {
+	return strings.HasPrefix(name, v.prefix()) || v.Desired != nil && slices.Contains(v.Desired.Node.PodLinks, name)
 }
 
 // prefix returns the prefix of host links: that of the wanted node or, if it is unknown,
