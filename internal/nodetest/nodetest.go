@@ -33,12 +33,16 @@ import (
 // programsEnv has the directory of the programs.
 const programsEnv = "NODETEST_PROGRAMS"
 
+// inVM reports whether the tests run in the emulated machine of internal/vm, which has the
+// programs.
+func inVM() bool { return os.Getenv("VPCNET_VM") != "" }
+
 // tests are the tests of a package. They run in namespaces of their own.
 type tests struct{ m *testing.M }
 
 // Run runs the tests, and removes the programs afterwards.
 func (r tests) Run() int {
-	if dir := os.Getenv(programsEnv); dir != "" {
+	if dir := os.Getenv(programsEnv); dir != "" && !inVM() {
 		defer os.RemoveAll(dir)
 	}
 	return r.m.Run()

@@ -44,6 +44,9 @@ func TestKernel(t *testing.T) {
 	}{
 		{name: "datapath", pkg: "../../datapath", run: "^TestOtherKinds$"},
 		{name: "fabric", pkg: "../fabric", run: "^(TestBranchENI|TestSuite)$/(standard|strict)$"},
+		{name: "nodetest-strict", pkg: "../nodetest", run: "^TestOtherKinds$/^strict$", programs: []string{"ipamd", "vpc-cni"}},
+		{name: "nodetest-standard", pkg: "../nodetest", run: "^TestOtherKinds$/^standard$", programs: []string{"ipamd", "vpc-cni"}},
+		{name: "nodetest-ipvlan", pkg: "../nodetest", run: "^TestOtherKinds$/^ipvlan$", programs: []string{"ipamd", "vpc-cni"}},
 		{name: "rules", pkg: "../fabric", run: "^(TestBranchGroups|TestJudgeAgreesWithKernel)$"},
 		{name: "ec2fabric", pkg: "../fabric/ec2fabric", run: "^TestBranchENI$"},
 		{name: "clock", pkg: "../crash", run: "^TestClock", programs: []string{"ipamd", "vpc-cni"}},
@@ -83,7 +86,7 @@ func TestKernel(t *testing.T) {
 // the test had opened.
 func openSources(t *testing.T) {
 	t.Helper()
-	packages := []string{"../../datapath", "../../datapath/internal/datapathtest", "../../snat", "../fabric", "../fabric/ec2fabric", "../isolate", "../crash", "../../examples/ipamd", "../../examples/vpc-cni", "../../examples/lab", "./init"}
+	packages := []string{"../../datapath", "../../datapath/internal/datapathtest", "../../snat", "../fabric", "../fabric/ec2fabric", "../isolate", "../crash", "../nodetest", "../../examples/ipamd", "../../examples/vpc-cni", "../../examples/lab", "./init"}
 	out, err := exec.CommandContext(t.Context(), "go", append([]string{"list", "-deps", "-f", "{{.Dir}}"}, packages...)...).Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
@@ -118,7 +121,7 @@ func boot(t *testing.T, k kernel, image, parameters string, commands ...string) 
 	cmd := exec.CommandContext(t.Context(), emulator, "-machine", "pc,accel=tcg", "-cpu", "max", "-m", "768",
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
 		"-kernel", k.image, "-initrd", image,
-		"-append", "console=ttyS0 quiet panic=-1 mitigations=off VPCNET_VM=1 VPCNET_CRASH_PROGRAMS=/bin PATH=/bin "+parameters+" -- "+strings.Join(commands, " + "))
+		"-append", "console=ttyS0 quiet panic=-1 mitigations=off VPCNET_VM=1 VPCNET_CRASH_PROGRAMS=/bin NODETEST_PROGRAMS=/bin PATH=/bin "+parameters+" -- "+strings.Join(commands, " + "))
 	out, err := cmd.CombinedOutput()
 	console := strings.ReplaceAll(string(out), "\r", "")
 	if err != nil || !strings.Contains(console, "\ninit: exit 0\n") {

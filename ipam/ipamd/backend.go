@@ -31,9 +31,10 @@ type BackendConfig struct {
 	// EachCard gives a pod that asks for it by annotation an interface on each network
 	// card, see [NICAnnotation].
 	EachCard bool
-	// BeforeReply and AfterDel are those of [Hooks]. Optional.
-	BeforeReply func(context.Context, cniplugin.AddRequest, []ipam.Allocation) error
-	AfterDel    func([]ipam.Allocation)
+	// SecurityGroups, BeforeReply and AfterDel are those of [Hooks]. Optional.
+	SecurityGroups func(context.Context, cniplugin.AddRequest) ([]string, error)
+	BeforeReply    func(context.Context, cniplugin.AddRequest, []ipam.Allocation) error
+	AfterDel       func([]ipam.Allocation)
 }
 
 // Backend is a server.Backend over a pool and its agent. Until [Backend.Serve] its
@@ -46,6 +47,9 @@ type Backend struct {
 	// cards are the network cards with addresses for pods, first that of the pods that do
 	// not ask for more. It is set before started is closed.
 	cards []int
+	// own are the pods that are not joined by a veth pair with addresses of the pool. Nil
+	// means that there are none.
+	own *ownPods
 	// problem is the present failure of EC2 or the metadata service, nil if none is
 	// known.
 	problem atomic.Pointer[error]
@@ -89,6 +93,16 @@ func (b *Backend) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.
 	case <-ctx.Done():
 		return cniplugin.AddResponse{}, b.starting()
 	}
+	a, err := b.ask(ctx, req)
+	if err != nil {
+		return cniplugin.AddResponse{}, err
+	}
+	if err := b.conflict(ipam.Attachment(req.Attachment), a.kind); err != nil {
+		return cniplugin.AddResponse{}, err
+	}
+	if a.kind != kindVeth {
+		return b.addOwn(ctx, req, a)
+	}
 	wanted, err := b.requests(req)
 	if err != nil {
 		return cniplugin.AddResponse{}, err
@@ -129,6 +143,9 @@ func (b *Backend) find(a cniplugin.Attachment) ipam.Attachment {
 				return held.Attachment
 			}
 		}
+		if r, ok := b.own.record(ipam.Attachment(a)); ok {
+			return r.Attachment
+		}
 	}
 	return ipam.Attachment(a)
 }
@@ -136,8 +153,10 @@ func (b *Backend) find(a cniplugin.Attachment) ipam.Attachment {
 // Del releases the addresses of a pod. It does not need the agent.
 func (b *Backend) Del(ctx context.Context, req cniplugin.DelRequest) (cniplugin.DelResponse, error) {
 	at := b.find(req.Attachment)
-	var released []ipam.Allocation
-	var err error
+	released, err := b.releaseOwn(at)
+	if err != nil {
+		return cniplugin.DelResponse{}, b.explain(err, req.Attachment, req.Pod)
+	}
 	for _, x := range append(b.further(at), at) { // the pod's own interface comes last, in case of an error before it
 		var some []ipam.Allocation
 		if some, err = b.cfg.Pool.Release(x); err != nil && !errors.Is(err, ipam.ErrNotAllocated) {
@@ -159,8 +178,69 @@ func (b *Backend) released(all []ipam.Allocation) {
 	}
 }
 
-// reclaimed calls AfterDel for each pod of the allocations.
+// addOwn is Add for a pod that asks for more than a veth pair with addresses of the pool.
+func (b *Backend) addOwn(ctx context.Context, req cniplugin.AddRequest, a asked) (cniplugin.AddResponse, error) {
+	at := ipam.Attachment(req.Attachment)
+	before, repeated := b.own.record(at)
+	held := len(b.cfg.Pool.Lookup(at)) > 0
+	r, err := b.own.add(ctx, req, a, func() ([]ipam.Allocation, error) {
+		wanted, err := b.requests(req)
+		if err != nil {
+			return nil, err
+		}
+		return b.agent.Load().Allocate(ctx, wanted[0])
+	})
+	if err == nil && b.cfg.BeforeReply != nil {
+		if err = b.cfg.BeforeReply(ctx, req, r.allocations()); err != nil && !(repeated && before.complete()) {
+			_, releaseErr := b.own.release(r)
+			err = errors.Join(err, releaseErr)
+		}
+	}
+	if err == nil {
+		return r.Response, nil
+	}
+	if !held {
+		if _, releaseErr := b.cfg.Pool.Release(at); !errors.Is(releaseErr, ipam.ErrNotAllocated) {
+			err = errors.Join(err, releaseErr)
+		}
+	}
+	return cniplugin.AddResponse{}, b.explain(err, req.Attachment, req.Pod)
+}
+
+// conflict returns an error if the pod has something else than it asks for.
+func (b *Backend) conflict(at ipam.Attachment, k podKind) error {
+	r, own := b.own.record(at)
+	pooled := len(b.cfg.Pool.Lookup(at)) > 0
+	if own && r.complete() && k == kindVeth || pooled && !own && k != kindVeth && k != kindIPVLAN {
+		return &cniplugin.AgentError{
+			Code:    cniplugin.CodeInvalidEnvironment,
+			Message: fmt.Sprintf("the pod has %s already, want %s", kindNames[r.Kind], kindNames[k]),
+		}
+	}
+	return nil
+}
+
+// releaseOwn releases what a pod has beside addresses of the pool.
+func (b *Backend) releaseOwn(at ipam.Attachment) (released []ipam.Allocation, err error) {
+	r, ok := b.own.record(at)
+	if !ok {
+		return nil, nil
+	}
+	released, err = b.own.release(r)
+	if r.Kind == kindIPVLAN {
+		released = nil // the pool has them
+	}
+	return released, err
+}
+
+// reclaimed calls AfterDel for each pod of the allocations that the agent has released, and
+// removes what else is known of the pods.
 func (b *Backend) reclaimed(all []ipam.Allocation) {
+	for _, a := range all {
+		if r, ok := b.own.record(a.Attachment); ok {
+			_, _ = b.own.release(r) // a record that stays is removed by a later DEL, or after a reboot
+		}
+	}
 	type pod struct{ network, container string }
 	byPod, order := map[pod][]ipam.Allocation{}, []pod(nil)
 	for _, a := range all {
@@ -178,6 +258,9 @@ func (b *Backend) reclaimed(all []ipam.Allocation) {
 // Check returns the addresses that a pod holds.
 func (b *Backend) Check(_ context.Context, req cniplugin.CheckRequest) (cniplugin.AddResponse, error) {
 	at := b.find(req.Attachment)
+	if r, ok := b.own.record(at); ok && r.complete() {
+		return r.Response, nil
+	}
 	got := b.cfg.Pool.Lookup(at)
 	for _, x := range b.further(at) {
 		got = append(got, b.cfg.Pool.Lookup(x)...)
@@ -201,6 +284,12 @@ func (b *Backend) GC(_ context.Context, req cniplugin.GCRequest) (cniplugin.GCRe
 	for a := range b.cfg.Pool.Allocations() {
 		stale := cniplugin.Attachment(b.owner(a.Attachment))
 		if a.Network == req.Network && !valid[stale] && !slices.Contains(res.Stale, stale) {
+			res.Stale = append(res.Stale, stale)
+		}
+	}
+	for _, r := range b.own.all() {
+		stale := cniplugin.Attachment(r.Attachment)
+		if stale.Network == req.Network && !valid[stale] && !slices.Contains(res.Stale, stale) {
 			res.Stale = append(res.Stale, stale)
 		}
 	}
@@ -260,6 +349,9 @@ func (b *Backend) Pods(held time.Duration) []datapath.Pod {
 		if time.Since(a.LastRequest()) < held {
 			continue
 		}
+		if r, ok := b.own.record(a.Attachment); ok && r.complete() {
+			continue // it has another mode
+		}
 		p := wired[a.Attachment]
 		if p == nil {
 			p = &datapath.Pod{
@@ -277,7 +369,7 @@ func (b *Backend) Pods(held time.Duration) []datapath.Pod {
 	for _, a := range order {
 		pods = append(pods, *wired[a])
 	}
-	return pods
+	return append(pods, b.own.pods(held)...)
 }
 
 func (b *Backend) response(got []ipam.Allocation) cniplugin.AddResponse {

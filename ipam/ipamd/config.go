@@ -53,6 +53,29 @@ type Config struct {
 	// MaxENIs limits the ENIs of each network card. Zero means the limit of the
 	// instance type.
 	MaxENIs int
+	// PodENI gives pods that ask for security groups a branch ENI each. The agent creates
+	// a trunk ENI for them, on instance types that can have one. The names are those of
+	// amazon-vpc-cni-k8s: ENABLE_POD_ENI.
+	PodENI bool
+	// Enforcement says which packets of such pods pass their security groups. Empty means
+	// datapath.Strict. It changes only at a start without such pods.
+	Enforcement datapath.Enforcement
+	// BranchCooldown is how long a branch ENI is kept after its pod has ended. Zero means
+	// 60 s, as amazon-vpc-resource-controller-k8s has it.
+	BranchCooldown time.Duration
+	// WholeENIs is how many pods can have an ENI of their own. The pool leaves as many
+	// ENIs of the primary ENI's network card to them.
+	WholeENIs int
+	// NodePrefixes are prefixes outside of the VPC, at most one of each family, of which
+	// pods in networks with the mode bridge get their addresses, as kubenet has it. The
+	// agent switches off the source/destination check of the primary ENI. ExcludeSNAT must
+	// have the prefixes of all nodes.
+	NodePrefixes []netip.Prefix
+	// Bridge is the name of the bridge of such pods. Empty means cbr0.
+	Bridge string
+	// RouteTables are the IDs of the VPC route tables in which the agent creates routes for
+	// NodePrefixes to the primary ENI.
+	RouteTables []string
 	// MaxPods limits the pods with addresses. Zero means no limit but that of the ENIs.
 	MaxPods int
 	// Cooldown is how long a released address rests before another pod can get it. Zero
@@ -123,6 +146,9 @@ type Config struct {
 // Hooks are calls into the program that embeds an agent. Each is optional. They are
 // called from several goroutines, also at the same time.
 type Hooks struct {
+	// SecurityGroups returns the security groups of a pod if its request names none. A pod
+	// with groups gets a branch ENI. An error fails the ADD.
+	SecurityGroups func(context.Context, cniplugin.AddRequest) ([]string, error)
 	// BeforeReply is called when a pod has its addresses, before the plugin gets them.
 	// After an error the addresses of a new allocation are released again, and the
 	// plugin gets the error.
@@ -144,7 +170,10 @@ type Hooks struct {
 const (
 	defaultENIMTU      = 9001
 	defaultLinkPrefix  = "eni"
+	defaultBridge      = "cbr0" // as kubenet
 	defaultHTTPTimeout = 10 * time.Second
+	// defaultBranchCooldown is that of amazon-vpc-resource-controller-k8s.
+	defaultBranchCooldown = time.Minute
 	// maxSocket is the longest path that server.Listen accepts. It is less than the
 	// 107 bytes that the path of a unix socket can have.
 	maxSocket = 103
@@ -167,6 +196,9 @@ func (c Config) withDefaults() (Config, error) {
 	c.RandomPorts = cmp.Or(c.RandomPorts, snat.RandomPRNG)
 	c.SNATBackend = cmp.Or(c.SNATBackend, AutoBackend)
 	c.HTTPTimeout = cmp.Or(c.HTTPTimeout, defaultHTTPTimeout)
+	c.Enforcement = cmp.Or(c.Enforcement, datapath.Strict)
+	c.Bridge = cmp.Or(c.Bridge, defaultBridge)
+	c.BranchCooldown = cmp.Or(c.BranchCooldown, defaultBranchCooldown)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -194,14 +226,19 @@ func (c *Config) validate() error {
 		bad = fmt.Sprintf("SNATBackend %q, want %s, %s or %s", c.SNATBackend, AutoBackend, snat.Nftables, snat.Iptables)
 	case !validFamilies(c.Families):
 		bad = fmt.Sprintf("Families %v, want IPv4 and IPv6, each at most once", c.Families)
-	case c.MaxENIs < 0 || c.MaxPods < 0 || c.HTTPTimeout < 0:
-		bad = fmt.Sprintf("MaxENIs %d, MaxPods %d, HTTPTimeout %v: want none below 0", c.MaxENIs, c.MaxPods, c.HTTPTimeout)
+	case c.Enforcement != datapath.Strict && c.Enforcement != datapath.Standard:
+		bad = fmt.Sprintf("Enforcement %q, want %s or %s", c.Enforcement, datapath.Strict, datapath.Standard)
+	case c.MaxENIs < 0 || c.MaxPods < 0 || c.WholeENIs < 0 || c.HTTPTimeout < 0 || c.BranchCooldown < 0:
+		bad = fmt.Sprintf("MaxENIs %d, MaxPods %d, WholeENIs %d, HTTPTimeout %v, BranchCooldown %v: want none below 0", c.MaxENIs, c.MaxPods, c.WholeENIs, c.HTTPTimeout, c.BranchCooldown)
 	}
 	if bad != "" {
 		return fmt.Errorf("%w: %s", ErrConfig, bad)
 	}
 	if err := datapath.ValidateHostLinkPrefix(c.HostLinkPrefix); err != nil {
 		return fmt.Errorf("%w: HostLinkPrefix: %w", ErrConfig, err)
+	}
+	if err := errors.Join(datapath.ValidateLinkName(c.Bridge), validNodePrefixes(c.NodePrefixes)); err != nil {
+		return fmt.Errorf("%w: Bridge, NodePrefixes: %w", ErrConfig, err)
 	}
 	if err := warmpool.CheckPolicy(c.Policy); err != nil {
 		return fmt.Errorf("%w: Policy: %w", ErrConfig, err)
@@ -234,6 +271,9 @@ func (c *Config) limits(l instancetype.Limits, cards []int) []warmpool.Limits {
 		enis := l.MaxENIs(card)
 		if c.MaxENIs > 0 {
 			enis = min(enis, c.MaxENIs)
+		}
+		if card == l.DefaultCard {
+			enis = max(enis-c.reserved(l), 1)
 		}
 		all[card] = warmpool.Limits{MaxENIs: enis, SlotsPerENI: l.SlotsPerENI(), AddressesPerSlot: perSlot, MaxPods: c.MaxPods}
 	}

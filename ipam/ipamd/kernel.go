@@ -95,10 +95,16 @@ var errUnconfirmed = errors.New("the ENIs are unconfirmed while EC2 does not ans
 // node and EC2 has not confirmed the ENIs: applying such a node would remove the
 // pod's network.
 func (l *Links) witnessPods(n datapath.Node, uses []datapath.Use) error {
+	own := map[netip.Addr]bool{}
+	for _, p := range l.pods(0) {
+		for _, a := range p.Addrs {
+			own[a.Addr] = own[a.Addr] || p.Mode != (datapath.Mode{})
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, u := range uses {
-		if !l.confirmed && !u.Local && strings.HasPrefix(u.Link, l.node.HostLinkPrefix) && !covered(n, u.Addr) {
+		if !l.confirmed && !u.Local && !own[u.Addr] && strings.HasPrefix(u.Link, l.node.HostLinkPrefix) && !covered(n, u.Addr) {
 			return fmt.Errorf("%v leads to the pod at %s, and no known ENI has that address: %w", u.Addr, u.Link, errUnconfirmed)
 		}
 	}

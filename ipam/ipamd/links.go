@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/ipam/agent"
 	"github.com/vpcnet/vpcnet/snat"
 )
@@ -255,6 +257,24 @@ func (l *Links) applyTranslation(ctx context.Context, cfg snat.Config) error {
 	l.snat = other
 	l.mu.Unlock()
 	return nftables.Close()
+}
+
+// awaitLink waits until the node has a link with the MAC.
+func (l *Links) awaitLink(ctx context.Context, mac net.HardwareAddr) error {
+	for {
+		state, err := l.path.Observe(ctx)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(state.Links, func(k netstate.Link) bool { return k.MAC == mac.String() }) {
+			return nil
+		}
+		select {
+		case <-time.After(readyEvery):
+		case <-ctx.Done():
+			return errors.Join(datapath.ErrNoLink, ctx.Err())
+		}
+	}
 }
 
 // SetVPC replaces the prefixes of the VPC and applies the source translation. Until

@@ -29,6 +29,7 @@ type node struct {
 	journals *journals
 	intents  eni.Intents // of journals
 	links    *Links
+	own      *ownPods
 	pool     *ipam.Pool
 	backend  *Backend
 	recorder recorder
@@ -65,9 +66,15 @@ func (n *node) open(ctx context.Context) (err error) {
 		return err
 	}
 	n.intents = n.journals.intents
-	if n.links, err = OpenLinks(ctx, n.cfg.links()); err != nil {
+	if n.own, err = openOwnPods(&n.cfg, boot, n.log); err != nil {
 		return err
 	}
+	links := n.cfg.links()
+	links.Node.Enforcement, links.Node.PodLinks = n.own.enforcement, n.own.bridges()
+	if n.links, err = OpenLinks(ctx, links); err != nil {
+		return err
+	}
+	n.own.links = n.links
 	n.pool, err = n.journals.openPool(ipam.Config{Cooldown: n.cfg.Cooldown, MaxPods: n.cfg.MaxPods, Witness: n.links.Witness})
 	if err != nil {
 		return err
@@ -77,6 +84,7 @@ func (n *node) open(ctx context.Context) (err error) {
 	}
 	n.recorder.dir, n.recorder.boot = n.cfg.StateDir, boot
 	n.backend = NewBackend(n.cfg.backend(n.pool))
+	n.backend.own, n.own.ended = n.own, n.backend.released
 	n.links.pods = n.backend.Pods
 	for _, lost := range n.journals.lost {
 		n.recordEvent(lost)
@@ -119,7 +127,7 @@ func (c *Config) links() LinksConfig {
 func (c *Config) backend(pool *ipam.Pool) BackendConfig {
 	return BackendConfig{
 		Pool: pool, Layout: c.Layout, MTU: c.PodMTU, HostLinkPrefix: c.HostLinkPrefix, EachCard: c.EachCard,
-		BeforeReply: c.Hooks.BeforeReply, AfterDel: c.Hooks.AfterDel,
+		SecurityGroups: c.Hooks.SecurityGroups, BeforeReply: c.Hooks.BeforeReply, AfterDel: c.Hooks.AfterDel,
 	}
 }
 

@@ -25,6 +25,8 @@ type Provider struct {
 	Links *Links
 	// Prefixes assigns /28 prefixes instead of single addresses.
 	Prefixes bool
+	// PodENI registers the link of the trunk ENI.
+	PodENI bool
 	// NoPrimary keeps pods off the primary ENI.
 	NoPrimary bool
 	// MTU is the MTU of the ENIs in bytes. Zero leaves it as it is.
@@ -54,19 +56,30 @@ func (p *Provider) Observe(ctx context.Context) (agent.Observation, error) {
 	return o, nil
 }
 
-// Register converts the ENIs of an inventory and registers them with the links.
-// confirmed means that the inventory comes from EC2.
+// Register converts the ENIs of an inventory and registers them with the links. It leaves
+// out those of single pods, and with PodENI the trunk ENI, because the pool's limits do not
+// count them. confirmed means that the inventory comes from EC2.
 func (p *Provider) Register(inv eni.Inventory, confirmed bool) ([]agent.ENI, error) {
 	var out []agent.ENI
+	links := []agent.ENI(nil)
 	for _, e := range inv.ENIs {
 		converted, err := p.convert(e)
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil, err
+		case isWhole(e): // its link may be in a sandbox
+			continue
+		case isTrunk(e) && p.PodENI:
+			if !e.InFlight {
+				converted.NoPods = false
+				links = append(links, converted)
+			}
+			continue
 		}
-		out = append(out, converted)
+		out, links = append(out, converted), append(links, converted)
 	}
 	if p.Links != nil {
-		p.Links.register(inv.Instance.VPC, out, confirmed)
+		p.Links.register(inv.Instance.VPC, links, confirmed)
 	}
 	return out, nil
 }

@@ -254,7 +254,8 @@ func (n *node) prepare(ctx context.Context) (*started, error) {
 	n.recorder.setRegion(region)
 	manager, err := eni.New(eni.Config{
 		Client: client, Intents: n.intents, Cluster: n.cfg.Cluster, Tags: n.cfg.ENITags,
-		Subnets: n.cfg.Subnets, Groups: n.cfg.Groups, MaxENIs: n.cfg.MaxENIs, InUse: InUse(n.pool, n.links.Witness), Known: n.known.Inventory,
+		Subnets: n.cfg.Subnets, Groups: n.cfg.Groups, MaxENIs: n.cfg.MaxENIs, InUse: n.own.inUse(InUse(n.pool, n.links.Witness)),
+		BranchCooldown: n.cfg.BranchCooldown, Known: n.known.Inventory,
 	})
 	if err != nil {
 		return nil, err
@@ -273,7 +274,10 @@ func (n *node) newAgent(st *started) (err error) {
 	manager, limits := st.manager, st.limits
 	// The node record makes the next start faster; without it that is still correct.
 	changed := func(inv eni.Inventory) { _ = n.recorder.store(inv) }
-	p := &Provider{Manager: manager, Pool: n.pool, Links: n.links, Prefixes: n.cfg.prefixes(limits), MTU: n.cfg.ENIMTU, NoPrimary: n.cfg.NoPrimaryPods, Changed: changed}
+	p := &Provider{
+		Manager: manager, Pool: n.pool, Links: n.links, Prefixes: n.cfg.prefixes(limits), PodENI: n.own.trunks(),
+		MTU: n.cfg.ENIMTU, NoPrimary: n.cfg.NoPrimaryPods, Changed: changed,
+	}
 	enis, err := p.Register(manager.Inventory(), false)
 	if err != nil {
 		return err
@@ -299,6 +303,7 @@ func (n *node) newAgent(st *started) (err error) {
 		return err
 	}
 	n.log.Info("instance known", "type", limits.Type, "limits", limits.Source, "enis", limits.Cards, "slots", limits.SlotsPerENI(), "earlier", len(enis))
+	n.own.serve(manager, limits)
 	n.backend.Serve(st.agent, st.cards...)
 	return nil
 }
@@ -335,6 +340,7 @@ func (n *node) whenReady(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.links.Watch(ctx, n.cfg.Hooks.Repaired, n.log) })
 	g.Go(func() error { return n.links.WatchTranslation(ctx, n.cfg.Hooks.Translated, n.log) })
+	g.Go(func() error { return n.own.run(ctx) })
 	return g.Wait()
 }
 
@@ -349,6 +355,9 @@ func (n *node) announce() error {
 	capabilities := map[string]bool{"ips": true, "mac": true}
 	if n.cfg.EachCard {
 		capabilities["io.kubernetes.cri.pod-annotations"] = true
+	}
+	if n.cfg.PodENI {
+		capabilities["securityGroups"] = true
 	}
 	changed, err := server.WriteConflist(n.cfg.Conflist, cniplugin.Conflist{Conf: cniplugin.NetConf{
 		PluginConf:  types.PluginConf{Capabilities: capabilities},

@@ -152,6 +152,13 @@ func (n *node) status() Status {
 			a.Addr, a.ENI, a.Pod.Namespace, a.Pod.Name, datapath.HostLinkName(n.cfg.HostLinkPrefix, a.ContainerID, a.IfName), a.At,
 		})
 	}
+	for _, r := range n.own.all() {
+		for _, a := range r.Response.Addresses {
+			if r.Kind != kindIPVLAN { // the pool has its addresses
+				out.Allocations = append(out.Allocations, PodStatus{a.Addr, a.ENI, r.Pod.Namespace, r.Pod.Name, r.wiring().HostLink(), r.At})
+			}
+		}
+	}
 	return out
 }
 

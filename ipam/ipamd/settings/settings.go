@@ -86,6 +86,9 @@ func defaults() Settings {
 			SNATBackend:    ipamd.AutoBackend,
 			RandomPorts:    snat.RandomPRNG,
 			HTTPTimeout:    10 * time.Second,
+			Enforcement:    datapath.Strict,
+			Bridge:         "cbr0",
+			BranchCooldown: time.Minute,
 			Socket:         cniplugin.DefaultSocket,
 			StateDir:       cniplugin.DefaultStateDir,
 			Conflist:       "/etc/cni/net.d/10-vpcnet.conflist",
@@ -113,7 +116,7 @@ type option struct {
 
 // options lists every setting in the order of the help.
 func (s *Settings) options() []option {
-	return slices.Concat(s.poolOptions(), s.placementOptions(), s.kernelOptions(), s.snatOptions(), s.cloudOptions(), s.processOptions())
+	return slices.Concat(s.poolOptions(), s.placementOptions(), s.ownPodOptions(), s.kernelOptions(), s.snatOptions(), s.cloudOptions(), s.processOptions())
 }
 
 func (s *Settings) poolOptions() []option {
@@ -146,6 +149,19 @@ func (s *Settings) placementOptions() []option {
 		{group, "pod-subnets", "VPCNET_POD_SUBNETS", "ID,...", "Subnets of pods. The first one in the node's zone that is not full is used.", listValue(&s.PodSubnets).live()},
 		{group, "pod-security-groups", "VPCNET_POD_SECURITY_GROUPS", "ID,...", "Security groups of the pods' ENIs. Empty means those of the primary ENI.", listValue(&s.PodGroups).live()},
 		{group, "enable-subnet-discovery", "ENABLE_SUBNET_DISCOVERY", "", "Create ENIs in the subnets of the zone that have the tag kubernetes.io/role/cni, the one with the most free addresses first. Each creation then needs ec2:DescribeSubnets.", boolValue(&s.SubnetDiscovery).live()},
+	}
+}
+
+func (s *Settings) ownPodOptions() []option {
+	const group = "Pods with ENIs of their own, and on a bridge"
+	return []option{
+		{group, "enable-pod-eni", "ENABLE_POD_ENI", "", "Give each pod that asks for security groups a branch ENI with them. The agent creates a trunk ENI, on instance types that can have one.", boolValue(&s.PodENI)},
+		{group, "pod-security-group-enforcing-mode", "POD_SECURITY_GROUP_ENFORCING_MODE", "MODE", "Which packets of such pods pass their security groups: strict, all of them, or standard, those that leave the node. Packets that leave the VPC then have the node's address and groups. It changes only at a start without such pods.", choiceValue(&s.Enforcement, datapath.Strict, datapath.Standard)},
+		{group, "branch-eni-cooldown", "VPCNET_BRANCH_ENI_COOLDOWN", "SECONDS", "How long a branch ENI is kept after its pod has ended, so that late packets do not reach another pod.", positive(secondsValue(&s.BranchCooldown), &s.BranchCooldown)},
+		{group, "whole-enis", "VPCNET_WHOLE_ENIS", "N", `Give at most N pods an ENI of their own, in networks whose CNI configuration has "mode":"eni". Other pods get as many ENIs less.`, intValue(&s.WholeENIs, 0, 100)},
+		{group, "node-prefix", "VPCNET_NODE_PREFIX", "CIDR,...", `Prefix outside of the VPC, at most one of each family, of which pods get addresses in networks whose CNI configuration has "mode":"bridge", as kubenet has it. The source/destination check of the primary ENI is switched off. -exclude-snat-cidrs must have the prefixes of all nodes.`, prefixesValue(&s.NodePrefixes)},
+		{group, "bridge", "VPCNET_BRIDGE", "NAME", "Name of the bridge of such pods.", textValue(&s.Bridge)},
+		{group, "vpc-route-tables", "VPCNET_VPC_ROUTE_TABLES", "ID,...", "VPC route tables in which the agent creates a route for -node-prefix to the primary ENI.", listValue(&s.RouteTables)},
 	}
 }
 
