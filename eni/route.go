@@ -22,8 +22,7 @@ const (
 
 // RoutePrefix has the VPC send packets for a prefix to the primary ENI, as kubenet needs it:
 // it switches off the source/destination check of that ENI, and creates a route to the ENI in
-// each of the VPC route tables, which are given by ID. It replaces a route whose target is
-// gone. It refuses, with ErrNotManaged, to replace a route with another target, because the
+// each of the VPC route tables, which are given by ID. It replaces a blackhole. It refuses, with ErrNotManaged, to replace a route with another target, because the
 // prefix may be that of another node. A repeated call needs one call for the check and one
 // for all tables.
 //

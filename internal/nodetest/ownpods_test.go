@@ -190,7 +190,7 @@ func TestOwnENIRefused(t *testing.T) {
 // TestBridge checks pods on a bridge with addresses of prefixes of their nodes, in both layouts
 // and with both families: on one node and across nodes they see each other's addresses, the
 // internet sees the node, and a ClusterIP leads to a pod of another node, also after the agent
-// was killed. A node whose prefix is another node's gives no pod addresses of it.
+// was killed. A node with the prefix of another node gives no pod addresses of it.
 func TestBridge(t *testing.T) {
 	for _, layout := range layouts {
 		t.Run(layout, func(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/agent"
 )
 
-// nodePrefixes are the prefixes of the node, whose addresses pods on the bridge get. Its
+// nodePrefixes has the state of the prefixes of which pods on the bridge get addresses. Its
 // fields are guarded by the mutex of ownPods.
 type nodePrefixes struct {
 	// last is the last address that was given, and reserved has those of ADDs under way.

@@ -53,7 +53,7 @@ type ownPods struct {
 	prefixes nodePrefixes
 	// adding are the attachments of ADDs under way.
 	adding map[ipam.Attachment]bool
-	// trunk is the ID of the trunk ENI whose link is set up.
+	// trunk is the ID of the trunk ENI with a link that is set up.
 	trunk string
 	// dropped are branch ENIs of pods that have ended, and listed means that all other
 	// branch ENIs of the trunk have a pod.
@@ -203,7 +203,7 @@ func (o *ownPods) begin(at ipam.Attachment, k podKind) (end func(), err error) {
 	}, nil
 }
 
-// refusal returns the error for a pod whose ENI cannot be created.
+// refusal returns the error for a pod after EC2 has not created its ENI.
 func refusal(what string, err error) error {
 	var op *eni.OpError
 	if !errors.As(err, &op) {
@@ -492,8 +492,9 @@ func (o *ownPods) all() []podRecord {
 	return o.records.list()
 }
 
-// run creates the trunk ENI and the routes to the node's prefixes, deletes the ENIs of pods that have ended, and ends pods whose
-// sandboxes have ended without a DEL, until ctx ends.
+// run creates the trunk ENI and the routes to the node's prefixes, deletes the ENIs of pods
+// that have ended, and ends pods after their sandboxes have ended without a DEL, until ctx
+// ends.
 func (o *ownPods) run(ctx context.Context) error {
 	tick := time.NewTicker(auditEvery)
 	defer tick.Stop()

@@ -81,8 +81,8 @@ type podRecords struct {
 	pods map[ipam.Attachment]podRecord
 }
 
-// openPodRecords reads the records of a boot, and removes those of others, whose pods have
-// ended, and those of pods that never got what they need. It returns the files that it could
+// openPodRecords reads the records of a boot. It removes those of other boots, because these
+// pods have ended, and those of pods that never got what they need. It returns the files that it could
 // not read, which it renames.
 func openPodRecords(stateDir, boot string) (r *podRecords, bad []string, err error) {
 	r = &podRecords{dir: filepath.Join(stateDir, podRecordDir), pods: map[ipam.Attachment]podRecord{}}
