@@ -154,6 +154,64 @@ func TestWholeENI(t *testing.T) {
 	}
 }
 
+// TestOwnENIEnds checks that nothing is left of a pod with an ENI of its own that ends in
+// another way than by a DEL that the agent answers: its DEL comes while the agent is away, its
+// sandbox ends without a DEL, or the agent is killed while the ENI is attached.
+func TestOwnENIEnds(t *testing.T) {
+	vpc := vpctest.New(t)
+	env := map[string]string{"VPCNET_WHOLE_ENIS": "1", "WARM_ENI_TARGET": "0", "WARM_IP_TARGET": "1"}
+	node := Start(t, vpc.Node(t, "m5.large"), Config{Env: env})
+	before := stateOf(t, node)
+	conf := withFields(t, node, `"mode": "eni", "timeout": "20s"`)
+	wantNone := func(how string) {
+		t.Helper()
+		deadline := time.Now().Add(2 * time.Minute)
+		for {
+			err := differs(before, stateOf(t, node))
+			if n := len(node.ENIs()); err == nil && n > 1 {
+				err = fmt.Errorf("%d ENIs, want the primary ENI alone", n)
+			}
+			if n := len(node.Status(t).Allocations); err == nil && n > 0 {
+				err = fmt.Errorf("%d allocations", n)
+			}
+			if err == nil {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %v", how, err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+	pod := node.AddPodWith(t, conf)
+	node.Agent.Signal(t, syscall.SIGKILL)
+	<-node.Agent.Done()
+	pod.Delete(t)
+	node.Run(t)
+	node.WaitReady(t)
+	wantNone("DEL while the agent is away")
+
+	lost := node.AddPodWith(t, conf)
+	lost.Pod.Delete(t) // the sandbox alone
+	wantNone("sandbox ended without a DEL")
+
+	vpc.Cloud.AddFault(enitest.Fault{Action: "AttachNetworkInterface", Times: 1, Delay: 3 * time.Second})
+	go func() {
+		for !slices.ContainsFunc(vpc.Cloud.ENIs(), func(e enitest.ENI) bool { return e.Attachment == nil && e.Tags["vpcnet/pod"] == "true" }) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		node.Agent.Signal(t, syscall.SIGKILL)
+	}()
+	if _, err := node.TryPod(t, conf); err == nil {
+		t.Error("ADD succeeded although the agent was killed")
+	}
+	<-node.Agent.Done()
+	node.Run(t)
+	node.WaitReady(t)
+	wantNone("killed while the ENI is attached")
+	node.AddPodWith(t, conf).Delete(t)
+}
+
 // TestOwnENIRefused checks that pods that ask for what the node does not give do not start,
 // that the errors say what to do, and that nothing is left of them.
 func TestOwnENIRefused(t *testing.T) {
