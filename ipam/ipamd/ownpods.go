@@ -454,13 +454,17 @@ func (o *ownPods) signal() {
 // inUse reports whether a pod has the ENI, and otherwise calls next.
 func (o *ownPods) inUse(next func(context.Context, string, netip.Prefix) (bool, error)) func(context.Context, string, netip.Prefix) (bool, error) {
 	return func(ctx context.Context, id string, block netip.Prefix) (bool, error) {
-		for _, r := range o.records.list() {
-			if r.ENI == id {
-				return true, nil
-			}
+		if o.has(id) {
+			return true, nil
 		}
 		return next(ctx, id, block)
 	}
+}
+
+// has reports whether a pod has the ENI. The tags of an ENI say so too, but are unknown while
+// only the metadata service answers.
+func (o *ownPods) has(id string) bool {
+	return slices.ContainsFunc(o.all(), func(r podRecord) bool { return r.ENI == id })
 }
 
 // pods returns the pods that were asked for at least the given time ago.

@@ -34,6 +34,8 @@ type Provider struct {
 	// Changed is called with the inventory after each call that may have changed it.
 	// Optional.
 	Changed func(eni.Inventory)
+
+	own *ownPods // nil if there are none
 }
 
 var _ agent.Provider = (*Provider)(nil)
@@ -67,7 +69,7 @@ func (p *Provider) Register(inv eni.Inventory, confirmed bool) ([]agent.ENI, err
 		switch {
 		case err != nil:
 			return nil, err
-		case isWhole(e): // its link may be in a sandbox
+		case isWhole(e) || p.own.has(e.ID): // its link may be in a sandbox
 			continue
 		case isTrunk(e) && p.PodENI:
 			if !e.InFlight {

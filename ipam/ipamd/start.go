@@ -276,7 +276,7 @@ func (n *node) newAgent(st *started) (err error) {
 	changed := func(inv eni.Inventory) { _ = n.recorder.store(inv) }
 	p := &Provider{
 		Manager: manager, Pool: n.pool, Links: n.links, Prefixes: n.cfg.prefixes(limits), PodENI: n.own.trunks(),
-		MTU: n.cfg.ENIMTU, NoPrimary: n.cfg.NoPrimaryPods, Changed: changed,
+		MTU: n.cfg.ENIMTU, NoPrimary: n.cfg.NoPrimaryPods, Changed: changed, own: n.own,
 	}
 	enis, err := p.Register(manager.Inventory(), false)
 	if err != nil {
