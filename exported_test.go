@@ -488,7 +488,7 @@ func (m *checkedModule) satisfies(p *source, n *types.Named, method string) bool
 	})
 }
 
-// standard returns packages whose interfaces types satisfy without importing them.
+// standard returns packages with interfaces that types satisfy without importing them.
 func (m *checkedModule) standard() (out []*types.Package) {
 	for _, path := range []string{"encoding", "encoding/json", "flag", "fmt", "io", "log/slog", "net", "sort"} {
 		if p, err := m.foreign.Import(path); err == nil {

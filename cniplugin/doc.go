@@ -121,7 +121,7 @@
 // The plugin supports all versions of the specification from 0.1.0 to 1.1.0, each
 // with the commands and result fields that it has. A configuration without cniVersion
 // has version 0.1.0. ADD adds its own interfaces, addresses and routes to a
-// prevResult, whose entries it keeps with fields that it does not know. A result of a
+// prevResult. It keeps all entries, with fields that it does not know. A result of a
 // version before 0.3.0 has one address of each family, so there the address of an
 // earlier plugin stays. A second interface of a sandbox, beside another of this plugin or
 // the default route of another plugin, has its own gateway and route table in the

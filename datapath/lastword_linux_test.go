@@ -214,7 +214,7 @@ func TestRetireIsLast(t *testing.T) {
 }
 
 // TestRetireNameTaken retires a pod that has taken the reserved name in its sandbox, and a
-// pod whose host link another program has renamed.
+// pod with a host link that another program has renamed.
 func TestRetireNameTaken(t *testing.T) {
 	l := newLab(t, datapath.Flat)
 	l.ensure()

@@ -31,7 +31,7 @@ func (n Node) State() netstate.State {
 	return s.Canonical()
 }
 
-// stateIn returns the wanted state of n for a namespace whose present state is have.
+// stateIn returns the wanted state of n for a namespace that is in state have.
 // It omits accept_ra of the primary ENI if that setting is 0, the node forwards
 // already, and its IPv6 default route uses that ENI. In that case a program processes
 // the router advertisements and has told the kernel to ignore them: systemd-networkd,

@@ -261,7 +261,7 @@ func (p Pod) sandboxRule(a netip.Addr) netstate.Rule {
 }
 
 // sandboxLastRule returns the rule that leads packets without a route in table main to the
-// interface with that index. A sandbox whose first interface has ended still reaches the
+// interface with that index. A sandbox that has lost its first interface still reaches the
 // VPC by it, also from sockets without an address.
 func sandboxLastRule(f netstate.Family, index int) netstate.Rule {
 	return netstate.Rule{IPv6: f.Is6(), Priority: claims.LastInSandbox + index, Table: index, Protocol: claims.RuleProtocol}

@@ -114,7 +114,7 @@ func (c *otherClock) RoundTrip(r *http.Request) (*http.Response, error) {
 	return res, err
 }
 
-// TestClockSkew checks that a node whose clock is off by an hour makes its first call
+// TestClockSkew checks that a node with a clock that is off by an hour makes its first call
 // within that call, and that OnCall learns the difference.
 func TestClockSkew(t *testing.T) {
 	for _, ahead := range []time.Duration{time.Hour, -time.Hour} {

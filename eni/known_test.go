@@ -245,7 +245,7 @@ func TestRestartFromJournal(t *testing.T) {
 }
 
 // TestOwnedByJournalOnly checks that an ENI of another program is not managed although
-// the journal names others, and one whose tags have changed is no longer.
+// the journal names others, and one with changed tags is no longer.
 func TestOwnedByJournalOnly(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})

@@ -19,7 +19,7 @@ func (w *world) writes() writes {
 	return writes{n["CreateNetworkInterface"], n["AttachNetworkInterface"], n["DeleteNetworkInterface"]}
 }
 
-// unknownNode returns a Manager on an instance whose type neither the table nor EC2
+// unknownNode returns a Manager on an instance of a type that neither the table nor EC2
 // tells the limits of.
 func unknownNode(t *testing.T, kind enitest.InstanceType) (*world, *eni.Manager) {
 	t.Helper()

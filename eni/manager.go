@@ -133,7 +133,7 @@ type Manager struct {
 	vlans            map[string]map[int]bool // VLAN IDs in use, by trunk
 	placement        placement
 	subnets          []Subnet
-	subnetsQuery     SubnetQuery // the query whose answer subnets is
+	subnetsQuery     SubnetQuery // the query that subnets is the answer to
 	subnetsAt        time.Time   // when subnets was set
 }
 

@@ -13,7 +13,7 @@ import (
 )
 
 // TestPrintedAllocations checks that fmt prints every field of the types that embed
-// an Attachment, whose String method would hide the others.
+// an Attachment: its String method would hide the others.
 func TestPrintedAllocations(t *testing.T) {
 	a := ipam.Attachment{Network: "net", ContainerID: "c1", IfName: "eth7"}
 	pod := ipam.PodRef{Namespace: "default", Name: "web", UID: "u-1"}

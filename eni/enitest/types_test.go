@@ -157,7 +157,7 @@ func TestFlexibleENAQueues(t *testing.T) {
 	}
 }
 
-// TestDefaultCard runs instances of a type whose default network card is not card 0. The
+// TestDefaultCard runs instances of a type with another default network card than card 0. The
 // primary ENI is device 0 of the default card, and device 0 of card 0 is another ENI.
 func TestDefaultCard(t *testing.T) {
 	w := newWorld(t, setup{config: enitest.Config{Types: []enitest.InstanceType{

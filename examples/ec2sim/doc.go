@@ -27,7 +27,7 @@
 //
 // The stream of events begins with one event for each ENI that is attached now, so that
 // a data plane can follow from any time. The events are those of enitest.Event: attached,
-// detached, assigned, unassigned, modified and network-changed. A stream whose reader falls behind by more than
+// detached, assigned, unassigned, modified and network-changed. A stream with a reader that falls behind by more than
 // 1,024 events ends.
 //
 // To try it, start it on fixed ports and use the AWS CLI with any credentials:

@@ -97,7 +97,7 @@ func TestLinkByName(t *testing.T) {
 	}
 }
 
-// TestFullBatch sends as many requests as a batch may have, whose answers do not fit into
+// TestFullBatch sends as many requests as a batch may have. The answers do not fit into
 // one read, and expects each answer at its place.
 func TestFullBatch(t *testing.T) {
 	c := connect(t)

@@ -82,7 +82,7 @@ type loop struct {
 	// stopping is set when the context of Run has ended. Tasks then fail because
 	// they are cancelled.
 	stopping bool
-	// began is when the task started whose outcome is being applied.
+	// began is when the task with the outcome that is being applied started.
 	began time.Time
 	// tasks are under way, or in launches until the turn ends, oldest first.
 	tasks    []*task

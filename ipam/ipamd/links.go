@@ -108,9 +108,9 @@ func newLinks(cfg LinksConfig) *Links {
 // Close closes the namespace. It leaves everything in the kernel as it is.
 func (l *Links) Close() error { return errors.Join(l.path.Close(), l.translator().Close()) }
 
-// SNATBackend returns the backend of the source translation that is in use: nftables,
+// snatBackend returns the backend of the source translation that is in use: nftables,
 // iptables-nft or iptables-legacy.
-func (l *Links) SNATBackend() string { return l.translator().name() }
+func (l *Links) snatBackend() string { return l.translator().name() }
 
 func (l *Links) translator() translator {
 	l.mu.Lock()

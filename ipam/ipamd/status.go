@@ -127,7 +127,7 @@ func (n *node) emptyStatus() Status {
 
 func (n *node) status() Status {
 	out, network := n.emptyStatus(), n.links.Node()
-	out.Network.InUse, out.Network.SNATBackend = network.InUse, n.links.SNATBackend()
+	out.Network.InUse, out.Network.SNATBackend = network.InUse, n.links.snatBackend()
 	view := n.pool.View()
 	if a := n.backend.agent.Load(); a != nil {
 		s := a.Status()

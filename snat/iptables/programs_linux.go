@@ -68,7 +68,7 @@ func find(ctx context.Context) (all []programs, err error) {
 	return all, nil
 }
 
-// named returns the programs of a variant whose names contain it. Version 1.6.2 was the
+// named returns the programs of a variant that have it in their names. Version 1.6.2 was the
 // first whose iptables-restore waits for seconds and whose SNAT has --random-fully.
 func named(v Variant, suffix string) (programs, error) {
 	p := programs{variant: v, unnamed: suffix == ""}
@@ -111,7 +111,7 @@ func multi(v Variant) (programs, error) {
 	}, err
 }
 
-// unnamed returns the programs whose names contain no variant. What variant they are, they
+// unnamed returns the programs without a variant in their names. What variant they are, they
 // print with their version, since 1.8; before there was only legacy.
 func unnamed(ctx context.Context) (programs, error) {
 	p, err := named(Legacy, "")

@@ -49,7 +49,7 @@ type Aggregator struct {
 	records  []Record
 }
 
-// NewAggregator returns an Aggregator whose first interval begins now.
+// NewAggregator returns an Aggregator. Its first interval begins now.
 func NewAggregator(account string, interval time.Duration, now time.Time) *Aggregator {
 	a := &Aggregator{account: account, interval: interval, last: now, seen: map[Flow]Count{}}
 	a.next(now)

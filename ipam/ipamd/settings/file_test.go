@@ -68,7 +68,7 @@ func TestFileMistakes(t *testing.T) {
 		"WARM_IP_TARGET=1\nWARM_IP_TARGET=2":   ":2: WARM_IP_TARGET is in line 1 already",
 		"VPCNET_CONFIG=/etc/other":             ":1: a file cannot name another one",
 		"\nWARM_IP_TARGET=many":                `:2: WARM_IP_TARGET="many": want a whole number`,
-		"ENABLE_POD_ENI=true":                  `ENABLE_POD_ENI="true": the agent does not have this setting`,
+		"ENABLE_IMDS_ONLY_MODE=true":           `ENABLE_IMDS_ONLY_MODE="true": the agent does not have this setting`,
 		"POD_MTU=9001\nAWS_VPC_ENI_MTU=1500\n": "-pod-mtu 9001 (POD_MTU) is more than",
 		"\x00\x01\x02":                         ":1: ",
 		strings.Repeat("x", 1<<20):             ":1: ",

@@ -30,17 +30,14 @@ const anyValue = "*"
 //
 // https://github.com/aws/amazon-vpc-cni-k8s/blob/master/README.md
 var missing = []absent{
-	{"ENABLE_POD_ENI", nil, true, "pods with security groups of their own would get addresses of the node's ENIs"},
-	{"POD_SECURITY_GROUP_ENFORCING_MODE", []string{"strict", "standard"}, false, "it belongs to ENABLE_POD_ENI"},
-
 	{"DISABLE_NETWORK_RESOURCE_PROVISIONING", nil, true, "the agent would create and delete ENIs that another program manages"},
 	{"ENABLE_IMDS_ONLY_MODE", nil, true, "the agent would create and delete ENIs that another program manages"},
 	{"NETWORK_POLICY_ENFORCING_MODE", []string{"none"}, false, "the agent enforces no network policies; a program of its own must"},
 	{"ENI_CONFIG_LABEL_DEF", []string{"topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"}, false, "the agent reads no labels of the node; -pod-network (VPCNET_POD_NETWORK) names the network, by default the zone"},
 	{"ENI_CONFIG_ANNOTATION_DEF", []string{"k8s.amazonaws.com/eniConfig"}, false, "the agent reads no annotations of the node; -pod-network (VPCNET_POD_NETWORK) names the network, by default the zone"},
 
-	{"ENABLE_V6_EGRESS", nil, false, "pods with IPv4 addresses reach no IPv6 destinations; with ENABLE_IPv6 they get IPv6 addresses"},
-	{"ENABLE_V4_EGRESS", []string{anyValue}, false, "pods without IPv4 addresses reach no IPv4 destinations; with ENABLE_IPv4 they get IPv4 addresses"},
+	{"ENABLE_V6_EGRESS", nil, false, "the agent does not add the plugin egress-cni to the CNI configuration; pods with IPv4 addresses reach IPv6 destinations with it, or with ENABLE_IPv6"},
+	{"ENABLE_V4_EGRESS", []string{anyValue}, false, "the agent does not add the plugin egress-cni to the CNI configuration; pods with IPv6 addresses reach IPv4 destinations with it, or with ENABLE_IPv4"},
 	{"MANAGE_UNTAGGED_ENI", nil, false, "ENIs without the agent's tags are left alone"},
 	{"AWS_MANAGE_ENIS_NON_SCHEDULABLE", []string{anyValue}, false, "the agent does not know whether pods are scheduled to the node"},
 	{"DISABLE_LEAKED_ENI_CLEANUP", nil, false, "the agent deletes ENIs that it has created for this instance and lost"},

@@ -58,14 +58,14 @@ func TestMissing(t *testing.T) {
 		warned  int
 		want    string // part of the error or of the first warning
 	}{
-		{env: map[string]string{"ENABLE_POD_ENI": "true"}, refused: true, want: `ENABLE_POD_ENI="true"`},
-		{env: map[string]string{"ENABLE_POD_ENI": "false", "DISABLE_NETWORK_RESOURCE_PROVISIONING": "0", "ANNOTATE_POD_IP": "", "ENABLE_IMDS_ONLY_MODE": "F"}},
+		{env: map[string]string{"ENABLE_IMDS_ONLY_MODE": "true"}, refused: true, want: `ENABLE_IMDS_ONLY_MODE="true"`},
+		{env: map[string]string{"DISABLE_NETWORK_RESOURCE_PROVISIONING": "0", "ANNOTATE_POD_IP": "", "ENABLE_IMDS_ONLY_MODE": "F"}},
 		{env: map[string]string{"DISABLE_NETWORK_RESOURCE_PROVISIONING": "true"}, refused: true, want: "another program manages"},
 		{env: map[string]string{"ENABLE_IMDS_ONLY_MODE": "1"}, refused: true, want: "another program manages"},
 		{env: map[string]string{"NETWORK_POLICY_ENFORCING_MODE": "Strict"}, refused: true, want: "enforces no network policies"},
 		{env: map[string]string{"NETWORK_POLICY_ENFORCING_MODE": "standard"}, warned: 1, want: "enforces no network policies"},
 		{env: map[string]string{"NETWORK_POLICY_ENFORCING_MODE": "none"}},
-		{env: map[string]string{"ENI_CONFIG_LABEL_DEF": "topology.kubernetes.io/zone", "POD_SECURITY_GROUP_ENFORCING_MODE": "strict"}},
+		{env: map[string]string{"ENI_CONFIG_LABEL_DEF": "topology.kubernetes.io/zone"}},
 		{env: map[string]string{"ENI_CONFIG_LABEL_DEF": "team"}, warned: 1, want: `ENI_CONFIG_LABEL_DEF="team" has no effect`},
 		{env: map[string]string{"ENI_CONFIG_LABEL_DEF": "team", "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": "true", "VPCNET_POD_NETWORKS": "/networks"}, refused: true, want: "VPCNET_POD_NETWORK"},
 		{env: map[string]string{"ENI_CONFIG_LABEL_DEF": "team", "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": "true", "VPCNET_POD_NETWORKS": "/networks", "VPCNET_POD_NETWORK": "blue"}, warned: 1, want: "team"},

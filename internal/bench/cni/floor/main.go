@@ -102,7 +102,7 @@ func add(host *rtnl.Client, node, sandbox *os.File, link string, addrs []netip.A
 	})
 }
 
-// settings are those that vpc-cni writes for the host link on a node whose defaults differ.
+// settings are those that vpc-cni writes for the host link on a node with other defaults.
 func settings(link string) []netstate.Sysctl {
 	return []netstate.Sysctl{
 		netstate.LinkSysctl("ipv4", link, "forwarding", "1"),
