@@ -110,9 +110,14 @@ func fillJournal(t *testing.T, dir string) {
 	}
 }
 
-// measure runs this test in a process of its own and returns that process's private
-// memory in bytes.
+// measure runs this test in processes of its own and returns the least private memory of
+// one, in bytes: how much garbage a process has at the end is a matter of chance.
 func measure(t *testing.T, dir string) int {
+	t.Helper()
+	return min(measureOnce(t, dir), measureOnce(t, dir), measureOnce(t, dir))
+}
+
+func measureOnce(t *testing.T, dir string) int {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestMemoryOfAgent$", "-test.v")
 	cmd.Env = append(os.Environ(), memoryEnv+"="+dir)

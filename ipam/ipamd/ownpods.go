@@ -51,8 +51,8 @@ type ownPods struct {
 
 	mu       sync.Mutex
 	prefixes nodePrefixes
-	// adding are the attachments of ADDs under way.
-	adding map[ipam.Attachment]bool
+	// adding are the attachments of ADDs under way, and what they ask for.
+	adding map[ipam.Attachment]podKind
 	// trunk is the ID of the trunk ENI with a link that is set up.
 	trunk string
 	// dropped are branch ENIs of pods that have ended, and listed means that all other
@@ -75,7 +75,7 @@ func openOwnPods(cfg *Config, boot string, log *slog.Logger) (*ownPods, error) {
 	}
 	o := &ownPods{
 		cfg: cfg, boot: boot, records: records, log: log, turn: make(chan struct{}, 1), work: make(chan struct{}, 1),
-		adding: map[ipam.Attachment]bool{}, suspects: map[ipam.Attachment]time.Time{},
+		adding: map[ipam.Attachment]podKind{}, suspects: map[ipam.Attachment]time.Time{},
 		prefixes: nodePrefixes{last: map[netip.Prefix]netip.Addr{}, reserved: map[netip.Addr]ipam.Attachment{}}, ended: func([]ipam.Allocation) {},
 	}
 	if cfg.PodENI {
@@ -177,16 +177,22 @@ func (o *ownPods) add(ctx context.Context, req cniplugin.AddRequest, a asked, al
 
 // begin registers an ADD. It fails if the node has given all its whole ENIs away.
 func (o *ownPods) begin(at ipam.Attachment, k podKind) (end func(), err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	whole := 0
 	for _, r := range o.records.list() {
-		if r.Kind == kindENI {
+		if _, added := o.adding[r.Attachment]; r.Kind == kindENI && r.Attachment != at && !added {
 			whole++
 		}
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	for _, kind := range o.adding {
+		if kind == kindENI {
+			whole++
+		}
+	}
+	_, busy := o.adding[at]
 	switch {
-	case o.adding[at]:
+	case busy:
 		return nil, &cniplugin.AgentError{Code: cniplugin.CodeTryAgainLater, Reason: cniplugin.ReasonAttachmentBusy, Message: "another ADD of the pod is under way"}
 	case k == kindENI && whole >= o.cfg.WholeENIs:
 		return nil, &cniplugin.AgentError{
@@ -194,7 +200,7 @@ func (o *ownPods) begin(at ipam.Attachment, k podKind) (end func(), err error) {
 			Details: fmt.Sprintf("%d pods of this node have ENIs of their own; -whole-enis (VPCNET_WHOLE_ENIS) permits more", whole),
 		}
 	}
-	o.adding[at] = true
+	o.adding[at] = k
 	return func() {
 		o.mu.Lock()
 		defer o.mu.Unlock()

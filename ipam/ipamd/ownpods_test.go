@@ -293,3 +293,32 @@ func TestPodRecords(t *testing.T) {
 		t.Errorf("files %v, want none", left)
 	}
 }
+
+// TestWholeENIsAtOnce checks that ADDs at the same time get no more whole ENIs than the node
+// gives away, and that the record of an ADD that was interrupted does not count against the
+// same pod.
+func TestWholeENIsAtOnce(t *testing.T) {
+	n := newNode(t, nil)
+	cfg := n.node.cfg
+	cfg.WholeENIs = 1
+	o, err := openOwnPods(&cfg, "boot", cfg.Logger)
+	n.check(err)
+	first, second := ipam.Attachment(addRequest("first").Attachment), ipam.Attachment(addRequest("second").Attachment)
+	end, err := o.begin(first, kindENI)
+	n.check(err)
+	if _, err := o.begin(second, kindENI); err == nil || !strings.Contains(err.Error(), "no ENI is left") {
+		t.Errorf("a second ADD at the same time: %v, want no ENI left", err)
+	}
+	_, err = o.records.put(podRecord{}, podRecord{Boot: "boot", Attachment: first, Kind: kindENI})
+	n.check(err)
+	end()
+	if _, err := o.begin(second, kindENI); err == nil {
+		t.Error("a second ADD after the record of the first one succeeded")
+	}
+	end, err = o.begin(first, kindENI)
+	if err != nil {
+		t.Errorf("the repeated ADD of the first pod: %v", err)
+	} else {
+		end()
+	}
+}
