@@ -10,7 +10,8 @@ import (
 
 // Attachment is the key of an allocation: CNI's unit of one interface of one
 // sandbox in one network. All three fields are needed; see
-// https://www.cni.dev/docs/spec/#section-2-execution-protocol.
+// https://www.cni.dev/docs/spec/#section-2-execution-protocol. Package cniplugin has the
+// same fields, so that ipam.Attachment(a) converts one of its attachments.
 type Attachment struct {
 	Network     string `json:"network"`
 	ContainerID string `json:"containerID"`
