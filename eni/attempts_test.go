@@ -109,7 +109,7 @@ func TestCardLimit(t *testing.T) {
 		{"refused", Config{}, 0, map[int]refusal{0: {count: 3, until: now.Add(1)}}, 3},
 		{"refused long ago", Config{}, 0, map[int]refusal{0: {count: 3, until: now}}, 4},
 	} {
-		m := &Manager{cfg: c.cfg, cardRefusals: c.refused}
+		m := &Manager{cfg: c.cfg, placement: placement{maxENIs: c.cfg.MaxENIs}, cardRefusals: c.refused}
 		if got := m.cardLimitLocked(l, c.card, now); got != c.want {
 			t.Errorf("%s: %d, want %d", c.name, got, c.want)
 		}

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -248,6 +249,54 @@ var opOf = map[string]disturbedOp{
 	"AssociateTrunkInterface":            {prepare: (*faultNode).trunk, do: (*faultNode).addBranch, done: (*faultNode).associated, adds: 2, creates: true},
 	"DescribeTrunkInterfaceAssociations": {prepare: (*faultNode).trunk, do: (*faultNode).addBranch, done: (*faultNode).associated, adds: 2, creates: true},
 	"DisassociateTrunkInterface":         {prepare: (*faultNode).branched, do: (*faultNode).retireBranch, done: (*faultNode).gone, adds: 1},
+	"DescribeSecurityGroups":             {prepare: (*faultNode).group, do: (*faultNode).checkGroup, done: (*faultNode).unchanged},
+	"DescribeRouteTables":                {prepare: (*faultNode).uncheck, do: (*faultNode).route, done: (*faultNode).routed},
+	"CreateRoute":                        {prepare: (*faultNode).uncheck, do: (*faultNode).route, done: (*faultNode).routed},
+	"ReplaceRoute":                       {prepare: (*faultNode).blackhole, do: (*faultNode).route, done: (*faultNode).routed, adds: 1},
+}
+
+// group makes a security group the target.
+func (x *faultNode) group() {
+	g, err := x.AddSecurityGroup(x.vpc.ID, "pods", nil)
+	x.check(err)
+	x.target = g.ID
+}
+
+func (x *faultNode) checkGroup(ctx context.Context) error {
+	return x.m.CheckPlacement(ctx, nil, eni.FixedGroups{x.target})
+}
+
+// routedPrefix is the prefix of the node.
+var routedPrefix = netip.MustParsePrefix("100.65.129.0/24")
+
+// uncheck switches off the source/destination check of the primary ENI.
+func (x *faultNode) uncheck() { x.check(x.m.RoutePrefix(x.t.Context(), routedPrefix, nil)) }
+
+// blackhole adds a route for the prefix of the node to an ENI that is not attached.
+func (x *faultNode) blackhole() {
+	x.uncheck()
+	api := ec2.NewFromConfig(x.config(x.inst.ID, nil))
+	lone, err := api.CreateNetworkInterface(x.t.Context(), &ec2.CreateNetworkInterfaceInput{SubnetId: &x.subnet.ID})
+	x.check(err)
+	_, err = api.CreateRoute(x.t.Context(), &ec2.CreateRouteInput{
+		RouteTableId: aws.String(x.RouteTables()[0].ID), DestinationCidrBlock: aws.String(routedPrefix.String()), NetworkInterfaceId: lone.NetworkInterface.NetworkInterfaceId,
+	})
+	x.check(err)
+}
+
+func (x *faultNode) route(ctx context.Context) error {
+	return x.m.RoutePrefix(ctx, routedPrefix, []string{x.RouteTables()[0].ID})
+}
+
+// routed returns what is missing of the route to the primary ENI.
+func (x *faultNode) routed() string {
+	primary := x.primary(x.inst).ID
+	for _, r := range x.RouteTables()[0].Routes {
+		if r.Destination == routedPrefix && r.Target == primary {
+			return ""
+		}
+	}
+	return fmt.Sprintf("no route to %s: %+v", primary, x.RouteTables()[0].Routes)
 }
 
 func (x *faultNode) discover(ctx context.Context) error {
@@ -568,13 +617,19 @@ func busiestMinute(at []time.Time) int {
 // all cases no ENI leaks, a good one survives, nothing is reported as done that is not,
 // the calls are few, and OnCall reports each try by its code.
 func TestEveryCallEveryFault(t *testing.T) {
-	source, err := os.ReadFile("ec2.go")
+	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, call := range regexp.MustCompile(`"([A-Z]\w+)", (?:read|repeatable|once),`).FindAllStringSubmatch(string(source), -1) {
-		if _, ok := opOf[call[1]]; !ok {
-			t.Errorf("no operation for %s", call[1])
+	for _, file := range files {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, call := range regexp.MustCompile(`"([A-Z]\w+)", (?:read|repeatable|once),`).FindAllStringSubmatch(string(source), -1) {
+			if _, ok := opOf[call[1]]; !ok {
+				t.Errorf("no operation for %s in %s", call[1], file)
+			}
 		}
 	}
 	for turn, action := range slices.Sorted(maps.Keys(opOf)) {

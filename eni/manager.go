@@ -127,6 +127,7 @@ type Manager struct {
 	foreignPlaces    map[place]time.Time     // places that EC2 reported as taken, and when
 	slotRefusals     map[slotKey]refusal     // refused slots, by ENI and family
 	exhausted        map[string]exhaustion   // by subnet
+	sourceUnchecked  bool                    // whether RoutePrefix has switched off the check of the primary ENI
 	elsewhereSince   time.Time               // when Assign first left a prefix to another subnet
 	rests            map[restKey]rest        // operations that EC2 has denied
 	lastSubnet       string                  // the subnet of the last new ENI

@@ -22,9 +22,9 @@ const (
 
 // RoutePrefix has the VPC send packets for a prefix to the primary ENI, as kubenet needs it:
 // it switches off the source/destination check of that ENI, and creates a route to the ENI in
-// each of the VPC route tables, which are given by ID. It replaces a blackhole. It refuses, with ErrNotManaged, to replace a route with another target, because the
-// prefix may be that of another node. A repeated call needs one call for the check and one
-// for all tables.
+// each of the VPC route tables, which are given by ID. It replaces a blackhole. It refuses,
+// with ErrNotManaged, to replace a route with another target, because the prefix may be that
+// of another node. A repeated call needs one call to EC2, for all tables.
 //
 // It needs ec2:ModifyNetworkInterfaceAttribute, ec2:DescribeRouteTables, ec2:CreateRoute and
 // ec2:ReplaceRoute.
@@ -38,15 +38,33 @@ func (m *Manager) RoutePrefix(ctx context.Context, prefix netip.Prefix, tables [
 		return err
 	}
 	primary := m.Inventory().Instance.PrimaryENI
-	err := m.withRest(restKey{op: opSourceCheck, eni: primary}, func() error {
-		return m.ec2.modifyENI(ctx, &ec2.ModifyNetworkInterfaceAttributeInput{
-			NetworkInterfaceId: aws.String(primary), SourceDestCheck: &types.AttributeBooleanValue{Value: aws.Bool(false)},
-		})
-	})
-	if err != nil || len(tables) == 0 {
+	if err := m.withRest(restKey{op: opSourceCheck, eni: primary}, func() error { return m.uncheckSource(ctx, primary) }); err != nil {
 		return err
 	}
+	if len(tables) == 0 {
+		return nil
+	}
 	return m.withRest(restKey{op: opRoute}, func() error { return m.routePrefix(ctx, primary, prefix, tables) })
+}
+
+// uncheckSource switches off the source/destination check of the primary ENI, once.
+func (m *Manager) uncheckSource(ctx context.Context, primary string) error {
+	m.mu.Lock()
+	done := m.sourceUnchecked
+	m.mu.Unlock()
+	if done {
+		return nil
+	}
+	err := m.ec2.modifyENI(ctx, &ec2.ModifyNetworkInterfaceAttributeInput{
+		NetworkInterfaceId: aws.String(primary), SourceDestCheck: &types.AttributeBooleanValue{Value: aws.Bool(false)},
+	})
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sourceUnchecked = true
+	return nil
 }
 
 // routePrefix creates or replaces the routes that are not as they should be.
@@ -62,11 +80,7 @@ func (m *Manager) routePrefix(ctx context.Context, primary string, prefix netip.
 		case !ok:
 			errs = append(errs, &OpError{Op: string(opRoute), reason: ReasonNotFound, Err: fmt.Errorf("VPC route table %s", table)})
 		case have == (vpcRoute{}):
-			err := m.ec2.createRoute(ctx, table, prefix, primary)
-			if reasonOf(err) == ReasonInUse {
-				err = nil // it exists, and the listing of EC2 was older
-			}
-			errs = append(errs, err)
+			errs = append(errs, m.ec2.createRoute(ctx, table, prefix, primary))
 		case have.eni == primary:
 		case have.blackhole:
 			errs = append(errs, m.ec2.replaceRoute(ctx, table, prefix, primary))

@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -64,18 +67,61 @@ func (r *row) measureBurst(ctx context.Context, c *contender, n int) (err error)
 	return err
 }
 
-func atOnce(ctx context.Context, pods []*pod, verb string) (time.Duration, error) {
-	errs := make(chan error)
+// burst is what a burst takes: the time from the first exec to the last exit, the CPU time
+// of its processes, and the part of the time of all CPUs that was idle.
+type burst struct {
+	wall, cpu time.Duration
+	idle      float64
+}
+
+func atOnce(ctx context.Context, pods []*pod, verb string) (b burst, err error) {
+	type outcome struct {
+		cost cost
+		err  error
+	}
+	outcomes := make(chan outcome)
+	idle, all, err := cpuTicks()
+	if err != nil {
+		return b, err
+	}
 	start := time.Now()
 	for _, p := range pods {
 		go func() {
-			_, err := p.call(ctx, verb)
-			errs <- err
+			c, err := p.call(ctx, verb)
+			outcomes <- outcome{c, err}
 		}()
 	}
-	var err error
 	for range pods {
-		err = errors.Join(err, <-errs)
+		o := <-outcomes
+		b.cpu += o.cost.cpu
+		err = errors.Join(err, o.err)
 	}
-	return time.Since(start), err
+	b.wall = time.Since(start)
+	idleAfter, allAfter, readErr := cpuTicks()
+	b.idle = (idleAfter - idle) / max(1, allAfter-all)
+	return b, errors.Join(err, readErr)
+}
+
+// cpuTicks returns the time that all CPUs have been idle, and their whole time, in ticks of
+// 10 ms as /proc/stat has them.
+func cpuTicks() (idle, all float64, err error) {
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, 0, err
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	for i, f := range strings.Fields(line)[1:] {
+		n, err := strconv.ParseFloat(f, 64)
+		if err != nil {
+			return 0, 0, fmt.Errorf("/proc/stat: %w", err)
+		}
+		switch i {
+		case 3, 4: // idle, iowait
+			idle += n
+		case 8, 9: // guest times are in user time already
+			continue
+		}
+		all += n
+	}
+	return idle, all, nil
 }

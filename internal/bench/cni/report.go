@@ -36,6 +36,9 @@ type row struct {
 	// in a scenario without bursts.
 	BurstAdd float64 `json:"burstAdd"`
 	BurstDel float64 `json:"burstDel"`
+	// BurstAddUse and BurstDelUse are medians of what a burst uses.
+	BurstAddUse burstUsage `json:"burstAddUse"`
+	BurstDelUse burstUsage `json:"burstDelUse"`
 	// AddUse and DelUse are medians of what the processes use.
 	AddUse usage `json:"addUse"`
 	DelUse usage `json:"delUse"`
@@ -46,7 +49,21 @@ type row struct {
 	ToFloor ratios `json:"toFloor"`
 
 	add, del           []cost
-	burstAdd, burstDel []time.Duration
+	burstAdd, burstDel []burst
+}
+
+// burstUsage is what a burst uses: the CPU time of all its processes in milliseconds, and
+// the part of the time of the machine's CPUs that was idle.
+type burstUsage struct {
+	CPU  float64 `json:"cpu"`
+	Idle float64 `json:"idle"`
+}
+
+func burstUsageOf(all []burst) burstUsage {
+	return burstUsage{
+		ms(median(all, func(b burst) time.Duration { return b.cpu })),
+		median(all, func(b burst) float64 { return b.idle }),
+	}
 }
 
 // usage is what the process of one command uses. CPU is in milliseconds, in user mode and
@@ -65,8 +82,8 @@ func usageOf(all []cost) usage {
 	}
 }
 
-// median returns the median of one part of costs.
-func median[T cmp.Ordered](all []cost, part func(cost) T) T {
+// median returns the median of one part of measurements.
+func median[M any, T cmp.Ordered](all []M, part func(M) T) T {
 	var values []T
 	for _, c := range all {
 		values = append(values, part(c))
@@ -110,7 +127,9 @@ func (t *table) finish() {
 		w.Add, w.Del = timesOf(walls(w.add)), timesOf(walls(w.del))
 		w.AddUse, w.DelUse = usageOf(w.add), usageOf(w.del)
 		if len(w.burstAdd) > 0 {
-			w.BurstAdd, w.BurstDel = timesOf(w.burstAdd).Median, timesOf(w.burstDel).Median
+			wall := func(b burst) time.Duration { return b.wall }
+			w.BurstAdd, w.BurstDel = ms(median(w.burstAdd, wall)), ms(median(w.burstDel, wall))
+			w.BurstAddUse, w.BurstDelUse = burstUsageOf(w.burstAdd), burstUsageOf(w.burstDel)
 		}
 		if w.Name == floorName {
 			floor = w
