@@ -187,8 +187,8 @@ func (t *flowTracer) matches(s nft.Statement) bool {
 		if s.Out {
 			link = t.way.Out
 		}
-		name, any := strings.CutSuffix(s.Name, "*")
-		return link == name || any && strings.HasPrefix(link, name)
+		name, prefix := strings.CutSuffix(s.Name, "*")
+		return link == name || prefix && strings.HasPrefix(link, name)
 	case nft.Reply:
 		return false
 	case nft.CtMark:

@@ -12,9 +12,6 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 )
 
-// errNotSupported is returned on every system but Linux.
-var errNotSupported = fmt.Errorf("egress: %w", errors.ErrUnsupported)
-
 // route is a route in the sandbox, by the gateway.
 type route struct {
 	dst                          netip.Prefix

@@ -6,8 +6,13 @@ package egress
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 )
+
+// errNotSupported is returned on every system but Linux.
+var errNotSupported = fmt.Errorf("egress: %w", errors.ErrUnsupported)
 
 func checkSandbox(string) error                       { return errNotSupported }
 func (w wiring) connect(context.Context) error        { return errNotSupported }

@@ -439,10 +439,10 @@ func testBranches(t *testing.T, layout, mode string, families map[string]string,
 				}
 			}
 			// The group of the server does not accept the groups of the nodes.
-			if _, err := askErr(t, far, pod.At(i)); err == nil {
+			if err := askErr(t, far, pod.At(i)); err == nil {
 				t.Errorf("%v reaches %v, which its group forbids", far.Addrs[i], pod.Addrs[i])
 			}
-			if _, err := askErr(t, veth, pod.At(i)); (err == nil) != (mode == "standard") {
+			if err := askErr(t, veth, pod.At(i)); (err == nil) != (mode == "standard") {
 				t.Errorf("%v reaches %v on its own node: %v, in the mode %s", veth.Addrs[i], pod.Addrs[i], err, mode)
 			}
 		}
@@ -512,7 +512,7 @@ func testIPVLAN(t *testing.T, layout string, families map[string]string, want []
 }
 
 // askErr asks an echo server, and returns an error if no answer comes within two seconds.
-func askErr(t *testing.T, p *Pod, to netip.AddrPort) (netip.Addr, error) {
+func askErr(t *testing.T, p *Pod, to netip.AddrPort) error {
 	t.Helper()
 	ns, err := fabric.OpenNetns(p.Path())
 	if err != nil {
@@ -521,6 +521,6 @@ func askErr(t *testing.T, p *Pod, to netip.AddrPort) (netip.Addr, error) {
 	defer ns.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
-	seen, err := ns.Ask(ctx, "udp", netip.AddrPort{}, to)
-	return seen.Addr(), err
+	_, err = ns.Ask(ctx, "udp", netip.AddrPort{}, to)
+	return err
 }

@@ -96,15 +96,14 @@ func (p *Pool) AddPod() bool {
 	return false
 }
 
-// removePod removes a pod from the given ENI and slot. Its address cools until cool
-// is called. It returns false if the slot has no pod.
-func (p *Pool) removePod(eni, slot int) bool {
+// removePod removes a pod from the given ENI and slot, if the slot has one. Its address
+// cools until cool is called.
+func (p *Pool) removePod(eni, slot int) {
 	if eni >= len(p.enis) || slot >= len(p.enis[eni].used) || p.enis[eni].used[slot] == 0 {
-		return false
+		return
 	}
 	p.enis[eni].used[slot]--
 	p.enis[eni].cooling[slot]++
-	return true
 }
 
 // cool ends the cooldown of all addresses and serves waiting pods.
