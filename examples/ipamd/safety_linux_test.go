@@ -378,7 +378,8 @@ func TestTranslationIsRepaired(t *testing.T) {
 }
 
 // TestPrefixAddedToTheVPC checks that a prefix that is added to the VPC is in the
-// translation within a minute, without a call to EC2.
+// translation within a minute, without a call to EC2 but the search for lost ENIs that
+// follows every start.
 func TestPrefixAddedToTheVPC(t *testing.T) {
 	h := newHost(t)
 	p := h.run(t, map[string]string{"WARM_IP_TARGET": "1"})
@@ -401,8 +402,8 @@ func TestPrefixAddedToTheVPC(t *testing.T) {
 		}
 		return err
 	})
-	if after := h.calls(); after != before {
-		t.Errorf("%d calls to EC2, want none", after-before)
+	if after := h.calls(); after > before+1 {
+		t.Errorf("%d calls to EC2, want at most one", after-before)
 	}
 }
 

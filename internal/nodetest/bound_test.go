@@ -72,6 +72,7 @@ func boundMain(file string) error {
 // TestBound checks that the agent has the addresses of pods that are bound to the node
 // before the first ADD, and that the pods get these.
 func TestBound(t *testing.T) {
+	t.Parallel()
 	for _, layout := range layouts {
 		t.Run(layout, func(t *testing.T) {
 			vpc := vpctest.New(t)

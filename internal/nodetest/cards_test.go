@@ -28,6 +28,7 @@ const cardType = "p4d.24xlarge"
 // packets from each address leave by an ENI of its card, and DEL releases them together. A
 // card with an EFA-only ENI is left alone, and pods that do not ask have one interface.
 func TestEachCard(t *testing.T) {
+	t.Parallel()
 	for _, layout := range layouts {
 		for _, families := range []string{"IPv4", "dual-stack"} {
 			t.Run(layout+"/"+families, func(t *testing.T) {
@@ -109,6 +110,7 @@ func TestEachCard(t *testing.T) {
 // TestEachCardRefused checks that a pod that asks for what the agent does not give does not
 // start, and that the error says what to do.
 func TestEachCardRefused(t *testing.T) {
+	t.Parallel()
 	vpc := vpctest.New(t)
 	node := Start(t, vpc.Node(t, "t3.small"), Config{})
 	conflist := strings.Replace(read(t, node.File("10-vpcnet.conflist")), `"ips": true`, `"ips": true, "io.kubernetes.cri.pod-annotations": true`, 1)

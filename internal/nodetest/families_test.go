@@ -28,6 +28,7 @@ var families = map[string]struct {
 // internet sees the node's IPv4 address and the pod's IPv6 address, also of pods on a
 // second ENI and after the agent was killed. DEL leaves nothing behind.
 func TestFamilies(t *testing.T) {
+	t.Parallel()
 	for name, f := range families {
 		for _, layout := range layouts {
 			for _, prefixes := range []string{"false", "true"} {

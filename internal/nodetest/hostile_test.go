@@ -26,6 +26,7 @@ import (
 // has no owner. It cannot take the address of another pod by neighbour discovery, and its
 // router advertisements and redirects change no route.
 func TestHostileIPv6(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"IPv6", "dual-stack"} {
 		for _, layout := range layouts {
 			t.Run(name+"/"+layout, func(t *testing.T) {

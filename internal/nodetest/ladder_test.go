@@ -122,6 +122,7 @@ func talk(t *testing.T, p, peer *Pod) {
 // and prefixes again when /28s have become whole. All of them work together, also after the
 // agent was killed, and DEL leaves nothing behind.
 func TestPrefixLadder(t *testing.T) {
+	t.Parallel()
 	vpc, nodes := ladder(t)
 	peer := Start(t, vpc.NodeIn(t, enitest.InstanceInput{Subnet: vpc.Subnets[0].ID, Type: "t3.small"}), Config{}).AddPod(t)
 	const perPrefix = 16

@@ -62,6 +62,7 @@ func TestReadOnlySettings(t *testing.T) {
 // TestPodWishes checks that a pod has the address and the MAC that its runtime asks for, that
 // the agent's repairs keep them, and that the VPC and the internet are reached with them.
 func TestPodWishes(t *testing.T) {
+	t.Parallel()
 	vpc := vpctest.New(t)
 	node := Start(t, vpc.Node(t, "t3.small"), Config{Env: map[string]string{"WARM_ENI_TARGET": "0", "WARM_IP_TARGET": "3"}})
 	free := node.ENIs()[0].Addrs[2]

@@ -100,6 +100,7 @@ func reach(t *testing.T, pods ...*Pod) {
 // one, also after the agent was killed. The pool leaves the ENI alone. A second pod is
 // refused. After DEL the ENI is deleted, and the next pod gets one.
 func TestWholeENI(t *testing.T) {
+	t.Parallel()
 	for _, layout := range layouts {
 		for name, f := range families {
 			t.Run(layout+"/"+name, func(t *testing.T) {
@@ -158,6 +159,7 @@ func TestWholeENI(t *testing.T) {
 // another way than by a DEL that the agent answers: its DEL comes while the agent is away, its
 // sandbox ends without a DEL, or the agent is killed while the ENI is attached.
 func TestOwnENIEnds(t *testing.T) {
+	t.Parallel()
 	vpc := vpctest.New(t)
 	env := map[string]string{"VPCNET_WHOLE_ENIS": "1", "WARM_ENI_TARGET": "0", "WARM_IP_TARGET": "1"}
 	node := Start(t, vpc.Node(t, "m5.large"), Config{Env: env})
@@ -215,6 +217,7 @@ func TestOwnENIEnds(t *testing.T) {
 // TestOwnENIRefused checks that pods that ask for what the node does not give do not start,
 // that the errors say what to do, and that nothing is left of them.
 func TestOwnENIRefused(t *testing.T) {
+	t.Parallel()
 	vpc := vpctest.New(t)
 	plain := Start(t, vpc.Node(t, "m5.large"), Config{})
 	small := Start(t, vpc.Node(t, "t3.small"), Config{Env: map[string]string{"ENABLE_POD_ENI": "true", "WARM_ENI_TARGET": "0", "WARM_IP_TARGET": "1"}})
@@ -250,6 +253,7 @@ func TestOwnENIRefused(t *testing.T) {
 // internet sees the node, and a ClusterIP leads to a pod of another node, also after the agent
 // was killed. A node with the prefix of another node gives no pod addresses of it.
 func TestBridge(t *testing.T) {
+	t.Parallel()
 	for _, layout := range layouts {
 		t.Run(layout, func(t *testing.T) {
 			vpc := vpctest.New(t)

@@ -44,6 +44,7 @@ func openGroup(t *testing.T, vpc *vpctest.VPC, name string) string {
 // their nodes, by zone from a file and from flags: they have addresses of the pods' subnets,
 // the primary ENI has no pods, and the internet sees the address of the node.
 func TestCustomNetworking(t *testing.T) {
+	t.Parallel()
 	for _, layout := range layouts {
 		t.Run(layout, func(t *testing.T) {
 			vpc := placed(t, "10.0.0.0/20",
@@ -97,6 +98,7 @@ func TestCustomNetworking(t *testing.T) {
 // TestSubnetDiscovery checks that pods get addresses of the tagged subnets, and that when one
 // is full the next one is used.
 func TestSubnetDiscovery(t *testing.T) {
+	t.Parallel()
 	role := map[string]string{"kubernetes.io/role/cni": "1"}
 	vpc := placed(t, "10.0.0.0/28",
 		enitest.SubnetInput{Prefix: netip.MustParsePrefix("100.64.0.0/28"), Zone: "us-west-2a", Tags: role},

@@ -81,6 +81,7 @@ func (n *Node) hangup(t *testing.T, text string) {
 // groups by PUT. Pods keep their addresses, and a new ENI is in the other subnet. Mistakes
 // and TCP change nothing. After a restart the settings are those of the file.
 func TestReconfigure(t *testing.T) {
+	t.Parallel()
 	for _, layout := range layouts {
 		t.Run(layout, func(t *testing.T) {
 			vpc := placed(t, "10.0.0.0/20",
@@ -214,8 +215,8 @@ func (r *reconfigured) refuse(t *testing.T) {
 		"AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG=false": "takes effect only when the agent starts",
 		"WARM_IP_TARGET=9\n" + placement(r.vpc.Subnets[4].ID, r.group):                "none of 0 subnets",
 		"WARM_IP_TARGET=9\n" + placement(r.vpc.Subnets[3].ID, "sg-0123456789abcdef0"): "sg-0123456789abcdef0 does not exist",
-		"ENABLE_POD_ENI=true":      "does not have this setting",
-		strings.Repeat("#", 2<<20): "too large",
+		"ENABLE_IMDS_ONLY_MODE=true":                                                  "does not have this setting",
+		strings.Repeat("#", 2<<20):                                                    "too large",
 	} {
 		if status, body := r.put(t, "unix", r.File("agent.sock"), text); status != http.StatusBadRequest || !strings.Contains(body, want) {
 			t.Errorf("PUT of %.60q: %d %s, want %d with %q", text, status, body, http.StatusBadRequest, want)

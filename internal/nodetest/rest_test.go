@@ -31,7 +31,7 @@ const (
 // next agent can serve pods, how much memory it has, and how often its threads wake up at
 // rest. At rest the agent must make no call to EC2.
 func TestFullNode(t *testing.T) {
-	t.Parallel() // it mostly waits
+	t.Parallel()
 	vpc := vpctest.New(t)
 	node := Start(t, vpc.Node(t, fullNode), Config{})
 	empty := privateMemory(t, node)

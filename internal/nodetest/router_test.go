@@ -21,6 +21,7 @@ import (
 // lifetime of zero that would end the default route, and with a better router preference.
 // The frames reach the node, but the node and the other pods keep their way.
 func TestForgedRouter(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"IPv6", "dual-stack"} {
 		for _, layout := range layouts {
 			t.Run(name+"/"+layout, func(t *testing.T) {

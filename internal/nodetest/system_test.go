@@ -22,6 +22,7 @@ var layouts = []string{"flat", "per-pod"}
 // All pods reach each other with their own addresses, and the internet with the address of
 // their node, also after the agent was killed. Afterwards nothing is left of them.
 func TestWholeSystem(t *testing.T) {
+	t.Parallel()
 	for _, layout := range layouts {
 		t.Run(layout, func(t *testing.T) {
 			vpc := vpctest.New(t)
@@ -71,6 +72,7 @@ func TestWholeSystem(t *testing.T) {
 
 // TestOwnAgent runs the example program that embeds an agent with its own policy.
 func TestOwnAgent(t *testing.T) {
+	t.Parallel()
 	vpc := vpctest.New(t)
 	node := Start(t, vpc.Node(t, "m5.large"), Config{Program: "ownagent"})
 	for range 5 {

@@ -3,6 +3,7 @@
 package vm_test
 
 import (
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 )
 
 const emulator = "qemu-system-x86_64"
+
+var long = flag.Bool("long", false, "run the tests of the long tier instead of the others")
 
 // flags are the flags of a test binary; the last one is to be completed.
 const flags = "-test.timeout=8m -test.v -test.run="
@@ -37,6 +40,7 @@ func TestKernel(t *testing.T) {
 		programs       []string // examples to build, for /bin
 		kernel         string   // further parameters of the kernel
 		late           bool     // the test loads the modules
+		long           bool     // the test belongs to the long tier, see -long
 		// first is another package and its test, which runs before, and last a command that
 		// runs after. Optional.
 		first [2]string
@@ -44,9 +48,9 @@ func TestKernel(t *testing.T) {
 	}{
 		{name: "datapath", pkg: "../../datapath", run: "^TestOtherKinds$"},
 		{name: "fabric", pkg: "../fabric", run: "^(TestBranchENI|TestSuite)$/(standard|strict)$"},
-		{name: "nodetest-strict", pkg: "../nodetest", run: "^TestOtherKinds$/^strict$", programs: []string{"ipamd", "vpc-cni"}},
-		{name: "nodetest-standard", pkg: "../nodetest", run: "^TestOtherKinds$/^standard$", programs: []string{"ipamd", "vpc-cni"}},
-		{name: "nodetest-ipvlan", pkg: "../nodetest", run: "^TestOtherKinds$/^ipvlan$", programs: []string{"ipamd", "vpc-cni"}},
+		{name: "nodetest-branch", pkg: "../nodetest", run: "^TestOtherKinds$/^(strict|standard)$/./^(IPv4|dual-stack)$", programs: []string{"ipamd", "vpc-cni"}},
+		{name: "nodetest-ipvlan", pkg: "../nodetest", run: "^TestOtherKinds$/^ipvlan$/./^(IPv4|dual-stack)$", programs: []string{"ipamd", "vpc-cni"}},
+		{name: "nodetest-IPv6", pkg: "../nodetest", run: "^TestOtherKinds$/././^IPv6$", programs: []string{"ipamd", "vpc-cni"}, long: true},
 		{name: "rules", pkg: "../fabric", run: "^(TestBranchGroups|TestJudgeAgreesWithKernel)$"},
 		{name: "ec2fabric", pkg: "../fabric/ec2fabric", run: "^TestBranchENI$"},
 		{name: "clock", pkg: "../crash", run: "^TestClock", programs: []string{"ipamd", "vpc-cni"}},
@@ -56,6 +60,9 @@ func TestKernel(t *testing.T) {
 			programs: []string{"lab", "ipamd", "vpc-cni"}, last: "/bin/lab -nodes=2 -pods=1 -json",
 		},
 	} {
+		if test.long != *long {
+			continue
+		}
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			im := image{programs: map[string]string{"init": init, "test": build(t, "test", "-c", test.pkg)}, late: test.late}
