@@ -126,7 +126,7 @@ func (b *builder) prefixes(name string, v ipVersion, all []netip.Prefix) *nftabl
 		set.KeyType = nftables.TypeIP6Addr
 	}
 	b.sets = append(b.sets, set.Name)
-	if err := b.nft.AddSet(set, nil); err != nil {
+	if err := addSet(b.nft, set, nil); err != nil {
 		b.fail(err)
 	}
 	var elements []nftables.SetElement
@@ -168,7 +168,7 @@ func (b *builder) dispatch(key expr.MetaKey, chains map[string]string) []expr.An
 			Key: linkName(name), VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chains[name]},
 		})
 	}
-	if err := b.nft.AddSet(set, elements); err != nil {
+	if err := addSet(b.nft, set, elements); err != nil {
 		b.fail(err)
 	}
 	return []expr.Any{
@@ -355,7 +355,7 @@ func (b *builder) baseChain(name string, priority nftables.ChainPriority) *nftab
 func (b *builder) share() {
 	for _, v := range ipVersions {
 		for _, set := range []*nftables.Set{v.flows(trackedSet, maxTracked), v.flows(flowSet, maxFlows)} {
-			if err := b.nft.AddSet(set, nil); err != nil {
+			if err := addSet(b.nft, set, nil); err != nil {
 				b.fail(err)
 			}
 		}

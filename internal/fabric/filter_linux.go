@@ -162,7 +162,7 @@ func (b *builder) removeOld(w wanted, counters []string) {
 
 func (r *routing) setPublic(t *nftables.Table, ports map[string]*port) (*nftables.Set, error) {
 	set := &nftables.Set{Table: t, Name: "public", KeyType: nftables.TypeIPAddr}
-	if err := r.nft.AddSet(set, nil); err != nil {
+	if err := addSet(r.nft, set, nil); err != nil {
 		return nil, err
 	}
 	r.nft.FlushSet(set)
