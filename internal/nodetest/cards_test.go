@@ -138,18 +138,25 @@ func sandboxLinks(p *Pod) (names []string) {
 // that the server saw.
 func askFrom(t *testing.T, p *Pod, from netip.Addr, to netip.AddrPort) netip.Addr {
 	t.Helper()
+	seen, err := ask(t, p, netip.AddrPortFrom(from, 0), to, 5*time.Second)
+	if err != nil {
+		t.Errorf("from %v to %v: %v", from, to, err)
+	}
+	return seen.Addr().Unmap()
+}
+
+// ask asks an echo server once. It returns the source that the server saw, or an error if
+// no answer comes in time.
+func ask(t *testing.T, p *Pod, from, to netip.AddrPort, within time.Duration) (netip.AddrPort, error) {
+	t.Helper()
 	ns, err := fabric.OpenNetns(p.Path())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
-	seen, err := ns.Ask(ctx, "udp", netip.AddrPortFrom(from, 0), to)
-	if err != nil {
-		t.Errorf("from %v to %v: %v", from, to, err)
-	}
-	return seen.Addr().Unmap()
+	return ns.Ask(ctx, "udp", from, to)
 }
 
 // read returns the content of a file.

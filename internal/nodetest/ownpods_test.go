@@ -5,7 +5,6 @@
 package nodetest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -23,7 +22,6 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/eni/enitest"
 	"github.com/vpcnet/vpcnet/eni/vpctest"
-	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
 // withFields returns the agent's CNI configuration with further fields of the plugin.
@@ -518,13 +516,6 @@ func testIPVLAN(t *testing.T, layout string, families map[string]string, want []
 // askErr asks an echo server, and returns an error if no answer comes within two seconds.
 func askErr(t *testing.T, p *Pod, to netip.AddrPort) error {
 	t.Helper()
-	ns, err := fabric.OpenNetns(p.Path())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-	defer cancel()
-	_, err = ns.Ask(ctx, "udp", netip.AddrPort{}, to)
+	_, err := ask(t, p, netip.AddrPort{}, to, 2*time.Second)
 	return err
 }
