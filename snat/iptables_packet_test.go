@@ -387,24 +387,35 @@ func TestIptablesChangeUnderLoad(t *testing.T) {
 	})
 }
 
-// TestIptablesConcurrent applies rules from fifty goroutines at once, with two handles. At the
-// end the chains hold one of the rulesets.
+// TestIptablesConcurrent applies rules from fifty goroutines at once, with two handles, and
+// then from both to empty chains, again and again. At the end of each the chains hold one of
+// the rulesets, with each jump once.
 func TestIptablesConcurrent(t *testing.T) {
 	variants(t, func(t *testing.T, w *world, h *iptables.Handle) {
 		handles := []*iptables.Handle{h, openIptables(t, w.node, h.Variant())}
 		rules := []snat.IptablesRuleset{iptablesRuleset(t, base(nil)), iptablesRuleset(t, configs["excluded"])}
-		var group sync.WaitGroup
-		for i := range 50 {
-			group.Go(func() {
-				if _, err := handles[i%2].Apply(t.Context(), rules[i/2%2]); err != nil {
-					t.Error(err)
-				}
-			})
+		atOnce := func(calls int) {
+			t.Helper()
+			var group sync.WaitGroup
+			for i := range calls {
+				group.Go(func() {
+					if _, err := handles[i%2].Apply(t.Context(), rules[i/2%2]); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			group.Wait()
+			got, err := h.Observe(t.Context())
+			if err != nil || !got.Equal(rules[0]) && !got.Equal(rules[1]) {
+				t.Errorf("the chains hold none of the rulesets: %v\n%s", err, got)
+			}
 		}
-		group.Wait()
-		got, err := h.Observe(t.Context())
-		if err != nil || !got.Equal(rules[0]) && !got.Equal(rules[1]) {
-			t.Errorf("the chains hold none of the rulesets: %v\n%s", err, got)
+		atOnce(50)
+		for range 10 {
+			if err := h.Remove(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			atOnce(2)
 		}
 		for _, r := range rules {
 			if _, err := h.Apply(t.Context(), r); err != nil {

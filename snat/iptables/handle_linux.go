@@ -35,6 +35,8 @@ type namespace struct {
 	// cleared means that the other variant has none of our chains.
 	cleared bool
 	closed  bool
+	// unlocked is when this handle last gave the lock of the namespace back.
+	unlocked time.Time
 
 	mu      sync.Mutex
 	applied snat.IptablesRuleset // the content that this handle last made the chains hold
@@ -106,6 +108,11 @@ func (n *namespace) inTurn(ctx context.Context, do func(context.Context) error) 
 
 func (n *namespace) Apply(ctx context.Context, want snat.IptablesRuleset) (changed bool, err error) {
 	err = n.inTurn(ctx, func(ctx context.Context) (err error) {
+		unlock, err := n.lock(ctx)
+		if err != nil {
+			return err
+		}
+		defer unlock()
 		if changed, err = n.replace(ctx, n.use, want); err != nil {
 			return err
 		}
@@ -113,6 +120,39 @@ func (n *namespace) Apply(ctx context.Context, want snat.IptablesRuleset) (chang
 		return n.clear(ctx)
 	})
 	return changed, err
+}
+
+// lock excludes other handles of the namespace, also those of other processes, from reading
+// and changing our chains: two changes that begin with the same rules would add the same
+// jumps twice. iptables-nft has no lock, and the lock of iptables-legacy does not cover the
+// reading. The lock is that of flock(2) on the namespace.
+//
+// A process without privileges can hold it too. Therefore lock waits for a part of the time
+// only, and the caller then goes on without it.
+func (n *namespace) lock(ctx context.Context) (unlock func(), err error) {
+	const often = 10 * time.Millisecond
+	fd := int(n.file.Fd())
+	// After a call of this handle it is the turn of others, which ask every 10 ms.
+	pause := time.NewTimer(time.Until(n.unlocked.Add(2 * often)))
+	defer pause.Stop()
+	for end := time.Now().Add(n.within / 4); ; pause.Reset(often) {
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("another handle changes our chains: %w", ctx.Err())
+		}
+		switch err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); {
+		case err == nil:
+			return func() {
+				_ = unix.Flock(fd, unix.LOCK_UN) // fails only for a closed file
+				n.unlocked = time.Now()
+			}, nil
+		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+			return nil, fmt.Errorf("lock the namespace: %w", err)
+		case time.Now().After(end):
+			return func() {}, nil
+		}
+	}
 }
 
 func (n *namespace) Observe(ctx context.Context) (r snat.IptablesRuleset, err error) {

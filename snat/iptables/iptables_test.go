@@ -395,6 +395,32 @@ func TestLock(t *testing.T) {
 	}
 }
 
+// TestForeignLock holds the lock of the namespace, as any process in it can: nothing waits
+// for it longer than a part of the bound.
+func TestForeignLock(t *testing.T) {
+	for _, v := range variants {
+		t.Run(string(v), func(t *testing.T) {
+			ns := namespace(t)
+			f, err := os.Open(ns.Path())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+				t.Fatal(err)
+			}
+			h := open(t, iptables.Config{Netns: ns.Path(), Variant: v})
+			apply(t, h, rules(t), true)
+			holds(t, h, rules(t))
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			if err := h.Remove(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("Remove: %v, want %v", err, context.DeadlineExceeded)
+			}
+		})
+	}
+}
+
 // program puts a script into the place of a program, which the script can call as $0.real.
 func program(t *testing.T, name, script string) {
 	t.Helper()

@@ -78,6 +78,11 @@ func (w *watcher) check(ctx context.Context) (pause time.Duration, err error) {
 			return nil
 		}
 		w.generation = 0
+		unlock, err := w.n.lock(ctx)
+		if err != nil {
+			return err
+		}
+		defer unlock()
 		have, err := w.n.read(ctx, w.n.use, want)
 		if err != nil {
 			return err
