@@ -274,24 +274,30 @@ func (b iptablesBackend) apply(c snat.Config) error {
 	return b.w.snat.Remove(b.t.Context())
 }
 
+// backends are the backends, with the variants of iptables.
+var backends = []string{"nftables", "nft", "legacy"}
+
+// backend opens one of backends.
+func (w *world) backend(t *testing.T, name string) backend {
+	t.Helper()
+	if name == "nftables" {
+		return nftablesBackend{t, w, w.node}
+	}
+	return iptablesBackend{t, w, openIptables(t, w.node, iptables.Variant(name))}
+}
+
 // TestSwitch changes from each backend to each other, while flows are open: into the
 // internet, and by a node port. Open flows keep their source, new ones work, and nothing of
 // the old backend is left.
 func TestSwitch(t *testing.T) {
-	for _, from := range []string{"nftables", "nft", "legacy"} {
-		for _, to := range []string{"nftables", "nft", "legacy"} {
+	for _, from := range backends {
+		for _, to := range backends {
 			if from == to {
 				continue
 			}
 			t.Run(from+" to "+to, func(t *testing.T) {
 				w := newWorld(t)
-				open := func(name string) backend {
-					if name == "nftables" {
-						return nftablesBackend{t, w, w.node}
-					}
-					return iptablesBackend{t, w, openIptables(t, w.node, iptables.Variant(name))}
-				}
-				if err := open(from).apply(base(nil)); err != nil {
+				if err := w.backend(t, from).apply(base(nil)); err != nil {
 					t.Fatal(err)
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -301,7 +307,7 @@ func TestSwitch(t *testing.T) {
 				if before.Addr() != node1 {
 					t.Fatalf("the server saw %v, want %v", before, node1)
 				}
-				next := open(to)
+				next := w.backend(t, to)
 				for range 3 { // an Apply of rules that are in place changes nothing
 					if err := next.apply(base(nil)); err != nil {
 						t.Fatal(err)
@@ -332,30 +338,6 @@ func (w *world) leftovers(t *testing.T) map[string]string {
 		texts[v] = tool(t, w.node, "", "iptables-"+v+"-save") + tool(t, w.node, "", "ip6tables-"+v+"-save")
 	}
 	return texts
-}
-
-// TestIptablesFlowsSurviveChanges keeps flows open while the rules change, as nftables does.
-func TestIptablesFlowsSurviveChanges(t *testing.T) {
-	variants(t, func(t *testing.T, w *world, h *iptables.Handle) {
-		excluding := base(func(c *snat.Config) {
-			c.Excluded = []netip.Prefix{netip.PrefixFrom(fabric.InternetAddr, 32), netip.PrefixFrom(fabric.PeerAddr, 32)}
-		})
-		applyIptables(t, h, base(nil), true)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		say := w.conversation(ctx, t, fabric.InternetAddr)
-		translated := say()
-		applyIptables(t, h, excluding, true)
-		if got := say(); got != translated || got.Addr() != node1 {
-			t.Errorf("after its destination was excluded the source of the flow is %v, before %v", got, translated)
-		}
-		sayOwn := w.conversation(ctx, t, fabric.PeerAddr)
-		own := sayOwn()
-		applyIptables(t, h, base(nil), true)
-		if got := sayOwn(); got != own || got.Addr() != podB {
-			t.Errorf("after its destination was included the source of the flow is %v, before %v", got, own)
-		}
-	})
 }
 
 // TestIptablesChangeUnderLoad changes the translation while a pod opens flows: none of them

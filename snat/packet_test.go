@@ -7,6 +7,7 @@ package snat_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -512,43 +513,6 @@ table inet other {
 	}
 }
 
-// TestFlowsSurviveChanges keeps connections open while the rules change.
-func TestFlowsSurviveChanges(t *testing.T) {
-	w := newWorld(t)
-	plain := base(nil)
-	excluding := base(func(c *snat.Config) {
-		c.Excluded = []netip.Prefix{netip.PrefixFrom(fabric.InternetAddr, 32), netip.PrefixFrom(fabric.PeerAddr, 32)}
-	})
-	apply(t, w.snat, plain, true)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	say := w.conversation(ctx, t, fabric.InternetAddr)
-	translated := say()
-	if translated.Addr() != node1 {
-		t.Fatalf("the server saw %v, want %v", translated, node1)
-	}
-	apply(t, w.snat, excluding, true)
-	if got := say(); got != translated {
-		t.Errorf("after its destination was excluded the source of the flow is %v, before %v", got, translated)
-	}
-	sayOwn := w.conversation(ctx, t, fabric.PeerAddr)
-	own := sayOwn()
-	if own.Addr() != podB {
-		t.Fatalf("the server saw %v, want %v", own, podB)
-	}
-	apply(t, w.snat, plain, true)
-	if got := sayOwn(); got != own {
-		t.Errorf("after its destination was included the source of the flow is %v, before %v", got, own)
-	}
-	if err := w.snat.Remove(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	apply(t, w.snat, plain, true)
-	if got := say(); got != translated {
-		t.Errorf("after the rules were removed and applied again the source of the flow is %v, before %v", got, translated)
-	}
-}
-
 // conversation opens a connection from podB. It returns a function that exchanges data
 // on it and returns the source that the server sees.
 func (w *world) conversation(ctx context.Context, t *testing.T, to netip.Addr) func() netip.AddrPort {
@@ -558,14 +522,17 @@ func (w *world) conversation(ctx context.Context, t *testing.T, to netip.Addr) f
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return func() netip.AddrPort {
-		t.Helper()
-		seen, err := fabric.Exchange(ctx, conn, "still here")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return seen
+	return func() netip.AddrPort { return exchange(ctx, t, conn) }
+}
+
+// exchange exchanges data with an echo server and returns the source that it sees.
+func exchange(ctx context.Context, t *testing.T, conn net.Conn) netip.AddrPort {
+	t.Helper()
+	seen, err := fabric.Exchange(ctx, conn, "still here")
+	if err != nil {
+		t.Fatal(err)
 	}
+	return seen
 }
 
 // TestDamage changes the table in many ways. Observe shows each change, Apply repairs it,
