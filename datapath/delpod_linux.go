@@ -94,16 +94,20 @@ func (d *deletion) unwire(ctx context.Context, retire bool) (retired bool, err e
 }
 
 // onlyPair reports whether the pod has nothing but a veth pair.
-func (d *deletion) onlyPair() bool { return d.link.Index != 0 && aliasIn(d.link) == (alias{}) }
+func (d *deletion) onlyPair() bool { return d.link.Index != 0 && aliasIn(d.link).pairOnly() }
 
 // findHostLink finds the pod's host link by its name. A link may have another name: that of
-// an earlier configuration, or one that another program has given it. Then its peer in the
-// sandbox or the route to an address leads to it, and its MAC identifies it.
+// an earlier configuration, or one that another program has given it. Then its alias, its
+// peer in the sandbox or the route to an address leads to it, and its alias or its MAC
+// identifies it.
 func (d *deletion) findHostLink(ctx context.Context) (err error) {
 	for _, name := range d.pod.hostLinkNames() {
 		if d.link, err = d.h.findLink(ctx, name); err != nil || d.link.Index != 0 {
 			return err
 		}
+	}
+	if d.link, err = d.h.findAdopted(ctx, d.pod); err != nil || d.link.Index != 0 {
+		return err
 	}
 	if err := d.findPeer(ctx); err != nil {
 		return err
@@ -421,7 +425,7 @@ const endingTime = time.Minute
 func (h *kernel) retireEnding(c *rtnl.Conn) error {
 	ending, now := map[int]time.Time{}, time.Now()
 	err := c.EachLink(func(l rtnl.Link) {
-		if l.Group == claims.LinkGroupEnding && aliasIn(l) == (alias{}) {
+		if l.Group == claims.LinkGroupEnding && aliasIn(l).pairOnly() {
 			ending[l.Index] = now
 		}
 	})

@@ -100,7 +100,7 @@ func (d Desired) wired(links []netstate.Link) map[string]Pod {
 		done[l.Name] = !claims.Changing(l.Group)
 	}
 	wired := map[string]Pod{}
-	for _, p := range d.Pods {
+	for _, p := range d.resolved(links).Pods {
 		if p, _ = p.Resolve(links); done[p.HostLink()] {
 			wired[p.HostLink()] = p
 		}

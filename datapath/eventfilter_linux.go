@@ -65,7 +65,7 @@ func (f *eventFilter) reset(d Desired, have rtnl.Observation) {
 		f.names[l.Index] = l.Name
 	}
 	f.add(f.node.State(), "")
-	for _, p := range d.Pods {
+	for _, p := range d.resolved(have.Links).Pods {
 		host := p.HostState()
 		f.add(host, p.HostLink())
 		f.pods.add(p, host)

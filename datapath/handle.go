@@ -103,6 +103,25 @@ func (h *Handle) RetirePod(ctx context.Context, p Pod) error { return h.system.R
 // and ErrNoLink if no link has the MAC of an ENI of its mode.
 func (h *Handle) CheckPod(ctx context.Context, p Pod) error { return h.system.CheckPod(ctx, p) }
 
+// AdoptPod records that p, which another program has wired by a veth pair, has the host
+// link of that name. From then on the link is p's under its own name and MAC: Ensure and
+// Watch give it the routes, rules and neighbours of p, and DelPod finds it. It changes
+// nothing but the link's alias and one alternative name, which end with the link. It can be
+// repeated. It returns ErrNoLink if there is no link of that name, and ErrInterfaceTaken if
+// it is not a veth link or that of another pod.
+func (h *Handle) AdoptPod(ctx context.Context, p Pod, link string) error {
+	return h.system.AdoptPod(ctx, p, link)
+}
+
+// DisownPod undoes AdoptPod. It succeeds if nothing is recorded.
+func (h *Handle) DisownPod(ctx context.Context, p Pod) error { return h.system.DisownPod(ctx, p) }
+
+// RenameLink gives a link of the node another name. It succeeds if no link has the name
+// from. Kernels before 6.2 refuse it for a link that is up.
+func (h *Handle) RenameLink(ctx context.Context, from, to string) error {
+	return h.system.RenameLink(ctx, from, to)
+}
+
 // Sweep deletes the links that RetirePod left, all in one request, and the rules of the
 // per-pod layout of pods that lost their link with the sandbox before any DEL. It also
 // deletes the links of DelPod and RetirePod of processes that were killed, if an earlier
@@ -151,7 +170,8 @@ func (h *Handle) LookupAddrs(ctx context.Context, addrs []netip.Addr) ([]Use, er
 
 // HostLinks returns the names of all links of the namespace except those that DelPod or
 // RetirePod has marked. A pod has no network any more if its [Pod.HostLink] is not among
-// them.
+// them. For a link that AdoptPod has marked there is also the name that it would have if
+// AddPod had made it.
 func (h *Handle) HostLinks(ctx context.Context) (map[string]bool, error) {
 	return h.system.HostLinks(ctx)
 }
@@ -174,4 +194,7 @@ type system interface {
 	InUse(ctx context.Context, within []netip.Prefix) ([]Use, error)
 	LookupAddrs(ctx context.Context, addrs []netip.Addr) ([]Use, error)
 	HostLinks(ctx context.Context) (map[string]bool, error)
+	AdoptPod(ctx context.Context, p Pod, link string) error
+	DisownPod(ctx context.Context, p Pod) error
+	RenameLink(ctx context.Context, from, to string) error
 }

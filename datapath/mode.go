@@ -180,7 +180,8 @@ func (e ENI) validateMAC() error {
 }
 
 // Resolve returns p with the names of the links that its mode needs, as far as they
-// were unknown. It returns ErrNoLink if no link has the MAC of an ENI.
+// were unknown, and with its host link if another program has made it. It returns ErrNoLink
+// if no link has the MAC of an ENI.
 func (p Pod) Resolve(links []netstate.Link) (Pod, error) {
 	for _, f := range p.Mode.fields() {
 		f.clone()
@@ -195,7 +196,7 @@ func (p Pod) Resolve(links []netstate.Link) (Pod, error) {
 		}
 		e.Link = n.ENIs[0].Link
 	}
-	return p, nil
+	return Desired{Pods: []Pod{p}}.resolved(links).Pods[0], nil
 }
 
 // fromNode reports whether the pod's addresses are those of an ENI of the node. In other

@@ -31,10 +31,17 @@ func (vethMode) enis() []*ENI                           { return nil }
 // packets find it. The link has ARP off: both ends have permanent entries for each other,
 // and a pod could otherwise fill the node's neighbour table, which all its links share, with
 // ARP requests from made-up addresses.
+//
+// The link of a pod that another program has wired keeps its ARP, because the kernel would
+// drop its neighbours at the change, and its MTU, which the other end has too.
 func (p Pod) vethHost() netstate.State {
-	s := netstate.State{Links: []netstate.Link{{
+	link := netstate.Link{
 		Name: p.HostLink(), Kind: "veth", MAC: p.HostMAC().String(), MTU: p.MTU, Up: true, NoARP: true, Peer: p.peer(),
-	}}}
+	}
+	if p.Adopted.Link != "" {
+		link.MTU, link.NoARP = 0, false
+	}
+	s := netstate.State{Links: []netstate.Link{link}}
 	s.Sysctls = p.hostSysctls(p.HostLink())
 	table := claims.TablePods
 	if p.layout() == PerPod {

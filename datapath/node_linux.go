@@ -83,7 +83,7 @@ func (h *kernel) confirmChanges(ctx context.Context, d Desired, changes []netsta
 		if err != nil {
 			return err
 		}
-		return f(confirmed(changes, d.without(unsettled).Drift(have.State)))
+		return f(confirmed(changes, d.resolved(have.Links).without(unsettled).Drift(have.State)))
 	})
 }
 

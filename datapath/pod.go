@@ -46,6 +46,10 @@ type Pod struct {
 	// Mode is how the pod is joined to the VPC: if it is zero, by a veth pair that the
 	// layout routes.
 	Mode Mode
+	// Adopted is the host link of a pod that another program has wired, see
+	// [Handle.AdoptPod]. A Handle finds it; set it only to compute a State without a
+	// kernel. Optional.
+	Adopted HostSide `json:",omitzero"`
 }
 
 // PodAddr is a pod's address and the route table of the ENI that owns it.
@@ -96,6 +100,14 @@ func digest(containerID, ifName string) []byte {
 
 // HostLink returns the name of the pod's host link.
 func (p Pod) HostLink() string {
+	if p.Adopted.Link != "" {
+		return p.Adopted.Link
+	}
+	return p.ownHostLink()
+}
+
+// ownHostLink returns the name of the host link that AddPod makes for p.
+func (p Pod) ownHostLink() string {
 	return HostLinkName(p.mode().hostPrefix(p), p.ContainerID, p.IfName)
 }
 
@@ -103,7 +115,12 @@ func (p Pod) HostLink() string {
 // same digest as the name. A MAC that is known beforehand can be set in the message
 // that creates the link, which keeps udev from changing it, and can be verified later
 // without any record.
-func (p Pod) HostMAC() net.HardwareAddr { return p.digestMAC(6) }
+func (p Pod) HostMAC() net.HardwareAddr {
+	if mac, err := net.ParseMAC(p.Adopted.MAC); err == nil {
+		return mac
+	}
+	return p.digestMAC(6)
+}
 
 // SandboxMAC returns the MAC of the sandbox side.
 func (p Pod) SandboxMAC() net.HardwareAddr {

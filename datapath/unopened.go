@@ -125,3 +125,24 @@ func (o *opened) HostLinks(ctx context.Context) (map[string]bool, error) {
 	}
 	return o.impl.HostLinks(ctx)
 }
+
+func (o *opened) AdoptPod(ctx context.Context, p Pod, link string) error {
+	if o.impl == nil {
+		return errUnopened
+	}
+	return o.impl.AdoptPod(ctx, p, link)
+}
+
+func (o *opened) DisownPod(ctx context.Context, p Pod) error {
+	if o.impl == nil {
+		return errUnopened
+	}
+	return o.impl.DisownPod(ctx, p)
+}
+
+func (o *opened) RenameLink(ctx context.Context, from, to string) error {
+	if o.impl == nil {
+		return errUnopened
+	}
+	return o.impl.RenameLink(ctx, from, to)
+}

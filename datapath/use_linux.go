@@ -141,8 +141,12 @@ func (h *kernel) HostLinks(ctx context.Context) (map[string]bool, error) {
 	found := map[string]bool{}
 	err := h.withConn(ctx, func(c *rtnl.Conn) error {
 		return c.EachLink(func(l rtnl.Link) {
-			if !claims.Ending(l.Group) {
-				found[l.Name] = true
+			if claims.Ending(l.Group) {
+				return
+			}
+			found[l.Name] = true
+			if a := aliasIn(l); a.adopted() {
+				found[a.owner] = true
 			}
 		})
 	})

@@ -179,7 +179,7 @@ func (w *watcher) drift(ctx context.Context) ([]netstate.Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := w.cfg.Desired()
+	d := w.cfg.Desired().resolved(have.Links)
 	w.filter.reset(d, have)
 	return d.without(unsettled).Drift(have.State), nil
 }

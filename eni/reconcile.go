@@ -5,6 +5,7 @@ package eni
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 )
@@ -62,6 +63,31 @@ func (m *Manager) repairDeleteOnTermination(ctx context.Context, e ENI) error {
 		return err
 	}
 	m.changeENI(e.ID, func(e *ENI) { e.DeleteOnTermination = true })
+	return nil
+}
+
+// Disown gives a managed ENI to another program: it sets the owner tag to that program's
+// name. From then on the Manager treats it as foreign, until Adopt. The other tags stay. The
+// primary ENI, which has no owner tag, stays as it is.
+func (m *Manager) Disown(ctx context.Context, id, owner string) error {
+	if err := m.permit("disown", id, false); err != nil {
+		return err
+	}
+	e, err := m.knownENI(ctx, "disown", id)
+	if err != nil {
+		return err
+	}
+	if !e.Managed || e.Primary {
+		return nil
+	}
+	tags := map[string]string{TagOwner: owner}
+	if err := m.ec2.tag(ctx, id, tags); err != nil {
+		return err
+	}
+	m.changeENI(id, func(e *ENI) {
+		e.Managed, e.Tags = false, maps.Clone(e.Tags)
+		maps.Copy(e.Tags, tags)
+	})
 	return nil
 }
 

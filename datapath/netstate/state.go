@@ -45,7 +45,7 @@ type Link struct {
 	VLAN   int    `json:",omitempty"`
 	// Master is the bridge that the link is a port of.
 	Master string `json:",omitempty"`
-	// Alias is the description (IFLA_IFALIAS) of a VLAN link. Package datapath
+	// Alias is the description (IFLA_IFALIAS) of a VLAN or veth link. Package datapath
 	// records there which pod the link belongs to.
 	Alias string `json:",omitempty"`
 }

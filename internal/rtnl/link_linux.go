@@ -88,8 +88,11 @@ func decodeLinkOnly(body []byte) (l Link, spec []byte, err error) {
 			spec = v
 		}
 	}
-	if l.Kind == "vlan" {
+	switch l.Kind {
+	case "vlan":
 		l.ParentIndex, l.PeerIndex = l.PeerIndex, 0
+		l.Alias = l.AliasText
+	case "veth":
 		l.Alias = l.AliasText
 	}
 	return l, spec, nil

@@ -51,6 +51,11 @@ func (n *node) open(ctx context.Context) (err error) {
 	if n.listener, err = server.Listen(n.cfg.Socket); err != nil {
 		return fmt.Errorf("listen on the agent's socket: %w", err)
 	}
+	return n.openState(ctx)
+}
+
+// openState opens all of a node but the socket.
+func (n *node) openState(ctx context.Context) error {
 	if err := os.MkdirAll(n.cfg.StateDir, 0o700); err != nil {
 		return fmt.Errorf("create the state directory: %w", err)
 	}

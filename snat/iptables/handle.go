@@ -63,6 +63,8 @@ type system interface {
 	Observe(ctx context.Context) (snat.IptablesRuleset, error)
 	Remove(ctx context.Context) error
 	Watch(ctx context.Context, cfg WatchConfig) error
+	Save(ctx context.Context) (map[Variant]string, error)
+	Restore(ctx context.Context, v Variant, text string) error
 }
 
 // Open finds the programs and returns a handle. The caller closes it. Without programs the
@@ -107,6 +109,18 @@ func (h *Handle) Observe(ctx context.Context) (snat.IptablesRuleset, error) {
 
 // Remove removes our chains from both variants. Absent chains are not an error.
 func (h *Handle) Remove(ctx context.Context) error { return h.sys.Remove(ctx) }
+
+// Save returns all tables of IPv4 of both variants, whichever program made the rules, as
+// iptables-save prints them. It leaves out a variant that the system or the kernel lacks.
+func (h *Handle) Save(ctx context.Context) (map[Variant]string, error) { return h.sys.Save(ctx) }
+
+// Restore gives a text to iptables-restore of a variant, which changes what the text names
+// and leaves everything else. It is for rules of other programs that a caller takes over or
+// leaves behind; our chains are the business of Apply. The error is [ErrLocked] if the lock
+// was held for too long.
+func (h *Handle) Restore(ctx context.Context, v Variant, text string) error {
+	return h.sys.Restore(ctx, v, text)
+}
 
 // Watch keeps our chains equal to what cfg.Desired returns, until ctx ends, and returns the
 // error of ctx. The kernel does not report changes, so Watch reads the tables every

@@ -187,6 +187,34 @@ func (n *namespace) clear(ctx context.Context) error {
 	return nil
 }
 
+func (n *namespace) Save(ctx context.Context) (map[Variant]string, error) {
+	saved := map[Variant]string{}
+	err := n.inTurn(ctx, func(ctx context.Context) error {
+		for _, p := range append([]programs{n.use}, n.other...) {
+			text, err := n.run(ctx, p.variant, p.ipv4.save, "")
+			if ctx.Err() != nil {
+				return err
+			}
+			if err == nil { // the kernel may lack the variant
+				saved[p.variant] = text
+			}
+		}
+		return nil
+	})
+	return saved, err
+}
+
+func (n *namespace) Restore(ctx context.Context, v Variant, text string) error {
+	return n.inTurn(ctx, func(ctx context.Context) error {
+		for _, p := range append([]programs{n.use}, n.other...) {
+			if p.variant == v {
+				return n.restoreText(ctx, v, p.ipv4.restore, text)
+			}
+		}
+		return fmt.Errorf("%w: of variant %s", ErrNoProgram, v)
+	})
+}
+
 // record notes that our chains hold r.
 func (n *namespace) record(r snat.IptablesRuleset) {
 	n.mu.Lock()
@@ -262,18 +290,24 @@ func (n *namespace) restore(ctx context.Context, p programs, have, want snat.Ipt
 		if f.text == "" {
 			continue
 		}
-		// With 0 seconds, or without the option, the program waits without a bound.
-		end, _ := ctx.Deadline()
-		seconds := int(time.Until(end) / time.Second)
-		if seconds < 1 {
-			return fmt.Errorf("%s does not start: %w", f.program[0], context.DeadlineExceeded)
-		}
-		line := append(f.program[:len(f.program):len(f.program)], "--wait", strconv.Itoa(seconds), "--noflush")
-		if _, err := n.run(ctx, p.variant, line, f.text); err != nil {
+		if err := n.restoreText(ctx, p.variant, f.program, f.text); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// restoreText gives a text to a program, iptables-restore or ip6tables-restore.
+func (n *namespace) restoreText(ctx context.Context, v Variant, program []string, text string) error {
+	// With 0 seconds, or without the option, the program waits without a bound.
+	end, _ := ctx.Deadline()
+	seconds := int(time.Until(end) / time.Second)
+	if seconds < 1 {
+		return fmt.Errorf("%s does not start: %w", program[0], context.DeadlineExceeded)
+	}
+	line := append(program[:len(program):len(program)], "--wait", strconv.Itoa(seconds), "--noflush")
+	_, err := n.run(ctx, v, line, text)
+	return err
 }
 
 // statusLocked is the exit status RESOURCE_PROBLEM of iptables. The legacy variant has it if

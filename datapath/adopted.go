@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"net"
+
+	"github.com/vpcnet/vpcnet/datapath/netstate"
+)
+
+// A pod that another program has wired keeps its veth pair under the names and MACs that
+// it has, because neither can change without loss of packets: the pod has a permanent
+// neighbour entry for the MAC of its host link. The alias of the host link records that the
+// link belongs to the pod. It also records the MAC, so that a later change of it can be
+// noticed.
+
+// adoptedWord stands in an alias in the place of a mode.
+const adoptedWord = "adopted"
+
+// HostSide is the host link of a pod that another program has wired.
+type HostSide struct {
+	Link string
+	// MAC is in lower case with colons.
+	MAC string
+}
+
+// adoptedAlias returns the alias of the pod's host link s.
+func (p Pod) adoptedAlias(s HostSide) alias {
+	return alias{owner: p.ownHostLink(), mode: adoptedWord, link: s.MAC}
+}
+
+// adopted reports whether the alias is that of the host link of a pod that another program
+// has wired.
+func (a alias) adopted() bool { return a.mode == adoptedWord }
+
+// pairOnly reports whether the host link with the alias is all that its pod has.
+func (a alias) pairOnly() bool { return a == alias{} || a.adopted() }
+
+// adoptedAmong returns the host links of pods that other programs have wired, by the names
+// that the links would otherwise have.
+func adoptedAmong(links []netstate.Link) map[string]HostSide {
+	found := map[string]HostSide{}
+	for _, l := range links {
+		if l.Kind != "veth" || l.Alias == "" {
+			continue
+		}
+		a := parseAlias(l.Alias)
+		if _, err := net.ParseMAC(a.link); a.adopted() && err == nil {
+			found[a.owner] = HostSide{l.Name, a.link}
+		}
+	}
+	return found
+}
+
+// resolved returns d with the host links that its pods have on a node with these links.
+func (d Desired) resolved(links []netstate.Link) Desired {
+	found := adoptedAmong(links)
+	if len(found) == 0 {
+		return d
+	}
+	pods := make([]Pod, len(d.Pods))
+	for i, p := range d.Pods {
+		if s, ok := found[p.ownHostLink()]; ok && p.fromNode() {
+			p.Adopted = s
+		}
+		pods[i] = p
+	}
+	d.Pods = pods
+	return d
+}
