@@ -68,3 +68,6 @@ func (d Desired) resolved(links []netstate.Link) Desired {
 	d.Pods = pods
 	return d
 }
+
+// AdoptedAlias returns the alias by which [Handle.AdoptPod] marks p.Adopted as p's host link.
+func (p Pod) AdoptedAlias() string { return p.adoptedAlias(p.Adopted).String() }

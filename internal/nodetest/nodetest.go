@@ -143,11 +143,17 @@ func (n *Node) File(name string) string { return filepath.Join(n.dir, name) }
 // Run starts the agent, which must not be running. It does not wait.
 func (n *Node) Run(t *testing.T) {
 	t.Helper()
+	n.Agent = n.Node.Start(t, n.Command(n.cfg.Args...))
+}
+
+// Command returns the command of the agent with other arguments, and the variables that it
+// has.
+func (n *Node) Command(args ...string) *exec.Cmd {
 	program := n.cfg.Program
 	if program == "" {
 		program = "ipamd"
 	}
-	line := slices.Concat(n.cfg.Wrap, []string{Program(program)}, n.cfg.Args)
+	line := slices.Concat(n.cfg.Wrap, []string{Program(program)}, args)
 	cmd := exec.Command(line[0], line[1:]...)
 	vars := map[string]string{
 		"VPCNET_SOCKET": n.File("agent.sock"), "VPCNET_STATE_DIR": n.File("state"), "VPCNET_CONFLIST": n.File("10-vpcnet.conflist"),
@@ -163,7 +169,7 @@ func (n *Node) Run(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(vars)) {
 		cmd.Env = append(cmd.Env, name+"="+vars[name])
 	}
-	n.Agent = n.Node.Start(t, cmd)
+	return cmd
 }
 
 // patience is how long methods wait for the agent.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/eni"
@@ -72,9 +73,10 @@ func (o *Offline) Journal() ipam.View { return o.node.pool.View() }
 func (o *Offline) Pods() []datapath.Pod { return o.node.backend.Pods(0) }
 
 // Observe asks EC2 and the metadata service, and registers the ENIs with Links. It returns
-// an error if EC2 does not answer. The result are the inventory, and the ENIs as the pool
-// has them.
-func (o *Offline) Observe(ctx context.Context) (eni.Inventory, []agent.ENI, error) {
+// an error if EC2 does not answer. ENIs for which adoptable returns true are registered as if
+// they were managed. The result are the inventory, which has them as they are, and the ENIs as
+// the pool has them.
+func (o *Offline) Observe(ctx context.Context, adoptable func(e eni.ENI, instance string) bool) (eni.Inventory, []agent.ENI, error) {
 	inv, err := o.Manager.Discover(ctx)
 	if err == nil {
 		err = inv.EC2Err
@@ -82,9 +84,19 @@ func (o *Offline) Observe(ctx context.Context) (eni.Inventory, []agent.ENI, erro
 	if err != nil {
 		return inv, nil, err
 	}
-	enis, err := o.provider.Register(inv, true)
+	wanted := inv
+	wanted.ENIs = slices.Clone(inv.ENIs)
+	for i, e := range wanted.ENIs {
+		if adoptable(e, inv.Instance.ID) {
+			wanted.ENIs[i].Managed = true
+		}
+	}
+	enis, err := o.provider.Register(wanted, true)
 	return inv, enis, err
 }
+
+// Config returns the configuration with its defaults.
+func (o *Offline) Config() Config { return o.node.cfg }
 
 // Record appends events to the journal. It first checks that they agree with its content; if
 // not, it returns ipam.ErrJournal and records none of them.
