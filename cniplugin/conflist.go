@@ -27,6 +27,8 @@ type Conflist struct {
 	// Chained are further plugins, each a JSON object with a type, in the order
 	// in which the runtime calls them. Optional.
 	Chained []json.RawMessage
+	// DisableCheck keeps a runtime from calling CHECK.
+	DisableCheck bool
 }
 
 // JSON returns the list in JSON. Its error names the value that a runtime or the
@@ -66,11 +68,16 @@ func (c Conflist) JSON() ([]byte, error) {
 		}
 		plugins = append(plugins, raw)
 	}
-	b, err := json.MarshalIndent(struct {
-		CNIVersion  string            `json:"cniVersion"`
-		CNIVersions []string          `json:"cniVersions"`
-		Name        string            `json:"name"`
-		Plugins     []json.RawMessage `json:"plugins"`
-	}{versions[0], versions, name, plugins}, "", "  ")
+	list := struct {
+		CNIVersion   string            `json:"cniVersion"`
+		CNIVersions  []string          `json:"cniVersions,omitempty"`
+		Name         string            `json:"name"`
+		DisableCheck bool              `json:"disableCheck,omitempty"`
+		Plugins      []json.RawMessage `json:"plugins"`
+	}{versions[0], versions, name, c.DisableCheck, plugins}
+	if len(versions) == 1 {
+		list.CNIVersions = nil // a field of version 1.1.0, which says nothing more
+	}
+	b, err := json.MarshalIndent(list, "", "  ")
 	return append(b, '\n'), err
 }

@@ -32,7 +32,7 @@
 //		log.Warn("some addresses stay in use", "err", err)
 //	}
 //	// From here on the runtime calls the plugin.
-//	if _, err := server.WriteConflist("/etc/cni/net.d/10-vpcnet.conflist", cniplugin.Conflist{}); err != nil {
+//	if _, err := server.WriteConflist("/etc/cni/net.d/10-vpcnet.conflist", cniplugin.DefaultStateDir, cniplugin.Conflist{}); err != nil {
 //		return err
 //	}
 //	return (&server.Server{Backend: addresses{…}, Logger: log}).Serve(ctx, l)

@@ -46,7 +46,7 @@ func ExampleWriteConflist() {
 		return
 	}
 	defer os.RemoveAll(dir)
-	changed, err := server.WriteConflist(filepath.Join(dir, "10-vpcnet.conflist"), cniplugin.Conflist{})
+	changed, err := server.WriteConflist(filepath.Join(dir, "10-vpcnet.conflist"), filepath.Join(dir, "state"), cniplugin.Conflist{})
 	fmt.Println(changed, err)
 	// Output:
 	// true <nil>
