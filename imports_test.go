@@ -42,7 +42,7 @@ var rules = map[string]struct {
 	"datapath":  {imports: []string{"internal/nft", "internal/patience", "internal/rtnl"}, never: []string{"github.com/aws/", "github.com/containernetworking/"}},
 	"snat":      {imports: []string{"internal/nft", "internal/patience"}, never: []string{"github.com/aws/", "github.com/containernetworking/"}},
 	"ipam":      {imports: journals, never: []string{"github.com/aws/", "github.com/vishvananda/", "github.com/google/nftables"}},
-	"cniplugin": {imports: []string{"datapath"}, never: []string{"github.com/aws/"}},
+	"cniplugin": {imports: []string{"datapath", "internal/logfile"}, never: []string{"github.com/aws/"}},
 }
 
 // journals lists the packages that the journals of ipam and eni share. Only the

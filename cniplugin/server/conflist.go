@@ -84,12 +84,15 @@ func WriteConflist(path, stateDir string, c cniplugin.Conflist) (changed bool, e
 
 // RemoveConflist removes the list that [WriteConflist] has recorded in stateDir, and
 // returns its path, which is empty if there is none. A list that was edited stays, and the
-// error wraps [ErrConflistEdited]. A runtime then reports the node as not ready.
-func RemoveConflist(stateDir string) (path string, err error) {
+// error wraps [ErrConflistEdited]. Otherwise the runtime reports the node as not ready from
+// then on. root is a directory in front of the recorded path, such as a node's root as a
+// container has it mounted. Empty means /.
+func RemoveConflist(root, stateDir string) (path string, err error) {
 	r, err := readConflistRecord(stateDir)
 	if err != nil || r.Path == "" {
 		return "", err
 	}
+	r.Path = filepath.Join("/", root, r.Path)
 	if err := r.remove(); err != nil {
 		return r.Path, err
 	}

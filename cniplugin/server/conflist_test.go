@@ -120,7 +120,7 @@ func TestConflistRecord(t *testing.T) {
 	if got := content(path); got != edited {
 		t.Errorf("the edited list has become %s", got)
 	}
-	if at, err := server.RemoveConflist(state); at != path || !errors.Is(err, server.ErrConflistEdited) {
+	if at, err := server.RemoveConflist("", state); at != path || !errors.Is(err, server.ErrConflistEdited) {
 		t.Errorf("RemoveConflist = %s, %v, want the edited list to stay", at, err)
 	}
 
@@ -138,13 +138,13 @@ func TestConflistRecord(t *testing.T) {
 	if _, err := os.Stat(path); err == nil {
 		t.Error("there are two lists after a change of the path")
 	}
-	if at, err := server.RemoveConflist(state); at != other || err != nil {
+	if at, err := server.RemoveConflist("", state); at != other || err != nil {
 		t.Errorf("RemoveConflist = %s, %v, want %s", at, err, other)
 	}
 	if _, err := os.Stat(other); err == nil {
 		t.Error("the list is still there")
 	}
-	if at, err := server.RemoveConflist(state); at != "" || err != nil {
+	if at, err := server.RemoveConflist("", state); at != "" || err != nil {
 		t.Errorf("second RemoveConflist = %s, %v, want nothing", at, err)
 	}
 

@@ -41,7 +41,7 @@ func startWorker(t *testing.T, vpc *vpctest.VPC, instanceType string) *worker {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	w := &worker{vpc.Node(t, instanceType), dir}
 	cmd := exec.Command(filepath.Join(os.Getenv(programsEnv), "ipamd"),
-		"-socket="+w.file("agent.sock"), "-introspection-bind-address=unix:"+w.file("status.sock"),
+		"-socket="+w.file("agent.sock"), "-status-socket="+w.file("status.sock"),
 		"-state-dir="+dir, "-conflist="+w.file("10-vpcnet.conflist"))
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "AWS_") {

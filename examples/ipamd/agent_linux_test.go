@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -121,14 +122,14 @@ func (h *host) run(t *testing.T, vars map[string]string) *process {
 	all := map[string]string{
 		"AWS_ENDPOINT_URL_EC2": h.ec2, "AWS_EC2_METADATA_SERVICE_ENDPOINT": h.metadata, "HTTP_TIMEOUT": "1",
 		"VPCNET_SOCKET": h.path("agent.sock"), "VPCNET_STATE_DIR": h.path("state"),
-		"VPCNET_CONFLIST": h.path("net.d/10-vpcnet.conflist"), "INTROSPECTION_BIND_ADDRESS": "unix:" + h.path("status.sock"),
+		"VPCNET_CONFLIST": h.path("net.d/10-vpcnet.conflist"), "VPCNET_STATUS_SOCKET": h.path("status.sock"),
 	}
 	for name, v := range vars {
 		all[name] = v
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	p := &process{stop: stop, done: make(chan int, 1)}
-	go func() { p.done <- run(ctx, nil, env(all), &p.log) }()
+	go func() { p.done <- run(ctx, nil, env(all), io.Discard, &p.log) }()
 	t.Cleanup(func() {
 		stop()
 		select {
@@ -274,7 +275,7 @@ func TestAgent(t *testing.T) {
 		t.Errorf("status: %+v, want it ready with the pod's address", seen)
 	}
 	wantStatus(t, seen, h.cloud.ENIs()[0])
-	if status := run(t.Context(), []string{"-socket=" + h.path("agent.sock"), "-state-dir=" + h.path("other")}, env(nil), &lockedBuffer{}); status != 1 {
+	if status := run(t.Context(), []string{"-socket=" + h.path("agent.sock"), "-state-dir=" + h.path("other")}, env(nil), io.Discard, &lockedBuffer{}); status != 1 {
 		t.Errorf("a second agent on the same socket ended with status %d, want 1", status)
 	}
 
@@ -395,6 +396,7 @@ func wantStatus(t *testing.T, s ipamd.Status, e enitest.ENI) {
 	t.Helper()
 	want := ipamd.ENIStatus{
 		ID: e.ID, MAC: e.MAC, Addrs: []netip.Prefix{netip.PrefixFrom(e.Addr, e.SubnetPrefix.Bits())}, Table: netstate.TableMain, Ready: true,
+		Kind: eni.KindInterface, Subnet: e.Subnet,
 	}
 	if len(s.ENIs) == 0 || len(s.ENIs[0].Blocks) == 0 {
 		t.Fatalf("status: %+v, want an ENI with blocks", s)
@@ -423,7 +425,7 @@ func askStatus(h *host) (s ipamd.Status, err error) {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", h.path("status.sock"))
 	}}}
-	res, err := client.Get("http://ipamd/v1/status")
+	res, err := client.Get("http://ipamd/v2/status")
 	if err != nil {
 		return s, err
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/vpcnet/vpcnet/ipam/ipamd"
@@ -30,13 +31,19 @@ type changer struct {
 	turn   chan struct{}
 	latest settings.Settings
 	text   string // of the latest PUT
+
+	present atomic.Pointer[settings.Settings] // a copy of latest
 }
 
 func newChanger(args []string, getenv func(string) string, s settings.Settings) *changer {
 	c := &changer{args: args, getenv: getenv, start: s, latest: s, turn: make(chan struct{}, 1)}
 	c.level.Set(s.Level())
+	c.present.Store(&s)
 	return c
 }
+
+// settings returns the present settings.
+func (c *changer) settings() settings.Settings { return *c.present.Load() }
 
 // follow reads the files again at each SIGHUP, until ctx ends.
 func (c *changer) follow(ctx context.Context) error {
@@ -87,6 +94,7 @@ func (c *changer) change(ctx context.Context, put *string) (settings.Changes, er
 	}
 	c.log.Info("settings read", "live", changes.Live, "waiting", changes.Waiting, "fields", waiting)
 	c.latest, c.text = next, text
+	c.present.Store(&next)
 	return changes, nil
 }
 

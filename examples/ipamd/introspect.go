@@ -4,36 +4,40 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/vpcnet/vpcnet/cniplugin/server"
-	"github.com/vpcnet/vpcnet/ipam/ipamd"
 )
 
-// introspect serves the agent's status at /v1/status and metrics for Prometheus at
-// /metrics, until ctx ends. where is a host and port, or "unix:" and a path. If it
-// is empty, introspect does nothing.
-func introspect(ctx context.Context, where string, status func() ipamd.Status, metrics http.Handler) error {
-	if where == "" {
+// endpoint is an address at which the program shows something.
+type endpoint struct {
+	// setting is the name of the setting with the address, and where the address: a host and
+	// port, or "unix:" and a path. Empty means that there is none.
+	setting, where string
+	handler        http.Handler
+}
+
+// serve serves an endpoint until ctx ends. An address that another process has is no reason
+// for the agent to end: pods do not need it.
+func (e endpoint) serve(ctx context.Context, log *slog.Logger) error {
+	if e.where == "" {
 		return nil
 	}
-	listener, err := listenStatus(where)
+	listener, err := listen(e.where)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		log.Warn("another process listens on the address, so it does not show this agent", "setting", e.setting, "address", e.where, "err", err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		_ = e.Encode(status()) // an error means that the client has ended
-	})
-	mux.Handle("GET /metrics", metrics)
-	srv := &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second}
+	srv := &http.Server{Handler: e.handler, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
 	if err := srv.Serve(listener); ctx.Err() == nil {
@@ -42,7 +46,7 @@ func introspect(ctx context.Context, where string, status func() ipamd.Status, m
 	return nil
 }
 
-func listenStatus(where string) (net.Listener, error) {
+func listen(where string) (net.Listener, error) {
 	if path, unix := strings.CutPrefix(where, "unix:"); unix {
 		return server.Listen(path)
 	}

@@ -9,13 +9,19 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"runtime/debug"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/vpcnet/vpcnet/internal/logfile"
 	"github.com/vpcnet/vpcnet/ipam/ipamd"
+	"github.com/vpcnet/vpcnet/ipam/ipamd/install"
+	"github.com/vpcnet/vpcnet/ipam/ipamd/introspect"
 	"github.com/vpcnet/vpcnet/ipam/ipamd/settings"
 )
 
@@ -25,12 +31,23 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "adopt" {
 		os.Exit(runAdopt(ctx, os.Args[2:], os.Getenv, os.Stdout, os.Stderr))
 	}
-	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
 
+// The commands other than that of the agent, which has no name.
+const (
+	commandInstall   = "install"
+	commandUninstall = "uninstall"
+)
+
 // run is main with the environment as parameters. It returns the exit status: 2 for
-// an error in flags or variables, 1 if the agent cannot run.
-func run(ctx context.Context, args []string, getenv func(string) string, stderr io.Writer) int {
+// an error in flags or variables, 1 if the agent cannot run or a command fails, and 3 if
+// uninstall has to leave something.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	command := ""
+	if len(args) > 0 && (args[0] == commandInstall || args[0] == commandUninstall) {
+		command, args = args[0], args[1:]
+	}
 	s, err := settings.Parse(args, getenv, stderr)
 	var cfg ipamd.Config
 	if err == nil {
@@ -43,8 +60,17 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 		fmt.Fprintf(stderr, "ipamd: %v\nRun ipamd -help for all flags and variables.\n", err)
 		return 2
 	}
+	if command != "" { // its log is for the terminal, or the log of the container
+		return manage(ctx, command, s, slog.New(logfile.NewHandler(stderr, s.Level())))
+	}
+	out, closeLog, err := openLog(s.LogFile, stdout, stderr)
+	if err != nil {
+		fmt.Fprintf(stderr, "ipamd: %v\n", err)
+		return 1
+	}
+	defer closeLog()
 	c := newChanger(args, getenv, s)
-	log := newLog(stderr, &c.level)
+	log := slog.New(logfile.NewHandler(out, &c.level))
 	c.log = log
 	if err := serve(ctx, cfg, c, log); err != nil {
 		log.Error("agent ends", "err", err)
@@ -54,33 +80,90 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 	return 0
 }
 
-// newLog returns the log of the agent. It has durations such as 1.5s and not in
-// nanoseconds.
-func newLog(w io.Writer, level slog.Leveler) *slog.Logger {
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Value.Kind() == slog.KindDuration {
-			a.Value = slog.StringValue(a.Value.Duration().String())
-		}
-		return a
-	}}))
+// manage runs the commands install and uninstall.
+func manage(ctx context.Context, command string, s settings.Settings, log *slog.Logger) int {
+	for _, w := range s.Warnings() {
+		log.Warn(w)
+	}
+	self, err := os.Executable()
+	switch {
+	case err != nil:
+	case command == commandInstall:
+		err = install.Install(ctx, s, filepath.Dir(self), log)
+	default:
+		err = install.Uninstall(ctx, s, log)
+	}
+	if err == nil {
+		return 0
+	}
+	log.Error(command+" ends", "err", err)
+	if errors.Is(err, install.ErrKept) {
+		return 3
+	}
+	return 1
 }
 
-// serve runs the agent, the changes of its settings, and its introspection until ctx ends.
+// openLog opens the log at the place that the settings name.
+func openLog(where string, stdout, stderr io.Writer) (w io.Writer, closeLog func(), err error) {
+	switch where {
+	case settings.LogStdout:
+		return stdout, func() {}, nil
+	case settings.LogStderr:
+		return stderr, func() {}, nil
+	}
+	f, err := logfile.Open(where)
+	if err != nil {
+		return nil, nil, fmt.Errorf("-log-file (AWS_VPC_K8S_CNI_LOG_FILE): %w", err)
+	}
+	return f, func() { _ = f.Close() }, nil
+}
+
+// serve runs the agent, the changes of its settings, and what shows its state until ctx ends.
 func serve(ctx context.Context, cfg ipamd.Config, c *changer, log *slog.Logger) error {
-	m := newMetrics()
-	cfg.Logger, cfg.Hooks, cfg.Handler = log, m.hooks(), c.handler()
+	show := &introspect.Server{Settings: c.settings}
+	m := newMetrics(version())
+	cfg.Logger, cfg.Hooks, cfg.Handler = log, m.hooks(show.Called), c.handler()
 	a, err := ipamd.New(cfg)
 	if err != nil {
 		return err
 	}
-	c.agent = a
+	c.agent, show.Agent = a, a
 	for _, w := range c.start.Warnings() {
 		log.Warn(w)
 	}
-	m.watch(a.View)
+	m.watch(a)
 	g, ctx := errgroup.WithContext(ctx)
+	for _, e := range endpoints(&c.start, show, m.handler()) {
+		g.Go(func() error { return e.serve(ctx, log) })
+	}
+	changed, stop := a.Subscribe()
+	defer stop()
 	g.Go(func() error { return a.Run(ctx) })
 	g.Go(func() error { return c.follow(ctx) })
-	g.Go(func() error { return introspect(ctx, c.start.Introspection, a.Status, m.handler()) })
+	g.Go(func() error { return show.LogPool(ctx, changed, log) })
 	return g.Wait()
+}
+
+// endpoints returns where the program shows its state.
+func endpoints(s *settings.Settings, show *introspect.Server, metrics http.Handler) (all []endpoint) {
+	if s.Status != "" {
+		all = append(all, endpoint{"VPCNET_STATUS_SOCKET", "unix:" + s.Status, show.V2()})
+	}
+	if !s.NoIntrospection {
+		all = append(all, endpoint{"INTROSPECTION_BIND_ADDRESS", s.Introspection, show.V1()})
+	}
+	if !s.NoMetrics {
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", metrics)
+		all = append(all, endpoint{"VPCNET_METRICS_BIND_ADDRESS", s.Metrics, mux})
+	}
+	return all
+}
+
+// version returns the version of the module, as `go install ...@version` records it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "(unknown)"
 }

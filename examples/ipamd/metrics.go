@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,9 +26,14 @@ type metrics struct {
 	// translations are the repairs of package snat's table.
 	translations *prometheus.CounterVec
 	events       *prometheus.CounterVec
+	requests     *prometheus.CounterVec
+	answered     *prometheus.HistogramVec
+	// aws are the metrics under the names of amazon-vpc-cni-k8s.
+	aws *awsMetrics
 }
 
-func newMetrics() *metrics {
+// newMetrics returns the metrics of a program of the given version.
+func newMetrics(version string) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -47,7 +53,15 @@ func newMetrics() *metrics {
 			Name: "vpcnet_events_total", Help: "Events other than the requests of pods, by kind, such as an address that is in use in the kernel but not in the journal.",
 		}, []string{"kind"}),
 	}
-	m.registry.MustRegister(m.calls, m.repairs, m.took, m.translations, m.events)
+	m.requests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "vpcnet_requests_total", Help: "Requests of the CNI plugin, by call (add or del) and result: ok, the reason why a pod got no address, or error.",
+	}, []string{"call", "result"})
+	m.answered = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "vpcnet_request_seconds", Help: "Time from a request of the CNI plugin to the answer, which includes the wait for an address.",
+		Buckets: prometheus.ExponentialBuckets(0.0005, 4, 10),
+	}, []string{"call"})
+	m.aws = newAWSMetrics(m.registry, version)
+	m.registry.MustRegister(m.calls, m.repairs, m.took, m.translations, m.events, m.requests, m.answered)
 	return m
 }
 
@@ -55,19 +69,41 @@ func (m *metrics) handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
-// watch adds the metrics of a pool.
-func (m *metrics) watch(view func() ipam.View) { m.registry.MustRegister(poolCollector{view}) }
+// watch adds the metrics of an agent's pool.
+func (m *metrics) watch(a pooled) { m.registry.MustRegister(poolCollector{a}, awsCollector{a}) }
 
-// hooks returns the hooks by which an agent counts.
-func (m *metrics) hooks() ipamd.Hooks {
+// hooks returns the hooks by which an agent counts. Calls to EC2 are also for called.
+func (m *metrics) hooks(called func(eni.Call)) ipamd.Hooks {
 	return ipamd.Hooks{
-		Called: m.called, Repaired: m.repaired, Translated: m.translated,
+		Requested: m.requested, Repaired: m.repaired, Translated: m.translated,
+		Called: func(c eni.Call) {
+			m.called(c)
+			called(c)
+		},
 		Event: func(e agent.Event) { m.events.WithLabelValues(string(e.Kind)).Inc() },
 	}
 }
 
 // called counts an attempt of a call to EC2.
-func (m *metrics) called(c eni.Call) { m.calls.WithLabelValues(c.Action, c.Code).Inc() }
+func (m *metrics) called(c eni.Call) {
+	m.calls.WithLabelValues(c.Action, c.Code).Inc()
+	m.aws.called(c)
+}
+
+// requested counts an ADD or DEL.
+func (m *metrics) requested(r ipamd.Request) {
+	m.requests.WithLabelValues(r.Call, resultText(r)).Inc()
+	m.answered.WithLabelValues(r.Call).Observe(r.Took.Seconds())
+	m.aws.requested(r)
+}
+
+// resultText returns the label of a request: ok, the reason of an error, or error.
+func resultText(r ipamd.Request) string {
+	if !r.Failed {
+		return "ok"
+	}
+	return cmp.Or(r.Reason, "error")
+}
 
 // repaired counts a repair of the node's network.
 func (m *metrics) repaired(r datapath.Repair) {
@@ -91,8 +127,14 @@ func resultOf(err error, fighting bool) string {
 	return "repaired"
 }
 
+// pooled is the part of an agent of which gauges are made.
+type pooled interface {
+	Status() ipamd.Status
+	View() ipam.View
+}
+
 // poolCollector reads the pool at each scrape, so that no gauge can become stale.
-type poolCollector struct{ view func() ipam.View }
+type poolCollector struct{ agent pooled }
 
 var (
 	descAddresses = prometheus.NewDesc("vpcnet_addresses", "Addresses of the pool, by ENI and state: used by pods, quarantined because they are in use in the kernel but not in the journal, cooling after use, free, or held back because their ENI is not ready.", []string{"eni", "state"}, nil)
@@ -107,7 +149,7 @@ func (poolCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
-	v := c.view()
+	v := c.agent.View()
 	gauge := func(d *prometheus.Desc, n int, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), labels...)
 	}

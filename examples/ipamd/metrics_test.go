@@ -15,7 +15,21 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 )
+
+// fakeAgent is an agent with a pool.
+type fakeAgent struct{ pool *ipam.Pool }
+
+func (a fakeAgent) View() ipam.View { return a.pool.View() }
+
+func (fakeAgent) Status() ipamd.Status {
+	return ipamd.Status{
+		InFlight: []string{"assign eni-1 2 slots"},
+		Cards:    []ipamd.CardStatus{{MaxENIs: 4, SlotsPerENI: 9, AddressesPerSlot: 16}},
+		Network:  ipamd.NetworkStatus{SNATBackend: "iptables-nft"},
+	}
+}
 
 func TestMetrics(t *testing.T) {
 	pool, err := ipam.Open(ipam.Config{})
@@ -39,23 +53,68 @@ func TestMetrics(t *testing.T) {
 	if _, err := pool.Release(ipam.Attachment{Network: "n", ContainerID: "c1", IfName: "eth0"}); err != nil {
 		t.Fatal(err)
 	}
-	m := newMetrics()
-	m.watch(pool.View)
-	m.called(eni.Call{Action: "AssignPrivateIpAddresses"})
-	m.called(eni.Call{Action: "AssignPrivateIpAddresses", Code: "RequestLimitExceeded"})
+	m := newMetrics("v1")
+	m.watch(fakeAgent{pool})
+	hooks := m.hooks(func(eni.Call) {})
+	hooks.Requested(ipamd.Request{Call: "add", Took: time.Millisecond})
+	hooks.Requested(ipamd.Request{Call: "add", Took: time.Second, Failed: true, Reason: "subnet-full", Exhausted: true})
+	hooks.Requested(ipamd.Request{Call: "add", Failed: true})
+	hooks.Requested(ipamd.Request{Call: "del"})
+	hooks.Called(eni.Call{Action: "AssignPrivateIpAddresses", Took: 20 * time.Millisecond})
+	hooks.Called(eni.Call{Action: "AssignPrivateIpAddresses", Code: "RequestLimitExceeded"})
 	m.repaired(datapath.Repair{Took: time.Millisecond})
 	m.repaired(datapath.Repair{Took: time.Millisecond, Fighting: true})
 	m.repaired(datapath.Repair{Took: time.Millisecond, Err: errors.New("no")})
 
 	rec := httptest.NewRecorder()
 	m.handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
-	var got []string
+	var got, goRuntime []string
 	for line := range strings.Lines(rec.Body.String()) {
-		if !strings.HasPrefix(line, "#") && !strings.Contains(line, "_bucket") {
-			got = append(got, strings.TrimSpace(line))
+		switch line = strings.TrimSpace(line); {
+		case strings.HasPrefix(line, "#"), strings.Contains(line, "_bucket"):
+		case strings.HasPrefix(line, "go_"), strings.HasPrefix(line, "process_"):
+			goRuntime = append(goRuntime, line)
+		case strings.HasPrefix(line, "awscni_build_info"):
+			got = append(got, "awscni_build_info "+line[len(line)-1:])
+		default:
+			got = append(got, line)
 		}
 	}
+	if len(goRuntime) == 0 {
+		t.Error("no metrics of the Go runtime")
+	}
 	want := []string{
+		`awscni_add_ip_req_count 3`,
+		`awscni_assigned_ip_addresses 1`,
+		`awscni_assigned_ip_per_cidr{cidr="10.0.1.0/28"} 1`,
+		`awscni_assigned_ip_per_cidr{cidr="10.0.2.0/28"} 0`,
+		`awscni_assigned_ip_per_eni{eni="eni-1"} 1`,
+		`awscni_assigned_ip_per_eni{eni="eni-2"} 0`,
+		`awscni_aws_api_error_count{api="AssignPrivateIpAddresses",error="RequestLimitExceeded"} 1`,
+		`awscni_aws_api_latency_ms{api="AssignPrivateIpAddresses",error="",status="200",quantile="0.5"} 20`,
+		`awscni_aws_api_latency_ms{api="AssignPrivateIpAddresses",error="",status="200",quantile="0.99"} 20`,
+		`awscni_aws_api_latency_ms_sum{api="AssignPrivateIpAddresses",error="",status="200"} 20`,
+		`awscni_aws_api_latency_ms_count{api="AssignPrivateIpAddresses",error="",status="200"} 1`,
+		`awscni_aws_api_latency_ms{api="AssignPrivateIpAddresses",error="RequestLimitExceeded",status="error",quantile="0.5"} 0`,
+		`awscni_aws_api_latency_ms{api="AssignPrivateIpAddresses",error="RequestLimitExceeded",status="error",quantile="0.99"} 0`,
+		`awscni_aws_api_latency_ms_sum{api="AssignPrivateIpAddresses",error="RequestLimitExceeded",status="error"} 0`,
+		`awscni_aws_api_latency_ms_count{api="AssignPrivateIpAddresses",error="RequestLimitExceeded",status="error"} 1`,
+		`awscni_build_info 1`,
+		`awscni_connmark_backend{backend="iptables"} 1`,
+		`awscni_del_ip_req_count{reason="PodDeleted"} 1`,
+		`awscni_ec2api_error_count{fn="AssignPrivateIpAddresses"} 1`,
+		`awscni_ec2api_req_count{fn="AssignPrivateIpAddresses"} 2`,
+		`awscni_eni_allocated 2`,
+		`awscni_eni_max 4`,
+		`awscni_ip_max 576`,
+		`awscni_ipamd_action_inprogress{fn="decreaseDatastorePool"} 0`,
+		`awscni_ipamd_action_inprogress{fn="increaseDatastorePool"} 1`,
+		`awscni_ipamd_action_inprogress{fn="nodeIPPoolReconcile"} 0`,
+		`awscni_ipamd_action_inprogress{fn="nodeInit"} 0`,
+		`awscni_ipamd_error_count{fn="increaseIPPoolAllocIPAddressesFailed"} 1`,
+		`awscni_no_available_ip_addresses 1`,
+		`awscni_total_ip_addresses 32`,
+		`awscni_total_ipv4_prefixes 2`,
 		`vpcnet_addresses{eni="eni-1",state="cooling"} 1`,
 		`vpcnet_addresses{eni="eni-1",state="free"} 14`,
 		`vpcnet_addresses{eni="eni-1",state="held"} 0`,
@@ -73,6 +132,14 @@ func TestMetrics(t *testing.T) {
 		`vpcnet_datapath_repairs_total{result="repaired"} 1`,
 		`vpcnet_ec2_calls_total{action="AssignPrivateIpAddresses",code=""} 1`,
 		`vpcnet_ec2_calls_total{action="AssignPrivateIpAddresses",code="RequestLimitExceeded"} 1`,
+		`vpcnet_request_seconds_sum{call="add"} 1.001`,
+		`vpcnet_request_seconds_count{call="add"} 3`,
+		`vpcnet_request_seconds_sum{call="del"} 0`,
+		`vpcnet_request_seconds_count{call="del"} 1`,
+		`vpcnet_requests_total{call="add",result="error"} 1`,
+		`vpcnet_requests_total{call="add",result="ok"} 1`,
+		`vpcnet_requests_total{call="add",result="subnet-full"} 1`,
+		`vpcnet_requests_total{call="del",result="ok"} 1`,
 		`vpcnet_waiting_requests 0`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -63,7 +63,7 @@ func (k *walk) checkWarmPool(ctx context.Context) error {
 		err = fmt.Errorf("%d EC2 calls within %v although nothing changed", calls, quietFor)
 	}
 	pool, poolErr := n.pool(ctx)
-	k.p.command(n.name, "curl --unix-socket status.sock http://ipamd/v1/status | jq .decisions[]", pool.Decisions)
+	k.p.command(n.name, "curl --unix-socket status.sock http://ipamd/v2/status | jq .decisions[]", pool.Decisions)
 	k.p.text("EC2 calls of all nodes so far:")
 	k.p.block(callTable(k.cloud.Calls()))
 	k.check("warm-pool-refilled", fmt.Sprintf("%s; no EC2 call within %v after that", strings.Join(details, "; "), quietFor), errors.Join(err, poolErr))

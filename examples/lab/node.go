@@ -76,7 +76,7 @@ func (n *node) startAgent(ctx context.Context) error {
 	defer log.Close()
 	cmd := exec.Command(filepath.Join(n.world.programs, "ipamd"),
 		"-layout="+n.world.o.Layout,
-		"-socket="+n.socket(), "-introspection-bind-address=unix:"+n.statusSocket(),
+		"-socket="+n.socket(), "-status-socket="+n.statusSocket(),
 		"-state-dir="+n.stateDir(), "-conflist="+n.conflist(),
 	)
 	cmd.Env = n.world.agentEnv

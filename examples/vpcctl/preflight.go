@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -52,7 +51,7 @@ func preflightCheck(_ context.Context, std stdio, args []string) error {
 	}
 	fsys := os.DirFS(*root)
 	if c.Keep = strings.FieldsFunc(*keep, func(r rune) bool { return r == ',' }); len(c.Keep) == 0 {
-		c.Keep = defaultRouteLinks(fsys)
+		c.Keep = preflight.DefaultRouteLinks(fsys)
 	}
 	if err := c.Validate(); err != nil {
 		return wrong(fs, std, err.Error())
@@ -79,24 +78,6 @@ func preflightCheck(_ context.Context, std stdio, args []string) error {
 		return errFault
 	}
 	return nil
-}
-
-// defaultRouteLinks returns the links of the IPv4 default routes. On a node without
-// pods that is the link of the primary ENI. See
-// https://man7.org/linux/man-pages/man5/proc_pid_net.5.html.
-func defaultRouteLinks(fsys fs.FS) []string {
-	links := []string{}
-	table, err := fs.ReadFile(fsys, "proc/net/route")
-	if err != nil {
-		return links
-	}
-	for line := range strings.Lines(string(table)) {
-		f := strings.Fields(line)
-		if len(f) > 7 && f[1] == "00000000" && f[7] == "00000000" && !slices.Contains(links, f[0]) {
-			links = append(links, f[0])
-		}
-	}
-	return links
 }
 
 func (r preflightReport) print(w io.Writer) {

@@ -157,7 +157,7 @@ func (n *Node) Command(args ...string) *exec.Cmd {
 	cmd := exec.Command(line[0], line[1:]...)
 	vars := map[string]string{
 		"VPCNET_SOCKET": n.File("agent.sock"), "VPCNET_STATE_DIR": n.File("state"), "VPCNET_CONFLIST": n.File("10-vpcnet.conflist"),
-		"INTROSPECTION_BIND_ADDRESS": "unix:" + n.File("status.sock"),
+		"VPCNET_STATUS_SOCKET": n.File("status.sock"),
 	}
 	maps.Copy(vars, n.cfg.Env)
 	for _, v := range os.Environ() {

@@ -68,7 +68,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		}
 		g.Go(func() error { return n.audit(ctx, st) })
 		g.Go(func() error { return n.sweep(ctx, st.client, st.manager) })
-		g.Go(func() error { return n.whenReady(ctx) })
+		g.Go(func() error { return n.whenReady(ctx, st) })
 		return st.agent.Run(ctx)
 	})
 	return g.Wait()

@@ -31,10 +31,11 @@ type BackendConfig struct {
 	// EachCard gives a pod that asks for it by annotation an interface on each network
 	// card, see [NICAnnotation].
 	EachCard bool
-	// SecurityGroups, BeforeReply and AfterDel are those of [Hooks]. Optional.
+	// SecurityGroups, BeforeReply, AfterDel and Requested are those of [Hooks]. Optional.
 	SecurityGroups func(context.Context, cniplugin.AddRequest) ([]string, error)
 	BeforeReply    func(context.Context, cniplugin.AddRequest, []ipam.Allocation) error
 	AfterDel       func([]ipam.Allocation)
+	Requested      func(Request)
 }
 
 // Backend is a server.Backend over a pool and its agent. Until [Backend.Serve] its
@@ -86,8 +87,22 @@ func (b *Backend) SetProblem(err error) {
 	b.problem.Store(&err)
 }
 
+// requested calls Requested.
+func (b *Backend) requested(call string, began time.Time, err error) {
+	if b.cfg.Requested == nil {
+		return
+	}
+	r := Request{Call: call, Took: time.Since(began), Failed: err != nil}
+	if known := (*cniplugin.AgentError)(nil); errors.As(err, &known) {
+		r.Reason = known.Reason
+		r.Exhausted = known.Reason != "" && known.Reason != string(ipam.ReasonAgentStarting)
+	}
+	b.cfg.Requested(r)
+}
+
 // Add allocates the addresses of a pod. While the agent starts, Add waits for it.
-func (b *Backend) Add(ctx context.Context, req cniplugin.AddRequest) (cniplugin.AddResponse, error) {
+func (b *Backend) Add(ctx context.Context, req cniplugin.AddRequest) (res cniplugin.AddResponse, err error) {
+	defer func(began time.Time) { b.requested("add", began, err) }(time.Now())
 	select {
 	case <-b.started:
 	case <-ctx.Done():
@@ -151,7 +166,8 @@ func (b *Backend) find(a cniplugin.Attachment) ipam.Attachment {
 }
 
 // Del releases the addresses of a pod. It does not need the agent.
-func (b *Backend) Del(ctx context.Context, req cniplugin.DelRequest) (cniplugin.DelResponse, error) {
+func (b *Backend) Del(ctx context.Context, req cniplugin.DelRequest) (res cniplugin.DelResponse, err error) {
+	defer func(began time.Time) { b.requested("del", began, err) }(time.Now())
 	at := b.find(req.Attachment)
 	released, err := b.releaseOwn(at)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 // statusTime limits the time of ReadStatus.
 const statusTime = 5 * time.Second
 
-// ReadStatus reads the status of an agent that publishes it at PATH /v1/status over HTTP,
+// ReadStatus reads the status of an agent that publishes it at the path /v2/status over HTTP,
 // as the example program ipamd does. where is unix:PATH or HOST:PORT. It gives up after 5
 // seconds.
 func ReadStatus(ctx context.Context, where string) (Status, error) {
@@ -42,7 +42,7 @@ func readStatus(ctx context.Context, where string) (s Status, err error) {
 		},
 		DisableKeepAlives: true,
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://ipamd/v1/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://ipamd/v2/status", nil)
 	if err != nil {
 		return s, err
 	}

@@ -35,7 +35,27 @@ type Config struct {
 	StateDir string
 	// Conflist is the file to which the CNI configuration is written when the first
 	// address can be given to a pod. Empty means no file.
+	// An operator's edits of it stay.
 	Conflist string
+	// ConflistFormat is the form of the CNI configuration. Empty means FormatVPCNet.
+	ConflistFormat ConflistFormat
+	// PluginDir is the directory in which the runtime finds plugins. Empty means
+	// /opt/cni/bin.
+	PluginDir string
+	// NoPortmap leaves upstream's portmap out of the CNI configuration, which otherwise is
+	// in it if PluginDir has its binary: without it hostPort has no effect.
+	NoPortmap bool
+	// Bandwidth adds upstream's bandwidth.
+	Bandwidth bool
+	// DisablePodIPv6 adds upstream's tuning, which switches IPv6 off in pods.
+	DisablePodIPv6 bool
+	// EgressIPv6 adds egress-cni, so that pods with IPv4 addresses reach IPv6 destinations by
+	// the node's IPv6 address. EgressIPv4 does so for pods with IPv6 addresses. Pods with
+	// addresses of both families need neither.
+	EgressIPv6, EgressIPv4 bool
+	// PluginLogFile and PluginLogLevel are where and what the plugins log; see
+	// cniplugin.NetConf.
+	PluginLogFile, PluginLogLevel string
 
 	// Policy decides how much spare capacity the node has. Nil means the dead band of
 	// package warmpool with its default settings.
@@ -157,6 +177,8 @@ type Hooks struct {
 	// tombstone, or because its sandbox has ended without a DEL. A further DEL does not
 	// call it.
 	AfterDel func([]ipam.Allocation)
+	// Requested is called after each ADD and DEL of a plugin.
+	Requested func(Request)
 	// Called is called after each attempt of a call to EC2.
 	Called func(eni.Call)
 	// Repaired is called after a repair of the network of the node or its pods.
@@ -167,10 +189,24 @@ type Hooks struct {
 	Event func(agent.Event)
 }
 
+// Request is an ADD or DEL of a plugin, for metrics.
+type Request struct {
+	// Call is add or del.
+	Call string
+	// Took is the time from the request to the answer.
+	Took time.Duration
+	// Failed means that the plugin got an error, and Reason is the reason in it, if any.
+	Failed bool
+	Reason string
+	// Exhausted means that there was no address.
+	Exhausted bool
+}
+
 const (
 	defaultENIMTU      = 9001
 	defaultLinkPrefix  = "eni"
 	defaultBridge      = "cbr0" // as kubenet
+	defaultPluginDir   = "/opt/cni/bin"
 	defaultHTTPTimeout = 10 * time.Second
 	// defaultBranchCooldown is that of amazon-vpc-resource-controller-k8s.
 	defaultBranchCooldown = time.Minute
@@ -198,6 +234,8 @@ func (c Config) withDefaults() (Config, error) {
 	c.HTTPTimeout = cmp.Or(c.HTTPTimeout, defaultHTTPTimeout)
 	c.Enforcement = cmp.Or(c.Enforcement, datapath.Strict)
 	c.Bridge = cmp.Or(c.Bridge, defaultBridge)
+	c.ConflistFormat = cmp.Or(c.ConflistFormat, FormatVPCNet)
+	c.PluginDir = cmp.Or(c.PluginDir, defaultPluginDir)
 	c.BranchCooldown = cmp.Or(c.BranchCooldown, defaultBranchCooldown)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -224,6 +262,10 @@ func (c *Config) validate() error {
 		bad = fmt.Sprintf("PodMTU %d, want at most ENIMTU %d", c.PodMTU, c.ENIMTU)
 	case c.SNATBackend != AutoBackend && c.SNATBackend != snat.Nftables && c.SNATBackend != snat.Iptables:
 		bad = fmt.Sprintf("SNATBackend %q, want %s, %s or %s", c.SNATBackend, AutoBackend, snat.Nftables, snat.Iptables)
+	case c.ConflistFormat != FormatVPCNet && c.ConflistFormat != FormatAWS:
+		bad = fmt.Sprintf("ConflistFormat %q, want %s or %s", c.ConflistFormat, FormatVPCNet, FormatAWS)
+	case c.DisablePodIPv6 && slices.Contains(c.Families, ipam.IPv6):
+		bad = "DisablePodIPv6 with IPv6 in Families, want either"
 	case !validFamilies(c.Families):
 		bad = fmt.Sprintf("Families %v, want IPv4 and IPv6, each at most once", c.Families)
 	case c.Enforcement != datapath.Strict && c.Enforcement != datapath.Standard:
@@ -239,6 +281,9 @@ func (c *Config) validate() error {
 	}
 	if err := errors.Join(datapath.ValidateLinkName(c.Bridge), validNodePrefixes(c.NodePrefixes)); err != nil {
 		return fmt.Errorf("%w: Bridge, NodePrefixes: %w", ErrConfig, err)
+	}
+	if _, err := (cniplugin.Conflist{Conf: cniplugin.NetConf{LogFile: c.PluginLogFile, LogLevel: c.PluginLogLevel}}).JSON(); err != nil {
+		return fmt.Errorf("%w: PluginLogFile, PluginLogLevel: %w", ErrConfig, err)
 	}
 	if err := warmpool.CheckPolicy(c.Policy); err != nil {
 		return fmt.Errorf("%w: Policy: %w", ErrConfig, err)

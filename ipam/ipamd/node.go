@@ -133,6 +133,7 @@ func (c *Config) backend(pool *ipam.Pool) BackendConfig {
 	return BackendConfig{
 		Pool: pool, Layout: c.Layout, MTU: c.PodMTU, HostLinkPrefix: c.HostLinkPrefix, EachCard: c.EachCard,
 		SecurityGroups: c.Hooks.SecurityGroups, BeforeReply: c.Hooks.BeforeReply, AfterDel: c.Hooks.AfterDel,
+		Requested: c.Hooks.Requested,
 	}
 }
 

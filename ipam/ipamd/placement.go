@@ -33,14 +33,18 @@ var (
 
 // zone returns the placement of an instance, as a placement of its zone.
 func (n Networks) zone(inst eni.Instance) eni.ByZone {
-	name := n.Name
-	if name == "" {
-		name = inst.Zone
-		if _, ok := n.ByName[name]; !ok {
-			name = DefaultNetwork
-		}
+	return eni.ByZone{inst.Zone: n.ByName[n.choose(inst.Zone)]}
+}
+
+// choose returns the name of the placement of an instance in a zone.
+func (n Networks) choose(zone string) string {
+	if n.Name != "" {
+		return n.Name
 	}
-	return eni.ByZone{inst.Zone: n.ByName[name]}
+	if _, ok := n.ByName[zone]; ok {
+		return zone
+	}
+	return DefaultNetwork
 }
 
 // Query returns a query for the subnets of the placement.

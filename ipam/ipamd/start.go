@@ -4,14 +4,11 @@ package ipamd
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
+	"net/netip"
 	"slices"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
@@ -323,7 +320,7 @@ const readyEvery = 50 * time.Millisecond
 
 // whenReady waits until the first address can be given to a pod, writes the CNI
 // configuration, and then repairs changes to the node's network until ctx ends.
-func (n *node) whenReady(ctx context.Context) error {
+func (n *node) whenReady(ctx context.Context, st *started) error {
 	tick := time.NewTicker(readyEvery)
 	defer tick.Stop()
 	for !n.backend.agent.Load().Status().Ready {
@@ -334,7 +331,7 @@ func (n *node) whenReady(ctx context.Context) error {
 		}
 	}
 	tick.Stop() // the rest of the function lasts as long as the agent
-	if err := n.announce(); err != nil {
+	if err := n.announce(ctx, primaryAddrs(st.manager.Inventory())); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -344,28 +341,14 @@ func (n *node) whenReady(ctx context.Context) error {
 	return g.Wait()
 }
 
-// announce writes the CNI configuration.
-func (n *node) announce() error {
-	if n.cfg.Conflist == "" {
-		return nil
+// primaryAddrs returns the addresses of the primary ENI.
+func primaryAddrs(inv eni.Inventory) (all []netip.Prefix) {
+	for _, e := range inv.ENIs {
+		for _, a := range []netip.Addr{e.Addr, e.Addr6} {
+			if e.Primary && a.IsValid() {
+				all = append(all, netip.PrefixFrom(a, a.BitLen()))
+			}
+		}
 	}
-	if err := os.MkdirAll(filepath.Dir(n.cfg.Conflist), 0o755); err != nil {
-		return fmt.Errorf("create the directory of the CNI configuration: %w", err)
-	}
-	capabilities := map[string]bool{"ips": true, "mac": true}
-	if n.cfg.EachCard {
-		capabilities["io.kubernetes.cri.pod-annotations"] = true
-	}
-	if n.cfg.PodENI {
-		capabilities["securityGroups"] = true
-	}
-	changed, err := server.WriteConflist(n.cfg.Conflist, cniplugin.Conflist{Conf: cniplugin.NetConf{
-		PluginConf:  types.PluginConf{Capabilities: capabilities},
-		AgentSocket: n.cfg.Socket, StateDir: n.cfg.StateDir, VethPrefix: n.cfg.HostLinkPrefix,
-	}})
-	if err != nil {
-		return fmt.Errorf("write the CNI configuration: %w", err)
-	}
-	n.log.Info("node is ready for pods", "conflist", n.cfg.Conflist, "changed", changed)
-	return nil
+	return all
 }

@@ -99,8 +99,10 @@ func TestLimits(t *testing.T) {
 // TestAnnounce checks that the CNI configuration contains the settings of the agent
 // and is written to the path in the settings, if any.
 func TestAnnounce(t *testing.T) {
-	s := Config{Socket: "/run/a.sock", StateDir: "/var/lib/a", HostLinkPrefix: "veth"}
-	announce := func(c Config) error { return (&node{cfg: c, log: slog.New(slog.DiscardHandler)}).announce() }
+	s := Config{Socket: "/run/a.sock", StateDir: filepath.Join(t.TempDir(), "state"), HostLinkPrefix: "veth"}
+	announce := func(c Config) error {
+		return (&node{cfg: c, log: slog.New(slog.DiscardHandler)}).announce(t.Context(), nil)
+	}
 	s.Conflist = filepath.Join(t.TempDir(), "net.d", "10-vpcnet.conflist")
 	if err := announce(s); err != nil {
 		t.Fatal(err)

@@ -3,11 +3,13 @@
 package ipamd
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
 )
@@ -29,13 +31,25 @@ type Status struct {
 	InFlight  []string `json:"inFlight,omitempty"`
 	Decisions []string `json:"decisions,omitempty"`
 	// Network has the settings of the node's network.
-	Network     NetworkStatus `json:"network"`
-	ENIs        []ENIStatus   `json:"enis"`
-	Allocations []PodStatus   `json:"allocations"`
+	Network NetworkStatus `json:"network"`
+	// Cards are the network cards with addresses for pods. There are none before the
+	// instance is known.
+	Cards       []CardStatus `json:"cards,omitempty"`
+	ENIs        []ENIStatus  `json:"enis"`
+	Allocations []PodStatus  `json:"allocations"`
 	// Quarantined are addresses that are in use but unknown to the journal.
 	Quarantined []QuarantinedStatus `json:"quarantined,omitempty"`
 	// Events are the latest events, without the requests of pods.
 	Events []agent.Event `json:"events,omitempty"`
+}
+
+// CardStatus has the limits of a network card.
+type CardStatus struct {
+	Card        int `json:"card"`
+	MaxENIs     int `json:"maxENIs"`
+	SlotsPerENI int `json:"slotsPerENI"`
+	// AddressesPerSlot is 1, or the size of a prefix.
+	AddressesPerSlot int `json:"addressesPerSlot"`
 }
 
 // NetworkStatus has the settings of the node's network.
@@ -44,6 +58,9 @@ type NetworkStatus struct {
 	HostLinkPrefix  string         `json:"hostLinkPrefix"`
 	ServicePrefixes []netip.Prefix `json:"servicePrefixes,omitempty"`
 	ExternalSNAT    bool           `json:"externalSNAT"`
+	// Placement is the name of the placement of the pods' ENIs, see [Networks]. It is empty
+	// if they are placed as the primary ENI, and before the instance is known.
+	Placement string `json:"placement,omitempty"`
 	// SNATBackend is the backend of the translation that is in use: nftables, iptables-nft
 	// or iptables-legacy. It is empty before the node's network namespace is open.
 	SNATBackend string `json:"snatBackend,omitempty"`
@@ -59,6 +76,10 @@ type ENIStatus struct {
 	Card   int            `json:"card"`
 	Device int            `json:"device"`
 	Addrs  []netip.Prefix `json:"addrs,omitempty"`
+	// Kind is the kind of the ENI and Subnet the ID of its subnet. They are empty before the
+	// instance is known.
+	Kind   eni.Kind `json:"kind,omitempty"`
+	Subnet string   `json:"subnet,omitempty"`
 	// Table is the number of its route table. Mark is the mark on packets of its pods
 	// in the flat layout.
 	Table  int           `json:"table"`
@@ -103,7 +124,45 @@ func (a *Agent) Status() Status {
 	if n == nil {
 		return (&node{cfg: a.config()}).emptyStatus()
 	}
-	return n.status()
+	s := n.status()
+	a.mu.Lock()
+	cfg, parts := a.cfg, a.parts
+	a.mu.Unlock()
+	if parts != nil {
+		parts.describe(&s, &cfg)
+	}
+	return s
+}
+
+// describe adds what EC2 and the instance type say.
+func (p *started) describe(s *Status, cfg *Config) {
+	inv := p.manager.Inventory()
+	for i, e := range s.ENIs {
+		if known, ok := inv.ENI(e.ID); ok {
+			s.ENIs[i].Kind, s.ENIs[i].Subnet = known.Kind, known.SubnetID
+		}
+	}
+	limits := cfg.limits(p.limits, p.cards)
+	for _, card := range p.cards {
+		l := limits[card]
+		s.Cards = append(s.Cards, CardStatus{card, l.MaxENIs, l.SlotsPerENI, l.AddressesPerSlot})
+	}
+	if networks, ok := cfg.Subnets.(Networks); ok {
+		s.Network.Placement = networks.choose(inv.Instance.Zone)
+	}
+}
+
+// Intents returns the operations on ENIs that are under way or that an earlier process left
+// unfinished, oldest first. There are none before the instance is known. It makes no calls to
+// EC2.
+func (a *Agent) Intents(ctx context.Context) ([]eni.Intent, error) {
+	a.mu.Lock()
+	parts := a.parts
+	a.mu.Unlock()
+	if parts == nil {
+		return nil, nil
+	}
+	return parts.manager.Unfinished(ctx)
 }
 
 // View returns the state of the pool, which is empty before Run has opened it.

@@ -5,14 +5,13 @@
 package pluginlog
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/vpcnet/vpcnet/internal/logfile"
 )
 
 // ToStderr reports whether a log with the given pluginLogFile is on standard error.
@@ -39,34 +38,22 @@ func Level(file, level string) (slog.Level, error) {
 	return l, err
 }
 
-// Open opens the log. If that fails, or the file is not valid, it logs to standard error
-// instead, because a log that cannot be opened must not prevent a pod from starting.
+// Open opens the log. A file has lines of JSON and is rotated. If it cannot be opened, or
+// is not valid, the log is on standard error, because a log that cannot be opened must not
+// prevent a pod from starting.
 func Open(file string, level slog.Level, stderr io.Writer) (l *slog.Logger, closeLog func()) {
-	options := &slog.HandlerOptions{Level: level}
+	toStderr := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
 	if ToStderr(file) {
-		return slog.New(slog.NewTextHandler(stderr, options)), func() {}
+		return toStderr, func() {}
 	}
-	f, err := openFile(file)
+	var f *logfile.File
+	err := fmt.Errorf("%s is not an absolute path", file)
+	if ValidFile(file) {
+		f, err = logfile.Open(file)
+	}
 	if err != nil {
-		l := slog.New(slog.NewTextHandler(stderr, options))
-		l.Warn("log file cannot be opened", "err", err)
-		return l, func() {}
+		toStderr.Warn("log file cannot be opened", "err", err)
+		return toStderr, func() {}
 	}
-	return slog.New(slog.NewJSONHandler(f, options)), func() { f.Close() }
-}
-
-// openFile opens a log file for appending. It accepts regular files and devices: a FIFO
-// blocks if no process reads it.
-func openFile(path string) (*os.File, error) {
-	if !ValidFile(path) {
-		return nil, fmt.Errorf("%s is not an absolute path", path)
-	}
-	switch info, err := os.Stat(path); {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular() && info.Mode().Type() != fs.ModeDevice|fs.ModeCharDevice:
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	return os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
+	return slog.New(logfile.NewHandler(f, level)), func() { _ = f.Close() }
 }

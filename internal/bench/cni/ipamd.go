@@ -70,7 +70,7 @@ func newIPAMD(ctx context.Context, name, bin string, burst int, slowDisk time.Du
 func (c *contender) agentCommand(dir string, slowDisk time.Duration) *exec.Cmd {
 	args := []string{
 		filepath.Join(c.bin, "ipamd"), "-socket=" + filepath.Join(dir, "agent.sock"), "-state-dir=" + filepath.Join(dir, "state"),
-		"-conflist=" + filepath.Join(dir, "10-vpcnet.conflist"), "-introspection-bind-address=unix:" + filepath.Join(dir, "status.sock"),
+		"-conflist=" + filepath.Join(dir, "10-vpcnet.conflist"), "-status-socket=" + filepath.Join(dir, "status.sock"),
 	}
 	if slowDisk > 0 {
 		args = append([]string{

@@ -36,8 +36,6 @@ var missing = []absent{
 	{"ENI_CONFIG_LABEL_DEF", []string{"topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"}, false, "the agent reads no labels of the node; -pod-network (VPCNET_POD_NETWORK) names the network, by default the zone"},
 	{"ENI_CONFIG_ANNOTATION_DEF", []string{"k8s.amazonaws.com/eniConfig"}, false, "the agent reads no annotations of the node; -pod-network (VPCNET_POD_NETWORK) names the network, by default the zone"},
 
-	{"ENABLE_V6_EGRESS", nil, false, "the agent does not add the plugin egress-cni to the CNI configuration; pods with IPv4 addresses reach IPv6 destinations with it, or with ENABLE_IPv6"},
-	{"ENABLE_V4_EGRESS", []string{anyValue}, false, "the agent does not add the plugin egress-cni to the CNI configuration; pods with IPv6 addresses reach IPv4 destinations with it, or with ENABLE_IPv4"},
 	{"MANAGE_UNTAGGED_ENI", nil, false, "ENIs without the agent's tags are left alone"},
 	{"AWS_MANAGE_ENIS_NON_SCHEDULABLE", []string{anyValue}, false, "the agent does not know whether pods are scheduled to the node"},
 	{"DISABLE_LEAKED_ENI_CLEANUP", nil, false, "the agent deletes ENIs that it has created for this instance and lost"},
@@ -52,21 +50,12 @@ var missing = []absent{
 	{"VPC_CNI_VERSION", []string{anyValue}, false, "the agent does not tell EC2 a version"},
 
 	{"AWS_VPC_K8S_CNI_BACKING_STORE", nil, false, "-state-dir (VPCNET_STATE_DIR) is the directory of the state"},
-	{"AWS_VPC_K8S_CNI_LOG_FILE", []string{"stderr"}, false, "the log goes to standard error"},
-	{"DISABLE_METRICS", nil, false, "metrics are at the address of -introspection-bind-address, which can be empty"},
-	{"DISABLE_INTROSPECTION", nil, false, "the flag -introspection-bind-address= switches the status off"},
 	{"AWS_VPC_K8S_CNI_CONFIGURE_RPFILTER", []string{anyValue}, false, "it has no effect in amazon-vpc-cni-k8s either"},
 	{"ENABLE_NFTABLES", []string{anyValue}, false, "it has no effect in amazon-vpc-cni-k8s either"},
 
-	{"HOST_CNI_BIN_PATH", nil, false, "the agent does not install plugins"},
 	{"HOST_CNI_CONFDIR_PATH", nil, false, "-conflist (VPCNET_CONFLIST) is the path of the CNI configuration"},
-	{"AWS_VPC_K8S_PLUGIN_LOG_FILE", nil, false, "the plugin writes no log; its errors go to the runtime"},
-	{"AWS_VPC_K8S_PLUGIN_LOG_LEVEL", []string{anyValue}, false, "the plugin writes no log; its errors go to the runtime"},
-	{"AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE", []string{anyValue}, false, "the agent writes no egress plugin into the CNI configuration"},
-	{"AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE", []string{anyValue}, false, "the agent writes no egress plugin into the CNI configuration"},
-	{"ENABLE_BANDWIDTH_PLUGIN", nil, false, "the CNI configuration has no bandwidth plugin; write your own one"},
-	{"DISABLE_POD_V6", nil, false, "the CNI configuration has no tuning plugin; write your own one"},
-	{"DISABLE_TCP_EARLY_DEMUX", nil, false, "the agent does not set net.ipv4.tcp_early_demux"},
+	{"AWS_VPC_K8S_EGRESS_V4_PLUGIN_LOG_FILE", []string{anyValue}, false, "egress-cni has the log of vpc-cni, AWS_VPC_K8S_PLUGIN_LOG_FILE"},
+	{"AWS_VPC_K8S_EGRESS_V6_PLUGIN_LOG_FILE", []string{anyValue}, false, "egress-cni has the log of vpc-cni, AWS_VPC_K8S_PLUGIN_LOG_FILE"},
 }
 
 // errMissing begins the errors for settings of amazon-vpc-cni-k8s without which pods would

@@ -71,7 +71,7 @@ func TestMissing(t *testing.T) {
 		{env: map[string]string{"ENI_CONFIG_LABEL_DEF": "team", "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": "true", "VPCNET_POD_NETWORKS": "/networks", "VPCNET_POD_NETWORK": "blue"}, warned: 1, want: "team"},
 		{env: map[string]string{"AWS_VPC_K8S_CNI_CONNMARK": "0x80"}},
 		{env: map[string]string{"AWS_VPC_K8S_CNI_CONNMARK": "0x40", "ANNOTATE_POD_IP": "true"}, warned: 2, want: "0x80"},
-		{env: map[string]string{"AWS_VPC_K8S_CNI_LOG_FILE": "stdout", "MY_NODE_NAME": "n", "ENABLE_V4_EGRESS": "true"}, warned: 1, want: "standard error"},
+		{env: map[string]string{"HOST_CNI_CONFDIR_PATH": "/etc/cni/net.d", "MY_NODE_NAME": "n", "VPC_CNI_VERSION": "v1"}, warned: 1, want: "VPCNET_CONFLIST"},
 		// Values that amazon-vpc-cni-k8s accepts.
 		{env: map[string]string{"AWS_VPC_K8S_CNI_LOGLEVEL": "fatal", "MAX_ENI": "-1", "WARM_ENI_TARGET": "-1", "WARM_IP_TARGET": "-1", "MINIMUM_IP_TARGET": "-1", "WARM_PREFIX_TARGET": "-1", "ADDITIONAL_ENI_TAGS": "{}"}},
 	} {

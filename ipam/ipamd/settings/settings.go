@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -50,9 +51,23 @@ type Settings struct {
 	CooldownPeriod time.Duration
 	// ConfigFile is the file with further settings.
 	ConfigFile string
-	// Introspection is where the program shows its status, and LogLevel what it logs.
-	Introspection string
-	LogLevel      string
+	// Status is the unix socket on which the program shows its status. Introspection is where
+	// it does so as amazon-vpc-cni-k8s does, unless NoIntrospection is set, and Metrics is
+	// where its metrics are, unless NoMetrics is set. Empty means nowhere.
+	Status          string
+	Introspection   string
+	NoIntrospection bool
+	Metrics         string
+	NoMetrics       bool
+	// LogFile is where the program logs, and LogLevel what.
+	LogFile  string
+	LogLevel string
+	// Root is the directory in front of the paths of the commands install and uninstall, and
+	// Preflight is what install does about other programs: PreflightReport, PreflightWrite or
+	// PreflightOff. NoTCPEarlyDemux switches off tcp_early_demux.
+	Root            string
+	Preflight       string
+	NoTCPEarlyDemux bool
 
 	// given has the names of the settings that were set.
 	given map[string]bool
@@ -69,12 +84,31 @@ const unset = -1
 // at it.
 const levelFatal = "fatal"
 
+// The values of Settings.LogFile that are not paths.
+const (
+	LogStdout = "stdout"
+	LogStderr = "stderr"
+)
+
 // The names of warm pool policies. auto means aws if one of its targets is set, and
 // band otherwise.
 const (
 	policyAuto = "auto"
 	policyAWS  = "aws"
 	policyBand = "band"
+)
+
+// The paths of the CNI configuration in the two formats.
+const (
+	conflistVPCNet = "/etc/cni/net.d/10-vpcnet.conflist"
+	conflistAWS    = "/etc/cni/net.d/10-aws.conflist"
+)
+
+// The values of Settings.Preflight.
+const (
+	PreflightReport = "report"
+	PreflightWrite  = "write"
+	PreflightOff    = "off"
 )
 
 func defaults() Settings {
@@ -91,14 +125,22 @@ func defaults() Settings {
 			BranchCooldown: time.Minute,
 			Socket:         cniplugin.DefaultSocket,
 			StateDir:       cniplugin.DefaultStateDir,
-			Conflist:       "/etc/cni/net.d/10-vpcnet.conflist",
+			Conflist:       conflistVPCNet,
+			ConflistFormat: ipamd.FormatVPCNet,
+			PluginDir:      "/opt/cni/bin",
+			EgressIPv4:     true,
 		},
 		EnableIPv4:     true,
 		WarmPolicy:     policyAuto,
 		WarmENITarget:  1,
 		CooldownPeriod: 30 * time.Second,
-		Introspection:  "unix:/run/vpcnet/status.sock",
+		Status:         "/run/vpcnet/status.sock",
+		Introspection:  "127.0.0.1:61679",
+		Metrics:        ":61678",
+		LogFile:        LogStderr,
 		LogLevel:       "info",
+		Root:           "/",
+		Preflight:      PreflightReport,
 	}
 }
 
@@ -116,7 +158,7 @@ type option struct {
 
 // options lists every setting in the order of the help.
 func (s *Settings) options() []option {
-	return slices.Concat(s.poolOptions(), s.placementOptions(), s.ownPodOptions(), s.kernelOptions(), s.snatOptions(), s.cloudOptions(), s.processOptions())
+	return slices.Concat(s.poolOptions(), s.placementOptions(), s.ownPodOptions(), s.kernelOptions(), s.snatOptions(), s.cloudOptions(), s.conflistOptions(), s.processOptions(), s.installOptions())
 }
 
 func (s *Settings) poolOptions() []option {
@@ -199,15 +241,44 @@ func (s *Settings) cloudOptions() []option {
 	}
 }
 
+func (s *Settings) conflistOptions() []option {
+	const group = "CNI configuration"
+	return []option{
+		{group, "conflist", "VPCNET_CONFLIST", "PATH", "File to which the CNI configuration is written once the first address can be given to a pod. The kubelet then reports the node as ready. A file that was edited, or that another program wrote, stays as it is. With the format aws the default is " + conflistAWS + ". Empty means no file.", textValue(&s.Conflist)},
+		{group, "conflist-format", "VPCNET_CONFLIST_FORMAT", "FORMAT", "vpcnet, or aws: the network aws-cni with the entries of the list 10-aws.conflist of amazon-vpc-cni-k8s, for programs that know that list. ipamd install then writes vpc-cni also as aws-cni. Networks with another name have other pods, so change it only on a node without pods.", choiceValue(&s.ConflistFormat, ipamd.FormatVPCNet, ipamd.FormatAWS).drain()},
+		{group, "cni-bin-dir", "HOST_CNI_BIN_PATH", "PATH", "Directory in which the runtime finds plugins.", textValue(&s.PluginDir)},
+		{group, "portmap", "VPCNET_PORTMAP", "", "Add upstream's portmap to the CNI configuration if its binary is there. Without it hostPort of pods has no effect.", notValue(&s.NoPortmap)},
+		{group, "enable-bandwidth-plugin", "ENABLE_BANDWIDTH_PLUGIN", "", "Add upstream's bandwidth.", boolValue(&s.Bandwidth)},
+		{group, "disable-pod-v6", "DISABLE_POD_V6", "", "Add upstream's tuning, which switches IPv6 off in pods.", boolValue(&s.DisablePodIPv6)},
+		{group, "enable-v6-egress", "ENABLE_V6_EGRESS", "", "Add egress-cni in a cluster with IPv4 pods, so that they reach IPv6 destinations by the node's IPv6 address. It needs upstream's host-local.", boolValue(&s.EgressIPv6)},
+		{group, "enable-v4-egress", "ENABLE_V4_EGRESS", "", "Add egress-cni in a cluster with IPv6 pods, so that they reach IPv4 destinations by the node's IPv4 address. It needs upstream's host-local.", boolValue(&s.EgressIPv4)},
+		{group, "plugin-log-file", "AWS_VPC_K8S_PLUGIN_LOG_FILE", "PATH", "Log of vpc-cni and egress-cni, which is rotated at 50 MB. Empty and stderr mean standard error, which runtimes write to their own log after a failure.", textValue(&s.PluginLogFile)},
+		{group, "plugin-log-level", "AWS_VPC_K8S_PLUGIN_LOG_LEVEL", "LEVEL", "debug, info, warn, error or fatal. Empty means info for a file and warn for standard error.", textValue(&s.PluginLogLevel)},
+	}
+}
+
 func (s *Settings) processOptions() []option {
 	const group = "Process"
 	return []option{
 		{group, "config", "VPCNET_CONFIG", "FILE", "File with further settings, as lines NAME=value with the names of the variables. Flags and variables override it. The agent reads it again on SIGHUP.", textValue(&s.ConfigFile)},
 		{group, "socket", "VPCNET_SOCKET", "PATH", "Unix socket on which vpc-cni asks for addresses.", textValue(&s.Socket)},
 		{group, "state-dir", "VPCNET_STATE_DIR", "PATH", "Directory for the state that must survive a restart.", textValue(&s.StateDir).drain()},
-		{group, "conflist", "VPCNET_CONFLIST", "PATH", "File to which the CNI configuration is written once the first address can be given to a pod. The kubelet then reports the node as ready. Empty means no file.", textValue(&s.Conflist)},
-		{group, "introspection-bind-address", "INTROSPECTION_BIND_ADDRESS", "WHERE", "Address at which /v1/status shows the pool as JSON, and /metrics shows metrics for Prometheus: unix:PATH, or HOST:PORT, which every process with the node's network can read. Empty means no address.", textValue(&s.Introspection)},
-		{group, "log-level", "AWS_VPC_K8S_CNI_LOGLEVEL", "LEVEL", "debug, info, warn, error or fatal, which means the same as error. The log goes to standard error, one JSON object a line.", choiceValue(&s.LogLevel, "debug", "info", "warn", "error", levelFatal).live()},
+		{group, "status-socket", "VPCNET_STATUS_SOCKET", "PATH", "Unix socket at which GET /v2/ lists what it shows as JSON: the status, the pool, decisions with their reasons, operations under way and EC2's last errors. Empty means no socket.", textValue(&s.Status)},
+		{group, "introspection-bind-address", "INTROSPECTION_BIND_ADDRESS", "WHERE", "Address at which /v1/enis, /v1/eni-configs, /v1/networkutils-env-settings and /v1/ipamd-env-settings show the pool and settings in the form of amazon-vpc-cni-k8s: HOST:PORT, which every process with the node's network can read, or unix:PATH. If it is in use by another program, the agent logs that and runs without it.", textValue(&s.Introspection)},
+		{group, "disable-introspection", "DISABLE_INTROSPECTION", "", "Do not listen on -introspection-bind-address.", boolValue(&s.NoIntrospection)},
+		{group, "metrics-bind-address", "VPCNET_METRICS_BIND_ADDRESS", "HOST:PORT", "Address at which /metrics has metrics for Prometheus, with those of amazon-vpc-cni-k8s under its names. If it is in use by another program, the agent logs that and runs without it.", textValue(&s.Metrics)},
+		{group, "disable-metrics", "DISABLE_METRICS", "", "Do not listen on -metrics-bind-address.", boolValue(&s.NoMetrics)},
+		{group, "log-file", "AWS_VPC_K8S_CNI_LOG_FILE", "WHERE", "stderr, stdout, or the path of a log, which is rotated at 50 MB and has 5 older files. The log has one JSON object a line.", textValue(&s.LogFile)},
+		{group, "log-level", "AWS_VPC_K8S_CNI_LOGLEVEL", "LEVEL", "debug, info, warn, error or fatal, which means the same as error.", choiceValue(&s.LogLevel, "debug", "info", "warn", "error", levelFatal).live()},
+	}
+}
+
+func (s *Settings) installOptions() []option {
+	const group = "ipamd install and ipamd uninstall"
+	return []option{
+		{group, "disable-tcp-early-demux", "DISABLE_TCP_EARLY_DEMUX", "", "Write 0 to net.ipv4.tcp_early_demux, so that the kubelet reaches pods with branch ENIs whose mode is strict.", boolValue(&s.NoTCPEarlyDemux)},
+		{group, "preflight", "VPCNET_PREFLIGHT", "HOW", "report logs programs and settings that also configure interfaces, rules and routes, write also writes files that stop systemd-networkd, udev and NetworkManager from that, and off does nothing.", choiceValue(&s.Preflight, PreflightReport, PreflightWrite, PreflightOff)},
+		{group, "root", "VPCNET_ROOT", "PATH", "Directory in front of all other paths: an image, or the node's root as mounted in a container.", textValue(&s.Root)},
 	}
 }
 
@@ -298,6 +369,10 @@ func (s *Settings) validate() error {
 		return errors.New("-socket and -state-dir (VPCNET_SOCKET, VPCNET_STATE_DIR) must not be empty")
 	case len(s.Socket) > maxSocket:
 		return fmt.Errorf("-socket %s (VPCNET_SOCKET) has %d bytes, want at most %d", s.Socket, len(s.Socket), maxSocket)
+	case s.LogFile != LogStdout && s.LogFile != LogStderr && !filepath.IsAbs(s.LogFile):
+		return fmt.Errorf("-log-file %s (AWS_VPC_K8S_CNI_LOG_FILE): want stderr, stdout or an absolute path", s.LogFile)
+	case !filepath.IsAbs(s.Root) || !filepath.IsAbs(s.PluginDir):
+		return fmt.Errorf("-root %s and -cni-bin-dir %s (VPCNET_ROOT, HOST_CNI_BIN_PATH): want absolute paths", s.Root, s.PluginDir)
 	case s.PodMTU > s.ENIMTU:
 		return fmt.Errorf("-pod-mtu %d (POD_MTU) is more than -eni-mtu %d (AWS_VPC_ENI_MTU)", s.PodMTU, s.ENIMTU)
 	}
@@ -321,6 +396,9 @@ func (s *Settings) policyName() string {
 func (s *Settings) Agent() (ipamd.Config, error) {
 	c := s.Config
 	c.MaxENIs = max(s.MaxENI, 0)
+	if c.ConflistFormat == ipamd.FormatAWS && c.Conflist == conflistVPCNet {
+		c.Conflist = conflistAWS
+	}
 	if c.Cooldown = s.CooldownPeriod; c.Cooldown == 0 {
 		c.Cooldown = -1
 	}
@@ -407,10 +485,14 @@ func (s *Settings) Level() slog.Level {
 
 // usage prints the help: every flag with its variable and its default.
 func usage(w io.Writer) {
-	fmt.Fprint(w, `Usage: ipamd [flags]
+	fmt.Fprint(w, `Usage: ipamd [install|uninstall] [flags]
 
 Ipamd is the node agent of vpcnet. It attaches ENIs to this EC2 instance, keeps
 a pool of their addresses, and gives them to the CNI plugin vpc-cni.
+
+Ipamd install copies the plugins, which lie beside ipamd, to the directory of the
+runtime and sets up the kernel of the node, and ipamd uninstall restores what was
+there before. Both take the flags of the agent.
 
 Each flag can also be set by its environment variable, or by a line
 VARIABLE=value in the file of -config. A flag overrides the variable, and the

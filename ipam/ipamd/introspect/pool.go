@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package introspect
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
+)
+
+// Totals are the numbers of a network card's IPv4 addresses.
+type Totals struct {
+	Card int
+	// Prefixes are prefixes of the ENIs, and Addrs their addresses and single ones.
+	Addrs, Prefixes int
+	// Assigned are held by pods, and Cooling rest after a pod.
+	Assigned, Cooling int
+}
+
+// TotalsOf returns the numbers of each card of a pool, in order.
+func TotalsOf(v ipam.View) (all []Totals) {
+	for _, e := range v.ENIs {
+		if len(all) == 0 || all[len(all)-1].Card != e.Card { // the ENIs are in the order of cards
+			all = append(all, Totals{Card: e.Card})
+		}
+		t := &all[len(all)-1]
+		t.Prefixes += prefixesOf(e)
+		for _, b := range e.Blocks {
+			if b.Prefix.Addr().Is4() {
+				t.Addrs += sizeOf(b.Prefix)
+				t.Assigned += b.Used
+				t.Cooling += b.Cooling
+			}
+		}
+	}
+	return all
+}
+
+// LogPool logs the totals of each card at the level debug when they change, until ctx ends.
+// The message is that of amazon-vpc-cni-k8s. changed receives a value after each change, see
+// [ipamd.Agent.Subscribe].
+func (s *Server) LogPool(ctx context.Context, changed <-chan struct{}, log *slog.Logger) error {
+	logged := map[int]string{}
+	for {
+		for _, line := range poolLines(TotalsOf(s.Agent.View()), s.Agent.Status().Cards) {
+			if logged[line.card] != line.text {
+				logged[line.card] = line.text
+				log.Debug(line.text)
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+type poolLine struct {
+	card int
+	text string
+}
+
+// poolLines returns a line for each card whose limits are known.
+func poolLines(all []Totals, cards []ipamd.CardStatus) (lines []poolLine) {
+	for _, t := range all {
+		for _, c := range cards {
+			if c.Card == t.Card {
+				lines = append(lines, poolLine{t.Card, fmt.Sprintf("IP pool stats for network card %d: Total IPs/Prefixes = %d/%d, AssignedIPs/CooldownIPs: %d/%d, c.maxIPsPerENI = %d",
+					t.Card, t.Addrs, t.Prefixes, t.Assigned, t.Cooling, c.SlotsPerENI*c.AddressesPerSlot)})
+			}
+		}
+	}
+	return lines
+}
