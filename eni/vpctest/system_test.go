@@ -42,7 +42,7 @@ func startWorker(t *testing.T, vpc *vpctest.VPC, instanceType string) *worker {
 	w := &worker{vpc.Node(t, instanceType), dir}
 	cmd := exec.Command(filepath.Join(os.Getenv(programsEnv), "ipamd"),
 		"-socket="+w.file("agent.sock"), "-status-socket="+w.file("status.sock"),
-		"-state-dir="+dir, "-conflist="+w.file("10-vpcnet.conflist"))
+		"-state-dir="+dir, "-conflist="+w.file("10-vpcnet.conflist"), "-portmap=false")
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "AWS_") {
 			cmd.Env = append(cmd.Env, v)

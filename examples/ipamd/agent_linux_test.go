@@ -123,6 +123,7 @@ func (h *host) run(t *testing.T, vars map[string]string) *process {
 		"AWS_ENDPOINT_URL_EC2": h.ec2, "AWS_EC2_METADATA_SERVICE_ENDPOINT": h.metadata, "HTTP_TIMEOUT": "1",
 		"VPCNET_SOCKET": h.path("agent.sock"), "VPCNET_STATE_DIR": h.path("state"),
 		"VPCNET_CONFLIST": h.path("net.d/10-vpcnet.conflist"), "VPCNET_STATUS_SOCKET": h.path("status.sock"),
+		"HOST_CNI_BIN_PATH": h.path("bin"),
 	}
 	for name, v := range vars {
 		all[name] = v

@@ -77,7 +77,7 @@ func (n *node) startAgent(ctx context.Context) error {
 	cmd := exec.Command(filepath.Join(n.world.programs, "ipamd"),
 		"-layout="+n.world.o.Layout,
 		"-socket="+n.socket(), "-status-socket="+n.statusSocket(),
-		"-state-dir="+n.stateDir(), "-conflist="+n.conflist(),
+		"-state-dir="+n.stateDir(), "-conflist="+n.conflist(), "-portmap=false",
 	)
 	cmd.Env = n.world.agentEnv
 	cmd.Stdout, cmd.Stderr = log, log

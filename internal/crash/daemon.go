@@ -107,7 +107,7 @@ func (w *world) agentCommand() (*exec.Cmd, error) {
 	}
 	cmd := exec.Command(filepath.Join(w.o.programs, "ipamd"),
 		"-layout="+w.o.layout, "-socket="+w.socket(), "-status-socket="+w.statusSocket(),
-		"-state-dir="+w.stateDir(), "-conflist="+w.conflist(), "-cluster-name=crash",
+		"-state-dir="+w.stateDir(), "-conflist="+w.conflist(), "-portmap=false", "-cluster-name=crash",
 		"-ec2-endpoint=http://"+fabric.EC2Addr.String(), fmt.Sprintf("-ip-cooldown-period=%d", int(w.o.node.cooldown.Seconds())),
 	)
 	cmd.Args = append(cmd.Args, w.o.node.flags...)

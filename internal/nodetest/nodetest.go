@@ -50,7 +50,7 @@ func (r tests) Run() int {
 
 // Main builds ipamd, vpc-cni and further programs of examples, and then runs the tests in
 // namespaces of their own. It builds outside of these, where it has the module cache. The
-// program host-local is the one of the module in examples/plugins.
+// programs host-local and portmap are those of the module in examples/plugins.
 func Main(m *testing.M, further ...string) {
 	if os.Getenv(programsEnv) == "" {
 		if err := build(append(further, "ipamd", "vpc-cni")); err != nil {
@@ -68,30 +68,39 @@ func build(programs []string) error {
 	}
 	var packages []string
 	for _, p := range programs {
-		if p != hostLocal {
+		if upstream[p] == "" {
 			packages = append(packages, module+"/examples/"+p)
 		}
 	}
 	if err := buildIn("", dir, packages...); err != nil {
 		return err
 	}
-	if slices.Contains(programs, hostLocal) {
+	packages = nil
+	for _, p := range programs {
+		if upstream[p] != "" {
+			packages = append(packages, upstream[p])
+		}
+	}
+	if len(packages) > 0 {
 		root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
 		if err != nil {
 			return fmt.Errorf("go list: %w", err)
 		}
 		plugins := filepath.Join(strings.TrimSpace(string(root)), "examples", "plugins")
-		if err := buildIn(plugins, dir, "github.com/containernetworking/plugins/plugins/ipam/"+hostLocal); err != nil {
+		if err := buildIn(plugins, dir, packages...); err != nil {
 			return err
 		}
 	}
 	return os.Setenv(programsEnv, dir)
 }
 
-const (
-	module    = "github.com/vpcnet/vpcnet"
-	hostLocal = "host-local"
-)
+const module = "github.com/vpcnet/vpcnet"
+
+// upstream has the packages of upstream's plugins by the name of the program.
+var upstream = map[string]string{
+	"host-local": "github.com/containernetworking/plugins/plugins/ipam/host-local",
+	"portmap":    "github.com/containernetworking/plugins/plugins/meta/portmap",
+}
 
 // buildIn builds packages into dir. The working directory selects the module.
 func buildIn(working, dir string, packages ...string) error {
@@ -157,7 +166,7 @@ func (n *Node) Command(args ...string) *exec.Cmd {
 	cmd := exec.Command(line[0], line[1:]...)
 	vars := map[string]string{
 		"VPCNET_SOCKET": n.File("agent.sock"), "VPCNET_STATE_DIR": n.File("state"), "VPCNET_CONFLIST": n.File("10-vpcnet.conflist"),
-		"VPCNET_STATUS_SOCKET": n.File("status.sock"),
+		"VPCNET_STATUS_SOCKET": n.File("status.sock"), "HOST_CNI_BIN_PATH": n.File("bin"),
 	}
 	maps.Copy(vars, n.cfg.Env)
 	for _, v := range os.Environ() {

@@ -71,6 +71,7 @@ func (c *contender) agentCommand(dir string, slowDisk time.Duration) *exec.Cmd {
 	args := []string{
 		filepath.Join(c.bin, "ipamd"), "-socket=" + filepath.Join(dir, "agent.sock"), "-state-dir=" + filepath.Join(dir, "state"),
 		"-conflist=" + filepath.Join(dir, "10-vpcnet.conflist"), "-status-socket=" + filepath.Join(dir, "status.sock"),
+		"-portmap=false",
 	}
 	if slowDisk > 0 {
 		args = append([]string{
