@@ -83,13 +83,14 @@ func (d Desired) Drift(have netstate.State) []netstate.Change {
 	n, _ := d.Node.on(have).Resolve(have.Links) // an ENI without link is not drift
 	present := settingsOf(have.Sysctls)
 	pods := newOwnership()
-	wants := []netstate.State{n.stateIn(have)}
+	owned, want := n.parts(have)
+	wants := []netstate.State{want}
 	for _, p := range d.wired(have.Links) {
 		host := p.HostState()
 		wants = append(wants, present.effective(host))
 		pods.add(p, host)
 	}
-	return netstate.Diff(netstate.Join(n.Owned(have), withOrphans(pods, have)), netstate.Join(wants...))
+	return netstate.Diff(netstate.Join(owned, withOrphans(pods, have)), netstate.Join(wants...))
 }
 
 // wired returns, by host link, the pods that an AddPod has wired to the end and that no

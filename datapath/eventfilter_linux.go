@@ -53,12 +53,10 @@ func seenAs(l rtnl.Link) seenLink {
 
 // reset makes f a filter for what was observed and what is desired now.
 func (f *eventFilter) reset(d Desired, have rtnl.Observation) {
-	*f = eventFilter{
-		prefix: d.Node.prefix(), names: rtnl.LinkNames{}, seen: map[string]seenLink{}, links: map[string]netstate.Link{},
-		rules:  map[netstate.Rule]desiredItem[netstate.Rule]{},
-		routes: map[netstate.RouteKey]desiredItem[netstate.Route]{}, addrs: map[netstate.AddressKey]bool{},
-		neighs: map[netstate.NeighborKey]desiredItem[netstate.Neighbor]{}, pods: newOwnership(), settings: map[string]string{},
-	}
+	f.prefix, f.pods = d.Node.prefix(), newOwnership()
+	f.names, f.seen, f.links = emptied(f.names), emptied(f.seen), emptied(f.links)
+	f.rules, f.routes, f.addrs = emptied(f.rules), emptied(f.routes), emptied(f.addrs)
+	f.neighs, f.settings = emptied(f.neighs), emptied(f.settings)
 	f.node, _ = d.Node.on(have.State).Resolve(have.Links)
 	for _, l := range have.Indexed {
 		f.seen[l.Name] = seenAs(l)
@@ -70,6 +68,16 @@ func (f *eventFilter) reset(d Desired, have rtnl.Observation) {
 		f.add(host, p.HostLink())
 		f.pods.add(p, host)
 	}
+}
+
+// emptied returns m without its elements, or a new map. Each look fills the maps with about as
+// many elements as the one before.
+func emptied[M ~map[K]V, K comparable, V any](m M) M {
+	if m == nil {
+		return M{}
+	}
+	clear(m)
+	return m
 }
 
 // add adds the desired state of the node, or of the pod with the host link owner.

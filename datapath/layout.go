@@ -19,38 +19,40 @@ import (
 func (n Node) State() netstate.State {
 	var s netstate.State
 	families := n.families()
+	parts := make([]netstate.State, 0, 2*len(families)+len(n.ENIs)+1)
 	for _, f := range families {
 		s.Rules = append(s.Rules, n.rules(f)...)
 		s.Sysctls = append(s.Sysctls, forwarding(f)...)
-		s = netstate.Join(s, n.enforcement(f), n.held(f))
+		parts = append(parts, n.enforcement(f), n.held(f))
 	}
 	for _, e := range n.ENIs {
-		s = netstate.Join(s, e.state())
+		parts = append(parts, e.state())
 	}
 	s.Filter = n.filter(families)
-	return s.Canonical()
+	return netstate.Join(append(parts, s)...)
 }
 
-// stateIn returns the wanted state of n for a namespace that is in state have.
-// It omits accept_ra of the primary ENI if that setting is 0, the node forwards
+// parts returns the part of the state of a namespace that n is responsible for, and the
+// wanted state of n there. The latter omits accept_ra of the primary ENI if that setting is 0, the node forwards
 // already, and its IPv6 default route uses that ENI. In that case a program processes
 // the router advertisements and has told the kernel to ignore them: systemd-networkd,
 // NetworkManager and dhcpcd do this each time they configure the link. Before the node
 // begins to forward, accept_ra must be 2 nevertheless: enabling forwarding makes the
 // kernel drop a default route that it has added itself, even if a program maintains
 // that route by now.
-func (n Node) stateIn(have netstate.State) netstate.State {
-	s := n.State()
+func (n Node) parts(have netstate.State) (owned, want netstate.State) {
+	want = n.State()
+	owned = n.owned(have, want)
 	if have.Sysctl(forwarding6) != "1" {
-		return s
+		return owned, want
 	}
 	for _, e := range n.ENIs {
 		key := acceptRA(e.Link)
 		if e.Primary() && have.Sysctl(key) == "0" && slices.ContainsFunc(have.Routes, e.isDefault6) {
-			s.Sysctls = slices.DeleteFunc(slices.Clone(s.Sysctls), func(x netstate.Sysctl) bool { return x.Key == key })
+			want.Sysctls = slices.DeleteFunc(want.Sysctls, func(x netstate.Sysctl) bool { return x.Key == key })
 		}
 	}
-	return s
+	return owned, want
 }
 
 // isDefault6 reports whether r is the node's IPv6 default route by the ENI.
@@ -185,7 +187,7 @@ func anywhere(like netip.Addr) netip.Prefix {
 // accept_ra is 0 on a secondary ENI, where router advertisements would add a second
 // default route to table main. On the primary ENI they provide the node's own default
 // route, and a kernel that forwards accepts them only if the setting is 2; see
-// [Node.stateIn] for the exception.
+// [Node.parts] for the exception.
 //
 // accept_dad is 0 on a secondary ENI. Its link-local address is made from a MAC that
 // is unique in the VPC, and duplicate address detection would delay the resolution of

@@ -26,7 +26,8 @@ func (h *kernel) EnsureNode(ctx context.Context, n Node) error {
 	}
 	return converge(ctx, h.Observe, h.applyNode, func(have netstate.State) ([]netstate.Change, error) {
 		resolved, err := n.on(have).Resolve(have.Links)
-		return netstate.Diff(resolved.Owned(have), resolved.stateIn(have)), err
+		owned, want := resolved.parts(have)
+		return netstate.Diff(owned, want), err
 	})
 }
 

@@ -32,7 +32,7 @@ func (h *kernel) observe(ctx context.Context) (o rtnl.Observation, err error) {
 	if o.Filter, err = h.observeFilter(ctx); err != nil {
 		return o, err
 	}
-	o.State = o.Canonical()
+	o.Sort()
 	return o, nil
 }
 

@@ -18,8 +18,10 @@ import (
 //   - global addresses and permanent neighbours of secondary ENIs;
 //   - links and settings that n names;
 //   - our nftables table.
-func (n Node) Owned(s netstate.State) netstate.State {
-	want := n.State()
+func (n Node) Owned(s netstate.State) netstate.State { return n.owned(s, n.State()) }
+
+// owned is Owned, with the result of n.State.
+func (n Node) owned(s, want netstate.State) netstate.State {
 	o := netstate.State{Filter: s.Filter}
 	for _, l := range s.Links {
 		for _, w := range want.Links {

@@ -18,7 +18,7 @@ func (h *kernel) InUse(ctx context.Context, within []netip.Prefix) ([]Use, error
 	var uses []Use
 	err := h.withConn(ctx, func(c *rtnl.Conn) error {
 		for range rounds {
-			o, err := c.Observe()
+			o, err := c.ObserveUses()
 			if err != nil {
 				return err
 			}

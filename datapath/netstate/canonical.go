@@ -12,22 +12,33 @@ import (
 // Canonical returns a copy of s in canonical order, without duplicates. Items can be
 // added in that order: a gateway's route comes before the routes that use it.
 func (s State) Canonical() State {
-	s.Links = sorted(s.Links, compareLinks)
-	s.Addresses = sorted(s.Addresses, compareAddresses)
-	s.Neighbors = sorted(s.Neighbors, compareNeighbors)
-	s.Routes = sorted(s.Routes, compareRoutes)
-	s.Rules = sorted(s.Rules, compareRules)
-	s.Sysctls = sorted(s.Sysctls, compareSysctls)
-	s.Filter.Sources = sorted(s.Filter.Sources, compareSources)
-	s.Filter.Chains = slices.SortedStableFunc(slices.Values(s.Filter.Chains), compareChains)
+	s.arrange(false)
 	return s
 }
 
-func sorted[T comparable](items []T, compare func(a, b T) int) []T {
+// Sort puts the lists of s into canonical order, without duplicates. Unlike Canonical it
+// changes them in place, so that a large state needs no second copy.
+func (s *State) Sort() { s.arrange(true) }
+
+// arrange is Sort if inPlace is set. Otherwise it copies the lists that it changes.
+func (s *State) arrange(inPlace bool) {
+	s.Links = sorted(s.Links, compareLinks, inPlace)
+	s.Addresses = sorted(s.Addresses, compareAddresses, inPlace)
+	s.Neighbors = sorted(s.Neighbors, compareNeighbors, inPlace)
+	s.Routes = sorted(s.Routes, compareRoutes, inPlace)
+	s.Rules = sorted(s.Rules, compareRules, inPlace)
+	s.Sysctls = sorted(s.Sysctls, compareSysctls, inPlace)
+	s.Filter.Sources = sorted(s.Filter.Sources, compareSources, inPlace)
+	s.Filter.Chains = slices.SortedStableFunc(slices.Values(s.Filter.Chains), compareChains)
+}
+
+func sorted[T comparable](items []T, compare func(a, b T) int, inPlace bool) []T {
 	if slices.IsSortedFunc(items, compare) && !hasDuplicates(items) {
 		return items
 	}
-	items = slices.Clone(items)
+	if !inPlace {
+		items = slices.Clone(items)
+	}
 	slices.SortFunc(items, compare)
 	return slices.Compact(items)
 }

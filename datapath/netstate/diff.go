@@ -116,6 +116,9 @@ func diffItems[T interface {
 	comparable
 	Item
 }, K comparable](have, want []T, key func(T) K) (add, del []Change) {
+	if slices.Equal(have, want) {
+		return nil, nil // the usual case, without tables of hundreds of items
+	}
 	has, keep := map[T]bool{}, map[K]bool{}
 	for _, i := range have {
 		has[i] = true

@@ -4,6 +4,7 @@ package netstate
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -118,16 +119,29 @@ func (s State) String() string {
 
 // Join returns the union of the states, in canonical order.
 func Join(states ...State) State {
-	var u State
-	for _, s := range states {
-		u.Links = append(u.Links, s.Links...)
-		u.Addresses = append(u.Addresses, s.Addresses...)
-		u.Neighbors = append(u.Neighbors, s.Neighbors...)
-		u.Routes = append(u.Routes, s.Routes...)
-		u.Rules = append(u.Rules, s.Rules...)
-		u.Sysctls = append(u.Sysctls, s.Sysctls...)
-		u.Filter.Chains = append(u.Filter.Chains, s.Filter.Chains...)
-		u.Filter.Sources = append(u.Filter.Sources, s.Filter.Sources...)
+	u := State{
+		Links:     joined(states, func(s State) []Link { return s.Links }),
+		Addresses: joined(states, func(s State) []Address { return s.Addresses }),
+		Neighbors: joined(states, func(s State) []Neighbor { return s.Neighbors }),
+		Routes:    joined(states, func(s State) []Route { return s.Routes }),
+		Rules:     joined(states, func(s State) []Rule { return s.Rules }),
+		Sysctls:   joined(states, func(s State) []Sysctl { return s.Sysctls }),
 	}
-	return u.Canonical()
+	u.Filter.Chains = joined(states, func(s State) []Chain { return s.Filter.Chains })
+	u.Filter.Sources = joined(states, func(s State) []Source { return s.Filter.Sources })
+	u.Sort()
+	return u
+}
+
+// joined returns a list of the items of all states, nil if there are none.
+func joined[T any](states []State, of func(State) []T) (all []T) {
+	n := 0
+	for _, s := range states {
+		n += len(of(s))
+	}
+	all = slices.Grow(all, n)
+	for _, s := range states {
+		all = append(all, of(s)...)
+	}
+	return all
 }

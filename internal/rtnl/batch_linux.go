@@ -3,6 +3,8 @@
 package rtnl
 
 import (
+	"encoding/binary"
+
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +15,17 @@ import (
 type Batch struct {
 	buf    []byte // the requests, without their sizes and sequence numbers
 	starts []int  // where each request begins in buf
+}
+
+// dumpKind is a kind of dump: the type of the request, and the family that begins its body.
+type dumpKind struct {
+	request uint16
+	family  uint8
+}
+
+// kind returns the kind of a batch of one request for a dump.
+func (b *Batch) kind() dumpKind {
+	return dumpKind{binary.NativeEndian.Uint16(b.buf[4:]), b.buf[unix.NLMSG_HDRLEN]}
 }
 
 // BatchSize bounds the requests of one batch, so that the answers fit into the buffer

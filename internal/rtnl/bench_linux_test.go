@@ -3,6 +3,8 @@
 package rtnl
 
 import (
+	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/vpcnet/vpcnet/datapath/netstate"
@@ -57,5 +59,40 @@ func BenchmarkRoundTrip(b *testing.B) {
 		var q Batch
 		q.FindIndex(1)
 		do(b, c, &q)
+	}
+}
+
+// BenchmarkObserve observes a namespace with as many links, addresses, neighbours and routes
+// as a node with 735 pods has.
+func BenchmarkObserve(b *testing.B) {
+	c := connect(b)
+	const pods = 735
+	for i := range pods {
+		var q Batch
+		q.CreateVirtual(netstate.Link{Name: fmt.Sprintf("pod%d", i), Kind: "bridge"}, 0)
+		do(b, c, &q)
+		l, err := c.LinkByName(fmt.Sprintf("pod%d", i))
+		if err != nil {
+			b.Fatal(err)
+		}
+		addr := netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})
+		var p Batch
+		p.SetLink(l.Index, netstate.Link{Up: true})
+		p.Neighbor(netstate.OpAdd, l.Index, netstate.Neighbor{Addr: addr, MAC: peerMAC.String()})
+		p.AddRoute(l.Index, netstate.Route{Dst: netstate.HostPrefix(addr), Table: 100, Protocol: 4})
+		do(b, c, &p)
+	}
+	for _, x := range []struct {
+		name    string
+		observe func() (Observation, error)
+	}{{"all", c.Observe}, {"uses", c.ObserveUses}} {
+		b.Run(x.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if o, err := x.observe(); err != nil || len(o.Routes) < pods {
+					b.Fatal(len(o.Routes), err)
+				}
+			}
+		})
 	}
 }

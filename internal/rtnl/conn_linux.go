@@ -5,7 +5,6 @@ package rtnl
 import (
 	"fmt"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +16,8 @@ type Conn struct {
 	fd  int
 	seq uint32
 	buf []byte
+	// sizes has, for each kind of dump, how many objects the latest one had.
+	sizes map[dumpKind]int
 }
 
 // receiveSize holds the largest part of a dump, which the kernel bounds by the
@@ -27,7 +28,7 @@ const receiveSize = 8 * datagramSize
 // dial opens a socket in the namespace. A socket stays in the namespace in which it
 // was opened, so that the thread is there for this call only.
 func dial(ns *os.File) (*Conn, error) {
-	c := &Conn{buf: make([]byte, receiveSize)}
+	c := &Conn{buf: make([]byte, receiveSize), sizes: map[dumpKind]int{}}
 	err := InNetns(ns, func() (err error) {
 		c.fd, err = openSocket(unix.NETLINK_ROUTE)
 		return err
@@ -63,20 +64,23 @@ func (c *Conn) Do(b *Batch) ([]Answer, error) {
 			return nil, err
 		}
 		for _, d := range datagrams {
-			messages, err := parseDatagram(d)
+			last, err := take(d, first, answers)
 			if err != nil {
 				return nil, err
 			}
-			done = take(messages, first, answers) || done
+			done = done || last
 		}
 	}
 	return answers, nil
 }
 
-// take puts messages into the answers to requests from number first. It reports whether
-// the last answer is complete.
-func take(messages []syscall.NetlinkMessage, first uint32, answers []Answer) (done bool) {
-	for _, m := range messages {
+// take puts the messages of a datagram into the answers to requests from number first. It
+// reports whether the last answer is complete.
+func take(datagram []byte, first uint32, answers []Answer) (done bool, err error) {
+	for m, err := range messagesOf(datagram) {
+		if err != nil {
+			return false, err
+		}
 		i := int(m.Header.Seq - first)
 		if i < 0 || i >= len(answers) {
 			continue
@@ -88,5 +92,5 @@ func take(messages []syscall.NetlinkMessage, first uint32, answers []Answer) (do
 		answers[i].Err = messageError(m)
 		done = done || i == len(answers)-1
 	}
-	return done
+	return done, nil
 }

@@ -3,6 +3,7 @@
 package rtnl
 
 import (
+	"cmp"
 	"errors"
 
 	"golang.org/x/sys/unix"
@@ -17,80 +18,87 @@ const dumpTries = 20
 var ErrInterrupted = errors.New("dump interrupted by changes")
 
 // dump sends a batch of one request with flag NLM_F_DUMP and calls each for every
-// message of the answer, after the whole answer has arrived and is consistent.
-func (c *Conn) dump(b *Batch, each func(body []byte) error) error {
-	var err error
+// message of the answer, as the messages arrive. It calls begin before each try: what each
+// has got from an earlier try is not consistent. Each must not keep body. After an error
+// of each, dump reads the rest of the answer and returns that error.
+func (c *Conn) dump(b *Batch, begin func(), each func(body []byte) error) error {
 	for range dumpTries {
-		var bodies [][]byte
-		bodies, err = c.dumpOnce(b)
-		if errors.Is(err, ErrInterrupted) {
-			continue
-		}
-		if err != nil {
+		begin()
+		if err := c.dumpOnce(b, each); !errors.Is(err, ErrInterrupted) {
 			return err
 		}
-		for _, body := range bodies {
-			if err := each(body); err != nil {
-				return err
-			}
-		}
-		return nil
 	}
-	return err
+	return ErrInterrupted
 }
 
-func (c *Conn) dumpOnce(b *Batch) ([][]byte, error) {
+// list dumps and returns the objects that decode returns with true. It expects as many as
+// the latest dump of the kind on c had.
+func list[T any](c *Conn, b *Batch, decode func(body []byte) (T, bool, error)) ([]T, error) {
+	kind := b.kind()
+	found := make([]T, 0, c.sizes[kind])
+	err := c.dump(b, func() { found = found[:0] }, func(body []byte) error {
+		x, ok, err := decode(body)
+		if err == nil && ok {
+			found = append(found, x)
+		}
+		return err
+	})
+	c.sizes[kind] = len(found)
+	return found, err
+}
+
+func (c *Conn) dumpOnce(b *Batch, each func(body []byte) error) error {
 	c.seq++
 	if err := send(c.fd, b.serialize(c.seq)); err != nil {
-		return nil, err
+		return err
 	}
-	var d dumpReader
+	d := dumpReader{each: each}
 	for !d.done {
 		if err := d.read(c); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return d.bodies, d.err
+	if d.interrupted {
+		return ErrInterrupted
+	}
+	return d.err
 }
 
-// dumpReader collects the answer to a dump request.
+// dumpReader reads the answer to a dump request.
 type dumpReader struct {
-	bodies [][]byte
+	each func(body []byte) error
 	// done is set when the last message has arrived.
 	done bool
-	// err is the kernel's error, or ErrInterrupted.
+	// interrupted is set when the kernel reports that the answer is not consistent.
+	interrupted bool
+	// err is the first error of the kernel or of each.
 	err error
 }
 
 // read reads one datagram.
 func (d *dumpReader) read(c *Conn) error {
-	messages, err := receive(c.fd, c.buf, 0)
+	datagram, err := receive(c.fd, c.buf, 0)
 	if err != nil {
 		return err
 	}
-	size := 0
-	for _, m := range messages {
-		size += len(m.Data)
-	}
-	copied := make([]byte, 0, size) // one allocation for all bodies
-	for _, m := range messages {
+	for m, err := range messagesOf(datagram) {
+		if err != nil {
+			return err
+		}
 		if m.Header.Seq != c.seq {
 			continue
 		}
-		if m.Header.Flags&unix.NLM_F_DUMP_INTR != 0 {
-			d.err = ErrInterrupted
-		}
+		d.interrupted = d.interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
 		switch m.Header.Type {
 		case unix.NLMSG_DONE, unix.NLMSG_ERROR:
 			d.done = true
-			if err := messageError(m); err != nil {
-				d.err = err
-			}
+			err = messageError(m)
 		default:
-			at := len(copied)
-			copied = append(copied, m.Data...)
-			d.bodies = append(d.bodies, copied[at:len(copied):len(copied)])
+			if d.err == nil && !d.interrupted {
+				err = d.each(m.Data)
+			}
 		}
+		d.err = cmp.Or(d.err, err)
 	}
 	return nil
 }

@@ -32,14 +32,10 @@ func parse(b []byte) []syscall.NetlinkMessage {
 }
 
 // dumpBodies dumps links from c.
-func dumpBodies(c *Conn) (bodies []string, err error) {
+func dumpBodies(c *Conn) ([]string, error) {
 	var b Batch
 	b.addLink(unix.RTM_GETLINK, unix.NLM_F_DUMP, 0)
-	err = c.dump(&b, func(body []byte) error {
-		bodies = append(bodies, string(body))
-		return nil
-	})
-	return bodies, err
+	return list(c, &b, func(body []byte) (string, bool, error) { return string(body), true, nil })
 }
 
 // TestInterruptedDump starts a dump again that is interrupted, and returns nothing of

@@ -117,5 +117,5 @@ func fakeKernel(t *testing.T, answer func(seq uint32) [][]byte) *Conn {
 		<-done
 		_ = unix.Close(fds[1])
 	})
-	return &Conn{fd: fds[0], buf: make([]byte, receiveSize)}
+	return &Conn{fd: fds[0], buf: make([]byte, receiveSize), sizes: map[dumpKind]int{}}
 }

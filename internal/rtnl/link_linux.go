@@ -3,6 +3,7 @@
 package rtnl
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -103,12 +104,22 @@ func decodeLinkInfo(b []byte) (kind string, vlan int) {
 	for t, v := range attributes(b) {
 		switch {
 		case t == nl.IFLA_INFO_KIND:
-			kind = unix.ByteSliceToString(v)
+			kind = linkKind(v)
 		case t == nl.IFLA_INFO_DATA && kind == "vlan":
 			vlan = decodeVLAN(v)
 		}
 	}
 	return kind, vlan
+}
+
+// linkKind returns the text of IFLA_INFO_KIND. It allocates nothing for the kind that most
+// links of a node have.
+func linkKind(b []byte) string {
+	const usual = "veth"
+	if string(bytes.TrimRight(b, "\x00")) == usual {
+		return usual
+	}
+	return unix.ByteSliceToString(b)
 }
 
 func decodeVLAN(b []byte) (id int) {
@@ -173,14 +184,23 @@ func (c *Conn) LinkByName(name string) (Link, error) {
 
 // EachLink calls f for each link, without its settings.
 func (c *Conn) EachLink(f func(Link)) error {
+	links, err := c.listLinks()
+	if err != nil {
+		return err
+	}
+	for _, l := range links {
+		f(l)
+	}
+	return nil
+}
+
+// listLinks returns the links without their settings.
+func (c *Conn) listLinks() ([]Link, error) {
 	var b Batch
 	b.addLink(unix.RTM_GETLINK, unix.NLM_F_DUMP, 0)
 	b.skipStats()
-	return c.dump(&b, func(body []byte) error {
+	return list(c, &b, func(body []byte) (Link, bool, error) {
 		l, _, err := decodeLinkOnly(body)
-		if err == nil {
-			f(l)
-		}
-		return err
+		return l, true, err
 	})
 }

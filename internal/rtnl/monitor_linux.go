@@ -131,7 +131,7 @@ func (m *Monitor) Read(links LinkNames, f func(Event)) (lost bool, err error) {
 
 func (m *Monitor) read(fd int, f func(message)) (lost bool, err error) {
 	for range maxDatagrams {
-		messages, err := receive(fd, m.buf, unix.MSG_DONTWAIT)
+		datagram, err := receive(fd, m.buf, unix.MSG_DONTWAIT)
 		switch {
 		case errors.Is(err, unix.ENOBUFS):
 			lost = true
@@ -140,7 +140,10 @@ func (m *Monitor) read(fd int, f func(message)) (lost bool, err error) {
 		case err != nil:
 			return lost, fmt.Errorf("read changes: %w", err)
 		}
-		for _, msg := range messages {
+		for msg, err := range messagesOf(datagram) {
+			if err != nil {
+				return lost, fmt.Errorf("read changes: %w", err)
+			}
 			f(message(msg))
 		}
 	}

@@ -70,14 +70,18 @@ func (c *Conn) EachNeighbor(index int, f func(netstate.Neighbor)) error {
 	var b Batch
 	b.add(unix.RTM_GETNEIGH, unix.NLM_F_DUMP, neighborHeader(unix.AF_UNSPEC, 0, 0))
 	b.attr32(unix.NDA_IFINDEX, uint32(index))
-	return c.dump(&b, func(body []byte) error {
+	neighbors, err := list(c, &b, func(body []byte) (Neighbor, bool, error) {
 		n, err := decodeNeighbor(body, LinkNames{index: onlyLink})
-		if n.Permanent && n.Link == onlyLink {
-			n.Link = ""
-			f(n.Neighbor)
-		}
-		return err
+		return n, n.Permanent && n.Link == onlyLink, err
 	})
+	if err != nil {
+		return err
+	}
+	for _, n := range neighbors {
+		n.Link = ""
+		f(n.Neighbor)
+	}
+	return nil
 }
 
 // onlyLink stands for the name of the link in lists of the objects of one link. Kernels

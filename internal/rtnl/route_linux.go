@@ -192,49 +192,64 @@ func decodeNextHops(b []byte, links LinkNames) (link string, via netip.Addr, tex
 	return link, via, text
 }
 
-// dumpRoutes calls each for every route of a family that a filter selects: an
-// attribute and its value. Filter 0 selects all. A kernel without the family lists the
+// listRoutes returns the routes of a family that a filter selects, an attribute and its
+// value, and that f accepts. Filter 0 selects all. A kernel without the family lists the
 // routes of all others instead.
-func (c *Conn) dumpRoutes(f netstate.Family, links LinkNames, each func(Route), filter, value int) error {
+func (c *Conn) listRoutes(f netstate.Family, links LinkNames, accept func(Route) bool, filter, value int) ([]Route, error) {
 	var b Batch
 	header := nl.RtMsg{RtMsg: unix.RtMsg{Family: familyNumber(f)}}
 	b.add(unix.RTM_GETROUTE, unix.NLM_F_DUMP, header.Serialize())
 	if filter != 0 {
 		b.attr32(filter, uint32(value))
 	}
-	return ofFamily(c.dump(&b, func(body []byte) error {
+	routes, err := list(c, &b, func(body []byte) (Route, bool, error) {
 		r, err := decodeRoute(body, links)
-		if err == nil && netstate.FamilyOf(r.Dst.Addr()) == f {
-			each(r)
-		}
-		return err
-	}))
+		return r, err == nil && netstate.FamilyOf(r.Dst.Addr()) == f && accept(r), err
+	})
+	return routes, ofFamily(err)
 }
 
 // EachRoute calls each for every route of a family that a State shows.
 func (c *Conn) EachRoute(f netstate.Family, links LinkNames, each func(netstate.Route)) error {
-	return c.dumpRoutes(f, links, func(r Route) {
-		if !r.Internal && !LinkScoped(r.Route) {
-			each(r.Route)
-		}
-	}, 0, 0)
+	routes, err := c.listRoutes(f, links, Route.shown, 0, 0)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		each(r.Route)
+	}
+	return nil
 }
+
+// shown reports whether a State shows the route.
+func (r Route) shown() bool { return !r.Internal && !LinkScoped(r.Route) }
 
 // EachRouteOver calls each for every route of a family that leads to the link of a
 // number. The routes do not have the link's name.
 func (c *Conn) EachRouteOver(index int, f netstate.Family, each func(netstate.Route)) error {
-	return c.dumpRoutes(f, LinkNames{index: onlyLink}, func(r Route) {
-		if !r.Internal && r.Link == onlyLink {
-			r.Link = ""
-			each(r.Route)
-		}
-	}, unix.RTA_OIF, index)
+	over := func(r Route) bool { return !r.Internal && r.Link == onlyLink }
+	routes, err := c.listRoutes(f, LinkNames{index: onlyLink}, over, unix.RTA_OIF, index)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		r.Link = ""
+		each(r.Route)
+	}
+	return nil
 }
 
 // EachRouteIn calls each for every route of a family in a table, the kernel's own ones
 // too. Kernels that do not filter by table list the routes of other tables as well.
 func (c *Conn) EachRouteIn(f netstate.Family, table int, each func(Route)) error {
-	return c.dumpRoutes(f, nil, each, unix.RTA_TABLE, table)
+	routes, err := c.listRoutes(f, nil, func(Route) bool { return true }, unix.RTA_TABLE, table)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		each(r)
+	}
+	return nil
 }
 
 // LinkScoped reports whether r is one of the routes that the kernel makes for every

@@ -137,11 +137,15 @@ func (c *Conn) EachRule(f netstate.Family, each func(netstate.Rule)) error {
 	var b Batch
 	header := nl.RtMsg{RtMsg: unix.RtMsg{Family: familyNumber(f)}}
 	b.add(unix.RTM_GETRULE, unix.NLM_F_DUMP, header.Serialize())
-	return ofFamily(c.dump(&b, func(body []byte) error {
+	rules, err := list(c, &b, func(body []byte) (netstate.Rule, bool, error) {
 		r, err := decodeRule(body)
-		if err == nil {
-			each(r)
-		}
-		return err
-	}))
+		return r, true, err
+	})
+	if err != nil {
+		return ofFamily(err)
+	}
+	for _, r := range rules {
+		each(r)
+	}
+	return nil
 }

@@ -3,8 +3,10 @@
 package rtnl
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"runtime"
 	"syscall"
 	"unsafe"
@@ -30,9 +32,9 @@ func send(fd int, requests []byte) error {
 	}
 }
 
-// receive reads one datagram into buf and returns its messages, which point into buf.
-// Method Receive of nl.NetlinkSocket allocates 64 KiB for each datagram.
-func receive(fd int, buf []byte, flags int) ([]syscall.NetlinkMessage, error) {
+// receive reads one datagram into buf and returns it. Method Receive of nl.NetlinkSocket
+// allocates 64 KiB for each datagram.
+func receive(fd int, buf []byte, flags int) ([]byte, error) {
 	n, _, err := unix.Recvfrom(fd, buf, flags)
 	if errors.Is(err, unix.EINTR) {
 		return nil, nil
@@ -40,16 +42,31 @@ func receive(fd int, buf []byte, flags int) ([]syscall.NetlinkMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseDatagram(buf[:min(align(n), len(buf))])
+	return buf[:min(align(n), len(buf))], nil
 }
 
-// parseDatagram returns the messages of a datagram.
-func parseDatagram(datagram []byte) ([]syscall.NetlinkMessage, error) {
-	messages, err := syscall.ParseNetlinkMessage(datagram)
-	if err != nil {
-		return nil, fmt.Errorf("netlink datagram of %d bytes: %w", len(datagram), err)
+// messagesOf iterates over the messages of a datagram, which point into it. It ends with an
+// error at one that does not fit. Function ParseNetlinkMessage of package syscall allocates
+// a slice of them for each datagram.
+func messagesOf(datagram []byte) iter.Seq2[syscall.NetlinkMessage, error] {
+	return func(yield func(syscall.NetlinkMessage, error) bool) {
+		for b := datagram; len(b) >= unix.SizeofNlMsghdr; {
+			m := syscall.NetlinkMessage{Header: syscall.NlMsghdr{
+				Len: binary.NativeEndian.Uint32(b), Type: binary.NativeEndian.Uint16(b[4:]), Flags: binary.NativeEndian.Uint16(b[6:]),
+				Seq: binary.NativeEndian.Uint32(b[8:]), Pid: binary.NativeEndian.Uint32(b[12:]),
+			}}
+			size := int(m.Header.Len)
+			if size < unix.SizeofNlMsghdr || size > len(b) {
+				yield(m, fmt.Errorf("netlink datagram of %d bytes has a message of %d bytes at %d", len(datagram), size, len(datagram)-len(b)))
+				return
+			}
+			m.Data = b[unix.SizeofNlMsghdr:size:size]
+			if !yield(m, nil) {
+				return
+			}
+			b = b[min(align(size), len(b)):]
+		}
 	}
-	return messages, nil
 }
 
 // datagramSize bounds the answer to a request for one object. A link has 1 to 2 KiB, and up
