@@ -30,7 +30,7 @@ type change struct {
 // the tables is absent, a base chain or a set has other properties than it needs, or have
 // has something that this package cannot express.
 func changeOf(have, want Table) (c change, ok bool) {
-	if have.IsEmpty() || want.IsEmpty() || have.Foreign != "" {
+	if have.IsEmpty() || want.IsEmpty() || have.Foreign != "" || have.Owned != want.Owned {
 		return c, false
 	}
 	return c, c.addChainsOf(have.Chains, want.Chains) && c.addSetsOf(have.Sets, want.Sets)
@@ -77,7 +77,7 @@ func (c *change) addSetsOf(have, want []Set) bool {
 		case !there:
 			c.addSets = append(c.addSets, w)
 			continue
-		case h.Foreign != "" || h.Family != w.Family || h.IsMap != w.IsMap:
+		case h.Foreign != "" || h.Family != w.Family || h.Kind != w.Kind || h.IsMap != w.IsMap:
 			return false
 		}
 		if gone := h.without(w); len(gone.Elements) > 0 {
@@ -92,7 +92,9 @@ func (c *change) addSetsOf(have, want []Set) bool {
 		if s.Foreign != "" {
 			return false // its elements are unknown, and may refer to chains
 		}
-		c.deleteElements = append(c.deleteElements, s)
+		if s.IsMap { // else the elements end with the set, which is much faster
+			c.deleteElements = append(c.deleteElements, s)
+		}
 		c.deleteSets = append(c.deleteSets, s)
 	}
 	return true
@@ -100,6 +102,10 @@ func (c *change) addSetsOf(have, want []Set) bool {
 
 // without returns s with only those of its elements that o does not have.
 func (s Set) without(o Set) Set {
+	if n := len(s.Elements); n > 0 && n == len(o.Elements) && &s.Elements[0] == &o.Elements[0] {
+		s.Elements = nil // the same list, which may be long
+		return s
+	}
 	has := map[Element]bool{}
 	for _, e := range o.Elements {
 		has[e.masked()] = true

@@ -24,6 +24,13 @@ func TestChange(t *testing.T) {
 	}
 	lookup := nft.NewRule(nft.SourceMap{Family: nft.IPv4, Map: "m"})
 	element := func(p, chain string) nft.Element { return nft.Element{Prefix: prefix(p), Chain: chain} }
+	boxes := func(first, last uint16) nft.Set {
+		return nft.Set{Name: "boxes", Family: nft.IPv4, Kind: nft.Boxes, Elements: []nft.Element{
+			{Box: nft.Box{First: addr("10.0.0.0"), Last: addr("10.0.0.9"), FirstProtocol: 6, LastProtocol: 6, FirstPort: first, LastPort: last}},
+			{Box: nft.Box{First: addr("10.0.0.10"), Last: addr("10.0.0.10"), LastProtocol: 255, LastPort: 65535}},
+		}}
+	}
+	inBoxes := nft.NewRule(nft.InBoxes{Family: nft.IPv4, Set: "boxes"}, nft.Drop{})
 	early := hook(drop)
 	early.Priority--
 	tables := []struct {
@@ -42,6 +49,10 @@ func TestChange(t *testing.T) {
 		{name: "other elements", Table: nft.Table{Sets: []nft.Set{vmap(element("10.0.0.0/32", "a"), element("10.0.0.1/32", "b"), element("10.0.1.0/28", "b"))}, Chains: []nft.Chain{{Name: "b"}, hook(lookup), {Name: "a"}}}},
 		{name: "a map without use", Table: nft.Table{Sets: []nft.Set{vmap(element("10.0.0.1/32", "a"))}, Chains: []nft.Chain{{Name: "a"}}}},
 		{name: "a set", Table: nft.Table{Sets: []nft.Set{{Name: "s", Family: nft.IPv6, Elements: []nft.Element{element("2001:db8::/64", "")}}}, Chains: []nft.Chain{hook(drop)}}},
+		{name: "a set of boxes", Table: nft.Table{Sets: []nft.Set{boxes(80, 90)}, Chains: []nft.Chain{hook(inBoxes)}}},
+		{name: "other boxes", Table: nft.Table{Sets: []nft.Set{boxes(85, 85)}, Chains: []nft.Chain{hook(inBoxes)}}},
+		{name: "exact addresses", Table: nft.Table{Sets: []nft.Set{{Name: "e", Family: nft.IPv4, Kind: nft.Addrs, IsMap: true, Elements: []nft.Element{element("10.0.0.1/32", "a"), element("10.0.0.2/32", "a")}}}, Chains: []nft.Chain{{Name: "a"}}}},
+		{name: "other exact addresses", Table: nft.Table{Sets: []nft.Set{{Name: "e", Family: nft.IPv4, Kind: nft.Addrs, IsMap: true, Elements: []nft.Element{element("10.0.0.1/32", "b"), element("10.0.0.3/32", "a")}}}, Chains: []nft.Chain{{Name: "a"}, {Name: "b"}}}},
 		{name: "another priority", other: true, Table: nft.Table{Chains: []nft.Chain{early}}},
 		{name: "a set instead of the map", other: true, Table: nft.Table{Sets: []nft.Set{{Name: "m", Family: nft.IPv4}}, Chains: []nft.Chain{hook(drop)}}},
 	}

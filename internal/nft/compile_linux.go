@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -50,6 +51,12 @@ func compile(s Statement) []expr.Any {
 			bitwise(expr.CtStateBitNEW, 0),
 			compare(expr.CmpOpNeq, native(0)),
 		}
+	case Related:
+		return []expr.Any{
+			&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+			bitwise(expr.CtStateBitRELATED, 0),
+			compare(expr.CmpOpNeq, native(0)),
+		}
 	case Reply:
 		// The direction is loaded and compared. The field Direction of expr.Ct has
 		// another purpose: it selects the direction from which addresses and ports
@@ -80,7 +87,7 @@ func compile(s Statement) []expr.Any {
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 			compare(expr.CmpOpEq, []byte{byte(s)}),
 		}
-	case RouterAdvert, Destination, DestinationNotIn, DestinationMap, SourceMap:
+	case RouterAdvert, Destination, DestinationNotIn, DestinationMap, InBoxes, Self, SourceMap:
 		return compileHeader(s)
 	}
 	return compileAction(s)
@@ -106,9 +113,40 @@ func compileHeader(s Statement) []expr.Any {
 		return append(loadAddr(s.Family, destinationOffsets), verdictOf(s.Map))
 	case SourceMap:
 		return append(loadAddr(s.Family, sourceOffsets), verdictOf(s.Map))
+	case InBoxes:
+		return compileInBoxes(s)
+	case Self:
+		next := secondRegister[s.Family]
+		daddr := *payloadOf(loadAddr(s.Family, destinationOffsets))
+		daddr.DestRegister = next
+		return append(loadAddr(s.Family, sourceOffsets), &daddr, &expr.Lookup{SourceRegister: 1, SetName: s.Set})
 	}
 	return nil
 }
+
+// The registers of a concatenation follow one another. Each part begins with a register of
+// four bytes; the kernel calls those at a multiple of 16 bytes by a number of their own.
+var (
+	secondRegister = map[Family]uint32{IPv4: unix.NFT_REG32_01, IPv6: unix.NFT_REG_2}
+	thirdRegister  = map[Family]uint32{IPv4: unix.NFT_REG32_02, IPv6: unix.NFT_REG32_05}
+)
+
+func compileInBoxes(s InBoxes) []expr.Any {
+	offsets, port := sourceOffsets, uint32(2)
+	if s.Dst {
+		offsets = destinationOffsets
+	}
+	if s.SourcePort {
+		port = 0
+	}
+	return append(loadAddr(s.Family, offsets),
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: secondRegister[s.Family]},
+		&expr.Payload{DestRegister: thirdRegister[s.Family], Base: expr.PayloadBaseTransportHeader, Offset: port, Len: 2},
+		&expr.Lookup{SourceRegister: 1, SetName: s.Set})
+}
+
+// payloadOf returns the expression that loads the address.
+func payloadOf(load []expr.Any) *expr.Payload { return load[len(load)-1].(*expr.Payload) }
 
 // verdictOf looks up the loaded address in a map of verdicts.
 func verdictOf(m string) *expr.Lookup {
@@ -136,6 +174,15 @@ func compileAction(s Statement) []expr.Any {
 		return compileSourceNAT(s)
 	case Jump:
 		return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: s.Chain}}
+	case Goto:
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: s.Chain}}
+	case Limit:
+		return []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: s.PerSecond, Unit: expr.LimitTimeSecond, Burst: limitBurst}}
+	case Log:
+		return []expr.Any{&expr.Log{
+			Key:   1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_GROUP,
+			Group: s.Group, Data: []byte(s.Prefix),
+		}}
 	case Return:
 		return []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}
 	case Accept:
@@ -152,6 +199,7 @@ const (
 	ipCtDirReply      = 1   // the kernel's IP_CT_DIR_REPLY
 	icmp6RouterAdvert = 134 // RFC 4861, section 4.2
 	linkNameSize      = 16  // the kernel's IFNAMSIZ, with the closing zero
+	limitBurst        = 5   // nft's default, which its text leaves out
 )
 
 // The offsets of addresses in the headers of both families.
@@ -238,6 +286,7 @@ type expression struct {
 // expression begins no statement, it and the rest become one Foreign statement.
 func decompile(exprs []expression) []Statement {
 	var all []Statement
+	exprs = slices.DeleteFunc(exprs, hasNoEffect)
 	for i, e := range exprs {
 		normalize(e.expr)
 		if i >= 2 {
@@ -252,6 +301,13 @@ func decompile(exprs []expression) []Statement {
 		all, exprs = append(all, s), exprs[n:]
 	}
 	return all
+}
+
+// hasNoEffect reports whether an expression changes the byte order of a single byte, which
+// the nft program writes for a protocol in a concatenation.
+func hasNoEffect(e expression) bool {
+	b, ok := e.expr.(*expr.Byteorder)
+	return ok && b.Len < b.Size && b.SourceRegister == b.DestRegister
 }
 
 // decompileHead returns the first statement and the number of its expressions, 0 if the
@@ -340,6 +396,9 @@ func guess(e []expression) Statement {
 	case *expr.Ct:
 		switch head.Key {
 		case expr.CtKeySTATE:
+			if and, _, _ := masks(e); and == expr.CtStateBitRELATED {
+				return Related{}
+			}
 			return NewFlow{}
 		case expr.CtKeyDIRECTION:
 			return Reply{}
@@ -365,6 +424,8 @@ func guess(e []expression) Statement {
 		switch head.Kind {
 		case expr.VerdictJump:
 			return Jump{head.Chain}
+		case expr.VerdictGoto:
+			return Goto{head.Chain}
 		case expr.VerdictReturn:
 			return Return{}
 		case expr.VerdictAccept:
@@ -374,6 +435,10 @@ func guess(e []expression) Statement {
 		}
 	case *expr.Reject:
 		return Reject{}
+	case *expr.Limit:
+		return Limit{head.Rate}
+	case *expr.Log:
+		return Log{Prefix: string(head.Data), Group: head.Group}
 	}
 	return nil
 }
@@ -406,6 +471,9 @@ func guessMeta(key expr.MetaKey, e []expression) Statement {
 		if a, ok := netip.AddrFromSlice(at[expr.Cmp](e, 3).Data); ok {
 			return Destination{a}
 		}
+		if s := guessConcatenation(family, e); s != nil {
+			return s
+		}
 		lookup := at[expr.Lookup](e, 3)
 		switch {
 		case lookup.Invert:
@@ -415,6 +483,21 @@ func guessMeta(key expr.MetaKey, e []expression) Statement {
 			return DestinationMap{family, lookup.SetName}
 		default:
 			return SourceMap{family, lookup.SetName}
+		}
+	}
+	return nil
+}
+
+// guessConcatenation returns the statement of an address that other parts follow, or nil.
+func guessConcatenation(f Family, e []expression) Statement {
+	if set := at[expr.Lookup](e, 4).SetName; set != "" {
+		return Self{f, set}
+	}
+	if set := at[expr.Lookup](e, 5).SetName; set != "" {
+		return InBoxes{
+			Family: f, Set: set,
+			Dst:        at[expr.Payload](e, 2).Offset == destinationOffsets[f],
+			SourcePort: at[expr.Payload](e, 4).Offset == 0,
 		}
 	}
 	return nil
@@ -473,6 +556,8 @@ var newExpressions = map[string]func() expr.Any{
 	"counter": func() expr.Any { return &expr.Counter{} },
 	"nat":     func() expr.Any { return &expr.NAT{} },
 	"reject":  func() expr.Any { return &expr.Reject{} },
+	"limit":   func() expr.Any { return &expr.Limit{} },
+	"log":     func() expr.Any { return &expr.Log{} },
 }
 
 // decodeExpression reads one expression. The library's function for whole rules is not
@@ -494,6 +579,16 @@ func decodeExpression(name string, data []byte) expression {
 			return expression{name: "verdict"}
 		}
 		return expression{"verdict", verdict}
+	}
+	if name == "byteorder" { // which the library does not read
+		parts, err := attributesOf(data)
+		if err != nil {
+			return expression{name: name}
+		}
+		return expression{name, &expr.Byteorder{
+			SourceRegister: number(parts[unix.NFTA_BYTEORDER_SREG]), DestRegister: number(parts[unix.NFTA_BYTEORDER_DREG]),
+			Len: number(parts[unix.NFTA_BYTEORDER_LEN]), Size: number(parts[unix.NFTA_BYTEORDER_SIZE]),
+		}}
 	}
 	create := newExpressions[name]
 	if create == nil {

@@ -22,7 +22,7 @@ type bound struct {
 // includes the last address of its family.
 func boundsOf(e Element) []bound {
 	first := bound{addr: e.Prefix.Masked().Addr(), chain: e.Chain}
-	if end := lastAddr(e.Prefix).Next(); end.IsValid() {
+	if end := LastAddr(e.Prefix).Next(); end.IsValid() {
 		return []bound{first, {addr: end, end: true}}
 	}
 	return []bound{first}
@@ -40,7 +40,7 @@ func elementsOf(bounds []bound) ([]Element, error) {
 		if b.end {
 			continue
 		}
-		last := lastAddr(netip.PrefixFrom(b.addr, 0))
+		last := LastAddr(netip.PrefixFrom(b.addr, 0))
 		if i+1 < len(bounds) {
 			last = bounds[i+1].addr.Prev()
 		}
@@ -68,11 +68,11 @@ func prefixOf(first, last netip.Addr) (netip.Prefix, bool) {
 		}
 	}
 	p := netip.PrefixFrom(first, length)
-	return p, p.Masked() == p && lastAddr(p) == last
+	return p, p.Masked() == p && LastAddr(p) == last
 }
 
-// lastAddr returns the last address of a prefix.
-func lastAddr(p netip.Prefix) netip.Addr {
+// LastAddr returns the last address of a prefix.
+func LastAddr(p netip.Prefix) netip.Addr {
 	b := p.Masked().Addr().AsSlice()
 	for i := p.Bits(); i < 8*len(b); i++ {
 		b[i/8] |= 0x80 >> (i % 8)

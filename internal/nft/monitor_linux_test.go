@@ -45,6 +45,14 @@ func monitored(t *testing.T) (*fabric.Netns, *nft.Socket, *nft.Monitor) {
 // run runs a script of the nft program.
 func run(t *testing.T, ns *fabric.Netns, script string) {
 	t.Helper()
+	if err := try(t, ns, script); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// try is run, but returns the error.
+func try(t *testing.T, ns *fabric.Netns, script string) error {
+	t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil {
 		t.Skipf("needs the program nft: %v", err)
 	}
@@ -56,8 +64,9 @@ func run(t *testing.T, ns *fabric.Netns, script string) {
 		err = cmd.Wait()
 	}
 	if err != nil {
-		t.Fatalf("nft: %v\n%s\n%s", err, script, &out)
+		return fmt.Errorf("nft: %w\n%s\n%s", err, script, &out)
 	}
+	return nil
 }
 
 // TestMonitor changes the table and others. Reports are about the table alone, and name

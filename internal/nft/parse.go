@@ -45,7 +45,7 @@ func cutComment(text string) (rest, comment string) {
 func guessText(text string) Statement {
 	words := strings.Fields(text)
 	words = append(words, make([]string, 10)...) // so that every index exists
-	if s := guessWords(words); s != nil {
+	if s := guessWords(text, words); s != nil {
 		if rest, ok := strings.CutPrefix(text, s.String()); ok && (rest == "" || rest[0] == ' ') {
 			return s
 		}
@@ -53,8 +53,8 @@ func guessText(text string) Statement {
 	return Foreign{Text: strings.TrimSpace(strings.TrimPrefix(text, "#"))}
 }
 
-// guessWords returns the statement that the words may begin with, or nil.
-func guessWords(w []string) Statement {
+// guessWords returns the statement that the text may begin with, or nil. w has its words.
+func guessWords(text string, w []string) Statement {
 	switch w[0] {
 	case "iifname", "oifname":
 		name, _ := strconv.Unquote(w[1])
@@ -81,6 +81,13 @@ func guessWords(w []string) Statement {
 		return guessSourceNAT(w)
 	case "jump":
 		return Jump{w[1]}
+	case "goto":
+		return Goto{w[1]}
+	case "limit":
+		n, _ := strconv.ParseUint(strings.TrimSuffix(w[2], "/second"), 10, 64)
+		return Limit{n}
+	case "log":
+		return guessLog(text)
 	}
 	return map[string]Statement{
 		"counter": Counter{}, "return": Return{}, "accept": Accept{}, "drop": Drop{}, "reject": Reject{},
@@ -89,6 +96,8 @@ func guessWords(w []string) Statement {
 
 func guessCt(w []string) Statement {
 	switch {
+	case w[2] == "related":
+		return Related{}
 	case w[1] == "state":
 		return NewFlow{}
 	case w[1] == "direction":
@@ -105,6 +114,10 @@ func guessAddr(w []string) Statement {
 		family = IPv6
 	}
 	switch {
+	case w[2] == "." && w[3] == "meta":
+		return InBoxes{family, w[1] == "daddr", w[7] == "sport", strings.TrimPrefix(w[8], "@")}
+	case w[2] == ".":
+		return Self{family, strings.TrimPrefix(w[5], "@")}
 	case w[1] == "saddr":
 		return SourceMap{family, strings.TrimPrefix(w[3], "@")}
 	case w[2] == "vmap":
@@ -138,6 +151,18 @@ func guessSourceNAT(w []string) Statement {
 		return nil
 	}
 	return s
+}
+
+// guessLog reads `log prefix "…" group N`.
+func guessLog(text string) Statement {
+	quoted, err := strconv.QuotedPrefix(strings.TrimPrefix(text, "log prefix "))
+	if err != nil {
+		return nil
+	}
+	prefix, _ := strconv.Unquote(quoted)
+	_, rest, _ := strings.Cut(text, quoted+" group ")
+	group, _, _ := strings.Cut(rest, " ")
+	return Log{Prefix: prefix, Group: port(group)}
 }
 
 // markOf reads "meta mark set meta mark & 0x… | 0x…", where the part with & may be

@@ -47,10 +47,10 @@ func (r *Rule) UnmarshalText(text []byte) error {
 }
 
 // Statement is a match or an action of a [Rule]: one of [Accept], [Counter], [CtMark],
-// [Destination], [DestinationMap], [DestinationNotIn], [Drop], [Foreign], [Jump], [Link],
-// [LocalAddr], [NewFlow], [NoReverseRoute], [Protocol], [Reject], [Reply], [Return],
-// [RouterAdvert], [SetCtMark], [SetMark], [SourceMap] and [SourceNAT]. All of them
-// are comparable.
+// [Destination], [DestinationMap], [DestinationNotIn], [Drop], [Foreign], [Goto], [InBoxes],
+// [Jump], [Limit], [Link], [LocalAddr], [Log], [NewFlow], [NoReverseRoute], [Protocol],
+// [Reject], [Related], [Reply], [Return], [RouterAdvert], [Self], [SetCtMark], [SetMark],
+// [SourceMap] and [SourceNAT]. All of them are comparable.
 type Statement interface {
 	fmt.Stringer
 	statement()
@@ -91,6 +91,8 @@ type (
 	}
 	// NewFlow matches packets of a flow that has seen no answer.
 	NewFlow struct{}
+	// Related matches packets about another flow, such as errors of ICMP.
+	Related struct{}
 	// Reply matches packets that go in the opposite direction of a flow's first packet.
 	Reply struct{}
 	// CtMark matches flows by the bits of their mark that are in Mask: they have the
@@ -116,6 +118,25 @@ type (
 		Family Family
 		Set    string
 	}
+	// InBoxes matches packets of a family in a set of [Boxes]: by the source address,
+	// or with Dst by the destination, by the protocol, and by the destination port, or
+	// with SourcePort by the source port. Other protocols than those with ports have
+	// the bytes at the same place, so a box without limit of ports matches them all. A
+	// packet that ends before these bytes does not match.
+	InBoxes struct {
+		Family     Family
+		Dst        bool
+		SourcePort bool
+		Set        string
+	}
+	// Self matches packets of a family with the same source and destination, an address
+	// in a set of [Selves].
+	Self struct {
+		Family Family
+		Set    string
+	}
+	// Limit matches so many packets a second, and five more at once.
+	Limit struct{ PerSecond uint64 }
 )
 
 // The protocols that [Protocol] may be.
@@ -154,6 +175,13 @@ type (
 	// Jump continues with the rules of another chain, and after its last one with the
 	// next rule of this one.
 	Jump struct{ Chain string }
+	// Goto continues with the rules of another chain instead of those of this one.
+	Goto struct{ Chain string }
+	// Log sends the beginning of the packet to the listeners of a group of netlink.
+	Log struct {
+		Prefix string
+		Group  uint16
+	}
 	// Return ends the chain, and continues with the rule after the jump to it.
 	Return struct{}
 	// Accept lets the packet pass the base chain.
@@ -179,7 +207,13 @@ const (
 
 func (Link) statement()             {}
 func (NewFlow) statement()          {}
+func (Related) statement()          {}
 func (Reply) statement()            {}
+func (InBoxes) statement()          {}
+func (Self) statement()             {}
+func (Limit) statement()            {}
+func (Goto) statement()             {}
+func (Log) statement()              {}
 func (CtMark) statement()           {}
 func (LocalAddr) statement()        {}
 func (NoReverseRoute) statement()   {}
@@ -208,6 +242,8 @@ func (s Link) String() string {
 }
 
 func (NewFlow) String() string { return "ct state new" }
+
+func (Related) String() string { return "ct state related" }
 
 func (Reply) String() string { return "ct direction reply" }
 
@@ -250,6 +286,23 @@ func (s Destination) String() string {
 
 func (s DestinationNotIn) String() string { return fmt.Sprintf("%s daddr != @%s", s.Family, s.Set) }
 
+func (s InBoxes) String() string {
+	addr, port := "saddr", "dport"
+	if s.Dst {
+		addr = "daddr"
+	}
+	if s.SourcePort {
+		port = "sport"
+	}
+	return fmt.Sprintf("%s %s . meta l4proto . th %s @%s", s.Family, addr, port, s.Set)
+}
+
+func (s Self) String() string {
+	return fmt.Sprintf("%s saddr . %s daddr @%s", s.Family, s.Family, s.Set)
+}
+
+func (s Limit) String() string { return fmt.Sprintf("limit rate %d/second", s.PerSecond) }
+
 func (s SourceMap) String() string { return fmt.Sprintf("%s saddr vmap @%s", s.Family, s.Map) }
 
 func (s DestinationMap) String() string { return fmt.Sprintf("%s daddr vmap @%s", s.Family, s.Map) }
@@ -286,6 +339,10 @@ func (s SourceNAT) String() string {
 }
 
 func (s Jump) String() string { return "jump " + s.Chain }
+
+func (s Goto) String() string { return "goto " + s.Chain }
+
+func (s Log) String() string { return fmt.Sprintf("log prefix %q group %d", s.Prefix, s.Group) }
 
 func (Return) String() string { return "return" }
 

@@ -55,6 +55,8 @@ func (s *Socket) Close() error {
 // conn is a connection, and one for requests that the library cannot make.
 type conn struct {
 	*nftables.Conn
+	library  *netlink.Conn // of Conn
+	owned    map[string]bool
 	requests *netlink.Conn
 	raw      syscall.RawConn // of requests
 	buf      []byte
@@ -104,7 +106,12 @@ func dial(ns *os.File) (*conn, error) {
 	if err != nil {
 		return nil, missing(err)
 	}
-	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(fd), nftables.WithSockOptions(setBuffers))
+	var library *netlink.Conn
+	options := func(c *netlink.Conn) error {
+		library = c
+		return setBuffers(c)
+	}
+	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(fd), nftables.WithSockOptions(options))
 	if err != nil {
 		return nil, errors.Join(err, requests.Close())
 	}
@@ -112,7 +119,7 @@ func dial(ns *os.File) (*conn, error) {
 	if err != nil {
 		return nil, errors.Join(err, c.CloseLasting(), requests.Close())
 	}
-	return &conn{Conn: c, requests: requests, raw: raw, buf: make([]byte, datagramSize)}, nil
+	return &conn{Conn: c, library: library, owned: map[string]bool{}, requests: requests, raw: raw, buf: make([]byte, datagramSize)}, nil
 }
 
 // dialNetfilter opens a socket in the namespace ns, 0 for that of the thread. It first makes

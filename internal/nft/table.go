@@ -3,9 +3,11 @@
 package nft
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -15,11 +17,14 @@ const (
 	TypeNAT    = "nat"
 
 	HookPrerouting  = "prerouting"
+	HookForward     = "forward"
 	HookPostrouting = "postrouting"
 
 	// PriorityMangle is after connection tracking and before the route is chosen and
 	// destinations are rewritten.
 	PriorityMangle = -150
+	// PriorityFilter is after destinations are rewritten, and before sources are.
+	PriorityFilter = 0
 )
 
 // Table is a table of family inet. A Table without sets and chains describes an absent
@@ -28,24 +33,60 @@ type Table struct {
 	Name   string
 	Sets   []Set
 	Chains []Chain
+	// Owned means that only the socket that has made the table, or has taken it over, can
+	// change it: a flush of the ruleset by another program leaves it alone. The table
+	// outlives the socket. See [Socket.Change] for kernels without owners.
+	Owned bool
+	// Orphan means that the owner's socket is closed, so that every program can change
+	// the table until another socket takes it over.
+	Orphan bool
 	// Foreign describes a property of the table that this package cannot express.
 	Foreign string
 }
 
-// Set is a set of prefixes, or with IsMap a map of prefixes to chains.
+// Kind is a kind of keys of a [Set].
+type Kind byte
+
+// The kinds of keys. Their text is nft's, with the type of the address of a family.
+const (
+	Prefixes Kind = iota // prefixes that do not overlap
+	Addrs                // single addresses
+	Selves               // pairs of an address with itself
+	Boxes                // boxes of addresses, protocols and ports that do not overlap
+)
+
+// Set is a set of prefixes or of another kind of keys, or with IsMap a map of them to
+// chains.
 type Set struct {
 	Name     string
 	Family   Family
+	Kind     Kind
 	IsMap    bool
 	Elements []Element
 	// Foreign describes a property of the set that this package cannot express.
 	Foreign string
 }
 
-// Element is an element of a set, or of a map if it has a chain to jump to.
+// Element is an element of a set, or of a map if it has a chain to jump to. The key is
+// Prefix, or Box in a set of [Boxes].
 type Element struct {
 	Prefix netip.Prefix
+	Box    Box
 	Chain  string
+}
+
+// Box is a box of addresses of one family, protocols and ports. Both ends of a range belong
+// to it.
+type Box struct {
+	First, Last                 netip.Addr
+	FirstProtocol, LastProtocol byte
+	FirstPort, LastPort         uint16
+}
+
+// Contains reports whether an address, a protocol and a port are in the box.
+func (b Box) Contains(a netip.Addr, protocol byte, port uint16) bool {
+	return !a.Less(b.First) && !b.Last.Less(a) &&
+		protocol >= b.FirstProtocol && protocol <= b.LastProtocol && port >= b.FirstPort && port <= b.LastPort
 }
 
 // Chain is a chain of rules. A base chain has a type, a hook and a priority, and the
@@ -85,6 +126,14 @@ func (t Table) String() string {
 		fmt.Fprintf(&b, "\t# %s\n", t.Foreign)
 		gap = "\n"
 	}
+	if t.Owned {
+		b.WriteString("\t# only its owner can change the table\n")
+		gap = "\n"
+	}
+	if t.Orphan {
+		b.WriteString("\t# the owner has ended\n")
+		gap = "\n"
+	}
 	for _, s := range t.Sets {
 		b.WriteString(gap)
 		s.write(&b)
@@ -104,11 +153,10 @@ func (s Set) write(b *strings.Builder) {
 	if s.IsMap {
 		kind, verdict, perLine = "map", " : verdict", 1
 	}
-	key := "ipv4_addr"
-	if s.Family == IPv6 {
-		key = "ipv6_addr"
+	fmt.Fprintf(b, "\t%s %s {\n\t\ttype %s%s\n", kind, s.Name, s.keyText(), verdict)
+	if s.isInterval() {
+		b.WriteString("\t\tflags interval\n")
 	}
-	fmt.Fprintf(b, "\t%s %s {\n\t\ttype %s%s\n\t\tflags interval\n", kind, s.Name, key, verdict)
 	for i, e := range s.Elements {
 		switch { // nft aligns them so
 		case i == 0:
@@ -118,7 +166,7 @@ func (s Set) write(b *strings.Builder) {
 		default:
 			b.WriteString(", ")
 		}
-		b.WriteString(e.String())
+		b.WriteString(s.elementText(e))
 	}
 	if len(s.Elements) > 0 {
 		b.WriteString(" }\n")
@@ -129,10 +177,48 @@ func (s Set) write(b *strings.Builder) {
 	b.WriteString("\t}\n")
 }
 
+// isInterval reports whether the keys of s are ranges.
+func (s Set) isInterval() bool { return s.Kind == Prefixes || s.Kind == Boxes }
+
+// keyText returns nft's type of the keys.
+func (s Set) keyText() string {
+	key := "ipv4_addr"
+	if s.Family == IPv6 {
+		key = "ipv6_addr"
+	}
+	switch s.Kind {
+	case Selves:
+		return key + " . " + key
+	case Boxes:
+		return key + " . inet_proto . inet_service"
+	}
+	return key
+}
+
+// elementText returns an element of s in nft's notation.
+func (s Set) elementText(e Element) string {
+	if s.Kind == Selves {
+		return fmt.Sprintf("%s . %s", e.Prefix.Addr(), e.Prefix.Addr())
+	}
+	return e.String()
+}
+
+// compare orders elements by their keys: those of prefixes by the address, and boxes by
+// their first corner.
+func (e Element) compare(o Element) int {
+	return cmp.Or(
+		e.Prefix.Addr().Compare(o.Prefix.Addr()), e.Box.First.Compare(o.Box.First),
+		cmp.Compare(e.Box.FirstProtocol, o.Box.FirstProtocol), cmp.Compare(e.Box.FirstPort, o.Box.FirstPort),
+	)
+}
+
 // String returns the element in nft's notation.
 func (e Element) String() string {
 	text := e.Prefix.String()
-	if e.Prefix.IsSingleIP() {
+	switch {
+	case e.Box != Box{}:
+		text = e.Box.String()
+	case e.Prefix.IsSingleIP():
 		text = e.Prefix.Addr().String()
 	}
 	if e.Chain != "" {
@@ -140,6 +226,41 @@ func (e Element) String() string {
 	}
 	return text
 }
+
+// String returns the box in nft's notation.
+func (b Box) String() string {
+	addrs := b.First.String() + "-" + b.Last.String()
+	if p, ok := prefixOf(b.First, b.Last); ok && p.IsSingleIP() {
+		addrs = b.First.String()
+	} else if ok {
+		addrs = p.String()
+	}
+	return addrs + " . " + b.protocols() + " . " + rangeText(strconv.Itoa(int(b.FirstPort)), strconv.Itoa(int(b.LastPort)))
+}
+
+// protocols returns the protocols of the box in nft's notation.
+func (b Box) protocols() string {
+	return rangeText(protocolName(b.FirstProtocol), protocolName(b.LastProtocol))
+}
+
+// rangeText returns a range, or its only value.
+func rangeText(first, last string) string {
+	if first == last {
+		return first
+	}
+	return first + "-" + last
+}
+
+// protocolName returns the name that nft writes for a protocol, or its number.
+func protocolName(p byte) string {
+	if name, ok := protocolNames[p]; ok {
+		return name
+	}
+	return strconv.Itoa(int(p))
+}
+
+// protocolNames are the names that nft writes on every system.
+var protocolNames = map[byte]string{1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
 
 func (c Chain) write(b *strings.Builder) {
 	fmt.Fprintf(b, "\tchain %s {\n", c.Name)

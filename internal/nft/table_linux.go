@@ -3,6 +3,7 @@
 package nft
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -33,7 +34,14 @@ type Tx struct {
 // chains and rules that both have stay in place, so that packets meet them all the time.
 // If the table is not have, or if it cannot be changed so, Change deletes it and makes it
 // again. If want is empty Change only deletes the table.
+//
+// An owned table belongs to the connection of the socket, and to the next connection that
+// changes it after that. On a kernel that cannot keep a table whose owner has ended (before
+// Linux 6.9) nobody owns the table. To make an owned table again takes two transactions.
 func (s *Socket) Change(have, want Table) error {
+	if want.Owned || have.Owned {
+		return s.changeOwned(have, want)
+	}
 	if c, ok := changeOf(have, want); ok {
 		if s.Update(func(tx *Tx) error { return tx.change(want.Name, c) }) == nil {
 			return nil
@@ -42,19 +50,46 @@ func (s *Socket) Change(have, want Table) error {
 	return s.Update(func(tx *Tx) error { return tx.replace(want) })
 }
 
+// changeOwned is Change for an owned table. It works on one connection, the owner.
+func (s *Socket) changeOwned(have, want Table) error {
+	if c, ok := changeOf(have, want); ok {
+		err := s.do(func(k *conn) error {
+			if err := k.own(want.Name); err != nil {
+				return err
+			}
+			return update(k.Conn, func(tx *Tx) error { return tx.change(want.Name, c) })
+		})
+		if err == nil {
+			return nil
+		}
+	}
+	return s.do(func(k *conn) error {
+		err := k.ownAgain(want.Name, !want.Owned)
+		if errors.Is(err, errNoOwners) || err == nil && !want.Owned {
+			return update(k.Conn, func(tx *Tx) error { return tx.replace(want) })
+		}
+		if err != nil {
+			return err
+		}
+		return update(k.Conn, func(tx *Tx) error { return tx.fill(want) })
+	})
+}
+
 // Update calls f and carries out, in one transaction, the changes that f adds. If f
 // returns an error, the tables stay as they are.
 func (s *Socket) Update(f func(*Tx) error) error {
-	return s.Do(func(c *nftables.Conn) error {
-		if err := f(&Tx{conn: c}); err != nil {
-			return err
-		}
-		err := c.Flush()
-		if errors.Is(err, unix.EMSGSIZE) {
-			return fmt.Errorf("%w: %w", ErrTooLarge, err)
-		}
+	return s.Do(func(c *nftables.Conn) error { return update(c, f) })
+}
+
+func update(c *nftables.Conn, f func(*Tx) error) error {
+	if err := f(&Tx{conn: c}); err != nil {
 		return err
-	})
+	}
+	err := c.Flush()
+	if errors.Is(err, unix.EMSGSIZE) {
+		return fmt.Errorf("%w: %w", ErrTooLarge, err)
+	}
+	return err
 }
 
 func tableOf(name string) *nftables.Table {
@@ -106,6 +141,12 @@ func (tx *Tx) replace(t Table) error {
 		return nil
 	}
 	tx.conn.AddTable(table)
+	return tx.fill(t)
+}
+
+// fill adds the content of t to the table, which is empty.
+func (tx *Tx) fill(t Table) error {
+	table := tableOf(t.Name)
 	if err := tx.addChains(table, t.Chains); err != nil { // before the rules and elements that jump to them
 		return err
 	}
@@ -138,7 +179,7 @@ func (tx *Tx) addSets(table string, sets []Set) (numbers map[string]uint32, err 
 		if err := tx.conn.AddSet(set, nil); err != nil {
 			return nil, err
 		}
-		if err := changeElements(tx.conn.SetAddElements, set, s.Elements); err != nil {
+		if err := changeElements(tx.conn.SetAddElements, set, s); err != nil {
 			return nil, err
 		}
 	}
@@ -168,9 +209,15 @@ func (tx *Tx) addRules(table *nftables.Table, chains []Chain, numbers map[string
 // without a lock.
 func (tx *Tx) set(table string, s Set) *nftables.Set {
 	tx.sets++
-	set := &nftables.Set{Table: tableOf(table), ID: tx.sets, Name: s.Name, Interval: true, KeyType: nftables.TypeIPAddr}
+	set := &nftables.Set{Table: tableOf(table), ID: tx.sets, Name: s.Name, Interval: s.isInterval(), KeyType: nftables.TypeIPAddr}
 	if s.Family == IPv6 {
 		set.KeyType = nftables.TypeIP6Addr
+	}
+	switch s.Kind {
+	case Selves:
+		set.KeyType, set.Concatenation = nftables.MustConcatSetType(set.KeyType, set.KeyType), true
+	case Boxes:
+		set.KeyType, set.Concatenation = nftables.MustConcatSetType(set.KeyType, nftables.TypeInetProto, nftables.TypeInetService), true
 	}
 	if s.IsMap {
 		set.IsMap, set.DataType = true, nftables.TypeVerdict
@@ -180,12 +227,12 @@ func (tx *Tx) set(table string, s Set) *nftables.Set {
 
 // AddElements adds the elements of s to the set of the same name in a table.
 func (tx *Tx) AddElements(table string, s Set) error {
-	return changeElements(tx.conn.SetAddElements, tx.set(table, s), s.Elements)
+	return changeElements(tx.conn.SetAddElements, tx.set(table, s), s)
 }
 
 // DeleteElements deletes the elements of s from the set of the same name in a table.
 func (tx *Tx) DeleteElements(table string, s Set) error {
-	return changeElements(tx.conn.SetDeleteElements, tx.set(table, s), s.Elements)
+	return changeElements(tx.conn.SetDeleteElements, tx.set(table, s), s)
 }
 
 // maxMessage bounds the bytes of elements in one part of a transaction: the length of
@@ -193,23 +240,19 @@ func (tx *Tx) DeleteElements(table string, s Set) error {
 // kernel queues in the receive buffer.
 const maxMessage = 60_000
 
-// changeElements calls change, a method of the library, with as many elements at a time
+// changeElements calls change, a method of the library, with as many elements of s at a time
 // as one part of a transaction can hold.
-func changeElements(change func(*nftables.Set, []nftables.SetElement) error, set *nftables.Set, elements []Element) error {
+func changeElements(change func(*nftables.Set, []nftables.SetElement) error, set *nftables.Set, s Set) error {
 	var (
 		message []nftables.SetElement
 		size    int
 	)
-	for i, e := range elements {
-		for _, b := range boundsOf(e) {
-			encoded := nftables.SetElement{Key: b.addr.AsSlice(), IntervalEnd: b.end}
-			if b.chain != "" {
-				encoded.VerdictData = &expr.Verdict{Kind: expr.VerdictJump, Chain: b.chain}
-			}
+	for i, e := range s.Elements {
+		for _, encoded := range s.encode(e) {
 			message = append(message, encoded)
-			size += 40 + len(encoded.Key) + len(b.chain) // at most
+			size += 40 + len(encoded.Key) + len(encoded.KeyEnd) + len(e.Chain) // at most
 		}
-		if size < maxMessage && i < len(elements)-1 {
+		if size < maxMessage && i < len(s.Elements)-1 {
 			continue
 		}
 		if err := change(set, message); err != nil {
@@ -220,8 +263,48 @@ func changeElements(change func(*nftables.Set, []nftables.SetElement) error, set
 	return nil
 }
 
+// encode returns the library's form of an element of s.
+func (s Set) encode(e Element) (all []nftables.SetElement) {
+	switch s.Kind {
+	case Addrs:
+		all = []nftables.SetElement{{Key: e.Prefix.Addr().AsSlice()}}
+	case Selves:
+		a := e.Prefix.Addr().AsSlice()
+		all = []nftables.SetElement{{Key: slices.Concat(a, a)}}
+	case Boxes:
+		b := e.Box
+		return []nftables.SetElement{{
+			Key: boxKey(b.First, b.FirstProtocol, b.FirstPort), KeyEnd: boxKey(b.Last, b.LastProtocol, b.LastPort),
+		}}
+	default:
+		for _, b := range boundsOf(e) {
+			all = append(all, nftables.SetElement{Key: b.addr.AsSlice(), IntervalEnd: b.end})
+		}
+	}
+	if e.Chain != "" {
+		all[0].VerdictData = &expr.Verdict{Kind: expr.VerdictJump, Chain: e.Chain}
+	}
+	return all
+}
+
+// boxKey returns one end of a box. Each part of the key takes a multiple of four bytes.
+func boxKey(a netip.Addr, protocol byte, port uint16) []byte {
+	return append(a.AsSlice(), protocol, 0, 0, 0, byte(port>>8), byte(port), 0, 0)
+}
+
+// decodeBoxKey is the opposite of boxKey.
+func decodeBoxKey(key []byte, f Family) (a netip.Addr, protocol byte, port uint16, ok bool) {
+	n := len(key) - 8
+	if n < 0 {
+		return a, 0, 0, false
+	}
+	a, ok = netip.AddrFromSlice(key[:n])
+	return a, key[n], binary.BigEndian.Uint16(key[n+4:]), ok && FamilyOf(a) == f
+}
+
 var hooks = map[string]*nftables.ChainHook{
 	HookPrerouting:  nftables.ChainHookPrerouting,
+	HookForward:     nftables.ChainHookForward,
 	HookPostrouting: nftables.ChainHookPostrouting,
 }
 
@@ -231,7 +314,7 @@ func newChain(table *nftables.Table, c Chain) (*nftables.Chain, error) {
 		return chain, nil
 	}
 	if hooks[c.Hook] == nil {
-		return nil, fmt.Errorf("chain %s: hook %q is not %s or %s", c.Name, c.Hook, HookPrerouting, HookPostrouting)
+		return nil, fmt.Errorf("chain %s: hook %q is not %s, %s or %s", c.Name, c.Hook, HookPrerouting, HookForward, HookPostrouting)
 	}
 	policy := nftables.ChainPolicyAccept
 	chain.Type, chain.Hooknum, chain.Policy = nftables.ChainType(c.Type), hooks[c.Hook], &policy
@@ -279,7 +362,13 @@ func (c *conn) table(name string) (readTable, error) {
 		return t, fmt.Errorf("nftables table: %w", err)
 	}
 	t.handle = handle
-	if flags != 0 {
+	switch flags {
+	case 0:
+	case tableOwned:
+		t.Owned = true
+	case tablePersists:
+		t.Owned, t.Orphan = true, true
+	default:
 		t.Foreign = fmt.Sprintf("the table has flags %#x", flags)
 	}
 	if t.Chains, err = c.chains(name); err != nil {
@@ -402,23 +491,48 @@ func (c *conn) setsOf(table string) ([]Set, error) {
 // The types of keys. The numbers are those of the nft program; the kernel only stores
 // them.
 const (
-	keyIPv4 = 7
-	keyIPv6 = 8
+	keyIPv4     = 7
+	keyIPv6     = 8
+	keyProtocol = 12
+	keyPort     = 13
+	keyBits     = 6 // of each part of a concatenation
+	boxKeyTail  = keyProtocol<<keyBits | keyPort
 )
 
 func setOf(answer map[uint16][]byte) Set {
 	const verdict = 0xffffff00 // the kernel's NFT_DATA_VERDICT
 	flags := number(answer[unix.NFTA_SET_FLAGS])
 	s := Set{Name: text(answer[unix.NFTA_SET_NAME]), Family: IPv4, IsMap: flags&unix.NFT_SET_MAP != 0}
-	key := number(answer[unix.NFTA_SET_KEY_TYPE])
-	if key == keyIPv6 {
-		s.Family = IPv6
-	}
 	isMap := s.IsMap && number(answer[unix.NFTA_SET_DATA_TYPE]) == verdict
-	if key != keyIPv4 && key != keyIPv6 || flags&^unix.NFT_SET_MAP != unix.NFT_SET_INTERVAL || s.IsMap != isMap {
+	kind, known := kindsOfKeys[keyProperties{number(answer[unix.NFTA_SET_KEY_TYPE]), flags &^ unix.NFT_SET_MAP}]
+	if !known || s.IsMap != isMap {
 		s.Foreign = "of another type"
 	}
+	if known {
+		s.Family, s.Kind = kind.family, kind.kind
+	}
 	return s
+}
+
+// keyProperties are what the kernel lists of the keys of a set.
+type keyProperties struct{ key, flags uint32 }
+
+// kindsOfKeys are the keys that this package knows. The number of a concatenation is made
+// from those of its parts.
+var kindsOfKeys = map[keyProperties]struct {
+	family Family
+	kind   Kind
+}{
+	{keyIPv4, unix.NFT_SET_INTERVAL}: {IPv4, Prefixes},
+	{keyIPv6, unix.NFT_SET_INTERVAL}: {IPv6, Prefixes},
+	{keyIPv4, 0}:                     {IPv4, Addrs},
+	{keyIPv6, 0}:                     {IPv6, Addrs},
+	{keyIPv4<<keyBits | keyIPv4, nftables.NFT_SET_CONCAT}:                                {IPv4, Selves},
+	{keyIPv6<<keyBits | keyIPv6, nftables.NFT_SET_CONCAT}:                                {IPv6, Selves},
+	{keyIPv4<<keyBits | keyIPv4, 0}:                                                      {IPv4, Selves}, // as nft makes it
+	{keyIPv6<<keyBits | keyIPv6, 0}:                                                      {IPv6, Selves},
+	{keyIPv4<<(2*keyBits) | boxKeyTail, nftables.NFT_SET_CONCAT | unix.NFT_SET_INTERVAL}: {IPv4, Boxes},
+	{keyIPv6<<(2*keyBits) | boxKeyTail, nftables.NFT_SET_CONCAT | unix.NFT_SET_INTERVAL}: {IPv6, Boxes},
 }
 
 // readElements reads the elements of a set.
@@ -439,13 +553,23 @@ func (c *conn) readElements(table string, s *Set) error {
 			return fmt.Errorf("elements of nftables set %s: %w", s.Name, err)
 		}
 		for _, item := range list {
-			b, err := decodeBound(item.Data, s)
+			e, err := decodeElement(item.Data)
+			if err == nil && s.Kind == Prefixes {
+				var b bound
+				b, err = e.bound(s)
+				bounds = append(bounds, b)
+			} else if err == nil {
+				err = e.addTo(s)
+			}
 			if err != nil {
-				s.Foreign = err.Error()
+				s.Elements, s.Foreign = nil, err.Error()
 				return nil
 			}
-			bounds = append(bounds, b)
 		}
+	}
+	if s.Kind != Prefixes {
+		slices.SortFunc(s.Elements, Element.compare)
+		return nil
 	}
 	if s.Elements, err = elementsOf(bounds); err != nil {
 		s.Foreign = err.Error()
@@ -453,37 +577,101 @@ func (c *conn) readElements(table string, s *Set) error {
 	return nil
 }
 
-// decodeBound reads one end of an interval of a set.
-func decodeBound(data []byte, s *Set) (b bound, err error) {
-	var key, value []byte
+// element is an element as the kernel lists it.
+type element struct {
+	key, keyEnd, value []byte
+	end                bool // of an interval
+}
+
+func decodeElement(data []byte) (e element, err error) {
 	parts, err := netlink.NewAttributeDecoder(data)
 	if err != nil {
-		return b, err
+		return e, err
+	}
+	// A key is an attribute with its bytes as the only content.
+	const header = 4
+	content := func() []byte {
+		b := parts.Bytes()
+		return b[min(header, len(b)):]
 	}
 	for parts.Next() {
 		switch parts.Type() {
 		case unix.NFTA_SET_ELEM_KEY:
-			key = parts.Bytes()
+			e.key = content()
+		case nftables.NFTA_SET_ELEM_KEY_END:
+			e.keyEnd = content()
 		case unix.NFTA_SET_ELEM_DATA:
-			value = parts.Bytes()
+			e.value = content()
 		case unix.NFTA_SET_ELEM_FLAGS:
-			b.end = number(parts.Bytes())&unix.NFT_SET_ELEM_INTERVAL_END != 0
+			e.end = number(parts.Bytes())&unix.NFT_SET_ELEM_INTERVAL_END != 0
 		}
 	}
-	// A key is an attribute with its bytes as the only content.
-	const header = 4
+	return e, parts.Err()
+}
+
+var errNoAddr = errors.New("has an element that is not an address")
+
+// bound returns one end of an interval of a set of prefixes.
+func (e element) bound(s *Set) (b bound, err error) {
 	var ok bool
-	b.addr, ok = netip.AddrFromSlice(key[min(header, len(key)):])
+	b.end = e.end
+	b.addr, ok = netip.AddrFromSlice(e.key)
 	if !ok || FamilyOf(b.addr) != s.Family {
-		return b, errors.New("has an element that is not an address")
+		return b, errNoAddr
 	}
 	if !s.IsMap || b.end {
 		return b, nil
 	}
-	if b.chain, ok = jumpOf(value[min(header, len(value)):]); !ok {
-		return b, fmt.Errorf("has a verdict for %v that is not a jump", b.addr)
+	b.chain, err = e.chain(b.addr)
+	return b, err
+}
+
+// chain returns the chain of the verdict for an address.
+func (e element) chain(a netip.Addr) (string, error) {
+	chain, ok := jumpOf(e.value)
+	if !ok {
+		return "", fmt.Errorf("has a verdict for %v that is not a jump", a)
 	}
-	return b, nil
+	return chain, nil
+}
+
+// addTo adds the element to a set that is not one of prefixes.
+func (e element) addTo(s *Set) (err error) {
+	var added Element
+	if s.Kind == Boxes {
+		var first, last bool
+		b := &added.Box
+		if e.keyEnd == nil { // of a box with one key
+			e.keyEnd = e.key
+		}
+		b.First, b.FirstProtocol, b.FirstPort, first = decodeBoxKey(e.key, s.Family)
+		b.Last, b.LastProtocol, b.LastPort, last = decodeBoxKey(e.keyEnd, s.Family)
+		if !first || !last {
+			return errors.New("has an element that is not a box")
+		}
+		s.Elements = append(s.Elements, added)
+		return nil
+	}
+	key := e.key
+	if s.Kind == Selves {
+		half := len(key) / 2
+		if !bytes.Equal(key[:half], key[half:]) {
+			return errors.New("has a pair of different addresses")
+		}
+		key = key[:half]
+	}
+	a, ok := netip.AddrFromSlice(key)
+	if !ok || FamilyOf(a) != s.Family {
+		return errNoAddr
+	}
+	added.Prefix = netip.PrefixFrom(a, a.BitLen())
+	if s.IsMap {
+		if added.Chain, err = e.chain(a); err != nil {
+			return err
+		}
+	}
+	s.Elements = append(s.Elements, added)
+	return nil
 }
 
 // jumpOf returns the chain of a verdict, and false if it is not a jump.

@@ -57,9 +57,10 @@ func read(t testing.TB, s *nft.Socket) nft.Table {
 
 func prefix(text string) netip.Prefix { return netip.MustParsePrefix(text) }
 
+func addr(text string) netip.Addr { return netip.MustParseAddr(text) }
+
 // everything is a table with every statement that rules can have.
 func everything() nft.Table {
-	addr := netip.MustParseAddr
 	return nft.Table{
 		Name: "ours",
 		Sets: []nft.Set{
@@ -71,6 +72,19 @@ func everything() nft.Table {
 				{Prefix: prefix("10.0.0.16/28"), Chain: "other"}, {Prefix: prefix("10.0.0.32/28"), Chain: "last"},
 			}},
 			{Name: "jumps6", Family: nft.IPv6, IsMap: true, Elements: []nft.Element{{Prefix: prefix("2001:db8::/80"), Chain: "other"}}},
+			{Name: "exact4", Family: nft.IPv4, Kind: nft.Addrs, IsMap: true, Elements: []nft.Element{{Prefix: prefix("10.0.0.1/32"), Chain: "other"}}},
+			{Name: "exact6", Family: nft.IPv6, Kind: nft.Addrs, Elements: []nft.Element{{Prefix: prefix("2001:db8::1/128")}}},
+			{Name: "selves4", Family: nft.IPv4, Kind: nft.Selves, Elements: []nft.Element{{Prefix: prefix("10.0.0.1/32")}}},
+			{Name: "selves6", Family: nft.IPv6, Kind: nft.Selves, Elements: []nft.Element{{Prefix: prefix("2001:db8::1/128")}}},
+			{Name: "boxes4", Family: nft.IPv4, Kind: nft.Boxes, Elements: []nft.Element{
+				{Box: nft.Box{First: addr("0.0.0.0"), Last: addr("9.255.255.255"), LastProtocol: 255, LastPort: 65535}},
+				{Box: nft.Box{First: addr("10.0.0.0"), Last: addr("10.0.0.255"), FirstProtocol: 6, LastProtocol: 6, FirstPort: 80, LastPort: 81}},
+				{Box: nft.Box{First: addr("10.0.0.0"), Last: addr("10.0.0.255"), FirstProtocol: 7, LastProtocol: 16, LastPort: 65535}},
+				{Box: nft.Box{First: addr("11.0.0.1"), Last: addr("11.0.0.1"), FirstProtocol: 132, LastProtocol: 132, FirstPort: 7, LastPort: 7}},
+			}},
+			{Name: "boxes6", Family: nft.IPv6, Kind: nft.Boxes, Elements: []nft.Element{
+				{Box: nft.Box{First: addr("::"), Last: addr("2001::ffff"), FirstProtocol: 58, LastProtocol: 58, LastPort: 65535}},
+			}},
 		},
 		Chains: []nft.Chain{
 			{
@@ -92,6 +106,21 @@ func everything() nft.Table {
 					nft.NewRule(nft.DestinationMap{Family: nft.IPv4, Map: "jumps4"}),
 					nft.NewRule(nft.DestinationMap{Family: nft.IPv6, Map: "jumps6"}),
 					nft.NewRule(nft.DestinationNotIn{Family: nft.IPv6, Set: "six"}, nft.Jump{Chain: "last"}),
+				},
+			},
+			{
+				Name: "through", Type: nft.TypeFilter, Hook: nft.HookForward, Priority: nft.PriorityFilter,
+				Rules: []nft.Rule{
+					nft.NewRule(nft.Related{}, nft.Accept{}),
+					nft.NewRule(nft.Reply{}, nft.Goto{Chain: "other"}),
+					nft.NewRule(nft.SourceMap{Family: nft.IPv4, Map: "exact4"}),
+					nft.NewRule(nft.InBoxes{Family: nft.IPv4, Set: "boxes4"}, nft.Return{}),
+					nft.NewRule(nft.InBoxes{Family: nft.IPv4, Dst: true, Set: "boxes4"}, nft.Return{}),
+					nft.NewRule(nft.InBoxes{Family: nft.IPv6, SourcePort: true, Set: "boxes6"}, nft.Return{}),
+					nft.NewRule(nft.InBoxes{Family: nft.IPv6, Dst: true, SourcePort: true, Set: "boxes6"}, nft.Return{}),
+					nft.NewRule(nft.Self{Family: nft.IPv4, Set: "selves4"}, nft.Return{}),
+					nft.NewRule(nft.Self{Family: nft.IPv6, Set: "selves6"}, nft.Return{}),
+					nft.NewRule(nft.Limit{PerSecond: 7}, nft.Log{Prefix: "denied: ", Group: 118}),
 				},
 			},
 			{Name: "other", Rules: []nft.Rule{nft.NewRule(nft.Counter{}, nft.Return{})}},
@@ -174,7 +203,12 @@ func TestForeign(t *testing.T) {
 		"add rule inet ours last socket transparent 1 accept":                         "\t\t# socket cmp accept\n",
 		"add rule inet ours last ct original ip saddr 10.0.0.1 drop":                  "# ",
 		"add rule inet ours last meta mark set meta mark ^ 0x80":                      "\t\t# meta bitwise meta\n",
-		"add rule inet ours last goto other":                                          "\t\t# verdict\n",
+		"add rule inet ours last continue":                                            "\t\t# verdict\n",
+		"add rule inet ours last ip saddr . ip daddr . meta l4proto @triples":         "\t\t# meta cmp payload payload meta lookup\n",
+		"add rule inet ours last limit rate over 3/second drop":                       "\t\t# limit drop\n",
+		"add rule inet ours last limit rate 3/minute":                                 "\t\t# limit\n",
+		"add rule inet ours last log level warn":                                      "\t\t# log\n",
+		"add element inet ours selves4 { 10.0.0.1 . 10.0.0.2 }":                       "\t\t# has a pair of different addresses\n",
 		"add rule inet ours last ip saddr 10.0.0.1":                                   "\t\t# meta cmp payload cmp\n",
 		"add rule inet ours last ip daddr 10.0.0.1 reject with icmp host-unreachable": "\t\tip daddr 10.0.0.1 # reject\n",
 		"add rule inet ours last reject with tcp reset":                               "\t\tmeta l4proto tcp # reject\n",
@@ -182,7 +216,8 @@ func TestForeign(t *testing.T) {
 		"add element inet ours four { 192.0.2.9-192.0.2.14 }":                         "\t\t# has the range 192.0.2.9-192.0.2.14, which is not a prefix\n",
 		"add element inet ours jumps4 { 10.0.0.99 : drop }":                           "\t\t# has a verdict for 10.0.0.99 that is not a jump\n",
 		"add set inet ours extra { type inet_service; }":                              "\tset extra {\n\t\ttype ipv4_addr\n\t\tflags interval\n\t\t# of another type\n",
-		"add set inet ours extra { type ipv4_addr; }":                                 "\t\t# of another type\n",
+		"add set inet ours extra { type ipv4_addr . inet_service; }":                  "\t\t# of another type\n",
+		"add set inet ours extra { type ipv4_addr; flags timeout; }":                  "\t\t# of another type\n",
 		"add map inet ours extra { type ipv4_addr : mark; flags interval; }":          "\t\t# of another type\n",
 		"add chain inet ours source { policy drop; }":                                 "\t\t# policy drop\n",
 		"add chain inet ours extra { type filter hook input priority 0; }":            "\t\t# on another hook\n",
@@ -190,6 +225,9 @@ func TestForeign(t *testing.T) {
 	} {
 		before := everything()
 		replace(t, s, before)
+		if strings.Contains(script, "@triples") {
+			script = "add set inet ours triples { type ipv4_addr . ipv4_addr . inet_proto; }\n" + script
+		}
 		run(t, ns, script)
 		after := read(t, s)
 		if after.Equal(before) || !strings.Contains(after.String(), want) {
@@ -222,8 +260,11 @@ func TestForeignIsNotWritten(t *testing.T) {
 }
 
 // large returns a table with n elements in one set or map.
-func large(n int, family nft.Family, isMap bool) nft.Table {
+func large(n int, family nft.Family, isMap, boxes bool) nft.Table {
 	set := nft.Set{Name: "large", Family: family, IsMap: isMap}
+	if boxes {
+		set.Kind = nft.Boxes
+	}
 	for i := range n {
 		// Every other address, so that no interval ends where the next begins.
 		a := netip.AddrFrom4([4]byte{10, byte(i >> 15), byte(i >> 7), byte(i << 1)})
@@ -231,6 +272,9 @@ func large(n int, family nft.Family, isMap bool) nft.Table {
 			a = netip.AddrFrom16([16]byte{0: 0x20, 1: 1, 11: 1, 13: byte(i >> 15), 14: byte(i >> 7), 15: byte(i << 1)})
 		}
 		e := nft.Element{Prefix: netip.PrefixFrom(a, a.BitLen())}
+		if boxes {
+			e = nft.Element{Box: nft.Box{First: a, Last: a.Next(), FirstProtocol: 6, LastProtocol: 6, FirstPort: 80, LastPort: 90}}
+		}
 		if isMap {
 			e.Chain = "eni-1"
 		}
@@ -244,18 +288,20 @@ func large(n int, family nft.Family, isMap bool) nft.Table {
 // There the test checks that the error says so, and goes on with as many as fit.
 func TestLarge(t *testing.T) {
 	for _, tt := range []struct {
-		family nft.Family
-		isMap  bool
+		family       nft.Family
+		isMap, boxes bool
 	}{
-		{nft.IPv4, false},
-		{nft.IPv6, false},
-		{nft.IPv4, true},
-		{nft.IPv6, true},
+		{family: nft.IPv4},
+		{family: nft.IPv6},
+		{family: nft.IPv4, isMap: true},
+		{family: nft.IPv6, isMap: true},
+		{family: nft.IPv4, boxes: true},
+		{family: nft.IPv6, boxes: true},
 	} {
-		t.Run(fmt.Sprintf("%s map=%v", tt.family, tt.isMap), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s map=%v boxes=%v", tt.family, tt.isMap, tt.boxes), func(t *testing.T) {
 			s := socket(t)
 			n := 100_000
-			want := large(n, tt.family, tt.isMap)
+			want := large(n, tt.family, tt.isMap, tt.boxes)
 			err := s.Change(nft.Table{}, want)
 			for errors.Is(err, nft.ErrTooLarge) && n > 3_000 {
 				if !strings.Contains(err.Error(), "net.core.wmem_max") {
@@ -265,7 +311,7 @@ func TestLarge(t *testing.T) {
 					t.Fatalf("%d elements with all privileges: %v", n, err)
 				}
 				n /= 2
-				want = large(n, tt.family, tt.isMap)
+				want = large(n, tt.family, tt.isMap, tt.boxes)
 				err = s.Change(nft.Table{}, want)
 			}
 			if err != nil {
@@ -274,10 +320,14 @@ func TestLarge(t *testing.T) {
 			if got := read(t, s); !got.Equal(want) {
 				t.Fatalf("%d elements, want %d", len(got.Sets[0].Elements), len(want.Sets[0].Elements))
 			}
+			deleted := n / 2
+			if tt.boxes {
+				deleted = 100 // the kernel looks at all boxes for each
+			}
 			half := want.Sets[0]
-			half.Elements = half.Elements[:n/2]
+			half.Elements = half.Elements[:deleted]
 			err = s.Update(func(tx *nft.Tx) error { return tx.DeleteElements("ours", half) })
-			want.Sets[0].Elements = slices.Clone(want.Sets[0].Elements[n/2:])
+			want.Sets[0].Elements = slices.Clone(want.Sets[0].Elements[deleted:])
 			if got := read(t, s); err != nil || !got.Equal(want) {
 				t.Fatalf("%v, %d elements, want %d", err, len(got.Sets[0].Elements), len(want.Sets[0].Elements))
 			}

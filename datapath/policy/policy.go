@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Protocol is a protocol number of IPv4 and IPv6. See
+// https://www.iana.org/assignments/protocol-numbers
+type Protocol uint8
+
+// The protocols that have names in the text of this package.
+const (
+	ICMP   Protocol = 1
+	TCP    Protocol = 6
+	UDP    Protocol = 17
+	ICMPv6 Protocol = 58
+	SCTP   Protocol = 132
+)
+
+// String returns the name of the protocol, or its number if it has none here.
+func (p Protocol) String() string {
+	switch p {
+	case ICMP:
+		return "icmp"
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	case ICMPv6:
+		return "ipv6-icmp"
+	case SCTP:
+		return "sctp"
+	}
+	return strconv.Itoa(int(p))
+}
+
+// hasPorts reports whether a port number of the protocol has a meaning.
+func (p Protocol) hasPorts() bool { return p == TCP || p == UDP || p == SCTP }
+
+// Direction is a direction as seen from a pod.
+type Direction bool
+
+// The directions.
+const (
+	Ingress Direction = false // to the pod
+	Egress  Direction = true  // from the pod
+)
+
+// String returns "ingress" or "egress".
+func (d Direction) String() string {
+	if d == Egress {
+		return "egress"
+	}
+	return "ingress"
+}
+
+// Class is what a pod may receive and send. Pods that the same policies select share a
+// class. The zero Class allows everything.
+type Class struct {
+	Ingress, Egress Rules
+}
+
+// Rules are the rules of a class in one direction. They allow the union of what each of
+// them allows; their order has no meaning.
+type Rules struct {
+	// Isolated means that only what Allow has passes. Without it everything passes, and
+	// Allow must be empty.
+	Isolated bool
+	Allow    []Rule
+}
+
+// Rule allows connections between a pod and each of Peers with each of Ports. A Rule
+// without peers or without ports allows nothing.
+type Rule struct {
+	// Name tells an operator where the rule is from. It decides nothing.
+	Name  string
+	Peers []Block
+	Ports []Ports
+}
+
+// Block is a block of addresses without some parts of it. The zero Block is every address
+// of both families.
+type Block struct {
+	// Prefix may have bits behind its length, which are ignored.
+	Prefix netip.Prefix
+	// Except are excluded from this block only: another Block may have them. Those of
+	// another family, and those outside of Prefix, exclude nothing.
+	Except []netip.Prefix
+}
+
+// Ports is a range of destination ports of a protocol: those of the first packet of a
+// connection. The zero Ports is every port of every protocol.
+type Ports struct {
+	// Protocol is 0 for every protocol, without a range.
+	Protocol Protocol
+	// First and Last are the ends of the range, which both belong to it. Both are 0 for
+	// all ports. Last is 0 for First alone. Protocols other than TCP, UDP and SCTP have
+	// no range.
+	First, Last uint16
+}
+
+// contains reports whether b has the address.
+func (b Block) contains(a netip.Addr) bool {
+	if !b.Prefix.IsValid() {
+		return !slices.ContainsFunc(b.Except, func(p netip.Prefix) bool { return p.Contains(a) })
+	}
+	return b.Prefix.Contains(a) && !slices.ContainsFunc(b.Except, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// ends returns the first and the last port of the range.
+func (p Ports) ends() (first, last uint16) {
+	switch {
+	case p.First == 0 && p.Last == 0:
+		return 0, 0xffff
+	case p.Last == 0:
+		return p.First, p.First
+	}
+	return p.First, p.Last
+}
+
+func (p Ports) contains(protocol Protocol, port uint16) bool {
+	first, last := p.ends()
+	return p.Protocol == 0 || p.Protocol == protocol && port >= first && port <= last
+}
+
+// Packet is a packet between a pod and a peer, as a class judges it.
+type Packet struct {
+	Direction Direction
+	Peer      netip.Addr
+	Protocol  Protocol
+	// Port is the destination port of the first packet of the connection: 0 for a
+	// protocol without ports. A reply has it as its source port.
+	Port uint16
+}
+
+// Verdict is the judgement of a packet.
+type Verdict struct {
+	Allowed bool
+	// Rule is the name of the first rule that allows the packet. It is empty if no rule
+	// does, or if the class does not isolate the pod in the direction of the packet.
+	Rule string
+}
+
+// Judge returns whether the rules of a class allow a packet. It is the meaning of a
+// class, by which the tests judge [Compile] and the kernel.
+func Judge(c Class, p Packet) Verdict {
+	rules := c.rules(p.Direction)
+	if !rules.Isolated {
+		return Verdict{Allowed: true}
+	}
+	for _, r := range rules.Allow {
+		if slices.ContainsFunc(r.Peers, func(b Block) bool { return b.contains(p.Peer) }) &&
+			slices.ContainsFunc(r.Ports, func(x Ports) bool { return x.contains(p.Protocol, p.Port) }) {
+			return Verdict{Allowed: true, Rule: r.Name}
+		}
+	}
+	return Verdict{}
+}
+
+func (c Class) rules(d Direction) Rules {
+	if d == Egress {
+		return c.Egress
+	}
+	return c.Ingress
+}
+
+// ErrInvalid is wrapped by the errors for classes and states that the kernel cannot have.
+var ErrInvalid = errors.New("policy")
+
+func (c Class) validate() error {
+	for _, d := range []Direction{Ingress, Egress} {
+		rules := c.rules(d)
+		if !rules.Isolated && len(rules.Allow) > 0 {
+			return fmt.Errorf("%w: %s has %d rules and is not isolated, want it isolated", ErrInvalid, d, len(rules.Allow))
+		}
+		for _, r := range rules.Allow {
+			if err := r.validate(); err != nil {
+				return fmt.Errorf("%w: %s rule %q: %w", ErrInvalid, d, r.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (r Rule) validate() error {
+	for _, b := range r.Peers {
+		if b.Prefix.Addr().Is4In6() {
+			return fmt.Errorf("peers %v: want an IPv4 prefix in the place of an IPv4-mapped one", b.Prefix)
+		}
+		for _, e := range b.Except {
+			if !e.IsValid() || e.Addr().Is4In6() {
+				return fmt.Errorf("exception %v: want a valid prefix that is not IPv4-mapped", e)
+			}
+		}
+	}
+	for _, p := range r.Ports {
+		first, last := p.ends()
+		switch {
+		case first > last:
+			return fmt.Errorf("ports %d to %d: want the last one not below the first", first, last)
+		case !p.Protocol.hasPorts() && (p.First != 0 || p.Last != 0):
+			return fmt.Errorf("ports %d to %d of protocol %s: want TCP, UDP or SCTP", first, last, p.Protocol)
+		}
+	}
+	return nil
+}
+
+// maxName is the greatest length of the name of a class. The kernel's names have at most
+// 255 bytes, of which this package needs some for a prefix.
+const maxName = 200
+
+// checkName returns an error for the name of a class that cannot stand in nft's notation.
+func checkName(name string) error {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/-_.", r)
+	}
+	if name == "" || len(name) > maxName || strings.ContainsFunc(name, func(r rune) bool { return !plain(r) }) {
+		return fmt.Errorf("%w: class %q: want a name of 1 to %d letters, digits, slashes, hyphens, underscores and dots", ErrInvalid, name, maxName)
+	}
+	return nil
+}
