@@ -251,14 +251,6 @@ func rangeText(first, last string) string {
 	return first + "-" + last
 }
 
-// protocolName returns the name that nft writes for a protocol, or its number.
-func protocolName(p byte) string {
-	if name, ok := protocolNames[p]; ok {
-		return name
-	}
-	return strconv.Itoa(int(p))
-}
-
 // protocolNames are the names that nft writes on every system.
 var protocolNames = map[byte]string{1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
 
