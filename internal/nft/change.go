@@ -3,8 +3,10 @@
 package nft
 
 import (
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // change leads from one content of a table to another, and leaves what both have in its
@@ -92,7 +94,7 @@ func (c *change) addSetsOf(have, want []Set) bool {
 		if s.Foreign != "" {
 			return false // its elements are unknown, and may refer to chains
 		}
-		if s.IsMap { // else the elements end with the set, which is much faster
+		if s.IsMap && len(s.Elements) > 0 { // else the elements end with the set, which is much faster
 			c.deleteElements = append(c.deleteElements, s)
 		}
 		c.deleteSets = append(c.deleteSets, s)
@@ -123,4 +125,97 @@ func (s Set) without(o Set) Set {
 func (e Element) masked() Element {
 	e.Prefix = e.Prefix.Masked()
 	return e
+}
+
+// Diff returns the script of the nft program that does what [Socket.Change] does, "" if the
+// tables are equal.
+func Diff(have, want Table) string {
+	if have.Equal(want) {
+		return ""
+	}
+	if c, ok := changeOf(have, want); ok {
+		return c.script("inet " + want.Name + " ")
+	}
+	var b strings.Builder
+	if !have.IsEmpty() {
+		fmt.Fprintf(&b, "delete table inet %s\n", have.Name)
+	}
+	b.WriteString(want.String())
+	return b.String()
+}
+
+// script returns the commands of nft for c. where is the family and the name of the table,
+// with a space behind each.
+func (c change) script(where string) string {
+	var b strings.Builder
+	line := func(words ...string) { b.WriteString(strings.Join(words, "") + "\n") }
+	for _, k := range c.addChains {
+		properties := ""
+		if k.Hook != "" {
+			properties = " { " + k.head() + " }"
+		}
+		line("add chain ", where, k.Name, properties)
+	}
+	for _, s := range c.addSets {
+		kind, verdict := "set ", ""
+		if s.IsMap {
+			kind, verdict = "map ", " : verdict"
+		}
+		flags := ""
+		if s.isInterval() {
+			flags = " flags interval;"
+		}
+		line("add ", kind, where, s.Name, " { type ", s.keyText(), verdict, ";", flags, " }")
+	}
+	for _, s := range c.deleteElements {
+		line("delete element ", where, s.Name, " ", s.elementsText(false))
+	}
+	for _, s := range append(slices.Clone(c.addSets), c.addElements...) {
+		if len(s.Elements) > 0 {
+			line("add element ", where, s.Name, " ", s.elementsText(true))
+		}
+	}
+	for _, k := range c.rules {
+		if !slices.ContainsFunc(c.addChains, func(a Chain) bool { return a.Name == k.Name }) {
+			line("flush chain ", where, k.Name)
+		}
+		for _, r := range k.Rules {
+			line("add rule ", where, k.Name, " ", r.String())
+		}
+	}
+	for _, k := range c.deleteChains {
+		line("delete chain ", where, k.Name)
+	}
+	for _, s := range c.deleteSets {
+		kind := "set "
+		if s.IsMap {
+			kind = "map "
+		}
+		line("delete ", kind, where, s.Name)
+	}
+	return b.String()
+}
+
+// elementsText returns the elements of s as a list, with their verdicts or without.
+func (s Set) elementsText(verdicts bool) string {
+	texts := make([]string, len(s.Elements))
+	for i, e := range s.Elements {
+		if !verdicts {
+			e.Chain = ""
+		}
+		texts[i] = s.elementText(e)
+	}
+	return "{ " + strings.Join(texts, ", ") + " }"
+}
+
+// Differ reports whether [Socket.Change] has anything to do. It takes lists of elements that
+// both tables share for equal without looking at them.
+func Differ(have, want Table) bool {
+	c, ok := changeOf(have, want)
+	return !ok && !have.Equal(want) || ok && (have.Orphan || c.any())
+}
+
+// any reports whether c changes anything.
+func (c change) any() bool {
+	return len(c.addChains)+len(c.addSets)+len(c.deleteElements)+len(c.addElements)+len(c.rules)+len(c.deleteChains)+len(c.deleteSets) > 0
 }

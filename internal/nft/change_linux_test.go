@@ -17,7 +17,7 @@ import (
 func TestChange(t *testing.T) {
 	drop, count := nft.NewRule(nft.Drop{}), nft.NewRule(nft.Counter{})
 	hook := func(rules ...nft.Rule) nft.Chain {
-		return nft.Chain{Name: "hook", Type: nft.TypeFilter, Hook: nft.HookPrerouting, Priority: nft.PriorityMangle, Rules: rules}
+		return nft.Chain{Name: "hooked", Type: nft.TypeFilter, Hook: nft.HookPrerouting, Priority: nft.PriorityMangle, Rules: rules}
 	}
 	vmap := func(elements ...nft.Element) nft.Set {
 		return nft.Set{Name: "m", Family: nft.IPv4, IsMap: true, Elements: elements}
@@ -56,7 +56,7 @@ func TestChange(t *testing.T) {
 		{name: "another priority", other: true, Table: nft.Table{Chains: []nft.Chain{early}}},
 		{name: "a set instead of the map", other: true, Table: nft.Table{Sets: []nft.Set{{Name: "m", Family: nft.IPv4}}, Chains: []nft.Chain{hook(drop)}}},
 	}
-	s := socket(t)
+	ns, s, _ := monitored(t)
 	for _, from := range tables {
 		for _, to := range tables {
 			t.Run(fmt.Sprintf("%s to %s", from.name, to.name), func(t *testing.T) {
@@ -71,6 +71,13 @@ func TestChange(t *testing.T) {
 				}
 				if same := handle(t, s) == before; !same && !from.other && !to.other {
 					t.Error("the table was made again")
+				}
+				if script := nft.Diff(from.Table, to.Table); script != "" || from.name != to.name {
+					replace(t, s, from.Table)
+					run(t, ns, script)
+					if got := read(t, s); !got.Equal(to.Table) {
+						t.Errorf("by the script\n%s(-want +got):\n%s", script, cmp.Diff(to.String(), got.String()))
+					}
 				}
 			})
 		}

@@ -240,7 +240,10 @@ func (b Box) String() string {
 
 // protocols returns the protocols of the box in nft's notation.
 func (b Box) protocols() string {
-	return rangeText(protocolName(b.FirstProtocol), protocolName(b.LastProtocol))
+	if name, ok := protocolNames[b.FirstProtocol]; ok && b.FirstProtocol == b.LastProtocol {
+		return name
+	}
+	return rangeText(strconv.Itoa(int(b.FirstProtocol)), strconv.Itoa(int(b.LastProtocol)))
 }
 
 // rangeText returns a range, or its only value.
@@ -257,7 +260,7 @@ var protocolNames = map[byte]string{1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-ic
 func (c Chain) write(b *strings.Builder) {
 	fmt.Fprintf(b, "\tchain %s {\n", c.Name)
 	if c.Hook != "" {
-		fmt.Fprintf(b, "\t\ttype %s hook %s priority %s; policy accept;\n", c.Type, c.Hook, c.priority())
+		b.WriteString("\t\t" + c.head() + "\n")
 	}
 	if c.Foreign != "" {
 		fmt.Fprintf(b, "\t\t# %s\n", c.Foreign)
@@ -266,6 +269,11 @@ func (c Chain) write(b *strings.Builder) {
 		b.WriteString("\t\t" + r.String() + "\n")
 	}
 	b.WriteString("\t}\n")
+}
+
+// head returns the properties of a base chain in nft's notation.
+func (c Chain) head() string {
+	return fmt.Sprintf("type %s hook %s priority %s; policy accept;", c.Type, c.Hook, c.priority())
 }
 
 // priority writes the priority as nft does: relative to a name that is at most ten

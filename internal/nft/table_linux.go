@@ -39,29 +39,66 @@ type Tx struct {
 // changes it after that. On a kernel that cannot keep a table whose owner has ended (before
 // Linux 6.9) nobody owns the table. To make an owned table again takes two transactions.
 func (s *Socket) Change(have, want Table) error {
+	change := s.changePlain
 	if want.Owned || have.Owned {
-		return s.changeOwned(have, want)
+		change = s.changeOwned
 	}
+	err := change(have, want)
+	if !errors.Is(err, unix.ENOBUFS) {
+		return err
+	}
+	// The kernel could not queue all answers, and does not tell what it has done.
+	var present readTable
+	readErr := s.do(func(k *conn) (err error) {
+		present, err = k.table(want.Name)
+		return err
+	})
+	if readErr == nil && present.Equal(want) {
+		return nil
+	}
+	return errors.Join(err, readErr)
+}
+
+// isFinal reports whether the error of a change has nothing to do with the content of the
+// table, so that another attempt would have it too.
+func isFinal(err error) bool { return errors.Is(err, ErrTooLarge) || errors.Is(err, unix.ENOBUFS) }
+
+func (s *Socket) changePlain(have, want Table) error {
 	if c, ok := changeOf(have, want); ok {
-		if s.Update(func(tx *Tx) error { return tx.change(want.Name, c) }) == nil {
-			return nil
+		err := s.Update(func(tx *Tx) error { return tx.change(want.Name, c) })
+		if err == nil || isFinal(err) {
+			return err
 		}
 	}
 	return s.Update(func(tx *Tx) error { return tx.replace(want) })
 }
 
-// changeOwned is Change for an owned table. It works on one connection, the owner.
+// changeOwned is Change for an owned table. It works on one connection, the owner. It makes
+// the table again only if nothing else leads to want: packets would meet an empty table.
 func (s *Socket) changeOwned(have, want Table) error {
-	if c, ok := changeOf(have, want); ok {
-		err := s.do(func(k *conn) error {
+	attempt := func(c change) error {
+		return s.do(func(k *conn) error {
 			if err := k.own(want.Name); err != nil {
 				return err
 			}
 			return update(k.Conn, func(tx *Tx) error { return tx.change(want.Name, c) })
 		})
-		if err == nil {
-			return nil
+	}
+	if c, ok := changeOf(have, want); ok {
+		if err := attempt(c); err == nil || isFinal(err) {
+			return err
 		}
+	}
+	var present readTable
+	err := s.do(func(k *conn) (err error) {
+		present, err = k.table(want.Name)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if c, ok := changeOf(present.Table, want); ok {
+		return attempt(c)
 	}
 	return s.do(func(k *conn) error {
 		err := k.ownAgain(want.Name, !want.Owned)
