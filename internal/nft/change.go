@@ -64,7 +64,9 @@ func (c *change) addChainsOf(have, want []Chain) bool {
 }
 
 func equalRules(a, b []Rule) bool {
-	return slices.EqualFunc(a, b, func(a, b Rule) bool { return a.String() == b.String() })
+	return slices.EqualFunc(a, b, func(a, b Rule) bool {
+		return a.Comment == b.Comment && slices.Equal(a.Statements, b.Statements) || a.String() == b.String()
+	})
 }
 
 func (c *change) addSetsOf(have, want []Set) bool {
