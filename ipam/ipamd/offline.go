@@ -164,8 +164,11 @@ func (o *Offline) Desired(vpc []netip.Prefix) (datapath.Desired, snat.Config) {
 	return datapath.Desired{Node: o.Links.Node(), Pods: o.Pods()}, cfg
 }
 
-// Announce writes the CNI configuration, as an agent does when it can serve pods.
-func (o *Offline) Announce() error { return o.node.announce() }
+// Announce writes the CNI configuration, as an agent does when it can serve pods. It waits for
+// the plugins that the configuration asks for.
+func (o *Offline) Announce(ctx context.Context) error {
+	return o.node.announce(ctx, primaryAddrs(o.Manager.Inventory()))
+}
 
 // memoryJournal is a journal in memory.
 type memoryJournal struct{ events []ipam.Event }

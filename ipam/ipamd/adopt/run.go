@@ -101,7 +101,7 @@ func (r *run) carryOut(ctx context.Context, enis []agent.ENI, s Step) error {
 	case RemoveTranslation:
 		return r.removeTranslation(ctx)
 	case Announce:
-		return r.node.Announce()
+		return r.node.Announce(ctx)
 	case Forget:
 		return r.node.Forget()
 	}
