@@ -125,6 +125,47 @@ func TestImportRules(t *testing.T) {
 	}
 }
 
+// TestKubernetesStaysApart checks that only the modules for Kubernetes import its packages, and
+// that the module of the libraries does not require them.
+func TestKubernetesStaysApart(t *testing.T) {
+	kubernetes := func(path string) bool {
+		return strings.HasPrefix(path, "k8s.io/") || strings.HasPrefix(path, "sigs.k8s.io/")
+	}
+	fset := token.NewFileSet()
+	err := filepath.WalkDir(".", func(path string, e os.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case path == filepath.Join("internal", "e2e"), path == filepath.Join("examples", "k8s"):
+			return filepath.SkipDir
+		case e.IsDir() || !strings.HasSuffix(path, ".go"):
+			return nil
+		}
+		file, err := parser.ParseFile(fset, path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, imp := range file.Imports {
+			if of, err := strconv.Unquote(imp.Path.Value); err == nil && kubernetes(of) {
+				t.Errorf("%s imports %s; want only internal/e2e and examples/k8s to import Kubernetes packages", path, of)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mod, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, word := range strings.Fields(string(mod)) {
+		if kubernetes(word) {
+			t.Errorf("go.mod requires %s", word)
+		}
+	}
+}
+
 // TestJournalsStayApart checks that ipam and eni do not depend on the journals of this
 // module, so that programs can use other journals.
 func TestJournalsStayApart(t *testing.T) {

@@ -66,28 +66,22 @@ func build(programs []string) error {
 	if err != nil {
 		return err
 	}
-	var packages []string
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err != nil {
+		return fmt.Errorf("go list: %w", err)
+	}
+	top := strings.TrimSpace(string(root))
+	plugins := filepath.Join(top, "examples", "plugins")
+	packages := map[string][]string{} // by the directory of the module
 	for _, p := range programs {
-		if upstream[p] == "" {
-			packages = append(packages, module+"/examples/"+p)
+		if path, ok := upstream[p]; ok {
+			packages[plugins] = append(packages[plugins], path)
+		} else {
+			packages[top] = append(packages[top], module+"/examples/"+p)
 		}
 	}
-	if err := buildIn("", dir, packages...); err != nil {
-		return err
-	}
-	packages = nil
-	for _, p := range programs {
-		if upstream[p] != "" {
-			packages = append(packages, upstream[p])
-		}
-	}
-	if len(packages) > 0 {
-		root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
-		if err != nil {
-			return fmt.Errorf("go list: %w", err)
-		}
-		plugins := filepath.Join(strings.TrimSpace(string(root)), "examples", "plugins")
-		if err := buildIn(plugins, dir, packages...); err != nil {
+	for in, of := range packages {
+		if err := buildIn(in, dir, of...); err != nil {
 			return err
 		}
 	}
@@ -96,7 +90,7 @@ func build(programs []string) error {
 
 const module = "github.com/vpcnet/vpcnet"
 
-// upstream has the packages of upstream's plugins by the name of the program.
+// upstream are the packages of the programs of containernetworking/plugins.
 var upstream = map[string]string{
 	"host-local": "github.com/containernetworking/plugins/plugins/ipam/host-local",
 	"portmap":    "github.com/containernetworking/plugins/plugins/meta/portmap",
