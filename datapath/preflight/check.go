@@ -56,6 +56,9 @@ var checks = []check{
 	{"rp-filter", rpFilter},
 	{"neighbors", neighbors},
 	{"iptables-backend", iptablesBackend},
+	{"ufw", ufw},
+	{"firewalld", firewalld},
+	{"docker", docker},
 	{"no-ipv6", noIPv6},
 	{"read-only-settings", readOnlySettings},
 }
@@ -64,8 +67,8 @@ var checks = []check{
 // root of the system is fsys, such as os.DirFS("/"). The IDs of findings are
 // networkd-foreign, networkd-pod-enis, networkd-order, networkmanager,
 // ec2-net-utils, cloud-init-hotplug, udev-mac, rp-filter, neighbors, iptables-backend,
-// no-ipv6 and read-only-settings; the last two are information only. Check treats
-// unreadable files as absent. An image has no /proc, so Check reports nothing about the
+// ufw, firewalld, docker, no-ipv6 and read-only-settings; the last two are information
+// only. Check treats unreadable files as absent. An image has no /proc, so Check reports nothing about the
 // settings of its kernel.
 func Check(fsys fs.FS, c Config) []Finding {
 	findings := []Finding{}

@@ -15,7 +15,8 @@
 //   - udev changes the MAC address of a new veth after the pod has learned it;
 //   - settings at boot make reverse path filters strict, and the limit on neighbour
 //     entries is too low for a large subnet;
-//   - an agent that translates sources with iptables cannot serve some Services.
+//   - an agent that translates sources with iptables cannot serve some Services;
+//   - ufw, firewalld and Docker drop the packets that the node forwards.
 //
 // Watch in package datapath repairs the effects, but prevention loses no packets.
 // [Check] reports conflicts, [Files] returns the files that prevent them, and [Write]

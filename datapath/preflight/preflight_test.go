@@ -38,6 +38,8 @@ func with(fsys fstest.MapFS, c preflight.Config) fstest.MapFS {
 }
 
 const (
+	firewalldOn = "etc/systemd/system/multi-user.target.wants/firewalld.service"
+
 	enabled    = "etc/systemd/system/multi-user.target.wants/systemd-networkd.service"
 	everyENI   = "[Match]\nDriver=ena ixgbevf vif\n\n[Network]\nDHCP=yes\n"
 	everything = "[Match]\nType=ether\n[Network]\nDHCP=yes\n"
@@ -154,6 +156,28 @@ func TestCheck(t *testing.T) {
 			name: "no iptables", cfg: preflight.Config{Iptables: true}, root: root("usr/sbin/iptables-apply", ""),
 			want: []string{"iptables-backend harm usr/sbin"},
 		},
+		{
+			name: "ufw", root: root("etc/ufw/ufw.conf", "ENABLED=yes\n", "etc/default/ufw", "IPV6=yes\nDEFAULT_FORWARD_POLICY=\"DROP\"\n"),
+			want: []string{"ufw harm etc/default/ufw"},
+		},
+		{name: "ufw, off", root: root("etc/ufw/ufw.conf", "ENABLED=no\n", "etc/default/ufw", "DEFAULT_FORWARD_POLICY=\"DROP\"\n")},
+		{name: "ufw that forwards", root: root("etc/ufw/ufw.conf", "ENABLED=yes\n", "etc/default/ufw", "DEFAULT_FORWARD_POLICY=\"ACCEPT\"\n")},
+		{
+			name: "firewalld", root: root("usr/sbin/firewalld", "", firewalldOn, ""),
+			want: []string{"firewalld harm " + firewalldOn},
+		},
+		{name: "firewalld, not enabled", root: root("usr/sbin/firewalld", "")},
+		{
+			name: "firewalld with a zone for other links", root: root("usr/sbin/firewalld", "", firewalldOn, "", "etc/firewalld/zones/public.xml", `<zone><interface name="ens5"/></zone>`),
+			want: []string{"firewalld harm " + firewalldOn},
+		},
+		{name: "firewalld with a zone for pods", root: root("usr/sbin/firewalld", "", firewalldOn, "", "etc/firewalld/zones/trusted.xml", `<zone target="ACCEPT"><interface name="eni+"/></zone>`)},
+		{
+			name: "docker", root: root("usr/bin/dockerd", "", "etc/docker/daemon.json", `{"iptables": true}`),
+			want: []string{"docker risk usr/bin/dockerd"},
+		},
+		{name: "docker without rules", root: root("usr/bin/dockerd", "", "etc/docker/daemon.json", `{"iptables": false}`)},
+		{name: "docker that drops nothing", root: root("usr/bin/dockerd", "", "etc/docker/daemon.json", `{"ip-forward-no-drop": true}`)},
 		{
 			name: "kernel without IPv6", root: root("proc/net/snmp", "", "proc/cmdline", "root=/dev/xvda1 ipv6.disable=1 quiet\n"),
 			want: []string{"no-ipv6 info proc/cmdline"},

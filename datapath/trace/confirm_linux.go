@@ -148,13 +148,23 @@ func observeAt(ctx context.Context, netns string) (netstate.State, error) {
 	return h.Observe(ctx)
 }
 
-// otherFilters lists the base chains of type filter that belong to other programs.
-func otherFilters(netns string) (list []OtherChain, err error) {
+// otherFilters lists the base chains of other programs that may drop packets.
+func otherFilters(netns string) ([]OtherChain, error) {
 	ns, err := openNetns(netns)
 	if err != nil {
 		return nil, err
 	}
 	defer ns.Close()
+	list, err := nftFilters(ns)
+	if err != nil {
+		return nil, err
+	}
+	legacy, err := legacyFilters(ns)
+	return append(list, legacy...), err
+}
+
+// nftFilters lists the base chains of type filter in nftables that belong to other programs.
+func nftFilters(ns *os.File) (list []OtherChain, err error) {
 	socket := nft.New(ns)
 	defer func() { _ = socket.Close() }()
 	err = socket.Do(func(c *nftables.Conn) error {

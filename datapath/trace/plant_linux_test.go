@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -28,8 +29,8 @@ type plant struct {
 	// want lists the expected faults, by layout and family. The entry with the first
 	// of these keys counts: "flat v4", "flat", "v4", "".
 	want map[string]string
-	// notes is the note that Trace must return, if any.
-	notes string
+	// notes is the note that Trace must return, if any, and names is a part of its text.
+	notes, names string
 	// kernel is the fault that only Confirm finds, if any.
 	kernel string
 	// node changes the node before it is configured.
@@ -144,6 +145,12 @@ var plants = []plant{
 		want: all(""), notes: "unjudged-filter"},
 	{name: "another program's chain", do: `nft add table inet x; nft add chain inet x f '{ type filter hook forward priority 0; policy drop; }'`,
 		want: all(""), notes: "foreign-filter"},
+	{name: "policy of iptables-nft", do: `iptables-nft -P FORWARD DROP; ip6tables-nft -P FORWARD DROP`,
+		want: all(""), notes: "foreign-filter", names: "filter FORWARD (policy drop)"},
+	{name: "policy of iptables-legacy", do: `iptables-legacy -P FORWARD DROP; ip6tables-legacy -P FORWARD DROP`,
+		want: all(""), notes: "foreign-filter", names: "iptables-legacy filter FORWARD (policy drop)"},
+	{name: "rules of iptables-legacy", do: `iptables-legacy -A FORWARD -i nothing -j DROP; ip6tables-legacy -A FORWARD -i nothing -j DROP`,
+		want: all(""), notes: "foreign-filter", names: "iptables-legacy filter FORWARD"},
 	{name: "translation's table deleted", to: "internet", do: `nft delete table inet vpcnet-snat`,
 		want: map[string]string{"v4": "lost-snat", "v6": ""}},
 	{name: "translation's rule deleted", to: "internet", do: `nft flush chain inet vpcnet-snat source`,
@@ -185,7 +192,7 @@ func plantLab(t *testing.T, layout datapath.Layout, change func(*datapath.Node))
 // TestTraceFindsFaults plants faults. It compares the faults that Trace finds with the
 // table, and the path that Trace returns with the fate of real packets.
 func TestTraceFindsFaults(t *testing.T) {
-	for _, tool := range []string{"ip", "nft"} {
+	for _, tool := range []string{"ip", "nft", "iptables-nft", "iptables-legacy"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("needs the program %s: %v", tool, err)
 		}
@@ -222,8 +229,10 @@ func (p plant) check(t *testing.T, l *datapathtest.Lab, v trace.View, f trace.Fl
 	if diff := cmp.Diff(sortedWords(want), faultNames(path.Faults)); diff != "" {
 		t.Errorf("faults (-want +got):\n%s\n%s", diff, path)
 	}
-	if p.notes != "" && !slices.ContainsFunc(path.Unchecked, func(n trace.Note) bool { return string(n.Name) == p.notes }) {
-		t.Errorf("note %s is missing:\n%s", p.notes, path)
+	if p.notes != "" && !slices.ContainsFunc(path.Unchecked, func(n trace.Note) bool {
+		return string(n.Name) == p.notes && strings.Contains(n.Detail, p.names)
+	}) {
+		t.Errorf("note %s with %q is missing:\n%s", p.notes, p.names, path)
 	}
 	kernel, err := trace.Confirm(t.Context(), l.Netns.Path(), path)
 	if diff := cmp.Diff(sortedWords(p.kernel), faultNames(kernel)); err != nil || diff != "" {

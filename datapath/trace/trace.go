@@ -34,12 +34,13 @@ type View struct {
 	Egress []Egress `json:",omitempty"`
 	// External says that a device outside the node translates sources.
 	External bool `json:",omitempty"`
-	// Filters are base chains of other programs in nftables that may drop packets.
-	// Trace names them but does not evaluate their rules.
+	// Filters are base chains of other programs in nftables that may drop packets, and the
+	// chains FORWARD of iptables-legacy. Trace names them but does not evaluate their rules.
 	Filters []OtherChain `json:",omitempty"`
 }
 
-// OtherChain is a base chain of another program, named as in nft.
+// OtherChain is a base chain of another program, named as in nft. The table of
+// iptables-legacy is "iptables-legacy filter".
 type OtherChain struct {
 	Family, Table, Chain string
 	// Drops says that the chain has policy drop.
