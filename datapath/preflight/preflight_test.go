@@ -38,7 +38,8 @@ func with(fsys fstest.MapFS, c preflight.Config) fstest.MapFS {
 }
 
 const (
-	firewalldOn = "etc/systemd/system/multi-user.target.wants/firewalld.service"
+	firewalldOn   = "etc/systemd/system/multi-user.target.wants/firewalld.service"
+	firewalldConf = "etc/firewalld/firewalld.conf"
 
 	enabled    = "etc/systemd/system/multi-user.target.wants/systemd-networkd.service"
 	everyENI   = "[Match]\nDriver=ena ixgbevf vif\n\n[Network]\nDHCP=yes\n"
@@ -163,15 +164,25 @@ func TestCheck(t *testing.T) {
 		{name: "ufw, off", root: root("etc/ufw/ufw.conf", "ENABLED=no\n", "etc/default/ufw", "DEFAULT_FORWARD_POLICY=\"DROP\"\n")},
 		{name: "ufw that forwards", root: root("etc/ufw/ufw.conf", "ENABLED=yes\n", "etc/default/ufw", "DEFAULT_FORWARD_POLICY=\"ACCEPT\"\n")},
 		{
+			name: "ufw that forwards for other links", root: root("etc/ufw/ufw.conf", "ENABLED=yes\n", "etc/default/ufw", "DEFAULT_FORWARD_POLICY=\"DROP\"\n", "etc/ufw/user.rules", "-A ufw-user-forward -i docker+ -j ACCEPT\n"),
+			want: []string{"ufw harm etc/default/ufw"},
+		},
+		{name: "ufw that forwards for pods", root: root("etc/ufw/ufw.conf", "ENABLED=yes\n", "etc/default/ufw", "DEFAULT_FORWARD_POLICY=\"DROP\"\n", "etc/ufw/user.rules", "-A ufw-user-forward -i eni+ -j ACCEPT\n")},
+		{
 			name: "firewalld", root: root("usr/sbin/firewalld", "", firewalldOn, ""),
-			want: []string{"firewalld harm " + firewalldOn},
+			want: []string{"firewalld harm " + firewalldOn, "firewalld harm " + firewalldOn},
 		},
 		{name: "firewalld, not enabled", root: root("usr/sbin/firewalld", "")},
 		{
-			name: "firewalld with a zone for other links", root: root("usr/sbin/firewalld", "", firewalldOn, "", "etc/firewalld/zones/public.xml", `<zone><interface name="ens5"/></zone>`),
+			name: "firewalld with a zone for other links",
+			root: root("usr/sbin/firewalld", "", firewalldOn, "", firewalldConf, "IPv6_rpfilter=no\n", "etc/firewalld/zones/public.xml", `<zone><interface name="ens5"/></zone>`),
 			want: []string{"firewalld harm " + firewalldOn},
 		},
-		{name: "firewalld with a zone for pods", root: root("usr/sbin/firewalld", "", firewalldOn, "", "etc/firewalld/zones/trusted.xml", `<zone target="ACCEPT"><interface name="eni+"/></zone>`)},
+		{
+			name: "firewalld that filters reverse paths", root: root("usr/sbin/firewalld", "", firewalldOn, "", firewalldConf, "IPv6_rpfilter=yes\n", "etc/firewalld/zones/trusted.xml", `<zone target="ACCEPT"><interface name="eni+"/></zone>`),
+			want: []string{"firewalld harm " + firewalldOn},
+		},
+		{name: "firewalld with a zone for pods", root: root("usr/sbin/firewalld", "", firewalldOn, "", firewalldConf, "IPv6_rpfilter=loose\n", "etc/firewalld/zones/trusted.xml", `<zone target="ACCEPT"><interface name="eni+"/></zone>`)},
 		{
 			name: "docker", root: root("usr/bin/dockerd", "", "etc/docker/daemon.json", `{"iptables": true}`),
 			want: []string{"docker risk usr/bin/dockerd"},
