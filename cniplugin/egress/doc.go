@@ -66,6 +66,11 @@
 // its last, so that DEL and GC find everything if the plugin was killed or the sandbox is
 // gone. DEL removes the translation before it releases the address.
 //
+// Nothing watches the tables: the plugin ends with each call, and runs also on nodes without
+// an agent of this module. ADD of any pod makes the translations of all pods that have a
+// record, so that a table which another program has flushed lasts until the next ADD, and
+// CHECK reports it.
+//
 // ADD switches on forwarding of the family if it is off. For IPv6 it first sets accept_ra of
 // the link that has nodeIP to 2: otherwise the kernel would drop the node's default route.
 // The sandbox keeps its other interfaces, routes and settings as they are.

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -183,19 +184,7 @@ func TestIptablesLocked(t *testing.T) {
 	plain := vpc.Node(t, "t3.small")
 	plain.Run(t, "iptables-legacy", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
 	plain.Run(t, "iptables-legacy", "-t", "nat", "-N", "VPCNET-PODS")
-	lock := func() (release func()) {
-		f, err := os.OpenFile("/run/xtables.lock", os.O_CREATE|os.O_RDWR, 0o600)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-			t.Fatal(err)
-		}
-		release = sync.OnceFunc(func() { f.Close() })
-		t.Cleanup(release)
-		return release
-	}
-	release := lock()
+	release := lockXtables(t)
 	env := map[string]string{"VPCNET_SNAT_BACKEND": "nftables"}
 	node := Start(t, plain, Config{Env: env})
 	p := node.AddPod(t)
@@ -205,7 +194,7 @@ func TestIptablesLocked(t *testing.T) {
 	release()
 	node.Eventually(t, func() error { return onlyRulesOf(t, node, "nftables") })
 
-	release = lock()
+	release = lockXtables(t)
 	env["VPCNET_SNAT_BACKEND"] = "iptables"
 	node.Agent.Stop(t)
 	node.Run(t)
@@ -214,5 +203,66 @@ func TestIptablesLocked(t *testing.T) {
 	node.Eventually(t, func() error { return onlyRulesOf(t, node, "iptables-legacy") })
 	if got := node.AddPod(t).Ask(t, "tcp", internet).Addr(); got != node.Addr {
 		t.Errorf("the internet sees %v, want %v", got, node.Addr)
+	}
+}
+
+// lockXtables holds the xtables lock, as a program of iptables-legacy does, until the caller
+// or the end of the test releases it.
+func lockXtables(t *testing.T) (release func()) {
+	t.Helper()
+	f, err := os.OpenFile("/run/xtables.lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	release = sync.OnceFunc(func() { f.Close() })
+	t.Cleanup(release)
+	return release
+}
+
+// TestPodsWhileLocked adds pods while another program holds the xtables lock. With nftables
+// none of them waits, not even the one that needs a second ENI. With iptables those with an
+// address of a ready ENI do not wait. The one that needs a new ENI waits for it: each attempt
+// to change the rules ends after its bound, and the first one with the free lock succeeds.
+func TestPodsWhileLocked(t *testing.T) {
+	for _, backend := range []string{"nftables", "iptables"} {
+		t.Run(backend, func(t *testing.T) {
+			vpc := vpctest.New(t)
+			plain := vpc.Node(t, "t3.nano") // with one address for pods on each ENI
+			plain.Run(t, "iptables-legacy", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
+			env := map[string]string{"VPCNET_SNAT_BACKEND": backend, "WARM_ENI_TARGET": "0", "WARM_IP_TARGET": "1"}
+			node := Start(t, plain, Config{Env: env})
+			release := lockXtables(t)
+			pods := []*Pod{node.AddPod(t)}
+			if backend == "iptables" {
+				locked := make(chan error, 1)
+				go func() { // while the next pod waits
+					defer release()
+					for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+						err := logged(node, "WARN", "link not ready", "another program holds the xtables lock")
+						if err == nil || time.Now().After(end) {
+							locked <- err
+							return
+						}
+					}
+				}()
+				pods = append(pods, node.AddPod(t))
+				if err := <-locked; err != nil {
+					t.Error(err)
+				}
+			} else {
+				pods = append(pods, node.AddPod(t))
+			}
+			if enis := node.ENIs(); len(enis) != 2 {
+				t.Fatalf("%d ENIs, want a second one for the second pod", len(enis))
+			}
+			for _, p := range pods {
+				if got := p.Ask(t, "tcp", internet).Addr(); got != node.Addr {
+					t.Errorf("the internet sees %v from pod %v, want %v", got, p.Addrs[0], node.Addr)
+				}
+			}
+		})
 	}
 }

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipamd
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/vpcnet/vpcnet/internal/fabric"
+	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
+	"github.com/vpcnet/vpcnet/snat"
+)
+
+func TestMain(m *testing.M) { isolatetest.Test(m) }
+
+// lackingTranslator is a backend on a kernel that refuses its rules with an error.
+type lackingTranslator struct {
+	translator
+	err    error
+	closed bool
+}
+
+func (l *lackingTranslator) apply(context.Context, snat.Config) error { return l.err }
+
+func (l *lackingTranslator) Close() error {
+	l.closed = true
+	return nil
+}
+
+// TestAutoBackend applies a translation with the backend auto. If the kernel lacks what
+// nftables need, iptables has the rules from then on; after another error, and with the backend
+// nftables, it stays.
+func TestAutoBackend(t *testing.T) {
+	isolatetest.Require(t)
+	lacking := errors.Join(errors.New("the kernel needs nf_tables"), errors.ErrUnsupported)
+	busy := errors.New("the table is busy")
+	for _, test := range []struct {
+		name     string
+		fallback bool
+		err      error
+		changes  bool
+	}{
+		{"auto, nftables is lacking", true, lacking, true},
+		{"auto, another error", true, busy, false},
+		{"nftables is lacking", false, lacking, false},
+		{"auto, nftables", true, nil, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ns, err := fabric.CreateNetns("/run/netns/auto")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := ns.Delete(); err != nil {
+					t.Error(err)
+				}
+			})
+			first := &lackingTranslator{err: test.err}
+			l := &Links{netns: ns.Path(), snat: first, fallback: test.fallback}
+			t.Cleanup(func() {
+				if err := l.translator().Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			cfg := snat.Config{
+				NodeAddrs: []netip.Addr{netip.MustParseAddr("10.0.0.10")}, PrimaryLink: "ens5", VPC: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
+			}
+			err = l.applyTranslation(t.Context(), cfg)
+			if !test.changes {
+				if !errors.Is(err, test.err) || l.translator() != first || first.closed {
+					t.Errorf("apply: %v, want %v and the same backend, open", err, test.err)
+				}
+				return
+			}
+			if err != nil || !first.closed {
+				t.Fatalf("apply: %v; the backend that lacks its rules is closed: %t", err, first.closed)
+			}
+			other, ok := l.translator().(*iptablesTranslator)
+			if !ok || !strings.HasPrefix(other.name(), "iptables-") {
+				t.Fatalf("the backend is %T, want iptables", l.translator())
+			}
+			want, err := cfg.Iptables()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := other.Observe(t.Context()); err != nil || !got.Equal(want) {
+				t.Errorf("the chains are %v\n%s\nwant\n%s", err, got, want)
+			}
+		})
+	}
+}
