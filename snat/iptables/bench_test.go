@@ -32,18 +32,29 @@ func services(n int) string {
 	return chains.String() + rules.String() + "COMMIT\n"
 }
 
-// counts are the numbers of foreign Services.
-var counts = []int{0, 5000}
+// loads are the numbers of pods of the node and of foreign Services.
+var loads = []struct{ pods, services int }{{0, 0}, {737, 0}, {0, 5000}}
 
-// withServices calls bench in a namespace with foreign Services.
-func withServices(b *testing.B, name string, v iptables.Variant, bench func(b *testing.B, ns *fabric.Netns)) {
-	for _, n := range counts {
-		b.Run(fmt.Sprintf("%s/services=%d", name, n), func(b *testing.B) {
+// withLoad calls bench in a namespace with the links of pods and with foreign Services.
+func withLoad(b *testing.B, name string, v iptables.Variant, bench func(b *testing.B, ns *fabric.Netns)) {
+	for _, l := range loads {
+		b.Run(fmt.Sprintf("%s/pods=%d/services=%d", name, l.pods, l.services), func(b *testing.B) {
 			ns := namespace(b)
-			tool(b, ns, services(n), "iptables-"+string(v)+"-restore", "--noflush")
+			tool(b, ns, services(l.services), "iptables-"+string(v)+"-restore", "--noflush")
+			tool(b, ns, links(l.pods), "ip", "-batch", "-")
 			bench(b, ns)
 		})
 	}
+}
+
+// links returns the commands of ip that make the host links of pods, with their routes.
+func links(pods int) string {
+	var text strings.Builder
+	for i := range pods {
+		fmt.Fprintf(&text, "link add eni%d type veth peer name p%d\nlink set eni%d up\n", i, i, i)
+		fmt.Fprintf(&text, "route add %s/32 dev eni%d\n", netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), i)
+	}
+	return text.String()
 }
 
 // excluding returns a configuration that excludes a prefix, another one in each turn.
@@ -55,10 +66,10 @@ func excluding(turn int) snat.Config {
 	}
 }
 
-// BenchmarkApply changes one excluded prefix with each backend, beside the rules of a
+// BenchmarkApply changes one excluded prefix with each backend, beside pods and the rules of a
 // kube-proxy.
 func BenchmarkApply(b *testing.B) {
-	withServices(b, "nftables", iptables.NFT, func(b *testing.B, ns *fabric.Netns) {
+	withLoad(b, "nftables", iptables.NFT, func(b *testing.B, ns *fabric.Netns) {
 		h, err := snat.Open(ns.Path())
 		if err != nil {
 			b.Fatal(err)
@@ -75,7 +86,7 @@ func BenchmarkApply(b *testing.B) {
 		}
 	})
 	for _, v := range variants {
-		withServices(b, "iptables-"+string(v), v, func(b *testing.B, ns *fabric.Netns) {
+		withLoad(b, "iptables-"+string(v), v, func(b *testing.B, ns *fabric.Netns) {
 			h := open(b, iptables.Config{Netns: ns.Path(), Variant: v})
 			for turn := 0; b.Loop(); turn++ {
 				if _, err := h.Apply(b.Context(), turnOf(b, turn)); err != nil {
@@ -97,7 +108,7 @@ func turnOf(b *testing.B, turn int) snat.IptablesRuleset {
 // BenchmarkCheck applies the rules that are in place, as each check of Watch does.
 func BenchmarkCheck(b *testing.B) {
 	for _, v := range variants {
-		withServices(b, "iptables-"+string(v), v, func(b *testing.B, ns *fabric.Netns) {
+		withLoad(b, "iptables-"+string(v), v, func(b *testing.B, ns *fabric.Netns) {
 			h := open(b, iptables.Config{Netns: ns.Path(), Variant: v})
 			for b.Loop() {
 				if _, err := h.Apply(b.Context(), turnOf(b, 0)); err != nil {
@@ -112,7 +123,7 @@ func BenchmarkCheck(b *testing.B) {
 // chain and each rule. Packets meet every state between them.
 func BenchmarkLibrary(b *testing.B) {
 	for _, v := range variants {
-		withServices(b, "iptables-"+string(v), v, func(b *testing.B, ns *fabric.Netns) {
+		withLoad(b, "iptables-"+string(v), v, func(b *testing.B, ns *fabric.Netns) {
 			err := ns.Do(func() error { // the library starts programs in the namespace of the thread
 				t4, err := goiptables.New(goiptables.Path("iptables-"+string(v)), goiptables.Timeout(60))
 				if err != nil {
