@@ -365,6 +365,38 @@ func (a *amazon) tryAdopt(t *testing.T, args ...string) (string, error) {
 	return p.Output(), p.Err()
 }
 
+// adoptKilled runs a change-over again and again, and kills it each time a little later after
+// it has printed its plan, until it ends by itself. It calls check each time.
+func (a *amazon) adoptKilled(t *testing.T, check func(), args ...string) {
+	t.Helper()
+	for after := time.Duration(0); ; after += 60 * time.Millisecond {
+		p := a.Node.Node.Start(t, a.Command(a.adoptArgs(args...)...))
+		eventually(t, func() error {
+			if p.Output() == "" {
+				select {
+				case <-p.Done():
+				default:
+					return errors.New("ipamd adopt prints nothing")
+				}
+			}
+			return nil
+		})
+		select {
+		case <-p.Done():
+		case <-time.After(after):
+			p.Signal(t, syscall.SIGKILL)
+			<-p.Done()
+		}
+		check()
+		if p.Err() == nil {
+			return
+		}
+		if p.Err().Error() != "signal: killed" {
+			t.Fatalf("ipamd adopt %v: %v\n%s", args, p.Err(), p.Output())
+		}
+	}
+}
+
 func eventually(t *testing.T, f func() error) {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
@@ -428,10 +460,15 @@ func (tr *traffic) alive(t *testing.T, when string) {
 	}
 	before := count()
 	eventually(t, func() error {
+		var still []string
 		for name, n := range count() {
 			if n <= before[name]+1 {
-				return fmt.Errorf("%s: %s passes no lines", when, name)
+				still = append(still, name)
 			}
+		}
+		if len(still) > 0 {
+			slices.Sort(still)
+			return fmt.Errorf("%s: no lines pass from %s", when, strings.Join(still, ", "))
 		}
 		return nil
 	})
@@ -530,6 +567,7 @@ func testAdopt(t *testing.T, layout string) {
 	if diff := cmp.Diff(before, a.shapes(t)); diff != "" {
 		t.Fatalf("a dry run changes the node (-want +got):\n%s", diff)
 	}
+	a.adopt(t, "-from", adopt.AmazonVPCCNI)
 	a.over(t, tr)
 	added, gone := a.useOurs(t, tr, far)
 
@@ -545,9 +583,22 @@ func testAdopt(t *testing.T, layout string) {
 		t.Errorf("the internet sees %v from our pod, want %v", got, a.Addr)
 	}
 
+	// Over and back again, by a program that is killed all the time.
+	check := func() { tr.alive(t, "between") }
+	a.adoptKilled(t, check, "-from", adopt.AmazonVPCCNI)
+	a.Run(t)
+	a.WaitReady(t)
+	a.Status(t)
+	tr.alive(t, "over again")
+	a.Agent.Stop(t)
+	a.adoptKilled(t, check, "-to", adopt.AmazonVPCCNI)
+	tr.alive(t, "back again")
+	a.wantBack(t, before, tags, added, gone)
+
 	// The other agent has the node: a pod ends, and another one begins.
 	cancel()
 	tr.wait.Wait()
+	wantNoDrops(t, vpc)
 	p := a.pods[10]
 	a.delAmazon(t, p)
 	a.forget(p)
@@ -566,10 +617,9 @@ func (a *amazon) tags() map[string]map[string]string {
 	return all
 }
 
-// over changes the node over to our agent, starts it, and checks the node.
+// over checks the node after the change-over, starts our agent, and checks it again.
 func (a *amazon) over(t *testing.T, tr *traffic) {
 	t.Helper()
-	a.adopt(t, "-from", adopt.AmazonVPCCNI)
 	tr.alive(t, "over")
 	if got := a.adopt(t, "-from", adopt.AmazonVPCCNI); !strings.Contains(got, "nothing to do") {
 		t.Errorf("a second run has something to do:\n%s", got)
@@ -652,9 +702,11 @@ func (a *amazon) wantBack(t *testing.T, before string, tags map[string]map[strin
 	sorted := func(all []adopt.Entry) []adopt.Entry {
 		return slices.SortedFunc(slices.Values(all), func(x, y adopt.Entry) int { return strings.Compare(x.ContainerID, y.ContainerID) })
 	}
-	theirs := slices.DeleteFunc(slices.Clone(entries), func(e adopt.Entry) bool { return e.ContainerID == added.rt.ContainerID })
+	theirs := func(all []adopt.Entry) []adopt.Entry {
+		return slices.DeleteFunc(sorted(all), func(e adopt.Entry) bool { return e.ContainerID == added.rt.ContainerID })
+	}
 	equal := cmp.Comparer(func(x, y netip.Addr) bool { return x == y })
-	if diff := cmp.Diff(sorted(a.entries), sorted(theirs), equal); diff != "" {
+	if diff := cmp.Diff(theirs(a.entries), theirs(entries), equal); diff != "" {
 		t.Errorf("the checkpoint is not as it was (-want +got):\n%s", diff)
 	}
 	a.entries = entries
@@ -674,5 +726,3 @@ func (a *amazon) wantBack(t *testing.T, before string, tags map[string]map[strin
 		t.Error("the plugin of the other agent is not back")
 	}
 }
-
-var _ = syscall.SIGKILL

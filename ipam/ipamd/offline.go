@@ -156,6 +156,11 @@ func (o *Offline) Ensure(ctx context.Context, enis []agent.ENI) error {
 	return nil
 }
 
+// Translate applies the source translation alone.
+func (o *Offline) Translate(ctx context.Context) error {
+	return o.Links.inTurn(ctx, func() error { return o.Links.translate(ctx) })
+}
+
 // Desired returns the network that Ensure makes, and its translation, which lacks what
 // Links finds in the kernel.
 func (o *Offline) Desired(vpc []netip.Prefix) (datapath.Desired, snat.Config) {

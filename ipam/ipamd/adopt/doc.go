@@ -17,7 +17,8 @@
 //  4. A copy of our plugin takes the name of its plugin, for runtimes send DEL with the
 //     configuration that ADD had.
 //  5. Our routes, rules, nftables and translation are made beside its own.
-//  6. Its chains of iptables, its nftables table, and its rules are removed.
+//  6. Its chains of iptables, its nftables table, and its rules are removed, and then the
+//     routes that its rules lead to.
 //  7. Our CNI configuration is written, and its own is renamed.
 //
 // A pod is taken over only if three sources agree: the checkpoint has its address, EC2 has

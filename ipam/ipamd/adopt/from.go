@@ -241,26 +241,44 @@ func (p *fromPlan) network() {
 	for _, v := range slices.Sorted(maps.Keys(p.Tables)) {
 		texts := removal(p.Tables[v])
 		for _, table := range slices.Sorted(maps.Keys(texts)) {
-			removals = append(removals, Iptables{"chains of the other agent end", v, "*" + table + "\n" + texts[table] + "COMMIT\n"})
+			removals = append(removals, Iptables{"remove chains of the other agent", v, "*" + table + "\n" + texts[table] + "COMMIT\n"})
 		}
 	}
 	if p.Table {
 		removals = append(removals, DeleteTable{})
 	}
 	if rules := p.oldRules(); len(rules) > 0 {
-		removals = append(removals, Change{"rules of the other agent end", rules})
+		removals = append(removals, Change{"remove rules of the other agent", rules})
 	}
 	changes := p.Desired.Drift(state)
 	if len(changes)+len(removals) == 0 {
 		return
 	}
-	if len(bridge) > 0 {
-		p.step(Change{"a second address, so that the kernel drops no route while it changes the first", bridge})
+	// The other agent's rules lead to its routes, so they must end before these.
+	beside, rest := besideTheirs(changes)
+	if len(beside) > 0 {
+		p.step(Change{"make our network, beside that of the other agent", beside})
 	}
-	p.step(Ensure{changes, translationText(p.Translation)})
+	p.step(Translate{translationText(p.Translation)})
 	for _, s := range removals {
 		p.step(s)
 	}
+	if len(bridge) > 0 {
+		p.step(Change{"add a second address, so that the kernel drops no route while the first changes", bridge})
+	}
+	p.step(Ensure{rest})
+}
+
+// besideTheirs returns the changes that take nothing from the other agent, and the others.
+func besideTheirs(changes []netstate.Change) (beside, rest []netstate.Change) {
+	for _, c := range changes {
+		if _, addr := c.Item.(netstate.Address); c.Op == netstate.OpAdd && !addr {
+			beside = append(beside, c)
+		} else {
+			rest = append(rest, c)
+		}
+	}
+	return beside, rest
 }
 
 // bridgeAddrs returns the addition of a second address to each ENI whose address has to

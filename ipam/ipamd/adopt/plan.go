@@ -29,8 +29,13 @@ func (p Plan) String() string {
 	if len(p.Steps) == 0 {
 		b.WriteString("# nothing to do\n")
 	}
+	title := ""
 	for _, s := range p.Steps {
-		fmt.Fprintf(&b, "\n# %s\n%s\n", s.title(), strings.TrimSuffix(s.String(), "\n"))
+		if s.title() != title {
+			title = s.title()
+			fmt.Fprintf(&b, "\n# %s\n", title)
+		}
+		b.WriteString(strings.TrimSuffix(s.String(), "\n") + "\n")
 	}
 	return b.String()
 }
@@ -45,7 +50,7 @@ type Step interface {
 // TagENI gives an ENI an owner.
 type TagENI struct{ ENI, Owner string }
 
-func (s TagENI) title() string { return "the owner of " + s.ENI + " becomes " + s.Owner }
+func (s TagENI) title() string { return "the owner of these ENIs becomes " + s.Owner }
 
 // String returns the call of EC2.
 func (s TagENI) String() string {
@@ -55,7 +60,9 @@ func (s TagENI) String() string {
 // Record writes events into the journal of the pool.
 type Record struct{ Events []ipam.Event }
 
-func (Record) title() string { return "the journal of the agent gets what the checkpoints have" }
+func (Record) title() string {
+	return "our journal gets the ENIs, and the allocations of the checkpoints"
+}
 
 // String returns a comment for each event.
 func (s Record) String() string {
@@ -76,7 +83,9 @@ func (s Record) String() string {
 // AdoptLink marks the host link of a pod that the other agent has wired.
 type AdoptLink struct{ Pod datapath.Pod }
 
-func (s AdoptLink) title() string { return s.Pod.Adopted.Link + " stays the link of its pod" }
+func (AdoptLink) title() string {
+	return "links keep their names and MACs; their aliases record their pods"
+}
 
 // String returns the command of ip.
 func (s AdoptLink) String() string {
@@ -86,7 +95,7 @@ func (s AdoptLink) String() string {
 // DisownLink removes the mark.
 type DisownLink struct{ Pod datapath.Pod }
 
-func (s DisownLink) title() string { return s.Pod.Adopted.Link + " loses its mark" }
+func (DisownLink) title() string { return "links of pods lose our aliases" }
 
 // String returns the command of ip.
 func (s DisownLink) String() string {
@@ -96,7 +105,7 @@ func (s DisownLink) String() string {
 // RenameLink gives a link another name.
 type RenameLink struct{ From, To string }
 
-func (s RenameLink) title() string { return s.From + " gets the name that the other agent looks for" }
+func (RenameLink) title() string { return "links get the names that the other agent gives" }
 
 // String returns the command of ip.
 func (s RenameLink) String() string { return fmt.Sprintf("ip link set dev %s name %s", s.From, s.To) }
@@ -118,16 +127,21 @@ func (s Change) String() string {
 	return b.String()
 }
 
-// Ensure makes our network and our translation.
-type Ensure struct {
-	Changes     []netstate.Change
-	Translation string
-}
+// Translate makes our translation. Text has its rules for nftables.
+type Translate struct{ Text string }
 
-func (Ensure) title() string { return "our network and translation, beside those of the other agent" }
+func (Translate) title() string { return "make our translation, beside that of the other agent" }
 
-// String returns the commands of ip and nft, and the rules of the translation.
-func (s Ensure) String() string { return Change{"", s.Changes}.String() + s.Translation }
+// String returns the command of nft.
+func (s Translate) String() string { return "nft -f - <<'END'\n" + s.Text + "END" }
+
+// Ensure removes what is in the way of our network, and verifies it.
+type Ensure struct{ Changes []netstate.Change }
+
+func (Ensure) title() string { return "remove what is in the way of our network, and verify it" }
+
+// String returns the commands of ip.
+func (s Ensure) String() string { return Change{"", s.Changes}.String() }
 
 // Iptables changes chains of the other agent.
 type Iptables struct {
@@ -146,7 +160,7 @@ func (s Iptables) String() string {
 // DeleteTable deletes the nftables table of the other agent.
 type DeleteTable struct{}
 
-func (DeleteTable) title() string { return "the nftables table of the other agent" }
+func (DeleteTable) title() string { return "remove the nftables table of the other agent" }
 
 // String returns the command of nft.
 func (DeleteTable) String() string { return "nft delete table ip " + amazonTable }
@@ -157,7 +171,7 @@ const amazonTable = "aws-cni"
 // RemoveTranslation removes our translation.
 type RemoveTranslation struct{}
 
-func (RemoveTranslation) title() string { return "our translation ends" }
+func (RemoveTranslation) title() string { return "remove our translation" }
 
 // String returns the command of nft.
 func (RemoveTranslation) String() string { return "nft delete table inet vpcnet-snat" }
@@ -168,7 +182,7 @@ type WriteFile struct {
 	Text []byte
 }
 
-func (s WriteFile) title() string { return "the file " + s.Path }
+func (WriteFile) title() string { return "write the checkpoints" }
 
 // String returns the command of the shell.
 func (s WriteFile) String() string { return fmt.Sprintf("cat > %s <<'END'\n%s\nEND", s.Path, s.Text) }
@@ -177,7 +191,7 @@ func (s WriteFile) String() string { return fmt.Sprintf("cat > %s <<'END'\n%s\nE
 // Backup before, if it is not empty and no file has that name.
 type CopyFile struct{ From, To, Backup string }
 
-func (s CopyFile) title() string { return s.To + " becomes a copy of " + s.From }
+func (CopyFile) title() string { return "the plugin of the other agent becomes a copy of ours" }
 
 // String returns the commands of the shell.
 func (s CopyFile) String() string {
@@ -191,7 +205,7 @@ func (s CopyFile) String() string {
 // MoveFile renames a file.
 type MoveFile struct{ From, To string }
 
-func (s MoveFile) title() string { return s.From + " gets another name" }
+func (MoveFile) title() string { return "rename files of the other agent" }
 
 // String returns the command of the shell.
 func (s MoveFile) String() string { return fmt.Sprintf("mv %s %s", s.From, s.To) }
@@ -199,7 +213,7 @@ func (s MoveFile) String() string { return fmt.Sprintf("mv %s %s", s.From, s.To)
 // RemoveFile removes a file.
 type RemoveFile struct{ Path string }
 
-func (s RemoveFile) title() string { return s.Path + " ends" }
+func (RemoveFile) title() string { return "remove our CNI configuration" }
 
 // String returns the command of the shell.
 func (s RemoveFile) String() string { return "rm -f " + s.Path }
@@ -207,7 +221,7 @@ func (s RemoveFile) String() string { return "rm -f " + s.Path }
 // Announce writes our CNI configuration.
 type Announce struct{ Path string }
 
-func (s Announce) title() string { return "our CNI configuration" }
+func (Announce) title() string { return "write our CNI configuration" }
 
 // String returns a comment.
 func (s Announce) String() string { return "# the network vpcnet in " + s.Path }
@@ -215,7 +229,7 @@ func (s Announce) String() string { return "# the network vpcnet in " + s.Path }
 // Forget empties our journal.
 type Forget struct{}
 
-func (Forget) title() string { return "the journal of the agent is emptied" }
+func (Forget) title() string { return "our journal is emptied" }
 
 // String returns a comment.
 func (Forget) String() string { return "# every allocation is in the checkpoints" }

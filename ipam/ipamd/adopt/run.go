@@ -92,6 +92,8 @@ func (r *run) carryOut(ctx context.Context, enis []agent.ENI, s Step) error {
 		return r.handle.RenameLink(ctx, s.From, s.To)
 	case Change:
 		return r.handle.Apply(ctx, s.Changes)
+	case Translate:
+		return r.node.Translate(ctx)
 	case Ensure:
 		return r.node.Ensure(ctx, enis)
 	case Iptables:

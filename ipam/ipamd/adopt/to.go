@@ -163,13 +163,13 @@ func (p *toPlan) restore() {
 		changes = append(changes, c)
 	}
 	if len(changes) > 0 {
-		p.step(Change{"links, routes and rules of the other agent", changes})
+		p.step(Change{"make links, routes and rules of the other agent", changes})
 	}
 	have := removal(p.Tables[p.Variant])
 	texts := translation(p.Translation)
 	for _, table := range slices.Sorted(maps.Keys(texts)) {
 		if have[table] == "" && p.Variant != "" {
-			p.step(Iptables{"chains of the other agent", p.Variant, "*" + table + "\n" + texts[table] + "COMMIT\n"})
+			p.step(Iptables{"make chains of the other agent", p.Variant, "*" + table + "\n" + texts[table] + "COMMIT\n"})
 		}
 	}
 }
@@ -230,7 +230,7 @@ func (p *toPlan) remove() {
 		}
 	}
 	if len(changes) > 0 {
-		p.step(Change{"our nftables table, rules and routes end", changes})
+		p.step(Change{"remove our nftables table, rules and routes", changes})
 	}
 	p.step(RemoveTranslation{})
 	for _, r := range p.pods {
