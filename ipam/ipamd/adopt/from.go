@@ -250,6 +250,7 @@ func (p *fromPlan) network() {
 	if rules := p.oldRules(); len(rules) > 0 {
 		removals = append(removals, Change{"remove rules of the other agent", rules})
 	}
+	p.Desired.Node.InUse = p.inUse()
 	changes := p.Desired.Drift(state)
 	if len(changes)+len(removals) == 0 {
 		return
@@ -279,6 +280,22 @@ func besideTheirs(changes []netstate.Change) (beside, rest []netstate.Change) {
 		}
 	}
 	return beside, rest
+}
+
+// inUse returns the addresses of the pool that lead to a link although no pod that is or
+// becomes ours has them.
+func (p *fromPlan) inUse() (addrs []netip.Addr) {
+	for _, r := range p.State.Routes {
+		a := r.Dst.Addr()
+		if !r.Dst.IsSingleIP() || r.Type != "" || r.Via.IsValid() || r.Link == "" || slices.Contains(addrs, a) {
+			continue
+		}
+		ours := slices.ContainsFunc(p.Desired.Pods, func(o datapath.Pod) bool { return o.Addrs[0].Addr == a })
+		if _, _, known := p.eniOf(a); known && !ours {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
 }
 
 // bridgeAddrs returns the addition of a second address to each ENI whose address has to
