@@ -188,6 +188,18 @@ func TestCards(t *testing.T) {
 		if _, err := m.Assign(t.Context(), eni.AssignInput{ENI: *id, Slots: 1}); err != nil {
 			t.Errorf("assign to an adopted ENI: %v", err)
 		}
+		for range 2 {
+			w.check(m.Disown(t.Context(), *id, "other"))
+		}
+		if _, err := m.Assign(t.Context(), eni.AssignInput{ENI: *id, Slots: 1}); !errors.Is(err, eni.ErrNotManaged) {
+			t.Errorf("assign to a disowned ENI: %v, want ErrNotManaged", err)
+		}
+		again, err := m.Discover(t.Context())
+		w.check(err)
+		if e, _ := again.ENI(*id); e.Managed || e.Tags[eni.TagOwner] != "other" || e.Tags[eni.TagInstance] == "" {
+			t.Errorf("disowned ENI: managed %v, tags %v, want the owner other and the other tags", e.Managed, e.Tags)
+		}
+		w.check(m.Adopt(t.Context(), *id))
 		w.check(m.Retire(t.Context(), *id))
 		if _, err := m.Provision(t.Context(), eni.ProvisionInput{Card: 7, Slots: 1}); !errors.Is(err, eni.ErrENILimit) {
 			t.Errorf("card 7, which does not exist: %v", err)
