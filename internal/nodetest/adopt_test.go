@@ -369,7 +369,7 @@ func (a *amazon) tryAdopt(t *testing.T, args ...string) (string, error) {
 // it has printed its plan, until it ends by itself. It calls check each time.
 func (a *amazon) adoptKilled(t *testing.T, check func(), args ...string) {
 	t.Helper()
-	for after := time.Duration(0); ; after += 60 * time.Millisecond {
+	for after := time.Duration(0); ; after += 100 * time.Millisecond {
 		p := a.Node.Node.Start(t, a.Command(a.adoptArgs(args...)...))
 		eventually(t, func() error {
 			if p.Output() == "" {
@@ -713,7 +713,7 @@ func (a *amazon) wantBack(t *testing.T, before string, tags map[string]map[strin
 	for _, e := range a.ENIs() {
 		want := tags[e.ID]
 		if owner := e.Tags[eni.TagOwner]; owner == "vpcnet" || want[eni.TagInstance] != e.Tags[eni.TagInstance] {
-			t.Errorf("tags of %s: %v, want no owner tag of ours", e.ID, e.Tags)
+			t.Errorf("tags of %s: %v, want another owner", e.ID, e.Tags)
 		}
 	}
 	if text := read(t, a.File("net.d/10-aws.conflist")); text != amazonConflist {

@@ -69,9 +69,6 @@ func (o *Offline) Allocations() []ipam.Allocation {
 // Journal returns a view of the journal's ENIs and blocks.
 func (o *Offline) Journal() ipam.View { return o.node.pool.View() }
 
-// Pods returns the pods of the journal, as package datapath wires them.
-func (o *Offline) Pods() []datapath.Pod { return o.node.backend.Pods(0) }
-
 // Observe asks EC2 and the metadata service, and registers the ENIs with Links. It returns
 // an error if EC2 does not answer. ENIs for which adoptable returns true are registered as if
 // they were managed. The result are the inventory, which has them as they are, and the ENIs as
@@ -166,7 +163,7 @@ func (o *Offline) Translate(ctx context.Context) error {
 func (o *Offline) Desired(vpc []netip.Prefix) (datapath.Desired, snat.Config) {
 	cfg := o.Links.snatConfig
 	cfg.VPC = vpc
-	return datapath.Desired{Node: o.Links.Node(), Pods: o.Pods()}, cfg
+	return datapath.Desired{Node: o.Links.Node(), Pods: o.node.backend.Pods(0)}, cfg
 }
 
 // Announce writes the CNI configuration, as an agent does when it can serve pods. It waits for

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package adopt_test
+package adopt
 
 import (
 	"errors"
@@ -16,7 +16,6 @@ import (
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
-	"github.com/vpcnet/vpcnet/ipam/ipamd/adopt"
 	"github.com/vpcnet/vpcnet/snat"
 	"github.com/vpcnet/vpcnet/snat/iptables"
 )
@@ -25,14 +24,14 @@ import (
 func TestParseCheckpoint(t *testing.T) {
 	const good = `{"version":"vpc-cni-ipam/1","later":1,"allocations":[{"networkName":"aws-cni","containerID":"c","ifName":"eth0","ipv4":"10.0.1.7","allocationTimestamp":1700000000000000000,` +
 		`"metadata":{"k8sPodNamespace":"ns","k8sPodName":"p","interfacesCount":1}}]}`
-	entries, err := adopt.ParseCheckpoint([]byte(good), 1)
+	entries, err := ParseCheckpoint([]byte(good), 1)
 	if err != nil || len(entries) != 1 || entries[0].Card != 1 || entries[0].Addr() != netip.MustParseAddr("10.0.1.7") {
 		t.Fatalf("%+v, %v", entries, err)
 	}
-	if got, want := string(adopt.FormatCheckpoint(entries)), strings.Replace(good, `"later":1,`, "", 1); got != want {
+	if got, want := string(FormatCheckpoint(entries)), strings.Replace(good, `"later":1,`, "", 1); got != want {
 		t.Errorf("formatted %s\nwant %s", got, want)
 	}
-	if got, want := string(adopt.FormatCheckpoint(nil)), `{"version":"vpc-cni-ipam/1","allocations":[]}`; got != want {
+	if got, want := string(FormatCheckpoint(nil)), `{"version":"vpc-cni-ipam/1","allocations":[]}`; got != want {
 		t.Errorf("formatted %s, want %s", got, want)
 	}
 	for _, bad := range []string{
@@ -40,7 +39,7 @@ func TestParseCheckpoint(t *testing.T) {
 		strings.Replace(good, `"10.0.1.7"`, `"fd00::1"`, 1), strings.Replace(good, `"ipv4":"10.0.1.7",`, "", 1), strings.Replace(good, `"ipv4"`, `"ipv6":"fd00::1","ipv4"`, 1),
 		strings.Replace(good, `"c"`, `""`, 1), strings.Replace(good, `"eth0"`, `""`, 1), strings.Replace(good, `"aws-cni"`, `""`, 1), `[]`,
 	} {
-		if _, err := adopt.ParseCheckpoint([]byte(bad), 0); !errors.Is(err, adopt.ErrCheckpoint) {
+		if _, err := ParseCheckpoint([]byte(bad), 0); !errors.Is(err, ErrCheckpoint) {
 			t.Errorf("%s: %v, want ErrCheckpoint", bad, err)
 		}
 	}
@@ -49,11 +48,11 @@ func TestParseCheckpoint(t *testing.T) {
 func FuzzParseCheckpoint(f *testing.F) {
 	f.Add([]byte(`{"version":"vpc-cni-ipam/1","allocations":[{"networkName":"n","containerID":"c","ifName":"i","ipv6":"fd00::1","allocationTimestamp":1,"metadata":{}}]}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		entries, err := adopt.ParseCheckpoint(text, 0)
+		entries, err := ParseCheckpoint(text, 0)
 		if err != nil {
 			return
 		}
-		again, err := adopt.ParseCheckpoint(adopt.FormatCheckpoint(entries), 0)
+		again, err := ParseCheckpoint(FormatCheckpoint(entries), 0)
 		if err != nil || fmt.Sprint(again) != fmt.Sprint(entries) {
 			t.Errorf("%v becomes %v, %v", entries, again, err)
 		}
@@ -62,7 +61,7 @@ func FuzzParseCheckpoint(f *testing.F) {
 
 func TestCheckpointPath(t *testing.T) {
 	for card, want := range map[int]string{0: "/x/ipam.json", 1: "/x/ipam-nic-1.json"} {
-		if got := adopt.CheckpointPath("/x/ipam.json", card); got != want {
+		if got := checkpointPath("/x/ipam.json", card); got != want {
 			t.Errorf("card %d: %s, want %s", card, got, want)
 		}
 	}
@@ -80,10 +79,10 @@ var (
 var links = map[string]string{"nginx": "enic440f455693", "a": "eniacd53aa4120"}
 
 // node returns a node with a pod on each of two ENIs, as amazon-vpc-cni-k8s wires them.
-func node(layout datapath.Layout) adopt.Node {
+func node(layout datapath.Layout) observed {
 	e0 := datapath.ENI{ID: primary.ID, MAC: mac(0xa), Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.4/24")}, Sources: prefixes("10.0.0.5")}
 	e1 := datapath.ENI{ID: second.ID, MAC: mac(0xb), Device: 1, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.14/24")}, Sources: prefixes("10.0.0.15", "10.0.0.16")}
-	n := adopt.Node{
+	n := observed{
 		Now: time.Unix(1800000000, 0), Instance: instance, Owner: "vpcnet", MTU: 9001, ENIs: []eni.ENI{primary, second},
 		Pool:    []agent.ENI{{ID: e0.ID, Primary: true, Blocks: e0.Sources}, {ID: e1.ID, Device: 1, Blocks: e1.Sources}},
 		Index:   map[string]int{},
@@ -111,12 +110,12 @@ func prefixes(addrs ...string) (all []netip.Prefix) {
 }
 
 // addPod adds a pod to the checkpoint, the kernel and the sandboxes.
-func addPod(n *adopt.Node, name, addr string, table int) {
+func addPod(n *observed, name, addr string, table int) {
 	a := netip.MustParseAddr(addr)
 	link := links[name]
-	n.Entries = append(n.Entries, adopt.Entry{
+	n.Entries = append(n.Entries, Entry{
 		NetworkName: "aws-cni", ContainerID: "id-" + name, IfName: "eth0", IPv4: a, Timestamp: 1700000000000000000,
-		Metadata: adopt.Metadata{Namespace: "default", Name: name, Interfaces: 1},
+		Metadata: Metadata{Namespace: "default", Name: name, Interfaces: 1},
 	})
 	n.Index[link] = 10 + len(n.Index)
 	n.State.Links = append(n.State.Links, netstate.Link{Name: link, Kind: "veth", MAC: "06:00:00:00:00:01", Up: true})
@@ -125,17 +124,17 @@ func addPod(n *adopt.Node, name, addr string, table int) {
 	if table != netstate.TableMain {
 		n.State.Rules = append(n.State.Rules, netstate.Rule{Priority: 1536, From: netstate.HostPrefix(a), Table: table})
 	}
-	n.Sandboxes = append(n.Sandboxes, adopt.Sandbox{
-		Path: "/run/netns/" + name, ID: 7, Links: []adopt.SandboxLink{{Name: "eth0", MAC: "06:00:00:00:00:02", Peer: n.Index[link], Addrs: []netip.Addr{a}}},
+	n.Sandboxes = append(n.Sandboxes, sandbox{
+		Path: "/run/netns/" + name, ID: 7, Links: []sandboxLink{{Name: "eth0", MAC: "06:00:00:00:00:02", Peer: n.Index[link], Addrs: []netip.Addr{a}}},
 	})
 }
 
-var options = adopt.Options{Checkpoint: "/aws/ipam.json", Conflist: "/net.d/10-aws.conflist", PluginDir: "/bin", Sandboxes: []string{"/run/netns"}}
+var options = Options{Checkpoint: "/aws/ipam.json", Conflist: "/net.d/10-aws.conflist", PluginDir: "/bin", Sandboxes: []string{"/run/netns"}}
 
 // allocated returns the addresses that a plan takes over.
-func allocated(p adopt.Plan) (all []string) {
+func allocated(p plan) (all []string) {
 	for _, s := range p.Steps {
-		if r, ok := s.(adopt.Record); ok {
+		if r, ok := s.(recordEvents); ok {
 			for _, e := range r.Events {
 				if e.Kind == ipam.EventAllocated {
 					all = append(all, e.Addrs[0].String())
@@ -151,43 +150,43 @@ func allocated(p adopt.Plan) (all []string) {
 func TestSourcesDisagree(t *testing.T) {
 	both := []string{"10.0.0.5", "10.0.0.15"}
 	for name, test := range map[string]struct {
-		change func(*adopt.Node)
+		change func(*observed)
 		take   []string // addresses
 		note   string
 		keep   string // is in no command
 	}{
-		"all agree": {func(*adopt.Node) {}, both, "", "nowhere"},
-		"the link is gone": {func(n *adopt.Node) {
+		"all agree": {func(*observed) {}, both, "", "nowhere"},
+		"the link is gone": {func(n *observed) {
 			n.State.Links = n.State.Links[:3]
 			n.State.Routes = n.State.Routes[:1]
 		}, both[:1], "default/a (aws-cni/id-a/eth0) with 10.0.0.15: the pod has ended", "dev eniacd53aa4120"},
-		"a link without an entry": {func(n *adopt.Node) { n.Entries = n.Entries[:1] }, both[:1], "link eniacd53aa4120: it leads to 10.0.0.15, which no checkpoint has", "to 10.0.0.15 "},
-		"two entries": {func(n *adopt.Node) {
+		"a link without an entry": {func(n *observed) { n.Entries = n.Entries[:1] }, both[:1], "link eniacd53aa4120: it leads to 10.0.0.15, which no checkpoint has", "to 10.0.0.15 "},
+		"two entries": {func(n *observed) {
 			n.Entries[1].IPv4 = n.Entries[0].IPv4
 		}, both[:1], "10.0.0.5: the checkpoints give it to 2 pods", "to 10.0.0.15 "},
-		"EC2 does not know the address": {func(n *adopt.Node) {
+		"EC2 does not know the address": {func(n *observed) {
 			n.Pool[1].Blocks = n.Pool[1].Blocks[1:]
 			n.Desired.Node.ENIs[1].Sources = n.Desired.Node.ENIs[1].Sources[1:]
 		}, both[:1], "with 10.0.0.15: no ENI of this node", "to 10.0.0.15 "},
-		"no sandbox":    {func(n *adopt.Node) { n.Sandboxes = n.Sandboxes[:1] }, both[:1], "with 10.0.0.15: no sandbox in /run/netns", "to 10.0.0.15 "},
-		"another peer":  {func(n *adopt.Node) { n.Sandboxes[1].Links[0].Peer++ }, both[:1], "with 10.0.0.15: no sandbox", "to 10.0.0.15 "},
-		"another route": {func(n *adopt.Node) { n.State.Routes[1].Link = "enic440f455693" }, both[:1], `with 10.0.0.15: packets to it go to link "enic440f455693"`, "to 10.0.0.15 "},
-		"a foreign ENI": {func(n *adopt.Node) { n.ENIs[1].Tags = nil; n.Pool[1].NoPods = true }, both[:1], "eni-0b: it lacks the tag", "resources eni-0b"},
-		"a forbidden ENI": {func(n *adopt.Node) {
+		"no sandbox":    {func(n *observed) { n.Sandboxes = n.Sandboxes[:1] }, both[:1], "with 10.0.0.15: no sandbox in /run/netns", "to 10.0.0.15 "},
+		"another peer":  {func(n *observed) { n.Sandboxes[1].Links[0].Peer++ }, both[:1], "with 10.0.0.15: no sandbox", "to 10.0.0.15 "},
+		"another route": {func(n *observed) { n.State.Routes[1].Link = "enic440f455693" }, both[:1], `with 10.0.0.15: packets to it go to link "enic440f455693"`, "to 10.0.0.15 "},
+		"a foreign ENI": {func(n *observed) { n.ENIs[1].Tags = nil; n.Pool[1].NoPods = true }, both[:1], "eni-0b: it lacks the tag", "resources eni-0b"},
+		"a forbidden ENI": {func(n *observed) {
 			n.ENIs[1].Tags = map[string]string{eni.TagInstance: instance, eni.TagNoManage: "true"}
 			n.Pool[1].NoPods = true
 		}, both[:1], "eni-0b", "resources eni-0b"},
-		"in our journal": {func(n *adopt.Node) {
+		"in our journal": {func(n *observed) {
 			n.Allocations = []ipam.Allocation{{Attachment: ipam.Attachment{Network: "vpcnet", ContainerID: "x", IfName: "eth0"}, Addr: n.Entries[1].IPv4}}
 		}, both[:1], "our journal has given the address to vpcnet/x/eth0", "to 10.0.0.15 "},
-		"taken over before": {func(n *adopt.Node) {
+		"taken over before": {func(n *observed) {
 			n.Allocations = []ipam.Allocation{{Attachment: ipam.Attachment{Network: "aws-cni", ContainerID: "id-a", IfName: "eth0"}, Addr: n.Entries[1].IPv4, Device: 1}}
 		}, both[:1], "", "nowhere"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := node(datapath.PerPod)
 			test.change(&n)
-			p, err := adopt.FromAmazon(n, options)
+			p, err := fromAmazon(n, options)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -212,7 +211,7 @@ func TestSourcesDisagree(t *testing.T) {
 
 // TestToAmazon checks what goes back, and that a pod that cannot is an error.
 func TestToAmazon(t *testing.T) {
-	empty, err := adopt.ToAmazon(node(datapath.Flat), options)
+	empty, err := toAmazon(node(datapath.Flat), options)
 	if err != nil || len(empty.Steps) > 0 {
 		t.Errorf("without a journal: %v, %v, want no steps", empty, err)
 	}
@@ -227,7 +226,7 @@ func TestToAmazon(t *testing.T) {
 	i := slices.IndexFunc(n.State.Links, func(l netstate.Link) bool { return l.Name == links["a"] })
 	n.State.Links[i].Name = pod.HostLink()
 	n.State.Routes[1].Link = pod.HostLink()
-	p, err := adopt.ToAmazon(n, options)
+	p, err := toAmazon(n, options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +239,7 @@ func TestToAmazon(t *testing.T) {
 		}
 	}
 	n.Desired.Pods[0].Addrs = append(n.Desired.Pods[0].Addrs, datapath.PodAddr{Addr: netip.MustParseAddr("fd00::1")})
-	if _, err := adopt.ToAmazon(n, options); !errors.Is(err, adopt.ErrUnsupported) {
+	if _, err := toAmazon(n, options); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("with two addresses: %v, want ErrUnsupported", err)
 	}
 }

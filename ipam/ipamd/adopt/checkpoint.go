@@ -96,8 +96,8 @@ func FormatCheckpoint(entries []Entry) []byte {
 	return text
 }
 
-// CheckpointPath returns the path of the checkpoint of a network card. path is that of card 0.
-func CheckpointPath(path string, card int) string {
+// checkpointPath returns the path of the checkpoint of a network card. path is that of card 0.
+func checkpointPath(path string, card int) string {
 	if card == 0 {
 		return path
 	}

@@ -4,10 +4,12 @@
 // back, without restarting a pod or closing a connection.
 //
 // Neither agent may run meanwhile. From the files of the other agent, EC2, the kernel and
-// our own journal, [FromAmazon] and [ToAmazon] compute a [Plan], a value that prints itself
-// as the commands that an operator would type. [Run] observes, prints and carries out. Each
-// plan begins with what is there: a run that was killed at any step is completed by the
-// next one, and a further run finds nothing to do.
+// our own journal, [From] and [To] compute a plan, a value that prints itself as the commands
+// that an operator would type. They print it before they carry it out, or carry nothing out
+// with Options.DryRun. Each plan begins with what is there: a run that was killed at any step
+// is completed by the next one, and a further run finds nothing to do. Start our agent only
+// after a run that ended: the rules of the other agent and our network are both there in
+// between.
 //
 // # From amazon-vpc-cni-k8s
 //
@@ -30,7 +32,7 @@
 //
 // # To amazon-vpc-cni-k8s
 //
-// ToAmazon takes the opposite way: first its routes, rules and chains, then its checkpoints,
+// To takes the opposite way: first its routes, rules and chains, then its checkpoints,
 // then all that is ours is removed, and at last the ENIs get an owner tag with its name. The
 // links of pods that our agent added get the names that it would have given them. It can then start.
 // It learns at its next start of pods that our agent added and that ended while it ran.

@@ -19,9 +19,9 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/agent"
 )
 
-// FromAmazon returns the plan by which the node changes over from amazon-vpc-cni-k8s.
-func FromAmazon(n Node, o Options) (Plan, error) {
-	p := &fromPlan{Node: n, options: o.withDefaults(), claimed: map[netip.Addr]bool{}}
+// fromAmazon returns the plan by which the node changes over from amazon-vpc-cni-k8s.
+func fromAmazon(n observed, o Options) (plan, error) {
+	p := &fromPlan{observed: n, options: o.withDefaults(), claimed: map[netip.Addr]bool{}}
 	p.Desired.Pods = slices.Clone(n.Desired.Pods)
 	p.tagENIs()
 	p.entries()
@@ -34,9 +34,9 @@ func FromAmazon(n Node, o Options) (Plan, error) {
 
 // fromPlan is a plan from amazon-vpc-cni-k8s that is being made.
 type fromPlan struct {
-	Node
+	observed
 	options Options
-	plan    Plan
+	plan    plan
 	events  []ipam.Event
 	pods    []datapath.Pod // that will be adopted
 	// claimed are the addresses of entries that are named in the plan or carried out.
@@ -49,14 +49,14 @@ func (p *fromPlan) note(format string, args ...any) {
 	p.plan.Notes = append(p.plan.Notes, fmt.Sprintf(format, args...))
 }
 
-func (p *fromPlan) step(s Step) { p.plan.Steps = append(p.plan.Steps, s) }
+func (p *fromPlan) step(s step) { p.plan.Steps = append(p.plan.Steps, s) }
 
 func (p *fromPlan) tagENIs() {
 	for _, e := range p.ENIs {
 		switch {
 		case e.Managed || e.Primary || e.ManagedBy != "":
-		case Adoptable(e, p.Instance):
-			p.step(TagENI{e.ID, p.Owner})
+		case adoptable(e, p.Instance):
+			p.step(tagENI{e.ID, p.Owner})
 		case e.Kind == eni.KindInterface && e.Attachment != "":
 			p.note("%s: it lacks the tag %s=%s, or has a tag that forbids it", e.ID, eni.TagInstance, p.Instance)
 		}
@@ -120,7 +120,7 @@ func (p *fromPlan) entry(e Entry, index int) {
 			return
 		}
 	}
-	sandbox, inside, found := p.sandboxOf(named, at.IfName, addr)
+	within, inside, found := p.sandboxOf(named, at.IfName, addr)
 	switch {
 	case link == "" && named == "":
 		p.gone = append(p.gone, addr)
@@ -133,18 +133,18 @@ func (p *fromPlan) entry(e Entry, index int) {
 	case !found:
 		p.note("%v: no sandbox in %s has the other end of %s with the address", e, strings.Join(p.options.Sandboxes, ", "), link)
 	default:
-		p.take(e, at, own, block, link, sandbox, inside)
+		p.take(e, at, own, block, link, within, inside)
 	}
 }
 
 // take adds the events for an entry, and its pod.
-func (p *fromPlan) take(e Entry, at ipam.Attachment, own agent.ENI, block netip.Prefix, link string, sandbox Sandbox, inside SandboxLink) {
+func (p *fromPlan) take(e Entry, at ipam.Attachment, own agent.ENI, block netip.Prefix, link string, within sandbox, inside sandboxLink) {
 	p.events = append(p.events, ipam.Event{
 		Kind: ipam.EventAllocated, At: time.Unix(0, e.Timestamp), Attachment: at, Addrs: []netip.Addr{e.Addr()},
-		Pod: ipam.PodRef{Namespace: e.Metadata.Namespace, Name: e.Metadata.Name}, Netns: sandbox.Path, Sandbox: sandbox.ID, MAC: inside.MAC,
+		Pod: ipam.PodRef{Namespace: e.Metadata.Namespace, Name: e.Metadata.Name}, Netns: within.Path, Sandbox: within.ID, MAC: inside.MAC,
 	})
 	p.adoptLink(ipam.Allocation{
-		Attachment: at, Addr: e.Addr(), Block: block, ENI: own.ID, Card: own.Card, Device: own.Device, Netns: sandbox.Path, MAC: inside.MAC,
+		Attachment: at, Addr: e.Addr(), Block: block, ENI: own.ID, Card: own.Card, Device: own.Device, Netns: within.Path, MAC: inside.MAC,
 	}, link)
 }
 
@@ -212,13 +212,13 @@ func (p *fromPlan) record() {
 		}
 	}
 	if len(p.events) > 0 {
-		p.step(Record{append(events, p.events...)})
+		p.step(recordEvents{append(events, p.events...)})
 	}
 	for _, pod := range p.pods {
-		p.step(AdoptLink{pod})
+		p.step(markLink{pod})
 	}
 	if dir := p.options.PluginDir; p.Files[filepath.Join(dir, amazonPlugin)] && !p.PluginCopied {
-		p.step(CopyFile{filepath.Join(dir, ownPlugin), filepath.Join(dir, amazonPlugin), filepath.Join(dir, amazonPlugin) + saved})
+		p.step(copyFile{filepath.Join(dir, ownPlugin), filepath.Join(dir, amazonPlugin), filepath.Join(dir, amazonPlugin) + saved})
 	}
 }
 
@@ -237,18 +237,18 @@ func (p *fromPlan) network() {
 	for _, c := range bridge {
 		state.Addresses = append(slices.Clone(state.Addresses), c.Item.(netstate.Address))
 	}
-	var removals []Step
+	var removals []step
 	for _, v := range slices.Sorted(maps.Keys(p.Tables)) {
 		texts := removal(p.Tables[v])
 		for _, table := range slices.Sorted(maps.Keys(texts)) {
-			removals = append(removals, Iptables{"remove chains of the other agent", v, "*" + table + "\n" + texts[table] + "COMMIT\n"})
+			removals = append(removals, restoreChains{"remove chains of the other agent", v, "*" + table + "\n" + texts[table] + "COMMIT\n"})
 		}
 	}
 	if p.Table {
-		removals = append(removals, DeleteTable{})
+		removals = append(removals, deleteAmazonTable{})
 	}
 	if rules := p.oldRules(); len(rules) > 0 {
-		removals = append(removals, Change{"remove rules of the other agent", rules})
+		removals = append(removals, applyChanges{"remove rules of the other agent", rules})
 	}
 	p.Desired.Node.InUse = p.inUse()
 	changes := p.Desired.Drift(state)
@@ -258,16 +258,16 @@ func (p *fromPlan) network() {
 	// The other agent's rules lead to its routes, so they must end before these.
 	beside, rest := besideTheirs(changes)
 	if len(beside) > 0 {
-		p.step(Change{"make our network, beside that of the other agent", beside})
+		p.step(applyChanges{"make our network, beside that of the other agent", beside})
 	}
-	p.step(Translate{translationText(p.Translation)})
+	p.step(translate{translationText(p.Translation)})
 	for _, s := range removals {
 		p.step(s)
 	}
 	if len(bridge) > 0 {
-		p.step(Change{"add a second address, so that the kernel drops no route while the first changes", bridge})
+		p.step(applyChanges{"add a second address, so that the kernel drops no route while the first changes", bridge})
 	}
-	p.step(Ensure{rest})
+	p.step(ensureNetwork{rest})
 }
 
 // besideTheirs returns the changes that take nothing from the other agent, and the others.
@@ -347,6 +347,6 @@ func (p *fromPlan) conflist() {
 	if p.Conflist == "" || !p.Files[p.options.Conflist] {
 		return
 	}
-	p.step(Announce{p.Conflist})
-	p.step(MoveFile{p.options.Conflist, p.options.Conflist + saved})
+	p.step(announce{p.Conflist})
+	p.step(moveFile{p.options.Conflist, p.options.Conflist + saved})
 }

@@ -46,8 +46,8 @@ const (
 	ownPlugin    = "vpc-cni"
 )
 
-// Node is what was observed on a node. [FromAmazon] and [ToAmazon] depend on nothing else.
-type Node struct {
+// observed is what was observed on a node. [fromAmazon] and [toAmazon] depend on nothing else.
+type observed struct {
 	Now time.Time
 	// Instance is the ID of the instance, and ENIs what EC2 knows.
 	Instance string
@@ -60,7 +60,7 @@ type Node struct {
 	// State is the network in the kernel. Index has the numbers of its links.
 	State     netstate.State
 	Index     map[string]int
-	Sandboxes []Sandbox
+	Sandboxes []sandbox
 	// Journal and Allocations are what our journal has.
 	Journal     ipam.View
 	Allocations []ipam.Allocation
@@ -84,30 +84,30 @@ type Node struct {
 	PluginCopied bool
 }
 
-// Sandbox is a network namespace that may be that of a pod.
-type Sandbox struct {
+// sandbox is a network namespace that may be that of a pod.
+type sandbox struct {
 	Path string
 	// ID is the cookie of the namespace, see [datapath.SandboxID].
 	ID    uint64
-	Links []SandboxLink
+	Links []sandboxLink
 }
 
-// SandboxLink is a link in a sandbox. Peer is the number of its other end.
-type SandboxLink struct {
+// sandboxLink is a link in a sandbox. Peer is the number of its other end.
+type sandboxLink struct {
 	Name, MAC string
 	Peer      int
 	Addrs     []netip.Addr
 }
 
-// Adoptable reports whether an ENI may become ours: it carries the tag that it belongs to
+// adoptable reports whether an ENI may become ours: it carries the tag that it belongs to
 // this instance, and no service of AWS and no tag forbids it.
-func Adoptable(e eni.ENI, instance string) bool {
+func adoptable(e eni.ENI, instance string) bool {
 	return !e.Primary && e.Attachment != "" && e.ManagedBy == "" && e.Kind == eni.KindInterface &&
 		e.Tags[eni.TagInstance] == instance && e.Tags[eni.TagNoManage] != "true" && e.Tags[eni.TagPod] != "true"
 }
 
 // eniOf returns the ENI that has the address for pods, and its block.
-func (n *Node) eniOf(a netip.Addr) (agent.ENI, netip.Prefix, bool) {
+func (n *observed) eniOf(a netip.Addr) (agent.ENI, netip.Prefix, bool) {
 	for _, e := range n.Pool {
 		for _, b := range e.Blocks {
 			if b.Contains(a) && !e.NoPods {
@@ -119,7 +119,7 @@ func (n *Node) eniOf(a netip.Addr) (agent.ENI, netip.Prefix, bool) {
 }
 
 // linkTo returns the link by which packets to a pod leave, "" if there is none.
-func (n *Node) linkTo(a netip.Addr) string {
+func (n *observed) linkTo(a netip.Addr) string {
 	dst := netstate.HostPrefix(a)
 	for _, r := range n.State.Routes {
 		if r.Dst == dst && r.Type == "" && !r.Via.IsValid() && r.Link != "" {
@@ -130,13 +130,13 @@ func (n *Node) linkTo(a netip.Addr) string {
 }
 
 // hasLink reports whether the node has a veth link of that name.
-func (n *Node) hasLink(name string) bool {
+func (n *observed) hasLink(name string) bool {
 	l, ok := n.State.Link(name)
 	return ok && l.Kind == "veth"
 }
 
 // linkEnding returns the veth link whose name ends with the digits, "" if there is none.
-func (n *Node) linkEnding(digits string) string {
+func (n *observed) linkEnding(digits string) string {
 	i := slices.IndexFunc(n.State.Links, func(l netstate.Link) bool { return l.Kind == "veth" && strings.HasSuffix(l.Name, digits) })
 	if i < 0 {
 		return ""
@@ -145,7 +145,7 @@ func (n *Node) linkEnding(digits string) string {
 }
 
 // sandboxOf returns the sandbox in which the other end of a link has the address and the name.
-func (n *Node) sandboxOf(link, ifName string, a netip.Addr) (Sandbox, SandboxLink, bool) {
+func (n *observed) sandboxOf(link, ifName string, a netip.Addr) (sandbox, sandboxLink, bool) {
 	for _, s := range n.Sandboxes {
 		for _, l := range s.Links {
 			if l.Name == ifName && l.Peer == n.Index[link] && slices.Contains(l.Addrs, a) {
@@ -153,11 +153,11 @@ func (n *Node) sandboxOf(link, ifName string, a netip.Addr) (Sandbox, SandboxLin
 			}
 		}
 	}
-	return Sandbox{}, SandboxLink{}, false
+	return sandbox{}, sandboxLink{}, false
 }
 
 // resolvedNode returns the desired node with the links of its ENIs.
-func (n *Node) resolvedNode() datapath.Node {
+func (n *observed) resolvedNode() datapath.Node {
 	node, _ := n.Desired.Node.Resolve(n.State.Links) // an ENI without link has nothing in the kernel
 	return node
 }

@@ -51,9 +51,9 @@ func (o Options) refuseRunning(ctx context.Context) error {
 }
 
 // readCheckpoints reads the checkpoints of all network cards. A node without any has none.
-func (o Options) readCheckpoints(n *Node) error {
+func (o Options) readCheckpoints(n *observed) error {
 	paths := []string{o.Checkpoint}
-	further, err := filepath.Glob(CheckpointPath(o.Checkpoint, 1)[:len(CheckpointPath(o.Checkpoint, 1))-len("1.json")] + "*.json")
+	further, err := filepath.Glob(checkpointPath(o.Checkpoint, 1)[:len(checkpointPath(o.Checkpoint, 1))-len("1.json")] + "*.json")
 	if err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func (o Options) readCheckpoints(n *Node) error {
 		}
 		card := 0
 		if err == nil && path != o.Checkpoint {
-			for card = 1; CheckpointPath(o.Checkpoint, card) != path; card++ {
+			for card = 1; checkpointPath(o.Checkpoint, card) != path; card++ {
 				if card > maxCard {
 					return fmt.Errorf("%s: %w: want the number of a network card in the name", path, ErrCheckpoint)
 				}
@@ -89,12 +89,12 @@ const maxCard = 99
 
 // observe reads everything that a plan depends on. For the way back, the checkpoints need
 // not be readable, because they are replaced.
-func (r *run) observe(ctx context.Context) (n Node, err error) {
+func (r *run) observe(ctx context.Context) (n observed, err error) {
 	n.Now, n.Owner, n.Conflist, n.MTU = time.Now(), ourOwner, r.cfg.Conflist, r.cfg.PodMTU
 	if err := r.options.readCheckpoints(&n); err != nil && !r.back {
 		return n, err
 	}
-	inv, enis, err := r.node.Observe(ctx, func(e eni.ENI, instance string) bool { return Adoptable(e, instance) })
+	inv, enis, err := r.node.Observe(ctx, func(e eni.ENI, instance string) bool { return adoptable(e, instance) })
 	if err != nil {
 		return n, err
 	}
@@ -126,7 +126,7 @@ func (r *run) observe(ctx context.Context) (n Node, err error) {
 // ourOwner is the default of eni.Config.Owner.
 const ourOwner = "vpcnet"
 
-func (r *run) observeTables(ctx context.Context, n *Node) (err error) {
+func (r *run) observeTables(ctx context.Context, n *observed) (err error) {
 	if n.Table, err = hasTable(); err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func (r *run) observeTables(ctx context.Context, n *Node) (err error) {
 	return err
 }
 
-func (r *run) observeFiles(n *Node) {
+func (r *run) observeFiles(n *observed) {
 	plugin := filepath.Join(r.options.PluginDir, amazonPlugin)
 	n.Files = map[string]bool{}
 	for _, path := range []string{r.options.Conflist, r.options.Conflist + saved, r.cfg.Conflist, plugin, plugin + saved} {

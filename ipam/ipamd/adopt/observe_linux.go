@@ -19,7 +19,7 @@ import (
 
 // observeSandboxes returns the numbers of the node's links, and the network namespaces in
 // the directories with their links. It leaves out one that ends meanwhile.
-func observeSandboxes(dirs []string) (map[string]int, []Sandbox, error) {
+func observeSandboxes(dirs []string) (map[string]int, []sandbox, error) {
 	index := map[string]int{}
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -28,14 +28,14 @@ func observeSandboxes(dirs []string) (map[string]int, []Sandbox, error) {
 	for _, l := range links {
 		index[l.Attrs().Name] = l.Attrs().Index
 	}
-	var all []Sandbox
+	var all []sandbox
 	for _, dir := range distinct(dirs) {
 		files, err := os.ReadDir(dir)
 		if err != nil {
 			return nil, nil, err
 		}
 		for _, f := range files {
-			s := Sandbox{Path: filepath.Join(dir, f.Name())}
+			s := sandbox{Path: filepath.Join(dir, f.Name())}
 			if s.ID, err = datapath.SandboxID(s.Path); errors.Is(err, datapath.ErrNoSandbox) {
 				continue
 			}
@@ -52,7 +52,7 @@ func observeSandboxes(dirs []string) (map[string]int, []Sandbox, error) {
 }
 
 // observe reads the links of s.
-func (s *Sandbox) observe() error {
+func (s *sandbox) observe() error {
 	ns, err := netns.GetFromPath(s.Path)
 	if err != nil {
 		return err
@@ -68,7 +68,7 @@ func (s *Sandbox) observe() error {
 		return err
 	}
 	for _, l := range links {
-		x := SandboxLink{Name: l.Attrs().Name, MAC: l.Attrs().HardwareAddr.String(), Peer: l.Attrs().ParentIndex}
+		x := sandboxLink{Name: l.Attrs().Name, MAC: l.Attrs().HardwareAddr.String(), Peer: l.Attrs().ParentIndex}
 		addrs, err := h.AddrList(l, netlink.FAMILY_ALL)
 		if err != nil {
 			return err
@@ -109,7 +109,7 @@ func deleteTable() error {
 	}
 	c.DelTable(&nftables.Table{Name: amazonTable, Family: nftables.TableFamilyIPv4})
 	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("%v: %w", DeleteTable{}, err)
+		return fmt.Errorf("%v: %w", deleteAmazonTable{}, err)
 	}
 	return nil
 }

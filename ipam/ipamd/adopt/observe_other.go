@@ -6,7 +6,7 @@ package adopt
 
 import "github.com/vpcnet/vpcnet/datapath"
 
-func observeSandboxes([]string) (map[string]int, []Sandbox, error) {
+func observeSandboxes([]string) (map[string]int, []sandbox, error) {
 	return nil, nil, datapath.ErrNotSupported
 }
 

@@ -13,15 +13,15 @@ import (
 	"github.com/vpcnet/vpcnet/snat/iptables"
 )
 
-// Plan is what a change-over does, in order, and what it leaves alone.
-type Plan struct {
+// plan is what a change-over does, in order, and what it leaves alone.
+type plan struct {
 	// Notes name what the sources do not agree on. Nothing of it changes.
 	Notes []string
-	Steps []Step
+	Steps []step
 }
 
 // String returns the notes as comments, and the commands of the steps.
-func (p Plan) String() string {
+func (p plan) String() string {
 	var b strings.Builder
 	for _, n := range p.Notes {
 		b.WriteString("# left alone: " + n + "\n")
@@ -40,32 +40,32 @@ func (p Plan) String() string {
 	return b.String()
 }
 
-// Step is a step of a plan. It prints itself as the commands that an operator would type.
+// step is a step of a plan. It prints itself as the commands that an operator would type.
 // Each can be repeated.
-type Step interface {
+type step interface {
 	fmt.Stringer
 	title() string
 }
 
-// TagENI gives an ENI an owner.
-type TagENI struct{ ENI, Owner string }
+// tagENI gives an ENI an owner.
+type tagENI struct{ ENI, Owner string }
 
-func (s TagENI) title() string { return "the owner of these ENIs becomes " + s.Owner }
+func (s tagENI) title() string { return "the owner of these ENIs becomes " + s.Owner }
 
 // String returns the call of EC2.
-func (s TagENI) String() string {
+func (s tagENI) String() string {
 	return fmt.Sprintf("aws ec2 create-tags --resources %s --tags Key=%s,Value=%s", s.ENI, eni.TagOwner, s.Owner)
 }
 
-// Record writes events into the journal of the pool.
-type Record struct{ Events []ipam.Event }
+// recordEvents writes events into the journal of the pool.
+type recordEvents struct{ Events []ipam.Event }
 
-func (Record) title() string {
+func (recordEvents) title() string {
 	return "our journal gets the ENIs, and the allocations of the checkpoints"
 }
 
 // String returns a comment for each event.
-func (s Record) String() string {
+func (s recordEvents) String() string {
 	var b strings.Builder
 	for _, e := range s.Events {
 		switch e.Kind {
@@ -80,46 +80,46 @@ func (s Record) String() string {
 	return b.String()
 }
 
-// AdoptLink marks the host link of a pod that the other agent has wired.
-type AdoptLink struct{ Pod datapath.Pod }
+// markLink marks the host link of a pod that the other agent has wired.
+type markLink struct{ Pod datapath.Pod }
 
-func (AdoptLink) title() string {
+func (markLink) title() string {
 	return "links keep their names and MACs; their aliases record their pods"
 }
 
 // String returns the command of ip.
-func (s AdoptLink) String() string {
+func (s markLink) String() string {
 	return fmt.Sprintf("ip link set dev %s alias '%s'", s.Pod.Adopted.Link, s.Pod.AdoptedAlias())
 }
 
-// DisownLink removes the mark.
-type DisownLink struct{ Pod datapath.Pod }
+// unmarkLink removes the mark.
+type unmarkLink struct{ Pod datapath.Pod }
 
-func (DisownLink) title() string { return "links of pods lose our aliases" }
+func (unmarkLink) title() string { return "links of pods lose our aliases" }
 
 // String returns the command of ip.
-func (s DisownLink) String() string {
+func (s unmarkLink) String() string {
 	return fmt.Sprintf("ip link set dev %s alias ''", s.Pod.Adopted.Link)
 }
 
-// RenameLink gives a link another name.
-type RenameLink struct{ From, To string }
+// renameLink gives a link another name.
+type renameLink struct{ From, To string }
 
-func (RenameLink) title() string { return "links get the names that the other agent gives" }
+func (renameLink) title() string { return "links get the names that the other agent gives" }
 
 // String returns the command of ip.
-func (s RenameLink) String() string { return fmt.Sprintf("ip link set dev %s name %s", s.From, s.To) }
+func (s renameLink) String() string { return fmt.Sprintf("ip link set dev %s name %s", s.From, s.To) }
 
-// Change changes links, addresses, routes and rules.
-type Change struct {
+// applyChanges changes links, addresses, routes and rules.
+type applyChanges struct {
 	Why     string
 	Changes []netstate.Change
 }
 
-func (s Change) title() string { return s.Why }
+func (s applyChanges) title() string { return s.Why }
 
 // String returns the commands of ip, nft and sysctl.
-func (s Change) String() string {
+func (s applyChanges) String() string {
 	var b strings.Builder
 	for _, c := range s.Changes {
 		b.WriteString(c.String() + "\n")
@@ -127,74 +127,74 @@ func (s Change) String() string {
 	return b.String()
 }
 
-// Translate makes our translation. Text has its rules for nftables.
-type Translate struct{ Text string }
+// translate makes our translation. Text has its rules for nftables.
+type translate struct{ Text string }
 
-func (Translate) title() string { return "make our translation, beside that of the other agent" }
+func (translate) title() string { return "make our translation, beside that of the other agent" }
 
 // String returns the command of nft.
-func (s Translate) String() string { return "nft -f - <<'END'\n" + s.Text + "END" }
+func (s translate) String() string { return "nft -f - <<'END'\n" + s.Text + "END" }
 
-// Ensure removes what is in the way of our network, and verifies it.
-type Ensure struct{ Changes []netstate.Change }
+// ensureNetwork removes what is in the way of our network, and verifies it.
+type ensureNetwork struct{ Changes []netstate.Change }
 
-func (Ensure) title() string { return "remove what is in the way of our network, and verify it" }
+func (ensureNetwork) title() string { return "remove what is in the way of our network, and verify it" }
 
 // String returns the commands of ip.
-func (s Ensure) String() string { return Change{"", s.Changes}.String() }
+func (s ensureNetwork) String() string { return applyChanges{"", s.Changes}.String() }
 
-// Iptables changes chains of the other agent.
-type Iptables struct {
+// restoreChains changes chains of the other agent.
+type restoreChains struct {
 	Why     string
 	Variant iptables.Variant
 	Text    string
 }
 
-func (s Iptables) title() string { return s.Why }
+func (s restoreChains) title() string { return s.Why }
 
 // String returns the command of iptables-restore.
-func (s Iptables) String() string {
+func (s restoreChains) String() string {
 	return fmt.Sprintf("iptables-%s-restore --noflush <<'END'\n%sEND", s.Variant, s.Text)
 }
 
-// DeleteTable deletes the nftables table of the other agent.
-type DeleteTable struct{}
+// deleteAmazonTable deletes the nftables table of the other agent.
+type deleteAmazonTable struct{}
 
-func (DeleteTable) title() string { return "remove the nftables table of the other agent" }
+func (deleteAmazonTable) title() string { return "remove the nftables table of the other agent" }
 
 // String returns the command of nft.
-func (DeleteTable) String() string { return "nft delete table ip " + amazonTable }
+func (deleteAmazonTable) String() string { return "nft delete table ip " + amazonTable }
 
 // amazonTable is the name of the nftables table of amazon-vpc-cni-k8s, of family ip.
 const amazonTable = "aws-cni"
 
-// RemoveTranslation removes our translation.
-type RemoveTranslation struct{}
+// removeTranslation removes our translation.
+type removeTranslation struct{}
 
-func (RemoveTranslation) title() string { return "remove our translation" }
+func (removeTranslation) title() string { return "remove our translation" }
 
 // String returns the command of nft.
-func (RemoveTranslation) String() string { return "nft delete table inet vpcnet-snat" }
+func (removeTranslation) String() string { return "nft delete table inet vpcnet-snat" }
 
-// WriteFile replaces a file in one step.
-type WriteFile struct {
+// writeFile replaces a file in one step.
+type writeFile struct {
 	Path string
 	Text []byte
 }
 
-func (WriteFile) title() string { return "write the checkpoints" }
+func (writeFile) title() string { return "write the checkpoints" }
 
 // String returns the command of the shell.
-func (s WriteFile) String() string { return fmt.Sprintf("cat > %s <<'END'\n%s\nEND", s.Path, s.Text) }
+func (s writeFile) String() string { return fmt.Sprintf("cat > %s <<'END'\n%s\nEND", s.Path, s.Text) }
 
-// CopyFile replaces a file by a copy of another one, in one step. The file gets the name
+// copyFile replaces a file by a copy of another one, in one step. The file gets the name
 // Backup before, if it is not empty and no file has that name.
-type CopyFile struct{ From, To, Backup string }
+type copyFile struct{ From, To, Backup string }
 
-func (CopyFile) title() string { return "the plugin of the other agent becomes a copy of ours" }
+func (copyFile) title() string { return "the plugin of the other agent becomes a copy of our plugin" }
 
 // String returns the commands of the shell.
-func (s CopyFile) String() string {
+func (s copyFile) String() string {
 	text := fmt.Sprintf("cp %s %s", s.From, s.To)
 	if s.Backup != "" {
 		text = fmt.Sprintf("cp --no-clobber %s %s\n%s", s.To, s.Backup, text)
@@ -202,34 +202,34 @@ func (s CopyFile) String() string {
 	return text
 }
 
-// MoveFile renames a file.
-type MoveFile struct{ From, To string }
+// moveFile renames a file.
+type moveFile struct{ From, To string }
 
-func (MoveFile) title() string { return "rename files of the other agent" }
-
-// String returns the command of the shell.
-func (s MoveFile) String() string { return fmt.Sprintf("mv %s %s", s.From, s.To) }
-
-// RemoveFile removes a file.
-type RemoveFile struct{ Path string }
-
-func (RemoveFile) title() string { return "remove our CNI configuration" }
+func (moveFile) title() string { return "rename files of the other agent" }
 
 // String returns the command of the shell.
-func (s RemoveFile) String() string { return "rm -f " + s.Path }
+func (s moveFile) String() string { return fmt.Sprintf("mv %s %s", s.From, s.To) }
 
-// Announce writes our CNI configuration.
-type Announce struct{ Path string }
+// removeFile removes a file.
+type removeFile struct{ Path string }
 
-func (Announce) title() string { return "write our CNI configuration" }
+func (removeFile) title() string { return "remove our CNI configuration" }
+
+// String returns the command of the shell.
+func (s removeFile) String() string { return "rm -f " + s.Path }
+
+// announce writes our CNI configuration.
+type announce struct{ Path string }
+
+func (announce) title() string { return "write our CNI configuration" }
 
 // String returns a comment.
-func (s Announce) String() string { return "# the network vpcnet in " + s.Path }
+func (s announce) String() string { return "# the network vpcnet in " + s.Path }
 
-// Forget empties our journal.
-type Forget struct{}
+// forget empties our journal.
+type forget struct{}
 
-func (Forget) title() string { return "our journal is emptied" }
+func (forget) title() string { return "our journal is emptied" }
 
 // String returns a comment.
-func (Forget) String() string { return "# every allocation is in the checkpoints" }
+func (forget) String() string { return "# every allocation is in the checkpoints" }

@@ -22,21 +22,21 @@ import (
 // which nothing is changed, and those of the steps, after which another call completes the
 // change-over.
 func From(ctx context.Context, cfg ipamd.Config, o Options, w io.Writer) error {
-	return do(ctx, &run{cfg: cfg, options: o.withDefaults()}, FromAmazon, w)
+	return do(ctx, &run{cfg: cfg, options: o.withDefaults()}, fromAmazon, w)
 }
 
 // To changes the node over to amazon-vpc-cni-k8s, as From does the other way. The error
 // ErrUnsupported names a pod that amazon-vpc-cni-k8s cannot serve; then nothing is changed.
 func To(ctx context.Context, cfg ipamd.Config, o Options, w io.Writer) error {
-	return do(ctx, &run{cfg: cfg, options: o.withDefaults(), back: true}, ToAmazon, w)
+	return do(ctx, &run{cfg: cfg, options: o.withDefaults(), back: true}, toAmazon, w)
 }
 
-func do(ctx context.Context, r *run, plan func(Node, Options) (Plan, error), w io.Writer) (err error) {
+func do(ctx context.Context, r *run, compute func(observed, Options) (plan, error), w io.Writer) (err error) {
 	if err := r.options.refuseRunning(ctx); err != nil {
 		return err
 	}
 	if !r.back {
-		if err := r.options.readCheckpoints(&Node{}); err != nil {
+		if err := r.options.readCheckpoints(&observed{}); err != nil {
 			return err
 		}
 	}
@@ -59,7 +59,7 @@ func do(ctx context.Context, r *run, plan func(Node, Options) (Plan, error), w i
 	if err != nil {
 		return err
 	}
-	p, err := plan(n, r.options)
+	p, err := compute(n, r.options)
 	if err != nil {
 		return err
 	}
@@ -75,51 +75,51 @@ func do(ctx context.Context, r *run, plan func(Node, Options) (Plan, error), w i
 }
 
 // carryOut carries out one step.
-func (r *run) carryOut(ctx context.Context, enis []agent.ENI, s Step) error {
+func (r *run) carryOut(ctx context.Context, enis []agent.ENI, s step) error {
 	switch s := s.(type) {
-	case TagENI:
+	case tagENI:
 		if s.Owner == ourOwner {
 			return r.node.Manager.Adopt(ctx, s.ENI)
 		}
 		return r.node.Manager.Disown(ctx, s.ENI, s.Owner)
-	case Record:
+	case recordEvents:
 		return r.node.Record(s.Events)
-	case AdoptLink:
+	case markLink:
 		return r.handle.AdoptPod(ctx, s.Pod, s.Pod.Adopted.Link)
-	case DisownLink:
+	case unmarkLink:
 		return r.handle.DisownPod(ctx, s.Pod)
-	case RenameLink:
+	case renameLink:
 		return r.handle.RenameLink(ctx, s.From, s.To)
-	case Change:
+	case applyChanges:
 		return r.handle.Apply(ctx, s.Changes)
-	case Translate:
+	case translate:
 		return r.node.Translate(ctx)
-	case Ensure:
+	case ensureNetwork:
 		return r.node.Ensure(ctx, enis)
-	case Iptables:
+	case restoreChains:
 		return r.chains.Restore(ctx, s.Variant, s.Text)
-	case DeleteTable:
+	case deleteAmazonTable:
 		return deleteTable()
-	case RemoveTranslation:
+	case removeTranslation:
 		return r.removeTranslation(ctx)
-	case Announce:
+	case announce:
 		return r.node.Announce(ctx)
-	case Forget:
+	case forget:
 		return r.node.Forget()
 	}
 	return carryOutFile(s)
 }
 
 // carryOutFile carries out a step that changes a file.
-func carryOutFile(s Step) error {
+func carryOutFile(s step) error {
 	switch s := s.(type) {
-	case WriteFile:
+	case writeFile:
 		return replaceFile(s.Path, s.Text, 0o600)
-	case CopyFile:
+	case copyFile:
 		return s.copy()
-	case MoveFile:
+	case moveFile:
 		return os.Rename(s.From, s.To)
-	case RemoveFile:
+	case removeFile:
 		if err := os.Remove(s.Path); !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -140,7 +140,7 @@ func (r *run) removeTranslation(ctx context.Context) error {
 	return err
 }
 
-func (s CopyFile) copy() error {
+func (s copyFile) copy() error {
 	text, err := os.ReadFile(s.From)
 	if err != nil {
 		return err

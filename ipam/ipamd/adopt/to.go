@@ -19,16 +19,16 @@ import (
 // ErrUnsupported means that amazon-vpc-cni-k8s has no way to serve a pod of this node.
 var ErrUnsupported = errors.New("amazon-vpc-cni-k8s cannot serve the pod")
 
-// ToAmazon returns the plan by which the node changes over to amazon-vpc-cni-k8s. The error is
+// toAmazon returns the plan by which the node changes over to amazon-vpc-cni-k8s. The error is
 // ErrUnsupported for pods that it cannot serve: those with another mode than a veth pair, and
 // those with addresses of both families. They must end before.
-func ToAmazon(n Node, o Options) (Plan, error) {
-	p := &toPlan{Node: n, options: o.withDefaults(), entries: map[string][]Entry{}}
+func toAmazon(n observed, o Options) (plan, error) {
+	p := &toPlan{observed: n, options: o.withDefaults(), entries: map[string][]Entry{}}
 	if len(n.Journal.ENIs) == 0 && len(n.Allocations) == 0 {
 		return p.plan, nil
 	}
 	if err := p.findPods(); err != nil {
-		return Plan{}, err
+		return plan{}, err
 	}
 	p.restore()
 	p.checkpoints()
@@ -39,9 +39,9 @@ func ToAmazon(n Node, o Options) (Plan, error) {
 
 // toPlan is a plan to amazon-vpc-cni-k8s that is being made.
 type toPlan struct {
-	Node
+	observed
 	options Options
-	plan    Plan
+	plan    plan
 	pods    []returning
 	entries map[string][]Entry // by path
 }
@@ -53,7 +53,7 @@ type returning struct {
 	link, name string
 }
 
-func (p *toPlan) step(s Step) { p.plan.Steps = append(p.plan.Steps, s) }
+func (p *toPlan) step(s step) { p.plan.Steps = append(p.plan.Steps, s) }
 
 func (p *toPlan) findPods() error {
 	held := map[ipam.Attachment][]ipam.Allocation{}
@@ -73,7 +73,7 @@ func (p *toPlan) findPods() error {
 	for at, all := range sortedAttachments(held) {
 		i := slices.IndexFunc(p.Desired.Pods, func(o datapath.Pod) bool { return o.ContainerID == at.ContainerID && o.IfName == at.IfName })
 		if i < 0 {
-			return fmt.Errorf("%w: %v is no pod with a veth pair", ErrUnsupported, at)
+			return fmt.Errorf("%w: %v has no veth pair", ErrUnsupported, at)
 		}
 		pod, _ := p.Desired.Pods[i].Resolve(p.State.Links) // a pod without ENIs of its own always resolves
 		p.findPod(pod, all[0], len(cards[at.ContainerID]))
@@ -126,7 +126,7 @@ func (p *toPlan) findPod(pod datapath.Pod, a ipam.Allocation, interfaces int) {
 	} else {
 		e.IPv6 = a.Addr
 	}
-	path := CheckpointPath(p.options.Checkpoint, a.Card)
+	path := checkpointPath(p.options.Checkpoint, a.Card)
 	p.entries[path] = append(p.entries[path], e)
 }
 
@@ -137,7 +137,7 @@ func (p *toPlan) restore() {
 	var links []netstate.Change
 	for _, r := range p.pods {
 		if r.link != r.name {
-			p.step(RenameLink{r.link, r.name})
+			p.step(renameLink{r.link, r.name})
 		}
 		for _, a := range r.pod.Addrs {
 			want.Routes = append(want.Routes, podRoute(a.Addr, r.name))
@@ -163,13 +163,13 @@ func (p *toPlan) restore() {
 		changes = append(changes, c)
 	}
 	if len(changes) > 0 {
-		p.step(Change{"make links, routes and rules of the other agent", changes})
+		p.step(applyChanges{"make links, routes and rules of the other agent", changes})
 	}
 	have := removal(p.Tables[p.Variant])
 	texts := translation(p.Translation)
 	for _, table := range slices.Sorted(maps.Keys(texts)) {
 		if have[table] == "" && p.Variant != "" {
-			p.step(Iptables{"make chains of the other agent", p.Variant, "*" + table + "\n" + texts[table] + "COMMIT\n"})
+			p.step(restoreChains{"make chains of the other agent", p.Variant, "*" + table + "\n" + texts[table] + "COMMIT\n"})
 		}
 	}
 }
@@ -182,7 +182,7 @@ func (p *toPlan) checkpoints() {
 	}
 	for _, path := range slices.Sorted(maps.Keys(p.entries)) {
 		if text := FormatCheckpoint(p.entries[path]); p.Checkpoints[path] != string(text) {
-			p.step(WriteFile{path, text})
+			p.step(writeFile{path, text})
 		}
 	}
 }
@@ -230,12 +230,12 @@ func (p *toPlan) remove() {
 		}
 	}
 	if len(changes) > 0 {
-		p.step(Change{"remove our nftables table, rules and routes", changes})
+		p.step(applyChanges{"remove our nftables table, rules and routes", changes})
 	}
-	p.step(RemoveTranslation{})
+	p.step(removeTranslation{})
 	for _, r := range p.pods {
 		if r.pod.Adopted.Link != "" {
-			p.step(DisownLink{r.pod})
+			p.step(unmarkLink{r.pod})
 		}
 	}
 }
@@ -243,18 +243,18 @@ func (p *toPlan) remove() {
 // giveBack adds the steps that give files and ENIs to the other agent.
 func (p *toPlan) giveBack() {
 	if o := p.options.Conflist; p.Files[o+saved] {
-		p.step(MoveFile{o + saved, o})
+		p.step(moveFile{o + saved, o})
 	}
 	if p.Conflist != "" && p.Files[p.Conflist] {
-		p.step(RemoveFile{p.Conflist})
+		p.step(removeFile{p.Conflist})
 	}
 	if plugin := filepath.Join(p.options.PluginDir, amazonPlugin); p.Files[plugin+saved] {
-		p.step(MoveFile{plugin + saved, plugin})
+		p.step(moveFile{plugin + saved, plugin})
 	}
 	for _, e := range p.ENIs {
-		if e.Managed && !e.Primary && Adoptable(e, p.Instance) {
-			p.step(TagENI{e.ID, AmazonVPCCNI})
+		if e.Managed && !e.Primary && adoptable(e, p.Instance) {
+			p.step(tagENI{e.ID, AmazonVPCCNI})
 		}
 	}
-	p.step(Forget{})
+	p.step(forget{})
 }
