@@ -212,7 +212,7 @@ func randomMAC() net.HardwareAddr {
 
 // addPod adds a pod as the other plugin does, with an echo server, and the cached result of a
 // runtime.
-func (a *amazon) addPod(t *testing.T, addr netip.Addr, table int) *amazonPod {
+func (a *amazon) addPod(t *testing.T, addr netip.Addr, table int) {
 	t.Helper()
 	p := &amazonPod{Pod: &Pod{Pod: a.Pod(t), node: a.Node, Addrs: []netip.Addr{addr}}, table: table}
 	id := sha1.Sum([]byte(p.Name() + "/container"))
@@ -268,7 +268,6 @@ func (a *amazon) addPod(t *testing.T, addr netip.Addr, table int) *amazonPod {
 	a.cache(t, p)
 	a.pods = append(a.pods, p)
 	a.entries = append(a.entries, p.entry)
-	return p
 }
 
 // cache writes the result of the other plugin to the cache of the runtime.

@@ -184,8 +184,8 @@ type run struct {
 // distinct returns the paths without those that lead to the same directory.
 func distinct(dirs []string) (out []string) {
 	for _, d := range dirs {
-		if real, err := filepath.EvalSymlinks(d); err == nil && !slices.Contains(out, real) {
-			out = append(out, real)
+		if path, err := filepath.EvalSymlinks(d); err == nil && !slices.Contains(out, path) {
+			out = append(out, path)
 		}
 	}
 	return out
