@@ -146,3 +146,10 @@ func (o *opened) RenameLink(ctx context.Context, from, to string) error {
 	}
 	return o.impl.RenameLink(ctx, from, to)
 }
+
+func (o *opened) Links(ctx context.Context) ([]netstate.Link, error) {
+	if o.impl == nil {
+		return nil, errUnopened
+	}
+	return o.impl.Links(ctx)
+}

@@ -155,3 +155,14 @@ func (h *kernel) HostLinks(ctx context.Context) (map[string]bool, error) {
 	}
 	return found, nil
 }
+
+// Links: see [Handle.Links].
+func (h *kernel) Links(ctx context.Context) (links []netstate.Link, err error) {
+	err = h.withConn(ctx, func(c *rtnl.Conn) error {
+		return c.EachLink(func(l rtnl.Link) { links = append(links, l.Link) })
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	return links, nil
+}

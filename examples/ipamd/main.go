@@ -25,6 +25,10 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/ipamd/settings"
 )
 
+// gcPercent replaces the default of GOGC, 100. The agent is idle most of the time and shares
+// the node with its pods, so memory counts more than the time of the garbage collector.
+const gcPercent = 50
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -69,6 +73,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return 1
 	}
 	defer closeLog()
+	if getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	c := newChanger(args, getenv, s)
 	log := slog.New(logfile.NewHandler(out, &c.level))
 	c.log = log

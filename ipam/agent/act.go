@@ -241,7 +241,7 @@ func (l *loop) drainENI(k key, eni string) bool {
 // remove removes an ENI: first its link, then the ENI itself with del, if that
 // is not nil, and then its entry in the pool.
 func (l *loop) remove(k key, eni string, del func(context.Context, string) error) {
-	if t := l.running(key{kind: kindLink}); t != nil && t.eni == eni {
+	if l.linking(eni) {
 		return // resume tries again when the work on the link has ended
 	}
 	l.start(k, task{eni: eni}, func(ctx context.Context) func() {

@@ -234,6 +234,7 @@ func (l *loop) run(ctx context.Context) {
 		case <-l.changed:
 		case r := <-l.results:
 			l.finish(ctx, r)
+			l.finishWaiting(ctx)
 		case <-l.refresh:
 			l.needObservation(time.Now())
 		case <-timer.C:
@@ -249,6 +250,19 @@ func (l *loop) run(ctx context.Context) {
 		l.finish(ctx, <-l.results)
 	}
 	l.wg.Wait()
+}
+
+// finishWaiting applies the outcomes of further tasks that have ended, so that one turn
+// serves them all.
+func (l *loop) finishWaiting(ctx context.Context) {
+	for {
+		select {
+		case r := <-l.results:
+			l.finish(ctx, r)
+		default:
+			return
+		}
+	}
 }
 
 // releaseEnded releases the attachments of sandboxes that ended while no agent

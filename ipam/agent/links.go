@@ -86,8 +86,8 @@ func (l *loop) addENI(e ENI, enis []ipam.ENIView) error {
 	return l.cfg.Pool.SetENI(ipam.ENI{ID: e.ID, Card: e.Card, Device: e.Device})
 }
 
-// ensureLinks starts Links.Ensure for the first dirty link, in the order of
-// devices.
+// ensureLinks starts Links.Ensure for each dirty link, in the order of devices. The calls
+// run side by side: what Links does for one of them may serve the others.
 func (l *loop) ensureLinks(v ipam.View, wake *earliest) {
 	now, leaving := v.At, map[string]bool{}
 	for _, n := range v.ENIs {
@@ -101,7 +101,7 @@ func (l *loop) ensureLinks(v ipam.View, wake *earliest) {
 		ln := l.links[id]
 		wake.add(ln.backoff.until, now)
 		wake.add(ln.full.until, now)
-		if !ln.dirty || ln.backoff.active(now) || !l.ready(k, now) || leaving[id] {
+		if !ln.dirty || ln.backoff.active(now) || l.linking(id) || leaving[id] {
 			continue
 		}
 		e, edition := ln.ENI, ln.revision
@@ -111,6 +111,11 @@ func (l *loop) ensureLinks(v ipam.View, wake *earliest) {
 			return func() { l.ensured(e, edition, err) }
 		})
 	}
+}
+
+// linking reports whether Links.Ensure is under way for an ENI.
+func (l *loop) linking(eni string) bool {
+	return slices.ContainsFunc(l.tasks, func(t *task) bool { return t.eni == eni && t.kind == kindLink })
 }
 
 // ensured handles the result of Links.Ensure: if the link is verified, its blocks
@@ -130,19 +135,12 @@ func (l *loop) ensured(e ENI, edition int, err error) {
 	}
 	ln.backoff = backoff{}
 	ln.dirty = ln.revision != edition
-	have := map[netip.Prefix]bool{}
-	if l.observed {
-		for _, n := range l.cfg.Pool.View().ENIs {
-			for _, b := range n.Blocks {
-				have[b.Prefix] = true
-			}
-		}
-	}
 	var add []ipam.Block
-	for _, p := range e.Blocks {
-		// Blocks may have been unassigned during Links.Ensure.
-		if l.observed && !have[p] && slices.Contains(ln.Blocks, p) {
-			add = append(add, ipam.Block{Prefix: p, ENI: e.ID})
+	if l.observed {
+		for _, p := range missing(l.cfg.Pool.View(), e) {
+			if slices.Contains(ln.Blocks, p) { // it may have been unassigned during Links.Ensure
+				add = append(add, ipam.Block{Prefix: p, ENI: e.ID})
+			}
 		}
 	}
 	if err := errors.Join(l.cfg.Pool.SetReady(e.ID, true), l.cfg.Pool.AddBlocks(add...)); err != nil {
@@ -159,4 +157,27 @@ func (l *loop) ensured(e ENI, edition int, err error) {
 		ln.adopted = false
 		l.log.Info("blocks ready", "eni", e.ID, "blocks", len(add))
 	}
+}
+
+// missing returns the blocks of an ENI that the pool does not have, usually none.
+func missing(v ipam.View, e ENI) (out []netip.Prefix) {
+	own := map[netip.Prefix]bool{}
+	for _, n := range v.ENIs {
+		if n.ID == e.ID {
+			for _, b := range n.Blocks {
+				own[b.Prefix] = true
+			}
+		}
+	}
+	inPool := func(p netip.Prefix) bool {
+		return slices.ContainsFunc(v.ENIs, func(n ipam.ENIView) bool {
+			return slices.ContainsFunc(n.Blocks, func(b ipam.BlockView) bool { return b.Prefix == p })
+		})
+	}
+	for _, p := range e.Blocks {
+		if !own[p] && !inPool(p) {
+			out = append(out, p)
+		}
+	}
+	return out
 }

@@ -14,7 +14,8 @@ import (
 )
 
 // kind is a kind of task. At most one task of each kind is under way for a card
-// and a family, except that waiting pods justify several tasks that grow the pool.
+// and a family, except that waiting pods justify several tasks that grow the pool, and that
+// each ENI has a task for its link.
 type kind string
 
 const (

@@ -88,7 +88,8 @@ type Provider interface {
 // Links configures the ENIs in the node's kernel.
 type Links interface {
 	// Ensure configures link, route table, routes and source map of an ENI
-	// according to e, and verifies them. It is idempotent.
+	// according to e, and verifies them. It is idempotent. The agent calls it for
+	// several ENIs at the same time, and for one ENI not again before it has returned.
 	Ensure(ctx context.Context, e ENI) error
 	// Remove removes everything that Ensure created for an ENI, whether or not its
 	// link still exists.

@@ -50,6 +50,10 @@ type Links struct {
 	snat translator
 	enis map[string]datapath.ENI
 	vpc  []netip.Prefix
+	// asked counts the calls of Ensure. ensured has, for each ENI, the number of the
+	// latest call that came before the node's network was observed and found right.
+	asked   uint64
+	ensured map[string]uint64
 	// confirmed means that EC2 has confirmed the ENIs.
 	confirmed bool
 	// inUse are addresses that are in use, but not by a pod of the pool.
@@ -97,7 +101,7 @@ func newLinks(cfg LinksConfig) *Links {
 	l := &Links{
 		netns: cfg.Netns, fallback: cfg.SNATBackend == "" || cfg.SNATBackend == AutoBackend,
 		node: cfg.Node, snatConfig: cfg.SNAT, pods: cfg.Pods,
-		enis: map[string]datapath.ENI{}, turn: make(chan struct{}, 1), retired: make(chan struct{}, 1),
+		enis: map[string]datapath.ENI{}, ensured: map[string]uint64{}, turn: make(chan struct{}, 1), retired: make(chan struct{}, 1),
 	}
 	if l.pods == nil {
 		l.pods = func(time.Duration) []datapath.Pod { return nil }
@@ -136,16 +140,33 @@ func (l *Links) register(vpc []netip.Prefix, enis []agent.ENI, confirmed bool) {
 }
 
 // Ensure brings the node's network and the source translation to the state that
-// follows from e and all other ENIs.
+// follows from e and all other ENIs. Calls for several ENIs that wait for their turn are
+// served together.
 func (l *Links) Ensure(ctx context.Context, e agent.ENI) error {
+	l.mu.Lock()
+	l.enis[e.ID] = convertLink(e)
+	l.asked++
+	call := l.asked
+	l.mu.Unlock()
 	return l.inTurn(ctx, func() error {
 		l.mu.Lock()
-		l.enis[e.ID] = convertLink(e)
+		served, calls := l.ensured[e.ID] >= call, l.asked
 		l.mu.Unlock()
+		if served {
+			return nil
+		}
 		if err := l.ensure(ctx, e.ID); err != nil {
 			return err
 		}
-		return l.translate(ctx)
+		if err := l.translate(ctx); err != nil {
+			return err
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, x := range l.applied.ENIs {
+			l.ensured[x.ID] = calls
+		}
+		return nil
 	})
 }
 
@@ -184,12 +205,12 @@ func (l *Links) ensureNode(ctx context.Context, n datapath.Node) error {
 // ensureAttached is ensureNode without the ENIs that have no link: their state in the
 // kernel ended with the link. It keeps the ENI id and the primary ENI.
 func (l *Links) ensureAttached(ctx context.Context, id string) error {
-	state, err := l.path.Observe(ctx)
+	links, err := l.path.Links(ctx)
 	if err != nil {
 		return err
 	}
 	exists := map[string]bool{}
-	for _, link := range state.Links {
+	for _, link := range links {
 		exists[link.MAC] = true
 	}
 	return l.ensureNode(ctx, l.snapshot(func(e datapath.ENI) bool {
@@ -204,13 +225,13 @@ func (l *Links) translate(ctx context.Context) error {
 	cfg.VPC = slices.Clone(l.vpc)
 	enis := slices.Collect(maps.Values(l.enis))
 	l.mu.Unlock()
-	state, err := l.path.Observe(ctx)
+	links, err := l.path.Links(ctx)
 	if err != nil {
 		return err
 	}
 	names := map[string]string{}
 	for _, kind := range []string{"veth", ""} { // hardware links override veth links
-		for _, link := range state.Links {
+		for _, link := range links {
 			if link.Kind == kind {
 				names[link.MAC] = link.Name
 			}
@@ -262,11 +283,11 @@ func (l *Links) applyTranslation(ctx context.Context, cfg snat.Config) error {
 // awaitLink waits until the node has a link with the MAC.
 func (l *Links) awaitLink(ctx context.Context, mac net.HardwareAddr) error {
 	for {
-		state, err := l.path.Observe(ctx)
+		links, err := l.path.Links(ctx)
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(state.Links, func(k netstate.Link) bool { return k.MAC == mac.String() }) {
+		if slices.ContainsFunc(links, func(k netstate.Link) bool { return k.MAC == mac.String() }) {
 			return nil
 		}
 		select {
@@ -305,6 +326,7 @@ func (l *Links) Remove(ctx context.Context, id string) error {
 		l.mu.Lock()
 		e, known := l.enis[id]
 		delete(l.enis, id) // first, so that Watch does not put it back
+		delete(l.ensured, id)
 		l.mu.Unlock()
 		err := l.path.RemoveENI(ctx, before, id)
 		if err != nil && known {

@@ -314,9 +314,9 @@ func (n *node) tombstones(ctx context.Context, release func(ipam.Attachment) err
 	return err
 }
 
-// readyEvery is how often whenReady checks the agent. The kubelet checks for the CNI
+// readyEvery is how often whenReady checks the agent while it starts. The kubelet checks for the CNI
 // configuration every 5 seconds.
-const readyEvery = 50 * time.Millisecond
+const readyEvery = 5 * time.Millisecond
 
 // whenReady waits until the first address can be given to a pod, writes the CNI
 // configuration, and then repairs changes to the node's network until ctx ends.
