@@ -76,6 +76,22 @@ func (m *Manager) roomLocked(l instancetype.Limits, card int, now time.Time) boo
 	return ok && !now.Before(m.rests[restKey{op: OpProvision, kind: KindInterface}].until)
 }
 
+// roomForSingles returns an ENI for pods, on the card of in, that has a free IPv4 slot, in a
+// subnet that is not known to be full. It returns an empty ID if there is none.
+func (m *Manager) roomForSingles(l instancetype.Limits, in ProvisionInput) string {
+	now := time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.inv.ENIs {
+		limit := m.slotRefusals[slotKey{e.ID, IPv4}].limit(l.SlotsPerENI(), now)
+		if e.Card == in.Card && e.ForPods() && !e.InFlight && (in.PodsOnPrimary || !e.Primary) &&
+			e.Slots(IPv4) < limit && !now.Before(m.exhausted[e.SubnetID].all) {
+			return e.ID
+		}
+	}
+	return ""
+}
+
 // freeSlotLocked reports whether an ENI for pods in a subnet has a free IPv4 slot. It
 // does not consider the primary ENI, which the program may keep without pods.
 func (m *Manager) freeSlotLocked(l instancetype.Limits, card int, subnet string, now time.Time) bool {

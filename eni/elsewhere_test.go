@@ -146,3 +146,30 @@ func TestAssignWithoutElsewhere(t *testing.T) {
 		}))
 	}
 }
+
+// TestProvisionWithoutPrefix checks that no ENI is created for single addresses while
+// another one has free slots for them, and that one is created when that ENI's subnet is full.
+func TestProvisionWithoutPrefix(t *testing.T) {
+	inBubble(func(t *testing.T) {
+		w := newTwoSubnets(t, eni.Config{})
+		w.breakBlocks(w.subnet)
+		w.breakBlocks(w.other)
+		w.wantElsewhere("first broken", w.first, 10*time.Second)
+		in := eni.ProvisionInput{Slots: 1, Prefixes: true, Singles: 3, PodsOnPrimary: true}
+		if e, err := w.m.Provision(t.Context(), in); !errors.Is(err, eni.ErrNoFreePrefix) {
+			t.Errorf("provision while the primary ENI has free slots: %v, %v, want ErrNoFreePrefix", e.ID, err)
+		}
+		w.want("both broken", w.first, 3, 32)
+		w.fill(w.subnet)
+		for {
+			if _, err := w.assign(w.first); errors.Is(err, eni.ErrSubnetFull) {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if e := w.provision(w.m, in); e.SubnetID != w.other.ID || e.Slots(eni.IPv4) != 3 {
+			t.Errorf("provision after the first subnet is full: %v in %s, want 3 addresses in the other subnet", e.Blocks(), e.SubnetID)
+		}
+	})(t)
+}

@@ -26,6 +26,10 @@ type ProvisionInput struct {
 	// Singles is the number of secondary addresses to assign instead if no subnet
 	// has a free prefix. 0 means that Provision then fails with ErrNoFreePrefix.
 	Singles int
+	// PodsOnPrimary says that pods get addresses of the primary ENI too. If no subnet has
+	// a free prefix, Provision fails with ErrNoFreePrefix, in spite of Singles, as long as
+	// an ENI for pods on the card has a free slot that Assign can fill.
+	PodsOnPrimary bool
 	// Slots6 is the number of /80 prefixes to delegate. 1 is enough for a node.
 	Slots6 int
 	// Kind is the kind of ENI. Optional; default KindInterface.
@@ -155,7 +159,7 @@ func (m *Manager) provisionOnce(ctx context.Context, in ProvisionInput, limits i
 		return ENI{}, false, err
 	}
 	defer release()
-	it, err = m.create(ctx, it, m.slotRequest(fit, limits), subnets)
+	it, err = m.create(ctx, it, fit, limits, subnets)
 	if err != nil {
 		return ENI{}, false, err
 	}
@@ -259,7 +263,8 @@ func (m *Manager) reserve(in ProvisionInput, l instancetype.Limits) (Intent, fun
 }
 
 // create makes the attempts at a new ENI in order until EC2 creates one.
-func (m *Manager) create(ctx context.Context, it Intent, w slotRequest, subnets []string) (Intent, error) {
+func (m *Manager) create(ctx context.Context, it Intent, in ProvisionInput, l instancetype.Limits, subnets []string) (Intent, error) {
+	w := m.slotRequest(in, l)
 	attempts := m.listAttempts(subnets, w)
 	if w == (slotRequest{}) {
 		attempts = attemptsWithoutIPv4(subnets)
@@ -267,6 +272,12 @@ func (m *Manager) create(ctx context.Context, it Intent, w slotRequest, subnets 
 	err := m.exhaustedError(subnets)
 	asked := it.Groups
 	for _, a := range attempts {
+		if w.Prefixes > 0 && a.Prefixes == 0 {
+			if id := m.roomForSingles(l, in); id != "" {
+				err = &OpError{Op: string(OpProvision), reason: ReasonNoFreePrefix, Err: fmt.Errorf("%s has free slots for single addresses", id)}
+				break
+			}
+		}
 		it.Token, it.Subnet, it.Addrs, it.Prefixes = m.cfg.NewToken(), a.Subnet, a.Singles, a.Prefixes
 		if it.Groups = asked; it.Groups == nil {
 			it.Groups = m.groupsFor(a.Subnet, it.Kind)

@@ -161,6 +161,7 @@ func (l *loop) create(k key, slots int) bool {
 			l.subnetUntil = time.Time{}
 			l.noteOutcome(k, e.ID, err)
 			if err != nil {
+				l.noteNoPrefix(k.card, err)
 				return
 			}
 			// An observation during the call may have shown the ENI as not usable yet.
@@ -172,6 +173,19 @@ func (l *loop) create(k key, slots int) bool {
 		}
 	})
 	return true
+}
+
+// noteNoPrefix ends the back-off of the ENIs of a card that wait for a prefix elsewhere, if
+// err means that there is none: the provider then assigns single addresses to them.
+func (l *loop) noteNoPrefix(card int, err error) {
+	if reason, _ := explain(err); reason != ipam.ReasonNoFreePrefix {
+		return
+	}
+	for _, ln := range l.links {
+		if ln.Card == card && ln.full.reason == ipam.ReasonNoFreePrefix {
+			ln.full = backoff{}
+		}
+	}
 }
 
 // idleBlocks returns up to n blocks of an ENI without used or cooling addresses,

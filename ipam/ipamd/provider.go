@@ -95,7 +95,7 @@ func (p *Provider) record() {
 
 // CreateENI creates and attaches an ENI.
 func (p *Provider) CreateENI(ctx context.Context, in agent.CreateInput) (agent.ENI, error) {
-	input := eni.ProvisionInput{Card: in.Card, Slots: in.Slots, Prefixes: p.Prefixes, Singles: p.singles(in.Slots)}
+	input := eni.ProvisionInput{Card: in.Card, Slots: in.Slots, Prefixes: p.Prefixes, Singles: p.singles(in.Slots), PodsOnPrimary: !p.NoPrimary}
 	if slices.Contains(in.Families, ipam.IPv6) {
 		input.Slots6 = 1 // more addresses than a node has pods
 	}
