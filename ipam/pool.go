@@ -58,6 +58,8 @@ type Pool struct {
 	mu      sync.Mutex
 	st      *state
 	maxPods int
+	// otherPods count towards maxPods too.
+	otherPods int
 	// queue holds the ops of the next batch. committing is set while a caller
 	// commits a batch.
 	queue      []*op
@@ -146,6 +148,17 @@ func (p *Pool) SetMaxPods(n int) {
 	p.maxPods = n
 	p.mu.Unlock()
 	p.recheckQueue()
+}
+
+// SetOtherPods sets how many pods without addresses of the pool count towards
+// Config.MaxPods. It reports whether there are at most MaxPods with them.
+func (p *Pool) SetOtherPods(n int) (within bool) {
+	p.mu.Lock()
+	p.otherPods = n
+	within = p.maxPods == 0 || len(p.st.held)+n <= p.maxPods
+	p.mu.Unlock()
+	p.recheckQueue()
+	return within
 }
 
 // SetCooldown changes Config.Cooldown, also for the addresses that are cooling.

@@ -569,6 +569,16 @@ func TestLimitsChange(t *testing.T) {
 		if got := len(p.Lookup(first.Attachment)) + len(p.Lookup(second.Attachment)); got != 2 {
 			t.Errorf("%d allocations with a lower maximum, want 2", got)
 		}
+		release(t, p, second)
+		p.SetMaxPods(3)
+		if !p.SetOtherPods(2) {
+			t.Error("1 pod and 2 others are more than 3")
+		}
+		refused(second, ipam.ReasonPoolLimit)
+		if p.SetOtherPods(3) {
+			t.Error("1 pod and 3 others are at most 3")
+		}
+		p.SetOtherPods(0)
 		p.SetMaxPods(0)
 		release(t, p, first)
 		refused(request("c"), ipam.ReasonCooling)

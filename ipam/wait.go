@@ -155,7 +155,7 @@ func (r *round) serve(w *waiter) bool {
 		w.granted = r.st.allocations(g)
 		return true
 	}
-	if r.pool.maxPods > 0 && len(r.st.held) >= r.pool.maxPods {
+	if r.full() {
 		w.err = r.refusal(w)
 		return true
 	}
@@ -256,13 +256,21 @@ func checkFamilies(have []Allocation, q Request) error {
 	return nil
 }
 
+// full reports whether the pool has as many pods as it may have.
+func (r *round) full() bool {
+	return r.pool.maxPods > 0 && len(r.st.held)+r.pool.otherPods >= r.pool.maxPods
+}
+
 // refusal returns the error that says why w cannot be served.
 func (r *round) refusal(w *waiter) *ExhaustedError {
 	q := w.request
 	e := &ExhaustedError{Attachment: q.Attachment, Family: q.Families[0], Card: q.Card, Waited: r.now.Sub(w.since)}
-	if r.pool.maxPods > 0 && len(r.st.held) >= r.pool.maxPods {
+	if r.full() {
 		e.Reason = ReasonPoolLimit
 		e.Evidence = fmt.Sprintf("%d attachments hold addresses, the maximum is %d", len(r.st.held), r.pool.maxPods)
+		if n := r.pool.otherPods; n > 0 {
+			e.Evidence = fmt.Sprintf("%d attachments hold addresses and %d pods have ENIs of their own, the maximum is %d", len(r.st.held), n, r.pool.maxPods)
+		}
 		return e
 	}
 	if wanted := r.st.judgeWanted(q, r.now); wanted != nil {

@@ -96,7 +96,8 @@ type Config struct {
 	// RouteTables are the IDs of the VPC route tables in which the agent creates routes for
 	// NodePrefixes to the primary ENI.
 	RouteTables []string
-	// MaxPods limits the pods with addresses. Zero means no limit but that of the ENIs.
+	// MaxPods limits the pods, including those with ENIs of their own. Zero means no limit
+	// but that of the ENIs.
 	MaxPods int
 	// Cooldown is how long a released address rests before another pod can get it. Zero
 	// means 30 s, and a negative value none.

@@ -84,6 +84,8 @@ func (n *node) openState(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	n.own.pool = n.pool
+	n.own.count()
 	if n.known, err = readNodeRecord(n.cfg.StateDir, boot); err != nil {
 		n.log.Warn("node record of an earlier agent is not used", "err", err)
 	}

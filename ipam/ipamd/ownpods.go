@@ -40,6 +40,9 @@ type ownPods struct {
 	// ended is called with the addresses of pods that ended without a DEL.
 	ended func([]ipam.Allocation)
 
+	// pool counts the pods that have no addresses of it. Nil means that nothing does.
+	pool *ipam.Pool
+
 	// manager and limits are set by serve.
 	manager *eni.Manager
 	limits  instancetype.Limits
@@ -147,6 +150,12 @@ func (o *ownPods) add(ctx context.Context, req cniplugin.AddRequest, a asked, al
 		return was, err
 	}
 	defer end()
+	if !o.count() {
+		return was, &cniplugin.AgentError{
+			Code: cniplugin.CodeTryAgainLater, Reason: string(ipam.ReasonPoolLimit), Message: "the node has as many pods as it may have",
+			Details: fmt.Sprintf("the maximum is %d; -max-pods (VPCNET_MAX_PODS) permits more", o.cfg.MaxPods),
+		}
+	}
 	r := podRecord{Boot: o.boot, Attachment: at, Pod: ipam.PodRef(req.Pod), Netns: req.Netns, Sandbox: sandbox, At: time.Now(), Kind: a.kind}
 	if _, err := o.records.put(was, r); err != nil {
 		return r, err
@@ -203,10 +212,35 @@ func (o *ownPods) begin(at ipam.Attachment, k podKind) (end func(), err error) {
 	o.adding[at] = k
 	return func() {
 		o.mu.Lock()
-		defer o.mu.Unlock()
 		delete(o.adding, at)
 		o.unreserveLocked(at)
+		o.mu.Unlock()
+		o.count()
 	}, nil
+}
+
+// count tells the pool how many pods have no addresses of it. It reports whether the node may
+// have as many pods.
+func (o *ownPods) count() bool {
+	if o.pool == nil {
+		return true
+	}
+	others := map[ipam.Attachment]bool{}
+	for _, r := range o.records.list() {
+		others[r.Attachment] = r.Kind != kindIPVLAN
+	}
+	o.mu.Lock()
+	for at, kind := range o.adding {
+		others[at] = kind != kindIPVLAN
+	}
+	o.mu.Unlock()
+	n := 0
+	for _, other := range others {
+		if other {
+			n++
+		}
+	}
+	return o.pool.SetOtherPods(n)
 }
 
 // refusal returns the error for a pod after EC2 has not created its ENI.
@@ -428,6 +462,7 @@ func (o *ownPods) release(r podRecord) ([]ipam.Allocation, error) {
 	if err := o.records.remove(r); err != nil {
 		return nil, err
 	}
+	o.count()
 	o.drop(r)
 	return r.allocations(), nil
 }

@@ -34,7 +34,7 @@ func withOwn(t *testing.T, n *world, m *eni.Manager, dir string) *ownPods {
 	limits, err := m.Limits(t.Context())
 	n.check(err)
 	o.serve(m, limits)
-	o.links, n.backend.own = n.node.links, o
+	o.links, o.pool, n.backend.own = n.node.links, n.backend.cfg.Pool, o
 	trunk, found := trunkOf(n.manager.Inventory())
 	if !found {
 		trunk, err = n.manager.Provision(t.Context(), eni.ProvisionInput{Kind: eni.KindTrunk})
@@ -321,4 +321,35 @@ func TestWholeENIsAtOnce(t *testing.T) {
 	} else {
 		end()
 	}
+}
+
+// TestMaxPodsWithOwnENIs checks that pods with branch ENIs count towards the maximum, and that
+// a DEL makes room for another pod.
+func TestMaxPodsWithOwnENIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, nil)
+		group, err := n.cloud.AddSecurityGroup(n.subnet.VPC, "pods", nil)
+		n.check(err)
+		withOwn(t, n, n.manager, t.TempDir())
+		n.backend.cfg.Pool.SetMaxPods(2)
+		n.backend.Serve(n.run(t.Context(), 2))
+		own, plain := branchRequest("own", group.ID), branchRequest("plain")
+		for _, req := range []cniplugin.AddRequest{own, plain, own} { // the last one is repeated
+			_, err := n.backend.Add(t.Context(), req)
+			n.check(err)
+		}
+		for _, req := range []cniplugin.AddRequest{branchRequest("another", group.ID), branchRequest("more")} {
+			var refused *cniplugin.AgentError
+			if _, err := n.backend.Add(t.Context(), req); !errors.As(err, &refused) || refused.Reason != string(ipam.ReasonPoolLimit) {
+				t.Errorf("%s: %v, want the reason %s", req.ContainerID, err, ipam.ReasonPoolLimit)
+			}
+		}
+		if got := len(n.branches()); got != 1 {
+			t.Errorf("%d ENIs for pods, want 1", got)
+		}
+		_, err = n.backend.Del(t.Context(), cniplugin.DelRequest{Attachment: own.Attachment})
+		n.check(err)
+		_, err = n.backend.Add(t.Context(), branchRequest("more"))
+		n.check(err)
+	})
 }
