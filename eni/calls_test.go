@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -262,4 +263,59 @@ func step(a netip.Addr, n int) netip.Addr {
 		a = a.Next()
 	}
 	return a
+}
+
+// metadataCount counts the keys that are read from the metadata service.
+type metadataCount struct {
+	http.RoundTripper
+	reads *int
+}
+
+func (c *metadataCount) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.Contains(r.URL.Path, "/meta-data/") {
+		*c.reads++
+	}
+	return c.RoundTripper.RoundTrip(r)
+}
+
+// TestCheckReadsSomeENIs checks that Check of an instance with many ENIs reads the addresses of
+// some of them at a time, and that two Checks find any change.
+func TestCheckReadsSomeENIs(t *testing.T) {
+	inBubble(func(t *testing.T) {
+		w := newWorld(t, enitest.Config{})
+		inst := w.run("m5.24xlarge")
+		reads := 0
+		counted := w.config(inst.ID, func(rt http.RoundTripper) http.RoundTripper {
+			return &metadataCount{RoundTripper: rt, reads: &reads}
+		})
+		m := w.manager(inst, eni.Config{Client: eni.NewClient(counted, fast)})
+		var last eni.ENI
+		for range 14 {
+			last = w.provision(m, eni.ProvisionInput{Slots: 2})
+		}
+		_, err := m.Discover(t.Context())
+		w.check(err)
+		check := func() bool {
+			t.Helper()
+			due, err := m.Check(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return due
+		}
+		time.Sleep(time.Minute)
+		check() // reads all ENIs
+		reads = 0
+		if check() {
+			t.Error("a Discover is due although nothing has changed")
+		}
+		if reads != 1+2*8 {
+			t.Errorf("%d metadata requests of a Check, want 17: the list, and two for each of 8 ENIs", reads)
+		}
+		w.assignByHand(last.ID)
+		time.Sleep(time.Minute)
+		if first := check(); !first && !check() {
+			t.Error("two Checks have not found an address that another program assigned")
+		}
+	})(t)
 }

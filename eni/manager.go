@@ -115,10 +115,11 @@ type Manager struct {
 	intents          map[string]Intent // the unfinished ones, and those done lately
 	busy             map[string]bool   // intents and ENIs claimed by an operation
 	inv              Inventory
-	everDiscovered   bool      // inv is of a Discover, and not Config.Known
-	partialDiscovers int       // how many Discovers in a row lacked an answer of a source
-	observedAt       time.Time // when the sources of inv were asked
-	lastMetadata     string    // the signature of the metadata at the last Discover
+	everDiscovered   bool                // inv is of a Discover, and not Config.Known
+	partialDiscovers int                 // how many Discovers in a row lacked an answer of a source
+	observedAt       time.Time           // when the sources of inv were asked
+	lastMetadata     string              // the signature of the metadata at the last Discover
+	shown            map[string]shownENI // by MAC
 	limits           instancetype.Limits
 	limitsAt         time.Time               // when limits was set
 	learned          learnedLimits           // what refusals of EC2 add to limits
@@ -157,10 +158,10 @@ func New(cfg Config) (*Manager, error) {
 		busy:          map[string]bool{},
 		cardRefusals:  map[int]refusal{},
 		foreignPlaces: map[place]time.Time{},
-		slotRefusals:  map[slotKey]refusal{},
-		exhausted:     map[string]exhaustion{},
-		rests:         map[restKey]rest{},
-		vlans:         map[string]map[int]bool{},
+		slotRefusals:  map[slotKey]refusal{}, shown: map[string]shownENI{},
+		exhausted: map[string]exhaustion{},
+		rests:     map[restKey]rest{},
+		vlans:     map[string]map[int]bool{},
 	}, nil
 }
 
