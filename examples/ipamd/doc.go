@@ -4,6 +4,9 @@
 // instance on which it runs, and gives them to the CNI plugin vpc-cni.
 //
 //	ipamd --help
+//	ipamd install     copy the plugins to the directory of the runtime, set up the kernel
+//	ipamd [flags]     run the agent
+//	ipamd uninstall   restore what was there before
 //
 // A node changes over from amazon-vpc-cni-k8s, and back, without restarting a pod:
 //
@@ -11,8 +14,10 @@
 //	ipamd adopt -from amazon-vpc-cni-k8s
 //	ipamd adopt -to amazon-vpc-cni-k8s
 //
-// The agent itself is package ipam/ipamd, and its flags and variables are package
-// ipam/ipamd/settings. This program adds the log, metrics for Prometheus, and the status
-// as JSON. It can be killed at any time: before it acts it writes to the state directory
+// The agent itself is package ipam/ipamd, its flags and variables are package
+// ipam/ipamd/settings, and the commands are packages ipam/ipamd/install and adopt. This program adds
+// the log, metrics for Prometheus at port 61678, the pool in the form of amazon-vpc-cni-k8s
+// at 127.0.0.1:61679, and the whole state on a Unix socket; see package
+// ipam/ipamd/introspect. It can be killed at any time: before it acts it writes to the state directory
 // everything that the next process needs. It does not forward the traffic of pods.
 package main

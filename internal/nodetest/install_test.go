@@ -23,9 +23,9 @@ func TestInstall(t *testing.T) {
 	node := vpc.Node(t, "t3.small")
 	dir := t.TempDir()
 	bin, state := filepath.Join(dir, "opt", "cni", "bin"), filepath.Join(dir, "state")
-	ipamd := func(command string) string {
+	ipamd := func(command string) {
 		t.Helper()
-		return node.Run(t, Program("ipamd"), command, "-cni-bin-dir="+bin, "-state-dir="+state, "-enable-v6-egress", "-preflight=off")
+		node.Run(t, Program("ipamd"), command, "-cni-bin-dir="+bin, "-state-dir="+state, "-enable-v6-egress", "-preflight=off")
 	}
 	sysctls := func() string { return node.Run(t, "sysctl", "net.ipv4.conf.ens5.rp_filter", "net.ipv4.ip_forward") }
 	node.Run(t, "sysctl", "-w", "net.ipv4.conf.ens5.rp_filter=1", "net.ipv4.ip_forward=0")
