@@ -41,6 +41,25 @@ func (p Protocol) String() string {
 	return strconv.Itoa(int(p))
 }
 
+// MarshalText returns the name of the protocol, or its number.
+func (p Protocol) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (p *Protocol) UnmarshalText(text []byte) error {
+	for _, known := range []Protocol{ICMP, TCP, UDP, ICMPv6, SCTP} {
+		if string(text) == known.String() {
+			*p = known
+			return nil
+		}
+	}
+	n, err := strconv.ParseUint(string(text), 10, 8)
+	if err != nil {
+		return fmt.Errorf("protocol %q: want icmp, tcp, udp, ipv6-icmp, sctp or a number up to 255", text)
+	}
+	*p = Protocol(n)
+	return nil
+}
+
 // hasPorts reports whether a port number of the protocol has a meaning.
 func (p Protocol) hasPorts() bool { return p == TCP || p == UDP || p == SCTP }
 

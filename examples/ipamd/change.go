@@ -25,7 +25,9 @@ type changer struct {
 	level  slog.LevelVar
 	log    *slog.Logger
 	agent  *ipamd.Agent
-	start  settings.Settings // those of the start
+	// policies are those of the file, nil without one.
+	policies *policyFile
+	start    settings.Settings // those of the start
 
 	// turn has a value while a change is under way, which has the fields below.
 	turn   chan struct{}
@@ -58,6 +60,9 @@ func (c *changer) follow(ctx context.Context) error {
 		}
 		if _, err := c.change(ctx, nil); err != nil {
 			c.log.Error("settings stay as they are", "err", err)
+		}
+		if c.policies != nil {
+			c.policies.read(c.log)
 		}
 	}
 }

@@ -130,6 +130,11 @@ func serve(ctx context.Context, cfg ipamd.Config, c *changer, log *slog.Logger) 
 	show := &introspect.Server{Settings: c.settings}
 	m := newMetrics(version())
 	cfg.Logger, cfg.Hooks, cfg.Handler = log, m.hooks(show.Called), c.handler()
+	if file := c.start.NetworkPolicies; file != "" {
+		c.policies = openPolicyFile(file)
+		c.policies.read(log)
+		cfg.Policies = c.policies
+	}
 	a, err := ipamd.New(cfg)
 	if err != nil {
 		return err

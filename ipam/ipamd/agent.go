@@ -57,6 +57,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return (&server.Server{Backend: n.backend, SweepSoon: n.links.SweepSoon, Further: n.cfg.Handler, Logger: n.log}).Serve(ctx, n.listener)
 	})
 	g.Go(func() error { return n.links.Sweep(ctx, n.log) })
+	g.Go(func() error { return n.policies.run(ctx) })
 	g.Go(func() error { return a.subs.run(ctx, n.pool) })
 	g.Go(func() error {
 		st, err := n.start(ctx)

@@ -51,6 +51,8 @@ type Backend struct {
 	// own are the pods that are not joined by a veth pair with addresses of the pool. Nil
 	// means that there are none.
 	own *ownPods
+	// policies keeps the classes of pods in the kernel. Nil means that there are none.
+	policies *enforcer
 	// problem is the present failure of EC2 or the metadata service, nil if none is
 	// known.
 	problem atomic.Pointer[error]
@@ -141,12 +143,23 @@ func (b *Backend) Add(ctx context.Context, req cniplugin.AddRequest) (res cniplu
 			taken = append(taken, r.Attachment)
 		}
 	}
-	if b.cfg.BeforeReply != nil {
-		if err := b.cfg.BeforeReply(ctx, req, got); err != nil {
-			return cniplugin.AddResponse{}, undo(err)
-		}
+	if err := b.beforeReply(ctx, req, got); err != nil {
+		return cniplugin.AddResponse{}, undo(err)
 	}
 	return b.response(got), nil
+}
+
+// beforeReply calls BeforeReply, and puts the class of the pod into the kernel.
+func (b *Backend) beforeReply(ctx context.Context, req cniplugin.AddRequest, got []ipam.Allocation) error {
+	if b.cfg.BeforeReply != nil {
+		if err := b.cfg.BeforeReply(ctx, req, got); err != nil {
+			return err
+		}
+	}
+	if b.policies == nil || b.policies.policies == nil {
+		return nil
+	}
+	return b.policies.admit(ctx, b.policyPod(ipam.Attachment(req.Attachment)))
 }
 
 // find returns a as the pool's key. If a has no network, find returns the attachment of the
@@ -187,8 +200,16 @@ func (b *Backend) Del(ctx context.Context, req cniplugin.DelRequest) (res cniplu
 	return cniplugin.DelResponse{}, b.explain(err, req.Attachment, req.Pod)
 }
 
-// released calls AfterDel.
+// released takes the class of a pod out of the kernel, and calls AfterDel. By then the
+// plugin has deleted the pod's links.
 func (b *Backend) released(all []ipam.Allocation) {
+	if b.policies != nil && b.policies.policies != nil && len(all) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), policyTime)
+		defer cancel()
+		if err := b.policies.enforce(ctx); err != nil {
+			b.policies.log.Error("network policies not applied", "err", err)
+		}
+	}
 	if b.cfg.AfterDel != nil && len(all) > 0 {
 		b.cfg.AfterDel(all)
 	}
@@ -206,8 +227,8 @@ func (b *Backend) addOwn(ctx context.Context, req cniplugin.AddRequest, a asked)
 		}
 		return b.agent.Load().Allocate(ctx, wanted[0])
 	})
-	if err == nil && b.cfg.BeforeReply != nil {
-		if err = b.cfg.BeforeReply(ctx, req, r.allocations()); err != nil && !(repeated && before.complete()) {
+	if err == nil {
+		if err = b.beforeReply(ctx, req, r.allocations()); err != nil && !(repeated && before.complete()) {
 			_, releaseErr := b.own.release(r)
 			err = errors.Join(err, releaseErr)
 		}

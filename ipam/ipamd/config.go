@@ -141,6 +141,14 @@ type Config struct {
 	// ENI's own address by the same ENI.
 	NoNodePorts bool
 
+	// Policies knows what pods may receive and send. Nil means that nothing limits them.
+	// The class of a pod is in the kernel before the plugin gets the pod's addresses, and
+	// until its DEL.
+	Policies Policies
+	// PolicyMode says what a new pod may do as long as Policies does not know its class.
+	// Empty means PolicyStandard.
+	PolicyMode PolicyMode
+
 	// Cluster is the name of the cluster, with which created ENIs are tagged.
 	Cluster string
 	// ENITags are further tags of created ENIs.
@@ -234,6 +242,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.SNATBackend = cmp.Or(c.SNATBackend, AutoBackend)
 	c.HTTPTimeout = cmp.Or(c.HTTPTimeout, defaultHTTPTimeout)
 	c.Enforcement = cmp.Or(c.Enforcement, datapath.Strict)
+	c.PolicyMode = cmp.Or(c.PolicyMode, PolicyStandard)
 	c.Bridge = cmp.Or(c.Bridge, defaultBridge)
 	c.ConflistFormat = cmp.Or(c.ConflistFormat, FormatVPCNet)
 	c.PluginDir = cmp.Or(c.PluginDir, defaultPluginDir)
@@ -271,6 +280,8 @@ func (c *Config) validate() error {
 		bad = fmt.Sprintf("Families %v, want IPv4 and IPv6, each at most once", c.Families)
 	case c.Enforcement != datapath.Strict && c.Enforcement != datapath.Standard:
 		bad = fmt.Sprintf("Enforcement %q, want %s or %s", c.Enforcement, datapath.Strict, datapath.Standard)
+	case c.PolicyMode != PolicyStandard && c.PolicyMode != PolicyStrict:
+		bad = fmt.Sprintf("PolicyMode %q, want %s or %s", c.PolicyMode, PolicyStandard, PolicyStrict)
 	case c.MaxENIs < 0 || c.MaxPods < 0 || c.WholeENIs < 0 || c.HTTPTimeout < 0 || c.BranchCooldown < 0:
 		bad = fmt.Sprintf("MaxENIs %d, MaxPods %d, WholeENIs %d, HTTPTimeout %v, BranchCooldown %v: want none below 0", c.MaxENIs, c.MaxPods, c.WholeENIs, c.HTTPTimeout, c.BranchCooldown)
 	}

@@ -32,6 +32,7 @@ type node struct {
 	own      *ownPods
 	pool     *ipam.Pool
 	backend  *Backend
+	policies *enforcer
 	recorder recorder
 	known    nodeRecord
 	events   events
@@ -93,6 +94,13 @@ func (n *node) openState(ctx context.Context) error {
 	n.backend = NewBackend(n.cfg.backend(n.pool))
 	n.backend.own, n.own.ended = n.own, n.backend.released
 	n.links.pods = n.backend.Pods
+	if n.policies, err = openEnforcer(ctx, &n.cfg); err != nil {
+		return err
+	}
+	n.policies.pods, n.backend.policies = n.backend.policyPods, n.policies
+	if err := n.policies.start(ctx); err != nil {
+		return err
+	}
 	for _, lost := range n.journals.lost {
 		n.recordEvent(lost)
 	}
@@ -104,6 +112,9 @@ func (n *node) close() error {
 	var errs []error
 	if n.listener != nil {
 		_ = n.listener.Close() // the server may have closed it
+	}
+	if n.policies != nil {
+		errs = append(errs, n.policies.table.Close())
 	}
 	if n.links != nil {
 		errs = append(errs, n.links.Close())

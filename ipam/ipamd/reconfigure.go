@@ -20,13 +20,13 @@ var liveFields = append([]string{"Policy", "MaxENIs", "MaxPods", "Cooldown"}, pl
 
 // programFields are the fields of a Config that are parts of the program. Reconfigure
 // ignores them.
-var programFields = []string{"Demand", "Handler", "Hooks", "Logger"}
+var programFields = []string{"Demand", "Handler", "Hooks", "Logger", "Policies"}
 
 // Reconfigure changes the configuration of an agent: Policy, MaxENIs, MaxPods, Cooldown,
 // Subnets and Groups take effect at once. Pods and ENIs stay where they are: the subnets
 // are those of ENIs that are created from then on, lower limits end no pod, and the
-// security groups of existing ENIs follow soon. Demand, Handler, Hooks and Logger are
-// ignored.
+// security groups of existing ENIs follow soon. Demand, Handler, Hooks, Logger and Policies
+// are ignored.
 //
 // It returns the names of the other fields that differ. They keep their values, and take
 // effect if the next agent is created with them. If NoPrimaryPods is one of them, Subnets

@@ -32,7 +32,6 @@ const anyValue = "*"
 var missing = []absent{
 	{"DISABLE_NETWORK_RESOURCE_PROVISIONING", nil, true, "the agent would create and delete ENIs that another program manages"},
 	{"ENABLE_IMDS_ONLY_MODE", nil, true, "the agent would create and delete ENIs that another program manages"},
-	{"NETWORK_POLICY_ENFORCING_MODE", []string{"none"}, false, "the agent enforces no network policies; a program of its own must"},
 	{"ENI_CONFIG_LABEL_DEF", []string{"topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"}, false, "the agent reads no labels of the node; -pod-network (VPCNET_POD_NETWORK) names the network, by default the zone"},
 	{"ENI_CONFIG_ANNOTATION_DEF", []string{"k8s.amazonaws.com/eniConfig"}, false, "the agent reads no annotations of the node; -pod-network (VPCNET_POD_NETWORK) names the network, by default the zone"},
 

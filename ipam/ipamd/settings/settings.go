@@ -68,6 +68,9 @@ type Settings struct {
 	Root            string
 	Preflight       string
 	NoTCPEarlyDemux bool
+	// NetworkPolicies is a file with the network policies of pods, which the program
+	// follows.
+	NetworkPolicies string
 
 	// given has the names of the settings that were set.
 	given map[string]bool
@@ -121,6 +124,7 @@ func defaults() Settings {
 			RandomPorts:    snat.RandomPRNG,
 			HTTPTimeout:    10 * time.Second,
 			Enforcement:    datapath.Strict,
+			PolicyMode:     ipamd.PolicyStandard,
 			Bridge:         "cbr0",
 			BranchCooldown: time.Minute,
 			Socket:         cniplugin.DefaultSocket,
@@ -158,7 +162,7 @@ type option struct {
 
 // options lists every setting in the order of the help.
 func (s *Settings) options() []option {
-	return slices.Concat(s.poolOptions(), s.placementOptions(), s.ownPodOptions(), s.kernelOptions(), s.snatOptions(), s.cloudOptions(), s.conflistOptions(), s.processOptions(), s.installOptions())
+	return slices.Concat(s.poolOptions(), s.placementOptions(), s.ownPodOptions(), s.kernelOptions(), s.snatOptions(), s.policyOptions(), s.cloudOptions(), s.conflistOptions(), s.processOptions(), s.installOptions())
 }
 
 func (s *Settings) poolOptions() []option {
@@ -227,6 +231,14 @@ func (s *Settings) snatOptions() []option {
 		{group, "randomize-snat", "AWS_VPC_K8S_CNI_RANDOMIZESNAT", "HOW", "How source ports are chosen: prng, hashrandom or none.", choiceValue(&s.RandomPorts, snat.RandomPRNG, snat.RandomHash, snat.RandomNone)},
 		{group, "snat-backend", "VPCNET_SNAT_BACKEND", "BACKEND", "Part of the kernel that translates: nftables, iptables, or auto, which is nftables where the kernel has it. iptables needs its programs, uses the variant (nft or legacy) in which kubelet has its chains, and does not translate flows of pods on second ENIs to Services with endpoints outside of the VPC.", choiceValue(&s.SNATBackend, ipamd.AutoBackend, snat.Nftables, snat.Iptables)},
 		{group, "node-port-support", "AWS_VPC_CNI_NODE_PORT_SUPPORT", "", "Send the replies of connections to an ENI's own address, such as those to node ports, by the same ENI.", notValue(&s.NoNodePorts)},
+	}
+}
+
+func (s *Settings) policyOptions() []option {
+	const group = "Network policies"
+	return []option{
+		{group, "network-policies", "VPCNET_NETWORK_POLICIES", "FILE", `JSON file with classes, which say what pods may receive and send, and with the classes of pods: {"classes":{"web":{"ingress":{"isolated":true,"allow":[{"name":"clients","peers":[{"prefix":"10.0.0.0/16","except":["10.0.9.0/24"]}],"ports":[{"protocol":"tcp","first":80}]}]}}},"pods":[{"pod":"default/web-*","class":"web"}]}. The first entry of pods that matches NAMESPACE/NAME counts; a pod that none matches is not limited. SIGHUP reads the file again.`, textValue(&s.NetworkPolicies)},
+		{group, "network-policy-enforcing-mode", "NETWORK_POLICY_ENFORCING_MODE", "MODE", "What a new pod may do as long as its policies are not known, because -network-policies cannot be read: standard, everything, or strict, nothing.", choiceValue(&s.PolicyMode, ipamd.PolicyStandard, ipamd.PolicyStrict)},
 	}
 }
 

@@ -68,6 +68,8 @@ var examples = map[string]string{
 	"ENABLE_POD_ENI":                     "true",
 	"POD_SECURITY_GROUP_ENFORCING_MODE":  "standard",
 	"VPCNET_BRANCH_ENI_COOLDOWN":         "30",
+	"VPCNET_NETWORK_POLICIES":            "/tmp/policies.json",
+	"NETWORK_POLICY_ENFORCING_MODE":      "strict",
 	"VPCNET_WHOLE_ENIS":                  "2",
 	"VPCNET_NODE_PREFIX":                 "100.65.129.0/24",
 	"VPCNET_BRIDGE":                      "br0",
@@ -158,7 +160,7 @@ func TestOptionsComplete(t *testing.T) {
 }
 
 // ownFields are fields that programs set themselves, or that settings of other names set.
-var ownFields = map[string]bool{"Policy": true, "Subnets": true, "Groups": true, "NoPrimaryPods": true, "Families": true, "MaxENIs": true, "Cooldown": true, "Demand": true, "Handler": true, "Hooks": true, "Logger": true}
+var ownFields = map[string]bool{"Policy": true, "Subnets": true, "Groups": true, "NoPrimaryPods": true, "Families": true, "MaxENIs": true, "Cooldown": true, "Demand": true, "Handler": true, "Hooks": true, "Logger": true, "Policies": true}
 
 // fields returns the exported fields, with those of the embedded configuration.
 func fields() (out []reflect.StructField) {

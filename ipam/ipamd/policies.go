@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ipamd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/datapath/policy"
+	"github.com/vpcnet/vpcnet/ipam"
+)
+
+// Policies knows what pods may receive and send. Its methods are called from several
+// goroutines, and must be quick: the runtime waits for them.
+type Policies interface {
+	// Class returns the class of a pod and the name of the class, "" if no policy selects
+	// the pod. It returns false if it does not know yet; then the pod keeps the class that
+	// it had, also that of an earlier agent, and a new pod is treated as PolicyMode says.
+	Class(pod cniplugin.Pod) (name string, class policy.Compiled, known bool)
+	// Changed has a value when Class may return something else for pods of the node.
+	Changed() <-chan struct{}
+}
+
+// PolicyMode says what a new pod may do as long as its class is not known. The words are
+// those of amazon-vpc-cni-k8s: NETWORK_POLICY_ENFORCING_MODE.
+type PolicyMode string
+
+// The modes.
+const (
+	// PolicyStandard lets the pod receive and send everything.
+	PolicyStandard PolicyMode = "standard"
+	// PolicyStrict lets it receive and send nothing, except from and to its node.
+	PolicyStrict PolicyMode = "strict"
+)
+
+// unknownClass is the name of the class of new pods with [PolicyStrict]. No class of
+// Policies may have it.
+const unknownClass = "unknown"
+
+// policyTime bounds the change of the table after a DEL.
+const policyTime = 10 * time.Second
+
+// ErrPolicyMode is wrapped by the errors for pods whose packets to some peers pass by the
+// forward hook of the node, in which policies are enforced: those on a bridge, with an
+// ipvlan link, and with an ENI of their own. A pod that a policy isolates cannot have such a
+// mode.
+var ErrPolicyMode = errors.New("network policies need a pod with a veth pair or a branch ENI")
+
+// enforcer keeps the classes of the node's pods in the kernel.
+type enforcer struct {
+	policies Policies // nil if there are none
+	mode     PolicyMode
+	table    *policy.Handle
+	pods     func() []policyPod
+	log      *slog.Logger
+
+	mu      sync.Mutex
+	applied policy.State
+	// refused has the pods whose class cannot be enforced, which were logged.
+	refused map[ipam.Attachment]bool
+}
+
+// policyPod is a pod as the enforcer sees it.
+type policyPod struct {
+	attachment ipam.Attachment
+	pod        cniplugin.Pod
+	kind       podKind
+	addrs      []netip.Addr
+}
+
+// openEnforcer opens the table in the namespace of the node. It changes nothing.
+func openEnforcer(ctx context.Context, cfg *Config) (*enforcer, error) {
+	table, err := policy.Open("")
+	if err != nil {
+		return nil, err
+	}
+	e := &enforcer{policies: cfg.Policies, mode: cfg.PolicyMode, table: table, log: cfg.Logger, refused: map[ipam.Attachment]bool{}}
+	if e.applied, _, err = table.Observe(ctx); err != nil {
+		return nil, errors.Join(err, table.Close())
+	}
+	return e, nil
+}
+
+// start makes the table hold the classes of all pods, before the first request is answered.
+// Without policies it removes the table of an earlier agent.
+func (e *enforcer) start(ctx context.Context) error {
+	if e.policies == nil {
+		return e.table.Remove(ctx)
+	}
+	return e.enforce(ctx)
+}
+
+// run repairs the table and follows the policies until ctx ends.
+func (e *enforcer) run(ctx context.Context) error {
+	if e.policies == nil {
+		return nil
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		if err := e.table.Watch(ctx, policy.WatchConfig{Logger: e.log}); ctx.Err() == nil {
+			return err
+		}
+		return nil
+	})
+	g.Go(func() error {
+		for {
+			select {
+			case <-e.policies.Changed():
+			case <-ctx.Done():
+				return nil
+			}
+			if err := e.enforce(ctx); err != nil && ctx.Err() == nil {
+				e.log.Error("network policies not applied", "err", err)
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// enforce makes the table hold the classes of all pods.
+func (e *enforcer) enforce(ctx context.Context) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	want := policy.State{Classes: map[string]policy.Compiled{}, Pods: map[netip.Addr]string{}}
+	refused := map[ipam.Attachment]bool{}
+	for _, p := range e.pods() {
+		name, class := e.classOf(p)
+		if name == "" {
+			continue
+		}
+		if !enforceable(p.kind) && isolates(class) {
+			refused[p.attachment] = true
+			if !e.refused[p.attachment] {
+				e.log.Error("network policy not enforced", "pod", p.pod, "class", name, "err", modeError(p))
+			}
+			continue
+		}
+		want.Classes[name] = class
+		for _, a := range p.addrs {
+			want.Pods[a] = name
+		}
+	}
+	e.refused = refused
+	if _, err := e.table.Apply(ctx, want); err != nil {
+		return err
+	}
+	e.applied = want
+	return nil
+}
+
+// classOf returns the class that a pod must have, "" if nothing limits it.
+func (e *enforcer) classOf(p policyPod) (name string, class policy.Compiled) {
+	name, class, known := e.policies.Class(p.pod)
+	if known {
+		return name, class
+	}
+	for _, a := range p.addrs {
+		if name, had := e.applied.Pods[a]; had {
+			return name, e.applied.Classes[name]
+		}
+	}
+	if e.mode == PolicyStrict {
+		return unknownClass, denyAll()
+	}
+	return "", policy.Compiled{}
+}
+
+// denyAll returns the class that isolates a pod and allows nothing.
+func denyAll() policy.Compiled {
+	isolated := policy.Rules{Isolated: true}
+	c, err := policy.Compile(policy.Class{Ingress: isolated, Egress: isolated})
+	if err != nil {
+		panic(err) // a class without rules
+	}
+	return c
+}
+
+// admit makes the table hold the class of a new pod, before its ADD is answered.
+func (e *enforcer) admit(ctx context.Context, p policyPod) error {
+	if name, class := e.classLocked(p); name != "" && isolates(class) && !enforceable(p.kind) {
+		return &cniplugin.AgentError{
+			Code: cniplugin.CodeInvalidConfig, Message: modeError(p).Error(),
+			Details: fmt.Sprintf("the pod has the class %q, which isolates it", name),
+		}
+	}
+	return e.enforce(ctx)
+}
+
+func (e *enforcer) classLocked(p policyPod) (string, policy.Compiled) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.classOf(p)
+}
+
+func isolates(c policy.Compiled) bool { return c.Isolated(policy.Ingress) || c.Isolated(policy.Egress) }
+
+// enforceable reports whether all packets of pods of a kind pass the forward hook.
+func enforceable(k podKind) bool { return k == kindVeth || k == kindBranch }
+
+func modeError(p policyPod) error {
+	return fmt.Errorf("%w: it has %s", ErrPolicyMode, kindNames[p.kind])
+}
+
+// policyPods returns the pods that hold addresses.
+func (b *Backend) policyPods() []policyPod {
+	byAttachment := map[ipam.Attachment]*policyPod{}
+	var order []*policyPod
+	add := func(a ipam.Allocation, kind podKind) {
+		at := b.owner(a.Attachment)
+		p := byAttachment[at]
+		if p == nil {
+			p = &policyPod{attachment: at, pod: cniplugin.Pod(a.Pod), kind: kind}
+			byAttachment[at], order = p, append(order, p)
+		}
+		p.addrs = append(p.addrs, a.Addr)
+	}
+	for _, r := range b.own.all() {
+		for _, a := range r.allocations() {
+			add(a, r.Kind)
+		}
+	}
+	for a := range b.cfg.Pool.Allocations() {
+		if r, ok := b.own.record(a.Attachment); !ok || !r.complete() {
+			add(a, kindVeth)
+		}
+	}
+	pods := make([]policyPod, len(order))
+	for i, p := range order {
+		pods[i] = *p
+	}
+	return pods
+}
+
+// policyPod returns one of the pods that hold addresses.
+func (b *Backend) policyPod(at ipam.Attachment) policyPod {
+	for _, p := range b.policyPods() {
+		if p.attachment == at {
+			return p
+		}
+	}
+	return policyPod{attachment: at}
+}
