@@ -258,6 +258,9 @@ type PodConfig struct {
 	Capabilities map[string]any
 	// Silent pods have no echo server.
 	Silent bool
+
+	// before is called with the sandbox before ADD.
+	before func(*vpctest.Pod)
 }
 
 // AddPod adds a pod with the agent's configuration, and an echo server in it. The pod is
@@ -298,6 +301,9 @@ func (n *Node) TryPod(t *testing.T, cfg PodConfig) (*Pod, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Args)) {
 		p.rt.Args = append(p.rt.Args, [2]string{name, cfg.Args[name]})
+	}
+	if cfg.before != nil {
+		cfg.before(p.Pod)
 	}
 	var addErr error
 	n.Do(t, func() error {

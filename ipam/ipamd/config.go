@@ -280,8 +280,8 @@ func (c *Config) validate() error {
 		bad = fmt.Sprintf("Families %v, want IPv4 and IPv6, each at most once", c.Families)
 	case c.Enforcement != datapath.Strict && c.Enforcement != datapath.Standard:
 		bad = fmt.Sprintf("Enforcement %q, want %s or %s", c.Enforcement, datapath.Strict, datapath.Standard)
-	case c.PolicyMode != PolicyStandard && c.PolicyMode != PolicyStrict:
-		bad = fmt.Sprintf("PolicyMode %q, want %s or %s", c.PolicyMode, PolicyStandard, PolicyStrict)
+	case c.PolicyMode != PolicyStandard && c.PolicyMode != PolicyStrict && c.PolicyMode != PolicyNone:
+		bad = fmt.Sprintf("PolicyMode %q, want %s, %s or %s", c.PolicyMode, PolicyStandard, PolicyStrict, PolicyNone)
 	case c.MaxENIs < 0 || c.MaxPods < 0 || c.WholeENIs < 0 || c.HTTPTimeout < 0 || c.BranchCooldown < 0:
 		bad = fmt.Sprintf("MaxENIs %d, MaxPods %d, WholeENIs %d, HTTPTimeout %v, BranchCooldown %v: want none below 0", c.MaxENIs, c.MaxPods, c.WholeENIs, c.HTTPTimeout, c.BranchCooldown)
 	}

@@ -39,6 +39,8 @@ const (
 	PolicyStandard PolicyMode = "standard"
 	// PolicyStrict lets it receive and send nothing, except from and to its node.
 	PolicyStrict PolicyMode = "strict"
+	// PolicyNone enforces no policies: Policies is not used.
+	PolicyNone PolicyMode = "none"
 )
 
 // unknownClass is the name of the class of new pods with [PolicyStrict]. No class of
@@ -83,6 +85,9 @@ func openEnforcer(ctx context.Context, cfg *Config) (*enforcer, error) {
 		return nil, err
 	}
 	e := &enforcer{policies: cfg.Policies, mode: cfg.PolicyMode, table: table, log: cfg.Logger, refused: map[ipam.Attachment]bool{}}
+	if cfg.PolicyMode == PolicyNone {
+		e.policies = nil
+	}
 	if e.applied, _, err = table.Observe(ctx); err != nil {
 		return nil, errors.Join(err, table.Close())
 	}

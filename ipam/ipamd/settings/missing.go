@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 )
 
 // absent is a variable of amazon-vpc-cni-k8s that the agent does not have.
@@ -76,24 +78,31 @@ func (s *Settings) checkMissing(values map[string]string) error {
 		v := values[m.env]
 		switch {
 		case !m.applies(v):
-		case m.refused || s.misplaces(m, v):
+		case m.refused || s.misplaces(m):
 			errs = append(errs, fmt.Errorf("%s=%.80q: %w: %s", m.env, v, errMissing, m.say))
 		default:
 			s.warnings = append(s.warnings, fmt.Sprintf("%s=%.80q has no effect: %s", m.env, v, m.say))
 		}
 	}
+	if s.NetworkPolicies == "" {
+		const say = "the agent enforces no network policies without -network-policies (VPCNET_NETWORK_POLICIES)"
+		switch mode := s.PolicyMode; {
+		case mode == ipamd.PolicyStrict:
+			errs = append(errs, fmt.Errorf("NETWORK_POLICY_ENFORCING_MODE=%s: %s", mode, say))
+		case mode == ipamd.PolicyStandard && values["NETWORK_POLICY_ENFORCING_MODE"] != "":
+			s.warnings = append(s.warnings, fmt.Sprintf("NETWORK_POLICY_ENFORCING_MODE=%s has no effect: %s", mode, say))
+		}
+	}
 	return errors.Join(errs...)
 }
 
-// misplaces reports whether pods would be in the wrong place, or open, without a setting
-// that is otherwise only warned of: the network of the node by a label or annotation while
-// the agent takes that of the zone, and network policies that isolate each new pod.
-func (s *Settings) misplaces(m absent, v string) bool {
+// misplaces reports whether pods would be in the wrong place without a setting that is
+// otherwise only warned of: the network of the node by a label or annotation while the agent
+// takes that of the zone.
+func (s *Settings) misplaces(m absent) bool {
 	switch m.env {
 	case "ENI_CONFIG_LABEL_DEF", "ENI_CONFIG_ANNOTATION_DEF":
 		return s.CustomNetwork && s.PodNetworks != "" && s.PodNetwork == ""
-	case "NETWORK_POLICY_ENFORCING_MODE":
-		return strings.EqualFold(v, "strict")
 	}
 	return false
 }

@@ -69,7 +69,7 @@ var examples = map[string]string{
 	"POD_SECURITY_GROUP_ENFORCING_MODE":  "standard",
 	"VPCNET_BRANCH_ENI_COOLDOWN":         "30",
 	"VPCNET_NETWORK_POLICIES":            "/tmp/policies.json",
-	"NETWORK_POLICY_ENFORCING_MODE":      "strict",
+	"NETWORK_POLICY_ENFORCING_MODE":      "none",
 	"VPCNET_WHOLE_ENIS":                  "2",
 	"VPCNET_NODE_PREFIX":                 "100.65.129.0/24",
 	"VPCNET_BRIDGE":                      "br0",
