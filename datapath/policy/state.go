@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -20,7 +21,8 @@ type State struct {
 	// Classes have names of 1 to 200 letters, digits, slashes, hyphens, underscores and
 	// dots.
 	Classes map[string]Compiled
-	// Pods has the names of classes.
+	// Pods has the names of classes. A pod with the name "" is not limited, as one without
+	// an entry, but the table remembers it.
 	Pods map[netip.Addr]string
 }
 
@@ -83,7 +85,7 @@ func (s State) validate() error {
 		}
 	}
 	for a, name := range s.Pods {
-		if _, ok := s.Classes[name]; !ok {
+		if _, ok := s.Classes[name]; !ok && name != "" {
 			return fmt.Errorf("%w: %v has the class %q, which is not among the %d classes", ErrInvalid, a, name, len(s.Classes))
 		}
 		if !a.IsValid() || a.Is4In6() || a.Zone() != "" {
@@ -147,7 +149,7 @@ func (s State) table() nft.Table {
 	for _, f := range families {
 		selves := nft.Set{Name: selvesName(f), Family: f, Kind: nft.Selves}
 		for _, a := range pods {
-			if c := s.Classes[s.Pods[a]]; nft.FamilyOf(a) == f && (c.Isolated(Ingress) || c.Isolated(Egress)) {
+			if nft.FamilyOf(a) == f {
 				selves.Elements = append(selves.Elements, single(a, ""))
 			}
 		}
@@ -267,6 +269,10 @@ func stateOf(t nft.Table) (State, bool) {
 		switch {
 		case set.Kind == nft.Boxes:
 			s.addBoxes(set)
+		case set.Kind == nft.Selves:
+			for _, e := range set.Elements {
+				s.Pods[e.Prefix.Addr()] = cmp.Or(s.Pods[e.Prefix.Addr()], "")
+			}
 		case set.IsMap:
 			for _, e := range set.Elements {
 				_, class, _ := strings.Cut(e.Chain, "-")

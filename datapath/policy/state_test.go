@@ -38,7 +38,7 @@ func examples(t testing.TB) map[string]policy.State {
 		"deny":  {Classes: map[string]policy.Compiled{"deny": deny}, Pods: map[netip.Addr]string{addr("10.0.2.2"): "deny", addr("fd00::2"): "deny"}},
 		"two": {
 			Classes: map[string]policy.Compiled{"team/web": web, "dns": dns},
-			Pods:    map[netip.Addr]string{addr("10.0.2.2"): "team/web", addr("fd00::2"): "team/web", addr("10.0.2.3"): "dns"},
+			Pods:    map[netip.Addr]string{addr("10.0.2.2"): "team/web", addr("fd00::2"): "team/web", addr("10.0.2.3"): "dns", addr("10.0.2.4"): ""},
 		},
 	}
 }

@@ -137,8 +137,8 @@ func (e *enforcer) enforce(ctx context.Context) error {
 	want := policy.State{Classes: map[string]policy.Compiled{}, Pods: map[netip.Addr]string{}}
 	refused := map[ipam.Attachment]bool{}
 	for _, p := range e.pods() {
-		name, class := e.classOf(p)
-		if name == "" {
+		name, class, decided := e.classOf(p)
+		if !decided {
 			continue
 		}
 		if !enforceable(p.kind) && isolates(class) {
@@ -148,7 +148,9 @@ func (e *enforcer) enforce(ctx context.Context) error {
 			}
 			continue
 		}
-		want.Classes[name] = class
+		if name != "" {
+			want.Classes[name] = class
+		}
 		for _, a := range p.addrs {
 			want.Pods[a] = name
 		}
@@ -161,21 +163,22 @@ func (e *enforcer) enforce(ctx context.Context) error {
 	return nil
 }
 
-// classOf returns the class that a pod must have, "" if nothing limits it.
-func (e *enforcer) classOf(p policyPod) (name string, class policy.Compiled) {
-	name, class, known := e.policies.Class(p.pod)
-	if known {
-		return name, class
+// classOf returns the class that a pod must have, "" if nothing limits it. Nothing is decided
+// for a pod that is open only because its class is not known. The table remembers decisions,
+// so that pods keep their classes when an agent starts before it knows the policies.
+func (e *enforcer) classOf(p policyPod) (name string, class policy.Compiled, decided bool) {
+	if name, class, known := e.policies.Class(p.pod); known {
+		return name, class, true
 	}
 	for _, a := range p.addrs {
-		if name, had := e.applied.Pods[a]; had {
-			return name, e.applied.Classes[name]
+		if name, had := e.applied.Pods[a]; had && name != unknownClass {
+			return name, e.applied.Classes[name], true
 		}
 	}
 	if e.mode == PolicyStrict {
-		return unknownClass, denyAll()
+		return unknownClass, denyAll(), true
 	}
-	return "", policy.Compiled{}
+	return "", policy.Compiled{}, false
 }
 
 // denyAll returns the class that isolates a pod and allows nothing.
@@ -190,7 +193,7 @@ func denyAll() policy.Compiled {
 
 // admit makes the table hold the class of a new pod, before its ADD is answered.
 func (e *enforcer) admit(ctx context.Context, p policyPod) error {
-	if name, class := e.classLocked(p); name != "" && isolates(class) && !enforceable(p.kind) {
+	if name, class := e.classLocked(p); isolates(class) && !enforceable(p.kind) {
 		return &cniplugin.AgentError{
 			Code: cniplugin.CodeInvalidConfig, Message: modeError(p).Error(),
 			Details: fmt.Sprintf("the pod has the class %q, which isolates it", name),
@@ -202,7 +205,8 @@ func (e *enforcer) admit(ctx context.Context, p policyPod) error {
 func (e *enforcer) classLocked(p policyPod) (string, policy.Compiled) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.classOf(p)
+	name, class, _ := e.classOf(p)
+	return name, class
 }
 
 func isolates(c policy.Compiled) bool { return c.Isolated(policy.Ingress) || c.Isolated(policy.Egress) }
