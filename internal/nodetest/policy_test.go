@@ -257,8 +257,10 @@ func TestPolicyKill(t *testing.T) {
 	h := n.policies(t)
 	n.Eventually(t, func() error {
 		have, ours, err := h.Observe(t.Context())
-		if err == nil && (!ours || len(have.Pods) > 0) {
-			err = fmt.Errorf("after DEL: ours %t\n%s", ours, have)
+		for _, p := range []*Pod{closed, locked} {
+			if class, ok := have.Pods[p.Addrs[0]]; err == nil && (!ours || ok) {
+				err = fmt.Errorf("after DEL: ours %t, %v has the class %q", ours, p.Addrs[0], class)
+			}
 		}
 		return err
 	})

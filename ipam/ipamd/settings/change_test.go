@@ -68,7 +68,7 @@ func TestSince(t *testing.T) {
 // TestEffects checks that the effect of each setting is what Reconfigure makes of it.
 func TestEffects(t *testing.T) {
 	ofProgram := []string{
-		"VPCNET_CONFIG", "VPCNET_STATUS_SOCKET", "INTROSPECTION_BIND_ADDRESS", "DISABLE_INTROSPECTION", "VPCNET_METRICS_BIND_ADDRESS", "DISABLE_METRICS",
+		"VPCNET_CONFIG", "VPCNET_NETWORK_POLICIES", "VPCNET_STATUS_SOCKET", "INTROSPECTION_BIND_ADDRESS", "DISABLE_INTROSPECTION", "VPCNET_METRICS_BIND_ADDRESS", "DISABLE_METRICS",
 		"AWS_VPC_K8S_CNI_LOG_FILE", "AWS_VPC_K8S_CNI_LOGLEVEL", "DISABLE_TCP_EARLY_DEMUX", "VPCNET_PREFLIGHT", "VPCNET_ROOT",
 	}
 	networks := filepath.Join(t.TempDir(), "networks.json")

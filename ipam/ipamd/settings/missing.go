@@ -88,8 +88,8 @@ func (s *Settings) checkMissing(values map[string]string) error {
 		const say = "the agent enforces no network policies without -network-policies (VPCNET_NETWORK_POLICIES)"
 		switch mode := s.PolicyMode; {
 		case mode == ipamd.PolicyStrict:
-			errs = append(errs, fmt.Errorf("NETWORK_POLICY_ENFORCING_MODE=%s: %s", mode, say))
-		case mode == ipamd.PolicyStandard && values["NETWORK_POLICY_ENFORCING_MODE"] != "":
+			errs = append(errs, fmt.Errorf("NETWORK_POLICY_ENFORCING_MODE=%s: %w: %s", mode, errMissing, say))
+		case mode == ipamd.PolicyStandard && s.given["network-policy-enforcing-mode"]:
 			s.warnings = append(s.warnings, fmt.Sprintf("NETWORK_POLICY_ENFORCING_MODE=%s has no effect: %s", mode, say))
 		}
 	}
