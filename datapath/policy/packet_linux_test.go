@@ -362,7 +362,9 @@ func TestChangesUnderTraffic(t *testing.T) {
 		for _, a := range w.a.addrs {
 			s.Pods[a] = name(i)
 		}
-		w.apply(s)
+		if _, err := w.h.Apply(t.Context(), s); err != nil {
+			t.Error(err)
+		}
 	}
 	apply(0)
 	c := w.converse(t, "tcp", w.a, w.b, false)
