@@ -25,7 +25,7 @@ func TestParseCheckpoint(t *testing.T) {
 	const good = `{"version":"vpc-cni-ipam/1","later":1,"allocations":[{"networkName":"aws-cni","containerID":"c","ifName":"eth0","ipv4":"10.0.1.7","allocationTimestamp":1700000000000000000,` +
 		`"metadata":{"k8sPodNamespace":"ns","k8sPodName":"p","interfacesCount":1}}]}`
 	entries, err := ParseCheckpoint([]byte(good), 1)
-	if err != nil || len(entries) != 1 || entries[0].Card != 1 || entries[0].Addr() != netip.MustParseAddr("10.0.1.7") {
+	if err != nil || len(entries) != 1 || entries[0].Card != 1 || entries[0].addr() != netip.MustParseAddr("10.0.1.7") {
 		t.Fatalf("%+v, %v", entries, err)
 	}
 	if got, want := string(FormatCheckpoint(entries)), strings.Replace(good, `"later":1,`, "", 1); got != want {

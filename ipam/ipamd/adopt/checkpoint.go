@@ -39,8 +39,8 @@ type Metadata struct {
 	Interfaces int    `json:"interfacesCount,omitempty"`
 }
 
-// Addr returns the address of the entry.
-func (e Entry) Addr() netip.Addr {
+// addr returns the address of the entry.
+func (e Entry) addr() netip.Addr {
 	if e.IPv4.IsValid() {
 		return e.IPv4
 	}
@@ -51,9 +51,9 @@ func (e Entry) Addr() netip.Addr {
 func (e Entry) String() string {
 	key := e.NetworkName + "/" + e.ContainerID + "/" + e.IfName
 	if e.Metadata.Name == "" {
-		return key + " with " + e.Addr().String()
+		return key + " with " + e.addr().String()
 	}
-	return fmt.Sprintf("%s/%s (%s) with %s", e.Metadata.Namespace, e.Metadata.Name, key, e.Addr())
+	return fmt.Sprintf("%s/%s (%s) with %s", e.Metadata.Namespace, e.Metadata.Name, key, e.addr())
 }
 
 // checkpoint is the content of a file.

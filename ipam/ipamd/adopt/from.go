@@ -74,9 +74,9 @@ func (p *fromPlan) entries() {
 		key := [3]string{e.NetworkName, e.ContainerID, e.IfName}
 		i := index[key]
 		index[key]++
-		holders[e.Addr()] = append(holders[e.Addr()], e)
-		if len(holders[e.Addr()]) == 1 {
-			p.claimed[e.Addr()] = true
+		holders[e.addr()] = append(holders[e.addr()], e)
+		if len(holders[e.addr()]) == 1 {
+			p.claimed[e.addr()] = true
 		}
 		p.entry(e, i)
 	}
@@ -89,14 +89,14 @@ func (p *fromPlan) entries() {
 
 // entry decides about one entry, of the index-th interface of its pod.
 func (p *fromPlan) entry(e Entry, index int) {
-	addr := e.Addr()
+	addr := e.addr()
 	at := ipam.Attachment{Network: e.NetworkName, ContainerID: e.ContainerID, IfName: e.IfName}
 	if index > 0 {
 		at.IfName = fmt.Sprintf("%s%d", further, index)
 	}
 	duplicate := 0
 	for _, o := range p.Entries {
-		if o.Addr() == addr {
+		if o.addr() == addr {
 			duplicate++
 		}
 	}
@@ -140,11 +140,11 @@ func (p *fromPlan) entry(e Entry, index int) {
 // take adds the events for an entry, and its pod.
 func (p *fromPlan) take(e Entry, at ipam.Attachment, own agent.ENI, block netip.Prefix, link string, within sandbox, inside sandboxLink) {
 	p.events = append(p.events, ipam.Event{
-		Kind: ipam.EventAllocated, At: time.Unix(0, e.Timestamp), Attachment: at, Addrs: []netip.Addr{e.Addr()},
+		Kind: ipam.EventAllocated, At: time.Unix(0, e.Timestamp), Attachment: at, Addrs: []netip.Addr{e.addr()},
 		Pod: ipam.PodRef{Namespace: e.Metadata.Namespace, Name: e.Metadata.Name}, Netns: within.Path, Sandbox: within.ID, MAC: inside.MAC,
 	})
 	p.adoptLink(ipam.Allocation{
-		Attachment: at, Addr: e.Addr(), Block: block, ENI: own.ID, Card: own.Card, Device: own.Device, Netns: within.Path, MAC: inside.MAC,
+		Attachment: at, Addr: e.addr(), Block: block, ENI: own.ID, Card: own.Card, Device: own.Device, Netns: within.Path, MAC: inside.MAC,
 	}, link)
 }
 
