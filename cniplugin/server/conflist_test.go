@@ -124,7 +124,7 @@ func TestConflistRecord(t *testing.T) {
 		t.Errorf("RemoveConflist = %s, %v, want the edited list to stay", at, err)
 	}
 
-	// An operator who takes the edit back, or removes the list, gets the agent's again.
+	// Without the edit, or without the list, the agent's is written again.
 	edit(second)
 	write(path, 1400, true, nil)
 	if err := os.Remove(path); err != nil {

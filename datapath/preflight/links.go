@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// DefaultRouteLinks returns the links of the IPv4 default routes of the system whose root
-// is fsys. On a node without pods that is the link of the primary ENI. See
+// DefaultRouteLinks returns the links of the IPv4 default routes of the system with the root
+// fsys. On a node without pods that is the link of the primary ENI. See
 // https://man7.org/linux/man-pages/man5/proc_pid_net.5.html.
 func DefaultRouteLinks(fsys fs.FS) []string {
 	links := []string{}

@@ -50,8 +50,8 @@ func newAWSMetrics(r prometheus.Registerer, version string) *awsMetrics {
 	return m
 }
 
-// functions has the functions of amazon-vpc-cni-k8s whose errors awscni_ipamd_error_count
-// counts, by the action of EC2.
+// functions has the functions of amazon-vpc-cni-k8s with errors that
+// awscni_ipamd_error_count counts, by the action of EC2.
 var functions = map[string]string{
 	"CreateNetworkInterface":          "increaseIPPoolAllocENI",
 	"AttachNetworkInterface":          "increaseIPPoolwaitENIAttachedFailed",

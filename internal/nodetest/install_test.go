@@ -55,7 +55,7 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// TestHostPort runs pods whose ports are those of the node: the agent has upstream's portmap
+// TestHostPort runs pods that are reached at ports of the node: the agent has upstream's portmap
 // in its CNI configuration, because its program is in the directory of plugins. The pod on
 // the second ENI gets one too. The client keeps its address.
 func TestHostPort(t *testing.T) {

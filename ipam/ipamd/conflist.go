@@ -55,8 +55,8 @@ func chainable() []string {
 	return []string{pluginEgress, pluginHostLocal, pluginPortmap, pluginBandwidth, pluginTuning}
 }
 
-// conflist returns the CNI configuration for a node whose primary ENI has the given
-// addresses, and a sentence for each plugin that is left out. Its error names a plugin that
+// conflist returns the CNI configuration for a node with the given addresses of its
+// primary ENI, and a sentence for each plugin that is left out. Its error names a plugin that
 // the configuration asks for and the directory lacks.
 func (c *Config) conflist(have installed, primary []netip.Prefix) (list cniplugin.Conflist, left []string, err error) {
 	list.Conf = cniplugin.NetConf{

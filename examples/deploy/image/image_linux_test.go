@@ -39,7 +39,7 @@ func unpack(t *testing.T, r io.Reader) map[string][]byte {
 	}
 }
 
-// blob returns a blob of an archive, whose digest must be right.
+// blob returns a blob of an archive. Its digest must be right.
 func blob(t *testing.T, files map[string][]byte, d descriptor) []byte {
 	t.Helper()
 	b := files["blobs/sha256/"+strings.TrimPrefix(d.Digest, "sha256:")]

@@ -25,7 +25,7 @@ import (
 // ErrKept means that a removal has left something on the node, which the log names.
 var ErrKept = errors.New("the node still needs what is installed")
 
-// Install installs the plugins whose programs are in the directory source, and sets up the
+// Install installs the plugins from the programs in the directory source, and sets up the
 // kernel of the node. It logs each step. It can be killed at any time, and repeated. The
 // agent may run meanwhile.
 func Install(ctx context.Context, s settings.Settings, source string, log *slog.Logger) error {

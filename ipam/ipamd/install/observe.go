@@ -89,7 +89,7 @@ func observe(c config) (n node, err error) {
 	return n, nil
 }
 
-// list returns the files of a directory whose names fit. A directory that does not exist, or
+// list returns the files of a directory with names that fit. A directory that does not exist, or
 // that cannot be read, has none.
 func (c config) list(dir string, fits func(string) bool) (found []string) {
 	entries, err := os.ReadDir(c.at(dir))

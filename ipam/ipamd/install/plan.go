@@ -23,7 +23,7 @@ type config struct {
 	PluginDir string
 	// StateDir is the state directory of the agent.
 	StateDir string
-	// Networks are the names of the networks whose pods need the plugins.
+	// Networks are the names of the networks with pods that need the plugins.
 	Networks []string
 	// Sysctls are settings of the kernel by key, such as net.ipv4.ip_forward. A key that
 	// begins with a question mark is left out if the kernel does not have it.

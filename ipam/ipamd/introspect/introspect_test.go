@@ -194,7 +194,7 @@ func TestLogPool(t *testing.T) {
 	}
 }
 
-// turning is an agent whose pod ends after two views of the pool.
+// turning is an agent with a pod that ends after two views of the pool.
 type turning struct {
 	fakeAgent
 	views int

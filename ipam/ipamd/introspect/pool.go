@@ -64,7 +64,7 @@ type poolLine struct {
 	text string
 }
 
-// poolLines returns a line for each card whose limits are known.
+// poolLines returns a line for each card with known limits.
 func poolLines(all []Totals, cards []ipamd.CardStatus) (lines []poolLine) {
 	for _, t := range all {
 		for _, c := range cards {
