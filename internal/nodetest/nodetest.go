@@ -134,7 +134,17 @@ type Node struct {
 // Start starts an agent on a node and waits until it is ready.
 func Start(t *testing.T, node *vpctest.Node, cfg Config) *Node {
 	t.Helper()
-	n := &Node{Node: node, dir: t.TempDir(), cfg: cfg}
+	// The path of a socket may have 103 bytes, so it cannot contain the name of the test.
+	dir, err := os.MkdirTemp("", "node-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	n := &Node{Node: node, dir: dir, cfg: cfg}
 	n.Run(t)
 	n.WaitReady(t)
 	return n
