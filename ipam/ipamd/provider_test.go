@@ -130,6 +130,7 @@ func TestSingles(t *testing.T) {
 					return n.provider.Assign(t.Context(), agent.AssignInput{ENI: n.primary().ID, Family: ipam.IPv4, Slots: 2})
 				},
 				"create": func(n *world) ([]netip.Prefix, error) {
+					n.provider.NoPrimary = true // otherwise its free slots would come first
 					e, err := n.provider.CreateENI(t.Context(), agent.CreateInput{Slots: 2})
 					return e.Blocks, err
 				},
