@@ -50,6 +50,9 @@ func (s *Socket) Change(have, want Table) error {
 	// The kernel could not queue all answers, and does not tell what it has done.
 	var present readTable
 	readErr := s.do(func(k *conn) (err error) {
+		if want.Owned { // the connection that owned it is closed
+			_ = k.own(want.Name) // a kernel without owners, or no table: see below
+		}
 		present, err = k.table(want.Name)
 		return err
 	})
