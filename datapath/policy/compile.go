@@ -34,9 +34,9 @@ func Compile(c Class) (Compiled, error) {
 	return Compiled{ingress: c.Ingress.compile(), egress: c.Egress.compile()}, nil
 }
 
-// Judge is [Judge] by the boxes. The rule of the verdict is the text of the box in nft's
+// judge is [Judge] by the boxes. The rule of the verdict is the text of the box in nft's
 // notation.
-func (c Compiled) Judge(p Packet) Verdict {
+func (c Compiled) judge(p Packet) Verdict {
 	s := c.side(p.Direction)
 	if !s.isolated {
 		return Verdict{Allowed: true}
@@ -52,17 +52,6 @@ func (c Compiled) Judge(p Packet) Verdict {
 
 // Isolated reports whether the class limits what a pod can do in a direction.
 func (c Compiled) Isolated(d Direction) bool { return c.side(d).isolated }
-
-// Boxes returns the texts of the boxes of a direction in nft's notation, first those of
-// IPv4.
-func (c Compiled) Boxes(d Direction) (texts []string) {
-	for _, f := range families {
-		for _, e := range c.side(d).boxes[f] {
-			texts = append(texts, e.String())
-		}
-	}
-	return texts
-}
 
 func (c Compiled) side(d Direction) side {
 	if d == Egress {

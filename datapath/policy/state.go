@@ -56,13 +56,13 @@ func (s State) Judge(f Flow) (d Decision) {
 		return Decision{Allowed: true} // a pod and itself, by a Service
 	}
 	name := s.Pods[f.Src]
-	v := s.Classes[name].Judge(Packet{Direction: Egress, Peer: f.Dst, Protocol: f.Protocol, Port: f.Port})
+	v := s.Classes[name].judge(Packet{Direction: Egress, Peer: f.Dst, Protocol: f.Protocol, Port: f.Port})
 	if !v.Allowed {
 		return Decision{Class: name, Direction: Egress}
 	}
 	d.Egress = v.Rule
 	name = s.Pods[f.Dst]
-	v = s.Classes[name].Judge(Packet{Direction: Ingress, Peer: f.Src, Protocol: f.Protocol, Port: f.Port})
+	v = s.Classes[name].judge(Packet{Direction: Ingress, Peer: f.Src, Protocol: f.Protocol, Port: f.Port})
 	if !v.Allowed {
 		return Decision{Class: name, Direction: Ingress, Egress: d.Egress}
 	}
