@@ -200,7 +200,7 @@ func TestSandboxesThatEndWithoutDEL(t *testing.T) {
 		for i := range 5 {
 			w.end(fmt.Sprint("pod", i))
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute + time.Second)
 		if n := released.Load(); n != 5 {
 			t.Errorf("Released has got %d allocations after 5 sandboxes ended", n)
 		}

@@ -49,6 +49,9 @@ func (a *Agent) open(ctx context.Context) (*node, error) {
 }
 
 func (n *node) open(ctx context.Context) (err error) {
+	if err := refuseUnfinished(n.cfg.StateDir); err != nil {
+		return err
+	}
 	if n.listener, err = server.Listen(n.cfg.Socket); err != nil {
 		return fmt.Errorf("listen on the agent's socket: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/eni"
@@ -91,6 +92,49 @@ func (o *Offline) Observe(ctx context.Context, adoptable func(e eni.ENI, instanc
 	enis, err := o.provider.Register(wanted, true)
 	return inv, enis, err
 }
+
+// changeFile is the name of a file in the state directory that exists while a change-over is
+// not complete. It has the boot ID: a reboot ends all pods, and the rules of both agents.
+const changeFile = "change-over"
+
+// Begin records that a change-over has begun. Until Complete no agent starts on the node in
+// this boot: it would change rules of which some are the other agent's.
+func (o *Offline) Begin() error {
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(o.node.cfg.StateDir, changeFile), []byte(boot+"\n"), 0o600)
+}
+
+// Complete records that the change-over is complete. It is no error if none has begun.
+func (o *Offline) Complete() error {
+	err := os.Remove(filepath.Join(o.node.cfg.StateDir, changeFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// refuseUnfinished returns an error if a change-over of the node is not complete.
+func refuseUnfinished(stateDir string) error {
+	file := filepath.Join(stateDir, changeFile)
+	text, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	boot, bootErr := bootID()
+	if err := errors.Join(err, bootErr); err != nil {
+		return err
+	}
+	if strings.TrimSpace(string(text)) != boot {
+		return os.Remove(file)
+	}
+	return fmt.Errorf("%w: run `ipamd adopt` again, with the flags that it had (%s)", ErrChangeOver, file)
+}
+
+// ErrChangeOver is the error of Agent.Run while a change-over of the node is not complete.
+var ErrChangeOver = errors.New("a change-over between agents is not complete")
 
 // Config returns the configuration with its defaults.
 func (o *Offline) Config() Config { return o.node.cfg }

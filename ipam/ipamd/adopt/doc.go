@@ -7,9 +7,9 @@
 // our own journal, [From] and [To] compute a plan, a value that prints itself as the commands
 // that an operator would type. They print it before they carry it out, or carry nothing out
 // with Options.DryRun. Each plan begins with what is there: a run that was killed at any step
-// is completed by the next one, and a further run finds nothing to do. Start our agent only
-// after a run that ended: the rules of the other agent and our network are both there in
-// between.
+// is completed by the next one, and a further run finds nothing to do. Our agent refuses to
+// start before a run has ended, with [ipamd.ErrChangeOver]: the rules of the other agent and
+// our network are both there in between.
 //
 // # From amazon-vpc-cni-k8s
 //

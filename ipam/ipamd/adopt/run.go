@@ -66,12 +66,17 @@ func do(ctx context.Context, r *run, compute func(observed, Options) (plan, erro
 	if _, err := io.WriteString(w, p.String()); err != nil || r.options.DryRun {
 		return err
 	}
+	if len(p.Steps) > 0 {
+		if err := r.node.Begin(); err != nil {
+			return err
+		}
+	}
 	for _, s := range p.Steps {
 		if err := r.carryOut(ctx, n.Pool, s); err != nil {
 			return fmt.Errorf("%s: %w", s.title(), err)
 		}
 	}
-	return nil
+	return r.node.Complete()
 }
 
 // carryOut carries out one step.
