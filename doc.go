@@ -24,8 +24,8 @@
 //     of ENIs.
 //   - [github.com/vpcnet/vpcnet/datapath]: links, routes and rules of the node and its
 //     pods, as values that are compared with the kernel and applied.
-//   - [github.com/vpcnet/vpcnet/datapath/policy]: what pods may receive and send, at
-//     constant cost per packet.
+//   - [github.com/vpcnet/vpcnet/datapath/policy]: what pods may receive and
+//     send, with a fixed number of lookups for each packet.
 //   - [github.com/vpcnet/vpcnet/snat]: source translation and connection marks in a
 //     separate nftables table.
 //   - [github.com/vpcnet/vpcnet/cniplugin]: a CNI plugin and the protocol between the

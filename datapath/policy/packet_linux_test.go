@@ -201,21 +201,32 @@ func TestAllowedPort(t *testing.T) {
 	})
 }
 
-// TestFragments sends datagrams of several fragments to an allowed port and to another.
+// TestFragments sends datagrams of several fragments to an allowed port, and again when it is
+// not allowed any more.
 func TestFragments(t *testing.T) {
 	forLayouts(t, func(t *testing.T, w *world) {
-		w.apply(w.state(map[string]policy.Class{"b": {Ingress: allow(policy.Rule{Peers: peers(w.a), Ports: echoPorts()})}}))
-		for i := range w.a.addrs {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+		exchange := func(i int, within time.Duration) error {
+			ctx, cancel := context.WithTimeout(t.Context(), within)
+			defer cancel()
 			c, err := w.a.ns.Dial(ctx, "udp", netip.AddrPortFrom(w.a.addrs[i], 0), netip.AddrPortFrom(w.b.addrs[i], fabric.EchoPort))
 			if err != nil {
-				t.Fatal(err)
+				return err
 			}
-			if _, err := fabric.Exchange(ctx, c, strings.Repeat("x", 1800)); err != nil {
+			defer c.Close()
+			_, err = fabric.Exchange(ctx, c, strings.Repeat("x", 1800))
+			return err
+		}
+		w.apply(w.state(map[string]policy.Class{"b": {Ingress: allow(policy.Rule{Peers: peers(w.a), Ports: echoPorts()})}}))
+		for i := range w.a.addrs {
+			if err := exchange(i, patience); err != nil {
 				t.Errorf("fragments to %v: %v", w.b.addrs[i], err)
 			}
-			cancel()
-			c.Close()
+		}
+		w.apply(w.state(map[string]policy.Class{"b": {Ingress: allow(policy.Rule{Peers: peers(w.c), Ports: echoPorts()})}}))
+		for i := range w.a.addrs {
+			if err := exchange(i, 500*time.Millisecond); err == nil {
+				t.Errorf("fragments to %v arrive although no rule allows them", w.b.addrs[i])
+			}
 		}
 	})
 }

@@ -22,7 +22,7 @@ import (
 // goroutines, and must be quick: the runtime waits for them.
 type Policies interface {
 	// Class returns the class of a pod and the name of the class, "" if no policy selects
-	// the pod. It returns false if it does not know yet; then the pod keeps the class that
+	// the pod. The name "unknown" is taken. It returns false if it does not know yet; then the pod keeps the class that
 	// it had, also that of an earlier agent, and a new pod is treated as PolicyMode says.
 	Class(pod cniplugin.Pod) (name string, class policy.Compiled, known bool)
 	// Changed has a value when Class may return something else for pods of the node.
