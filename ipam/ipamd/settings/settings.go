@@ -497,14 +497,15 @@ func (s *Settings) Level() slog.Level {
 
 // usage prints the help: every flag with its variable and its default.
 func usage(w io.Writer) {
-	fmt.Fprint(w, `Usage: ipamd [install|uninstall] [flags]
+	fmt.Fprint(w, `Usage: ipamd [install|uninstall|adopt] [flags]
 
 Ipamd is the node agent of vpcnet. It attaches ENIs to this EC2 instance, keeps
 a pool of their addresses, and gives them to the CNI plugin vpc-cni.
 
 Ipamd install copies the plugins, which lie beside ipamd, to the directory of the
 runtime and sets up the kernel of the node, and ipamd uninstall restores what was
-there before. Both take the flags of the agent.
+there before. Both take the flags of the agent. Ipamd adopt changes a node over
+from amazon-vpc-cni-k8s, or back; it has flags of its own, see ipamd adopt -help.
 
 Each flag can also be set by its environment variable, or by a line
 VARIABLE=value in the file of -config. A flag overrides the variable, and the
