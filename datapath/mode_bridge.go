@@ -73,7 +73,7 @@ func (m bridgeMode) validate(Pod) error { return ValidateLinkName(m.link()) }
 func (m bridgeMode) host(p Pod) netstate.State {
 	s := p.vethHost()
 	for i := range s.Links {
-		s.Links[i].Master = m.link()
+		s.Links[i].Master, s.Links[i].Alias = m.link(), m.alias(p).String()
 	}
 	for i := range s.Neighbors {
 		s.Neighbors[i].Link = m.link()

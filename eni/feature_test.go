@@ -44,7 +44,11 @@ func TestFallback(t *testing.T) {
 		w.breakBlocks(w.subnet)
 		w.check(m.Retire(t.Context(), want("first broken", other.ID, 2, 0).ID))
 		w.breakBlocks(other)
-		want("both broken", other.ID, 0, 3)
+		singles := want("both broken", other.ID, 0, 3)
+		if _, err := m.Provision(t.Context(), eni.ProvisionInput{Slots: 2, Prefixes: true, Singles: 3}); !errors.Is(err, eni.ErrNoFreePrefix) {
+			t.Errorf("another ENI for single addresses, while one has free slots: %v", err)
+		}
+		w.check(m.Retire(t.Context(), singles.ID))
 		w.ResetCalls()
 		want("both broken, known", other.ID, 0, 3)
 		if got := w.Calls()["CreateNetworkInterface"]; got != 1 {
