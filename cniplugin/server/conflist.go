@@ -30,7 +30,7 @@ var ErrConflistEdited = errors.New("the network configuration list was written b
 // The file conflist.json in stateDir records what was written. If the list has another
 // content than was recorded, WriteConflist leaves it as it is and returns an error that
 // wraps [ErrConflistEdited]. If an earlier call wrote the list to another path, it is
-// removed there, unless it was edited. With an empty stateDir there is no record, and
+// removed there, unless it was edited. A damaged record counts as none. With an empty stateDir there is no record, and
 // WriteConflist overwrites each list.
 func WriteConflist(path, stateDir string, c cniplugin.Conflist) (changed bool, err error) {
 	b, err := c.JSON()
@@ -54,7 +54,7 @@ func WriteConflist(path, stateDir string, c cniplugin.Conflist) (changed bool, e
 		return true, statedir.WriteFile(path, b, 0o644)
 	}
 	r, err := readConflistRecord(stateDir)
-	if err != nil {
+	if err != nil && !errors.Is(err, errDamagedRecord) {
 		return false, err
 	}
 	next := conflistRecord{Path: path, Digests: []string{digest(b)}}
@@ -108,6 +108,9 @@ type conflistRecord struct {
 
 const conflistRecordName = "conflist.json"
 
+// errDamagedRecord means that the record cannot be decoded.
+var errDamagedRecord = errors.New("the record of the network configuration list is damaged")
+
 // readConflistRecord reads the record, which is empty if there is none.
 func readConflistRecord(stateDir string) (r conflistRecord, err error) {
 	path := filepath.Join(stateDir, conflistRecordName)
@@ -115,11 +118,11 @@ func readConflistRecord(stateDir string) (r conflistRecord, err error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, nil
 	}
-	if err == nil {
-		err = json.Unmarshal(b, &r)
-	}
 	if err != nil {
-		return r, fmt.Errorf("record of the conflist %s: %w", path, err)
+		return r, err
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		return conflistRecord{}, fmt.Errorf("%s: %w: %w", path, errDamagedRecord, err)
 	}
 	return r, nil
 }

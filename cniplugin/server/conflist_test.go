@@ -154,4 +154,21 @@ func TestConflistRecord(t *testing.T) {
 	edit(second)
 	write(path, 1500, false, nil)
 	write(path, 1400, true, nil)
+
+	// So is one with a damaged record.
+	damage := func() {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(state, "conflist.json"), []byte(`{"path":"/e#`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	damage()
+	if _, err := server.RemoveConflist("", state); err == nil {
+		t.Error("RemoveConflist says nothing of a damaged record")
+	}
+	write(path, 1500, false, server.ErrConflistEdited)
+	write(path, 1400, false, nil)
+	damage()
+	edit(edited)
+	write(path, 1400, false, server.ErrConflistEdited)
 }

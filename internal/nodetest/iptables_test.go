@@ -115,7 +115,7 @@ func TestIptablesOnNewNode(t *testing.T) {
 			env := map[string]string{"VPCNET_LAYOUT": layout, "VPCNET_SNAT_BACKEND": "iptables", "WARM_ENI_TARGET": "0", "WARM_IP_TARGET": "1"}
 			node := Start(t, vpc.Node(t, "t3.small"), Config{Env: env})
 			wantBackend(t, node, "iptables-nft")
-			node.Eventually(t, func() error { return logged(node, "WARN", "Services that have their endpoints outside of the VPC") })
+			node.Eventually(t, func() error { return logged(node, "warn", "Services that have their endpoints outside of the VPC") })
 			var pods []*Pod
 			for range 7 { // a t3.small has 3 addresses for pods on each ENI
 				pods = append(pods, node.AddPod(t))
@@ -241,7 +241,7 @@ func TestPodsWhileLocked(t *testing.T) {
 				go func() { // while the next pod waits
 					defer release()
 					for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-						err := logged(node, "WARN", "link not ready", "another program holds the xtables lock")
+						err := logged(node, "warn", "link not ready", "another program holds the xtables lock")
 						if err == nil || time.Now().After(end) {
 							locked <- err
 							return

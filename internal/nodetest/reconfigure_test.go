@@ -239,8 +239,8 @@ func (r *reconfigured) restart(t *testing.T) {
 	const tcp = "127.0.0.1:61679"
 	r.Configure(Config{Args: []string{"-config", r.file}, Env: map[string]string{"INTROSPECTION_BIND_ADDRESS": tcp}})
 	r.Restart(t, syscall.SIGTERM)
-	if status, body := r.put(t, "tcp", tcp, "WARM_IP_TARGET=9"); status != http.StatusNotFound {
-		t.Errorf("PUT over TCP: %d %s, want %d", status, body, http.StatusNotFound)
+	if status, body := r.put(t, "tcp", tcp, "WARM_IP_TARGET=9"); status != http.StatusMethodNotAllowed {
+		t.Errorf("PUT over TCP: %d %s, want %d", status, body, http.StatusMethodNotAllowed)
 	}
 	r.wantChanges(t, "WARM_IP_TARGET=3", "WARM_IP_TARGET")
 }

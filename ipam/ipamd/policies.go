@@ -88,6 +88,9 @@ func openEnforcer(ctx context.Context, cfg *Config) (*enforcer, error) {
 	if cfg.PolicyMode == PolicyNone {
 		e.policies = nil
 	}
+	if e.policies == nil {
+		return e, nil
+	}
 	if e.applied, _, err = table.Observe(ctx); err != nil {
 		return nil, errors.Join(err, table.Close())
 	}
@@ -95,10 +98,14 @@ func openEnforcer(ctx context.Context, cfg *Config) (*enforcer, error) {
 }
 
 // start makes the table hold the classes of all pods, before the first request is answered.
-// Without policies it removes the table of an earlier agent.
+// Without policies it removes the table of an earlier agent. What keeps it from that, such as a
+// missing permission, keeps the links from becoming ready too, so the agent goes on and says so.
 func (e *enforcer) start(ctx context.Context) error {
 	if e.policies == nil {
-		return e.table.Remove(ctx)
+		if err := e.table.Remove(ctx); err != nil {
+			e.log.Warn("the table of network policies is not removed", "err", err)
+		}
+		return nil
 	}
 	return e.enforce(ctx)
 }
