@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -200,10 +201,15 @@ func stateFiles(t *testing.T, dir string) map[string][]byte {
 	must(t, err)
 	files := map[string][]byte{}
 	for _, e := range entries {
-		if e.Type().IsRegular() {
-			files[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name()))
-			must(t, err)
+		if !e.Type().IsRegular() {
+			continue
 		}
+		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the agent has just renamed it
+		}
+		must(t, err)
+		files[e.Name()] = b
 	}
 	return files
 }
