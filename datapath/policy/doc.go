@@ -48,7 +48,7 @@
 // of ENIs in a sandbox. This package does not limit such pods; package ipamd refuses them if
 // a policy isolates them.
 //
-// # Who may change the table
+// # Changes by other programs
 //
 // From Linux 6.9 on the table belongs to the handle that has applied it: the kernel refuses
 // changes by other programs, and a flush of the ruleset leaves the table alone. After the end

@@ -193,7 +193,7 @@ func TestOwner(t *testing.T) {
 	}
 }
 
-// TestWatch has another program change a table that nobody owns: Watch repairs it. Applying
+// TestWatch has another program change a table without an owner: Watch repairs it. Applying
 // another state meanwhile is no change by another program.
 func TestWatch(t *testing.T) {
 	ns, h := namespace(t)

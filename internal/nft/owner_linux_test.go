@@ -19,7 +19,7 @@ func TestOwned(t *testing.T) {
 	replace(t, s, want)
 	got := read(t, s)
 	if !got.Owned {
-		t.Log("this kernel has no tables that outlive their owner: nobody owns the table")
+		t.Log("this kernel has no tables that outlive their owner: the table has no owner")
 		want.Owned = false
 	}
 	if !got.Equal(want) {

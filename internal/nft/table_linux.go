@@ -37,7 +37,7 @@ type Tx struct {
 //
 // An owned table belongs to the connection of the socket, and to the next connection that
 // changes it after that. On a kernel that cannot keep a table whose owner has ended (before
-// Linux 6.9) nobody owns the table. To make an owned table again takes two transactions.
+// Linux 6.9) the table has no owner. To make an owned table again takes two transactions.
 func (s *Socket) Change(have, want Table) error {
 	change := s.changePlain
 	if want.Owned || have.Owned {

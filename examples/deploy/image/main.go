@@ -4,7 +4,7 @@
 // the layout of OCI, with an image for each architecture.
 //
 //	go run github.com/vpcnet/vpcnet/examples/deploy/image -o vpcnet.tar
-//	skopeo copy --all oci-archive:vpcnet.tar docker://registry.example.com/vpcnet:v1
+//	skopeo copy --all oci-archive:vpcnet.tar docker://example.com/vpcnet:v1
 //
 // The images have nothing but ipamd, vpc-cni, egress-cni and the certificates of the
 // authorities that the machine trusts: the agent speaks with the kernel and needs no other
