@@ -66,7 +66,9 @@ func (m bridgeMode) release(ctx context.Context, d *deletion) error {
 }
 
 // releaseLost releases a pod that has lost its host link: the addresses that the caller
-// named, or else those that the bridge delivers to the pod's MAC.
+// named, or else those that the bridge delivers to the pod's MAC. If another program has
+// deleted those neighbours too, nothing tells to which pod the routes of the bridge belong:
+// they stay, and an ADD with the same address replaces them.
 func (m bridgeMode) releaseLost(ctx context.Context, d *deletion) error {
 	bridge, err := d.h.findLink(ctx, m.link())
 	if err != nil || !isBridge(bridge.Link) {

@@ -188,6 +188,9 @@ func (w *world) damage() {
 		case 4:
 			return flushRules(h)
 		case 5:
+			if name == defaultBridge && slices.ContainsFunc(w.remains, func(p Pod) bool { return p.Mode.Bridge != nil }) {
+				return nil // a DEL without addresses knows them from the neighbours
+			}
 			return flushNeighbors(h, link)
 		case 6:
 			c, err := nftables.New()
