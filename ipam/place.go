@@ -5,14 +5,42 @@ package ipam
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
 // place chooses one address of each family of r, or returns the first family
 // that has none. An address that the attachment has released and that is still
-// cooling comes first.
+// cooling comes first. The addresses are on one ENI if possible, so that the pod
+// depends on one link only.
 func (s *state) place(r Request, now time.Time) (addrs []netip.Addr, missing Family) {
-	m, eni := s.at(now), ""
+	m := s.at(now)
+	addrs, missing = s.placeFrom(r, "", m)
+	if missing != 0 || s.oneENI(addrs) {
+		return addrs, missing
+	}
+	// The ENI of the first address has none of another family.
+	tried := map[string]bool{}
+	for _, b := range s.byResource[resource{r.Card, r.Families[0]}] {
+		if tried[b.ENI] {
+			continue
+		}
+		tried[b.ENI] = true
+		if together, missing := s.placeFrom(r, b.ENI, m); missing == 0 && s.oneENI(together) {
+			return together, 0
+		}
+	}
+	return addrs, 0
+}
+
+// oneENI reports whether addresses of the pool are on one ENI.
+func (s *state) oneENI(addrs []netip.Addr) bool {
+	return !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return s.blockOf(a).ENI != s.blockOf(addrs[0]).ENI })
+}
+
+// placeFrom chooses one address of each family of r, on the given ENI if it has
+// one. If no ENI is given, that of the first address takes its place.
+func (s *state) placeFrom(r Request, eni string, m moment) (addrs []netip.Addr, missing Family) {
 	addrs = make([]netip.Addr, 0, len(r.Families))
 	for _, f := range r.Families {
 		if a := r.wanted(f); a.IsValid() {
@@ -24,8 +52,6 @@ func (s *state) place(r Request, now time.Time) (addrs []netip.Addr, missing Fam
 			continue
 		}
 		blocks := s.byResource[resource{r.Card, f}]
-		// The addresses of a pod are on one ENI if possible, so that the pod
-		// depends on one link only.
 		best, ok := released{addr: s.returned(r, f, m)}, true
 		if !best.addr.IsValid() {
 			best, ok = s.choose(blocks, eni, m)

@@ -219,6 +219,21 @@ func TestPodStaysOnOneENI(t *testing.T) {
 	}
 }
 
+// TestPodOnENIWithBothFamilies has an ENI without IPv6, from which IPv4 addresses come first.
+// A pod with both families gets those of the other ENI, as long as it has any.
+func TestPodOnENIWithBothFamilies(t *testing.T) {
+	p := open(t, ipam.Config{})
+	supply(t, p, ipam.ENI{ID: "eni-0"}, "10.0.0.0/28")
+	supply(t, p, ipam.ENI{ID: "eni-1", Device: 1}, "10.0.1.1/32", "10.0.1.2/32", "2001:db8:0:1::/80")
+	for i, want := range []string{"eni-1", "eni-1", "eni-0"} {
+		got, err := p.Allocate(t.Context(), request(fmt.Sprint(i), ipam.IPv4, ipam.IPv6))
+		must(t, err)
+		if got[0].ENI != want || got[1].ENI != "eni-1" {
+			t.Errorf("pod %d has %v of %s and %v of %s, want IPv4 of %s", i, got[0].Addr, got[0].ENI, got[1].Addr, got[1].ENI, want)
+		}
+	}
+}
+
 func TestCardsAreSeparate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := open(t, ipam.Config{})

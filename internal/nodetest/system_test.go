@@ -46,8 +46,11 @@ func TestWholeSystem(t *testing.T) {
 						if from == to {
 							continue
 						}
-						if got := from.Ask(t, "udp", to.At(0)).Addr(); got != from.Addrs[0] {
-							t.Errorf("%v sees %v, want %v", to.Addrs[0], got, from.Addrs[0])
+						from.Ping(t, to.Addrs[0])
+						for _, network := range []string{"tcp", "udp"} {
+							if got := from.Ask(t, network, to.At(0)).Addr(); got != from.Addrs[0] {
+								t.Errorf("%v sees %v over %s, want %v", to.Addrs[0], got, network, from.Addrs[0])
+							}
 						}
 					}
 					internet := netip.AddrPortFrom(vpctest.InternetAddr, vpctest.EchoPort)
@@ -60,9 +63,13 @@ func TestWholeSystem(t *testing.T) {
 			check()
 			nodes[0].Restart(t, syscall.SIGKILL)
 			check()
-			for _, p := range pods {
+			for i, p := range pods {
 				p.Delete(t)
+				if i == 0 {
+					pods[1].NoPing(t, p.Addrs[0])
+				}
 			}
+			wantNoDrops(t, vpc)
 			if s := nodes[0].Status(t); len(s.Allocations) > 0 {
 				t.Errorf("allocations %v after all DELs, want none", s.Allocations)
 			}
