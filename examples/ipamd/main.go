@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -128,7 +129,7 @@ func openLog(where string, stdout, stderr io.Writer) (w io.Writer, closeLog func
 // serve runs the agent, the changes of its settings, and what shows its state until ctx ends.
 func serve(ctx context.Context, cfg ipamd.Config, c *changer, log *slog.Logger) error {
 	show := &introspect.Server{Settings: c.settings}
-	m := newMetrics(version())
+	start, m := time.Now(), newMetrics(version())
 	cfg.Logger, cfg.Hooks, cfg.Handler = log, m.hooks(show.Called), c.handler()
 	if file := c.start.NetworkPolicies; file != "" {
 		c.policies = openPolicyFile(file)
@@ -150,6 +151,12 @@ func serve(ctx context.Context, cfg ipamd.Config, c *changer, log *slog.Logger) 
 	}
 	changed, stop := a.Subscribe()
 	defer stop()
+	grown, stopGrown := a.Subscribe()
+	defer stopGrown()
+	g.Go(func() error {
+		m.aws.follow(ctx, start, a, grown)
+		return nil
+	})
 	g.Go(func() error { return a.Run(ctx) })
 	g.Go(func() error { return c.follow(ctx) })
 	g.Go(func() error { return show.LogPool(ctx, changed, log) })

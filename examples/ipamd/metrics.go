@@ -114,6 +114,7 @@ func (m *metrics) repaired(r datapath.Repair) {
 // translated counts a repair of the source translation.
 func (m *metrics) translated(r snat.Repair) {
 	m.translations.WithLabelValues(resultOf(r.Err, r.Fighting)).Inc()
+	m.aws.translated(r.Err)
 }
 
 // resultOf returns the label of a repair.

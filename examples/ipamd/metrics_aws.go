@@ -3,8 +3,10 @@
 package main
 
 import (
+	"context"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -22,13 +24,21 @@ type awsMetrics struct {
 	apiErrors          *prometheus.CounterVec
 	latency            *prometheus.SummaryVec
 	errors             *prometheus.CounterVec
+	utilErrors         *prometheus.CounterVec
+	branchErrors       *prometheus.CounterVec
+	translations       *prometheus.CounterVec
 	adds, exhausted    prometheus.Counter
 	dels               *prometheus.CounterVec
+	started            *prometheus.HistogramVec
+	initialized        *prometheus.HistogramVec
 }
 
 // newAWSMetrics registers the metrics.
 func newAWSMetrics(r prometheus.Registerer, version string) *awsMetrics {
 	counter := func(name, help string) prometheus.CounterOpts { return prometheus.CounterOpts{Name: name, Help: help} }
+	seconds := func(name, help string) prometheus.HistogramOpts {
+		return prometheus.HistogramOpts{Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(0.0625, 2, 12)}
+	}
 	m := &awsMetrics{
 		calls:       prometheus.NewCounterVec(counter("awscni_ec2api_req_count", "Attempts of calls to EC2."), []string{"fn"}),
 		failedCalls: prometheus.NewCounterVec(counter("awscni_ec2api_error_count", "Attempts of calls to EC2 that failed."), []string{"fn"}),
@@ -36,19 +46,33 @@ func newAWSMetrics(r prometheus.Registerer, version string) *awsMetrics {
 		latency: prometheus.NewSummaryVec(prometheus.SummaryOpts{
 			Name: "awscni_aws_api_latency_ms", Help: "Time of attempts of calls to EC2 in milliseconds.", Objectives: map[float64]float64{0.5: 0.05, 0.99: 0.001},
 		}, []string{"api", "error", "status"}),
-		errors:    prometheus.NewCounterVec(counter("awscni_ipamd_error_count", "Errors of the agent, by the function of amazon-vpc-cni-k8s that has them."), []string{"fn"}),
+		errors:     prometheus.NewCounterVec(counter("awscni_ipamd_error_count", "Errors of the agent, by the function of amazon-vpc-cni-k8s that has them."), []string{"fn"}),
+		utilErrors: prometheus.NewCounterVec(counter("awscni_aws_utils_error_count", "Attempts of calls to EC2 that failed, by EC2's error code."), []string{"fn", "error"}),
+		branchErrors: prometheus.NewCounterVec(
+			counter("awscni_pod_eni_error_count", "Attempts of calls to EC2 for branch ENIs that failed."), []string{"fn"}),
+		translations: prometheus.NewCounterVec(
+			counter("awscni_connmark_reconcile_total", "Repairs of the source translation, which marks connections."), []string{"result"}),
 		adds:      prometheus.NewCounter(counter("awscni_add_ip_req_count", "Requests for the addresses of a pod.")),
 		exhausted: prometheus.NewCounter(counter("awscni_no_available_ip_addresses", "Requests for which there was no address.")),
 		dels:      prometheus.NewCounterVec(counter("awscni_del_ip_req_count", "Requests to release the addresses of a pod."), []string{"reason"}),
+		started: prometheus.NewHistogramVec(
+			seconds("awscni_ipamd_startup_duration_seconds", "Time from the start of the program until it can serve pods."),
+			[]string{"success", "with_api_server", "failure_reason"}),
+		initialized: prometheus.NewHistogramVec(
+			seconds("awscni_ipamd_node_initialization_duration_seconds", "The same time: the program does nothing before it initializes the node."), []string{"success"}),
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "awscni_build_info", Help: "The version of the agent.", ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
 	})
 	info.Set(1)
-	r.MustRegister(m.calls, m.failedCalls, m.apiErrors, m.latency, m.errors, m.adds, m.exhausted, m.dels, info,
+	r.MustRegister(m.calls, m.failedCalls, m.apiErrors, m.latency, m.errors, m.utilErrors, m.branchErrors, m.translations, m.adds, m.exhausted, m.dels,
+		m.started, m.initialized, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
+
+// branchActions are the actions of EC2 that concern branch ENIs only.
+var branchActions = map[string]bool{"AssociateTrunkInterface": true, "DisassociateTrunkInterface": true}
 
 // functions has the functions of amazon-vpc-cni-k8s with errors that
 // awscni_ipamd_error_count counts, by the action of EC2.
@@ -71,6 +95,10 @@ func (m *awsMetrics) called(c eni.Call) {
 		status = "error"
 		m.failedCalls.WithLabelValues(c.Action).Inc()
 		m.apiErrors.WithLabelValues(c.Action, c.Code).Inc()
+		m.utilErrors.WithLabelValues(c.Action, c.Code).Inc()
+		if branchActions[c.Action] {
+			m.branchErrors.WithLabelValues(c.Action).Inc()
+		}
 		if fn, ok := functions[c.Action]; ok {
 			m.errors.WithLabelValues(fn).Inc()
 		}
@@ -87,6 +115,31 @@ func (m *awsMetrics) requested(r ipamd.Request) {
 	if r.Exhausted {
 		m.exhausted.Inc()
 	}
+}
+
+func (m *awsMetrics) translated(err error) {
+	result := "success"
+	if err != nil {
+		result = "error"
+	}
+	m.translations.WithLabelValues(result).Inc()
+}
+
+// follow measures the time from start until the agent is ready. changed is that of its pool.
+// If ctx ends first, the start has failed.
+func (m *awsMetrics) follow(ctx context.Context, start time.Time, agent pooled, changed <-chan struct{}) {
+	for !agent.Status().Ready {
+		select {
+		case <-changed:
+		case <-time.After(time.Second): // the agent is ready soon after a change
+		case <-ctx.Done():
+			m.initialized.WithLabelValues("false").Observe(time.Since(start).Seconds())
+			m.started.WithLabelValues("false", "false", "node_initialization").Observe(time.Since(start).Seconds())
+			return
+		}
+	}
+	m.initialized.WithLabelValues("true").Observe(time.Since(start).Seconds())
+	m.started.WithLabelValues("true", "false", "").Observe(time.Since(start).Seconds())
 }
 
 // awsCollector reads the gauges at each scrape.

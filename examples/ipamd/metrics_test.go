@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net/http/httptest"
 	"net/netip"
@@ -16,15 +17,20 @@ import (
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/ipamd"
+	"github.com/vpcnet/vpcnet/snat"
 )
 
 // fakeAgent is an agent with a pool.
-type fakeAgent struct{ pool *ipam.Pool }
+type fakeAgent struct {
+	pool  *ipam.Pool
+	ready bool
+}
 
 func (a fakeAgent) View() ipam.View { return a.pool.View() }
 
-func (fakeAgent) Status() ipamd.Status {
+func (a fakeAgent) Status() ipamd.Status {
 	return ipamd.Status{
+		Ready:    a.ready,
 		InFlight: []string{"assign eni-1 2 slots"},
 		Cards:    []ipamd.CardStatus{{MaxENIs: 4, SlotsPerENI: 9, AddressesPerSlot: 16}},
 		Network:  ipamd.NetworkStatus{SNATBackend: "iptables-nft"},
@@ -54,7 +60,7 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := newMetrics("v1")
-	m.watch(fakeAgent{pool})
+	m.watch(fakeAgent{pool: pool})
 	hooks := m.hooks(func(eni.Call) {})
 	hooks.Requested(ipamd.Request{Call: "add", Took: time.Millisecond})
 	hooks.Requested(ipamd.Request{Call: "add", Took: time.Second, Failed: true, Reason: "subnet-full", Exhausted: true})
@@ -62,6 +68,13 @@ func TestMetrics(t *testing.T) {
 	hooks.Requested(ipamd.Request{Call: "del"})
 	hooks.Called(eni.Call{Action: "AssignPrivateIpAddresses", Took: 20 * time.Millisecond})
 	hooks.Called(eni.Call{Action: "AssignPrivateIpAddresses", Code: "RequestLimitExceeded"})
+	hooks.Called(eni.Call{Action: "AssociateTrunkInterface", Code: "UnauthorizedOperation"})
+	hooks.Translated(snat.Repair{})
+	hooks.Translated(snat.Repair{Err: errors.New("no")})
+	m.aws.follow(t.Context(), time.Now(), fakeAgent{ready: true}, nil)
+	ended, end := context.WithCancel(t.Context())
+	end()
+	m.aws.follow(ended, time.Now(), fakeAgent{}, nil)
 	m.repaired(datapath.Repair{Took: time.Millisecond})
 	m.repaired(datapath.Repair{Took: time.Millisecond, Fighting: true})
 	m.repaired(datapath.Repair{Took: time.Millisecond, Err: errors.New("no")})
@@ -71,7 +84,7 @@ func TestMetrics(t *testing.T) {
 	var got, goRuntime []string
 	for line := range strings.Lines(rec.Body.String()) {
 		switch line = strings.TrimSpace(line); {
-		case strings.HasPrefix(line, "#"), strings.Contains(line, "_bucket"):
+		case strings.HasPrefix(line, "#"), strings.Contains(line, "_bucket"), strings.Contains(line, "_duration_seconds_sum"):
 		case strings.HasPrefix(line, "go_"), strings.HasPrefix(line, "process_"):
 			goRuntime = append(goRuntime, line)
 		case strings.HasPrefix(line, "awscni_build_info"):
@@ -91,6 +104,7 @@ func TestMetrics(t *testing.T) {
 		`awscni_assigned_ip_per_eni{eni="eni-1"} 1`,
 		`awscni_assigned_ip_per_eni{eni="eni-2"} 0`,
 		`awscni_aws_api_error_count{api="AssignPrivateIpAddresses",error="RequestLimitExceeded"} 1`,
+		`awscni_aws_api_error_count{api="AssociateTrunkInterface",error="UnauthorizedOperation"} 1`,
 		`awscni_aws_api_latency_ms{api="AssignPrivateIpAddresses",error="",status="200",quantile="0.5"} 20`,
 		`awscni_aws_api_latency_ms{api="AssignPrivateIpAddresses",error="",status="200",quantile="0.99"} 20`,
 		`awscni_aws_api_latency_ms_sum{api="AssignPrivateIpAddresses",error="",status="200"} 20`,
@@ -99,11 +113,21 @@ func TestMetrics(t *testing.T) {
 		`awscni_aws_api_latency_ms{api="AssignPrivateIpAddresses",error="RequestLimitExceeded",status="error",quantile="0.99"} 0`,
 		`awscni_aws_api_latency_ms_sum{api="AssignPrivateIpAddresses",error="RequestLimitExceeded",status="error"} 0`,
 		`awscni_aws_api_latency_ms_count{api="AssignPrivateIpAddresses",error="RequestLimitExceeded",status="error"} 1`,
+		`awscni_aws_api_latency_ms{api="AssociateTrunkInterface",error="UnauthorizedOperation",status="error",quantile="0.5"} 0`,
+		`awscni_aws_api_latency_ms{api="AssociateTrunkInterface",error="UnauthorizedOperation",status="error",quantile="0.99"} 0`,
+		`awscni_aws_api_latency_ms_sum{api="AssociateTrunkInterface",error="UnauthorizedOperation",status="error"} 0`,
+		`awscni_aws_api_latency_ms_count{api="AssociateTrunkInterface",error="UnauthorizedOperation",status="error"} 1`,
+		`awscni_aws_utils_error_count{error="RequestLimitExceeded",fn="AssignPrivateIpAddresses"} 1`,
+		`awscni_aws_utils_error_count{error="UnauthorizedOperation",fn="AssociateTrunkInterface"} 1`,
 		`awscni_build_info 1`,
 		`awscni_connmark_backend{backend="iptables"} 1`,
+		`awscni_connmark_reconcile_total{result="error"} 1`,
+		`awscni_connmark_reconcile_total{result="success"} 1`,
 		`awscni_del_ip_req_count{reason="PodDeleted"} 1`,
 		`awscni_ec2api_error_count{fn="AssignPrivateIpAddresses"} 1`,
+		`awscni_ec2api_error_count{fn="AssociateTrunkInterface"} 1`,
 		`awscni_ec2api_req_count{fn="AssignPrivateIpAddresses"} 2`,
+		`awscni_ec2api_req_count{fn="AssociateTrunkInterface"} 1`,
 		`awscni_eni_allocated 2`,
 		`awscni_eni_max 4`,
 		`awscni_ip_max 576`,
@@ -112,7 +136,12 @@ func TestMetrics(t *testing.T) {
 		`awscni_ipamd_action_inprogress{fn="nodeIPPoolReconcile"} 0`,
 		`awscni_ipamd_action_inprogress{fn="nodeInit"} 0`,
 		`awscni_ipamd_error_count{fn="increaseIPPoolAllocIPAddressesFailed"} 1`,
+		`awscni_ipamd_node_initialization_duration_seconds_count{success="false"} 1`,
+		`awscni_ipamd_node_initialization_duration_seconds_count{success="true"} 1`,
+		`awscni_ipamd_startup_duration_seconds_count{failure_reason="",success="true",with_api_server="false"} 1`,
+		`awscni_ipamd_startup_duration_seconds_count{failure_reason="node_initialization",success="false",with_api_server="false"} 1`,
 		`awscni_no_available_ip_addresses 1`,
+		`awscni_pod_eni_error_count{fn="AssociateTrunkInterface"} 1`,
 		`awscni_total_ip_addresses 32`,
 		`awscni_total_ipv4_prefixes 2`,
 		`vpcnet_addresses{eni="eni-1",state="cooling"} 1`,
@@ -132,6 +161,7 @@ func TestMetrics(t *testing.T) {
 		`vpcnet_datapath_repairs_total{result="repaired"} 1`,
 		`vpcnet_ec2_calls_total{action="AssignPrivateIpAddresses",code=""} 1`,
 		`vpcnet_ec2_calls_total{action="AssignPrivateIpAddresses",code="RequestLimitExceeded"} 1`,
+		`vpcnet_ec2_calls_total{action="AssociateTrunkInterface",code="UnauthorizedOperation"} 1`,
 		`vpcnet_request_seconds_sum{call="add"} 1.001`,
 		`vpcnet_request_seconds_count{call="add"} 3`,
 		`vpcnet_request_seconds_sum{call="del"} 0`,
@@ -140,6 +170,8 @@ func TestMetrics(t *testing.T) {
 		`vpcnet_requests_total{call="add",result="ok"} 1`,
 		`vpcnet_requests_total{call="add",result="subnet-full"} 1`,
 		`vpcnet_requests_total{call="del",result="ok"} 1`,
+		`vpcnet_snat_repairs_total{result="failed"} 1`,
+		`vpcnet_snat_repairs_total{result="repaired"} 1`,
 		`vpcnet_waiting_requests 0`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
