@@ -5,9 +5,11 @@ package wal
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"strconv"
 	"strings"
 )
@@ -106,7 +108,7 @@ func decodePoint(seq, checksum string) (p point, err error) {
 // recordHead is the length of the line before each payload, in bytes:
 //
 //	sequence length checksum
-const recordHead = 16 + 1 + 8 + 1 + 2*sha256.Size + 1
+const recordHead = numbers + 1 + 2*sha256.Size + 1
 
 // encodeRecord appends to buf one record with items that follows p. It returns
 // the buffer and the point after the record.
@@ -126,49 +128,66 @@ func encodeRecord(buf []byte, p point, items [][]byte) ([]byte, point, error) {
 	for _, item := range items {
 		buf = append(append(buf, item...), '\n')
 	}
-	next := p.after(buf[start+recordHead:])
-	copy(buf[start:], fmt.Appendf(nil, "%016x %08x %x\n", next.seq, size, next.sum))
+	next := p.after(sha256.New(), buf[start+recordHead:])
+	line := append(appendNumbers(buf[start:start], next.seq, size), ' ')
+	_ = append(hex.AppendEncode(line, next.sum[:]), '\n') // into the room before the payload
 	return buf, next, nil
 }
 
-// after returns the point after a record that follows p.
-func (p point) after(payload []byte) point {
-	h := sha256.New()
+// after returns the point after a record that follows p. It computes the checksum with h,
+// which is a SHA-256.
+func (p point) after(h hash.Hash, payload []byte) point {
+	h.Reset()
 	h.Write(p.sum[:])
-	h.Write(fmt.Appendf(nil, "%016x %08x", p.seq+1, len(payload)))
+	h.Write(appendNumbers(make([]byte, 0, numbers), p.seq+1, len(payload)))
 	h.Write(payload)
 	next := point{seq: p.seq + 1}
 	h.Sum(next.sum[:0])
 	return next
 }
 
+// numbers is the length of the two numbers before a record, in bytes.
+const numbers = 16 + 1 + 8
+
+// appendNumbers appends the number of a record and the length of its payload.
+func appendNumbers(buf []byte, seq uint64, size int) []byte {
+	var n [12]byte
+	binary.BigEndian.PutUint64(n[:8], seq)
+	binary.BigEndian.PutUint32(n[8:], uint32(size))
+	buf = hex.AppendEncode(buf, n[:8])
+	return hex.AppendEncode(append(buf, ' '), n[8:])
+}
+
 // decodeRecordHead decodes the line before a payload: the point after the record
 // according to the line, and the length of the payload.
 func decodeRecordHead(line []byte) (p point, size int, err error) {
-	words := strings.Split(strings.TrimSuffix(string(line), "\n"), " ")
-	if len(words) != 3 {
-		return point{}, 0, fmt.Errorf("the line before the record has %d words, want 3", len(words))
-	}
-	if p, err = decodePoint(words[0], words[2]); err != nil {
-		return point{}, 0, err
-	}
-	n, err := strconv.ParseUint(words[1], 16, 32)
-	if err != nil || n > maxRecord {
-		return point{}, 0, fmt.Errorf("%q is not the length of a record", words[1])
-	}
-	if !bytes.Equal(line, fmt.Appendf(nil, "%016x %08x %x\n", p.seq, n, p.sum)) {
+	if len(line) != recordHead || line[16] != ' ' || line[numbers] != ' ' || line[recordHead-1] != '\n' ||
+		bytes.ContainsFunc(line, func(r rune) bool { return 'A' <= r && r <= 'F' }) {
 		return point{}, 0, errors.New("the line before the record has another format")
 	}
-	return p, int(n), nil
+	var n [12]byte
+	for _, field := range []struct{ to, from []byte }{{n[:8], line[:16]}, {n[8:], line[17:numbers]}, {p.sum[:], line[numbers+1 : recordHead-1]}} {
+		if _, err := hex.Decode(field.to, field.from); err != nil {
+			return point{}, 0, fmt.Errorf("the line before the record: %w", err)
+		}
+	}
+	length := binary.BigEndian.Uint32(n[8:])
+	if length > maxRecord {
+		return point{}, 0, fmt.Errorf("the record has %d bytes, want at most %d", length, maxRecord)
+	}
+	p.seq = binary.BigEndian.Uint64(n[:8])
+	return p, int(length), nil
 }
 
-// splitItems returns the items of a payload that encodeRecord has written.
-func splitItems(payload []byte) ([][]byte, error) {
-	if len(payload) == 0 {
-		return nil, nil
-	}
-	if payload[len(payload)-1] != '\n' {
+// appendItems appends the items of a payload that encodeRecord has written.
+func appendItems(items [][]byte, payload []byte) ([][]byte, error) {
+	if len(payload) > 0 && payload[len(payload)-1] != '\n' {
 		return nil, errors.New("the record does not end with a newline")
 	}
-	return bytes.Split(payload[:len(payload)-1], []byte{'\n'}), nil
+	for len(payload) > 0 {
+		end := bytes.IndexByte(payload, '\n')
+		items = append(items, payload[:end:end])
+		payload = payload[end+1:]
+	}
+	return items, nil
 }

@@ -228,7 +228,7 @@ func (l *Log) headerError(path string, f file) error {
 
 // resume continues an intact log. It cuts off an append that did not return.
 func (l *Log) resume(log file) error {
-	l.last, l.size = log.content.last, log.content.size
+	l.last, l.size, l.opened = log.content.last, log.content.size, log.content.items
 	l.longTail, l.staleHead = true, true
 	return l.repair()
 }

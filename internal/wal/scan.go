@@ -4,8 +4,10 @@ package wal
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 )
 
@@ -40,8 +42,9 @@ func scan(r io.Reader, size int64, name string) (content, error) {
 		return content{}, err
 	}
 	c := content{stamp: s, prev: s.at, last: s.at, size: int64(n)}
+	records := &reader{in: in, hash: sha256.New()}
 	for c.size < size {
-		if c.stop = c.record(in, size); c.stop != nil {
+		if c.stop = c.record(records, size); c.stop != nil {
 			c.stop = fmt.Errorf("record %d at byte %d: %w", c.last.seq+1, c.size, c.stop)
 			break
 		}
@@ -49,10 +52,34 @@ func scan(r io.Reader, size int64, name string) (content, error) {
 	return c, nil
 }
 
-// record reads the next record.
-func (c *content) record(in io.Reader, size int64) error {
-	head := make([]byte, recordHead)
-	if _, err := io.ReadFull(in, head); err != nil {
+// arena is the size of the blocks that scan allocates for items, in bytes.
+const arena = 64 << 10
+
+// reader reads the records of a log. Items share blocks of memory, because a log of a
+// thousand pods has thousands of them.
+type reader struct {
+	in    *bufio.Reader
+	hash  hash.Hash
+	block []byte // what is left of the latest block
+}
+
+// take returns n bytes of memory.
+func (r *reader) take(n int) []byte {
+	if n > len(r.block) {
+		r.block = make([]byte, max(n, arena))
+	}
+	out := r.block[:n:n]
+	r.block = r.block[n:]
+	return out
+}
+
+// record reads the next record of a log of size bytes.
+func (c *content) record(r *reader, size int64) error {
+	head, err := r.in.Peek(recordHead)
+	if errors.Is(err, io.EOF) && len(head) > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
 		return err
 	}
 	claimed, n, err := decodeRecordHead(head)
@@ -62,20 +89,21 @@ func (c *content) record(in io.Reader, size int64) error {
 	if left := size - c.size - recordHead; int64(n) > left {
 		return fmt.Errorf("the record has %d bytes, but the file has only %d more: %w", n, left, io.ErrUnexpectedEOF)
 	}
-	payload := make([]byte, n)
-	if _, err := io.ReadFull(in, payload); err != nil {
+	if _, err := r.in.Discard(recordHead); err != nil {
 		return err
 	}
-	next := c.last.after(payload)
+	payload := r.take(n)
+	if _, err := io.ReadFull(r.in, payload); err != nil {
+		return err
+	}
+	next := c.last.after(r.hash, payload)
 	if next != claimed {
 		return errors.New("the record does not match its checksum and the records before it")
 	}
-	items, err := splitItems(payload)
-	if err != nil {
+	if c.items, err = appendItems(c.items, payload); err != nil {
 		return err
 	}
 	c.prev, c.last = c.last, next
-	c.items = append(c.items, items...)
 	c.size += recordHead + int64(n)
 	return nil
 }

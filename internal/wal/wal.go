@@ -39,14 +39,21 @@ type Log struct {
 	longTail, staleHead bool
 
 	buf []byte
+	// opened has the items that Open read, for the first Load. It is nil after that, and
+	// after any change.
+	opened [][]byte
 }
 
 func (l *Log) logPath() string  { return l.path + ".log" }
 func (l *Log) headPath() string { return l.path + ".head" }
 
-// Load reads all items from the file, in order. It returns ErrDamaged if the file
-// has changed since it was written.
+// Load returns all items, in order: the first time those that Open read, and after that
+// those of the file. It returns ErrDamaged if the file has changed since it was written.
 func (l *Log) Load() ([][]byte, error) {
+	if items := l.opened; items != nil {
+		l.opened = nil
+		return items, nil
+	}
 	c, err := scan(io.NewSectionReader(l.log, 0, l.size), l.size, l.name)
 	if err == nil && c.last != l.last {
 		err = fmt.Errorf("the log ends after record %d, want record %d", c.last.seq, l.last.seq)
@@ -65,6 +72,7 @@ func (l *Log) Append(items [][]byte) (err error) {
 	if err := l.repair(); err != nil {
 		return fmt.Errorf("append to journal: %w", err)
 	}
+	l.opened = nil
 	buf, next, err := encodeRecord(l.buf[:0], l.last, items)
 	if err != nil {
 		return fmt.Errorf("append to journal: %w", err)
@@ -97,6 +105,7 @@ func (l *Log) Replace(items [][]byte) error {
 	if err := l.repair(); err != nil {
 		return fmt.Errorf("replace journal: %w", err)
 	}
+	l.opened = nil
 	start := l.stamp(magicLog, l.last).encode()
 	buf, next, err := encodeRecord(bytes.Clone(start), l.last, items)
 	if err != nil {
