@@ -16,7 +16,7 @@ import (
 // all the time, and a look at everything for each would cost more than they do. The
 // filter does not know what a pod needs that was added after the last look. So it takes
 // the deletion of an object with marks of this package for a reason to look, and its
-// creation for none.
+// creation for none, until Watch looks because of the new pod.
 type eventFilter struct {
 	prefix string
 	node   Node // with the names of its links
@@ -30,6 +30,8 @@ type eventFilter struct {
 	neighs   map[netstate.NeighborKey]desiredItem[netstate.Neighbor]
 	pods     ownership
 	settings map[string]string
+	// fresh means that an ADD has ended whose pod the filter did not know.
+	fresh bool
 }
 
 // desiredItem is an item with the host link of the pod that it belongs to. The items of
@@ -56,7 +58,7 @@ func (f *eventFilter) reset(d Desired, have rtnl.Observation) {
 	f.prefix, f.pods = d.Node.prefix(), newOwnership()
 	f.names, f.seen, f.links = emptied(f.names), emptied(f.seen), emptied(f.links)
 	f.rules, f.routes, f.addrs = emptied(f.rules), emptied(f.routes), emptied(f.addrs)
-	f.neighs, f.settings = emptied(f.neighs), emptied(f.settings)
+	f.neighs, f.settings, f.fresh = emptied(f.neighs), emptied(f.settings), false
 	f.node, _ = d.Node.on(have.State).Resolve(have.Links)
 	for _, l := range have.Indexed {
 		f.seen[l.Name] = seenAs(l)
@@ -139,6 +141,9 @@ func (f *eventFilter) concernsLink(l rtnl.Link, deleted bool) bool {
 	} else {
 		f.names[l.Index] = l.Name
 		f.seen[l.Name] = seenAs(l)
+	}
+	if !known && !deleted && old.Group == claims.LinkGroupWiring && !claims.Changing(l.Group) {
+		f.fresh = true
 	}
 	for _, eni := range f.node.ENIs {
 		if l.MAC == eni.MAC.String() || l.Name == eni.Link {

@@ -23,6 +23,10 @@ import (
 // defaultEvery is how often Watch looks when the kernel reports nothing.
 const defaultEvery = time.Minute
 
+// freshPause is the time from the end of an ADD to the look after which the event filter knows
+// the pod. One look serves all pods of that time.
+const freshPause = time.Second
+
 // reportBuffer is the size of the buffer for reports: enough for some thousand of them.
 // The kernel drops the others, and says that it did.
 const reportBuffer = 4 << 20
@@ -76,7 +80,7 @@ func newWatcher(h *kernel, cfg WatchConfig) *watcher {
 }
 
 // idle waits until there is a reason to look: a report that the filter selects, a lost
-// report, or the end of d.
+// report, a pod that was added freshPause ago, or the end of d.
 func (w *watcher) idle(ctx context.Context, m *rtnl.Monitor, d time.Duration) error {
 	w.reported, w.by = time.Time{}, map[string]bool{}
 	end := time.Now().Add(d)
@@ -89,7 +93,7 @@ func (w *watcher) idle(ctx context.Context, m *rtnl.Monitor, d time.Duration) er
 			return err
 		}
 		arrived := time.Now()
-		look := false
+		look, fresh := false, w.filter.fresh
 		lost, err := m.Read(w.filter.names, func(e rtnl.Event) {
 			look = w.filter.concerns(e) || look
 			if name := programOf(e); look && name != "" {
@@ -102,6 +106,9 @@ func (w *watcher) idle(ctx context.Context, m *rtnl.Monitor, d time.Duration) er
 		if look || lost {
 			w.reported = arrived
 			return nil
+		}
+		if latest := arrived.Add(freshPause); w.filter.fresh && !fresh && latest.Before(end) {
+			end = latest
 		}
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sys/unix"
 
 	"github.com/vpcnet/vpcnet/eni/vpctest"
@@ -224,8 +224,8 @@ func lockXtables(t *testing.T) (release func()) {
 
 // TestPodsWhileLocked adds pods while another program holds the xtables lock. With nftables
 // none of them waits, not even the one that needs a second ENI. With iptables those with an
-// address of a ready ENI do not wait. The one that needs a new ENI waits for it: each attempt
-// to change the rules ends after its bound, and the first one with the free lock succeeds.
+// address of a ready ENI do not wait. The one that needs a new ENI is refused after the bound
+// of one attempt to change the rules, and is added when the lock is free.
 func TestPodsWhileLocked(t *testing.T) {
 	for _, backend := range []string{"nftables", "iptables"} {
 		t.Run(backend, func(t *testing.T) {
@@ -237,24 +237,22 @@ func TestPodsWhileLocked(t *testing.T) {
 			release := lockXtables(t)
 			pods := []*Pod{node.AddPod(t)}
 			if backend == "iptables" {
-				locked := make(chan error, 1)
-				go func() { // while the next pod waits
-					defer release()
-					for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-						err := logged(node, "warn", "link not ready", "another program holds the xtables lock")
-						if err == nil || time.Now().After(end) {
-							locked <- err
-							return
-						}
+				for range 2 { // the second one meets the failure of the first
+					_, err := node.TryPod(t, PodConfig{})
+					var refused *types.Error
+					if !errors.As(err, &refused) || refused.Code != types.ErrTryAgainLater || !strings.Contains(err.Error(), "another program holds the xtables lock") {
+						t.Fatalf("ADD while the lock is held: %v, want code %d with the cause", err, types.ErrTryAgainLater)
 					}
-				}()
-				pods = append(pods, node.AddPod(t))
-				if err := <-locked; err != nil {
-					t.Error(err)
 				}
-			} else {
-				pods = append(pods, node.AddPod(t))
+				release()
+				node.Eventually(t, func() error {
+					if s := node.Status(t); s.Free == 0 {
+						return fmt.Errorf("no address is free after the lock was released: %s", s.Evidence)
+					}
+					return nil
+				})
 			}
+			pods = append(pods, node.AddPod(t))
 			if enis := node.ENIs(); len(enis) != 2 {
 				t.Fatalf("%d ENIs, want a second one for the second pod", len(enis))
 			}

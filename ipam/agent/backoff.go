@@ -44,6 +44,8 @@ type backoff struct {
 	until    time.Time
 	reason   ipam.Reason
 	evidence string
+	// final means that requests need not wait for the next try.
+	final bool
 }
 
 // fail records the failure of an action that began at the given time. Actions that
@@ -65,6 +67,8 @@ func (b *backoff) fail(err error, began, now time.Time, rnd float64) {
 	}
 	b.failures++
 	b.reason, b.evidence, b.failedAt = reason, err.Error(), now
+	var final interface{ Final() bool }
+	b.final = errors.As(err, &final) && final.Final()
 	b.until = now.Add(max(d, after))
 }
 

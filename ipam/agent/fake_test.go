@@ -299,11 +299,12 @@ type kernel struct {
 	mu      sync.Mutex
 	links   map[string][]netip.Prefix
 	failing map[string]int
+	err     error // of failing ENIs
 	calls   int
 }
 
 func newKernel() *kernel {
-	return &kernel{latency: 5 * time.Millisecond, links: map[string][]netip.Prefix{}, failing: map[string]int{}}
+	return &kernel{latency: 5 * time.Millisecond, links: map[string][]netip.Prefix{}, failing: map[string]int{}, err: errors.New("no link with that MAC")}
 }
 
 func (k *kernel) Ensure(ctx context.Context, e agent.ENI) error {
@@ -320,7 +321,7 @@ func (k *kernel) Ensure(ctx context.Context, e agent.ENI) error {
 	k.calls++
 	if k.failing[e.ID] > 0 {
 		k.failing[e.ID]--
-		return errors.New("no link with that MAC")
+		return k.err
 	}
 	k.links[e.ID] = slices.Clone(e.Blocks)
 	return nil

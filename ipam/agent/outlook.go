@@ -71,7 +71,9 @@ func (l *loop) linkOutlook(card int, f ipam.Family, v ipam.View) ipam.Outlook {
 		case ln.backoff.failures == 0:
 			return ipam.Outlook{Reason: ipam.ReasonRefilling, Evidence: "the link of " + n.ID + " is being set up"}
 		case out.Reason == "":
-			out = ipam.Outlook{Reason: ipam.ReasonLinkNotReady, Evidence: ln.backoff.evidence, RetryAt: ln.backoff.until}
+			out = ipam.Outlook{
+				Reason: ipam.ReasonLinkNotReady, Evidence: ln.backoff.evidence, RetryAt: ln.backoff.until, Final: ln.backoff.final,
+			}
 		}
 	}
 	return out

@@ -4,6 +4,7 @@ package agent_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -556,5 +557,34 @@ func TestRunOnce(t *testing.T) {
 		if err := p.Run(t.Context()); !errors.Is(err, agent.ErrConfig) {
 			t.Errorf("second Run: %v, want ErrConfig", err)
 		}
+	})
+}
+
+// waitedError is an error of Links after a wait that is long enough for a pod.
+type waitedError struct{ error }
+
+func (waitedError) Final() bool { return true }
+
+// TestFinalLinkError: a pod that needs an ENI is refused as soon as Links has waited for as
+// long as a pod may. Later pods get its addresses.
+func TestFinalLinkError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.kernel.failing["eni-0"], w.kernel.latency, w.kernel.err = 2, 10*time.Second, waitedError{errors.New("a lock is held")}
+		p := w.boot(0)
+		defer p.stop()
+		began := time.Now()
+		e := reasonOf(t, p.add("a", time.Hour))
+		if e.Reason != ipam.ReasonLinkNotReady || !strings.Contains(e.Evidence, "a lock is held") || e.RetryAfter == 0 || errors.Is(e, context.DeadlineExceeded) {
+			t.Errorf("got %v, want %s with the error of the link", e, ipam.ReasonLinkNotReady)
+		}
+		if took := time.Since(began); took > 11*time.Second {
+			t.Errorf("the pod was refused after %v, want the wait of one attempt", took)
+		}
+		time.Sleep(time.Minute)
+		if err := p.add("a", time.Minute); err != nil {
+			t.Error(err)
+		}
+		w.check(p)
 	})
 }

@@ -374,18 +374,12 @@ func (b *Backend) starting() *cniplugin.AgentError {
 	return err
 }
 
-// wiringTime is how long a plugin may take to wire a pod after the allocation.
-const wiringTime = 10 * time.Second
-
-// Pods returns the pods that have held their addresses for at least the given time,
-// as package datapath wires them.
-func (b *Backend) Pods(held time.Duration) []datapath.Pod {
+// Pods returns the pods as package datapath wires them, those included that a plugin is
+// still wiring.
+func (b *Backend) Pods() []datapath.Pod {
 	wired := map[ipam.Attachment]*datapath.Pod{}
 	var order []ipam.Attachment
 	for a := range b.cfg.Pool.Allocations() {
-		if time.Since(a.LastRequest()) < held {
-			continue
-		}
 		if r, ok := b.own.record(a.Attachment); ok && r.complete() {
 			continue // it has another mode
 		}
@@ -406,7 +400,7 @@ func (b *Backend) Pods(held time.Duration) []datapath.Pod {
 	for _, a := range order {
 		pods = append(pods, *wired[a])
 	}
-	return append(pods, b.own.pods(held)...)
+	return append(pods, b.own.pods()...)
 }
 
 func (b *Backend) response(got []ipam.Allocation) cniplugin.AddResponse {

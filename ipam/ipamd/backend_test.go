@@ -30,7 +30,7 @@ func TestPodMAC(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, p := range b.Pods(0) {
+	for _, p := range b.Pods() {
 		want := datapath.Pod{ContainerID: p.ContainerID, IfName: p.IfName}.SandboxMAC().String()
 		if p.ContainerID == "b" {
 			want = "02:00:00:00:00:07"

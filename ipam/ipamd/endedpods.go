@@ -14,6 +14,9 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
+// suspectTime is how long a pod must be without sandbox and link before it counts as ended.
+const suspectTime = 10 * time.Second
+
 // run creates the trunk ENI and the routes to the node's prefixes, deletes the ENIs of pods
 // that have ended, and ends pods after their sandboxes have ended without a DEL, until ctx
 // ends.
@@ -54,7 +57,7 @@ func (o *ownPods) run(ctx context.Context) error {
 func (o *ownPods) nextCooled(ctx context.Context) time.Duration {
 	next := auditEvery
 	if len(o.suspects) > 0 {
-		next = wiringTime
+		next = suspectTime
 	}
 	open, err := o.manager.Unfinished(ctx)
 	if err != nil {
@@ -135,7 +138,7 @@ func (o *ownPods) reclaim(ctx context.Context) error {
 			continue
 		}
 		since := cmp.Or(o.suspects[r.Attachment], time.Now())
-		if time.Since(since) < wiringTime {
+		if time.Since(since) < suspectTime {
 			dead[r.Attachment] = since
 			continue
 		}

@@ -94,7 +94,7 @@ func ExampleOpenLinks() {
 	run := func(ctx context.Context, client *eni.Client) error {
 		var backend *ipamd.Backend
 		links, err := ipamd.OpenLinks(ctx, ipamd.LinksConfig{
-			Pods: func(held time.Duration) []datapath.Pod { return backend.Pods(held) },
+			Pods: func() []datapath.Pod { return backend.Pods() },
 		})
 		if err != nil {
 			return err

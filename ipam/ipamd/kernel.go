@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/ipam"
 )
 
@@ -66,7 +67,7 @@ func (l *Links) Uses(ctx context.Context) ([]ipam.Use, error) {
 // attachment holds them.
 func (l *Links) unknown(n datapath.Node, uses []datapath.Use) []netip.Addr {
 	held := map[netip.Addr]bool{}
-	for _, p := range l.pods(0) {
+	for _, p := range l.pods() {
 		for _, a := range p.Addrs {
 			held[a.Addr] = true
 		}
@@ -96,7 +97,7 @@ var errUnconfirmed = errors.New("the ENIs are unconfirmed while EC2 does not ans
 // pod's network.
 func (l *Links) witnessPods(n datapath.Node, uses []datapath.Use) error {
 	own := map[netip.Addr]bool{}
-	for _, p := range l.pods(0) {
+	for _, p := range l.pods() {
 		for _, a := range p.Addrs {
 			own[a.Addr] = own[a.Addr] || p.Mode != (datapath.Mode{})
 		}
@@ -145,6 +146,22 @@ func (l *Links) Dead(ctx context.Context, held []ipam.Allocation) ([]ipam.Alloca
 		}
 	}
 	return dead, nil
+}
+
+// hostLinks returns a function that returns the host link of a pod. Pods that another program
+// has wired have other names than ours, which their links record; if the kernel does not
+// answer within witnessTime, the function returns the name that a link of ours has.
+func (l *Links) hostLinks() func(datapath.Pod) string {
+	ctx, cancel := context.WithTimeout(context.Background(), witnessTime)
+	defer cancel()
+	links, _ := l.path.Links(ctx)
+	links = slices.DeleteFunc(links, func(k netstate.Link) bool { return k.Alias == "" })
+	return func(p datapath.Pod) string {
+		if r, err := p.Resolve(links); err == nil {
+			return r.HostLink()
+		}
+		return p.HostLink()
+	}
 }
 
 // sandboxEnded reports whether the sandbox of an allocation has ended. It is false

@@ -31,9 +31,8 @@ type LinksConfig struct {
 	SNAT snat.Config
 	// SNATBackend has the rules of the translation. Empty means [AutoBackend].
 	SNATBackend snat.Backend
-	// Pods returns the pods that have held their addresses for at least the given time,
-	// as Backend.Pods does.
-	Pods func(time.Duration) []datapath.Pod
+	// Pods returns the pods, as Backend.Pods does.
+	Pods func() []datapath.Pod
 }
 
 // Links is an [agent.Links] and an [agent.Kernel] over package datapath and snat. It
@@ -44,7 +43,7 @@ type Links struct {
 	netns      string
 	node       datapath.Node // without ENIs
 	snatConfig snat.Config   // without the values that depend on ENIs and the VPC
-	pods       func(time.Duration) []datapath.Pod
+	pods       func() []datapath.Pod
 
 	mu   sync.Mutex
 	snat translator
@@ -72,6 +71,10 @@ type Links struct {
 	// translation is the desired source translation, if hasTranslation is true.
 	translation    snat.Config
 	hasTranslation bool
+	// waited is the latest error of a change of the translation that waited for the whole
+	// bound, and waitedAt when it was returned.
+	waited   error
+	waitedAt time.Time
 	// retired signals that plugins have left links to be deleted.
 	retired chan struct{}
 }
@@ -104,7 +107,7 @@ func newLinks(cfg LinksConfig) *Links {
 		enis: map[string]datapath.ENI{}, ensured: map[string]uint64{}, turn: make(chan struct{}, 1), retired: make(chan struct{}, 1),
 	}
 	if l.pods == nil {
-		l.pods = func(time.Duration) []datapath.Pod { return nil }
+		l.pods = func() []datapath.Pod { return nil }
 	}
 	return l
 }
@@ -141,8 +144,10 @@ func (l *Links) register(vpc []netip.Prefix, enis []agent.ENI, confirmed bool) {
 
 // Ensure brings the node's network and the source translation to the state that
 // follows from e and all other ENIs. Calls for several ENIs that wait for their turn are
-// served together.
+// served together. While another program holds the xtables lock, a call fails after the bound
+// of one change of iptables, whatever it has waited for: its own change, or one before it.
 func (l *Links) Ensure(ctx context.Context, e agent.ENI) error {
+	began := time.Now()
 	l.mu.Lock()
 	l.enis[e.ID] = convertLink(e)
 	l.asked++
@@ -158,7 +163,10 @@ func (l *Links) Ensure(ctx context.Context, e agent.ENI) error {
 		if err := l.ensure(ctx, e.ID); err != nil {
 			return err
 		}
-		if err := l.translate(ctx); err != nil {
+		if l.waitedAt.After(began) {
+			return l.waited
+		}
+		if err := l.noteWaited(l.translate(ctx)); err != nil {
 			return err
 		}
 		l.mu.Lock()
@@ -197,7 +205,7 @@ func (l *Links) ensureNode(ctx context.Context, n datapath.Node) error {
 	n.InUse = l.unknown(n, uses)
 	l.setInUse(slices.Clone(n.InUse))
 	l.applied = n
-	err = l.path.Ensure(ctx, datapath.Desired{Node: n, Pods: l.pods(0)})
+	err = l.path.Ensure(ctx, datapath.Desired{Node: n, Pods: l.pods()})
 	l.converted = err == nil
 	return err
 }
@@ -216,6 +224,15 @@ func (l *Links) ensureAttached(ctx context.Context, id string) error {
 	return l.ensureNode(ctx, l.snapshot(func(e datapath.ENI) bool {
 		return e.ID == id || e.Primary() || exists[e.MAC.String()]
 	}))
+}
+
+// noteWaited stores the error of a change of the translation, and returns it.
+func (l *Links) noteWaited(err error) error {
+	var waited waitedError
+	if errors.As(err, &waited) {
+		l.waited, l.waitedAt = err, time.Now()
+	}
+	return err
 }
 
 // translate applies the source translation.
@@ -341,11 +358,11 @@ func (l *Links) Remove(ctx context.Context, id string) error {
 
 // Watch repairs changes that other programs make to the network of the node and its
 // pods, until ctx ends. It must start when all ENIs are known, because it removes
-// state that belongs to no ENI. It ignores pods that a plugin may still be wiring,
-// and does not observe the kernel while this process changes it.
+// state that belongs to no ENI. It leaves a pod to the plugin while that wires it, and
+// does not observe the kernel while this process changes it.
 func (l *Links) Watch(ctx context.Context, repaired func(datapath.Repair), log *slog.Logger) error {
 	err := l.path.Watch(ctx, datapath.WatchConfig{
-		Desired:   func() datapath.Desired { return datapath.Desired{Node: l.applied, Pods: l.pods(wiringTime)} },
+		Desired:   func() datapath.Desired { return datapath.Desired{Node: l.applied, Pods: l.pods()} },
 		Repaired:  repaired,
 		Logger:    log,
 		Exclusive: l.inTurn,
@@ -360,7 +377,10 @@ func (l *Links) Watch(ctx context.Context, repaired func(datapath.Repair), log *
 func (l *Links) WatchTranslation(ctx context.Context, repaired func(snat.Repair), log *slog.Logger) error {
 	err := l.translator().watch(ctx, watchConfig{
 		desired:  func() (snat.Config, bool) { return l.translation, l.hasTranslation },
-		repaired: repaired, log: log, exclusive: l.inTurn,
+		repaired: repaired, log: log,
+		exclusive: func(ctx context.Context, check func() error) error {
+			return l.inTurn(ctx, func() error { return l.noteWaited(markWaited(ctx, check())) })
+		},
 	})
 	if ctx.Err() != nil {
 		return nil

@@ -207,7 +207,7 @@ func (o *Offline) Translate(ctx context.Context) error {
 func (o *Offline) Desired(vpc []netip.Prefix) (datapath.Desired, snat.Config) {
 	cfg := o.Links.snatConfig
 	cfg.VPC = vpc
-	return datapath.Desired{Node: o.Links.Node(), Pods: o.node.backend.Pods(0)}, cfg
+	return datapath.Desired{Node: o.Links.Node(), Pods: o.node.backend.Pods()}, cfg
 }
 
 // Announce writes the CNI configuration, as an agent does when it can serve pods. It waits for

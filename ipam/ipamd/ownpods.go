@@ -384,12 +384,12 @@ func (o *ownPods) has(id string) bool {
 }
 
 // pods returns the pods that were asked for at least the given time ago.
-func (o *ownPods) pods(held time.Duration) (pods []datapath.Pod) {
+func (o *ownPods) pods() (pods []datapath.Pod) {
 	if o == nil {
 		return nil
 	}
 	for _, r := range o.records.list() {
-		if r.complete() && time.Since(r.At) >= held {
+		if r.complete() {
 			pods = append(pods, r.wiring())
 		}
 	}

@@ -112,7 +112,7 @@ func TestSecurityGroups(t *testing.T) {
 		if want := cniplugin.Attachment(attachment("conf")); !slices.Contains(stale.Stale, want) || len(stale.Stale) != 2 {
 			t.Errorf("stale %v, want %v and the plain pod", stale.Stale, want)
 		}
-		if pods := n.backend.Pods(0); len(pods) != 3 {
+		if pods := n.backend.Pods(); len(pods) != 3 {
 			t.Errorf("%d pods, want 3", len(pods))
 		}
 		for range 2 {

@@ -206,15 +206,17 @@ func (n *node) status() Status {
 		out.Quarantined = append(out.Quarantined, QuarantinedStatus{q.Addr, q.ENI, q.By, q.Since})
 	}
 	out.Events = withoutSandboxes(n.events.list())
+	hostLink := n.links.hostLinks()
 	for a := range n.pool.Allocations() {
 		out.Allocations = append(out.Allocations, PodStatus{
-			a.Addr, a.ENI, a.Pod.Namespace, a.Pod.Name, datapath.HostLinkName(n.cfg.HostLinkPrefix, a.ContainerID, a.IfName), a.At,
+			a.Addr, a.ENI, a.Pod.Namespace, a.Pod.Name,
+			hostLink(datapath.Pod{ContainerID: a.ContainerID, IfName: a.IfName, HostLinkPrefix: n.cfg.HostLinkPrefix}), a.At,
 		})
 	}
 	for _, r := range n.own.all() {
 		for _, a := range r.Response.Addresses {
 			if r.Kind != kindIPVLAN { // the pool has its addresses
-				out.Allocations = append(out.Allocations, PodStatus{a.Addr, a.ENI, r.Pod.Namespace, r.Pod.Name, r.wiring().HostLink(), r.At})
+				out.Allocations = append(out.Allocations, PodStatus{a.Addr, a.ENI, r.Pod.Namespace, r.Pod.Name, hostLink(r.wiring()), r.At})
 			}
 		}
 	}

@@ -109,6 +109,22 @@ func (t *iptablesTranslator) name() string {
 	return string(snat.Iptables) + "-" + string(t.Variant())
 }
 
+// waitedError is the error of a change of iptables that has waited for the xtables lock for the
+// whole bound of iptables.Config.Within. Pods that need the change wait no longer, see
+// [agent.Links].
+type waitedError struct{ error }
+
+func (waitedError) Final() bool     { return true }
+func (e waitedError) Unwrap() error { return e.error }
+
+// markWaited makes err a waitedError if the bound has passed, and not ctx ended.
+func markWaited(ctx context.Context, err error) error {
+	if ctx.Err() == nil && (errors.Is(err, iptables.ErrLocked) || errors.Is(err, context.DeadlineExceeded)) {
+		return waitedError{err}
+	}
+	return err
+}
+
 // apply also removes the rules that an earlier agent has left in nftables.
 func (t *iptablesTranslator) apply(ctx context.Context, cfg snat.Config) error {
 	rules, err := cfg.Iptables()
@@ -116,7 +132,7 @@ func (t *iptablesTranslator) apply(ctx context.Context, cfg snat.Config) error {
 		return err
 	}
 	if _, err := t.Apply(ctx, rules); err != nil {
-		return err
+		return markWaited(ctx, err)
 	}
 	return t.table.Remove(ctx)
 }
