@@ -4,88 +4,44 @@ package policy
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
 	"slices"
-	"sync"
+	"strings"
 
-	"github.com/google/nftables"
 	"github.com/vpcnet/vpcnet/internal/nft"
 )
 
 // namespace is the table in one network namespace. It implements [system].
 type namespace struct {
-	file   *os.File
-	socket *nft.Socket
-	// plain makes tables without an owner, as on kernels that have no owners.
+	keeper *nft.Keeper
+	// plain makes tables without an owner, as on kernels that have no owners. Its users hold
+	// the keeper.
 	plain bool
-
-	mu     sync.Mutex
-	closed bool
-	// applied is the table as this handle has left it, nil before the first time.
-	applied *nft.Table
 }
 
 func open(path string) (system, error) {
-	if path == "" {
-		path = "/proc/thread-self/ns/net"
-	}
-	file, err := os.Open(path)
+	k, err := nft.NewKeeper(nft.KeeperConfig{
+		Path: path, Package: "policy", Table: tableName,
+		Needs:  "nf_tables with ct and concatenated intervals for family inet (Linux 5.6)",
+		Rights: "CAP_NET_ADMIN in the namespace is needed, CAP_SYS_ADMIN to enter another one, and that no other process owns the table",
+	})
 	if err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
+		return nil, err
 	}
-	n := &namespace{file: file, socket: nft.New(file)}
-	// The first connection shows whether the namespace can be entered. A kernel without
-	// nftables has no table, and Apply says what it lacks.
-	if err := n.socket.Do(func(*nftables.Conn) error { return nil }); err != nil && !errors.Is(err, nft.ErrMissing) {
-		return nil, errors.Join(fmt.Errorf("policy: %w", explain(err)), n.Close())
-	}
-	return n, nil
+	return &namespace{keeper: k}, nil
 }
 
-func (n *namespace) Close() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closed {
-		return nil
-	}
-	n.closed = true
-	return errors.Join(n.socket.Close(), n.file.Close())
-}
-
-// exclusively calls fn while no other call uses or closes the namespace.
-func (n *namespace) exclusively(ctx context.Context, fn func() error) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if n.closed {
-		return fmt.Errorf("policy: handle: %w", os.ErrClosed)
-	}
-	if err := fn(); err != nil {
-		return fmt.Errorf("policy: table inet %s: %w", tableName, explain(err))
-	}
-	return nil
-}
-
-// explain adds the needed capabilities to a permission error.
-func explain(err error) error {
-	if errors.Is(err, os.ErrPermission) {
-		return fmt.Errorf("%w: CAP_NET_ADMIN in the namespace is needed, CAP_SYS_ADMIN to enter another one, and that no other process owns the table", err)
-	}
-	return err
-}
+func (n *namespace) Close() error { return n.keeper.Close() }
 
 func (n *namespace) Apply(ctx context.Context, s State) (changed bool, err error) {
 	if err := s.validate(); err != nil {
 		return false, err
 	}
-	err = n.exclusively(ctx, func() error {
-		have, err := n.known(ctx)
-		if err != nil {
-			return err
+	err = n.keeper.Exclusively(ctx, tableName, func(h *nft.Held) error {
+		have, ok := h.Applied()
+		if !ok { // before the first time it is the kernel's
+			if have, err = h.Read(ctx, tableName); err != nil {
+				return err
+			}
 		}
 		if !have.IsEmpty() && !have.Owned { // made on this kernel, which has no owners
 			n.plain = true
@@ -93,48 +49,40 @@ func (n *namespace) Apply(ctx context.Context, s State) (changed bool, err error
 		want := s.table()
 		want.Owned = !n.plain
 		if changed = nft.Differ(have, want); !changed {
-			n.applied = &want
+			h.Record(want)
 			return nil
 		}
-		return n.change(ctx, have, want)
+		return n.change(ctx, h, have, want)
 	})
 	return changed && err == nil, err
 }
 
-// known returns the table as this handle has left it, or before the first time the kernel's.
-func (n *namespace) known(ctx context.Context) (nft.Table, error) {
-	if n.applied != nil {
-		return *n.applied, nil
-	}
-	return n.socket.Table(ctx, tableName)
-}
-
-// change makes the table want, which is have. The caller holds n.mu.
+// change makes the table want, which is have.
 //
 // New chains come first, in a transaction of their own. The kernel chooses the old or the
 // new rules for a packet when the packet enters the hook, but looks in a map for elements
 // that are valid at the time of the lookup: a packet that meets the end of the transaction
 // could find the way to a new chain and pass through the old form of it, which is empty.
-func (n *namespace) change(ctx context.Context, have, want nft.Table) error {
+func (n *namespace) change(ctx context.Context, h *nft.Held, have, want nft.Table) error {
+	_, known := h.Applied()
 	if between := prepared(have, want); !have.IsEmpty() && nft.Differ(have, between) {
-		if err := n.socket.Change(have, between); err != nil {
-			return explainChange(err)
+		if err := h.Replace(have, between); err != nil {
+			return err
 		}
-		have = between
-		n.applied = &have
+		have, known = between, true
 	}
-	if err := n.socket.Change(have, want); err != nil {
-		return explainChange(err)
+	if err := h.Change(have, want); err != nil {
+		return err
 	}
-	if want.Owned && n.applied == nil {
+	if want.Owned && !known {
 		// The kernel may have no owners of tables.
-		t, err := n.socket.Table(ctx, tableName)
+		t, err := h.Read(ctx, tableName)
 		if err != nil {
 			return err
 		}
 		want.Owned, n.plain = t.Owned, !t.Owned
 	}
-	n.applied = &want
+	h.Record(want)
 	return nil
 }
 
@@ -159,14 +107,9 @@ func prepared(have, want nft.Table) nft.Table {
 	return t
 }
 
-// explainChange adds to an error which parts of the kernel the table needs.
-func explainChange(err error) error {
-	return nft.ExplainReplace(err, "nf_tables with ct and concatenated intervals for family inet (Linux 5.6)")
-}
-
 func (n *namespace) Observe(ctx context.Context) (s State, ours bool, err error) {
-	err = n.exclusively(ctx, func() error {
-		t, err := n.socket.Table(ctx, tableName)
+	err = n.keeper.Exclusively(ctx, tableName, func(h *nft.Held) error {
+		t, err := h.Read(ctx, tableName)
 		if err == nil {
 			s, ours = stateOf(t)
 		}
@@ -176,15 +119,40 @@ func (n *namespace) Observe(ctx context.Context) (s State, ours bool, err error)
 }
 
 func (n *namespace) Remove(ctx context.Context) error {
-	return n.exclusively(ctx, func() error {
-		have, err := n.socket.Table(ctx, tableName)
+	return n.keeper.Exclusively(ctx, tableName, func(h *nft.Held) error {
+		have, err := h.Read(ctx, tableName)
 		none := nft.Table{Name: tableName}
-		if err == nil && !have.IsEmpty() {
-			err = n.socket.Change(have, none)
+		switch {
+		case err != nil:
+			return err
+		case have.IsEmpty():
+			h.Record(none)
+			return nil
 		}
-		if err == nil {
-			n.applied = &none
-		}
-		return err
+		return h.Replace(have, none)
 	})
+}
+
+func (n *namespace) Watch(ctx context.Context, cfg WatchConfig) error {
+	shared := nft.WatchConfig{
+		Subject: "policies", Logger: cfg.Logger, Every: cfg.Every, Desired: n.keeper.Applied,
+		Differences: func(have, want nft.Table) (parts, texts []string) {
+			return []string{tableName}, []string{shortened(nft.Diff(have, want))}
+		},
+	}
+	if cfg.Repaired != nil {
+		shared.Repaired = func(r nft.Repair) {
+			cfg.Repaired(Repair{Changes: r.Changes[0], Took: r.Took, By: r.By, Fighting: r.Fighting, Err: r.Err})
+		}
+	}
+	return n.keeper.Watch(ctx, shared)
+}
+
+// shortened returns the first commands of a script.
+func shortened(script string) string {
+	const most = 400
+	if len(script) <= most {
+		return strings.TrimSpace(script)
+	}
+	return strings.TrimSpace(script[:most]) + " …"
 }
