@@ -25,6 +25,8 @@ type system interface {
 	Remove(ctx context.Context) error
 	Observe(ctx context.Context) (s State, ours bool, err error)
 	Watch(ctx context.Context, cfg WatchConfig) error
+	Denied() ([]Denied, error)
+	Denials(ctx context.Context, f func(Denial)) error
 }
 
 // Open returns a handle on the network namespace at path, or on that of the calling thread
@@ -76,6 +78,15 @@ func (h *Handle) Remove(ctx context.Context) error { return h.sys.Remove(ctx) }
 // kernels a flush of the ruleset lets every packet pass until the repair: nothing of
 // nftables is left then that could close the way.
 func (h *Handle) Watch(ctx context.Context, cfg WatchConfig) error { return h.sys.Watch(ctx, cfg) }
+
+// Denied returns how many packets each class has denied in each direction in which it isolates
+// pods, replies included, in the order of names. The count of a class begins at 0 when its
+// rules change, such as when it gets its first boxes of a family.
+func (h *Handle) Denied() ([]Denied, error) { return h.sys.Denied() }
+
+// Denials calls f with denied packets, as many as [State.LogLimit] allows, until ctx ends, and
+// returns the error of ctx. The kernel allows one such call in each namespace.
+func (h *Handle) Denials(ctx context.Context, f func(Denial)) error { return h.sys.Denials(ctx, f) }
 
 // WatchConfig is the configuration of [Handle.Watch]. Its zero value is usable.
 type WatchConfig struct {

@@ -4,6 +4,7 @@ package policy
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
@@ -146,6 +147,35 @@ func (n *namespace) Watch(ctx context.Context, cfg WatchConfig) error {
 		}
 	}
 	return n.keeper.Watch(ctx, shared)
+}
+
+func (n *namespace) Denied() ([]Denied, error) {
+	counts, err := n.keeper.Counts()
+	var all []Denied
+	at := map[Denied]int{}
+	for _, chain := range slices.Sorted(maps.Keys(counts)) {
+		w, class, ok := wayOf(chain)
+		if !ok {
+			continue
+		}
+		d := Denied{Class: class, Direction: w.direction}
+		i, ok := at[d]
+		if !ok {
+			i = len(all)
+			at[d], all = i, append(all, d)
+		}
+		all[i].Packets += counts[chain]
+	}
+	slices.SortStableFunc(all, func(a, b Denied) int { return strings.Compare(a.Class, b.Class) })
+	return all, err
+}
+
+func (n *namespace) Denials(ctx context.Context, f func(Denial)) error {
+	return n.keeper.Listen(ctx, LogGroup, func(l nft.Logged) {
+		if d, ok := denialOf(l.Prefix, l.Packet); ok {
+			f(d)
+		}
+	})
 }
 
 // shortened returns the first commands of a script.

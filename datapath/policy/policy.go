@@ -80,6 +80,20 @@ func (d Direction) String() string {
 	return "ingress"
 }
 
+// MarshalText returns the name of the direction.
+func (d Direction) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (d *Direction) UnmarshalText(text []byte) error {
+	for _, known := range []Direction{Ingress, Egress} {
+		if string(text) == known.String() {
+			*d = known
+			return nil
+		}
+	}
+	return fmt.Errorf("direction %q, want ingress or egress", text)
+}
+
 // Class is what a pod may receive and send. Pods that the same policies select share a
 // class. The zero Class allows everything.
 type Class struct {

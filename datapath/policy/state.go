@@ -24,6 +24,9 @@ type State struct {
 	// Pods has the names of classes. A pod with the name "" is not limited, as one without
 	// an entry, but the table remembers it.
 	Pods map[netip.Addr]string
+	// LogLimit is how many denied packets a second each class sends to [LogGroup] in each of
+	// its directions, of connections and of replies apart; 0 is none.
+	LogLimit uint64 `json:",omitempty"`
 }
 
 // Flow is a connection, or the packets of a protocol without connections between two
@@ -171,7 +174,7 @@ func (s State) table() nft.Table {
 		}
 	}
 	for _, name := range names {
-		t.Chains = append(t.Chains, s.Classes[name].chains(name)...)
+		t.Chains = append(t.Chains, s.Classes[name].chains(name, s.LogLimit)...)
 	}
 	t.Chains = append(t.Chains, repliesTo(), forward())
 	return t
@@ -195,8 +198,8 @@ func (c Compiled) sets(name string) (sets []nft.Set) {
 }
 
 // chains returns the chains of a class. Replies are looked up in the same sets as what they
-// reply to, with the ends of the packet exchanged.
-func (c Compiled) chains(name string) (chains []nft.Chain) {
+// reply to, with the ends of the packet exchanged. What is denied is logged up to a limit.
+func (c Compiled) chains(name string, logLimit uint64) (chains []nft.Chain) {
 	for _, w := range ways {
 		if !c.Isolated(w.direction) {
 			continue
@@ -210,6 +213,10 @@ func (c Compiled) chains(name string) (chains []nft.Chain) {
 		}
 		for _, f := range families {
 			k.Rules = append(k.Rules, nft.NewRule(nft.Self{Family: f, Set: selvesName(f)}, nft.Return{}))
+		}
+		if logLimit > 0 {
+			prefix := k.Name[:min(len(k.Name), maxPrefix)]
+			k.Rules = append(k.Rules, nft.NewRule(nft.Limit{PerSecond: logLimit}, nft.Log{Prefix: prefix, Group: LogGroup}))
 		}
 		k.Rules = append(k.Rules, nft.NewRule(nft.Counter{}, nft.Drop{}))
 		chains = append(chains, k)
@@ -252,18 +259,25 @@ func lookups(reply bool) (rules []nft.Rule) {
 func stateOf(t nft.Table) (State, bool) {
 	s := State{Classes: map[string]Compiled{}, Pods: map[netip.Addr]string{}}
 	for _, k := range t.Chains {
-		word, name, ok := strings.Cut(k.Name, "-")
+		w, name, ok := wayOf(k.Name)
 		if !ok {
 			continue
 		}
 		c := s.Classes[name]
-		switch word {
-		case (way{direction: Egress}).word():
+		if w.direction == Egress {
 			c.egress.isolated = true
-		case (way{direction: Ingress}).word():
+		} else {
 			c.ingress.isolated = true
 		}
 		s.Classes[name] = c
+		for _, r := range k.Rules {
+			if len(r.Statements) == 0 {
+				continue
+			}
+			if limit, ok := r.Statements[0].(nft.Limit); ok {
+				s.LogLimit = limit.PerSecond
+			}
+		}
 	}
 	for _, set := range t.Sets {
 		switch {

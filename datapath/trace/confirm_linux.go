@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/datapath/policy"
 	"github.com/vpcnet/vpcnet/internal/nft"
 	"github.com/vpcnet/vpcnet/internal/rtnl"
 	"golang.org/x/sys/unix"
@@ -128,6 +129,9 @@ func Observe(ctx context.Context, netns, sandbox string) (View, error) {
 	if v.Node, err = observeAt(ctx, netns); err != nil {
 		return v, err
 	}
+	if v.Policies, err = policiesAt(ctx, netns); err != nil {
+		return v, err
+	}
 	if v.Filters, err = otherFilters(netns); err != nil || sandbox == "" {
 		return v, err
 	}
@@ -146,6 +150,20 @@ func observeAt(ctx context.Context, netns string) (netstate.State, error) {
 	}
 	defer h.Close()
 	return h.Observe(ctx)
+}
+
+// policiesAt reads the network policies, nil if there are none.
+func policiesAt(ctx context.Context, netns string) (*Policies, error) {
+	h, err := policy.Open(netns)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	s, ours, err := h.Observe(ctx)
+	if err != nil || !ours && len(s.Classes)+len(s.Pods) == 0 {
+		return nil, err
+	}
+	return &Policies{State: s, Odd: !ours}, nil
 }
 
 // otherFilters lists the base chains of other programs that may drop packets.
@@ -174,7 +192,7 @@ func nftFilters(ns *os.File) (list []OtherChain, err error) {
 		}
 		for _, k := range chains {
 			family, known := nftFamilies[k.Table.Family]
-			ours := k.Table.Name == netstate.FilterTable || k.Table.Name == translationTable || strings.HasPrefix(k.Table.Name, egressTables)
+			ours := k.Table.Name == netstate.FilterTable || k.Table.Name == policyTable || k.Table.Name == translationTable || strings.HasPrefix(k.Table.Name, egressTables)
 			if !known || k.Hooknum == nil || k.Type != nftables.ChainTypeFilter || ours {
 				continue
 			}

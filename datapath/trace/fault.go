@@ -37,6 +37,7 @@ const (
 	FaultDropped       FaultName = "dropped"           // a foreign rule in our table drops the packet
 	FaultSpoofed       FaultName = "source-not-owned"  // the pod may not send with this source
 	FaultRefused       FaultName = "refused"           // policy refuses the packet: the metadata service
+	FaultPolicyDenied  FaultName = "policy-denied"     // a network policy of a pod does not allow it
 	FaultStaleNeighbor FaultName = "stale-neighbour"   // a permanent entry has an old MAC
 	FaultNoNeighbor    FaultName = "missing-neighbour" // a permanent entry does not exist
 	FaultStrictReverse FaultName = "strict-rp-filter"  // the route back to the source uses another link
@@ -67,5 +68,6 @@ const (
 	NoteFilter      NoteName = "unjudged-filter"      // a foreign rule in our nftables table
 	NoteForeign     NoteName = "foreign-filter"       // chains of other programs
 	NoteTranslation NoteName = "unjudged-translation" // a foreign rule in the table of package snat
+	NotePolicy      NoteName = "unjudged-policy"      // network policies that depend on more than what is known
 	NoteUntouched   NoteName = "untranslated"         // by design the node does not translate this source
 )

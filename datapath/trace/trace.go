@@ -32,6 +32,8 @@ type View struct {
 	// Egress are the translations of pods' packets of the family that the cluster does not
 	// have.
 	Egress []Egress `json:",omitempty"`
+	// Policies are the network policies of package policy; nil means that there are none.
+	Policies *Policies `json:",omitempty"`
 	// External says that a device outside the node translates sources.
 	External bool `json:",omitempty"`
 	// Filters are base chains of other programs in nftables that may drop packets, and the
@@ -222,8 +224,8 @@ func (p Path) String() string {
 // would, from what v contains, and lists in Path.Unchecked what v does not contain.
 // [Confirm] compares its lookups with those of the kernel.
 //
-// Trace evaluates the rules and settings of packages datapath and snat, and the routes and
-// rules of all programs. It does not evaluate packet filters of other programs, such as a
+// Trace evaluates the rules and settings of packages datapath, policy and snat, and the routes
+// and rules of all programs. It does not evaluate packet filters of other programs, such as a
 // FORWARD chain with policy drop, or the service translation of kube-proxy: for a service,
 // trace the way to one of its endpoints. It follows a packet until it leaves the node, not
 // through security groups, network ACLs and VPC route tables.

@@ -290,6 +290,9 @@ func (t *tracer) forward(l *leg) end {
 	if !t.reverse(l, v.Route.Link) {
 		return end{}
 	}
+	if !t.policies(l) {
+		return end{}
+	}
 	if l.hops == &t.p.Out {
 		t.p.Egress, t.p.Mark = v.Route.Link, l.Mark
 	}

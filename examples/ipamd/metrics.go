@@ -139,12 +139,14 @@ type poolCollector struct{ agent pooled }
 
 var (
 	descAddresses = prometheus.NewDesc("vpcnet_addresses", "Addresses of the pool, by ENI and state: used by pods, quarantined because they are in use in the kernel but not in the journal, cooling after use, free, or held back because their ENI is not ready.", []string{"eni", "state"}, nil)
+	descDenied    = prometheus.NewDesc("vpcnet_policy_denied_packets_total", "Packets that network policies have denied, replies included, by class and direction.", []string{"class", "direction"}, nil)
 	descWaiting   = prometheus.NewDesc("vpcnet_waiting_requests", "Pods that wait for an address.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (poolCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- descAddresses
+	ch <- descDenied
 	ch <- descWaiting
 }
 
@@ -155,6 +157,9 @@ func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), labels...)
 	}
 	gauge(descWaiting, len(v.Waiting))
+	for _, d := range c.agent.Status().Denied {
+		ch <- prometheus.MustNewConstMetric(descDenied, prometheus.CounterValue, float64(d.Packets), d.Class, d.Direction.String())
+	}
 	for _, e := range v.ENIs {
 		var used, quarantined, cooling, free, held int
 		for _, b := range e.Blocks {

@@ -9,6 +9,7 @@
 //	vpcctl sweep       delete ENIs that nodes left behind
 //	vpcctl preflight   find programs that also configure interfaces, and prevent it
 //	vpcctl trace       explain the way of a packet and name its faults
+//	vpcctl policy      show what a pod may receive and send
 //	vpcctl state       save the network state of a node, and compare two
 //
 // Each command describes its flags with -h.

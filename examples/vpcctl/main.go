@@ -27,6 +27,7 @@ var commands = []command{
 	{"max-pods", "print how many pods an instance type can run", maxPods},
 	{"sweep", "delete ENIs that nodes left behind", sweep},
 	{"trace", "explain the way of a packet and name its faults", runTrace},
+	{"policy", "show what a pod may receive and send", runPolicy},
 	{"preflight", "find programs that also configure interfaces, and prevent it", preflightCheck},
 	{"state", "save the network state of a node, and compare two", state},
 }

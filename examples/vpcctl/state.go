@@ -12,8 +12,10 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/datapath/policy"
 	"github.com/vpcnet/vpcnet/datapath/trace"
 )
 
@@ -103,6 +105,7 @@ func differences(out io.Writer, from, to trace.View) bool {
 	}
 	part("the translation of sources", changedLines(translationLines(from.Translation), translationLines(to.Translation)))
 	part("egress of the other family", changedLines(egressLines(from.Egress), egressLines(to.Egress)))
+	part("network policies", policyLines(from.Policies, to.Policies))
 	part("other programs' chains", changedLines(chainLines(from.Filters), chainLines(to.Filters)))
 	return found
 }
@@ -129,6 +132,19 @@ func changedLines(from, to []string) []string {
 		}
 	}
 	return lines
+}
+
+// policyLines returns the commands of nft that lead from one set of policies to the other.
+func policyLines(from, to *trace.Policies) []string {
+	switch {
+	case from == nil && to == nil:
+		return nil
+	case from == nil:
+		return []string{"+ the table inet vpcnet-policy"}
+	case to == nil:
+		return []string{"- the table inet vpcnet-policy"}
+	}
+	return slices.DeleteFunc(strings.Split(policy.Diff(from.State, to.State), "\n"), func(line string) bool { return line == "" })
 }
 
 func egressLines(pods []trace.Egress) (lines []string) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/policy"
 	"github.com/vpcnet/vpcnet/datapath/trace"
 	"github.com/vpcnet/vpcnet/ipam/ipamd"
 	"github.com/vpcnet/vpcnet/snat"
@@ -19,6 +20,8 @@ import (
 type saved struct {
 	trace.View
 	Pods []ipamd.PodStatus `json:"pods,omitempty"`
+	// Denied counts the packets that policies have denied.
+	Denied []policy.Denied `json:"denied,omitempty"`
 }
 
 // where holds the flags that select the node.
@@ -64,6 +67,7 @@ func (w *where) observe(ctx context.Context) (saved, error) {
 	if err != nil {
 		return s, fmt.Errorf("agent at %s: %w", w.agent, err)
 	}
+	s.Denied = status.Denied
 	s.Pods, s.Desired = status.Allocations, &datapath.Desired{Node: n}
 	s.External = s.External || status.Network.ExternalSNAT
 	return s, nil

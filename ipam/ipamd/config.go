@@ -148,6 +148,9 @@ type Config struct {
 	// PolicyMode says what a new pod may do as long as Policies does not know its class.
 	// Empty means PolicyStandard.
 	PolicyMode PolicyMode
+	// PolicyLogLimit is how many denied packets a second are logged for each class and each of
+	// its directions. 0 logs none.
+	PolicyLogLimit int
 
 	// Cluster is the name of the cluster, with which created ENIs are tagged.
 	Cluster string
@@ -280,6 +283,8 @@ func (c *Config) validate() error {
 		bad = fmt.Sprintf("Families %v, want IPv4 and IPv6, each at most once", c.Families)
 	case c.Enforcement != datapath.Strict && c.Enforcement != datapath.Standard:
 		bad = fmt.Sprintf("Enforcement %q, want %s or %s", c.Enforcement, datapath.Strict, datapath.Standard)
+	case c.PolicyLogLimit < 0:
+		bad = fmt.Sprintf("PolicyLogLimit %d, want 0 or more", c.PolicyLogLimit)
 	case c.PolicyMode != PolicyStandard && c.PolicyMode != PolicyStrict && c.PolicyMode != PolicyNone:
 		bad = fmt.Sprintf("PolicyMode %q, want %s, %s or %s", c.PolicyMode, PolicyStandard, PolicyStrict, PolicyNone)
 	case c.MaxENIs < 0 || c.MaxPods < 0 || c.WholeENIs < 0 || c.HTTPTimeout < 0 || c.BranchCooldown < 0:

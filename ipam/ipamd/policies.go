@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -60,9 +62,13 @@ var ErrPolicyMode = errors.New("network policies need a pod with a veth pair or 
 type enforcer struct {
 	policies Policies // nil if there are none
 	mode     PolicyMode
+	logLimit uint64
 	table    *policy.Handle
 	pods     func() []policyPod
 	log      *slog.Logger
+
+	// shown is the last of applied, for what must not wait.
+	shown atomic.Pointer[policy.State]
 
 	mu      sync.Mutex
 	applied policy.State
@@ -84,7 +90,7 @@ func openEnforcer(ctx context.Context, cfg *Config) (*enforcer, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &enforcer{policies: cfg.Policies, mode: cfg.PolicyMode, table: table, log: cfg.Logger, refused: map[ipam.Attachment]bool{}}
+	e := &enforcer{policies: cfg.Policies, mode: cfg.PolicyMode, logLimit: uint64(cfg.PolicyLogLimit), table: table, log: cfg.Logger, refused: map[ipam.Attachment]bool{}}
 	if cfg.PolicyMode == PolicyNone {
 		e.policies = nil
 	}
@@ -134,14 +140,54 @@ func (e *enforcer) run(ctx context.Context) error {
 			}
 		}
 	})
+	if e.logLimit > 0 {
+		g.Go(func() error {
+			if err := e.table.Denials(ctx, e.logDenial); ctx.Err() == nil {
+				e.log.Warn("packets that network policies deny are not logged", "err", err)
+			}
+			return nil
+		})
+	}
 	return g.Wait()
+}
+
+// logDenial logs a packet that a policy has denied.
+func (e *enforcer) logDenial(d policy.Denial) {
+	addr := d.Flow.Dst
+	if d.Direction == policy.Egress {
+		addr = d.Flow.Src
+	}
+	var pod cniplugin.Pod
+	for _, p := range e.pods() {
+		if slices.Contains(p.addrs, addr) {
+			pod = p.pod
+		}
+	}
+	e.log.Warn("network policy denied a packet", "pod", pod, "class", d.Class, "direction", d.Direction.String(), "source", d.Flow.Src,
+		"destination", d.Flow.Dst, "protocol", d.Flow.Protocol.String(), "port", d.Flow.Port, "reply", d.Reply)
+}
+
+// describe adds the classes of pods and what they have denied. It does not wait for changes of
+// the table.
+func (e *enforcer) describe(s *Status) {
+	state := e.shown.Load()
+	if state == nil {
+		return
+	}
+	for i, p := range s.Allocations {
+		s.Allocations[i].Class = state.Pods[p.Addr]
+	}
+	var err error
+	if s.Denied, err = e.table.Denied(); err != nil {
+		e.log.Debug("denied packets not counted", "err", err)
+	}
 }
 
 // enforce makes the table hold the classes of all pods.
 func (e *enforcer) enforce(ctx context.Context) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	want := policy.State{Classes: map[string]policy.Compiled{}, Pods: map[netip.Addr]string{}}
+	want := policy.State{Classes: map[string]policy.Compiled{}, Pods: map[netip.Addr]string{}, LogLimit: e.logLimit}
 	refused := map[ipam.Attachment]bool{}
 	for _, p := range e.pods() {
 		name, class, decided := e.classOf(p)
@@ -167,6 +213,7 @@ func (e *enforcer) enforce(ctx context.Context) error {
 		return err
 	}
 	e.applied = want
+	e.shown.Store(&want)
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/policy"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
@@ -37,6 +38,8 @@ type Status struct {
 	Cards       []CardStatus `json:"cards,omitempty"`
 	ENIs        []ENIStatus  `json:"enis"`
 	Allocations []PodStatus  `json:"allocations"`
+	// Denied counts the packets that network policies have denied, by class and direction.
+	Denied []policy.Denied `json:"denied,omitempty"`
 	// Quarantined are addresses that are in use but unknown to the journal.
 	Quarantined []QuarantinedStatus `json:"quarantined,omitempty"`
 	// Events are the latest events, without the requests of pods.
@@ -116,6 +119,8 @@ type PodStatus struct {
 	// Link is the pod's host link.
 	Link string    `json:"link"`
 	At   time.Time `json:"at"`
+	// Class is the name of the pod's class of network policies, empty if nothing limits it.
+	Class string `json:"class,omitempty"`
 }
 
 // Status returns the present state. Before Run has opened the pool it has only a reason.
@@ -210,15 +215,18 @@ func (n *node) status() Status {
 	for a := range n.pool.Allocations() {
 		out.Allocations = append(out.Allocations, PodStatus{
 			a.Addr, a.ENI, a.Pod.Namespace, a.Pod.Name,
-			hostLink(datapath.Pod{ContainerID: a.ContainerID, IfName: a.IfName, HostLinkPrefix: n.cfg.HostLinkPrefix}), a.At,
+			hostLink(datapath.Pod{ContainerID: a.ContainerID, IfName: a.IfName, HostLinkPrefix: n.cfg.HostLinkPrefix}), a.At, "",
 		})
 	}
 	for _, r := range n.own.all() {
 		for _, a := range r.Response.Addresses {
 			if r.Kind != kindIPVLAN { // the pool has its addresses
-				out.Allocations = append(out.Allocations, PodStatus{a.Addr, a.ENI, r.Pod.Namespace, r.Pod.Name, hostLink(r.wiring()), r.At})
+				out.Allocations = append(out.Allocations, PodStatus{a.Addr, a.ENI, r.Pod.Namespace, r.Pod.Name, hostLink(r.wiring()), r.At, ""})
 			}
 		}
+	}
+	if n.policies != nil {
+		n.policies.describe(&out)
 	}
 	return out
 }

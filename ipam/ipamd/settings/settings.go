@@ -239,6 +239,7 @@ func (s *Settings) policyOptions() []option {
 	return []option{
 		{group, "network-policies", "VPCNET_NETWORK_POLICIES", "FILE", `JSON file with classes, which say what pods may receive and send, and with the classes of pods: {"classes":{"web":{"ingress":{"isolated":true,"allow":[{"name":"clients","peers":[{"prefix":"10.0.0.0/16","except":["10.0.9.0/24"]}],"ports":[{"protocol":"tcp","first":80}]}]}}},"pods":[{"pod":"default/web-*","class":"web"}]}. The first entry of pods that matches NAMESPACE/NAME counts; a pod that none matches is not limited. SIGHUP reads the file again.`, textValue(&s.NetworkPolicies)},
 		{group, "network-policy-enforcing-mode", "NETWORK_POLICY_ENFORCING_MODE", "MODE", "What a new pod may do as long as its policies are not known, because -network-policies cannot be read: standard, everything, or strict, nothing. none enforces no policies.", choiceValue(&s.PolicyMode, ipamd.PolicyStandard, ipamd.PolicyStrict, ipamd.PolicyNone)},
+		{group, "network-policy-log-limit", "VPCNET_NETWORK_POLICY_LOG_LIMIT", "N", "How many of the packets that network policies deny are logged a second, for each class and each of its directions. 0 logs none. Counts of all denied packets are in the status and in the metrics.", intValue(&s.PolicyLogLimit, 0, 10000)},
 	}
 }
 

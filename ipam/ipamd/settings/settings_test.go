@@ -70,6 +70,7 @@ var examples = map[string]string{
 	"VPCNET_BRANCH_ENI_COOLDOWN":         "30",
 	"VPCNET_NETWORK_POLICIES":            "/tmp/policies.json",
 	"NETWORK_POLICY_ENFORCING_MODE":      "none",
+	"VPCNET_NETWORK_POLICY_LOG_LIMIT":    "5",
 	"VPCNET_WHOLE_ENIS":                  "2",
 	"VPCNET_NODE_PREFIX":                 "100.65.129.0/24",
 	"VPCNET_BRIDGE":                      "br0",
