@@ -26,7 +26,7 @@ type changer struct {
 	log    *slog.Logger
 	agent  *ipamd.Agent
 	// policies are those of the file, nil without one.
-	policies *policyFile
+	policies *settings.PolicyFile
 	start    settings.Settings // those of the start
 
 	// turn has a value while a change is under way, which has the fields below.
@@ -62,7 +62,7 @@ func (c *changer) follow(ctx context.Context) error {
 			c.log.Error("settings stay as they are", "err", err)
 		}
 		if c.policies != nil {
-			c.policies.read(c.log)
+			c.policies.Read(c.log)
 		}
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/ipamd"
 	"github.com/vpcnet/vpcnet/ipam/ipamd/install"
 	"github.com/vpcnet/vpcnet/ipam/ipamd/introspect"
+	"github.com/vpcnet/vpcnet/ipam/ipamd/metrics"
 	"github.com/vpcnet/vpcnet/ipam/ipamd/settings"
 )
 
@@ -129,11 +130,11 @@ func openLog(where string, stdout, stderr io.Writer) (w io.Writer, closeLog func
 // serve runs the agent, the changes of its settings, and what shows its state until ctx ends.
 func serve(ctx context.Context, cfg ipamd.Config, c *changer, log *slog.Logger) error {
 	show := &introspect.Server{Settings: c.settings}
-	start, m := time.Now(), newMetrics(version())
-	cfg.Logger, cfg.Hooks, cfg.Handler = log, m.hooks(show.Called), c.handler()
+	start, m := time.Now(), metrics.New(version())
+	cfg.Logger, cfg.Hooks, cfg.Handler = log, m.Hooks(show.Called), c.handler()
 	if file := c.start.NetworkPolicies; file != "" {
-		c.policies = openPolicyFile(file)
-		c.policies.read(log)
+		c.policies = settings.NewPolicyFile(file)
+		c.policies.Read(log)
 		cfg.Policies = c.policies
 	}
 	a, err := ipamd.New(cfg)
@@ -144,9 +145,9 @@ func serve(ctx context.Context, cfg ipamd.Config, c *changer, log *slog.Logger) 
 	for _, w := range c.start.Warnings() {
 		log.Warn(w)
 	}
-	m.watch(a)
+	m.Watch(a)
 	g, ctx := errgroup.WithContext(ctx)
-	for _, e := range endpoints(&c.start, show, m.handler()) {
+	for _, e := range endpoints(&c.start, show, m.Handler()) {
 		g.Go(func() error { return e.serve(ctx, log) })
 	}
 	changed, stop := a.Subscribe()
@@ -154,7 +155,7 @@ func serve(ctx context.Context, cfg ipamd.Config, c *changer, log *slog.Logger) 
 	grown, stopGrown := a.Subscribe()
 	defer stopGrown()
 	g.Go(func() error {
-		m.aws.follow(ctx, start, a, grown)
+		m.Started(ctx, start, a, grown)
 		return nil
 	})
 	g.Go(func() error { return a.Run(ctx) })
@@ -164,7 +165,7 @@ func serve(ctx context.Context, cfg ipamd.Config, c *changer, log *slog.Logger) 
 }
 
 // endpoints returns where the program shows its state.
-func endpoints(s *settings.Settings, show *introspect.Server, metrics http.Handler) (all []endpoint) {
+func endpoints(s *settings.Settings, show *introspect.Server, measured http.Handler) (all []endpoint) {
 	if s.Status != "" {
 		all = append(all, endpoint{"VPCNET_STATUS_SOCKET", "unix:" + s.Status, show.V2()})
 	}
@@ -173,7 +174,7 @@ func endpoints(s *settings.Settings, show *introspect.Server, metrics http.Handl
 	}
 	if !s.NoMetrics {
 		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", metrics)
+		mux.Handle("GET /metrics", measured)
 		all = append(all, endpoint{"VPCNET_METRICS_BIND_ADDRESS", s.Metrics, mux})
 	}
 	return all

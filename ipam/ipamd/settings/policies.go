@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package settings
 
 import (
 	"bytes"
@@ -15,8 +15,9 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/policy"
 )
 
-// policyFile has the network policies of a file. It implements ipamd.Policies.
-type policyFile struct {
+// PolicyFile has the network policies of a file, in the form that NetworkPolicies of
+// [Settings] describes. It implements [ipamd.Policies].
+type PolicyFile struct {
 	path    string
 	changed chan struct{}
 	content atomic.Pointer[policies] // nil as long as the file cannot be read
@@ -34,12 +35,14 @@ type policies struct {
 	compiled map[string]policy.Compiled
 }
 
-func openPolicyFile(path string) *policyFile {
-	return &policyFile{path: path, changed: make(chan struct{}, 1)}
+// NewPolicyFile returns the policies of a file, which Read reads.
+func NewPolicyFile(path string) *PolicyFile {
+	return &PolicyFile{path: path, changed: make(chan struct{}, 1)}
 }
 
-// read reads the file again. After an error the policies stay as they are.
-func (f *policyFile) read(log *slog.Logger) {
+// Read reads the file, and logs that. After an error the policies stay as they are: unknown
+// before the first success.
+func (f *PolicyFile) Read(log *slog.Logger) {
 	p, err := readPolicies(f.path)
 	if err != nil {
 		log.Error("network policies stay as they are", "err", err)
@@ -81,7 +84,7 @@ func readPolicies(file string) (*policies, error) {
 }
 
 // Class returns the class of the first entry that matches the pod.
-func (f *policyFile) Class(pod cniplugin.Pod) (name string, class policy.Compiled, known bool) {
+func (f *PolicyFile) Class(pod cniplugin.Pod) (name string, class policy.Compiled, known bool) {
 	p := f.content.Load()
 	if p == nil {
 		return "", class, false
@@ -95,4 +98,4 @@ func (f *policyFile) Class(pod cniplugin.Pod) (name string, class policy.Compile
 }
 
 // Changed has a value after the file was read.
-func (f *policyFile) Changed() <-chan struct{} { return f.changed }
+func (f *PolicyFile) Changed() <-chan struct{} { return f.changed }

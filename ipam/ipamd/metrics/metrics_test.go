@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package metrics
 
 import (
 	"context"
@@ -59,9 +59,9 @@ func TestMetrics(t *testing.T) {
 	if _, err := pool.Release(ipam.Attachment{Network: "n", ContainerID: "c1", IfName: "eth0"}); err != nil {
 		t.Fatal(err)
 	}
-	m := newMetrics("v1")
-	m.watch(fakeAgent{pool: pool})
-	hooks := m.hooks(func(eni.Call) {})
+	m := New("v1")
+	m.Watch(fakeAgent{pool: pool})
+	hooks := m.Hooks(func(eni.Call) {})
 	hooks.Requested(ipamd.Request{Call: "add", Took: time.Millisecond})
 	hooks.Requested(ipamd.Request{Call: "add", Took: time.Second, Failed: true, Reason: "subnet-full", Exhausted: true})
 	hooks.Requested(ipamd.Request{Call: "add", Failed: true})
@@ -71,16 +71,16 @@ func TestMetrics(t *testing.T) {
 	hooks.Called(eni.Call{Action: "AssociateTrunkInterface", Code: "UnauthorizedOperation"})
 	hooks.Translated(snat.Repair{})
 	hooks.Translated(snat.Repair{Err: errors.New("no")})
-	m.aws.follow(t.Context(), time.Now(), fakeAgent{ready: true}, nil)
+	m.Started(t.Context(), time.Now(), fakeAgent{ready: true}, nil)
 	ended, end := context.WithCancel(t.Context())
 	end()
-	m.aws.follow(ended, time.Now(), fakeAgent{}, nil)
+	m.Started(ended, time.Now(), fakeAgent{}, nil)
 	m.repaired(datapath.Repair{Took: time.Millisecond})
 	m.repaired(datapath.Repair{Took: time.Millisecond, Fighting: true})
 	m.repaired(datapath.Repair{Took: time.Millisecond, Err: errors.New("no")})
 
 	rec := httptest.NewRecorder()
-	m.handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	m.Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
 	var got, goRuntime []string
 	for line := range strings.Lines(rec.Body.String()) {
 		switch line = strings.TrimSpace(line); {

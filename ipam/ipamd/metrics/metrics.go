@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+// Package metrics has the metrics of a node agent for Prometheus: its own ones, named
+// vpcnet_*, and those of amazon-vpc-cni-k8s under the names of that program, awscni_*.
+package metrics
 
 import (
 	"cmp"
@@ -17,8 +19,9 @@ import (
 	"github.com/vpcnet/vpcnet/snat"
 )
 
-// metrics are the metrics for Prometheus. Every label has a closed set of values.
-type metrics struct {
+// Metrics are the metrics of an agent. Every label has a closed set of values. It is safe for
+// concurrent use.
+type Metrics struct {
 	registry *prometheus.Registry
 	calls    *prometheus.CounterVec
 	repairs  *prometheus.CounterVec
@@ -32,9 +35,9 @@ type metrics struct {
 	aws *awsMetrics
 }
 
-// newMetrics returns the metrics of a program of the given version.
-func newMetrics(version string) *metrics {
-	m := &metrics{
+// New returns the metrics of a program of the given version.
+func New(version string) *Metrics {
+	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "vpcnet_ec2_calls_total", Help: "Attempts of calls to EC2, by action and EC2's error code; empty is success.",
@@ -65,15 +68,16 @@ func newMetrics(version string) *metrics {
 	return m
 }
 
-func (m *metrics) handler() http.Handler {
+// Handler returns the page that Prometheus reads.
+func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
-// watch adds the metrics of an agent's pool.
-func (m *metrics) watch(a pooled) { m.registry.MustRegister(poolCollector{a}, awsCollector{a}) }
+// Watch adds the metrics of the pool of an agent. It is called once.
+func (m *Metrics) Watch(a Agent) { m.registry.MustRegister(poolCollector{a}, awsCollector{a}) }
 
-// hooks returns the hooks by which an agent counts. Calls to EC2 are also for called.
-func (m *metrics) hooks(called func(eni.Call)) ipamd.Hooks {
+// Hooks returns the hooks by which an agent counts. It passes calls to EC2 on to called.
+func (m *Metrics) Hooks(called func(eni.Call)) ipamd.Hooks {
 	return ipamd.Hooks{
 		Requested: m.requested, Repaired: m.repaired, Translated: m.translated,
 		Called: func(c eni.Call) {
@@ -85,13 +89,13 @@ func (m *metrics) hooks(called func(eni.Call)) ipamd.Hooks {
 }
 
 // called counts an attempt of a call to EC2.
-func (m *metrics) called(c eni.Call) {
+func (m *Metrics) called(c eni.Call) {
 	m.calls.WithLabelValues(c.Action, c.Code).Inc()
 	m.aws.called(c)
 }
 
 // requested counts an ADD or DEL.
-func (m *metrics) requested(r ipamd.Request) {
+func (m *Metrics) requested(r ipamd.Request) {
 	m.requests.WithLabelValues(r.Call, resultText(r)).Inc()
 	m.answered.WithLabelValues(r.Call).Observe(r.Took.Seconds())
 	m.aws.requested(r)
@@ -106,13 +110,13 @@ func resultText(r ipamd.Request) string {
 }
 
 // repaired counts a repair of the node's network.
-func (m *metrics) repaired(r datapath.Repair) {
+func (m *Metrics) repaired(r datapath.Repair) {
 	m.repairs.WithLabelValues(resultOf(r.Err, r.Fighting)).Inc()
 	m.took.Observe(r.Took.Seconds())
 }
 
 // translated counts a repair of the source translation.
-func (m *metrics) translated(r snat.Repair) {
+func (m *Metrics) translated(r snat.Repair) {
 	m.translations.WithLabelValues(resultOf(r.Err, r.Fighting)).Inc()
 	m.aws.translated(r.Err)
 }
@@ -128,14 +132,14 @@ func resultOf(err error, fighting bool) string {
 	return "repaired"
 }
 
-// pooled is the part of an agent of which gauges are made.
-type pooled interface {
+// Agent is the part of an [ipamd.Agent] of which gauges are made.
+type Agent interface {
 	Status() ipamd.Status
 	View() ipam.View
 }
 
 // poolCollector reads the pool at each scrape, so that no gauge can become stale.
-type poolCollector struct{ agent pooled }
+type poolCollector struct{ agent Agent }
 
 var (
 	descAddresses = prometheus.NewDesc("vpcnet_addresses", "Addresses of the pool, by ENI and state: used by pods, quarantined because they are in use in the kernel but not in the journal, cooling after use, free, or held back because their ENI is not ready.", []string{"eni", "state"}, nil)

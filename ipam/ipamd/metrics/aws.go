@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package metrics
 
 import (
 	"context"
@@ -125,25 +125,26 @@ func (m *awsMetrics) translated(err error) {
 	m.translations.WithLabelValues(result).Inc()
 }
 
-// follow measures the time from start until the agent is ready. changed is that of its pool.
-// If ctx ends first, the start has failed.
-func (m *awsMetrics) follow(ctx context.Context, start time.Time, agent pooled, changed <-chan struct{}) {
+// Started measures the time from start until the agent is ready, and returns then. changed has a
+// value after each change of the agent's pool, see [ipamd.Agent.Subscribe]. If ctx ends first,
+// the start has failed.
+func (m *Metrics) Started(ctx context.Context, start time.Time, agent Agent, changed <-chan struct{}) {
 	for !agent.Status().Ready {
 		select {
 		case <-changed:
 		case <-time.After(time.Second): // the agent is ready soon after a change
 		case <-ctx.Done():
-			m.initialized.WithLabelValues("false").Observe(time.Since(start).Seconds())
-			m.started.WithLabelValues("false", "false", "node_initialization").Observe(time.Since(start).Seconds())
+			m.aws.initialized.WithLabelValues("false").Observe(time.Since(start).Seconds())
+			m.aws.started.WithLabelValues("false", "false", "node_initialization").Observe(time.Since(start).Seconds())
 			return
 		}
 	}
-	m.initialized.WithLabelValues("true").Observe(time.Since(start).Seconds())
-	m.started.WithLabelValues("true", "false", "").Observe(time.Since(start).Seconds())
+	m.aws.initialized.WithLabelValues("true").Observe(time.Since(start).Seconds())
+	m.aws.started.WithLabelValues("true", "false", "").Observe(time.Since(start).Seconds())
 }
 
 // awsCollector reads the gauges at each scrape.
-type awsCollector struct{ agent pooled }
+type awsCollector struct{ agent Agent }
 
 var (
 	descENIMax      = prometheus.NewDesc("awscni_eni_max", "ENIs that the instance can have for pods.", nil, nil)
