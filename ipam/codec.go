@@ -91,9 +91,12 @@ func EncodeEvent(e Event) ([]byte, error) {
 // a newer version can add some. An unknown kind is ErrInvalid, because ignoring
 // such an event could lose an allocation.
 func DecodeEvent(data []byte) (Event, error) {
-	var e Event
-	if err := json.Unmarshal(data, &e); err != nil {
-		return Event{}, fmt.Errorf("event: %w: %w", ErrInvalid, err)
+	e, plain := decodePlain(data)
+	if !plain {
+		e = Event{}
+		if err := json.Unmarshal(data, &e); err != nil {
+			return Event{}, fmt.Errorf("event: %w: %w", ErrInvalid, err)
+		}
 	}
 	if err := e.validate(); err != nil {
 		return Event{}, err
