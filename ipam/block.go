@@ -60,10 +60,10 @@ func newBlock(b Block, e *eni, at time.Time) *block {
 	return &block{Block: b, eni: e, since: at, next: firstAddr(b.Prefix), used: map[netip.Addr]Attachment{}}
 }
 
-// firstAddr returns the first address that a pod may have. Pods may have all
-// sixteen addresses of a /28. The first address of an IPv6 prefix is left out,
-// because a host that takes the prefix for a subnet treats it as the
-// subnet-router anycast address (RFC 4291, section 2.6.1).
+// firstAddr returns the first address that the pool gives to a pod: of a /28 all sixteen. The
+// first address of an IPv6 prefix is left out, because a host that takes the prefix for a
+// subnet treats it as the subnet-router anycast address (RFC 4291, section 2.6.1). Pods that
+// were taken over from another agent may have it.
 func firstAddr(p netip.Prefix) netip.Addr {
 	if p.Addr().Is6() && !p.IsSingleIP() {
 		return p.Addr().Next()

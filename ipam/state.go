@@ -242,9 +242,6 @@ func (s *state) allocate(e Event) (func(), error) {
 		} else if taken {
 			return nil, fmt.Errorf("address %v is quarantined: %w", a, ErrConflict)
 		}
-		if a.Less(firstAddr(b.Prefix)) {
-			return nil, fmt.Errorf("address %v for %v: the lowest one in block %v is %v: %w", a, e.Attachment, b.Prefix, firstAddr(b.Prefix), ErrInvalid)
-		}
 		if slices.ContainsFunc(e.Addrs[:i], func(o netip.Addr) bool { return FamilyOf(o) == FamilyOf(a) }) {
 			return nil, fmt.Errorf("address %v for %v: want one address of each family: %w", a, e.Attachment, ErrInvalid)
 		}
@@ -307,7 +304,9 @@ func (s *state) release(e Event) (func(), error) {
 		b := s.blockOf(a)
 		delete(b.used, a)
 		b.forgetCooled(s.at(e.At))
-		b.addReleased(released{a, e.At})
+		if !a.Less(firstAddr(b.Prefix)) {
+			b.addReleased(released{a, e.At})
+		}
 	}
 	delete(s.held, e.Attachment)
 	forget := s.remember(g, e.At)

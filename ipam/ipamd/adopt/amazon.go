@@ -13,6 +13,7 @@ import (
 
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
@@ -56,11 +57,16 @@ func podRules(a datapath.PodAddr) []netstate.Rule {
 	return rules
 }
 
-// nodeState returns the routes and rules of the node, whose ENIs have their links.
-func nodeState(n datapath.Node) (s netstate.State) {
+// nodeState returns the routes and rules of the node, whose ENIs have their links, in the
+// families of its pods. It has none in another family.
+func nodeState(n datapath.Node, families []ipam.Family) (s netstate.State) {
+	served := func(a netip.Addr) bool { return slices.Contains(families, ipam.FamilyOf(a)) }
 	for _, e := range n.ENIs {
 		for _, a := range e.Addrs {
 			ipv6 := a.Addr().Is6()
+			if !served(a.Addr()) {
+				continue
+			}
 			if e.Primary() {
 				s.Rules = append(s.Rules, netstate.Rule{IPv6: ipv6, Priority: priorityMark, Mark: datapath.MarkPrimary, Mask: datapath.MarkPrimary, Table: netstate.TableMain})
 				continue
@@ -73,7 +79,7 @@ func nodeState(n datapath.Node) (s netstate.State) {
 	}
 	// The routes are ours but for the protocol.
 	for _, r := range n.State().Routes {
-		if slices.ContainsFunc(n.ENIs, func(e datapath.ENI) bool { return !e.Primary() && e.Table() == r.Table }) {
+		if served(r.Dst.Addr()) && slices.ContainsFunc(n.ENIs, func(e datapath.ENI) bool { return !e.Primary() && e.Table() == r.Table }) {
 			r.Protocol = protocolBoot
 			s.Routes = append(s.Routes, r)
 		}

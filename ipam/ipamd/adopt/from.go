@@ -322,7 +322,7 @@ func (p *fromPlan) oldRules() (changes []netstate.Change) {
 		}
 	}
 	node := p.resolvedNode()
-	replaced = append(replaced, nodeState(node).Rules...)
+	replaced = append(replaced, nodeState(node, p.Families).Rules...)
 	ours := node.State().Rules
 	for _, pod := range p.Desired.Pods {
 		ours = append(ours, pod.HostState().Rules...)

@@ -67,6 +67,8 @@ type observed struct {
 	// Desired is the network for the pods of our journal, and Translation its translation.
 	Desired     datapath.Desired
 	Translation snat.Config
+	// Families are those of the addresses of pods.
+	Families []ipam.Family
 	// MTU is that of the links of pods.
 	MTU int
 	// Owner is the value of our owner tag.

@@ -90,7 +90,7 @@ const maxCard = 99
 // observe reads everything that a plan depends on. For the way back, the checkpoints need
 // not be readable, because they are replaced.
 func (r *run) observe(ctx context.Context) (n observed, err error) {
-	n.Now, n.Owner, n.Conflist, n.MTU = time.Now(), ourOwner, r.cfg.Conflist, r.cfg.PodMTU
+	n.Now, n.Owner, n.Conflist, n.MTU, n.Families = time.Now(), ourOwner, r.cfg.Conflist, r.cfg.PodMTU, r.cfg.Families
 	if err := r.options.readCheckpoints(&n); err != nil && !r.back {
 		return n, err
 	}

@@ -133,7 +133,12 @@ func (p *toPlan) findPod(pod datapath.Pod, a ipam.Allocation, interfaces int) {
 // restore adds the steps that make the other agent's routes, rules and chains.
 func (p *toPlan) restore() {
 	node := p.resolvedNode()
-	want := nodeState(node)
+	// An ENI with its link down was not set up yet, and has no pods: the other agent does it.
+	node.ENIs = slices.DeleteFunc(slices.Clone(node.ENIs), func(e datapath.ENI) bool {
+		l, ok := p.State.Link(e.Link)
+		return !ok || !l.Up
+	})
+	want := nodeState(node, p.Families)
 	var links []netstate.Change
 	for _, r := range p.pods {
 		if r.link != r.name {
@@ -196,7 +201,7 @@ func (p *toPlan) remove() {
 		changes = append(changes, netstate.Change{Op: netstate.OpDelete, Item: netstate.Filter{}})
 	}
 	owned := node.Owned(p.State)
-	theirs := nodeState(node)
+	theirs := nodeState(node, p.Families)
 	for _, r := range p.pods {
 		host := r.pod.HostState()
 		ours = netstate.Join(ours, host)
