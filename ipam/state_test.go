@@ -89,6 +89,27 @@ func TestLastAddr(t *testing.T) {
 	}
 }
 
+// TestFirstAddr: a pod that was taken over may hold the first address of an IPv6 prefix, and no
+// other pod gets it afterwards.
+func TestFirstAddr(t *testing.T) {
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	s, prefix := newState(0), netip.MustParsePrefix("2001:db8::/80")
+	pod := Attachment{"net", "c", "eth0"}
+	for _, e := range []Event{
+		{Kind: EventENISet, ENI: "eni-0"}, {Kind: EventENIReady, ENI: "eni-0"}, {Kind: EventBlockAdded, ENI: "eni-0", Block: prefix},
+		{Kind: EventAllocated, Attachment: pod, Addrs: []netip.Addr{prefix.Addr()}}, {Kind: EventReleased, Attachment: pod},
+	} {
+		e.At = at
+		if _, err := s.apply(e); err != nil {
+			t.Fatalf("%s: %v", e.Kind, err)
+		}
+	}
+	b := s.blocks[prefix]
+	if got, ok := b.candidate(s.at(at)); !ok || got.addr != prefix.Addr().Next() || len(b.released) > 0 {
+		t.Errorf("the next pod gets %v, and %v are released, want %v and none", got.addr, b.released, prefix.Addr().Next())
+	}
+}
+
 func TestReasonsAreDistinct(t *testing.T) {
 	seen := map[Reason]bool{}
 	for _, r := range Reasons() {

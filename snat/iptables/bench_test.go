@@ -33,7 +33,7 @@ func services(n int) string {
 }
 
 // loads are the numbers of pods of the node and of foreign Services.
-var loads = []struct{ pods, services int }{{0, 0}, {737, 0}, {0, 5000}}
+var loads = []struct{ pods, services int }{{0, 0}, {737, 0}, {5000, 0}, {0, 5000}}
 
 // withLoad calls bench in a namespace with the links of pods and with foreign Services.
 func withLoad(b *testing.B, name string, v iptables.Variant, bench func(b *testing.B, ns *fabric.Netns)) {

@@ -83,7 +83,7 @@ func node(layout datapath.Layout) observed {
 	e0 := datapath.ENI{ID: primary.ID, MAC: mac(0xa), Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.4/24")}, Sources: prefixes("10.0.0.5")}
 	e1 := datapath.ENI{ID: second.ID, MAC: mac(0xb), Device: 1, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.14/24")}, Sources: prefixes("10.0.0.15", "10.0.0.16")}
 	n := observed{
-		Now: time.Unix(1800000000, 0), Instance: instance, Owner: "vpcnet", MTU: 9001, ENIs: []eni.ENI{primary, second},
+		Now: time.Unix(1800000000, 0), Instance: instance, Owner: "vpcnet", MTU: 9001, Families: []ipam.Family{ipam.IPv4}, ENIs: []eni.ENI{primary, second},
 		Pool:    []agent.ENI{{ID: e0.ID, Primary: true, Blocks: e0.Sources}, {ID: e1.ID, Device: 1, Blocks: e1.Sources}},
 		Index:   map[string]int{},
 		Desired: datapath.Desired{Node: datapath.Node{Layout: layout, ENIs: []datapath.ENI{e0, e1}}},
