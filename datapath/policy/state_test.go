@@ -40,6 +40,7 @@ func examples(t testing.TB) map[string]policy.State {
 			Classes: map[string]policy.Compiled{"team/web": web, "dns": dns},
 			Pods:    map[netip.Addr]string{addr("10.0.2.2"): "team/web", addr("fd00::2"): "team/web", addr("10.0.2.3"): "dns", addr("10.0.2.4"): ""},
 		},
+		"logged": {Classes: map[string]policy.Compiled{"dns": dns}, Pods: map[netip.Addr]string{addr("10.0.2.3"): "dns"}, LogLimit: 10},
 	}
 }
 

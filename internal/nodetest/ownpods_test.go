@@ -393,6 +393,15 @@ func TestOtherKinds(t *testing.T) {
 	}
 }
 
+// blocksOf returns blocks of a pod's addresses, in the notation of the file of policies.
+func blocksOf(p *Pod) string {
+	var blocks []string
+	for _, a := range p.Addrs {
+		blocks = append(blocks, fmt.Sprintf(`{"prefix": "%s/%d"}`, a, a.BitLen()))
+	}
+	return strings.Join(blocks, ", ")
+}
+
 // closedGroup creates a security group that accepts packets from one other group only.
 func closedGroup(t *testing.T, vpc *vpctest.VPC, name, from string) string {
 	t.Helper()
@@ -420,12 +429,18 @@ func testBranches(t *testing.T, layout, mode string, families map[string]string,
 	}
 	maps.Copy(env, families)
 	vpc := vpctest.New(t)
-	node, other := Start(t, vpc.Node(t, "m5.large"), Config{Env: env}), Start(t, vpc.Node(t, "m5.large"), Config{Env: env})
+	policies := t.TempDir() + "/policies.json"
+	writeFile(t, policies, "{}")
+	limited := maps.Clone(env)
+	limited["VPCNET_NETWORK_POLICIES"] = policies
+	node, other := Start(t, vpc.Node(t, "m5.large"), Config{Env: limited}), Start(t, vpc.Node(t, "m5.large"), Config{Env: env})
 	client := closedGroup(t, vpc, "client", "")
 	server := closedGroup(t, vpc, "server", client)
 	veth, far := node.AddPod(t), other.AddPod(t)
-	pod := node.AddPodWith(t, withFields(t, node, `"securityGroups": ["`+server+`"]`))
-	near := node.AddPodWith(t, PodConfig{Capabilities: map[string]any{"securityGroups": []string{client}}})
+	served := withFields(t, node, `"securityGroups": ["`+server+`"]`)
+	served.Args = named("server").Args
+	pod := node.AddPodWith(t, served)
+	near := node.AddPodWith(t, PodConfig{Capabilities: map[string]any{"securityGroups": []string{client}}, Args: named("near").Args})
 	away := other.AddPodWith(t, withFields(t, other, `"securityGroups": ["`+client+`"]`))
 	own := eniAt(t, vpc, pod.Addrs[0])
 	if own.Trunk == nil || !slices.Equal(own.Groups, []string{server}) || len(pod.Addrs) != len(want) {
@@ -455,6 +470,25 @@ func testBranches(t *testing.T, layout, mode string, families map[string]string,
 	check()
 	node.Restart(t, syscall.SIGKILL)
 	check()
+	for _, c := range []struct {
+		policies   string
+		near, away bool
+	}{
+		{`{"classes": {"closed": {"egress": {"isolated": true}}}, "pods": [{"pod": "default/near", "class": "closed"}]}`, false, true},
+		{`{"classes": {"one": {"ingress": {"isolated": true, "allow": [{"peers": [` + blocksOf(near) + `], "ports": [{"protocol": "udp"}]}]}}}, "pods": [{"pod": "default/server", "class": "one"}]}`, true, false},
+		{`{}`, true, true},
+	} {
+		writeFile(t, policies, c.policies)
+		node.Agent.Signal(t, syscall.SIGHUP)
+		for i := range pod.Addrs {
+			node.Eventually(t, func() error {
+				if (askErr(t, near, pod.At(i)) == nil) != c.near || (askErr(t, away, pod.At(i)) == nil) != c.away {
+					return fmt.Errorf("%v under %s: want answers for the near pod %t and for the other %t", pod.Addrs[i], c.policies, c.near, c.away)
+				}
+				return nil
+			})
+		}
+	}
 	extra := node.AddPodWith(t, withFields(t, node, `"securityGroups": ["`+client+`"]`))
 	second := eniAt(t, vpc, extra.Addrs[0])
 	extra.Delete(t)

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/vpcnet/vpcnet/datapath/policy"
 	"github.com/vpcnet/vpcnet/eni/vpctest"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 )
 
 // The policies of the tests: pods whose names begin with closed may not send, locked ones may
@@ -34,7 +36,13 @@ const policyText = `{
 
 func writePolicies(t *testing.T, file string, round int) {
 	t.Helper()
-	if err := os.WriteFile(file+".new", fmt.Appendf(nil, policyText, round%250), 0o600); err != nil {
+	writeFile(t, file, fmt.Sprintf(policyText, round%250))
+}
+
+// writeFile replaces a file as a whole.
+func writeFile(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file+".new", []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(file+".new", file); err != nil {
@@ -204,7 +212,7 @@ func TestPolicyKill(t *testing.T) {
 	vpc := vpctest.New(t)
 	file := t.TempDir() + "/policies.json"
 	writePolicies(t, file, 0)
-	env := map[string]string{"VPCNET_NETWORK_POLICIES": file, "NETWORK_POLICY_ENFORCING_MODE": "strict"}
+	env := map[string]string{"VPCNET_NETWORK_POLICIES": file, "NETWORK_POLICY_ENFORCING_MODE": "strict", "VPCNET_NETWORK_POLICY_LOG_LIMIT": "1"}
 	n := Start(t, vpc.Node(t, "m5.large"), Config{Env: env})
 	free := n.AddPodWith(t, named("free-1"))
 	s := newSink(t, free)
@@ -233,6 +241,8 @@ func TestPolicyKill(t *testing.T) {
 		say()
 		far.NoAnswer(t, "udp", locked.At(0))
 	}
+	n.Eventually(t, func() error { return logged(n, "network policy denied a packet") })
+	n.Eventually(t, func() error { return denied(n.Status(t), "locked", policy.Ingress) })
 	n.Restart(t, syscall.SIGTERM)
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
@@ -269,6 +279,17 @@ func TestPolicyKill(t *testing.T) {
 	if _, ours, err := h.Observe(t.Context()); ours || err != nil {
 		t.Errorf("the table of an agent without policies: ours %t, %v", ours, err)
 	}
+}
+
+// denied checks that an agent counts packets that a class has denied, and shows the class of a
+// pod.
+func denied(s ipamd.Status, class string, d policy.Direction) error {
+	counted := slices.ContainsFunc(s.Denied, func(x policy.Denied) bool { return x.Class == class && x.Direction == d && x.Packets > 0 })
+	shown := slices.ContainsFunc(s.Allocations, func(p ipamd.PodStatus) bool { return p.Class == class })
+	if !counted || !shown {
+		return fmt.Errorf("denied %+v, pods %+v: want packets denied by class %s and a pod with it", s.Denied, s.Allocations, class)
+	}
+	return nil
 }
 
 // policies opens the table of the node.

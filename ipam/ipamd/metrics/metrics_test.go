@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/policy"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/ipamd"
@@ -32,6 +33,7 @@ func (a fakeAgent) Status() ipamd.Status {
 	return ipamd.Status{
 		Ready:    a.ready,
 		InFlight: []string{"assign eni-1 2 slots"},
+		Denied:   []policy.Denied{{Class: "web", Direction: policy.Egress, Packets: 7}},
 		Cards:    []ipamd.CardStatus{{MaxENIs: 4, SlotsPerENI: 9, AddressesPerSlot: 16}},
 		Network:  ipamd.NetworkStatus{SNATBackend: "iptables-nft"},
 	}
@@ -162,6 +164,7 @@ func TestMetrics(t *testing.T) {
 		`vpcnet_ec2_calls_total{action="AssignPrivateIpAddresses",code=""} 1`,
 		`vpcnet_ec2_calls_total{action="AssignPrivateIpAddresses",code="RequestLimitExceeded"} 1`,
 		`vpcnet_ec2_calls_total{action="AssociateTrunkInterface",code="UnauthorizedOperation"} 1`,
+		`vpcnet_policy_denied_packets_total{class="web",direction="egress"} 7`,
 		`vpcnet_request_seconds_sum{call="add"} 1.001`,
 		`vpcnet_request_seconds_count{call="add"} 3`,
 		`vpcnet_request_seconds_sum{call="del"} 0`,
