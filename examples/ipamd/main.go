@@ -31,6 +31,14 @@ import (
 // the node with its pods, so memory counts more than the time of the garbage collector.
 const gcPercent = 50
 
+// While the agent starts, it has startPercent: it allocates several times what it keeps, and a
+// node cannot serve pods meanwhile. starting is longer than the start of a node with a thousand
+// pods takes.
+const (
+	startPercent = 200
+	starting     = 5 * time.Second
+)
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -76,7 +84,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 	defer closeLog()
 	if getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		debug.SetGCPercent(startPercent)
+		defer time.AfterFunc(starting, func() { debug.SetGCPercent(gcPercent) }).Stop()
 	}
 	c := newChanger(args, getenv, s)
 	log := slog.New(logfile.NewHandler(out, &c.level))

@@ -51,6 +51,10 @@ func (l *loop) setLink(e ENI, enis []ipam.ENIView) {
 	ln.revision++
 }
 
+// restoreTime is how long the first observation waits at most for the links of restored
+// ENIs.
+const restoreTime = time.Second
+
 // restoreKnown adds the ENIs of Config.Known, so that their links are maintained
 // until the first observation. Their blocks are those of Config.Known and of the
 // pool, because pods may use them. Blocks that the pool lacks are not added to
@@ -65,6 +69,9 @@ func (l *loop) restoreKnown() {
 		e.Blocks = slices.Clone(e.Blocks)
 		for _, n := range v.ENIs {
 			for _, b := range n.Blocks {
+				if n.ID == e.ID {
+					l.observeBy = v.At.Add(restoreTime)
+				}
 				if n.ID == e.ID && !slices.Contains(e.Blocks, b.Prefix) {
 					e.Blocks = append(e.Blocks, b.Prefix)
 				}

@@ -101,7 +101,11 @@ type loop struct {
 	subnetUntil time.Time
 	// restored is set when restoreKnown has added ENIs. observed is set after the
 	// first observation; observedAt is the time of the latest one, and lag its Lag.
-	restored   bool
+	restored bool
+	// observeBy is until when the first observation waits for the links of restored ENIs:
+	// their pods need it less than the time of the processors that it takes. Zero means
+	// that it does not wait.
+	observeBy  time.Time
 	observed   bool
 	observedAt time.Time
 	lag        time.Duration

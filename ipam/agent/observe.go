@@ -26,6 +26,10 @@ func (l *loop) observe(v ipam.View, wake *earliest) {
 	if l.uncertainAt.IsZero() || !l.ready(k, v.At) {
 		return
 	}
+	if !l.observed && l.observeBy.After(v.At) && !l.serves(v) {
+		wake.add(l.observeBy, v.At)
+		return
+	}
 	// The first observation is made at once and may already be complete up to
 	// uncertainAt. The next one is made when it certainly will be.
 	if at := l.uncertainAt.Add(l.lag); l.observed && !l.observedAt.Before(l.uncertainAt) && at.After(v.At) {

@@ -47,15 +47,20 @@ var allAddresses = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), 
 // answers packets to addresses without a pod with "unreachable". Uses removes that
 // answer for addresses that are in use although the pool does not know it.
 func (l *Links) Uses(ctx context.Context) ([]ipam.Use, error) {
+	began := time.Now()
 	uses, err := l.path.InUse(ctx, allAddresses)
 	if err != nil {
 		return nil, err
 	}
 	err = l.inTurn(ctx, func() error {
+		if !l.converted {
+			l.audited, l.auditedAt = uses, began
+			return nil
+		}
 		n := l.snapshot(nil)
 		unknown := l.unknown(n, uses)
-		if !l.converted || slices.Equal(n.InUse, unknown) {
-			return nil // the first Ensure observes the uses itself
+		if slices.Equal(n.InUse, unknown) {
+			return nil
 		}
 		l.setInUse(unknown)
 		return l.ensure(ctx, "")

@@ -63,6 +63,10 @@ type Links struct {
 	// converted means that all pods have the node's layout. Pods of an earlier agent
 	// may have another one.
 	converted bool
+	// audited are the uses of the latest audit before converted is set, at auditedAt. The
+	// first Ensure follows it at once and needs not look again.
+	audited   []datapath.Use
+	auditedAt time.Time
 	// applied is the node that was last applied to the kernel.
 	applied datapath.Node
 	// fallback means that the backend may change: a kernel without nftables is only known
@@ -188,6 +192,9 @@ func (l *Links) ensure(ctx context.Context, id string) error {
 	return err
 }
 
+// auditedTime is how long the uses of an audit serve the first Ensure.
+const auditedTime = 200 * time.Millisecond
+
 // ensureNode applies the node's part of the network, and the first time also that
 // of the pods.
 func (l *Links) ensureNode(ctx context.Context, n datapath.Node) error {
@@ -195,17 +202,21 @@ func (l *Links) ensureNode(ctx context.Context, n datapath.Node) error {
 		l.applied = n
 		return l.path.EnsureNode(ctx, n)
 	}
-	uses, err := l.path.InUse(ctx, allAddresses)
-	if err == nil {
-		err = l.witnessPods(n, uses)
+	uses := l.audited
+	if time.Since(l.auditedAt) > auditedTime {
+		var err error
+		if uses, err = l.path.InUse(ctx, allAddresses); err != nil {
+			return err
+		}
 	}
-	if err != nil {
+	if err := l.witnessPods(n, uses); err != nil {
 		return err
 	}
 	n.InUse = l.unknown(n, uses)
 	l.setInUse(slices.Clone(n.InUse))
 	l.applied = n
-	err = l.path.Ensure(ctx, datapath.Desired{Node: n, Pods: l.pods()})
+	l.audited, l.auditedAt = nil, time.Time{}
+	err := l.path.Ensure(ctx, datapath.Desired{Node: n, Pods: l.pods()})
 	l.converted = err == nil
 	return err
 }
