@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -295,6 +296,58 @@ func TestRestartWithoutEC2(t *testing.T) {
 		w.check(p)
 		w.converged(p)
 	})
+}
+
+// firstObserved is a provider that calls first before the first observation.
+type firstObserved struct {
+	agent.Provider
+	first func()
+}
+
+func (o firstObserved) Observe(ctx context.Context) (agent.Observation, error) {
+	o.first()
+	return o.Provider.Observe(ctx)
+}
+
+// hungLinks are links that are never set up.
+type hungLinks struct{ agent.Links }
+
+func (hungLinks) Ensure(ctx context.Context, _ agent.ENI) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestObservationFollowsLinks: the first observation after a restart comes when a link of the
+// known ENIs is ready, or after a second if that takes longer.
+func TestObservationFollowsLinks(t *testing.T) {
+	for _, hung := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.boot(0)
+			p.fill(0, 7)
+			waitUntilIdle()
+			known := w.cloud.copyENIs()
+			p.stop()
+			ready, at := false, time.Time{}
+			w.config = func(c *agent.Config) {
+				c.Known = known
+				if hung {
+					c.Links = hungLinks{c.Links}
+				}
+				c.Provider = firstObserved{c.Provider, sync.OnceFunc(func() {
+					at = time.Now()
+					ready = slices.ContainsFunc(c.Pool.View().ENIs, func(n ipam.ENIView) bool { return n.Ready })
+				})}
+			}
+			start := time.Now()
+			p = w.boot(0)
+			defer p.stop()
+			waitUntilIdle()
+			if took := at.Sub(start); at.IsZero() || took > time.Second || ready == hung {
+				t.Errorf("links hang: %v; observed after %v with a ready ENI: %v", hung, took, ready)
+			}
+		})
+	}
 }
 
 // TestKnownENIsAddNoBlocks: blocks that are only in Config.Known do not become
