@@ -995,7 +995,10 @@ func (a *amazon) wantBack(t *testing.T, before string, tags map[string]map[strin
 	}
 	a.entries = entries
 	for _, e := range a.ENIs() {
-		want := tags[e.ID]
+		want, ok := tags[e.ID]
+		if !ok {
+			want = map[string]string{eni.TagInstance: a.ID()} // our agent has created it
+		}
 		if owner := e.Tags[eni.TagOwner]; owner == "vpcnet" || want[eni.TagInstance] != e.Tags[eni.TagInstance] {
 			t.Errorf("tags of %s: %v, want another owner", e.ID, e.Tags)
 		}

@@ -6,7 +6,7 @@ package nodetest
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -37,30 +37,37 @@ func TestPrefixesChange(t *testing.T) {
 					if excluded {
 						want = p.Addrs[0]
 					}
-					name := when + string(rune('a'+i))
+					name := fmt.Sprintf("%s: pod %d", when, i)
 					tr.open(ctx, name+" to the peer", p.Dial(t, "tcp", peer), want)
 					tr.open(ctx, name+" to the internet", p.Dial(t, "tcp", internet), node.Addr)
 				}
 				tr.alive(t, when)
 			}
+			has := func(prefix string, want bool) {
+				t.Helper()
+				node.Eventually(t, func() error {
+					rules := node.Node.Run(t, "nft", "list", "ruleset")
+					if backend == "iptables" {
+						rules = node.Node.Run(t, "iptables-nft-save")
+					}
+					if strings.Contains(rules, prefix) != want {
+						return fmt.Errorf("the translation has %s: %t, want %t:\n%s", prefix, !want, want, rules)
+					}
+					return nil
+				})
+			}
 			open("before", false)
 			vpc.EC2(t, "AssociateVpcCidrBlock", "VpcId", vpc.ID, "CidrBlock", "100.64.0.0/16")
-			node.Eventually(t, func() error {
-				rules := node.Node.Run(t, "nft", "list", "ruleset")
-				if backend == "iptables" {
-					rules = node.Node.Run(t, "iptables-nft-save")
-				}
-				if !strings.Contains(rules, "100.64.0.0/16") {
-					return errors.New("the translation lacks the new prefix:\n" + rules)
-				}
-				return nil
-			})
+			has("100.64.0.0/16", true)
 			open("with another prefix of the VPC", false)
-			env["AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS"] = netip.PrefixFrom(vpctest.PeerAddr, 24).Masked().String()
-			node.Restart(t, syscall.SIGTERM)
+			excluded := netip.PrefixFrom(vpctest.PeerAddr, 24).Masked().String()
+			env["AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS"] = excluded
+			node.Restart(t, syscall.SIGTERM) // serves pods before it changes the translation
+			has(excluded, true)
 			open("with the peer excluded", true)
 			delete(env, "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS")
 			node.Restart(t, syscall.SIGKILL)
+			has(excluded, false)
 			open("without the exclusion", false)
 			cancel()
 			tr.wait.Wait()

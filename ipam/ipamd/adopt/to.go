@@ -53,6 +53,13 @@ type returning struct {
 	link, name string
 }
 
+// keepsNeighbor reports whether the neighbour entry of the pod stays, until its link ends: the
+// host links of our plugin have no link-local address, without which the kernel cannot ask
+// for the MAC of an IPv6 address.
+func (r returning) keepsNeighbor() bool {
+	return r.pod.Adopted.Link == "" && r.pod.Addrs[0].Addr.Is6()
+}
+
 func (p *toPlan) step(s step) { p.plan.Steps = append(p.plan.Steps, s) }
 
 func (p *toPlan) findPods() error {
@@ -148,7 +155,7 @@ func (p *toPlan) restore() {
 			want.Routes = append(want.Routes, podRoute(a.Addr, r.name))
 			want.Rules = append(want.Rules, podRules(a)...)
 		}
-		if l, _ := p.State.Link(r.link); l.NoARP {
+		if l, _ := p.State.Link(r.link); l.NoARP && !r.keepsNeighbor() {
 			l.Name, l.NoARP, l.Alias = r.name, false, ""
 			links = append(links, netstate.Change{Op: netstate.OpAdd, Item: l})
 		}
@@ -172,6 +179,9 @@ func (p *toPlan) restore() {
 	}
 	have := removal(p.Tables[p.Variant])
 	texts := translation(p.Translation)
+	if !slices.Contains(p.Families, ipam.IPv4) {
+		texts = nil // it translates for IPv4 clusters only
+	}
 	for _, table := range slices.Sorted(maps.Keys(texts)) {
 		if have[table] == "" && p.Variant != "" {
 			p.step(restoreChains{"make chains of the other agent", p.Variant, "*" + table + "\n" + texts[table] + "COMMIT\n"})
@@ -210,7 +220,7 @@ func (p *toPlan) remove() {
 			theirs.Routes = append(theirs.Routes, podRoute(a.Addr, r.name))
 		}
 		for _, x := range host.Neighbors {
-			if slices.Contains(p.State.Neighbors, x) {
+			if slices.Contains(p.State.Neighbors, x) && !r.keepsNeighbor() {
 				x.Link = r.name
 				changes = append(changes, netstate.Change{Op: netstate.OpDelete, Item: x})
 			}
