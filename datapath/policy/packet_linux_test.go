@@ -4,6 +4,7 @@ package policy_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -400,6 +401,82 @@ func TestChangesUnderTraffic(t *testing.T) {
 	}
 	stop.Store(true)
 	t.Logf("%d changes", <-done)
+	if slipped := len(w.arrived(all)); slipped > 0 {
+		t.Errorf("%d of %d denied packets have passed", slipped, len(all))
+	}
+}
+
+// TestKilledAtEveryStep ends the process of a handle before, between and after the
+// transactions of a change of a pod's class, with and without an owner of the table. The pod
+// sends what both classes deny all the time, and none of it passes. The next process brings
+// the change to its end.
+func TestKilledAtEveryStep(t *testing.T) {
+	w := newWorld(t, datapath.Flat)
+	w.record(w.b)
+	class := func(name string, to *host) policy.State {
+		s := policy.State{Classes: map[string]policy.Compiled{name: compiled(t, policy.Class{Egress: allow(policy.Rule{Peers: peers(to), Ports: echoPorts()})})}, Pods: map[netip.Addr]string{}}
+		for _, a := range w.a.addrs {
+			s.Pods[a] = name
+		}
+		return s
+	}
+	before, after := class("before", w.c), class("after", w.vpc)
+	var all []sent
+	flood := func() {
+		for range 20 {
+			all = append(all, w.send(w.a, w.b, policy.Flow{Src: w.a.addrs[0], Dst: w.b.addrs[0], Protocol: policy.UDP, Port: fabric.EchoPort}))
+		}
+	}
+	for _, plain := range []bool{false, true} {
+		for _, step := range []string{"before", "between", "after"} {
+			h, err := policy.Open(w.Netns.Path())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if plain {
+				policy.Plain(h)
+			}
+			if _, err := h.Apply(t.Context(), before); err != nil {
+				t.Fatal(err)
+			}
+			flood()
+			switch step {
+			case "between":
+				err = policy.Begin(h, after)
+			case "after":
+				_, err = h.Apply(t.Context(), after)
+			}
+			flood()
+			if err := errors.Join(err, h.Close()); err != nil {
+				t.Fatal(err)
+			}
+			flood()
+			allowed, denied := w.c, w.vpc
+			if step == "after" {
+				allowed, denied = w.vpc, w.c
+			}
+			w.passes(w.a, allowed)
+			if err := w.ask("udp", w.a, denied, false, datapathtest.AnswerTime); err == nil {
+				t.Errorf("plain %t, killed %s: the pod reaches %s", plain, step, denied.name)
+			}
+			next, err := policy.Open(w.Netns.Path())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := next.Apply(t.Context(), after); err != nil {
+				t.Fatal(err)
+			}
+			flood()
+			holds(t, next, after)
+			w.passes(w.a, w.vpc)
+			if err := next.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.h.Remove(t.Context()); err != nil { // a table without an owner is made only if there is none
+			t.Fatal(err)
+		}
+	}
 	if slipped := len(w.arrived(all)); slipped > 0 {
 		t.Errorf("%d of %d denied packets have passed", slipped, len(all))
 	}
