@@ -41,6 +41,13 @@
 // An IP payload of less than four bytes matches no box. Fragments are reassembled before the
 // hook. Errors of ICMP about a flow pass also if the flow is denied.
 //
+// # Denials
+//
+// The last rule of a class's chain counts and drops; [Handle.Denied] reads the counts. With
+// [State.LogLimit] a rule before it sends some of the packets to [LogGroup], which
+// [Handle.Denials] receives. Packets that pass meet neither of the two. No rule of a policy
+// denies: a packet is denied because none allows it, so counts are by class and direction.
+//
 // # Modes of pods
 //
 // All packets of pods with a veth pair, in both layouts, and of pods with a branch ENI pass

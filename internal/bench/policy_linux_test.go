@@ -238,19 +238,15 @@ func queueOfFirstPackets(b *testing.B, n *node, sender netip.Addr, _ int) {
 		}
 	}
 	go func() { done <- acceptAll(ctx, b, c, queue) }()
-	inNamespace(b, n.ns, fmt.Sprintf(`table inet queued {
-	set pods { type ipv4_addr; elements = { %s } }
-	chain forward {
-		type filter hook forward priority filter
-		ct mark & 0x40000000 == 0x40000000 accept
-		ip saddr @pods queue num %d bypass
-		ip daddr @pods queue num %d bypass
-	}
-	chain postrouting {
-		type filter hook postrouting priority filter
-		ip saddr @pods ct mark set ct mark | 0x40000000
-	}
-}`, sender, queue, queue), "nft", "-f", "-")
+	inNamespace(b, n.ns, fmt.Sprintf(`*mangle
+-A POSTROUTING -s %[1]s -j CONNMARK --or-mark 0x40000000
+COMMIT
+*filter
+-A FORWARD -m connmark --mark 0x40000000/0x40000000 -j ACCEPT
+-A FORWARD -s %[1]s -j NFQUEUE --queue-num %[2]d --queue-bypass
+-A FORWARD -d %[1]s -j NFQUEUE --queue-num %[2]d --queue-bypass
+COMMIT
+`, sender, queue), "iptables-nft-restore")
 }
 
 func queueMessage(b *testing.B, kind netlink.HeaderType, queue uint16, attributes []netlink.Attribute) netlink.Message {

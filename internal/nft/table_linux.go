@@ -92,16 +92,18 @@ func (s *Socket) changeOwned(have, want Table) error {
 			return err
 		}
 	}
-	var present readTable
-	err := s.do(func(k *conn) (err error) {
-		present, err = k.table(want.Name)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if c, ok := changeOf(present.Table, want); ok {
-		return attempt(c)
+	if !want.IsEmpty() {
+		var present readTable
+		err := s.do(func(k *conn) (err error) {
+			present, err = k.table(want.Name)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if c, ok := changeOf(present.Table, want); ok {
+			return attempt(c)
+		}
 	}
 	return s.do(func(k *conn) error {
 		err := k.ownAgain(want.Name, !want.Owned)
