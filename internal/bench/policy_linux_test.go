@@ -39,14 +39,15 @@ type limited struct {
 // BenchmarkPolicyPacket sends packets from a pod on a second ENI, on nodes that differ in the
 // number of policies that select the pod and in the number of other pods with policies: one way
 // and round trip in an open connection, and a round trip that begins one. By turns it measures
-// a node without policies, nodes with package policy, a node with a chain of iptables-nft for
+// a node without policies, one that also tracks
+// connections, nodes with package policy, a node with a chain of iptables-nft for
 // each pod, and a node whose first packets go through an nfqueue. The queue's program only
 // accepts, and accepted connections have a mark and do not come to it again, as in
 // kube-network-policies, of which it is the least.
 func BenchmarkPolicyPacket(b *testing.B) {
 	f := newFabric(b)
 	sink(b, f.Router())
-	all := []*limited{{name: "none"}}
+	all := []*limited{{name: "none"}, {name: "tracked", other: connectionTracking}}
 	for _, policies := range []int{0, 100, 1000} {
 		for _, pods := range []int{0, 250, 737} {
 			all = append(all, &limited{name: fmt.Sprintf("policies-%d-pods-%d", policies, pods), policies: policies, pods: pods})
@@ -74,13 +75,15 @@ func BenchmarkPolicyPacket(b *testing.B) {
 		}
 	}
 	b.ReportMetric(0, "ns/op")
-	none := all[0]
+	none, tracked := all[0], all[1]
 	for _, l := range all {
 		b.ReportMetric(float64(l.oneWay.least())/1000, l.name+"_us")
 		b.ReportMetric(float64(l.roundTrip.least())/1000, l.name+"_rtt_us")
 		b.ReportMetric(float64(l.fresh.least())/1000, l.name+"_first_us")
 		ratio(b, l.name+"/none", l.oneWay.least(), none.oneWay.least())
-		ratio(b, l.name+"/none first", l.fresh.least(), none.fresh.least())
+		ratio(b, l.name+"/tracked", l.oneWay.least(), tracked.oneWay.least())
+		ratio(b, l.name+"/tracked rtt", l.roundTrip.least(), tracked.roundTrip.least())
+		ratio(b, l.name+"/tracked first", l.fresh.least(), tracked.fresh.least())
 	}
 }
 
@@ -166,6 +169,12 @@ func applyPolicies(b *testing.B, ns *fabric.Netns, s policy.State) *policy.Handl
 		b.Fatal(err)
 	}
 	return h
+}
+
+// connectionTracking switches connection tracking on, as kube-proxy does on every node.
+func connectionTracking(b *testing.B, n *node, _ netip.Addr, _ int) {
+	b.Helper()
+	inNamespace(b, n.ns, "*filter\n-A FORWARD -m conntrack --ctstate RELATED -j ACCEPT\nCOMMIT\n", "iptables-nft-restore")
 }
 
 // chainsOfPods makes a chain of iptables-nft for each pod, with ten peers, and a rule of
