@@ -39,11 +39,10 @@ type limited struct {
 // BenchmarkPolicyPacket sends packets from a pod on a second ENI, on nodes that differ in the
 // number of policies that select the pod and in the number of other pods with policies: one way
 // and round trip in an open connection, and a round trip that begins one. By turns it measures
-// a node without policies, one that also tracks
-// connections, nodes with package policy, a node with a chain of iptables-nft for
-// each pod, and a node whose first packets go through an nfqueue. The queue's program only
-// accepts, and accepted connections have a mark and do not come to it again, as in
-// kube-network-policies, of which it is the least.
+// a node without policies, one that only tracks connections, nodes with package policy, a node
+// with a chain of iptables-nft for each pod, and a node whose first packets go through an
+// nfqueue. The queue's program only accepts, and accepted connections have a mark and do not
+// come to it again, as in kube-network-policies, of which it is the least.
 func BenchmarkPolicyPacket(b *testing.B) {
 	f := newFabric(b)
 	sink(b, f.Router())
