@@ -743,7 +743,7 @@ func testAdopt(t *testing.T, s shape) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer tr.wait.Wait()
 	defer cancel()
-	a.openAll(t, ctx, tr, far, farAddr, nodeAddr)
+	a.openAll(ctx, t, tr, far, farAddr, nodeAddr)
 	tr.alive(t, "before")
 	before, tags := a.inKernel(t), a.tags()
 
@@ -835,7 +835,7 @@ func (a *amazon) addPods(t *testing.T) {
 // openAll opens connections of each kind from and to the busy pods: to the internet, to the
 // VPC, to a Service and to another pod of the node, and from the VPC to the pods and to node
 // ports.
-func (a *amazon) openAll(t *testing.T, ctx context.Context, tr *traffic, far *vpctest.Node, farAddr, nodeAddr netip.Addr) {
+func (a *amazon) openAll(ctx context.Context, t *testing.T, tr *traffic, far *vpctest.Node, farAddr, nodeAddr netip.Addr) {
 	t.Helper()
 	s := a.shape
 	dnat := func(to netip.AddrPort, match ...string) {
