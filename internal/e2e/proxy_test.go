@@ -123,7 +123,7 @@ func newProxy(t *testing.T, node *vpctest.Node, mode string, addrs []netip.Addr)
 // start starts kube-proxy and waits until it has made rules for all Services so far.
 func (p *proxy) start(t *testing.T) {
 	t.Helper()
-	p.Process = p.node.Start(t, exec.Command(os.Getenv(proxyEnv), "--config", p.config))
+	p.Process = p.node.Start(t, exec.Command(kubeProxy(), "--config", p.config))
 	p.wait(t)
 }
 

@@ -62,7 +62,7 @@ func TestServices(t *testing.T) {
 				c.node.Restart(t, syscall.SIGKILL)
 			} else {
 				c.proxy.Stop(t)
-				c.node.Node.Run(t, os.Getenv(proxyEnv), "--config", c.proxy.config, "--cleanup")
+				c.node.Node.Run(t, kubeProxy(), "--config", c.proxy.config, "--cleanup")
 				c.proxy.start(t)
 			}
 			c.check(t)
