@@ -18,5 +18,5 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	Main(m, "ownagent", "egress-cni", "portmap")
+	Main(m, "ownagent", "egress-cni", "bandwidth", "cnitool", "portmap", "tuning")
 }

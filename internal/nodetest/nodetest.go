@@ -50,7 +50,8 @@ func (r tests) Run() int {
 
 // Main builds ipamd, vpc-cni and further programs of examples, and then runs the tests in
 // namespaces of their own. It builds outside of these, where it has the module cache. The
-// programs host-local and portmap are those of the module in examples/plugins.
+// programs of containernetworking are those of the module in examples/plugins, and one that
+// begins with "./" is the package in that directory of the caller's module.
 func Main(m *testing.M, further ...string) {
 	if os.Getenv(programsEnv) == "" {
 		if err := build(append(further, "ipamd", "vpc-cni")); err != nil {
@@ -76,6 +77,8 @@ func build(programs []string) error {
 	for _, p := range programs {
 		if path, ok := upstream[p]; ok {
 			packages[plugins] = append(packages[plugins], path)
+		} else if strings.HasPrefix(p, "./") {
+			packages[""] = append(packages[""], p)
 		} else {
 			packages[top] = append(packages[top], module+"/examples/"+p)
 		}
@@ -90,10 +93,13 @@ func build(programs []string) error {
 
 const module = "github.com/vpcnet/vpcnet"
 
-// upstream are the packages of the programs of containernetworking/plugins.
+// upstream are the packages of the programs of containernetworking.
 var upstream = map[string]string{
+	"bandwidth":  "github.com/containernetworking/plugins/plugins/meta/bandwidth",
+	"cnitool":    "github.com/containernetworking/cni/cnitool",
 	"host-local": "github.com/containernetworking/plugins/plugins/ipam/host-local",
 	"portmap":    "github.com/containernetworking/plugins/plugins/meta/portmap",
+	"tuning":     "github.com/containernetworking/plugins/plugins/meta/tuning",
 }
 
 // buildIn builds packages into dir. The working directory selects the module.
