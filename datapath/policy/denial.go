@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// LogGroup is the group of nflog that denied packets are sent to, see [State.LogLimit]. Each
+// logGroup is the group of nflog that denied packets are sent to, see [State.LogLimit]. Each
 // carries the name of the chain that has denied it, at most 126 bytes of it.
-const LogGroup = 30118
+const logGroup = 30118
 
 // maxPrefix is the longest prefix of a logged packet. The kernel's limit is 127 bytes and a
 // closing zero.

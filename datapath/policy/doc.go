@@ -44,7 +44,7 @@
 // # Denials
 //
 // The last rule of a class's chain counts and drops; [Handle.Denied] reads the counts. With
-// [State.LogLimit] a rule before it sends some of the packets to [LogGroup], which
+// [State.LogLimit] a rule before it sends some of the packets to group 30118 of nflog, which
 // [Handle.Denials] receives. Packets that pass meet neither of the two. No rule of a policy
 // denies: a packet is denied because none allows it, so counts are by class and direction.
 //

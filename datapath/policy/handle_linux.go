@@ -171,7 +171,7 @@ func (n *namespace) Denied() ([]Denied, error) {
 }
 
 func (n *namespace) Denials(ctx context.Context, f func(Denial)) error {
-	return n.keeper.Listen(ctx, LogGroup, func(l nft.Logged) {
+	return n.keeper.Listen(ctx, logGroup, func(l nft.Logged) {
 		if d, ok := denialOf(l.Prefix, l.Packet); ok {
 			f(d)
 		}

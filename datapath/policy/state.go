@@ -24,7 +24,7 @@ type State struct {
 	// Pods has the names of classes. A pod with the name "" is not limited, as one without
 	// an entry, but the table remembers it.
 	Pods map[netip.Addr]string
-	// LogLimit is how many denied packets a second each class sends to [LogGroup] in each of
+	// LogLimit is how many denied packets a second each class sends to group 30118 of nflog in each of
 	// its directions, of connections and of replies apart; 0 is none.
 	LogLimit uint64 `json:",omitempty"`
 }
@@ -216,7 +216,7 @@ func (c Compiled) chains(name string, logLimit uint64) (chains []nft.Chain) {
 		}
 		if logLimit > 0 {
 			prefix := k.Name[:min(len(k.Name), maxPrefix)]
-			k.Rules = append(k.Rules, nft.NewRule(nft.Limit{PerSecond: logLimit}, nft.Log{Prefix: prefix, Group: LogGroup}))
+			k.Rules = append(k.Rules, nft.NewRule(nft.Limit{PerSecond: logLimit}, nft.Log{Prefix: prefix, Group: logGroup}))
 		}
 		k.Rules = append(k.Rules, nft.NewRule(nft.Counter{}, nft.Drop{}))
 		chains = append(chains, k)
