@@ -25,7 +25,7 @@ type Logged struct {
 // The messages and attributes of linux/netfilter/nfnetlink_log.h.
 const (
 	logConfig = unix.NFNL_SUBSYS_ULOG<<8 | 1 // NFULNL_MSG_CONFIG
-	logPacket = unix.NFNL_SUBSYS_ULOG << 8 // and NFULNL_MSG_PACKET, which is 0
+	logPacket = unix.NFNL_SUBSYS_ULOG << 8   // and NFULNL_MSG_PACKET, which is 0
 
 	logCommand   = 1 // NFULA_CFG_CMD
 	logMode      = 2 // NFULA_CFG_MODE
