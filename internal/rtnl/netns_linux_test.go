@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -65,6 +66,8 @@ func newNetns(t *testing.T) *os.File {
 	made := make(chan result)
 	ns := ownNetns(t)
 	go func() {
+		runtime.LockOSThread() // it may be in the namespace already, and then stays on any thread
+		defer runtime.UnlockOSThread()
 		var r result
 		r.err = InNetns(ns, func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {

@@ -206,12 +206,21 @@ func idleBlocks(v ipam.View, eni string, f ipam.Family, n int) []netip.Prefix {
 	return out
 }
 
+// makeRoom sets the outlook of a card before addresses are drained. A limit that the card had
+// reached is then no reason to refuse a request that comes before the end of this turn.
+func (l *loop) makeRoom(card int) {
+	for _, f := range l.families {
+		l.cfg.Pool.SetOutlook(card, f, makingRoom)
+	}
+}
+
 // unassign drains blocks in the pool and unassigns them. When the provider has
 // answered, they are removed from the pool and from the link.
 func (l *loop) unassign(k key, eni string, blocks []netip.Prefix) bool {
 	if len(blocks) == 0 {
 		return false
 	}
+	l.makeRoom(k.card)
 	if err := l.cfg.Pool.DrainBlocks(blocks...); err != nil {
 		if !errors.Is(err, ipam.ErrInUse) { // otherwise a pod got an address first
 			l.logFailure("drain blocks", err)
@@ -242,6 +251,7 @@ func (l *loop) drainENI(k key, eni string) bool {
 	if ln := l.links[eni]; ln == nil || ln.Primary {
 		return false
 	}
+	l.makeRoom(k.card)
 	if err := l.cfg.Pool.DrainENI(eni); err != nil {
 		if !errors.Is(err, ipam.ErrInUse) {
 			l.logFailure("drain ENI", err)

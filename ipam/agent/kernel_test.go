@@ -273,8 +273,9 @@ func TestRestartWithoutEC2(t *testing.T) {
 		if took := time.Since(start); took > time.Second {
 			t.Errorf("served after %v, want at most 1s", took)
 		}
-		if !p.Status().Ready {
-			t.Errorf("status %+v, want ready", p.Status())
+		synctest.Wait() // the pods were served before the loop goes on
+		if s := p.Status(); !s.Ready {
+			t.Errorf("status %+v, want ready", s)
 		}
 		for _, e := range known {
 			if !p.kernel.carries(e.ID, e.Blocks[0].Addr()) {

@@ -107,6 +107,9 @@ func (l *loop) fullOutlook(card int, v ipam.View) (out ipam.Outlook) {
 	return out
 }
 
+// makingRoom is the outlook while addresses are given back.
+var makingRoom = ipam.Outlook{Reason: ipam.ReasonRefilling, Evidence: "addresses are being given back, which makes room for others"}
+
 // atLimit returns the outlook if a card cannot grow. Then an address becomes
 // available only when a pod ends or when a draining ENI is deleted.
 func (l *loop) atLimit(card int, v ipam.View) ipam.Outlook {
@@ -114,7 +117,7 @@ func (l *loop) atLimit(card int, v ipam.View) ipam.Outlook {
 	sup := s.Supply()
 	for _, t := range l.tasks {
 		if t.card == card && (t.kind == kindUnassign || t.kind == kindDelete) {
-			return ipam.Outlook{Reason: ipam.ReasonRefilling, Evidence: "addresses are being given back, which makes room for others"}
+			return makingRoom
 		}
 	}
 	if m := s.Limits.MaxPods; m > 0 && sup.Assigned >= m {

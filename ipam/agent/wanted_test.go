@@ -53,8 +53,9 @@ func TestWantedAddress(t *testing.T) {
 		refused("other", netip.MustParseAddr("192.0.2.1"), ipam.ReasonNoSuchAddress)
 		refused("other", netip.MustParseAddr("2001:db8::1"), ipam.ReasonNoBlocks)
 
-		// The sandbox of the holder has ended without a DEL. The agent notices it.
-		time.Sleep(time.Minute)
+		// The sandbox of the holder has ended without a DEL. The agent notices it. The moment is
+		// not one at which the agent looks anyway.
+		time.Sleep(time.Minute + time.Second)
 		w.end("first")
 		refused("other", held, ipam.ReasonCooling)
 		time.Sleep(31 * time.Second)
