@@ -477,9 +477,13 @@ func TestSandboxRecreated(t *testing.T) {
 		if len(have) != 1 || have[0].Addr != got[0].Addr || have[0].Netns != "/run/netns/new" || have[0].Sandbox != 7 {
 			t.Errorf("the pod has %v, want %v in the new sandbox", have, got)
 		}
+		w.mu.Lock()
+		w.pods["pod0"] = have // by now the plugin has wired it
+		w.mu.Unlock()
 		p.stop()
 		p = w.boot(0)
 		defer p.stop()
+		waitUntilIdle()
 		if have := p.pool.Lookup(attachment("pod0")); len(have) != 1 || have[0].Netns != "/run/netns/new" {
 			t.Errorf("after a restart the pod has %v, want its address in the new sandbox", have)
 		}
