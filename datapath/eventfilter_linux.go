@@ -30,7 +30,7 @@ type eventFilter struct {
 	neighs   map[netstate.NeighborKey]desiredItem[netstate.Neighbor]
 	pods     ownership
 	settings map[string]string
-	// fresh means that an ADD has ended whose pod the filter did not know.
+	// fresh means that the ADD of a pod has ended that the filter did not know.
 	fresh bool
 }
 

@@ -23,7 +23,7 @@ import (
 	"github.com/vpcnet/vpcnet/internal/fabric"
 )
 
-// limited is a node whose pods have policies.
+// limited is a node with policies for its pods.
 type limited struct {
 	name           string
 	policies, pods int
@@ -40,7 +40,7 @@ type limited struct {
 // number of policies that select the pod and in the number of other pods with policies: one way
 // and round trip in an open connection, and a round trip that begins one. By turns it measures
 // a node without policies, one that only tracks connections, nodes with package policy, a node
-// with a chain of iptables-nft for each pod, and a node whose first packets go through an
+// with a chain of iptables-nft for each pod, and a node where first packets go through an
 // nfqueue. The queue's program only accepts, and accepted connections have a mark and do not
 // come to it again, as in kube-network-policies, of which it is the least.
 func BenchmarkPolicyPacket(b *testing.B) {

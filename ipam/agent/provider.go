@@ -91,7 +91,7 @@ type Links interface {
 	// according to e, and verifies them. It is idempotent. The agent calls it for
 	// several ENIs at the same time, and for one ENI not again before it has returned.
 	//
-	// Requests wait for an ENI whose Ensure has failed, because most causes pass soon. If
+	// Requests wait for an ENI after its Ensure has failed, because most causes pass soon. If
 	// the error has a method Final() bool that returns true, Ensure has waited for as long
 	// as a pod may: requests that need the ENI are refused until an Ensure succeeds.
 	Ensure(ctx context.Context, e ENI) error

@@ -383,7 +383,7 @@ func (o *ownPods) has(id string) bool {
 	return slices.ContainsFunc(o.all(), func(r podRecord) bool { return r.ENI == id })
 }
 
-// pods returns the pods that were asked for at least the given time ago.
+// pods returns the pods with what they need, those included that a plugin is still wiring.
 func (o *ownPods) pods() (pods []datapath.Pod) {
 	if o == nil {
 		return nil

@@ -57,7 +57,7 @@ func podRules(a datapath.PodAddr) []netstate.Rule {
 	return rules
 }
 
-// nodeState returns the routes and rules of the node, whose ENIs have their links, in the
+// nodeState returns the routes and rules of the node with the names of its links, in the
 // families of its pods. It has none in another family.
 func nodeState(n datapath.Node, families []ipam.Family) (s netstate.State) {
 	served := func(a netip.Addr) bool { return slices.Contains(families, ipam.FamilyOf(a)) }

@@ -5,6 +5,7 @@ package metrics
 import (
 	"context"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/vpcnet/vpcnet/eni"
+	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/ipamd"
 	"github.com/vpcnet/vpcnet/ipam/ipamd/introspect"
 )
@@ -129,7 +131,9 @@ func (m *awsMetrics) translated(err error) {
 // value after each change of the agent's pool, see [ipamd.Agent.Subscribe]. If ctx ends first,
 // the start has failed.
 func (m *Metrics) Started(ctx context.Context, start time.Time, agent Agent, changed <-chan struct{}) {
-	for !agent.Status().Ready {
+	// A status costs a look at all links, so there is none before an ENI can serve pods.
+	ready := func(e ipam.ENIView) bool { return e.Ready }
+	for !slices.ContainsFunc(agent.View().ENIs, ready) || !agent.Status().Ready {
 		select {
 		case <-changed:
 		case <-time.After(time.Second): // the agent is ready soon after a change
