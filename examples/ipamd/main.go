@@ -85,7 +85,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	defer closeLog()
 	if getenv("GOGC") == "" {
 		debug.SetGCPercent(startPercent)
-		defer time.AfterFunc(starting, func() { debug.SetGCPercent(gcPercent) }).Stop()
+		defer time.AfterFunc(starting, func() {
+			debug.SetGCPercent(gcPercent)
+			debug.FreeOSMemory() // what the start needed beyond what is kept
+		}).Stop()
 	}
 	c := newChanger(args, getenv, s)
 	log := slog.New(logfile.NewHandler(out, &c.level))
