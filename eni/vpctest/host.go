@@ -232,7 +232,7 @@ func retry[T any](ctx context.Context, f func(context.Context) (T, error)) (T, e
 		switch {
 		case err == nil:
 			return x, nil
-		case ctx.Err() != nil:
+		case over(ctx):
 			return x, cmp.Or(before, err)
 		}
 		before = err
@@ -242,6 +242,13 @@ func retry[T any](ctx context.Context, f func(context.Context) (T, error)) (T, e
 			return x, err
 		}
 	}
+}
+
+// over reports whether ctx has ended. A connection has a timer of its own for the deadline of
+// ctx, which may fire before that of ctx.
+func over(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
 // Ping sends ICMP echo requests until one is answered. Without an answer within ten seconds it
