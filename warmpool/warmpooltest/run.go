@@ -42,17 +42,17 @@ func Fuzz(f *testing.F, p warmpool.Policy) {
 // Violation is a rule that a policy breaks.
 type Violation struct {
 	Rule string
-	// Err describes the first failure, with the pool and the decision.
-	Err error
+	// err describes the first failure, with the pool and the decision.
+	err error
 	// Pools is the number of pools on which the policy breaks the rule.
 	Pools int
 }
 
 func (v Violation) Error() string {
-	return fmt.Sprintf("rule %s broken on %d of %d pools; first: %v", v.Rule, v.Pools, scenarios, v.Err)
+	return fmt.Sprintf("rule %s broken on %d of %d pools; first: %v", v.Rule, v.Pools, scenarios, v.err)
 }
 
-func (v Violation) Unwrap() error { return v.Err }
+func (v Violation) Unwrap() error { return v.err }
 
 // Violations returns the rules that the policy breaks, in the order of the
 // package documentation.
@@ -99,7 +99,7 @@ func check(p warmpool.Policy, random func() *rand.Rand) []Violation {
 	for _, r := range rules {
 		rng := random()
 		if err := r.check(p, randomPool(rng), rng); err != nil {
-			out = append(out, Violation{Rule: r.name, Err: err, Pools: 1})
+			out = append(out, Violation{Rule: r.name, err: err, Pools: 1})
 		}
 	}
 	return out

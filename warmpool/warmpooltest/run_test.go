@@ -193,11 +193,11 @@ func ExampleViolations() {
 		return warmpool.Decision{Actions: []warmpool.Action{assign(s.ENIs[0].ID, 1000)}}
 	})
 	for _, v := range warmpooltest.Violations(greedy) {
-		fmt.Println("broken:", v.Rule)
+		fmt.Println("broken:", v.Rule, "on", v.Pools, "pools")
 	}
 	// Output:
-	// broken: limits
-	// broken: serving
+	// broken: limits on 200 pools
+	// broken: serving on 98 pools
 }
 
 func TestPool(t *testing.T) {
