@@ -4,10 +4,12 @@ package datapath_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
@@ -46,7 +48,8 @@ func ExamplePod_HostState() {
 	// ip -4 rule add pref 1536 from 10.0.0.113 lookup 2 protocol kernel
 }
 
-// An agent configures its node, adds a pod, and then restores what other programs change.
+// An agent configures its node, adds a pod and checks it, and then restores what other
+// programs change.
 func ExampleHandle() {
 	run := func(ctx context.Context) error {
 		h, err := datapath.Open("") // the namespace of this process
@@ -63,11 +66,17 @@ func ExampleHandle() {
 			return err
 		}
 		slog.Info("pod wired", "link", wiring.HostLink)
+		var drift *datapath.DriftError
+		if err := h.CheckPod(ctx, pod); errors.As(err, &drift) {
+			slog.Warn("another program has changed the pod", "repair", drift.Changes)
+		}
 		return h.Watch(ctx, datapath.WatchConfig{
 			Desired: func() datapath.Desired {
 				return datapath.Desired{Node: exampleNode(), Pods: []datapath.Pod{pod}}
 			},
-			Logger: slog.Default(),
+			Repaired: func(r datapath.Repair) { slog.Warn("network was damaged", "by", r.By, "repair", r.Changes) },
+			Every:    10 * time.Second,
+			Logger:   slog.Default(),
 		})
 	}
 	_ = run

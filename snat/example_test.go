@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/vpcnet/vpcnet/snat"
 )
@@ -79,7 +80,9 @@ func ExampleHandle_Watch() {
 				}
 				return snat.Ruleset{}, false
 			},
-			Logger: slog.Default(),
+			Repaired: func(r snat.Repair) { slog.Warn("translation was damaged", "by", r.By, "repaired after", r.Took) },
+			Every:    10 * time.Second,
+			Logger:   slog.Default(),
 		})
 		slog.Info("watch of translation ended", "err", err)
 	}()
@@ -100,8 +103,10 @@ func ExampleConfig_Trace() {
 		NodeAddrs:   []netip.Addr{netip.MustParseAddr("10.0.1.10")},
 		PrimaryLink: "ens5",
 		VPC:         []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
+		Ports:       snat.Ports{First: 20000, Last: 29999}, // those that the network ACL lets pass
 	}
 	flow := snat.Flow{
+		Protocol: "tcp", Node: cfg.NodeAddrs,
 		In: "eni0123456789a", Out: "ens6", Src: netip.MustParseAddr("10.0.1.21"),
 		Dst: netip.MustParseAddr("172.20.0.10"), Endpoint: netip.MustParseAddr("203.0.113.10"),
 	}
@@ -111,9 +116,13 @@ func ExampleConfig_Trace() {
 			fmt.Println(err)
 			return
 		}
-		fmt.Printf("%s: from %s by %s, %d rules\n", backend, way.Source, way.Out, len(way.Rules))
+		fmt.Printf("%s: from %s by %s, mark %#x, %d rules\n", backend, way.Source, way.Out, way.Mark, len(way.Rules))
+		if way.Translated {
+			fmt.Println("its port is one of", way.Ports.First, "to", way.Ports.Last)
+		}
 	}
 	// Output:
-	// nftables: from 10.0.1.10 by ens5, 3 rules
-	// iptables: from 10.0.1.21 by ens6, 0 rules
+	// nftables: from 10.0.1.10 by ens5, mark 0x80, 3 rules
+	// its port is one of 20000 to 29999
+	// iptables: from 10.0.1.21 by ens6, mark 0x0, 0 rules
 }

@@ -3,8 +3,11 @@
 package policy_test
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"time"
 
 	"github.com/vpcnet/vpcnet/datapath/policy"
 )
@@ -43,4 +46,50 @@ func Example() {
 	// false web ingress
 	// delete element inet vpcnet-policy in4-web { 10.0.1.0/24 . tcp . 80 }
 	// add element inet vpcnet-policy in4-web { 10.0.1.0/24 . tcp . 80-81 }
+}
+
+// A pod may open connections to the internet, but not to the metadata service.
+func ExampleJudge() {
+	internet := policy.Class{Egress: policy.Rules{Isolated: true, Allow: []policy.Rule{{
+		Name: "internet",
+		Peers: []policy.Block{{
+			Prefix: netip.MustParsePrefix("0.0.0.0/0"),
+			Except: []netip.Prefix{netip.MustParsePrefix("169.254.169.254/32")},
+		}},
+		Ports: []policy.Ports{{Protocol: policy.TCP}},
+	}}}}
+	for _, peer := range []string{"203.0.113.10", "169.254.169.254"} {
+		v := policy.Judge(internet, policy.Packet{
+			Direction: policy.Egress, Peer: netip.MustParseAddr(peer), Protocol: policy.TCP, Port: 443,
+		})
+		fmt.Printf("%s: allowed %t, rule %q\n", peer, v.Allowed, v.Rule)
+	}
+	// Output:
+	// 203.0.113.10: allowed true, rule "internet"
+	// 169.254.169.254: allowed false, rule ""
+}
+
+// A program that enforces policies repairs their table until its context ends.
+func ExampleHandle_Watch() {
+	run := func(ctx context.Context, s policy.State) error {
+		node, err := policy.Open("") // the network namespace of this process
+		if err != nil {
+			return err
+		}
+		defer node.Close()
+		if _, err := node.Apply(ctx, s); err != nil {
+			return err
+		}
+		return node.Watch(ctx, policy.WatchConfig{
+			Every: 10 * time.Second,
+			Repaired: func(r policy.Repair) {
+				if r.Err != nil || r.Fighting {
+					slog.Error("policies are damaged", "by", r.By, "repair", r.Changes, "err", r.Err)
+					return
+				}
+				slog.Warn("policies were damaged", "by", r.By, "repaired after", r.Took)
+			},
+		})
+	}
+	_ = run
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/vpcnet/vpcnet/snat"
 	"github.com/vpcnet/vpcnet/snat/iptables"
@@ -38,6 +39,7 @@ func Example() {
 		}
 		return node.Watch(ctx, iptables.WatchConfig{
 			Desired: func() (snat.IptablesRuleset, bool) { return rules, true },
+			Every:   5 * time.Second,
 		})
 	}
 	_ = run
