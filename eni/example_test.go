@@ -4,10 +4,14 @@ package eni_test
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/netip"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -75,17 +79,22 @@ func ExampleOpError() {
 	ctx := context.Background()
 	_, client := exampleNode("t3.medium")
 	m, _ := eni.New(eni.Config{Client: client})
+	_, err := m.Assign(ctx, eni.AssignInput{ENI: "eni-00000000000000001", Slots: 1})
+	var op *eni.OpError
+	if errors.As(err, &op) {
+		fmt.Println(op.Op, "of", op.ENI, "fails with", op.Reason(), "without a cause from EC2:", op.Code == "", op.Err == nil)
+	}
 	for {
 		_, err := m.Provision(ctx, eni.ProvisionInput{Slots: 1})
 		if err == nil {
 			continue
 		}
-		var op *eni.OpError
 		fmt.Println(errors.Is(err, eni.ErrENILimit), errors.As(err, &op) && op.Reason() == "eni-limit")
 		fmt.Println(err)
 		return
 	}
 	// Output:
+	// assign of eni-00000000000000001 fails with not-found without a cause from EC2: true true
 	// true true
 	// provision: eni-limit: card 0 takes 3 ENIs
 }
@@ -126,18 +135,100 @@ func ExampleSubnetsByTag() {
 	for _, s := range (eni.SubnetsByTag{Cluster: "blue"}).Order(inst, candidates) {
 		fmt.Println(s.ID, s.Free)
 	}
+	// Tags replaces the tag of amazon-vpc-cni-k8s.
+	candidates[0].Tags = map[string]string{"tier": "pods"}
+	for _, s := range (eni.SubnetsByTag{Tags: map[string]string{"tier": "pods"}}).Order(eni.Instance{}, candidates) {
+		fmt.Println("by another tag:", s.ID)
+	}
 	// Output:
 	// subnet-pods 900
 	// subnet-node 200
+	// by another tag: subnet-node
+}
+
+// tiers chooses the subnets with an IPv6 block by the value of a tag, best first.
+type tiers []string
+
+func (t tiers) Query(inst eni.Instance) (eni.SubnetQuery, bool) {
+	return eni.SubnetQuery{VPCID: inst.VPCID, Zone: inst.Zone, Tags: map[string][]string{"tier": t}}, true
+}
+
+func (t tiers) Order(_ eni.Instance, candidates []eni.Subnet) (out []eni.Subnet) {
+	for _, tier := range t {
+		for _, s := range candidates {
+			if s.Tags["tier"] == tier && s.Prefix6.IsValid() {
+				out = append(out, s)
+			}
+		}
+	}
+	return out
+}
+
+// A selector is any type with two methods.
+func ExampleSubnetSelector() {
+	cloud, client := exampleNode("m5.large")
+	for tier, prefix := range map[string]string{"pods": "10.0.2.0/24", "spare": "10.0.3.0/24"} {
+		_, err := cloud.AddSubnet(enitest.SubnetInput{
+			VPC: cloud.VPCs()[0].ID, Prefix: netip.MustParsePrefix(prefix), Tags: map[string]string{"tier": tier},
+		})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	m, err := eni.New(eni.Config{Client: client, Subnets: tiers{"pods", "spare"}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err = m.Provision(context.Background(), eni.ProvisionInput{Slots: 1})
+	fmt.Println(err)
+	// Output:
+	// provision: not-found: none of 2 subnets in us-west-2a is selected
+}
+
+// The nodes of a large fleet share EC2's limits on calls. The client of each makes few calls, and
+// joins the describe calls of a second.
+func ExampleNewClient() {
+	var waited time.Duration
+	client := eni.NewClient(aws.Config{Region: "us-west-2"}, eni.ClientConfig{
+		ReadRate: 1, ReadBurst: 4, WriteRate: 0.5, WriteBurst: 4,
+		Coalesce: time.Second,
+		Random:   rand.New(rand.NewPCG(1, 2)).Float64, // a test wants the same jitter each time
+		OnCall: func(c eni.Call) {
+			waited += c.Waited
+			if c.Unknown {
+				slog.Warn("EC2 answers with an unknown code", "action", c.Action, "code", c.Code)
+			}
+		},
+	})
+	_, err := eni.New(eni.Config{
+		Client: client,
+		// Another program on the node attaches a trunk ENI.
+		ReserveENIs: 1,
+		// The Manager only reads until an operator sets another mode.
+		Mode: eni.ModeFrozen,
+		// The Manager stops giving back as soon as a tenth of the slots is missing from one view.
+		TripShare: 0.1,
+		// EC2 is slow in this region.
+		Lag:           5 * time.Minute,
+		AttachTimeout: 10 * time.Minute,
+		NewToken:      crand.Text,
+	})
+	fmt.Println(err, waited)
+	// Output: <nil> 0s
 }
 
 // The subnets of pods are given by ID, the preferred one first.
 func ExampleSubnetsByID() {
 	subnets := eni.SubnetsByID{"subnet-pods", "subnet-node"}
+	query, _ := subnets.Query(eni.Instance{Zone: "us-west-2a"})
+	fmt.Println("EC2 is asked for", query.IDs, "in", query.Zone)
 	for _, s := range subnets.Order(eni.Instance{}, []eni.Subnet{{ID: "subnet-node"}, {ID: "subnet-pods"}}) {
 		fmt.Println(s.ID)
 	}
 	// Output:
+	// EC2 is asked for [subnet-pods subnet-node] in us-west-2a
 	// subnet-pods
 	// subnet-node
 }
@@ -156,7 +247,7 @@ func ExampleManager_CreateBranch() {
 		fmt.Println(err)
 		return
 	}
-	e, branch, err := m.CreateBranch(ctx, eni.BranchInput{Trunk: trunk.ID})
+	e, branch, err := m.CreateBranch(ctx, eni.BranchInput{Trunk: trunk.ID, Subnet: m.Inventory().Instance.PrimarySubnet.ID})
 	if err != nil {
 		fmt.Println(err)
 		return
