@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
@@ -108,18 +109,14 @@ func ExampleCloud_Occupy() {
 }
 
 // An account that hides managed resources shows the ENIs of an operator only to a call that
-// asks for them. Config.HideManaged hides them from the start.
+// asks for them.
 func Example_managedResources() {
-	cloud, node, client := small()
-	if _, err := cloud.RunInstance(enitest.InstanceInput{Subnet: node.Subnet, Operator: "eks.amazonaws.com"}); err != nil {
+	cloud := enitest.New(enitest.Config{HideManaged: true})
+	node := enitest.NewNodeIn(&nodeTB{}, cloud, "m5.large") // a test has its *testing.T
+	if _, err := cloud.RunInstance(enitest.InstanceInput{Subnet: node.Subnet.ID, Operator: "eks.amazonaws.com"}); err != nil {
 		panic(err)
 	}
-	_, err := client.ModifyManagedResourceVisibility(context.Background(), &ec2.ModifyManagedResourceVisibilityInput{
-		DefaultVisibility: types.ManagedResourceDefaultVisibilityHidden,
-	})
-	if err != nil {
-		panic(err)
-	}
+	client := ec2.New(ec2.Options{Region: cloud.Region(), HTTPClient: node.HTTPClient, Credentials: aws.AnonymousCredentials{}})
 	for _, include := range []bool{false, true} {
 		out, err := client.DescribeNetworkInterfaces(context.Background(), &ec2.DescribeNetworkInterfacesInput{
 			IncludeManagedResources: &include,
@@ -223,9 +220,98 @@ func ExampleNode_Listen() {
 	t := &nodeTB{} // a test has its *testing.T
 	node := enitest.NewNode(t, "m5.large")
 	ec2URL, metadataURL := node.Listen()
+	fmt.Println(node.Subnet.VPC == node.VPC.ID, node.VPC.Prefixes)
 	fmt.Println(node.Primary().Attachment.Status(time.Now()), ec2URL != "", metadataURL != "")
 	for _, f := range t.cleanups {
 		f()
 	}
-	// Output: attached true true
+	// Output:
+	// true [10.0.0.0/16]
+	// attached true true
+}
+
+// A test can have types of its own, and instances as the software under test expects them.
+func ExampleInstanceType() {
+	cloud := enitest.New(enitest.Config{Types: []enitest.InstanceType{{
+		Name: "zz1.metal", BareMetal: true, VCPUs: 96, MemoryMiB: 768 << 10,
+		ENIs: []int{4, 8}, DefaultCard: 1, IPv4PerENI: 10, IPv6PerENI: 10, Branches: 54, EFAs: 2, Flexible: []int{2, 0},
+	}}})
+	node := enitest.NewNodeIn(&nodeTB{}, cloud, "zz1.metal") // a test has its *testing.T
+	pods, err := cloud.AddSecurityGroup(node.VPC.ID, "pods", nil)
+	if err != nil {
+		panic(err)
+	}
+	other, err := cloud.RunInstance(enitest.InstanceInput{
+		Subnet: node.Subnet.ID, Type: "zz1.metal", Addr: netip.MustParseAddr("10.0.0.77"), Groups: []string{pods.ID},
+		Image: "ami-1", UserData: "#!/bin/sh\necho hello\n", MetadataTags: true, Tags: map[string]string{"Name": "other"},
+	})
+	if err != nil {
+		panic(err)
+	}
+	if err := cloud.AllowMetadataV1(other.ID); err != nil {
+		panic(err)
+	}
+	client := &http.Client{Transport: cloud.Transport(other.ID)}
+	for _, key := range []string{"user-data", "meta-data/ami-id", "meta-data/local-ipv4", "meta-data/security-groups", "meta-data/tags/instance/Name"} {
+		res, err := client.Get("http://169.254.169.254/latest/" + key)
+		if err != nil {
+			panic(err)
+		}
+		text, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		fmt.Printf("%s: %q %v\n", key, text, err)
+	}
+	// Output:
+	// user-data: "#!/bin/sh\necho hello\n" <nil>
+	// meta-data/ami-id: "ami-1" <nil>
+	// meta-data/local-ipv4: "10.0.0.77" <nil>
+	// meta-data/security-groups: "pods" <nil>
+	// meta-data/tags/instance/Name: "other" <nil>
+}
+
+// ENIs of AWS services are in the subnets of a VPC, and an agent must leave them alone.
+func ExampleCloud_AddForeignENI() {
+	cloud, node, client := small()
+	_, err := cloud.AddForeignENI(enitest.ForeignENIInput{
+		Subnet: node.Subnet, Service: enitest.ControlPlane, Description: "Amazon EKS blue",
+		Addr: netip.MustParseAddr("10.0.1.9"), Tags: map[string]string{"cluster": "blue"},
+	})
+	if err != nil {
+		panic(err)
+	}
+	out, err := client.DescribeNetworkInterfaces(context.Background(), &ec2.DescribeNetworkInterfacesInput{
+		Filters: []types.Filter{{Name: aws.String("tag:cluster"), Values: []string{"blue"}}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	e := out.NetworkInterfaces[0]
+	fmt.Println(*e.PrivateIpAddress, *e.Description, "managed by AWS:", *e.RequesterManaged)
+	// Output: 10.0.1.9 Amazon EKS blue managed by AWS: true
+}
+
+// A fleet that starts exceeds the number of instances that an account may start at once. The
+// request ID of an error finds the call in the audit log.
+func ExampleThrottle() {
+	cloud, node, client := small()
+	cloud.SetThrottle(&enitest.Throttle{Resources: map[string]enitest.Bucket{"RunInstances": {Size: 10, Rate: 0.001}}})
+	for _, n := range []int32{8, 8} {
+		_, err := client.RunInstances(context.Background(), &ec2.RunInstancesInput{
+			MinCount: &n, MaxCount: &n, SubnetId: &node.Subnet, ImageId: aws.String("ami-1"), InstanceType: types.InstanceTypeM5Large,
+		}, func(o *ec2.Options) { o.RetryMaxAttempts = 1 })
+		fmt.Printf("%d instances: %q\n", n, codeOf(err))
+		var res *awshttp.ResponseError
+		if !errors.As(err, &res) {
+			continue
+		}
+		for _, c := range cloud.Audit() {
+			if c.RequestID == res.RequestID {
+				fmt.Println("failed:", c.Action, "of", c.Parameters.Get("MinCount"), "instances")
+			}
+		}
+	}
+	// Output:
+	// 8 instances: ""
+	// 8 instances: "RequestLimitExceeded"
+	// failed: RunInstances of 8 instances
 }
