@@ -16,7 +16,8 @@ import (
 
 // agent is the agent under test: it wires a pod with an address of the primary ENI, and
 // translates what leaves the VPC.
-func agent(t vpctest.TB, vpc *vpctest.VPC, node *vpctest.Node, pod *vpctest.Pod) (addr netip.Addr) {
+func agent(t vpctest.TB, vpc *vpctest.VPC, pod *vpctest.Pod) (addr netip.Addr) {
+	node := pod.Node
 	must := func(err error) {
 		if err != nil {
 			t.Fatalf("agent: %v", err)
@@ -55,7 +56,7 @@ func Example_agent() {
 		vpc := vpctest.New(t)
 		node, other := vpc.Node(t, "m5.large"), vpc.Node(t, "m5.large")
 		pod := node.Pod(t)
-		addr := agent(t, vpc, node, pod)
+		addr := agent(t, vpc, pod)
 
 		pod.Ping(t, vpctest.InternetAddr)
 		seen := pod.Ask(t, "tcp", netip.AddrPortFrom(vpctest.InternetAddr, vpctest.EchoPort))

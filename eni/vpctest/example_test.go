@@ -5,8 +5,11 @@
 package vpctest_test
 
 import (
+	"encoding/hex"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"time"
@@ -30,21 +33,35 @@ func ExampleVPC_FlowLog() {
 		vpc.Peer().Ask(t, "tcp", echo)
 
 		actions := map[string]bool{}
+		var accepted vpctest.Record
 		for _, r := range log.Records(t) {
 			if r.Src == vpctest.PeerAddr && r.DstPort == 8080 {
 				actions[r.Action] = true
 			}
+			if r.Src == vpctest.PeerAddr && r.Action == vpctest.Accept && r.Status == "OK" {
+				accepted = r
+			}
 		}
+		r := accepted
+		fmt.Println("account", r.Account, "ENI of the node:", r.ENI == node.ENIs()[0].ID)
+		fmt.Println("protocol", r.Protocol, "to the node:", r.Dst == node.Addr, "from a port:", r.SrcPort > 0)
+		fmt.Println("the packets have these addresses:", r.PktSrc == r.Src && r.PktDst == r.Dst)
+		fmt.Println("bytes:", r.Bytes > r.Packets, "within:", !r.End.Before(r.Start))
 		fmt.Println("rejected:", actions[vpctest.Reject], "accepted:", actions[vpctest.Accept])
-		fmt.Println("packets dropped:", vpc.Drops(t).SecurityGroups > 0)
+		drops := vpc.Drops(t)
+		fmt.Println("packets dropped:", drops.SecurityGroups > 0, drops.NetworkACLs, drops.InternetGateway)
 	})
 	// Output:
+	// account 123456789012 ENI of the node: true
+	// protocol 6 to the node: true from a port: true
+	// the packets have these addresses: true
+	// bytes: true within: true
 	// rejected: true accepted: true
-	// packets dropped: true
+	// packets dropped: true 0 0
 }
 
 // A network load balancer passes connections on to the healthy one of two nodes, which sees the
-// address of the client.
+// address of the client. For a second port it asks the nodes over HTTP whether they are ready.
 func ExampleVPC_Balancer() {
 	test(func(t vpctest.TB) {
 		vpc := vpctest.New(t)
@@ -52,11 +69,23 @@ func ExampleVPC_Balancer() {
 		for _, n := range []*vpctest.Node{first, second} {
 			n.Echo(t, n.Target(30080))
 		}
-		balancer := vpc.Balancer(t, vpctest.BalancerInput{Listeners: []vpctest.Listener{{
-			Network: "tcp", Port: 80, Targets: []netip.AddrPort{first.Target(30080), second.Target(30080)},
-			Check: vpctest.HealthCheck{Interval: 50 * time.Millisecond, Healthy: 1, Unhealthy: 3},
-		}}})
-		balancer.WaitHealthy(t, "tcp", 80, first.Target(30080), second.Target(30080))
+		ready := second.Listen(t, second.Target(8081))
+		go http.Serve(ready, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		targets := []netip.AddrPort{first.Target(30080), second.Target(30080)}
+		balancer := vpc.Balancer(t, vpctest.BalancerInput{
+			Subnet: vpc.Subnets[0].ID, Public: true, Groups: []string{vpc.DefaultGroup()},
+			Listeners: []vpctest.Listener{{
+				Network: "tcp", Port: 80, Targets: targets,
+				Check: vpctest.HealthCheck{Interval: 50 * time.Millisecond, Healthy: 1, Unhealthy: 3},
+			}, {
+				Network: "tcp", Port: 81, Targets: targets,
+				Check: vpctest.HealthCheck{HTTPPath: "/ready", Port: 8081, Timeout: 10 * time.Second},
+			}},
+		})
+		balancer.WaitHealthy(t, "tcp", 81, second.Target(30080))
+		balancer.WaitHealthy(t, "tcp", 80, targets...)
+		e, _ := vpc.Cloud.ENI(balancer.ENI)
+		fmt.Println("its ENI has its address:", e.Addr == balancer.Addr)
 		seen := client.Ask(t, "tcp", balancer.At(80))
 		fmt.Println("the target sees the client:", seen.Addr() == client.Addr)
 
@@ -66,6 +95,7 @@ func ExampleVPC_Balancer() {
 		fmt.Println("healthy targets:", len(balancer.Healthy("tcp", 80)))
 	})
 	// Output:
+	// its ENI has its address: true
 	// the target sees the client: true
 	// healthy targets: 1
 }
@@ -101,13 +131,17 @@ func ExampleVPC_CaptureENI() {
 		for _, c := range []*vpctest.Capture{outside, inside} {
 			packets := c.Packets(t)
 			if i := slices.IndexFunc(packets, ping); i >= 0 {
-				fmt.Println(packets[i].Src.Addr(), "to", packets[i].Dst.Addr())
+				p := packets[i]
+				fmt.Println(p.Src.Addr(), "to", p.Dst.Addr(), "VLAN", p.VLAN, "EtherType", hex.EncodeToString(p.Data[12:14]))
+				fmt.Println("by ens5:", p.Link == "ens5", "before now:", p.Time.Before(time.Now()))
 			}
 		}
 	})
 	// Output:
-	// 10.0.0.4 to 192.168.100.10
-	// 10.0.0.4 to 192.168.100.10
+	// 10.0.0.4 to 192.168.100.10 VLAN 0 EtherType 0800
+	// by ens5: false before now: true
+	// 10.0.0.4 to 192.168.100.10 VLAN 0 EtherType 0800
+	// by ens5: true before now: true
 }
 
 // A server in the node's namespace answers another node, but not the peer network.
@@ -129,4 +163,20 @@ func ExampleHost_Dial() {
 		node.Ping(t, vpctest.PeerAddr6)
 	})
 	// Output: hello <nil>
+}
+
+// A VPC with the smaller links of another region, and with a second address behind the peering.
+func ExampleNewWith() {
+	second := netip.MustParseAddr("192.168.100.11")
+	test(func(t vpctest.TB) {
+		vpc := vpctest.NewWith(t, vpctest.Config{MTU: 1500, PeerAddrs: []netip.Addr{second}})
+		node := vpc.Node(t, "m5.large")
+		node.Ping(t, second)
+		node.Do(t, func() error {
+			ens5, err := net.InterfaceByName("ens5")
+			fmt.Println("MTU", ens5.MTU)
+			return err
+		})
+	})
+	// Output: MTU 1500
 }
