@@ -30,6 +30,9 @@
 // changes: its rules stay, and its address is not given to another pod while the kernel uses
 // it.
 //
+// A node with pods on branch ENIs is refused with [ErrBranchPod], because the checkpoints do
+// not have them.
+//
 // # To amazon-vpc-cni-k8s
 //
 // To takes the opposite way: first its routes, rules and chains, then its checkpoints,

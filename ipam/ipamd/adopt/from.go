@@ -19,10 +19,14 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/agent"
 )
 
-// fromAmazon returns the plan by which the node changes over from amazon-vpc-cni-k8s.
+// fromAmazon returns the plan by which the node changes over from amazon-vpc-cni-k8s. The error
+// is ErrBranchPod for pods that it cannot take over; they must end before.
 func fromAmazon(n observed, o Options) (plan, error) {
 	p := &fromPlan{observed: n, options: o.withDefaults(), claimed: map[netip.Addr]bool{}}
 	p.Desired.Pods = slices.Clone(n.Desired.Pods)
+	if err := p.refuseBranchPods(); err != nil {
+		return plan{}, err
+	}
 	p.tagENIs()
 	p.entries()
 	p.strangers()

@@ -18,9 +18,9 @@ import (
 )
 
 // From changes the node over from amazon-vpc-cni-k8s to the agent of cfg, which must not run,
-// and writes the plan to w before it begins. The errors are ErrCheckpoint and ErrRunning, for
-// which nothing is changed, and those of the steps, after which another call completes the
-// change-over.
+// and writes the plan to w before it begins. The errors are ErrCheckpoint, ErrRunning and
+// ErrBranchPod, for which nothing is changed, and those of the steps, after which another call
+// completes the change-over.
 func From(ctx context.Context, cfg ipamd.Config, o Options, w io.Writer) error {
 	return do(ctx, &run{cfg: cfg, options: o.withDefaults()}, fromAmazon, w)
 }
