@@ -13,9 +13,16 @@ import (
 // neighbour entry for the MAC of its host link. The alias of the host link records that the
 // link belongs to the pod. It also records the MAC, so that a later change of it can be
 // noticed.
+//
+// A pod on a branch ENI has its VLAN link too, which stays if the sandbox ends without a DEL,
+// and the veth pair with it does not. So the VLAN link has the alternative name by which
+// DelPod finds the pod, and its alias records the name of the host link.
 
-// adoptedWord stands in an alias in the place of a mode.
-const adoptedWord = "adopted"
+// adoptedWord and adoptedBranchWord stand in the alias of a host link in the place of a mode.
+const (
+	adoptedWord       = "adopted"
+	adoptedBranchWord = "adopted-branch"
+)
 
 // HostSide is the host link of a pod that another program has wired.
 type HostSide struct {
@@ -26,15 +33,19 @@ type HostSide struct {
 
 // adoptedAlias returns the alias of the pod's host link s.
 func (p Pod) adoptedAlias(s HostSide) alias {
-	return alias{owner: p.ownHostLink(), mode: adoptedWord, link: s.MAC}
+	a := alias{owner: p.ownHostLink(), mode: adoptedWord, link: s.MAC}
+	if p.mode().links(p).own != "" {
+		a.mode = adoptedBranchWord
+	}
+	return a
 }
 
 // adopted reports whether the alias is that of the host link of a pod that another program
 // has wired.
-func (a alias) adopted() bool { return a.mode == adoptedWord }
+func (a alias) adopted() bool { return a.mode == adoptedWord || a.mode == adoptedBranchWord }
 
 // pairOnly reports whether the host link with the alias is all that its pod has.
-func (a alias) pairOnly() bool { return a == alias{} || a.adopted() }
+func (a alias) pairOnly() bool { return a == alias{} || a.mode == adoptedWord }
 
 // adoptedAmong returns the host links of pods that other programs have wired, by the names
 // that the links would otherwise have.
@@ -60,7 +71,7 @@ func (d Desired) resolved(links []netstate.Link) Desired {
 	}
 	pods := make([]Pod, len(d.Pods))
 	for i, p := range d.Pods {
-		if s, ok := found[p.ownHostLink()]; ok && p.fromNode() {
+		if s, ok := found[p.ownHostLink()]; ok && p.adoptable() {
 			p.Adopted = s
 		}
 		pods[i] = p

@@ -31,6 +31,8 @@ func (h *kernel) AdoptPod(ctx context.Context, p Pod, link string) error {
 		return fmt.Errorf("adopt %s: %w: it is of kind %q and has the alias %q", link, ErrInterfaceTaken, l.Kind, l.AliasText)
 	case had.owner == want.owner:
 		return nil
+	case !want.pairOnly():
+		return h.setAlias(ctx, l.Index, want.String())
 	}
 	return h.markLink(ctx, link, want)
 }
@@ -38,12 +40,20 @@ func (h *kernel) AdoptPod(ctx context.Context, p Pod, link string) error {
 // DisownPod: see [Handle.DisownPod].
 func (h *kernel) DisownPod(ctx context.Context, p Pod) error {
 	l, err := h.findAdopted(ctx, p)
-	if err != nil || l.Index == 0 {
+	if err != nil {
+		return err
+	}
+	marked, err := h.aliased(ctx, p.owners()...)
+	if err != nil {
 		return err
 	}
 	return h.withConn(ctx, func(c *rtnl.Conn) error {
 		var b rtnl.Batch
-		b.UnmarkLink(l.Index, aliasIn(l).altName())
+		for _, m := range append(marked, l) { // the host link is the last one, because the others lead to it
+			if m.Index != 0 {
+				b.UnmarkLink(m.Index, aliasIn(m).altName())
+			}
+		}
 		return doAll(c, &b)
 	})
 }
@@ -68,11 +78,20 @@ func (h *kernel) RenameLink(ctx context.Context, from, to string) error {
 // findAdopted returns the host link of a pod that another program has wired. Its index is 0
 // if there is none.
 func (h *kernel) findAdopted(ctx context.Context, p Pod) (rtnl.Link, error) {
-	found, err := h.aliased(ctx, p.ownHostLink())
+	found, err := h.aliased(ctx, p.owners()...)
+	if err != nil {
+		return rtnl.Link{}, err
+	}
 	for _, l := range found {
-		if l.Kind == "veth" && aliasIn(l).adopted() {
-			return l, err
+		a := aliasIn(l)
+		if a.host != "" {
+			if l, err = h.findLink(ctx, a.host); err != nil {
+				return rtnl.Link{}, err
+			}
+		}
+		if l.Kind == "veth" && aliasIn(l).adopted() && aliasIn(l).owner == a.owner {
+			return l, nil
 		}
 	}
-	return rtnl.Link{}, err
+	return rtnl.Link{}, nil
 }

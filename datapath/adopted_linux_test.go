@@ -162,7 +162,7 @@ func TestAdoptPod(t *testing.T) {
 	}
 }
 
-func linkNamed(t *testing.T, h *netlink.Handle, name string) netlink.Link {
+func linkNamed(t testing.TB, h *netlink.Handle, name string) netlink.Link {
 	t.Helper()
 	link, err := h.LinkByName(name)
 	if err != nil {

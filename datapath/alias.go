@@ -24,6 +24,9 @@ type alias struct {
 	link string
 	// addrs are the pod's addresses, with commas, if they are on a link that it shares.
 	addrs string
+	// host is the name of the host link of a pod that another program has wired, in the alias
+	// of a further link.
+	host string
 }
 
 // altName is the alternative name of a further link, by which the kernel finds it
@@ -36,8 +39,15 @@ func (a alias) String() string {
 	if a == (alias{}) {
 		return ""
 	}
-	return strings.TrimSuffix(strings.Join([]string{aliasOwner, a.owner, a.mode, a.link, a.addrs}, " "), " ")
+	words := []string{aliasOwner, a.owner, a.mode, a.link, a.addrs}
+	if a.host != "" {
+		words[4] = hostWord + a.host
+	}
+	return strings.TrimSuffix(strings.Join(words, " "), " ")
 }
+
+// hostWord begins the last word of an alias with the name of a host link. No address has it.
+const hostWord = "host="
 
 // parseAlias returns the zero alias for a text that another program has set.
 func parseAlias(s string) alias {
@@ -45,7 +55,13 @@ func parseAlias(s string) alias {
 	if len(f) < 4 || len(f) > 5 || f[0] != aliasOwner {
 		return alias{}
 	}
-	return alias{owner: f[1], mode: f[2], link: f[3], addrs: strings.Join(f[4:], "")}
+	a := alias{owner: f[1], mode: f[2], link: f[3]}
+	last := strings.Join(f[4:], "")
+	host, found := strings.CutPrefix(last, hostWord)
+	if a.host = host; !found {
+		a.addrs, a.host = last, ""
+	}
+	return a
 }
 
 // podAddrs returns the addresses that the alias names.

@@ -203,6 +203,10 @@ func (p Pod) Resolve(links []netstate.Link) (Pod, error) {
 // modes they belong to an ENI or a network of the pod's own.
 func (p Pod) fromNode() bool { return p.Mode == (Mode{}) }
 
+// adoptable reports whether another program may have wired the pod: amazon-vpc-cni-k8s has
+// pods with the zero mode and with a Branch.
+func (p Pod) adoptable() bool { return p.fromNode() || p.Mode.Branch != nil }
+
 // HostState returns what the pod needs on the node. The ENIs of its mode must have
 // their Link filled in.
 func (p Pod) HostState() netstate.State { return p.mode().host(p).Canonical() }
@@ -325,7 +329,7 @@ func (p Pod) validateMAC() error {
 	if len(p.MAC) == 0 {
 		return nil
 	}
-	if p.Mode != (Mode{}) {
+	if !p.adoptable() {
 		return errors.New("MAC: want none, because the mode decides it")
 	}
 	return ValidateMAC(p.MAC)

@@ -78,7 +78,7 @@ func (m branchMode) hostPrefix(p Pod) string {
 func (m branchMode) links(p Pod) podLinks { return podLinks{peer: p.IfName, own: m.Link()} }
 
 func (m branchMode) alias(p Pod) alias {
-	return alias{owner: p.HostLink(), mode: m.kind(), link: m.Link()}
+	return alias{owner: p.ownHostLink(), mode: m.kind(), link: m.Link(), host: p.Adopted.Link}
 }
 
 func (m branchMode) enis() []*ENI { return []*ENI{&m.Trunk} }

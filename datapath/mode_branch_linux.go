@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,8 @@ import (
 
 // refuse refuses a VLAN link that belongs to another pod.
 func (m branchMode) refuse(p Pod, links map[string]rtnl.Link) error {
-	owner := aliasIn(links[m.Link()]).owner
+	a := aliasIn(links[m.Link()])
+	owner := cmp.Or(a.host, a.owner)
 	if l, ok := links[owner]; ok && owner != p.HostLink() && !claims.Ending(l.Group) {
 		return fmt.Errorf("%w: link %s of the branch ENI belongs to pod %s", ErrAddressTaken, m.Link(), owner)
 	}
@@ -26,10 +28,15 @@ func (m branchMode) release(ctx context.Context, d *deletion) error {
 	errs := []error{d.h.purge(ctx, branchRules(HostLinkName(claims.StrictPrefix, d.pod.ContainerID, d.pod.IfName)))}
 	for _, l := range d.aliased {
 		// The host link has the same alias as the VLAN link.
-		if a := aliasIn(l); a.mode != m.kind() || l.Name != a.link {
+		a := aliasIn(l)
+		if a.mode != m.kind() || l.Name != a.link {
 			continue
 		}
-		err := d.h.purge(ctx, branchRules(l.Name))
+		rules := branchRules(l.Name)
+		if a.host != "" {
+			rules = append(rules, branchRules(a.host)...)
+		}
+		err := d.h.purge(ctx, rules)
 		if err == nil {
 			err = d.h.deleteLink(ctx, l.Index)
 		}

@@ -152,7 +152,68 @@ func testBranchPod(t *testing.T, layout datapath.Layout, enforcement datapath.En
 		l.listen(l.node, a)
 		l.expect(p.Netns, p.Addrs[btoi(a.Is6())].Addr, a)
 	}
+	p = l.adoptBranch(p, before)
+	l.add(p)
 	l.delVariants(p, before)
+}
+
+// adoptBranch makes p a pod that another program has wired, by other names and without aliases,
+// adopts it, disowns and adopts it again, and deletes it by its key alone, with its sandbox and
+// without. It returns p with another sandbox.
+func (l *lab) adoptBranch(p datapath.Pod, before string) datapath.Pod {
+	t := l.t
+	t.Helper()
+	key := datapath.Pod{ContainerID: p.ContainerID, IfName: p.IfName}
+	for _, ended := range []bool{false, true} {
+		l.add(p)
+		foreign := p.HostLink()[:4] + "0f0e0d0c0b0"
+		if p.HostLink()[:3] == "eni" {
+			foreign = "eni0f0e0d0c0b0"
+		}
+		in(t, l.node, func(h *netlink.Handle) error {
+			link := linkNamed(t, h, p.HostLink())
+			branch := linkNamed(t, h, "vlan.eth.5")
+			return errors.Join(h.LinkSetAlias(link, ""), h.LinkSetAlias(branch, ""), h.LinkDelAltName(branch, "vpcnet."+p.HostLink()), h.LinkSetName(link, foreign))
+		})
+		d := datapath.Desired{Node: *l.n, Pods: []datapath.Pod{p}}
+		adopt := func() {
+			t.Helper()
+			if err := errors.Join(l.h.AdoptPod(t.Context(), p, foreign), l.h.Ensure(t.Context(), d)); err != nil {
+				t.Fatal(err)
+			}
+			s, err := l.h.Observe(t.Context())
+			if err != nil || len(d.Drift(s)) > 0 {
+				t.Errorf("drift %v, %v, want none", d.Drift(s), err)
+			}
+			for _, a := range p.Addrs {
+				l.expect(p.Netns, a.Addr, outsideOf(a.Addr))
+			}
+		}
+		adopt()
+		if err := l.h.DisownPod(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		if s := l.state(); contains(s, "adopted") || contains(s, "host=") {
+			t.Errorf("DisownPod leaves\n%v", s)
+		}
+		adopt()
+		if ended {
+			removeNetns(t, p.Netns)
+			for l.hasLink(foreign) && t.Context().Err() == nil {
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		for range 2 {
+			if err := l.h.RetirePod(t.Context(), key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if diff := cmp.Diff(before, l.state()); diff != "" {
+			t.Errorf("DEL of an adopted pod left something (-before +after):\n%s", diff)
+		}
+	}
+	p.Netns = newNetns(t)
+	return p
 }
 
 func btoi(b bool) int {

@@ -23,7 +23,7 @@ func (a *addition) placeLinks(ctx context.Context) error {
 	if err := a.placePair(ctx); err != nil {
 		return err
 	}
-	if a.alias != (alias{}) {
+	if a.alias != (alias{}) && a.pod.Adopted.Link == "" {
 		if err := a.h.setAlias(ctx, a.link.Index, a.alias.String()); err != nil {
 			return err
 		}

@@ -41,7 +41,7 @@ type Pod struct {
 	// others. Optional.
 	PathMTUs []PathMTU
 	// MAC is the MAC of the pod's interface: unicast, six bytes. Nil means one that is
-	// derived from the key. Only a pod with the zero Mode can have one.
+	// derived from the key. Only a pod with the zero Mode or a [Branch] can have one.
 	MAC net.HardwareAddr
 	// Mode is how the pod is joined to the VPC: if it is zero, by a veth pair that the
 	// layout routes.
