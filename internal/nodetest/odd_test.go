@@ -35,21 +35,27 @@ func logged(n *Node, words ...string) error {
 // internet is the echo server in the internet.
 var internet = netip.AddrPortFrom(vpctest.InternetAddr, vpctest.EchoPort)
 
-// TestReadOnlySettings runs the agent with a read-only /proc/sys. If the settings are right
-// already, it serves pods. If one is wrong, it says which, and that it cannot write it.
+// TestReadOnlySettings runs the agent with a read-only /proc/sys. If the settings of the node are
+// right, it serves pods, also with an ENI that it attaches only then. If one is wrong, it says
+// which, and that it cannot write it.
 func TestReadOnlySettings(t *testing.T) {
 	for _, layout := range layouts {
 		t.Run(layout, func(t *testing.T) {
 			vpc := vpctest.New(t)
 			env := map[string]string{"VPCNET_LAYOUT": layout, "WARM_ENI_TARGET": "0", "WARM_IP_TARGET": "1"}
-			node := Start(t, vpc.Node(t, "t3.small"), Config{Env: env}) // makes the settings
+			node := Start(t, vpc.Node(t, "t3.nano"), Config{Env: env}) // makes the settings
 			node.Configure(Config{Env: env, Wrap: readOnly})
 			node.Restart(t, syscall.SIGTERM)
-			p := node.AddPod(t)
-			if got := p.Ask(t, "tcp", internet).Addr(); got != node.Addr {
-				t.Errorf("the internet sees %v, want %v", got, node.Addr)
+			pods := []*Pod{node.AddPod(t), node.AddPod(t)} // each ENI has one address for pods
+			if enis := node.ENIs(); len(enis) < 2 {
+				t.Fatalf("%d ENIs, want a second one", len(enis))
 			}
-			p.Delete(t)
+			for _, p := range pods {
+				if got := p.Ask(t, "tcp", internet).Addr(); got != node.Addr {
+					t.Errorf("the internet sees %v, want %v", got, node.Addr)
+				}
+				p.Delete(t)
+			}
 
 			node.Node.Run(t, "sysctl", "-qw", "net.ipv4.ip_forward=0")
 			node.Agent.Stop(t)

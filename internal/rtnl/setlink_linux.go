@@ -66,6 +66,19 @@ func (b *Batch) NoLinkLocal(index int) {
 	b.close(spec)
 }
 
+// inetSetting sets an IPv4 setting of a link, by its number in linux/ip.h (IPV4_DEVCONF_*).
+func (b *Batch) inetSetting(link string, id int, value uint32) {
+	b.setLink(0)
+	b.attrText(unix.IFLA_IFNAME, link)
+	spec := b.open(unix.IFLA_AF_SPEC)
+	family := b.open(unix.AF_INET)
+	settings := b.open(unix.IFLA_INET_CONF)
+	b.attr32(id, value)
+	b.close(settings)
+	b.close(family)
+	b.close(spec)
+}
+
 // SetMaster makes a link a port of a bridge; master 0 takes it from its bridge.
 func (b *Batch) SetMaster(index, master int) {
 	b.setLink(index)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/vpcnet/vpcnet/datapath/netstate"
@@ -55,9 +56,10 @@ func ReadSysctls(ns *os.File) ([]netstate.Sysctl, error) {
 	return s, err
 }
 
-// WriteSysctls writes settings, and returns the errors of all that it cannot write. It
-// succeeds for a setting that has its value already: containers often see /proc/sys
-// read-only.
+// WriteSysctls writes settings, and returns the errors of all that it cannot write. Containers
+// often see /proc/sys read-only. WriteSysctls then sets the IPv4 settings of links by requests
+// to the kernel, which need CAP_NET_ADMIN only, and succeeds for any other setting that has its
+// value already.
 func WriteSysctls(ns *os.File, set []netstate.Sysctl) error {
 	if len(set) == 0 {
 		return nil
@@ -66,6 +68,9 @@ func WriteSysctls(ns *os.File, set []netstate.Sysctl) error {
 		var errs []error
 		for _, s := range set {
 			err := writeFile(sysctlFile(s.Key), s.Value)
+			if errors.Is(err, unix.EROFS) {
+				err = errors.Join(err, requestSysctl(ns, s))
+			}
 			if err == nil {
 				continue
 			}
@@ -76,6 +81,34 @@ func WriteSysctls(ns *os.File, set []netstate.Sysctl) error {
 		}
 		return errors.Join(errs...)
 	})
+}
+
+// requestSysctl sets an IPv4 setting of a link by route netlink. It does nothing for other
+// settings, which the kernel changes by their files only.
+func requestSysctl(ns *os.File, s netstate.Sysctl) error {
+	for _, known := range linkSettings {
+		link, isLink := strings.CutPrefix(s.Key, known.prefix)
+		link, isThis := strings.CutSuffix(link, known.name)
+		if known.family != unix.AF_INET || !isLink || !isThis || link == "all" || link == "default" {
+			continue
+		}
+		value, err := strconv.ParseUint(s.Value, 10, 32)
+		if err != nil {
+			return err
+		}
+		c, err := dial(ns)
+		if err != nil {
+			return err
+		}
+		var b Batch
+		b.inetSetting(strings.ReplaceAll(link, "/", "."), known.place+1, uint32(value))
+		answers, err := c.Do(&b)
+		if err == nil {
+			err = answers[0].Err
+		}
+		return errors.Join(err, c.close())
+	}
+	return nil
 }
 
 // SysctlError is the error of a setting that has another value than wanted and cannot be
