@@ -7,6 +7,8 @@
 //	ipamd install     copy the plugins to the directory of the runtime, set up the kernel
 //	ipamd [flags]     run the agent
 //	ipamd uninstall   restore what was there before
+//	ipamd probe live  does the agent answer? The exit status is 0 if it does
+//	ipamd probe ready is it ready for pods? If not, the output names what it waits for
 //
 // A node changes over from amazon-vpc-cni-k8s, and back, without restarting a pod:
 //

@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -44,6 +45,9 @@ func main() {
 	defer stop()
 	if len(os.Args) > 1 && os.Args[1] == "adopt" {
 		os.Exit(runAdopt(ctx, os.Args[2:], os.Getenv, os.Stdout, os.Stderr))
+	}
+	if len(os.Args) > 1 && os.Args[1] == "probe" {
+		os.Exit(runProbe(ctx, strings.Join(os.Args[2:], " "), os.Getenv, os.Stderr))
 	}
 	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
@@ -124,6 +128,20 @@ func manage(ctx context.Context, command string, s settings.Settings, log *slog.
 	return 1
 }
 
+// runProbe runs ipamd probe live and ipamd probe ready. It prints why the probe fails: the
+// kubelet shows that in an event.
+func runProbe(ctx context.Context, probe string, getenv func(string) string, stderr io.Writer) int {
+	s, err := settings.Parse(nil, getenv, stderr)
+	if err == nil {
+		err = introspect.Probe(ctx, "unix:"+s.Status, probe)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "ipamd: %v\n", err)
+		return 1
+	}
+	return 0
+}
+
 // openLog opens the log at the place that the settings name.
 func openLog(where string, stdout, stderr io.Writer) (w io.Writer, closeLog func(), err error) {
 	switch where {
@@ -160,7 +178,7 @@ func serve(ctx context.Context, cfg ipamd.Config, c *changer, log *slog.Logger) 
 	m.Watch(a)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, e := range endpoints(&c.start, show, m.Handler()) {
-		g.Go(func() error { return e.serve(ctx, log) })
+		g.Go(func() error { return e.Serve(ctx, log) })
 	}
 	changed, stop := a.Subscribe()
 	defer stop()
@@ -177,17 +195,17 @@ func serve(ctx context.Context, cfg ipamd.Config, c *changer, log *slog.Logger) 
 }
 
 // endpoints returns where the program shows its state.
-func endpoints(s *settings.Settings, show *introspect.Server, measured http.Handler) (all []endpoint) {
+func endpoints(s *settings.Settings, show *introspect.Server, measured http.Handler) (all []introspect.Endpoint) {
 	if s.Status != "" {
-		all = append(all, endpoint{"VPCNET_STATUS_SOCKET", "unix:" + s.Status, show.V2()})
+		all = append(all, introspect.Endpoint{Setting: "VPCNET_STATUS_SOCKET", Address: "unix:" + s.Status, Handler: show.V2()})
 	}
 	if !s.NoIntrospection {
-		all = append(all, endpoint{"INTROSPECTION_BIND_ADDRESS", s.Introspection, show.V1()})
+		all = append(all, introspect.Endpoint{Setting: "INTROSPECTION_BIND_ADDRESS", Address: s.Introspection, Handler: show.V1()})
 	}
 	if !s.NoMetrics {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", measured)
-		all = append(all, endpoint{"VPCNET_METRICS_BIND_ADDRESS", s.Metrics, mux})
+		all = append(all, introspect.Endpoint{Setting: "VPCNET_METRICS_BIND_ADDRESS", Address: s.Metrics, Handler: mux})
 	}
 	return all
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/vpcnet/vpcnet/eni/vpctest"
+	"github.com/vpcnet/vpcnet/ipam/ipamd/introspect"
 )
 
 // serviceFile is the unit of systemd, which has the capabilities of the agent.
@@ -47,7 +48,8 @@ func with(capabilities ...string) []string {
 
 // TestCapabilities runs an agent with the capabilities of the unit of systemd and no others:
 // it serves pods on two ENIs, repairs what another program changes, and survives its end.
-// Without any one of them it does not become ready, and says that it lacks a permission.
+// Without any one of them it does not become ready, and says that it lacks a permission, as
+// does the probe of its container.
 func TestCapabilities(t *testing.T) {
 	t.Parallel()
 	needed := capabilities(t)
@@ -59,6 +61,11 @@ func TestCapabilities(t *testing.T) {
 			p := node.AddPod(t)
 			p.Ping(t, vpctest.InternetAddr)
 			pods = append(pods, p)
+		}
+		for _, probe := range []string{introspect.ProbeLive, introspect.ProbeReady} {
+			if out, err := node.probe(probe); err != nil {
+				t.Errorf("probe %s of a node with pods: %v: %s", probe, err, out)
+			}
 		}
 		node.Node.Run(t, "nft", "flush", "ruleset")
 		node.Eventually(t, func() error {
@@ -88,6 +95,18 @@ func TestCapabilities(t *testing.T) {
 				}
 				return nil
 			})
+			if out, err := node.probe(introspect.ProbeLive); err != nil {
+				t.Errorf("probe of a node without pods: %v: %s", err, out)
+			}
+			if out, err := node.probe(introspect.ProbeReady); err == nil || !strings.Contains(out, "operation not permitted") {
+				t.Errorf("probe of a node that is not ready: %v: %s", err, out)
+			}
 		})
 	}
+}
+
+// probe runs a probe of the agent's container, with the capabilities of the agent.
+func (n *Node) probe(name string) (string, error) {
+	out, err := n.Command("probe", name).CombinedOutput()
+	return string(out), err
 }
