@@ -105,9 +105,10 @@ func (h *Handle) CheckPod(ctx context.Context, p Pod) error { return h.system.Ch
 
 // AdoptPod records that p, which another program has wired by a veth pair, has the host
 // link of that name. From then on the link is p's under its own name and MAC: Ensure and
-// Watch give it the routes, rules and neighbours of p, and DelPod finds it, for a pod with a
-// [Branch] after the first Ensure, which also marks the VLAN link. It changes nothing but the
-// link's alias and one alternative name, which end with the link. It can be repeated. It returns ErrNoLink if there is no link of that name, and ErrInterfaceTaken if
+// Watch give it the routes, rules and neighbours of p, and DelPod finds it. A pod with a
+// [Branch] is found after the first Ensure, which also marks the VLAN link. AdoptPod changes
+// nothing but the link's alias and one alternative name, which end with the link. It can be
+// repeated. It returns ErrNoLink if there is no link of that name, and ErrInterfaceTaken if
 // it is not a veth link or that of another pod.
 func (h *Handle) AdoptPod(ctx context.Context, p Pod, link string) error {
 	return h.system.AdoptPod(ctx, p, link)
