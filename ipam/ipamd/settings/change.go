@@ -33,7 +33,7 @@ type Changes struct {
 
 // Since returns how s differs from the settings with which the agent was started, and from
 // the latest ones that it got since. [Settings.Agent] must have been called for all of
-// them, because it reads the file of PodNetworks.
+// them, because it reads the file of podNetworks.
 func (s *Settings) Since(start, latest *Settings) Changes {
 	out := Changes{Live: []string{}, Waiting: map[string]Effect{}}
 	old, before, now := start.options(), latest.options(), s.options()
@@ -59,7 +59,7 @@ func (s *Settings) text(o option) string {
 	case "warm-policy":
 		return s.policyName()
 	case "pod-networks":
-		return s.PodNetworks + "\n" + s.networks
+		return s.podNetworks + "\n" + s.networks
 	}
 	return o.value.String()
 }

@@ -42,14 +42,14 @@ func parseLines(file, text string) ([]line, error) {
 // returns the values of the variables that only amazon-vpc-cni-k8s has.
 func (s *Settings) setLines(options []option, text string) (foreign map[string]string, err error) {
 	foreign = map[string]string{}
-	if s.ConfigFile != "" {
-		content, err := os.ReadFile(s.ConfigFile)
+	if s.configFile != "" {
+		content, err := os.ReadFile(s.configFile)
 		if err != nil {
 			return foreign, fmt.Errorf("-config (VPCNET_CONFIG): %w", err)
 		}
-		lines, err := parseLines(s.ConfigFile, string(content))
+		lines, err := parseLines(s.configFile, string(content))
 		if err == nil {
-			err = s.set(options, s.ConfigFile, lines, false, foreign)
+			err = s.set(options, s.configFile, lines, false, foreign)
 		}
 		if err != nil {
 			return foreign, err

@@ -31,7 +31,7 @@ func TestFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	type values struct{ WarmIP, MinimumIP, MaxENI, MaxPods int }
-	of := func(s Settings) values { return values{s.WarmIPTarget, s.MinimumIPTarget, s.MaxENI, s.MaxPods} }
+	of := func(s Settings) values { return values{s.WarmIPTarget, s.minimumIPTarget, s.maxENI, s.MaxPods} }
 	if got, want := of(s), (values{1, 2, 3, 1}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
@@ -54,8 +54,8 @@ func TestFile(t *testing.T) {
 		}
 		return ""
 	}, io.Discard)
-	if err != nil || byEnv.MaxENI != 1 {
-		t.Errorf("the maximum of ENIs is %d, %v, want that of the file that VPCNET_CONFIG names", byEnv.MaxENI, err)
+	if err != nil || byEnv.maxENI != 1 {
+		t.Errorf("the maximum of ENIs is %d, %v, want that of the file that VPCNET_CONFIG names", byEnv.maxENI, err)
 	}
 }
 

@@ -102,7 +102,7 @@ func (s *Settings) checkMissing(values map[string]string) error {
 func (s *Settings) misplaces(m absent) bool {
 	switch m.env {
 	case "ENI_CONFIG_LABEL_DEF", "ENI_CONFIG_ANNOTATION_DEF":
-		return s.CustomNetwork && s.PodNetworks != "" && s.PodNetwork == ""
+		return s.CustomNetwork && s.podNetworks != "" && s.podNetwork == ""
 	}
 	return false
 }

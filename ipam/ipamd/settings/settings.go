@@ -27,30 +27,30 @@ import (
 type Settings struct {
 	// Config is the configuration of the agent, but for what the other fields say.
 	ipamd.Config
-	// WarmPolicy is the name of a policy of package warmpool, or auto. The targets belong
+	// warmPolicy is the name of a policy of package warmpool, or auto. The targets belong
 	// to the policy aws.
-	WarmPolicy       string
+	warmPolicy       string
 	WarmENITarget    int
 	WarmIPTarget     int
-	MinimumIPTarget  int
-	WarmPrefixTarget int
-	// EnableIPv4 and EnableIPv6 are the families of addresses that pods get.
-	EnableIPv4, EnableIPv6 bool
-	// CustomNetwork takes the subnets and groups of pods from PodNetworks, a file, or from
-	// PodSubnets and PodGroups. PodNetwork is the name of a network in the file.
+	minimumIPTarget  int
+	warmPrefixTarget int
+	// enableIPv4 and enableIPv6 are the families of addresses that pods get.
+	enableIPv4, enableIPv6 bool
+	// CustomNetwork takes the subnets and groups of pods from podNetworks, a file, or from
+	// podSubnets and podGroups. podNetwork is the name of a network in the file.
 	CustomNetwork bool
-	PodNetworks   string
-	PodNetwork    string
-	PodSubnets    []string
-	PodGroups     []string
+	podNetworks   string
+	podNetwork    string
+	podSubnets    []string
+	podGroups     []string
 	// SubnetDiscovery takes the subnets of pods from tags.
 	SubnetDiscovery bool
-	// MaxENI limits the ENIs of each network card. Zero and -1 mean no limit.
-	MaxENI int
-	// CooldownPeriod is how long a released address rests. Zero means not at all.
-	CooldownPeriod time.Duration
-	// ConfigFile is the file with further settings.
-	ConfigFile string
+	// maxENI limits the ENIs of each network card. Zero and -1 mean no limit.
+	maxENI int
+	// cooldownPeriod is how long a released address rests. Zero means not at all.
+	cooldownPeriod time.Duration
+	// configFile is the file with further settings.
+	configFile string
 	// Status is the unix socket on which the program shows its status. Introspection is where
 	// it does so as amazon-vpc-cni-k8s does, unless NoIntrospection is set, and Metrics is
 	// where its metrics are, unless NoMetrics is set. Empty means nowhere.
@@ -59,9 +59,9 @@ type Settings struct {
 	NoIntrospection bool
 	Metrics         string
 	NoMetrics       bool
-	// LogFile is where the program logs, and LogLevel what.
+	// LogFile is where the program logs, and logLevel what.
 	LogFile  string
-	LogLevel string
+	logLevel string
 	// Root is the directory in front of the paths of the commands install and uninstall, and
 	// Preflight is what install does about other programs: PreflightReport, PreflightWrite or
 	// PreflightOff. NoTCPEarlyDemux switches off tcp_early_demux.
@@ -74,7 +74,7 @@ type Settings struct {
 
 	// given has the names of the settings that were set.
 	given map[string]bool
-	// networks is the content of PodNetworks, which Agent reads.
+	// networks is the content of podNetworks, which Agent reads.
 	networks string
 	// warnings are those of Warnings.
 	warnings []string
@@ -134,15 +134,15 @@ func defaults() Settings {
 			PluginDir:      "/opt/cni/bin",
 			EgressIPv4:     true,
 		},
-		EnableIPv4:     true,
-		WarmPolicy:     policyAuto,
+		enableIPv4:     true,
+		warmPolicy:     policyAuto,
 		WarmENITarget:  1,
-		CooldownPeriod: 30 * time.Second,
+		cooldownPeriod: 30 * time.Second,
 		Status:         "/run/vpcnet/status.sock",
 		Introspection:  "127.0.0.1:61679",
 		Metrics:        ":61678",
 		LogFile:        LogStderr,
-		LogLevel:       "info",
+		logLevel:       "info",
 		Root:           "/",
 		Preflight:      PreflightReport,
 	}
@@ -168,18 +168,18 @@ func (s *Settings) options() []option {
 func (s *Settings) poolOptions() []option {
 	const group = "Warm pool and addresses"
 	return []option{
-		{group, "warm-policy", "VPCNET_WARM_POLICY", "POLICY", "Policy that decides how much spare capacity the node keeps, as NAME or NAME:key=value,...; `vpcctl pool sim -help` lists names and keys. aws without keys follows the four targets below as amazon-vpc-cni-k8s does; band is a dead band that needs no setting; auto is aws if one of the targets is set and band otherwise.", policyValue(&s.WarmPolicy).live()},
+		{group, "warm-policy", "VPCNET_WARM_POLICY", "POLICY", "Policy that decides how much spare capacity the node keeps, as NAME or NAME:key=value,...; `vpcctl pool sim -help` lists names and keys. aws without keys follows the four targets below as amazon-vpc-cni-k8s does; band is a dead band that needs no setting; auto is aws if one of the targets is set and band otherwise.", policyValue(&s.warmPolicy).live()},
 		{group, "warm-eni-target", "WARM_ENI_TARGET", "N", "Keep as many free addresses as N whole ENIs have. Overridden by the two IP targets; not used with prefixes. -1 means not set, also for the three targets below.", intValue(&s.WarmENITarget, unset, 1000).live()},
 		{group, "warm-ip-target", "WARM_IP_TARGET", "N", "Keep N addresses free. 0 means not set.", intValue(&s.WarmIPTarget, unset, 100000).live()},
-		{group, "minimum-ip-target", "MINIMUM_IP_TARGET", "N", "Hold at least N addresses, free or in use. 0 means not set.", intValue(&s.MinimumIPTarget, unset, 100000).live()},
-		{group, "warm-prefix-target", "WARM_PREFIX_TARGET", "N", "Keep N delegated prefixes wholly free. Used with prefixes only; overridden by the two IP targets.", intValue(&s.WarmPrefixTarget, unset, 10000).live()},
-		{group, "enable-ipv4", "ENABLE_IPv4", "", "Give each pod an IPv4 address.", boolValue(&s.EnableIPv4).drain()},
-		{group, "enable-ipv6", "ENABLE_IPv6", "", "Give each pod an IPv6 address, from a /80 prefix of the ENI. With both families a pod has one address of each.", boolValue(&s.EnableIPv6).drain()},
+		{group, "minimum-ip-target", "MINIMUM_IP_TARGET", "N", "Hold at least N addresses, free or in use. 0 means not set.", intValue(&s.minimumIPTarget, unset, 100000).live()},
+		{group, "warm-prefix-target", "WARM_PREFIX_TARGET", "N", "Keep N delegated prefixes wholly free. Used with prefixes only; overridden by the two IP targets.", intValue(&s.warmPrefixTarget, unset, 10000).live()},
+		{group, "enable-ipv4", "ENABLE_IPv4", "", "Give each pod an IPv4 address.", boolValue(&s.enableIPv4).drain()},
+		{group, "enable-ipv6", "ENABLE_IPv6", "", "Give each pod an IPv6 address, from a /80 prefix of the ENI. With both families a pod has one address of each.", boolValue(&s.enableIPv6).drain()},
 		{group, "enable-prefix-delegation", "ENABLE_PREFIX_DELEGATION", "", "Assign /28 prefixes to ENIs instead of single addresses.", boolValue(&s.Prefixes)},
 		{group, "enable-multi-nic", "ENABLE_MULTI_NIC", "", "Serve all network cards of the instance, and give pods with the annotation k8s.amazonaws.com/nicConfig=multi-nic-attachment an interface on each. Cards that only an EFA-only ENI uses are left alone.", boolValue(&s.EachCard).drain()},
-		{group, "max-eni", "MAX_ENI", "N", "Use at most N ENIs of each network card. 0 or -1 means what the instance type allows.", intValue(&s.MaxENI, -1, 1000).live()},
+		{group, "max-eni", "MAX_ENI", "N", "Use at most N ENIs of each network card. 0 or -1 means what the instance type allows.", intValue(&s.maxENI, -1, 1000).live()},
 		{group, "max-pods", "VPCNET_MAX_PODS", "N", "Give addresses to at most N pods. 0 means as many as the ENIs have addresses for.", intValue(&s.MaxPods, 0, 100000).live()},
-		{group, "ip-cooldown-period", "IP_COOLDOWN_PERIOD", "SECONDS", "How long a released address cools before another pod can get it.", secondsValue(&s.CooldownPeriod).live()},
+		{group, "ip-cooldown-period", "IP_COOLDOWN_PERIOD", "SECONDS", "How long a released address cools before another pod can get it.", secondsValue(&s.cooldownPeriod).live()},
 	}
 }
 
@@ -190,10 +190,10 @@ func (s *Settings) placementOptions() []option {
 	const group = placementGroup
 	return []option{
 		{group, "custom-network", "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG", "", "Give pods the subnets and security groups of -pod-networks, or of -pod-subnets and -pod-security-groups. The primary ENI then has no pods, and the node has fewer: `vpcctl max-pods -custom-networking`.", boolValue(&s.CustomNetwork).drain()},
-		{group, "pod-networks", "VPCNET_POD_NETWORKS", "FILE", `JSON file with the networks of pods by name: {"us-west-2a":{"subnets":["subnet-0a"],"groups":["sg-0a"]}}. A node uses the network with the name of its zone, or else the one named default.`, textValue(&s.PodNetworks).live()},
-		{group, "pod-network", "VPCNET_POD_NETWORK", "NAME", "Name of the network in -pod-networks. Empty means that of the zone.", textValue(&s.PodNetwork).live()},
-		{group, "pod-subnets", "VPCNET_POD_SUBNETS", "ID,...", "Subnets of pods. The first one in the node's zone that is not full is used.", listValue(&s.PodSubnets).live()},
-		{group, "pod-security-groups", "VPCNET_POD_SECURITY_GROUPS", "ID,...", "Security groups of the pods' ENIs. Empty means those of the primary ENI.", listValue(&s.PodGroups).live()},
+		{group, "pod-networks", "VPCNET_POD_NETWORKS", "FILE", `JSON file with the networks of pods by name: {"us-west-2a":{"subnets":["subnet-0a"],"groups":["sg-0a"]}}. A node uses the network with the name of its zone, or else the one named default.`, textValue(&s.podNetworks).live()},
+		{group, "pod-network", "VPCNET_POD_NETWORK", "NAME", "Name of the network in -pod-networks. Empty means that of the zone.", textValue(&s.podNetwork).live()},
+		{group, "pod-subnets", "VPCNET_POD_SUBNETS", "ID,...", "Subnets of pods. The first one in the node's zone that is not full is used.", listValue(&s.podSubnets).live()},
+		{group, "pod-security-groups", "VPCNET_POD_SECURITY_GROUPS", "ID,...", "Security groups of the pods' ENIs. Empty means those of the primary ENI.", listValue(&s.podGroups).live()},
 		{group, "enable-subnet-discovery", "ENABLE_SUBNET_DISCOVERY", "", "Create ENIs in the subnets of the zone that have the tag kubernetes.io/role/cni, the one with the most free addresses first. Each creation then needs ec2:DescribeSubnets.", boolValue(&s.SubnetDiscovery).live()},
 	}
 }
@@ -273,7 +273,7 @@ func (s *Settings) conflistOptions() []option {
 func (s *Settings) processOptions() []option {
 	const group = "Process"
 	return []option{
-		{group, "config", "VPCNET_CONFIG", "FILE", "File with further settings, as lines NAME=value with the names of the variables. Flags and variables override it. The agent reads it again on SIGHUP.", textValue(&s.ConfigFile)},
+		{group, "config", "VPCNET_CONFIG", "FILE", "File with further settings, as lines NAME=value with the names of the variables. Flags and variables override it. The agent reads it again on SIGHUP.", textValue(&s.configFile)},
 		{group, "socket", "VPCNET_SOCKET", "PATH", "Unix socket on which vpc-cni asks for addresses.", textValue(&s.Socket)},
 		{group, "state-dir", "VPCNET_STATE_DIR", "PATH", "Directory for the state that must survive a restart.", textValue(&s.StateDir).drain()},
 		{group, "status-socket", "VPCNET_STATUS_SOCKET", "PATH", "Unix socket at which GET /v2/ lists what it shows as JSON: the status, the pool, decisions with their reasons, operations under way and EC2's last errors. Empty means no socket.", textValue(&s.Status)},
@@ -282,7 +282,7 @@ func (s *Settings) processOptions() []option {
 		{group, "metrics-bind-address", "VPCNET_METRICS_BIND_ADDRESS", "HOST:PORT", "Address at which /metrics has metrics for Prometheus, with those of amazon-vpc-cni-k8s under its names. If it is in use by another program, the agent logs that and runs without it.", textValue(&s.Metrics)},
 		{group, "disable-metrics", "DISABLE_METRICS", "", "Do not listen on -metrics-bind-address.", boolValue(&s.NoMetrics)},
 		{group, "log-file", "AWS_VPC_K8S_CNI_LOG_FILE", "WHERE", "stderr, stdout, or the path of a log, which is rotated at 50 MB and has 5 older files. The log has one JSON object a line.", textValue(&s.LogFile)},
-		{group, "log-level", "AWS_VPC_K8S_CNI_LOGLEVEL", "LEVEL", "debug, info, warn, error or fatal, which means the same as error.", choiceValue(&s.LogLevel, "debug", "info", "warn", "error", levelFatal).live()},
+		{group, "log-level", "AWS_VPC_K8S_CNI_LOGLEVEL", "LEVEL", "debug, info, warn, error or fatal, which means the same as error.", choiceValue(&s.logLevel, "debug", "info", "warn", "error", levelFatal).live()},
 	}
 }
 
@@ -362,7 +362,7 @@ func (s *Settings) unsetTargets() {
 	d := defaults()
 	for name, p := range map[string][2]*int{
 		"warm-eni-target": {&s.WarmENITarget, &d.WarmENITarget}, "warm-ip-target": {&s.WarmIPTarget, &d.WarmIPTarget},
-		"minimum-ip-target": {&s.MinimumIPTarget, &d.MinimumIPTarget}, "warm-prefix-target": {&s.WarmPrefixTarget, &d.WarmPrefixTarget},
+		"minimum-ip-target": {&s.minimumIPTarget, &d.minimumIPTarget}, "warm-prefix-target": {&s.warmPrefixTarget, &d.warmPrefixTarget},
 	} {
 		if *p[0] == unset {
 			*p[0] = *p[1]
@@ -394,8 +394,8 @@ func (s *Settings) validate() error {
 
 // policyName returns the name of the policy, with auto resolved.
 func (s *Settings) policyName() string {
-	if s.WarmPolicy != policyAuto {
-		return s.WarmPolicy
+	if s.warmPolicy != policyAuto {
+		return s.warmPolicy
 	}
 	for _, target := range []string{"warm-eni-target", "warm-ip-target", "minimum-ip-target", "warm-prefix-target"} {
 		if s.given[target] {
@@ -408,18 +408,18 @@ func (s *Settings) policyName() string {
 // Agent returns the configuration of the agent, without hooks and log.
 func (s *Settings) Agent() (ipamd.Config, error) {
 	c := s.Config
-	c.MaxENIs = max(s.MaxENI, 0)
+	c.MaxENIs = max(s.maxENI, 0)
 	if c.ConflistFormat == ipamd.FormatAWS && c.Conflist == conflistVPCNet {
 		c.Conflist = conflistAWS
 	}
-	if c.Cooldown = s.CooldownPeriod; c.Cooldown == 0 {
+	if c.Cooldown = s.cooldownPeriod; c.Cooldown == 0 {
 		c.Cooldown = -1
 	}
 	c.Families = nil
-	if s.EnableIPv4 {
+	if s.enableIPv4 {
 		c.Families = append(c.Families, ipam.IPv4)
 	}
-	if s.EnableIPv6 {
+	if s.enableIPv6 {
 		c.Families = append(c.Families, ipam.IPv6)
 	}
 	if err := s.place(&c); err != nil {
@@ -435,28 +435,28 @@ func (s *Settings) Agent() (ipamd.Config, error) {
 
 // place sets the subnets and security groups of pods.
 func (s *Settings) place(c *ipamd.Config) error {
-	networks := ipamd.Networks{Name: s.PodNetwork}
-	named := s.PodNetworks != "" || len(s.PodSubnets) > 0
+	networks := ipamd.Networks{Name: s.podNetwork}
+	named := s.podNetworks != "" || len(s.podSubnets) > 0
 	switch {
-	case s.PodNetworks != "" && len(s.PodSubnets)+len(s.PodGroups) > 0:
+	case s.podNetworks != "" && len(s.podSubnets)+len(s.podGroups) > 0:
 		return errors.New("-pod-networks (VPCNET_POD_NETWORKS) is set together with -pod-subnets or -pod-security-groups, want either")
 	case named && !s.CustomNetwork || !named && s.CustomNetwork:
 		return errors.New("-custom-network (AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG) needs -pod-networks or -pod-subnets (VPCNET_POD_NETWORKS, VPCNET_POD_SUBNETS), and these need it")
-	case s.PodNetworks != "":
-		text, err := os.ReadFile(s.PodNetworks)
+	case s.podNetworks != "":
+		text, err := os.ReadFile(s.podNetworks)
 		if err != nil {
 			return fmt.Errorf("-pod-networks (VPCNET_POD_NETWORKS): %w", err)
 		}
 		s.networks = string(text)
 		if networks.ByName, err = ipamd.ParseNetworks(text); err != nil {
-			return fmt.Errorf("%s: %w", s.PodNetworks, err)
+			return fmt.Errorf("%s: %w", s.podNetworks, err)
 		}
-		if _, ok := networks.ByName[s.PodNetwork]; s.PodNetwork != "" && !ok {
-			return fmt.Errorf("%s has no network %q, which -pod-network (VPCNET_POD_NETWORK) names", s.PodNetworks, s.PodNetwork)
+		if _, ok := networks.ByName[s.podNetwork]; s.podNetwork != "" && !ok {
+			return fmt.Errorf("%s has no network %q, which -pod-network (VPCNET_POD_NETWORK) names", s.podNetworks, s.podNetwork)
 		}
 	case named:
 		networks.Name = ipamd.DefaultNetwork
-		networks.ByName = map[string]eni.Placement{ipamd.DefaultNetwork: {Subnets: s.PodSubnets, Groups: s.PodGroups}}
+		networks.ByName = map[string]eni.Placement{ipamd.DefaultNetwork: {Subnets: s.podSubnets, Groups: s.podGroups}}
 	}
 	if s.CustomNetwork {
 		c.Subnets, c.Groups, c.NoPrimaryPods = networks, networks, true
@@ -465,8 +465,8 @@ func (s *Settings) place(c *ipamd.Config) error {
 	if s.SubnetDiscovery {
 		c.Subnets = eni.SubnetsByTag{Cluster: s.Cluster}
 	}
-	if len(s.PodGroups) > 0 {
-		c.Groups = eni.FixedGroups(s.PodGroups)
+	if len(s.podGroups) > 0 {
+		c.Groups = eni.FixedGroups(s.podGroups)
 	}
 	return nil
 }
@@ -476,7 +476,7 @@ func (s *Settings) policy() (warmpool.Policy, error) {
 	if s.policyName() == policyAWS {
 		return warmpool.AWS{
 			WarmENITarget: s.WarmENITarget, WarmIPTarget: s.WarmIPTarget,
-			MinimumIPTarget: s.MinimumIPTarget, WarmPrefixTarget: s.WarmPrefixTarget,
+			MinimumIPTarget: s.minimumIPTarget, WarmPrefixTarget: s.warmPrefixTarget,
 		}, nil
 	}
 	name, set, err := warmpool.ParsePolicy(s.policyName())
@@ -488,11 +488,11 @@ func (s *Settings) policy() (warmpool.Policy, error) {
 
 // Level returns the lowest level that is logged.
 func (s *Settings) Level() slog.Level {
-	if s.LogLevel == levelFatal {
+	if s.logLevel == levelFatal {
 		return slog.LevelError
 	}
 	var l slog.Level
-	_ = l.UnmarshalText([]byte(s.LogLevel)) // the setting was checked
+	_ = l.UnmarshalText([]byte(s.logLevel)) // the setting was checked
 	return l
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -154,8 +155,8 @@ func TestOptionsComplete(t *testing.T) {
 		}
 	}
 	for _, field := range fields() {
-		if reached[field.Name] == "" && !ownFields[field.Name] {
-			t.Errorf("no option changes setting %s", field.Name)
+		if reached[field] == "" && !ownFields[field] {
+			t.Errorf("no option changes setting %s", field)
 		}
 	}
 }
@@ -163,27 +164,55 @@ func TestOptionsComplete(t *testing.T) {
 // ownFields are fields that programs set themselves, or that settings of other names set.
 var ownFields = map[string]bool{"Policy": true, "Subnets": true, "Groups": true, "NoPrimaryPods": true, "Families": true, "MaxENIs": true, "Cooldown": true, "Demand": true, "Handler": true, "Hooks": true, "Logger": true, "Policies": true}
 
-// fields returns the exported fields, with those of the embedded configuration.
-func fields() (out []reflect.StructField) {
+// fields returns the names of the settings, with the fields of the embedded configuration.
+func fields() (out []string) {
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Settings]()) {
-		if f.IsExported() && !f.Anonymous {
-			out = append(out, f)
+		if !f.Anonymous && !notSettings[f.Name] && (f.IsExported() || len(f.Index) == 1) {
+			out = append(out, f.Name)
 		}
 	}
 	return out
 }
 
+// notSettings are the fields that describe where settings come from.
+var notSettings = map[string]bool{"given": true, "networks": true, "warnings": true}
+
 var allFields = cmp.Options{cmp.AllowUnexported(Settings{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
 
+// changed returns the names of the settings in which before and after differ.
 func changed(before, after Settings) []string {
-	var out []string
-	for _, f := range fields() {
-		a, b := reflect.ValueOf(before).FieldByIndex(f.Index), reflect.ValueOf(after).FieldByIndex(f.Index)
-		if !reflect.DeepEqual(a.Interface(), b.Interface()) {
-			out = append(out, f.Name)
-		}
+	var c comparison
+	cmp.Equal(before, after, allFields, cmp.Reporter(&c))
+	return c.differ
+}
+
+// comparison is a cmp.Reporter that collects the settings that differ.
+type comparison struct {
+	path   []string // the fields on the way to the present value
+	differ []string
+}
+
+func (c *comparison) PushStep(s cmp.PathStep) {
+	name := ""
+	if f, ok := s.(cmp.StructField); ok {
+		name = f.Name()
 	}
-	return out
+	c.path = append(c.path, name)
+}
+
+func (c *comparison) PopStep() { c.path = c.path[:len(c.path)-1] }
+
+func (c *comparison) Report(r cmp.Result) {
+	if r.Equal() || len(c.path) < 2 {
+		return
+	}
+	name := c.path[1]
+	if name == "Config" && len(c.path) > 2 {
+		name = c.path[2]
+	}
+	if !notSettings[name] && !slices.Contains(c.differ, name) {
+		c.differ = append(c.differ, name)
+	}
 }
 
 func TestFlagWinsOverVariable(t *testing.T) {
@@ -191,8 +220,8 @@ func TestFlagWinsOverVariable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.WarmIPTarget != 7 || s.CooldownPeriod != 30*time.Second {
-		t.Errorf("WarmIPTarget, Cooldown = %d, %v, want 7, 30s", s.WarmIPTarget, s.CooldownPeriod)
+	if s.WarmIPTarget != 7 || s.cooldownPeriod != 30*time.Second {
+		t.Errorf("WarmIPTarget, Cooldown = %d, %v, want 7, 30s", s.WarmIPTarget, s.cooldownPeriod)
 	}
 }
 
