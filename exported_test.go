@@ -24,17 +24,17 @@ import (
 
 // TestExportedHaveUsers checks that each exported name of a package that other modules can
 // import has a user: another package of this module with its tests, a program, or an Example.
-// Names are functions, types, methods, constants and variables. Some need no user of their
-// own:
+// Names are functions, types, methods, constants, variables and the fields of structs. Some
+// need no user of their own:
 //
 //   - a type that is part of a used declaration;
 //   - a constant of a used type, or of a group of constants of which another one is used;
 //   - a sentinel error, because the set of them is closed;
 //   - a method that satisfies an interface of this module, of the standard library or of a
-//     package that the method's package imports.
-//
-// A struct field needs a user too, but that may be the package itself or its tests, because
-// the fields of a value belong together. A field with a tag is part of a JSON format.
+//     package that the method's package imports;
+//   - a field of a JSON format, whose user is the program at the other end: a field with a json
+//     tag, and a field of a value that a package or a program, but not a test, gives to package
+//     encoding/json, also inside of other values.
 func TestExportedHaveUsers(t *testing.T) {
 	m := loadModule(t)
 	for _, p := range m.packages {
@@ -78,7 +78,9 @@ type checkedModule struct {
 	byPath   map[string]*source
 	foreign  types.Importer
 	// used has the objects with users. queue has the used objects with types still to walk.
-	used  map[token.Pos]bool
+	used map[token.Pos]bool
+	// json has the types that are JSON formats.
+	json  map[token.Pos]bool
 	queue []types.Object
 	// interfaces are those that this module declares or writes as literals.
 	interfaces []*types.Interface
@@ -90,7 +92,7 @@ type checkedModule struct {
 // tests.
 func loadModule(t *testing.T) *checkedModule {
 	t.Helper()
-	m := &checkedModule{fset: token.NewFileSet(), byPath: map[string]*source{}, used: map[token.Pos]bool{}, groups: map[token.Pos][]token.Pos{}}
+	m := &checkedModule{fset: token.NewFileSet(), byPath: map[string]*source{}, used: map[token.Pos]bool{}, json: map[token.Pos]bool{}, groups: map[token.Pos][]token.Pos{}}
 	goList(t, func(dec *json.Decoder) error {
 		p := &source{}
 		if err := dec.Decode(p); err != nil {
@@ -255,8 +257,7 @@ func (m *checkedModule) collect(p *source, f *ast.File, info *types.Info, own bo
 			if o == nil || o.Pkg() == nil || m.byPath[o.Pkg().Path()] == nil {
 				return
 			}
-			v, ok := o.(*types.Var)
-			if own || ok && v.IsField() || o.Pkg().Path() != p.ImportPath {
+			if own || o.Pkg().Path() != p.ImportPath {
 				m.use(o)
 			}
 		}
@@ -266,6 +267,11 @@ func (m *checkedModule) collect(p *source, f *ast.File, info *types.Info, own bo
 				use(info.Uses[n])
 			case *ast.CompositeLit:
 				m.useLiteral(info.TypeOf(n), n, use)
+			case *ast.CallExpr:
+				useConversion(info, n, use)
+				if !test {
+					m.collectJSON(info, n)
+				}
 			case *ast.InterfaceType:
 				if i, ok := info.TypeOf(n).(*types.Interface); ok && !test {
 					m.interfaces = append(m.interfaces, i)
@@ -290,8 +296,69 @@ func (m *checkedModule) useLiteral(typ types.Type, lit *ast.CompositeLit, use fu
 	}
 }
 
+// useConversion records the fields of both types of a conversion between structs.
+func useConversion(info *types.Info, call *ast.CallExpr, use func(types.Object)) {
+	if tv := info.Types[call.Fun]; !tv.IsType() || len(call.Args) != 1 {
+		return
+	}
+	for _, typ := range []types.Type{info.TypeOf(call.Fun), info.TypeOf(call.Args[0])} {
+		if typ == nil {
+			continue
+		}
+		if s, ok := types.Unalias(typ).Underlying().(*types.Struct); ok {
+			for f := range s.Fields() {
+				use(f)
+			}
+		}
+	}
+}
+
+// collectJSON records as used the fields of a value that is passed to package encoding/json.
+func (m *checkedModule) collectJSON(info *types.Info, call *ast.CallExpr) {
+	sel, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok {
+		return
+	}
+	if f := info.Uses[sel.Sel]; f == nil || f.Pkg() == nil || f.Pkg().Path() != "encoding/json" {
+		return
+	}
+	for _, arg := range call.Args {
+		if t := info.TypeOf(arg); t != nil {
+			m.useJSON(t)
+		}
+	}
+}
+
+// useJSON records as used the fields of the structs in a type, which are a JSON format.
+func (m *checkedModule) useJSON(t types.Type) {
+	switch t := types.Unalias(t).(type) {
+	case *types.Named:
+		if o := t.Obj(); o.Pkg() != nil && m.byPath[o.Pkg().Path()] != nil && !m.json[o.Pos()] {
+			m.json[o.Pos()] = true
+			m.useJSON(t.Underlying())
+		}
+	case *types.Pointer:
+		m.useJSON(t.Elem())
+	case *types.Slice:
+		m.useJSON(t.Elem())
+	case *types.Array:
+		m.useJSON(t.Elem())
+	case *types.Map:
+		m.useJSON(t.Elem())
+	case *types.Struct:
+		for i := range t.NumFields() {
+			f := t.Field(i)
+			if f.Exported() && reflect.StructTag(t.Tag(i)).Get("json") != "-" {
+				m.use(f)
+				m.useJSON(f.Type())
+			}
+		}
+	}
+}
+
 // collectNested records the uses in programs that are modules of their own. Their types are
-// not checked: a selector uses every name like it of the packages that its file imports.
+// not checked: a selector and the key of a literal use every name like it of the packages that
+// their file imports.
 func (m *checkedModule) collectNested(t *testing.T) {
 	nested, err := filepath.Glob("examples/*/go.mod")
 	if err != nil {
@@ -306,8 +373,13 @@ func (m *checkedModule) collectNested(t *testing.T) {
 				}
 			}
 			ast.Inspect(f, func(n ast.Node) bool {
-				if sel, ok := n.(*ast.SelectorExpr); ok {
-					m.useName(imported, sel.Sel.Name)
+				switch n := n.(type) {
+				case *ast.SelectorExpr:
+					m.useName(imported, n.Sel.Name)
+				case *ast.KeyValueExpr:
+					if key, ok := n.Key.(*ast.Ident); ok {
+						m.useName(imported, key.Name)
+					}
 				}
 				return true
 			})
@@ -448,7 +520,8 @@ func (m *checkedModule) unusedMembers(p *source, tn *types.TypeName) (out []stri
 	if s, ok := n.Underlying().(*types.Struct); ok {
 		for i := range s.NumFields() {
 			f := s.Field(i)
-			_, wire := reflect.StructTag(s.Tag(i)).Lookup("json")
+			tag, wire := reflect.StructTag(s.Tag(i)).Lookup("json")
+			wire = wire && tag != "-"
 			if f.Exported() && !f.Embedded() && !wire && !m.used[f.Pos()] {
 				out = append(out, f.Name())
 			}

@@ -134,11 +134,13 @@ func ExampleClient() {
 		return
 	}
 	agent := servertest.New(servertest.Config{
-		Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.1.5/32")}, ENI: "eni-0a1b", Device: 1,
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.1.5/32")}, ENI: "eni-0a1b", Card: 1, Device: 1,
 	})
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- (&server.Server{Backend: agent}).Serve(ctx, l) }()
+	go func() {
+		done <- (&server.Server{Backend: agent, AllowUIDs: []uint32{uint32(os.Geteuid())}}).Serve(ctx, l)
+	}()
 
 	client := cniplugin.Client{Socket: socket, Wait: time.Second}
 	for _, id := range []string{"web", "db"} {
@@ -158,8 +160,36 @@ func ExampleClient() {
 	err = cniplugin.Client{Socket: socket}.Status(context.Background())
 	fmt.Println("agent is away:", errors.Is(err, cniplugin.ErrAgentAway))
 	// Output:
-	// web 10.0.1.5 on eni-0a1b table 2
+	// web 10.0.1.5 on eni-0a1b table 10101
 	// db 11 subnet-full 5s
 	// <nil>
 	// agent is away: true
+}
+
+// dryRun is a Wiring that prints what it would make.
+type dryRun struct{}
+
+func (dryRun) Add(_ context.Context, req cniplugin.WiringRequest) (*cniplugin.Result, error) {
+	mac := req.MAC
+	if mac == "" {
+		mac = "02:00:00:00:00:01"
+	}
+	for _, a := range req.Allocated.Addresses {
+		fmt.Fprintf(os.Stderr, "%s of %s gets %s on %s, MAC %s\n", req.IfName, req.Pod.Name, a.Addr, a.ENI, mac)
+	}
+	result := req.Result()
+	result.Interfaces[0].Mac = mac
+	return result, nil
+}
+
+func (dryRun) Del(context.Context, cniplugin.WiringRequest) error { return nil }
+
+// A plugin that asks the agent for addresses, as vpc-cni does, and changes nothing in the kernel.
+func ExampleWiring() {
+	main := func() {
+		os.Exit(cniplugin.Plugin{Wiring: dryRun{}}.Main(context.Background(), cniplugin.Invocation{
+			Getenv: os.Getenv, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		}))
+	}
+	_ = main
 }

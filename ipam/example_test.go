@@ -119,10 +119,10 @@ func ExamplePool_ReleaseIf() {
 		}
 	}
 
-	started := time.Now() // the list does not cover allocations made after this time
+	started := time.Now() // the list does not cover allocations made or requested again after this time
 	valid := map[ipam.Attachment]bool{{Network: "vpcnet", ContainerID: "alive", IfName: "eth0"}: true}
 	gone, err := pool.ReleaseIf(func(a ipam.Allocation) bool {
-		return a.Network == "vpcnet" && !valid[a.Attachment] && a.At.Before(started)
+		return a.Network == "vpcnet" && !valid[a.Attachment] && a.At.Before(started) && a.RequestedAt.Before(started)
 	})
 	if err != nil {
 		log.Fatal(err)

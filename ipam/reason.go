@@ -124,8 +124,8 @@ type ExhaustedError struct {
 	RetryAfter time.Duration
 	// Waited is how long the request was in the queue.
 	Waited time.Duration
-	// Err is the context's error if the context ended first. May be nil.
-	Err error
+	// err is the context's error if the context ended first. May be nil.
+	err error
 }
 
 // Error returns the reason, followed by the evidence.
@@ -148,8 +148,8 @@ func (e *ExhaustedError) Error() string {
 
 // Unwrap returns ErrExhausted and the context's error.
 func (e *ExhaustedError) Unwrap() []error {
-	if e.Err == nil {
+	if e.err == nil {
 		return []error{ErrExhausted}
 	}
-	return []error{ErrExhausted, e.Err}
+	return []error{ErrExhausted, e.err}
 }

@@ -111,7 +111,7 @@ func (p *Pool) abandon(w *waiter, cause error) {
 		if i := slices.Index(p.waiters, w); i >= 0 {
 			p.waiters = slices.Delete(p.waiters, i, i+1)
 			e := p.newRound(t).refusal(w)
-			e.Err = cause
+			e.err = cause
 			w.err = e
 			close(w.done)
 		}

@@ -56,17 +56,15 @@ type Config struct {
 	// Tombstones calls release for each attachment that was deleted while no agent
 	// was running, and deletes its record when release returns nil. Optional.
 	Tombstones func(ctx context.Context, release func(ipam.Attachment) error) error
-	// CallTimeout limits each task that calls Provider or Links. Zero means 3
-	// minutes, which is enough to create an ENI, attach it and find it in the
-	// metadata even when EC2 is slow.
-	CallTimeout time.Duration
 	// Rand returns numbers in [0, 1) for jitter. Nil means math/rand/v2.
 	Rand func() float64
 	// Logger receives every decision. Nil discards.
 	Logger *slog.Logger
 }
 
-const defaultCallTimeout = 3 * time.Minute
+// callTimeout limits each task that calls the Provider or the Links. It is enough to create
+// an ENI, attach it and find it in the metadata even when EC2 is slow.
+const callTimeout = 3 * time.Minute
 
 // errConfig is the error of New for a Config that cannot work.
 var errConfig = errors.New("agent configuration")
@@ -74,14 +72,13 @@ var errConfig = errors.New("agent configuration")
 // Agent fills a pool and serves requests from it. All methods are safe for
 // concurrent use.
 type Agent struct {
-	cfg         Config
-	cards       int
-	families    []ipam.Family
-	callTimeout time.Duration
-	rand        func() float64
-	log         *slog.Logger
-	refresh     chan struct{}
-	changed     chan struct{} // a value means that next is set
+	cfg      Config
+	cards    int
+	families []ipam.Family
+	rand     func() float64
+	log      *slog.Logger
+	refresh  chan struct{}
+	changed  chan struct{} // a value means that next is set
 
 	mu       sync.Mutex
 	next     *rules
@@ -96,14 +93,11 @@ type Agent struct {
 // wrong with cfg.
 func New(cfg Config) (*Agent, error) {
 	a := &Agent{
-		cfg: cfg, cards: len(cfg.Limits), families: slices.Clone(cfg.Families), callTimeout: cfg.CallTimeout, rand: cfg.Rand,
+		cfg: cfg, cards: len(cfg.Limits), families: slices.Clone(cfg.Families), rand: cfg.Rand,
 		log: cfg.Logger, refresh: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}
 	if len(a.families) == 0 {
 		a.families = []ipam.Family{ipam.IPv4}
-	}
-	if a.callTimeout == 0 {
-		a.callTimeout = defaultCallTimeout
 	}
 	if a.rand == nil {
 		a.rand = rand.Float64

@@ -53,3 +53,43 @@ func Example() {
 	// <nil>
 	// 1 ENI, 0 created, first block 10.0.0.0/28
 }
+
+// subnetNode is a node in a subnet of which the provider knows how much is free.
+type subnetNode struct {
+	*agenttest.Node
+	addrs, prefixes int
+}
+
+func (n subnetNode) Observe(ctx context.Context) (agent.Observation, error) {
+	o, err := n.Node.Observe(ctx)
+	o.FreeAddrs, o.FreePrefixes = &n.addrs, &n.prefixes
+	return o, err
+}
+
+// While few addresses are free in the subnet, the node keeps few. The calls of the provider
+// take a while, as those of EC2 do.
+func ExampleObservation() {
+	pool, err := ipam.Open(ipam.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	node := &agenttest.Node{Latency: 10 * time.Millisecond}
+	a, err := agent.New(agent.Config{
+		Pool: pool, Provider: subnetNode{node, 20, 0}, Links: node,
+		Policy: warmpool.Exhaustion{Policy: warmpool.Band{Low: 8}, Below: 64},
+		Limits: []warmpool.Limits{{MaxENIs: 3, SlotsPerENI: 9}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	go a.Run(ctx)
+
+	wait, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	pod := ipam.Attachment{Network: "vpcnet", ContainerID: "4f1a", IfName: "eth0"}
+	_, err = a.Allocate(wait, ipam.Request{Attachment: pod})
+	fmt.Println(err, "fewer than 8 addresses:", len(node.ENIs()[0].Blocks) < 8)
+	// Output: <nil> fewer than 8 addresses: true
+}

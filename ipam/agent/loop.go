@@ -182,7 +182,7 @@ func (l *loop) start(k key, t task, w work) {
 func (l *loop) launch(ctx context.Context) {
 	for _, s := range l.launches {
 		l.wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, l.callTimeout)
+			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
 			l.results <- result{s.task, s.work(ctx)}
 		})

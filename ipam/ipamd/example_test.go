@@ -24,6 +24,7 @@ import (
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
 	"github.com/vpcnet/vpcnet/ipam/ipamd"
+	"github.com/vpcnet/vpcnet/snat"
 	"github.com/vpcnet/vpcnet/warmpool"
 )
 
@@ -91,10 +92,14 @@ func ExampleProvider() {
 // The adapters over the kernel and the plugin's protocol. The order matters: the pool has
 // the kernel as a witness, and the socket answers before the agent is ready.
 func ExampleOpenLinks() {
-	run := func(ctx context.Context, client *eni.Client) error {
+	run := func(ctx context.Context, client *eni.Client, hooks ipamd.Hooks) error {
 		var backend *ipamd.Backend
 		links, err := ipamd.OpenLinks(ctx, ipamd.LinksConfig{
-			Pods: func() []datapath.Pod { return backend.Pods() },
+			Netns:       "/run/netns/node",
+			Node:        datapath.Node{Layout: datapath.PerPod, HostLinkPrefix: "own"},
+			SNAT:        snat.Config{HostLinkPrefix: "own", NodePort: true},
+			SNATBackend: snat.Nftables,
+			Pods:        func() []datapath.Pod { return backend.Pods() },
 		})
 		if err != nil {
 			return err
@@ -108,21 +113,32 @@ func ExampleOpenLinks() {
 		if err != nil {
 			return err
 		}
-		backend = ipamd.NewBackend(ipamd.BackendConfig{Pool: pool, MTU: 9001})
+		backend = ipamd.NewBackend(ipamd.BackendConfig{
+			Pool: pool, MTU: 9001, Layout: datapath.PerPod, HostLinkPrefix: "own",
+			EachCard:       true,
+			SecurityGroups: hooks.SecurityGroups,
+			BeforeReply:    hooks.BeforeReply,
+			AfterDel:       hooks.AfterDel,
+			Requested:      hooks.Requested,
+		})
 		listener, err := server.Listen("/run/own/agent.sock")
 		if err != nil {
 			return err
 		}
 		served := make(chan error, 1)
 		go func() { served <- (&server.Server{Backend: backend, SweepSoon: links.SweepSoon}).Serve(ctx, listener) }()
-		provider := &ipamd.Provider{Manager: manager, Pool: pool, Links: links, MTU: 9001}
+		provider := &ipamd.Provider{
+			Manager: manager, Pool: pool, Links: links, MTU: 9001,
+			Prefixes: true, NoPrimary: true, PodENI: true,
+			Changed: func(inv eni.Inventory) { slog.Info("ENIs", "of", inv.Instance.ID, "now", len(inv.ENIs)) },
+		}
 		if _, err := provider.Observe(ctx); err != nil { // registers all ENIs with the links
 			backend.SetProblem(err)
 			return err
 		}
 		a, err := agent.New(agent.Config{
 			Pool: pool, Provider: provider, Links: links, Kernel: links,
-			Policy: warmpool.Band{}, Limits: []warmpool.Limits{{MaxENIs: 3, SlotsPerENI: 9}},
+			Policy: warmpool.Band{}, Limits: []warmpool.Limits{{MaxENIs: 3, SlotsPerENI: 9, AddressesPerSlot: 16}},
 		})
 		if err != nil {
 			return err

@@ -49,6 +49,8 @@ func openJournals(ctx context.Context, dir, boot string, booted time.Time, log *
 		log.Info("the machine was rebooted: the journal of the pool is new")
 	case report.Migrated:
 		log.Info("the journal of the pool was converted from the earlier format")
+	case report.Created:
+		log.Info("the journal of the pool is new")
 	}
 	if report.Why != nil {
 		j.recordLoss("pool", report.SetAside, report.Readable, report.Why)
@@ -58,6 +60,12 @@ func openJournals(ctx context.Context, dir, boot string, booted time.Time, log *
 		return nil, errors.Join(err, pool.Close())
 	}
 	j.intents = intents
+	switch {
+	case found.Migrated:
+		log.Info("the journal of ENI operations was converted from the earlier format")
+	case found.Created:
+		log.Info("the journal of ENI operations is new")
+	}
 	if found.Why != nil {
 		j.recordLoss("ENI operations", found.SetAside, found.Readable, found.Why)
 	}

@@ -32,7 +32,7 @@ func opened(t *testing.T, dir string) (*journals, *ipam.Pool, string) {
 }
 
 // TestDamagedJournals checks that the agent starts with an empty pool if its
-// journals are damaged, and reports what it lost. A normal start reports nothing.
+// journals are damaged, and reports what it lost. A normal start reports no loss.
 func TestDamagedJournals(t *testing.T) {
 	dir := t.TempDir()
 	start := func(want ...string) *journals {
@@ -49,8 +49,8 @@ func TestDamagedJournals(t *testing.T) {
 				t.Errorf("log %q, want %q in it", log, w)
 			}
 		}
-		if len(want) == 0 && log != "" {
-			t.Errorf("log %q, want none", log)
+		if len(want) == 0 && strings.Contains(log, "level=ERROR") {
+			t.Errorf("log %q, want no error", log)
 		}
 		return j
 	}

@@ -25,8 +25,8 @@ import (
 type Offline struct {
 	// Manager has the ENIs.
 	Manager *eni.Manager
-	// Links has the network of the node.
-	Links *Links
+	// links has the network of the node.
+	links *Links
 
 	node     *node
 	provider *Provider
@@ -52,7 +52,7 @@ func OpenOffline(ctx context.Context, cfg Config) (*Offline, error) {
 		Manager: st.manager, Pool: n.pool, Links: n.links, Prefixes: cfg.prefixes(st.limits), PodENI: n.own.trunks(),
 		MTU: cfg.ENIMTU, NoPrimary: cfg.NoPrimaryPods, own: n.own,
 	}
-	return &Offline{Manager: st.manager, Links: n.links, node: n, provider: p}, nil
+	return &Offline{Manager: st.manager, links: n.links, node: n, provider: p}, nil
 }
 
 // Close closes what OpenOffline has opened, and leaves the network as it is.
@@ -190,7 +190,7 @@ func (o *Offline) Ensure(ctx context.Context, enis []agent.ENI) error {
 		if e.NoPods && !e.Primary {
 			continue
 		}
-		if err := o.Links.Ensure(ctx, e); err != nil {
+		if err := o.links.Ensure(ctx, e); err != nil {
 			return fmt.Errorf("%s: %w", e.ID, err)
 		}
 	}
@@ -199,15 +199,15 @@ func (o *Offline) Ensure(ctx context.Context, enis []agent.ENI) error {
 
 // Translate applies the source translation alone.
 func (o *Offline) Translate(ctx context.Context) error {
-	return o.Links.inTurn(ctx, func() error { return o.Links.translate(ctx) })
+	return o.links.inTurn(ctx, func() error { return o.links.translate(ctx) })
 }
 
 // Desired returns the network that Ensure makes, and its translation, which lacks what
 // Links finds in the kernel.
 func (o *Offline) Desired(vpc []netip.Prefix) (datapath.Desired, snat.Config) {
-	cfg := o.Links.snatConfig
+	cfg := o.links.snatConfig
 	cfg.VPC = vpc
-	return datapath.Desired{Node: o.Links.Node(), Pods: o.node.backend.Pods()}, cfg
+	return datapath.Desired{Node: o.links.Node(), Pods: o.node.backend.Pods()}, cfg
 }
 
 // Announce writes the CNI configuration, as an agent does when it can serve pods. It waits for

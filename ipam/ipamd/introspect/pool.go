@@ -13,26 +13,26 @@ import (
 
 // Totals are the numbers of a network card's IPv4 addresses.
 type Totals struct {
-	Card int
+	card int
 	// Prefixes are prefixes of the ENIs, and Addrs their addresses and single ones.
 	Addrs, Prefixes int
-	// Assigned are held by pods, and Cooling rest after a pod.
-	Assigned, Cooling int
+	// assigned are held by pods, and cooling rest after a pod.
+	assigned, cooling int
 }
 
 // TotalsOf returns the numbers of each card of a pool, in order.
 func TotalsOf(v ipam.View) (all []Totals) {
 	for _, e := range v.ENIs {
-		if len(all) == 0 || all[len(all)-1].Card != e.Card { // the ENIs are in the order of cards
-			all = append(all, Totals{Card: e.Card})
+		if len(all) == 0 || all[len(all)-1].card != e.Card { // the ENIs are in the order of cards
+			all = append(all, Totals{card: e.Card})
 		}
 		t := &all[len(all)-1]
 		t.Prefixes += prefixesOf(e)
 		for _, b := range e.Blocks {
 			if b.Prefix.Addr().Is4() {
 				t.Addrs += sizeOf(b.Prefix)
-				t.Assigned += b.Used
-				t.Cooling += b.Cooling
+				t.assigned += b.Used
+				t.cooling += b.Cooling
 			}
 		}
 	}
@@ -68,9 +68,9 @@ type poolLine struct {
 func poolLines(all []Totals, cards []ipamd.CardStatus) (lines []poolLine) {
 	for _, t := range all {
 		for _, c := range cards {
-			if c.Card == t.Card {
-				lines = append(lines, poolLine{t.Card, fmt.Sprintf("IP pool stats for network card %d: Total IPs/Prefixes = %d/%d, AssignedIPs/CooldownIPs: %d/%d, c.maxIPsPerENI = %d",
-					t.Card, t.Addrs, t.Prefixes, t.Assigned, t.Cooling, c.SlotsPerENI*c.AddressesPerSlot)})
+			if c.Card == t.card {
+				lines = append(lines, poolLine{t.card, fmt.Sprintf("IP pool stats for network card %d: Total IPs/Prefixes = %d/%d, AssignedIPs/CooldownIPs: %d/%d, c.maxIPsPerENI = %d",
+					t.card, t.Addrs, t.Prefixes, t.assigned, t.cooling, c.SlotsPerENI*c.AddressesPerSlot)})
 			}
 		}
 	}
