@@ -148,8 +148,8 @@ func (l *Links) register(vpc []netip.Prefix, enis []agent.ENI, confirmed bool) {
 
 // Ensure brings the node's network and the source translation to the state that
 // follows from e and all other ENIs. Calls for several ENIs that wait for their turn are
-// served together. While another program holds the xtables lock, a call fails after the bound
-// of one change of iptables, whatever it has waited for: its own change, or one before it.
+// served together. While other programs hold the xtables lock, a call fails after the bound
+// of one change of iptables, whatever it has waited for: its own change, one before it, or both.
 func (l *Links) Ensure(ctx context.Context, e agent.ENI) error {
 	began := time.Now()
 	l.mu.Lock()
@@ -170,7 +170,7 @@ func (l *Links) Ensure(ctx context.Context, e agent.ENI) error {
 		if l.waitedAt.After(began) {
 			return l.waited
 		}
-		if err := l.noteWaited(l.translate(ctx)); err != nil {
+		if err := l.noteWaited(l.translate(ctx, began)); err != nil {
 			return err
 		}
 		l.mu.Lock()
@@ -246,8 +246,8 @@ func (l *Links) noteWaited(err error) error {
 	return err
 }
 
-// translate applies the source translation.
-func (l *Links) translate(ctx context.Context) error {
+// translate applies the source translation for a caller that has waited since then.
+func (l *Links) translate(ctx context.Context, since time.Time) error {
 	cfg := l.snatConfig
 	l.mu.Lock()
 	cfg.VPC = slices.Clone(l.vpc)
@@ -280,7 +280,7 @@ func (l *Links) translate(ctx context.Context) error {
 		return fmt.Errorf("source translation: %w", err)
 	}
 	l.translation, l.hasTranslation = cfg, true
-	if err := l.applyTranslation(ctx, cfg); err != nil {
+	if err := l.applyTranslation(ctx, cfg, since); err != nil {
 		return fmt.Errorf("source translation: %w", err)
 	}
 	l.fallback = false
@@ -289,8 +289,8 @@ func (l *Links) translate(ctx context.Context) error {
 
 // applyTranslation puts the rules into the backend, or into iptables if it lacks what they
 // need and may change.
-func (l *Links) applyTranslation(ctx context.Context, cfg snat.Config) error {
-	lacking := l.translator().apply(ctx, cfg)
+func (l *Links) applyTranslation(ctx context.Context, cfg snat.Config, since time.Time) error {
+	lacking := l.translator().apply(ctx, cfg, since)
 	if !l.fallback || !errors.Is(lacking, errors.ErrUnsupported) {
 		return lacking
 	}
@@ -298,7 +298,7 @@ func (l *Links) applyTranslation(ctx context.Context, cfg snat.Config) error {
 	if err != nil {
 		return errors.Join(lacking, err)
 	}
-	if err := other.apply(ctx, cfg); err != nil {
+	if err := other.apply(ctx, cfg, since); err != nil {
 		return errors.Join(lacking, err, other.Close())
 	}
 	l.mu.Lock()
@@ -336,7 +336,7 @@ func (l *Links) SetVPC(ctx context.Context, vpc []netip.Prefix) error {
 		if !l.hasTranslation {
 			return nil
 		}
-		return l.translate(ctx)
+		return l.translate(ctx, time.Now())
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/eni"
@@ -166,6 +167,11 @@ func (o *Offline) Forget() error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+	for _, r := range o.node.own.records.list() {
+		if err := o.node.own.records.remove(r); err != nil {
+			return err
+		}
+	}
 	return o.reopen()
 }
 
@@ -199,7 +205,7 @@ func (o *Offline) Ensure(ctx context.Context, enis []agent.ENI) error {
 
 // Translate applies the source translation alone.
 func (o *Offline) Translate(ctx context.Context) error {
-	return o.links.inTurn(ctx, func() error { return o.links.translate(ctx) })
+	return o.links.inTurn(ctx, func() error { return o.links.translate(ctx, time.Now()) })
 }
 
 // Desired returns the network that Ensure makes, and its translation, which lacks what

@@ -20,7 +20,9 @@ const AutoBackend snat.Backend = "auto"
 type translator interface {
 	// name is what the status shows.
 	name() string
-	apply(ctx context.Context, cfg snat.Config) error
+	// apply fails with a waitedError once the bound of a change has passed since the caller
+	// began to wait.
+	apply(ctx context.Context, cfg snat.Config, since time.Time) error
 	// watch repairs the rules until ctx ends.
 	watch(ctx context.Context, cfg watchConfig) error
 	Close() error
@@ -45,7 +47,7 @@ func openTranslator(ctx context.Context, netns string, b snat.Backend) (translat
 	if b != snat.Iptables {
 		return &nftablesTranslator{Handle: table, netns: netns}, nil
 	}
-	chains, err := iptables.Open(ctx, iptables.Config{Netns: netns})
+	chains, err := iptables.Open(ctx, iptables.Config{Netns: netns, Within: changeWithin})
 	if err != nil {
 		return nil, errors.Join(err, table.Close())
 	}
@@ -60,7 +62,7 @@ type nftablesTranslator struct {
 
 func (t *nftablesTranslator) name() string { return string(snat.Nftables) }
 
-func (t *nftablesTranslator) apply(ctx context.Context, cfg snat.Config) error {
+func (t *nftablesTranslator) apply(ctx context.Context, cfg snat.Config, _ time.Time) error {
 	rules, err := cfg.Ruleset()
 	if err != nil {
 		return err
@@ -109,9 +111,12 @@ func (t *iptablesTranslator) name() string {
 	return string(snat.Iptables) + "-" + string(t.Variant())
 }
 
-// waitedError is the error of a change of iptables that has waited for the xtables lock for the
-// whole bound of iptables.Config.Within. Pods that need the change wait no longer, see
-// [agent.Links].
+// changeWithin bounds how long a pod waits for changes of iptables: its own one, and one that
+// is under way when it comes.
+const changeWithin = 10 * time.Second
+
+// waitedError is the error of a change of iptables that has waited for the xtables lock for all
+// of changeWithin. Pods that need the change wait no longer, see [agent.Links].
 type waitedError struct{ error }
 
 func (waitedError) Final() bool     { return true }
@@ -126,12 +131,14 @@ func markWaited(ctx context.Context, err error) error {
 }
 
 // apply also removes the rules that an earlier agent has left in nftables.
-func (t *iptablesTranslator) apply(ctx context.Context, cfg snat.Config) error {
+func (t *iptablesTranslator) apply(ctx context.Context, cfg snat.Config, since time.Time) error {
 	rules, err := cfg.Iptables()
 	if err != nil {
 		return err
 	}
-	if _, err := t.Apply(ctx, rules); err != nil {
+	bounded, cancel := context.WithDeadline(ctx, since.Add(changeWithin))
+	defer cancel()
+	if _, err := t.Apply(bounded, rules); err != nil {
 		return markWaited(ctx, err)
 	}
 	return t.table.Remove(ctx)

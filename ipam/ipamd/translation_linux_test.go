@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vpcnet/vpcnet/internal/fabric"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
@@ -23,11 +24,56 @@ type lackingTranslator struct {
 	closed bool
 }
 
-func (l *lackingTranslator) apply(context.Context, snat.Config) error { return l.err }
+func (l *lackingTranslator) apply(context.Context, snat.Config, time.Time) error { return l.err }
 
 func (l *lackingTranslator) Close() error {
 	l.closed = true
 	return nil
+}
+
+func newNetns(t *testing.T) *fabric.Netns {
+	t.Helper()
+	ns, err := fabric.CreateNetns("/run/netns/auto")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := ns.Delete(); err != nil {
+			t.Error(err)
+		}
+	})
+	return ns
+}
+
+func translation() snat.Config {
+	return snat.Config{
+		NodeAddrs: []netip.Addr{netip.MustParseAddr("10.0.0.10")}, PrimaryLink: "ens5", VPC: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
+	}
+}
+
+// TestOneBound: a change of iptables for a pod that has waited for an earlier change, which
+// succeeded, has only the rest of the bound, and the pod waits no longer than for one change.
+func TestOneBound(t *testing.T) {
+	isolatetest.Require(t)
+	tr, err := openTranslator(t.Context(), newNetns(t).Path(), snat.Iptables)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := tr.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	var waited waitedError
+	if err := tr.apply(t.Context(), translation(), time.Now().Add(-changeWithin)); !errors.As(err, &waited) {
+		t.Errorf("apply after the bound: %v, want a waitedError", err)
+	}
+	if got, err := tr.(*iptablesTranslator).Observe(t.Context()); err != nil || !got.Equal(snat.IptablesRuleset{}) {
+		t.Errorf("the chains are %v\n%s\nwant none", err, got)
+	}
+	if err := tr.apply(t.Context(), translation(), time.Now()); err != nil {
+		t.Errorf("apply within the bound: %v", err)
+	}
 }
 
 // TestAutoBackend applies a translation with the backend auto. If the kernel lacks what
@@ -49,15 +95,7 @@ func TestAutoBackend(t *testing.T) {
 		{"auto, nftables", true, nil, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			ns, err := fabric.CreateNetns("/run/netns/auto")
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if err := ns.Delete(); err != nil {
-					t.Error(err)
-				}
-			})
+			ns := newNetns(t)
 			first := &lackingTranslator{err: test.err}
 			l := &Links{netns: ns.Path(), snat: first, fallback: test.fallback}
 			t.Cleanup(func() {
@@ -65,10 +103,8 @@ func TestAutoBackend(t *testing.T) {
 					t.Error(err)
 				}
 			})
-			cfg := snat.Config{
-				NodeAddrs: []netip.Addr{netip.MustParseAddr("10.0.0.10")}, PrimaryLink: "ens5", VPC: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
-			}
-			err = l.applyTranslation(t.Context(), cfg)
+			cfg := translation()
+			err := l.applyTranslation(t.Context(), cfg, time.Now())
 			if !test.changes {
 				if !errors.Is(err, test.err) || l.translator() != first || first.closed {
 					t.Errorf("apply: %v, want %v and the same backend, open", err, test.err)

@@ -40,8 +40,8 @@ type Config struct {
 	// Variant is the variant of the programs. Empty means the one in which kubelet or
 	// kube-proxy have chains, otherwise that of the program iptables, otherwise NFT.
 	Variant Variant
-	// Within bounds each call of a Handle and each check of Watch, and what they wait for the
-	// xtables lock: at the end the running program is killed, and no further one starts.
+	// Within bounds each call of a Handle, and half of it each check of Watch, and what they
+	// wait for the xtables lock: at the end the running program is killed, and no further one starts.
 	// The programs wait for whole seconds, and end before. Zero means 10 s; the least is 2 s.
 	Within time.Duration
 }

@@ -85,7 +85,12 @@ func (n *namespace) Close() error {
 
 // inTurn calls do while no other call runs programs. The context of do ends after the bound.
 func (n *namespace) inTurn(ctx context.Context, do func(context.Context) error) error {
-	bounded, cancel := context.WithTimeout(ctx, n.within)
+	return n.inTurnWithin(ctx, n.within, do)
+}
+
+// inTurnWithin is inTurn with another bound.
+func (n *namespace) inTurnWithin(ctx context.Context, bound time.Duration, do func(context.Context) error) error {
+	bounded, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	select {
 	case n.turn <- struct{}{}:

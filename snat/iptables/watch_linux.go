@@ -67,7 +67,8 @@ func (w *watcher) check(ctx context.Context) (pause time.Duration, err error) {
 		return w.cfg.Every, nil
 	}
 	var r snat.Repair
-	err = w.n.inTurn(ctx, func(ctx context.Context) error {
+	// Callers of Apply that wait for this check have half of their time left after it.
+	err = w.n.inTurnWithin(ctx, max(w.n.within/2, leastWithin), func(ctx context.Context) error {
 		applied, count := w.n.recorded()
 		if count != before { // an Apply came between Desired and this check
 			return nil
