@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,21 +16,35 @@ import (
 	"github.com/vpcnet/vpcnet/eni/vpctest"
 )
 
-// TestInstall installs on a node, runs pods with what was installed, and removes it. The
-// settings of the kernel are then as before, and the next list of an operator stays.
+// TestInstall installs on a node with the capabilities of the unit of systemd, which fails
+// without each of them, and removes what was installed. The settings of the kernel are then as
+// before.
 func TestInstall(t *testing.T) {
 	t.Parallel()
 	vpc := vpctest.New(t)
 	node := vpc.Node(t, "t3.small")
 	dir := t.TempDir()
 	bin, state := filepath.Join(dir, "opt", "cni", "bin"), filepath.Join(dir, "state")
+	needed := capabilities(t)
+	line := func(command string, capabilities ...string) []string {
+		return append(with(capabilities...), Program("ipamd"), command, "-cni-bin-dir="+bin, "-state-dir="+state, "-enable-v6-egress", "-preflight=off")
+	}
 	ipamd := func(command string) {
 		t.Helper()
-		node.Run(t, Program("ipamd"), command, "-cni-bin-dir="+bin, "-state-dir="+state, "-enable-v6-egress", "-preflight=off")
+		l := line(command, needed...)
+		node.Run(t, l[0], l[1:]...)
 	}
 	sysctls := func() string { return node.Run(t, "sysctl", "net.ipv4.conf.ens5.rp_filter", "net.ipv4.ip_forward") }
 	node.Run(t, "sysctl", "-w", "net.ipv4.conf.ens5.rp_filter=1", "net.ipv4.ip_forward=0")
 	before := sysctls()
+	for i, missing := range needed {
+		l := line("install", append(append([]string{}, needed[:i]...), needed[i+1:]...)...)
+		p := node.Start(t, exec.Command(l[0], l[1:]...))
+		<-p.Done()
+		if p.Err() == nil || !strings.Contains(p.Output(), "operation not permitted") {
+			t.Errorf("install without %s: %v: %s, want it to name the permission", missing, p.Err(), p.Output())
+		}
+	}
 	ipamd("install")
 	if got, want := sysctls(), "net.ipv4.conf.ens5.rp_filter = 2\nnet.ipv4.ip_forward = 1\n"; got != want {
 		t.Errorf("settings %s, want %s", got, want)
