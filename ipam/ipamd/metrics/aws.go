@@ -147,9 +147,6 @@ func (m *Metrics) Started(ctx context.Context, start time.Time, agent Agent, cha
 	m.aws.started.WithLabelValues("true", "false", "").Observe(time.Since(start).Seconds())
 }
 
-// awsCollector reads the gauges at each scrape.
-type awsCollector struct{ agent Agent }
-
 var (
 	descENIMax      = prometheus.NewDesc("awscni_eni_max", "ENIs that the instance can have for pods.", nil, nil)
 	descIPMax       = prometheus.NewDesc("awscni_ip_max", "Addresses that the instance can have for pods.", nil, nil)
@@ -163,21 +160,13 @@ var (
 	descMarkBackend = prometheus.NewDesc("awscni_connmark_backend", "The part of the kernel that marks connections.", []string{"backend"}, nil)
 )
 
-// Describe implements prometheus.Collector.
-func (awsCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{
-		descENIMax, descIPMax, descENIs, descTotal, descAssigned, descPrefixes, descPerCIDR, descPerENI, descInProgress, descMarkBackend,
-	} {
-		ch <- d
-	}
+// awsDescs are the gauges of gaugesOfAWS.
+var awsDescs = []*prometheus.Desc{
+	descENIMax, descIPMax, descENIs, descTotal, descAssigned, descPrefixes, descPerCIDR, descPerENI, descInProgress, descMarkBackend,
 }
 
-// Collect implements prometheus.Collector.
-func (c awsCollector) Collect(ch chan<- prometheus.Metric) {
-	v, st := c.agent.View(), c.agent.Status()
-	gauge := func(d *prometheus.Desc, n int, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), labels...)
-	}
+// gaugesOfAWS calls gauge for each gauge under a name of amazon-vpc-cni-k8s.
+func gaugesOfAWS(v ipam.View, st ipamd.Status, gauge func(d *prometheus.Desc, n int, labels ...string)) {
 	var maxENIs, maxAddrs, addrs, prefixes, assigned int
 	for _, card := range st.Cards {
 		maxENIs += card.MaxENIs

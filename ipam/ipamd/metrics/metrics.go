@@ -74,7 +74,7 @@ func (m *Metrics) Handler() http.Handler {
 }
 
 // Watch adds the metrics of the pool of an agent. It is called once.
-func (m *Metrics) Watch(a Agent) { m.registry.MustRegister(poolCollector{a}, awsCollector{a}) }
+func (m *Metrics) Watch(a Agent) { m.registry.MustRegister(collector{a}) }
 
 // Hooks returns the hooks by which an agent counts. It passes calls to EC2 on to called.
 func (m *Metrics) Hooks(called func(eni.Call)) ipamd.Hooks {
@@ -138,8 +138,9 @@ type Agent interface {
 	View() ipam.View
 }
 
-// poolCollector reads the pool at each scrape, so that no gauge can become stale.
-type poolCollector struct{ agent Agent }
+// collector reads the pool and the status at each scrape, so that no gauge can become stale.
+// It reads them once, because a status costs a look at all links.
+type collector struct{ agent Agent }
 
 var (
 	descAddresses = prometheus.NewDesc("vpcnet_addresses", "Addresses of the pool, by ENI and state: used by pods, quarantined because they are in use in the kernel but not in the journal, cooling after use, free, or held back because their ENI is not ready.", []string{"eni", "state"}, nil)
@@ -148,20 +149,21 @@ var (
 )
 
 // Describe implements prometheus.Collector.
-func (poolCollector) Describe(ch chan<- *prometheus.Desc) {
-	ch <- descAddresses
-	ch <- descDenied
-	ch <- descWaiting
+func (collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range append([]*prometheus.Desc{descAddresses, descDenied, descWaiting}, awsDescs...) {
+		ch <- d
+	}
 }
 
 // Collect implements prometheus.Collector.
-func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
-	v := c.agent.View()
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	v, st := c.agent.View(), c.agent.Status()
 	gauge := func(d *prometheus.Desc, n int, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), labels...)
 	}
+	gaugesOfAWS(v, st, gauge)
 	gauge(descWaiting, len(v.Waiting))
-	for _, d := range c.agent.Status().Denied {
+	for _, d := range st.Denied {
 		ch <- prometheus.MustNewConstMetric(descDenied, prometheus.CounterValue, float64(d.Packets), d.Class, d.Direction.String())
 	}
 	for _, e := range v.ENIs {

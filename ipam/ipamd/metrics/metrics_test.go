@@ -25,11 +25,16 @@ import (
 type fakeAgent struct {
 	pool  *ipam.Pool
 	ready bool
+	// looks counts the calls of Status. Optional.
+	looks *int
 }
 
 func (a fakeAgent) View() ipam.View { return a.pool.View() }
 
 func (a fakeAgent) Status() ipamd.Status {
+	if a.looks != nil {
+		*a.looks++
+	}
 	return ipamd.Status{
 		Ready:    a.ready,
 		InFlight: []string{"assign eni-1 2 slots"},
@@ -62,7 +67,8 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := New("v1")
-	m.Watch(fakeAgent{pool: pool})
+	looks := 0
+	m.Watch(fakeAgent{pool: pool, looks: &looks})
 	hooks := m.Hooks(func(eni.Call) {})
 	hooks.Requested(ipamd.Request{Call: "add", Took: time.Millisecond})
 	hooks.Requested(ipamd.Request{Call: "add", Took: time.Second, Failed: true, Reason: "subnet-full", Exhausted: true})
@@ -83,6 +89,9 @@ func TestMetrics(t *testing.T) {
 
 	rec := httptest.NewRecorder()
 	m.Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	if looks != 1 {
+		t.Errorf("a scrape reads the status %d times, want once", looks)
+	}
 	var got, goRuntime []string
 	for line := range strings.Lines(rec.Body.String()) {
 		switch line = strings.TrimSpace(line); {
