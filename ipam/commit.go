@@ -133,11 +133,16 @@ func (p *Pool) commit(batch []*op) {
 	}
 	if waiting := len(p.waiters); len(t.events) > 0 || len(answered) > 0 || waiting != p.waiting {
 		p.waiting = waiting
-		for c := range p.readers {
-			select {
-			case c <- struct{}{}:
-			default: // a value is pending already
-			}
+		p.tellReaders()
+	}
+}
+
+// tellReaders sends to the channels of Subscribe. The caller holds the mutex.
+func (p *Pool) tellReaders() {
+	for c := range p.readers {
+		select {
+		case c <- struct{}{}:
+		default: // a value is pending already
 		}
 	}
 }

@@ -154,7 +154,10 @@ func (p *Pool) SetMaxPods(n int) {
 // Config.MaxPods. It reports whether there are at most MaxPods with them.
 func (p *Pool) SetOtherPods(n int) (within bool) {
 	p.mu.Lock()
-	p.otherPods = n
+	if p.otherPods != n {
+		p.otherPods = n
+		p.tellReaders()
+	}
 	within = p.maxPods == 0 || len(p.st.held)+n <= p.maxPods
 	p.mu.Unlock()
 	p.recheckQueue()

@@ -18,6 +18,9 @@ type View struct {
 	Waiting []Waiting
 	// Attachments is the number of attachments that hold addresses.
 	Attachments int
+	// OtherPods is the number of pods without addresses of the pool, see
+	// Pool.SetOtherPods.
+	OtherPods int
 	// NextFree is when the next cooldown ends. Zero means that no address is
 	// cooling.
 	NextFree time.Time
@@ -70,6 +73,7 @@ func (p *Pool) View() View {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	v := p.st.view(time.Now())
+	v.OtherPods = p.otherPods
 	for _, w := range p.waiters {
 		v.Waiting = append(v.Waiting, Waiting{w.request, w.since})
 	}

@@ -35,8 +35,9 @@ type Limits struct {
 	// AddressesPerSlot is 1 for secondary private IPs and 16 for /28 prefixes.
 	// Zero means 1.
 	AddressesPerSlot int
-	// MaxPods is the most pods that the node runs; it caps the usable addresses.
-	// Zero means no cap.
+	// MaxPods is the most pods with addresses of the card that the node runs; it caps the
+	// usable addresses. The kubelet's max-pods counts pods with an ENI of their own too, which
+	// the caller subtracts. Zero means no cap.
 	MaxPods int
 }
 

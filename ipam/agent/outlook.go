@@ -121,7 +121,11 @@ func (l *loop) atLimit(card int, v ipam.View) ipam.Outlook {
 		}
 	}
 	if m := s.Limits.MaxPods; m > 0 && sup.Assigned >= m {
-		return ipam.Outlook{Reason: ipam.ReasonPoolLimit, Final: true, Evidence: fmt.Sprintf("%d addresses are in use, the maximum is %d", sup.Assigned, m)}
+		evidence := fmt.Sprintf("%d addresses are in use, the maximum is %d", sup.Assigned, m)
+		if v.OtherPods > 0 {
+			evidence += fmt.Sprintf(" beside %d pods with ENIs of their own", v.OtherPods)
+		}
+		return ipam.Outlook{Reason: ipam.ReasonPoolLimit, Final: true, Evidence: evidence}
 	}
 	if o := l.fullOutlook(card, v); o.Reason != "" && sup.Room == 0 && sup.NewENIs == 0 {
 		return o

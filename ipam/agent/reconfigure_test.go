@@ -36,11 +36,20 @@ func TestReconfigure(t *testing.T) {
 			}
 			free(warm)
 		}
+		if err := p.Reconfigure(warmpool.AWS{WarmIPTarget: 1}, limits); err != nil {
+			t.Fatal(err)
+		}
+		free(1)
+		// Three pods with ENIs of their own leave four addresses of seven to the pool, until
+		// they end.
 		capped := []warmpool.Limits{limits[0]}
 		capped[0].MaxPods = 7
+		p.pool.SetOtherPods(3)
 		if err := p.Reconfigure(warmpool.AWS{WarmIPTarget: 9}, capped); err != nil {
 			t.Fatal(err)
 		}
+		free(4)
+		p.pool.SetOtherPods(0)
 		free(7)
 		for name, err := range map[string]error{
 			"no policy":           p.Reconfigure(nil, limits),

@@ -14,6 +14,11 @@ import (
 func (l *loop) snapshot(card int, v ipam.View) warmpool.Snapshot {
 	family := l.families[0]
 	s := warmpool.Snapshot{Now: v.At, Card: card, Limits: l.limits[card], Memory: l.memory[card]}
+	if s.Limits.MaxPods > 0 {
+		// Pods with an ENI of their own count as pods of the node, but need no address. Zero
+		// would mean that there is no maximum.
+		s.Limits.MaxPods = max(1, s.Limits.MaxPods-v.OtherPods)
+	}
 	devices := map[string]int{}
 	for _, e := range l.foreign {
 		if e.Card == card {
