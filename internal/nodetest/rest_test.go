@@ -27,8 +27,8 @@ const (
 )
 
 // TestFullNode fills a node with pods on 15 ENIs, and kills its agent. It logs how soon the
-// next agent can serve pods, how much memory it has, and how often its threads wake up at
-// rest. At rest the agent must make no call to EC2.
+// next agent can serve pods and how much CPU time it needs for that, how much memory it has
+// when the start's is given back, and how often its threads wake up at rest. At rest the agent must make no call to EC2.
 func TestFullNode(t *testing.T) {
 	t.Parallel()
 	vpc := vpctest.New(t)
@@ -38,7 +38,7 @@ func TestFullNode(t *testing.T) {
 	if s := node.Status(t); len(s.Allocations) != fullNodePods || len(node.ENIs()) != 15 {
 		t.Fatalf("%d pods on %d ENIs, want %d on 15", len(s.Allocations), len(node.ENIs()), fullNodePods)
 	}
-	var times []time.Duration
+	var times, used []time.Duration
 	for range 5 {
 		node.Agent.Signal(t, syscall.SIGKILL)
 		<-node.Agent.Done()
@@ -52,13 +52,16 @@ func TestFullNode(t *testing.T) {
 			}
 			time.Sleep(time.Millisecond)
 		}
-		times = append(times, time.Since(start))
+		times, used = append(times, time.Since(start)), append(used, cpuTime(t, node))
 		node.WaitReady(t)
 	}
 	slices.Sort(times)
-	t.Logf("%d pods on 15 ENIs: ready %v after a start (median of %v)", fullNodePods, times[len(times)/2].Round(100*time.Microsecond), times)
+	slices.Sort(used)
+	t.Logf("%d pods on 15 ENIs: ready %v after a start (median of %v), after %v of CPU time (median of %v)", fullNodePods,
+		times[len(times)/2].Round(100*time.Microsecond), times, used[len(used)/2], used)
 
-	// A sweep follows the start by 20 s and more.
+	// A sweep follows the start by 20 s and more, and the agent gives the memory of its start
+	// back after 5 s.
 	const settle, rest = 30 * time.Second, 30 * time.Second
 	time.Sleep(settle)
 	full := privateMemory(t, node)
@@ -114,6 +117,26 @@ func privateMemory(t *testing.T, node *Node) (sum int) {
 		}
 	}
 	return sum
+}
+
+// cpuTime returns the CPU time of the agent, in its own code and in the kernel, as a multiple of
+// 10 ms.
+func cpuTime(t *testing.T, node *Node) time.Duration {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", node.Agent.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(data), ") ") // the name may have spaces
+	ticks := 0
+	for _, f := range strings.Fields(rest)[11:13] { // utime and stime, see proc_pid_stat(5)
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 // wakeUps returns how often threads of the agent have waited and run again.

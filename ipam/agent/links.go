@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"maps"
@@ -142,6 +143,11 @@ func (l *loop) ensured(e ENI, edition int, err error) {
 	}
 	ln.backoff = backoff{}
 	ln.dirty = ln.revision != edition
+	l.linked(ln, e)
+}
+
+// linked makes the blocks of an ENI allocatable, because its link is verified.
+func (l *loop) linked(ln *link, e ENI) {
 	var add []ipam.Block
 	if l.observed {
 		for _, p := range missing(l.cfg.Pool.View(), e) {
@@ -164,6 +170,15 @@ func (l *loop) ensured(e ENI, edition int, err error) {
 		ln.adopted = false
 		l.log.Info("blocks ready", "eni", e.ID, "blocks", len(add))
 	}
+}
+
+// verifiedAs reports whether the link is verified for an ENI as e describes it.
+func (ln *link) verifiedAs(e ENI) bool {
+	same := func(a, b []netip.Prefix) bool {
+		return slices.Equal(slices.SortedFunc(slices.Values(a), netip.Prefix.Compare), slices.SortedFunc(slices.Values(b), netip.Prefix.Compare))
+	}
+	return !ln.dirty && ln.backoff == backoff{} && ln.Primary == e.Primary && ln.Card == e.Card && ln.Device == e.Device && ln.MTU == e.MTU &&
+		bytes.Equal(ln.MAC, e.MAC) && slices.Equal(ln.Addrs, e.Addrs) && slices.Equal(ln.Gateways, e.Gateways) && same(ln.Blocks, e.Blocks)
 }
 
 // missing returns the blocks of an ENI that the pool does not have, usually none.

@@ -52,7 +52,8 @@ func (l *loop) observe(v ipam.View, wake *earliest) {
 
 // adopt applies an observation to the pool and the links.
 func (l *loop) adopt(o Observation) {
-	if !l.observed {
+	first := !l.observed
+	if first {
 		l.log.Info("observed", "source", o.Source, "lag", o.Lag, "enis", len(o.ENIs))
 	}
 	l.observed, l.lag, l.observedAt = true, o.Lag, o.At
@@ -85,7 +86,14 @@ func (l *loop) adopt(o Observation) {
 	}
 	for _, e := range c.links {
 		delete(l.gone, e.ID)
-		l.setLink(l.withPending(e, v, o), v.ENIs)
+		e = l.withPending(e, v, o)
+		if ln := l.links[e.ID]; first && ln != nil && ln.verifiedAs(e) {
+			// The link was verified a moment ago, but its blocks were not observed then.
+			ln.adopted = true
+			l.linked(ln, e)
+			continue
+		}
+		l.setLink(e, v.ENIs)
 		if ln := l.links[e.ID]; ln != nil {
 			ln.adopted = true
 		}
