@@ -135,24 +135,45 @@ func (m *machine) kill(t *testing.T, name string) {
 	}
 }
 
-// resident returns the memory of a daemon in MB.
-func (m *machine) resident(t *testing.T, name string) int {
+// resident returns the memory in MB of the process of a program in the network namespace of the
+// machine, in a container or not. If there are several, it is that of the greatest.
+func (m *machine) resident(t *testing.T, program string) (mb int) {
 	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.daemons[name].PID()))
+	for _, pid := range m.processes(t, program) {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)) // "" once the process has ended
+		for line := range strings.Lines(string(b)) {
+			if f := strings.Fields(line); f[0] == "VmRSS:" {
+				kB, err := strconv.Atoi(f[1])
+				if err != nil {
+					t.Fatal(err)
+				}
+				mb = max(mb, kB/1024)
+			}
+		}
+	}
+	return mb
+}
+
+// processes returns the processes of a program in the network namespace of the machine.
+func (m *machine) processes(t *testing.T, program string) (all []int) {
+	t.Helper()
+	network := func(pid int) string {
+		link, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid)) // "" once the process has ended
+		return link
+	}
+	own := network(m.holder.PID())
+	comms, err := filepath.Glob("/proc/[0-9]*/comm")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); f[0] == "VmRSS:" {
-			kB, err := strconv.Atoi(f[1])
-			if err != nil {
-				t.Fatal(err)
-			}
-			return kB / 1024
+	for _, file := range comms {
+		name, _ := os.ReadFile(file)
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err == nil && strings.TrimSpace(string(name)) == program && network(pid) == own {
+			all = append(all, pid)
 		}
 	}
-	t.Fatalf("%s on %s has no memory", name, m.Name())
-	return 0
+	return all
 }
 
 // killAll ends all processes in the mounts of the machine, such as the shims of containers,

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,6 +24,10 @@ const (
 	// containerdEnv has the directory of the programs of containerd, which are built outside of
 	// the tests' namespaces.
 	containerdEnv = "E2E_CONTAINERD"
+	// kubernetesEnv, helmEnv and corednsEnv have those of Kubernetes, helm and CoreDNS.
+	kubernetesEnv = "E2E_KUBERNETES"
+	helmEnv       = "E2E_HELM"
+	corednsEnv    = "E2E_COREDNS"
 	// cgroupEnv has the name of the cgroup of this run.
 	cgroupEnv    = "E2E_CGROUP"
 	cgroupPrefix = "vpcnet-e2e-"
@@ -34,7 +39,11 @@ func containerd(program string) string { return filepath.Join(os.Getenv(containe
 // cgroupOfRun returns the parent of all cgroups of this run.
 func cgroupOfRun() string { return os.Getenv(cgroupEnv) }
 
-var long = flag.Bool("long", false, "run the tests, which take minutes")
+var (
+	long = flag.Bool("long", false, "run the tests, which take minutes")
+	// The limits are the addresses of two nodes, and a pod on the second ENI of each.
+	replicas = flag.Int("pods", 60, "run TestKubernetes with this many `pods`, from 34 to 100")
+)
 
 // TestMain runs nothing without -long: the tests are a part of the long tier.
 func TestMain(m *testing.M) {
@@ -48,7 +57,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	nodetest.Main(m, "./pod", "portmap")
+	nodetest.Main(m, "./pod", "portmap", "deploy/image")
 }
 
 // prepare makes outside of the tests' namespaces what they need in them.
@@ -61,7 +70,24 @@ func prepare() error {
 	}
 	const path = "github.com/containerd/containerd/v2/cmd/"
 	dir, err := programs.Build("../containerd", path+"containerd", path+"containerd-shim-runc-v2", path+"ctr")
-	return errors.Join(err, os.Setenv(containerdEnv, dir), os.Setenv(cgroupEnv, cgroupPrefix+strconv.Itoa(os.Getpid())))
+	err = errors.Join(err, os.Setenv(containerdEnv, dir), os.Setenv(cgroupEnv, cgroupPrefix+strconv.Itoa(os.Getpid())))
+	// To build Kubernetes takes most of an hour, which the other tests do not need.
+	if run, e := regexp.Compile(flag.Lookup("test.run").Value.String()); err != nil || e != nil || !run.MatchString("TestKubernetes") {
+		return errors.Join(err, e)
+	}
+	var packages []string
+	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"} {
+		packages = append(packages, "k8s.io/kubernetes/cmd/"+name)
+	}
+	if dir, err = programs.Build("../kubernetes", packages...); err != nil {
+		return err
+	}
+	helm, err := programs.Build("../helm", "helm.sh/helm/v4/cmd/helm")
+	if err != nil {
+		return err
+	}
+	coredns, err := programs.Build("../coredns", "github.com/vpcnet/vpcnet/internal/e2e/coredns")
+	return errors.Join(err, os.Setenv(kubernetesEnv, dir), os.Setenv(helmEnv, helm), os.Setenv(corednsEnv, coredns))
 }
 
 // removeEnded removes the cgroups of earlier runs that were killed.
