@@ -65,6 +65,7 @@ func TestKubernetes(t *testing.T) {
 	step("removal and installation of the chart", n, c.reinstall)
 	step("nothing is left", 0, func(step *testing.T) {
 		c.kubectl(step, "", "delete", "deployment/web", "daemonset/host-port")
+		c.kubectl(step, "", "--namespace", "kube-system", "delete", "deployment/coredns")
 		for _, m := range c.nodes {
 			eventually(step, func() error { return m.left(step, nil) })
 		}
@@ -231,6 +232,13 @@ func (c *cluster) rollout(t *testing.T) {
 // agents selects the pods of the agents.
 const agents = "app.kubernetes.io/name=vpcnet"
 
+// agentsReady waits until the agents of the chart and the nodes are ready.
+func (c *cluster) agentsReady(t *testing.T) {
+	t.Helper()
+	c.kubectl(t, "", "--namespace", "kube-system", "rollout", "status", "daemonset", "vpcnet", "--timeout=240s")
+	c.waitReady(t)
+}
+
 // restarts ends the agents twice while pods start: by SIGKILL, after which kubelet starts the
 // container again, and by the deletion of their pods. Pods that start meanwhile wait for the
 // agents.
@@ -256,7 +264,7 @@ func (c *cluster) restarts(t *testing.T) {
 	started(*replicas / 2)
 	c.kubectl(t, "", "--namespace", "kube-system", "delete", "pod", "--selector", agents, "--wait=false")
 	c.addresses(t, c.waitPods(t, "app=web", *replicas))
-	c.waitReady(t)
+	c.agentsReady(t)
 }
 
 // drain moves the pods of a node to the other one. There at most 53 run beside the pods of CoreDNS
@@ -274,10 +282,9 @@ func (c *cluster) upgrade(t *testing.T) {
 	pods := c.waitPods(t, "app=web", *replicas)
 	asked := c.connect(t, pods)
 	c.chart(t, "upgrade", "image.tag=v2", "env.WARM_IP_TARGET=2")
-	c.kubectl(t, "", "--namespace", "kube-system", "rollout", "status", "daemonset", "vpcnet", "--timeout=240s")
+	c.agentsReady(t)
 	asked(t)
 	c.samePods(t, pods)
-	c.waitReady(t)
 	out := c.kubectl(t, "", "--namespace", "kube-system", "get", "pods", "--selector", agents, "-o", "jsonpath={.items[*].spec.containers[*].image}")
 	if want := agentImage + ":v2 " + agentImage + ":v2"; out != want {
 		t.Errorf("the agents have the images %s, want %s", out, want)
@@ -300,11 +307,10 @@ func (c *cluster) reinstall(t *testing.T) {
 	pods := c.scale(t, *replicas/2)
 	asked := c.connect(t, pods)
 	c.chart(t, "install", "image.tag=v1")
-	c.kubectl(t, "", "--namespace", "kube-system", "rollout", "status", "daemonset", "vpcnet", "--timeout=240s")
+	c.agentsReady(t)
 	asked(t)
 	c.samePods(t, pods)
 	c.addresses(t, c.scale(t, *replicas))
-	c.waitReady(t)
 }
 
 // connect opens a connection from outside of the cluster to each pod, and returns a function that

@@ -41,8 +41,8 @@ func cgroupOfRun() string { return os.Getenv(cgroupEnv) }
 
 var (
 	long = flag.Bool("long", false, "run the tests, which take minutes")
-	// The limits are the addresses of two nodes, and a pod on the second ENI of each.
-	replicas = flag.Int("pods", 60, "run TestKubernetes with this many `pods`, from 34 to 100")
+	// With 34 pods, each node has one on a second ENI.
+	replicas = flag.Int("pods", 60, "run TestKubernetes with this many `pods`, at least 34")
 )
 
 // TestMain runs nothing without -long: the tests are a part of the long tier.
