@@ -4,10 +4,14 @@ package datapath
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"slices"
 
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/rtnl"
+	"golang.org/x/sys/unix"
 )
 
 // AdoptPod: see [Handle.AdoptPod].
@@ -47,6 +51,14 @@ func (h *kernel) DisownPod(ctx context.Context, p Pod) error {
 	if err != nil {
 		return err
 	}
+	if l.Index == 0 && p.Adopted.Link != "" {
+		if l, err = h.findLink(ctx, p.Adopted.Link); err != nil {
+			return err
+		}
+		if !slices.Contains(p.owners(), aliasIn(l).owner) {
+			l = rtnl.Link{}
+		}
+	}
 	return h.withConn(ctx, func(c *rtnl.Conn) error {
 		var b rtnl.Batch
 		for _, m := range append(marked, l) { // the host link is the last one, because the others lead to it
@@ -68,11 +80,36 @@ func (h *kernel) RenameLink(ctx context.Context, from, to string) error {
 		var b rtnl.Batch
 		b.Rename(l.Index, to)
 		answers, err := c.Do(&b)
-		if err == nil && answers[0].Err != nil {
-			err = fmt.Errorf("ip link set dev %s name %s: %w", from, to, answers[0].Err)
+		if err == nil && errors.Is(answers[0].Err, unix.EBUSY) {
+			answers, err = renameDown(c, l, to)
+		}
+		for _, a := range answers {
+			if err == nil && a.Err != nil {
+				err = fmt.Errorf("ip link set dev %s name %s: %w", from, to, a.Err)
+			}
 		}
 		return err
 	})
+}
+
+// renameDown renames a link while it is down, which kernels before 6.2 require, and restores the
+// routes and permanent neighbours that the kernel drops meanwhile, all in one system call.
+func renameDown(c *rtnl.Conn, l rtnl.Link, to string) ([]rtnl.Answer, error) {
+	down, b := l.Link, rtnl.Batch{}
+	down.Up = false
+	b.SetLink(l.Index, down)
+	b.Rename(l.Index, to)
+	b.SetLink(l.Index, l.Link)
+	err := c.EachNeighbor(l.Index, func(n netstate.Neighbor) { b.Neighbor(netstate.OpAdd, l.Index, n) })
+	for family := range netstate.Families() {
+		if err == nil {
+			err = c.EachRouteOver(l.Index, family, func(r netstate.Route) { b.ReplaceRoute(l.Index, r) })
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.Do(&b)
 }
 
 // findAdopted returns the host link of a pod that another program has wired. Its index is 0

@@ -114,11 +114,12 @@ func (h *Handle) AdoptPod(ctx context.Context, p Pod, link string) error {
 	return h.system.AdoptPod(ctx, p, link)
 }
 
-// DisownPod undoes AdoptPod. It succeeds if nothing is recorded.
+// DisownPod undoes AdoptPod, and removes the marks of a pod with a [Branch] that AddPod has
+// wired, if p.Adopted names its host link. It succeeds if nothing is recorded.
 func (h *Handle) DisownPod(ctx context.Context, p Pod) error { return h.system.DisownPod(ctx, p) }
 
 // RenameLink gives a link of the node another name. It succeeds if no link has the name
-// from. Kernels before 6.2 refuse it for a link that is up.
+// from. On kernels before 6.2 the link is down for a moment.
 func (h *Handle) RenameLink(ctx context.Context, from, to string) error {
 	return h.system.RenameLink(ctx, from, to)
 }

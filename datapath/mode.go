@@ -186,6 +186,7 @@ func (p Pod) Resolve(links []netstate.Link) (Pod, error) {
 	for _, f := range p.Mode.fields() {
 		f.clone()
 	}
+	p = Desired{Pods: []Pod{p}}.resolved(links).Pods[0]
 	for _, e := range p.mode().enis() {
 		if e.Link != "" {
 			continue
@@ -196,7 +197,7 @@ func (p Pod) Resolve(links []netstate.Link) (Pod, error) {
 		}
 		e.Link = n.ENIs[0].Link
 	}
-	return Desired{Pods: []Pod{p}}.resolved(links).Pods[0], nil
+	return p, nil
 }
 
 // fromNode reports whether the pod's addresses are those of an ENI of the node. In other

@@ -165,6 +165,9 @@ func (l *lab) adoptBranch(p datapath.Pod, before string) datapath.Pod {
 	t.Helper()
 	key := datapath.Pod{ContainerID: p.ContainerID, IfName: p.IfName}
 	for _, ended := range []bool{false, true} {
+		if ended {
+			p.Netns = newNetns(t) // without the sockets that keep a namespace
+		}
 		l.add(p)
 		foreign := p.HostLink()[:4] + "0f0e0d0c0b0"
 		if p.HostLink()[:3] == "eni" {
@@ -173,8 +176,16 @@ func (l *lab) adoptBranch(p datapath.Pod, before string) datapath.Pod {
 		in(t, l.node, func(h *netlink.Handle) error {
 			link := linkNamed(t, h, p.HostLink())
 			branch := linkNamed(t, h, "vlan.eth.5")
-			return errors.Join(h.LinkSetAlias(link, ""), h.LinkSetAlias(branch, ""), h.LinkDelAltName(branch, "vpcnet."+p.HostLink()), h.LinkSetName(link, foreign))
+			return errors.Join(h.LinkSetAlias(link, ""), h.LinkSetAlias(branch, ""), h.LinkDelAltName(branch, "vpcnet."+p.HostLink()))
 		})
+		if err := l.h.RenameLink(t.Context(), p.HostLink(), foreign); err != nil {
+			t.Fatal(err)
+		}
+		if p.HostLink()[:3] == "eni" { // under strict, the rules have the old name
+			for _, a := range p.Addrs {
+				l.expect(p.Netns, a.Addr, outsideOf(a.Addr))
+			}
+		}
 		d := datapath.Desired{Node: *l.n, Pods: []datapath.Pod{p}}
 		adopt := func() {
 			t.Helper()
@@ -207,6 +218,10 @@ func (l *lab) adoptBranch(p datapath.Pod, before string) datapath.Pod {
 			if err := l.h.RetirePod(t.Context(), key); err != nil {
 				t.Fatal(err)
 			}
+		}
+		// Without the host link nothing tells the addresses, whose rules Sweep deletes.
+		if err := l.h.Sweep(t.Context()); err != nil {
+			t.Fatal(err)
 		}
 		if diff := cmp.Diff(before, l.state()); diff != "" {
 			t.Errorf("DEL of an adopted pod left something (-before +after):\n%s", diff)

@@ -51,6 +51,20 @@ func (m *Manager) Branches(ctx context.Context, trunk string) ([]Branch, error) 
 	return m.ec2.describeBranches(ctx, trunk)
 }
 
+// BranchENI returns a branch ENI as EC2 describes it, with the prefixes of the trunk's subnets
+// if it is in the same subnet. It returns ErrNotFound if EC2 does not show it.
+func (m *Manager) BranchENI(ctx context.Context, b Branch) (ENI, error) {
+	trunk, err := m.knownENI(ctx, OpBranch, b.Trunk)
+	if err != nil {
+		return ENI{}, err
+	}
+	e, err := m.attachedOrBranch(ctx, OpBranch, b.ENI)
+	if err == nil && e.SubnetID == trunk.SubnetID {
+		e.Subnet, e.Subnet6 = trunk.Subnet, trunk.Subnet6
+	}
+	return e, err
+}
+
 // CreateBranch creates a branch ENI and associates it with a trunk under the
 // lowest free VLAN ID. The VLAN ID of a branch that is still cooling is not free.
 // CreateBranch returns the ENI as created, and its association.

@@ -73,7 +73,7 @@ func (m *Manager) Disown(ctx context.Context, id, owner string) error {
 	if err := m.permit("disown", id, false); err != nil {
 		return err
 	}
-	e, err := m.knownENI(ctx, "disown", id)
+	e, err := m.attachedOrBranch(ctx, "disown", id)
 	if err != nil {
 		return err
 	}
@@ -91,14 +91,15 @@ func (m *Manager) Disown(ctx context.Context, id, owner string) error {
 	return nil
 }
 
-// Adopt tags an attached ENI of another program as managed by this node. From then
-// on the Manager treats it like an ENI that Provision created, up to its deletion.
+// Adopt tags an attached ENI of another program, or a branch ENI, as managed by this node.
+// From then on the Manager treats it like an ENI that Provision or CreateBranch created, up to
+// its deletion.
 // It ignores an ENI that is tagged with TagNoManage, or that a service manages.
 func (m *Manager) Adopt(ctx context.Context, id string) error {
 	if err := m.permit("adopt", id, false); err != nil {
 		return err
 	}
-	e, err := m.knownENI(ctx, "adopt", id)
+	e, err := m.attachedOrBranch(ctx, "adopt", id)
 	if err != nil {
 		return err
 	}
@@ -111,4 +112,19 @@ func (m *Manager) Adopt(ctx context.Context, id string) error {
 	}
 	m.changeENI(id, func(e *ENI) { e.Managed, e.Tags = true, tags })
 	return nil
+}
+
+// attachedOrBranch returns an attached ENI, or asks EC2 for one that is not attached: a branch
+// ENI, which the inventory lacks.
+func (m *Manager) attachedOrBranch(ctx context.Context, op Op, id string) (ENI, error) {
+	e, err := m.knownENI(ctx, op, id)
+	if !errors.Is(err, ErrNotFound) {
+		return e, err
+	}
+	e, found, err := m.ec2.describeENI(ctx, id)
+	if err == nil && !found {
+		err = &OpError{Op: string(op), ENI: id, reason: ReasonNotFound}
+	}
+	e.Managed = e.Tags[TagOwner] == m.cfg.Owner && e.Tags[TagInstance] == m.instance()
+	return e, err
 }

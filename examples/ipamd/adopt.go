@@ -29,6 +29,7 @@ func runAdopt(ctx context.Context, args []string, getenv func(string) string, st
 	set.StringVar(&o.Socket, "other-socket", "/var/run/aws-node/ipamd.sock", "`PATH` of the socket of the other agent, which must not answer.")
 	set.StringVar(&o.Conflist, "other-conflist", "/etc/cni/net.d/10-aws.conflist", "`PATH` of the CNI configuration of the other agent.")
 	set.StringVar(&o.PluginDir, "plugin-dir", "/opt/cni/bin", "`DIR` with the CNI plugins; vpc-cni gets the name aws-cni too.")
+	set.StringVar(&o.Results, "results", "/var/lib/cni/results", "`DIR` in which the runtime caches results of plugins.")
 	set.StringVar(&sandboxes, "sandboxes", "/var/run/netns,/var/run/docker/netns", "`DIRS` in which runtimes mount network namespaces, with commas.")
 	set.Usage = func() {
 		fmt.Fprintf(stderr, "Usage: ipamd adopt -from|-to %s [-dry-run] [flags] [-- flags of ipamd]\n\n", adopt.AmazonVPCCNI)

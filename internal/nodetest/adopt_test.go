@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -47,6 +48,7 @@ type amazon struct {
 	vpc     *vpctest.VPC
 	pods    []*amazonPod
 	entries []adopt.Entry
+	trunk   string
 }
 
 // shape is one of the forms in which amazon-vpc-cni-k8s leaves a node.
@@ -60,6 +62,9 @@ type shape struct {
 	ipv6, prefixes bool
 	// cards says that pods have an interface on each of two network cards.
 	cards bool
+	// branch is the enforcing mode of pods on branch ENIs, "" if the node has none. Such a node
+	// has no chains of iptables.
+	branch string
 	// busy is the number of pods with connections. One more pod has none.
 	busy int
 	// killed says that the program is also killed all the time.
@@ -86,6 +91,8 @@ type amazonPod struct {
 	link  string
 	table int
 	nics  []nic
+	// vlan is the VLAN ID of its branch ENI, 0 if it has none.
+	vlan int
 }
 
 // nic is an interface of a pod.
@@ -120,6 +127,9 @@ func newAmazon(t *testing.T, vpc *vpctest.VPC, s shape) *amazon {
 		"WARM_ENI_TARGET": "0", "WARM_IP_TARGET": "1", "ENABLE_PREFIX_DELEGATION": fmt.Sprint(s.prefixes), "ENABLE_MULTI_NIC": fmt.Sprint(s.cards),
 		"ENABLE_IPv4": fmt.Sprint(!s.ipv6), "ENABLE_IPv6": fmt.Sprint(s.ipv6),
 	}}
+	if s.branch != "" {
+		maps.Copy(a.cfg.Env, map[string]string{"ENABLE_POD_ENI": "true", "POD_SECURITY_GROUP_ENFORCING_MODE": s.branch, "VPCNET_BRANCH_ENI_COOLDOWN": "1"})
+	}
 	a.write(t, a.File("net.d/10-aws.conflist"), amazonConflist)
 	a.write(t, a.File("bin/vpc-cni"), read(t, Program("vpc-cni")))
 	a.write(t, a.File("bin/aws-cni"), "#!/bin/sh\nexit 1\n")
@@ -134,25 +144,35 @@ func newAmazon(t *testing.T, vpc *vpctest.VPC, s shape) *amazon {
 		blocks, assign, last = []string{"Ipv6PrefixCount", "1"}, "AssignIpv6Addresses", 0
 	case s.prefixes:
 		blocks = []string{"Ipv4PrefixCount", "1"}
-	case s.cards:
+	case s.cards, s.branch != "":
 		last = 1
 	}
 	vpc.EC2(t, assign, append([]string{"NetworkInterfaceId", machine.ENIs()[0].ID}, blocks...)...)
 	for device := 1; device <= last; device++ {
-		text := vpc.EC2(t, "CreateNetworkInterface", append([]string{
-			"SubnetId", vpc.Subnets[0].ID, "Description", "aws-K8S-" + machine.ID(),
-			"TagSpecification.1.ResourceType", "network-interface", "TagSpecification.1.Tag.1.Key", eni.TagInstance, "TagSpecification.1.Tag.1.Value", machine.ID(),
-			"TagSpecification.1.Tag.2.Key", eni.TagCreated, "TagSpecification.1.Tag.2.Value", "2026-11-30T10:00:00Z",
-		}, blocks...)...)
-		id := "eni-" + strings.SplitN(strings.SplitN(text, "eni-", 2)[1], "<", 2)[0]
+		id := a.createENI(t, blocks...)
 		attach := []string{"InstanceId", machine.ID(), "NetworkInterfaceId", id, "DeviceIndex", fmt.Sprint(device)}
 		if s.cards {
 			attach = append(attach, "NetworkCardIndex", "1")
 		}
 		vpc.EC2(t, "AttachNetworkInterface", attach...)
 	}
+	if s.branch != "" {
+		a.trunk = a.createENI(t, "InterfaceType", "trunk")
+		vpc.EC2(t, "AttachNetworkInterface", "InstanceId", machine.ID(), "NetworkInterfaceId", a.trunk, "DeviceIndex", "2")
+	}
 	a.wireNode(t)
 	return a
+}
+
+// createENI creates an ENI with the tags of the other agent, and returns its ID.
+func (a *amazon) createENI(t *testing.T, params ...string) string {
+	t.Helper()
+	text := a.vpc.EC2(t, "CreateNetworkInterface", append([]string{
+		"SubnetId", a.vpc.Subnets[0].ID, "Description", "aws-K8S-" + a.ID(),
+		"TagSpecification.1.ResourceType", "network-interface", "TagSpecification.1.Tag.1.Key", eni.TagInstance, "TagSpecification.1.Tag.1.Value", a.ID(),
+		"TagSpecification.1.Tag.2.Key", eni.TagCreated, "TagSpecification.1.Tag.2.Value", "2026-11-30T10:00:00Z",
+	}, params...)...)
+	return "eni-" + strings.SplitN(strings.SplitN(text, "eni-", 2)[1], "<", 2)[0]
 }
 
 func (a *amazon) write(t *testing.T, path, text string) {
@@ -166,7 +186,7 @@ func (a *amazon) write(t *testing.T, path, text string) {
 func in(t *testing.T, h *vpctest.Host, f func(*netlink.Handle) error) {
 	t.Helper()
 	h.Do(t, func() error {
-		n, err := netlink.NewHandle()
+		n, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
 		}
@@ -262,6 +282,10 @@ func (a *amazon) wireNode(t *testing.T) {
 		}
 		return errors.Join(errs...)
 	})
+	if a.shape.branch != "" {
+		a.wireTrunk(t)
+		return
+	}
 	a.chains(t)
 }
 
@@ -340,8 +364,16 @@ func (a *amazon) wireENI(h *netlink.Handle, e enitest.ENI) error {
 		h.RouteReplace(&netlink.Route{LinkIndex: index, Dst: single(gw), Scope: netlink.SCOPE_LINK, Table: table}),
 		h.RouteReplace(&netlink.Route{LinkIndex: index, Dst: a.shape.everywhere(), Gw: gw.AsSlice(), Table: table}),
 		h.RouteDel(&netlink.Route{LinkIndex: index, Dst: &net.IPNet{IP: subnet.Masked().Addr().AsSlice(), Mask: addr.Mask}, Scope: netlink.SCOPE_LINK}),
-		h.RuleAdd(from),
+		a.addUnless(e.ID == a.trunk, h, from),
 	)
+}
+
+// addUnless adds a rule, if not skip: the other agent makes no rule for the trunk ENI.
+func (a *amazon) addUnless(skip bool, h *netlink.Handle, r *netlink.Rule) error {
+	if skip {
+		return nil
+	}
+	return h.RuleAdd(r)
 }
 
 // randomMAC returns a MAC as the other plugin makes one.
@@ -394,8 +426,9 @@ func (a *amazon) addPod(t *testing.T, nics ...nic) {
 // wirePod makes the veth pair of an interface of a pod, with its routes and rules.
 func (a *amazon) wirePod(t *testing.T, p *amazonPod, i int) {
 	t.Helper()
-	n, hostLink, name, mac := p.nics[i], podLinkName(p.Name(), i), "eth0", randomMAC()
+	n, hostLink, name, mac := p.nics[i], p.link, "eth0", randomMAC()
 	if i > 0 {
+		hostLink = podLinkName(p.Name(), i)
 		name = fmt.Sprintf("mNicIf%d", i)
 	}
 	in(t, a.Host, func(h *netlink.Handle) error {
@@ -465,7 +498,7 @@ func (a *amazon) cache(t *testing.T, p *amazonPod) {
 		ContainerID: p.entry.ContainerID, NetNS: p.Path(), IfName: "eth0",
 		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", "default"}, {"K8S_POD_NAME", p.Name()}},
 	}
-	dummy := "dummy" + strings.TrimPrefix(p.link, "eni")
+	dummy := "dummy" + p.link[len(p.link)-11:]
 	var links, ips []map[string]any
 	for i, n := range p.nics {
 		name, bits, version := "eth0", 32, "4"
@@ -475,13 +508,17 @@ func (a *amazon) cache(t *testing.T, p *amazonPod) {
 		if a.shape.ipv6 {
 			bits, version = 128, "6"
 		}
-		links = append(links, map[string]any{"name": podLinkName(p.Name(), i)}, map[string]any{"name": name, "mac": fmt.Sprint(n.table), "sandbox": p.Path()})
+		link := podLinkName(p.Name(), i)
+		if i == 0 {
+			link = p.link
+		}
+		links = append(links, map[string]any{"name": link}, map[string]any{"name": name, "mac": fmt.Sprint(n.table), "sandbox": p.Path()})
 		ips = append(ips, map[string]any{"version": version, "interface": 2*i + 1, "address": fmt.Sprintf("%v/%d", n.addr, bits)})
 	}
-	links = append(links, map[string]any{"name": dummy, "mac": "0", "sandbox": "0"})
+	links = append(links, map[string]any{"name": dummy, "mac": fmt.Sprint(p.vlan), "sandbox": "0"})
 	result := map[string]any{"cniVersion": "0.4.0", "dns": map[string]any{}, "interfaces": links, "ips": ips}
 	text, err := json.Marshal(map[string]any{
-		"kind": "cniCacheV1", "containerId": p.entry.ContainerID, "ifName": "eth0", "networkName": "aws-cni", "config": []byte(amazonConflist), "result": result,
+		"kind": "cniCacheV1", "containerId": p.entry.ContainerID, "ifName": "eth0", "networkName": "aws-cni", "config": []byte(amazonConflist), "result": result, "cniArgs": p.rt.Args,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -544,7 +581,7 @@ func (a *amazon) checkpoint(t *testing.T) {
 // adoptArgs are the arguments of ipamd for a change-over.
 func (a *amazon) adoptArgs(args ...string) []string {
 	return append(append([]string{"adopt"}, args...), "-checkpoint", a.File("ipam.json"), "-other-socket", "/run/aws-node/ipamd.sock",
-		"-other-conflist", a.File("net.d/10-aws.conflist"), "-plugin-dir", a.File("bin"), "-sandboxes", filepath.Dir(a.pods[0].Path()))
+		"-other-conflist", a.File("net.d/10-aws.conflist"), "-plugin-dir", a.File("bin"), "-results", a.File("cache/results"), "-sandboxes", filepath.Dir(a.pods[0].Path()))
 }
 
 // adopt runs a change-over and returns the plan.
@@ -706,9 +743,11 @@ func (a *amazon) inKernel(t *testing.T) string {
 		})
 		add(run(t, "ip", family, "neigh"), func(l string) bool { return strings.Contains(l, "PERMANENT") })
 	}
-	add(a.saved(t), func(l string) bool {
-		return strings.HasPrefix(l, "-A") || strings.HasPrefix(l, ":AWS") || strings.HasPrefix(l, ":VPCNET")
-	})
+	if a.shape.programs != "" {
+		add(a.saved(t), func(l string) bool {
+			return strings.HasPrefix(l, "-A") || strings.HasPrefix(l, ":AWS") || strings.HasPrefix(l, ":VPCNET")
+		})
+	}
 	add(run(t, "nft", "list", "tables"), all)
 	for i, line := range out {
 		if strings.HasPrefix(line, ":") {
@@ -716,7 +755,7 @@ func (a *amazon) inKernel(t *testing.T) string {
 		}
 	}
 	for line := range strings.Lines(run(t, "ip", "-o", "link")) {
-		if fields := strings.Fields(line); strings.HasPrefix(fields[1], "eni") {
+		if fields := strings.Fields(line); strings.HasPrefix(fields[1], "eni") || strings.HasPrefix(fields[1], "vlan") {
 			out = append(out, strings.Join(append(fields[1:3], fields[slices.Index(fields, "link/ether")+1:]...), " "))
 		}
 	}
@@ -928,6 +967,7 @@ func (a *amazon) wantAllocations(t *testing.T) {
 		for i, n := range p.nics {
 			want[n.addr] = podLinkName(p.Name(), i)
 		}
+		want[p.nics[0].addr] = p.link
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(x, y netip.Addr) bool { return x == y })); diff != "" {
 		t.Errorf("allocations with their links (-want +got):\n%s", diff)

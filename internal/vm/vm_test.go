@@ -25,9 +25,13 @@ func TestKernel(t *testing.T) {
 	if _, err := exec.LookPath(emulator); err != nil {
 		t.Skipf("needs an emulator: %v (Debian package qemu-system-x86)", err)
 	}
-	nft, err := exec.LookPath("nft")
-	if err != nil {
-		t.Skipf("needs the program nft: %v (Debian package nftables)", err)
+	var shared []string // programs that the tests call
+	for program, pkg := range map[string]string{"nft": "nftables", "ip": "iproute2"} {
+		path, err := exec.LookPath(program)
+		if err != nil {
+			t.Skipf("needs the program %s: %v (Debian package %s)", program, err, pkg)
+		}
+		shared = append(shared, path)
 	}
 	k, err := findKernel()
 	if err != nil {
@@ -48,7 +52,7 @@ func TestKernel(t *testing.T) {
 	}{
 		{name: "datapath", pkg: "../../datapath", run: "^TestOtherKinds$"},
 		{name: "fabric", pkg: "../fabric", run: "^(TestBranchENI|TestSuite)$/(standard|strict)$"},
-		{name: "nodetest-branch", pkg: "../nodetest", run: "^TestOtherKinds$/^(strict|standard)$/./^(IPv4|dual-stack)$", programs: []string{"ipamd", "vpc-cni"}},
+		{name: "nodetest-branch", pkg: "../nodetest", run: "^(TestOtherKinds|TestAdoptBranches)$/^(strict|standard)$/./^(IPv4|dual-stack)$", programs: []string{"ipamd", "vpc-cni"}},
 		{name: "nodetest-ipvlan", pkg: "../nodetest", run: "^TestOtherKinds$/^ipvlan$/./^(IPv4|dual-stack)$", programs: []string{"ipamd", "vpc-cni"}},
 		{name: "nodetest-IPv6", pkg: "../nodetest", run: "^TestOtherKinds$/././^IPv6$", programs: []string{"ipamd", "vpc-cni"}, long: true},
 		{name: "rules", pkg: "../fabric", run: "^(TestBranchGroups|TestJudgeAgreesWithKernel)$"},
@@ -72,8 +76,10 @@ func TestKernel(t *testing.T) {
 			for _, name := range test.programs {
 				im.programs["bin/"+name] = build(t, "build", "../../examples/"+name)
 			}
-			if err := im.addShared(t.Context(), nft); err != nil {
-				t.Fatal(err)
+			for _, program := range shared {
+				if err := im.addShared(t.Context(), program); err != nil {
+					t.Fatal(err)
+				}
 			}
 			path := filepath.Join(t.TempDir(), "image")
 			if err := im.write(path, k); err != nil {

@@ -81,7 +81,12 @@ func (o *ownPods) collect(ctx context.Context) error {
 	o.dropped = nil
 	o.mu.Unlock()
 	for _, b := range dropped {
-		if err := o.manager.RetireBranch(ctx, b); err != nil {
+		err := o.manager.RetireBranch(ctx, b)
+		if errors.Is(err, eni.ErrNotManaged) {
+			o.log.Info("branch ENI of another program is left alone", "eni", b.ENI, "vlan", b.VLANID)
+			continue
+		}
+		if err != nil {
 			errs = append(errs, err)
 			o.mu.Lock()
 			o.dropped = append(o.dropped, b)

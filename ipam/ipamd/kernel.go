@@ -162,10 +162,8 @@ func (l *Links) hostLinks() func(datapath.Pod) string {
 	links, _ := l.path.Links(ctx)
 	links = slices.DeleteFunc(links, func(k netstate.Link) bool { return k.Alias == "" })
 	return func(p datapath.Pod) string {
-		if r, err := p.Resolve(links); err == nil {
-			return r.HostLink()
-		}
-		return p.HostLink()
+		r, _ := p.Resolve(links) // which has no links of ENIs
+		return r.HostLink()
 	}
 }
 

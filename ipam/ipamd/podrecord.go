@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +38,8 @@ type podRecord struct {
 	// ENI is the pod's own ENI. It is empty before EC2 has created the ENI, and for pods
 	// that share one.
 	ENI string `json:",omitempty"`
+	// MAC is that of the pod's interface, if another program has wired it.
+	MAC string `json:",omitempty"`
 	// Branch is the association of a branch ENI.
 	Branch eni.Branch `json:",omitzero"`
 	// Response is the answer to the ADD. It has no addresses before the pod has all that
@@ -52,6 +55,9 @@ func (r podRecord) wiring() datapath.Pod {
 	p := datapath.Pod{
 		ContainerID: r.Attachment.ContainerID, IfName: r.Attachment.IfName, Netns: r.Netns, MTU: r.Response.MTU,
 		Layout: datapath.Layout(r.Response.Layout), HostLinkPrefix: r.Response.HostLinkPrefix, Mode: r.Response.Mode,
+	}
+	if r.MAC != "" {
+		p.MAC, _ = net.ParseMAC(r.MAC) // the kernel had it
 	}
 	for _, a := range r.Response.Addresses {
 		p.Addrs = append(p.Addrs, datapath.PodAddr{Addr: a.Addr, Table: a.Table})

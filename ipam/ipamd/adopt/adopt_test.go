@@ -129,7 +129,7 @@ func addPod(n *observed, name, addr string, table int) {
 	})
 }
 
-var options = Options{Checkpoint: "/aws/ipam.json", Conflist: "/net.d/10-aws.conflist", PluginDir: "/bin", Sandboxes: []string{"/run/netns"}}
+var options = Options{Checkpoint: "/aws/ipam.json", Conflist: "/net.d/10-aws.conflist", PluginDir: "/bin", Sandboxes: []string{"/run/netns"}, Results: "/results"}
 
 // allocated returns the addresses that a plan takes over.
 func allocated(p plan) (all []string) {
@@ -204,58 +204,6 @@ func TestSourcesDisagree(t *testing.T) {
 				if text := s.String(); strings.Contains(text, test.keep) && !strings.HasPrefix(text, "#") {
 					t.Errorf("the plan changes what belongs to %q:\n%v", test.keep, text)
 				}
-			}
-		})
-	}
-}
-
-// TestBranchPods checks that a pod on a branch ENI is an error that names it, whatever the
-// kernel has of it, and that a link without a pod is noted.
-func TestBranchPods(t *testing.T) {
-	const host, addr = "vlan0123456789a", "10.0.0.99"
-	dst := netstate.HostPrefix(netip.MustParseAddr(addr))
-	link := func(n *observed) {
-		n.State.Links = append(n.State.Links, netstate.Link{Name: "vlan.eth.7", Kind: "vlan", Parent: "ens6", VLAN: 7, Up: true})
-	}
-	veth := func(n *observed, name string) {
-		n.State.Links = append(n.State.Links, netstate.Link{Name: name, Kind: "veth", Up: true})
-	}
-	for name, test := range map[string]struct {
-		change func(*observed)
-		want   string // "" means a plan with the note
-		note   string
-	}{
-		"link alone": {link, "", "link vlan.eth.7 of VLAN 7: no pod has it"},
-		"strict": {func(n *observed) {
-			link(n)
-			veth(n, host)
-			n.State.Routes = append(n.State.Routes, netstate.Route{Dst: dst, Link: host, Table: 107, Protocol: protocolBoot})
-			n.State.Rules = append(n.State.Rules, netstate.Rule{Priority: 10, IIF: host, Table: 107}, netstate.Rule{Priority: 10, IIF: "vlan.eth.7", Table: 107})
-		}, "VLAN 7 (link vlan.eth.7, host link " + host + ", " + addr + ")", ""},
-		"strict without the VLAN link": {func(n *observed) {
-			veth(n, host)
-			n.State.Rules = append(n.State.Rules, netstate.Rule{Priority: 10, IIF: host, Table: 107})
-		}, "VLAN 7 (link none, host link " + host + ")", ""},
-		"standard": {func(n *observed) {
-			link(n)
-			veth(n, "eni0123456789a")
-			n.State.Routes = append(n.State.Routes, netstate.Route{Dst: dst, Link: "eni0123456789a", Table: netstate.TableMain, Protocol: protocolBoot})
-			n.State.Rules = append(n.State.Rules, netstate.Rule{Priority: 1536, From: dst, Table: 107})
-		}, "VLAN 7 (link vlan.eth.7, host link eni0123456789a, " + addr + ")", ""},
-		"host link alone": {func(n *observed) { veth(n, host) }, "link " + host, ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			n := node(datapath.Flat)
-			test.change(&n)
-			p, err := fromAmazon(n, options)
-			if test.want == "" {
-				if err != nil || !strings.Contains(p.String(), test.note) {
-					t.Errorf("%v, %v, want a plan with %q", p, err, test.note)
-				}
-				return
-			}
-			if !errors.Is(err, ErrBranchPod) || !strings.Contains(err.Error(), test.want) || len(p.Steps) > 0 {
-				t.Errorf("%v, %v, want ErrBranchPod with %q and no plan", p, err, test.want)
 			}
 		})
 	}

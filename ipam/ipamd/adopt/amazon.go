@@ -13,6 +13,7 @@ import (
 
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
+	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/snat"
 )
@@ -22,6 +23,7 @@ const AmazonVPCCNI = "amazon-vpc-cni-k8s"
 
 // Priorities of the rules of amazon-vpc-cni-k8s.
 const (
+	priorityLocal   = 20
 	priorityToPod   = 512
 	priorityMark    = 1024
 	priorityService = 1535
@@ -31,6 +33,12 @@ const (
 
 // protocolBoot is the protocol of its routes, RTPROT_BOOT. Its rules have none.
 const protocolBoot = 3
+
+// protocolKernel is the protocol of the kernel's own rules, RTPROT_KERNEL.
+const protocolKernel = 2
+
+// router6 is the VPC router.
+var router6 = netip.MustParseAddr("fe80:ec2::1")
 
 // linkDigest returns what the names of the host links of a pod end with. Index counts the
 // interfaces of the pod.
@@ -57,14 +65,79 @@ func podRules(a datapath.PodAddr) []netstate.Rule {
 	return rules
 }
 
-// nodeState returns the routes and rules of the node with the names of its links, in the
-// families of its pods. It has none in another family.
-func nodeState(n datapath.Node, families []ipam.Family) (s netstate.State) {
-	served := func(a netip.Addr) bool { return slices.Contains(families, ipam.FamilyOf(a)) }
-	for _, e := range n.ENIs {
+// amazonRules returns the rules of a pod whose host link has that name.
+func amazonRules(p datapath.Pod, link string) (rules []netstate.Rule) {
+	m := p.Mode.Branch
+	for _, a := range p.Addrs {
+		switch {
+		case m == nil:
+			rules = append(rules, podRules(a)...)
+		case m.Enforcement == datapath.Strict:
+			for _, iif := range []string{m.Link(), link} {
+				rules = append(rules, netstate.Rule{IPv6: a.Addr.Is6(), Priority: priorityBranch, IIF: iif, Table: m.Table()})
+			}
+		default:
+			rules = append(rules, podRules(datapath.PodAddr{Addr: a.Addr, Table: m.Table()})...)
+		}
+	}
+	return rules
+}
+
+// amazonRoutes returns the routes of a pod whose host link has that name.
+func amazonRoutes(p datapath.Pod, link string) (routes []netstate.Route) {
+	if p.Mode.Branch == nil {
+		for _, a := range p.Addrs {
+			routes = append(routes, podRoute(a.Addr, link))
+		}
+		return routes
+	}
+	for _, r := range p.HostState().Routes { // they are ours but for protocol and name
+		r.Protocol = protocolBoot
+		if r.Link == p.HostLink() {
+			r.Link = link
+		}
+		routes = append(routes, r)
+	}
+	return routes
+}
+
+// localRules returns the rules for table local on a node with pods on branch ENIs: under strict
+// its own, in the families of pods, and otherwise those of the kernel.
+func (n *observed) localRules() (rules []netstate.Rule) {
+	for f := range netstate.Families() {
+		local := netstate.Rule{IPv6: f.Is6(), Table: netstate.TableLocal}
+		served := slices.ContainsFunc(n.Families, func(o ipam.Family) bool { return (o == ipam.IPv6) == f.Is6() })
+		exists := slices.ContainsFunc(n.State.Rules, func(r netstate.Rule) bool { return r.IPv6 == f.Is6() })
+		switch {
+		case n.Desired.Node.Enforcement == "" || !exists:
+		case n.Desired.Node.Enforcement == datapath.Standard || !served:
+			local.Protocol = protocolKernel
+			rules = append(rules, local)
+		default:
+			if local.IPv6 {
+				router := local
+				router.From, router.IPProto = netstate.HostPrefix(router6), netstate.ICMPv6
+				rules = append(rules, router)
+			}
+			local.Priority = priorityLocal
+			rules = append(rules, local)
+		}
+	}
+	return rules
+}
+
+// nodeState returns the routes and rules of a node with the names of its links, in the
+// families of its pods. It has none in another family, and no rule for the trunk ENI.
+func (n *observed) nodeState(node datapath.Node) (s netstate.State) {
+	served := func(a netip.Addr) bool { return slices.Contains(n.Families, ipam.FamilyOf(a)) }
+	trunk := func(id string) bool {
+		return slices.ContainsFunc(n.ENIs, func(e eni.ENI) bool { return e.ID == id && e.Kind == eni.KindTrunk })
+	}
+	s.Rules = n.localRules()
+	for _, e := range node.ENIs {
 		for _, a := range e.Addrs {
 			ipv6 := a.Addr().Is6()
-			if !served(a.Addr()) {
+			if !served(a.Addr()) || trunk(e.ID) {
 				continue
 			}
 			if e.Primary() {
@@ -74,12 +147,12 @@ func nodeState(n datapath.Node, families []ipam.Family) (s netstate.State) {
 			s.Rules = append(s.Rules, netstate.Rule{IPv6: ipv6, Priority: priorityFromENI, From: netstate.HostPrefix(a.Addr()), Table: e.Table()})
 		}
 	}
-	for _, p := range n.ServicePrefixes {
+	for _, p := range node.ServicePrefixes {
 		s.Rules = append(s.Rules, netstate.Rule{IPv6: p.Addr().Is6(), Priority: priorityService, To: p.Masked(), Table: netstate.TableMain})
 	}
 	// The routes are ours but for the protocol.
-	for _, r := range n.State().Routes {
-		if served(r.Dst.Addr()) && slices.ContainsFunc(n.ENIs, func(e datapath.ENI) bool { return !e.Primary() && e.Table() == r.Table }) {
+	for _, r := range node.State().Routes {
+		if served(r.Dst.Addr()) && slices.ContainsFunc(node.ENIs, func(e datapath.ENI) bool { return !e.Primary() && e.Table() == r.Table }) {
 			r.Protocol = protocolBoot
 			s.Routes = append(s.Routes, r)
 		}

@@ -30,8 +30,12 @@
 // changes: its rules stay, and its address is not given to another pod while the kernel uses
 // it.
 //
-// A node with pods on branch ENIs is refused with [ErrBranchPod], because the checkpoints do
-// not have them.
+// The checkpoints have no pods on branch ENIs (security groups for pods). Such a pod is taken
+// over if the result that the runtime has cached, EC2's association with the trunk ENI, and the
+// kernel's VLAN link, host link and sandbox tell the same, and our agent is configured for the
+// same enforcing mode. Otherwise the whole node is refused with [ErrBranchPod], which says what
+// is missing, before anything changes: without its table and rules such a pod would lose its
+// way.
 //
 // # To amazon-vpc-cni-k8s
 //

@@ -17,6 +17,7 @@ import (
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 )
 
 // fromAmazon returns the plan by which the node changes over from amazon-vpc-cni-k8s. The error
@@ -24,7 +25,7 @@ import (
 func fromAmazon(n observed, o Options) (plan, error) {
 	p := &fromPlan{observed: n, options: o.withDefaults(), claimed: map[netip.Addr]bool{}}
 	p.Desired.Pods = slices.Clone(n.Desired.Pods)
-	if err := p.refuseBranchPods(); err != nil {
+	if err := p.takeBranchPods(); err != nil {
 		return plan{}, err
 	}
 	p.tagENIs()
@@ -43,6 +44,8 @@ type fromPlan struct {
 	plan    plan
 	events  []ipam.Event
 	pods    []datapath.Pod // that will be adopted
+	// branches are the pods on branch ENIs that will be adopted.
+	branches []ipamd.BranchPod
 	// claimed are the addresses of entries that are named in the plan or carried out.
 	claimed map[netip.Addr]bool
 	// gone are the addresses of pods that have ended.
@@ -59,6 +62,7 @@ func (p *fromPlan) tagENIs() {
 	for _, e := range p.ENIs {
 		switch {
 		case e.Managed || e.Primary || e.ManagedBy != "":
+		case e.Kind == eni.KindTrunk: // it is taken over with its pods
 		case adoptable(e, p.Instance):
 			p.step(tagENI{e.ID, p.Owner})
 		case e.Kind == eni.KindInterface && e.Attachment != "":
@@ -218,6 +222,9 @@ func (p *fromPlan) record() {
 	if len(p.events) > 0 {
 		p.step(recordEvents{append(events, p.events...)})
 	}
+	if len(p.branches) > 0 {
+		p.step(recordBranches{p.branches})
+	}
 	for _, pod := range p.pods {
 		p.step(markLink{pod})
 	}
@@ -321,12 +328,10 @@ func (p *fromPlan) bridgeAddrs() (changes []netstate.Change) {
 func (p *fromPlan) oldRules() (changes []netstate.Change) {
 	var replaced []netstate.Rule
 	for _, pod := range p.Desired.Pods {
-		for _, a := range pod.Addrs {
-			replaced = append(replaced, podRules(a)...)
-		}
+		replaced = append(replaced, amazonRules(pod, pod.HostLink())...)
 	}
 	node := p.resolvedNode()
-	replaced = append(replaced, nodeState(node, p.Families).Rules...)
+	replaced = append(replaced, p.nodeState(node).Rules...)
 	ours := node.State().Rules
 	for _, pod := range p.Desired.Pods {
 		ours = append(ours, pod.HostState().Rules...)

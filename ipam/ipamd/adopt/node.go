@@ -13,6 +13,7 @@ import (
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 	"github.com/vpcnet/vpcnet/snat"
 	"github.com/vpcnet/vpcnet/snat/iptables"
 )
@@ -33,6 +34,9 @@ type Options struct {
 	// Sandboxes are the directories in which runtimes mount network namespaces. Empty
 	// means /var/run/netns and /var/run/docker/netns.
 	Sandboxes []string
+	// Results is the directory in which the runtime caches results of plugins. Empty means
+	// /var/lib/cni/results.
+	Results string
 	// DryRun prints the plan and carries nothing out.
 	DryRun bool
 }
@@ -57,6 +61,12 @@ type observed struct {
 	// Entries are those of all checkpoints, and Checkpoints the content of the files by path.
 	Entries     []Entry
 	Checkpoints map[string]string
+	// Results are those of pods on branch ENIs in the cache of the runtime, and Branches the
+	// branch ENIs that EC2 knows.
+	Results  []branchResult
+	Branches []ipamd.BranchENI
+	// BranchPods are the pods on branch ENIs that our agent knows.
+	BranchPods []ipamd.BranchPod
 	// State is the network in the kernel. Index has the numbers of its links.
 	State     netstate.State
 	Index     map[string]int
@@ -104,7 +114,7 @@ type sandboxLink struct {
 // adoptable reports whether an ENI may become ours: it carries the tag that it belongs to
 // this instance, and no service of AWS and no tag forbids it.
 func adoptable(e eni.ENI, instance string) bool {
-	return !e.Primary && e.Attachment != "" && e.ManagedBy == "" && e.Kind == eni.KindInterface &&
+	return !e.Primary && e.Attachment != "" && e.ManagedBy == "" && (e.Kind == eni.KindInterface || e.Kind == eni.KindTrunk) &&
 		e.Tags[eni.TagInstance] == instance && e.Tags[eni.TagNoManage] != "true" && e.Tags[eni.TagPod] != "true"
 }
 

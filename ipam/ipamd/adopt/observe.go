@@ -30,6 +30,7 @@ func (o Options) withDefaults() Options {
 	set(&o.Socket, "/var/run/aws-node/ipamd.sock")
 	set(&o.Conflist, "/etc/cni/net.d/10-aws.conflist")
 	set(&o.PluginDir, "/opt/cni/bin")
+	set(&o.Results, "/var/lib/cni/results")
 	if len(o.Sandboxes) == 0 {
 		o.Sandboxes = []string{"/var/run/netns", "/var/run/docker/netns"}
 	}
@@ -84,6 +85,24 @@ func (o Options) readCheckpoints(n *observed) error {
 	return nil
 }
 
+// readResults reads the results of pods on branch ENIs. It skips files that are not such results.
+func readResults(dir string) (all []branchResult, err error) {
+	files, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	for _, f := range files {
+		text, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		if err != nil {
+			return nil, err
+		}
+		if r, ok := parseResult(text); ok {
+			all = append(all, r)
+		}
+	}
+	return all, err
+}
+
 // maxCard is the highest number of a network card.
 const maxCard = 99
 
@@ -105,7 +124,13 @@ func (r *run) observe(ctx context.Context) (n observed, err error) {
 	if n.Index, n.Sandboxes, err = observeSandboxes(r.options.Sandboxes); err != nil {
 		return n, err
 	}
-	n.Journal, n.Allocations = r.node.Journal(), r.node.Allocations()
+	if n.Branches, err = r.node.BranchENIs(ctx); err != nil {
+		return n, err
+	}
+	if n.Results, err = readResults(r.options.Results); err != nil {
+		return n, err
+	}
+	n.Journal, n.Allocations, n.BranchPods = r.node.Journal(), r.node.Allocations(), r.node.BranchPods()
 	n.Desired, n.Translation = r.node.Desired(inv.Instance.VPC)
 	n.Translation.PrimaryLink, n.Translation.NodeAddrs = "", nil
 	for _, e := range n.resolvedNode().ENIs {

@@ -58,7 +58,7 @@ func (s *sandbox) observe() error {
 		return err
 	}
 	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns)
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE) // the kernel may lack other families
 	if err != nil {
 		return err
 	}

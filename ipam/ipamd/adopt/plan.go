@@ -10,6 +10,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 	"github.com/vpcnet/vpcnet/snat/iptables"
 )
 
@@ -80,6 +81,24 @@ func (s recordEvents) String() string {
 	return b.String()
 }
 
+// recordBranches records pods on branch ENIs.
+type recordBranches struct{ Pods []ipamd.BranchPod }
+
+func (recordBranches) title() string { return "our records get the pods on branch ENIs" }
+
+// String returns a comment for each pod.
+func (s recordBranches) String() string {
+	var b strings.Builder
+	for _, p := range s.Pods {
+		fmt.Fprintf(&b, "# %v", p.Attachment)
+		for _, a := range p.Wiring.Addrs {
+			fmt.Fprintf(&b, " %v", a.Addr)
+		}
+		fmt.Fprintf(&b, " on %s, VLAN %d, for %s/%s in %s\n", p.Branch.ENI, p.Branch.VLANID, p.Pod.Namespace, p.Pod.Name, p.Wiring.Netns)
+	}
+	return b.String()
+}
+
 // markLink marks the host link of a pod that the other agent has wired.
 type markLink struct{ Pod datapath.Pod }
 
@@ -99,7 +118,11 @@ func (unmarkLink) title() string { return "links of pods lose our aliases" }
 
 // String returns the command of ip.
 func (s unmarkLink) String() string {
-	return fmt.Sprintf("ip link set dev %s alias ''", s.Pod.Adopted.Link)
+	text := fmt.Sprintf("ip link set dev %s alias ''", s.Pod.Adopted.Link)
+	if m := s.Pod.Mode.Branch; m != nil {
+		text += fmt.Sprintf("\nip link set dev %s alias ''", m.Link())
+	}
+	return text
 }
 
 // renameLink gives a link another name.

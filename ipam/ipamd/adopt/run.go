@@ -89,6 +89,13 @@ func (r *run) carryOut(ctx context.Context, enis []agent.ENI, s step) error {
 		return r.node.Manager.Disown(ctx, s.ENI, s.Owner)
 	case recordEvents:
 		return r.node.Record(s.Events)
+	case recordBranches:
+		for _, p := range s.Pods {
+			if err := r.node.RecordBranchPod(p); err != nil {
+				return err
+			}
+		}
+		return nil
 	case markLink:
 		return r.handle.AdoptPod(ctx, s.Pod, s.Pod.Adopted.Link)
 	case unmarkLink:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/ipam"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
 )
 
 // ErrUnsupported means that amazon-vpc-cni-k8s has no way to serve a pod of this node.
@@ -73,8 +75,8 @@ func (p *toPlan) findPods() error {
 		cards[a.ContainerID][a.Card] = true
 	}
 	for _, pod := range p.Desired.Pods {
-		if pod.Mode != (datapath.Mode{}) || len(pod.Addrs) != 1 {
-			return fmt.Errorf("%w: %s/%s has the mode %v and %d addresses, want a veth pair and one", ErrUnsupported, pod.ContainerID, pod.IfName, pod.Mode, len(pod.Addrs))
+		if pod.Mode != (datapath.Mode{Branch: pod.Mode.Branch}) || len(pod.Addrs) != 1 {
+			return fmt.Errorf("%w: %s/%s has the mode %v and %d addresses, want a veth pair or a branch ENI, and one address", ErrUnsupported, pod.ContainerID, pod.IfName, pod.Mode, len(pod.Addrs))
 		}
 	}
 	for at, all := range sortedAttachments(held) {
@@ -85,7 +87,48 @@ func (p *toPlan) findPods() error {
 		pod, _ := p.Desired.Pods[i].Resolve(p.State.Links) // a pod without ENIs of its own always resolves
 		p.findPod(pod, all[0], len(cards[at.ContainerID]))
 	}
+	for _, b := range p.BranchPods {
+		if err := p.findBranchPod(b); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// findBranchPod adds a pod on a branch ENI that exists. No checkpoint has it.
+func (p *toPlan) findBranchPod(b ipamd.BranchPod) error {
+	pod, err := b.Wiring.Resolve(p.State.Links)
+	if err != nil {
+		return err
+	}
+	prefix := p.Translation.HostLinkPrefix
+	if pod.Mode.Branch.Enforcement == datapath.Strict {
+		prefix = branchPrefix
+	}
+	r := returning{pod: pod, link: pod.HostLink()}
+	r.name = r.link
+	if b.Pod.Name != "" {
+		r.name = prefix + linkDigest(b.Pod.Namespace, b.Pod.Name, 0)
+	}
+	p.add(r, b.Attachment, pod.Addrs[0].Addr)
+	return nil
+}
+
+// add adds a pod if its host link exists, and reports whether it does.
+func (p *toPlan) add(r returning, at ipam.Attachment, addr netip.Addr) bool {
+	if !p.hasLink(r.link) && p.hasLink(r.name) && p.linkTo(addr) == r.name {
+		r.link = r.name // an earlier run has renamed it
+	}
+	switch {
+	case !p.hasLink(r.link):
+		p.plan.Notes = append(p.plan.Notes, fmt.Sprintf("%v with %v: its link %s is gone, so the pod has ended", at, addr, r.link))
+		return false
+	case r.name != r.link && p.hasLink(r.name):
+		p.plan.Notes = append(p.plan.Notes, fmt.Sprintf("link %s: its name cannot become %s, which another link has", r.link, r.name))
+		r.name = r.link
+	}
+	p.pods = append(p.pods, r)
+	return true
 }
 
 // sortedAttachments returns the allocations in the order of their attachments.
@@ -112,18 +155,9 @@ func (p *toPlan) findPod(pod datapath.Pod, a ipam.Allocation, interfaces int) {
 	if a.Pod.Name != "" {
 		r.name = p.Translation.HostLinkPrefix + linkDigest(a.Pod.Namespace, a.Pod.Name, index)
 	}
-	if !p.hasLink(r.link) && p.hasLink(r.name) && p.linkTo(a.Addr) == r.name {
-		r.link = r.name // an earlier run has renamed it
-	}
-	switch {
-	case !p.hasLink(r.link):
-		p.plan.Notes = append(p.plan.Notes, fmt.Sprintf("%v with %v: its link %s is gone, so the pod has ended", a.Attachment, a.Addr, r.link))
+	if !p.add(r, a.Attachment, a.Addr) {
 		return
-	case r.name != r.link && p.hasLink(r.name):
-		p.plan.Notes = append(p.plan.Notes, fmt.Sprintf("link %s: its name cannot become %s, which another link has", r.link, r.name))
-		r.name = r.link
 	}
-	p.pods = append(p.pods, r)
 	e := Entry{
 		NetworkName: a.Network, ContainerID: a.ContainerID, IfName: ifName, Timestamp: a.At.UnixNano(),
 		Metadata: Metadata{Namespace: a.Pod.Namespace, Name: a.Pod.Name, Interfaces: interfaces},
@@ -145,35 +179,24 @@ func (p *toPlan) restore() {
 		l, ok := p.State.Link(e.Link)
 		return !ok || !l.Up
 	})
-	want := nodeState(node, p.Families)
+	want := p.nodeState(node)
 	var links []netstate.Change
 	for _, r := range p.pods {
+		rules := amazonRules(r.pod, r.name)
 		if r.link != r.name {
+			if rules := p.lacking(netstate.State{Rules: rules}); r.pod.Mode.Branch != nil && len(rules) > 0 {
+				p.step(applyChanges{"make rules for links that will get their names", rules})
+			}
 			p.step(renameLink{r.link, r.name})
 		}
-		for _, a := range r.pod.Addrs {
-			want.Routes = append(want.Routes, podRoute(a.Addr, r.name))
-			want.Rules = append(want.Rules, podRules(a)...)
-		}
+		want.Rules = append(want.Rules, rules...)
+		want.Routes = append(want.Routes, amazonRoutes(r.pod, r.name)...)
 		if l, _ := p.State.Link(r.link); l.NoARP && !r.keepsNeighbor() {
 			l.Name, l.NoARP, l.Alias = r.name, false, ""
 			links = append(links, netstate.Change{Op: netstate.OpAdd, Item: l})
 		}
 	}
-	changes := links
-	for _, c := range want.Additions() {
-		switch i := c.Item.(type) {
-		case netstate.Route:
-			if slices.Contains(p.State.Routes, i) {
-				continue
-			}
-		case netstate.Rule:
-			if slices.Contains(p.State.Rules, i) {
-				continue
-			}
-		}
-		changes = append(changes, c)
-	}
+	changes := append(links, p.lacking(want)...)
 	if len(changes) > 0 {
 		p.step(applyChanges{"make links, routes and rules of the other agent", changes})
 	}
@@ -187,6 +210,24 @@ func (p *toPlan) restore() {
 			p.step(restoreChains{"make chains of the other agent", p.Variant, "*" + table + "\n" + texts[table] + "COMMIT\n"})
 		}
 	}
+}
+
+// lacking returns the additions of routes and rules that the kernel lacks.
+func (p *toPlan) lacking(want netstate.State) (changes []netstate.Change) {
+	for _, c := range want.Additions() {
+		switch i := c.Item.(type) {
+		case netstate.Route:
+			if slices.Contains(p.State.Routes, i) {
+				continue
+			}
+		case netstate.Rule:
+			if slices.Contains(p.State.Rules, i) {
+				continue
+			}
+		}
+		changes = append(changes, c)
+	}
+	return changes
 }
 
 // checkpoints adds the steps that write the checkpoints.
@@ -211,14 +252,12 @@ func (p *toPlan) remove() {
 		changes = append(changes, netstate.Change{Op: netstate.OpDelete, Item: netstate.Filter{}})
 	}
 	owned := node.Owned(p.State)
-	theirs := nodeState(node, p.Families)
+	theirs := p.nodeState(node)
 	for _, r := range p.pods {
 		host := r.pod.HostState()
 		ours = netstate.Join(ours, host)
-		for _, a := range r.pod.Addrs {
-			theirs.Rules = append(theirs.Rules, podRules(a)...)
-			theirs.Routes = append(theirs.Routes, podRoute(a.Addr, r.name))
-		}
+		theirs.Rules = append(theirs.Rules, amazonRules(r.pod, r.name)...)
+		theirs.Routes = append(theirs.Routes, amazonRoutes(r.pod, r.name)...)
 		for _, x := range host.Neighbors {
 			if slices.Contains(p.State.Neighbors, x) && !r.keepsNeighbor() {
 				x.Link = r.name
@@ -249,7 +288,8 @@ func (p *toPlan) remove() {
 	}
 	p.step(removeTranslation{})
 	for _, r := range p.pods {
-		if r.pod.Adopted.Link != "" {
+		if r.pod.Adopted.Link != "" || r.pod.Mode.Branch != nil {
+			r.pod.Adopted.Link = r.name
 			p.step(unmarkLink{r.pod})
 		}
 	}
@@ -269,6 +309,13 @@ func (p *toPlan) giveBack() {
 	for _, e := range p.ENIs {
 		if e.Managed && !e.Primary && adoptable(e, p.Instance) {
 			p.step(tagENI{e.ID, AmazonVPCCNI})
+		}
+	}
+	for _, r := range p.pods {
+		if i := slices.IndexFunc(p.BranchPods, func(b ipamd.BranchPod) bool {
+			return b.Wiring.ContainerID == r.pod.ContainerID && b.Wiring.IfName == r.pod.IfName
+		}); i >= 0 {
+			p.step(tagENI{p.BranchPods[i].Branch.ENI, AmazonVPCCNI})
 		}
 	}
 	p.step(forget{})
