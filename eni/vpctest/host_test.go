@@ -44,7 +44,7 @@ func TestRetryTellsTheCause(t *testing.T) {
 				}
 				return struct{}{}, os.ErrDeadlineExceeded
 			})
-			if err != refused || attempts != 3 {
+			if !errors.Is(err, refused) || attempts != 3 {
 				t.Errorf("%v after %d attempts, want %v after 3", err, attempts, refused)
 			}
 		})
