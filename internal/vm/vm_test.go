@@ -52,7 +52,9 @@ func TestKernel(t *testing.T) {
 	}{
 		{name: "datapath", pkg: "../../datapath", run: "^TestOtherKinds$"},
 		{name: "fabric", pkg: "../fabric", run: "^(TestBranchENI|TestSuite)$/(standard|strict)$"},
-		{name: "nodetest-branch", pkg: "../nodetest", run: "^(TestOtherKinds|TestAdoptBranches)$/^(strict|standard)$/./^(IPv4|dual-stack)$", programs: []string{"ipamd", "vpc-cni"}},
+		{name: "nodetest-branch", pkg: "../nodetest", run: "^TestOtherKinds$/^(strict|standard)$/./^(IPv4|dual-stack)$", programs: []string{"ipamd", "vpc-cni"}},
+		{name: "nodetest-adopt", pkg: "../nodetest", run: "^TestAdoptBranches$/^strict$", programs: []string{"ipamd", "vpc-cni"}},
+		{name: "nodetest-adopt-standard", pkg: "../nodetest", run: "^TestAdoptBranches$/^standard$", programs: []string{"ipamd", "vpc-cni"}, long: true},
 		{name: "nodetest-ipvlan", pkg: "../nodetest", run: "^TestOtherKinds$/^ipvlan$/./^(IPv4|dual-stack)$", programs: []string{"ipamd", "vpc-cni"}},
 		{name: "nodetest-IPv6", pkg: "../nodetest", run: "^TestOtherKinds$/././^IPv6$", programs: []string{"ipamd", "vpc-cni"}, long: true},
 		{name: "rules", pkg: "../fabric", run: "^(TestBranchGroups|TestJudgeAgreesWithKernel)$"},
