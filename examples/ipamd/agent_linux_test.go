@@ -116,9 +116,8 @@ type process struct {
 	log  lockedBuffer
 }
 
-// run starts the agent with additional environment variables.
-func (h *host) run(t *testing.T, vars map[string]string) *process {
-	t.Helper()
+// environment returns the environment of an agent, with additional variables.
+func (h *host) environment(vars map[string]string) func(string) string {
 	all := map[string]string{
 		"AWS_ENDPOINT_URL_EC2": h.ec2, "AWS_EC2_METADATA_SERVICE_ENDPOINT": h.metadata, "HTTP_TIMEOUT": "1",
 		"VPCNET_SOCKET": h.path("agent.sock"), "VPCNET_STATE_DIR": h.path("state"),
@@ -128,9 +127,15 @@ func (h *host) run(t *testing.T, vars map[string]string) *process {
 	for name, v := range vars {
 		all[name] = v
 	}
+	return env(all)
+}
+
+// run starts the agent with additional environment variables.
+func (h *host) run(t *testing.T, vars map[string]string) *process {
+	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	p := &process{stop: stop, done: make(chan int, 1)}
-	go func() { p.done <- run(ctx, nil, env(all), io.Discard, &p.log) }()
+	go func() { p.done <- run(ctx, nil, h.environment(vars), io.Discard, &p.log) }()
 	t.Cleanup(func() {
 		stop()
 		select {

@@ -3,12 +3,18 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"net"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/ipam/ipamd"
+	"github.com/vpcnet/vpcnet/ipam/ipamd/settings"
 )
 
 // TestReload deletes a container that runs and adds it again, as `podman network reload`
@@ -80,4 +86,39 @@ func TestNoNetwork(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestStatusAtTheEnd reads the status of agents until they have ended, which the race detector
+// watches: no reader may meet a kernel that is closed.
+func TestStatusAtTheEnd(t *testing.T) {
+	h := newHost(t)
+	s, err := settings.Parse(nil, h.environment(nil), io.Discard)
+	must(t, err)
+	cfg, err := s.Agent()
+	must(t, err)
+	for range 10 {
+		a, err := ipamd.New(cfg)
+		must(t, err)
+		ctx, stop := context.WithCancel(t.Context())
+		var ended atomic.Bool
+		var all sync.WaitGroup
+		all.Go(func() {
+			if err := a.Run(ctx); err != nil {
+				t.Error(err)
+			}
+			ended.Store(true)
+		})
+		for !a.Status().Ready {
+			time.Sleep(time.Millisecond)
+		}
+		for range 4 {
+			all.Go(func() {
+				for !ended.Load() {
+					a.Status()
+				}
+			})
+		}
+		stop()
+		all.Wait()
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
@@ -36,6 +37,8 @@ type node struct {
 	recorder recorder
 	known    nodeRecord
 	events   events
+	// reading is held by what reads the kernel beside Run, so that close waits for it.
+	reading sync.RWMutex
 }
 
 // open opens socket, journals and kernel. After an error nothing is open.
@@ -112,6 +115,8 @@ func (n *node) openState(ctx context.Context) error {
 
 // close closes what open has opened. The socket is closed by the server too.
 func (n *node) close() error {
+	n.reading.Lock()
+	defer n.reading.Unlock()
 	var errs []error
 	if n.listener != nil {
 		_ = n.listener.Close() // the server may have closed it

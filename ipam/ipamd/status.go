@@ -123,7 +123,8 @@ type PodStatus struct {
 	Class string `json:"class,omitempty"`
 }
 
-// Status returns the present state. Before Run has opened the pool it has only a reason.
+// Status returns the present state. Before Run has opened the pool it has only a reason. After
+// Run has returned it is the state at the end.
 func (a *Agent) Status() Status {
 	n := a.node.Load()
 	if n == nil {
@@ -190,6 +191,8 @@ func (n *node) emptyStatus() Status {
 }
 
 func (n *node) status() Status {
+	n.reading.RLock()
+	defer n.reading.RUnlock()
 	out, network := n.emptyStatus(), n.links.Node()
 	out.Network.InUse, out.Network.SNATBackend = network.InUse, n.links.snatBackend()
 	view := n.pool.View()
