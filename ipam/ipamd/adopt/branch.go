@@ -216,8 +216,10 @@ func (n *observed) branchOf(b *branchPod) (of ipamd.BranchENI, trunk eni.ENI, mi
 		missing = append(missing, fmt.Sprintf("the trunk %s lacks the tag %s=%s, or has a tag that forbids it", trunk.ID, eni.TagInstance, n.Instance))
 	case of.ENI.ManagedBy != "" || of.ENI.Tags[eni.TagNoManage] == "true":
 		missing = append(missing, of.ENI.ID+" has a tag that forbids it, or belongs to a service")
-	case !of.ENI.Subnet.IsValid() && !of.ENI.Subnet6.IsValid():
+	case of.ENI.SubnetID != trunk.SubnetID:
 		missing = append(missing, of.ENI.ID+" is in another subnet than its trunk")
+	case !of.ENI.Subnet.IsValid() && !of.ENI.Subnet6.IsValid():
+		missing = append(missing, fmt.Sprintf("the prefix of %s is unknown, because the metadata service does not show it now", of.ENI.SubnetID))
 	}
 	return of, trunk, missing
 }

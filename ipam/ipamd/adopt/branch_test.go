@@ -124,7 +124,8 @@ func TestBranchPods(t *testing.T) {
 		"another trunk":    {func(n *observed, _ string) { n.Branches[0].Mode.Trunk.MAC = mac(0xe) }, "EC2 has no branch ENI with that VLAN ID"},
 		"forbidden trunk":  {func(n *observed, _ string) { n.Branches[0].Trunk.Tags = nil }, "the trunk eni-0c lacks the tag"},
 		"forbidden branch": {func(n *observed, _ string) { n.Branches[0].ENI.ManagedBy = "eks" }, "eni-0d has a tag that forbids it"},
-		"another subnet":   {func(n *observed, _ string) { n.Branches[0].ENI.Subnet = netip.Prefix{} }, "eni-0d is in another subnet"},
+		"another subnet":   {func(n *observed, _ string) { n.Branches[0].ENI.SubnetID = "subnet-2" }, "eni-0d is in another subnet"},
+		"unknown prefix":   {func(n *observed, _ string) { n.Branches[0].ENI.Subnet = netip.Prefix{} }, "the metadata service does not show it"},
 		"no branch ENIs":   {func(n *observed, _ string) { n.Desired.Node.Enforcement = "" }, "ENABLE_POD_ENI=true permits it"},
 		"another mode":     {func(n *observed, _ string) { n.Desired.Node.Enforcement += "r" }, "POD_SECURITY_GROUP_ENFORCING_MODE sets it"},
 		"two host links": {func(n *observed, _ string) {
