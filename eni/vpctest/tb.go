@@ -48,7 +48,7 @@ func isolated() error {
 
 const (
 	// patience is how long methods that wait for an answer wait for it.
-	patience = 10 * time.Second
+	patience = 30 * time.Second
 	// silence is how long methods that expect no answer wait for one.
 	silence = 500 * time.Millisecond
 )

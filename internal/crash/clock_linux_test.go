@@ -140,7 +140,7 @@ func (c *clockTest) cooldown(t *testing.T) {
 	case sinceDel < clockCooldown || took > clockCooldown+slack:
 		t.Errorf("cooldown: the address was allocated %v after its release and %v after the start of DEL, want %v", took, sinceDel, clockCooldown)
 	}
-	if left := clockCooldown - retry.at.Sub(released); retry.after > 0 && (retry.after > left+2*time.Second || retry.after < left-2*time.Second) {
+	if left := clockCooldown - retry.at.Sub(released); retry.after > 0 && (retry.after > left+slack || retry.after < left-slack) {
 		t.Errorf("retry time: %q %v before the end of the cooldown", retry.text, left)
 	}
 	if n := c.calls() - before; n > callsAllowed {

@@ -35,6 +35,9 @@ func TestMain(m *testing.M) {
 // silence is how long a test waits to see that there is no answer.
 const silence = 300 * time.Millisecond
 
+// patience is how long a test waits for an answer.
+const patience = 30 * time.Second
+
 var vpcConfig = fabric.Config{
 	VPC: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("2001:db8:1::/56")},
 	Subnets: []fabric.Subnet{
@@ -102,7 +105,7 @@ func wantSource(t *testing.T, n *fabric.Netns, from, to, want netip.Addr) {
 func wantSourceAt(t *testing.T, n *fabric.Netns, from netip.Addr, to netip.AddrPort, want netip.Addr) {
 	t.Helper()
 	for _, network := range []string{"udp", "tcp"} {
-		limit := 5 * time.Second
+		limit := patience
 		if !want.IsValid() {
 			limit = silence
 		}
@@ -179,7 +182,7 @@ next:
 // still be in flight when the call that sent them returns.
 func eventually(t *testing.T, cond func() bool) bool {
 	t.Helper()
-	deadline := time.After(5 * time.Second)
+	deadline := time.After(patience)
 	for !cond() {
 		select {
 		case <-time.After(time.Millisecond):
@@ -199,7 +202,7 @@ func sendAndWait(t *testing.T, n *fabric.Netns, from, to string) {
 	if err := n.Send(netip.AddrPortFrom(ip(from), 1), dst, nil); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	gateway := map[string]string{"node-1": "10.0.1.1", "node-2": "10.0.2.1", "nat": "10.0.1.1", "internet": "10.0.1.10"}[n.Name()]
 	if _, err := n.Ping(ctx, netip.Addr{}, ip(gateway)); err != nil {
@@ -229,7 +232,7 @@ func TestDelivery(t *testing.T) {
 	wantSource(t, one, ip("10.0.1.10"), fabric.InternetAddr, ip("10.0.1.10"))
 	wantSource(t, one, ip("2001:db8:1:1::10"), fabric.InternetAddr6, ip("2001:db8:1:1::10"))
 	for _, a := range []netip.Addr{ip("10.0.2.10"), ip("2001:db8:1:2::10"), ip("10.0.1.1"), fabric.InternetAddr} {
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		if rtt, err := one.Ping(ctx, netip.Addr{}, a); err != nil || rtt <= 0 {
 			t.Errorf("ping %v: %v, %v", a, rtt, err)
 		}
@@ -624,7 +627,7 @@ func get(t *testing.T, n *fabric.Netns, from netip.Addr, url string) (int, strin
 			}
 			return n.Dial(ctx, network, local, netip.MustParseAddrPort(address))
 		},
-	}, Timeout: 5 * time.Second}
+	}, Timeout: patience}
 	resp, err := client.Get(url)
 	if err != nil {
 		t.Fatal(err)

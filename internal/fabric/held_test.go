@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,9 +19,8 @@ import (
 
 // heldAddrs checks that connections to the addresses of a delegated prefix that no
 // pod has are refused, from every kind of sender. If the node did not answer, they
-// would hang for longer than the test waits. An answer to the second packet, after
-// a second, suffices, see docs/architecture.md. The kernel limits its answers to
-// each sender to a burst of six and then one a second: earlier tests must not use up
+// would hang for longer than the test waits. An answer to a repeated packet
+// suffices, see docs/architecture.md. The kernel limits its answers to each sender to a burst of six and then one a second: earlier tests must not use up
 // that burst, as redirects between the ports of a bridge do.
 func (s *suite) heldAddrs(t *testing.T) {
 	near, far := s.hosts[0], s.hosts[1]
@@ -31,7 +29,7 @@ func (s *suite) heldAddrs(t *testing.T) {
 	for _, from := range []end{near.end, far.end, near.pods["primary"].end, near.pods["second"].end, near.pods["prefix"].end, far.pods["primary"].end, far.pods["second"].end} {
 		for family, a := range held {
 			all.Go(func() {
-				ctx, cancel := context.WithTimeout(t.Context(), 2900*time.Millisecond)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
 				c, err := from.ns.Dial(ctx, "tcp", netip.AddrPortFrom(from.addrs[family], 0), netip.AddrPortFrom(a, fabric.EchoPort))
 				if err == nil {

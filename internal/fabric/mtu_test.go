@@ -37,7 +37,7 @@ func (s *suite) pathMTUs(t *testing.T) {
 		}
 		cancel()
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for _, k := range s.kinds {
 		p := near.pods[k.name]

@@ -239,7 +239,7 @@ func TestFragments(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		if _, err := fabric.Exchange(ctx, c, strings.Repeat("x", 20_000)); err != nil {
 			t.Errorf("large datagrams to %v: %v", a, err)

@@ -99,9 +99,7 @@ func TestEachCard(t *testing.T) {
 				for _, p := range append(pods, plain) {
 					p.Delete(t)
 				}
-				if s := node.Status(t); len(s.Allocations) > 0 {
-					t.Errorf("allocations %v after all DELs, want none", s.Allocations)
-				}
+				wantNoAllocations(t, node)
 			})
 		}
 	}
@@ -118,9 +116,7 @@ func TestEachCardRefused(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "ENABLE_MULTI_NIC") {
 		t.Errorf("ADD: %v, want an error that names ENABLE_MULTI_NIC", err)
 	}
-	if s := node.Status(t); len(s.Allocations) > 0 {
-		t.Errorf("allocations %v after a refused ADD, want none", s.Allocations)
-	}
+	wantNoAllocations(t, node)
 }
 
 // sandboxLinks returns the names of the interfaces in the sandbox, in the order of the

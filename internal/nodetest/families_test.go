@@ -96,9 +96,7 @@ func checkPods(t *testing.T, vpc *vpctest.VPC, env map[string]string, want []boo
 	}
 	for i, n := range nodes {
 		n.Eventually(t, func() error { return differs(before[i], kernelOf(t, n)) })
-		if s := n.Status(t); len(s.Allocations) > 0 {
-			t.Errorf("allocations %v after all DELs, want none", s.Allocations)
-		}
+		wantNoAllocations(t, n)
 	}
 	wantNoDrops(t, vpc)
 }

@@ -165,9 +165,7 @@ func TestPrefixLadder(t *testing.T) {
 			p.Delete(t)
 		}
 		r.Eventually(t, func() error { return differs(r.before, kernelOf(t, r.Node)) })
-		if s := r.Status(t); len(s.Allocations) > 0 {
-			t.Errorf("allocations %v after all DELs, want none", s.Allocations)
-		}
+		wantNoAllocations(t, r.Node)
 	}
 	wantNoDrops(t, vpc)
 }

@@ -192,7 +192,7 @@ func (n *Node) Command(args ...string) *exec.Cmd {
 }
 
 // patience is how long methods wait for the agent.
-const patience = 40 * time.Second
+const patience = 2 * time.Minute
 
 // WaitReady waits until the agent can serve pods and has written the CNI configuration.
 func (n *Node) WaitReady(t *testing.T) {
@@ -206,8 +206,8 @@ func (n *Node) WaitReady(t *testing.T) {
 	})
 }
 
-// Eventually waits until f returns nil. It ends the test if the agent ends, or after 40
-// seconds.
+// Eventually waits until f returns nil. It ends the test if the agent ends, or after two
+// minutes.
 func (n *Node) Eventually(t *testing.T, f func() error) {
 	t.Helper()
 	deadline := time.After(patience)

@@ -70,9 +70,7 @@ func TestWholeSystem(t *testing.T) {
 				}
 			}
 			wantNoDrops(t, vpc)
-			if s := nodes[0].Status(t); len(s.Allocations) > 0 {
-				t.Errorf("allocations %v after all DELs, want none", s.Allocations)
-			}
+			wantNoAllocations(t, nodes[0])
 		})
 	}
 }
@@ -114,6 +112,18 @@ func differs(before, after string) error {
 		return fmt.Errorf("left behind, before:\n%safter:\n%s", before, after)
 	}
 	return nil
+}
+
+// wantNoAllocations waits until the agent has no allocation. It may release an address after
+// the plugin has answered.
+func wantNoAllocations(t *testing.T, n *Node) {
+	t.Helper()
+	n.Eventually(t, func() error {
+		if s := n.Status(t); len(s.Allocations) > 0 {
+			return fmt.Errorf("allocations %v, want none", s.Allocations)
+		}
+		return nil
+	})
 }
 
 // wantNoDrops checks that no packet left by an ENI that does not own its source, and that

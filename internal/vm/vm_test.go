@@ -51,11 +51,11 @@ func TestKernel(t *testing.T) {
 		last  string
 	}{
 		{name: "datapath", pkg: "../../datapath", run: "^TestOtherKinds$"},
-		{name: "fabric", pkg: "../fabric", run: "^(TestBranchENI|TestSuite)$/(standard|strict)$"},
-		{name: "nodetest-branch", pkg: "../nodetest", run: "^TestOtherKinds$/^(strict|standard)$/./^(IPv4|dual-stack)$", programs: []string{"ipamd", "vpc-cni"}},
+		{name: "fabric", pkg: "../fabric", run: "^(TestBranchENI|TestSuite)$/^(flat-standard|per-pod-strict)$"},
+		{name: "fabric-others", pkg: "../fabric", run: "^TestSuite$/^(flat-strict|per-pod-standard)$", long: true},
+		{name: "nodetest", pkg: "../nodetest", run: "^TestOtherKinds$/././^dual-stack$", programs: []string{"ipamd", "vpc-cni"}},
+		{name: "nodetest-one-family", pkg: "../nodetest", run: "^TestOtherKinds$/././^IPv[46]$", programs: []string{"ipamd", "vpc-cni"}, long: true},
 		{name: "nodetest-adopt", pkg: "../nodetest", run: "^TestAdoptBranches$", programs: []string{"ipamd", "vpc-cni"}, long: true},
-		{name: "nodetest-ipvlan", pkg: "../nodetest", run: "^TestOtherKinds$/^ipvlan$/./^(IPv4|dual-stack)$", programs: []string{"ipamd", "vpc-cni"}},
-		{name: "nodetest-IPv6", pkg: "../nodetest", run: "^TestOtherKinds$/././^IPv6$", programs: []string{"ipamd", "vpc-cni"}, long: true},
 		{name: "rules", pkg: "../fabric", run: "^(TestBranchGroups|TestJudgeAgreesWithKernel)$"},
 		{name: "ec2fabric", pkg: "../fabric/ec2fabric", run: "^TestBranchENI$"},
 		{name: "clock", pkg: "../crash", run: "^TestClock", programs: []string{"ipamd", "vpc-cni"}},
