@@ -25,12 +25,21 @@ import (
 
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/eni/enitest"
+	"github.com/vpcnet/vpcnet/internal/race"
 )
 
 var (
-	seeds = flag.Int("seeds", 400, "number of seeds of TestModel")
+	seeds = flag.Int("seeds", seedsUnlessRace(400), "number of seeds of TestModel")
 	seed  = flag.Uint64("seed", 0, "run TestModel with this seed only, with a log")
 )
+
+// seedsUnlessRace returns n, or a quarter of it with the race detector, see package race.
+func seedsUnlessRace(n int) int {
+	if race.Enabled {
+		return n / 4
+	}
+	return n
+}
 
 // TestModel drives a Manager with random operations against a cloud that lags,
 // throttles, loses answers and refuses calls, and kills the process between and

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/vpcnet/vpcnet/internal/race"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/waljournal"
 )
@@ -74,7 +75,7 @@ func TestMemoryOfPods(t *testing.T) {
 // the files of the journal.
 func TestPodsLeaveNothing(t *testing.T) {
 	pairs := 1_000_000
-	if testing.Short() || raceEnabled {
+	if testing.Short() || race.Enabled {
 		pairs = 30_000
 	}
 	dir := t.TempDir()

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vpcnet/vpcnet/internal/race"
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
 	"github.com/vpcnet/vpcnet/ipam/waljournal"
@@ -63,7 +64,7 @@ func TestMemoryOfAgent(t *testing.T) {
 		runMeasured(t, dir)
 		return
 	}
-	if raceEnabled {
+	if race.Enabled {
 		t.Log("the race detector needs memory of its own, so only the run without it measures")
 		return
 	}
