@@ -401,10 +401,7 @@ func (l *Links) WatchTranslation(ctx context.Context, repaired func(snat.Repair)
 
 // SweepSoon signals Sweep that there are links to delete.
 func (l *Links) SweepSoon() {
-	select {
-	case l.retired <- struct{}{}:
-	default: // a signal is pending already
-	}
+	signal(l.retired)
 }
 
 // sweepDelay is how long Sweep waits for more links. The kernel needs tens of

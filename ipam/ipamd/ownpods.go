@@ -349,7 +349,7 @@ func (o *ownPods) drop(r podRecord) {
 		o.dropped = append(o.dropped, r.Branch)
 	}
 	o.mu.Unlock()
-	o.signal()
+	signal(o.work)
 }
 
 // relist has run look for branch ENIs without a pod.
@@ -357,14 +357,7 @@ func (o *ownPods) relist() {
 	o.mu.Lock()
 	o.listed = false
 	o.mu.Unlock()
-	o.signal()
-}
-
-func (o *ownPods) signal() {
-	select {
-	case o.work <- struct{}{}:
-	default: // a signal is pending already
-	}
+	signal(o.work)
 }
 
 // inUse reports whether a pod has the ENI, and otherwise calls next.

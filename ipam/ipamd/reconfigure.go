@@ -28,6 +28,10 @@ var programFields = []string{"Demand", "Handler", "Hooks", "Logger", "Policies"}
 // security groups of existing ENIs follow soon. Demand, Handler, Hooks, Logger and Policies
 // are ignored.
 //
+// It also makes the agent check at once, and not only with its next audit, what the metadata
+// service shows: the prefixes of the VPC, of which one is dropped when two checks do not show
+// it, and ENIs and addresses that it does not know.
+//
 // It returns the names of the other fields that differ. They keep their values, and take
 // effect if the next agent is created with them. If NoPrimaryPods is one of them, Subnets
 // and Groups wait too, because the pods of the primary ENI would be in the wrong place.
@@ -50,7 +54,17 @@ func (a *Agent) Reconfigure(ctx context.Context, next Config) (waiting []string,
 	if a.parts == nil {
 		return waiting, nil
 	}
-	return waiting, a.parts.reconfigure(before, a.cfg)
+	err = a.parts.reconfigure(before, a.cfg)
+	signal(a.parts.look)
+	return waiting, err
+}
+
+// signal sends a value unless one is pending already.
+func signal(to chan<- struct{}) {
+	select {
+	case to <- struct{}{}:
+	default:
+	}
 }
 
 // checkPlacement returns an error for new subnets and groups that do not exist.
@@ -117,10 +131,7 @@ func (s *started) reconfigure(before, now Config) error {
 	s.manager.SetMaxENIs(now.MaxENIs)
 	if differ(before, now, placementFields) {
 		s.manager.SetPlacement(now.Subnets, now.Groups)
-		select {
-		case s.regroup <- struct{}{}:
-		default: // a value is pending already
-		}
+		signal(s.regroup)
 	}
 	if differ(before, now, []string{"MaxPods", "Cooldown"}) {
 		s.pool.SetMaxPods(now.MaxPods)

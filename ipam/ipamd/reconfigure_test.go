@@ -82,8 +82,11 @@ func TestReconfigure(t *testing.T) {
 		limits, err := n.manager.Limits(t.Context())
 		n.check(err)
 		loop := n.run(t.Context(), 0)
-		parts := &started{pool: n.pool, agent: loop, manager: n.manager, limits: limits, cards: []int{0}, regroup: make(chan struct{}, 1)}
+		parts := &started{pool: n.pool, agent: loop, manager: n.manager, limits: limits, cards: []int{0}, regroup: make(chan struct{}, 1), look: make(chan struct{}, 1)}
 		n.check(a.publish(&node{cfg: a.config()}, parts))
+		if len(parts.look) != 0 {
+			t.Error("a start checks twice")
+		}
 		time.Sleep(time.Minute)
 		change := func(cfg Config, want error) {
 			t.Helper()
@@ -97,6 +100,9 @@ func TestReconfigure(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 		change(Config{Policy: warmpool.AWS{WarmIPTarget: 5}}, nil)
+		if len(parts.look) != 1 {
+			t.Error("a change does not make the agent check")
+		}
 		if got := loop.Status().Free; got != 5 {
 			t.Errorf("%d free addresses, want 5", got)
 		}

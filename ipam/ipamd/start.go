@@ -60,6 +60,8 @@ type started struct {
 	// regroup receives a value when the ENIs may have other security groups than the
 	// configuration chooses.
 	regroup chan struct{}
+	// look receives a value when audit is not to wait for the next tick.
+	look chan struct{}
 }
 
 const (
@@ -79,7 +81,7 @@ const (
 // of tombstones, which plugins leave while the agent is too busy for them, and
 // follows the prefixes of the VPC. It only logs that the metadata service does not
 // answer, because the calls that need it fail anyway. After a change of the
-// configuration it corrects the security groups of the ENIs.
+// configuration it checks at once, and corrects the security groups of the ENIs.
 func (n *node) audit(ctx context.Context, st *started) error {
 	manager, a, regroup := st.manager, st.agent, false
 	if n.finishOperations(ctx, manager, slog.LevelWarn) {
@@ -88,10 +90,11 @@ func (n *node) audit(ctx context.Context, st *started) error {
 	tick, retry := time.NewTicker(auditEvery), time.NewTicker(retryEC2Every)
 	defer tick.Stop()
 	defer retry.Stop()
-	vpc := vpcAudit{node: n, prefixes: manager.VPCPrefixes}
+	vpc := vpcAudit{node: n, manager: manager}
 	for {
 		select {
 		case <-tick.C:
+		case <-st.look:
 		case <-retry.C:
 			// Addresses that only the metadata service shows are doubtful, and are not
 			// given to pods.
@@ -263,7 +266,7 @@ func (n *node) prepare(ctx context.Context) (*started, error) {
 		return nil, err
 	}
 	limits, err := manager.Limits(ctx)
-	return &started{pool: n.pool, client: client, manager: manager, limits: limits, regroup: make(chan struct{}, 1)}, err
+	return &started{pool: n.pool, client: client, manager: manager, limits: limits, regroup: make(chan struct{}, 1), look: make(chan struct{}, 1)}, err
 }
 
 // newAgent creates the agent of st.

@@ -56,9 +56,6 @@ func (s *subscriptions) signal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.readers {
-		select {
-		case c <- struct{}{}:
-		default: // a value is pending already
-		}
+		signal(c)
 	}
 }

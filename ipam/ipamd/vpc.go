@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam/agent"
 )
 
@@ -15,7 +16,7 @@ import (
 // from the metadata service, and so needs no call to EC2.
 type vpcAudit struct {
 	*node
-	prefixes func(context.Context) ([]netip.Prefix, error)
+	manager *eni.Manager
 	// missing are known prefixes that the last update did not show.
 	missing []netip.Prefix
 }
@@ -24,7 +25,7 @@ type vpcAudit struct {
 // removes a prefix that two updates in a row do not show: if a prefix were removed
 // by mistake, traffic inside the VPC would be translated.
 func (v *vpcAudit) update(ctx context.Context) {
-	shown, err := v.prefixes(ctx)
+	shown, err := v.manager.VPCPrefixes(ctx)
 	if err != nil {
 		v.log.Debug("prefixes of the VPC", "err", err)
 		return
@@ -39,6 +40,7 @@ func (v *vpcAudit) update(ctx context.Context) {
 		v.log.Error("apply the prefixes of the VPC", "prefixes", want, "err", err)
 		return
 	}
+	_ = v.recorder.store(v.manager.Inventory()) // else the next agent would begin with those before
 	v.log.Info("the prefixes of the VPC have changed", "prefixes", want, "before", before)
 	v.recordEvent(agent.Event{Kind: EventVPCChanged, Text: fmt.Sprintf("the VPC has the prefixes %v, before %v", want, before)})
 }
