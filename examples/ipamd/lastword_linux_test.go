@@ -108,9 +108,7 @@ func TestStatusAtTheEnd(t *testing.T) {
 			}
 			ended.Store(true)
 		})
-		for !a.Status().Ready {
-			time.Sleep(time.Millisecond)
-		}
+		<-a.Ready()
 		for range 4 {
 			all.Go(func() {
 				for !ended.Load() {

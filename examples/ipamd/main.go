@@ -182,10 +182,8 @@ func serve(ctx context.Context, cfg ipamd.Config, c *changer, log *slog.Logger) 
 	}
 	changed, stop := a.Subscribe()
 	defer stop()
-	grown, stopGrown := a.Subscribe()
-	defer stopGrown()
 	g.Go(func() error {
-		m.Started(ctx, start, a, grown)
+		m.Started(ctx, start, a.Ready())
 		return nil
 	})
 	g.Go(func() error { return a.Run(ctx) })

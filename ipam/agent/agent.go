@@ -79,6 +79,7 @@ type Agent struct {
 	log      *slog.Logger
 	refresh  chan struct{}
 	changed  chan struct{} // a value means that next is set
+	ready    chan struct{} // closed when Status.Ready is set
 
 	mu       sync.Mutex
 	next     *rules
@@ -94,7 +95,7 @@ type Agent struct {
 func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, cards: len(cfg.Limits), families: slices.Clone(cfg.Families), rand: cfg.Rand,
-		log: cfg.Logger, refresh: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		log: cfg.Logger, refresh: make(chan struct{}, 1), changed: make(chan struct{}, 1), ready: make(chan struct{}),
 	}
 	if len(a.families) == 0 {
 		a.families = []ipam.Family{ipam.IPv4}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/agent"
@@ -116,9 +115,7 @@ func BenchmarkRestart(b *testing.B) {
 		ctx, cancel := context.WithCancel(b.Context())
 		done := make(chan error)
 		go func() { done <- a.Run(ctx) }()
-		for !a.Status().Ready {
-			time.Sleep(100 * time.Microsecond)
-		}
+		<-a.Ready()
 		cancel()
 		if err := errors.Join(<-done, j.Close()); err != nil {
 			b.Fatal(err)

@@ -50,6 +50,10 @@ func (a *Agent) Status() Status {
 	return s
 }
 
+// Ready returns a channel that is closed when Status.Ready becomes true. A Status has a copy
+// of the pool's state, so a caller that waits should use the channel.
+func (a *Agent) Ready() <-chan struct{} { return a.ready }
+
 // free counts the addresses of a family that can be allocated now.
 func free(v ipam.View, f ipam.Family) int {
 	n := 0
@@ -109,5 +113,8 @@ func (l *loop) publish(o ipam.Outlook) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if s.Ready && !l.status.Ready {
+		close(l.Agent.ready)
+	}
 	l.status, l.retryAt = s, o.RetryAt
 }

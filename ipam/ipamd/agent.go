@@ -19,6 +19,7 @@ type Agent struct {
 	subs    subscriptions
 	started atomic.Bool
 	node    atomic.Pointer[node] // nil until Run has opened it
+	ready   chan struct{}
 
 	mu    sync.Mutex
 	cfg   Config   // the present one
@@ -32,7 +33,7 @@ func New(cfg Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Agent{cfg: cfg}, nil
+	return &Agent{cfg: cfg, ready: make(chan struct{})}, nil
 }
 
 // Run runs the agent until ctx ends, and then returns nil. It opens the socket first, so
@@ -69,7 +70,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		}
 		g.Go(func() error { return n.audit(ctx, st) })
 		g.Go(func() error { return n.sweep(ctx, st.client, st.manager) })
-		g.Go(func() error { return n.whenReady(ctx, st) })
+		g.Go(func() error { return n.whenReady(ctx, st, a.ready) })
 		return st.agent.Run(ctx)
 	})
 	return g.Wait()

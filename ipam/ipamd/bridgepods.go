@@ -78,7 +78,7 @@ func (o *ownPods) awaitRoutes(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-time.After(readyEvery):
+		case <-time.After(pollEvery):
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -308,6 +308,9 @@ func (l *Links) applyTranslation(ctx context.Context, cfg snat.Config, since tim
 	return nftables.Close()
 }
 
+// pollEvery is how often the agent looks for what it waits for.
+const pollEvery = 5 * time.Millisecond
+
 // awaitLink waits until the node has a link with the MAC.
 func (l *Links) awaitLink(ctx context.Context, mac net.HardwareAddr) error {
 	for {
@@ -319,7 +322,7 @@ func (l *Links) awaitLink(ctx context.Context, mac net.HardwareAddr) error {
 			return nil
 		}
 		select {
-		case <-time.After(readyEvery):
+		case <-time.After(pollEvery):
 		case <-ctx.Done():
 			return errors.Join(datapath.ErrNoLink, ctx.Err())
 		}

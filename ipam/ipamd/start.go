@@ -317,23 +317,15 @@ func (n *node) tombstones(ctx context.Context, release func(ipam.Attachment) err
 	return err
 }
 
-// readyEvery is how often whenReady checks the agent while it starts. The kubelet checks for the CNI
-// configuration every 5 seconds.
-const readyEvery = 5 * time.Millisecond
-
-// whenReady waits until the first address can be given to a pod, writes the CNI
+// whenReady waits until the first address can be given to a pod, closes ready, writes the CNI
 // configuration, and then repairs changes to the node's network until ctx ends.
-func (n *node) whenReady(ctx context.Context, st *started) error {
-	tick := time.NewTicker(readyEvery)
-	defer tick.Stop()
-	for !n.backend.agent.Load().Status().Ready {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
-		}
+func (n *node) whenReady(ctx context.Context, st *started, ready chan<- struct{}) error {
+	select {
+	case <-st.agent.Ready():
+	case <-ctx.Done():
+		return nil
 	}
-	tick.Stop() // the rest of the function lasts as long as the agent
+	close(ready)
 	if err := n.announce(ctx, primaryAddrs(st.manager.Inventory())); err != nil {
 		return err
 	}

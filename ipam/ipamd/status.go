@@ -140,6 +140,10 @@ func (a *Agent) Status() Status {
 	return s
 }
 
+// Ready returns a channel that is closed when [Status].Ready becomes true, which costs less
+// than to look at the status again and again.
+func (a *Agent) Ready() <-chan struct{} { return a.ready }
+
 // describe adds what EC2 and the instance type say.
 func (p *started) describe(s *Status, cfg *Config) {
 	inv := p.manager.Inventory()

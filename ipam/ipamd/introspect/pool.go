@@ -39,16 +39,19 @@ func TotalsOf(v ipam.View) (all []Totals) {
 	return all
 }
 
-// LogPool logs the totals of each card at the level debug when they change, until ctx ends.
+// LogPool logs the totals of each card at the level debug when they change, until ctx ends. At
+// other levels it reads no status, which costs a look at all links.
 // The message is that of amazon-vpc-cni-k8s. changed receives a value after each change, see
 // [ipamd.Agent.Subscribe].
 func (s *Server) LogPool(ctx context.Context, changed <-chan struct{}, log *slog.Logger) error {
 	logged := map[int]string{}
 	for {
-		for _, line := range poolLines(TotalsOf(s.Agent.View()), s.Agent.Status().Cards) {
-			if logged[line.card] != line.text {
-				logged[line.card] = line.text
-				log.Debug(line.text)
+		if log.Enabled(ctx, slog.LevelDebug) {
+			for _, line := range poolLines(TotalsOf(s.Agent.View()), s.Agent.Status().Cards) {
+				if logged[line.card] != line.text {
+					logged[line.card] = line.text
+					log.Debug(line.text)
+				}
 			}
 		}
 		select {

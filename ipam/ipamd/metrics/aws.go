@@ -5,7 +5,6 @@ package metrics
 import (
 	"context"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
@@ -127,21 +126,15 @@ func (m *awsMetrics) translated(err error) {
 	m.translations.WithLabelValues(result).Inc()
 }
 
-// Started measures the time from start until the agent is ready, and returns then. changed has a
-// value after each change of the agent's pool, see [ipamd.Agent.Subscribe]. If ctx ends first,
-// the start has failed.
-func (m *Metrics) Started(ctx context.Context, start time.Time, agent Agent, changed <-chan struct{}) {
-	// A status costs a look at all links, so there is none before an ENI can serve pods.
-	ready := func(e ipam.ENIView) bool { return e.Ready }
-	for !slices.ContainsFunc(agent.View().ENIs, ready) || !agent.Status().Ready {
-		select {
-		case <-changed:
-		case <-time.After(time.Second): // the agent is ready soon after a change
-		case <-ctx.Done():
-			m.aws.initialized.WithLabelValues("false").Observe(time.Since(start).Seconds())
-			m.aws.started.WithLabelValues("false", "false", "node_initialization").Observe(time.Since(start).Seconds())
-			return
-		}
+// Started measures the time from start until ready is closed, see [ipamd.Agent.Ready], and
+// returns then. If ctx ends first, the start has failed.
+func (m *Metrics) Started(ctx context.Context, start time.Time, ready <-chan struct{}) {
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		m.aws.initialized.WithLabelValues("false").Observe(time.Since(start).Seconds())
+		m.aws.started.WithLabelValues("false", "false", "node_initialization").Observe(time.Since(start).Seconds())
+		return
 	}
 	m.aws.initialized.WithLabelValues("true").Observe(time.Since(start).Seconds())
 	m.aws.started.WithLabelValues("true", "false", "").Observe(time.Since(start).Seconds())

@@ -23,8 +23,7 @@ import (
 
 // fakeAgent is an agent with a pool.
 type fakeAgent struct {
-	pool  *ipam.Pool
-	ready bool
+	pool *ipam.Pool
 	// looks counts the calls of Status. Optional.
 	looks *int
 }
@@ -36,7 +35,6 @@ func (a fakeAgent) Status() ipamd.Status {
 		*a.looks++
 	}
 	return ipamd.Status{
-		Ready:    a.ready,
 		InFlight: []string{"assign eni-1 2 slots"},
 		Denied:   []policy.Denied{{Class: "web", Direction: policy.Egress, Packets: 7}},
 		Cards:    []ipamd.CardStatus{{MaxENIs: 4, SlotsPerENI: 9, AddressesPerSlot: 16}},
@@ -79,10 +77,12 @@ func TestMetrics(t *testing.T) {
 	hooks.Called(eni.Call{Action: "AssociateTrunkInterface", Code: "UnauthorizedOperation"})
 	hooks.Translated(snat.Repair{})
 	hooks.Translated(snat.Repair{Err: errors.New("no")})
-	m.Started(t.Context(), time.Now(), fakeAgent{pool: pool, ready: true}, nil)
+	ready := make(chan struct{})
+	close(ready)
+	m.Started(t.Context(), time.Now(), ready)
 	ended, end := context.WithCancel(t.Context())
 	end()
-	m.Started(ended, time.Now(), fakeAgent{pool: pool}, nil)
+	m.Started(ended, time.Now(), nil)
 	m.repaired(datapath.Repair{Took: time.Millisecond})
 	m.repaired(datapath.Repair{Took: time.Millisecond, Fighting: true})
 	m.repaired(datapath.Repair{Took: time.Millisecond, Err: errors.New("no")})
