@@ -22,10 +22,11 @@ import (
 	"testing"
 )
 
-// TestExportedHaveUsers checks that each exported name of a package that other modules can
-// import has a user: another package of this module with its tests, a program, or an Example.
-// Names are functions, types, methods, constants, variables and the fields of structs. Some
-// need no user of their own:
+// TestExportedHaveUsers checks that each exported name has a user: another package of this
+// module with its tests, a program, or an Example. A package that other modules cannot import
+// also has its own external tests as users, and one that helps tests all of its tests. Names
+// are functions, types, methods, constants, variables and the fields of structs. Some need no
+// user of their own:
 //
 //   - a type that is part of a used declaration;
 //   - a constant of a used type, or of a group of constants of which another one is used;
@@ -44,9 +45,7 @@ func TestExportedHaveUsers(t *testing.T) {
 	m.spread()
 	var unused []string
 	for _, p := range m.packages {
-		if importable(p.ImportPath) {
-			unused = append(unused, m.unused(p)...)
-		}
+		unused = append(unused, m.unused(p)...)
 	}
 	for _, name := range unused {
 		t.Errorf("%s has no user in another package, a program or an Example", name)
@@ -191,9 +190,9 @@ func (m *checkedModule) collectUses(p *source) {
 		m.collectGroups(f)
 	}
 	inner, _ := m.parse(p, p.TestGoFiles)
-	m.collectTests(p, slices.Concat(p.files, inner), inner)
+	m.collectTests(p, slices.Concat(p.files, inner), inner, strings.HasSuffix(p.ImportPath, "test") && !importable(p.ImportPath))
 	outer, _ := m.parse(p, p.XTestGoFiles)
-	m.collectTests(p, outer, outer)
+	m.collectTests(p, outer, outer, !importable(p.ImportPath))
 }
 
 // collectGroups records which constants a file declares together.
@@ -215,9 +214,9 @@ func (m *checkedModule) collectGroups(f *ast.File) {
 	}
 }
 
-// collectTests records the uses in test files. Errors are ignored: they come from names of
+// collectTests records the uses in test files. If own is set, those of the package itself count. Errors are ignored: they come from names of
 // in-package test files, which are not part of the package that an external test sees here.
-func (m *checkedModule) collectTests(p *source, all, tests []*ast.File) {
+func (m *checkedModule) collectTests(p *source, all, tests []*ast.File, own bool) {
 	if len(tests) == 0 {
 		return
 	}
@@ -225,7 +224,7 @@ func (m *checkedModule) collectTests(p *source, all, tests []*ast.File) {
 	info := newInfo()
 	_, _ = cfg.Check(p.ImportPath, m.fset, all, info)
 	for _, f := range tests {
-		m.collect(p, f, info, examplesOnly(f))
+		m.collect(p, f, info, own || examplesOnly(f))
 	}
 }
 

@@ -131,7 +131,7 @@ func bootAddrs(e ENI) (all []netip.Addr) {
 }
 
 func bootAddr(h *netlink.Handle, link netlink.Link, a netip.Addr, s Subnet) error {
-	subnet, ok := s.Prefix(a)
+	subnet, ok := s.prefix(a)
 	if !ok {
 		return fmt.Errorf("subnet %s has no prefix of the same family", s.ID)
 	}
@@ -145,7 +145,7 @@ func bootAddr(h *netlink.Handle, link netlink.Link, a netip.Addr, s Subnet) erro
 		protocol = unix.RTPROT_RA
 	}
 	connected := netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(subnet.Masked()), Scope: netlink.SCOPE_LINK, Protocol: unix.RTPROT_KERNEL, Priority: bootMetric}
-	byGateway := netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(netip.PrefixFrom(subnet.Masked().Addr(), 0)), Gw: s.Gateway(a).AsSlice(), Flags: int(netlink.FLAG_ONLINK), Protocol: protocol, Priority: bootMetric}
+	byGateway := netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(netip.PrefixFrom(subnet.Masked().Addr(), 0)), Gw: s.gateway(a).AsSlice(), Flags: int(netlink.FLAG_ONLINK), Protocol: protocol, Priority: bootMetric}
 	byGateway.Dst.IP = netip.PrefixFrom(a, 0).Masked().Addr().AsSlice()
 	if a.Is4() {
 		connected.Src, byGateway.Src = a.AsSlice(), a.AsSlice()

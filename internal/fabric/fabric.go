@@ -15,11 +15,11 @@ var ErrNotSupported = fmt.Errorf("fabric: namespaces need Linux: %w", errors.Err
 
 // The addresses of the services of the VPC and of the hosts outside it.
 var (
-	// MetadataAddr and MetadataAddr6 are the addresses of the instance metadata
+	// MetadataAddr and metadataAddr6 are the addresses of the instance metadata
 	// service
 	// (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html).
 	MetadataAddr  = netip.MustParseAddr("169.254.169.254")
-	MetadataAddr6 = netip.MustParseAddr("fd00:ec2::254")
+	metadataAddr6 = netip.MustParseAddr("fd00:ec2::254")
 	// EC2Addr is the address of the EC2 API, from a block reserved for documentation.
 	EC2Addr = netip.MustParseAddr("198.51.100.1")
 	// Gateway6 is the IPv6 address of the VPC's router on every link
@@ -58,8 +58,8 @@ type Subnet struct {
 	Prefixes []netip.Prefix
 }
 
-// Prefix returns the subnet's prefix of the family of a.
-func (s Subnet) Prefix(a netip.Addr) (netip.Prefix, bool) {
+// prefix returns the subnet's prefix of the family of a.
+func (s Subnet) prefix(a netip.Addr) (netip.Prefix, bool) {
 	for _, p := range s.Prefixes {
 		if p.Addr().Is4() == a.Is4() {
 			return p, true
@@ -68,13 +68,13 @@ func (s Subnet) Prefix(a netip.Addr) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// Gateway returns the address of the VPC's router in the subnet, of the family
+// gateway returns the address of the VPC's router in the subnet, of the family
 // of a.
-func (s Subnet) Gateway(a netip.Addr) netip.Addr {
+func (s Subnet) gateway(a netip.Addr) netip.Addr {
 	if a.Is6() {
 		return Gateway6
 	}
-	if p, ok := s.Prefix(a); ok {
+	if p, ok := s.prefix(a); ok {
 		return p.Masked().Addr().Next()
 	}
 	return netip.Addr{}

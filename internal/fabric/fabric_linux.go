@@ -188,7 +188,7 @@ func (f *Fabric) AddSubnet(s Subnet) error {
 	}
 	for _, p := range s.Prefixes {
 		if p.Addr().Is4() {
-			if err := f.net.addGateway(s.Gateway(p.Addr())); err != nil {
+			if err := f.net.addGateway(s.gateway(p.Addr())); err != nil {
 				return fmt.Errorf("fabric: subnet %s: %w", s.ID, err)
 			}
 		}

@@ -18,7 +18,7 @@ import (
 // of the first IPv4 block of the VPC plus two, see [ResolverAddr]
 // (https://docs.aws.amazon.com/vpc/latest/userguide/AmazonDNS-concepts.html).
 var (
-	ResolverLinkLocal = netip.MustParseAddr("169.254.169.253")
+	resolverLinkLocal = netip.MustParseAddr("169.254.169.253")
 	ResolverAddr6     = netip.MustParseAddr("fd00:ec2::253")
 )
 

@@ -19,7 +19,7 @@ import (
 )
 
 // ServeDNS serves DNS on the addresses of the VPC's resolver until Close: on
-// [ResolverAddr] of the blocks of the VPC, [ResolverLinkLocal] and [ResolverAddr6], over
+// [ResolverAddr] of the blocks of the VPC, 169.254.169.253 and [ResolverAddr6], over
 // UDP and TCP. It answers the names and the reverse names of the addresses of attached
 // ENIs, in the domain that AWS gives to the region, and those that Set adds. For other
 // names the answer is NXDOMAIN.
@@ -37,7 +37,7 @@ func (f *Fabric) ServeDNS(region string) (*Resolver, error) {
 		return nil, fmt.Errorf("fabric: resolver: %w", os.ErrExist)
 	}
 	f.resolver = ResolverAddr(f.cfg.VPC)
-	addrs := []netip.Addr{ResolverLinkLocal, ResolverAddr6}
+	addrs := []netip.Addr{resolverLinkLocal, ResolverAddr6}
 	if f.resolver.IsValid() {
 		addrs = append(addrs, f.resolver)
 	}
@@ -173,13 +173,13 @@ func bootLease(h *netlink.Handle, link netlink.Link, own, resolver netip.Addr, s
 	if !resolver.IsValid() || !own.Is4() {
 		return nil
 	}
-	gateway := s.Gateway(own)
+	gateway := s.gateway(own)
 	for _, a := range []netip.Addr{gateway, resolver} {
 		r := netlink.Route{
 			LinkIndex: link.Attrs().Index, Dst: ipNet(netip.PrefixFrom(a, a.BitLen())), Src: own.AsSlice(),
 			Protocol: unix.RTPROT_DHCP, Priority: bootMetric,
 		}
-		if p, ok := s.Prefix(own); ok && p.Contains(a) {
+		if p, ok := s.prefix(own); ok && p.Contains(a) {
 			r.Scope = netlink.SCOPE_LINK
 		} else {
 			r.Gw, r.Flags = gateway.AsSlice(), int(netlink.FLAG_ONLINK)

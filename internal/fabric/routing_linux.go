@@ -97,7 +97,7 @@ func (r *routing) setUp(vpc []netip.Prefix) (err error) {
 	if r.lo, err = r.h.LinkByName("lo"); err != nil {
 		return err
 	}
-	for _, a := range usable(MetadataAddr, MetadataAddr6, EC2Addr) {
+	for _, a := range usable(MetadataAddr, metadataAddr6, EC2Addr) {
 		if err := r.addGateway(a); err != nil {
 			return err
 		}

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// ServeMetadata serves HTTP at [MetadataAddr] and [MetadataAddr6], port 80, until
+// ServeMetadata serves HTTP at [MetadataAddr] and fd00:ec2::254, port 80, until
 // Close. It passes each request to the handler that h returns for the instance that
 // owns the source address. If h returns nil the answer is 404.
 func (f *Fabric) ServeMetadata(h func(instance string) http.Handler) error {
@@ -26,7 +26,7 @@ func (f *Fabric) ServeMetadata(h func(instance string) http.Handler) error {
 		}
 		answer.ServeHTTP(w, req)
 	})
-	for _, a := range usable(MetadataAddr, MetadataAddr6) {
+	for _, a := range usable(MetadataAddr, metadataAddr6) {
 		if err := f.serve(a, byInstance); err != nil {
 			return err
 		}

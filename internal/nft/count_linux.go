@@ -11,10 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Counts returns how many packets the counters of each chain of a table have counted. A rule
-// that is replaced begins at 0. Chains without counters, and those of an absent table, are
-// missing.
-func (s *Socket) Counts(table string) (map[string]uint64, error) {
+// counts returns what Keeper.Counts returns, for any table.
+func (s *Socket) counts(table string) (map[string]uint64, error) {
 	counts := map[string]uint64{}
 	err := s.do(func(c *conn) error {
 		answers, err := c.request(unix.NFT_MSG_GETRULE, netlink.Dump, netlink.Attribute{Type: unix.NFTA_RULE_TABLE, Data: cString(table)})
@@ -42,9 +40,11 @@ func (s *Socket) Counts(table string) (map[string]uint64, error) {
 	return counts, err
 }
 
-// Counts is [Socket.Counts] for the keeper's table. It does not wait for changes of the table.
+// Counts returns how many packets the counters of each chain of the keeper's table have
+// counted. A rule that is replaced begins at 0. Chains without counters, and those of an absent
+// table, are missing. It does not wait for changes of the table.
 func (k *Keeper) Counts() (map[string]uint64, error) {
-	counts, err := k.socket.Counts(k.cfg.Table)
+	counts, err := k.socket.counts(k.cfg.Table)
 	if err != nil {
 		return nil, fmt.Errorf("%s: table inet %s: %w", k.cfg.Package, k.cfg.Table, k.explain(err))
 	}

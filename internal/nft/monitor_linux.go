@@ -169,7 +169,7 @@ func (m *Monitor) add(r *Report, message syscall.NetlinkMessage) {
 	}
 	if message.Header.Type&0xff == unix.NFT_MSG_NEWGEN {
 		if name := m.program(attributes); m.changing && name != "" {
-			r.Add(Report{By: []string{name}})
+			r.add(Report{By: []string{name}})
 		}
 		m.changing = false
 		return
@@ -204,8 +204,8 @@ func (m *Monitor) program(attributes []netlink.Attribute) string {
 	return fmt.Sprintf("%s (pid %d)", name, pid)
 }
 
-// Add adds another Report to r.
-func (r *Report) Add(more Report) {
+// add adds another Report to r.
+func (r *Report) add(more Report) {
 	r.Changed = r.Changed || more.Changed
 	for _, name := range more.By {
 		if !slices.Contains(r.By, name) {

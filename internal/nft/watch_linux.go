@@ -169,7 +169,7 @@ func (w *watcher) wait(ctx context.Context, p pause) error {
 		if err != nil {
 			return err
 		}
-		w.reports.Add(r)
+		w.reports.add(r)
 		if r.Changed {
 			w.reportedAt = time.Now()
 			return nil
@@ -243,7 +243,7 @@ func (w *watcher) report(ctx context.Context, r Repair) error {
 	if err != nil {
 		return err
 	}
-	w.reports.Add(pending)
+	w.reports.add(pending)
 	r.By = w.reports.By
 	w.reportedAt, w.reports = time.Time{}, Report{}
 	level := slog.LevelInfo

@@ -14,7 +14,7 @@ import (
 // BatchSize of them. It succeeds if an object to delete does not exist, or if a rule to
 // add does.
 func (c *Conn) Apply(changes []netstate.Change) error {
-	index, err := c.LinkIndexes(changes)
+	index, err := c.linkIndexes(changes)
 	if err != nil {
 		return err
 	}
@@ -70,9 +70,9 @@ func linkOf(i netstate.Item) string {
 	return ""
 }
 
-// LinkIndexes finds the numbers of the links that changes name. The number of a link
+// linkIndexes finds the numbers of the links that changes name. The number of a link
 // that does not exist is 0.
-func (c *Conn) LinkIndexes(changes []netstate.Change) (map[string]int, error) {
+func (c *Conn) linkIndexes(changes []netstate.Change) (map[string]int, error) {
 	var (
 		b     Batch
 		index = map[string]int{}

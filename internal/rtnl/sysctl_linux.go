@@ -76,7 +76,7 @@ func WriteSysctls(ns *os.File, set []netstate.Sysctl) error {
 			}
 			have, reason := os.ReadFile(sysctlFile(s.Key))
 			if value := strings.TrimSpace(string(have)); reason != nil || value != s.Value {
-				errs = append(errs, &SysctlError{Sysctl: s, Have: value, Err: err})
+				errs = append(errs, &sysctlError{Sysctl: s, Have: value, Err: err})
 			}
 		}
 		return errors.Join(errs...)
@@ -111,15 +111,15 @@ func requestSysctl(ns *os.File, s netstate.Sysctl) error {
 	return nil
 }
 
-// SysctlError is the error of a setting that has another value than wanted and cannot be
+// sysctlError is the error of a setting that has another value than wanted and cannot be
 // written.
-type SysctlError struct {
+type sysctlError struct {
 	netstate.Sysctl        // with the wanted value
 	Have            string // "" if the kernel does not have the setting
 	Err             error
 }
 
-func (e *SysctlError) Error() string {
+func (e *sysctlError) Error() string {
 	var path *os.PathError
 	err := e.Err
 	if errors.As(err, &path) {
@@ -136,7 +136,7 @@ func (e *SysctlError) Error() string {
 	return fmt.Sprintf("%s is %s, want %s, and cannot be written (%v): run %s on the node, or mount /proc/sys writable", e.Key, e.Have, e.Value, err, remedy)
 }
 
-func (e *SysctlError) Unwrap() error { return e.Err }
+func (e *sysctlError) Unwrap() error { return e.Err }
 
 // writeFile writes to a file that exists. Files of package os would be in the runtime's
 // poller, where a file of /proc/sys wakes a thread that has nothing to do.

@@ -14,18 +14,18 @@ import (
 	"github.com/vpcnet/vpcnet/internal/logfile"
 )
 
-// ToStderr reports whether a log with the given pluginLogFile is on standard error.
-func ToStderr(file string) bool { return file == "" || file == "stderr" }
+// onStderr reports whether a log with the given pluginLogFile is on standard error.
+func onStderr(file string) bool { return file == "" || file == "stderr" }
 
 // ValidFile reports whether file is a valid pluginLogFile.
-func ValidFile(file string) bool { return ToStderr(file) || filepath.IsAbs(file) }
+func ValidFile(file string) bool { return onStderr(file) || filepath.IsAbs(file) }
 
 // Level returns the level of a log with the given pluginLogFile and pluginLogLevel. The
 // level fatal is above all levels that plugins log. Empty means info for a file, and warn
 // for standard error, which a runtime writes to its own log.
 func Level(file, level string) (slog.Level, error) {
 	if level == "" {
-		if ToStderr(file) {
+		if onStderr(file) {
 			return slog.LevelWarn, nil
 		}
 		return slog.LevelInfo, nil
@@ -43,7 +43,7 @@ func Level(file, level string) (slog.Level, error) {
 // prevent a pod from starting.
 func Open(file string, level slog.Level, stderr io.Writer) (l *slog.Logger, closeLog func()) {
 	toStderr := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	if ToStderr(file) {
+	if onStderr(file) {
 		return toStderr, func() {}
 	}
 	var f *logfile.File

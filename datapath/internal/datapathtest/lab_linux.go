@@ -23,7 +23,7 @@ const linkMTU = 1500
 
 // Lab is a node with two ENIs in a VPC. The package documentation lists the addresses.
 type Lab struct {
-	T   testing.TB
+	t   testing.TB
 	VPC *fabric.Fabric
 	// Netns is the namespace of the node.
 	Netns *fabric.Netns
@@ -38,7 +38,7 @@ type Lab struct {
 func NewLab(t testing.TB, layout datapath.Layout) *Lab {
 	t.Helper()
 	isolatetest.Require(t)
-	l := &Lab{T: t, Node: Node(layout)}
+	l := &Lab{t: t, Node: Node(layout)}
 	l.Node.ENIs = l.Node.ENIs[:2]
 	l.Node.ENIs[1].MTU = 1400
 	var err error
@@ -86,19 +86,19 @@ func NewLab(t testing.TB, layout datapath.Layout) *Lab {
 // AttachENI attaches an ENI to the node at a device index of card 0, which decides the
 // name of its link.
 func (l *Lab) AttachENI(device int, e datapath.ENI) {
-	l.T.Helper()
+	l.t.Helper()
 	l.attach(e, fabric.ENI{Device: device})
 }
 
 // AttachBranch attaches a branch ENI to the node's trunk ENI.
 func (l *Lab) AttachBranch(b datapath.Branch) {
-	l.T.Helper()
+	l.t.Helper()
 	l.attach(b.ENI, fabric.ENI{Trunk: b.Trunk.ID, VLAN: b.VLAN})
 }
 
 // attach attaches e, with the place that at holds.
 func (l *Lab) attach(e datapath.ENI, at fabric.ENI) {
-	l.T.Helper()
+	l.t.Helper()
 	at.ID, at.MAC, at.Instance, at.Subnet = e.ID, e.MAC, nodeName, e.Addrs[0].Masked().String()
 	at.Addr = e.Addrs[0].Addr()
 	for _, p := range e.Addrs[1:] {
@@ -106,7 +106,7 @@ func (l *Lab) attach(e datapath.ENI, at fabric.ENI) {
 	}
 	at.Prefixes = e.Sources
 	if err := l.VPC.Attach(at); err != nil {
-		l.T.Fatal(err)
+		l.t.Fatal(err)
 	}
 }
 
@@ -114,8 +114,8 @@ func (l *Lab) attach(e datapath.ENI, at fabric.ENI) {
 // routes without metric and with the protocol of ip(8), because the golden files and
 // the scripts of the tests name them.
 func (l *Lab) configurePrimary() {
-	l.T.Helper()
-	In(l.T, l.Netns.Path(), func(h *netlink.Handle) error {
+	l.t.Helper()
+	In(l.t, l.Netns.Path(), func(h *netlink.Handle) error {
 		link, err := h.LinkByName("ens5")
 		if err != nil {
 			return err
@@ -149,33 +149,33 @@ func (l *Lab) configurePrimary() {
 
 // AddVPCHost adds an instance with VPCHost4 and VPCHost6 and its echo servers.
 func (l *Lab) AddVPCHost() {
-	l.T.Helper()
+	l.t.Helper()
 	const name = "vpc-host"
 	ns, err := l.VPC.AddInstance(name)
 	if err != nil {
-		l.T.Fatal(err)
+		l.t.Fatal(err)
 	}
 	err = l.VPC.Attach(fabric.ENI{
 		ID: "eni-0e", MAC: MAC("06:00:00:00:00:0e"), Instance: name, Subnet: "10.0.7.0/24",
 		Addr: VPCHost4, Addrs: []netip.Addr{VPCHost6},
 	})
 	if err != nil {
-		l.T.Fatal(err)
+		l.t.Fatal(err)
 	}
-	if err := l.VPC.Boot(l.T.Context(), name); err != nil {
-		l.T.Fatal(err)
+	if err := l.VPC.Boot(l.t.Context(), name); err != nil {
+		l.t.Fatal(err)
 	}
 	for _, a := range []netip.Addr{VPCHost4, VPCHost6} {
-		Echo(l.T, ns.Path(), a)
+		Echo(l.t, ns.Path(), a)
 	}
 }
 
 // RouterLink returns the name of the router's link to an ENI of the node.
 func (l *Lab) RouterLink(id string) string {
-	l.T.Helper()
+	l.t.Helper()
 	name, ok := l.VPC.RouterLink(id)
 	if !ok {
-		l.T.Fatalf("%s is not attached", id)
+		l.t.Fatalf("%s is not attached", id)
 	}
 	return name
 }
@@ -190,7 +190,7 @@ func HasIPv6() bool {
 // Pod returns a pod in a new sandbox that has all single addresses of ENI i and one
 // address of each of its IPv6 prefixes, if the kernel has IPv6.
 func (l *Lab) Pod(i int, id string) datapath.Pod {
-	p := datapath.Pod{ContainerID: id, IfName: "eth0", Netns: NewNetns(l.T), Layout: l.Node.Layout, MTU: 1400}
+	p := datapath.Pod{ContainerID: id, IfName: "eth0", Netns: NewNetns(l.t), Layout: l.Node.Layout, MTU: 1400}
 	e := l.Node.ENIs[i]
 	for _, s := range e.Sources {
 		switch {
@@ -205,9 +205,9 @@ func (l *Lab) Pod(i int, id string) datapath.Pod {
 
 // EnsureNode configures the node and waits until its ENIs pass packets.
 func (l *Lab) EnsureNode() {
-	l.T.Helper()
-	if err := l.Handle.EnsureNode(l.T.Context(), l.Node); err != nil {
-		l.T.Fatalf("EnsureNode: %v", err)
+	l.t.Helper()
+	if err := l.Handle.EnsureNode(l.t.Context(), l.Node); err != nil {
+		l.t.Fatalf("EnsureNode: %v", err)
 	}
 	// The kernel informs IPv6 of a link's carrier up to a second later.
 	for _, e := range l.Node.ENIs {
@@ -215,16 +215,16 @@ func (l *Lab) EnsureNode() {
 		if !HasIPv6() {
 			a = e.Addrs[0].Addr()
 		}
-		WaitAnswer(l.T, l.Netns.Path(), a, OutsideOf(a))
+		WaitAnswer(l.t, l.Netns.Path(), a, OutsideOf(a))
 	}
 }
 
 // AddPod adds a pod to the node.
 func (l *Lab) AddPod(p datapath.Pod) datapath.Wiring {
-	l.T.Helper()
-	w, err := l.Handle.AddPod(l.T.Context(), p)
+	l.t.Helper()
+	w, err := l.Handle.AddPod(l.t.Context(), p)
 	if err != nil {
-		l.T.Fatalf("AddPod: %v", err)
+		l.t.Fatalf("AddPod: %v", err)
 	}
 	return w
 }
@@ -232,10 +232,10 @@ func (l *Lab) AddPod(p datapath.Pod) datapath.Wiring {
 // State returns the state of the node as text. It does not contain counters and
 // neighbour entries that the kernel learned.
 func (l *Lab) State() string {
-	l.T.Helper()
-	s, err := l.Handle.Observe(l.T.Context())
+	l.t.Helper()
+	s, err := l.Handle.Observe(l.t.Context())
 	if err != nil {
-		l.T.Fatalf("Observe: %v", err)
+		l.t.Fatalf("Observe: %v", err)
 	}
 	return s.String()
 }

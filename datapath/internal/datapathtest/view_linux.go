@@ -13,14 +13,14 @@ import (
 // View returns everything that [trace.Trace] needs: the observed node, the sandbox of
 // the first pod, the wanted node and pods, and the table of package snat.
 func (l *Lab) View(pods ...datapath.Pod) trace.View {
-	l.T.Helper()
+	l.t.Helper()
 	sandbox := ""
 	if len(pods) > 0 {
 		sandbox = pods[0].Netns
 	}
-	v, err := trace.Observe(l.T.Context(), l.Netns.Path(), sandbox)
+	v, err := trace.Observe(l.t.Context(), l.Netns.Path(), sandbox)
 	if err != nil {
-		l.T.Fatal(err)
+		l.t.Fatal(err)
 	}
 	v.Desired = &datapath.Desired{Node: l.Node, Pods: pods}
 	v.Translation = l.translation()
@@ -28,15 +28,15 @@ func (l *Lab) View(pods ...datapath.Pod) trace.View {
 }
 
 func (l *Lab) translation() *trace.Translation {
-	l.T.Helper()
+	l.t.Helper()
 	h, err := snat.Open(l.Netns.Path())
 	if err != nil {
-		l.T.Fatal(err)
+		l.t.Fatal(err)
 	}
 	defer h.Close()
-	rules, err := h.Observe(l.T.Context())
+	rules, err := h.Observe(l.t.Context())
 	if err != nil {
-		l.T.Fatal(err)
+		l.t.Fatal(err)
 	}
 	translation, ok := rules.Translation()
 	if !ok {
@@ -49,19 +49,19 @@ func (l *Lab) translation() *trace.Translation {
 // Translate configures package snat: addresses outside 10.0.0.0/8 see the node's
 // address.
 func (l *Lab) Translate() {
-	l.T.Helper()
+	l.t.Helper()
 	rules, err := snat.Config{
 		NodeAddrs: []netip.Addr{Node4, Node6}, PrimaryLink: "ens5", VPC: Prefixes("10.0.0.0/8"), NodePort: true,
 	}.Ruleset()
 	if err != nil {
-		l.T.Fatal(err)
+		l.t.Fatal(err)
 	}
 	h, err := snat.Open(l.Netns.Path())
 	if err != nil {
-		l.T.Fatal(err)
+		l.t.Fatal(err)
 	}
 	defer h.Close()
-	if _, err := h.Apply(l.T.Context(), rules); err != nil {
-		l.T.Fatal(err)
+	if _, err := h.Apply(l.t.Context(), rules); err != nil {
+		l.t.Fatal(err)
 	}
 }

@@ -11,14 +11,14 @@ import (
 // Filter is the order in which the VPC compares a packet with rules, outbound and
 // inbound. The first Match that selects the packet decides; a packet that no Match
 // selects is denied.
-type Filter struct{ Out, In []Match }
+type Filter struct{ out, in []Match }
 
 // Direction returns the matches of outbound or of inbound packets.
 func (f Filter) Direction(out bool) []Match {
 	if out {
-		return f.Out
+		return f.out
 	}
-	return f.In
+	return f.in
 }
 
 // Match is one step of a Filter.
@@ -36,8 +36,8 @@ type Match struct {
 	Tracked bool
 }
 
-// Selects reports whether the traffic includes the packet.
-func (t Traffic) Selects(p Packet) bool {
+// selects reports whether the traffic includes the packet.
+func (t Traffic) selects(p Packet) bool {
 	if t.Protocol == All {
 		return true
 	}
@@ -81,7 +81,7 @@ func (r Rules) GroupFilter(groups []string) (Filter, bool) {
 	if !known {
 		return Filter{}, false
 	}
-	return Filter{Out: matches(rules, true), In: matches(rules, false)}, true
+	return Filter{out: matches(rules, true), in: matches(rules, false)}, true
 }
 
 // matches returns the matches of one direction. A flow that any rule allows without
@@ -147,12 +147,12 @@ func (r Rules) SubnetFilter(subnet string) (Filter, bool) {
 		}
 		m := Match{Traffic: e.Traffic, Prefix: e.Prefix, Allow: e.Allow}
 		if e.Egress {
-			f.Out = append(f.Out, m)
+			f.out = append(f.out, m)
 		} else {
-			f.In = append(f.In, m)
+			f.in = append(f.in, m)
 		}
 	}
-	return f, !r.allowsAll(f.Out) || !r.allowsAll(f.In)
+	return f, !r.allowsAll(f.out) || !r.allowsAll(f.in)
 }
 
 // allowsAll reports whether the first match of each family allows everything. Without

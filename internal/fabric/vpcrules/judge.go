@@ -156,7 +156,7 @@ func (n Network) decide(all []Match, p Packet, out bool) (Match, bool) {
 	answer := p
 	answer.DstPort = p.SrcPort
 	i := slices.IndexFunc(all, func(m Match) bool {
-		if m.Answer && !m.Selects(answer) || !m.Answer && !m.Selects(p) {
+		if m.Answer && !m.selects(answer) || !m.Answer && !m.selects(p) {
 			return false
 		}
 		if m.Group == "" {

@@ -25,11 +25,11 @@ func (r Rules) Table(subnet string) (RouteTable, bool) {
 	return RouteTable{}, false
 }
 
-// Lookup returns the target of the route with the longest prefix that contains the
+// lookup returns the target of the route with the longest prefix that contains the
 // address. The blocks are those of the VPC. Their local routes are in every table. A
 // route of the table replaces the local route with the same prefix. Without a route the
 // target is a Blackhole, and so is the target Local of an address outside the blocks.
-func (t RouteTable) Lookup(blocks []netip.Prefix, a netip.Addr) Target {
+func (t RouteTable) lookup(blocks []netip.Prefix, a netip.Addr) Target {
 	longest, target := -1, Target{}
 	for _, b := range blocks {
 		if b.Contains(a) && b.Bits() > longest {
@@ -65,7 +65,7 @@ func within(blocks []netip.Prefix, p netip.Prefix) bool {
 func (n Network) Route(subnet string, a netip.Addr) Target {
 	target := Target{Kind: Local}
 	if t, ok := n.Table(subnet); ok && subnet != "" {
-		target = t.Lookup(n.Blocks, a)
+		target = t.lookup(n.Blocks, a)
 	} else if !n.inside(a) {
 		target.Kind = Internet
 		if slices.ContainsFunc(n.Peers, func(p netip.Prefix) bool { return p.Contains(a) }) {
