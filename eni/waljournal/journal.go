@@ -68,6 +68,9 @@ type Journal struct {
 	log     *wal.Log
 	intents map[string]json.RawMessage
 	entries int // in the file
+	// opened has the intents as load has decoded them, for the first All. It is nil after
+	// that, and after any change.
+	opened map[string]eni.Intent
 }
 
 var _ eni.Intents = (*Journal)(nil)
@@ -98,41 +101,65 @@ func Open(ctx context.Context, dir string, cfg Config) (*Journal, Report, error)
 	return j, r, nil
 }
 
-// load reads the entries of the file.
+// load reads the entries of the file. It decodes only the last entry of each intent: most
+// entries are earlier steps of the same operations.
 func (j *Journal) load() error {
 	items, err := j.log.Load()
 	if err != nil {
 		return err
 	}
-	j.entries = len(items)
+	j.entries, j.opened = len(items), map[string]eni.Intent{}
+	wrong := func(i int, err error) error {
+		return fmt.Errorf("%w: start the version that wrote it, or remove the state directory: entry %d: %w", ErrFormat, i, err)
+	}
+	last := map[string]int{}
 	for i, item := range items {
-		e, id, err := decode(item)
-		switch {
-		case err != nil:
-			return fmt.Errorf("%w: start the version that wrote it, or remove the state directory: entry %d: %w", ErrFormat, i, err)
-		case e.Put != nil:
+		id, stores, err := idOf(item)
+		if err != nil {
+			return wrong(i, err)
+		}
+		if last[id] = i; !stores {
+			delete(last, id)
+		}
+	}
+	for id, i := range last {
+		var e entry
+		err := json.Unmarshal(items[i], &e)
+		if err == nil {
 			j.intents[id] = e.Put
-		default:
-			delete(j.intents, id)
+			j.opened[id], err = decodeIntent(e.Put)
+		}
+		if err != nil {
+			return wrong(i, err)
 		}
 	}
 	return nil
 }
 
-// decode decodes a line of the file and returns the ID of its intent.
-func decode(item []byte) (e entry, id string, err error) {
-	if err := json.Unmarshal(item, &e); err != nil {
-		return entry{}, "", err
+// idOf returns the ID of the intent of a line of the file, and whether the line stores or
+// removes the intent.
+func idOf(item []byte) (id string, stores bool, err error) {
+	var e struct {
+		Put    *struct{ ID string } `json:"put"`
+		Remove string               `json:"remove"`
 	}
-	if e.Put == nil {
-		if e.Remove == "" {
-			return entry{}, "", errors.New("entry neither stores nor removes an intent")
-		}
-		return e, e.Remove, nil
+	err = json.Unmarshal(item, &e)
+	switch {
+	case err != nil:
+	case e.Put == nil && e.Remove == "":
+		err = errors.New("entry neither stores nor removes an intent")
+	case e.Put == nil:
+		return e.Remove, false, nil
+	case e.Put.ID == "":
+		err = errNoID
+	default:
+		return e.Put.ID, true, nil
 	}
-	in, err := decodeIntent(e.Put)
-	return e, in.ID, err
+	return "", false, err
 }
+
+// errNoID is the error of an intent without an ID.
+var errNoID = errors.New("intent has no ID")
 
 // decodeIntent decodes an intent, which must have an ID.
 func decodeIntent(value []byte) (in eni.Intent, err error) {
@@ -140,7 +167,7 @@ func decodeIntent(value []byte) (in eni.Intent, err error) {
 		return eni.Intent{}, err
 	}
 	if in.ID == "" {
-		return eni.Intent{}, errors.New("intent has no ID")
+		return eni.Intent{}, errNoID
 	}
 	return in, nil
 }
@@ -149,7 +176,7 @@ func decodeIntent(value []byte) (in eni.Intent, err error) {
 func (j *Journal) Put(_ context.Context, in eni.Intent) error {
 	value, err := json.Marshal(in)
 	if err == nil && in.ID == "" {
-		err = errors.New("intent has no ID")
+		err = errNoID
 	}
 	if err == nil {
 		err = j.write(in.ID, entry{Put: value})
@@ -175,6 +202,7 @@ func (j *Journal) write(id string, e entry) error {
 	if e.Put == nil && j.intents[id] == nil {
 		return nil
 	}
+	j.opened = nil
 	next := maps.Clone(j.intents)
 	if next[id] = e.Put; e.Put == nil {
 		delete(next, id)
@@ -219,12 +247,16 @@ func (j *Journal) All(context.Context) ([]eni.Intent, error) {
 	defer j.mu.Unlock()
 	var out []eni.Intent
 	for _, id := range slices.Sorted(maps.Keys(j.intents)) {
-		in, err := decodeIntent(j.intents[id])
-		if err != nil {
-			return nil, fmt.Errorf("read intent %s: %w", id, err)
+		in, decoded := j.opened[id]
+		if !decoded {
+			var err error
+			if in, err = decodeIntent(j.intents[id]); err != nil {
+				return nil, fmt.Errorf("read intent %s: %w", id, err)
+			}
 		}
 		out = append(out, in)
 	}
+	j.opened = nil
 	return out, nil
 }
 
