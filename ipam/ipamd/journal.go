@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	enijournal "github.com/vpcnet/vpcnet/eni/waljournal"
@@ -26,13 +27,15 @@ type journals struct {
 	// restSince is the time of the boot, if the machine was rebooted since the last
 	// start of the agent: all pods ended then.
 	restSince time.Time
+	log       *slog.Logger
+
+	mu sync.Mutex
 	// lost has an event for each journal that could not be read.
 	lost []agent.Event
-	log  *slog.Logger
 }
 
-// openJournals opens both journals in dir. It sets a damaged journal aside; then the
-// kernel and EC2 show what is in use.
+// openJournals opens the journal of the pool in dir; openIntents opens the other one. Both
+// set a damaged journal aside; then the kernel and EC2 show what is in use.
 func openJournals(ctx context.Context, dir, boot string, booted time.Time, log *slog.Logger) (*journals, error) {
 	j := &journals{log: log}
 	pool, report, err := ipamjournal.Open(ctx, dir, ipamjournal.Config{BootID: boot, BootTime: booted, Wait: journalWait})
@@ -55,27 +58,34 @@ func openJournals(ctx context.Context, dir, boot string, booted time.Time, log *
 	if report.Why != nil {
 		j.recordLoss("pool", report.SetAside, report.Readable, report.Why)
 	}
+	return j, nil
+}
+
+// openIntents opens the journal of operations on ENIs in dir. It may run beside openPool.
+func (j *journals) openIntents(ctx context.Context, dir string) error {
 	intents, found, err := enijournal.Open(ctx, dir, enijournal.Config{Wait: journalWait})
 	if err != nil {
-		return nil, errors.Join(err, pool.Close())
+		return err
 	}
 	j.intents = intents
 	switch {
 	case found.Migrated:
-		log.Info("the journal of ENI operations was converted from the earlier format")
+		j.log.Info("the journal of ENI operations was converted from the earlier format")
 	case found.Created:
-		log.Info("the journal of ENI operations is new")
+		j.log.Info("the journal of ENI operations is new")
 	}
 	if found.Why != nil {
 		j.recordLoss("ENI operations", found.SetAside, found.Readable, found.Why)
 	}
-	return j, nil
+	return nil
 }
 
 // recordLoss logs a journal that was set aside, and records an event.
 func (j *journals) recordLoss(which string, aside []string, readable int, why error) {
 	j.log.Error("journal set aside: the kernel and EC2 show what is in use", "journal", which,
 		"aside", aside, "readable", readable, "err", why)
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	j.lost = append(j.lost, agent.Event{
 		At: time.Now(), Kind: EventJournalLost,
 		Text: fmt.Sprintf("the journal of the %s was set aside as %v after %d records: %v", which, aside, readable, why),
@@ -98,4 +108,10 @@ func (j *journals) openPool(cfg ipam.Config) (*ipam.Pool, error) {
 	return ipam.Open(cfg)
 }
 
-func (j *journals) close() error { return errors.Join(j.intents.Close(), j.pool.Close()) }
+func (j *journals) close() error {
+	err := j.pool.Close()
+	if j.intents != nil {
+		err = errors.Join(err, j.intents.Close())
+	}
+	return err
+}

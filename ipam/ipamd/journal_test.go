@@ -21,6 +21,9 @@ func opened(t *testing.T, dir string) (*journals, *ipam.Pool, string) {
 	var out strings.Builder
 	log := slog.New(slog.NewTextHandler(&out, nil))
 	j, err := openJournals(t.Context(), dir, "boot", time.Time{}, log)
+	if err == nil {
+		err = j.openIntents(t.Context(), dir)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/cniplugin/server"
 	"github.com/vpcnet/vpcnet/datapath"
@@ -77,22 +79,13 @@ func (n *node) openState(ctx context.Context) error {
 	if n.journals, err = openJournals(ctx, n.cfg.StateDir, boot, booted, n.log); err != nil {
 		return err
 	}
+	var both errgroup.Group // so that another processor decodes one of the journals
+	both.Go(func() error { return n.journals.openIntents(ctx, n.cfg.StateDir) })
+	both.Go(func() error { return n.openPool(ctx, boot) })
+	if err := both.Wait(); err != nil {
+		return err
+	}
 	n.intents = n.journals.intents
-	if n.own, err = openOwnPods(&n.cfg, boot, n.log); err != nil {
-		return err
-	}
-	links := n.cfg.links()
-	links.Node.Enforcement, links.Node.PodLinks = n.own.enforcement, n.own.bridges()
-	if n.links, err = OpenLinks(ctx, links); err != nil {
-		return err
-	}
-	n.own.links = n.links
-	n.pool, err = n.journals.openPool(ipam.Config{Cooldown: n.cfg.Cooldown, MaxPods: n.cfg.MaxPods, Witness: n.links.Witness})
-	if err != nil {
-		return err
-	}
-	n.own.pool = n.pool
-	n.own.count()
 	if n.known, err = readNodeRecord(n.cfg.StateDir, boot); err != nil {
 		n.log.Warn("node record of an earlier agent is not used", "err", err)
 	}
@@ -110,6 +103,26 @@ func (n *node) openState(ctx context.Context) error {
 	for _, lost := range n.journals.lost {
 		n.recordEvent(lost)
 	}
+	return nil
+}
+
+// openPool opens the pool and what it depends on.
+func (n *node) openPool(ctx context.Context, boot string) (err error) {
+	if n.own, err = openOwnPods(&n.cfg, boot, n.log); err != nil {
+		return err
+	}
+	links := n.cfg.links()
+	links.Node.Enforcement, links.Node.PodLinks = n.own.enforcement, n.own.bridges()
+	if n.links, err = OpenLinks(ctx, links); err != nil {
+		return err
+	}
+	n.own.links = n.links
+	n.pool, err = n.journals.openPool(ipam.Config{Cooldown: n.cfg.Cooldown, MaxPods: n.cfg.MaxPods, Witness: n.links.Witness})
+	if err != nil {
+		return err
+	}
+	n.own.pool = n.pool
+	n.own.count()
 	return nil
 }
 
