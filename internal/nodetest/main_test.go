@@ -18,5 +18,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if os.Getenv(withoutNftablesEnv) != "" {
+		fmt.Fprintln(os.Stderr, withoutNftablesMain(os.Args[1:]))
+		os.Exit(1)
+	}
 	Main(m, "ownagent", "egress-cni", "bandwidth", "cnitool", "portmap", "tuning")
 }

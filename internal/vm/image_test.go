@@ -23,6 +23,16 @@ var modules = []string{
 	"veth", "8021q", "ipvlan", "bridge", "nft_fib_inet", "nft_ct", "nft_objref", "nft_chain_nat", "nft_nat", "nft_masq", "nft_reject_inet",
 }
 
+// translation are those of modules with which nftables translate addresses, and legacy are
+// the modules of iptables-legacy for the same.
+var (
+	translation = []string{"nft_chain_nat", "nft_nat", "nft_masq"}
+	legacy      = []string{
+		"iptable_nat", "iptable_mangle", "ip6table_nat", "ip6table_mangle",
+		"xt_addrtype", "xt_comment", "xt_connmark", "xt_conntrack", "xt_mark", "xt_nat",
+	}
+)
+
 // kernel is an unpacked package of a Linux kernel.
 type kernel struct {
 	image   string // path of the kernel itself
@@ -103,6 +113,29 @@ type image struct {
 	programs map[string]string // path on this system, by path in the machine
 	// late puts the modules into /late, where init leaves them to the test.
 	late bool
+	// legacy has iptables-legacy instead of the translation by nftables.
+	legacy bool
+}
+
+// addLegacy adds the programs of iptables-legacy, and their parts for each match and target.
+func (im *image) addLegacy(ctx context.Context) error {
+	im.legacy = true
+	for _, program := range []string{"iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore"} {
+		for _, name := range []string{program, strings.Replace(program, "ip", "ip6", 1)} {
+			file, err := exec.LookPath(name)
+			if err != nil {
+				return err
+			}
+			if err := im.addShared(ctx, file); err != nil {
+				return err
+			}
+		}
+	}
+	parts, err := filepath.Glob("/usr/lib/*/xtables/libxt_*.so")
+	for _, f := range parts {
+		im.programs[f[1:]] = f
+	}
+	return err
 }
 
 // addShared adds a dynamically linked program and its libraries.
@@ -123,7 +156,11 @@ func (im image) addShared(ctx context.Context, program string) error {
 // write writes the image, with the kernel modules, to a file.
 func (im image) write(to string, k kernel) error {
 	files := maps.Clone(im.programs)
-	found, err := k.files(modules)
+	load := modules
+	if im.legacy {
+		load = append(slices.DeleteFunc(slices.Clone(modules), func(m string) bool { return slices.Contains(translation, m) }), legacy...)
+	}
+	found, err := k.files(load)
 	if err != nil {
 		return err
 	}

@@ -45,6 +45,7 @@ func TestKernel(t *testing.T) {
 		kernel         string   // further parameters of the kernel
 		late           bool     // the test loads the modules
 		long           bool     // the test belongs to the long tier, see -long
+		legacy         bool     // iptables-legacy instead of the translation by nftables
 		// first is another package and its test, which runs before, and last a command that
 		// runs after. Optional.
 		first [2]string
@@ -56,6 +57,7 @@ func TestKernel(t *testing.T) {
 		{name: "nodetest", pkg: "../nodetest", run: "^TestOtherKinds$/././^dual-stack$", programs: []string{"ipamd", "vpc-cni"}},
 		{name: "nodetest-one-family", pkg: "../nodetest", run: "^TestOtherKinds$/././^IPv[46]$", programs: []string{"ipamd", "vpc-cni"}, long: true},
 		{name: "nodetest-adopt", pkg: "../nodetest", run: "^TestAdoptBranches$", programs: []string{"ipamd", "vpc-cni"}, long: true},
+		{name: "nodetest-auto", pkg: "../nodetest", run: "^TestAutoBackend$", programs: []string{"ipamd", "vpc-cni"}, legacy: true, long: true},
 		{name: "rules", pkg: "../fabric", run: "^(TestBranchGroups|TestJudgeAgreesWithKernel)$"},
 		{name: "ec2fabric", pkg: "../fabric/ec2fabric", run: "^TestBranchENI$"},
 		{name: "clock", pkg: "../crash", run: "^TestClock", programs: []string{"ipamd", "vpc-cni"}},
@@ -79,6 +81,11 @@ func TestKernel(t *testing.T) {
 			}
 			for _, program := range shared {
 				if err := im.addShared(t.Context(), program); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if test.legacy {
+				if err := im.addLegacy(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 			}
