@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubepolicy
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/datapath/policy"
+	"github.com/vpcnet/vpcnet/examples/k8s/netpol"
+)
+
+// Config configures [Policies].
+type Config struct {
+	// Client is the client of the API server.
+	Client kubernetes.Interface
+	// Node is the name of the node, and HostNetworkPeers is that of package netpol.
+	Node             string
+	HostNetworkPeers bool
+	// Logger receives errors of the API server. Nil discards.
+	Logger *slog.Logger
+}
+
+// Policies are the NetworkPolicies of a cluster, for the pods of one node. Create it with
+// [New]. It implements the Policies of package ipamd. It is safe for concurrent use.
+type Policies struct {
+	cfg     Config
+	changed chan struct{}
+	wake    chan struct{}
+	shown   atomic.Pointer[shown]
+
+	mu      sync.Mutex
+	node    *netpol.Node
+	unknown int // kinds of which not all objects are known
+}
+
+// shown is what Class answers with.
+type shown struct {
+	classes map[netpol.PodKey]netpol.PodClass
+	known   bool
+	next    chan struct{} // closed when other values are shown
+}
+
+const (
+	// patience bounds [Policies.Await]. The runtime waits meanwhile.
+	patience = 2 * time.Second
+	// settle is the time from a change until classes are computed, for those that come
+	// together. Under many changes it is restFactor times as long as the last computing took,
+	// but at most maxSettle.
+	settle     = 5 * time.Millisecond
+	restFactor = 3
+	maxSettle  = time.Second
+)
+
+// New returns policies that know nothing before Run.
+func New(cfg Config) *Policies {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	p := &Policies{
+		cfg: cfg, changed: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		node: netpol.New(netpol.Config{Name: cfg.Node, HostNetworkPeers: cfg.HostNetworkPeers}), unknown: 3,
+	}
+	p.shown.Store(&shown{next: make(chan struct{})})
+	return p
+}
+
+// Run watches the objects until ctx ends, and then returns nil. As long as the API server does
+// not answer, Run tries again. It must be called once.
+func (p *Policies) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(klog.NewContext(ctx, logr.FromSlogHandler(p.cfg.Logger.Handler())))
+	c := p.cfg.Client
+	g.Go(func() error {
+		api := c.CoreV1().Namespaces()
+		follow(ctx, p, &corev1.Namespace{}, namespaces, list(api.List), api.Watch)
+		return nil
+	})
+	g.Go(func() error {
+		api := c.CoreV1().Pods("")
+		follow(ctx, p, &corev1.Pod{}, pods, list(api.List), api.Watch)
+		return nil
+	})
+	g.Go(func() error {
+		api := c.NetworkingV1().NetworkPolicies("")
+		follow(ctx, p, &networkingv1.NetworkPolicy{}, policies, list(api.List), api.Watch)
+		return nil
+	})
+	g.Go(func() error {
+		p.compute(ctx)
+		return nil
+	})
+	return g.Wait()
+}
+
+func list[L runtime.Object](f func(context.Context, metav1.ListOptions) (L, error)) cache.ListWithContextFunc {
+	return func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return f(ctx, o) }
+}
+
+// living excludes the pods that have ended, of which no address and no label counts.
+const living = "status.phase!=" + string(corev1.PodSucceeded) + ",status.phase!=" + string(corev1.PodFailed)
+
+// follow watches the objects of a kind until ctx ends.
+func follow[T any](ctx context.Context, p *Policies, of runtime.Object, k kind[T], lister cache.ListWithContextFunc, watcher cache.WatchFuncWithContext) {
+	limit := func(o *metav1.ListOptions) {
+		if _, ok := of.(*corev1.Pod); ok {
+			o.FieldSelector = living
+		}
+	}
+	lw := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			limit(&o)
+			return lister(ctx, o)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			limit(&o)
+			return watcher(ctx, o)
+		},
+	}, p.cfg.Client)
+	s := &store[T]{kind: k, to: p, known: map[netpol.PodKey]bool{}}
+	cache.NewReflectorWithOptions(lw, of, s, cache.ReflectorOptions{}).RunWithContext(ctx)
+}
+
+var (
+	namespaces = kind[netpol.Namespace]{
+		convert: func(object any) (m metav1.ObjectMeta, v netpol.Namespace, ok bool) {
+			x, ok := object.(*corev1.Namespace)
+			if ok {
+				m, v = x.ObjectMeta, Namespace(x)
+			}
+			return m, v, ok
+		},
+		set:    (*netpol.Node).SetNamespace,
+		remove: func(n *netpol.Node, k netpol.PodKey) { n.DeleteNamespace(k.Name) },
+	}
+	pods = kind[netpol.Pod]{
+		convert: func(object any) (m metav1.ObjectMeta, v netpol.Pod, ok bool) {
+			x, ok := object.(*corev1.Pod)
+			if ok {
+				m, v = x.ObjectMeta, Pod(x)
+			}
+			return m, v, ok
+		},
+		set:    (*netpol.Node).SetPod,
+		remove: func(n *netpol.Node, k netpol.PodKey) { n.DeletePod(k.Namespace, k.Name) },
+	}
+	policies = kind[netpol.Policy]{
+		convert: func(object any) (m metav1.ObjectMeta, v netpol.Policy, ok bool) {
+			x, ok := object.(*networkingv1.NetworkPolicy)
+			if ok {
+				m, v = x.ObjectMeta, Policy(x)
+			}
+			return m, v, ok
+		},
+		set:    (*netpol.Node).SetPolicy,
+		remove: func(n *netpol.Node, k netpol.PodKey) { n.DeletePolicy(k.Namespace, k.Name) },
+	}
+)
+
+// change changes the objects, and has the classes computed soon.
+func (p *Policies) change(f func(*netpol.Node)) {
+	p.mu.Lock()
+	f(p.node)
+	p.mu.Unlock()
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// compute computes the classes after changes until ctx ends.
+func (p *Policies) compute(ctx context.Context) {
+	rest := settle
+	for {
+		select {
+		case <-p.wake:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(rest):
+		case <-ctx.Done():
+			return
+		}
+		began := time.Now()
+		p.update()
+		rest = min(max(restFactor*time.Since(began), settle), maxSettle)
+	}
+}
+
+// update computes the classes and shows them, if all kinds of objects are known.
+func (p *Policies) update() {
+	p.mu.Lock()
+	if p.unknown > 0 {
+		p.mu.Unlock()
+		return
+	}
+	changed, err := p.node.Update()
+	old := p.shown.Load()
+	if changed || !old.known {
+		p.shown.Store(&shown{classes: p.node.Classes(), known: true, next: make(chan struct{})})
+	}
+	p.mu.Unlock()
+	if err != nil {
+		p.cfg.Logger.Error("network policy allows nothing", "err", err)
+	}
+	if !changed && old.known {
+		return
+	}
+	close(old.next)
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Class returns the class of a pod of the node. It does not know a pod whose object has not
+// arrived, or is deleted already, or is that of another pod with the same name.
+func (p *Policies) Class(pod cniplugin.Pod) (name string, class policy.Compiled, known bool) {
+	return p.shown.Load().class(pod)
+}
+
+func (s *shown) class(pod cniplugin.Pod) (name string, class policy.Compiled, known bool) {
+	c, ok := s.classes[netpol.PodKey{Namespace: pod.Namespace, Name: pod.Name}]
+	if !ok || pod.UID != "" && c.UID != pod.UID {
+		return "", policy.Compiled{}, false
+	}
+	return c.Name, c.Class, true
+}
+
+// Changed has a value when Class may return something else than before.
+func (p *Policies) Changed() <-chan struct{} { return p.changed }
+
+// Await waits until Class knows a pod, or until ctx ends, but at most two seconds. An agent
+// calls it before it answers an ADD: the runtime can know a pod before its object has arrived
+// here.
+func (p *Policies) Await(ctx context.Context, pod cniplugin.Pod) {
+	if pod.Name == "" {
+		return // not a pod of Kubernetes
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		s := p.shown.Load()
+		if _, _, known := s.class(pod); known {
+			return
+		}
+		select {
+		case <-s.next:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
