@@ -24,8 +24,10 @@ import (
 // goroutines, and must be quick: the runtime waits for them.
 type Policies interface {
 	// Class returns the class of a pod and the name of the class, "" if no policy selects
-	// the pod. The name "unknown" is taken. It returns false if it does not know yet; then the pod keeps the class that
-	// it had, also that of an earlier agent, and a new pod is treated as PolicyMode says.
+	// the pod. Classes with the same name are the same. The name "unknown" is taken. It
+	// returns false if it does not know yet; then the pod keeps the class that it had, also
+	// that of an earlier agent, and a new pod is treated as PolicyMode says. If other pods
+	// have a class of that name, the pod has theirs.
 	Class(pod cniplugin.Pod) (name string, class policy.Compiled, known bool)
 	// Changed has a value when Class may return something else for pods of the node.
 	Changed() <-chan struct{}
@@ -190,7 +192,7 @@ func (e *enforcer) enforce(ctx context.Context) error {
 	want := policy.State{Classes: map[string]policy.Compiled{}, Pods: map[netip.Addr]string{}, LogLimit: e.logLimit}
 	refused := map[ipam.Attachment]bool{}
 	for _, p := range e.pods() {
-		name, class, decided := e.classOf(p)
+		name, class, known, decided := e.classOf(p)
 		if !decided {
 			continue
 		}
@@ -201,8 +203,8 @@ func (e *enforcer) enforce(ctx context.Context) error {
 			}
 			continue
 		}
-		if name != "" {
-			want.Classes[name] = class
+		if _, has := want.Classes[name]; name != "" && (known || !has) {
+			want.Classes[name] = class // that of Policies, if other pods have it from before
 		}
 		for _, a := range p.addrs {
 			want.Pods[a] = name
@@ -217,22 +219,22 @@ func (e *enforcer) enforce(ctx context.Context) error {
 	return nil
 }
 
-// classOf returns the class that a pod must have, "" if nothing limits it. Nothing is decided
-// for a pod that is open only because its class is not known. The table remembers decisions,
+// classOf returns the class that a pod must have, "" if nothing limits it, and whether Policies
+// knows it. Nothing is decided for a pod that is open only because its class is not known. The table remembers decisions,
 // so that pods keep their classes when an agent starts before it knows the policies.
-func (e *enforcer) classOf(p policyPod) (name string, class policy.Compiled, decided bool) {
+func (e *enforcer) classOf(p policyPod) (name string, class policy.Compiled, known, decided bool) {
 	if name, class, known := e.policies.Class(p.pod); known {
-		return name, class, true
+		return name, class, true, true
 	}
 	for _, a := range p.addrs {
 		if name, had := e.applied.Pods[a]; had && name != unknownClass {
-			return name, e.applied.Classes[name], true
+			return name, e.applied.Classes[name], false, true
 		}
 	}
 	if e.mode == PolicyStrict {
-		return unknownClass, denyAll(), true
+		return unknownClass, denyAll(), false, true
 	}
-	return "", policy.Compiled{}, false
+	return "", policy.Compiled{}, false, false
 }
 
 // denyAll returns the class that isolates a pod and allows nothing.
@@ -259,7 +261,7 @@ func (e *enforcer) admit(ctx context.Context, p policyPod) error {
 func (e *enforcer) classLocked(p policyPod) (string, policy.Compiled) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	name, class, _ := e.classOf(p)
+	name, class, _, _ := e.classOf(p)
 	return name, class
 }
 

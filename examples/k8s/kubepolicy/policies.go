@@ -60,11 +60,11 @@ const (
 	// patience bounds [Policies.Await]. The runtime waits meanwhile.
 	patience = 2 * time.Second
 	// settle is the time from a change until classes are computed, for those that come
-	// together. Under many changes it is restFactor times as long as the last computing took,
-	// but at most maxSettle.
+	// together. After a computing there is none for restFactor times as long as it took, but
+	// at most maxRest.
 	settle     = 5 * time.Millisecond
 	restFactor = 3
-	maxSettle  = time.Second
+	maxRest    = time.Second
 )
 
 // New returns policies that know nothing before Run.
@@ -184,7 +184,7 @@ func (p *Policies) change(f func(*netpol.Node)) {
 
 // compute computes the classes after changes until ctx ends.
 func (p *Policies) compute(ctx context.Context) {
-	rest := settle
+	var next time.Time
 	for {
 		select {
 		case <-p.wake:
@@ -192,13 +192,14 @@ func (p *Policies) compute(ctx context.Context) {
 			return
 		}
 		select {
-		case <-time.After(rest):
+		case <-time.After(max(settle, time.Until(next))):
 		case <-ctx.Done():
 			return
 		}
 		began := time.Now()
 		p.update()
-		rest = min(max(restFactor*time.Since(began), settle), maxSettle)
+		took := time.Since(began)
+		next = began.Add(took + min(restFactor*took, maxRest))
 	}
 }
 

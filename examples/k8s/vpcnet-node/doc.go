@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command vpcnet-node is the node agent with what it can take from Kubernetes. It has the
+// flags and variables of ipamd, see ../../ipamd, of which it reads the files once. Each part of
+// Kubernetes is switched on alone; with none the program does not use the API server.
+//
+//	VPCNET_KUBERNETES_POLICIES            true enforces the NetworkPolicies of the cluster, see
+//	                                      package kubepolicy. VPCNET_NETWORK_POLICIES must be
+//	                                      unset
+//	VPCNET_KUBERNETES_HOST_NETWORK_PEERS  true makes pods in the network of their node peers of
+//	                                      selectors by the node's address, see package netpol
+//	NETWORK_POLICY_ENFORCING_MODE         standard, strict or none, as for ipamd: what a new pod
+//	                                      may do as long as its object has not arrived
+//	MY_NODE_NAME                          name of the node, for which DaemonSets have the
+//	                                      downward API (spec.nodeName)
+//	KUBECONFIG                            file with the API server and the rights for it; unset
+//	                                      means the service account of the pod
+//
+// The policies need a ClusterRole with the verbs list and watch of pods, namespaces and
+// networkpolicies.networking.k8s.io. An ADD waits up to two seconds for the object of its pod.
+// The program starts without the API server, and goes on without it with what it knows.
+package main
