@@ -102,8 +102,9 @@ func (d Desired) wired(links []netstate.Link) map[string]Pod {
 	}
 	wired := map[string]Pod{}
 	for _, p := range d.resolved(links).Pods {
-		if p, _ = p.Resolve(links); done[p.HostLink()] {
-			wired[p.HostLink()] = p
+		p, _ = p.withENIs(links) // an ENI without link is not drift
+		if name := p.HostLink(); done[name] {
+			wired[name] = p
 		}
 	}
 	return wired

@@ -113,7 +113,13 @@ func (p Pod) mode() mode {
 	if p.Mode == (Mode{}) {
 		return vethMode{}
 	}
-	for _, f := range p.Mode.fields() {
+	return p.Mode.first()
+}
+
+// first returns the first mode of m that is set. It is apart from Pod.mode because fields
+// takes the addresses of m, for which each call allocates.
+func (m Mode) first() mode {
+	for _, f := range m.fields() {
 		if f.isSet() {
 			return f.mode()
 		}
@@ -183,10 +189,15 @@ func (e ENI) validateMAC() error {
 // were unknown, and with its host link if another program has made it. It returns ErrNoLink
 // if no link has the MAC of an ENI.
 func (p Pod) Resolve(links []netstate.Link) (Pod, error) {
-	for _, f := range p.Mode.fields() {
-		f.clone()
+	return Desired{Pods: []Pod{p}}.resolved(links).Pods[0].withENIs(links)
+}
+
+// withENIs is Resolve for a pod whose host link is known.
+func (p Pod) withENIs(links []netstate.Link) (Pod, error) {
+	if p.Mode == (Mode{}) {
+		return p, nil
 	}
-	p = Desired{Pods: []Pod{p}}.resolved(links).Pods[0]
+	p.Mode = p.Mode.cloned()
 	for _, e := range p.mode().enis() {
 		if e.Link != "" {
 			continue
@@ -198,6 +209,14 @@ func (p Pod) Resolve(links []netstate.Link) (Pod, error) {
 		e.Link = n.ENIs[0].Link
 	}
 	return p, nil
+}
+
+// cloned returns a copy of m whose fields may be changed.
+func (m Mode) cloned() Mode {
+	for _, f := range m.fields() {
+		f.clone()
+	}
+	return m
 }
 
 // fromNode reports whether the pod's addresses are those of an ENI of the node. In other

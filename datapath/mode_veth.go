@@ -38,19 +38,20 @@ func (p Pod) vethHost() netstate.State {
 	link := netstate.Link{
 		Name: p.HostLink(), Kind: "veth", MAC: p.HostMAC().String(), MTU: p.MTU, Up: true, NoARP: true, Peer: p.peer(),
 	}
+	name := link.Name
 	if p.Adopted.Link != "" {
 		link.MTU, link.NoARP = 0, false
 	}
 	s := netstate.State{Links: []netstate.Link{link}}
-	s.Sysctls = p.hostSysctls(p.HostLink())
+	s.Sysctls = p.hostSysctls(name)
 	table := claims.TablePods
 	if p.layout() == PerPod {
 		table = netstate.TableMain
 	}
 	for _, a := range p.Addrs {
 		dst := netstate.HostPrefix(a.Addr)
-		s.Neighbors = append(s.Neighbors, netstate.Neighbor{Link: p.HostLink(), Addr: a.Addr, MAC: p.SandboxMAC().String()})
-		s.Routes = append(s.Routes, netstate.Route{Dst: dst, Link: p.HostLink(), Table: table, Protocol: claims.RouteProtocol})
+		s.Neighbors = append(s.Neighbors, netstate.Neighbor{Link: name, Addr: a.Addr, MAC: p.SandboxMAC().String()})
+		s.Routes = append(s.Routes, netstate.Route{Dst: dst, Link: name, Table: table, Protocol: claims.RouteProtocol})
 		if p.layout() != PerPod {
 			continue
 		}

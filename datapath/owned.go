@@ -31,11 +31,10 @@ func (n Node) owned(s, want netstate.State) netstate.State {
 			}
 		}
 	}
+	wanted := settingsOf(want.Sysctls)
 	for _, x := range s.Sysctls {
-		for _, w := range want.Sysctls {
-			if x.Key == w.Key {
-				o.Sysctls = append(o.Sysctls, x)
-			}
+		if _, ok := wanted[x.Key]; ok {
+			o.Sysctls = append(o.Sysctls, x)
 		}
 	}
 	for _, a := range s.Addresses {
