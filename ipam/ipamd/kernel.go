@@ -58,7 +58,7 @@ func (l *Links) Uses(ctx context.Context) ([]ipam.Use, error) {
 			return nil
 		}
 		n := l.snapshot(nil)
-		unknown := l.unknown(n, uses)
+		unknown := unknown(n, l.pods(), uses)
 		if slices.Equal(n.InUse, unknown) {
 			return nil
 		}
@@ -69,28 +69,39 @@ func (l *Links) Uses(ctx context.Context) ([]ipam.Use, error) {
 }
 
 // unknown returns the addresses of a node's ENIs that lead to a link although no
-// attachment holds them.
-func (l *Links) unknown(n datapath.Node, uses []datapath.Use) []netip.Addr {
-	held := map[netip.Addr]bool{}
-	for _, p := range l.pods() {
+// of the pods holds them.
+func unknown(n datapath.Node, pods []datapath.Pod, uses []datapath.Use) []netip.Addr {
+	held, covered := map[netip.Addr]bool{}, coverage(n)
+	for _, p := range pods {
 		for _, a := range p.Addrs {
 			held[a.Addr] = true
 		}
 	}
 	var out []netip.Addr
 	for _, u := range uses {
-		if !u.Local && !held[u.Addr] && covered(n, u.Addr) && !slices.Contains(out, u.Addr) {
+		if !u.Local && !held[u.Addr] && covered(u.Addr) && !slices.Contains(out, u.Addr) {
 			out = append(out, u.Addr)
 		}
 	}
 	return out
 }
 
-// covered reports whether a is an address for pods of one of the node's ENIs.
-func covered(n datapath.Node, a netip.Addr) bool {
-	return slices.ContainsFunc(n.ENIs, func(e datapath.ENI) bool {
-		return slices.ContainsFunc(e.Sources, func(p netip.Prefix) bool { return p.Contains(a) })
-	})
+// coverage returns a function that reports whether an address is one for pods of one of the
+// node's ENIs.
+func coverage(n datapath.Node) func(netip.Addr) bool {
+	single, prefixes := map[netip.Addr]bool{}, []netip.Prefix(nil)
+	for _, e := range n.ENIs {
+		for _, p := range e.Sources {
+			if p.IsSingleIP() {
+				single[p.Addr()] = true
+			} else {
+				prefixes = append(prefixes, p)
+			}
+		}
+	}
+	return func(a netip.Addr) bool {
+		return single[a] || slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
+	}
 }
 
 // errUnconfirmed means that the node's network is left unchanged, because EC2 has
@@ -100,9 +111,9 @@ var errUnconfirmed = errors.New("the ENIs are unconfirmed while EC2 does not ans
 // witnessPods returns an error if the address of a pod belongs to no ENI of the
 // node and EC2 has not confirmed the ENIs: applying such a node would remove the
 // pod's network.
-func (l *Links) witnessPods(n datapath.Node, uses []datapath.Use) error {
-	own := map[netip.Addr]bool{}
-	for _, p := range l.pods() {
+func (l *Links) witnessPods(n datapath.Node, pods []datapath.Pod, uses []datapath.Use) error {
+	own, covered := map[netip.Addr]bool{}, coverage(n)
+	for _, p := range pods {
 		for _, a := range p.Addrs {
 			own[a.Addr] = own[a.Addr] || p.Mode != (datapath.Mode{})
 		}
@@ -110,7 +121,7 @@ func (l *Links) witnessPods(n datapath.Node, uses []datapath.Use) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, u := range uses {
-		if !l.confirmed && !u.Local && !own[u.Addr] && strings.HasPrefix(u.Link, l.node.HostLinkPrefix) && !covered(n, u.Addr) {
+		if !l.confirmed && !u.Local && !own[u.Addr] && strings.HasPrefix(u.Link, l.node.HostLinkPrefix) && !covered(u.Addr) {
 			return fmt.Errorf("%v leads to the pod at %s, and no known ENI has that address: %w", u.Addr, u.Link, errUnconfirmed)
 		}
 	}

@@ -53,6 +53,8 @@ type Links struct {
 	// latest call that came before the node's network was observed and found right.
 	asked   uint64
 	ensured map[string]uint64
+	// called has a value when Ensure was called.
+	called chan struct{}
 	// confirmed means that EC2 has confirmed the ENIs.
 	confirmed bool
 	// inUse are addresses that are in use, but not by a pod of the pool.
@@ -108,7 +110,7 @@ func newLinks(cfg LinksConfig) *Links {
 	l := &Links{
 		netns: cfg.Netns, fallback: cfg.SNATBackend == "" || cfg.SNATBackend == AutoBackend,
 		node: cfg.Node, snatConfig: cfg.SNAT, pods: cfg.Pods,
-		enis: map[string]datapath.ENI{}, ensured: map[string]uint64{}, turn: make(chan struct{}, 1), retired: make(chan struct{}, 1),
+		enis: map[string]datapath.ENI{}, ensured: map[string]uint64{}, called: make(chan struct{}, 1), turn: make(chan struct{}, 1), retired: make(chan struct{}, 1),
 	}
 	if l.pods == nil {
 		l.pods = func() []datapath.Pod { return nil }
@@ -157,7 +159,12 @@ func (l *Links) Ensure(ctx context.Context, e agent.ENI) error {
 	l.asked++
 	call := l.asked
 	l.mu.Unlock()
+	select {
+	case l.called <- struct{}{}:
+	default: // gather counts the calls itself
+	}
 	return l.inTurn(ctx, func() error {
+		l.gather(ctx)
 		l.mu.Lock()
 		served, calls := l.ensured[e.ID] >= call, l.asked
 		l.mu.Unlock()
@@ -180,6 +187,35 @@ func (l *Links) Ensure(ctx context.Context, e agent.ENI) error {
 		}
 		return nil
 	})
+}
+
+// gatherTime bounds how long the first call of Ensure waits for the others.
+const gatherTime = 5 * time.Millisecond
+
+// gather waits, before the first change of the node's network, until Ensure was called for as
+// many ENIs as are known. The agent calls it for all of them at the same time, and the first
+// change is that of all pods too: with one ENI less, another look at all of it would follow.
+func (l *Links) gather(ctx context.Context) {
+	if l.converted {
+		return
+	}
+	late := time.NewTimer(gatherTime)
+	defer late.Stop()
+	for {
+		l.mu.Lock()
+		all := l.asked >= uint64(len(l.enis))
+		l.mu.Unlock()
+		if all {
+			return
+		}
+		select {
+		case <-l.called:
+		case <-late.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // ensure brings the node's network to the state that follows from all ENIs. If links
@@ -209,14 +245,15 @@ func (l *Links) ensureNode(ctx context.Context, n datapath.Node) error {
 			return err
 		}
 	}
-	if err := l.witnessPods(n, uses); err != nil {
+	pods := l.pods()
+	if err := l.witnessPods(n, pods, uses); err != nil {
 		return err
 	}
-	n.InUse = l.unknown(n, uses)
+	n.InUse = unknown(n, pods, uses)
 	l.setInUse(slices.Clone(n.InUse))
 	l.applied = n
 	l.audited, l.auditedAt = nil, time.Time{}
-	err := l.path.Ensure(ctx, datapath.Desired{Node: n, Pods: l.pods()})
+	err := l.path.Ensure(ctx, datapath.Desired{Node: n, Pods: pods})
 	l.converted = err == nil
 	return err
 }
@@ -412,18 +449,19 @@ func (l *Links) SweepSoon() {
 // 100 ms after its DEL, also if that came when a sweep had just begun.
 const sweepDelay = 15 * time.Millisecond
 
+// sweepFirst is when Sweep first looks for the links that were left while no agent was
+// running. A look at all links would delay the start, and these links harm no pod.
+const sweepFirst = time.Second
+
 // Sweep deletes the links that plugins leave behind, until ctx ends: soon after each DEL,
 // and with each audit, which finds the links of plugins that were killed.
 func (l *Links) Sweep(ctx context.Context, log *slog.Logger) error {
-	tick := time.NewTicker(auditEvery)
-	defer tick.Stop()
+	next := time.NewTimer(sweepFirst)
+	defer next.Stop()
 	for {
-		if err := l.path.Sweep(ctx); err != nil && ctx.Err() == nil {
-			log.Warn("links of deleted pods cannot be removed yet", "err", err)
-		}
 		select {
 		case <-l.retired:
-		case <-tick.C:
+		case <-next.C:
 		case <-ctx.Done():
 			return nil
 		}
@@ -432,6 +470,10 @@ func (l *Links) Sweep(ctx context.Context, log *slog.Logger) error {
 		case <-ctx.Done():
 			return nil
 		}
+		if err := l.path.Sweep(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("links of deleted pods cannot be removed yet", "err", err)
+		}
+		next.Reset(auditEvery)
 	}
 }
 
