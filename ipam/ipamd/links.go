@@ -159,10 +159,7 @@ func (l *Links) Ensure(ctx context.Context, e agent.ENI) error {
 	l.asked++
 	call := l.asked
 	l.mu.Unlock()
-	select {
-	case l.called <- struct{}{}:
-	default: // gather counts the calls itself
-	}
+	signal(l.called)
 	return l.inTurn(ctx, func() error {
 		l.gather(ctx)
 		l.mu.Lock()

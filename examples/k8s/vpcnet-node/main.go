@@ -164,10 +164,8 @@ func serve(ctx context.Context, s *settings.Settings, cfg ipamd.Config, k kubern
 	for _, e := range endpoints(s, show, m.Handler()) {
 		g.Go(func() error { return e.Serve(ctx, cfg.Logger) })
 	}
-	grown, stop := a.Subscribe()
-	defer stop()
 	g.Go(func() error {
-		m.Started(ctx, start, a, grown)
+		m.Started(ctx, start, a.Ready())
 		return nil
 	})
 	g.Go(func() error { return a.Run(ctx) })
