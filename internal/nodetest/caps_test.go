@@ -105,6 +105,24 @@ func TestCapabilities(t *testing.T) {
 	}
 }
 
+// TestIptablesCapability runs agents on a node whose kubelet uses iptables-legacy. An agent needs
+// CAP_NET_RAW to see that, and to use it.
+func TestIptablesCapability(t *testing.T) {
+	t.Parallel()
+	plain := vpctest.New(t).Node(t, "t3.small")
+	plain.Run(t, "iptables-legacy", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
+	cfg := Config{Wrap: with(capabilities(t)...), Env: map[string]string{"VPCNET_SNAT_BACKEND": "iptables"}}
+	node := Start(t, plain, cfg)
+	wantBackend(t, node, "iptables-nft")
+	cfg.Wrap = with(append(capabilities(t), "net_raw")...)
+	node.Configure(cfg)
+	node.Restart(t, syscall.SIGTERM)
+	wantBackend(t, node, "iptables-legacy")
+	if got := node.AddPod(t).Ask(t, "tcp", internet).Addr(); got != node.Addr {
+		t.Errorf("the internet sees %v, want %v", got, node.Addr)
+	}
+}
+
 // probe runs a probe of the agent's container, with the capabilities of the agent.
 func (n *Node) probe(name string) (string, error) {
 	out, err := n.Command("probe", name).CombinedOutput()

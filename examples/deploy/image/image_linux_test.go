@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/vpcnet/vpcnet/snat"
 )
 
 // unpack returns the files of an archive by path.
@@ -129,10 +132,10 @@ func TestImage(t *testing.T) {
 	}
 }
 
-// runInside runs the agent of an image in its root.
-func runInside(t *testing.T, files map[string][]byte) {
+// place writes the files of an image into a directory, which becomes their root.
+func place(t *testing.T, files map[string][]byte) (root string) {
 	t.Helper()
-	root := t.TempDir()
+	root = t.TempDir()
 	if err := os.Chmod(root, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -145,33 +148,72 @@ func runInside(t *testing.T, files map[string][]byte) {
 			t.Fatal(err)
 		}
 	}
+	return root
+}
+
+// inside returns a command whose root is that of an image, in namespaces of its own.
+func inside(root, program string, args ...string) *exec.Cmd {
+	cmd := exec.Command(program, args...)
+	cmd.Dir, cmd.Env = "/", []string{"XTABLES_LOCKFILE=/lock"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Chroot: root, Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	return cmd
+}
+
+// runInside runs the agent of an image in its root.
+func runInside(t *testing.T, files map[string][]byte) {
+	t.Helper()
+	root := place(t, files)
 	// The kernel's link to the program. There are no settings of the kernel in this /proc.
 	if err := errors.Join(os.MkdirAll(filepath.Join(root, "proc/self"), 0o755), os.Symlink("/ipamd", filepath.Join(root, "proc/self/exe"))); err != nil {
 		t.Fatal(err)
 	}
-	inside := func(args ...string) string {
+	agent := func(args ...string) string {
 		t.Helper()
-		cmd := exec.Command("/ipamd", args...)
-		cmd.Dir, cmd.Env = "/", []string{}
-		cmd.SysProcAttr = &syscall.SysProcAttr{
-			Chroot: root, Cloneflags: syscall.CLONE_NEWUSER,
-			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-		}
-		b, err := cmd.CombinedOutput()
+		b, err := inside(root, "/ipamd", args...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("ipamd %v in the image: %v\n%s", args, err, b)
 		}
 		return string(b)
 	}
-	if help := inside("-help"); !strings.Contains(help, "Usage: ipamd") {
+	if help := agent("-help"); !strings.Contains(help, "Usage: ipamd") {
 		t.Errorf("help of the agent: %s", help)
 	}
-	if log := inside("install", "-cni-bin-dir=/host/opt/cni/bin"); !strings.Contains(log, "install -m 0755 /vpc-cni /host/opt/cni/bin/vpc-cni") {
+	if log := agent("install", "-cni-bin-dir=/host/opt/cni/bin"); !strings.Contains(log, "install -m 0755 /vpc-cni /host/opt/cni/bin/vpc-cni") {
 		t.Errorf("log of the installation: %s", log)
 	}
 	installed, err := os.ReadFile(filepath.Join(root, "host/opt/cni/bin/vpc-cni"))
 	if err != nil || !bytes.Equal(installed, files["vpc-cni"]) {
 		t.Errorf("installed plugin: %d bytes, %v", len(installed), err)
+	}
+}
+
+// TestIptables takes the programs of iptables from this machine instead of from packages, and
+// has each variant load the rules of package snat where nothing else is.
+func TestIptables(t *testing.T) {
+	all, err := collect("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string][]byte{}
+	for _, f := range all {
+		files[f.path] = f.content
+	}
+	root := place(t, files)
+	rules, err := snat.Config{
+		NodeAddrs: []netip.Addr{netip.MustParseAddr("10.0.1.10")}, PrimaryLink: "ens5", VPC: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
+	}.Iptables()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, variant := range []string{"nft", "legacy"} {
+		restore := inside(root, "/usr/sbin/xtables-"+variant+"-multi", "iptables-restore")
+		restore.Stdin = strings.NewReader(rules.IPv4())
+		if out, err := restore.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", variant, err, out)
+		}
 	}
 }

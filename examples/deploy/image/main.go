@@ -5,10 +5,13 @@
 //
 //	go run github.com/vpcnet/vpcnet/examples/deploy/image -o vpcnet.tar
 //	skopeo copy --all oci-archive:vpcnet.tar docker://example.com/vpcnet:v1
+//	go run github.com/vpcnet/vpcnet/examples/deploy/image -iptables -tag iptables -o vpcnet-iptables.tar
 //
 // The images have nothing but ipamd, vpc-cni, egress-cni and the certificates of the
 // authorities that the machine trusts: the agent speaks with the kernel and needs no other
-// program. Two builds from the same sources and certificates are the same byte for byte.
+// program. Two builds from the same sources and certificates are the same byte for byte. With
+// -iptables the images also have the programs of iptables, for agents with -snat-backend
+// iptables; that needs apt-get and dpkg-deb, and takes the packages of Debian.
 package main
 
 import (
@@ -45,6 +48,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) (err error) {
 	out := fs.String("o", "vpcnet.tar", "`file` to write")
 	arches := fs.String("arch", "amd64,arm64", "comma-separated `architectures`")
 	tag := fs.String("tag", "latest", "`name` of the image in the archive")
+	withIptables := fs.Bool("iptables", false, "include the programs of iptables, which apt-get downloads")
 	roots := fs.String("certificates", certificates, "`file` with the certificates of authorities")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -65,6 +69,13 @@ func run(ctx context.Context, args []string, stderr io.Writer) (err error) {
 			return err
 		}
 		files = append(files, file{strings.TrimPrefix(certificates, "/"), 0o644, certs})
+		if *withIptables {
+			further, err := iptables(ctx, filepath.Join(dir, "iptables-"+arch), arch)
+			if err != nil {
+				return err
+			}
+			files = append(files, further...)
+		}
 		images = append(images, image{arch: arch, files: files})
 	}
 	archive, err := pack(images, *tag)

@@ -241,6 +241,24 @@ func TestValues(t *testing.T) {
 	}
 }
 
+// TestIptablesBackend checks that the agent has what the programs of iptables need, and only
+// with that backend.
+func TestIptablesBackend(t *testing.T) {
+	lock := mount{"xtables-lock", "/run/xtables.lock"}
+	for backend, want := range map[string]bool{"nftables": false, "iptables": true} {
+		text := render(t, "env.VPCNET_SNAT_BACKEND="+backend)
+		for _, c := range containers(t, text) {
+			raw, locked := slices.Contains(c.SecurityContext.Capabilities.Add, "NET_RAW"), slices.Contains(c.VolumeMounts, lock)
+			if has := want && c.Name == "agent"; raw != has || locked != has {
+				t.Errorf("%s with the backend %s: NET_RAW %t, the lock %t", c.Name, backend, raw, locked)
+			}
+		}
+		if strings.Contains(text, "type: FileOrCreate") != want {
+			t.Errorf("the volume of the lock with the backend %s: %t", backend, !want)
+		}
+	}
+}
+
 // TestRefusedValues checks that the schema refuses what the chart does not know.
 func TestRefusedValues(t *testing.T) {
 	for _, wrong := range []string{
