@@ -62,6 +62,8 @@ type started struct {
 	regroup chan struct{}
 	// look receives a value when audit is not to wait for the next tick.
 	look chan struct{}
+	// observed receives a value after a source has shown the ENIs, or has failed to.
+	observed chan struct{}
 }
 
 const (
@@ -87,15 +89,23 @@ func (n *node) audit(ctx context.Context, st *started) error {
 	if n.finishOperations(ctx, manager, slog.LevelWarn) {
 		a.Refresh()
 	}
-	tick, retry := time.NewTicker(auditEvery), time.NewTicker(retryEC2Every)
+	tick := time.NewTicker(auditEvery)
 	defer tick.Stop()
-	defer retry.Stop()
 	vpc := vpcAudit{node: n, manager: manager}
+	var again <-chan time.Time // nil if nothing is to be tried again
 	for {
+		if !regroup && manager.Inventory().EC2Err == nil {
+			again = nil
+		} else if again == nil {
+			again = time.After(retryEC2Every)
+		}
 		select {
 		case <-tick.C:
 		case <-st.look:
-		case <-retry.C:
+		case <-st.observed:
+			continue
+		case <-again:
+			again = nil
 			// Addresses that only the metadata service shows are doubtful, and are not
 			// given to pods.
 			if manager.Inventory().EC2Err != nil {
@@ -266,14 +276,20 @@ func (n *node) prepare(ctx context.Context) (*started, error) {
 		return nil, err
 	}
 	limits, err := manager.Limits(ctx)
-	return &started{pool: n.pool, client: client, manager: manager, limits: limits, regroup: make(chan struct{}, 1), look: make(chan struct{}, 1)}, err
+	return &started{
+		pool: n.pool, client: client, manager: manager, limits: limits,
+		regroup: make(chan struct{}, 1), look: make(chan struct{}, 1), observed: make(chan struct{}, 1),
+	}, err
 }
 
 // newAgent creates the agent of st.
 func (n *node) newAgent(st *started) (err error) {
 	manager, limits := st.manager, st.limits
 	// The node record makes the next start faster; without it that is still correct.
-	changed := func(inv eni.Inventory) { _ = n.recorder.store(inv) }
+	changed := func(inv eni.Inventory) {
+		_ = n.recorder.store(inv)
+		signal(st.observed)
+	}
 	p := &Provider{
 		Manager: manager, Pool: n.pool, Links: n.links, Prefixes: n.cfg.prefixes(limits), PodENI: n.own.trunks(),
 		MTU: n.cfg.ENIMTU, NoPrimary: n.cfg.NoPrimaryPods, Changed: changed, own: n.own,
