@@ -36,10 +36,46 @@ type block struct {
 	// none. In a large block, some addresses above next may be used or released,
 	// because attachments wanted them.
 	next netip.Addr
-	used map[netip.Addr]Attachment
+	used takenAddrs
 	// released lists the addresses that are not in use below next, by the time
 	// of their release.
 	released []released
+}
+
+// takenAddrs are the used addresses of a block with their owners, sorted. Most blocks have one
+// address, for which a map would take ten times the memory.
+type takenAddrs []takenAddr
+
+type takenAddr struct {
+	addr  netip.Addr
+	owner Attachment
+}
+
+func (t takenAddrs) find(a netip.Addr) (i int, taken bool) {
+	return slices.BinarySearchFunc(t, a, func(x takenAddr, a netip.Addr) int { return x.addr.Compare(a) })
+}
+
+// owner returns the owner of an address, and false if the address is not used.
+func (t takenAddrs) owner(a netip.Addr) (Attachment, bool) {
+	i, taken := t.find(a)
+	if !taken {
+		return Attachment{}, false
+	}
+	return t[i].owner, true
+}
+
+func (t *takenAddrs) set(a netip.Addr, owner Attachment) {
+	i, taken := t.find(a)
+	if !taken {
+		*t = slices.Insert(*t, i, takenAddr{addr: a})
+	}
+	(*t)[i].owner = owner
+}
+
+func (t *takenAddrs) remove(a netip.Addr) {
+	if i, taken := t.find(a); taken {
+		*t = slices.Delete(*t, i, i+1)
+	}
 }
 
 // released is an address that is not in use, with the time of its release. The
@@ -57,7 +93,7 @@ func (a released) compare(b released) int {
 }
 
 func newBlock(b Block, e *eni, at time.Time) *block {
-	return &block{Block: b, eni: e, since: at, next: firstAddr(b.Prefix), used: map[netip.Addr]Attachment{}}
+	return &block{Block: b, eni: e, since: at, next: firstAddr(b.Prefix)}
 }
 
 // firstAddr returns the first address that the pool gives to a pod: of a /28 all sixteen. The
@@ -118,7 +154,7 @@ func (b *block) skipTo(addr netip.Addr) {
 
 // wasAllocated reports whether an address is used or released.
 func (b *block) wasAllocated(addr netip.Addr) bool {
-	_, used := b.used[addr]
+	_, used := b.used.find(addr)
 	return used || slices.ContainsFunc(b.released, func(r released) bool { return r.addr == addr })
 }
 

@@ -97,7 +97,7 @@ func (t *tx) quarantine(u Use, began time.Time) error {
 		return fmt.Errorf("use of address %v: %w", u.Addr, ErrInvalid)
 	}
 	if b := t.st.blockOf(u.Addr); b != nil {
-		if owner := b.used[u.Addr]; owner != (Attachment{}) {
+		if owner, _ := b.used.owner(u.Addr); owner != (Attachment{}) {
 			return nil
 		}
 		if i := slices.IndexFunc(b.released, func(r released) bool { return r.addr == u.Addr }); i >= 0 && b.released[i].at.After(began) {
@@ -119,7 +119,7 @@ func (s *state) setQuarantine(e Event) (func(), error) {
 	switch {
 	case e.Kind == EventQuarantined:
 		if b != nil {
-			if owner, used := b.used[a]; used && owner != (Attachment{}) {
+			if owner, used := b.used.owner(a); used && owner != (Attachment{}) {
 				return nil, fmt.Errorf("address %v belongs to %v: %w", a, owner, ErrConflict)
 			} else if !used {
 				undos = append(undos, b.take(a, Attachment{}))
@@ -133,11 +133,11 @@ func (s *state) setQuarantine(e Event) (func(), error) {
 	case known:
 		delete(s.uses, a)
 		if b != nil {
-			delete(b.used, a)
+			b.used.remove(a)
 			b.addReleased(released{a, e.At})
 			undos = append(undos, func() {
 				b.removeReleased(a)
-				b.used[a] = Attachment{}
+				b.used.set(a, Attachment{})
 			})
 		}
 	}
@@ -170,8 +170,8 @@ func compareQuarantined(a, b Quarantined) int { return a.Addr.Compare(b.Addr) }
 // quarantined counts the quarantined addresses of the block.
 func (b *block) quarantined() int {
 	n := 0
-	for _, owner := range b.used {
-		if owner == (Attachment{}) {
+	for _, x := range b.used {
+		if x.owner == (Attachment{}) {
 			n++
 		}
 	}

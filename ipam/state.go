@@ -237,7 +237,7 @@ func (s *state) allocate(e Event) (func(), error) {
 		if b == nil {
 			return nil, fmt.Errorf("address %v: %w", a, ErrUnknown)
 		}
-		if owner, taken := b.used[a]; taken && owner != (Attachment{}) {
+		if owner, taken := b.used.owner(a); taken && owner != (Attachment{}) {
 			return nil, fmt.Errorf("address %v belongs to %v: %w", a, owner, ErrConflict)
 		} else if taken {
 			return nil, fmt.Errorf("address %v is quarantined: %w", a, ErrConflict)
@@ -264,20 +264,20 @@ func (s *state) allocate(e Event) (func(), error) {
 // take marks one address as used by owner.
 func (b *block) take(a netip.Addr, owner Attachment) (undo func()) {
 	next := b.next
-	b.used[a] = owner
+	b.used.set(a, owner)
 	if r, ok := b.removeReleased(a); ok {
 		return func() {
-			delete(b.used, a)
+			b.used.remove(a)
 			b.addReleased(r)
 		}
 	}
 	if !next.IsValid() || a.Less(next) || b.ahead(a) {
-		return func() { delete(b.used, a) }
+		return func() { b.used.remove(a) }
 	}
 	skipped := next != a
 	b.skipTo(a)
 	return func() {
-		delete(b.used, a)
+		b.used.remove(a)
 		b.next = next
 		if skipped && b.small() {
 			b.released = slices.DeleteFunc(b.released, func(r released) bool { return !r.addr.Less(next) })
@@ -302,7 +302,7 @@ func (s *state) release(e Event) (func(), error) {
 	}
 	for _, a := range g.addrs {
 		b := s.blockOf(a)
-		delete(b.used, a)
+		b.used.remove(a)
 		b.forgetCooled(s.at(e.At))
 		if !a.Less(firstAddr(b.Prefix)) {
 			b.addReleased(released{a, e.At})
@@ -316,7 +316,7 @@ func (s *state) release(e Event) (func(), error) {
 		for _, a := range g.addrs {
 			b := s.blockOf(a)
 			b.removeReleased(a)
-			b.used[a] = e.Attachment
+			b.used.set(a, e.Attachment)
 		}
 	}, nil
 }
@@ -329,7 +329,7 @@ func (s *state) noteReleased(e Event) (func(), error) {
 		if b == nil || a.Less(firstAddr(b.Prefix)) {
 			return nil, fmt.Errorf("address %v: %w", a, ErrUnknown)
 		}
-		if _, used := b.used[a]; used {
+		if _, used := b.used.find(a); used {
 			return nil, fmt.Errorf("address %v is used, want released: %w", a, ErrConflict)
 		}
 	}

@@ -44,7 +44,7 @@ func randomEvent(r *rand.Rand, at time.Time) Event {
 // TestUndo: undoing an event restores the state.
 func TestUndo(t *testing.T) {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	opts := cmp.Options{cmp.AllowUnexported(state{}, eni{}, block{}, grant{}, released{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	opts := cmp.Options{cmp.AllowUnexported(state{}, eni{}, block{}, grant{}, takenAddr{}, released{}), cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }), cmp.Comparer(func(a, b []released) bool { return fmt.Sprint(a) == fmt.Sprint(b) }),
 		cmp.Comparer(func(a, b []*block) bool { return fmt.Sprint(names(a)) == fmt.Sprint(names(b)) }),
 	}

@@ -96,7 +96,7 @@ func (s *state) judge(r Request, e *ExhaustedError, m moment) {
 
 // judgeUse is judge for an address of a block that pods may use.
 func (s *state) judgeUse(r Request, b *block, e *ExhaustedError, m moment, refuse func(Reason, string, ...any)) {
-	owner, used := b.used[e.Addr]
+	owner, used := b.used.owner(e.Addr)
 	var releasedAt time.Time
 	if i := slices.IndexFunc(b.released, func(r released) bool { return r.addr == e.Addr }); i >= 0 {
 		releasedAt = b.released[i].at
