@@ -3,6 +3,7 @@
 package waljournal
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -136,9 +137,18 @@ func (j *Journal) load() error {
 	return nil
 }
 
+// putPrefix begins the lines that Put writes.
+const putPrefix = `{"put":{"ID":"`
+
 // idOf returns the ID of the intent of a line of the file, and whether the line stores or
-// removes the intent.
+// removes the intent. It reads no more of a line as Put writes it: such a line is decoded
+// only if no later one has the same ID.
 func idOf(item []byte) (id string, stores bool, err error) {
+	if rest, ok := bytes.CutPrefix(item, []byte(putPrefix)); ok {
+		if n := bytes.IndexAny(rest, `"\\`); n > 0 && rest[n] == '"' {
+			return string(rest[:n]), true, nil
+		}
+	}
 	var e struct {
 		Put    *struct{ ID string } `json:"put"`
 		Remove string               `json:"remove"`
