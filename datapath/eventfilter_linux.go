@@ -23,7 +23,7 @@ type eventFilter struct {
 	names  rtnl.LinkNames
 	seen   map[string]seenLink // links as last seen or reported
 	// The desired objects of the node and its pods, and the values of settings by key.
-	links    map[string]netstate.Link
+	links    map[string]desiredLink
 	rules    map[netstate.Rule]desiredItem[netstate.Rule]
 	routes   map[netstate.RouteKey]desiredItem[netstate.Route]
 	addrs    map[netstate.AddressKey]bool
@@ -39,6 +39,12 @@ type eventFilter struct {
 type desiredItem[T any] struct {
 	item  T
 	owner string
+}
+
+// desiredLink has what the filter needs of a link of the node or of a pod.
+type desiredLink struct {
+	virtual bool
+	master  string
 }
 
 // seenLink is a link as a report describes it: with the number of the bridge that it is
@@ -85,7 +91,7 @@ func emptied[M ~map[K]V, K comparable, V any](m M) M {
 // add adds the desired state of the node, or of the pod with the host link owner.
 func (f *eventFilter) add(s netstate.State, owner string) {
 	for _, l := range s.Links {
-		f.links[l.Name] = l
+		f.links[l.Name] = desiredLink{l.Virtual(), l.Master}
 	}
 	for _, r := range s.Rules {
 		f.rules[r] = desiredItem[netstate.Rule]{r, owner}
@@ -154,14 +160,14 @@ func (f *eventFilter) concernsLink(l rtnl.Link, deleted bool) bool {
 		return false
 	}
 	if deleted {
-		return want.Virtual()
+		return want.virtual
 	}
 	if isBridge(l.Link) {
 		l.MTU = old.MTU // the MTU of a bridge follows its ports
 	}
 	return before && (old.MAC != l.MAC || old.MTU != l.MTU || old.Up && !l.Up || old.Group != l.Group ||
 		old.Kind != l.Kind || old.NoARP && !l.NoARP || old.VLAN != l.VLAN || old.Alias != l.Alias ||
-		old.master != l.MasterIndex && (old.master != 0 || known && f.names.Name(l.MasterIndex) != want.Master))
+		old.master != l.MasterIndex && (old.master != 0 || known && f.names.Name(l.MasterIndex) != want.master))
 }
 
 // concernsAddress selects addresses of pods that appear on the node, and addresses of
