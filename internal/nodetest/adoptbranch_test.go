@@ -36,28 +36,38 @@ func (a *amazon) wireTrunk(t *testing.T) {
 	}
 	in(t, a.Host, func(h *netlink.Handle) error {
 		late, first := a.shape.rule(20, unix.RT_TABLE_LOCAL), a.shape.rule(0, unix.RT_TABLE_LOCAL)
-		return errors.Join(h.RuleAdd(late), h.RuleDel(first), os.WriteFile("/proc/sys/net/ipv4/ip_early_demux", []byte("0"), 0o644))
+		var err error
+		if a.shape.ipv6 {
+			router := a.shape.rule(0, unix.RT_TABLE_LOCAL)
+			router.Src, router.IPProto = single(a.gateway()), unix.IPPROTO_ICMPV6
+			err = h.RuleAdd(router)
+		}
+		return errors.Join(err, h.RuleAdd(late), h.RuleDel(first), os.WriteFile("/proc/sys/net/ipv4/ip_early_demux", []byte("0"), 0o644))
 	})
 }
 
 // addBranchPod adds a pod on a branch ENI as amazon-vpc-cni-k8s and the controller of the VPC do.
 func (a *amazon) addBranchPod(t *testing.T, vlan int) *amazonPod {
 	t.Helper()
-	id := a.createENI(t)
+	id := a.createENI(t, a.shape.address()...)
 	a.vpc.EC2(t, "AssociateTrunkInterface", "BranchInterfaceId", id, "TrunkInterfaceId", a.trunk, "VlanId", fmt.Sprint(vlan))
 	i := slices.IndexFunc(a.vpc.Cloud.ENIs(), func(e enitest.ENI) bool { return e.ID == id })
 	e := a.vpc.Cloud.ENIs()[i]
-	p := &amazonPod{Pod: &Pod{Pod: a.Pod(t), node: a.Node}, table: 100 + vlan, nics: []nic{{addr: e.Addr, table: 100 + vlan}}, vlan: vlan}
+	addr := a.shape.addrOf(e)
+	p := &amazonPod{Pod: &Pod{Pod: a.Pod(t), node: a.Node}, table: 100 + vlan, nics: []nic{{addr: addr, table: 100 + vlan}}, vlan: vlan}
 	p.link = podLinkName(p.Name(), 0)
 	if a.shape.branch == "strict" {
 		p.link = "vlan" + strings.TrimPrefix(p.link, "eni")
 	}
 	sum := sha1.Sum([]byte(p.Name() + "/container"))
-	p.entry = adopt.Entry{NetworkName: "aws-cni", ContainerID: hex.EncodeToString(sum[:]), IfName: "eth0", IPv4: e.Addr}
-	p.Addrs = []netip.Addr{e.Addr}
+	p.entry = adopt.Entry{NetworkName: "aws-cni", ContainerID: hex.EncodeToString(sum[:]), IfName: "eth0"}
+	if p.entry.IPv4 = addr; a.shape.ipv6 {
+		p.entry.IPv4, p.entry.IPv6 = netip.Addr{}, addr
+	}
+	p.Addrs = []netip.Addr{addr}
 	a.wirePod(t, p, 0)
 	in(t, a.Host, func(h *netlink.Handle) error { return a.wireBranch(h, p, e) })
-	p.Echo(t, netip.AddrPortFrom(e.Addr, vpctest.EchoPort))
+	p.Echo(t, netip.AddrPortFrom(addr, vpctest.EchoPort))
 	a.cache(t, p)
 	a.pods = append(a.pods, p)
 	return p
@@ -77,7 +87,7 @@ func (a *amazon) wireBranch(h *netlink.Handle, p *amazonPod, e enitest.ENI) erro
 	if err := errors.Join(h.LinkAdd(link), h.LinkSetUp(link)); err != nil {
 		return err
 	}
-	gw := a.subnet().Masked().Addr().Next()
+	gw, addr := a.gateway(), p.Addrs[0]
 	err = errors.Join(
 		h.RouteReplace(&netlink.Route{LinkIndex: link.Index, Dst: single(gw), Scope: netlink.SCOPE_LINK, Table: p.table}),
 		h.RouteReplace(&netlink.Route{LinkIndex: link.Index, Dst: a.shape.everywhere(), Gw: gw.AsSlice(), Table: p.table}),
@@ -87,10 +97,10 @@ func (a *amazon) wireBranch(h *netlink.Handle, p *amazonPod, e enitest.ENI) erro
 		return errors.Join(err, hostErr)
 	}
 	to, from := a.shape.rule(512, 254), a.shape.rule(1536, p.table)
-	to.Dst, from.Src = single(e.Addr), single(e.Addr)
+	to.Dst, from.Src = single(addr), single(addr)
 	in, out := a.shape.rule(10, p.table), a.shape.rule(10, p.table)
 	in.IifName, out.IifName = attrs.Name, p.link
-	route := netlink.Route{LinkIndex: host.Attrs().Index, Dst: single(e.Addr), Scope: netlink.SCOPE_LINK}
+	route := netlink.Route{LinkIndex: host.Attrs().Index, Dst: single(addr), Scope: netlink.SCOPE_LINK}
 	late := route
 	late.Table = p.table
 	return errors.Join(h.RuleDel(to), h.RuleDel(from), h.RouteDel(&route), h.RouteReplace(&late), h.RuleAdd(in), h.RuleAdd(out))
@@ -110,13 +120,20 @@ func TestAdoptBranches(t *testing.T) {
 	}
 	t.Run("strict", func(t *testing.T) { testAdoptBranches(t, shape{layout: "flat", branch: "strict"}) })
 	t.Run("standard", func(t *testing.T) { testAdoptBranches(t, shape{layout: "per-pod", branch: "standard"}) })
+	t.Run("IPv6 strict", func(t *testing.T) {
+		testAdoptBranches(t, shape{layout: "flat", branch: "strict", ipv6: true, prefixes: true})
+	})
+	t.Run("IPv6 standard", func(t *testing.T) {
+		testAdoptBranches(t, shape{layout: "per-pod", branch: "standard", ipv6: true, prefixes: true})
+	})
 }
 
 func testAdoptBranches(t *testing.T, s shape) {
 	vpc := vpctest.New(t)
 	a := newAmazon(t, vpc, s)
 	far := vpc.Node(t, "t3.small")
-	farPort := netip.AddrPortFrom(far.Addr, vpctest.EchoPort)
+	farAddr := s.of(far.Addr, far.Addr6)
+	farPort := netip.AddrPortFrom(farAddr, vpctest.EchoPort)
 	far.Echo(t, farPort)
 	a.addPods(t)
 	pods := []*amazonPod{a.addBranchPod(t, 1), a.addBranchPod(t, 7), a.addBranchPod(t, 9)}
@@ -126,7 +143,7 @@ func testAdoptBranches(t *testing.T, s shape) {
 	defer cancel()
 	for i, p := range pods[:2] {
 		tr.open(ctx, fmt.Sprintf("branch pod %d to VPC", i), p.Dial(t, "tcp", farPort), p.Addrs[0])
-		tr.open(ctx, fmt.Sprintf("VPC to branch pod %d", i), far.Dial(t, "tcp", p.At(0)), far.Addr)
+		tr.open(ctx, fmt.Sprintf("VPC to branch pod %d", i), far.Dial(t, "tcp", p.At(0)), farAddr)
 		tr.open(ctx, fmt.Sprintf("branch pod %d to the other", i), p.Dial(t, "tcp", pods[1-i].At(0)), p.Addrs[0])
 		tr.open(ctx, fmt.Sprintf("pod to branch pod %d", i), a.pods[0].Dial(t, "tcp", p.At(0)), a.pods[0].Addrs[0])
 	}
