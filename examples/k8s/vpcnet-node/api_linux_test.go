@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/vpcnet/vpcnet/eni/vpctest"
+)
+
+// The paths of lists.
+const (
+	namespacesPath = "/api/v1/namespaces"
+	podsPath       = "/api/v1/pods"
+	policiesPath   = "/apis/networking.k8s.io/v1/networkpolicies"
+)
+
+// kinds are the apiVersion and the kind of the objects of a path.
+var kinds = map[string]metav1.TypeMeta{
+	namespacesPath: {APIVersion: "v1", Kind: "Namespace"},
+	podsPath:       {APIVersion: "v1", Kind: "Pod"},
+	policiesPath:   {APIVersion: "networking.k8s.io/v1", Kind: "NetworkPolicy"},
+}
+
+// api is an API server with lists and watches. See
+// https://kubernetes.io/docs/reference/using-api/api-concepts/.
+type api struct {
+	at     *vpctest.Host
+	addr   netip.AddrPort
+	server *http.Server
+
+	mu      sync.Mutex
+	events  []event
+	changed chan struct{} // closed by the next event
+}
+
+// event is a change of an object. Its version is its position plus one.
+type event struct {
+	path   string
+	kind   string // of watch events
+	object metav1.Object
+}
+
+// newAPI returns an API server on lo of a host, which does not run, and the path of the file
+// with its address.
+func newAPI(t *testing.T, at *vpctest.Host) (a *api, config string) {
+	t.Helper()
+	a = &api{at: at, addr: netip.MustParseAddrPort("127.0.0.1:8001"), changed: make(chan struct{})}
+	config = t.TempDir() + "/config"
+	text := fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"c","contexts":[{"name":"c","context":{"cluster":"c"}}],"clusters":[{"name":"c","cluster":{"server":"http://%s"}}]}`, a.addr)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return a, config
+}
+
+// start lets the server answer until stop.
+func (a *api) start(t *testing.T) {
+	t.Helper()
+	mux := http.NewServeMux()
+	for path := range kinds {
+		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, req *http.Request) { a.serve(w, req, path) })
+	}
+	l := a.at.Listen(t, a.addr)
+	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
+	t.Cleanup(a.stop)
+	go func() { _ = a.server.Serve(l) }()
+}
+
+// stop ends the server and its connections.
+func (a *api) stop() { _ = a.server.Close() }
+
+// set adds or replaces an object.
+func (a *api) set(path string, o metav1.Object) { a.add(event{path, "MODIFIED", o}) }
+
+// remove deletes an object.
+func (a *api) remove(path string, o metav1.Object) { a.add(event{path, "DELETED", o}) }
+
+func (a *api) add(e event) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e.object.SetResourceVersion(fmt.Sprint(len(a.events) + 1))
+	switch o := e.object.(type) {
+	case *corev1.Namespace:
+		o.TypeMeta = kinds[e.path]
+	case *corev1.Pod:
+		o.TypeMeta = kinds[e.path]
+	case *networkingv1.NetworkPolicy:
+		o.TypeMeta = kinds[e.path]
+	}
+	a.events = append(a.events, e)
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+// after returns the events of a path after a version.
+func (a *api) after(path string, version int) (found []event, last int, changed <-chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, e := range a.events[version:] {
+		if e.path == path {
+			found = append(found, e)
+		}
+	}
+	return found, len(a.events), a.changed
+}
+
+// serve answers a list or a watch. It refuses a watch that begins with all objects, as old API
+// servers do; clients then ask for a list.
+func (a *api) serve(w http.ResponseWriter, req *http.Request, path string) {
+	w.Header().Set("Content-Type", "application/json")
+	q := req.URL.Query()
+	enc := json.NewEncoder(w)
+	if q.Get("sendInitialEvents") != "" {
+		w.WriteHeader(http.StatusUnprocessableEntity)
+		_ = enc.Encode(metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Reason: metav1.StatusReasonInvalid, Code: http.StatusUnprocessableEntity})
+		return
+	}
+	if q.Get("watch") == "" {
+		events, last, _ := a.after(path, 0)
+		objects := map[string]metav1.Object{}
+		for _, e := range events {
+			key := e.object.GetNamespace() + "/" + e.object.GetName()
+			if objects[key] = e.object; e.kind == "DELETED" {
+				delete(objects, key)
+			}
+		}
+		items := []metav1.Object{}
+		for _, o := range objects {
+			items = append(items, o)
+		}
+		_ = enc.Encode(map[string]any{"apiVersion": kinds[path].APIVersion, "kind": kinds[path].Kind + "List", "metadata": map[string]string{"resourceVersion": fmt.Sprint(last)}, "items": items})
+		return
+	}
+	var version int
+	if _, err := fmt.Sscan(q.Get("resourceVersion"), &version); err != nil {
+		version = 0
+	}
+	for {
+		events, last, changed := a.after(path, version)
+		version = last
+		for _, e := range events {
+			if enc.Encode(map[string]any{"type": e.kind, "object": e.object}) != nil {
+				return
+			}
+		}
+		if http.NewResponseController(w).Flush() != nil {
+			return
+		}
+		select {
+		case <-changed:
+		case <-req.Context().Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/vpcnet/vpcnet/eni/vpctest"
+	"github.com/vpcnet/vpcnet/internal/nodetest"
+)
+
+func TestMain(m *testing.M) { nodetest.Main(m, "./") }
+
+// podOf returns the object of a pod of the node, before it has an address.
+func podOf(name string, labels map[string]string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(name + "-uid"), Labels: labels},
+		Spec:       corev1.PodSpec{NodeName: "node-a"}, Status: corev1.PodStatus{Phase: corev1.PodPending},
+	}
+}
+
+// world is a node with the program and an API server.
+type world struct {
+	*nodetest.Node
+	api *api
+}
+
+// add adds a pod of which the API server knows the object, and tells it the address.
+func (w *world) add(t *testing.T, name string, labels map[string]string) *nodetest.Pod {
+	t.Helper()
+	w.api.set(podsPath, podOf(name, labels))
+	p := w.AddPodWith(t, nodetest.PodConfig{Args: map[string]string{"K8S_POD_NAME": name, "K8S_POD_UID": name + "-uid"}})
+	o := podOf(name, labels)
+	o.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: p.Addrs[0].String(), PodIPs: []corev1.PodIP{{IP: p.Addrs[0].String()}}}
+	w.api.set(podsPath, o)
+	return p
+}
+
+// policyOf returns a policy for the servers that allows connections of pods with a role.
+func policyOf(role string) *networkingv1.NetworkPolicy {
+	return &networkingv1.NetworkPolicy{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "servers"},
+		Spec: networkingv1.NetworkPolicySpec{
+			PodSelector: metav1.LabelSelector{MatchLabels: map[string]string{"role": "server"}},
+			Ingress: []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{
+				{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"role": role}}},
+			}}},
+		},
+	}
+}
+
+// reaches waits until a pod reaches another one, or until it does not.
+func (w *world) reaches(t *testing.T, from, to *nodetest.Pod, want bool) {
+	t.Helper()
+	w.Eventually(t, func() error {
+		if got := echoes(t, from, to.At(0)); got != want {
+			return fmt.Errorf("reaches: %t, want %t", got, want)
+		}
+		return nil
+	})
+}
+
+// echoes reports whether an echo server answers a datagram.
+func echoes(t *testing.T, from *nodetest.Pod, to netip.AddrPort) bool {
+	t.Helper()
+	c := from.Dial(t, "udp", to)
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write([]byte("x")); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	_, err := c.Read(make([]byte, 1))
+	return err == nil
+}
+
+// TestNode runs the program in the mode strict on a node, and checks by packets that the
+// policies of the API server apply from the first packet of a pod on, that changes arrive, and
+// what stays while the API server is away, also for a program that starts meanwhile.
+func TestNode(t *testing.T) {
+	vpc := vpctest.New(t)
+	machine := vpc.Node(t, "m5.large")
+	api, config := newAPI(t, machine.Host)
+	w := &world{api: api}
+	w.Node = nodetest.Start(t, machine, nodetest.Config{Program: "vpcnet-node", Env: map[string]string{
+		"KUBECONFIG": config, "MY_NODE_NAME": "node-a", "VPCNET_KUBERNETES_POLICIES": "true", "NETWORK_POLICY_ENFORCING_MODE": "strict",
+	}})
+	// Without the API server the program runs, and a new pod is closed.
+	early := w.add(t, "early", map[string]string{"role": "client"})
+	if class := w.class(t, early); class != "unknown" {
+		t.Errorf("the pod has the class %q while the API server is away, want unknown", class)
+	}
+	api.set(namespacesPath, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}})
+	api.set(policiesPath, policyOf("client"))
+	api.start(t)
+	w.Eventually(t, func() error {
+		if class := w.class(t, early); class != "" {
+			return fmt.Errorf("class %q, want none", class)
+		}
+		return nil
+	})
+
+	server := w.add(t, "server", map[string]string{"role": "server"})
+	if class := w.class(t, server); class != "default/servers" {
+		t.Errorf("after its ADD the server has the class %q, want default/servers", class)
+	}
+	stranger := w.add(t, "stranger", nil)
+	if echoes(t, stranger, server.At(0)) {
+		t.Error("the first packet of a stranger has arrived")
+	}
+	w.reaches(t, early, server, true)
+	api.set(policiesPath, policyOf("stranger"))
+	w.reaches(t, early, server, false)
+	o := podOf("stranger", map[string]string{"role": "stranger"})
+	o.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: stranger.Addrs[0].String()}
+	api.set(podsPath, o)
+	w.reaches(t, stranger, server, true)
+
+	// The object of the server is deleted; its class stays until the DEL. The class changes
+	// with another pod that has it.
+	api.remove(podsPath, podOf("server", nil))
+	second := w.add(t, "second", map[string]string{"role": "server"})
+	w.reaches(t, stranger, second, true)
+	if echoes(t, early, server.At(0)) {
+		t.Error("a client reaches the server without an object")
+	}
+	api.set(policiesPath, policyOf("client"))
+	w.reaches(t, early, second, true)
+	w.reaches(t, early, server, true)
+	w.reaches(t, stranger, server, false)
+	w.reaches(t, stranger, second, false)
+
+	// The API server goes away; the program is killed and starts again.
+	api.stop()
+	w.Restart(t, syscall.SIGKILL)
+	w.WaitReady(t)
+	w.reaches(t, early, server, true)
+	if echoes(t, stranger, server.At(0)) || echoes(t, stranger, second.At(0)) {
+		t.Error("a stranger reaches a server after the start without the API server")
+	}
+	api.set(policiesPath, policyOf("nobody"))
+	api.start(t)
+	w.reaches(t, early, second, false)
+	if memory, err := rss(w.Agent.PID()); err == nil {
+		t.Logf("the program takes %.1f MB", float64(memory)/1e6)
+	}
+	second.Delete(t)
+	if n := len(w.Status(t).Allocations); n != 3 {
+		t.Errorf("%d pods after a DEL, want 3", n)
+	}
+}
+
+// class returns the class of a pod.
+func (w *world) class(t *testing.T, p *nodetest.Pod) string {
+	t.Helper()
+	for _, a := range w.Status(t).Allocations {
+		if a.Addr == p.Addrs[0] {
+			return a.Class
+		}
+	}
+	t.Fatalf("the agent has no pod with the address %v", p.Addrs[0])
+	return ""
+}
+
+// rss returns the bytes of memory that a process holds.
+func rss(pid int) (n int64, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err == nil {
+		var size int64
+		_, err = fmt.Sscan(string(text), &size, &n)
+	}
+	return n * int64(os.Getpagesize()), err
+}
+
+// TestSettings checks the settings of the program.
+func TestSettings(t *testing.T) {
+	for _, c := range []struct {
+		env  map[string]string
+		want string // "" means that the settings are accepted
+	}{
+		{env: nil},
+		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "true", "MY_NODE_NAME": "n"}},
+		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "perhaps"}, want: `VPCNET_KUBERNETES_POLICIES="perhaps": want true or false`},
+		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "true"}, want: "MY_NODE_NAME: want the name of the node with VPCNET_KUBERNETES_POLICIES"},
+		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "true", "MY_NODE_NAME": "n", "VPCNET_NETWORK_POLICIES": "/f"}, want: "VPCNET_KUBERNETES_POLICIES and VPCNET_NETWORK_POLICIES: want one of them"},
+	} {
+		_, err := readKubernetes(func(name string) string { return c.env[name] })
+		if got := fmt.Sprint(err); got != c.want && (c.want != "" || err != nil) {
+			t.Errorf("%v: %v, want %q", c.env, err, c.want)
+		}
+	}
+}
