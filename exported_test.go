@@ -397,7 +397,7 @@ func (m *checkedModule) useName(in []*types.Package, name string) {
 			if !ok {
 				continue
 			}
-			if o, _, _ := types.LookupFieldOrMethod(tn.Type(), true, p, name); o != nil && m.byPath[o.Pkg().Path()] != nil {
+			if o, _, _ := types.LookupFieldOrMethod(tn.Type(), true, p, name); o != nil && o.Pkg() != nil && m.byPath[o.Pkg().Path()] != nil {
 				m.use(o)
 			}
 		}

@@ -27,7 +27,7 @@ type Node struct {
 	groups     map[string]*group // by key
 	classes    map[string]*class // by name
 
-	// What changes have reached since the last Update.
+	// These are the objects that changes have reached since the last Update.
 	stalePods    map[*pod]bool
 	staleClasses map[*class]bool
 	changed      bool
