@@ -22,8 +22,8 @@ import (
 type firewall struct {
 	name string
 	// install and repair are scripts, which see the programs of a variant as $IPTABLES and
-	// $IP6TABLES, and the recorded rules in $RULES. After repair the firewall has the settings
-	// that package preflight asks for.
+	// $IP6TABLES, and a function that loads rules by name, see loads. After repair the firewall
+	// has the settings that package preflight asks for.
 	install, repair string
 	// passes has the ways that the firewall leaves open before repair.
 	passes []string
@@ -42,18 +42,25 @@ func iptablesChain(family, variant string) string {
 	return family + " " + table + " FORWARD (policy drop)"
 }
 
+// loads are functions that load the rules of a firewall: with false those that were recorded,
+// and with true those that the firewall itself makes.
+var loads = map[bool]string{
+	false: "load() { for f in $RULES/$1.*; do case $f in *.nft) nft -f $f;; *.v4) $IPTABLES-restore --noflush <$f;; *.v6) $IP6TABLES-restore --noflush <$f;; esac; done; }",
+	true:  "load() { unshare -m sh -e $RULES/daemon.sh $1 $VARIANT; }",
+}
+
 var firewalls = []firewall{
 	{name: "none", passes: ways},
 	{
 		name:    "docker",
-		install: "$IPTABLES-restore --noflush <$RULES/docker.v4; $IP6TABLES-restore --noflush <$RULES/docker.v6",
+		install: "load docker",
 		repair:  "for i in -i -o; do $IPTABLES -I DOCKER-USER $i eni+ -j ACCEPT; $IP6TABLES -I FORWARD $i eni+ -j ACCEPT; done",
 		passes:  []string{"node to pod", "pod to node"},
 		chain:   iptablesChain,
 	},
 	{
 		name:    "ufw",
-		install: "$IPTABLES-restore --noflush <$RULES/ufw.v4; $IP6TABLES-restore --noflush <$RULES/ufw.v6",
+		install: "load ufw",
 		repair: `for v in "$IPTABLES ufw-user" "$IP6TABLES ufw6-user"; do set -- $v
 			$1 -A $2-forward -i eni+ -j ACCEPT; $1 -A $2-forward -o eni+ -j ACCEPT; $1 -A $2-input -i eni+ -j ACCEPT; done`,
 		passes: []string{"node to pod"},
@@ -61,8 +68,8 @@ var firewalls = []firewall{
 	},
 	{
 		name:    "firewalld",
-		install: "nft -f $RULES/firewalld.nft",
-		repair:  "nft delete table inet firewalld; nft -f $RULES/firewalld-pods.nft",
+		install: "load firewalld",
+		repair:  "nft delete table inet firewalld; load firewalld-pods",
 		passes:  []string{"node to pod", "node port"},
 		strict:  true,
 		chain:   func(string, string) string { return "inet firewalld filter_FORWARD" },
@@ -75,6 +82,8 @@ var ways = []string{"node to pod", "pod to node", "pod to pod", "pod to other no
 // TestFirewalls runs a node beside the rules of a firewall, with each backend of the
 // translation. A firewall that drops forwarded packets closes the ways of pods, and the trace
 // names its chain. With the settings that package preflight asks for, all ways are open.
+//
+// With -long the firewalls run, which are then to be installed: firewalld, ufw and docker.io.
 func TestFirewalls(t *testing.T) {
 	t.Parallel()
 	for _, f := range firewalls {
@@ -93,7 +102,7 @@ func TestFirewalls(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					plain.Run(t, "sh", "-ec", fmt.Sprintf("IPTABLES=iptables-%[1]s IP6TABLES=ip6tables-%[1]s RULES=%[2]s; %[3]s", setup.variant, rules, script))
+					plain.Run(t, "sh", "-ec", fmt.Sprintf("VARIANT=%[1]s IPTABLES=iptables-%[1]s IP6TABLES=ip6tables-%[1]s RULES=%[2]s; %[3]s\n%[4]s", setup.variant, rules, loads[*long], script))
 				}
 				// The kubelet shows by this chain which variant the node uses.
 				run("$IPTABLES -t mangle -N KUBE-KUBELET-CANARY\n" + f.install)
@@ -103,12 +112,19 @@ func TestFirewalls(t *testing.T) {
 				if enis := node.ENIs(); len(enis) != 2 {
 					t.Fatalf("%d ENIs, want a second one for the second pod", len(enis))
 				}
-				for family, name := range []string{"ip", "ip6"} {
-					for i, p := range w.near {
-						run(fmt.Sprintf("$%sTABLES -t nat -A PREROUTING -p udp -m addrtype --dst-type LOCAL --dport %d -j DNAT --to-destination %v",
-							strings.ToUpper(name), 30000+i, p.At(family)))
+				// nodePorts makes the node ports again, as kube-proxy does: firewalld removes all rules
+				// of iptables when it starts.
+				nodePorts := func() {
+					t.Helper()
+					for family, program := range []string{"$IPTABLES", "$IP6TABLES"} {
+						nat := program + " -t nat "
+						run(nat + "-N NODE-PORTS 2>/dev/null || " + nat + "-F NODE-PORTS; " + nat + "-C PREROUTING -j NODE-PORTS 2>/dev/null || " + nat + "-A PREROUTING -j NODE-PORTS")
+						for i, p := range w.near {
+							run(fmt.Sprintf(nat+"-A NODE-PORTS -p udp -m addrtype --dst-type LOCAL --dport %d -j DNAT --to-destination %v", 30000+i, p.At(family)))
+						}
 					}
 				}
+				nodePorts()
 				w.check(t, f.passes, f.strict)
 				for family, name := range []string{"ip", "ip6"} {
 					if f.chain != nil {
@@ -116,6 +132,7 @@ func TestFirewalls(t *testing.T) {
 					}
 				}
 				run(f.repair)
+				nodePorts()
 				w.check(t, ways, false)
 				wantNoDrops(t, vpc)
 			})

@@ -5,10 +5,13 @@
 package nodetest
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"testing"
 )
+
+var long = flag.Bool("long", false, "let firewalls make their rules instead of loading recorded ones")
 
 func TestMain(m *testing.M) {
 	if file := os.Getenv(boundEnv); file != "" {
