@@ -192,7 +192,7 @@ func (p Pod) Resolve(links []netstate.Link) (Pod, error) {
 	return Desired{Pods: []Pod{p}}.resolved(links).Pods[0].withENIs(links)
 }
 
-// withENIs is Resolve for a pod whose host link is known.
+// withENIs is Resolve for a pod with a known host link.
 func (p Pod) withENIs(links []netstate.Link) (Pod, error) {
 	if p.Mode == (Mode{}) {
 		return p, nil
@@ -211,7 +211,7 @@ func (p Pod) withENIs(links []netstate.Link) (Pod, error) {
 	return p, nil
 }
 
-// cloned returns a copy of m whose fields may be changed.
+// cloned returns a copy of m with fields that may be changed.
 func (m Mode) cloned() Mode {
 	for _, f := range m.fields() {
 		f.clone()

@@ -210,7 +210,7 @@ func TestClockSetRight(t *testing.T) {
 	})(t)
 }
 
-// TestAnswerOfFailure checks that a call whose answer says false is not successful.
+// TestAnswerOfFailure checks that a call is not successful if its answer says false.
 func TestAnswerOfFailure(t *testing.T) {
 	inBubble(func(t *testing.T) {
 		w := newWorld(t, enitest.Config{})

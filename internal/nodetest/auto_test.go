@@ -56,7 +56,7 @@ func withoutNftablesMain(command []string) error {
 }
 
 // TestAutoBackend starts agents with the backend auto, which is the default. It is nftables also
-// beside rules of iptables, and iptables on a kernel whose nftables cannot translate: internal/vm
+// beside rules of iptables, and iptables on a kernel with nftables that cannot translate: internal/vm
 // runs this test on one, where only the programs of iptables-legacy are installed.
 func TestAutoBackend(t *testing.T) {
 	t.Parallel()

@@ -105,7 +105,7 @@ func TestCapabilities(t *testing.T) {
 	}
 }
 
-// TestIptablesCapability runs agents on a node whose kubelet uses iptables-legacy. An agent needs
+// TestIptablesCapability runs agents on a node with a kubelet that uses iptables-legacy. An agent needs
 // CAP_NET_RAW to see that, and to use it.
 func TestIptablesCapability(t *testing.T) {
 	t.Parallel()

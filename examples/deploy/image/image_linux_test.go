@@ -151,7 +151,7 @@ func place(t *testing.T, files map[string][]byte) (root string) {
 	return root
 }
 
-// inside returns a command whose root is that of an image, in namespaces of its own.
+// inside returns a command that has the root of an image, in namespaces of its own.
 func inside(root, program string, args ...string) *exec.Cmd {
 	cmd := exec.Command(program, args...)
 	cmd.Dir, cmd.Env = "/", []string{"XTABLES_LOCKFILE=/lock"}

@@ -229,7 +229,7 @@ func (p *Policies) update() {
 	}
 }
 
-// Class returns the class of a pod of the node. It does not know a pod whose object has not
+// Class returns the class of a pod of the node. It does not know a pod if its object has not
 // arrived, or is deleted already, or is that of another pod with the same name.
 func (p *Policies) Class(pod cniplugin.Pod) (name string, class policy.Compiled, known bool) {
 	return p.shown.Load().class(pod)

@@ -299,7 +299,7 @@ type PodClass struct {
 }
 
 // Classes returns the classes of all pods of the node that are not in its network, as of the
-// last Update. A pod whose namespace is not known is not among them.
+// last Update. A pod of a namespace that is not known is not among them.
 func (n *Node) Classes() map[PodKey]PodClass {
 	all := map[PodKey]PodClass{}
 	for _, ns := range n.namespaces {

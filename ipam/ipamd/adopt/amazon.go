@@ -65,7 +65,7 @@ func podRules(a datapath.PodAddr) []netstate.Rule {
 	return rules
 }
 
-// amazonRules returns the rules of a pod whose host link has that name.
+// amazonRules returns the rules of a pod with a host link of that name.
 func amazonRules(p datapath.Pod, link string) (rules []netstate.Rule) {
 	m := p.Mode.Branch
 	for _, a := range p.Addrs {
@@ -83,7 +83,7 @@ func amazonRules(p datapath.Pod, link string) (rules []netstate.Rule) {
 	return rules
 }
 
-// amazonRoutes returns the routes of a pod whose host link has that name.
+// amazonRoutes returns the routes of a pod with a host link of that name.
 func amazonRoutes(p datapath.Pod, link string) (routes []netstate.Route) {
 	if p.Mode.Branch == nil {
 		for _, a := range p.Addrs {
