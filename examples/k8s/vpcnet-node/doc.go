@@ -7,8 +7,9 @@
 //	VPCNET_KUBERNETES_POLICIES            true enforces the NetworkPolicies of the cluster, see
 //	                                      package kubepolicy. VPCNET_NETWORK_POLICIES must be
 //	                                      unset
-//	VPCNET_KUBERNETES_HOST_NETWORK_PEERS  true makes pods in the network of their node peers of
-//	                                      selectors by the node's address, see package netpol
+//	VPCNET_KUBERNETES_HOST_NETWORK_PEERS  false makes pods in the network of their node no peers
+//	                                      of selectors; unset they are, by the node's address,
+//	                                      see package netpol
 //	NETWORK_POLICY_ENFORCING_MODE         standard, strict or none, as for ipamd: what a new pod
 //	                                      may do as long as its object has not arrived
 //	MY_NODE_NAME                          name of the node, for which DaemonSets have the

@@ -94,7 +94,7 @@ const (
 
 // readKubernetes reads the variables of the program.
 func readKubernetes(getenv func(string) string) (k kubernetesSettings, err error) {
-	k = kubernetesSettings{config: getenv(configEnv), node: getenv(nodeEnv), mode: ipamd.PolicyMode(getenv(modeEnv))}
+	k = kubernetesSettings{config: getenv(configEnv), node: getenv(nodeEnv), mode: ipamd.PolicyMode(getenv(modeEnv)), hostNetworkPeers: true}
 	for env, to := range map[string]*bool{policiesEnv: &k.policies, hostNetworkEnv: &k.hostNetworkPeers} {
 		if text := getenv(env); text != "" {
 			if *to, err = strconv.ParseBool(text); err != nil {
