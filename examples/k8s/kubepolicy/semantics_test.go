@@ -93,34 +93,53 @@ var semantics = []struct {
 
 func TestSemantics(t *testing.T) {
 	for _, c := range semantics {
-		n := netpol.New(netpol.Config{Name: node})
-		spaces, pods, _ := strings.Cut(cluster, "---")
-		for _, x := range read[corev1.Namespace](t, spaces) {
-			n.SetNamespace(kubepolicy.Namespace(&x))
-		}
-		for _, x := range read[corev1.Pod](t, pods) {
-			n.SetPod(kubepolicy.Pod(&x))
-		}
-		for i, spec := range read[networkingv1.NetworkPolicySpec](t, c.policy) {
-			x := networkingv1.NetworkPolicy{Spec: spec}
-			x.Namespace, x.Name = "x", "policy-"+string(rune('a'+i))
-			n.SetPolicy(kubepolicy.Policy(&x))
-			x.Namespace = "y" // of the same name, and without a pod on the node
-			n.SetPolicy(kubepolicy.Policy(&x))
-		}
-		if _, err := n.Update(); err != nil {
-			t.Errorf("%s: %v", c.name, err)
-		}
-		class, known := n.Classes()[netpol.PodKey{Namespace: "x", Name: "server"}]
-		if !known || len(n.Classes()) != 1 {
-			t.Fatalf("%s: classes %v, want one of the server", c.name, n.Classes())
-		}
+		class := classOfServer(t, c.name, netpol.Config{Name: node}, c.policy)
 		for _, flow := range slices.Concat(c.allow, c.deny) {
 			if want := slices.Contains(c.allow, flow); judge(t, class, flow) != want {
 				t.Errorf("%s: %s is allowed: %t, want %t", c.name, flow, !want, want)
 			}
 		}
 	}
+}
+
+// TestHostNetworkPeers checks that a pod in the network of its node is a peer by the address of
+// the node if the configuration says so, for the selectors that match it only.
+func TestHostNetworkPeers(t *testing.T) {
+	cfg := netpol.Config{Name: node, HostNetworkPeers: true}
+	for app, want := range map[string]bool{"client": true, "other": false} {
+		class := classOfServer(t, app, cfg, `{ingress: [{from: [{podSelector: {matchLabels: {app: `+app+`}}}]}]}`)
+		if got := judge(t, class, "in 192.0.2.6 tcp 1"); got != want {
+			t.Errorf("pods of %s: the node is allowed: %t, want %t", app, got, want)
+		}
+	}
+}
+
+// classOfServer returns the class of the server of the cluster with policies, each a line.
+func classOfServer(t *testing.T, name string, cfg netpol.Config, policies string) netpol.PodClass {
+	t.Helper()
+	n := netpol.New(cfg)
+	spaces, pods, _ := strings.Cut(cluster, "---")
+	for _, x := range read[corev1.Namespace](t, spaces) {
+		n.SetNamespace(kubepolicy.Namespace(&x))
+	}
+	for _, x := range read[corev1.Pod](t, pods) {
+		n.SetPod(kubepolicy.Pod(&x))
+	}
+	for i, spec := range read[networkingv1.NetworkPolicySpec](t, policies) {
+		x := networkingv1.NetworkPolicy{Spec: spec}
+		x.Namespace, x.Name = "x", "policy-"+string(rune('a'+i))
+		n.SetPolicy(kubepolicy.Policy(&x))
+		x.Namespace = "y" // of the same name, and without a pod on the node
+		n.SetPolicy(kubepolicy.Policy(&x))
+	}
+	if _, err := n.Update(); err != nil {
+		t.Errorf("%s: %v", name, err)
+	}
+	class, known := n.Classes()[netpol.PodKey{Namespace: "x", Name: "server"}]
+	if !known || len(n.Classes()) != 1 {
+		t.Fatalf("%s: classes %v, want one of the server", name, n.Classes())
+	}
+	return class
 }
 
 // read reads one object from each line of YAML that begins one.
