@@ -513,7 +513,8 @@ func (a *amazon) wirePod(t *testing.T, p *amazonPod, i int) {
 			h.RouteReplace(&netlink.Route{LinkIndex: index, Dst: netlink.NewIPNet(gw), Scope: netlink.SCOPE_LINK, Table: table}),
 			h.RouteAdd(&netlink.Route{LinkIndex: index, Dst: a.shape.everywhere(), Gw: gw, Scope: netlink.SCOPE_UNIVERSE, Table: table}),
 			h.AddrAdd(link, &netlink.Addr{IPNet: single(n.addr), Flags: unix.IFA_F_NODAD}),
-			h.NeighAdd(&netlink.Neigh{LinkIndex: index, IP: gw, HardwareAddr: mac, State: netlink.NUD_PERMANENT}),
+			// A packet for an earlier pod of the address may have made an entry by its answer.
+			h.NeighSet(&netlink.Neigh{LinkIndex: index, IP: gw, HardwareAddr: mac, State: netlink.NUD_PERMANENT}),
 		)...)
 	})
 }
