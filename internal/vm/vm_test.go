@@ -52,8 +52,8 @@ func TestKernel(t *testing.T) {
 		last  string
 	}{
 		{name: "datapath", pkg: "../../datapath", run: "^TestOtherKinds$"},
-		{name: "fabric", pkg: "../fabric", run: "^(TestBranchENI|TestSuite)$/^(flat-standard|per-pod-strict)$"},
-		{name: "fabric-others", pkg: "../fabric", run: "^TestSuite$/^(flat-strict|per-pod-standard)$", long: true},
+		{name: "fabric", pkg: "../fabric", run: "^(TestBranchENI|TestSuite)$/^flat-standard$"},
+		{name: "fabric-others", pkg: "../fabric", run: "^TestSuite$/^(flat-strict|per-pod-standard|per-pod-strict)$", long: true},
 		{name: "nodetest", pkg: "../nodetest", run: "^TestOtherKinds$/././^dual-stack$", programs: []string{"ipamd", "vpc-cni"}},
 		{name: "nodetest-one-family", pkg: "../nodetest", run: "^TestOtherKinds$/././^IPv[46]$", programs: []string{"ipamd", "vpc-cni"}, long: true},
 		{name: "nodetest-adopt", pkg: "../nodetest", run: "^TestAdoptBranches$/^(strict|standard)$", programs: []string{"ipamd", "vpc-cni"}, long: true},
