@@ -3,7 +3,6 @@
 package policy
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -64,9 +63,13 @@ func (c Compiled) side(d Direction) side {
 var families = [...]nft.Family{nft.IPv4, nft.IPv6}
 
 func (r Rules) compile() side {
-	s := side{isolated: r.Isolated}
+	denies := func(x OrderedRule) bool { return x.Action == Deny }
+	s := side{isolated: r.Isolated || slices.ContainsFunc(r.Before, denies) || slices.ContainsFunc(r.After, denies)}
+	if !s.isolated {
+		return s
+	}
 	for _, f := range families {
-		if boxes := boxesOf(r.Allow, f); len(boxes) > 0 {
+		if boxes := boxesOf(r, f); len(boxes) > 0 {
 			if s.boxes == nil {
 				s.boxes = map[nft.Family][]nft.Element{}
 			}
@@ -82,23 +85,22 @@ type addrRange struct{ first, last netip.Addr }
 // rect is a range of protocols and a range of ports.
 type rect struct {
 	protocols [2]byte
-	ports     [2]uint16
+	ports     portRange
 }
 
 // boxesOf returns disjoint boxes of one family that have what the rules allow.
 //
 // It cuts the addresses at the ends of all blocks. Between two cuts the same lists of ports
-// apply to all addresses; their union is cut into disjoint rectangles.
-func boxesOf(rules []Rule, f nft.Family) []nft.Element {
+// apply to all addresses; what they allow is cut into disjoint rectangles.
+func boxesOf(rules Rules, f nft.Family) []nft.Element {
 	lists, edges := edgesOf(rules, f)
 	slices.SortFunc(edges, func(a, b edge) int { return a.addr.Compare(b.addr) })
 	var (
 		open   = make([]int, len(lists)) // how many blocks with each list of ports are open
-		unions = newUnions(lists)
+		unions = newUnions(lists, rules.Isolated)
 		pieces []piece
 	)
-	for i := 0; i < len(edges); {
-		at := edges[i].addr
+	for i, at := 0, allOf(f).Addr(); at.IsValid(); {
 		for ; i < len(edges) && edges[i].addr == at; i++ {
 			open[edges[i].list] += edges[i].step
 		}
@@ -112,6 +114,7 @@ func boxesOf(rules []Rule, f nft.Family) []nft.Element {
 		} else if len(unions.rects[rects]) > 0 {
 			pieces = append(pieces, piece{addrRange{at, last}, rects})
 		}
+		at = last.Next()
 	}
 	var boxes []nft.Element
 	for _, p := range pieces {
@@ -123,6 +126,23 @@ func boxesOf(rules []Rule, f nft.Family) []nft.Element {
 	}
 	return boxes
 }
+
+// list is a list of ports, with the place of its rule among all rules of a direction. The
+// rules of Allow that have the same ports share a list.
+type list struct {
+	ports  []Ports
+	stage  stage
+	action Action // of a rule of another stage than allow
+}
+
+// stage is a part of Rules, in the order in which they decide.
+type stage uint8
+
+const (
+	before stage = iota
+	allow
+	after
+)
 
 // edge is an address at which blocks with a list of ports begin, or have ended.
 type edge struct {
@@ -137,24 +157,38 @@ type piece struct {
 	rects int
 }
 
-// edgesOf returns the different lists of ports of the rules, and the edges of their blocks.
-func edgesOf(rules []Rule, f nft.Family) (lists [][]Ports, edges []edge) {
-	for _, r := range rules {
+// edgesOf returns the lists of ports of the rules, in the order in which they decide, and the
+// edges of their blocks.
+func edgesOf(rules Rules, f nft.Family) (lists []list, edges []edge) {
+	add := func(r Rule, l list) {
 		if len(r.Ports) == 0 || len(r.Peers) == 0 {
-			continue
+			return
 		}
-		list := slices.IndexFunc(lists, func(l []Ports) bool { return slices.Equal(l, r.Ports) })
-		if list < 0 {
-			list, lists = len(lists), append(lists, r.Ports)
+		l.ports = r.Ports
+		number := -1
+		if l.stage == allow {
+			number = slices.IndexFunc(lists, func(x list) bool { return x.stage == allow && slices.Equal(x.ports, r.Ports) })
+		}
+		if number < 0 {
+			number, lists = len(lists), append(lists, l)
 		}
 		for _, b := range r.Peers {
 			for _, x := range b.ranges(f) {
-				edges = append(edges, edge{x.first, list, 1})
+				edges = append(edges, edge{x.first, number, 1})
 				if end := x.last.Next(); end.IsValid() {
-					edges = append(edges, edge{end, list, -1})
+					edges = append(edges, edge{end, number, -1})
 				}
 			}
 		}
+	}
+	for _, r := range rules.Before {
+		add(r.Rule, list{stage: before, action: r.Action})
+	}
+	for _, r := range rules.Allow {
+		add(r, list{stage: allow})
+	}
+	for _, r := range rules.After {
+		add(r.Rule, list{stage: after, action: r.Action})
 	}
 	return lists, edges
 }
@@ -208,19 +242,20 @@ func allOf(f nft.Family) netip.Prefix {
 
 func lastOf(f nft.Family) netip.Addr { return nft.LastAddr(allOf(f)) }
 
-// unions computes the unions of lists of ports, each once.
+// unions computes what lists of ports allow together, each combination once.
 type unions struct {
-	lists  [][]Ports
-	byOpen map[string]int // numbers of unions by the lists that they join
-	byText map[string]int // and by their rectangles
-	rects  [][]rect       // by number; 0 is the empty union
+	lists    []list
+	isolated bool
+	byOpen   map[string]int // numbers of unions by the lists that they join
+	byText   map[string]int // and by their rectangles
+	rects    [][]rect       // by number; 0 is the empty union
 }
 
-func newUnions(lists [][]Ports) *unions {
-	return &unions{lists: lists, byOpen: map[string]int{}, byText: map[string]int{"": 0}, rects: [][]rect{nil}}
+func newUnions(lists []list, isolated bool) *unions {
+	return &unions{lists: lists, isolated: isolated, byOpen: map[string]int{}, byText: map[string]int{"": 0}, rects: [][]rect{nil}}
 }
 
-// of returns the number of the union of the lists that are open.
+// of returns the number of what the lists that are open allow.
 func (u *unions) of(open []int) int {
 	key := make([]byte, len(open))
 	for i, n := range open {
@@ -230,13 +265,13 @@ func (u *unions) of(open []int) int {
 	if known {
 		return number
 	}
-	var all []Ports
+	var all []list
 	for i, n := range open {
 		if n > 0 {
-			all = append(all, u.lists[i]...)
+			all = append(all, u.lists[i])
 		}
 	}
-	rects := rectsOf(all)
+	rects := u.rectsOf(all)
 	text := textOf(rects)
 	if number, known = u.byText[text]; !known {
 		number = len(u.rects)
@@ -257,13 +292,15 @@ func textOf(rects []rect) string {
 	return b.String()
 }
 
-// rectsOf returns disjoint rectangles with the union of the ports, in order. Protocols
+// rectsOf returns disjoint rectangles with what lists of ports allow, in order. Protocols
 // with the same ports share rectangles if they follow one another.
-func rectsOf(all []Ports) (rects []rect) {
+func (u *unions) rectsOf(all []list) (rects []rect) {
 	cuts := []int{0}
-	for _, p := range all {
-		if p.Protocol != 0 {
-			cuts = append(cuts, int(p.Protocol), int(p.Protocol)+1)
+	for _, l := range all {
+		for _, p := range l.ports {
+			if p.Protocol != 0 {
+				cuts = append(cuts, int(p.Protocol), int(p.Protocol)+1)
+			}
 		}
 	}
 	slices.Sort(cuts)
@@ -274,8 +311,8 @@ func rectsOf(all []Ports) (rects []rect) {
 		if first > last {
 			continue // behind the last protocol
 		}
-		ports := portsOf(all, Protocol(first))
-		same := slices.EqualFunc(slab, ports, func(r rect, p [2]uint16) bool { return r.ports == p }) &&
+		ports := u.allowed(all, Protocol(first))
+		same := slices.EqualFunc(slab, ports, func(r rect, p portRange) bool { return r.ports == p }) &&
 			len(slab) > 0 && int(slab[0].protocols[1]) == first-1
 		if same {
 			for j := range slab {
@@ -291,22 +328,35 @@ func rectsOf(all []Ports) (rects []rect) {
 	return append(rects, slab...)
 }
 
-// portsOf returns the union of the ranges of ports of a protocol, in order and apart.
-func portsOf(all []Ports, protocol Protocol) (union [][2]uint16) {
-	var ranges [][2]uint16
-	for _, p := range all {
-		if p.Protocol == 0 || p.Protocol == protocol {
-			first, last := p.ends()
-			ranges = append(ranges, [2]uint16{first, last})
+// allowed returns the ports of a protocol that lists of ports allow, in order and apart.
+func (u *unions) allowed(all []list, protocol Protocol) []portRange {
+	var accepted, passed []portRange
+	rest := []portRange{{0, 0xffff}} // undecided
+	decide := func(s stage) {
+		for _, l := range all {
+			if l.stage != s {
+				continue
+			}
+			ports := portsOf(l.ports, protocol)
+			switch l.action {
+			case Accept:
+				accepted = append(accepted, common(rest, ports)...)
+			case Pass:
+				passed = append(passed, common(rest, ports)...)
+			}
+			rest = less(rest, ports)
+		}
+		rest, passed = joined(append(rest, passed...)), nil
+	}
+	decide(before)
+	if !u.isolated {
+		decide(after)
+		return joined(append(accepted, rest...))
+	}
+	for _, l := range all {
+		if l.stage == allow {
+			accepted = append(accepted, common(rest, portsOf(l.ports, protocol))...)
 		}
 	}
-	slices.SortFunc(ranges, func(a, b [2]uint16) int { return cmp.Compare(a[0], b[0]) })
-	for _, r := range ranges {
-		if n := len(union); n > 0 && int(r[0]) <= int(union[n-1][1])+1 {
-			union[n-1][1] = max(union[n-1][1], r[1])
-			continue
-		}
-		union = append(union, r)
-	}
-	return union
+	return joined(accepted)
 }

@@ -21,20 +21,35 @@ func randomClass(r *rand.Rand) Class {
 }
 
 func randomRules(r *rand.Rand) (rules Rules) {
+	rules.Before, rules.After = randomOrdered(r), randomOrdered(r)
 	if rules.Isolated = r.IntN(5) > 0; !rules.Isolated {
 		return rules
 	}
-	for i := range r.IntN(5) {
-		rule := Rule{Name: fmt.Sprint("rule ", i)}
-		for range r.IntN(4) {
-			rule.Peers = append(rule.Peers, randomBlock(r))
-		}
-		for range r.IntN(4) {
-			rule.Ports = append(rule.Ports, randomPorts(r))
-		}
-		rules.Allow = append(rules.Allow, rule)
+	for range r.IntN(5) {
+		rules.Allow = append(rules.Allow, randomRule(r))
 	}
 	return rules
+}
+
+func randomOrdered(r *rand.Rand) (rules []OrderedRule) {
+	if r.IntN(2) == 0 {
+		return nil
+	}
+	for range r.IntN(5) {
+		rules = append(rules, OrderedRule{randomRule(r), Action(r.IntN(3))})
+	}
+	return rules
+}
+
+func randomRule(r *rand.Rand) Rule {
+	rule := Rule{Name: fmt.Sprint("rule ", r.IntN(100))}
+	for range r.IntN(4) {
+		rule.Peers = append(rule.Peers, randomBlock(r))
+	}
+	for range r.IntN(4) {
+		rule.Ports = append(rule.Ports, randomPorts(r))
+	}
+	return rule
 }
 
 func randomBlock(r *rand.Rand) (b Block) {
@@ -222,17 +237,78 @@ func TestBoxes(t *testing.T) {
 	}
 }
 
+// TestOrderedBoxes compares the boxes of some ordered rules.
+func TestOrderedBoxes(t *testing.T) {
+	rule := func(a Action, prefix string, ports ...Ports) OrderedRule {
+		return OrderedRule{Rule{Peers: []Block{block(prefix)}, Ports: ports}, a}
+	}
+	port80, port81 := Ports{Protocol: TCP, First: 80}, Ports{Protocol: TCP, First: 81}
+	for name, tt := range map[string]struct {
+		rules Rules
+		free  bool // not isolated
+		want  []string
+	}{
+		"nothing denied": {Rules{Before: []OrderedRule{rule(Accept, "10.0.0.0/8", Ports{})}, After: []OrderedRule{rule(Pass, "", Ports{})}}, true, nil},
+		"all denied":     {Rules{After: []OrderedRule{rule(Deny, "", Ports{})}}, false, nil},
+		"the default is isolation": {
+			Rules{After: []OrderedRule{rule(Accept, "10.0.0.0/8", port80), rule(Deny, "", Ports{})}}, false, []string{"10.0.0.0/8 . tcp . 80"},
+		},
+		"isolated, so without After": {
+			Rules{Isolated: true, Allow: []Rule{rule(0, "10.0.0.1/32", port80).Rule}, After: []OrderedRule{rule(Accept, "", Ports{})}}, false, []string{"10.0.0.1 . tcp . 80"},
+		},
+		"denied for all": {
+			Rules{Before: []OrderedRule{rule(Deny, "10.0.0.1/32", port80)}, Isolated: true, Allow: []Rule{rule(0, "10.0.0.0/30", port80).Rule}}, false,
+			[]string{"10.0.0.0 . tcp . 80", "10.0.0.2/31 . tcp . 80"},
+		},
+		"accepted for all": {
+			Rules{Before: []OrderedRule{rule(Accept, "10.0.0.1/32", port81)}, Isolated: true, Allow: []Rule{rule(0, "10.0.0.0/31", port80).Rule}}, false,
+			[]string{"10.0.0.0 . tcp . 80", "10.0.0.1 . tcp . 80-81"},
+		},
+		"passed on": {
+			Rules{
+				Before:   []OrderedRule{rule(Pass, "10.0.0.1/32", port80, port81), rule(Deny, "0.0.0.0/0", Ports{})},
+				Isolated: true, Allow: []Rule{rule(0, "10.0.0.0/8", port80).Rule},
+			}, false, []string{"10.0.0.1 . tcp . 80"},
+		},
+		"one port less": {
+			Rules{Before: []OrderedRule{rule(Deny, "128.0.0.0/1", Ports{Protocol: TCP, First: 22})}}, false,
+			[]string{
+				"0.0.0.0/1 . 0-255 . 0-65535",
+				"128.0.0.0/1 . 0-5 . 0-65535", "128.0.0.0/1 . tcp . 0-21", "128.0.0.0/1 . tcp . 23-65535", "128.0.0.0/1 . 7-255 . 0-65535",
+				"::/0 . 0-255 . 0-65535",
+			},
+		},
+	} {
+		c, err := Compile(Class{Egress: tt.rules})
+		if diff := cmp.Diff(tt.want, boxTexts(c, Egress)); diff != "" || err != nil {
+			t.Errorf("%s: %v (-want +got):\n%s", name, err, diff)
+		}
+		if c.Isolated(Egress) == tt.free {
+			t.Errorf("%s: isolated %t", name, c.Isolated(Egress))
+		}
+	}
+}
+
 // TestVerdicts names the rule that decides.
 func TestVerdicts(t *testing.T) {
-	c := Class{Ingress: Rules{Isolated: true, Allow: []Rule{
-		{Name: "web", Peers: []Block{block("10.0.0.0/24")}, Ports: []Ports{{Protocol: TCP, First: 80}}},
-		{Name: "all", Peers: []Block{block("10.0.0.7/32")}, Ports: []Ports{{}}},
-	}}}
+	c := Class{
+		Ingress: Rules{
+			Before:   []OrderedRule{{Rule{Name: "never", Peers: []Block{block("10.0.0.9/32")}, Ports: []Ports{{}}}, Deny}},
+			Isolated: true, Allow: []Rule{
+				{Name: "web", Peers: []Block{block("10.0.0.0/24")}, Ports: []Ports{{Protocol: TCP, First: 80}}},
+				{Name: "all", Peers: []Block{block("10.0.0.7/32")}, Ports: []Ports{{}}},
+			},
+		},
+		Egress: Rules{After: []OrderedRule{{Rule{Name: "default", Peers: []Block{block("10.0.0.9/32")}, Ports: []Ports{{}}}, Deny}}},
+	}
 	for want, p := range map[Verdict]Packet{
 		{true, "web"}: {Peer: netip.MustParseAddr("10.0.0.7"), Protocol: TCP, Port: 80},
 		{true, "all"}: {Peer: netip.MustParseAddr("10.0.0.7"), Protocol: ICMP},
 		{}:            {Peer: netip.MustParseAddr("10.0.0.8"), Protocol: UDP, Port: 80},
 		{true, ""}:    {Peer: netip.MustParseAddr("10.0.0.8"), Protocol: UDP, Port: 80, Direction: Egress},
+
+		{false, "never"}:   {Peer: netip.MustParseAddr("10.0.0.9"), Protocol: TCP, Port: 80},
+		{false, "default"}: {Peer: netip.MustParseAddr("10.0.0.9"), Protocol: TCP, Port: 80, Direction: Egress},
 	} {
 		if got := Judge(c, p); got != want {
 			t.Errorf("%+v: %+v, want %+v", p, got, want)
@@ -245,6 +321,8 @@ func TestInvalid(t *testing.T) {
 	isolated := func(r Rule) Class { return Class{Egress: Rules{Isolated: true, Allow: []Rule{r}}} }
 	for name, c := range map[string]Class{
 		"not isolated":   {Ingress: Rules{Allow: []Rule{{}}}},
+		"action":         {Ingress: Rules{Before: []OrderedRule{{Action: 3}}}},
+		"ordered rule":   {Egress: Rules{After: []OrderedRule{{Rule: Rule{Ports: []Ports{{First: 9}}}}}}},
 		"reversed ports": isolated(Rule{Ports: []Ports{{Protocol: TCP, First: 9, Last: 8}}}),
 		"ports of ICMP":  isolated(Rule{Ports: []Ports{{Protocol: ICMP, First: 9}}}),
 		"ports of all":   isolated(Rule{Ports: []Ports{{First: 9}}}),

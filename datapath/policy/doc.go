@@ -8,6 +8,9 @@
 // pod, and a [Handle] puts it into a table of nftables of its own. [Judge] is the meaning of
 // a class, without the kernel.
 //
+// A class has rules that allow, and lists of ordered rules before and after them that accept,
+// deny or pass on. [Compile] decides between them, so that the kernel has only what is allowed.
+//
 // # The way of a packet
 //
 //	pod ── eni… ─▶ prerouting   -100 kube-proxy: the destination is now the endpoint
@@ -45,8 +48,8 @@
 //
 // The last rule of a class's chain counts and drops; [Handle.Denied] reads the counts. With
 // [State.LogLimit] a rule before it sends some of the packets to group 30118 of nflog, which
-// [Handle.Denials] receives. Packets that pass meet neither of the two. No rule of a policy
-// denies: a packet is denied because none allows it, so counts are by class and direction.
+// [Handle.Denials] receives. Packets that pass meet neither of the two. The kernel has only what is
+// allowed, so counts are by class and direction.
 //
 // # Modes of pods
 //

@@ -148,24 +148,38 @@ func (m *model) flow() (from, to *host, f policy.Flow) {
 }
 
 func (m *model) rules() (rules policy.Rules) {
+	rules.Before, rules.After = m.ordered(), m.ordered()
 	if rules.Isolated = m.r.IntN(4) > 0; !rules.Isolated {
 		return rules
 	}
 	for range m.r.IntN(5) {
-		var rule policy.Rule
-		for range m.r.IntN(4) {
-			rule.Peers = append(rule.Peers, m.block())
-		}
-		for range m.r.IntN(4) {
-			rule.Ports = append(rule.Ports, []policy.Ports{
-				{}, {Protocol: policy.TCP}, {Protocol: policy.TCP, First: 80}, {Protocol: policy.TCP, First: 80, Last: 84},
-				{Protocol: policy.UDP, First: 53, Last: 80}, {Protocol: policy.UDP}, {Protocol: policy.SCTP, First: 9}, {Protocol: policy.SCTP},
-				{Protocol: policy.ICMP}, {Protocol: policy.ICMPv6}, {Protocol: 7},
-			}[m.r.IntN(11)])
-		}
-		rules.Allow = append(rules.Allow, rule)
+		rules.Allow = append(rules.Allow, m.rule())
 	}
 	return rules
+}
+
+func (m *model) ordered() (rules []policy.OrderedRule) {
+	if m.r.IntN(2) == 0 {
+		return nil
+	}
+	for range m.r.IntN(4) {
+		rules = append(rules, policy.OrderedRule{Rule: m.rule(), Action: policy.Action(m.r.IntN(3))})
+	}
+	return rules
+}
+
+func (m *model) rule() (rule policy.Rule) {
+	for range m.r.IntN(4) {
+		rule.Peers = append(rule.Peers, m.block())
+	}
+	for range m.r.IntN(4) {
+		rule.Ports = append(rule.Ports, []policy.Ports{
+			{}, {Protocol: policy.TCP}, {Protocol: policy.TCP, First: 80}, {Protocol: policy.TCP, First: 80, Last: 84},
+			{Protocol: policy.UDP, First: 53, Last: 80}, {Protocol: policy.UDP}, {Protocol: policy.SCTP, First: 9}, {Protocol: policy.SCTP},
+			{Protocol: policy.ICMP}, {Protocol: policy.ICMPv6}, {Protocol: 7},
+		}[m.r.IntN(11)])
+	}
+	return rule
 }
 
 // block returns a block that has some of the hosts.

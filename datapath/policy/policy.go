@@ -100,17 +100,44 @@ type Class struct {
 	Ingress, Egress Rules
 }
 
-// Rules are the rules of a class in one direction. They allow the union of what each of
-// them allows; their order has no meaning.
+// Rules are the rules of a class in one direction. The zero Rules allow everything.
+//
+// Before decides first. Then Allow decides, if Isolated is set, and After otherwise. What no
+// rule has decided at the end passes.
 type Rules struct {
-	// Isolated means that only what Allow has passes. Without it everything passes, and
-	// Allow must be empty.
+	// Before are rules that Allow cannot override, such as those of the administrator of a
+	// cluster. The first one with the connection decides.
+	Before []OrderedRule
+	// Isolated means that, of what Before leaves undecided, only what Allow has passes. Without
+	// it Allow must be empty. Allow is the union of what each rule has; the order of its rules
+	// has no meaning.
 	Isolated bool
 	Allow    []Rule
+	// After are rules for pods that are not isolated, such as the defaults of a cluster. The
+	// first one with the connection decides. If Isolated is set, they have no effect.
+	After []OrderedRule
 }
 
-// Rule allows connections between a pod and each of Peers with each of Ports. A Rule
-// without peers or without ports allows nothing.
+// OrderedRule is a rule of [Rules] with what it decides about the connections that it has.
+type OrderedRule struct {
+	Rule
+	Action Action
+}
+
+// Action is what an [OrderedRule] decides.
+type Action uint8
+
+// The actions. Pass, the zero Action, leaves a connection to the rules after the list that the
+// rule is in: those of Rules.Before to Allow or After, and those of Rules.After to what passes
+// without a rule.
+const (
+	Pass Action = iota
+	Accept
+	Deny
+)
+
+// Rule has the connections between a pod and each of Peers with each of Ports. A Rule
+// without peers or without ports has none.
 type Rule struct {
 	// Name tells an operator where the rule is from. It decides nothing.
 	Name  string
@@ -176,8 +203,8 @@ type Packet struct {
 // Verdict is the judgement of a packet.
 type Verdict struct {
 	Allowed bool
-	// Rule is the name of the first rule that allows the packet. It is empty if no rule
-	// does, or if the class does not isolate the pod in the direction of the packet.
+	// Rule is the name of the rule that decides: the first rule of [Rules.Allow] with the packet,
+	// or an [OrderedRule]. It is empty if no rule decides.
 	Rule string
 }
 
@@ -185,16 +212,35 @@ type Verdict struct {
 // class, by which the tests judge [Compile] and the kernel.
 func Judge(c Class, p Packet) Verdict {
 	rules := c.rules(p.Direction)
-	if !rules.Isolated {
-		return Verdict{Allowed: true}
+	if r := first(rules.Before, p); r != nil && r.Action != Pass {
+		return Verdict{Allowed: r.Action == Accept, Rule: r.Name}
 	}
-	for _, r := range rules.Allow {
-		if slices.ContainsFunc(r.Peers, func(b Block) bool { return b.contains(p.Peer) }) &&
-			slices.ContainsFunc(r.Ports, func(x Ports) bool { return x.contains(p.Protocol, p.Port) }) {
-			return Verdict{Allowed: true, Rule: r.Name}
+	if rules.Isolated {
+		for _, r := range rules.Allow {
+			if r.has(p) {
+				return Verdict{Allowed: true, Rule: r.Name}
+			}
 		}
+		return Verdict{}
 	}
-	return Verdict{}
+	if r := first(rules.After, p); r != nil && r.Action != Pass {
+		return Verdict{Allowed: r.Action == Accept, Rule: r.Name}
+	}
+	return Verdict{Allowed: true}
+}
+
+// first returns the first rule that has a packet, nil if there is none.
+func first(rules []OrderedRule, p Packet) *OrderedRule {
+	if i := slices.IndexFunc(rules, func(r OrderedRule) bool { return r.has(p) }); i >= 0 {
+		return &rules[i]
+	}
+	return nil
+}
+
+// has reports whether a packet belongs to a connection of the rule.
+func (r Rule) has(p Packet) bool {
+	return slices.ContainsFunc(r.Peers, func(b Block) bool { return b.contains(p.Peer) }) &&
+		slices.ContainsFunc(r.Ports, func(x Ports) bool { return x.contains(p.Protocol, p.Port) })
 }
 
 func (c Class) rules(d Direction) Rules {
@@ -213,7 +259,14 @@ func (c Class) validate() error {
 		if !rules.Isolated && len(rules.Allow) > 0 {
 			return fmt.Errorf("%w: %s has %d rules and is not isolated, want it isolated", ErrInvalid, d, len(rules.Allow))
 		}
-		for _, r := range rules.Allow {
+		all := slices.Clone(rules.Allow)
+		for _, r := range slices.Concat(rules.Before, rules.After) {
+			if r.Action > Deny {
+				return fmt.Errorf("%w: %s rule %q: action %d, want %d to %d", ErrInvalid, d, r.Name, r.Action, Pass, Deny)
+			}
+			all = append(all, r.Rule)
+		}
+		for _, r := range all {
 			if err := r.validate(); err != nil {
 				return fmt.Errorf("%w: %s rule %q: %w", ErrInvalid, d, r.Name, err)
 			}
