@@ -18,8 +18,9 @@ import (
 // class is what pods may receive and send that the same policies select.
 type class struct {
 	name      string
-	namespace *namespace
-	policies  []string // names
+	namespace *namespace // nil without policies of a namespace
+	policies  []string   // names
+	cluster   []string   // names of cluster policies, in the order in which those of a tier decide
 	// ports are the numbers of the named ports of ingress rules.
 	ports    map[PolicyPort][]uint16
 	groups   map[*group]bool
@@ -29,16 +30,27 @@ type class struct {
 
 // classify finds the class of a pod again.
 func (n *Node) classify(p *pod) {
-	policies := n.sortedPolicies(p)
-	if !p.local || len(policies) == 0 {
+	policies, cluster := n.sortedPolicies(p), n.sortedCluster(p)
+	if !p.local || len(policies)+len(cluster) == 0 {
 		n.assign(p, nil)
 		return
 	}
-	c := &class{namespace: p.namespace, ports: resolve(policies, p), groups: map[*group]bool{}}
+	c := &class{ports: map[PolicyPort][]uint16{}, groups: map[*group]bool{}}
 	for _, x := range policies {
-		c.policies = append(c.policies, x.Name)
+		c.namespace, c.policies = p.namespace, append(c.policies, x.Name)
+		if x.Ingress != nil {
+			for _, r := range *x.Ingress {
+				c.resolve(r, p)
+			}
+		}
 	}
-	c.name = nameOf(p.namespace.name, c.policies, c.ports)
+	for _, x := range cluster {
+		c.cluster = append(c.cluster, x.Name)
+		for _, r := range x.Ingress {
+			c.resolve(r.Rule, p)
+		}
+	}
+	c.name = c.text()
 	if known := n.classes[c.name]; known != nil {
 		c = known
 	}
@@ -69,22 +81,13 @@ func (n *Node) assign(p *pod, c *class) {
 	}
 }
 
-// resolve returns the numbers that the named ports of ingress rules have in a pod.
-func resolve(policies []*boundPolicy, p *pod) map[PolicyPort][]uint16 {
-	ports := map[PolicyPort][]uint16{}
-	for _, x := range policies {
-		if x.Ingress == nil {
-			continue
-		}
-		for _, r := range *x.Ingress {
-			for _, port := range r.Ports {
-				if port.Name != "" {
-					ports[named(port)] = p.numbers(port)
-				}
-			}
+// resolve notes the numbers that the named ports of an ingress rule have in a pod.
+func (c *class) resolve(r Rule, p *pod) {
+	for _, port := range r.Ports {
+		if port.Name != "" {
+			c.ports[named(port)] = p.numbers(port)
 		}
 	}
-	return ports
 }
 
 // named returns what decides in a named port.
@@ -104,15 +107,26 @@ func (p *pod) numbers(port PolicyPort) (all []uint16) {
 // maxName is the greatest length of the name of a class; see [policy.State].
 const maxName = 200
 
-// nameOf returns the name of a class: the namespace and the policies, and a hash where these do
-// not say everything.
-func nameOf(namespace string, policies []string, ports map[PolicyPort][]uint16) string {
-	name := namespace + "/" + strings.Join(policies, "/")
+// clusterPart comes before the names of cluster policies in the name of a class. No namespace
+// and no policy has this name.
+const clusterPart = "_cluster"
+
+// text returns the name of a class: the namespace and the policies, the cluster policies, and a
+// hash where these do not say everything.
+func (c *class) text() string {
+	var parts []string
+	if c.namespace != nil {
+		parts = append([]string{c.namespace.name}, c.policies...)
+	}
+	if len(c.cluster) > 0 {
+		parts = append(append(parts, clusterPart), c.cluster...)
+	}
+	name := strings.Join(parts, "/")
 	full := name
-	for _, p := range slices.SortedFunc(maps.Keys(ports), func(a, b PolicyPort) int {
+	for _, p := range slices.SortedFunc(maps.Keys(c.ports), func(a, b PolicyPort) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Protocol, b.Protocol))
 	}) {
-		full += fmt.Sprintf("//%s %d %d", p.Name, p.Protocol, ports[p])
+		full += fmt.Sprintf("//%s %d %d", p.Name, p.Protocol, c.ports[p])
 	}
 	const hash = 16
 	if full == name && len(name) <= maxName {
@@ -132,6 +146,11 @@ func (n *Node) rebuild(c *class) error {
 		n.add(&content.Ingress, c, x, policy.Ingress)
 		n.add(&content.Egress, c, x, policy.Egress)
 	}
+	for _, name := range c.cluster {
+		x := n.cluster[name]
+		n.addCluster(&content.Ingress, c, x, policy.Ingress)
+		n.addCluster(&content.Egress, c, x, policy.Egress)
+	}
 	for g := range old {
 		if !c.groups[g] {
 			n.unuse(g, c)
@@ -140,8 +159,8 @@ func (n *Node) rebuild(c *class) error {
 	var err error
 	if c.compiled, err = policy.Compile(content); err != nil {
 		err = fmt.Errorf("class %s: %w", c.name, err)
-		content.Ingress.Allow, content.Egress.Allow = nil, nil
-		c.compiled, _ = policy.Compile(content) // without rules there is nothing to refuse
+		nothing := policy.Rules{Isolated: true}
+		c.compiled, _ = policy.Compile(policy.Class{Ingress: nothing, Egress: nothing}) // without rules there is nothing to refuse
 	}
 	return err
 }
@@ -157,14 +176,40 @@ func (n *Node) add(to *policy.Rules, c *class, x *boundPolicy, d policy.Directio
 	}
 	to.Isolated = true
 	for i, r := range *rules {
-		name := fmt.Sprintf("%s/%s %s %d", x.Namespace, x.Name, d, i)
-		if ports := c.numeric(r, d); len(ports) > 0 {
-			to.Allow = append(to.Allow, policy.Rule{Name: name, Peers: n.blocks(c, x, r), Ports: ports})
+		to.Allow = append(to.Allow, n.translate(c, x.Namespace, r, d, fmt.Sprintf("%s/%s %s %d", x.Namespace, x.Name, d, i))...)
+	}
+}
+
+// addCluster adds the rules of a cluster policy for a direction.
+func (n *Node) addCluster(to *policy.Rules, c *class, x *boundCluster, d policy.Direction) {
+	rules, list := x.Ingress, &to.Before
+	if d == policy.Egress {
+		rules = x.Egress
+	}
+	if x.Tier == Baseline {
+		list = &to.After
+	}
+	for i, r := range rules {
+		name := fmt.Sprintf("%s %s %d", x.Name, d, i)
+		if r.Name != "" {
+			name += " " + r.Name
 		}
-		if d == policy.Egress {
-			to.Allow = append(to.Allow, n.byNames(c, x, r, name)...)
+		for _, t := range n.translate(c, "", r.Rule, d, name) {
+			*list = append(*list, policy.OrderedRule{Rule: t, Action: r.Action})
 		}
 	}
+}
+
+// translate returns a rule of a policy of a namespace, or of a cluster policy, in terms of
+// package policy.
+func (n *Node) translate(c *class, in string, r Rule, d policy.Direction, name string) (rules []policy.Rule) {
+	if ports := c.numeric(r, d); len(ports) > 0 {
+		rules = append(rules, policy.Rule{Name: name, Peers: n.blocks(c, in, r), Ports: ports})
+	}
+	if d == policy.Egress {
+		rules = append(rules, n.byNames(c, in, r, name)...)
+	}
+	return rules
 }
 
 // numeric returns the ports of a rule that are the same for all peers.
@@ -188,7 +233,7 @@ func (c *class) numeric(r Rule, d policy.Direction) (ports []policy.Ports) {
 }
 
 // blocks returns the peers of a rule.
-func (n *Node) blocks(c *class, x *boundPolicy, r Rule) (blocks []policy.Block) {
+func (n *Node) blocks(c *class, in string, r Rule) (blocks []policy.Block) {
 	if len(r.Peers) == 0 {
 		return []policy.Block{{}}
 	}
@@ -199,7 +244,7 @@ func (n *Node) blocks(c *class, x *boundPolicy, r Rule) (blocks []policy.Block) 
 			}
 			continue
 		}
-		if g := scope(x.Namespace, p); g != nil {
+		if g := scope(in, p); g != nil {
 			for _, a := range n.use(g, c).peers() {
 				blocks = append(blocks, single(a))
 			}
@@ -212,13 +257,13 @@ func single(a netip.Addr) policy.Block { return policy.Block{Prefix: netip.Prefi
 
 // byNames returns the rules for the named ports of an egress rule: the peers with the same
 // number of a port share one.
-func (n *Node) byNames(c *class, x *boundPolicy, r Rule, name string) (rules []policy.Rule) {
+func (n *Node) byNames(c *class, in string, r Rule, name string) (rules []policy.Rule) {
 	byPort := map[policy.Ports][]netip.Addr{}
 	for _, port := range r.Ports {
 		if port.Name == "" {
 			continue
 		}
-		for p, contains := range n.pods(c, x, r) {
+		for p, contains := range n.pods(c, in, r) {
 			for _, number := range p.numbers(port) {
 				to := policy.Ports{Protocol: port.Protocol, First: number}
 				for _, a := range p.addrs {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package netpol computes what the pods of one node may receive and send, from the
-// NetworkPolicies, namespaces and pods of a Kubernetes cluster. It knows these objects as small
+// NetworkPolicies, ClusterNetworkPolicies, namespaces and pods of a Kubernetes cluster. It knows these objects as small
 // values of its own and imports no package of Kubernetes. Its result is in terms of package
 // policy: a class for each pod that a policy selects.
 //
@@ -30,6 +30,9 @@
 //   - A pod in the network of its node is never selected. It is a peer of selectors only with
 //     [Config].HostNetworkPeers, because all packets of its node have the same address.
 //   - A block of addresses applies to the addresses of pods, too. It has one family.
+//   - ClusterNetworkPolicies of one tier with the same priority decide in the order of their
+//     names. They and their selectors never have pods in the network of a node, unless
+//     [Config].HostNetworkPeers makes these peers.
 //   - What the API server refuses, and only an older object can have, allows nothing: a range
 //     of ports that ends before it begins, a peer without a selector and a block, a selector
 //     with an unknown operator.

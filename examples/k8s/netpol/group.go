@@ -24,12 +24,12 @@ type group struct {
 	addrs []netip.Addr
 }
 
-// scope returns the group of a peer without a block, for a policy of a namespace. Nil is the
-// peer that has no pods.
+// scope returns the group of a peer without a block, for a policy of a namespace, or of "" for
+// a cluster policy. Nil is the peer that has no pods.
 func scope(in string, p Peer) *group {
 	g := &group{}
 	switch {
-	case p.Namespaces == nil && p.Pods == nil:
+	case p.Namespaces == nil && (p.Pods == nil || in == ""):
 		return nil
 	case p.Namespaces == nil:
 		g.only = in
@@ -115,16 +115,16 @@ func sorted(all []netip.Addr) []netip.Addr {
 	return slices.Clip(slices.Compact(all))
 }
 
-// pods returns the pods that are peers of a rule, each with what says which of its addresses
-// are. A pod can come more than once.
-func (n *Node) pods(c *class, x *boundPolicy, r Rule) iter.Seq2[*pod, func(netip.Addr) bool] {
+// pods returns the pods that are peers of a rule of a namespace's policy, each with what says
+// which of its addresses are. A pod can come more than once.
+func (n *Node) pods(c *class, in string, r Rule) iter.Seq2[*pod, func(netip.Addr) bool] {
 	peers := r.Peers
 	if len(peers) == 0 {
 		peers = []Peer{{Namespaces: &Selector{}}}
 	}
 	return func(yield func(*pod, func(netip.Addr) bool) bool) {
 		for _, p := range peers {
-			g, contains := scope(x.Namespace, p), func(netip.Addr) bool { return true }
+			g, contains := scope(in, p), func(netip.Addr) bool { return true }
 			if len(r.Peers) == 0 || p.Block != nil {
 				g = everyPod()
 			}

@@ -3,6 +3,7 @@
 package netpol_test
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -10,7 +11,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/vpcnet/vpcnet/datapath/policy"
 	"github.com/vpcnet/vpcnet/examples/k8s/netpol"
@@ -24,15 +25,19 @@ type objects struct {
 	namespaces map[string]netpol.Namespace
 	pods       map[netpol.PodKey]netpol.Pod
 	policies   map[netpol.PodKey]netpol.Policy
+	cluster    map[string]netpol.ClusterPolicy
 }
 
 func newObjects() *objects {
-	return &objects{map[string]netpol.Namespace{}, map[netpol.PodKey]netpol.Pod{}, map[netpol.PodKey]netpol.Policy{}}
+	return &objects{map[string]netpol.Namespace{}, map[netpol.PodKey]netpol.Pod{}, map[netpol.PodKey]netpol.Policy{}, map[string]netpol.ClusterPolicy{}}
 }
 
 // reaches reports whether the policies that select a pod let it connect, or be connected, with
 // an address.
 func (o *objects) reaches(pod netpol.Pod, p policy.Packet) bool {
+	if action := o.decide(netpol.Admin, pod, p); action != policy.Pass {
+		return action == policy.Accept
+	}
 	isolated := false
 	for _, x := range o.policies {
 		rules := x.Ingress
@@ -49,7 +54,29 @@ func (o *objects) reaches(pod netpol.Pod, p policy.Packet) bool {
 			}
 		}
 	}
-	return !isolated
+	return !isolated && o.decide(netpol.Baseline, pod, p) != policy.Deny
+}
+
+// decide returns what the cluster policies of a tier decide.
+func (o *objects) decide(tier netpol.Tier, pod netpol.Pod, p policy.Packet) policy.Action {
+	all := slices.SortedFunc(maps.Values(o.cluster), func(a, b netpol.ClusterPolicy) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Name, b.Name))
+	})
+	for _, x := range all {
+		rules := x.Ingress
+		if p.Direction == policy.Egress {
+			rules = x.Egress
+		}
+		if x.Tier != tier || !o.isPeerPod(netpol.Peer{Namespaces: x.Namespaces, Pods: x.Pods}, "", pod) {
+			continue
+		}
+		for _, r := range rules {
+			if o.allows(r.Rule, "", pod, p) {
+				return r.Action
+			}
+		}
+	}
+	return policy.Pass
 }
 
 // allows reports whether a rule allows a connection.
@@ -158,6 +185,9 @@ func (o *objects) node(t testing.TB) *netpol.Node {
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(o.pods), byKey) {
 		n.SetPod(o.pods[k])
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.cluster)) {
+		n.SetClusterPolicy(o.cluster[name])
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.namespaces)) {
 		n.SetNamespace(o.namespaces[name])
@@ -316,9 +346,31 @@ func (w world) policy() netpol.Policy {
 	return netpol.Policy{Namespace: w.one("x", "y", "z"), Name: w.one("n", "m", "o"), Pods: w.selector(), Ingress: w.rules(), Egress: w.rules()}
 }
 
+func (w world) clusterPolicy() netpol.ClusterPolicy {
+	p := netpol.ClusterPolicy{
+		Name: w.one("n", "m", "o"), Tier: netpol.Tier(w.IntN(2) == 0), Priority: w.IntN(3), Ingress: w.clusterRules(), Egress: w.clusterRules(),
+	}
+	if w.IntN(8) > 0 {
+		s := w.selector()
+		p.Namespaces = &s
+	}
+	if w.IntN(2) == 0 {
+		s := w.selector()
+		p.Pods = &s
+	}
+	return p
+}
+
+func (w world) clusterRules() (all []netpol.ClusterRule) {
+	for range w.IntN(4) {
+		all = append(all, netpol.ClusterRule{Name: w.one("", "why"), Action: policy.Action(w.IntN(3)), Rule: w.rule()})
+	}
+	return all
+}
+
 // step changes an object in the world and tells the node.
 func (w world) step(o *objects, n *netpol.Node) {
-	switch w.IntN(8) {
+	switch w.IntN(10) {
 	case 0:
 		ns := netpol.Namespace{Name: w.one("x", "y", "z"), Labels: w.labels()}
 		o.namespaces[ns.Name] = ns
@@ -340,6 +392,15 @@ func (w world) step(o *objects, n *netpol.Node) {
 		p := w.policy()
 		o.policies[netpol.PodKey{Namespace: p.Namespace, Name: p.Name}] = p
 		n.SetPolicy(p)
+	case 7:
+		p := w.clusterPolicy()
+		o.cluster[p.Name] = p
+		n.SetClusterPolicy(p)
+	case 8:
+		if name := w.one("n", "m", "o"); w.IntN(2) == 0 {
+			delete(o.cluster, name)
+			n.DeleteClusterPolicy(name)
+		}
 	default:
 		k := netpol.PodKey{Namespace: w.one("x", "y", "z"), Name: w.one("n", "m", "o")}
 		if w.IntN(2) == 0 {
@@ -356,10 +417,10 @@ func (o *objects) check(t *testing.T, w world, n *netpol.Node) {
 	before := text(n.Classes())
 	changed := update(t, n)
 	classes := n.Classes()
-	if diff := cmp.Diff(before, text(classes)); diff != "" && !changed {
+	if diff := gocmp.Diff(before, text(classes)); diff != "" && !changed {
 		t.Fatalf("Update reports no change (-before +after):\n%s", diff)
 	}
-	if diff := cmp.Diff(text(o.node(t).Classes()), text(classes)); diff != "" {
+	if diff := gocmp.Diff(text(o.node(t).Classes()), text(classes)); diff != "" {
 		t.Fatalf("classes after the changes (-from the objects +got):\n%s", diff)
 	}
 	for k, pod := range o.pods {

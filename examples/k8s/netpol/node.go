@@ -3,6 +3,7 @@
 package netpol
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -26,6 +27,7 @@ type Node struct {
 	namespaces map[string]*namespace
 	groups     map[string]*group // by key
 	classes    map[string]*class // by name
+	cluster    map[string]*boundCluster
 
 	// These are the objects that changes have reached since the last Update.
 	stalePods    map[*pod]bool
@@ -62,10 +64,20 @@ type boundPolicy struct {
 	pods matcher
 }
 
+// boundCluster is a cluster policy with the group of its pods.
+type boundCluster struct {
+	ClusterPolicy
+	subject *group // nil if it has no pods; it is not in use
+}
+
+func (x *boundCluster) selects(p *pod) bool {
+	return x != nil && x.subject != nil && x.subject.inScope(p.namespace) && x.subject.pods.matches(p.labels)
+}
+
 // New returns a node without any objects.
 func New(cfg Config) *Node {
 	return &Node{
-		cfg: cfg, namespaces: map[string]*namespace{}, groups: map[string]*group{}, classes: map[string]*class{},
+		cfg: cfg, namespaces: map[string]*namespace{}, groups: map[string]*group{}, classes: map[string]*class{}, cluster: map[string]*boundCluster{},
 		stalePods: map[*pod]bool{}, staleClasses: map[*class]bool{},
 	}
 }
@@ -87,7 +99,7 @@ func (n *Node) setNamespace(name string, l labels, known bool) {
 	if ns.known == known && slices.Equal(ns.labels, l) {
 		return
 	}
-	if ns.known != known {
+	if ns.known != known || len(n.cluster) > 0 {
 		for _, p := range ns.pods {
 			n.stale(p)
 		}
@@ -260,6 +272,35 @@ func (n *Node) replace(ns *namespace, name string, p *boundPolicy) {
 	}
 }
 
+// SetClusterPolicy adds or replaces a cluster policy.
+func (n *Node) SetClusterPolicy(x ClusterPolicy) {
+	n.replaceCluster(x.Name, &boundCluster{x, scope("", Peer{Namespaces: x.Namespaces, Pods: x.Pods})})
+}
+
+// DeleteClusterPolicy deletes a cluster policy.
+func (n *Node) DeleteClusterPolicy(name string) { n.replaceCluster(name, nil) }
+
+func (n *Node) replaceCluster(name string, x *boundCluster) {
+	old := n.cluster[name]
+	if x == nil {
+		delete(n.cluster, name)
+	} else {
+		n.cluster[name] = x
+	}
+	for _, ns := range n.namespaces {
+		for _, p := range ns.pods {
+			if p.local && (old.selects(p) || x.selects(p)) {
+				n.stale(p)
+			}
+		}
+	}
+	for _, c := range n.classes {
+		if slices.Contains(c.cluster, name) {
+			n.staleClasses[c] = true
+		}
+	}
+}
+
 // Update computes the classes that changes have reached, and reports whether Classes returns
 // something else than before. It returns an error for a class that the kernel cannot have; its
 // pods are isolated, and nothing is allowed.
@@ -327,5 +368,19 @@ func (n *Node) sortedPolicies(p *pod) (all []*boundPolicy) {
 			all = append(all, x)
 		}
 	}
+	return all
+}
+
+// sortedCluster returns the cluster policies that select a pod, in the order in which those of a
+// tier decide.
+func (n *Node) sortedCluster(p *pod) (all []*boundCluster) {
+	for _, x := range n.cluster {
+		if x.selects(p) {
+			all = append(all, x)
+		}
+	}
+	slices.SortFunc(all, func(a, b *boundCluster) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Name, b.Name))
+	})
 	return all
 }

@@ -62,12 +62,42 @@ type Rule struct {
 	Ports []PolicyPort
 }
 
+// ClusterPolicy is a ClusterNetworkPolicy.
+type ClusterPolicy struct {
+	Name string
+	Tier Tier
+	// Priority orders the policies of a tier, the lowest first, and those with the same one by
+	// their names.
+	Priority int
+	// Namespaces and Pods select the pods to which the policy applies, as in a [Peer].
+	Namespaces, Pods *Selector
+	// Ingress and Egress are the rules in their order: the first one with a connection decides.
+	Ingress, Egress []ClusterRule
+}
+
+// Tier says when a [ClusterPolicy] decides.
+type Tier bool
+
+// The tiers: before the NetworkPolicies, and after them for pods that none of them isolates.
+const (
+	Admin    Tier = false
+	Baseline Tier = true
+)
+
+// ClusterRule is a rule of a [ClusterPolicy].
+type ClusterRule struct {
+	Name   string // for people; it decides nothing
+	Action policy.Action
+	Rule
+}
+
 // Peer is a set of other ends: a block of addresses, or pods. The zero Peer is empty.
 type Peer struct {
 	// Block is a block of addresses without some parts of it. Nil means that the selectors
 	// say which pods the peer has.
 	Block *Block
-	// Namespaces selects the namespaces of the pods. Nil means that of the policy.
+	// Namespaces selects the namespaces of the pods. Nil means that of the policy; a
+	// [ClusterPolicy] has none, so that the peer is empty.
 	Namespaces *Selector
 	// Pods selects pods of these namespaces. Nil means all, if Namespaces is not nil.
 	Pods *Selector
