@@ -28,17 +28,22 @@ type sender struct {
 }
 
 // packetsPerRound is the number of packets of each kind that a sender sends in a
-// row.
-const packetsPerRound = 500
+// row. Other processes of the machine disturb a short round less often than a long one.
+const packetsPerRound = 64
+
+// turns is the number of rounds of each sender in an iteration of a benchmark.
+const turns = 8
 
 // BenchmarkPacket sends packets from a pod on a second ENI, on nodes that differ
 // in layout and number of pods: one way, to a socket at the other end of the ENI
-// that is not read, and round trip by ICMP echo. The pod was added last, so that its
+// that is not read, in an established flow, and round trip by ICMP echo. The pod was added last, so that its
 // rules are the last of their kind. The forwarding runs on the processor of the
-// sender, so that the time includes its whole cost.
+// sender, so that the time includes its whole cost. The sender "services" is on a flat node
+// with the translation of package snat and the tables of a proxy for Services, as on a
+// node of a cluster, and "hop" has a link to the router alone.
 func BenchmarkPacket(b *testing.B) {
 	f := newFabric(b)
-	sink(b, f.Router())
+	drain := sink(b, f.Router())
 	all := map[datapath.Layout][]*sender{}
 	i := 0
 	for _, layout := range []datapath.Layout{datapath.Flat, datapath.PerPod} {
@@ -51,21 +56,32 @@ func BenchmarkPacket(b *testing.B) {
 			i++
 		}
 	}
+	hop := newSender(b, bareHop(b, f, i), "hop")
+	services := newSender(b, newServiceNode(b, f, i+1), "services")
+	round := []*sender{hop, services}
+	for k := range crowds {
+		round = append(round, all[datapath.Flat][k], all[datapath.PerPod][k])
+	}
+	for _, t := range round {
+		t.establish(b, drain)
+	}
 	for b.Loop() {
-		for k := range crowds {
-			for _, layout := range []datapath.Layout{datapath.Flat, datapath.PerPod} {
-				all[layout][k].round(b)
+		for range turns {
+			for _, t := range round {
+				t.round(b)
 			}
 		}
 	}
 	b.ReportMetric(0, "ns/op")
-	for _, layout := range []datapath.Layout{datapath.Flat, datapath.PerPod} {
-		for _, t := range all[layout] {
-			b.ReportMetric(float64(t.oneWay.least())/1000, t.name+"_us")
-			b.ReportMetric(float64(t.roundTrip.least())/1000, t.name+"_rtt_us")
-		}
+	for _, t := range round {
+		b.ReportMetric(float64(t.oneWay.least())/1000, t.name+"_us")
+		b.ReportMetric(float64(t.roundTrip.least())/1000, t.name+"_rtt_us")
 	}
 	flat, perPod := all[datapath.Flat], all[datapath.PerPod]
+	ratio(b, "services/flat-0", services.oneWay.median(), flat[0].oneWay.median())
+	ratio(b, "services/flat-0 rtt", services.roundTrip.median(), flat[0].roundTrip.median())
+	ratio(b, "hop/services", hop.oneWay.median(), services.oneWay.median())
+	ratio(b, "flat-2000/flat-0", flat[4].oneWay.median(), flat[0].oneWay.median())
 	ratio(b, "flat-737/flat-0", flat[3].oneWay.least(), flat[0].oneWay.least())
 	ratio(b, "flat-737/flat-0 rtt", flat[3].roundTrip.least(), flat[0].roundTrip.least())
 	ratio(b, "per-pod-737/flat-737", perPod[3].oneWay.least(), flat[3].oneWay.least())
@@ -80,7 +96,7 @@ var gateway = netip.AddrFrom4([4]byte{10, 0, 0, 1})
 
 // sink opens a UDP socket that is never read, so that the kernel drops packets as
 // soon as its small buffer is full.
-func sink(b *testing.B, ns *fabric.Netns) {
+func sink(b testing.TB, ns *fabric.Netns) int {
 	b.Helper()
 	var fd int
 	err := ns.Do(func() (err error) {
@@ -96,9 +112,10 @@ func sink(b *testing.B, ns *fabric.Netns) {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { unix.Close(fd) })
+	return fd
 }
 
-func newSender(b *testing.B, ns *fabric.Netns, name string) *sender {
+func newSender(b testing.TB, ns *fabric.Netns, name string) *sender {
 	b.Helper()
 	t := &sender{name: name}
 	err := ns.Do(func() (err error) {
@@ -127,10 +144,36 @@ func newSender(b *testing.B, ns *fabric.Netns, name string) *sender {
 	return t
 }
 
+// establish makes the sink answer one packet, so that connection tracking takes the packets
+// of the sender for those of an established flow.
+func (t *sender) establish(b testing.TB, sink int) {
+	b.Helper()
+	buf := make([]byte, 256)
+	for {
+		if _, _, err := unix.Recvfrom(sink, buf, unix.MSG_DONTWAIT); err != nil {
+			break // it is empty
+		}
+	}
+	_, err := unix.Write(t.udp, buf[:64])
+	var from unix.Sockaddr
+	if err == nil {
+		_, from, err = unix.Recvfrom(sink, buf, 0)
+	}
+	if err == nil {
+		err = unix.Sendto(sink, buf[:64], 0, from)
+	}
+	if err == nil {
+		_, err = unix.Read(t.udp, buf)
+	}
+	if err != nil {
+		b.Fatalf("%s: establish the flow: %v", t.name, err)
+	}
+}
+
 // echoRequest is an ICMP echo request without data, with its checksum.
 var echoRequest = []byte{8, 0, 0xf7, 0xff, 0, 0, 0, 0}
 
-func (t *sender) round(b *testing.B) {
+func (t *sender) round(b testing.TB) {
 	b.Helper()
 	buf := make([]byte, 256)
 	start := time.Now()

@@ -202,7 +202,7 @@ func chainsOfPods(b *testing.B, n *node, sender netip.Addr, pods int) {
 }
 
 // inNamespace runs a program with an input.
-func inNamespace(b *testing.B, ns *fabric.Netns, input, program string, args ...string) {
+func inNamespace(b testing.TB, ns *fabric.Netns, input, program string, args ...string) {
 	b.Helper()
 	var out bytes.Buffer
 	cmd := exec.CommandContext(b.Context(), program, args...)
