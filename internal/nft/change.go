@@ -19,23 +19,26 @@ import (
 // transaction finds the old map empty, or begins the new chain too early and the old one
 // too late, and gets no mark.
 type change struct {
-	addChains      []Chain // without their rules
-	addSets        []Set   // with their elements
+	addChains      []Chain     // without their rules
+	addSets        []Set       // with their elements
+	addFlowtables  []Flowtable // or those of their links that are missing
 	deleteElements []Set
 	addElements    []Set
 	rules          []Chain // all rules of these chains are replaced
 	deleteChains   []Chain // rules has them too, without rules
 	deleteSets     []Set
+
+	deleteFlowtables []Flowtable
 }
 
 // changeOf returns the change from have to want. It returns false if there is none: one of
-// the tables is absent, a base chain or a set has other properties than it needs, or have
-// has something that this package cannot express.
+// the tables is absent, a base chain or a set has other properties than it needs, a flowtable
+// has a link that it must not have, or have has something that this package cannot express.
 func changeOf(have, want Table) (c change, ok bool) {
 	if have.IsEmpty() || want.IsEmpty() || have.Foreign != "" || have.Owned != want.Owned {
 		return c, false
 	}
-	return c, c.addChainsOf(have.Chains, want.Chains) && c.addSetsOf(have.Sets, want.Sets)
+	return c, c.addChainsOf(have.Chains, want.Chains) && c.addSetsOf(have.Sets, want.Sets) && c.addFlowtablesOf(have.Flowtables, want.Flowtables)
 }
 
 func (c *change) addChainsOf(have, want []Chain) bool {
@@ -100,6 +103,32 @@ func (c *change) addSetsOf(have, want []Set) bool {
 			c.deleteElements = append(c.deleteElements, s)
 		}
 		c.deleteSets = append(c.deleteSets, s)
+	}
+	return true
+}
+
+// addFlowtablesOf adds the changes of flowtables. A flowtable that loses a link is made
+// again with its table: the flows of that link could come in by another one, and end with
+// the flowtable.
+func (c *change) addFlowtablesOf(have, want []Flowtable) bool {
+	old := map[string]Flowtable{}
+	for _, h := range have {
+		old[h.Name] = h
+	}
+	for _, w := range want {
+		h, there := old[w.Name]
+		delete(old, w.Name)
+		lost := func(link string) bool { return !slices.Contains(w.Links, link) }
+		if h.Foreign != "" || slices.ContainsFunc(h.Links, lost) {
+			return false
+		}
+		w.Links = slices.DeleteFunc(slices.Clone(w.Links), func(link string) bool { return slices.Contains(h.Links, link) })
+		if !there || len(w.Links) > 0 {
+			c.addFlowtables = append(c.addFlowtables, w)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(old)) {
+		c.deleteFlowtables = append(c.deleteFlowtables, old[name])
 	}
 	return true
 }
@@ -169,6 +198,13 @@ func (c change) script(where string) string {
 		}
 		line("add ", kind, where, s.Name, " { type ", s.keyText(), verdict, ";", flags, " }")
 	}
+	for _, f := range c.addFlowtables {
+		devices := ""
+		if len(f.Links) > 0 {
+			devices = " devices = { " + strings.Join(f.Links, ", ") + " };"
+		}
+		line("add flowtable ", where, f.Name, " { hook ingress priority filter;", devices, " }")
+	}
 	for _, s := range c.deleteElements {
 		line("delete element ", where, s.Name, " ", s.elementsText(false))
 	}
@@ -195,6 +231,9 @@ func (c change) script(where string) string {
 		}
 		line("delete ", kind, where, s.Name)
 	}
+	for _, f := range c.deleteFlowtables {
+		line("delete flowtable ", where, f.Name)
+	}
 	return b.String()
 }
 
@@ -219,5 +258,5 @@ func Differ(have, want Table) bool {
 
 // any reports whether c changes anything.
 func (c change) any() bool {
-	return len(c.addChains)+len(c.addSets)+len(c.deleteElements)+len(c.addElements)+len(c.rules)+len(c.deleteChains)+len(c.deleteSets) > 0
+	return len(c.addChains)+len(c.addSets)+len(c.deleteElements)+len(c.addElements)+len(c.rules)+len(c.deleteChains)+len(c.deleteSets)+len(c.addFlowtables)+len(c.deleteFlowtables) > 0
 }

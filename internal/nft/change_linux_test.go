@@ -53,6 +53,8 @@ func TestChange(t *testing.T) {
 		{name: "other boxes", Table: nft.Table{Sets: []nft.Set{boxes(85, 85)}, Chains: []nft.Chain{hook(inBoxes)}}},
 		{name: "exact addresses", Table: nft.Table{Sets: []nft.Set{{Name: "e", Family: nft.IPv4, Kind: nft.Addrs, IsMap: true, Elements: []nft.Element{element("10.0.0.1/32", "a"), element("10.0.0.2/32", "a")}}}, Chains: []nft.Chain{{Name: "a"}}}},
 		{name: "other exact addresses", Table: nft.Table{Sets: []nft.Set{{Name: "e", Family: nft.IPv4, Kind: nft.Addrs, IsMap: true, Elements: []nft.Element{element("10.0.0.1/32", "b"), element("10.0.0.3/32", "a")}}}, Chains: []nft.Chain{{Name: "a"}, {Name: "b"}}}},
+		{name: "links", Table: nft.Table{Sets: []nft.Set{{Name: "l", Kind: nft.Links, Elements: []nft.Element{{Link: "a"}, {Link: "b"}}}}, Chains: []nft.Chain{hook(nft.NewRule(nft.LinkIn{Set: "l"}, nft.Drop{}))}}},
+		{name: "other links", Table: nft.Table{Sets: []nft.Set{{Name: "l", Kind: nft.Links, Elements: []nft.Element{{Link: "b"}, {Link: "c"}}}}, Chains: []nft.Chain{hook(nft.NewRule(nft.LinkIn{Set: "l"}, nft.Drop{}))}}},
 		{name: "another priority", other: true, Table: nft.Table{Chains: []nft.Chain{early}}},
 		{name: "a set instead of the map", other: true, Table: nft.Table{Sets: []nft.Set{{Name: "m", Family: nft.IPv4}}, Chains: []nft.Chain{hook(drop)}}},
 	}

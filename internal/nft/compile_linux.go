@@ -45,18 +45,18 @@ func compile(s Statement) []expr.Any {
 	switch s := s.(type) {
 	case Link:
 		return compileLink(s)
+	case LinkIn:
+		key := expr.MetaKeyIIFNAME
+		if s.Out {
+			key = expr.MetaKeyOIFNAME
+		}
+		return []expr.Any{&expr.Meta{Key: key, Register: 1}, &expr.Lookup{SourceRegister: 1, SetName: s.Set}}
 	case NewFlow:
-		return []expr.Any{
-			&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-			bitwise(expr.CtStateBitNEW, 0),
-			compare(expr.CmpOpNeq, native(0)),
-		}
+		return compileState(expr.CtStateBitNEW)
+	case Established:
+		return compileState(expr.CtStateBitESTABLISHED)
 	case Related:
-		return []expr.Any{
-			&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
-			bitwise(expr.CtStateBitRELATED, 0),
-			compare(expr.CmpOpNeq, native(0)),
-		}
+		return compileState(expr.CtStateBitRELATED)
 	case Reply:
 		// The direction is loaded and compared. The field Direction of expr.Ct has
 		// another purpose: it selects the direction from which addresses and ports
@@ -91,6 +91,15 @@ func compile(s Statement) []expr.Any {
 		return compileHeader(s)
 	}
 	return compileAction(s)
+}
+
+// compileState matches flows in one of the states of connection tracking.
+func compileState(bit uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		bitwise(bit, 0),
+		compare(expr.CmpOpNeq, native(0)),
+	}
 }
 
 // compileHeader is compile for statements that read a packet's headers.
@@ -172,6 +181,8 @@ func compileAction(s Statement) []expr.Any {
 		return []expr.Any{&expr.Counter{}}
 	case SourceNAT:
 		return compileSourceNAT(s)
+	case FlowAdd:
+		return []expr.Any{&expr.FlowOffload{Name: s.Flowtable}}
 	case Jump:
 		return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: s.Chain}}
 	case Goto:
@@ -396,8 +407,11 @@ func guess(e []expression) Statement {
 	case *expr.Ct:
 		switch head.Key {
 		case expr.CtKeySTATE:
-			if and, _, _ := masks(e); and == expr.CtStateBitRELATED {
+			switch and, _, _ := masks(e); and {
+			case expr.CtStateBitRELATED:
 				return Related{}
+			case expr.CtStateBitESTABLISHED:
+				return Established{}
 			}
 			return NewFlow{}
 		case expr.CtKeyDIRECTION:
@@ -433,6 +447,8 @@ func guess(e []expression) Statement {
 		case expr.VerdictDrop:
 			return Drop{}
 		}
+	case *expr.FlowOffload:
+		return FlowAdd{head.Name}
 	case *expr.Reject:
 		return Reject{}
 	case *expr.Limit:
@@ -447,6 +463,9 @@ func guessMeta(key expr.MetaKey, e []expression) Statement {
 	compared := at[expr.Cmp](e, 1).Data
 	switch key {
 	case expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME:
+		if set := at[expr.Lookup](e, 1).SetName; set != "" {
+			return LinkIn{Out: key == expr.MetaKeyOIFNAME, Set: set}
+		}
 		name, _, whole := strings.Cut(string(compared), "\x00")
 		if !whole {
 			name += "*"
@@ -558,6 +577,8 @@ var newExpressions = map[string]func() expr.Any{
 	"reject":  func() expr.Any { return &expr.Reject{} },
 	"limit":   func() expr.Any { return &expr.Limit{} },
 	"log":     func() expr.Any { return &expr.Log{} },
+
+	"flow_offload": func() expr.Any { return &expr.FlowOffload{} },
 }
 
 // decodeExpression reads one expression. The library's function for whole rules is not

@@ -57,6 +57,9 @@ func guessText(text string) Statement {
 func guessWords(text string, w []string) Statement {
 	switch w[0] {
 	case "iifname", "oifname":
+		if set, ok := strings.CutPrefix(w[1], "@"); ok {
+			return LinkIn{Out: w[0] == "oifname", Set: set}
+		}
 		name, _ := strconv.Unquote(w[1])
 		return Link{Out: w[0] == "oifname", Name: name}
 	case "ct":
@@ -79,6 +82,8 @@ func guessWords(text string, w []string) Statement {
 		return RouterAdvert{}
 	case "snat":
 		return guessSourceNAT(w)
+	case "flow":
+		return FlowAdd{strings.TrimPrefix(w[2], "@")}
 	case "jump":
 		return Jump{w[1]}
 	case "goto":
@@ -98,6 +103,8 @@ func guessCt(w []string) Statement {
 	switch {
 	case w[2] == "related":
 		return Related{}
+	case w[2] == "established":
+		return Established{}
 	case w[1] == "state":
 		return NewFlow{}
 	case w[1] == "direction":

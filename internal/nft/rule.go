@@ -47,10 +47,11 @@ func (r *Rule) UnmarshalText(text []byte) error {
 }
 
 // Statement is a match or an action of a [Rule]: one of [Accept], [Counter], [CtMark],
-// [Destination], [DestinationMap], [DestinationNotIn], [Drop], [Foreign], [Goto], [InBoxes],
-// [Jump], [Limit], [Link], [LocalAddr], [Log], [NewFlow], [NoReverseRoute], [Protocol],
-// [Reject], [Related], [Reply], [Return], [RouterAdvert], [Self], [SetCtMark], [SetMark],
-// [SourceMap] and [SourceNAT]. All of them are comparable.
+// [Destination], [DestinationMap], [DestinationNotIn], [Drop], [Established], [FlowAdd],
+// [Foreign], [Goto], [InBoxes], [Jump], [Limit], [Link], [LinkIn], [LocalAddr], [Log],
+// [NewFlow], [NoReverseRoute], [Protocol], [Reject], [Related], [Reply], [Return],
+// [RouterAdvert], [Self], [SetCtMark], [SetMark], [SourceMap] and [SourceNAT]. All of them
+// are comparable.
 type Statement interface {
 	fmt.Stringer
 	statement()
@@ -89,8 +90,16 @@ type (
 		Out  bool
 		Name string
 	}
+	// LinkIn matches packets by a set of [Links]: by the link that they came in by, or with
+	// Out by the one that they leave by.
+	LinkIn struct {
+		Out bool
+		Set string
+	}
 	// NewFlow matches packets of a flow that has seen no answer.
 	NewFlow struct{}
+	// Established matches packets of a flow that has seen an answer.
+	Established struct{}
 	// Related matches packets about another flow, such as errors of ICMP.
 	Related struct{}
 	// Reply matches packets that go in the opposite direction of a flow's first packet.
@@ -172,6 +181,9 @@ type (
 		First, Last uint16
 		Choice      PortChoice
 	}
+	// FlowAdd puts the flow of the packet into a [Flowtable], unless its protocol is neither
+	// TCP nor UDP, or the kernel has another reason against it.
+	FlowAdd struct{ Flowtable string }
 	// Jump continues with the rules of another chain, and after its last one with the
 	// next rule of this one.
 	Jump struct{ Chain string }
@@ -206,7 +218,10 @@ const (
 )
 
 func (Link) statement()             {}
+func (LinkIn) statement()           {}
 func (NewFlow) statement()          {}
+func (Established) statement()      {}
+func (FlowAdd) statement()          {}
 func (Related) statement()          {}
 func (Reply) statement()            {}
 func (InBoxes) statement()          {}
@@ -241,7 +256,18 @@ func (s Link) String() string {
 	return "iifname " + strconv.Quote(s.Name)
 }
 
+func (s LinkIn) String() string {
+	if s.Out {
+		return "oifname @" + s.Set
+	}
+	return "iifname @" + s.Set
+}
+
 func (NewFlow) String() string { return "ct state new" }
+
+func (Established) String() string { return "ct state established" }
+
+func (s FlowAdd) String() string { return "flow add @" + s.Flowtable }
 
 func (Related) String() string { return "ct state related" }
 

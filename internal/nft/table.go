@@ -27,12 +27,13 @@ const (
 	PriorityFilter = 0
 )
 
-// Table is a table of family inet. A Table without sets and chains describes an absent
-// table.
+// Table is a table of family inet. A Table without sets, flowtables and chains describes an
+// absent table.
 type Table struct {
-	Name   string
-	Sets   []Set
-	Chains []Chain
+	Name       string
+	Sets       []Set
+	Flowtables []Flowtable
+	Chains     []Chain
 	// Owned means that only the socket that has made the table, or has taken it over, can
 	// change it: a flush of the ruleset by another program leaves it alone. The table
 	// outlives the socket. See [Socket.Change] for kernels without owners.
@@ -41,6 +42,17 @@ type Table struct {
 	// the table until another socket takes it over.
 	Orphan bool
 	// Foreign describes a property of the table that this package cannot express.
+	Foreign string
+}
+
+// Flowtable has flows whose packets the kernel forwards as soon as they come in by one of
+// the links, before any chain sees them
+// (https://docs.kernel.org/networking/nf_flowtable.html). The kernel takes a link out when it
+// is deleted, and refuses a link that does not exist.
+type Flowtable struct {
+	Name  string
+	Links []string
+	// Foreign describes a property of the flowtable that this package cannot express.
 	Foreign string
 }
 
@@ -53,6 +65,7 @@ const (
 	Addrs                // single addresses
 	Selves               // pairs of an address with itself
 	Boxes                // boxes of addresses, protocols and ports that do not overlap
+	Links                // names of links
 )
 
 // Set is a set of prefixes or of another kind of keys, or with IsMap a map of them to
@@ -68,10 +81,11 @@ type Set struct {
 }
 
 // Element is an element of a set, or of a map if it has a chain to jump to. The key is
-// Prefix, or Box in a set of [Boxes].
+// Prefix, Box in a set of [Boxes], or Link in a set of [Links].
 type Element struct {
 	Prefix netip.Prefix
 	Box    Box
+	Link   string
 	Chain  string
 }
 
@@ -100,16 +114,23 @@ type Chain struct {
 }
 
 // IsEmpty reports whether t describes an absent table.
-func (t Table) IsEmpty() bool { return len(t.Sets) == 0 && len(t.Chains) == 0 && t.Foreign == "" }
+func (t Table) IsEmpty() bool {
+	return len(t.Sets) == 0 && len(t.Flowtables) == 0 && len(t.Chains) == 0 && t.Foreign == ""
+}
 
-// Equal reports whether both tables have the same text, apart from the order of sets and
-// of chains, which is that of their creation and has no meaning.
+// Equal reports whether both tables have the same text, apart from the order of sets, of
+// flowtables and their links, and of chains, which is that of their creation and has no
+// meaning.
 func (t Table) Equal(o Table) bool { return t.sorted().String() == o.sorted().String() }
 
-// sorted returns t with its sets and chains in the order of their names.
+// sorted returns t with its parts in the order of their names.
 func (t Table) sorted() Table {
 	t.Sets = slices.SortedStableFunc(slices.Values(t.Sets), func(a, b Set) int { return strings.Compare(a.Name, b.Name) })
 	t.Chains = slices.SortedStableFunc(slices.Values(t.Chains), func(a, b Chain) int { return strings.Compare(a.Name, b.Name) })
+	t.Flowtables = slices.SortedStableFunc(slices.Values(t.Flowtables), func(a, b Flowtable) int { return strings.Compare(a.Name, b.Name) })
+	for i, f := range t.Flowtables {
+		t.Flowtables[i].Links = slices.Sorted(slices.Values(f.Links))
+	}
 	return t
 }
 
@@ -137,6 +158,11 @@ func (t Table) String() string {
 	for _, s := range t.Sets {
 		b.WriteString(gap)
 		s.write(&b)
+		gap = "\n"
+	}
+	for _, f := range t.Flowtables {
+		b.WriteString(gap)
+		f.write(&b)
 		gap = "\n"
 	}
 	for _, c := range t.Chains {
@@ -177,6 +203,17 @@ func (s Set) write(b *strings.Builder) {
 	b.WriteString("\t}\n")
 }
 
+func (f Flowtable) write(b *strings.Builder) {
+	fmt.Fprintf(b, "\tflowtable %s {\n\t\thook ingress priority filter\n", f.Name)
+	if len(f.Links) > 0 {
+		fmt.Fprintf(b, "\t\tdevices = { %s }\n", strings.Join(f.Links, ", "))
+	}
+	if f.Foreign != "" {
+		fmt.Fprintf(b, "\t\t# %s\n", f.Foreign)
+	}
+	b.WriteString("\t}\n")
+}
+
 // isInterval reports whether the keys of s are ranges.
 func (s Set) isInterval() bool { return s.Kind == Prefixes || s.Kind == Boxes }
 
@@ -191,6 +228,8 @@ func (s Set) keyText() string {
 		return key + " . " + key
 	case Boxes:
 		return key + " . inet_proto . inet_service"
+	case Links:
+		return "ifname"
 	}
 	return key
 }
@@ -203,12 +242,13 @@ func (s Set) elementText(e Element) string {
 	return e.String()
 }
 
-// compare orders elements by their keys: those of prefixes by the address, and boxes by
-// their first corner.
+// compare orders elements by their keys: those of prefixes by the address, boxes by their
+// first corner, and links by their names.
 func (e Element) compare(o Element) int {
 	return cmp.Or(
 		e.Prefix.Addr().Compare(o.Prefix.Addr()), e.Box.First.Compare(o.Box.First),
 		cmp.Compare(e.Box.FirstProtocol, o.Box.FirstProtocol), cmp.Compare(e.Box.FirstPort, o.Box.FirstPort),
+		strings.Compare(e.Link, o.Link),
 	)
 }
 
@@ -216,6 +256,8 @@ func (e Element) compare(o Element) int {
 func (e Element) String() string {
 	text := e.Prefix.String()
 	switch {
+	case e.Link != "":
+		text = strconv.Quote(e.Link)
 	case e.Box != Box{}:
 		text = e.Box.String()
 	case e.Prefix.IsSingleIP():

@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
@@ -148,6 +149,7 @@ func (tx *Tx) change(name string, c change) error {
 	if err != nil {
 		return err
 	}
+	tx.addFlowtables(table, c.addFlowtables)
 	for _, s := range c.deleteElements { // before elements that overlap them
 		if err := tx.DeleteElements(name, s); err != nil {
 			return err
@@ -169,6 +171,9 @@ func (tx *Tx) change(name string, c change) error {
 	}
 	for _, s := range c.deleteSets {
 		tx.conn.DelSet(tx.set(name, s))
+	}
+	for _, f := range c.deleteFlowtables {
+		tx.conn.DelFlowtable(&nftables.Flowtable{Table: table, Name: f.Name})
 	}
 	return nil
 }
@@ -196,7 +201,15 @@ func (tx *Tx) fill(t Table) error {
 	if err != nil {
 		return err
 	}
+	tx.addFlowtables(table, t.Flowtables)
 	return tx.addRules(table, t.Chains, numbers)
+}
+
+// addFlowtables adds flowtables, or links to those that exist.
+func (tx *Tx) addFlowtables(table *nftables.Table, flowtables []Flowtable) {
+	for _, f := range flowtables {
+		tx.conn.AddFlowtable(&nftables.Flowtable{Table: table, Name: f.Name, Devices: f.Links})
+	}
 }
 
 // addChains adds chains without their rules.
@@ -256,6 +269,8 @@ func (tx *Tx) set(table string, s Set) *nftables.Set {
 		set.KeyType = nftables.TypeIP6Addr
 	}
 	switch s.Kind {
+	case Links:
+		set.KeyType, set.KeyByteOrder = nftables.TypeIFName, binaryutil.NativeEndian // as nft lists them
 	case Selves:
 		set.KeyType, set.Concatenation = nftables.MustConcatSetType(set.KeyType, set.KeyType), true
 	case Boxes:
@@ -313,6 +328,8 @@ func (s Set) encode(e Element) (all []nftables.SetElement) {
 	case Selves:
 		a := e.Prefix.Addr().AsSlice()
 		all = []nftables.SetElement{{Key: slices.Concat(a, a)}}
+	case Links:
+		return []nftables.SetElement{{Key: append([]byte(e.Link), make([]byte, max(linkNameSize-len(e.Link), 0))...)}}
 	case Boxes:
 		b := e.Box
 		return []nftables.SetElement{{
@@ -416,8 +433,38 @@ func (c *conn) table(name string) (readTable, error) {
 	if t.Chains, err = c.chains(name); err != nil {
 		return t, err
 	}
-	t.Sets, err = c.setsOf(name)
+	if t.Sets, err = c.setsOf(name); err != nil {
+		return t, err
+	}
+	t.Flowtables, err = c.flowtables(name)
 	return t, err
+}
+
+// flowtables reads the flowtables of a table.
+func (c *conn) flowtables(table string) (all []Flowtable, err error) {
+	answers, err := c.request(nftables.NFT_MSG_GETFLOWTABLE, netlink.Dump, netlink.Attribute{Type: nftables.NFTA_FLOWTABLE_TABLE, Data: cString(table)})
+	if err != nil {
+		return nil, torn("list nftables flowtables", err)
+	}
+	for _, answer := range answers {
+		f := Flowtable{Name: text(answer[nftables.NFTA_FLOWTABLE_NAME])}
+		hook, err := attributesOf(answer[nftables.NFTA_FLOWTABLE_HOOK])
+		if err != nil {
+			return nil, fmt.Errorf("nftables flowtable %s: %w", f.Name, err)
+		}
+		links, err := netlink.UnmarshalAttributes(hook[nftables.NFTA_FLOWTABLE_DEVS])
+		if err != nil {
+			return nil, fmt.Errorf("nftables flowtable %s: %w", f.Name, err)
+		}
+		for _, l := range links {
+			f.Links = append(f.Links, text(l.Data))
+		}
+		if number(answer[nftables.NFTA_FLOWTABLE_FLAGS]) != 0 || number(hook[nftables.NFTA_FLOWTABLE_PRIORITY]) != 0 {
+			f.Foreign = "with other properties"
+		}
+		all = append(all, f)
+	}
+	return all, nil
 }
 
 // nftaTableHandle is NFTA_TABLE_HANDLE of linux/netfilter/nf_tables.h, since Linux 4.16.
@@ -537,6 +584,7 @@ const (
 	keyIPv6     = 8
 	keyProtocol = 12
 	keyPort     = 13
+	keyLink     = 41
 	keyBits     = 6 // of each part of a concatenation
 	boxKeyTail  = keyProtocol<<keyBits | keyPort
 )
@@ -567,6 +615,7 @@ var kindsOfKeys = map[keyProperties]struct {
 }{
 	{keyIPv4, unix.NFT_SET_INTERVAL}: {IPv4, Prefixes},
 	{keyIPv6, unix.NFT_SET_INTERVAL}: {IPv6, Prefixes},
+	{keyLink, 0}:                     {0, Links},
 	{keyIPv4, 0}:                     {IPv4, Addrs},
 	{keyIPv6, 0}:                     {IPv6, Addrs},
 	{keyIPv4<<keyBits | keyIPv4, nftables.NFT_SET_CONCAT}:                                {IPv4, Selves},
@@ -695,6 +744,10 @@ func (e element) addTo(s *Set) (err error) {
 		return nil
 	}
 	key := e.key
+	if s.Kind == Links {
+		s.Elements = append(s.Elements, Element{Link: text(key)})
+		return nil
+	}
 	if s.Kind == Selves {
 		half := len(key) / 2
 		if !bytes.Equal(key[:half], key[half:]) {

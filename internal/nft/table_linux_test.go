@@ -85,6 +85,7 @@ func everything() nft.Table {
 			{Name: "boxes6", Family: nft.IPv6, Kind: nft.Boxes, Elements: []nft.Element{
 				{Box: nft.Box{First: addr("::"), Last: addr("2001::ffff"), FirstProtocol: 58, LastProtocol: 58, LastPort: 65535}},
 			}},
+			{Name: "links", Kind: nft.Links, Elements: []nft.Element{{Link: "ens5"}, {Link: "ens6"}}},
 		},
 		Chains: []nft.Chain{
 			{
@@ -120,6 +121,7 @@ func everything() nft.Table {
 					nft.NewRule(nft.InBoxes{Family: nft.IPv6, Dst: true, SourcePort: true, Set: "boxes6"}, nft.Return{}),
 					nft.NewRule(nft.Self{Family: nft.IPv4, Set: "selves4"}, nft.Return{}),
 					nft.NewRule(nft.Self{Family: nft.IPv6, Set: "selves6"}, nft.Return{}),
+					nft.NewRule(nft.LinkIn{Set: "links"}, nft.LinkIn{Out: true, Set: "links"}, nft.Established{}, nft.Counter{}),
 					nft.NewRule(nft.Limit{PerSecond: 7}, nft.Log{Prefix: "denied: ", Group: 118}),
 				},
 			},

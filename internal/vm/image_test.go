@@ -21,6 +21,7 @@ const kernelDir = "/var/lib/vpcnet-ci/kernel"
 // modules are the kernel modules that the tests need, without their dependencies.
 var modules = []string{
 	"veth", "8021q", "ipvlan", "bridge", "nft_fib_inet", "nft_ct", "nft_objref", "nft_chain_nat", "nft_nat", "nft_masq", "nft_reject_inet",
+	"nft_flow_offload", "nf_flow_table_inet",
 }
 
 // translation are those of modules with which nftables translate addresses, and legacy are

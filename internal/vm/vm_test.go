@@ -60,6 +60,7 @@ func TestKernel(t *testing.T) {
 		{name: "nodetest-adopt-IPv6", pkg: "../nodetest", run: "^TestAdoptBranches$/^IPv6", programs: []string{"ipamd", "vpc-cni"}, long: true},
 		{name: "nodetest-auto", pkg: "../nodetest", run: "^TestAutoBackend$", programs: []string{"ipamd", "vpc-cni"}, legacy: true, long: true},
 		{name: "rules", pkg: "../fabric", run: "^(TestBranchGroups|TestJudgeAgreesWithKernel)$"},
+		{name: "accelerated", pkg: "../nft", run: "^TestFlowtable$"},
 		{name: "ec2fabric", pkg: "../fabric/ec2fabric", run: "^TestBranchENI$"},
 		{name: "clock", pkg: "../crash", run: "^TestClock", programs: []string{"ipamd", "vpc-cni"}},
 		{
@@ -108,7 +109,7 @@ func TestKernel(t *testing.T) {
 // the test had opened.
 func openSources(t *testing.T) {
 	t.Helper()
-	packages := []string{"../../datapath", "../../datapath/internal/datapathtest", "../../snat", "../fabric", "../fabric/ec2fabric", "../isolate", "../crash", "../nodetest", "../../examples/ipamd", "../../examples/vpc-cni", "../../examples/lab", "./init"}
+	packages := []string{"../../datapath", "../../datapath/internal/datapathtest", "../../snat", "../nft", "../fabric", "../fabric/ec2fabric", "../isolate", "../crash", "../nodetest", "../../examples/ipamd", "../../examples/vpc-cni", "../../examples/lab", "./init"}
 	out, err := exec.CommandContext(t.Context(), "go", append([]string{"list", "-deps", "-f", "{{.Dir}}"}, packages...)...).Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
