@@ -36,14 +36,19 @@ var commands = []command{
 type stdio struct {
 	in       io.Reader
 	out, err io.Writer
+	// colour says that out is a terminal that shows colours.
+	colour bool
 }
+
+// exitStatus is the part of each help about the exit status.
+const exitStatus = "Exit status: 0 success, 1 failure, 2 wrong arguments, 3 a fault or a difference was found and printed."
 
 // errUsage is the error for wrong arguments, after their description was printed.
 var errUsage = errors.New("usage")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, stdio{os.Stdin, os.Stdout, os.Stderr}, os.Args[1:])
+	code := run(ctx, stdio{os.Stdin, os.Stdout, os.Stderr, isTerminal(os.Stdout, os.Getenv)}, os.Args[1:])
 	stop()
 	os.Exit(code)
 }
@@ -92,7 +97,7 @@ func usage(w io.Writer, program string, commands []command) {
 		fmt.Fprintf(out, "  %s\t%s\n", c.name, c.doc)
 	}
 	out.Flush()
-	fmt.Fprintf(w, "\n%s COMMAND -h describes the flags of a command.\n", program)
+	fmt.Fprintf(w, "\n%s COMMAND -h describes the flags of a command, each as -flag or --flag.\n%s\n", program, exitStatus)
 }
 
 // parse parses the flags of a command that takes no other arguments.
@@ -116,6 +121,7 @@ func parseMixed(fs *flag.FlagSet, std stdio, args []string, about, arguments str
 			fs.SetOutput(std.out)
 			fmt.Fprintf(std.out, "%s\n\nUsage: %s\n\n", about, strings.TrimSpace("vpcctl "+fs.Name()+" [flags] "+arguments))
 			fs.PrintDefaults()
+			fmt.Fprintf(std.out, "\n%s\n", exitStatus)
 			return nil, err
 		}
 		if err != nil {

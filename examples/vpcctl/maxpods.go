@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"strconv"
@@ -32,7 +31,7 @@ type capacity struct {
 func maxPods(ctx context.Context, std stdio, args []string) error {
 	fs := flag.NewFlagSet("max-pods", flag.ContinueOnError)
 	kind := fs.String("instance-type", "", "EC2 instance `type`, such as m5.large")
-	output := fs.String("o", "text", "output `format`: text or json")
+	out := outputFlag(fs, formatText, formatJSON, formatYAML)
 	var mode instancetype.PodMode
 	fs.BoolVar(&mode.Prefixes, "prefix", false, "slots hold /28 prefixes")
 	fs.BoolVar(&mode.CustomNetworking, "custom-networking", false, "pods do not use the primary ENI")
@@ -46,9 +45,6 @@ func maxPods(ctx context.Context, std stdio, args []string) error {
 	}
 	if *kind == "" {
 		return wrong(fs, std, "-instance-type is required")
-	}
-	if *output != "text" && *output != "json" {
-		return wrong(fs, std, fmt.Sprintf("-o %q: want text or json", *output))
 	}
 	if mode.MaxENIs < 0 || mode.Cap < 0 {
 		return wrong(fs, std, "-max-enis and -cap: want 0 or more")
@@ -64,18 +60,17 @@ func maxPods(ctx context.Context, std stdio, args []string) error {
 		InstanceType: l.Type, MaxPods: l.MaxPods(mode), Addresses: l.MaxAddresses(mode), ENIs: l.Cards,
 		SlotsPerENI: l.SlotsPerENI(), BranchENIs: l.Branches, Prefixes: mode.Prefixes && l.Nitro, Source: l.Source,
 	}
-	if *output == "json" {
-		return json.NewEncoder(std.out).Encode(c)
-	}
-	w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "instance type\t%s (limits from: %s)\n", c.InstanceType, c.Source)
-	branches := "unknown"
-	if l.TrunkKnown {
-		branches = strconv.Itoa(c.BranchENIs)
-	}
-	fmt.Fprintf(w, "ENIs by card\t%d\nslots an ENI\t%d\nbranch ENIs\t%s\n", c.ENIs, c.SlotsPerENI, branches)
-	fmt.Fprintf(w, "pods with an address\t%d\nmax-pods\t%d\n", c.Addresses, c.MaxPods)
-	return w.Flush()
+	return out.print(std.out, c, func() {
+		w := tabwriter.NewWriter(std.out, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(w, "instance type\t%s (limits from: %s)\n", c.InstanceType, c.Source)
+		branches := "unknown"
+		if l.TrunkKnown {
+			branches = strconv.Itoa(c.BranchENIs)
+		}
+		fmt.Fprintf(w, "ENIs by card\t%d\nslots an ENI\t%d\nbranch ENIs\t%s\n", c.ENIs, c.SlotsPerENI, branches)
+		fmt.Fprintf(w, "pods with an address\t%d\nmax-pods\t%d\n", c.Addresses, c.MaxPods)
+		w.Flush()
+	})
 }
 
 // describeTimeout limits the time of the request to EC2, because the machine may have

@@ -22,7 +22,7 @@ import (
 func vpcctl(t *testing.T, args ...string) (int, string, string) {
 	t.Helper()
 	var out, stderr bytes.Buffer
-	code := run(t.Context(), stdio{strings.NewReader(""), &out, &stderr}, args)
+	code := run(t.Context(), stdio{in: strings.NewReader(""), out: &out, err: &stderr}, args)
 	return code, out.String(), stderr.String()
 }
 

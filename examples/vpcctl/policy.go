@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -55,16 +54,13 @@ func runPolicy(ctx context.Context, std stdio, args []string) error {
 	var w where
 	w.register(fs)
 	state := fs.String("state", "", "use the state in `file`, written by \"vpcctl state save\", instead of this node's")
-	format := fs.String("o", "text", "output `format`: text or json")
+	out := outputFlag(fs, formatText, formatJSON, formatYAML)
 	pos, err := parseMixed(fs, std, args, policyAbout, "POD")
 	if err != nil {
 		return err
 	}
 	if len(pos) != 1 {
 		return wrong(fs, std, fmt.Sprintf("%d arguments, want a pod", len(pos)))
-	}
-	if *format != "text" && *format != "json" {
-		return wrong(fs, std, fmt.Sprintf("-o %q: want text or json", *format))
 	}
 	s, err := w.read(ctx, *state)
 	if err != nil {
@@ -74,13 +70,7 @@ func runPolicy(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return err
 	}
-	if *format == "json" {
-		enc := json.NewEncoder(std.out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(p)
-	}
-	p.print(std.out)
-	return nil
+	return out.print(std.out, p, func() { p.print(std.out) })
 }
 
 // policyOf returns the policy of a pod by its name or address.

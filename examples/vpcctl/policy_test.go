@@ -66,7 +66,7 @@ to: nothing (0 packets denied by the class)
 		want string
 	}{
 		{[]string{"-state", file}, 2, "want a pod"},
-		{[]string{"-state", file, "-o", "xml", "10.0.0.113"}, 2, "want text or json"},
+		{[]string{"-state", file, "-o", "xml", "10.0.0.113"}, 2, "want text, json or yaml"},
 		{[]string{"-state", file, "default/none"}, 1, `no pod "default/none"`},
 		{[]string{"-state", savedNode(t, nil), "default/web-0"}, 1, "no table of network policies"},
 		{[]string{"-state", savedNode(t, func(s *saved) { limited(t)(s); s.Policies.Odd = true }), "default/web-0"}, 1, "another program has changed"},

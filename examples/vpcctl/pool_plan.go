@@ -92,12 +92,9 @@ func poolPlan(_ context.Context, std stdio, args []string) error {
 	fs := flag.NewFlagSet("pool plan", flag.ContinueOnError)
 	var c choices
 	c.register(fs, "the policy")
-	format := fs.String("o", "text", "output `format`: text or json")
+	out := outputFlag(fs, formatText, formatJSON, formatYAML)
 	if err := parse(fs, std, args, planAbout+"\n\n"+policyHelp()); err != nil {
 		return err
-	}
-	if *format != "text" && *format != "json" {
-		return wrong(fs, std, fmt.Sprintf("-o %q: want text or json", *format))
 	}
 	policies, err := c.build(false)
 	if err != nil {
@@ -111,13 +108,7 @@ func poolPlan(_ context.Context, std stdio, args []string) error {
 		return fmt.Errorf("pool on standard input: %w", err)
 	}
 	d := warmpool.Plan(warmpool.AgentPolicy(policies[0].policy), s)
-	if *format == "json" {
-		enc := json.NewEncoder(std.out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(newDecisionJSON(d))
-	}
-	printDecision(std.out, d)
-	return nil
+	return out.print(std.out, newDecisionJSON(d), func() { printDecision(std.out, d) })
 }
 
 func readPool(r io.Reader) (warmpool.Snapshot, error) {

@@ -28,15 +28,12 @@ func poolSim(ctx context.Context, std stdio, args []string) error {
 	var c choices
 	c.register(fs, "a policy to simulate, can be repeated")
 	w.register(fs, "churn")
-	format := fs.String("o", "table", "output `format`: table, json or csv")
+	out := outputFlag(fs, formatTable, formatJSON, "csv")
 	series := fs.Bool("series", false, "with -o json, add the points over time")
 	html := fs.String("html", "", "write a report with plots to this `file`")
 	svg := fs.String("svg", "", "write the plots of the report as files to this `directory`")
 	if err := parse(fs, std, args, simAbout+"\n\n"+policyHelp()); err != nil {
 		return err
-	}
-	if *format != "table" && *format != "json" && *format != "csv" {
-		return wrong(fs, std, fmt.Sprintf("-o %q: want table, json or csv", *format))
 	}
 	jobs, err := w.jobs(&c)
 	if err != nil {
@@ -59,7 +56,7 @@ func poolSim(ctx context.Context, std stdio, args []string) error {
 			return err
 		}
 	}
-	return printReports(std, reports, *format, *series, took)
+	return printReports(std, reports, out.format, *series, took)
 }
 
 // printReports writes the reports in the given format.

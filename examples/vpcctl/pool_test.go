@@ -18,7 +18,7 @@ import (
 func piped(t *testing.T, in string, args ...string) (code int, out, err string) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	code = run(t.Context(), stdio{strings.NewReader(in), &stdout, &stderr}, args)
+	code = run(t.Context(), stdio{in: strings.NewReader(in), out: &stdout, err: &stderr}, args)
 	return code, stdout.String(), stderr.String()
 }
 

@@ -70,7 +70,7 @@ func poolTune(ctx context.Context, std stdio, args []string) error {
 	})
 	wish := fs.String("objective", "p99<=1, min idle", "`limits` to meet and the measure to minimise")
 	most := fs.Int("runs", 400, "most settings to try; if there are more, a random sample")
-	format := fs.String("o", "table", "output `format`: table or json")
+	out := outputFlag(fs, formatTable, formatJSON)
 	if err := parse(fs, std, args, tuneAbout+"\n\n"+policyHelp()); err != nil {
 		return err
 	}
@@ -85,9 +85,6 @@ func poolTune(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return wrong(fs, std, err.Error())
 	}
-	if *format != "table" && *format != "json" {
-		return wrong(fs, std, fmt.Sprintf("-o %q: want table or json", *format))
-	}
 	jobs, err := w.jobs(&choices{list: tries})
 	if err != nil {
 		return wrong(fs, std, err.Error())
@@ -97,7 +94,7 @@ func poolTune(ctx context.Context, std stdio, args []string) error {
 		return err
 	}
 	front := frontier(tries, reports, goal)
-	if *format == "json" {
+	if out.format == formatJSON {
 		enc := json.NewEncoder(std.out)
 		enc.SetIndent("", "  ")
 		return enc.Encode(front)

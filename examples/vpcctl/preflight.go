@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -28,7 +27,7 @@ func preflightCheck(_ context.Context, std stdio, args []string) error {
 	fs := flag.NewFlagSet("preflight", flag.ContinueOnError)
 	root := fs.String("root", "/", "root `directory` of the system: an image, or the node's as mounted in a container")
 	write := fs.Bool("write", false, "write the files that stop other programs from configuring pods' links")
-	format := fs.String("o", "text", "output `format`: text or json")
+	out := outputFlag(fs, formatText, formatJSON, formatYAML)
 	keep := fs.String("keep", "", "comma-separated `links` that the system configures; empty means those of the default routes")
 	var c preflight.Config
 	fs.StringVar(&c.HostLinkPrefix, "host-link-prefix", "eni", "`prefix` of the names of pods' host links")
@@ -37,9 +36,6 @@ func preflightCheck(_ context.Context, std stdio, args []string) error {
 	about := "preflight reports other programs and settings of this system that configure\ninterfaces, rules and routes, and how to prevent it. Exit status 3 means that it\nfound some; it also reports, as information, what the system lacks."
 	if err := parse(fs, std, args, about); err != nil {
 		return err
-	}
-	if *format != "text" && *format != "json" {
-		return wrong(fs, std, fmt.Sprintf("-o %q: want text or json", *format))
 	}
 	if c.Peers < 0 {
 		return wrong(fs, std, fmt.Sprintf("-peers %d: want 0 or more", c.Peers))
@@ -65,14 +61,8 @@ func preflightCheck(_ context.Context, std stdio, args []string) error {
 		report.Written = append(report.Written, written...)
 	}
 	report.Findings = preflight.Check(fsys, c)
-	if *format == "json" {
-		enc := json.NewEncoder(std.out)
-		enc.SetIndent("", " ")
-		if err := enc.Encode(report); err != nil {
-			return err
-		}
-	} else {
-		report.print(std.out)
+	if err := out.print(std.out, report, func() { report.print(std.out) }); err != nil {
+		return err
 	}
 	if report.conflicts() {
 		return errFault

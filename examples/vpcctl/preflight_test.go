@@ -37,12 +37,12 @@ func TestPreflight(t *testing.T) {
 		{"report", nil, 3, []string{"networkd-foreign (risk)", "networkd-pod-enis (harm)", "found: /usr/lib/systemd/network/80-ec2.network"}},
 		{"write", []string{"-write"}, 0, []string{"wrote /etc/systemd/network/05-vpcnet-pod-enis.network", "no-ipv6 (info)", "No conflicts found"}},
 		{"again", []string{"-write"}, 0, []string{"No conflicts found"}},
-		{"bad format", []string{"-o", "xml"}, 2, []string{"want text or json"}},
+		{"bad format", []string{"-o", "xml"}, 2, []string{"want text, json or yaml"}},
 		{"bad link", []string{"-keep", "ens 5"}, 2, []string{"is not the name of a link"}},
 		{"help", []string{"-h"}, 0, []string{"Exit status 3"}},
 	} {
 		var out bytes.Buffer
-		status := run(t.Context(), stdio{nil, &out, &out}, append([]string{"preflight", "-root", dir}, tt.args...))
+		status := run(t.Context(), stdio{out: &out, err: &out}, append([]string{"preflight", "-root", dir}, tt.args...))
 		if status != tt.status {
 			t.Errorf("%s: exit status %d, want %d", tt.name, status, tt.status)
 		}
@@ -53,7 +53,7 @@ func TestPreflight(t *testing.T) {
 		}
 	}
 	var out bytes.Buffer
-	if status := run(t.Context(), stdio{nil, &out, &out}, []string{"preflight", "-root", dir, "-o", "json"}); status != 0 {
+	if status := run(t.Context(), stdio{out: &out, err: &out}, []string{"preflight", "-root", dir, "-o", "json"}); status != 0 {
 		t.Errorf("JSON: exit status %d, want 0", status)
 	}
 	var r preflightReport

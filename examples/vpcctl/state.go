@@ -33,8 +33,8 @@ func stateSave(ctx context.Context, std stdio, args []string) error {
 	fs := flag.NewFlagSet("state save", flag.ContinueOnError)
 	var w where
 	w.register(fs)
-	format := fs.String("o", "json", "output `format`: json, for diff and trace, or text, a script of ip and nft commands")
-	about := "save writes the links, addresses, neighbours, routes, rules, settings and marks of\nthis node, and with -agent the data of the agent."
+	out := outputFlag(fs, formatJSON, formatYAML, formatText)
+	about := "save writes the links, addresses, neighbours, routes, rules, settings and marks of\nthis node, and with -agent the data of the agent. diff and trace read JSON; text is a\nscript of ip and nft commands."
 	if err := parse(fs, std, args, about); err != nil {
 		return err
 	}
@@ -42,16 +42,7 @@ func stateSave(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return err
 	}
-	switch *format {
-	case "json":
-		enc := json.NewEncoder(std.out)
-		enc.SetIndent("", " ")
-		return enc.Encode(s)
-	case "text":
-		fmt.Fprint(std.out, s.Node)
-		return nil
-	}
-	return wrong(fs, std, fmt.Sprintf("-o %q: want json or text", *format))
+	return out.print(std.out, s, func() { fmt.Fprint(std.out, s.Node) })
 }
 
 func stateDiff(ctx context.Context, std stdio, args []string) error {

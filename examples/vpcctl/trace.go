@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -41,16 +40,13 @@ func runTrace(ctx context.Context, std stdio, args []string) error {
 	proto := fs.String("proto", "", "`protocol` of the packet, for rules that match it: icmp, tcp, udp, sctp or a number")
 	port := fs.Uint("port", 0, "destination `port`, for rules that match it")
 	link := fs.String("link", "", "host `link` from which the packet comes; empty means that of the source")
-	format := fs.String("o", "text", "output `format`: text or json")
+	out := outputFlag(fs, formatText, formatJSON, formatYAML)
 	pos, err := parseMixed(fs, std, args, traceAbout, "SOURCE DESTINATION")
 	if err != nil {
 		return err
 	}
 	if len(pos) != 2 {
 		return wrong(fs, std, fmt.Sprintf("%d arguments, want a source and a destination", len(pos)))
-	}
-	if *format != "text" && *format != "json" {
-		return wrong(fs, std, fmt.Sprintf("-o %q: want text or json", *format))
 	}
 	dst, err := netip.ParseAddr(pos[1])
 	if err != nil {
@@ -80,7 +76,13 @@ func runTrace(ctx context.Context, std stdio, args []string) error {
 			return err
 		}
 	}
-	return printPath(std, path, *format)
+	if err := out.print(std.out, path, func() { fmt.Fprint(std.out, path) }); err != nil {
+		return err
+	}
+	if !path.OK() {
+		return errFault
+	}
+	return nil
 }
 
 // confirm asks the kernel for its decisions and adds faults where they differ.
@@ -88,22 +90,6 @@ func (w *where) confirm(ctx context.Context, path *trace.Path) error {
 	faults, err := trace.Confirm(ctx, w.netns, *path)
 	path.Faults = append(path.Faults, faults...)
 	return err
-}
-
-func printPath(std stdio, path trace.Path, format string) error {
-	if format == "json" {
-		enc := json.NewEncoder(std.out)
-		enc.SetIndent("", "  ")
-		if err := enc.Encode(path); err != nil {
-			return err
-		}
-	} else {
-		fmt.Fprint(std.out, path)
-	}
-	if !path.OK() {
-		return errFault
-	}
-	return nil
 }
 
 // address returns the source by its name: an address, or a pod, which stands for its

@@ -108,7 +108,7 @@ func TestTraceUsage(t *testing.T) {
 		{[]string{"-state", file, "10.0.0.113", "2001:db8::1"}, 2, "have different families"},
 		{[]string{"-state", file, "-proto", "tpc", "10.0.0.113", "8.8.8.8"}, 2, `protocol "tpc"`},
 		{[]string{"-ports", "80", "10.0.0.113", "8.8.8.8"}, 2, "flag provided but not defined: -ports\n("},
-		{[]string{"10.0.0.113", "8.8.8.8", "-o", "xml"}, 2, "want text or json"},
+		{[]string{"10.0.0.113", "8.8.8.8", "-o", "xml"}, 2, "want text, json or yaml"},
 		{[]string{"10.0.0.113", "8.8.8.8", "-port", "70000"}, 2, "70000"},
 		{[]string{"-state", file, "default/none", "8.8.8.8"}, 1, "has no pod"},
 		{[]string{"-state", file + "x", "10.0.0.113", "8.8.8.8"}, 1, "no such file"},
