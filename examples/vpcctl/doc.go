@@ -2,6 +2,11 @@
 
 // Command vpcctl inspects the VPC networking of a node and simulates warm pools.
 //
+//	vpcctl status      show the agent, its pool and what it waits for at a glance
+//	vpcctl enis        list the ENIs of this node
+//	vpcctl pods        list the pods of this node with their addresses
+//	vpcctl explain     say why a pod has its address or waits, what an ENI is for, what EC2 last said
+//	vpcctl events      list what the agent did and found
 //	vpcctl pool sim    simulate warm pool policies on a fleet
 //	vpcctl pool plan   print what a policy would do with a pool, and why
 //	vpcctl pool tune   search the settings of a policy for an objective

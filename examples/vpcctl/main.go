@@ -23,6 +23,11 @@ type command struct {
 
 // commands lists the subcommands.
 var commands = []command{
+	{"status", "show the agent, its pool and what it waits for at a glance", runStatus},
+	{"enis", "list the ENIs of this node", runENIs},
+	{"pods", "list the pods of this node with their addresses", runPods},
+	{"explain", "say why a pod has its address or waits, what an ENI is for, what EC2 last said", runExplain},
+	{"events", "list what the agent did and found", runEvents},
 	{"pool", "simulate, plan and tune warm pool policies", pool},
 	{"max-pods", "print how many pods an instance type can run", maxPods},
 	{"sweep", "delete ENIs that nodes left behind", sweep},

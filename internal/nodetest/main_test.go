@@ -25,5 +25,5 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, withoutNftablesMain(os.Args[1:]))
 		os.Exit(1)
 	}
-	Main(m, "ownagent", "egress-cni", "bandwidth", "cnitool", "portmap", "tuning")
+	Main(m, "vpcctl", "ownagent", "egress-cni", "bandwidth", "cnitool", "portmap", "tuning")
 }

@@ -15,21 +15,26 @@ import (
 	"github.com/vpcnet/vpcnet/datapath"
 )
 
-// statusTime limits the time of ReadStatus.
+// statusTime limits the time of ReadJSON.
 const statusTime = 5 * time.Second
 
 // ReadStatus reads the status of an agent that publishes it at the path /v2/status over HTTP,
 // as the example program ipamd does. where is unix:PATH or HOST:PORT. It gives up after 5
 // seconds.
 func ReadStatus(ctx context.Context, where string) (Status, error) {
-	s, err := readStatus(ctx, where)
-	if err != nil {
-		return s, fmt.Errorf("status of the agent at %s: %w", where, err)
-	}
-	return s, nil
+	var s Status
+	return s, ReadJSON(ctx, where, "/v2/status", &s)
 }
 
-func readStatus(ctx context.Context, where string) (s Status, err error) {
+// ReadJSON reads what an agent publishes at a path into v, as [ReadStatus] does.
+func ReadJSON(ctx context.Context, where, path string, v any) error {
+	if err := readJSON(ctx, where, path, v); err != nil {
+		return fmt.Errorf("%s of the agent at %s: %w", strings.TrimPrefix(path, "/v2/"), where, err)
+	}
+	return nil
+}
+
+func readJSON(ctx context.Context, where, path string, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, statusTime)
 	defer cancel()
 	client := &http.Client{Transport: &http.Transport{
@@ -42,19 +47,19 @@ func readStatus(ctx context.Context, where string) (s Status, err error) {
 		},
 		DisableKeepAlives: true,
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://ipamd/v2/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://ipamd"+path, nil)
 	if err != nil {
-		return s, err
+		return err
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return s, err
+		return err
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return s, fmt.Errorf("HTTP status %s", res.Status)
+		return fmt.Errorf("HTTP status %s", res.Status)
 	}
-	return s, json.NewDecoder(res.Body).Decode(&s)
+	return json.NewDecoder(res.Body).Decode(v)
 }
 
 // Node returns the network that the agent desires for its node, sorted by the ID of the

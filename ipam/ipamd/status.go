@@ -206,14 +206,7 @@ func (n *node) status() Status {
 		out.Ready, out.Reason, out.Evidence = s.Ready, s.Reason, s.Evidence
 		out.Free, out.InFlight, out.Decisions = s.Free, s.InFlight, s.Decisions
 	}
-	for _, e := range view.ENIs {
-		es := ENIStatus{ID: e.ID, Card: e.Card, Device: e.Device, Ready: e.Ready, Blocks: []BlockStatus{}}
-		for _, bv := range e.Blocks {
-			es.Blocks = append(es.Blocks, BlockStatus{bv.Prefix, bv.Used, bv.Quarantined, bv.Cooling, bv.Free})
-		}
-		out.ENIs = append(out.ENIs, es)
-	}
-	out.ENIs = withLinks(out.ENIs, network)
+	out.ENIs = withLinks(eniStatuses(view), network)
 	for _, q := range view.Quarantined {
 		out.Quarantined = append(out.Quarantined, QuarantinedStatus{q.Addr, q.ENI, q.By, q.Since})
 	}
@@ -236,6 +229,19 @@ func (n *node) status() Status {
 		n.policies.describe(&out)
 	}
 	return out
+}
+
+// eniStatuses returns the ENIs of the pool with their blocks.
+func eniStatuses(view ipam.View) []ENIStatus {
+	all := []ENIStatus{}
+	for _, e := range view.ENIs {
+		es := ENIStatus{ID: e.ID, Card: e.Card, Device: e.Device, Ready: e.Ready, Blocks: []BlockStatus{}}
+		for _, bv := range e.Blocks {
+			es.Blocks = append(es.Blocks, BlockStatus{bv.Prefix, bv.Used, bv.Quarantined, bv.Cooling, bv.Free})
+		}
+		all = append(all, es)
+	}
+	return all
 }
 
 // withoutSandboxes removes the IDs of sandboxes from events.

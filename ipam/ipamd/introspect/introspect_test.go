@@ -103,7 +103,7 @@ func TestGolden(t *testing.T) {
 		paths   []string
 	}{
 		{s.V1(), []string{"/v1/enis", "/v1/eni-configs", "/v1/networkutils-env-settings", "/v1/ipamd-env-settings", "/v1/pods", "/"}},
-		{s.V2(), []string{"/v2/", "/v2/pool", "/v2/decisions", "/v2/intents", "/v2/ec2-errors"}},
+		{s.V2(), []string{"/v2/", "/v2/pool", "/v2/decisions", "/v2/intents", "/v2/ec2-errors", "/v2/ec2-calls", "/v2/settings"}},
 	} {
 		for _, path := range c.paths {
 			code, body := get(t, c.handler, path)
@@ -137,6 +137,26 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestRead reads all answers from an agent that serves them.
+func TestRead(t *testing.T) {
+	s := newServer(t)
+	s.Called(eni.Call{Action: "DescribeSubnets", Code: "RequestExpired", ClockSkew: time.Minute})
+	web := httptest.NewServer(s.V2())
+	defer web.Close()
+	got, err := introspect.Read(t.Context(), web.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Status.ENIs) != 3 || len(got.Waiting) != 1 || got.Waiting[0].Pod != "web-2" || len(got.Intents) != 1 || len(got.Failed) != 1 || len(got.Calls) != 1 ||
+		got.Failed[0].ClockSkew != "1m0s" || got.Settings["WARM_IP_TARGET"] != "3" {
+		t.Errorf("%+v", got)
+	}
+	web.Close()
+	if _, err := introspect.Read(t.Context(), web.Listener.Addr().String()); err == nil {
+		t.Error("no error without an agent")
+	}
+}
+
 // TestRefused checks what is not served: other methods, other paths, and intents of a
 // journal that cannot be read.
 func TestRefused(t *testing.T) {
@@ -163,6 +183,10 @@ func TestFailures(t *testing.T) {
 	}
 	if _, body := get(t, s.V2(), "/v2/ec2-errors"); strings.Count(body, "RequestLimitExceeded") != 50 {
 		t.Errorf("%d failed calls, want the last 50", strings.Count(body, "RequestLimitExceeded"))
+	}
+	s.Called(eni.Call{Action: "DescribeSubnets"})
+	if _, body := get(t, s.V2(), "/v2/ec2-calls"); strings.Count(body, "RequestLimitExceeded") != 60 || strings.Count(body, "DescribeSubnets") != 1 {
+		t.Errorf("calls: %s", body)
 	}
 }
 

@@ -29,41 +29,51 @@ type Server struct {
 	// Settings returns the present settings.
 	Settings func() settings.Settings
 
-	mu     sync.Mutex
-	failed []failedCall // oldest first
+	mu            sync.Mutex
+	calls, failed []Call // oldest first
 }
 
-// maxFailed is how many failed calls to EC2 are kept.
-const maxFailed = 50
+// maxFailed is how many failed calls to EC2 are kept, and maxCalls how many calls.
+const (
+	maxFailed = 50
+	maxCalls  = 200
+)
 
-// failedCall is an attempt of a call to EC2 that failed.
-type failedCall struct {
+// Call is an attempt of a call to EC2.
+type Call struct {
 	At     time.Time `json:"at"`
 	Action string    `json:"action"`
 	// Caller is the part of the agent that made the call.
 	Caller string `json:"caller"`
-	// Code is that of eni.Call.
+	// Code is that of eni.Call, empty if the call succeeded.
 	Code string `json:"code"`
 	Took string `json:"took"`
+	// ClockSkew is that of eni.Call as a duration, empty if EC2 accepted the clock.
+	ClockSkew string `json:"clockSkew,omitempty"`
 }
 
-// Called keeps an attempt of a call to EC2 if it failed. It is for the hook of that name.
+// Called keeps an attempt of a call to EC2. It is for the hook of that name.
 func (s *Server) Called(c eni.Call) {
-	if c.Code == "" {
-		return
+	call := Call{At: time.Now().UTC(), Action: c.Action, Caller: c.Caller, Code: c.Code, Took: c.Took.String()}
+	if c.ClockSkew != 0 {
+		call.ClockSkew = c.ClockSkew.String()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.failed = append(s.failed, failedCall{time.Now().UTC(), c.Action, c.Caller, c.Code, c.Took.String()})
-	if over := len(s.failed) - maxFailed; over > 0 {
-		s.failed = slices.Delete(s.failed, 0, over)
+	s.calls = latest(append(s.calls, call), maxCalls)
+	if c.Code != "" {
+		s.failed = latest(append(s.failed, call), maxFailed)
 	}
 }
 
-func (s *Server) failures() []failedCall {
+// latest removes all but the last n calls.
+func latest(calls []Call, n int) []Call { return slices.Delete(calls, 0, max(0, len(calls)-n)) }
+
+// list returns a copy of a list of calls.
+func (s *Server) list(calls *[]Call) []Call {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]failedCall{}, s.failed...)
+	return append([]Call{}, *calls...)
 }
 
 // reply writes a value as JSON.

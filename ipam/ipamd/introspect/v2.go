@@ -23,13 +23,17 @@ import (
 //	                way, and the reason why there are no more addresses
 //	/v2/intents     operations on ENIs that are not finished
 //	/v2/ec2-errors  the last 50 attempts of calls to EC2 that failed
+//	/v2/ec2-calls   the last 200 attempts of calls to EC2
+//	/v2/settings    the settings that are not the default, by the names of their variables
 func (s *Server) V2() http.Handler {
 	paths := map[string]func(*http.Request) (any, error){
 		"/v2/status":     func(*http.Request) (any, error) { return s.Agent.Status(), nil },
 		"/v2/pool":       func(*http.Request) (any, error) { return s.pool(), nil },
 		"/v2/decisions":  func(*http.Request) (any, error) { return s.decisions(), nil },
 		"/v2/intents":    func(r *http.Request) (any, error) { return s.intents(r) },
-		"/v2/ec2-errors": func(*http.Request) (any, error) { return s.failures(), nil },
+		"/v2/ec2-errors": func(*http.Request) (any, error) { return s.list(&s.failed), nil },
+		"/v2/ec2-calls":  func(*http.Request) (any, error) { return s.list(&s.calls), nil },
+		"/v2/settings":   func(*http.Request) (any, error) { c := s.Settings(); return c.Variables(), nil },
 	}
 	mux := http.NewServeMux()
 	for path, read := range paths {
@@ -53,11 +57,11 @@ type pool struct {
 	ENIs        []ipamd.ENIStatus         `json:"enis"`
 	Allocations []ipamd.PodStatus         `json:"allocations"`
 	Quarantined []ipamd.QuarantinedStatus `json:"quarantined"`
-	Waiting     []waiting                 `json:"waiting"`
+	Waiting     []Waiting                 `json:"waiting"`
 }
 
-// waiting is a pod that waits for an address.
-type waiting struct {
+// Waiting is a pod that waits for an address.
+type Waiting struct {
 	Namespace string    `json:"namespace"`
 	Pod       string    `json:"pod"`
 	Since     time.Time `json:"since"`
@@ -65,9 +69,9 @@ type waiting struct {
 
 func (s *Server) pool() pool {
 	st := s.Agent.Status()
-	p := pool{st.Free, st.ENIs, st.Allocations, append([]ipamd.QuarantinedStatus{}, st.Quarantined...), []waiting{}}
+	p := pool{st.Free, st.ENIs, st.Allocations, append([]ipamd.QuarantinedStatus{}, st.Quarantined...), []Waiting{}}
 	for _, w := range s.Agent.View().Waiting {
-		p.Waiting = append(p.Waiting, waiting{w.Request.Pod.Namespace, w.Request.Pod.Name, w.Since})
+		p.Waiting = append(p.Waiting, Waiting{w.Request.Pod.Namespace, w.Request.Pod.Name, w.Since})
 	}
 	return p
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -403,6 +404,24 @@ func (s *Settings) policyName() string {
 		}
 	}
 	return policyBand
+}
+
+// Variables returns the settings that are not the default, by the names of their variables.
+// A URL does not have its password.
+func (s *Settings) Variables() map[string]string {
+	d, set := defaults(), map[string]string{}
+	usual := d.options()
+	for i, o := range s.options() {
+		text := o.value.String()
+		if text == usual[i].value.String() {
+			continue
+		}
+		if u, err := url.Parse(text); err == nil && u.User != nil {
+			text = u.Redacted()
+		}
+		set[o.env] = text
+	}
+	return set
 }
 
 // Agent returns the configuration of the agent, without hooks and log.
