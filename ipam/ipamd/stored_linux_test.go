@@ -44,7 +44,7 @@ func TestReadStored(t *testing.T) {
 	}
 	if _, err := pool.Allocate(t.Context(), ipam.Request{
 		Attachment: ipam.Attachment{Network: "n", ContainerID: "secret-sandbox", IfName: "eth0"},
-		Pod: ipam.PodRef{Namespace: "default", Name: "web-0"},
+		Pod:        ipam.PodRef{Namespace: "default", Name: "web-0"},
 	}); err != nil {
 		t.Fatal(err)
 	}
