@@ -39,6 +39,7 @@ type world struct {
 	node     *node
 	backend  *Backend
 	log      lockedBuffer
+	look     chan struct{} // makes the audit of run check at once
 
 	mu    sync.Mutex
 	calls []eni.Call
@@ -48,7 +49,7 @@ type world struct {
 
 func newNode(t *testing.T, intents eni.Intents) *world {
 	t.Helper()
-	n := &world{t: t, cloud: enitest.New(enitest.Config{})}
+	n := &world{t: t, cloud: enitest.New(enitest.Config{}), look: make(chan struct{}, 1)}
 	vpc, err := n.cloud.AddVPC(enitest.VPCInput{})
 	n.check(err)
 	n.subnet, err = n.cloud.AddSubnet(enitest.SubnetInput{VPC: vpc.ID, Prefix: netip.MustParsePrefix("10.0.0.0/24")})
@@ -122,7 +123,7 @@ func (n *world) run(ctx context.Context, warm int) *agent.Agent {
 	})
 	n.check(err)
 	go a.Run(ctx)
-	go n.node.audit(ctx, &started{manager: n.manager, agent: a})
+	go n.node.audit(ctx, &started{manager: n.manager, agent: a, look: n.look})
 	return a
 }
 

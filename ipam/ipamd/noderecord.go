@@ -107,3 +107,13 @@ func (r *recorder) setRegion(region string) {
 	defer r.mu.Unlock()
 	r.region = region
 }
+
+// record stores the node record. It makes the next start faster; without it that is still
+// correct. Its prefixes of the VPC are those that the translation uses: an inventory has
+// those of the latest answer of the metadata service, which may lack one by mistake.
+func (n *node) record(inv eni.Inventory) {
+	if vpc := n.links.VPC(); len(vpc) > 0 {
+		inv.Instance.VPC = vpc
+	}
+	_ = n.recorder.store(inv)
+}

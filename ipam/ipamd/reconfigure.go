@@ -29,8 +29,8 @@ var programFields = []string{"Demand", "Handler", "Hooks", "Logger", "Policies"}
 // are ignored.
 //
 // It also makes the agent check at once, and not only with its next audit, what the metadata
-// service shows: the prefixes of the VPC, of which one is dropped when two checks do not show
-// it, and ENIs and addresses that it does not know.
+// service shows: the prefixes of the VPC, of which one is dropped when no check has shown it
+// for 20 seconds, and ENIs and addresses that it does not know.
 //
 // It returns the names of the other fields that differ. They keep their values, and take
 // effect if the next agent is created with them. If NoPrimaryPods is one of them, Subnets

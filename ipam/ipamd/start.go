@@ -285,9 +285,8 @@ func (n *node) prepare(ctx context.Context) (*started, error) {
 // newAgent creates the agent of st.
 func (n *node) newAgent(st *started) (err error) {
 	manager, limits := st.manager, st.limits
-	// The node record makes the next start faster; without it that is still correct.
 	changed := func(inv eni.Inventory) {
-		_ = n.recorder.store(inv)
+		n.record(inv)
 		signal(st.observed)
 	}
 	p := &Provider{

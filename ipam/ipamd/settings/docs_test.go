@@ -25,7 +25,7 @@ file overrides the defaults. A line that is overridden is logged.
 - On SIGHUP the agent reads the file again, and the file of VPCNET_POD_NETWORKS. If there is a mistake in a file, it logs one error with the line,
   and nothing changes.
 - SIGHUP and PUT also make the agent check what the metadata service shows, which it otherwise does every 30 seconds. It adds a new prefix of the VPC
-  at once, and drops one that two checks in a row do not show.
+  at once, and drops one that no check has shown for 20 seconds.
 - PUT sets settings until the agent ends; they override the flags, the variables and the file. The body has the format of the file, and replaces
   that of the PUT before; an empty body takes all back. Only root and the agent's own user can do that, on the agent's Unix socket; no TCP port has it:
 
