@@ -115,17 +115,14 @@ func (m *merger) view(id string) view {
 }
 
 // ownAddr returns the ENI's own address by the first source that tells it. An address
-// that the best source with an answer does not show is not the ENI's own any more.
+// that neither EC2 nor the metadata service shows on the ENI is not its own any more.
 func (v view) ownAddr(of func(*ENI) netip.Addr, sources ...*ENI) netip.Addr {
-	shown := v.ec2
-	if shown == nil {
-		shown = v.metadata
-	}
 	for _, e := range sources {
 		if e == nil || !of(e).IsValid() {
 			continue
 		}
-		if a := of(e); shown == nil || shown.hasAddr(a) {
+		a := of(e)
+		if v.ec2 == nil || v.metadata == nil || v.ec2.hasAddr(a) || v.metadata.hasAddr(a) {
 			return a
 		}
 	}

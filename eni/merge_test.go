@@ -219,6 +219,44 @@ func TestMergeManaged(t *testing.T) {
 	}
 }
 
+// TestMergeOwnIPv6 checks that the own IPv6 address of an ENI, which routes and the source
+// translation depend on, is lost only if EC2 and the metadata service both omit it.
+func TestMergeOwnIPv6(t *testing.T) {
+	own, other := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
+	with := func(a netip.Addr) []ENI {
+		e := parseENIs("p .5")[0]
+		e.Addr, e.Addr6 = netip.MustParseAddr("10.0.0.4"), a
+		return []ENI{e}
+	}
+	none := netip.Addr{}
+	for _, c := range []struct {
+		name                string
+		ec2, metadata, want netip.Addr
+		away                Source
+	}{
+		{name: "both show it", ec2: own, metadata: own, want: own},
+		{name: "EC2 omits it", metadata: own, want: own},
+		{name: "EC2 omits it, metadata away", away: SourceMetadata, want: own},
+		{name: "metadata omits it", ec2: own, want: own},
+		{name: "metadata omits it, EC2 away", away: SourceEC2, want: own},
+		{name: "EC2 shows another one, metadata late", ec2: other, metadata: own, want: other},
+		{name: "both show another one", ec2: other, metadata: other, want: other},
+		{name: "both omit it", want: none},
+	} {
+		in := mergeInput{Prev: Inventory{ENIs: with(own)}, Instance: mergeInstance, Owner: mergeOwner, Lag: 2 * time.Minute, TripShare: 0.5}
+		if c.away != SourceEC2 {
+			in.EC2, in.EC2At = with(c.ec2), mergeNow
+		}
+		if c.away != SourceMetadata {
+			in.Metadata, in.MetadataAt = with(c.metadata), mergeNow
+		}
+		inv := merge(in)
+		if got := inv.ENIs[0].Addr6; got != c.want {
+			t.Errorf("%s: own address %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
 // TestTrip merges a view without most of the known slots. The view must trip at
 // first. The trip must end when the slots are shown again, or when they are still
 // missing much later.
