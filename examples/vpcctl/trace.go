@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -76,7 +77,11 @@ func runTrace(ctx context.Context, std stdio, args []string) error {
 			return err
 		}
 	}
-	if err := out.print(std.out, path, func() { fmt.Fprint(std.out, path) }); err != nil {
+	text, err := json.Marshal(path)
+	if err != nil {
+		return err
+	}
+	if err := out.print(std.out, json.RawMessage(text), func() { fmt.Fprint(std.out, path) }); err != nil {
 		return err
 	}
 	if !path.OK() {
