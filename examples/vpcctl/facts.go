@@ -69,8 +69,8 @@ func (s *source) register(fs *flag.FlagSet) {
 	fs.StringVar(&s.stateDir, "state-dir", "", "state `directory` of ipamd, for when it does not answer; empty means that of VPCNET_STATE_DIR")
 }
 
-// read reads what is known of the agent.
-func (s *source) read(ctx context.Context) (a agentFacts, err error) {
+// live reads what is known of the agent of this node.
+func (s *source) live(ctx context.Context) (a agentFacts, err error) {
 	set, err := settings.Parse(nil, os.Getenv, io.Discard)
 	if err != nil {
 		return a, err

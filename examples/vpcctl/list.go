@@ -26,7 +26,7 @@ func listing(ctx context.Context, std stdio, args []string, name, about string, 
 	if err := parse(fs, std, args, about+"\n\nIf the agent does not answer, it prints what the agent's state directory has, and says\nso on standard error."); err != nil {
 		return err
 	}
-	a, err := src.read(ctx)
+	a, err := src.live(ctx)
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,7 @@ var commands = []command{
 	{"enis", "list the ENIs of this node", runENIs},
 	{"pods", "list the pods of this node with their addresses", runPods},
 	{"explain", "say why a pod has its address or waits, what an ENI is for, what EC2 last said", runExplain},
+	{"doctor", "check a node: findings with evidence and remedy", runDoctor},
 	{"events", "list what the agent did and found", runEvents},
 	{"pool", "simulate, plan and tune warm pool policies", pool},
 	{"max-pods", "print how many pods an instance type can run", maxPods},

@@ -69,7 +69,7 @@ func runStatus(ctx context.Context, std stdio, args []string) error {
 	if err := parse(fs, std, args, statusAbout); err != nil {
 		return err
 	}
-	a, err := src.read(ctx)
+	a, err := src.live(ctx)
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ func serveAgent(t *testing.T, a introspect.Answers) string {
 	mux := http.NewServeMux()
 	for path, v := range map[string]any{
 		"/v2/status": a.Status, "/v2/pool": map[string]any{"waiting": a.Waiting}, "/v2/intents": a.Intents,
-		"/v2/ec2-calls": a.Calls, "/v2/ec2-errors": a.Failed, "/v2/settings": a.Settings,
+		"/v2/ec2-calls": a.Calls, "/v2/version": a.Version, "/v2/ec2-errors": a.Failed, "/v2/settings": a.Settings,
 	} {
 		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(v) })
 	}

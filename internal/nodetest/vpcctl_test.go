@@ -6,7 +6,9 @@ package nodetest
 
 import (
 	"bytes"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,7 +46,9 @@ func (n *Node) says(t *testing.T, line string, code int, want ...string) {
 // TestVpcctl runs the commands of vpcctl on one node, while its agent runs and afterwards.
 func TestVpcctl(t *testing.T) {
 	t.Parallel()
-	node := Start(t, vpctest.New(t).Node(t, "t3.small"), Config{})
+	node := Start(t, vpctest.New(t).Node(t, "t3.small"), Config{Env: map[string]string{
+		"HOST_CNI_BIN_PATH": os.Getenv(programsEnv), "VPCNET_PORTMAP": "false", "ENABLE_V4_EGRESS": "false",
+	}})
 	pod := node.AddPod(t)
 	name, addr, primary := "default/"+pod.Name(), pod.Addrs[0].String(), node.ENIs()[0].ID
 
@@ -55,6 +59,15 @@ func TestVpcctl(t *testing.T) {
 	node.says(t, "explain eni "+primary, 0, name+" "+addr, "Its link is verified")
 	node.says(t, "explain failure", 0, "there is no failure")
 	node.says(t, "events", 0, "ec2-call", "AssignPrivateIpAddresses")
+
+	// The system of the node has the kernel of this machine and none of its files in /etc.
+	root := t.TempDir()
+	for _, dir := range []string{"proc", "tmp"} {
+		if err := os.Symlink("/"+dir, filepath.Join(root, dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	node.says(t, "doctor -root "+root, 0, "Nothing found.")
 
 	node.Agent.Signal(t, syscall.SIGKILL)
 	<-node.Agent.Done()

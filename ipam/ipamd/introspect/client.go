@@ -18,6 +18,7 @@ type Answers struct {
 	Calls    []Call            `json:"calls"`
 	Failed   []Call            `json:"failed"`
 	Settings map[string]string `json:"settings"`
+	Version  Version           `json:"version"`
 }
 
 // Read reads all that the agent at an address shows, as [ipamd.ReadStatus] does. The parts are
@@ -29,7 +30,7 @@ func Read(ctx context.Context, where string) (a Answers, err error) {
 	for _, part := range []struct {
 		path string
 		into any
-	}{{"/v2/status", &a.Status}, {"/v2/pool", &p}, {"/v2/intents", &a.Intents}, {"/v2/ec2-calls", &a.Calls}, {"/v2/ec2-errors", &a.Failed}, {"/v2/settings", &a.Settings}} {
+	}{{"/v2/status", &a.Status}, {"/v2/pool", &p}, {"/v2/intents", &a.Intents}, {"/v2/ec2-calls", &a.Calls}, {"/v2/ec2-errors", &a.Failed}, {"/v2/settings", &a.Settings}, {"/v2/version", &a.Version}} {
 		if err := ipamd.ReadJSON(ctx, where, part.path, part.into); err != nil {
 			return a, err
 		}

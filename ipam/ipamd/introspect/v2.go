@@ -24,6 +24,7 @@ import (
 //	/v2/intents     operations on ENIs that are not finished
 //	/v2/ec2-errors  the last 50 attempts of calls to EC2 that failed
 //	/v2/ec2-calls   the last 200 attempts of calls to EC2
+//	/v2/version     the version of the program
 //	/v2/settings    the settings that are not the default, by the names of their variables
 func (s *Server) V2() http.Handler {
 	paths := map[string]func(*http.Request) (any, error){
@@ -33,6 +34,7 @@ func (s *Server) V2() http.Handler {
 		"/v2/intents":    func(r *http.Request) (any, error) { return s.intents(r) },
 		"/v2/ec2-errors": func(*http.Request) (any, error) { return s.list(&s.failed), nil },
 		"/v2/ec2-calls":  func(*http.Request) (any, error) { return s.list(&s.calls), nil },
+		"/v2/version":    func(*http.Request) (any, error) { return ownVersion(), nil },
 		"/v2/settings":   func(*http.Request) (any, error) { c := s.Settings(); return c.Variables(), nil },
 	}
 	mux := http.NewServeMux()
