@@ -13,15 +13,12 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/datapath/policy"
+	"github.com/vpcnet/vpcnet/examples/k8s/internal/mirror"
 	"github.com/vpcnet/vpcnet/examples/k8s/netpol"
 )
 
@@ -86,18 +83,24 @@ func (p *Policies) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(klog.NewContext(ctx, logr.FromSlogHandler(p.cfg.Logger.Handler())))
 	c := p.cfg.Client
 	g.Go(func() error {
-		api := c.CoreV1().Namespaces()
-		follow(ctx, p, &corev1.Namespace{}, namespaces, list(api.List), api.Watch)
+		mirror.Follow(ctx, c, c.CoreV1().Namespaces(), mirror.Kind[*corev1.Namespace, netpol.Namespace]{
+			Object: &corev1.Namespace{}, Convert: Namespace,
+			Apply: apply(p, (*netpol.Node).SetNamespace, func(n *netpol.Node, k mirror.Key) { n.DeleteNamespace(k.Name) }),
+		})
 		return nil
 	})
 	g.Go(func() error {
-		api := c.CoreV1().Pods("")
-		follow(ctx, p, &corev1.Pod{}, pods, list(api.List), api.Watch)
+		mirror.Follow(ctx, c, c.CoreV1().Pods(""), mirror.Kind[*corev1.Pod, netpol.Pod]{
+			Object: &corev1.Pod{}, Fields: living, Convert: Pod,
+			Apply: apply(p, (*netpol.Node).SetPod, func(n *netpol.Node, k mirror.Key) { n.DeletePod(k.Namespace, k.Name) }),
+		})
 		return nil
 	})
 	g.Go(func() error {
-		api := c.NetworkingV1().NetworkPolicies("")
-		follow(ctx, p, &networkingv1.NetworkPolicy{}, policies, list(api.List), api.Watch)
+		mirror.Follow(ctx, c, c.NetworkingV1().NetworkPolicies(""), mirror.Kind[*networkingv1.NetworkPolicy, netpol.Policy]{
+			Object: &networkingv1.NetworkPolicy{}, Convert: Policy,
+			Apply: apply(p, (*netpol.Node).SetPolicy, func(n *netpol.Node, k mirror.Key) { n.DeletePolicy(k.Namespace, k.Name) }),
+		})
 		return nil
 	})
 	g.Go(func() error {
@@ -107,69 +110,25 @@ func (p *Policies) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func list[L runtime.Object](f func(context.Context, metav1.ListOptions) (L, error)) cache.ListWithContextFunc {
-	return func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return f(ctx, o) }
-}
-
 // living excludes the pods that have ended, of which no address and no label counts.
 const living = "status.phase!=" + string(corev1.PodSucceeded) + ",status.phase!=" + string(corev1.PodFailed)
 
-// follow watches the objects of a kind until ctx ends.
-func follow[T any](ctx context.Context, p *Policies, of runtime.Object, k kind[T], lister cache.ListWithContextFunc, watcher cache.WatchFuncWithContext) {
-	limit := func(o *metav1.ListOptions) {
-		if _, ok := of.(*corev1.Pod); ok {
-			o.FieldSelector = living
-		}
+// apply returns what applies the changes of a kind of objects.
+func apply[T any](p *Policies, set func(*netpol.Node, T), remove func(*netpol.Node, mirror.Key)) func(mirror.Change[T]) {
+	return func(c mirror.Change[T]) {
+		p.change(func(n *netpol.Node) {
+			for _, key := range c.Gone {
+				remove(n, key)
+			}
+			for _, x := range c.Set {
+				set(n, x)
+			}
+			if c.First {
+				p.unknown--
+			}
+		})
 	}
-	lw := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			limit(&o)
-			return lister(ctx, o)
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			limit(&o)
-			return watcher(ctx, o)
-		},
-	}, p.cfg.Client)
-	s := &store[T]{kind: k, to: p, known: map[netpol.PodKey]bool{}}
-	cache.NewReflectorWithOptions(lw, of, s, cache.ReflectorOptions{}).RunWithContext(ctx)
 }
-
-var (
-	namespaces = kind[netpol.Namespace]{
-		convert: func(object any) (m metav1.ObjectMeta, v netpol.Namespace, ok bool) {
-			x, ok := object.(*corev1.Namespace)
-			if ok {
-				m, v = x.ObjectMeta, Namespace(x)
-			}
-			return m, v, ok
-		},
-		set:    (*netpol.Node).SetNamespace,
-		remove: func(n *netpol.Node, k netpol.PodKey) { n.DeleteNamespace(k.Name) },
-	}
-	pods = kind[netpol.Pod]{
-		convert: func(object any) (m metav1.ObjectMeta, v netpol.Pod, ok bool) {
-			x, ok := object.(*corev1.Pod)
-			if ok {
-				m, v = x.ObjectMeta, Pod(x)
-			}
-			return m, v, ok
-		},
-		set:    (*netpol.Node).SetPod,
-		remove: func(n *netpol.Node, k netpol.PodKey) { n.DeletePod(k.Namespace, k.Name) },
-	}
-	policies = kind[netpol.Policy]{
-		convert: func(object any) (m metav1.ObjectMeta, v netpol.Policy, ok bool) {
-			x, ok := object.(*networkingv1.NetworkPolicy)
-			if ok {
-				m, v = x.ObjectMeta, Policy(x)
-			}
-			return m, v, ok
-		},
-		set:    (*netpol.Node).SetPolicy,
-		remove: func(n *netpol.Node, k netpol.PodKey) { n.DeletePolicy(k.Namespace, k.Name) },
-	}
-)
 
 // change changes the objects, and has the classes computed soon.
 func (p *Policies) change(f func(*netpol.Node)) {
