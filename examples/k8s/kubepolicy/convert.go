@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/vpcnet/vpcnet/datapath/policy"
+	"github.com/vpcnet/vpcnet/examples/k8s/internal/mirror"
 	"github.com/vpcnet/vpcnet/examples/k8s/netpol"
 )
 
@@ -27,11 +28,8 @@ func Namespace(x *corev1.Namespace) netpol.Namespace {
 // Pod returns what of a pod decides.
 func Pod(x *corev1.Pod) netpol.Pod {
 	p := netpol.Pod{
-		Namespace: x.Namespace, Name: x.Name, UID: string(x.UID), Node: x.Spec.NodeName, Labels: x.Labels, HostNetwork: x.Spec.HostNetwork,
-		Ended: x.Status.Phase == corev1.PodSucceeded || x.Status.Phase == corev1.PodFailed,
-	}
-	if static := x.Annotations[corev1.MirrorPodAnnotationKey]; static != "" {
-		p.UID = static // the object of a static pod has another one than the pod
+		Namespace: x.Namespace, Name: x.Name, UID: mirror.PodUID(x), Node: x.Spec.NodeName, Labels: x.Labels, HostNetwork: x.Spec.HostNetwork,
+		Ended: mirror.Ended(x),
 	}
 	for _, text := range append([]corev1.PodIP{{IP: x.Status.PodIP}}, x.Status.PodIPs...) {
 		if a, err := netip.ParseAddr(text.IP); err == nil && !slices.Contains(p.Addrs, a.Unmap()) {

@@ -91,7 +91,7 @@ func (p *Policies) Run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		mirror.Follow(ctx, c, c.CoreV1().Pods(""), mirror.Kind[*corev1.Pod, netpol.Pod]{
-			Object: &corev1.Pod{}, Fields: living, Convert: Pod,
+			Object: &corev1.Pod{}, Fields: mirror.Living, Convert: Pod,
 			Apply: apply(p, (*netpol.Node).SetPod, func(n *netpol.Node, k mirror.Key) { n.DeletePod(k.Namespace, k.Name) }),
 		})
 		return nil
@@ -109,9 +109,6 @@ func (p *Policies) Run(ctx context.Context) error {
 	})
 	return g.Wait()
 }
-
-// living excludes the pods that have ended, of which no address and no label counts.
-const living = "status.phase!=" + string(corev1.PodSucceeded) + ",status.phase!=" + string(corev1.PodFailed)
 
 // apply returns what applies the changes of a kind of objects.
 func apply[T any](p *Policies, set func(*netpol.Node, T), remove func(*netpol.Node, mirror.Key)) func(mirror.Change[T]) {

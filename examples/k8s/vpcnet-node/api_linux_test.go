@@ -8,13 +8,14 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/vpcnet/vpcnet/eni/vpctest"
 )
@@ -45,11 +46,12 @@ type api struct {
 	changed chan struct{} // closed by the next event
 }
 
-// event is a change of an object. Its version is its position plus one.
+// event is a change of an object.
 type event struct {
-	path   string
-	kind   string // of watch events
-	object metav1.Object
+	path    string
+	kind    string // of watch events
+	object  metav1.Object
+	version int // its position plus one
 }
 
 // newAPI returns an API server on lo of a host, which does not run, and the path of the file
@@ -82,38 +84,64 @@ func (a *api) start(t *testing.T) {
 func (a *api) stop() { _ = a.server.Close() }
 
 // set adds or replaces an object.
-func (a *api) set(path string, o metav1.Object) { a.add(event{path, "MODIFIED", o}) }
+func (a *api) set(path string, o metav1.Object) {
+	a.add(event{path: path, kind: "MODIFIED", object: o})
+}
 
 // remove deletes an object.
-func (a *api) remove(path string, o metav1.Object) { a.add(event{path, "DELETED", o}) }
+func (a *api) remove(path string, o metav1.Object) {
+	a.add(event{path: path, kind: "DELETED", object: o})
+}
 
 func (a *api) add(e event) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	e.object.SetResourceVersion(fmt.Sprint(len(a.events) + 1))
-	switch o := e.object.(type) {
-	case *corev1.Namespace:
-		o.TypeMeta = kinds[e.path]
-	case *corev1.Pod:
-		o.TypeMeta = kinds[e.path]
-	case *networkingv1.NetworkPolicy:
-		o.TypeMeta = kinds[e.path]
-	}
+	e.version = len(a.events) + 1
+	e.object.SetResourceVersion(fmt.Sprint(e.version))
+	kind := kinds[e.path]
+	e.object.(runtime.Object).GetObjectKind().SetGroupVersionKind(kind.GroupVersionKind())
 	a.events = append(a.events, e)
 	close(a.changed)
 	a.changed = make(chan struct{})
 }
 
-// after returns the events of a path after a version.
-func (a *api) after(path string, version int) (found []event, last int, changed <-chan struct{}) {
+// after returns the events of a path after a version that a field selector selects. An object
+// that it does not select any more is deleted for the client. has are the objects that the
+// client has.
+func (a *api) after(path, selector string, has map[string]bool, version int) (found []event, last int, changed <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, e := range a.events[version:] {
-		if e.path == path {
+		if e.path != path {
+			continue
+		}
+		key := e.object.GetNamespace() + "/" + e.object.GetName()
+		selected := e.kind != "DELETED" && selects(selector, e.object)
+		if !selected {
+			e.kind = "DELETED"
+		}
+		if selected || has[key] {
 			found = append(found, e)
 		}
+		has[key] = selected
 	}
 	return found, len(a.events), a.changed
+}
+
+// selects reports whether a field selector selects an object.
+func selects(selector string, o metav1.Object) bool {
+	fields := map[string]string{"metadata.name": o.GetName(), "metadata.namespace": o.GetNamespace()}
+	if p, ok := o.(*corev1.Pod); ok {
+		fields["spec.nodeName"], fields["status.phase"] = p.Spec.NodeName, string(p.Status.Phase)
+	}
+	for _, term := range strings.Split(selector, ",") {
+		name, value, equal := strings.Cut(term, "=")
+		name, unequal := strings.CutSuffix(name, "!")
+		if got, ok := fields[name]; equal && (!ok || (got == value) == unequal) {
+			return false
+		}
+	}
+	return true
 }
 
 // serve answers a list or a watch. It refuses a watch that begins with all objects, as old API
@@ -121,6 +149,7 @@ func (a *api) after(path string, version int) (found []event, last int, changed 
 func (a *api) serve(w http.ResponseWriter, req *http.Request, path string) {
 	w.Header().Set("Content-Type", "application/json")
 	q := req.URL.Query()
+	selector := q.Get("fieldSelector")
 	enc := json.NewEncoder(w)
 	if q.Get("sendInitialEvents") != "" {
 		w.WriteHeader(http.StatusUnprocessableEntity)
@@ -128,7 +157,7 @@ func (a *api) serve(w http.ResponseWriter, req *http.Request, path string) {
 		return
 	}
 	if q.Get("watch") == "" {
-		events, last, _ := a.after(path, 0)
+		events, last, _ := a.after(path, selector, map[string]bool{}, 0)
 		objects := map[string]metav1.Object{}
 		for _, e := range events {
 			key := e.object.GetNamespace() + "/" + e.object.GetName()
@@ -143,14 +172,18 @@ func (a *api) serve(w http.ResponseWriter, req *http.Request, path string) {
 		_ = enc.Encode(map[string]any{"apiVersion": kinds[path].APIVersion, "kind": kinds[path].Kind + "List", "metadata": map[string]string{"resourceVersion": fmt.Sprint(last)}, "items": items})
 		return
 	}
+	has := map[string]bool{}
 	var version int
 	if _, err := fmt.Sscan(q.Get("resourceVersion"), &version); err != nil {
 		version = 0
 	}
-	for {
-		events, last, changed := a.after(path, version)
-		version = last
+	for sent := 0; ; {
+		events, last, changed := a.after(path, selector, has, sent)
+		sent = last
 		for _, e := range events {
+			if e.version <= version {
+				continue // the client has it from its list
+			}
 			if enc.Encode(map[string]any{"type": e.kind, "object": e.object}) != nil {
 				return
 			}

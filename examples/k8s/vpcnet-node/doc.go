@@ -12,12 +12,14 @@
 //	                                      see package netpol
 //	NETWORK_POLICY_ENFORCING_MODE         standard, strict or none, as for ipamd: what a new pod
 //	                                      may do as long as its object has not arrived
+//	VPCNET_KUBERNETES_DEMAND              true makes the pool grow for pods that are bound to the
+//	                                      node, before their ADD
 //	MY_NODE_NAME                          name of the node, for which DaemonSets have the
 //	                                      downward API (spec.nodeName)
 //	KUBECONFIG                            file with the API server and the rights for it; unset
 //	                                      means the service account of the pod
 //
-// The policies need a ClusterRole with the verbs list and watch of pods, namespaces and
-// networkpolicies.networking.k8s.io. An ADD waits up to two seconds for the object of its pod.
+// The rights that the program needs are in packages kubepolicy and kubenode. With policies an
+// ADD waits up to two seconds for the object of its pod.
 // The program starts without the API server, and goes on without it with what it knows.
 package main

@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
+	"github.com/vpcnet/vpcnet/examples/k8s/kubenode"
 	"github.com/vpcnet/vpcnet/examples/k8s/kubepolicy"
 	"github.com/vpcnet/vpcnet/internal/logfile"
 	"github.com/vpcnet/vpcnet/ipam"
@@ -80,6 +81,7 @@ type kubernetesSettings struct {
 	config, node     string
 	policies         bool
 	hostNetworkPeers bool
+	demand           bool
 	mode             ipamd.PolicyMode
 }
 
@@ -90,12 +92,13 @@ const (
 	policiesEnv    = "VPCNET_KUBERNETES_POLICIES"
 	hostNetworkEnv = "VPCNET_KUBERNETES_HOST_NETWORK_PEERS"
 	modeEnv        = "NETWORK_POLICY_ENFORCING_MODE"
+	demandEnv      = "VPCNET_KUBERNETES_DEMAND"
 )
 
 // readKubernetes reads the variables of the program.
 func readKubernetes(getenv func(string) string) (k kubernetesSettings, err error) {
 	k = kubernetesSettings{config: getenv(configEnv), node: getenv(nodeEnv), mode: ipamd.PolicyMode(getenv(modeEnv)), hostNetworkPeers: true}
-	for env, to := range map[string]*bool{policiesEnv: &k.policies, hostNetworkEnv: &k.hostNetworkPeers} {
+	for env, to := range map[string]*bool{policiesEnv: &k.policies, hostNetworkEnv: &k.hostNetworkPeers, demandEnv: &k.demand} {
 		if text := getenv(env); text != "" {
 			if *to, err = strconv.ParseBool(text); err != nil {
 				return k, fmt.Errorf("%s=%q: want true or false", env, text)
@@ -103,13 +106,16 @@ func readKubernetes(getenv func(string) string) (k kubernetesSettings, err error
 		}
 	}
 	switch {
-	case k.policies && k.node == "":
-		return k, fmt.Errorf("%s: want the name of the node with %s", nodeEnv, policiesEnv)
+	case k.node == "" && k.any():
+		return k, fmt.Errorf("%s: want the name of the node", nodeEnv)
 	case k.policies && getenv("VPCNET_NETWORK_POLICIES") != "":
 		return k, fmt.Errorf("%s and VPCNET_NETWORK_POLICIES: want one of them", policiesEnv)
 	}
 	return k, nil
 }
+
+// any reports whether the program uses the API server.
+func (k kubernetesSettings) any() bool { return k.policies || k.demand }
 
 // without returns the environment without the variables that the program reads itself: the
 // agent of package settings refuses or warns of some of them.
@@ -133,23 +139,39 @@ func (k kubernetesSettings) client() (kubernetes.Interface, error) {
 	return kubernetes.NewForConfig(cfg)
 }
 
-// serve runs the agent, and what it needs of Kubernetes, until ctx ends.
-func serve(ctx context.Context, s *settings.Settings, cfg ipamd.Config, k kubernetesSettings) error {
-	show := &introspect.Server{Settings: func() settings.Settings { return *s }}
-	start, m := time.Now(), metrics.New("")
-	cfg.Hooks = m.Hooks(show.Called)
-	var policies *kubepolicy.Policies
+// connect sets what the agent takes from Kubernetes. It returns what runs beside the agent.
+func (k kubernetesSettings) connect(cfg *ipamd.Config) (run []func(context.Context) error, err error) {
+	if !k.any() {
+		return nil, nil
+	}
+	client, err := k.client()
+	if err != nil {
+		return nil, err
+	}
 	if k.policies {
-		client, err := k.client()
-		if err != nil {
-			return err
-		}
-		policies = kubepolicy.New(kubepolicy.Config{Client: client, Node: k.node, HostNetworkPeers: k.hostNetworkPeers, Logger: cfg.Logger})
+		policies := kubepolicy.New(kubepolicy.Config{Client: client, Node: k.node, HostNetworkPeers: k.hostNetworkPeers, Logger: cfg.Logger})
 		cfg.Policies, cfg.PolicyMode = policies, k.mode
 		cfg.Hooks.BeforeReply = func(ctx context.Context, req cniplugin.AddRequest, _ []ipam.Allocation) error {
 			policies.Await(ctx, req.Pod)
 			return nil
 		}
+		run = append(run, policies.Run)
+	}
+	if k.demand {
+		pods := kubenode.NewPods(kubenode.Config{Client: client, Node: k.node, Logger: cfg.Logger})
+		cfg.Demand, run = pods, append(run, pods.Run)
+	}
+	return run, nil
+}
+
+// serve runs the agent, and what it needs of Kubernetes, until ctx ends.
+func serve(ctx context.Context, s *settings.Settings, cfg ipamd.Config, k kubernetesSettings) error {
+	show := &introspect.Server{Settings: func() settings.Settings { return *s }}
+	start, m := time.Now(), metrics.New("")
+	cfg.Hooks = m.Hooks(show.Called)
+	run, err := k.connect(&cfg)
+	if err != nil {
+		return err
 	}
 	a, err := ipamd.New(cfg)
 	if err != nil {
@@ -158,8 +180,8 @@ func serve(ctx context.Context, s *settings.Settings, cfg ipamd.Config, k kubern
 	show.Agent = a
 	m.Watch(a)
 	g, ctx := errgroup.WithContext(ctx)
-	if policies != nil {
-		g.Go(func() error { return policies.Run(ctx) })
+	for _, r := range run {
+		g.Go(func() error { return r(ctx) })
 	}
 	for _, e := range endpoints(s, show, m.Handler()) {
 		g.Go(func() error { return e.Serve(ctx, cfg.Logger) })

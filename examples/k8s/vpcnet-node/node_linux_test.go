@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -162,6 +163,62 @@ func TestNode(t *testing.T) {
 	}
 }
 
+// TestDemand checks that the ENIs have addresses for the pods that are bound to the node before
+// the first ADD, with the API server away at the start, and none for pods that need none.
+func TestDemand(t *testing.T) {
+	vpc := vpctest.New(t)
+	machine := vpc.Node(t, "t3.small") // 3 addresses for pods on each ENI
+	api, config := newAPI(t, machine.Host)
+	node := nodetest.Start(t, machine, nodetest.Config{Program: "vpcnet-node", Env: map[string]string{
+		"KUBECONFIG": config, "MY_NODE_NAME": "node-a", "VPCNET_KUBERNETES_DEMAND": "true", "WARM_ENI_TARGET": "0",
+	}})
+	names := []string{"web-0", "web-1", "web-2", "web-3"}
+	for _, name := range names {
+		api.set(podsPath, podOf(name, nil))
+	}
+	for i := range 4 {
+		other := podOf(fmt.Sprint("other-", i), nil) // they need no address of the pool
+		switch i {
+		case 0:
+			other.Spec.HostNetwork = true
+		case 1:
+			other.Status.Phase = corev1.PodSucceeded
+		case 2:
+			other.Spec.NodeName = "node-b"
+		case 3:
+			other.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+		}
+		api.set(podsPath, other)
+	}
+	api.start(t)
+	addrs := func(want int) (all []netip.Addr) {
+		node.Eventually(t, func() error {
+			all = nil
+			for _, e := range node.ENIs() {
+				all = append(all, e.Addrs...)
+			}
+			if len(all) != want {
+				return fmt.Errorf("the ENIs have %d addresses, want %d", len(all), want)
+			}
+			return nil
+		})
+		return all
+	}
+	before := addrs(len(names))
+	for _, name := range names {
+		p := node.AddPodWith(t, nodetest.PodConfig{Args: map[string]string{"K8S_POD_NAME": name}})
+		if !slices.Contains(before, p.Addrs[0]) {
+			t.Errorf("%s has %v, want one of %v", name, p.Addrs[0], before)
+		}
+		p.Ping(t, vpctest.InternetAddr)
+	}
+	// The pods that have their addresses are not counted again.
+	for i := range 3 {
+		api.set(podsPath, podOf(fmt.Sprint("web-", len(names)+i), nil))
+	}
+	addrs(len(names) + 3)
+}
+
 // class returns the class of a pod.
 func (w *world) class(t *testing.T, p *nodetest.Pod) string {
 	t.Helper()
@@ -193,7 +250,7 @@ func TestSettings(t *testing.T) {
 		{env: nil},
 		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "true", "MY_NODE_NAME": "n"}},
 		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "perhaps"}, want: `VPCNET_KUBERNETES_POLICIES="perhaps": want true or false`},
-		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "true"}, want: "MY_NODE_NAME: want the name of the node with VPCNET_KUBERNETES_POLICIES"},
+		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "true"}, want: "MY_NODE_NAME: want the name of the node"},
 		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "true", "MY_NODE_NAME": "n", "VPCNET_NETWORK_POLICIES": "/f"}, want: "VPCNET_KUBERNETES_POLICIES and VPCNET_NETWORK_POLICIES: want one of them"},
 	} {
 		_, err := readKubernetes(func(name string) string { return c.env[name] })

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kubenode connects an agent of package ipamd with the API server of Kubernetes, as far
+// as that concerns its own node. What follows from the objects is decided in package eks.
+//
+//   - [Pods] knows the pods that are bound to the node. It is the Demand of the agent.
+//
+// Each adapter watches no more than it needs: the pods of the node, for example, by a field
+// selector. It starts without the API server, and goes on without it with what it knows.
+//
+// # Rights
+//
+// The client needs these verbs, each adapter those of its line:
+//
+//	Pods  list, watch  pods
+package kubenode
