@@ -153,7 +153,8 @@ func TestWholeENI(t *testing.T) {
 
 // TestOwnENIEnds checks that nothing is left of a pod with an ENI of its own that ends in
 // another way than by a DEL that the agent answers: its DEL comes while the agent is away, its
-// sandbox ends without a DEL, or the agent is killed while the ENI is attached.
+// sandbox ends without a DEL, the agent is killed while the ENI is attached, or has lost its
+// record of the pod, which keeps the ENI until then.
 func TestOwnENIEnds(t *testing.T) {
 	t.Parallel()
 	vpc := vpctest.New(t)
@@ -207,7 +208,19 @@ func TestOwnENIEnds(t *testing.T) {
 	node.Run(t)
 	node.WaitReady(t)
 	wantNone("killed while the ENI is attached")
-	node.AddPodWith(t, conf).Delete(t)
+
+	next := node.AddPodWith(t, conf)
+	node.Agent.Signal(t, syscall.SIGKILL)
+	<-node.Agent.Done()
+	if err := os.RemoveAll(node.File("state/pods")); err != nil {
+		t.Fatal(err)
+	}
+	node.Run(t)
+	node.Eventually(t, func() error { return logged(node, eniAt(t, vpc, next.Addrs[0]).ID, "a pod may use it") })
+	next.Ask(t, "udp", netip.AddrPortFrom(vpctest.PeerAddr, vpctest.EchoPort))
+	next.Delete(t)
+	node.Restart(t, syscall.SIGKILL) // looks for ENIs without a pod at once
+	wantNone("record lost")
 }
 
 // TestOwnENIRefused checks that pods that ask for what the node does not give do not start,

@@ -6,10 +6,12 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/eni"
 	"github.com/vpcnet/vpcnet/ipam"
 )
@@ -98,7 +100,7 @@ func (o *ownPods) collect(ctx context.Context) error {
 	held, busy := o.heldENIs()
 	for _, e := range o.manager.Inventory().ENIs {
 		if isWhole(e) && e.Managed && !e.InFlight && !held[e.ID] && !busy {
-			errs = append(errs, o.manager.Retire(ctx, e.ID))
+			errs = append(errs, o.retireWhole(ctx, e))
 		}
 	}
 	open, err := o.manager.Unfinished(ctx)
@@ -108,6 +110,31 @@ func (o *ownPods) collect(ctx context.Context) error {
 		errs = append(errs, o.manager.Resume(ctx))
 	}
 	return errors.Join(errs...)
+}
+
+// retireWhole deletes a whole ENI that no record names. If this process has not seen its pod
+// end, the record may be lost, and the ENI is deleted only if its link is on the node: that
+// of a running pod is in the sandbox, and comes back when the pod ends.
+func (o *ownPods) retireWhole(ctx context.Context, e eni.ENI) error {
+	o.mu.Lock()
+	ended := o.endedENIs[e.ID]
+	o.mu.Unlock()
+	if !ended {
+		links, err := o.links.path.Links(ctx)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(links, func(k netstate.Link) bool { return k.MAC == e.MAC }) {
+			return fmt.Errorf("%s: no record names its pod, and its link is not on the node; a pod may use it", e.ID)
+		}
+	}
+	if err := o.manager.Retire(ctx, e.ID); err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.endedENIs, e.ID)
+	return nil
 }
 
 // heldENIs returns the ENIs of pods, and whether an ADD may have created another one.

@@ -61,6 +61,8 @@ type ownPods struct {
 	// branch ENIs of the trunk have a pod.
 	dropped []eni.Branch
 	listed  bool
+	// endedENIs are whole ENIs whose pods this process has seen end, or fail to begin.
+	endedENIs map[string]bool
 	// suspects are pods that a look has found without sandbox and link, and when. Only run
 	// uses them.
 	suspects map[ipam.Attachment]time.Time
@@ -77,7 +79,7 @@ func openOwnPods(cfg *Config, boot string, log *slog.Logger) (*ownPods, error) {
 	}
 	o := &ownPods{
 		cfg: cfg, boot: boot, records: records, log: log, turn: make(chan struct{}, 1), work: make(chan struct{}, 1),
-		adding: map[ipam.Attachment]podKind{}, suspects: map[ipam.Attachment]time.Time{},
+		adding: map[ipam.Attachment]podKind{}, suspects: map[ipam.Attachment]time.Time{}, endedENIs: map[string]bool{},
 		prefixes: nodePrefixes{last: map[netip.Prefix]netip.Addr{}, reserved: map[netip.Addr]ipam.Attachment{}}, ended: func([]ipam.Allocation) {},
 	}
 	if cfg.PodENI {
@@ -347,6 +349,9 @@ func (o *ownPods) drop(r podRecord) {
 	o.mu.Lock()
 	if r.Branch.ENI != "" {
 		o.dropped = append(o.dropped, r.Branch)
+	}
+	if r.Kind == kindENI && r.ENI != "" {
+		o.endedENIs[r.ENI] = true
 	}
 	o.mu.Unlock()
 	signal(o.work)
