@@ -7,6 +7,7 @@
 //	vpcctl pods        list the pods of this node with their addresses
 //	vpcctl explain     say why a pod has its address or waits, what an ENI is for, what EC2 last said
 //	vpcctl doctor      check a node: findings with evidence and remedy
+//	vpcctl bundle      write one archive for support, without secrets
 //	vpcctl events      list what the agent did and found
 //	vpcctl pool sim    simulate warm pool policies on a fleet
 //	vpcctl pool plan   print what a policy would do with a pool, and why

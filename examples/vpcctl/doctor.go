@@ -124,13 +124,21 @@ type node struct {
 }
 
 func (n *node) register(fs *flag.FlagSet) {
-	n.source.register(fs)
+	n.registerLive(fs)
 	fs.StringVar(&n.netns, "netns", "", "`path` of the node's network namespace; empty means the current one")
 	fs.StringVar(&n.root, "root", "/", "root `directory` of the system, such as the node's as mounted in a container")
 	fs.BoolVar(&n.ec2, "ec2", true, "ask EC2 and the instance metadata service; -ec2=false asks neither")
 }
 
-// gather reads the facts of a node. What cannot be read is a fact, too.
+// facts reads the facts of this node or of a bundle.
+func (n *node) facts(ctx context.Context) (*facts, error) {
+	if n.bundle != "" {
+		return loadBundle(n.bundle)
+	}
+	return n.gather(ctx)
+}
+
+// gather reads the facts of this node. What cannot be read is a fact, too.
 func (n *node) gather(ctx context.Context) (*facts, error) {
 	a, err := n.source.live(ctx)
 	if err != nil {
@@ -171,11 +179,12 @@ func runDoctor(ctx context.Context, std stdio, args []string) error {
 	fs := flag.NewFlagSet("doctor", flag.ContinueOnError)
 	var n node
 	n.register(fs)
+	fs.StringVar(&n.bundle, "bundle", "", bundleHelp)
 	out := outputFlag(fs, formatText, formatJSON, formatYAML)
 	if err := parse(fs, std, args, doctorAbout); err != nil {
 		return err
 	}
-	f, err := n.gather(ctx)
+	f, err := n.facts(ctx)
 	if err != nil {
 		return err
 	}

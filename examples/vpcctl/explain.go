@@ -53,7 +53,7 @@ func runExplain(ctx context.Context, std stdio, args []string) error {
 	if len(pos) == 0 || len(pos) != want[pos[0]] {
 		return wrong(fs, std, "want pod with a name or an address, eni with an ID, or failure")
 	}
-	a, err := src.live(ctx)
+	a, err := src.read(ctx)
 	if err == nil {
 		err = a.known()
 	}

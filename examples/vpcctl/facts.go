@@ -61,12 +61,33 @@ func (a *agentFacts) known() error {
 
 // source holds the flags that select the agent.
 type source struct {
-	agent, stateDir string
+	agent, stateDir, bundle string
 }
 
 func (s *source) register(fs *flag.FlagSet) {
+	fs.StringVar(&s.bundle, "bundle", "", bundleHelp)
+	s.registerLive(fs)
+}
+
+// bundleHelp is the help of -bundle.
+const bundleHelp = "answer from this `file`, written by \"vpcctl bundle\", and not from this node"
+
+// registerLive registers the flags of a node that is not in a bundle.
+func (s *source) registerLive(fs *flag.FlagSet) {
 	fs.StringVar(&s.agent, "agent", "", "status `address` of ipamd, host:port or unix:path; empty means the socket of VPCNET_STATUS_SOCKET")
 	fs.StringVar(&s.stateDir, "state-dir", "", "state `directory` of ipamd, for when it does not answer; empty means that of VPCNET_STATE_DIR")
+}
+
+// read reads what is known of the agent, of this node or in a bundle.
+func (s *source) read(ctx context.Context) (agentFacts, error) {
+	if s.bundle == "" {
+		return s.live(ctx)
+	}
+	f, err := loadBundle(s.bundle)
+	if err != nil {
+		return agentFacts{}, err
+	}
+	return f.Agent, nil
 }
 
 // live reads what is known of the agent of this node.

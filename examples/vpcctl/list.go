@@ -26,7 +26,7 @@ func listing(ctx context.Context, std stdio, args []string, name, about string, 
 	if err := parse(fs, std, args, about+"\n\nIf the agent does not answer, it prints what the agent's state directory has, and says\nso on standard error."); err != nil {
 		return err
 	}
-	a, err := src.live(ctx)
+	a, err := src.read(ctx)
 	if err != nil {
 		return err
 	}
@@ -153,17 +153,20 @@ func (a *agentFacts) events() []eventLine {
 func runEvents(ctx context.Context, std stdio, args []string) error {
 	return listing(ctx, std, args, "events", "events lists what the agent did and found since it started, oldest first: its last 200\nevents and its last 200 calls to EC2 that change something or failed.",
 		func(a *agentFacts) any { return a.events() },
-		func(std stdio, a *agentFacts, format string) {
-			t := newTable("TIME", "KIND", "ENI", "ADDRESS", "TEXT")
-			for _, e := range a.events() {
-				addr := ""
-				if e.Addr.IsValid() {
-					addr = e.Addr.String()
-				}
-				t.add(e.At.UTC().Format(time.RFC3339), e.Kind, e.ENI, addr, e.Text)
-			}
-			t.print(std.out, format)
-		})
+		printEvents)
+}
+
+// printEvents prints the events as a table.
+func printEvents(std stdio, a *agentFacts, format string) {
+	t := newTable("TIME", "KIND", "ENI", "ADDRESS", "TEXT")
+	for _, e := range a.events() {
+		addr := ""
+		if e.Addr.IsValid() {
+			addr = e.Addr.String()
+		}
+		t.add(moment(e.At), e.Kind, e.ENI, addr, e.Text)
+	}
+	t.print(std.out, format)
 }
 
 // intents returns the operations on ENIs that are not finished.

@@ -28,6 +28,7 @@ var commands = []command{
 	{"pods", "list the pods of this node with their addresses", runPods},
 	{"explain", "say why a pod has its address or waits, what an ENI is for, what EC2 last said", runExplain},
 	{"doctor", "check a node: findings with evidence and remedy", runDoctor},
+	{"bundle", "write one archive for support, without secrets", runBundle},
 	{"events", "list what the agent did and found", runEvents},
 	{"pool", "simulate, plan and tune warm pool policies", pool},
 	{"max-pods", "print how many pods an instance type can run", maxPods},

@@ -38,7 +38,7 @@ func stateSave(ctx context.Context, std stdio, args []string) error {
 	if err := parse(fs, std, args, about); err != nil {
 		return err
 	}
-	s, err := w.observe(ctx)
+	s, err := w.read(ctx, "")
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func runStatus(ctx context.Context, std stdio, args []string) error {
 	if err := parse(fs, std, args, statusAbout); err != nil {
 		return err
 	}
-	a, err := src.live(ctx)
+	a, err := src.read(ctx)
 	if err != nil {
 		return err
 	}

@@ -72,7 +72,7 @@ func runTrace(ctx context.Context, std stdio, args []string) error {
 		flow.HostLink = s.linkOf(src)
 	}
 	path := trace.Trace(s.View, flow)
-	if *state == "" {
+	if *state == "" && w.bundle == "" {
 		if err := w.confirm(ctx, &path); err != nil {
 			return err
 		}

@@ -26,23 +26,34 @@ type saved struct {
 
 // where holds the flags that select the node.
 type where struct {
-	netns, sandbox, agent string
-	external              bool
+	netns, sandbox, agent, bundle string
+	external                      bool
 }
 
 func (w *where) register(fs *flag.FlagSet) {
+	fs.StringVar(&w.bundle, "bundle", "", bundleHelp)
 	fs.StringVar(&w.netns, "netns", "", "`path` of the node's network namespace; empty means the current one")
 	fs.StringVar(&w.sandbox, "sandbox", "", "`path` of the pod's network namespace, to include it")
 	fs.StringVar(&w.agent, "agent", "", "introspection `address` of ipamd, host:port or unix:path, for the owners of addresses")
 	fs.BoolVar(&w.external, "external-snat", false, "a device outside of the node translates sources; with -agent the agent's setting also applies")
 }
 
-// read loads a saved state, or observes this node if file is empty.
+// read loads a saved state, that of a bundle, or observes this node.
 func (w *where) read(ctx context.Context, file string) (saved, error) {
-	if file != "" {
+	switch {
+	case file != "":
 		return load(file)
+	case w.bundle == "":
+		return w.observe(ctx)
 	}
-	return w.observe(ctx)
+	f, err := loadBundle(w.bundle)
+	if err != nil {
+		return saved{}, err
+	}
+	if f.State == nil {
+		return saved{}, fmt.Errorf("%s does not have the network of the node: %s", w.bundle, f.StateError)
+	}
+	return *f.State, nil
 }
 
 // observe reads the kernel, the translation and the agent.

@@ -6,6 +6,8 @@ package nodetest
 
 import (
 	"bytes"
+	"compress/gzip"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +23,7 @@ import (
 func (n *Node) vpcctl(t *testing.T, args ...string) (code int, out string) {
 	t.Helper()
 	cmd := exec.Command(Program("vpcctl"), args...)
-	cmd.Env = n.Command().Env
+	cmd.Env = append(n.Command().Env, "PLANTED_TOKEN=planted-token", "PLANTED=planted-variable")
 	var text bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &text, &text
 	n.Do(t, cmd.Start)
@@ -41,6 +43,25 @@ func (n *Node) says(t *testing.T, line string, code int, want ...string) {
 			t.Errorf("vpcctl %s: want %q in:\n%s", line, w, out)
 		}
 	}
+}
+
+// gunzipped returns the content of a compressed file.
+func gunzipped(t *testing.T, file string) string {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // TestVpcctl runs the commands of vpcctl on one node, while its agent runs and afterwards.
@@ -68,6 +89,36 @@ func TestVpcctl(t *testing.T) {
 		}
 	}
 	node.says(t, "doctor -root "+root, 0, "Nothing found.")
+
+	// What the commands say of a broken node they also say of its bundle.
+	node.Node.Run(t, "nft", "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }")
+	if err := os.MkdirAll(filepath.Join(root, "etc/cloud"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "etc/cloud/cloud.cfg"), []byte("hotplug\npassword: planted-password\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log := node.File("ipamd.log")
+	if err := os.WriteFile(log, []byte(`{"msg":"x","token":"planted-in-log"}`+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bundle := node.File("bundle.tar.gz")
+	node.says(t, "bundle -root "+root+" -log "+log+" -f "+bundle, 0, bundle)
+	for live, saved := range map[string]string{
+		"doctor -root " + root: "doctor", "explain pod " + name: "explain pod " + name, "explain eni " + primary: "explain eni " + primary,
+		"trace -agent unix:" + node.File("status.sock") + " " + name + " " + vpctest.InternetAddr.String(): "trace " + name + " " + vpctest.InternetAddr.String(),
+	} {
+		code, out := node.vpcctl(t, strings.Fields(live)...)
+		savedCode, savedOut := node.vpcctl(t, append(strings.Fields(saved), "-bundle", bundle)...)
+		if code != savedCode || out != savedOut {
+			t.Errorf("vpcctl %s: exit %d\n%s\nand of the bundle exit %d\n%s", live, code, out, savedCode, savedOut)
+		}
+	}
+	node.says(t, "doctor -bundle "+bundle, 3, "forward-policy-drop (harm)", "cloud-init-hotplug (harm)")
+	if text := gunzipped(t, bundle); strings.Contains(text, "planted") || !strings.Contains(text, "[redacted]") {
+		t.Error("the bundle has a secret")
+	}
+	node.Node.Run(t, "nft", "delete table ip filter")
 
 	node.Agent.Signal(t, syscall.SIGKILL)
 	<-node.Agent.Done()
