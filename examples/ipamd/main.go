@@ -94,9 +94,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 			debug.FreeOSMemory() // what the start needed beyond what is kept
 		}).Stop()
 	}
-	c := newChanger(args, getenv, s)
-	log := slog.New(logfile.NewHandler(out, &c.level))
-	c.log = log
+	c := settings.NewChanger(args, getenv, s)
+	log := slog.New(logfile.NewHandler(out, c))
+	c.Logger = log
 	if err := serve(ctx, cfg, c, log); err != nil {
 		log.Error("agent ends", "err", err)
 		return 1
@@ -158,26 +158,27 @@ func openLog(where string, stdout, stderr io.Writer) (w io.Writer, closeLog func
 }
 
 // serve runs the agent, the changes of its settings, and what shows its state until ctx ends.
-func serve(ctx context.Context, cfg ipamd.Config, c *changer, log *slog.Logger) error {
-	show := &introspect.Server{Settings: c.settings}
+func serve(ctx context.Context, cfg ipamd.Config, c *settings.Changer, log *slog.Logger) error {
+	s := c.Settings()
+	show := &introspect.Server{Settings: c.Settings}
 	start, m := time.Now(), metrics.New(version())
-	cfg.Logger, cfg.Hooks, cfg.Handler = log, m.Hooks(show.Called), c.handler()
-	if file := c.start.NetworkPolicies; file != "" {
-		c.policies = settings.NewPolicyFile(file)
-		c.policies.Read(log)
-		cfg.Policies = c.policies
+	cfg.Logger, cfg.Hooks, cfg.Handler = log, m.Hooks(show.Called), c.Handler()
+	if file := s.NetworkPolicies; file != "" {
+		c.Policies = settings.NewPolicyFile(file)
+		c.Policies.Read(log)
+		cfg.Policies = c.Policies
 	}
 	a, err := ipamd.New(cfg)
 	if err != nil {
 		return err
 	}
-	c.agent, show.Agent = a, a
-	for _, w := range c.start.Warnings() {
+	c.Agent, show.Agent = a, a
+	for _, w := range s.Warnings() {
 		log.Warn(w)
 	}
 	m.Watch(a)
 	g, ctx := errgroup.WithContext(ctx)
-	for _, e := range endpoints(&c.start, show, m.Handler()) {
+	for _, e := range endpoints(&s, show, m.Handler()) {
 		g.Go(func() error { return e.Serve(ctx, log) })
 	}
 	changed, stop := a.Subscribe()
@@ -187,7 +188,10 @@ func serve(ctx context.Context, cfg ipamd.Config, c *changer, log *slog.Logger) 
 		return nil
 	})
 	g.Go(func() error { return a.Run(ctx) })
-	g.Go(func() error { return c.follow(ctx) })
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	g.Go(func() error { return c.Follow(ctx, hup) })
 	g.Go(func() error { return show.LogPool(ctx, changed, log) })
 	return g.Wait()
 }

@@ -71,10 +71,7 @@ func (p *Pods) apply(c mirror.Change[eks.Pod]) {
 		p.pods[mirror.Key{Namespace: x.Namespace, Name: x.Name}] = x
 	}
 	p.mu.Unlock()
-	select {
-	case p.changed <- struct{}{}:
-	default:
-	}
+	signal(p.changed)
 }
 
 // podOf returns what of a pod decides.

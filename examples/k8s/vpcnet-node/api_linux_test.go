@@ -25,6 +25,9 @@ const (
 	namespacesPath = "/api/v1/namespaces"
 	podsPath       = "/api/v1/pods"
 	policiesPath   = "/apis/networking.k8s.io/v1/networkpolicies"
+	nodesPath      = "/api/v1/nodes"
+	eniConfigsPath = "/apis/crd.k8s.amazonaws.com/v1alpha1/eniconfigs"
+	configMapsPath = "/api/v1/namespaces/kube-system/configmaps"
 )
 
 // kinds are the apiVersion and the kind of the objects of a path.
@@ -32,6 +35,9 @@ var kinds = map[string]metav1.TypeMeta{
 	namespacesPath: {APIVersion: "v1", Kind: "Namespace"},
 	podsPath:       {APIVersion: "v1", Kind: "Pod"},
 	policiesPath:   {APIVersion: "networking.k8s.io/v1", Kind: "NetworkPolicy"},
+	nodesPath:      {APIVersion: "v1", Kind: "Node"},
+	eniConfigsPath: {APIVersion: "crd.k8s.amazonaws.com/v1alpha1", Kind: "ENIConfig"},
+	configMapsPath: {APIVersion: "v1", Kind: "ConfigMap"},
 }
 
 // api is an API server with lists and watches. See

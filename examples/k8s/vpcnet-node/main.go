@@ -13,20 +13,12 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"strconv"
 	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/vpcnet/vpcnet/cniplugin"
-	"github.com/vpcnet/vpcnet/examples/k8s/kubenode"
-	"github.com/vpcnet/vpcnet/examples/k8s/kubepolicy"
 	"github.com/vpcnet/vpcnet/internal/logfile"
-	"github.com/vpcnet/vpcnet/ipam"
 	"github.com/vpcnet/vpcnet/ipam/ipamd"
 	"github.com/vpcnet/vpcnet/ipam/ipamd/introspect"
 	"github.com/vpcnet/vpcnet/ipam/ipamd/metrics"
@@ -65,111 +57,31 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 	if getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	cfg.Logger = slog.New(logfile.NewHandler(stderr, s.Level()))
+	c := settings.NewChanger(args, k.without(getenv), s)
+	cfg.Logger = slog.New(logfile.NewHandler(stderr, c))
+	c.Logger = cfg.Logger
 	for _, w := range s.Warnings() {
 		cfg.Logger.Warn(w)
 	}
-	if err := serve(ctx, &s, cfg, k); err != nil {
+	if err := serve(ctx, c, cfg, k); err != nil {
 		cfg.Logger.Error("agent ends", "err", err)
 		return 1
 	}
 	return 0
 }
 
-// kubernetesSettings are the settings of the program in addition to those of the agent.
-type kubernetesSettings struct {
-	config, node     string
-	policies         bool
-	hostNetworkPeers bool
-	demand           bool
-	mode             ipamd.PolicyMode
-}
-
-// The variables of the program.
-const (
-	configEnv      = "KUBECONFIG"
-	nodeEnv        = "MY_NODE_NAME"
-	policiesEnv    = "VPCNET_KUBERNETES_POLICIES"
-	hostNetworkEnv = "VPCNET_KUBERNETES_HOST_NETWORK_PEERS"
-	modeEnv        = "NETWORK_POLICY_ENFORCING_MODE"
-	demandEnv      = "VPCNET_KUBERNETES_DEMAND"
-)
-
-// readKubernetes reads the variables of the program.
-func readKubernetes(getenv func(string) string) (k kubernetesSettings, err error) {
-	k = kubernetesSettings{config: getenv(configEnv), node: getenv(nodeEnv), mode: ipamd.PolicyMode(getenv(modeEnv)), hostNetworkPeers: true}
-	for env, to := range map[string]*bool{policiesEnv: &k.policies, hostNetworkEnv: &k.hostNetworkPeers, demandEnv: &k.demand} {
-		if text := getenv(env); text != "" {
-			if *to, err = strconv.ParseBool(text); err != nil {
-				return k, fmt.Errorf("%s=%q: want true or false", env, text)
-			}
-		}
-	}
-	switch {
-	case k.node == "" && k.any():
-		return k, fmt.Errorf("%s: want the name of the node", nodeEnv)
-	case k.policies && getenv("VPCNET_NETWORK_POLICIES") != "":
-		return k, fmt.Errorf("%s and VPCNET_NETWORK_POLICIES: want one of them", policiesEnv)
-	}
-	return k, nil
-}
-
-// any reports whether the program uses the API server.
-func (k kubernetesSettings) any() bool { return k.policies || k.demand }
-
-// without returns the environment without the variables that the program reads itself: the
-// agent of package settings refuses or warns of some of them.
-func (k kubernetesSettings) without(getenv func(string) string) func(string) string {
-	return func(name string) string {
-		if name == configEnv || name == nodeEnv || name == modeEnv && k.policies {
-			return ""
-		}
-		return getenv(name)
-	}
-}
-
-// client returns a client of the API server, of the file or of the program's service account.
-func (k kubernetesSettings) client() (kubernetes.Interface, error) {
-	cfg, err := clientcmd.BuildConfigFromFlags("", k.config)
-	if err != nil {
-		return nil, err
-	}
-	cfg.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
-	cfg.ContentType = runtime.ContentTypeProtobuf
-	return kubernetes.NewForConfig(cfg)
-}
-
-// connect sets what the agent takes from Kubernetes. It returns what runs beside the agent.
-func (k kubernetesSettings) connect(cfg *ipamd.Config) (run []func(context.Context) error, err error) {
-	if !k.any() {
-		return nil, nil
-	}
-	client, err := k.client()
-	if err != nil {
-		return nil, err
-	}
-	if k.policies {
-		policies := kubepolicy.New(kubepolicy.Config{Client: client, Node: k.node, HostNetworkPeers: k.hostNetworkPeers, Logger: cfg.Logger})
-		cfg.Policies, cfg.PolicyMode = policies, k.mode
-		cfg.Hooks.BeforeReply = func(ctx context.Context, req cniplugin.AddRequest, _ []ipam.Allocation) error {
-			policies.Await(ctx, req.Pod)
-			return nil
-		}
-		run = append(run, policies.Run)
-	}
-	if k.demand {
-		pods := kubenode.NewPods(kubenode.Config{Client: client, Node: k.node, Logger: cfg.Logger})
-		cfg.Demand, run = pods, append(run, pods.Run)
-	}
-	return run, nil
-}
-
 // serve runs the agent, and what it needs of Kubernetes, until ctx ends.
-func serve(ctx context.Context, s *settings.Settings, cfg ipamd.Config, k kubernetesSettings) error {
-	show := &introspect.Server{Settings: func() settings.Settings { return *s }}
+func serve(ctx context.Context, c *settings.Changer, cfg ipamd.Config, k kubernetesSettings) error {
+	s := c.Settings()
+	show := &introspect.Server{Settings: c.Settings}
 	start, m := time.Now(), metrics.New("")
-	cfg.Hooks = m.Hooks(show.Called)
-	run, err := k.connect(&cfg)
+	cfg.Hooks, cfg.Handler = m.Hooks(show.Called), c.Handler()
+	if file := s.NetworkPolicies; file != "" {
+		c.Policies = settings.NewPolicyFile(file)
+		c.Policies.Read(cfg.Logger)
+		cfg.Policies = c.Policies
+	}
+	with, err := k.connect(&cfg, c)
 	if err != nil {
 		return err
 	}
@@ -177,13 +89,17 @@ func serve(ctx context.Context, s *settings.Settings, cfg ipamd.Config, k kubern
 	if err != nil {
 		return err
 	}
-	show.Agent = a
+	c.Agent, show.Agent = a, a
 	m.Watch(a)
 	g, ctx := errgroup.WithContext(ctx)
-	for _, r := range run {
-		g.Go(func() error { return r(ctx) })
+	for _, run := range with.run {
+		g.Go(func() error { return run(ctx) })
 	}
-	for _, e := range endpoints(s, show, m.Handler()) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	g.Go(func() error { return c.Follow(ctx, hup) })
+	for _, e := range endpoints(&s, show, m.Handler()) {
 		g.Go(func() error { return e.Serve(ctx, cfg.Logger) })
 	}
 	g.Go(func() error {
@@ -198,6 +114,9 @@ func serve(ctx context.Context, s *settings.Settings, cfg ipamd.Config, k kubern
 func endpoints(s *settings.Settings, show *introspect.Server, measured http.Handler) (all []introspect.Endpoint) {
 	if s.Status != "" {
 		all = append(all, introspect.Endpoint{Setting: "VPCNET_STATUS_SOCKET", Address: "unix:" + s.Status, Handler: show.V2()})
+	}
+	if !s.NoIntrospection {
+		all = append(all, introspect.Endpoint{Setting: "INTROSPECTION_BIND_ADDRESS", Address: s.Introspection, Handler: show.V1()})
 	}
 	if !s.NoMetrics {
 		mux := http.NewServeMux()

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -15,8 +17,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/vpcnet/vpcnet/eni/enitest"
 	"github.com/vpcnet/vpcnet/eni/vpctest"
 	"github.com/vpcnet/vpcnet/internal/nodetest"
 )
@@ -219,6 +223,104 @@ func TestDemand(t *testing.T) {
 	addrs(len(names) + 3)
 }
 
+// nodeOf returns the object of the node.
+func nodeOf(labels map[string]string) *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a", Labels: labels}}
+}
+
+// eniConfigOf returns an ENIConfig.
+func eniConfigOf(name, subnet string, groups ...any) *unstructured.Unstructured {
+	o := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"subnet": subnet, "securityGroups": groups}}}
+	o.SetName(name)
+	return o
+}
+
+// TestObjectsOfNode checks that ENIs of pods are in the subnet and the groups of the node's
+// ENIConfig, and never in those of the ENIConfig default or on the primary ENI: also after
+// another one is chosen, and with one of an earlier agent while the API server is away. It
+// checks too that a ConfigMap changes live settings, and no others.
+func TestObjectsOfNode(t *testing.T) {
+	pods := netip.MustParsePrefix("100.64.0.0/16")
+	subnet := func(text string) enitest.SubnetInput {
+		return enitest.SubnetInput{Prefix: netip.MustParsePrefix(text), Zone: "us-west-2a", MapPublic: strings.HasPrefix(text, "10.")}
+	}
+	vpc := vpctest.NewWith(t, vpctest.Config{
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16"), pods},
+		Subnets:  []enitest.SubnetInput{subnet("10.0.0.0/20"), subnet("100.64.0.0/24"), subnet("100.64.1.0/24"), subnet("100.64.2.0/24")},
+	})
+	group := regexp.MustCompile("sg-[0-9a-f]+").FindString(vpc.EC2(t, "CreateSecurityGroup", "GroupName", "pods", "GroupDescription", "pods", "VpcId", vpc.ID))
+	vpc.EC2(t, "AuthorizeSecurityGroupIngress", "GroupId", group, "IpPermissions.1.IpProtocol", "-1", "IpPermissions.1.IpRanges.1.CidrIp", "0.0.0.0/0")
+	machine := vpc.NodeIn(t, enitest.InstanceInput{Subnet: vpc.Subnets[0].ID, Type: "t3.small"}) // 2 ENIs with 3 addresses for pods
+	api, config := newAPI(t, machine.Host)
+	const zone = "topology.kubernetes.io/zone"
+	api.set(nodesPath, nodeOf(map[string]string{zone: "us-west-2a"}))
+	api.set(eniConfigsPath, eniConfigOf("default", vpc.Subnets[3].ID))
+	api.set(eniConfigsPath, eniConfigOf("us-west-2a", vpc.Subnets[1].ID, group))
+	api.start(t)
+	node := nodetest.Start(t, machine, nodetest.Config{Program: "vpcnet-node", Env: map[string]string{
+		"KUBECONFIG": config, "MY_NODE_NAME": "node-a", "WARM_IP_TARGET": "1",
+		"VPCNET_KUBERNETES_ENI_CONFIGS": "true", "ENI_CONFIG_LABEL_DEF": zone, "AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": "true",
+		"VPCNET_KUBERNETES_CONFIG_MAP": "kube-system/vpcnet", "VPCNET_KUBERNETES_NODE_SETTINGS": "true",
+	}})
+	all := []*nodetest.Pod{node.AddPod(t)}
+	placement := func(want string) {
+		node.Eventually(t, func() error {
+			if got := node.Status(t).Network.Placement; got != want {
+				return fmt.Errorf("the placement is %q, want %q", got, want)
+			}
+			return nil
+		})
+	}
+	placement("us-west-2a")
+	api.set(nodesPath, nodeOf(map[string]string{zone: "us-west-2a", "vpc.amazonaws.com/externalEniConfig": "other"})) // which is absent
+	api.set(eniConfigsPath, eniConfigOf("other", vpc.Subnets[2].ID, group))
+	placement("other")
+
+	// The API server goes away; the program is killed and starts again.
+	api.stop()
+	node.Restart(t, syscall.SIGKILL)
+	node.WaitReady(t)
+	placement("other")
+	for range 3 {
+		all = append(all, node.AddPod(t))
+	}
+	for _, p := range all {
+		if !pods.Contains(p.Addrs[0]) {
+			t.Errorf("a pod has %v, want an address in %v", p.Addrs[0], pods)
+		}
+		p.Ping(t, vpctest.InternetAddr)
+	}
+	all[3].Ask(t, "udp", all[0].At(0))
+	enis := node.ENIs()
+	if len(enis) != 3 || len(enis[0].Addrs) != 0 || enis[1].Subnet != vpc.Subnets[1].ID || enis[2].Subnet != vpc.Subnets[2].ID {
+		t.Errorf("ENIs %+v, want none of the pods on the first one, and the others in %s and %s", enis, vpc.Subnets[1].ID, vpc.Subnets[2].ID)
+	}
+	for _, e := range enis[1:] {
+		if !slices.Equal(e.Groups, []string{group}) {
+			t.Errorf("%s has the groups %v, want %s", e.ID, e.Groups, group)
+		}
+	}
+
+	api.set(configMapsPath, &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "vpcnet"}, Data: map[string]string{"WARM_IP_TARGET": "2", "VPCNET_LAYOUT": "per-pod"},
+	})
+	api.start(t)
+	node.Eventually(t, func() error {
+		n := 0
+		for _, e := range node.ENIs() {
+			n += len(e.Addrs)
+		}
+		if n != 6 {
+			return fmt.Errorf("the ENIs have %d addresses, want 6", n)
+		}
+		return nil
+	})
+	if layout := node.Status(t).Network.Layout; layout != "flat" {
+		t.Errorf("layout %s, want flat", layout)
+	}
+	placement("other")
+}
+
 // class returns the class of a pod.
 func (w *world) class(t *testing.T, p *nodetest.Pod) string {
 	t.Helper()
@@ -249,6 +351,8 @@ func TestSettings(t *testing.T) {
 	}{
 		{env: nil},
 		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "true", "MY_NODE_NAME": "n"}},
+		{env: map[string]string{"VPCNET_KUBERNETES_CONFIG_MAP": "kube-system", "MY_NODE_NAME": "n"}, want: `VPCNET_KUBERNETES_CONFIG_MAP="kube-system": want NAMESPACE/NAME`},
+		{env: map[string]string{"VPCNET_KUBERNETES_ENI_CONFIGS": "true", "MY_NODE_NAME": "n", "VPCNET_POD_SUBNETS": "subnet-1"}, want: "VPCNET_KUBERNETES_ENI_CONFIGS and subnets or security groups of pods: want either"},
 		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "perhaps"}, want: `VPCNET_KUBERNETES_POLICIES="perhaps": want true or false`},
 		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "true"}, want: "MY_NODE_NAME: want the name of the node"},
 		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "true", "MY_NODE_NAME": "n", "VPCNET_NETWORK_POLICIES": "/f"}, want: "VPCNET_KUBERNETES_POLICIES and VPCNET_NETWORK_POLICIES: want one of them"},

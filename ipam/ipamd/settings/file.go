@@ -38,9 +38,9 @@ func parseLines(file, text string) ([]line, error) {
 	return out, nil
 }
 
-// setLines sets the settings of the file that are not given, and then those of text. It
-// returns the values of the variables that only amazon-vpc-cni-k8s has.
-func (s *Settings) setLines(options []option, text string) (foreign map[string]string, err error) {
+// setLines sets the settings of the file that are not given, and then those of the
+// texts. It returns the values of the variables that only amazon-vpc-cni-k8s has.
+func (s *Settings) setLines(options []option, texts []string) (foreign map[string]string, err error) {
 	foreign = map[string]string{}
 	if s.configFile != "" {
 		content, err := os.ReadFile(s.configFile)
@@ -55,12 +55,17 @@ func (s *Settings) setLines(options []option, text string) (foreign map[string]s
 			return foreign, err
 		}
 	}
-	const name = "settings" // of the text in errors
-	lines, err := parseLines(name, text)
-	if err != nil {
-		return foreign, err
+	const name = "settings" // of the texts in errors
+	for _, text := range texts {
+		lines, err := parseLines(name, text)
+		if err == nil {
+			err = s.set(options, name, lines, true, foreign)
+		}
+		if err != nil {
+			return foreign, err
+		}
 	}
-	return foreign, s.set(options, name, lines, true, foreign)
+	return foreign, nil
 }
 
 // set sets the settings of lines: those that are not given, or with running all that are

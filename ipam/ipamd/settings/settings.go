@@ -301,21 +301,21 @@ func (s *Settings) installOptions() []option {
 // empty counts as not set. For -help it prints all settings to help, and returns
 // flag.ErrHelp.
 func Parse(args []string, getenv func(string) string, help io.Writer) (Settings, error) {
-	s, err := parse(args, getenv, "")
+	s, err := parse(args, getenv)
 	if errors.Is(err, flag.ErrHelp) {
 		usage(help)
 	}
 	return s, err
 }
 
-// Reread parses again what [Parse] has parsed, for an agent that is running. text has
-// further settings in the format of the file. They override all others, and may be only
-// those that are [Live].
-func Reread(args []string, getenv func(string) string, text string) (Settings, error) {
-	return parse(args, getenv, text)
+// Reread parses again what [Parse] has parsed, for an agent that is running. Each text has
+// further settings in the format of the file. They override all others, also those of the
+// texts before, and may be only those that are [Live].
+func Reread(args []string, getenv func(string) string, texts ...string) (Settings, error) {
+	return parse(args, getenv, texts...)
 }
 
-func parse(args []string, getenv func(string) string, text string) (Settings, error) {
+func parse(args []string, getenv func(string) string, texts ...string) (Settings, error) {
 	s := defaults()
 	options := s.options()
 	fs := flag.NewFlagSet("ipamd", flag.ContinueOnError)
@@ -342,7 +342,7 @@ func parse(args []string, getenv func(string) string, text string) (Settings, er
 		}
 		s.given[o.name] = true
 	}
-	foreign, err := s.setLines(options, text)
+	foreign, err := s.setLines(options, texts)
 	if err != nil {
 		return s, err
 	}
