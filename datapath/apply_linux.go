@@ -44,6 +44,14 @@ func (h *kernel) applySome(ctx context.Context, changes []netstate.Change) (int,
 		}
 	case netstate.Filter:
 		return 1, h.applyFilter(ctx, changes[0].Op, i)
+	case netstate.Flows:
+		return 1, h.applyFlows(ctx, changes[0].Op, i)
+	case netstate.FlowLink:
+		n := 1
+		for n < len(changes) && isFlowLink(changes[n].Item) {
+			n++
+		}
+		return n, h.applyFlowLinks(ctx, changes[:n])
 	case netstate.Source:
 		n := 1
 		for n < len(changes) && isSource(changes[n].Item) {
@@ -74,7 +82,7 @@ func isSource(i netstate.Item) bool {
 // isRouteItem reports whether an item is changed by route netlink.
 func isRouteItem(i netstate.Item) bool {
 	switch i.(type) {
-	case netstate.Sysctl, netstate.Filter, netstate.Source:
+	case netstate.Sysctl, netstate.Filter, netstate.Source, netstate.Flows, netstate.FlowLink:
 		return false
 	}
 	return true

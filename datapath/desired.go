@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/vpcnet/vpcnet/datapath/internal/claims"
@@ -18,6 +19,10 @@ type Desired struct {
 	// Pods are all pods that have an address of the node. A pod without host
 	// link is not wired yet, or no longer, and needs nothing.
 	Pods []Pod
+	// Limited are addresses of pods all of whose packets must pass the forward hook, because
+	// package policy or another program may stop them there: their flows are not
+	// accelerated. Optional.
+	Limited []netip.Addr
 }
 
 // Validate reports everything that is wrong with d: with the node, with each pod, and with

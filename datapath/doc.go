@@ -81,6 +81,27 @@
 // for each, with an Index. The documentation of each mode says what checks the source of
 // the pod's packets.
 //
+// # Accelerated flows
+//
+// With [Node.Accelerate] the table inet vpcnet-flows has a flowtable
+// (https://docs.kernel.org/networking/nf_flowtable.html) on the links of ENIs and pods. A
+// packet of a pod that continues an established TCP or UDP flow puts the flow into it. From then
+// on the kernel forwards packets of the flow as soon as they come in, with the translation of
+// addresses and ports of their connection. They do not pass prerouting, routing, the forward
+// hook or postrouting:
+//
+//	pod ── eni… ─▶ flow known by link, addresses and ports? ─▶ ens6 ──▶ VPC
+//	                 no, or FIN, RST, fragment, IP option, larger than the MTU: the usual way
+//
+// The link is part of the key, so that a pod cannot send with the addresses of another one.
+// A flow ends with its links, and its next packet takes the usual way after a change of
+// routes. A pod whose packets a policy may stop is left out, see [Desired] and [Handle.Limit],
+// and so are pods with a [Mode], and packets to the metadata service. Another program that
+// drops packets of a flow that is open already, in the forward hook, has no effect.
+//
+// AddPod does not wait for any of this. [Handle.Watch] adds the links of new pods about a second
+// later.
+//
 // # Nodes that lack something
 //
 // Only the families of a node's addresses and pods matter. On a kernel without IPv6 the IPv6
@@ -105,7 +126,7 @@
 //     32765, and in sandboxes 1; rules in sandboxes for the table of a second or later
 //     interface, 32768 to 33017;
 //   - the rule for table local, which [Strict] moves from priority 0 to 20;
-//   - the nftables table inet vpcnet;
+//   - the nftables tables inet vpcnet and inet vpcnet-flows;
 //   - host links by the prefix of their name, and by link groups 118 to 120 while they
 //     are created or deleted. A veth pair that waits for its deletion has reserved names on
 //     both sides: the prefix, a hyphen, and the number of the link in hexadecimal;

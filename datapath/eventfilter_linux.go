@@ -130,7 +130,7 @@ func (f *eventFilter) concerns(e rtnl.Event) bool {
 	case rtnl.LinkSettings:
 		return f.concernsSettings(s)
 	case rtnl.Table:
-		return s.Name == netstate.FilterTable
+		return s.Name == netstate.FilterTable || s.Name == netstate.FlowsTable && e.Deleted
 	}
 	return false
 }

@@ -141,6 +141,21 @@ func (h *Handle) Sweep(ctx context.Context) error { return h.system.Sweep(ctx) }
 // at the same time.
 func (h *Handle) Watch(ctx context.Context, cfg WatchConfig) error { return h.system.Watch(ctx, cfg) }
 
+// Accelerates returns an error that wraps [errors.ErrUnsupported] and names the modules if
+// the kernel has no flowtables, so that it cannot do what [Node.Accelerate] asks for. It
+// changes nothing.
+func (h *Handle) Accelerates(ctx context.Context) error { return h.system.Accelerates(ctx) }
+
+// Limit returns after the last packet of an accelerated flow of a pod with an address in
+// Desired.Limited: from then on all packets of these pods pass the forward hook, also those of
+// open flows. It calls desired while Watch changes nothing, and uses neither the ENIs of the
+// node nor its other settings. It takes a few microseconds, and does not ask the kernel, if no
+// such pod is accelerated. A caller that adds an address to Limited must call Limit before it
+// relies on the forward hook.
+func (h *Handle) Limit(ctx context.Context, desired func() Desired) error {
+	return h.system.Limit(ctx, desired)
+}
+
 // InUse returns every address within the prefixes that is in use according to the
 // kernel, sorted and without duplicates. It counts the following, whichever program
 // made them:
@@ -202,6 +217,8 @@ type system interface {
 	InUse(ctx context.Context, within []netip.Prefix) ([]Use, error)
 	LookupAddrs(ctx context.Context, addrs []netip.Addr) ([]Use, error)
 	HostLinks(ctx context.Context) (map[string]bool, error)
+	Accelerates(ctx context.Context) error
+	Limit(ctx context.Context, desired func() Desired) error
 	AdoptPod(ctx context.Context, p Pod, link string) error
 	DisownPod(ctx context.Context, p Pod) error
 	RenameLink(ctx context.Context, from, to string) error

@@ -23,6 +23,8 @@ type kernel struct {
 	mu sync.Mutex
 	// ending is when Sweep has first seen each link that is in the group of ending links.
 	ending map[int]time.Time
+
+	flows flows
 }
 
 func openSystem(path string) (system, error) {

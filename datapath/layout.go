@@ -28,7 +28,7 @@ func (n Node) State() netstate.State {
 	for _, e := range n.ENIs {
 		parts = append(parts, e.state())
 	}
-	s.Filter = n.filter(families)
+	s.Filter, s.Flows = n.filter(families), n.flows()
 	return netstate.Join(append(parts, s)...)
 }
 

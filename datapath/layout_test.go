@@ -18,7 +18,7 @@ func TestNodeState(t *testing.T) {
 		golden(t, "node-"+string(layout), testNode(layout).State().String())
 		n := testNode(layout)
 		n.ServicePrefixes = prefixes("198.51.100.0/24")
-		n.RefuseMetadata = true
+		n.RefuseMetadata, n.Accelerate = true, true
 		golden(t, "node-"+string(layout)+"-options", n.State().String())
 	}
 }

@@ -53,6 +53,12 @@ type Node struct {
 	InUse []netip.Addr
 	// RefuseMetadata rejects pods' packets to the instance metadata service.
 	RefuseMetadata bool
+	// Accelerate lets packets of established TCP and UDP flows of pods pass from link to
+	// link without routing, nftables and iptables, by a flowtable of nftables. The kernel
+	// needs the modules nft_flow_offload and nf_flow_table_inet, see [Handle.Accelerates],
+	// and connection tracking is on for all packets. [Handle.Watch] adds the links of
+	// the pods, about a second after they were wired.
+	Accelerate bool
 }
 
 // ENI is one elastic network interface of a node.

@@ -32,6 +32,9 @@ func (h *kernel) observe(ctx context.Context) (o rtnl.Observation, err error) {
 	if o.Filter, err = h.observeFilter(ctx); err != nil {
 		return o, err
 	}
+	if o.Flows, err = h.observeFlows(ctx); err != nil {
+		return o, err
+	}
 	o.Sort()
 	return o, nil
 }

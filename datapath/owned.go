@@ -17,12 +17,13 @@ import (
 //     ENI, such as a default route by DHCP;
 //   - global addresses and permanent neighbours of secondary ENIs;
 //   - links and settings that n names;
-//   - our nftables table.
+//   - our nftables tables, without the links of pods.
 func (n Node) Owned(s netstate.State) netstate.State { return n.owned(s, n.State()) }
 
 // owned is Owned, with the result of n.State.
 func (n Node) owned(s, want netstate.State) netstate.State {
-	o := netstate.State{Filter: s.Filter}
+	o := netstate.State{Filter: s.Filter, Flows: s.Flows}
+	o.Flows.Links = filtered(s.Flows.Links, func(l netstate.FlowLink) bool { return l.ENI })
 	for _, l := range s.Links {
 		for _, w := range want.Links {
 			if l.Name == w.Name {

@@ -126,6 +126,20 @@ func (o *opened) HostLinks(ctx context.Context) (map[string]bool, error) {
 	return o.impl.HostLinks(ctx)
 }
 
+func (o *opened) Accelerates(ctx context.Context) error {
+	if o.impl == nil {
+		return errUnopened
+	}
+	return o.impl.Accelerates(ctx)
+}
+
+func (o *opened) Limit(ctx context.Context, desired func() Desired) error {
+	if o.impl == nil {
+		return errUnopened
+	}
+	return o.impl.Limit(ctx, desired)
+}
+
 func (o *opened) AdoptPod(ctx context.Context, p Pod, link string) error {
 	if o.impl == nil {
 		return errUnopened

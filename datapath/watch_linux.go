@@ -138,7 +138,7 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 			return w.unobserved(ctx, err)
 		}
 		if len(changes) == 0 {
-			return w.cfg.Every, nil
+			return w.cfg.Every, w.accelerate(ctx)
 		}
 		second, err := w.drift(ctx)
 		if err != nil {
@@ -165,6 +165,15 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 		}
 	}
 	return wait, nil
+}
+
+// accelerate adds the links of new pods to the table of accelerated flows. The kernel may
+// refuse it; the next look tries it again.
+func (w *watcher) accelerate(ctx context.Context) error {
+	if err := w.h.acceleratePods(ctx, w.cfg.Desired); err != nil && ctx.Err() == nil {
+		w.cfg.Logger.WarnContext(ctx, "flows of pods are not accelerated", "err", err)
+	}
+	return ctx.Err()
 }
 
 // disagreementPause is the time until the next look after two looks that disagree.

@@ -29,6 +29,8 @@ func (s *State) arrange(inPlace bool) {
 	s.Rules = sorted(s.Rules, compareRules, inPlace)
 	s.Sysctls = sorted(s.Sysctls, compareSysctls, inPlace)
 	s.Filter.Sources = sorted(s.Filter.Sources, compareSources, inPlace)
+	s.Flows.Links = sorted(s.Flows.Links, compareFlowLinks, inPlace)
+	s.Flows.Chains = slices.SortedStableFunc(slices.Values(s.Flows.Chains), compareChains)
 	s.Filter.Chains = slices.SortedStableFunc(slices.Values(s.Filter.Chains), compareChains)
 }
 

@@ -19,7 +19,7 @@ const (
 )
 
 // Item is the object of a [Change]: a Link, Address, Neighbor, Route, Rule, Sysctl,
-// Source or Filter.
+// Source, Filter, FlowLink or Flows.
 type Item interface {
 	fmt.Stringer
 	item()
@@ -33,6 +33,8 @@ func (Rule) item()     {}
 func (Sysctl) item()   {}
 func (Source) item()   {}
 func (Filter) item()   {}
+func (FlowLink) item() {}
+func (Flows) item()    {}
 
 // Change is one step from one state to another. It prints itself as the command
 // that an operator would type.
@@ -75,6 +77,13 @@ func (c Change) String() string {
 			text = plain(i.Prefix)
 		}
 		return fmt.Sprintf("nft %s element inet %s %s '{ %s }'", c.Op, FilterTable, i.SourceMap().Name, text)
+	case FlowLink:
+		return i.change(c.Op)
+	case Flows:
+		if i.empty() || !add {
+			return "nft delete table inet " + FlowsTable
+		}
+		return "nft -f - <<'END'\n" + strings.TrimSuffix(i.String(), "\n") + "\nEND"
 	case Filter:
 		if i.empty() || !add {
 			return "nft delete table inet " + FilterTable
@@ -106,8 +115,9 @@ func Diff(have, want State) []Change {
 	rules, oldRules := diffItems(have.Rules, want.Rules, Rule.key)
 	sysctls, _ := diffItems(have.Sysctls, want.Sysctls, Sysctl.key)
 	filter, oldFilter := diffFilter(have.Filter, want.Filter)
-	return slices.Concat(created, sysctls, links, addrs, neighs, routes, rules, filter,
-		oldRules, oldFilter, oldRoutes, oldNeighs, oldAddrs, oldLinks)
+	flows, oldFlows := diffFlows(have.Flows, want.Flows)
+	return slices.Concat(created, sysctls, links, addrs, neighs, routes, rules, filter, flows,
+		oldFlows, oldRules, oldFilter, oldRoutes, oldNeighs, oldAddrs, oldLinks)
 }
 
 // diffItems returns the additions in order and the deletions in reverse order. An

@@ -20,6 +20,7 @@ type State struct {
 	Rules     []Rule
 	Sysctls   []Sysctl
 	Filter    Filter
+	Flows     Flows `json:",omitzero"`
 }
 
 // Link is a network interface.
@@ -129,6 +130,8 @@ func Join(states ...State) State {
 	}
 	u.Filter.Chains = joined(states, func(s State) []Chain { return s.Filter.Chains })
 	u.Filter.Sources = joined(states, func(s State) []Source { return s.Filter.Sources })
+	u.Flows.Chains = joined(states, func(s State) []Chain { return s.Flows.Chains })
+	u.Flows.Links = joined(states, func(s State) []FlowLink { return s.Flows.Links })
 	u.Sort()
 	return u
 }

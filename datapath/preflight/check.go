@@ -61,14 +61,15 @@ var checks = []check{
 	{"docker", docker},
 	{"no-ipv6", noIPv6},
 	{"read-only-settings", readOnlySettings},
+	{"no-flowtables", noFlowtables},
 }
 
 // Check reports settings and programs that conflict with the network of pods. The
 // root of the system is fsys, such as os.DirFS("/"). The IDs of findings are
 // networkd-foreign, networkd-pod-enis, networkd-order, networkmanager,
 // ec2-net-utils, cloud-init-hotplug, udev-mac, rp-filter, neighbors, iptables-backend,
-// ufw, firewalld, docker, no-ipv6 and read-only-settings; the last two are information
-// only. Check treats unreadable files as absent. An image has no /proc, so Check reports nothing about the
+// ufw, firewalld, docker, no-ipv6, read-only-settings and no-flowtables; the last three are
+// information only. Check treats unreadable files as absent. An image has no /proc, so Check reports nothing about the
 // settings of its kernel.
 func Check(fsys fs.FS, c Config) []Finding {
 	findings := []Finding{}

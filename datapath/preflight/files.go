@@ -31,6 +31,8 @@ type Config struct {
 	// Iptables means that the agent translates sources with iptables, and not with
 	// nftables.
 	Iptables bool
+	// Accelerate means that the agent is to accelerate flows of pods by a flowtable.
+	Accelerate bool
 }
 
 func (c Config) prefix() string {

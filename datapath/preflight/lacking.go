@@ -3,6 +3,7 @@
 package preflight
 
 import (
+	"path"
 	"slices"
 	"strings"
 )
@@ -56,5 +57,34 @@ func readOnlySettings(s system, _ Config) []Finding {
 		Why:      "/proc/sys is mounted read-only, as in a container without privileges",
 		Do:       "set net.ipv4.ip_forward and, with IPv6, net.ipv6.conf.all.forwarding to 1 in a file of /etc/sysctl.d, or mount /proc/sys writable",
 		Paths:    []string{"proc/mounts"},
+	}}
+}
+
+// noFlowtables finds a kernel without the modules for Config.Accelerate: neither the list of
+// its modules nor that of its builtin ones has them. It finds nothing if the lists are absent.
+func noFlowtables(s system, c Config) []Finding {
+	release, _ := s.read("proc/sys/kernel/osrelease")
+	dir := path.Join("lib/modules", strings.TrimSpace(release))
+	present, listed := s.read(path.Join(dir, "modules.dep"))
+	builtin, _ := s.read(path.Join(dir, "modules.builtin"))
+	loaded, _ := s.read("proc/modules")
+	if !c.Accelerate || release == "" || !listed {
+		return nil
+	}
+	var missing []string
+	for _, name := range []string{"nft_flow_offload", "nf_flow_table_inet"} {
+		if !strings.Contains(present+builtin, "/"+name+".ko") && !strings.Contains("\n"+loaded, "\n"+name+" ") {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return []Finding{{
+		Severity: Info,
+		What:     "-accelerate has no effect: packets of all flows pass routing and the rules of the node",
+		Why:      "the kernel has no module " + strings.Join(missing, " and "),
+		Do:       "nothing, or boot a kernel with flowtables of nftables",
+		Paths:    []string{path.Join(dir, "modules.dep")},
 	}}
 }

@@ -139,6 +139,19 @@ func TestCheck(t *testing.T) {
 			name: "loose for all", root: root("proc/sys/net/ipv4/conf/all/rp_filter", "2\n", "proc/sys/net/ipv4/conf/ens5/rp_filter", "1\n"),
 		},
 		{
+			name: "no flowtables", cfg: preflight.Config{Accelerate: true},
+			root: root("proc/sys/kernel/osrelease", "6.1\n", "lib/modules/6.1/modules.dep", "kernel/net/netfilter/nft_ct.ko:\n", "lib/modules/6.1/modules.builtin", "kernel/net/netfilter/nf_flow_table_inet.ko\n"),
+			want: []string{"no-flowtables info lib/modules/6.1/modules.dep"},
+		},
+		{
+			name: "no flowtables, and none is needed",
+			root: root("proc/sys/kernel/osrelease", "6.1\n", "lib/modules/6.1/modules.dep", "kernel/net/netfilter/nft_ct.ko:\n"),
+		},
+		{
+			name: "flowtables", cfg: preflight.Config{Accelerate: true},
+			root: root("proc/sys/kernel/osrelease", "6.1\n", "proc/modules", "nft_flow_offload 16384 0 - Live 0x0\n", "lib/modules/6.1/modules.dep", "kernel/net/netfilter/nf_flow_table_inet.ko: kernel/net/netfilter/nf_flow_table.ko\n"),
+		},
+		{
 			name: "many peers", cfg: preflight.Config{Peers: 700},
 			root: root("proc/sys/net/ipv4/neigh/default/gc_thresh2", "512\n", "proc/sys/net/ipv4/neigh/default/gc_thresh3", "1024\n",
 				"proc/sys/net/ipv6/neigh/default/gc_thresh2", "300\n", "proc/sys/net/ipv6/neigh/default/gc_thresh3", "600\n"),

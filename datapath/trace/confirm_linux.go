@@ -192,7 +192,7 @@ func nftFilters(ns *os.File) (list []OtherChain, err error) {
 		}
 		for _, k := range chains {
 			family, known := nftFamilies[k.Table.Family]
-			ours := k.Table.Name == netstate.FilterTable || k.Table.Name == policyTable || k.Table.Name == translationTable || strings.HasPrefix(k.Table.Name, egressTables)
+			ours := k.Table.Name == netstate.FilterTable || k.Table.Name == netstate.FlowsTable || k.Table.Name == policyTable || k.Table.Name == translationTable || strings.HasPrefix(k.Table.Name, egressTables)
 			if !known || k.Hooknum == nil || k.Type != nftables.ChainTypeFilter || ours {
 				continue
 			}

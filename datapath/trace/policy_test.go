@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/datapath/policy"
 	"github.com/vpcnet/vpcnet/datapath/trace"
 )
@@ -87,5 +88,30 @@ func TestTracePolicies(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTraceAccelerated traces a packet between links whose flows are accelerated, and one by
+// another link.
+func TestTraceAccelerated(t *testing.T) {
+	const hop = "lets further packets of an established TCP or UDP flow pass"
+	l := newModeLab(several)
+	far := netip.MustParseAddr("10.9.9.9")
+	p := trace.Trace(l.View, trace.Flow{Src: l.pod.Addrs[0].Addr, Dst: far})
+	if strings.Contains(p.String(), hop) {
+		t.Errorf("without a flowtable:\n%s", p)
+	}
+	n := l.Desired.Node
+	n.Accelerate = true
+	l.Node.Flows = n.State().Flows
+	l.Node.Flows.Links = append(l.Node.Flows.Links, netstate.FlowLink{Name: l.pod.HostLink()})
+	p = trace.Trace(l.View, trace.Flow{Src: l.pod.Addrs[0].Addr, Dst: far})
+	if strings.Count(p.String(), hop) != 1 || len(p.Faults) != 0 {
+		t.Errorf("with a flowtable:\n%s", p)
+	}
+	l.Node.Flows.Links = l.Node.Flows.Links[:len(l.Node.Flows.Links)-1]
+	p = trace.Trace(l.View, trace.Flow{Src: l.pod.Addrs[0].Addr, Dst: far})
+	if strings.Contains(p.String(), hop) {
+		t.Errorf("of a pod whose link the flowtable does not have:\n%s", p)
 	}
 }

@@ -293,6 +293,7 @@ func (t *tracer) forward(l *leg) end {
 	if !t.policies(l) {
 		return end{}
 	}
+	t.accelerated(l, v.Route.Link)
 	if l.hops == &t.p.Out {
 		t.p.Egress, t.p.Mark = v.Route.Link, l.Mark
 	}

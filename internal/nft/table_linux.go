@@ -118,6 +118,17 @@ func (s *Socket) changeOwned(have, want Table) error {
 	})
 }
 
+// Try makes the kernel check t, whose name no table has, without keeping it.
+func (s *Socket) Try(t Table) error {
+	return s.Update(func(tx *Tx) error {
+		if err := tx.replace(t); err != nil {
+			return err
+		}
+		tx.conn.DelTable(tableOf(t.Name))
+		return nil
+	})
+}
+
 // Update calls f and carries out, in one transaction, the changes that f adds. If f
 // returns an error, the tables stay as they are.
 func (s *Socket) Update(f func(*Tx) error) error {

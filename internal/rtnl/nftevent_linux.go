@@ -14,6 +14,9 @@ const nfgenmsg = 4
 // nftNewGeneration is the type of the message that ends a transaction.
 const nftNewGeneration = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWGEN
 
+// nftDeleteTable is the type of the report that a table was deleted.
+const nftDeleteTable = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELTABLE
+
 // nftEvent decodes a message of an nftables socket. In each report on tables, chains,
 // rules, sets and elements the first attribute is the name of the table.
 func nftEvent(m message) Event {
@@ -36,6 +39,7 @@ func nftEvent(m message) Event {
 	}
 	for kind, v := range attributes(m.Data[nfgenmsg:]) {
 		if kind == unix.NFTA_TABLE_NAME {
+			e.Deleted = m.Header.Type == nftDeleteTable
 			e.Subject = Table{unix.ByteSliceToString(v)}
 			return e
 		}

@@ -60,7 +60,9 @@ func TestKernel(t *testing.T) {
 		{name: "nodetest-adopt-IPv6", pkg: "../nodetest", run: "^TestAdoptBranches$/^IPv6", programs: []string{"ipamd", "vpc-cni"}, long: true},
 		{name: "nodetest-auto", pkg: "../nodetest", run: "^TestAutoBackend$", programs: []string{"ipamd", "vpc-cni"}, legacy: true, long: true},
 		{name: "rules", pkg: "../fabric", run: "^(TestBranchGroups|TestJudgeAgreesWithKernel)$"},
-		{name: "accelerated", pkg: "../nft", run: "^TestFlowtable$"},
+		{name: "accelerated", pkg: "../../datapath", run: "^TestAccelerate$/^flat$/^(IPv4|policy|reused)$", first: [2]string{"../nft", "^TestFlowtable$"}},
+		{name: "accelerated-others", pkg: "../../datapath", run: "^TestAccelerate$/^flat$/^(IPv6|repair|forged)$", long: true},
+		{name: "accelerated-per-pod", pkg: "../../datapath", run: "^TestAccelerate$/^per-pod$", long: true},
 		{name: "ec2fabric", pkg: "../fabric/ec2fabric", run: "^TestBranchENI$"},
 		{name: "clock", pkg: "../crash", run: "^TestClock", programs: []string{"ipamd", "vpc-cni"}},
 		{
@@ -97,7 +99,10 @@ func TestKernel(t *testing.T) {
 			}
 			commands := []string{"/test " + flags + test.run}
 			if test.first[0] != "" {
-				commands = []string{"/first " + flags + test.first[1], commands[0], test.last}
+				commands = []string{"/first " + flags + test.first[1], commands[0]}
+			}
+			if test.last != "" {
+				commands = append(commands, test.last)
 			}
 			boot(t, k, path, test.kernel, commands...)
 		})

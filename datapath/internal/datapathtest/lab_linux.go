@@ -147,8 +147,9 @@ func (l *Lab) configurePrimary() {
 	})
 }
 
-// AddVPCHost adds an instance with VPCHost4 and VPCHost6 and its echo servers.
-func (l *Lab) AddVPCHost() {
+// AddVPCHost adds an instance with VPCHost4 and VPCHost6 and its echo servers, and returns the
+// path of its namespace.
+func (l *Lab) AddVPCHost() (path string) {
 	l.t.Helper()
 	const name = "vpc-host"
 	ns, err := l.VPC.AddInstance(name)
@@ -168,6 +169,7 @@ func (l *Lab) AddVPCHost() {
 	for _, a := range []netip.Addr{VPCHost4, VPCHost6} {
 		Echo(l.t, ns.Path(), a)
 	}
+	return ns.Path()
 }
 
 // RouterLink returns the name of the router's link to an ENI of the node.
