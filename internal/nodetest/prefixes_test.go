@@ -22,7 +22,7 @@ func TestPrefixesChange(t *testing.T) {
 	t.Parallel()
 	for backend, layout := range map[string]string{"nftables": "flat", "iptables": "per-pod"} {
 		t.Run(backend, func(t *testing.T) {
-			t.Parallel() // dropping a prefix takes its time
+			t.Parallel()                              // dropping a prefix takes its time
 			late := netip.MustParseAddr("100.64.9.9") // in a prefix that the VPC has for a while
 			vpc := vpctest.NewWith(t, vpctest.Config{PeerAddrs: []netip.Addr{late}})
 			env := map[string]string{"VPCNET_LAYOUT": layout, "VPCNET_SNAT_BACKEND": backend, "WARM_ENI_TARGET": "0", "WARM_IP_TARGET": "1"}
