@@ -364,17 +364,27 @@ func (l *Links) awaitLink(ctx context.Context, mac net.HardwareAddr) error {
 }
 
 // SetVPC replaces the prefixes of the VPC and applies the source translation. Until
-// the first ENI is set up, it only stores the prefixes.
+// the first ENI is set up, it only stores the prefixes. After an error [Links.VPC] returns
+// those before.
 func (l *Links) SetVPC(ctx context.Context, vpc []netip.Prefix) error {
 	return l.inTurn(ctx, func() error {
-		l.mu.Lock()
-		l.vpc = slices.Clone(vpc)
-		l.mu.Unlock()
+		before := l.VPC()
+		l.storeVPC(vpc)
 		if !l.hasTranslation {
 			return nil
 		}
-		return l.translate(ctx, time.Now())
+		err := l.translate(ctx, time.Now())
+		if err != nil {
+			l.storeVPC(before)
+		}
+		return err
 	})
+}
+
+func (l *Links) storeVPC(vpc []netip.Prefix) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.vpc = slices.Clone(vpc)
 }
 
 // VPC returns the prefixes of the VPC that the translation uses.

@@ -5,11 +5,14 @@ package ipamd
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/vpcnet/vpcnet/datapath"
 	"github.com/vpcnet/vpcnet/internal/fabric"
 	"github.com/vpcnet/vpcnet/internal/isolate/isolatetest"
 	"github.com/vpcnet/vpcnet/snat"
@@ -126,5 +129,37 @@ func TestAutoBackend(t *testing.T) {
 				t.Errorf("the chains are %v\n%s\nwant\n%s", err, got, want)
 			}
 		})
+	}
+}
+
+// TestSetVPCAgain checks that prefixes of the VPC which could not be applied are not taken for
+// the present ones, so that the next check applies them.
+func TestSetVPCAgain(t *testing.T) {
+	isolatetest.Require(t)
+	ns := newNetns(t)
+	path, err := datapath.Open(ns.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy := errors.New("the table is busy")
+	backend := &lackingTranslator{err: busy}
+	l := newLinks(LinksConfig{Netns: ns.Path()})
+	l.path, l.snat, l.hasTranslation = path, backend, true
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	before := translation().VPC
+	l.vpc = before
+	// lo plays the link of the primary ENI.
+	l.enis["eni-1"] = datapath.ENI{ID: "eni-1", MAC: make(net.HardwareAddr, 6), Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.0.10/24")}}
+	after := append(slices.Clone(before), netip.MustParsePrefix("100.64.0.0/16"))
+	if err := l.SetVPC(t.Context(), after); !errors.Is(err, busy) || !slices.Equal(l.VPC(), before) {
+		t.Errorf("SetVPC: %v, and the prefixes are %v, want %v and %v", err, l.VPC(), busy, before)
+	}
+	backend.err = nil
+	if err := l.SetVPC(t.Context(), after); err != nil || !slices.Equal(l.VPC(), after) {
+		t.Errorf("SetVPC again: %v, and the prefixes are %v, want %v", err, l.VPC(), after)
 	}
 }
