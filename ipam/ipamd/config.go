@@ -124,6 +124,10 @@ type Config struct {
 	ServicePrefixes []netip.Prefix
 	// RefuseMetadata keeps pods from the instance metadata service.
 	RefuseMetadata bool
+	// Accelerate lets packets of established flows of pods pass from link to link by a
+	// flowtable, see datapath.Node.Accelerate. Pods that a network policy limits are left
+	// out. On a kernel without flowtables the agent warns, and goes on without.
+	Accelerate bool
 
 	// ExternalSNAT leaves the translation of sources to another device, such as a NAT
 	// gateway.

@@ -44,6 +44,9 @@ type Links struct {
 	node       datapath.Node // without ENIs
 	snatConfig snat.Config   // without the values that depend on ENIs and the VPC
 	pods       func() []datapath.Pod
+	// limited reports whether packets of the pod with an address must all pass the forward
+	// hook.
+	limited func(netip.Addr) bool
 
 	mu   sync.Mutex
 	snat translator
@@ -115,6 +118,7 @@ func newLinks(cfg LinksConfig) *Links {
 	if l.pods == nil {
 		l.pods = func() []datapath.Pod { return nil }
 	}
+	l.limited = func(netip.Addr) bool { return false }
 	return l
 }
 
@@ -420,7 +424,7 @@ func (l *Links) Remove(ctx context.Context, id string) error {
 // does not observe the kernel while this process changes it.
 func (l *Links) Watch(ctx context.Context, repaired func(datapath.Repair), log *slog.Logger) error {
 	err := l.path.Watch(ctx, datapath.WatchConfig{
-		Desired:   func() datapath.Desired { return datapath.Desired{Node: l.applied, Pods: l.pods()} },
+		Desired:   func() datapath.Desired { return l.desired(l.applied) },
 		Repaired:  repaired,
 		Logger:    log,
 		Exclusive: l.inTurn,

@@ -97,6 +97,7 @@ func (n *node) openState(ctx context.Context) error {
 		return err
 	}
 	n.policies.pods, n.backend.policies = n.backend.policyPods, n.policies
+	n.policies.limit, n.links.limited = n.links.limit, n.policies.limits
 	if err := n.policies.start(ctx); err != nil {
 		return err
 	}
@@ -117,6 +118,9 @@ func (n *node) openPool(ctx context.Context, boot string) (err error) {
 		return err
 	}
 	n.own.links = n.links
+	if n.cfg.Accelerate {
+		n.links.checkAccelerated(ctx, n.log)
+	}
 	n.pool, err = n.journals.openPool(ipam.Config{Cooldown: n.cfg.Cooldown, MaxPods: n.cfg.MaxPods, Witness: n.links.Witness})
 	if err != nil {
 		return err
@@ -152,6 +156,7 @@ func (c *Config) links() LinksConfig {
 		Node: datapath.Node{
 			Layout: c.Layout, HostLinkPrefix: c.HostLinkPrefix,
 			ServicePrefixes: c.ServicePrefixes, RefuseMetadata: c.RefuseMetadata,
+			Accelerate: c.Accelerate,
 		},
 		SNAT: snat.Config{
 			Excluded: c.ExcludeSNAT, HostLinkPrefix: c.HostLinkPrefix, External: c.ExternalSNAT,

@@ -69,6 +69,11 @@ type enforcer struct {
 	pods     func() []policyPod
 	log      *slog.Logger
 
+	// limit returns when all packets of pods for which limits is true pass the table.
+	limit func(context.Context) error
+	// open has the addresses of the pods that the table does not limit.
+	open atomic.Pointer[map[netip.Addr]bool]
+
 	// shown is the last of applied, for what must not wait.
 	shown atomic.Pointer[policy.State]
 
@@ -92,7 +97,7 @@ func openEnforcer(ctx context.Context, cfg *Config) (*enforcer, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &enforcer{policies: cfg.Policies, mode: cfg.PolicyMode, logLimit: uint64(cfg.PolicyLogLimit), table: table, log: cfg.Logger, refused: map[ipam.Attachment]bool{}}
+	e := &enforcer{policies: cfg.Policies, mode: cfg.PolicyMode, logLimit: uint64(cfg.PolicyLogLimit), table: table, log: cfg.Logger, refused: map[ipam.Attachment]bool{}, limit: func(context.Context) error { return nil }}
 	if cfg.PolicyMode == PolicyNone {
 		e.policies = nil
 	}
@@ -211,12 +216,44 @@ func (e *enforcer) enforce(ctx context.Context) error {
 		}
 	}
 	e.refused = refused
+	open := openPods(want)
+	if err := e.limitBefore(ctx, open); err != nil {
+		return err
+	}
 	if _, err := e.table.Apply(ctx, want); err != nil {
 		return err
 	}
 	e.applied = want
+	e.open.Store(&open)
 	e.shown.Store(&want)
 	return nil
+}
+
+// limits reports whether packets to and from an address must pass the table.
+func (e *enforcer) limits(a netip.Addr) bool {
+	open := e.open.Load()
+	return e.policies != nil && (open == nil || !(*open)[a])
+}
+
+// openPods returns the addresses that a State does not limit.
+func openPods(s policy.State) map[netip.Addr]bool {
+	open := map[netip.Addr]bool{}
+	for a, name := range s.Pods {
+		open[a] = !isolates(s.Classes[name])
+	}
+	return open
+}
+
+// limitBefore makes all packets of pods that a new table limits pass it, before it is there.
+func (e *enforcer) limitBefore(ctx context.Context, next map[netip.Addr]bool) error {
+	both := map[netip.Addr]bool{}
+	if before := e.open.Load(); before != nil {
+		for a := range *before {
+			both[a] = (*before)[a] && next[a]
+		}
+	}
+	e.open.Store(&both)
+	return e.limit(ctx)
 }
 
 // classOf returns the class that a pod must have, "" if nothing limits it, and whether Policies

@@ -164,7 +164,7 @@ func (c *config) addFiles(check preflight.Config) {
 
 func preflightOf(cfg ipamd.Config, root fs.FS) preflight.Config {
 	return preflight.Config{
-		HostLinkPrefix: cfg.HostLinkPrefix, Iptables: cfg.SNATBackend == snat.Iptables, Keep: preflight.DefaultRouteLinks(root),
+		HostLinkPrefix: cfg.HostLinkPrefix, Iptables: cfg.SNATBackend == snat.Iptables, Accelerate: cfg.Accelerate, Keep: preflight.DefaultRouteLinks(root),
 	}
 }
 

@@ -221,6 +221,7 @@ func (s *Settings) kernelOptions() []option {
 		{group, "veth-prefix", "AWS_VPC_K8S_CNI_VETHPREFIX", "PREFIX", "First letters of the names of the host side links of pods, at most four.", linkPrefixValue(&s.HostLinkPrefix, "eth", "lo", "vlan").drain()},
 		{group, "external-services", "AWS_EXTERNAL_SERVICE_CIDRS", "CIDR,...", "Destinations that pods always reach by the primary ENI.", prefixesValue(&s.ServicePrefixes)},
 		{group, "refuse-metadata", "VPCNET_REFUSE_METADATA", "", "Keep pods from the instance metadata service.", boolValue(&s.RefuseMetadata)},
+		{group, "accelerate", "VPCNET_ACCELERATE", "", "Let packets of established TCP and UDP flows of pods pass from link to link by a flowtable of nftables. Routing, nftables and iptables of the node do not see them; rules of other programs that are to stop an open flow have no effect on it. Pods that a network policy limits are left out. A kernel without flowtables (modules nft_flow_offload and nf_flow_table_inet) goes on without.", boolValue(&s.Accelerate)},
 	}
 }
 

@@ -82,6 +82,7 @@ var examples = map[string]string{
 	"AWS_VPC_K8S_CNI_VETHPREFIX":         "veth",
 	"AWS_EXTERNAL_SERVICE_CIDRS":         "100.64.0.0/10",
 	"VPCNET_REFUSE_METADATA":             "true",
+	"VPCNET_ACCELERATE":                  "true",
 	"AWS_VPC_K8S_CNI_EXTERNALSNAT":       "true",
 	"AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS": "10.1.2.3/8, 172.16.0.0/12",
 	"AWS_VPC_K8S_CNI_RANDOMIZESNAT":      "none",
