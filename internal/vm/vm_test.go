@@ -61,6 +61,7 @@ func TestKernel(t *testing.T) {
 		{name: "nodetest-auto", pkg: "../nodetest", run: "^TestAutoBackend$", programs: []string{"ipamd", "vpc-cni"}, legacy: true, long: true},
 		{name: "rules", pkg: "../fabric", run: "^(TestBranchGroups|TestJudgeAgreesWithKernel)$"},
 		{name: "accelerated", pkg: "../../datapath", run: "^TestAccelerate$/^flat$/^(IPv4|policy|reused)$", first: [2]string{"../nft", "^TestFlowtable$"}},
+		{name: "accelerated-node", pkg: "../nodetest", run: "^TestAccelerate$", programs: []string{"ipamd", "vpc-cni"}, long: true},
 		{name: "accelerated-others", pkg: "../../datapath", run: "^TestAccelerate$/^flat$/^(IPv6|repair|forged)$", long: true},
 		{name: "accelerated-per-pod", pkg: "../../datapath", run: "^TestAccelerate$/^per-pod$", long: true},
 		{name: "ec2fabric", pkg: "../fabric/ec2fabric", run: "^TestBranchENI$"},
