@@ -26,7 +26,7 @@ type finding struct {
 	// ID is a stable name for programs: one of those of checks, or of package preflight.
 	ID       string             `json:"id"`
 	Severity preflight.Severity `json:"severity"`
-	// What says what happens, Evidence what shows it, and Do what prevents it.
+	// The texts say what happens, what shows it, and what prevents it.
 	What     string   `json:"what"`
 	Evidence []string `json:"evidence"`
 	Do       string   `json:"do"`

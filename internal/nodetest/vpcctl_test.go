@@ -90,7 +90,7 @@ func TestVpcctl(t *testing.T) {
 	}
 	node.says(t, "doctor -root "+root, 0, "Nothing found.")
 
-	// What the commands say of a broken node they also say of its bundle.
+	// The commands say the same of a broken node and of its bundle.
 	node.Node.Run(t, "nft", "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }")
 	if err := os.MkdirAll(filepath.Join(root, "etc/cloud"), 0o755); err != nil {
 		t.Fatal(err)
