@@ -18,6 +18,7 @@
 //	vpcctl trace       explain the way of a packet and name its faults
 //	vpcctl policy      show what a pod may receive and send
 //	vpcctl state       save the network state of a node, and compare two
+//	vpcctl completion  print a script for bash, zsh or fish
 //
 // Each command describes its flags with -h.
 package main

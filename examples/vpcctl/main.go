@@ -21,22 +21,25 @@ type command struct {
 	run       func(ctx context.Context, std stdio, args []string) error
 }
 
-// commands lists the subcommands.
-var commands = []command{
-	{"status", "show the agent, its pool and what it waits for at a glance", runStatus},
-	{"enis", "list the ENIs of this node", runENIs},
-	{"pods", "list the pods of this node with their addresses", runPods},
-	{"explain", "say why a pod has its address or waits, what an ENI is for, what EC2 last said", runExplain},
-	{"doctor", "check a node: findings with evidence and remedy", runDoctor},
-	{"bundle", "write one archive for support, without secrets", runBundle},
-	{"events", "list what the agent did and found", runEvents},
-	{"pool", "simulate, plan and tune warm pool policies", pool},
-	{"max-pods", "print how many pods an instance type can run", maxPods},
-	{"sweep", "delete ENIs that nodes left behind", sweep},
-	{"trace", "explain the way of a packet and name its faults", runTrace},
-	{"policy", "show what a pod may receive and send", runPolicy},
-	{"preflight", "find programs that also configure interfaces, and prevent it", preflightCheck},
-	{"state", "save the network state of a node, and compare two", state},
+// commands returns the subcommands.
+func commands() []command {
+	return []command{
+		{"status", "show the agent, its pool and what it waits for at a glance", runStatus},
+		{"enis", "list the ENIs of this node", runENIs},
+		{"pods", "list the pods of this node with their addresses", runPods},
+		{"explain", "say why a pod has its address or waits, what an ENI is for, what EC2 last said", runExplain},
+		{"doctor", "check a node: findings with evidence and remedy", runDoctor},
+		{"bundle", "write one archive for support, without secrets", runBundle},
+		{"events", "list what the agent did and found", runEvents},
+		{"pool", "simulate, plan and tune warm pool policies", pool},
+		{"max-pods", "print how many pods an instance type can run", maxPods},
+		{"sweep", "delete ENIs that nodes left behind", sweep},
+		{"trace", "explain the way of a packet and name its faults", runTrace},
+		{"policy", "show what a pod may receive and send", runPolicy},
+		{"preflight", "find programs that also configure interfaces, and prevent it", preflightCheck},
+		{"state", "save the network state of a node, and compare two", state},
+		{"completion", "print a script for bash, zsh or fish", runCompletion},
+	}
 }
 
 // stdio holds the standard input and outputs of a command.
@@ -63,7 +66,7 @@ func main() {
 // run runs a command line and returns the exit status: 0 for success, 1 for a
 // failure, 2 for wrong arguments, 3 for a fault or a difference that was printed.
 func run(ctx context.Context, std stdio, args []string) int {
-	err := dispatch(ctx, std, "vpcctl", commands, args)
+	err := dispatch(ctx, std, "vpcctl", commands(), args)
 	switch {
 	case err == nil || errors.Is(err, flag.ErrHelp):
 		return 0

@@ -17,13 +17,15 @@ import (
 	"github.com/vpcnet/vpcnet/warmpool/sim"
 )
 
+var poolCommands = []command{
+	{"sim", "simulate policies on a fleet and compare them", poolSim},
+	{"plan", "read a pool as JSON and print what a policy would do, and why", poolPlan},
+	{"tune", "search the settings of a policy for an objective", poolTune},
+}
+
 // pool runs "vpcctl pool".
 func pool(ctx context.Context, std stdio, args []string) error {
-	return dispatch(ctx, std, "vpcctl pool", []command{
-		{"sim", "simulate policies on a fleet and compare them", poolSim},
-		{"plan", "read a pool as JSON and print what a policy would do, and why", poolPlan},
-		{"tune", "search the settings of a policy for an objective", poolTune},
-	}, args)
+	return dispatch(ctx, std, "vpcctl pool", poolCommands, args)
 }
 
 // choice is a policy with its label in reports.
