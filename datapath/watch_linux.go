@@ -67,6 +67,8 @@ type watcher struct {
 	filter   eventFilter
 	// reported is when the first report arrived that is a reason for the next look.
 	reported time.Time
+	// accelerated means that the node accelerates flows, as of the latest look.
+	accelerated bool
 	// by names the programs that caused the reports.
 	by map[string]bool
 }
@@ -170,6 +172,9 @@ func (w *watcher) look(ctx context.Context) (time.Duration, error) {
 // accelerate adds the links of new pods to the table of accelerated flows. The kernel may
 // refuse it; the next look tries it again.
 func (w *watcher) accelerate(ctx context.Context) error {
+	if !w.accelerated {
+		return nil
+	}
 	if err := w.h.acceleratePods(ctx, w.cfg.Desired); err != nil && ctx.Err() == nil {
 		w.cfg.Logger.WarnContext(ctx, "flows of pods are not accelerated", "err", err)
 	}
@@ -196,6 +201,7 @@ func (w *watcher) drift(ctx context.Context) ([]netstate.Change, error) {
 		return nil, err
 	}
 	d := w.cfg.Desired().resolved(have.Links)
+	w.accelerated = d.Node.Accelerate
 	w.filter.reset(d, have)
 	return d.without(unsettled).Drift(have.State), nil
 }
