@@ -40,7 +40,8 @@ const turns = 8
 // rules are the last of their kind. The forwarding runs on the processor of the
 // sender, so that the time includes its whole cost. The sender "services" is on a flat node
 // with the translation of package snat and the tables of a proxy for Services, as on a
-// node of a cluster, and "hop" has a link to the router alone.
+// node of a cluster, "accelerated" is on such a node with [datapath.Node.Accelerate] if the
+// kernel has flowtables, and "hop" has a link to the router alone.
 func BenchmarkPacket(b *testing.B) {
 	f := newFabric(b)
 	drain := sink(b, f.Router())
@@ -57,13 +58,21 @@ func BenchmarkPacket(b *testing.B) {
 		}
 	}
 	hop := newSender(b, bareHop(b, f, i), "hop")
-	services := newSender(b, newServiceNode(b, f, i+1), "services")
+	_, _, pod := newServiceNode(b, f, i+1)
+	services := newSender(b, pod, "services")
 	round := []*sender{hop, services}
+	var accelerated *sender
+	if pod, ok := newAccelerated(b, f, i+2); ok {
+		accelerated = newSender(b, pod, "accelerated")
+		round = append(round, accelerated)
+	}
 	for k := range crowds {
 		round = append(round, all[datapath.Flat][k], all[datapath.PerPod][k])
 	}
 	for _, t := range round {
 		t.establish(b, drain)
+		t.round(b) // the first packets of an established flow make it an accelerated one
+		t.oneWay, t.roundTrip = nil, nil
 	}
 	for b.Loop() {
 		for range turns {
@@ -80,6 +89,9 @@ func BenchmarkPacket(b *testing.B) {
 	flat, perPod := all[datapath.Flat], all[datapath.PerPod]
 	ratio(b, "services/flat-0", services.oneWay.median(), flat[0].oneWay.median())
 	ratio(b, "services/flat-0 rtt", services.roundTrip.median(), flat[0].roundTrip.median())
+	if accelerated != nil {
+		ratio(b, "accelerated/services", accelerated.oneWay.median(), services.oneWay.median())
+	}
 	ratio(b, "hop/services", hop.oneWay.median(), services.oneWay.median())
 	ratio(b, "flat-2000/flat-0", flat[4].oneWay.median(), flat[0].oneWay.median())
 	ratio(b, "flat-737/flat-0", flat[3].oneWay.least(), flat[0].oneWay.least())

@@ -3,28 +3,63 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vpcnet/vpcnet/datapath"
+	"github.com/vpcnet/vpcnet/datapath/netstate"
 	"github.com/vpcnet/vpcnet/internal/fabric"
 	"github.com/vpcnet/vpcnet/snat"
 )
 
 // newServiceNode adds instance i, in the layout Flat, with what a node of a cluster runs
 // beside its pods: the translation of package snat, and the tables of a proxy for Services.
-// It returns the namespace of a pod.
-func newServiceNode(b testing.TB, f *fabric.Fabric, i int) *fabric.Netns {
+// It returns the node and the namespace of a pod.
+func newServiceNode(b testing.TB, f *fabric.Fabric, i int) (n *node, p datapath.Pod, pod *fabric.Netns) {
 	b.Helper()
-	n := newNode(b, f, i, datapath.Flat)
+	n = newNode(b, f, i, datapath.Flat)
 	n.run(0)
-	_, pod := n.run(senderPod)
+	p, pod = n.run(senderPod)
 	n.translate()
 	inNamespace(b, n.ns, serviceTables(200), "nft", "-f", "-")
-	return pod
+	return n, p, pod
+}
+
+// newAccelerated adds instance i, a service node whose pod has its flows accelerated. It
+// returns false if the kernel cannot do that.
+func newAccelerated(b testing.TB, f *fabric.Fabric, i int) (*fabric.Netns, bool) {
+	b.Helper()
+	n, p, pod := newServiceNode(b, f, i)
+	if err := n.h.Accelerates(b.Context()); err != nil {
+		b.Logf("no row with accelerated flows: %v", err)
+		return nil, false
+	}
+	n.want.Accelerate = true
+	if err := n.h.EnsureNode(b.Context(), n.want); err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		done <- n.h.Watch(ctx, datapath.WatchConfig{Desired: func() datapath.Desired { return datapath.Desired{Node: n.want, Pods: []datapath.Pod{p}} }})
+	}()
+	for there := false; !there; time.Sleep(10 * time.Millisecond) {
+		s, err := n.h.Observe(ctx)
+		if err != nil {
+			b.Fatal(err)
+		}
+		there = slices.Contains(s.Flows.Links, netstate.FlowLink{Name: p.HostLink()})
+	}
+	cancel()
+	<-done
+	return pod, true
 }
 
 // translate configures package snat on the node.
