@@ -108,7 +108,7 @@ func serviceTables(services int) string {
 	}
 	chain firewall-check { ip daddr . meta l4proto . th dport vmap @firewall-ips; }
 	chain endpoints-check { ip daddr . meta l4proto . th dport vmap @no-endpoint-services; }
-	chain cluster-ips-check { ip daddr @cluster-ips reject; }
+	chain cluster-ips-check { ip daddr @cluster-ips drop; }
 	chain masquerading {
 		meta mark & 0x4000 == 0 return
 		meta mark set meta mark ^ 0x4000
