@@ -45,6 +45,7 @@ func TestKernel(t *testing.T) {
 		kernel         string   // further parameters of the kernel
 		late           bool     // the test loads the modules
 		long           bool     // the test belongs to the long tier, see -long
+		icount         bool     // the clock counts instructions
 		legacy         bool     // iptables-legacy instead of the translation by nftables
 		// first is another package and its test, which runs before, and last a command that
 		// runs after. Optional.
@@ -64,6 +65,7 @@ func TestKernel(t *testing.T) {
 		{name: "accelerated-node", pkg: "../nodetest", run: "^TestAccelerate$", programs: []string{"ipamd", "vpc-cni"}, long: true},
 		{name: "accelerated-others", pkg: "../../datapath", run: "^TestAccelerate$/^flat$/^(IPv6|repair|forged)$", long: true},
 		{name: "accelerated-per-pod", pkg: "../../datapath", run: "^TestAccelerate$/^per-pod$", long: true},
+		{name: "instructions", pkg: "../bench", run: "^TestInstructions$", icount: true, long: true},
 		{name: "ec2fabric", pkg: "../fabric/ec2fabric", run: "^TestBranchENI$"},
 		{name: "clock", pkg: "../crash", run: "^TestClock", programs: []string{"ipamd", "vpc-cni"}},
 		{
@@ -105,7 +107,11 @@ func TestKernel(t *testing.T) {
 			if test.last != "" {
 				commands = append(commands, test.last)
 			}
-			boot(t, k, path, test.kernel, commands...)
+			var options []string
+			if test.icount {
+				options, test.kernel = []string{"-icount", "shift=0,sleep=off"}, "VPCNET_ICOUNT=1"
+			}
+			boot(t, k, path, test.kernel, options, commands...)
 		})
 	}
 }
@@ -115,7 +121,7 @@ func TestKernel(t *testing.T) {
 // the test had opened.
 func openSources(t *testing.T) {
 	t.Helper()
-	packages := []string{"../../datapath", "../../datapath/internal/datapathtest", "../../snat", "../nft", "../fabric", "../fabric/ec2fabric", "../isolate", "../crash", "../nodetest", "../../examples/ipamd", "../../examples/vpc-cni", "../../examples/lab", "./init"}
+	packages := []string{"../../datapath", "../../datapath/internal/datapathtest", "../../snat", "../nft", "../bench", "../fabric", "../fabric/ec2fabric", "../isolate", "../crash", "../nodetest", "../../examples/ipamd", "../../examples/vpc-cni", "../../examples/lab", "./init"}
 	out, err := exec.CommandContext(t.Context(), "go", append([]string{"list", "-deps", "-f", "{{.Dir}}"}, packages...)...).Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
@@ -142,15 +148,16 @@ func build(t *testing.T, args ...string) string {
 	return exe
 }
 
-// boot boots the image and checks that the commands succeed. The kernel passes the
+// boot boots the image, with further options of the emulator, and checks that the commands
+// succeed. The kernel passes the
 // assignments in its command line that it does not know to the first process as
 // environment, and the words after the two dashes as arguments.
-func boot(t *testing.T, k kernel, image, parameters string, commands ...string) {
+func boot(t *testing.T, k kernel, image, parameters string, options []string, commands ...string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), emulator, "-machine", "pc,accel=tcg", "-cpu", "max", "-m", "768",
+	cmd := exec.CommandContext(t.Context(), emulator, append(options, "-machine", "pc,accel=tcg", "-cpu", "max", "-m", "768",
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
 		"-kernel", k.image, "-initrd", image,
-		"-append", "console=ttyS0 quiet panic=-1 mitigations=off VPCNET_VM=1 VPCNET_CRASH_PROGRAMS=/bin NODETEST_PROGRAMS=/bin PATH=/bin "+parameters+" -- "+strings.Join(commands, " + "))
+		"-append", "console=ttyS0 quiet panic=-1 mitigations=off VPCNET_VM=1 VPCNET_CRASH_PROGRAMS=/bin NODETEST_PROGRAMS=/bin PATH=/bin "+parameters+" -- "+strings.Join(commands, " + "))...)
 	out, err := cmd.CombinedOutput()
 	console := strings.ReplaceAll(string(out), "\r", "")
 	if err != nil || !strings.Contains(console, "\ninit: exit 0\n") {
