@@ -31,7 +31,9 @@ type BackendConfig struct {
 	// EachCard gives a pod that asks for it by annotation an interface on each network
 	// card, see [NICAnnotation].
 	EachCard bool
-	// SecurityGroups, BeforeReply, AfterDel and Requested are those of [Hooks]. Optional.
+	// Complete, SecurityGroups, BeforeReply, AfterDel and Requested are those of [Hooks].
+	// Optional.
+	Complete       func(context.Context, cniplugin.AddRequest) (cniplugin.AddRequest, error)
 	SecurityGroups func(context.Context, cniplugin.AddRequest) ([]string, error)
 	BeforeReply    func(context.Context, cniplugin.AddRequest, []ipam.Allocation) error
 	AfterDel       func([]ipam.Allocation)
@@ -90,11 +92,11 @@ func (b *Backend) SetProblem(err error) {
 }
 
 // requested calls Requested.
-func (b *Backend) requested(call string, began time.Time, err error) {
+func (b *Backend) requested(call string, pod cniplugin.Pod, began time.Time, err error) {
 	if b.cfg.Requested == nil {
 		return
 	}
-	r := Request{Call: call, Took: time.Since(began), Failed: err != nil}
+	r := Request{Call: call, Pod: pod, Took: time.Since(began), Failed: err != nil, Err: err}
 	if known := (*cniplugin.AgentError)(nil); errors.As(err, &known) {
 		r.Reason = known.Reason
 		r.Exhausted = known.Reason != "" && known.Reason != string(ipam.ReasonAgentStarting)
@@ -104,11 +106,16 @@ func (b *Backend) requested(call string, began time.Time, err error) {
 
 // Add allocates the addresses of a pod. While the agent starts, Add waits for it.
 func (b *Backend) Add(ctx context.Context, req cniplugin.AddRequest) (res cniplugin.AddResponse, err error) {
-	defer func(began time.Time) { b.requested("add", began, err) }(time.Now())
+	defer func(began time.Time) { b.requested("add", req.Pod, began, err) }(time.Now())
 	select {
 	case <-b.started:
 	case <-ctx.Done():
 		return cniplugin.AddResponse{}, b.starting()
+	}
+	if b.cfg.Complete != nil {
+		if req, err = b.cfg.Complete(ctx, req); err != nil {
+			return cniplugin.AddResponse{}, b.explain(err, req.Attachment, req.Pod)
+		}
 	}
 	a, err := b.ask(ctx, req)
 	if err != nil {
@@ -180,7 +187,7 @@ func (b *Backend) find(a cniplugin.Attachment) ipam.Attachment {
 
 // Del releases the addresses of a pod. It does not need the agent.
 func (b *Backend) Del(ctx context.Context, req cniplugin.DelRequest) (res cniplugin.DelResponse, err error) {
-	defer func(began time.Time) { b.requested("del", began, err) }(time.Now())
+	defer func(began time.Time) { b.requested("del", req.Pod, began, err) }(time.Now())
 	at := b.find(req.Attachment)
 	released, err := b.releaseOwn(at)
 	if err != nil {

@@ -182,6 +182,10 @@ type Config struct {
 // Hooks are calls into the program that embeds an agent. Each is optional. They are
 // called from several goroutines, also at the same time.
 type Hooks struct {
+	// Complete returns the request of an ADD with what the program knows of the pod beside
+	// it, such as an address that the pod asks for. It is called before the other hooks. An
+	// error fails the ADD.
+	Complete func(context.Context, cniplugin.AddRequest) (cniplugin.AddRequest, error)
 	// SecurityGroups returns the security groups of a pod if its request names none. A pod
 	// with groups gets a branch ENI. An error fails the ADD.
 	SecurityGroups func(context.Context, cniplugin.AddRequest) ([]string, error)
@@ -205,10 +209,12 @@ type Hooks struct {
 	Event func(agent.Event)
 }
 
-// Request is an ADD or DEL of a plugin, for metrics.
+// Request is an ADD or DEL of a plugin, for metrics and events.
 type Request struct {
 	// Call is add or del.
 	Call string
+	// Pod is the pod, if the runtime has named it.
+	Pod cniplugin.Pod
 	// Took is the time from the request to the answer.
 	Took time.Duration
 	// Failed means that the plugin got an error, and Reason is the reason in it, if any.
@@ -216,6 +222,8 @@ type Request struct {
 	Reason string
 	// Exhausted means that there was no address.
 	Exhausted bool
+	// Err is the error that the plugin got, a *cniplugin.AgentError.
+	Err error
 }
 
 const (

@@ -51,6 +51,30 @@ func addRequest(id string) cniplugin.AddRequest {
 	return cniplugin.AddRequest{Attachment: cniplugin.Attachment(attachment(id)), Pod: cniplugin.Pod{Namespace: "default", Name: id}}
 }
 
+// TestComplete checks that the pool gets the request as the hook returns it, that an error of
+// the hook reaches the plugin, and that both reach Requested.
+func TestComplete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var refuse error
+		var gone containers
+		n := hooked(t, &refuse, &gone)
+		var failed error
+		n.backend.cfg.Complete = func(_ context.Context, req cniplugin.AddRequest) (cniplugin.AddRequest, error) {
+			req.Addrs = []netip.Addr{netip.MustParseAddr("203.0.113.7")}
+			return req, failed
+		}
+		var last Request
+		n.backend.cfg.Requested = func(r Request) { last = r }
+		for _, want := range []string{"203.0.113.7", "the annotation is wrong"} {
+			_, err := n.backend.Add(t.Context(), addRequest("a"))
+			if err == nil || !strings.Contains(err.Error(), want) || !errors.Is(last.Err, err) || last.Pod.Name != "a" {
+				t.Errorf("%v and %+v, want %q", err, last, want)
+			}
+			failed = errors.New("the annotation is wrong")
+		}
+	})
+}
+
 // TestBeforeReply checks that a pod that the hook refuses gets no address, that its error
 // reaches the plugin, and that a refused repetition of an ADD keeps the addresses.
 func TestBeforeReply(t *testing.T) {

@@ -171,7 +171,7 @@ func (c *Config) links() LinksConfig {
 func (c *Config) backend(pool *ipam.Pool) BackendConfig {
 	return BackendConfig{
 		Pool: pool, Layout: c.Layout, MTU: c.PodMTU, HostLinkPrefix: c.HostLinkPrefix, EachCard: c.EachCard,
-		SecurityGroups: c.Hooks.SecurityGroups, BeforeReply: c.Hooks.BeforeReply, AfterDel: c.Hooks.AfterDel,
+		Complete: c.Hooks.Complete, SecurityGroups: c.Hooks.SecurityGroups, BeforeReply: c.Hooks.BeforeReply, AfterDel: c.Hooks.AfterDel,
 		Requested: c.Hooks.Requested,
 	}
 }

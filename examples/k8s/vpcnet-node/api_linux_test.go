@@ -5,6 +5,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"os"
@@ -16,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/vpcnet/vpcnet/eni/vpctest"
 )
@@ -49,7 +51,8 @@ type api struct {
 
 	mu      sync.Mutex
 	events  []event
-	changed chan struct{} // closed by the next event
+	written []*corev1.Event // by clients
+	changed chan struct{}   // closed by the next event
 }
 
 // event is a change of an object.
@@ -80,10 +83,32 @@ func (a *api) start(t *testing.T) {
 	for path := range kinds {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, req *http.Request) { a.serve(w, req, path) })
 	}
+	mux.HandleFunc("POST /api/v1/namespaces/default/events", a.create)
 	l := a.at.Listen(t, a.addr)
 	a.server = &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
 	t.Cleanup(a.stop)
 	go func() { _ = a.server.Serve(l) }()
+}
+
+// create adds an event of a client.
+func (a *api) create(w http.ResponseWriter, req *http.Request) {
+	body, err := io.ReadAll(req.Body)
+	var o runtime.Object
+	if err == nil {
+		o, _, err = scheme.Codecs.UniversalDeserializer().Decode(body, nil, nil)
+	}
+	e, ok := o.(*corev1.Event)
+	if !ok {
+		http.Error(w, fmt.Sprint(err), http.StatusBadRequest)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.written = append(a.written, e)
+	e.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Event"}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusCreated)
+	_ = json.NewEncoder(w).Encode(e)
 }
 
 // stop ends the server and its connections.

@@ -15,6 +15,14 @@
 //	                                      may do as long as its object has not arrived
 //	VPCNET_KUBERNETES_DEMAND              true makes the pool grow for pods that are bound to the
 //	                                      node, before their ADD
+//	VPCNET_KUBERNETES_POD_ANNOTATIONS     true gives pods what their annotations ask for:
+//	                                      k8s.amazonaws.com/nicConfig=multi-nic-attachment, with
+//	                                      ENABLE_MULTI_NIC, and vpcnet.dev/addresses, with commas.
+//	                                      An ADD waits up to two seconds for the object of its pod,
+//	                                      and then goes on without it
+//	VPCNET_KUBERNETES_EVENTS              true writes an event for a pod whose ADD has failed, with
+//	                                      the reason, such as SubnetFull: five for a pod, then one
+//	                                      each five minutes
 //	VPCNET_KUBERNETES_ENI_CONFIGS         true takes the subnet and the security groups of pods
 //	                                      from the ENIConfig of the node. The primary ENI then has
 //	                                      no pods, and the node has fewer: vpcctl max-pods

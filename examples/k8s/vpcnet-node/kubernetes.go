@@ -31,6 +31,8 @@ type kubernetesSettings struct {
 	hostNetworkPeers bool
 	mode             ipamd.PolicyMode
 	demand           bool
+	annotations      bool
+	events           bool
 	eniConfigs       bool
 	keys             eks.ENIConfigKeys
 	nodeSettings     bool
@@ -45,6 +47,8 @@ const (
 	hostNetworkEnv  = "VPCNET_KUBERNETES_HOST_NETWORK_PEERS"
 	modeEnv         = "NETWORK_POLICY_ENFORCING_MODE"
 	demandEnv       = "VPCNET_KUBERNETES_DEMAND"
+	annotationsEnv  = "VPCNET_KUBERNETES_POD_ANNOTATIONS"
+	eventsEnv       = "VPCNET_KUBERNETES_EVENTS"
 	eniConfigsEnv   = "VPCNET_KUBERNETES_ENI_CONFIGS"
 	labelEnv        = "ENI_CONFIG_LABEL_DEF"
 	annotationEnv   = "ENI_CONFIG_ANNOTATION_DEF"
@@ -61,7 +65,7 @@ func readKubernetes(getenv func(string) string) (k kubernetesSettings, err error
 	}
 	for env, to := range map[string]*bool{
 		policiesEnv: &k.policies, hostNetworkEnv: &k.hostNetworkPeers, demandEnv: &k.demand, eniConfigsEnv: &k.eniConfigs,
-		nodeSettingsEnv: &k.nodeSettings,
+		nodeSettingsEnv: &k.nodeSettings, annotationsEnv: &k.annotations, eventsEnv: &k.events,
 	} {
 		if text := getenv(env); text != "" {
 			if *to, err = strconv.ParseBool(text); err != nil {
@@ -91,7 +95,7 @@ func (k kubernetesSettings) further() bool { return k.nodeSettings || k.configMa
 
 // any reports whether the program uses the API server.
 func (k kubernetesSettings) any() bool {
-	return k.policies || k.demand || k.eniConfigs || k.further()
+	return k.policies || k.demand || k.annotations || k.events || k.eniConfigs || k.further()
 }
 
 // without returns the environment without the variables that the program reads itself: the
@@ -152,10 +156,23 @@ func (k kubernetesSettings) connect(cfg *ipamd.Config, changer *settings.Changer
 	if k.policies {
 		c.enforce(cfg)
 	}
-	if k.demand {
+	if k.demand || k.annotations {
 		pods := kubenode.NewPods(c.cfg)
-		cfg.Demand = pods
+		if k.demand {
+			cfg.Demand = pods
+		}
+		if k.annotations {
+			cfg.Hooks.Complete = pods.Complete
+		}
 		c.add(pods.Run)
+	}
+	if k.events {
+		events, measure := kubenode.NewEvents(c.cfg), cfg.Hooks.Requested
+		cfg.Hooks.Requested = func(r ipamd.Request) {
+			measure(r)
+			events.Requested(r)
+		}
+		c.add(events.Run)
 	}
 	if k.eniConfigs || k.further() {
 		c.followNode(cfg, changer)

@@ -168,17 +168,23 @@ func TestNode(t *testing.T) {
 }
 
 // TestDemand checks that the ENIs have addresses for the pods that are bound to the node before
-// the first ADD, with the API server away at the start, and none for pods that need none.
+// the first ADD, with the API server away at the start, and none for pods that need none. It checks too what annotations of a
+// pod ask for, and the event for an ADD that fails.
 func TestDemand(t *testing.T) {
 	vpc := vpctest.New(t)
 	machine := vpc.Node(t, "t3.small") // 3 addresses for pods on each ENI
 	api, config := newAPI(t, machine.Host)
 	node := nodetest.Start(t, machine, nodetest.Config{Program: "vpcnet-node", Env: map[string]string{
 		"KUBECONFIG": config, "MY_NODE_NAME": "node-a", "VPCNET_KUBERNETES_DEMAND": "true", "WARM_ENI_TARGET": "0",
+		"VPCNET_KUBERNETES_POD_ANNOTATIONS": "true", "VPCNET_KUBERNETES_EVENTS": "true",
 	}})
 	names := []string{"web-0", "web-1", "web-2", "web-3"}
-	for _, name := range names {
-		api.set(podsPath, podOf(name, nil))
+	for i, name := range names {
+		o := podOf(name, nil)
+		if i == 3 {
+			o.Annotations = map[string]string{"k8s.amazonaws.com/nicConfig": "multi-nic-attachment"} // which the node does not give
+		}
+		api.set(podsPath, o)
 	}
 	for i := range 4 {
 		other := podOf(fmt.Sprint("other-", i), nil) // they need no address of the pool
@@ -209,7 +215,30 @@ func TestDemand(t *testing.T) {
 		return all
 	}
 	before := addrs(len(names))
-	for _, name := range names {
+	if _, err := node.TryPod(t, nodetest.PodConfig{Args: map[string]string{"K8S_POD_NAME": names[3]}}); err == nil || !strings.Contains(err.Error(), "network card") {
+		t.Errorf("ADD of a pod that asks for each network card: %v", err)
+	}
+	node.Eventually(t, func() error {
+		api.mu.Lock()
+		defer api.mu.Unlock()
+		for _, e := range api.written {
+			if e.InvolvedObject.Name == names[3] && e.Reason == "FailedNetwork" && strings.Contains(e.Message, "network card") {
+				return nil
+			}
+		}
+		return fmt.Errorf("%d events, want one for the failed ADD", len(api.written))
+	})
+	asked := podOf(names[3], nil)
+	asked.Annotations = map[string]string{"vpcnet.dev/addresses": before[2].String()}
+	api.set(podsPath, asked)
+	node.Eventually(t, func() error { // when the annotation has arrived
+		p, err := node.TryPod(t, nodetest.PodConfig{Args: map[string]string{"K8S_POD_NAME": names[3]}})
+		if err == nil && p.Addrs[0] != before[2] {
+			err = fmt.Errorf("the pod has %v, want %v", p.Addrs[0], before[2])
+		}
+		return err
+	})
+	for _, name := range names[:3] {
 		p := node.AddPodWith(t, nodetest.PodConfig{Args: map[string]string{"K8S_POD_NAME": name}})
 		if !slices.Contains(before, p.Addrs[0]) {
 			t.Errorf("%s has %v, want one of %v", name, p.Addrs[0], before)
