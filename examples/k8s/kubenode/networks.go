@@ -73,7 +73,7 @@ func (n *Networks) Watch(ctx context.Context) error {
 }
 
 func eniConfigOf(x *unstructured.Unstructured) eks.ENIConfig {
-	// What has another type than the schema says counts as absent.
+	// A field of another type than that of the schema counts as absent.
 	subnet, _, _ := unstructured.NestedString(x.Object, "spec", "subnet")
 	groups, _, _ := unstructured.NestedStringSlice(x.Object, "spec", "securityGroups")
 	return eks.ENIConfig{Name: x.GetName(), Subnet: subnet, Groups: groups}

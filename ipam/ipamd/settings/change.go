@@ -31,10 +31,10 @@ type Changes struct {
 	Waiting map[string]Effect `json:"waiting"`
 }
 
-// Since returns how s differs from the settings with which the agent was started, and from
+// since returns how s differs from the settings with which the agent was started, and from
 // the latest ones that it got since. [Settings.Agent] must have been called for all of
 // them, because it reads the file of podNetworks.
-func (s *Settings) Since(start, latest *Settings) Changes {
+func (s *Settings) since(start, latest *Settings) Changes {
 	out := Changes{Live: []string{}, Waiting: map[string]Effect{}}
 	old, before, now := start.options(), latest.options(), s.options()
 	for i, o := range now {

@@ -51,7 +51,7 @@ func TestSince(t *testing.T) {
 		"subnets of pods that are on the primary ENI": {vars{}, vars{}, vars{"AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": "true", "VPCNET_POD_SUBNETS": "subnet-1"},
 			Changes{Waiting: map[string]Effect{"AWS_VPC_K8S_CNI_CUSTOM_NETWORK_CFG": Drain, "VPCNET_POD_SUBNETS": Drain}}},
 	} {
-		got := settingsOf(t, c.now).Since(settingsOf(t, c.start), settingsOf(t, c.latest))
+		got := settingsOf(t, c.now).since(settingsOf(t, c.start), settingsOf(t, c.latest))
 		if diff := cmp.Diff(c.want, got, cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
@@ -60,7 +60,7 @@ func TestSince(t *testing.T) {
 	write("subnet-1")
 	before := settingsOf(t, custom)
 	write("subnet-2")
-	if diff := cmp.Diff(Changes{Live: []string{"VPCNET_POD_NETWORKS"}}, settingsOf(t, custom).Since(before, before), cmpopts.EquateEmpty()); diff != "" {
+	if diff := cmp.Diff(Changes{Live: []string{"VPCNET_POD_NETWORKS"}}, settingsOf(t, custom).since(before, before), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("other content of the file of networks (-want +got):\n%s", diff)
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/ipamd"
 )
 
-// Changer changes the settings of a running agent, see [Reread]. Create it with [NewChanger].
+// Changer changes the settings of a running agent. Create it with [NewChanger].
 // It is safe for concurrent use once its fields are set.
 type Changer struct {
 	// Agent is the agent.
@@ -126,7 +126,7 @@ func (c *Changer) change(ctx context.Context, l layer, text string) (Changes, er
 	if l < layers {
 		texts[l] = text
 	}
-	next, err := Reread(c.args, c.getenv, texts[:]...)
+	next, err := parse(c.args, c.getenv, texts[:]...)
 	if err != nil {
 		return Changes{}, badSettings{err}
 	}
@@ -142,7 +142,7 @@ func (c *Changer) change(ctx context.Context, l layer, text string) (Changes, er
 		return Changes{}, err
 	}
 	c.level.Set(next.Level())
-	changes := next.Since(&c.start, &c.latest)
+	changes := next.since(&c.start, &c.latest)
 	for _, w := range next.Warnings() {
 		c.Logger.Warn(w)
 	}

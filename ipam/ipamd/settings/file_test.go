@@ -21,7 +21,7 @@ func configFile(t *testing.T, text string) string {
 	return file
 }
 
-// TestFile checks which of file, variable, flag and text of Reread counts.
+// TestFile checks which of file, variable, flag and further text counts.
 func TestFile(t *testing.T) {
 	file := configFile(t, "# comment\n\nWARM_IP_TARGET = 1\n MINIMUM_IP_TARGET=1\nMAX_ENI=1\nVPCNET_MAX_PODS=1\nADDITIONAL_ENI_TAGS={\"a\":\"b=c\"}\nCLUSTER_NAME=\n")
 	args := []string{"-max-eni=3", "-config=" + file}
@@ -42,11 +42,11 @@ func TestFile(t *testing.T) {
 	if diff := cmp.Diff(want, s.Warnings()); diff != "" {
 		t.Errorf("warnings (-want +got):\n%s", diff)
 	}
-	if s, err = Reread(args, vars, "MAX_ENI=4\nVPCNET_MAX_PODS=4\nMINIMUM_IP_TARGET=4\n"); err != nil {
+	if s, err = parse(args, vars, "MAX_ENI=4\nVPCNET_MAX_PODS=4\nMINIMUM_IP_TARGET=4\n"); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := of(s), (values{1, 4, 4, 4}); got != want {
-		t.Errorf("%+v after Reread, want %+v", got, want)
+		t.Errorf("%+v after the texts, want %+v", got, want)
 	}
 	byEnv, err := Parse(nil, func(name string) string {
 		if name == "VPCNET_CONFIG" {
@@ -91,8 +91,8 @@ func TestFileMistakes(t *testing.T) {
 		"nothing":                  "settings:1: ",
 		"VPCNET_CONFIG=/etc/other": "settings:1: a file cannot name",
 	} {
-		if _, err := Reread(nil, noEnv, text); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("Reread of %q: %v, want %s", text, err, want)
+		if _, err := parse(nil, noEnv, text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("text %q: %v, want %s", text, err, want)
 		}
 	}
 }

@@ -309,13 +309,8 @@ func Parse(args []string, getenv func(string) string, help io.Writer) (Settings,
 	return s, err
 }
 
-// Reread parses again what [Parse] has parsed, for an agent that is running. Each text has
-// further settings in the format of the file. They override all others, also those of the
-// texts before, and may be only those that are [Live].
-func Reread(args []string, getenv func(string) string, texts ...string) (Settings, error) {
-	return parse(args, getenv, texts...)
-}
-
+// parse is Parse without the help. Each text has further settings in the format of the file. They
+// override all others, also those of the texts before, and may be only those that are [Live].
 func parse(args []string, getenv func(string) string, texts ...string) (Settings, error) {
 	s := defaults()
 	options := s.options()
