@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package kubepolicy gives an agent of package ipamd the NetworkPolicies of a Kubernetes
-// cluster. [Policies] watches the policies, the namespaces and the pods of all nodes, keeps of
+// cluster, and its ClusterNetworkPolicies if the configuration says so. [Policies] watches the
+// policies, the namespaces and the pods of all nodes, keeps of
 // them what package netpol needs, and has the classes of the pods of one node.
 //
 // # Without the API server
 //
-// [Policies] knows nothing before it has read all three kinds of objects. Until then the agent
+// [Policies] knows nothing before it has read all kinds of objects that it watches. Until then the agent
 // leaves the pods of an earlier agent as they are in the kernel, and treats new ones as its
 // PolicyMode says. Later it goes on with what it knows for as long as the API server is away.
 //
@@ -19,5 +20,7 @@
 // # Rights
 //
 // The client needs the verbs list and watch of namespaces, pods and networkpolicies
-// (networking.k8s.io) in the whole cluster.
+// (networking.k8s.io) in the whole cluster, and of clusternetworkpolicies
+// (policy.networking.k8s.io) if it watches these. They are read in version v1beta1, which the
+// definitions of network-policy-api have from v0.3.0 on.
 package kubepolicy

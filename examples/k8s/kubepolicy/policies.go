@@ -15,6 +15,8 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
+	policyv1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
+	policyclient "sigs.k8s.io/network-policy-api/pkg/client/clientset/versioned"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/datapath/policy"
@@ -26,6 +28,9 @@ import (
 type Config struct {
 	// Client is the client of the API server.
 	Client kubernetes.Interface
+	// ClusterPolicies is the client for ClusterNetworkPolicies. Nil leaves them alone. Otherwise
+	// the API server must have them: as long as it does not, no class is known.
+	ClusterPolicies policyclient.Interface
 	// Node is the name of the node, and HostNetworkPeers is that of package netpol.
 	Node             string
 	HostNetworkPeers bool
@@ -33,7 +38,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Policies are the NetworkPolicies of a cluster, for the pods of one node. Create it with
+// Policies are the NetworkPolicies and ClusterNetworkPolicies of a cluster, for the pods of one node. Create it with
 // [New]. It implements the Policies of package ipamd. It is safe for concurrent use.
 type Policies struct {
 	cfg     Config
@@ -73,6 +78,9 @@ func New(cfg Config) *Policies {
 		cfg: cfg, changed: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 		node: netpol.New(netpol.Config{Name: cfg.Node, HostNetworkPeers: cfg.HostNetworkPeers}), unknown: 3,
 	}
+	if cfg.ClusterPolicies != nil {
+		p.unknown++
+	}
 	p.shown.Store(&shown{next: make(chan struct{})})
 	return p
 }
@@ -103,6 +111,15 @@ func (p *Policies) Run(ctx context.Context) error {
 		})
 		return nil
 	})
+	if c := p.cfg.ClusterPolicies; c != nil {
+		g.Go(func() error {
+			mirror.Follow(ctx, c, c.PolicyV1beta1().ClusterNetworkPolicies(), mirror.Kind[*policyv1.ClusterNetworkPolicy, netpol.ClusterPolicy]{
+				Object: &policyv1.ClusterNetworkPolicy{}, Convert: ClusterPolicy,
+				Apply: apply(p, (*netpol.Node).SetClusterPolicy, func(n *netpol.Node, k mirror.Key) { n.DeleteClusterPolicy(k.Name) }),
+			})
+			return nil
+		})
+	}
 	g.Go(func() error {
 		p.compute(ctx)
 		return nil

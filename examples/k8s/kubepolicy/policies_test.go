@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	policyv1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
+	policyfake "sigs.k8s.io/network-policy-api/pkg/client/clientset/versioned/fake"
 
 	"github.com/vpcnet/vpcnet/examples/k8s/kubepolicy"
 	"github.com/vpcnet/vpcnet/ipam/ipamd"
@@ -64,7 +67,12 @@ func (s *server) leave() {
 
 // run runs policies for the duration of a test.
 func run(t testing.TB, s *server) *kubepolicy.Policies {
-	p := kubepolicy.New(kubepolicy.Config{Client: s, Node: node})
+	return start(t, kubepolicy.Config{Client: s, Node: node})
+}
+
+// start is run with a configuration.
+func start(t testing.TB, cfg kubepolicy.Config) *kubepolicy.Policies {
+	p := kubepolicy.New(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- p.Run(ctx) }()
@@ -121,6 +129,51 @@ func TestPolicies(t *testing.T) {
 	must(nil, policies.Delete(ctx, "web", metav1.DeleteOptions{}))
 	must(pods.Create(ctx, pod("x", "server", "10.0.0.4", nil), metav1.CreateOptions{}))
 	reaches("10.0.0.9", true)
+}
+
+// TestClusterPolicies checks that ClusterNetworkPolicies reach the class of a pod, and that no
+// class is known before they are.
+func TestClusterPolicies(t *testing.T) {
+	s, cluster := newServer(namespace("x", nil), pod("x", "server", "10.0.0.1", nil)), policyfake.NewSimpleClientset()
+	var away atomic.Bool
+	away.Store(true)
+	cluster.PrependReactor("list", "*", func(clienttesting.Action) (bool, apiruntime.Object, error) {
+		return away.Load(), nil, errors.New("the API server does not have the resource")
+	})
+	p := start(t, kubepolicy.Config{Client: s, ClusterPolicies: cluster, Node: node})
+	at := key(pod("x", "server", "", nil))
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	p.Await(ctx, at)
+	if _, _, known := p.Class(at); known {
+		t.Error("the class is known without the cluster policies")
+	}
+	away.Store(false)
+	reaches := func(want bool) {
+		t.Helper()
+		eventually(t, "a pod reaches the server", func() bool {
+			allowed, known := allows(p, at, "10.0.0.2", 8080)
+			return known && allowed == want
+		})
+	}
+	reaches(true)
+	policies := cluster.PolicyV1beta1().ClusterNetworkPolicies()
+	x := &policyv1.ClusterNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "deny"}, Spec: policyv1.ClusterNetworkPolicySpec{
+		Tier: policyv1.AdminTier, Subject: policyv1.ClusterNetworkPolicySubject{Namespaces: &metav1.LabelSelector{}},
+		Ingress: []policyv1.ClusterNetworkPolicyIngressRule{{Action: policyv1.ClusterNetworkPolicyRuleActionDeny, From: []policyv1.ClusterNetworkPolicyIngressPeer{{Namespaces: &metav1.LabelSelector{}}}}},
+	}}
+	if _, err := policies.Create(t.Context(), x, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	reaches(true) // the address belongs to no pod
+	if _, err := s.CoreV1().Pods("x").Create(t.Context(), pod("x", "client", "10.0.0.2", nil), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	reaches(false)
+	if err := policies.Delete(t.Context(), "deny", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	reaches(true)
 }
 
 // TestAwait checks that Await ends as soon as the object of a pod has come.

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/vpcnet/vpcnet/datapath/policy"
 	"github.com/vpcnet/vpcnet/examples/k8s/kubepolicy"
@@ -20,7 +21,7 @@ import (
 
 // The cluster of the table below, besides the policies of its rows. The pod of the tests is
 // x/server on this node.
-const cluster = `
+const objects = `
 {metadata: {name: x, labels: {team: x, kubernetes.io/metadata.name: x}}}
 {metadata: {name: y, labels: {team: y, kubernetes.io/metadata.name: y}}}
 ---
@@ -114,11 +115,96 @@ func TestHostNetworkPeers(t *testing.T) {
 	}
 }
 
-// classOfServer returns the class of the server of the cluster with policies, each a line.
-func classOfServer(t *testing.T, name string, cfg netpol.Config, policies string) netpol.PodClass {
+// clusterSemantics lists what ClusterNetworkPolicies mean, alone and with policies of the
+// namespace.
+var clusterSemantics = []struct {
+	name     string
+	cluster  string
+	policies string // as in semantics
+	allow    []string
+	deny     []string
+}{
+	{
+		"the first rule decides",
+		`{priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {matchLabels: {team: y}}}]}, {action: Accept, from: [{namespaces: {}}]}]}`,
+		`{policyTypes: [Ingress]}`,
+		[]string{"in 10.0.0.2 tcp 1", "out 10.0.1.3 tcp 1"}, []string{"in 10.0.1.3 tcp 1", "in 192.0.2.1 tcp 1"},
+	},
+	{
+		"the lower priority number decides",
+		"{priority: 20, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [0.0.0.0/0]}]}]}\n" +
+			"{priority: 10, subject: {namespaces: {}}, egress: [{action: Accept, to: [{networks: [192.0.2.0/24, 198.51.100.0/24]}], protocols: [{tcp: {destinationPort: {range: {start: 80, end: 90}}}}]}]}",
+		"",
+		[]string{"out 192.0.2.1 tcp 80", "out 198.51.100.1 tcp 90", "out fd00::2 tcp 1", "in 192.0.2.1 tcp 1"}, []string{"out 192.0.2.1 tcp 91", "out 192.0.2.1 udp 80", "out 192.0.2.1 icmp 0"},
+	},
+	{
+		"what is passed on is for the policies of the namespace",
+		`{priority: 1, subject: {namespaces: {}}, ingress: [{action: Pass, from: [{namespaces: {matchLabels: {team: x}}}]}, {action: Deny, from: [{namespaces: {}}]}]}`,
+		`{ingress: [{ports: [{port: 80}]}]}`,
+		[]string{"in 10.0.0.2 tcp 80", "in 192.0.2.1 tcp 80"}, []string{"in 10.0.0.2 tcp 81", "in 10.0.1.3 tcp 80"},
+	},
+	{
+		"the baseline is for pods that no policy isolates",
+		`{tier: Baseline, priority: 1, subject: {namespaces: {}}, ingress: [{action: Accept, from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: client}}}}]}, {action: Deny, from: [{namespaces: {}}]}], egress: [{action: Deny, to: [{namespaces: {}}]}]}`,
+		`{ingress: [{ports: [{port: 80}]}]}`,
+		[]string{"in 10.0.1.3 tcp 80", "out 192.0.2.1 tcp 1"}, []string{"in 10.0.0.2 tcp 81", "out 10.0.0.2 tcp 1"},
+	},
+	{
+		"the baseline alone",
+		`{tier: Baseline, priority: 1, subject: {pods: {namespaceSelector: {matchLabels: {team: x}}, podSelector: {matchLabels: {app: server}}}}, ingress: [{action: Accept, from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: client}}}}]}, {action: Deny, from: [{namespaces: {}}]}]}`,
+		``,
+		[]string{"in 10.0.0.2 tcp 1", "in 10.0.1.2 udp 1", "in 192.0.2.1 tcp 1"}, []string{"in 10.0.1.3 tcp 1", "in 10.0.0.3 tcp 1"},
+	},
+	{
+		"another pod is the subject",
+		`{priority: 1, subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: client}}}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}`,
+		``, []string{"in 10.0.0.2 tcp 1"}, nil,
+	},
+	{
+		"named ports are those of the pod, and of the peer, with any protocol",
+		`{priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{destinationNamedPort: dns}]}], egress: [{action: Deny, to: [{namespaces: {}}], protocols: [{destinationNamedPort: web}]}]}`,
+		``,
+		[]string{"in 10.0.0.2 tcp 53", "out 10.0.0.2 tcp 8080", "out 10.0.1.2 tcp 8080"}, []string{"in 10.0.0.2 udp 53", "out 10.0.0.2 tcp 8081", "out 10.0.1.2 udp 8080"},
+	},
+	{
+		"protocols",
+		`{priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{udp: {destinationPort: {number: 53}}}, {sctp: {destinationPort: {number: 9}}}]}]}`,
+		``, []string{"in 10.0.0.2 tcp 53", "in 10.0.0.2 sctp 53"}, []string{"in 10.0.0.2 udp 53", "in 10.0.0.2 sctp 9"},
+	},
+	{
+		"pods in the network of a node are no peers",
+		`{priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}`,
+		``, []string{"in 192.0.2.6 tcp 1"}, []string{"in 10.0.0.2 tcp 1"},
+	},
+	{
+		"rules with what is not known here that accept have less",
+		`{priority: 1, subject: {namespaces: {}}, egress: [{action: Accept, to: [{nodes: {}}, {networks: [203.0.113.0/24]}]}, {action: Accept, to: [{networks: [198.51.100.0/24]}], protocols: [{tcp: {}}, {}]}, {action: Accept, to: [{domainNames: [example.com]}]}, {action: Deny, to: [{networks: [0.0.0.0/0]}]}]}`,
+		``, []string{"out 203.0.113.1 tcp 1"}, []string{"out 192.0.2.6 tcp 1", "out 198.51.100.1 tcp 1", "out 10.0.0.2 tcp 1"},
+	},
+	{
+		"other rules with what is not known here deny everything",
+		`{priority: 1, subject: {namespaces: {}}, egress: [{action: Accept, to: [{networks: [192.0.2.0/24]}]}, {action: Pass, to: [{nodes: {}}], protocols: [{tcp: {destinationPort: {number: 80}}}]}], ingress: [{action: Deny, from: [{}]}]}`,
+		``, []string{"out 192.0.2.1 tcp 1"}, []string{"out 10.0.0.2 tcp 1", "out 198.51.100.1 udp 1", "in 10.0.0.2 tcp 1"},
+	},
+}
+
+func TestClusterSemantics(t *testing.T) {
+	for _, c := range clusterSemantics {
+		class := classOfServer(t, c.name, netpol.Config{Name: node, HostNetworkPeers: true}, c.policies, read[policyv1.ClusterNetworkPolicySpec](t, c.cluster)...)
+		for _, flow := range slices.Concat(c.allow, c.deny) {
+			if want := slices.Contains(c.allow, flow); judge(t, class, flow) != want {
+				t.Errorf("%s: %s is allowed: %t, want %t", c.name, flow, !want, want)
+			}
+		}
+	}
+}
+
+// classOfServer returns the class of the server of the cluster with policies, each a line, and
+// with cluster policies.
+func classOfServer(t *testing.T, name string, cfg netpol.Config, policies string, cluster ...policyv1.ClusterNetworkPolicySpec) netpol.PodClass {
 	t.Helper()
 	n := netpol.New(cfg)
-	spaces, pods, _ := strings.Cut(cluster, "---")
+	spaces, pods, _ := strings.Cut(objects, "---")
 	for _, x := range read[corev1.Namespace](t, spaces) {
 		n.SetNamespace(kubepolicy.Namespace(&x))
 	}
@@ -131,6 +217,11 @@ func classOfServer(t *testing.T, name string, cfg netpol.Config, policies string
 		n.SetPolicy(kubepolicy.Policy(&x))
 		x.Namespace = "y" // of the same name, and without a pod on the node
 		n.SetPolicy(kubepolicy.Policy(&x))
+	}
+	for i, spec := range cluster {
+		x := policyv1.ClusterNetworkPolicy{Spec: spec}
+		x.Name = "cluster-" + string(rune('a'+i))
+		n.SetClusterPolicy(kubepolicy.ClusterPolicy(&x))
 	}
 	if _, err := n.Update(); err != nil {
 		t.Errorf("%s: %v", name, err)

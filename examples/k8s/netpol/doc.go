@@ -27,12 +27,11 @@
 //     no container has allows nothing.
 //   - A pod is a peer from the moment it has an address until its phase is Succeeded or Failed
 //     or the object is deleted, whether or not it is ready.
-//   - A pod in the network of its node is never selected. It is a peer of selectors only with
-//     [Config].HostNetworkPeers, because all packets of its node have the same address.
+//   - A pod in the network of its node is never selected. It is a peer of the selectors of
+//     a NetworkPolicy only with [Config].HostNetworkPeers, because all packets of its node have the same address.
 //   - A block of addresses applies to the addresses of pods, too. It has one family.
 //   - ClusterNetworkPolicies of one tier with the same priority decide in the order of their
-//     names. They and their selectors never have pods in the network of a node, unless
-//     [Config].HostNetworkPeers makes these peers.
+//     names. Their selectors never have pods in the network of a node.
 //   - What the API server refuses, and only an older object can have, allows nothing: a range
 //     of ports that ends before it begins, a peer without a selector and a block, a selector
 //     with an unknown operator.

@@ -3,6 +3,7 @@
 package netpol
 
 import (
+	"fmt"
 	"iter"
 	"net/netip"
 	"slices"
@@ -15,8 +16,10 @@ type group struct {
 	only string
 	// everywhere means all namespaces, also those that are not known.
 	everywhere bool
-	others     matcher
-	pods       matcher
+	// own means pods with a network of their own only.
+	own    bool
+	others matcher
+	pods   matcher
 
 	namespaces map[*namespace]bool
 	classes    map[*class]bool // that use the group
@@ -27,7 +30,7 @@ type group struct {
 // scope returns the group of a peer without a block, for a policy of a namespace, or of "" for
 // a cluster policy. Nil is the peer that has no pods.
 func scope(in string, p Peer) *group {
-	g := &group{}
+	g := &group{own: in == ""}
 	switch {
 	case p.Namespaces == nil && (p.Pods == nil || in == ""):
 		return nil
@@ -39,7 +42,7 @@ func scope(in string, p Peer) *group {
 	if p.Pods != nil {
 		g.pods = matcherOf(*p.Pods)
 	}
-	g.key = g.only + "|" + g.others.key() + "|" + g.pods.key()
+	g.key = fmt.Sprintf("%s|%t|%s|%s", g.only, g.own, g.others.key(), g.pods.key())
 	return g
 }
 
@@ -54,6 +57,11 @@ func (g *group) inScope(ns *namespace) bool {
 		return ns.name == g.only
 	}
 	return ns.known && g.others.matches(ns.labels)
+}
+
+// has reports whether a pod of a namespace in scope is a peer.
+func (g *group) has(p *pod) bool {
+	return len(p.addrs) > 0 && !(g.own && p.hostNetwork) && g.pods.matches(p.labels)
 }
 
 // use returns the group with the key of g that classes share, and notes that c uses it.
@@ -90,7 +98,7 @@ func (g *group) members() iter.Seq[*pod] {
 	return func(yield func(*pod) bool) {
 		for ns := range g.namespaces {
 			for _, p := range ns.pods {
-				if len(p.addrs) > 0 && g.pods.matches(p.labels) && !yield(p) {
+				if g.has(p) && !yield(p) {
 					return
 				}
 			}

@@ -55,7 +55,9 @@ type pod struct {
 	addrs     []netip.Addr // as a peer
 	ports     []Port
 	local     bool
-	class     *class // nil if no policy selects the pod, or if it is not local
+	// hostNetwork means that the addresses are those of the node.
+	hostNetwork bool
+	class       *class // nil if no policy selects the pod, or if it is not local
 }
 
 // boundPolicy is a policy with its matchers.
@@ -156,7 +158,7 @@ func (n *Node) SetPod(x Pod) {
 	ns := n.namespace(x.Namespace)
 	p := &pod{
 		namespace: ns, name: x.Name, uid: x.UID, labels: labelsOf(x.Labels), ports: slices.Clone(x.Ports),
-		local: x.Node == n.cfg.Name && !x.HostNetwork,
+		local: x.Node == n.cfg.Name && !x.HostNetwork, hostNetwork: x.HostNetwork,
 	}
 	if !x.Ended && (!x.HostNetwork || n.cfg.HostNetworkPeers) {
 		p.addrs = slices.Clone(x.Addrs)
@@ -190,7 +192,7 @@ func (n *Node) leave(old, next *pod) {
 
 // equal reports whether two pods differ in nothing that decides.
 func (p *pod) equal(q *pod) bool {
-	return p.uid == q.uid && p.local == q.local && slices.Equal(p.labels, q.labels) && slices.Equal(p.addrs, q.addrs) && slices.Equal(p.ports, q.ports)
+	return p.uid == q.uid && p.local == q.local && p.hostNetwork == q.hostNetwork && slices.Equal(p.labels, q.labels) && slices.Equal(p.addrs, q.addrs) && slices.Equal(p.ports, q.ports)
 }
 
 // DeletePod deletes a pod.
@@ -216,7 +218,7 @@ func (n *Node) stale(p *pod) {
 // stalePeers notes the groups that one of two versions of a pod is in, if they differ as peers.
 func (n *Node) stalePeers(old, p *pod) {
 	same := old != nil && p != nil && slices.Equal(old.addrs, p.addrs) && slices.Equal(old.ports, p.ports)
-	in := func(g *group, p *pod) bool { return p != nil && len(p.addrs) > 0 && g.pods.matches(p.labels) }
+	in := func(g *group, p *pod) bool { return p != nil && g.has(p) }
 	of := old
 	if of == nil {
 		of = p

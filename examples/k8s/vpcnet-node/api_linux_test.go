@@ -27,6 +27,7 @@ const (
 	namespacesPath = "/api/v1/namespaces"
 	podsPath       = "/api/v1/pods"
 	policiesPath   = "/apis/networking.k8s.io/v1/networkpolicies"
+	clusterPath    = "/apis/policy.networking.k8s.io/v1beta1/clusternetworkpolicies"
 	nodesPath      = "/api/v1/nodes"
 	eniConfigsPath = "/apis/crd.k8s.amazonaws.com/v1alpha1/eniconfigs"
 	configMapsPath = "/api/v1/namespaces/kube-system/configmaps"
@@ -37,6 +38,7 @@ var kinds = map[string]metav1.TypeMeta{
 	namespacesPath: {APIVersion: "v1", Kind: "Namespace"},
 	podsPath:       {APIVersion: "v1", Kind: "Pod"},
 	policiesPath:   {APIVersion: "networking.k8s.io/v1", Kind: "NetworkPolicy"},
+	clusterPath:    {APIVersion: "policy.networking.k8s.io/v1beta1", Kind: "ClusterNetworkPolicy"},
 	nodesPath:      {APIVersion: "v1", Kind: "Node"},
 	eniConfigsPath: {APIVersion: "crd.k8s.amazonaws.com/v1alpha1", Kind: "ENIConfig"},
 	configMapsPath: {APIVersion: "v1", Kind: "ConfigMap"},

@@ -8,8 +8,11 @@
 //	VPCNET_KUBERNETES_POLICIES            true enforces the NetworkPolicies of the cluster, see
 //	                                      package kubepolicy. VPCNET_NETWORK_POLICIES must be
 //	                                      unset
+//	VPCNET_KUBERNETES_CLUSTER_POLICIES    true enforces the ClusterNetworkPolicies too, version
+//	                                      v1beta1 of policy.networking.k8s.io. The API server
+//	                                      must have them: until it does, no class is known
 //	VPCNET_KUBERNETES_HOST_NETWORK_PEERS  false makes pods in the network of their node no peers
-//	                                      of selectors; unset they are, by the node's address,
+//	                                      of selectors of NetworkPolicies; unset they are, by the node's address,
 //	                                      see package netpol
 //	NETWORK_POLICY_ENFORCING_MODE         standard, strict or none, as for ipamd: what a new pod
 //	                                      may do as long as its object has not arrived

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	policyclient "sigs.k8s.io/network-policy-api/pkg/client/clientset/versioned"
 
 	"github.com/vpcnet/vpcnet/cniplugin"
 	"github.com/vpcnet/vpcnet/examples/k8s/eks"
@@ -28,6 +29,7 @@ import (
 type kubernetesSettings struct {
 	config, node     string
 	policies         bool
+	clusterPolicies  bool
 	hostNetworkPeers bool
 	mode             ipamd.PolicyMode
 	demand           bool
@@ -44,6 +46,7 @@ const (
 	configEnv       = "KUBECONFIG"
 	nodeEnv         = "MY_NODE_NAME"
 	policiesEnv     = "VPCNET_KUBERNETES_POLICIES"
+	clusterEnv      = "VPCNET_KUBERNETES_CLUSTER_POLICIES"
 	hostNetworkEnv  = "VPCNET_KUBERNETES_HOST_NETWORK_PEERS"
 	modeEnv         = "NETWORK_POLICY_ENFORCING_MODE"
 	demandEnv       = "VPCNET_KUBERNETES_DEMAND"
@@ -65,7 +68,7 @@ func readKubernetes(getenv func(string) string) (k kubernetesSettings, err error
 	}
 	for env, to := range map[string]*bool{
 		policiesEnv: &k.policies, hostNetworkEnv: &k.hostNetworkPeers, demandEnv: &k.demand, eniConfigsEnv: &k.eniConfigs,
-		nodeSettingsEnv: &k.nodeSettings, annotationsEnv: &k.annotations, eventsEnv: &k.events,
+		clusterEnv: &k.clusterPolicies, nodeSettingsEnv: &k.nodeSettings, annotationsEnv: &k.annotations, eventsEnv: &k.events,
 	} {
 		if text := getenv(env); text != "" {
 			if *to, err = strconv.ParseBool(text); err != nil {
@@ -82,6 +85,8 @@ func readKubernetes(getenv func(string) string) (k kubernetesSettings, err error
 	switch {
 	case k.node == "" && k.any():
 		return k, fmt.Errorf("%s: want the name of the node", nodeEnv)
+	case k.clusterPolicies && !k.policies:
+		return k, fmt.Errorf("%s: want %s too", clusterEnv, policiesEnv)
 	case k.policies && getenv("VPCNET_NETWORK_POLICIES") != "":
 		return k, fmt.Errorf("%s and VPCNET_NETWORK_POLICIES: want one of them", policiesEnv)
 	case k.eniConfigs && getenv("VPCNET_POD_NETWORKS")+getenv("VPCNET_POD_SUBNETS")+getenv("VPCNET_POD_SECURITY_GROUPS") != "":
@@ -130,6 +135,7 @@ type connection struct {
 	kubernetesSettings
 	cfg     kubenode.Config
 	dynamic dynamic.Interface
+	cluster policyclient.Interface // nil without cluster policies
 	// run runs beside the agent.
 	run []func(context.Context) error
 }
@@ -141,16 +147,23 @@ func (k kubernetesSettings) connect(cfg *ipamd.Config, changer *settings.Changer
 	if !k.any() {
 		return c, nil
 	}
-	rest, err := k.client()
+	server, err := k.client()
 	if err != nil {
 		return nil, err
 	}
-	client, err := kubernetes.NewForConfig(rest)
+	client, err := kubernetes.NewForConfig(server)
 	if err != nil {
 		return nil, err
 	}
-	if c.dynamic, err = dynamic.NewForConfig(rest); err != nil {
+	if c.dynamic, err = dynamic.NewForConfig(server); err != nil {
 		return nil, err
+	}
+	if k.clusterPolicies {
+		plain := rest.CopyConfig(server) // custom resources have no protobuf
+		plain.AcceptContentTypes, plain.ContentType = "", ""
+		if c.cluster, err = policyclient.NewForConfig(plain); err != nil {
+			return nil, err
+		}
 	}
 	c.cfg = kubenode.Config{Client: client, Node: k.node, Logger: cfg.Logger}
 	if k.policies {
@@ -182,9 +195,9 @@ func (k kubernetesSettings) connect(cfg *ipamd.Config, changer *settings.Changer
 
 func (c *connection) add(run ...func(context.Context) error) { c.run = append(c.run, run...) }
 
-// enforce gives the agent the NetworkPolicies of the cluster.
+// enforce gives the agent the network policies of the cluster.
 func (c *connection) enforce(cfg *ipamd.Config) {
-	policies := kubepolicy.New(kubepolicy.Config{Client: c.cfg.Client, Node: c.node, HostNetworkPeers: c.hostNetworkPeers, Logger: cfg.Logger})
+	policies := kubepolicy.New(kubepolicy.Config{Client: c.cfg.Client, ClusterPolicies: c.cluster, Node: c.node, HostNetworkPeers: c.hostNetworkPeers, Logger: cfg.Logger})
 	cfg.Policies, cfg.PolicyMode = policies, c.mode
 	cfg.Hooks.BeforeReply = func(ctx context.Context, req cniplugin.AddRequest, _ []ipam.Allocation) error {
 		policies.Await(ctx, req.Pod)

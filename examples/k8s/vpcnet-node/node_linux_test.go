@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	policyv1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	"github.com/vpcnet/vpcnet/eni/enitest"
 	"github.com/vpcnet/vpcnet/eni/vpctest"
@@ -65,6 +66,16 @@ func policyOf(role string) *networkingv1.NetworkPolicy {
 	}
 }
 
+// closed returns a cluster policy that denies connections of all pods.
+func closed() *policyv1.ClusterNetworkPolicy {
+	return &policyv1.ClusterNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "closed"}, Spec: policyv1.ClusterNetworkPolicySpec{
+		Tier: policyv1.AdminTier, Subject: policyv1.ClusterNetworkPolicySubject{Namespaces: &metav1.LabelSelector{}},
+		Ingress: []policyv1.ClusterNetworkPolicyIngressRule{{
+			Action: policyv1.ClusterNetworkPolicyRuleActionDeny, From: []policyv1.ClusterNetworkPolicyIngressPeer{{Namespaces: &metav1.LabelSelector{}}},
+		}},
+	}}
+}
+
 // reaches waits until a pod reaches another one, or until it does not.
 func (w *world) reaches(t *testing.T, from, to *nodetest.Pod, want bool) {
 	t.Helper()
@@ -100,7 +111,7 @@ func TestNode(t *testing.T) {
 	api, config := newAPI(t, machine.Host)
 	w := &world{api: api}
 	w.Node = nodetest.Start(t, machine, nodetest.Config{Program: "vpcnet-node", Env: map[string]string{
-		"KUBECONFIG": config, "MY_NODE_NAME": "node-a", "VPCNET_KUBERNETES_POLICIES": "true", "NETWORK_POLICY_ENFORCING_MODE": "strict",
+		"KUBECONFIG": config, "MY_NODE_NAME": "node-a", "VPCNET_KUBERNETES_POLICIES": "true", "VPCNET_KUBERNETES_CLUSTER_POLICIES": "true", "NETWORK_POLICY_ENFORCING_MODE": "strict",
 	}})
 	// Without the API server the program runs, and a new pod is closed.
 	early := w.add(t, "early", map[string]string{"role": "client"})
@@ -131,6 +142,12 @@ func TestNode(t *testing.T) {
 	o := podOf("stranger", map[string]string{"role": "stranger"})
 	o.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: stranger.Addrs[0].String()}
 	api.set(podsPath, o)
+	w.reaches(t, stranger, server, true)
+
+	// A cluster policy denies what the policy of the namespace allows.
+	api.set(clusterPath, closed())
+	w.reaches(t, stranger, server, false)
+	api.remove(clusterPath, closed())
 	w.reaches(t, stranger, server, true)
 
 	// The object of the server is deleted; its class stays until the DEL. The class changes
@@ -382,6 +399,7 @@ func TestSettings(t *testing.T) {
 		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "true", "MY_NODE_NAME": "n"}},
 		{env: map[string]string{"VPCNET_KUBERNETES_CONFIG_MAP": "kube-system", "MY_NODE_NAME": "n"}, want: `VPCNET_KUBERNETES_CONFIG_MAP="kube-system": want NAMESPACE/NAME`},
 		{env: map[string]string{"VPCNET_KUBERNETES_ENI_CONFIGS": "true", "MY_NODE_NAME": "n", "VPCNET_POD_SUBNETS": "subnet-1"}, want: "VPCNET_KUBERNETES_ENI_CONFIGS and subnets or security groups of pods: want either"},
+		{env: map[string]string{"VPCNET_KUBERNETES_CLUSTER_POLICIES": "true", "MY_NODE_NAME": "n"}, want: "VPCNET_KUBERNETES_CLUSTER_POLICIES: want VPCNET_KUBERNETES_POLICIES too"},
 		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "perhaps"}, want: `VPCNET_KUBERNETES_POLICIES="perhaps": want true or false`},
 		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "true"}, want: "MY_NODE_NAME: want the name of the node"},
 		{env: map[string]string{"VPCNET_KUBERNETES_POLICIES": "true", "MY_NODE_NAME": "n", "VPCNET_NETWORK_POLICIES": "/f"}, want: "VPCNET_KUBERNETES_POLICIES and VPCNET_NETWORK_POLICIES: want one of them"},
