@@ -19,7 +19,7 @@ type Desired struct {
 	// Pods are all pods that have an address of the node. A pod without host
 	// link is not wired yet, or no longer, and needs nothing.
 	Pods []Pod
-	// Limited are addresses of pods all of whose packets must pass the forward hook, because
+	// Limited are addresses of pods that must have all packets pass the forward hook, because
 	// package policy or another program may stop them there: their flows are not
 	// accelerated. Optional.
 	Limited []netip.Addr

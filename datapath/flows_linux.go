@@ -19,7 +19,7 @@ import (
 // flows is what a kernel knows of the table of accelerated flows.
 type flows struct {
 	mu sync.Mutex
-	// known means that pods are the pods whose links the table has; other processes may have
+	// known means that the table has the links of pods, and no others; another process may have
 	// made it before.
 	known bool
 	pods  map[podKey]bool

@@ -489,7 +489,7 @@ func (l *accelerated) testReused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range flows {
-		if err := c.say("to nobody", time.Second); err == nil {
+		if err := c.say("to a pod that has ended", time.Second); err == nil {
 			t.Error("a pod that has ended answers")
 		}
 	}

@@ -91,7 +91,7 @@ func TestTracePolicies(t *testing.T) {
 	}
 }
 
-// TestTraceAccelerated traces a packet between links whose flows are accelerated, and one by
+// TestTraceAccelerated traces a packet between links with accelerated flows, and one by
 // another link.
 func TestTraceAccelerated(t *testing.T) {
 	const hop = "lets further packets of an established TCP or UDP flow pass"
