@@ -67,7 +67,7 @@ func (d Desired) limited() func(Pod) bool {
 	}
 }
 
-// accelerated returns the pods whose flows are accelerated, by the name of their host link.
+// accelerated returns the pods that have accelerated flows, by the name of their host link.
 func (d Desired) accelerated(links []netstate.Link) map[string]podKey {
 	all := map[string]podKey{}
 	if !d.Node.Accelerate {

@@ -47,7 +47,7 @@ func TestAccelerate(t *testing.T) {
 	}
 }
 
-// accelerated is a lab with two pods whose flows are accelerated: on the second ENI and on the
+// accelerated is a lab with two pods that have accelerated flows: on the second ENI and on the
 // primary one.
 type accelerated struct {
 	*lab
@@ -364,7 +364,7 @@ func (l *accelerated) find(family int, name string) row {
 	return row{}
 }
 
-// testLimit puts a policy on a pod whose flows are open and accelerated: it stops them. After
+// testLimit puts a policy on a pod with open, accelerated flows: it stops them. After
 // its end they go on, and are accelerated again.
 func (l *accelerated) testLimit(t *testing.T) {
 	h, err := policy.Open(l.node)

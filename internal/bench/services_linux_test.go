@@ -31,7 +31,7 @@ func newServiceNode(b testing.TB, f *fabric.Fabric, i int) (n *node, p datapath.
 	return n, p, pod
 }
 
-// newAccelerated adds instance i, a service node whose pod has its flows accelerated. It
+// newAccelerated adds instance i, a service node that accelerates the flows of its pod. It
 // returns false if the kernel cannot do that.
 func newAccelerated(b testing.TB, f *fabric.Fabric, i int) (*fabric.Netns, bool) {
 	b.Helper()

@@ -45,7 +45,7 @@ type Table struct {
 	Foreign string
 }
 
-// Flowtable has flows whose packets the kernel forwards as soon as they come in by one of
+// Flowtable has flows. The kernel forwards their packets as soon as they come in by one of
 // the links, before any chain sees them
 // (https://docs.kernel.org/networking/nf_flowtable.html). The kernel takes a link out when it
 // is deleted, and refuses a link that does not exist.

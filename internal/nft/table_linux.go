@@ -118,7 +118,7 @@ func (s *Socket) changeOwned(have, want Table) error {
 	})
 }
 
-// Try makes the kernel check t, whose name no table has, without keeping it.
+// Try makes the kernel check t, of a name that no table has, without keeping it.
 func (s *Socket) Try(t Table) error {
 	return s.Update(func(tx *Tx) error {
 		if err := tx.replace(t); err != nil {

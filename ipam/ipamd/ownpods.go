@@ -61,7 +61,7 @@ type ownPods struct {
 	// branch ENIs of the trunk have a pod.
 	dropped []eni.Branch
 	listed  bool
-	// endedENIs are whole ENIs whose pods this process has seen end, or fail to begin.
+	// endedENIs are whole ENIs of pods that this process has seen end, or fail to begin.
 	endedENIs map[string]bool
 	// suspects are pods that a look has found without sandbox and link, and when. Only run
 	// uses them.

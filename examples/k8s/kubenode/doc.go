@@ -5,7 +5,7 @@
 //
 //   - [Pods] knows the pods that are bound to the node. It is the Demand of the agent, and adds
 //     what annotations of a pod ask for to the request of its ADD.
-//   - [Events] writes an event for a pod whose ADD has failed.
+//   - [Events] writes an event for a pod with a failed ADD.
 //   - [Networks] has the subnet and the security groups of the node's ENIConfig.
 //   - [Settings] has settings of the agent from a ConfigMap and from annotations of the node.
 //

@@ -15,7 +15,7 @@ import (
 	"github.com/vpcnet/vpcnet/ipam/ipamd"
 )
 
-// Events writes an event for a pod whose ADD has failed. Create it with [NewEvents].
+// Events writes an event for a pod with a failed ADD. Create it with [NewEvents].
 type Events struct {
 	cfg         Config
 	broadcaster record.EventBroadcaster

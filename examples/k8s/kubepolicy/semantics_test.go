@@ -172,7 +172,7 @@ var clusterSemantics = []struct {
 		``, []string{"in 10.0.0.2 tcp 53", "in 10.0.0.2 sctp 53"}, []string{"in 10.0.0.2 udp 53", "in 10.0.0.2 sctp 9"},
 	},
 	{
-		"pods in the network of a node are no peers",
+		"pods in the network of a node are left out",
 		`{priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}`,
 		``, []string{"in 192.0.2.6 tcp 1"}, []string{"in 10.0.0.2 tcp 1"},
 	},

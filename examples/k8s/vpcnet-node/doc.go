@@ -23,7 +23,7 @@
 //	                                      ENABLE_MULTI_NIC, and vpcnet.dev/addresses, with commas.
 //	                                      An ADD waits up to two seconds for the object of its pod,
 //	                                      and then goes on without it
-//	VPCNET_KUBERNETES_EVENTS              true writes an event for a pod whose ADD has failed, with
+//	VPCNET_KUBERNETES_EVENTS              true writes an event for a pod with a failed ADD, with
 //	                                      the reason, such as SubnetFull: five for a pod, then one
 //	                                      each five minutes
 //	VPCNET_KUBERNETES_ENI_CONFIGS         true takes the subnet and the security groups of pods
