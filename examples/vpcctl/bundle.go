@@ -100,6 +100,7 @@ func runBundle(ctx context.Context, std stdio, args []string) error {
 
 // bundle returns the archive. environ has the variables of which no secret may be in it.
 func (f *facts) bundle(ctx context.Context, logs, environ []string) ([]byte, error) {
+	secrets := secretsOf(environ)
 	parts, err := f.parts(ctx, logs)
 	if err != nil {
 		return nil, err
@@ -107,13 +108,13 @@ func (f *facts) bundle(ctx context.Context, logs, environ []string) ([]byte, err
 	for name, data := range parts {
 		switch {
 		case name == partFacts || name == partState || name == partStored:
-			if parts[name], err = redactJSON(data, environ); err != nil {
+			if parts[name], err = redactJSON(data, secrets); err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
 		case strings.HasPrefix(name, partLogs):
-			parts[name] = []byte(redactLog(string(data), environ))
+			parts[name] = []byte(redactLog(string(data), secrets))
 		default:
-			parts[name] = []byte(redact(string(data), environ))
+			parts[name] = []byte(redact(string(data), secrets))
 		}
 	}
 	return pack(parts, f.Agent.At)

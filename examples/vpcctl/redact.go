@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -16,6 +17,10 @@ const redacted = "[redacted]"
 
 // secretName matches the names of variables, fields and headers that have secrets as values.
 const secretName = `[\w.-]*(?:secret|token|passw|passphrase|credential|private[_-]?key|access[_-]?key|api[_-]?key|signature|cookie|psk)[\w.-]*`
+
+// secretWords has a word of each name that secretName matches, and of the headers, in small
+// letters. Without one of them in a text, the patterns with names match nothing: they are slow.
+var secretWords = []string{"secret", "token", "passw", "passphrase", "credential", "private", "access", "api", "signature", "cookie", "psk", "authorization"}
 
 // The patterns of secrets. Objects, lists and numbers stay. So does the text after a path, such
 // as /latest/api/token in an error.
@@ -36,39 +41,46 @@ var (
 	literal      = regexp.MustCompile(`^(?:null|true|false|-?[0-9.]+)$`)
 )
 
-// secretLength is that of a secret access key of AWS.
-const secretLength = 40
+// hexLength is the least length of what longHex matches. secretLength is that of a secret access key of AWS.
+const (
+	hexLength    = 32
+	secretLength = 40
+)
 
 // hexKept is how much is kept of the ID of a sandbox: enough to tell sandboxes apart. With all
 // of it a process could impersonate the runtime.
 const hexKept = 12
 
-// redact removes secrets from a text: credentials of AWS, values of names such as password and
-// token, private keys, passwords in URLs, and the values of secret variables in environ, which
-// has lines NAME=value. It shortens the IDs of sandboxes. JSON stays JSON.
-func redact(text string, environ []string) string {
+// secretsOf returns the values of secret variables in environ, which has lines NAME=value.
+// Those with fewer than six letters can be a part of any text, and do not count.
+func secretsOf(environ []string) (values []string) {
 	for _, e := range environ {
 		name, value, _ := strings.Cut(e, "=")
 		if secretEnv.MatchString(name) && len(value) >= 6 {
-			text = strings.ReplaceAll(text, value, redacted)
+			values = append(values, value)
 		}
 	}
-	text = privateKey.ReplaceAllString(text, redacted)
-	text = header.ReplaceAllString(text, "${1}"+redacted)
+	return values
+}
+
+// redact removes secrets from a text: credentials of AWS, values of names such as password and
+// token, private keys, passwords in URLs, and the given values. It shortens the IDs of
+// sandboxes. JSON stays JSON.
+func redact(text string, values []string) string {
+	for _, v := range values {
+		text = strings.ReplaceAll(text, v, redacted)
+	}
+	lower := strings.ToLower(text)
+	if slices.ContainsFunc(secretWords, func(w string) bool { return strings.Contains(lower, w) }) {
+		text = redactNamed(text)
+	}
 	text = scheme.ReplaceAllString(text, "${1} "+redacted)
-	text = quotedValue.ReplaceAllString(text, `${1}"`+redacted+`"`)
-	text = singleValue.ReplaceAllString(text, "${1}'"+redacted+"'")
-	text = escapedValue.ReplaceAllString(text, "${1}"+redacted)
-	text = plainValue.ReplaceAllStringFunc(text, func(s string) string {
-		m := plainValue.FindStringSubmatch(s)
-		if literal.MatchString(m[2]) {
-			return s
-		}
-		return m[1] + redacted
-	})
 	text = userInfo.ReplaceAllString(text, "://"+redacted+"@")
 	text = accessKey.ReplaceAllString(text, redacted)
 	text = jwt.ReplaceAllString(text, redacted)
+	if len(text) < hexLength {
+		return text
+	}
 	text = longHex.ReplaceAllStringFunc(text, func(s string) string { return s[:hexKept] + "..." })
 	return base64Key.ReplaceAllStringFunc(text, func(s string) string {
 		if len(s) == secretLength && mixed(s) && strings.Count(s, "/") <= 4 {
@@ -78,21 +90,37 @@ func redact(text string, environ []string) string {
 	})
 }
 
+// redactNamed removes the values of names that have secrets.
+func redactNamed(text string) string {
+	text = privateKey.ReplaceAllString(text, redacted)
+	text = header.ReplaceAllString(text, "${1}"+redacted)
+	text = quotedValue.ReplaceAllString(text, `${1}"`+redacted+`"`)
+	text = singleValue.ReplaceAllString(text, "${1}'"+redacted+"'")
+	text = escapedValue.ReplaceAllString(text, "${1}"+redacted)
+	return plainValue.ReplaceAllStringFunc(text, func(s string) string {
+		m := plainValue.FindStringSubmatch(s)
+		if literal.MatchString(m[2]) {
+			return s
+		}
+		return m[1] + redacted
+	})
+}
+
 // redactLog is redact for a log, the lines of which may be JSON objects.
-func redactLog(text string, environ []string) string {
+func redactLog(text string, values []string) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
 		var compact bytes.Buffer
-		if doc, err := redactJSON([]byte(line), environ); err == nil && json.Compact(&compact, doc) == nil {
+		if doc, err := redactJSON([]byte(line), values); err == nil && json.Compact(&compact, doc) == nil {
 			line = compact.String() + "\n"
 		}
-		b.WriteString(redact(line, environ))
+		b.WriteString(redact(line, values))
 	}
 	return b.String()
 }
 
 // redactJSON is redact for a JSON document: it looks at each string as it is without escapes.
-func redactJSON(doc []byte, environ []string) ([]byte, error) {
+func redactJSON(doc []byte, values []string) ([]byte, error) {
 	if !json.Valid(doc) {
 		return nil, errors.New("the text is not JSON")
 	}
@@ -102,24 +130,24 @@ func redactJSON(doc []byte, environ []string) ([]byte, error) {
 	if err := d.Decode(&v); err != nil {
 		return nil, err
 	}
-	return json.MarshalIndent(redactValue(v, environ), "", " ")
+	return json.MarshalIndent(redactValue(v, values), "", " ")
 }
 
 // redactValue removes secrets from a decoded JSON value.
-func redactValue(v any, environ []string) any {
+func redactValue(v any, values []string) any {
 	switch v := v.(type) {
 	case string:
-		return redact(v, environ)
+		return redact(v, values)
 	case []any:
 		for i := range v {
-			v[i] = redactValue(v[i], environ)
+			v[i] = redactValue(v[i], values)
 		}
 	case map[string]any:
 		for name, x := range v {
 			if text, ok := x.(string); ok && text != "" && secretEnv.MatchString(name) {
 				v[name] = redacted
 			} else {
-				v[name] = redactValue(x, environ)
+				v[name] = redactValue(x, values)
 			}
 		}
 	}
