@@ -95,7 +95,7 @@
 //
 // The link is part of the key, so that a pod cannot send with the addresses of another one.
 // A flow ends with its links, and its next packet takes the usual way after a change of
-// routes. A pod whose packets a policy may stop is left out, see [Desired] and [Handle.Limit],
+// routes. A pod with packets that a policy may stop is left out, see [Desired] and [Handle.Limit],
 // and so are pods with a [Mode], and packets to the metadata service. Another program that
 // drops packets of a flow that is open already, in the forward hook, has no effect.
 //

@@ -112,6 +112,6 @@ func TestTraceAccelerated(t *testing.T) {
 	l.Node.Flows.Links = l.Node.Flows.Links[:len(l.Node.Flows.Links)-1]
 	p = trace.Trace(l.View, trace.Flow{Src: l.pod.Addrs[0].Addr, Dst: far})
 	if strings.Contains(p.String(), hop) {
-		t.Errorf("of a pod whose link the flowtable does not have:\n%s", p)
+		t.Errorf("of a pod with a link that the flowtable does not have:\n%s", p)
 	}
 }

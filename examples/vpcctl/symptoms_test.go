@@ -85,7 +85,7 @@ var symptoms = []symptom{
 	}, "0 used, 1 cooling, 0 free", "whether the address rests, and since when pods have it"},
 	{"the pool is full with few pods", "events", func(f *facts) {
 		f.status().Events = []agent.Event{{At: noon, Kind: agent.EventReclaimed, Text: "10.0.0.114 released: the sandbox has ended without a DEL"}}
-	}, "sandbox-reclaimed", "addresses whose sandbox ended without a DEL, and quarantined ones"},
+	}, "sandbox-reclaimed", "addresses of sandboxes that ended without a DEL, and quarantined ones"},
 	{"pods on second ENIs do not reach services with kube-proxy in nftables mode", "doctor", func(f *facts) {
 		f.Host.Iptables = true
 		f.file("usr/sbin/iptables-nft", "")

@@ -107,7 +107,7 @@ func (s *Stored) readPool(ctx context.Context, dir, boot string) error {
 	case report.Why != nil:
 		return fmt.Errorf("journal of the pool, after %d events: %w", report.Readable, report.Why)
 	case report.Rebooted:
-		return errors.New("the journal of the pool is of an earlier boot, whose pods have ended")
+		return errors.New("the journal of the pool is of an earlier boot, and its pods have ended")
 	case report.Created:
 		return errors.New("there is no journal of the pool: no agent has served pods with this directory")
 	}

@@ -39,8 +39,8 @@ var Annotations = []string{ipamd.NICAnnotation, AddressAnnotation}
 const ResourceBranchENI = "vpc.amazonaws.com/pod-eni"
 
 // NeedsAddress reports whether the pod has, or is to get, an address of the node's pool: it has
-// not ended, and has neither the network of the node nor a branch ENI. A pod whose deletion has
-// begun gets no address any more; one that it has stays its own until the DEL.
+// not ended, and has neither the network of the node nor a branch ENI. A pod with a deletion that
+// has begun gets no address any more; one that it has stays its own until the DEL.
 func (p Pod) NeedsAddress() bool {
 	return !p.HostNetwork && !p.Ended && !p.Deleted && !p.BranchENI
 }
